@@ -1,0 +1,40 @@
+# The whole set-up: `make demo` runs the main job on data it makes itself, `make test` passes the tests.
+PYTHON ?= python3.11
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo test test-all check lock lock-gpu
+
+demo: .venv
+	.venv/bin/python -m jobs.demo
+
+test: .venv check
+	.venv/bin/python -m pytest
+
+test-all: .venv check
+	.venv/bin/python -m pytest -m "long or not long"
+
+check: .venv
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# Rebuilt when the lock changes; the stamp is written last, so that an interrupted install is not taken for a whole one.
+.venv: .venv/.installed
+
+.venv/.installed: requirements/cpu.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements/cpu.lock
+	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+# The one step that needs uv. torchvision, torchaudio, torchcodec resolve to CUDA builds that break `import transformers`
+# beside a CPU torch; triton is not used on CPU.
+lock:
+	UV_FIND_LINKS=$(PIP_FIND_LINKS) uv pip compile pyproject.toml --extra cpu --extra dev -p python3.11 --only-binary :all: \
+	  --generate-hashes --custom-compile-command "make lock" -o requirements/cpu.lock \
+	  --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton
+
+# Without UV_FIND_LINKS, or torch would silently become the CPU build.
+lock-gpu:
+	env -u UV_FIND_LINKS uv pip compile pyproject.toml --extra gpu -p python3.11 --python-platform x86_64-manylinux_2_31 \
+	  --only-binary :all: --generate-hashes --custom-compile-command "make lock-gpu" -o requirements/gpu.lock
