@@ -1,0 +1,64 @@
+"""List columns as flat numpy arrays: the bridge between Arrow tables and the vectorised maths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of different lengths: row i of `values` [total] is values[offsets[i]:offsets[i+1]]; offsets int64 [n+1]."""
+
+    values: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def from_arrow(cls, column: pa.ChunkedArray | pa.ListArray) -> Ragged:
+        """Without a copy where the column is one chunk without nulls; a null row reads as an empty one."""
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if array.null_count:
+            lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+            return cls.from_lengths(array.flatten().to_numpy(zero_copy_only=False), lengths)
+        offsets = array.offsets.to_numpy().astype(np.int64)
+        values = array.values.to_numpy(zero_copy_only=False)[offsets[0] : offsets[-1]]
+        return cls(values, offsets - offsets[0])
+
+    @classmethod
+    def from_lengths(cls, values: npt.NDArray[Any], lengths: npt.ArrayLike) -> Ragged:
+        """From flat values and the length of each row."""
+        offsets = np.zeros(len(np.atleast_1d(lengths)) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        return cls(values, offsets)
+
+    def to_arrow(self, value_type: pa.DataType) -> pa.ListArray:
+        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values, value_type))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The row of each value, [total]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def filter(self, mask: npt.NDArray[np.bool_]) -> Ragged:
+        """Keep the values where mask [total] is true; rows stay, perhaps empty."""
+        kept = np.bincount(self.rows[mask], minlength=len(self))
+        return Ragged.from_lengths(self.values[mask], kept)
+
+    def like(self, values: npt.NDArray[Any]) -> Ragged:
+        """Other values on the same rows."""
+        return Ragged(values, self.offsets)

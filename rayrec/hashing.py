@@ -1,0 +1,38 @@
+"""Stable hashes: shards, arms and seeds must not move between machines, processes or library versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+_HASH_KEY = "rayrec-stable-16"  # SipHash key: 16 characters, part of the contract; changing it moves every user
+
+
+def hash_strings(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """SipHash-2-4 of each string, uint64 [n], through pandas' documented stable hash."""
+    texts = np.asarray(values.to_pylist(), dtype=object)
+    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(texts, hash_key=_HASH_KEY, categorize=False)
+    return hashes
+
+
+def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int32]:
+    """The shard of each user, int32 [n] in [0, shards)."""
+    return (hash_strings(user_ids) % np.uint64(shards)).astype(np.int32)
+
+
+def digest(content: Any) -> str:
+    """sha256 (hex, 16 characters) of the canonical JSON of plain content: the fingerprint of configs and artefacts."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(*parts: object) -> int:
+    """A seed in [0, 2^63) derived from (run, user, arm) or any other identity."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,78 @@
+"""Whatever bytes a file holds: an error with words or quarantine, and every row in one place."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_shop import HEADER, ITEMS, ROWS, Outcome, good_config, run
+
+from rayrec.errors import RayrecError
+
+CELL = st.one_of(
+    st.sampled_from(
+        ["ann", "tea", "cup", "", " ", "2011-08-30", "2011-08-30T08:00:00+02:00", "view", "purchase", "1e999", "-1"]
+    ),
+    st.sampled_from(
+        ["NaN", "0x1", "1_0", "\u202e", "\x00", "٣", "2011-02-29", "+1", ".", "é", "\ufffd", "\u2028", "1."]
+    ),
+    st.text(st.characters(exclude_characters='"\r\n,', exclude_categories=("Cs",)), max_size=8),
+)
+
+
+def ingest(name: str, content: bytes, **interactions: object) -> Outcome | None:
+    """None where the input was refused with words."""
+    config = good_config()
+    config["data"]["interactions"] |= {"path": name, **interactions}
+    config["data"]["max_quarantine_share"] = 1.0
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return run(Path(folder), config, {name: content, "items.csv": ITEMS})
+        except RayrecError as error:
+            if len(str(error)) < 20:
+                raise
+            return None
+
+
+@given(content=st.binary(max_size=300))
+@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", ["e.csv", "e.jsonl", "e.parquet", "e.csv.gz"])
+def test_random_bytes_are_refused_or_quarantined(name: str, content: bytes) -> None:
+    ingest(name, content)
+
+
+@given(content=st.binary(max_size=200), at=st.integers(0, len(ROWS)))
+@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("encoding", ["utf8", "latin-1", "utf-16"])
+def test_random_bytes_among_good_rows_are_refused_or_quarantined(encoding: str, content: bytes, at: int) -> None:
+    whole = (HEADER + ROWS).encode()
+    at += len(HEADER)
+    ingest("e.csv", whole[:at] + content + whole[at:], encoding=encoding)
+
+
+@given(rows=st.lists(st.lists(CELL, min_size=1, max_size=7), max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_every_row_is_accepted_quarantined_or_outside_the_window(rows: list[list[str]]) -> None:
+    lines = [",".join(cells) for cells in rows]
+    outcome = ingest("e.csv", (HEADER + ROWS + "\n".join(lines)).encode())
+    assert outcome is not None
+    kept = [line for line in lines if line]
+    assert outcome.rows.rows == 3 + len(kept)
+    assert set(outcome.histories()) >= {"ann", "bob"}
+    # A row's number is its line: quarantine points at the right one.
+    for row in outcome.quarantine.to_pylist():
+        if row["reason"] == "malformed_row":
+            assert len((ROWS.splitlines() + kept)[row["row"] - 1].split(",")) != 6
+
+
+@given(rows=st.lists(st.lists(CELL, min_size=1, max_size=7), max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_a_delimiter_of_two_characters_loses_no_row_either(rows: list[list[str]]) -> None:
+    lines = ["::".join(cells) for cells in rows]
+    content = (HEADER + ROWS).replace(",", "::") + "\n".join(lines)
+    outcome = ingest("e.csv", content.encode(), delimiter="::")
+    assert outcome is not None
+    assert outcome.rows.rows == 3 + sum(bool(line.strip()) for line in lines)

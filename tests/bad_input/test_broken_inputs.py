@@ -1,0 +1,52 @@
+"""Every broken input ends in a clear error or in quarantine; never in a traceback without words, or a wrong history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from broken_configs import CONFIG_CASES
+from broken_inputs import DATA_CASES, Broken
+from small_shop import good_config, good_files, run
+
+CASES = (*DATA_CASES, *CONFIG_CASES)
+
+
+def test_the_shop_is_right_before_anything_is_broken(tmp_path: Path) -> None:
+    outcome = run(tmp_path, good_config(), good_files())
+    assert outcome.reasons == {}
+    assert outcome.rows.accepted == 3
+    assert {user: len(history["item"]) for user, history in outcome.histories().items()} == {"ann": 2, "bob": 1}
+
+
+def test_there_are_at_least_sixty_and_each_has_its_own_name() -> None:
+    assert len({case.name for case in CASES}) == len(CASES) >= 60
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_ends_in_a_clear_error_or_in_quarantine(case: Broken, tmp_path: Path) -> None:
+    if case.error is not None:
+        with pytest.raises(case.error) as caught:
+            run(tmp_path, case.config, case.files, case.day)
+        for words in case.says:
+            assert words in str(caught.value)
+        assert len(str(caught.value)) < 2_000
+        return
+    outcome = run(tmp_path, case.config, case.files, case.day)
+    assert outcome.reasons == case.reasons
+    if case.histories is not None:
+        assert len(outcome.histories()) == case.histories
+    for row in outcome.quarantine.to_pylist():
+        assert row["row"] >= 1
+        assert row["file"].startswith("events/")
+        assert row["reason"] == "duplicate" or 0 < len(row["raw"]) <= 4096
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name.startswith(("a_title_of", "an_undecodable_title"))]
+)
+def test_titles_are_made_fit_to_be_read(case: Broken, tmp_path: Path) -> None:
+    catalogue = run(tmp_path, case.config, case.files).catalogue
+    titles = {item["item_id"]: item["title"] for item in catalogue.to_pylist()}
+    assert len(titles["mug"]) <= 500
+    assert titles["tea"] == "Green tea"

@@ -1,0 +1,301 @@
+"""Storage keeps its promises on a local folder and on a real S3 server process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from rayrec.errors import MissingFileError, StorageError
+from rayrec.storage import FileInfo, Storage
+
+RACERS = 16
+
+
+@pytest.fixture
+def storage(storage_root: str) -> Storage:
+    return Storage(storage_root)
+
+
+def paths(files: list[FileInfo]) -> list[str]:
+    return [file.path for file in files]
+
+
+def test_what_is_written_reads_back_and_replaces_what_was_there(storage: Storage) -> None:
+    storage.write("a/b.txt", b"old")
+    storage.write("a/b.txt", b"new!")
+    assert storage.read("a/b.txt") == b"new!"
+    assert storage.info("a/b.txt").size == 4
+
+
+def test_an_empty_file_is_a_file(storage: Storage) -> None:
+    storage.write("empty", b"")
+    assert storage.exists("empty")
+    assert storage.read("empty") == b""
+    assert not storage.create("empty", b"x")
+
+
+def test_the_version_moves_with_the_content(storage: Storage) -> None:
+    storage.write("f", b"1")
+    before = storage.info("f").version
+    storage.write("f", b"2")
+    after = storage.info("f").version
+    assert before
+    assert before != after
+
+
+def test_listing_is_recursive_sorted_relative_and_agrees_with_info(storage: Storage) -> None:
+    for path in ("b/2", "b/1", "a", "bc/3", "b/deep/er/4"):
+        storage.write(path, path.encode())
+    assert paths(storage.list()) == ["a", "b/1", "b/2", "b/deep/er/4", "bc/3"]
+    assert paths(storage.list("b")) == ["b/1", "b/2", "b/deep/er/4"]
+    assert paths(storage.list("b/1")) == ["b/1"]
+    assert storage.list("nothing/here") == []
+    assert storage.list("b") == [storage.info(path) for path in paths(storage.list("b"))]
+
+
+def test_names_with_spaces_and_signs_survive(storage: Storage) -> None:
+    path = "dt=2011-08-31/arm=a b/weiß+%41#?.parquet"
+    storage.write(path, b"x")
+    assert paths(storage.list()) == [path]
+    assert storage.read(path) == b"x"
+
+
+def test_hidden_files_are_never_listed(storage: Storage) -> None:
+    storage.write(".hidden", b"")
+    storage.write("a/.temporary", b"")
+    storage.write(".folder/a", b"")
+    storage.write("a/seen", b"")
+    assert paths(storage.list()) == ["a/seen"]
+
+
+def test_listing_sees_at_once_what_another_process_writes_and_deletes(storage: Storage) -> None:
+    storage.write("a/1", b"x")
+    assert paths(storage.list("a")) == ["a/1"]
+    run_script(storage.root, "Storage(root).write('a/2', b'y'); Storage(root).delete('a/1')")
+    assert paths(storage.list("a")) == ["a/2"]
+    assert not storage.exists("a/1")
+
+
+def test_create_makes_a_file_only_once(storage: Storage) -> None:
+    assert storage.create("day/manifest.json", b"first")
+    assert not storage.create("day/manifest.json", b"second")
+    assert storage.read("day/manifest.json") == b"first"
+    storage.delete("day/manifest.json")
+    assert storage.create("day/manifest.json", b"third")
+
+
+def test_of_sixteen_threads_exactly_one_creates(storage: Storage) -> None:
+    def attempt(racer: int) -> bool:
+        return storage.create("prize", str(racer).encode() * 1000)
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        won = list(pool.map(attempt, range(RACERS)))
+    assert sum(won) == 1
+    assert storage.read("prize") == str(won.index(True)).encode() * 1000
+    assert paths(storage.list()) == ["prize"]
+
+
+def test_of_sixteen_processes_exactly_one_creates(storage: Storage) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytest", "s3fs", "aiobotocore.session", "rayrec.storage"])
+    line, answers = processes.Barrier(RACERS), processes.Queue()
+    # The fork server keeps the environment of its own start, perhaps from before there was an S3 server.
+    rest = (dict(os.environ), line, answers)
+    racers = [processes.Process(target=race, args=(storage.root, n, *rest)) for n in range(RACERS)]
+    for racer in racers:
+        racer.start()
+    won = dict(answers.get(timeout=300) for _ in racers)
+    for racer in racers:
+        racer.join()
+    assert sum(won.values()) == 1
+    assert storage.read("prize") == str(max(won, key=won.__getitem__)).encode()
+
+
+def race(
+    root: str, racer: int, environment: dict[str, str], line: Barrier, answers: multiprocessing.Queue[tuple[int, bool]]
+) -> None:
+    os.environ.update(environment)
+    storage = Storage(root)
+    storage.exists("warm")
+    line.wait()
+    answers.put((racer, storage.create("prize", str(racer).encode())))
+
+
+def test_a_reader_sees_the_old_or_the_new_content_never_a_part(storage: Storage) -> None:
+    sizes = [200_000, 300_000]
+    storage.write("f", b"0" * sizes[0])
+
+    def rewrite() -> None:
+        for turn in range(20):
+            storage.write("f", str(turn % 2).encode() * sizes[turn % 2])
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(rewrite)
+        while not writing.done():
+            content = storage.read("f")
+            assert content in (b"0" * sizes[0], b"1" * sizes[1])
+        writing.result()
+
+
+def test_a_writer_that_fails_leaves_what_was_there(storage: Storage) -> None:
+    def fail() -> None:
+        with storage.writer("f") as file:
+            file.write(b"half")
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        fail()
+    assert not storage.exists("f")
+    storage.write("f", b"old")
+    with pytest.raises(ValueError, match="no more"):
+        fail()
+    assert storage.read("f") == b"old"
+    assert paths(storage.list()) == ["f"]
+
+
+def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(storage: Storage) -> None:
+    code = """
+with Storage(root).writer("f") as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert run_script(storage.root, code, check=False) == -9
+    assert storage.list() == []
+
+
+def test_a_large_file_is_written_and_read_in_pieces(storage: Storage) -> None:
+    block = os.urandom(1 << 20)
+    with storage.writer("large") as file:
+        for _ in range(12):
+            file.write(block)
+    with storage.open("large") as reader:
+        reader.seek(5 << 20)
+        assert reader.read(1 << 20) == block
+        reader.seek(-3, os.SEEK_END)
+        assert reader.read() == block[-3:]
+
+
+def test_a_missing_file_says_where(storage: Storage) -> None:
+    for ask in (storage.read, storage.info, storage.open):
+        with pytest.raises(MissingFileError, match="there is no such file") as error:
+            ask("not/there")
+        assert "not/there" in error.value.where
+    assert not storage.exists("not/there")
+    storage.delete("not/there")  # nothing happens
+
+
+def test_a_folder_is_not_a_file(storage: Storage) -> None:
+    storage.write("folder/file", b"")
+    assert not storage.exists("folder")
+    with pytest.raises(MissingFileError):
+        storage.read("folder")
+
+
+@pytest.mark.parametrize("path", ["../up", "a/../../up", "/etc/passwd"])
+def test_paths_cannot_leave_the_root(storage: Storage, path: str) -> None:
+    for ask in (storage.read, storage.exists, storage.list, storage.delete):
+        with pytest.raises(StorageError, match="leaves the root"):
+            ask(path)
+
+
+def test_a_used_storage_travels_to_another_process(storage: Storage) -> None:
+    storage.write("f", b"x")
+    copy = pickle.loads(pickle.dumps(storage))
+    assert copy == storage
+    assert copy.read("f") == b"x"
+    assert len(pickle.dumps(storage)) < 300
+
+
+def test_a_store_that_creates_atomically_passes_the_probe_and_keeps_nothing(storage: Storage) -> None:
+    storage.require_atomic_create()
+    assert storage.list() == []
+
+
+def test_a_store_that_ignores_conditions_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(storage._backend), "create", lambda *_: True)
+    with pytest.raises(StorageError, match="ignores conditional writes"):
+        storage.require_atomic_create()
+
+
+def test_other_schemes_read_and_write_but_refuse_to_create() -> None:
+    storage = Storage("memory://rayrec-test")
+    storage.write("a/f", b"x")
+    assert storage.read("a/f") == b"x"
+    assert paths(storage.list()) == ["a/f"]
+    with pytest.raises(StorageError, match="not known to create a file atomically"):
+        storage.create("a/g", b"x")
+
+
+def test_a_local_root_means_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    storage = Storage("out")
+    monkeypatch.chdir("/")
+    storage.write("f", b"x")
+    assert (tmp_path / "out" / "f").read_bytes() == b"x"
+    assert Storage(f"file://{tmp_path}/out") == storage
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "f").write_bytes(b"x")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "root")
+    (tmp_path / "data" / "dangling").symlink_to(tmp_path / "nowhere")
+    assert paths(Storage(str(tmp_path / "root")).list()) == ["link/f"]
+
+
+def test_a_local_folder_without_rights_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        Storage(str(tmp_path / "file")).write("below/a/file", b"x")
+
+
+def test_a_disk_without_room_is_explained_and_keeps_nothing(tmp_path: Path) -> None:
+    code = """
+import resource
+from rayrec.errors import StorageError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (Storage(root).write, Storage(root).create):
+    try:
+        write("f", b"x" * 5000)
+    except StorageError as error:
+        assert "File too large" in str(error), error
+    else:
+        sys.exit(9)
+"""
+    run_script(str(tmp_path), code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_bucket_and_unreachable_endpoint_are_explained(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingFileError, match="bucket"):
+        Storage("s3://no-such-bucket/x").create("f", b"x")
+    assert run_script("s3://rayrec-tests/x", "Storage(root).read('f')", check=False, AWS_ENDPOINT_URL="nonsense") == 1
+
+
+def test_a_password_in_the_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(StorageError, match="password") as error:
+        Storage("sftp://someone:hunter2@host/path")
+    assert "hunter2" not in str(error.value)
+
+
+_HEAD = """
+import os, signal, sys
+from rayrec.storage import Storage
+root = sys.argv[1]
+"""
+
+
+def run_script(root: str, code: str, check: bool = True, **environment: str) -> int:
+    command = [sys.executable, "-c", _HEAD + code, root]
+    return subprocess.run(command, check=check, env=os.environ | environment).returncode
