@@ -1,0 +1,78 @@
+"""What every denoising method is: a verdict on each event of a history, from tables alone.
+
+A new method is a new file with one class, registered by name, plus its test; all pass
+tests/denoising/test_denoiser_contract.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.contracts.ragged import Ragged
+
+REASONS = ("kept", "inconsistent", "harmful", "both")
+"""Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both."""
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A batch of histories as arrays; all ragged members share their offsets, oldest event first."""
+
+    item: Ragged  # int32 codes
+    ts: Ragged  # int64 microseconds UTC
+    weight: Ragged  # float32: the event's weight from `data.events`; > 0 positive
+    value: Ragged  # float32, NaN where there is none
+    dwell_ms: Ragged  # int32, -1 where there is none
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Per event, aligned with `Histories.item.values` [total]."""
+
+    keep: npt.NDArray[np.float32]  # weight in [0, 1]; 0 = taken out
+    influence: npt.NDArray[np.float32]  # self-consistency y_i^(-i), NaN where not judged
+    harm: npt.NDArray[np.float32]  # > 0: removal helps; 0 where there is no trusted event
+    reason: npt.NDArray[np.int8]  # index into REASONS
+
+    @classmethod
+    def all_kept(cls, events: int) -> Verdict:
+        """Where nothing is judged."""
+        unjudged = np.full(events, np.nan, np.float32)
+        return cls(np.ones(events, np.float32), unjudged, np.zeros(events, np.float32), np.zeros(events, np.int8))
+
+
+class Denoiser(ABC):
+    """Loaded once in an actor with the item model's arrays, then called with one shard after another."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        """Raise ConfigError on settings that `load` would refuse: called before any work starts."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        """`arrays`: the item model (see rayrec.retrieval.item_model). Raises ConfigError on unknown settings."""
+
+    @abstractmethod
+    def judge(self, histories: Histories) -> Verdict:
+        """Pure: depends on each user's own history and the model, never on who else is in the batch."""
+
+
+METHODS: dict[str, type[Denoiser]] = {}
+
+
+def register(method: type[Denoiser]) -> type[Denoiser]:
+    METHODS[method.name] = method
+    return method

@@ -1,0 +1,74 @@
+"""From two measures per event to a verdict: ranks within the user, thresholds, and a cap on what may go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.denoising.base import REASONS
+from rayrec.settings import require
+
+_INCONSISTENT, _HARMFUL = REASONS.index("inconsistent"), REASONS.index("harmful")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
+
+    max_share: float  # of a user's judged events
+    min_keep: int  # events that stay
+    min_events: int  # users with fewer are left alone
+    inconsistent_share: float  # an event is inconsistent within this lowest share of its user's self-consistencies ...
+    inconsistent_ratio: float  # ... if it is also below this multiple of their median
+    harmful_share: float  # an event is harmful within this highest share of harm, above 0, if below that median
+    weight_out: float  # the keep weight of what is taken out: 0, or more to weigh it down instead
+
+    def __post_init__(self) -> None:
+        for name in ("max_share", "inconsistent_share", "harmful_share"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1")
+        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
+        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
+
+
+def take_out(
+    consistency: npt.NDArray[Any], harm: npt.NDArray[Any], mask: npt.NDArray[np.bool_], limits: Limits
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """Keep weight and reason of each event, [b, L], from measures [b, L]; `mask` marks the events of each row.
+
+    Where more events are suspect than may go, those with the highest sum of the two within-user ranks go first, newer
+    events before older ones on ties.
+    """
+    counts = mask.sum(1, keepdims=True)
+    by_consistency = _rank(consistency, mask)
+    by_harm = _rank(-harm, mask)
+    median = _median(consistency, mask, counts)
+    inconsistent = (
+        mask
+        & (by_consistency < limits.inconsistent_share * counts)
+        & (consistency < limits.inconsistent_ratio * median)
+    )
+    harmful = mask & (by_harm < limits.harmful_share * counts) & (harm > 0) & (consistency < median)
+    allowed = np.minimum(np.floor(limits.max_share * counts + 1e-9), np.maximum(counts - limits.min_keep, 0))
+    allowed[counts < limits.min_events] = 0
+    suspect = inconsistent | harmful
+    out = suspect & (_rank((by_consistency + by_harm).astype(np.float64), suspect) < allowed)
+    reason = np.where(out, _INCONSISTENT * inconsistent + _HARMFUL * harmful, 0).astype(np.int8)
+    return np.where(out, np.float32(limits.weight_out), np.float32(1)), reason
+
+
+def _rank(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """0 for the lowest value of each row, ties by position from the right; what is not in the mask comes last."""
+    masked = np.where(mask, values, np.inf)[:, ::-1]
+    order = np.argsort(masked, axis=1, kind="stable")
+    ranks = np.empty(order.shape, np.int32)
+    np.put_along_axis(ranks, order, np.arange(order.shape[1], dtype=np.int32)[None, :], axis=1)
+    return ranks[:, ::-1]
+
+
+def _median(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_], counts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The lower median of each row, [b, 1]."""
+    ordered = np.sort(np.where(mask, values, np.inf), axis=1)
+    return np.take_along_axis(ordered, np.maximum(counts - 1, 0) // 2, axis=1)

@@ -1,0 +1,17 @@
+"""Retrieval: candidates and their scores. Importing the package registers every retriever."""
+
+from rayrec.retrieval import ease, ials, item_knn, popularity, recent_popularity, user_knn
+from rayrec.retrieval.base import RETRIEVERS, FitData, Profiles, Retriever
+
+__all__ = [
+    "RETRIEVERS",
+    "FitData",
+    "Profiles",
+    "Retriever",
+    "ease",
+    "ials",
+    "item_knn",
+    "popularity",
+    "recent_popularity",
+    "user_knn",
+]

@@ -1,0 +1,162 @@
+"""EASE (Steck 2019): the linear item-item model with a zero diagonal, in closed form.
+
+P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. Items without enough
+events are left out of the solve, which is cubic in the number of items; they score 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import lapack
+
+from rayrec.errors import ConfigError, DataError
+from rayrec.retrieval.base import GRAM_LIMIT, FitData, Profiles, Retriever, gram_matrix, register
+from rayrec.rowwise import from_numpy, sparse_dense
+from rayrec.settings import read_settings, require
+
+_RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns looked at
+
+
+@dataclass(frozen=True)
+class EaseSettings:
+    lam: float = 200.0
+    min_events: int = 2  # an item needs this many users to be in the solve
+    history_half_life_days: float | None = None  # scoring only: older events of the user count less
+    memory_gb: float = 4.0  # for the solve: float64 where 8 m^2 bytes fit, else float32, refined and checked
+
+    def __post_init__(self) -> None:
+        require(self.lam > 0, "lam must be above 0")
+        require(self.min_events >= 1, "min_events must be at least 1")
+        require(self.memory_gb > 0, "memory_gb must be above 0")
+        half_life = self.history_half_life_days
+        require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
+
+
+@register
+class Ease(Retriever):
+    name = "ease"
+    scoring_only = frozenset({"history_half_life_days", "memory_gb"})
+
+    def __init__(
+        self, weights: npt.NDArray[np.float32], active: npt.NDArray[np.int32], items: int, settings: EaseSettings
+    ) -> None:
+        self.weights = weights  # B [active, active]
+        self.active = active  # item codes in the solve, ascending
+        self.items = items
+        self.settings = settings
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
+        active = np.flatnonzero(users >= given.min_events).astype(np.int32)
+        if len(active) > GRAM_LIMIT:
+            raise ConfigError(
+                f"EASE is solved for up to {GRAM_LIMIT:,} items, and {len(active):,} have enough events",
+                where="retrieval.sources.ease",
+                do="raise retrieval.sources.ease.min_events, or leave ease out",
+            )
+        whole = len(active) == data.matrix.shape[1]
+        gram = data.gram if data.matrix.shape[1] <= GRAM_LIMIT else gram_matrix(data.matrix[:, active])
+        gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
+        return cls(item_weights(gram, given.lam, given.memory_gb), active, data.matrix.shape[1], given)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"weights": self.weights, "active": self.active, "items": np.array([self.items], np.int64)}
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        return cls(arrays["weights"], arrays["active"], int(arrays["items"][0]), _settings(settings))
+
+    def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
+        new = codes[self.active]
+        order = np.argsort(new)[np.count_nonzero(new < 0) :]
+        weights = np.ascontiguousarray(self.weights[np.ix_(order, order)])
+        return type(self)(weights, new[order].astype(np.int32), items, self.settings)
+
+    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+        matrix = profiles.matrix(self.settings.history_half_life_days)
+        if len(self.active) == self.items:
+            return sparse_dense(matrix, from_numpy(self.weights)).numpy()
+        result = np.zeros((len(profiles), self.items), np.float32)
+        if len(self.active):
+            result[:, self.active] = sparse_dense(matrix[:, self.active], from_numpy(self.weights)).numpy()
+        return result
+
+
+def _settings(given: Mapping[str, Any]) -> EaseSettings:
+    return read_settings(EaseSettings, given, "retrieval.sources (ease)")
+
+
+def item_weights(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[np.float32]:
+    """B [items, items] float32 from X'X; solved in float64 where that fits into memory_gb, else in float32.
+
+    Raises DataError where float32 is not enough even after one step of refinement.
+    """
+    size = len(gram)
+    if not size:
+        return np.zeros((0, 0), np.float32)
+    exact = 8 * size * size <= memory_gb * 2**30
+    inverse = _inverse(gram, lam, np.float64 if exact else np.float32)
+    if not exact and (residual := _residual(gram, lam, inverse)) > _RESIDUAL:
+        inverse = _refine(gram, lam, inverse)
+        if (residual := _residual(gram, lam, inverse)) > _RESIDUAL:
+            raise DataError(
+                f"EASE cannot be solved in float32: residual {residual:.1e}",
+                where="retrieval.sources.ease",
+                do="raise lam, or memory_gb so that float64 is used",
+            )
+    diagonal = inverse.diagonal().copy()
+    weights = np.empty((size, size), np.float32)
+    for start in range(0, size, 1024):  # in blocks: the float64 inverse and its float32 result are enough to hold
+        weights[start : start + 1024] = -inverse[start : start + 1024] / diagonal
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def _inverse(gram: npt.NDArray[np.float32], lam: float, dtype: Any) -> npt.NDArray[Any]:
+    """(gram + lam I)^-1 by Cholesky, in place in one matrix of `dtype`."""
+    square = np.array(gram, dtype, order="F")
+    square[np.diag_indices_from(square)] += lam
+    kind = "d" if dtype is np.float64 else "s"
+    factor, failed = getattr(lapack, f"{kind}potrf")(square, lower=True, overwrite_a=True, clean=False)
+    if not failed:
+        factor, failed = getattr(lapack, f"{kind}potri")(factor, lower=True, overwrite_c=True)
+    if failed:
+        raise DataError("EASE's matrix is not positive definite", where="retrieval.sources.ease", do="raise lam")
+    for start in range(0, len(factor), 1024):  # mirror the lower triangle
+        stop = min(start + 1024, len(factor))
+        factor[:start, start:stop] = factor[start:stop, :start].T
+        corner = np.tril(factor[start:stop, start:stop])
+        factor[start:stop, start:stop] = corner + np.tril(corner, -1).T
+    inverse: npt.NDArray[Any] = factor
+    return inverse
+
+
+def _residual(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> float:
+    """The largest error of A P = I over 64 columns spread evenly, computed in float64."""
+    columns = np.unique(np.linspace(0, len(gram) - 1, 64).astype(np.int64))
+    some = inverse[:, columns].astype(np.float64)
+    error = lam * some
+    for start in range(0, len(gram), 1024):
+        error[start : start + 1024] += gram[start : start + 1024].astype(np.float64) @ some
+    error[columns, np.arange(len(columns))] -= 1
+    return float(np.abs(error).max())
+
+
+def _refine(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """One Newton step, P (2 I - A P)."""
+    product: npt.NDArray[Any] = -(gram @ inverse) - np.float32(lam) * inverse
+    product[np.diag_indices_from(product)] += 2
+    refined: npt.NDArray[Any] = inverse @ product
+    symmetric: npt.NDArray[Any] = (refined + refined.T) / 2
+    return symmetric

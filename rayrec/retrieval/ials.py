@@ -1,0 +1,109 @@
+"""iALS (Hu, Koren & Volinsky 2008), fitted by `implicit`; users are folded in from their histories.
+
+Confidence c = 1 + alpha x. Only the item factors V are kept: a user's vector solves
+(lambda I + V'V + sum_k (c_k - 1) v_k v_k') p = sum_k c_k v_k exactly: scores never depend on who was in the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from implicit.cpu.als import AlternatingLeastSquares
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from rayrec.retrieval.base import FitData, Profiles, Retriever, register
+from rayrec.ridge import Whitened, gram_of, one_thread, padded_batches, solve_users
+from rayrec.rowwise import dense_dense
+from rayrec.settings import read_settings, require
+
+
+@dataclass(frozen=True)
+class IalsSettings:
+    factors: int = 64
+    lam: float = 10.0
+    alpha: float = 10.0
+    iterations: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.factors <= 1024, "factors must be between 1 and 1024")
+        require(self.lam > 0, "lam must be above 0")
+        require(self.alpha > 0, "alpha must be above 0")
+        require(self.iterations >= 1, "iterations must be at least 1")
+        require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2^32")
+
+
+@register
+class Ials(Retriever):
+    name = "ials"
+
+    def __init__(
+        self, factors: npt.NDArray[np.float32], settings: IalsSettings, gram: npt.NDArray[np.float64] | None = None
+    ) -> None:
+        self.factors = factors  # V [items, d]; zero for items without events
+        self.settings = settings
+        # V'V of the fit, so that a user stays the same when items leave the catalogue.
+        self.gram = gram_of(factors) if gram is None else gram
+        self._whitened = Whitened.of(factors, self.gram, settings.lam, 1.0, torch.float32)
+        self._columns = self._whitened.items.T.contiguous()
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        confidence = data.matrix.copy()
+        confidence.data = 1 + np.float32(given.alpha) * confidence.data
+        # implicit runs rows in parallel by itself; BLAS threads underneath would only fight with them.
+        with threadpool_limits(1, "blas"):
+            model = AlternatingLeastSquares(
+                factors=given.factors,
+                regularization=given.lam,
+                alpha=1.0,
+                iterations=given.iterations,
+                random_state=given.seed,
+            )
+            model.fit(confidence, show_progress=False)
+        factors = np.array(model.item_factors, np.float32)
+        factors[np.bincount(data.matrix.indices, minlength=len(factors)) == 0] = 0
+        return cls(factors, given)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"factors": self.factors, "gram": self.gram}
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        return cls(arrays["factors"], _settings(settings), arrays["gram"])
+
+    def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
+        factors = np.zeros((items, self.factors.shape[1]), np.float32)
+        factors[codes[codes >= 0]] = self.factors[codes >= 0]
+        return type(self)(factors, self.settings, self.gram)
+
+    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+        users = self.user_vectors(profiles)
+        return dense_dense(torch.from_numpy(users), self._columns).numpy()
+
+    def user_vectors(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+        """[users, d] in whitened coordinates; zero for an empty history."""
+        matrix = profiles.matrix()
+        users = np.zeros((len(profiles), self.factors.shape[1]), np.float32)
+        offsets = matrix.indptr.astype(np.int64)
+        for batch in padded_batches(offsets, users.shape[1]):
+            with one_thread(), torch.inference_mode():
+                mask = torch.from_numpy(batch.mask)
+                weight = torch.from_numpy(matrix.data[batch.take]) * self.settings.alpha * mask
+                w = self._whitened.items[torch.from_numpy(matrix.indices[batch.take]).long()] * mask.unsqueeze(2)
+                users[batch.rows] = solve_users(w, weight, (1 + weight) * mask).numpy()
+        return users
+
+
+def _settings(given: Mapping[str, Any]) -> IalsSettings:
+    return read_settings(IalsSettings, given, "retrieval.sources (ials)")

@@ -1,0 +1,68 @@
+"""Item-kNN: cosine between items over the users who took both, shrunk, the best neighbours of each item kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+
+from rayrec.retrieval.base import FitData, register
+from rayrec.retrieval.item_item import ItemItem
+from rayrec.settings import read_settings, require
+
+_BLOCK = 1024  # items whose similarities are held at once
+
+
+@dataclass(frozen=True)
+class ItemKnnSettings:
+    neighbours: int = 200
+    shrink: float = 10.0  # added to the cosine's denominator: pairs seen together rarely are not trusted
+    history_half_life_days: float | None = None  # scoring only: older events of the user count less
+
+    def __post_init__(self) -> None:
+        require(self.neighbours >= 1, "neighbours must be at least 1")
+        require(self.shrink >= 0, "shrink must not be below 0")
+        half_life = self.history_half_life_days
+        require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
+
+
+@register
+class ItemKnn(ItemItem):
+    name = "item_knn"
+    scoring_only = frozenset({"history_half_life_days"})
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> ItemKnnSettings:
+        return read_settings(ItemKnnSettings, settings, "retrieval.sources (item_knn)")
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = cls.read(settings)
+        return cls(cosine_neighbours(data.matrix, given.neighbours, given.shrink), given)
+
+
+def cosine_neighbours(matrix: sp.csr_matrix, neighbours: int, shrink: float) -> sp.csr_matrix:
+    """float32 CSR [items, items]: for each item, its best neighbours by x_i'x_j / (|x_i| |x_j| + shrink).
+
+    Ties go to the lower item code. Memory is bounded by a block of items, whatever the size of the catalogue.
+    """
+    transposed = matrix.T.tocsr()
+    norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(0), np.float64).ravel())
+    parts = []
+    for start in range(0, matrix.shape[1], _BLOCK):
+        block = (transposed[start : start + _BLOCK] @ matrix).tocoo()
+        row, column = block.row, block.col
+        other = row + start != column
+        row, column, together = row[other], column[other], block.data[other].astype(np.float64)
+        cosine = (together / (norm[row + start] * norm[column] + shrink)).astype(np.float32)
+        order = np.lexsort((column, -cosine, row))
+        row, column, cosine = row[order], column[order], cosine[order]
+        nearest = np.arange(len(row)) - np.searchsorted(row, row, side="left") < neighbours
+        shape = (min(_BLOCK, matrix.shape[1] - start), matrix.shape[1])
+        parts.append(sp.csr_matrix((cosine[nearest], (row[nearest], column[nearest])), shape=shape))
+    similarity = sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, 0), dtype=np.float32)
+    similarity.sort_indices()
+    return similarity

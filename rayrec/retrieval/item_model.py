@@ -1,0 +1,177 @@
+"""The item model: every retriever that some arm needs, and what is known of each item, fitted once and loaded anywhere.
+
+Items are codes of the catalogue it was fitted with; `for_catalogue` moves it to another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec import artefacts
+from rayrec.errors import DataError
+from rayrec.hashing import digest
+from rayrec.retrieval import item_features
+from rayrec.retrieval.base import Retriever, retriever_kind
+from rayrec.retrieval.collect import Collected
+from rayrec.retrieval.sources import SourceSpec
+from rayrec.storage import Storage
+
+KIND = "item_model"
+VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
+
+
+@dataclass(frozen=True)
+class Fitted:
+    kind: str
+    settings: Mapping[str, Any]  # those of the fit
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ItemModel:
+    item_ids: pa.Array  # strings, by code
+    cut: int  # microseconds UTC: nothing at or after this was known
+    count: npt.NDArray[np.float32]  # [items] summed positive weight
+    features: npt.NDArray[np.float32]  # [items, len(item_features.NAMES)]
+    fitted: Mapping[str, Fitted]  # by SourceSpec.key
+
+    def retriever(self, spec: SourceSpec) -> Retriever:
+        """Ready to score. Raises DataError if the model was fitted without it."""
+        if spec.key not in self.fitted:
+            raise DataError(
+                f"the item model was fitted without the source {spec.name!r}",
+                where=f"retrieval.sources.{spec.name}",
+                do="run jobs.fit with this config",
+            )
+        return retriever_kind(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
+
+    def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> dict[str, npt.NDArray[Any]]:
+        """What denoisers load: `item.count`, and `ials.factors` [items, d] of these sources, else the default."""
+        arrays: dict[str, npt.NDArray[Any]] = {"item.count": self.count}
+        for spec in (*specs, FACTORS):
+            if spec.kind == "ials" and spec.key in self.fitted:
+                arrays["ials.factors"] = self.fitted[spec.key].arrays["factors"]
+                break
+        return arrays
+
+    def for_catalogue(self, item_ids: pa.Array) -> ItemModel:
+        """The same model by the codes of another catalogue; items it has never seen score 0."""
+        if item_ids.equals(self.item_ids):
+            return self
+        codes = pc.index_in(self.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
+        items, stays = len(item_ids), codes >= 0
+        count, features = np.zeros(items, np.float32), np.tile(item_features.unknown_item(), (items, 1))
+        count[codes[stays]], features[codes[stays]] = self.count[stays], self.features[stays]
+        fitted = {}
+        for key, old in self.fitted.items():
+            moved = retriever_kind(old.kind).load(old.arrays, old.settings).remap(codes, items)
+            fitted[key] = replace(old, arrays=moved.arrays())
+        return ItemModel(item_ids, self.cut, count, features, fitted)
+
+
+FACTORS = SourceSpec("ials", "ials", 0, {})
+"""The factors that denoisers use where an arm has no iALS source of its own."""
+
+
+def needed(arms: Iterable[Sequence[SourceSpec]], denoised: bool) -> tuple[SourceSpec, ...]:
+    """The fits that the arms' sources need, each once; with the denoisers' factors where an arm denoises."""
+    unique: dict[str, SourceSpec] = {}
+    for specs in arms:
+        for spec in specs:
+            unique.setdefault(spec.key, spec)
+        if denoised and not any(spec.kind == "ials" for spec in specs):
+            unique.setdefault(FACTORS.key, FACTORS)
+    return tuple(unique.values())
+
+
+def fingerprint(
+    specs: Sequence[SourceSpec], *, cut: int, inputs: str, catalogue: str, max_events: int, **more: Any
+) -> str:
+    """Of everything that can change the model; `inputs` and `catalogue` are digests, `more` is plain content."""
+    keys = sorted({spec.key for spec in specs})
+    return digest([VERSION, keys, cut, inputs, catalogue, max_events, more])
+
+
+def fit(
+    histories: Iterable[pa.Table],
+    item_ids: pa.Array,
+    specs: Sequence[SourceSpec],
+    event_weights: Sequence[float],
+    cut: int,
+    max_events: int,
+) -> ItemModel:
+    """Fit all `specs` on HISTORY tables, one a shard, in any order: the result does not depend on the sharding.
+
+    Only positive events before `cut` (microseconds UTC) count; beyond `max_events` of them, whole users are left out,
+    chosen by their stable hash. Memory: 20 bytes an event, plus one shard, plus the models.
+    """
+    collected = Collected(len(item_ids), np.asarray(event_weights, np.float32), cut, max_events)
+    for table in histories:
+        collected.add(table)
+    data = collected.finish()
+    fitted = {}
+    for spec in specs:
+        model = retriever_kind(spec.kind).fit(data, spec.fit_settings)
+        fitted[spec.key] = Fitted(spec.kind, spec.fit_settings, model.arrays())
+    count = np.bincount(data.item, data.weight, minlength=len(item_ids)).astype(np.float32)
+    return ItemModel(item_ids, cut, count, item_features.item_features(data), fitted)
+
+
+def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str, Any] | None = None) -> bool:
+    """False if another run saved it first. `more`: plain content to keep in meta.json."""
+    text, offsets = _strings_to_arrays(model.item_ids)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "item.count": model.count,
+        "item.features": model.features,
+        "item.text": text,
+        "item.offsets": offsets,
+    }
+    for key, fitted in model.fitted.items():
+        arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
+    kinds = {key: {"kind": fitted.kind, "settings": dict(fitted.settings)} for key, fitted in model.fitted.items()}
+    meta = {
+        "version": VERSION,
+        "cut": model.cut,
+        "fitted": kinds,
+        "features": item_features.NAMES,
+        "more": dict(more or {}),
+    }
+    return artefacts.save(storage, KIND, fingerprint, arrays, meta)
+
+
+def load(storage: Storage, fingerprint: str) -> ItemModel:
+    """Raises MissingFileError where there is none, DataError where it cannot be read."""
+    stored = artefacts.load(storage, KIND, fingerprint)
+    arrays, meta = stored.arrays, stored.meta
+    if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_features.NAMES:
+        raise DataError(
+            "the item model was saved by another version of rayrec",
+            where=storage.url(f"{artefacts.FOLDER}/{KIND}/{fingerprint}"),
+            do="delete the artefact's folder; the next run fits again",
+        )
+    fitted = {}
+    for key, entry in meta["fitted"].items():
+        own = {name.removeprefix(f"{key}/"): array for name, array in arrays.items() if name.startswith(f"{key}/")}
+        fitted[key] = Fitted(entry["kind"], entry["settings"], own)
+    item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
+    return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted)
+
+
+def _strings_to_arrays(strings: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    encoded = [text.encode() for text in strings.to_pylist()]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+
+
+def _strings_from_arrays(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> pa.Array:
+    whole = text.tobytes()
+    return pa.array([whole[a:b].decode() for a, b in pairwise(offsets)], pa.string())

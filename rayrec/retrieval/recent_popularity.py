@@ -1,0 +1,36 @@
+"""Popularity that fades: each event counts 2^(-age / half-life), its age measured from the date that is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from rayrec.retrieval.base import FitData, register
+from rayrec.retrieval.popularity import ItemScores
+from rayrec.settings import read_settings, require
+
+
+@dataclass(frozen=True)
+class RecentPopularitySettings:
+    half_life_days: float = 7.0
+
+    def __post_init__(self) -> None:
+        require(self.half_life_days > 0, "half_life_days must be above 0")
+
+
+@register
+class RecentPopularity(ItemScores):
+    name = "recent_popularity"
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        read_settings(RecentPopularitySettings, settings, "retrieval.sources (recent_popularity)")
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = read_settings(RecentPopularitySettings, settings, "retrieval.sources (recent_popularity)")
+        faded = data.weight * np.exp2(-data.age_days / given.half_life_days)
+        return cls(np.bincount(data.item, faded, minlength=data.matrix.shape[1]).astype(np.float32))

@@ -1,0 +1,65 @@
+"""`retrieval.sources` of the config as specs: which retrievers propose candidates, how many, with which settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest
+from rayrec.retrieval.base import retriever_kind
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+MAX_SOURCES = 127  # a candidate's source is an int8
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """One entry of `retrieval.sources`. The same kind may stand there several times under different names."""
+
+    name: str
+    kind: str  # a name in rayrec.retrieval
+    top: int  # so many of its best enter the union of candidates; 0: it only scores what others propose
+    settings: Mapping[str, Any]
+
+    @property
+    def fit_settings(self) -> dict[str, Any]:
+        ignored = retriever_kind(self.kind).scoring_only
+        return {key: value for key, value in self.settings.items() if key not in ignored}
+
+    @property
+    def key(self) -> str:
+        """Specs with the same key share one fit."""
+        return f"{self.kind}-{digest(self.fit_settings)}"
+
+
+def read_sources(sources: Mapping[str, Mapping[str, Any]], per_source: int) -> tuple[SourceSpec, ...]:
+    """Checked specs in the config's order. `kind` (default: the name) and `top` (default: per_source) are everyone's.
+
+    Raises ConfigError for names, kinds or settings that cannot be.
+    """
+    if not 0 < len(sources) <= MAX_SOURCES:
+        raise ConfigError(
+            f"between 1 and {MAX_SOURCES} sources are needed, not {len(sources)}", where="retrieval.sources"
+        )
+    specs = []
+    for name, given in sources.items():
+        where = f"retrieval.sources.{name}"
+        if not _NAME.fullmatch(name) or name == "llm":
+            raise ConfigError(f"{name!r} cannot be a source's name", where=where, do="use a-z, 0-9 and _, and not llm")
+        settings = dict(given)
+        kind, top = settings.pop("kind", name), settings.pop("top", per_source)
+        if type(top) is not int or top < 0:
+            raise ConfigError(f"top must be a whole number of at least 0, not {top!r}", where=where)
+        try:
+            retriever_kind(str(kind)).check(settings)
+        except ConfigError as error:
+            raise ConfigError(error.what, where=where, do=error.do) from None
+        specs.append(SourceSpec(name, kind, top, settings))
+    if not any(spec.top for spec in specs):
+        raise ConfigError(
+            "no source proposes candidates", where="retrieval.sources", do="give one of them a top above 0"
+        )
+    return tuple(specs)

@@ -1,0 +1,66 @@
+"""Histories with planted noise: users of a few tastes, and events of other tastes strewn in."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import Histories
+from rayrec.retrieval.base import FitData, clipped_matrix
+from rayrec.retrieval.ials import Ials
+
+
+def histories(item: Ragged, weight: np.ndarray | None = None, value: np.ndarray | None = None) -> Histories:
+    total = len(item.values)
+    within = np.arange(total) - item.offsets[item.rows]
+    return Histories(
+        item=item,
+        ts=item.like(within * 1_000_000),
+        weight=item.like(np.ones(total, np.float32) if weight is None else weight.astype(np.float32)),
+        value=item.like(np.full(total, np.nan, np.float32) if value is None else value.astype(np.float32)),
+        dwell_ms=item.like(np.full(total, -1, np.int32)),
+    )
+
+
+def random_histories(users: int = 40, items: int = 30, longest: int = 25, seed: int = 0) -> Histories:
+    random = np.random.default_rng(seed)
+    lengths = random.integers(0, longest + 1, users)
+    return histories(Ragged.from_lengths(random.integers(0, items, lengths.sum()).astype(np.int32), lengths))
+
+
+def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {
+        "ials.factors": random.normal(size=(items, width)).astype(np.float32) * 0.5,
+        "item.count": random.integers(1, 100, items).astype(np.float32),
+    }
+
+
+def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories, np.ndarray, dict[str, np.ndarray]]:
+    """Histories, which events are noise [events], and a model fitted on them, noise included.
+
+    Noise is drawn by popularity from the whole catalogue, so that popularity alone cannot find it.
+    """
+    random = np.random.default_rng(seed)
+    per_taste = 30
+    items = tastes * per_taste
+    chance = 1 / np.arange(1, per_taste + 1) ** 0.5
+    chance /= chance.sum()
+    rows, noise = [], []
+    for user in range(users):
+        own = random.choice(per_taste, 16, replace=False, p=chance) + per_taste * (user % tastes)
+        strewn = random.choice(per_taste, 4, replace=False, p=chance) + per_taste * random.integers(0, tastes, 4)
+        both = np.concatenate([own, strewn])
+        order = random.permutation(20)
+        rows.append(both[order])
+        noise.append((both // per_taste != user % tastes)[order])
+    item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
+    matrix = clipped_matrix(np.ones(len(item.values), np.float32), item.values, item.offsets, items)
+    data = FitData(
+        matrix, item.rows.astype(np.int32), item.values, item.rows.copy(), np.ones(len(item.values), np.float32), 10**9
+    )
+    arrays = {
+        "ials.factors": Ials.fit(data, {"factors": 16}).factors,
+        "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
+    }
+    return histories(item), np.concatenate(noise), arrays

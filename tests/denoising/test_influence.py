@@ -1,0 +1,133 @@
+"""The closed form against refits without each event, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_noise import histories, model_arrays, planted
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.influence import Influence, InfluenceSettings
+from rayrec.denoising.selection import Limits, take_out
+from rayrec.errors import ConfigError
+
+ITEMS, WIDTH = 30, 6
+
+
+def refitted(v: np.ndarray, kept: list[int], given_: InfluenceSettings) -> np.ndarray:
+    own = v[kept].reshape(-1, v.shape[1])
+    block = given_.lam * np.eye(v.shape[1]) + given_.alpha0 * v.T @ v + own.T @ own
+    return np.linalg.solve(block, own.sum(0))
+
+
+def brute_force(
+    v: np.ndarray, count: np.ndarray, history: list[int], trusted: list[bool], given_: InfluenceSettings
+) -> tuple[list[float], list[float]]:
+    pool = np.lexsort((np.arange(len(count)), -count))[: given_.negative_pool]
+    scores = v @ refitted(v, history, given_)
+    unseen = [int(item) for item in pool if item not in history]
+    negatives = sorted(unseen, key=lambda item: -scores[item])[: given_.hard_negatives]
+    consistency, harm = [], []
+    for i, item in enumerate(history):
+        without = v @ refitted(v, history[:i] + history[i + 1 :], given_)
+        consistency.append(without[item])
+        targets = [other for j, other in enumerate(history) if trusted[j] and j != i]
+        change = without - scores
+        lost = change[targets].mean() if targets else 0.0
+        harm.append(lost - (change[negatives].mean() if negatives else 0.0) if targets else 0.0)
+    return consistency, harm
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    users=st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=30), min_size=1, max_size=4),
+    seed=st.integers(0, 3),
+    lam=st.sampled_from([0.3, 5.0]),
+    dtype=st.sampled_from(["float32", "float64"]),
+    trust=st.randoms(use_true_random=False),
+)
+def test_the_closed_form_equals_refits(
+    users: list[list[int]], seed: int, lam: float, dtype: str, trust: object
+) -> None:
+    arrays = model_arrays(ITEMS, WIDTH, seed)
+    given_ = InfluenceSettings(lam=lam, alpha0=0.2, hard_negatives=4, negative_pool=20, dtype=dtype)
+    method = Influence(arrays["ials.factors"], arrays["item.count"], given_)
+    item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
+    trusted = np.array([trust.random() < 0.5 for _ in item.values])  # type: ignore[attr-defined]
+    consistency, harm = method.measure(item, trusted)
+    bound = 1e-6 if dtype == "float32" else 1e-10
+    v = arrays["ials.factors"].astype(np.float64)
+    for row, user in enumerate(users):
+        at = slice(item.offsets[row], item.offsets[row + 1])
+        expected = brute_force(v, arrays["item.count"], user, trusted[at].tolist(), given_)
+        scale = 1 + np.abs(expected[0]).max()
+        assert np.abs(consistency[at] - expected[0]).max() < bound * scale
+        assert np.abs(harm[at] - expected[1]).max() < bound * scale
+
+
+def test_within_user_consistency_finds_planted_noise() -> None:
+    whole, noise, arrays = planted()
+    verdict = Influence.load(arrays, {}).judge(whole)
+    consistency = verdict.influence.reshape(-1, 20)
+    rank = np.argsort(np.argsort(-consistency, axis=1), axis=1).ravel()  # 19: the least consistent
+    above, below = rank[noise], rank[~noise]
+    auc = (above[:, None] > below).mean() + (above[:, None] == below).mean() / 2
+    assert auc > 0.8
+    taken = verdict.keep < 1
+    assert noise[taken].mean() > 2 * noise.mean()
+
+
+def test_items_without_factors_are_not_judged() -> None:
+    arrays = model_arrays()
+    arrays["ials.factors"][7] = 0
+    item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
+    verdict = Influence.load(arrays, {}).judge(histories(item))
+    assert np.isnan(verdict.influence[[0, 3]]).all()
+    assert verdict.keep[[0, 3]].tolist() == [1, 1]
+    assert np.isfinite(verdict.influence[[1, 2, 4]]).all()
+
+
+def test_trusted_are_the_newest_that_pass_the_filters() -> None:
+    arrays = model_arrays()
+    item = Ragged.from_lengths(np.arange(8, dtype=np.int32), [5, 3])
+    whole = histories(item, value=np.array([5, 1, 5, 5, 2, 1, 1, 1.0]))
+    judged = np.ones(8, np.bool_)
+    newest = Influence.load(arrays, {"trusted_newest": 2})._trusted(whole, judged)
+    assert newest.tolist() == [False, False, False, True, True, False, True, True]
+    liked = Influence.load(arrays, {"trusted_newest": 2, "trusted_min_value": 4})._trusted(whole, judged)
+    assert liked.tolist() == [False, False, True, True, False, False, False, False]
+
+
+def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
+    whole, _, arrays = planted(users=40)
+    verdict = Influence.load(arrays, {"weight_out": 0.25}).judge(whole)
+    assert set(verdict.keep.tolist()) == {0.25, 1.0}
+
+
+def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
+    limits = Limits(0.5, 1, 2, 0.5, 0.5, 0.5, 0.0)
+    consistency = np.array([[0.0, 0.1, 1.0, 1.0, 0.9, 0.0]])
+    harm = np.array([[0.5, -1.0, 0.6, 0.0, -0.2, 9.0]])
+    mask = np.array([[True, True, True, True, True, False]])
+    keep, reason = take_out(consistency, harm, mask, limits)
+    assert keep.tolist() == [[0, 0, 1, 1, 1, 1]] or keep.tolist() == [[0, 1, 0, 1, 1, 1]]
+    assert reason[0, 0] == 3
+    assert reason[0, 3:].tolist() == [0, 0, 0]
+    none_may = Limits(0.5, 5, 2, 0.5, 0.5, 0.5, 0.0)
+    assert (take_out(consistency, harm, mask, none_may)[0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"lam": 0}, {"max_share": 2}, {"weight_out": 1.0}, {"trusted_newest": 0}, {"dtype": "bfloat16"}, {"lam": "x"}],
+)
+def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Influence.check(bad)
+
+
+def test_a_model_without_factors_is_an_error_in_words() -> None:
+    with pytest.raises(ConfigError, match=r"needs 'ials\.factors'"):
+        Influence.load({"item.count": np.ones(3, np.float32)}, {})

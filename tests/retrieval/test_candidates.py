@@ -1,0 +1,126 @@
+"""The union of candidates, against a plain loop over users."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from halves_shop import ITEMS, denoised, fit_data, history_table, two_halves
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.retrieval.candidates import CandidateStage, Source, propose_personal, propose_shared
+from rayrec.retrieval.ease import Ease
+from rayrec.retrieval.popularity import Popularity
+from rayrec.retrieval.user_knn import UserKnn
+
+EVERYTHING = np.ones(ITEMS, np.bool_)
+
+
+def stage(top: int = 5, available: np.ndarray = EVERYTHING, exclude_seen: bool = True) -> CandidateStage:
+    data = fit_data(two_halves())
+    sources = (
+        Source("ease", top, Ease.fit(data, {"lam": 5.0})),
+        Source("user_knn", top, UserKnn.fit(data, {})),
+        Source("popularity", top, Popularity.fit(data, {})),
+    )
+    return CandidateStage("variant", sources, available, exclude_seen, (1.0, -1.0))
+
+
+def candidates(table: object) -> list[list[int]]:
+    return table["candidate"].to_pylist()  # type: ignore[index]
+
+
+def test_candidates_are_the_union_of_each_sources_best_unseen_available_items() -> None:
+    available = np.arange(ITEMS) % 7 != 3
+    work, table = stage(available=available), two_halves()
+    out = work(denoised(table))
+    from halves_shop import profiles_of
+
+    scores = {source.name: source.retriever.scores(profiles_of(table)) for source in work.sources}
+    for user, seen in enumerate(table["item"].to_pylist()):
+        expected = set()
+        for name, score in scores.items():
+            row = score[user if len(score) > 1 else 0]
+            order = np.lexsort((np.arange(ITEMS), -row))
+            allowed = [i for i in order if available[i] and i not in seen and (name == "popularity" or row[i] > 0)]
+            expected |= set(allowed[:5])
+        assert candidates(out)[user] == sorted(expected)
+        for name, score in scores.items():
+            row = score[user if len(score) > 1 else 0]
+            assert out[f"score.{name}"][user].as_py() == pytest.approx(row[sorted(expected)].tolist(), abs=1e-6)
+
+
+def test_an_event_that_was_taken_out_says_nothing_but_stays_seen() -> None:
+    table = history_table({"u": [(0, 3.0, 0), (1, 2.0, 0)], "v": [(0, 3.0, 0)]})
+    out = stage(top=50)(denoised(table, keep=[1.0, 0.0, 1.0]))
+    assert 1 not in candidates(out)[0]
+    assert 1 in candidates(out)[1]
+    assert out["item"].to_pylist() == [[0], [0]]
+    shared = sorted(set(candidates(out)[0]) & set(candidates(out)[1]))
+    ease = [dict(zip(candidates(out)[u], out["score.ease"][u].as_py(), strict=True)) for u in (0, 1)]
+    assert [ease[0][item] for item in shared] == [ease[1][item] for item in shared]
+
+
+def test_a_returned_item_is_seen_and_no_evidence_for_others() -> None:
+    out = stage(top=50)(denoised(history_table({"u": [(4, 3.0, 1)]})))
+    assert 4 not in candidates(out)[0]
+    assert out["item"].to_pylist() == [[]]
+    assert not np.any(out["score.ease"][0].as_py())
+
+
+def test_a_user_with_nothing_kept_gets_the_popular_items() -> None:
+    out = stage()(denoised(history_table({"u": [(4, 3.0, 0)], "new": []}), keep=[0.0]))
+    assert [len(row) for row in candidates(out)] == [5, 5]
+    assert set(Ragged.from_arrow(out["source"]).values.tolist()) == {2}
+
+
+def test_seen_items_come_back_when_they_are_not_excluded() -> None:
+    table = denoised(history_table({"u": [(0, 3.0, 0), (2, 2.0, 0)]}))
+    assert set(candidates(stage(top=50, exclude_seen=False)(table))[0]) >= {0, 2}
+    assert not set(candidates(stage(top=50)(table))[0]) & {0, 2}
+
+
+def test_candidates_never_depend_on_who_shares_the_table() -> None:
+    work, table = stage(), denoised(two_halves())
+    together = work(table)
+    apart = [work(table.slice(start, 7)) for start in range(0, 60, 7)]
+    for name in together.schema.names:
+        assert together[name].to_pylist() == [row for part in apart for row in part[name].to_pylist()]
+
+
+def test_an_empty_shard_is_an_empty_table() -> None:
+    out = stage()(denoised(two_halves()).slice(0, 0))
+    assert len(out) == 0
+    assert out.schema.names[-1] == "score.popularity"
+
+
+def test_a_candidate_is_credited_to_the_source_that_ranks_it_highest() -> None:
+    out = stage()(denoised(two_halves()))
+    sources = ["score.ease", "score.user_knn", "score.popularity"]
+    for user in range(60):
+        scores = np.array([out[name][user].as_py() for name in sources])
+        order = np.array([np.argsort(np.argsort(-row, kind="stable"), kind="stable") for row in scores])
+        order[:2][scores[:2] <= 0] = 10**6
+        assert out["source"][user].as_py() == order.argmin(0).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_ties_go_to_the_lower_code(data: st.DataObject) -> None:
+    scores = np.array(data.draw(st.lists(st.lists(st.integers(-1, 3), min_size=9, max_size=9), min_size=1, max_size=4)))
+    available = np.array(data.draw(st.lists(st.booleans(), min_size=9, max_size=9)))
+    seen = np.array(data.draw(st.lists(st.booleans(), min_size=9 * len(scores), max_size=9 * len(scores))))
+    seen = seen.reshape(scores.shape)
+    top = data.draw(st.integers(1, 12))
+    row, code = np.nonzero(seen)
+    own, shared = np.zeros(scores.shape, np.bool_), np.zeros(scores.shape, np.bool_)
+    propose_personal(scores.astype(np.float32), row, code, available, top, own)
+    order = np.flatnonzero(available)
+    order = order[np.argsort(-scores[0][order], kind="stable")]
+    propose_shared(order, row, code, top, shared)
+    for user in range(len(scores)):
+        allowed = [i for i in np.argsort(-scores[user], kind="stable") if available[i] and not seen[user, i]]
+        assert np.flatnonzero(own[user]).tolist() == sorted([i for i in allowed if scores[user, i] > 0][:top])
+        unseen = [i for i in order if not seen[user, i]]
+        assert np.flatnonzero(shared[user] & ~seen[user]).tolist() == sorted(unseen[:top])

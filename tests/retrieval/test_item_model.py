@@ -1,0 +1,164 @@
+"""The item model as an artefact, and its indifference to how the work was cut up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from halves_shop import CUT, ITEMS, history_table, profiles_of, two_halves
+
+from rayrec import artefacts
+from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.retrieval import item_model
+from rayrec.retrieval.base import DAY
+from rayrec.retrieval.collect import Collected
+from rayrec.retrieval.item_model import FACTORS, ItemModel, fingerprint, needed
+from rayrec.retrieval.sources import SourceSpec, read_sources
+from rayrec.storage import Storage
+
+IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
+SOURCES = {
+    "ease": {"lam": 5.0},
+    "ease_recent": {"kind": "ease", "lam": 5.0, "history_half_life_days": 3.0, "top": 0},
+    "user_knn": {},
+    "ials": {"factors": 4},
+    "popularity": {},
+}
+SPECS = read_sources(SOURCES, 100)
+
+
+def fitted(tables: list[pa.Table], max_events: int = 10**6) -> ItemModel:
+    return item_model.fit(tables, IDS, needed([SPECS], True), (1.0, -1.0), CUT, max_events)
+
+
+def equal(one: ItemModel, other: ItemModel) -> bool:
+    return (
+        one.item_ids.equals(other.item_ids)
+        and np.array_equal(one.count, other.count)
+        and np.array_equal(one.features, other.features)
+        and set(one.fitted) == set(other.fitted)
+        and all(
+            np.array_equal(array, other.fitted[key].arrays[name])
+            for key, part in one.fitted.items()
+            for name, array in part.arrays.items()
+        )
+    )
+
+
+def test_one_shard_and_many_shards_give_the_same_model() -> None:
+    table = two_halves()
+    shards = [table.filter(pa.array(np.arange(60) % 3 == shard)) for shard in (2, 0, 1)]
+    assert equal(fitted([table]), fitted(shards))
+    assert equal(fitted([table], max_events=150), fitted(shards, max_events=150))
+
+
+def test_no_more_events_are_held_than_allowed_and_users_stay_whole() -> None:
+    collected = Collected(ITEMS, np.array([1.0], np.float32), CUT, 150)
+    for start in range(0, 60, 5):
+        collected.add(two_halves().slice(start, 5))
+    data = collected.finish()
+    assert 100 < len(data.item) <= 150
+    assert np.diff(data.matrix.indptr).min() >= 6
+
+
+def test_nothing_at_or_after_the_cut_is_learned() -> None:
+    table = history_table({"u": [(1, 1.0, 0), (2, 0.0, 0), (3, -5.0, 0)]})
+    data = Collected(ITEMS, np.array([1.0], np.float32), CUT, 10)
+    data.add(table)
+    assert data.finish().item.tolist() == [1]
+
+
+def test_a_day_without_positive_events_is_an_error_in_words() -> None:
+    with pytest.raises(DataError, match="no positive event"):
+        fitted([history_table({"u": [(1, 1.0, 1)], "v": []})])
+
+
+def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
+    storage, model = Storage(str(tmp_path)), fitted([two_halves()])
+    assert item_model.save(storage, "abc", model, {"note": 1})
+    assert artefacts.exists(storage, item_model.KIND, "abc")
+    assert equal(item_model.load(storage, "abc"), model)
+
+
+def test_of_two_fits_the_first_stays_and_the_second_leaves_nothing(tmp_path: Path) -> None:
+    storage, model = Storage(str(tmp_path)), fitted([two_halves()])
+    assert item_model.save(storage, "abc", model)
+    before = [file.path for file in storage.list()]
+    assert not item_model.save(storage, "abc", model)
+    assert [file.path for file in storage.list()] == before
+
+
+def test_a_damaged_artefact_is_an_error_in_words(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    item_model.save(storage, "abc", fitted([two_halves()]))
+    arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
+    storage.write(arrays, storage.read(arrays)[:-100])
+    with pytest.raises(DataError, match="not the ones that were saved"):
+        item_model.load(storage, "abc")
+    storage.write("models/item_model/abc/meta.json", b"{")
+    with pytest.raises(DataError, match=r"meta\.json cannot be read"):
+        item_model.load(storage, "abc")
+    with pytest.raises(RayrecError):
+        item_model.load(storage, "never saved")
+
+
+def test_a_model_serves_a_newer_catalogue() -> None:
+    model = fitted([two_halves()])
+    newer = pa.array(sorted(["a new item", *IDS.to_pylist()[5:]]))
+    moved = model.for_catalogue(newer)
+    table = history_table({"u": [(20, 2.0, 0), (22, 1.0, 0)]})
+    code = [newer.to_pylist().index(name) for name in ("item 20", "item 22")]
+    new_table = history_table({"u": [(code[0], 2.0, 0), (code[1], 1.0, 0)]})
+    for spec in SPECS:
+        before = model.retriever(spec).scores(profiles_of(table))[0]
+        after = moved.retriever(spec).scores(profiles_of(new_table, len(newer)))[0]
+        assert after[newer.to_pylist().index("a new item")] == 0
+        assert np.allclose(after[newer.to_pylist().index("item 30")], before[30], atol=1e-5)
+
+
+def test_sources_that_differ_only_in_scoring_share_one_fit() -> None:
+    keys = {spec.name: spec.key for spec in SPECS}
+    assert keys["ease"] == keys["ease_recent"]
+    assert len(needed([SPECS, SPECS], True)) == 4
+    assert FACTORS in needed([read_sources({"popularity": {}}, 10)], True)
+    assert FACTORS not in needed([read_sources({"popularity": {}}, 10)], False)
+
+
+def test_the_fingerprint_moves_with_everything_that_matters() -> None:
+    same = {"cut": CUT, "inputs": "i", "catalogue": "c", "max_events": 5}
+    first = fingerprint(SPECS, **same)
+    assert fingerprint(tuple(reversed(SPECS)), **same) == first
+    assert fingerprint(SPECS[1:], **same) == first  # ease_recent needs the same fit as ease
+    changed = [
+        {**same, "cut": CUT + DAY},
+        {**same, "inputs": "j"},
+        {**same, "catalogue": "d"},
+        {**same, "max_events": 6},
+    ]
+    assert len({first, fingerprint(SPECS[2:], **same), *(fingerprint(SPECS, **other) for other in changed)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ({}, "between 1 and 127"),
+        ({"eaze": {}}, "no retriever 'eaze'"),
+        ({"ease": {"lamda": 1}}, "unknown setting 'lamda'"),
+        ({"ease": {"lam": "much"}}, "expected float, got str"),
+        ({"ease": {"lam": float("nan")}}, "not a finite number"),
+        ({"ease": {"top": -1}}, "top must be"),
+        ({"ease": {"top": 0}}, "no source proposes"),
+        ({"llm": {"kind": "ease"}}, "cannot be a source's name"),
+        ({"../x": {"kind": "ease"}}, "cannot be a source's name"),
+    ],
+)
+def test_sources_that_cannot_be_are_refused(sources: dict[str, dict[str, object]], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_sources(sources, 100)
+
+
+def test_a_source_the_model_does_not_hold_is_an_error_in_words() -> None:
+    with pytest.raises(DataError, match="fitted without the source 'other'"):
+        fitted([two_halves()]).retriever(SourceSpec("other", "item_knn", 5, {}))

@@ -1,0 +1,101 @@
+"""What every retriever promises, whichever it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from halves_shop import ITEMS, fit_data, history_table, profiles_of, two_halves
+
+from rayrec.errors import ConfigError
+from rayrec.retrieval import RETRIEVERS, Retriever
+from rayrec.retrieval.base import FitData
+
+SETTINGS = {"ials": {"factors": 4, "lam": 1.0}, "ease": {"lam": 5.0}}
+PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personal)
+
+
+@pytest.fixture(scope="module")
+def data() -> FitData:
+    return fit_data(two_halves())
+
+
+@pytest.fixture(params=sorted(RETRIEVERS))
+def fitted(request: pytest.FixtureRequest, data: FitData) -> Retriever:
+    return RETRIEVERS[request.param].fit(data, SETTINGS.get(request.param, {}))
+
+
+def test_scores_are_finite_float32_for_every_item(fitted: Retriever) -> None:
+    scores = fitted.scores(profiles_of(two_halves()))
+    assert scores.dtype == np.float32
+    assert scores.shape == ((60 if fitted.personal else 1), ITEMS)
+    assert np.isfinite(scores).all()
+    assert scores.any()
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_users_get_items_of_their_own_half(name: str, data: FitData) -> None:
+    scores = RETRIEVERS[name].fit(data, SETTINGS.get(name, {})).scores(profiles_of(two_halves()))
+    for user in range(60):
+        own, other = scores[user, user % 2 :: 2], scores[user, 1 - user % 2 :: 2]
+        assert own.mean() > other.mean() + 1e-4
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData) -> None:
+    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    profiles = profiles_of(two_halves())
+    together = retriever.scores(profiles)
+    for start, stop in ((0, 1), (7, 8), (10, 23), (30, 60)):
+        assert np.array_equal(retriever.scores(profiles[start:stop]), together[start:stop])
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
+    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    profiles = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))
+    scores = retriever.scores(profiles)
+    assert not scores[[0, 2]].any()
+    assert scores[1].any()
+    assert retriever.scores(profiles[0:0]).shape == (0, ITEMS)
+
+
+def test_arrays_bring_the_same_retriever_back(fitted: Retriever) -> None:
+    frozen = {name: np.array(array) for name, array in fitted.arrays().items()}
+    for array in frozen.values():
+        array.flags.writeable = False  # as Ray's shared memory is
+    loaded = type(fitted).load(frozen, SETTINGS.get(fitted.name, {}))
+    profiles = profiles_of(two_halves())
+    assert np.array_equal(loaded.scores(profiles), fitted.scores(profiles))
+
+
+def test_another_catalogue_moves_the_codes_and_new_items_score_zero(fitted: Retriever) -> None:
+    table = two_halves()
+    codes = np.random.default_rng(1).permutation(ITEMS + 3)[:ITEMS]
+    moved_table = table.set_column(1, "item", _recoded(table, codes))
+    before = fitted.scores(profiles_of(table))
+    after = fitted.remap(codes, ITEMS + 3).scores(profiles_of(moved_table, ITEMS + 3))
+    assert np.allclose(after[:, codes], before, atol=1e-5)
+    assert not np.delete(after, codes, axis=1).any()
+
+
+def test_items_that_left_the_catalogue_are_forgotten(fitted: Retriever) -> None:
+    codes = np.where(np.arange(ITEMS) < 30, np.arange(ITEMS), -1)
+    table = history_table({"somebody": [(2, 1.0, 0), (4, 0.5, 0)]})
+    assert fitted.remap(codes, 30).scores(profiles_of(table, 30)).shape == (1, 30)
+
+
+@pytest.mark.parametrize("name", sorted(RETRIEVERS))
+def test_unknown_settings_are_refused_with_the_nearest_name(name: str, data: FitData) -> None:
+    with pytest.raises(ConfigError, match="unknown setting 'half_life_dayz'"):
+        RETRIEVERS[name].check({"half_life_dayz": 2})
+    with pytest.raises(ConfigError):
+        RETRIEVERS[name].fit(data, {"half_life_dayz": 2})
+
+
+def _recoded(table: object, codes: np.ndarray) -> object:
+    import pyarrow as pa
+
+    from rayrec.contracts.ragged import Ragged
+
+    item = Ragged.from_arrow(table["item"])  # type: ignore[index]
+    return item.like(codes[item.values]).to_arrow(pa.int32())

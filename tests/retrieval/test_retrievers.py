@@ -1,0 +1,141 @@
+"""Each retriever against its definition, written out plainly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from halves_shop import CUT, ITEMS, fit_data, history_table, profiles_of, two_halves
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayrec.errors import ConfigError, DataError
+from rayrec.retrieval.base import DAY, Profiles
+from rayrec.retrieval.ease import Ease, item_weights
+from rayrec.retrieval.ials import Ials, IalsSettings
+from rayrec.retrieval.item_features import NAMES, item_features, unknown_item
+from rayrec.retrieval.item_knn import ItemKnn
+from rayrec.retrieval.popularity import Popularity
+from rayrec.retrieval.recent_popularity import RecentPopularity
+from rayrec.retrieval.user_knn import UserKnn
+
+
+def dense(table: object, items: int = ITEMS) -> np.ndarray:
+    return profiles_of(table, items).matrix().toarray().astype(np.float64)
+
+
+def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
+    data = fit_data(two_halves())
+    x = data.matrix.toarray().astype(np.float64)
+    p = np.linalg.inv(x.T @ x + 7 * np.eye(ITEMS))
+    expected = np.eye(ITEMS) - p / np.diag(p)
+    assert np.allclose(item_weights(data.gram, 7.0), expected, atol=1e-6)
+    assert not np.diag(item_weights(data.gram, 7.0)).any()
+    table = two_halves()
+    assert np.allclose(Ease.fit(data, {"lam": 7.0}).scores(profiles_of(table)), dense(table) @ expected, atol=1e-5)
+
+
+def test_ease_beyond_its_memory_is_solved_in_float32_to_a_checked_residual() -> None:
+    gram = fit_data(two_halves()).gram
+    assert np.allclose(item_weights(gram, 7.0, memory_gb=1e-9), item_weights(gram, 7.0), atol=1e-4)
+
+
+def test_ease_says_so_when_float32_is_not_enough() -> None:
+    gram = np.full((30, 30), 1e7, np.float32)
+    with pytest.raises(DataError, match=r"float32|positive definite"):
+        item_weights(gram, 1e-4, memory_gb=1e-9)
+
+
+def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
+    table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
+    model = Ease.fit(fit_data(table), {"min_events": 2})
+    assert model.active.tolist() == [0, 1, 2, 3]
+    scores = model.scores(profiles_of(table))
+    assert scores[:9, :3].any()
+    assert not scores[:, 4:].any()
+    assert not scores[9].any()
+
+
+def test_recent_history_counts_by_the_distance_from_the_users_newest_event() -> None:
+    table = history_table({"u": [(1, 30.0, 0), (2, 20.0, 0), (2, 10.0, 0)]})
+    matrix = profiles_of(table).matrix(half_life_days=10.0).toarray()
+    assert matrix[0, 1] == pytest.approx(0.25)
+    assert matrix[0, 2] == 1  # 1 + 1/2, at most 1
+
+
+def test_item_knn_is_the_shrunk_cosine_of_its_nearest_items() -> None:
+    data = fit_data(two_halves())
+    x = data.matrix.toarray().astype(np.float64)
+    norm = np.sqrt((x**2).sum(0))
+    cosine = (x.T @ x) / (np.outer(norm, norm) + 3)
+    np.fill_diagonal(cosine, 0)
+    whole = ItemKnn.fit(data, {"neighbours": 1000, "shrink": 3.0})
+    assert np.allclose(whole.weights.toarray(), cosine, atol=1e-6)
+    nearest = ItemKnn.fit(data, {"neighbours": 5, "shrink": 3.0}).weights
+    assert np.diff(nearest.indptr).max() <= 5
+    for item in range(ITEMS):
+        kept = nearest[item].toarray()[0]
+        assert kept.sum() == pytest.approx(np.sort(cosine[item])[-5:].sum(), abs=1e-5)
+
+
+def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None:
+    table = two_halves()
+    data = fit_data(table)
+    x = data.matrix.toarray().astype(np.float64)
+    recent = np.zeros_like(x)
+    np.add.at(recent, (data.user, data.item), 2.0 ** -((CUT - data.ts) / DAY / 7))
+    idf = np.log(1 + len(x) / (x.sum(0) + 1))
+    weighted = x * idf
+    unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)
+    expected = (dense(table) * idf) @ unit.T @ recent
+    assert np.allclose(UserKnn.fit(data, {"half_life_days": 7.0}).scores(profiles_of(table)), expected, atol=1e-2)
+
+
+def test_popularities_count_and_fade() -> None:
+    table = history_table({"a": [(1, 14.0, 0), (2, 7.0, 0)], "b": [(1, 7.0, 0), (3, 1.0, 1)]})
+    data = fit_data(table)
+    count = Popularity.fit(data, {}).score
+    assert count[[1, 2, 3]].tolist() == [2, 1, 0]  # event 1 is evidence against: it counts for nobody
+    faded = RecentPopularity.fit(data, {"half_life_days": 7.0}).score
+    assert faded[[1, 2, 3]] == pytest.approx([0.75, 0.5, 0])
+    with pytest.raises(ConfigError, match="half_life_days must be above 0"):
+        RecentPopularity.fit(data, {"half_life_days": 0})
+
+
+def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
+    data = fit_data(history_table({"a": [(1, 16.0, 0), (1, 8.0, 0)]}))
+    features = dict(zip(NAMES, item_features(data)[1], strict=True))
+    assert features["log_decayed_8d"] == pytest.approx(np.log(0.75 + 0.2), abs=1e-5)
+    assert features["log_count"] == pytest.approx(np.log(3))
+    assert features["log_age"] == pytest.approx(np.log1p(16))
+    assert features["log_last"] == pytest.approx(np.log1p(8))
+    assert np.array_equal(item_features(data)[5], unknown_item())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    history=st.lists(st.integers(0, 19), min_size=1, max_size=40),
+    alpha=st.sampled_from([0.5, 10.0]),
+    seed=st.integers(0, 5),
+)
+def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: int) -> None:
+    factors = np.random.default_rng(seed).normal(size=(20, 6)).astype(np.float32)
+    model = Ials(factors, IalsSettings(factors=6, lam=2.0, alpha=alpha))
+    table = history_table({"u": [(item, 1.0, 0) for item in history]})
+    taken = np.unique(history)
+    v = factors.astype(np.float64)
+    confidence = 1 + alpha
+    block = 2 * np.eye(6) + v.T @ v + (confidence - 1) * v[taken].T @ v[taken]
+    expected = v @ np.linalg.solve(block, confidence * v[taken].sum(0))
+    assert np.allclose(model.scores(profiles_of(table, 20))[0], expected, atol=2e-5)
+
+
+def test_ials_fits_the_same_factors_again() -> None:
+    data = fit_data(two_halves())
+    first, second = (Ials.fit(data, {"factors": 8}).factors for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_a_profile_slice_is_the_same_users() -> None:
+    profiles = profiles_of(two_halves())
+    part: Profiles = profiles[10:20]
+    assert np.array_equal(part.matrix().toarray(), profiles.matrix().toarray()[10:20])
