@@ -1,0 +1,134 @@
+"""The rerank stage: one engine for the whole job, then one shard's candidates after another.
+
+Reads candidate_schema, writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
+
+    variant that takes no LLM                   score null, error null
+    user without an event that the model knows  scores NaN: there is nothing to read
+    candidate that came after the tuning        NaN in its place
+    prompt that fails                           score null, the reason in `error`; nobody else is touched
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.reranking.artefact import LocalModel
+from rayrec.reranking.base import Engine, Failure, Float32
+
+
+@dataclass(frozen=True)
+class RerankSpec:
+    """What a reranker needs besides its engine. `now`: the time of scoring, microseconds UTC (the day's cut)."""
+
+    instruction: str  # clean words
+    now: int
+    variants: frozenset[str]  # those that the LLM scores
+
+
+class Reranker:
+    """Plain: built with a started engine; `rayrec.pipeline` wraps it into an actor."""
+
+    def __init__(self, engine: Engine, model: LocalModel, catalogue: pa.Table, spec: RerankSpec) -> None:
+        """`catalogue`: ITEM, the run's; its row numbers are the item codes of the tables to come."""
+        self._engine = engine
+        self._spec = spec
+        self._layout = model.layout(spec.instruction, engine.longest)
+        known = model.token_index(catalogue["item_id"].combine_chunks())
+        self._index: npt.NDArray[np.int64] = known.fill_null(-1).to_numpy().astype(np.int64)
+        self.scored: Counter[str] = Counter()  # engine name -> users scored, and "failed"
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """candidate_schema -> reranked_schema, row for row."""
+        wanted = pc.is_in(table["variant"], value_set=pa.array(sorted(self._spec.variants), pa.string()))
+        rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
+        answers = self._scores(table.take(pa.array(rows))) if len(rows) else []
+        return self._assemble(table, dict(zip(rows.tolist(), answers, strict=True)))
+
+    def _scores(self, table: pa.Table) -> list[Float32 | Failure]:
+        """One answer a row, [candidates] each."""
+        prompts = self._prompts(table)
+        candidates = Ragged.from_arrow(table["candidate"])
+        index = candidates.like(self._index[candidates.values])
+        distinct, place = _distinct(prompts)
+        # Where rows share a prompt (variants that do not touch the history), the engine reads it once for all of them.
+        offers = _unions(index, place, len(distinct))
+        first = self._layout.vocabulary.first_item
+        ask = [row for row, prompt in enumerate(distinct) if prompt]
+        scored = self._engine.score([distinct[row] for row in ask], [(offers[row] + first).tolist() for row in ask])
+        answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(distinct)
+        for row, answer in zip(ask, scored, strict=True):
+            answers[row] = answer
+        return [
+            self._pick(answers[place[row]], offers[place[row]], index[row], bool(distinct[place[row]]))
+            for row in range(len(prompts))
+        ]
+
+    def _prompts(self, table: pa.Table) -> Ragged:
+        items = Ragged.from_arrow(table["item"])
+        times = Ragged.from_arrow(table["ts"])
+        codes = self._index[items.values]
+        known = codes >= 0
+        kept = items.filter(known).like(codes[known])
+        return self._layout.prompts(kept, kept.like(times.values[known]), self._spec.now)
+
+    def _pick(
+        self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
+    ) -> Float32 | Failure:
+        if isinstance(answer, Failure):
+            self.scored["failed"] += 1
+            return answer
+        out = np.full(len(index), np.nan, np.float32)
+        if read:
+            known = index >= 0
+            out[known] = answer[np.searchsorted(offer, index[known])]
+            self.scored[self._engine.name] += 1
+        return out
+
+    @staticmethod
+    def _assemble(table: pa.Table, answers: Mapping[int, Float32 | Failure]) -> pa.Table:
+        scores: list[Float32 | None] = []
+        errors: list[str | None] = []
+        for row in range(table.num_rows):
+            answer = answers.get(row)
+            scores.append(None if isinstance(answer, Failure) else answer)
+            errors.append(answer.reason if isinstance(answer, Failure) else None)
+        filled = [score for score in scores if score is not None]
+        values = np.concatenate(filled) if filled else np.empty(0, np.float32)
+        lengths = np.array([0 if score is None else len(score) for score in scores], np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        missing = pa.array([score is None for score in scores], pa.bool_())
+        column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=missing)
+        return table.append_column(pa.field("score.llm", pa.list_(pa.float32())), column).append_column(
+            pa.field("error", pa.string()), pa.array(errors, pa.string())
+        )
+
+
+def _distinct(prompts: Ragged) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
+    """The different prompts as lists, and which of them each row has, [rows]."""
+    seen: dict[bytes, int] = {}
+    out: list[list[int]] = []
+    place = np.empty(len(prompts), np.int64)
+    for row in range(len(prompts)):
+        tokens = prompts[row]
+        key = tokens.tobytes()
+        if key not in seen:
+            seen[key] = len(out)
+            out.append(tokens.tolist())
+        place[row] = seen[key]
+    return out, place
+
+
+def _unions(index: Ragged, place: npt.NDArray[np.int64], count: int) -> Ragged:
+    """For each distinct prompt the known items that any of its rows proposes, sorted."""
+    known = index.values >= 0
+    span = int(index.values.max(initial=0)) + 1
+    keys = np.unique(place[index.rows[known]] * span + index.values[known])
+    return Ragged.from_lengths(keys % span, np.bincount(keys // span, minlength=count))

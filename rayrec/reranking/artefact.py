@@ -1,0 +1,176 @@
+"""A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and what rayrec must know of it.
+
+    <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
+    <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
+
+Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
+Engines need local files: `localise` copies a remote checkpoint into a cache of the node, checked against the sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.errors import DataError
+from rayrec.hashing import digest
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.vocabulary import Vocabulary, words
+from rayrec.storage import Storage
+
+RECORD = "rayrec.json"
+FORMAT = 1
+_ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the scorer must know of a checkpoint. Order of `item_ids` = order of item tokens."""
+
+    vocabulary: Vocabulary
+    item_ids: tuple[str, ...]
+    events: int  # newest events in a prompt
+    base: str  # "scratch", or the base checkpoint's name and content digest
+    dtype: str  # of the stored weights
+    settings: Mapping[str, Any]  # the tuning settings
+    curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
+    epochs: int  # whose weights these are: the best on validation, else the last
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "format": FORMAT}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Card:
+        fields = {key: value for key, value in content.items() if key != "format"}
+        fields["vocabulary"] = Vocabulary(**fields["vocabulary"])
+        fields["item_ids"] = tuple(fields["item_ids"])
+        fields["curve"] = tuple(fields["curve"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A checkpoint on this machine, ready for an engine."""
+
+    folder: str
+    card: Card
+
+    def layout(self, instruction: str, tokens: int) -> Layout:
+        """The prompt's shape for an instruction in (clean) words; `tokens`: the longest prompt the engine takes."""
+        ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
+        room = tokens - len(ids) - 2
+        if room < 2:
+            raise DataError(
+                f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
+                where="instruction.text",
+                do="shorten the instruction or raise max_model_len in resources.vllm",
+            )
+        return Layout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
+
+    def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
+        """Artefact index of each item id, int32; null for items that came after the tuning."""
+        return pc.index_in(item_ids, value_set=pa.array(self.card.item_ids, pa.string()))
+
+
+def publish(folder: Path, card: Card, storage: Storage, path: str) -> bool:
+    """Upload the checkpoint in `folder`, then create `<path>/rayrec.json`; False, leaving nothing, if it was there."""
+    attempt = uuid.uuid4().hex
+    files = {}
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        storage.write(f"{path}/{attempt}/{file.name}", data)
+    record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
+    # A store may retry its own successful create and answer False; then the record that lies there is ours.
+    won = storage.create(f"{path}/{RECORD}", record) or storage.read(f"{path}/{RECORD}") == record
+    if not won:
+        for name in files:
+            storage.delete(f"{path}/{attempt}/{name}")
+    return won
+
+
+def exists(storage: Storage, path: str) -> bool:
+    return storage.exists(f"{path}/{RECORD}")
+
+
+def read_card(storage: Storage, path: str) -> Card:
+    """Raises MissingFileError where there is no artefact, DataError where its record cannot be read."""
+    return _record(storage, path)[1]
+
+
+def localise(storage: Storage, path: str, cache: Path | None = None) -> LocalModel:
+    """The checkpoint as a local folder: in place on a local store, else copied once a node.
+
+    `cache`: default a folder of this user below the temporary directory. Several actors at once are safe: each copies
+    under a name of its own and renames; the first wins.
+    """
+    record, card = _record(storage, path)
+    if storage.is_local:
+        folder = Path(storage.url(f"{path}/{record['folder']}"))
+        for name, file in record["files"].items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
+                raise _broken(folder / name)
+        return LocalModel(str(folder), card)
+    root = cache or Path(tempfile.gettempdir()) / f"rayrec-models-{os.getuid()}"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise DataError(
+            "the model cache belongs to somebody else", where=str(root), do="set TMPDIR to a folder of yours"
+        )
+    target = root / digest(record["files"])
+    if not target.is_dir():
+        staged = Path(tempfile.mkdtemp(dir=root, prefix=".copy-"))
+        try:
+            for name, file in record["files"].items():
+                data = storage.read(f"{path}/{record['folder']}/{name}")
+                if hashlib.sha256(data).hexdigest() != file["sha256"]:
+                    raise _broken(storage.url(f"{path}/{record['folder']}/{name}"))
+                (staged / name).write_bytes(data)
+            _rename_in(staged, target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    return LocalModel(str(target), card)
+
+
+def _rename_in(staged: Path, target: Path) -> None:
+    try:
+        staged.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another actor was first, with the same content
+            raise
+
+
+def _record(storage: Storage, path: str) -> tuple[dict[str, Any], Card]:
+    text = storage.read(f"{path}/{RECORD}")
+    where = storage.url(f"{path}/{RECORD}")
+    try:
+        record = json.loads(text)
+        names = list(record["files"])
+        card = Card.from_json(record["card"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            "the model's record cannot be read", where=where, do="delete the artefact; the next run tunes again"
+        ) from None
+    for name in names:
+        if "/" in name or name.startswith(".") or not name.endswith(_ALLOWED):
+            raise DataError(f"the model holds a file that is not loaded here: {name!r}", where=where)
+    return record, card
+
+
+def _broken(path: object) -> DataError:
+    return DataError(
+        "the model's file is not the one that was saved",
+        where=str(path),
+        do="delete the artefact; the next run tunes again",
+    )

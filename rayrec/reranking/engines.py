@@ -1,0 +1,35 @@
+"""Which engine: by name, or the best that is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+from rayrec.errors import ConfigError
+from rayrec.reranking.artefact import LocalModel
+from rayrec.reranking.base import Engine, EngineSettings
+from rayrec.reranking.transformers_engine import TransformersEngine
+from rayrec.reranking.vllm_engine import VllmEngine
+
+_LOG = logging.getLogger(__name__)
+
+
+def engine_named(choice: str) -> type[Engine]:
+    """`vllm`, `transformers`, or `auto`: vLLM if it is installed. Raises ConfigError where `vllm` is not."""
+    installed = importlib.util.find_spec("vllm") is not None
+    if choice == "transformers":
+        return TransformersEngine
+    if installed:
+        return VllmEngine
+    if choice == "vllm":
+        raise ConfigError(
+            "vLLM is not installed",
+            where="rerank.engine",
+            do="pip install 'rayrec[cpu]' or 'rayrec[gpu]', or set rerank.engine to auto or transformers",
+        )
+    _LOG.warning("vLLM is not installed: the slower transformers engine scores")
+    return TransformersEngine
+
+
+def start(choice: str, model: LocalModel, settings: EngineSettings) -> Engine:
+    return engine_named(choice)(model, settings)

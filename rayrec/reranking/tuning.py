@@ -1,0 +1,159 @@
+"""Tuning, as one worker does it: read events, build or load the model, run the loop, publish the checkpoint.
+
+`rayrec.reranking.tuning_ray` runs this in the workers of Ray Train; tests run it here and now.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayrec.config import Tuning
+from rayrec.errors import DataError, MissingFileError
+from rayrec.reranking import artefact, model, vocabulary
+from rayrec.reranking.artefact import Card
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.tuning_data import Sequences, item_counts
+from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.storage import Storage
+
+_LOG = logging.getLogger(__name__)
+_COLUMNS = ("item", "ts", "keep", "order")
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TuningSpec:
+    """What to tune, on what, and where to put it. Plain data: it travels to the workers.
+
+    `sequences`: Arrow IPC files below `root`, one row a user: item list<int32> (codes), ts list<int64> (µs, ascending),
+    keep list<float32> (0: left out; the weight of the event as a target), order uint64 (a hash of the user: the order
+    in which users are read). Nothing at or after `now` (µs UTC) is learned from. `until` > now: events in [now, until)
+    judge each epoch; the best epoch is kept, and patience stops the loop.
+    `stop_after`: epochs to run instead, as found by an earlier, judged tuning.
+    """
+
+    root: str  # of the storage
+    sequences: tuple[str, ...]
+    path: str  # of the artefact, below root
+    item_ids: tuple[str, ...]  # of the catalogue: code -> id
+    titles: tuple[str, ...]
+    instruction: str  # clean words
+    settings: Tuning
+    now: int
+    until: int | None = None
+    stop_after: int | None = None
+    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k]: where item vectors start
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, storage: Storage, **rest: Any) -> TuningSpec:
+        """`catalogue`: ITEM; `rest`: the other fields."""
+        ids = tuple(catalogue["item_id"].to_pylist())
+        return cls(root=storage.root, item_ids=ids, titles=tuple(catalogue["title"].to_pylist()), **rest)
+
+
+def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]) -> Card:
+    """Run one worker's part to the end; the card of what was published (by this run, or by one that was faster).
+
+    `report` gets each epoch's row of the curve. Raises DataError where there is nothing to learn from, ConfigError for
+    settings that no model can have.
+    """
+    storage = Storage(spec.root)
+    if artefact.exists(storage, spec.path):
+        return artefact.read_card(storage, spec.path)
+    # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
+    tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
+    codes = _codes(spec, tables)
+    tokenizer = _tokenizer(spec, codes)
+    vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
+    try:
+        tokenizer.save_pretrained(str(folder))
+        words = tuple(vocabulary.words(folder / "tokenizer.json", spec.instruction, vocab))
+        longest = len(words) + 2 + 2 * spec.settings.events
+        layout = Layout(vocab, words, spec.settings.events, longest)
+        lm = model.build(spec.settings, vocab, longest)
+        if spec.factors is not None:
+            lm.start_items_from(spec.factors[codes])
+        loop = Loop(lm, layout, _task(spec, tables, codes), worker)
+        _resume(loop, storage, spec)
+        loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
+        card = _card(spec, vocab, codes, loop)
+        if worker.rank == 0:
+            lm.to("cpu").export(folder)
+            artefact.publish(folder, card, storage, spec.path)
+            storage.delete(f"{spec.path}/{_CHECKPOINT}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return artefact.read_card(storage, spec.path) if worker.rank == 0 else card
+
+
+def _codes(spec: TuningSpec, tables: list[pa.Table]) -> npt.NDArray[np.int64]:
+    """Codes of the items that get a token, ascending."""
+    counts = item_counts(tables, len(spec.item_ids), spec.now)
+    codes = np.flatnonzero(counts >= spec.settings.min_item_events)
+    if not len(codes):
+        raise DataError(
+            f"no item has {spec.settings.min_item_events} events, so the model would have no items",
+            do="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
+        )
+    return codes
+
+
+def _tokenizer(spec: TuningSpec, codes: npt.NDArray[np.int64]) -> Any:
+    if spec.settings.base == "scratch":
+        return vocabulary.scratch_tokenizer(spec.instruction, spec.titles, len(codes))
+    return vocabulary.extended_tokenizer(spec.settings.base, len(codes))
+
+
+def _task(spec: TuningSpec, tables: list[pa.Table], codes: npt.NDArray[np.int64]) -> Task:
+    index = np.full(len(spec.item_ids), -1)
+    index[codes] = np.arange(len(codes))
+    events = Sequences.from_tables(tables, index, spec.now)
+    judged = Sequences.from_tables(tables, index, spec.until) if spec.until is not None else None
+    return Task(events, judged, spec.now, spec.settings, spec.stop_after)
+
+
+def _resume(loop: Loop, storage: Storage, spec: TuningSpec) -> None:
+    try:
+        data = storage.read(f"{spec.path}/{_CHECKPOINT}")
+    except MissingFileError:
+        return
+    loop.resume(data)
+    _LOG.warning("tune: goes on after epoch %d of a run that was stopped", loop.progress.epoch)
+
+
+def _after_epoch(
+    loop: Loop, storage: Storage, spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]
+) -> None:
+    if worker.rank == 0:
+        storage.write(f"{spec.path}/{_CHECKPOINT}", loop.checkpoint())
+    report(loop.progress.curve[-1])
+
+
+def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: npt.NDArray[np.int64], loop: Loop) -> Card:
+    curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
+    return Card(
+        vocabulary=vocab,
+        item_ids=tuple(spec.item_ids[code] for code in codes),
+        events=spec.settings.events,
+        base=model.base_digest(spec.settings.base),
+        dtype=str(loop.model.causal.dtype).removeprefix("torch."),
+        settings=spec.settings.model_dump(mode="json"),
+        curve=curve,
+        epochs=loop.progress.best_epoch or loop.progress.epoch,
+    )
+
+
+def _read(storage: Storage, path: str) -> pa.Table:
+    with storage.open(path) as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all().select(list(_COLUMNS))

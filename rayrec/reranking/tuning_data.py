@@ -1,0 +1,240 @@
+"""From users' events to what one epoch of tuning reads; vectorised over users, the same for the same seed.
+
+At every gap token (see prompt.py) the model is asked which *new* items the user takes within the horizon; the answer is
+a set. Events that share a timestamp are shuffled afresh in every epoch, because they are a set too; the gap shown ends
+at a random moment before the user's next event, because scoring happens at a random moment too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayrec.config import Tuning
+from rayrec.contracts.ragged import Ragged
+from rayrec.reranking.prompt import DAY_US, Layout, group_ends, interleave
+
+Int = npt.NDArray[np.int64]
+_MOST_TARGETS = 64  # a query's nearest new items; baskets may be huge
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One row a user, oldest event first; all members share their offsets."""
+
+    item: Ragged  # int64 artefact indices
+    ts: Ragged  # int64 microseconds UTC
+    weight: Ragged  # float32 > 0: the keep weight
+
+    @classmethod
+    def from_tables(cls, tables: Iterable[pa.Table], index: Int, until: int) -> Sequences:
+        """Tables of (item list<int32 code>, ts list<int64>, keep list<float32>); `index`: code -> artefact index or -1.
+
+        Events without a token, taken out (keep 0), or at `until` and later are left out; so are users without events.
+        """
+        parts = [_one(table, index, until) for table in tables]
+        lengths = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
+        members = [np.concatenate([np.empty(0), *(part[k] for part in parts)]) for k in (1, 2, 3)]
+        item = Ragged.from_lengths(members[0].astype(np.int64), lengths)
+        return cls(item, item.like(members[1].astype(np.int64)), item.like(members[2].astype(np.float32)))
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One epoch's prompts. `query`: places of the asking tokens in each row; the rest is per query, in that order."""
+
+    tokens: Ragged  # int64 [rows]
+    query: Ragged  # int64 [rows]
+    cut: Int  # [queries] microseconds UTC: the moment at which the query asks
+    target: Ragged  # int64 artefact indices, one row a query
+    weight: Ragged  # float32, aligned with target
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def epoch(events: Sequences, layout: Layout, settings: Tuning, now: int, rng: np.random.Generator) -> Examples:
+    """All users once: a random window of `settings.events` events each, a query after every group but the last."""
+    item, ts, weight = _shuffled_ties(events, rng)
+    window, lengths = _windows(events.item, settings.events, rng)
+    horizon = int(settings.horizon_days * DAY_US)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    asks = group_ends(ts[window], lengths)
+    asks[np.cumsum(lengths) - 1] = False  # nothing is known of what follows the last group
+    at = window[asks]
+    cut = np.maximum(ts[at], ts[at + 1] - (rng.random(len(at)) * horizon).astype(np.int64))
+    target, weights = _targets(events.item.rows, item, ts, weight, at, cut, horizon)
+    if settings.target_half_life_days:
+        age = (now - np.repeat(cut, target.lengths)) / DAY_US
+        weights *= np.float32(0.5) ** (age / settings.target_half_life_days).astype(np.float32)
+
+    until = np.append(ts[1:], 0)[window]
+    until[asks] = cut
+    tokens, place = interleave(layout.vocabulary, item[window], ts[window], lengths, until)
+    # What comes after a row's last query is only ever a target; and some items are hidden, so that none is relied upon.
+    last = np.full(len(lengths), -1)
+    np.maximum.at(last, rows[asks], np.flatnonzero(asks))
+    event = tokens.like(place)
+    gap = tokens.values < layout.vocabulary.first_item
+    hidden = (rng.random(len(window)) < settings.item_dropout)[event.values] & ~gap
+    shown = ~hidden & (event.values <= last[tokens.rows])
+    asking = gap & asks[event.values] & shown
+    return _with_prefix(layout, tokens, shown, asking, cut, target, weights)
+
+
+def validation(events: Sequences, layout: Layout, now: int) -> Examples:
+    """Prompts as they would be scored at `now`, and the new items that the users took since."""
+    item, ts, weight = events.item.values, events.ts.values, events.weight.values
+    known = np.bincount(events.item.rows[ts < now], minlength=len(events))
+    start = events.item.offsets[:-1]
+    later = np.diff(events.item.offsets) - known
+    users = np.flatnonzero((known > 0) & (later > 0))
+    at = start[users] + known[users] - 1
+    target, weights = _targets(
+        events.item.rows, item, ts, weight, at, np.full(len(at), now), int(ts.max(initial=now)) - now
+    )
+    keep = np.zeros(len(events), np.bool_)
+    keep[users] = True
+    history = (ts < now) & keep[events.item.rows]
+    past = events.item.filter(history)
+    prompts = layout.prompts(past, past.like(ts[history]), now)
+    read = prompts.lengths > 0
+    prompts = Ragged.from_lengths(prompts.values, prompts.lengths[read])
+    query = Ragged.from_lengths(prompts.lengths - 1, np.ones(len(prompts), np.int64))
+    return Examples(prompts, query, np.full(len(at), now), target, target.like(weights))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded token ids [rows, length] and, flat, where they ask and what is right."""
+
+    tokens: Int
+    place: Int  # [queries] index into tokens.reshape(-1)
+    cut: Int  # [queries]
+    target: Int  # [targets]
+    query: Int  # [targets] which query each belongs to
+    weight: npt.NDArray[np.float32]  # [targets]
+
+
+def batches(examples: Examples, batch_tokens: int, rng: np.random.Generator | None) -> list[Int]:
+    """Rows of like length together, each batch within the token budget (padding included); shuffled by `rng`."""
+    lengths = examples.tokens.lengths
+    ties = rng.random(len(lengths)) if rng is not None else np.arange(len(lengths))
+    order = np.lexsort((ties, lengths))[::-1]
+    out = []
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // int(lengths[order[start]]))
+        out.append(order[start : start + size])
+        start += size
+    if rng is not None:
+        out = [out[k] for k in rng.permutation(len(out))]
+    return out
+
+
+def collate(examples: Examples, rows: Int, pad: int) -> Batch:
+    """One batch from some rows."""
+    lengths = examples.tokens.lengths[rows]
+    tokens = np.full((len(rows), int(lengths.max(initial=1))), pad)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = _take(examples.tokens, rows)
+    asked = examples.query.lengths[rows]
+    place = _take(examples.query, rows) + np.repeat(np.arange(len(rows)) * tokens.shape[1], asked)
+    queries = _take(examples.query.like(np.arange(len(examples.cut))), rows)
+    counts = examples.target.lengths[queries]
+    return Batch(
+        tokens,
+        place,
+        examples.cut[queries],
+        _take(examples.target, queries),
+        np.repeat(np.arange(len(queries)), counts),
+        _take(examples.weight, queries),
+    )
+
+
+def item_counts(tables: Iterable[pa.Table], items: int, until: int) -> Int:
+    """Events of each item code that tuning would read, [items]."""
+    total = np.zeros(items, np.int64)
+    everything = np.arange(items)
+    for table in tables:
+        total += np.bincount(_one(table, everything, until)[1], minlength=items)
+    return total
+
+
+def _one(table: pa.Table, index: Int, until: int) -> tuple[Int, Int, Int, npt.NDArray[np.float32]]:
+    codes, ts, keep = (Ragged.from_arrow(table[name]) for name in ("item", "ts", "keep"))
+    items = index[codes.values]
+    good = (items >= 0) & (keep.values > 0) & (ts.values < until)
+    counts = np.bincount(codes.rows[good], minlength=len(codes))
+    return counts[counts > 0], items[good], ts.values[good], keep.values[good]
+
+
+def _shuffled_ties(events: Sequences, rng: np.random.Generator) -> tuple[Int, Int, npt.NDArray[np.float32]]:
+    order = np.lexsort((rng.random(len(events.ts.values)), events.ts.values, events.ts.rows))
+    return events.item.values[order], events.ts.values, events.weight.values[order]
+
+
+def _windows(item: Ragged, most: int, rng: np.random.Generator) -> tuple[Int, Int]:
+    """Indices of the events of one window a user, and the windows' lengths [rows]."""
+    lengths = np.minimum(item.lengths, most)
+    start = item.offsets[:-1] + (rng.random(len(item)) * (item.lengths - lengths + 1)).astype(np.int64)
+    first = np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
+    return first + np.arange(lengths.sum()), lengths
+
+
+def _targets(
+    rows: Int, item: Int, ts: Int, weight: npt.NDArray[np.float32], at: Int, cut: Int, horizon: int
+) -> tuple[Ragged, npt.NDArray[np.float32]]:
+    """For queries after the events `at`: items first taken within the horizon of `cut`, or at least in the next group.
+
+    A query's targets weigh 1/sqrt(their number) each, times their keep weights.
+    """
+    fresh = np.sort(np.unique(rows * (int(item.max(initial=0)) + 1) + item, return_index=True)[1])
+    origin = int(ts.min(initial=0))
+    span = (int(ts.max(initial=0)) - origin + horizon) // 1000 + 2  # milliseconds: rows x microseconds overflow
+    clock = rows * span + (ts - origin) // 1000
+    end = np.searchsorted(clock, rows[at] * span + (cut + horizon - origin) // 1000, side="right")
+    end = np.maximum(end, np.searchsorted(clock, clock[at + 1], side="right"))
+    low, high = np.searchsorted(fresh, at + 1), np.searchsorted(fresh, end)
+    counts = np.minimum(high - low, _MOST_TARGETS)
+    picked = fresh[np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
+    share = 1 / np.sqrt(np.repeat(counts, counts))
+    return Ragged.from_lengths(item[picked], counts), (weight[picked] * share).astype(np.float32)
+
+
+def _with_prefix(
+    layout: Layout,
+    tokens: Ragged,
+    shown: npt.NDArray[np.bool_],
+    asking: npt.NDArray[np.bool_],
+    cut: Int,
+    target: Ragged,
+    weights: npt.NDArray[np.float32],
+) -> Examples:
+    """Cut to what is shown, put the prefix before it, and drop users who are asked nothing."""
+    prefix = layout.prefix
+    body = tokens.filter(shown)
+    asked = Ragged.from_lengths(np.flatnonzero(asking[shown]), np.bincount(tokens.rows[asking], minlength=len(tokens)))
+    place = asked.values - body.offsets[:-1][asked.rows] + len(prefix)
+    rows = np.flatnonzero(asked.lengths > 0)
+    lengths = body.lengths[rows] + len(prefix)
+    out = Ragged.from_lengths(np.empty(lengths.sum(), np.int64), lengths)
+    inner = np.arange(len(out.values)) - out.offsets[:-1][out.rows]
+    out.values[inner >= len(prefix)] = _take(body, rows)
+    out.values[inner < len(prefix)] = np.tile(prefix, len(rows))
+    return Examples(out, Ragged.from_lengths(place, asked.lengths[rows]), cut, target, target.like(weights))
+
+
+def _take(ragged: Ragged, rows: Int) -> npt.NDArray[Any]:
+    """The values of some rows, one after another."""
+    lengths = ragged.lengths[rows]
+    first = np.repeat(ragged.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    values: npt.NDArray[Any] = ragged.values[first + np.arange(lengths.sum())]
+    return values

@@ -1,0 +1,252 @@
+"""The training loop: plain torch, one process or several, with or without Ray.
+
+Several workers see the same batches and each takes its share of the rows; gradients are summed, so the number of
+workers changes the result by rounding only. Everything random comes from (seed, epoch): a loop that is killed and goes
+on from its last checkpoint ends with the very weights of an uninterrupted one (on CPU).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from rayrec.config import Tuning
+from rayrec.errors import DataError
+from rayrec.hashing import seed_of
+from rayrec.reranking.model import ItemLM
+from rayrec.reranking.prior import Prior
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
+
+_LOG = logging.getLogger(__name__)
+_WARMUP = 30  # steps
+_LOGITS = 1 << 24  # logits held at a time, numbers
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the workers."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+
+@dataclass
+class Progress:
+    """Where the tuning stands; with the tensors of `_State`, all that a checkpoint holds."""
+
+    epoch: int = 0  # epochs done
+    step: int = 0
+    steps: int = 0  # planned, for the learning rate
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best: float = math.inf
+    best_epoch: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to learn from: `events`, all before `now`. `judged`: these and later events, to judge epochs by.
+
+    `stop_after`: epochs to run, of the `settings.epochs` that the learning rate is planned for.
+    """
+
+    events: Sequences
+    judged: Sequences | None
+    now: int
+    settings: Tuning
+    stop_after: int | None = None
+
+
+class Loop:
+    """Build it, `resume` if there is a checkpoint, then `run`."""
+
+    def __init__(self, model: ItemLM, layout: Layout, task: Task, worker: Worker) -> None:
+        self.model = model.to(worker.device)
+        self.progress = Progress()
+        self._layout, self._task, self._worker = layout, task, worker
+        self._trained = model.trained()
+        self._best: dict[str, Tensor] = {}
+        plain = [p for p in self._trained.values() if p.ndim < 2]
+        matrices = [p for p in self._trained.values() if p.ndim >= 2]
+        decay = task.settings.weight_decay
+        self._optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=task.settings.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        half_life = task.settings.prior_half_life_days
+        items = layout.vocabulary.items
+        self._prior = Prior(task.events, items, task.now, half_life) if half_life else None
+        self._validation = validation(task.judged, layout, task.now) if task.judged is not None else None
+
+    def run(self, after_epoch: Callable[[Loop], None]) -> None:
+        """Epoch after epoch; `after_epoch` is called with the loop after each (to report, and to keep a checkpoint)."""
+        settings, progress = self._task.settings, self.progress
+        last = self._task.stop_after or settings.epochs
+        while progress.epoch < last and not progress.stopped:
+            started = time.monotonic()
+            loss, tokens = self._epoch()
+            progress.epoch += 1
+            row = {"epoch": progress.epoch, "loss": loss, "tokens": tokens, "seconds": time.monotonic() - started}
+            if self._validation is not None:
+                row["validation"] = self.validate()
+                self._keep_best(row["validation"])
+            progress.curve.append(row)
+            after_epoch(self)
+        if self._best:
+            self._load(self._best)
+
+    def validate(self) -> float:
+        """Mean negative log likelihood of what the users took next, nats a target; infinite where nobody is judged."""
+        assert self._validation is not None
+        self.model.eval()
+        total = weight = 0.0
+        with torch.no_grad():
+            for rows in batches(self._validation, self._task.settings.batch_tokens, None):
+                batch = collate(self._validation, rows, self._layout.vocabulary.pad)
+                states = self._states(batch)
+                total += float(sum(loss for loss in self._losses(states, self.model.items, batch)))
+                weight += float(batch.weight.sum())
+        return total / weight if weight else math.inf
+
+    def checkpoint(self) -> bytes:
+        """Everything that `resume` needs, as safetensors."""
+        tensors = {f"weight.{name}": p.detach() for name, p in self._trained.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
+        for name, parameter in self._trained.items():
+            for key, value in self._optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        data: bytes = safetensors.torch.save(plain, {"progress": json.dumps(vars(self.progress))})
+        return data
+
+    def resume(self, data: bytes) -> None:
+        """Go on from a checkpoint of the same task. Raises DataError if it is not one."""
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            progress = json.loads(header["__metadata__"]["progress"])
+            self._load({name: tensors[f"weight.{name}"] for name in self._trained})
+        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+            raise DataError(
+                f"the checkpoint cannot be used: {error}", do="delete it; the tuning starts afresh"
+            ) from None
+        self.progress = Progress(**progress)
+        self._best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
+        for name, parameter in self._trained.items():
+            self._optimizer.state[parameter] = {
+                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}.{name}" in tensors
+            }
+
+    def _epoch(self) -> tuple[float, int]:
+        """(mean loss, tokens read)."""
+        settings, progress = self._task.settings, self.progress
+        rng = np.random.default_rng(seed_of("epoch", settings.seed, progress.epoch))
+        torch.manual_seed(seed_of("dropout", settings.seed, progress.epoch, self._worker.rank))
+        examples = epoch(self._task.events, self._layout, settings, self._task.now, rng)
+        plan = batches(examples, settings.batch_tokens, rng)
+        if not plan or not len(examples.target.values):
+            raise DataError(
+                "there is nothing to tune the model on: no user has two groups of events with known items",
+                do="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
+            )
+        progress.steps = progress.steps or len(plan) * settings.epochs
+        # Every target weighs the same in whatever batch it stands: divide by a batch's mean weight, not by its own.
+        scale = len(plan) / float(examples.weight.values.sum())
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64)
+        for rows in plan:
+            total += self._step(examples, rows[self._worker.rank :: self._worker.world], scale)
+        if self._worker.world > 1:
+            shared = total.to(self._worker.device)
+            torch.distributed.all_reduce(shared)
+            total = shared.cpu()
+        return float(total) / len(plan), int(examples.tokens.lengths.sum())
+
+    def _step(self, examples: Examples, rows: np.ndarray[Any, Any], scale: float) -> float:
+        self._optimizer.zero_grad(set_to_none=False)
+        loss = 0.0
+        if len(rows):
+            batch = collate(examples, rows, self._layout.vocabulary.pad)
+            states = self._states(batch)
+            # The logits are the largest thing here: made, used and dropped piece by piece, then one pass backwards.
+            leaf = states.detach().requires_grad_()
+            for piece in self._losses(leaf, self.model.items, batch):
+                torch.autograd.backward(piece * scale)
+                loss += float(piece.detach()) * scale
+            if leaf.grad is not None:
+                torch.autograd.backward(states, leaf.grad)
+        self._sum_gradients()
+        torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate()
+        self._optimizer.step()
+        self.progress.step += 1
+        return loss
+
+    def _states(self, batch: Batch) -> Tensor:
+        """Final hidden states of the asking tokens, float32 [queries, width]."""
+        device = self._worker.device
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            states = self.model(torch.from_numpy(batch.tokens).to(device))
+        asking: Tensor = states.flatten(0, 1)[torch.from_numpy(batch.place).to(device)].float()
+        return asking
+
+    def _losses(self, states: Tensor, items: Tensor, batch: Batch) -> Any:
+        """Pieces of the weighted negative log likelihood, summed over the batch's targets; nats."""
+        device = states.device
+        size = max(1, _LOGITS // max(items.shape[0], 1))
+        for start in range(0, len(states), size):
+            low, high = np.searchsorted(batch.query, [start, start + size])
+            if low == high:
+                continue
+            logits = states[start : start + size] @ items.float().T
+            if self._prior is not None:
+                logits = logits + torch.from_numpy(self._prior.rows(batch.cut[start : start + size])).to(device)
+            query = torch.from_numpy(batch.query[low:high] - start).to(device)
+            right = logits[query, torch.from_numpy(batch.target[low:high]).to(device)]
+            weight = torch.from_numpy(batch.weight[low:high]).to(device)
+            yield (weight * (torch.logsumexp(logits, 1)[query] - right)).sum()
+
+    def _sum_gradients(self) -> None:
+        if self._worker.world == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trained.values()]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        start = 0
+        for parameter in self._trained.values():
+            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
+            start += parameter.numel()
+
+    def _rate(self) -> float:
+        step, steps = self.progress.step, max(self.progress.steps, 1)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+        return self._task.settings.learning_rate * min(1.0, (step + 1) / _WARMUP) * (0.05 + 0.95 * cosine)
+
+    def _keep_best(self, judged: float) -> None:
+        progress = self.progress
+        if judged < progress.best:
+            progress.best, progress.best_epoch = judged, progress.epoch
+            self._best = {name: p.detach().clone() for name, p in self._trained.items()}
+        progress.stopped = progress.epoch - progress.best_epoch >= self._task.settings.patience
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._trained.items():
+                parameter.copy_(tensors[name])

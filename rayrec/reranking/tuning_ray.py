@@ -1,0 +1,105 @@
+"""Tuning through Ray Train: workers, restarts and progress lines around `tune_here`.
+
+Checkpoints are ours (one file beside the artefact-to-be), not Ray's: a restarted worker group and a restarted job find
+the same one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.reranking import artefact
+from rayrec.reranking.artefact import Card
+from rayrec.reranking.tuning import TuningSpec, tune_here
+from rayrec.reranking.tuning_loop import Worker
+from rayrec.storage import Storage
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What the tuning asks of the cluster; `gpus` a worker, 0 or 1."""
+
+    count: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    restarts: int = 2
+
+
+def tune(specs: Sequence[TuningSpec], workers: Workers) -> list[Card]:
+    """Tune (or find) the artefacts of `specs`, one after another, in one group of workers: starting it takes long.
+
+    If the first is judged (`until`), the others run as many epochs as it found best. Errors as of `tune_here`.
+    """
+    if not all(artefact.exists(Storage(spec.root), spec.path) for spec in specs):
+        _run(list(specs), workers)
+    return [artefact.read_card(Storage(spec.root), spec.path) for spec in specs]
+
+
+def _run(specs: list[TuningSpec], workers: Workers) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"specs": specs},
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name="tune", storage_path=folder, failure_config=FailureConfig(max_failures=workers.restarts)
+            ),
+        )
+        try:
+            failure = trainer.fit().return_value
+        except WorkerGroupError as error:
+            raise _cause(error) from error
+    if failure is not None:
+        raise failure
+
+
+def _work(config: Mapping[str, Any]) -> RayrecError | None:
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device().type
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    epochs: int | None = None
+    for planned in config["specs"]:
+        spec = planned if epochs is None else replace(planned, stop_after=epochs)
+
+        def report(row: Mapping[str, float], spec: TuningSpec = spec) -> None:
+            if worker.rank == 0:
+                print(progress_line(row, spec), file=sys.stderr, flush=True)
+            ray.train.report(dict(row))
+
+        try:
+            card = tune_here(spec, worker, report)
+        except (ConfigError, DataError) as error:
+            return error  # every worker finds the same; raised, it would only restart them
+        if planned.until is not None:
+            epochs = card.epochs
+    return None
+
+
+def _cause(error: Any) -> BaseException:
+    """What the user can put right, if that is what stopped a worker; else Ray's own error."""
+    for failure in error.worker_failures.values():
+        base = getattr(failure, "_base_exc", failure)
+        if isinstance(base, RayrecError):
+            return base
+    return cast(BaseException, error)
+
+
+def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
+    """One epoch, as people read it."""
+    planned = spec.stop_after or spec.settings.epochs
+    judged = f"  validation {row['validation']:.3f}" if "validation" in row else ""
+    speed = row["tokens"] / max(row["seconds"], 1e-9)
+    return f"tune       epoch {row['epoch']:.0f} / {planned}  loss {row['loss']:.3f}{judged}  {speed:,.0f} tokens/s"

@@ -1,0 +1,39 @@
+"""An untuned model over a small catalogue, published as tuning would publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from rayrec.config import Tuning
+from rayrec.reranking import artefact, model, vocabulary
+from rayrec.reranking.artefact import Card
+from rayrec.storage import Storage
+
+INSTRUCTION = "Recommend what this user will want next."
+PATH = "models/lm/small"
+KNOWN = [f"i{code:03}" for code in range(0, 300, 2)]  # every other item of the catalogue has a token
+SETTINGS = Tuning(layers=2, width=64, heads=2, feedforward=128, events=30)
+
+
+def catalogue() -> pa.Table:
+    ids = [f"i{code:03}" for code in range(300)]
+    return pa.table({"item_id": ids, "title": [f"Thing {code}" for code in range(300)]})
+
+
+def publish(root: Path, storage: Storage) -> Card:
+    """`root`: a folder to build in. Weights are large enough for scores to differ visibly."""
+    folder = root / "build"
+    folder.mkdir()
+    tokenizer = vocabulary.scratch_tokenizer(INSTRUCTION, catalogue()["title"].to_pylist(), len(KNOWN))
+    vocab = vocabulary.vocabulary_of(tokenizer, len(KNOWN))
+    tokenizer.save_pretrained(str(folder))
+    lm = model.build(SETTINGS, vocab, 128)
+    with torch.no_grad():
+        lm.items.mul_(8)
+    lm.export(folder)
+    card = Card(vocab, tuple(KNOWN), SETTINGS.events, "scratch", "float32", {}, (), 1)
+    artefact.publish(folder, card, storage, PATH)
+    return card

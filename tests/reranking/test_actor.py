@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_model import INSTRUCTION, KNOWN, catalogue
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import candidate_schema, reranked_schema
+from rayrec.reranking.actor import Reranker, RerankSpec
+from rayrec.reranking.artefact import LocalModel
+from rayrec.reranking.base import Engine, Failure
+from rayrec.reranking.prompt import DAY_US
+
+NOW = 100 * DAY_US
+SOURCES = ("ease", "popularity")
+Row = tuple[str, str, list[int], list[int]]  # user, variant, history codes, candidate codes
+
+
+def table(rows: list[Row]) -> pa.Table:
+    columns: dict[str, Any] = {
+        "user_id": [row[0] for row in rows],
+        "variant": [row[1] for row in rows],
+        "item": [row[2] for row in rows],
+        "ts": [[NOW - (len(row[2]) - k) * DAY_US for k in range(len(row[2]))] for row in rows],
+        "candidate": [row[3] for row in rows],
+        "source": [[0] * len(row[3]) for row in rows],
+        "score.ease": [[0.5] * len(row[3]) for row in rows],
+        "score.popularity": [[0.1] * len(row[3]) for row in rows],
+    }
+    return pa.table(columns, schema=candidate_schema(SOURCES))
+
+
+def random_rows(users: int, seed: int = 0) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    return [
+        (f"u{user}", "llm", rng.integers(0, 300, rng.integers(1, 50)).tolist(), rng.permutation(300)[:40].tolist())
+        for user in range(users)
+    ]
+
+
+@pytest.fixture
+def reranker(vllm_engine: Engine, small_model: LocalModel) -> Reranker:
+    return Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW, frozenset({"llm", "kept"})))
+
+
+def scores(out: pa.Table) -> list[Any]:
+    return [None if row is None else np.asarray(row, np.float32) for row in out["score.llm"].to_pylist()]
+
+
+def test_every_row_comes_back_in_order_with_its_scores(reranker: Reranker) -> None:
+    given = table(random_rows(12))
+    out = reranker(given)
+    assert out.schema == reranked_schema(SOURCES)
+    assert out.select(given.column_names).equals(given)
+    assert out["error"].null_count == 12
+    for codes, row in zip(given["candidate"].to_pylist(), scores(out), strict=True):
+        known = np.array(codes) % 2 == 0
+        assert np.isfinite(row[known]).all()
+        assert np.isnan(row[~known]).all()  # items that came after the tuning
+    assert reranker.scored == {"vllm": 12}
+
+
+def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: Reranker) -> None:
+    rows = random_rows(20)
+    together = scores(reranker(table(rows)))
+    for k in (0, 7, 19):
+        np.testing.assert_array_equal(scores(reranker(table([rows[k]])))[0], together[k])
+
+
+def test_variants_without_the_llm_pass_untouched(reranker: Reranker) -> None:
+    rows = random_rows(4)
+    mixed = [rows[0], ("u1", "control", *rows[1][2:]), rows[2], ("u3", "control", *rows[3][2:])]
+    out = reranker(table(mixed))
+    assert [row is None for row in scores(out)] == [False, True, False, True]
+    assert out["error"].null_count == 4
+    assert reranker(table([mixed[1]]))["score.llm"].null_count == 1
+
+
+def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = [2, 4, 6, 7]
+    rows: list[Row] = [("u", "llm", history, [10, 12, 11]), ("u", "kept", history, [12, 20]), ("v", "llm", [2], [12])]
+    honest, asked = reranker._engine.score, []
+
+    def watch(prompts: Any, candidates: Any) -> Any:
+        asked.append(len(prompts))
+        return honest(prompts, candidates)
+
+    monkeypatch.setattr(reranker._engine, "score", watch)
+    one, two, _ = scores(reranker(table(rows)))
+    assert asked == [2]
+    assert one[1] == two[0]
+    np.testing.assert_array_equal(scores(reranker(table(rows[:1])))[0], one)
+
+
+def test_a_user_without_known_events_is_neutral_not_failed(reranker: Reranker) -> None:
+    out = reranker(table([("new", "llm", [], [2, 4]), ("odd", "llm", [1, 3, 5], [2, 4]), ("u", "llm", [2], [2, 4])]))
+    assert out["error"].null_count == 3
+    first, second, third = scores(out)
+    assert len(first) == 2
+    assert np.isnan(first).all()
+    assert np.isnan(second).all()
+    assert np.isfinite(third).all()
+
+
+def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
+    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(5)
+    expected = scores(reranker(table(rows)))
+    honest = reranker._engine.score
+
+    def failing(prompts: Any, candidates: Any) -> Any:
+        answers = honest(prompts, candidates)
+        answers[3] = Failure("it would not be read")
+        return answers
+
+    monkeypatch.setattr(reranker._engine, "score", failing)
+    out = reranker(table(rows))
+    assert out["error"].to_pylist() == [None, None, None, "it would not be read", None]
+    assert out["score.llm"].is_null().to_pylist() == [False, False, False, True, False]
+    np.testing.assert_array_equal(scores(out)[4], expected[4])
+    assert reranker.scored == {"vllm": 9, "failed": 1}
+
+
+def test_no_rows_and_no_candidates_are_fine(reranker: Reranker) -> None:
+    assert reranker(table([])).schema == reranked_schema(SOURCES)
+    assert len(scores(reranker(table([("u", "llm", [2, 4], [])])))[0]) == 0
+
+
+def test_a_longer_history_is_cut_from_its_oldest_end(reranker: Reranker) -> None:
+    """The model reads the newest 30 known events."""
+    known = [int(name[1:]) for name in KNOWN]
+    long, short = known[:80], known[50:80]
+    rows: list[Row] = [("long", "llm", long, [2, 4, 8]), ("short", "llm", short, [2, 4, 8])]
+    one, two = scores(reranker(table(rows)))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_chunked_tables_are_read_whole(reranker: Reranker) -> None:
+    rows = random_rows(6)
+    chunked = pa.concat_tables([table(rows[:2]), table(rows[2:])])
+    assert chunked["item"].num_chunks == 2
+    for one, two in zip(scores(reranker(chunked)), scores(reranker(table(rows))), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert isinstance(Ragged.from_arrow(chunked["item"]), Ragged)
