@@ -1,0 +1,123 @@
+"""Finding manifests, and putting one together from the receipts of a run that is complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Mapping
+
+from rayrec.errors import MissingFileError, PublicationError
+from rayrec.publishing import layout
+from rayrec.publishing.records import (
+    Manifest,
+    Provenance,
+    Receipt,
+    RunRecord,
+    SlateFile,
+    UserCounts,
+    add_counts,
+    utc_now,
+)
+from rayrec.storage import Storage
+
+_MAX_NAMED = 10  # shards or files named in an error
+
+
+def find_manifest(storage: Storage, date: datetime.date) -> Manifest | None:
+    """The publication of a day, or None while there is none."""
+    path = layout.manifest_path(date)
+    try:
+        data = storage.read(path)
+    except MissingFileError:
+        return None
+    return Manifest.from_json(data, storage.url(path))
+
+
+def published_dates(root: str) -> list[datetime.date]:
+    """The dates that have a manifest under the output root, oldest first."""
+    dates = (layout.date_of_manifest(file.path) for file in Storage(root).list("slates"))
+    return sorted(date for date in dates if date is not None)
+
+
+def assemble(storage: Storage, record: RunRecord, receipts: Mapping[int, Receipt], provenance: Provenance) -> Manifest:
+    """The manifest of a complete run. Raises PublicationError saying what is incomplete or does not add up."""
+    _require_all_shards(storage, record, receipts)
+    users = _accounted_users(receipts, provenance)
+    files = sorted(
+        (file for receipt in receipts.values() for file in receipt.files), key=lambda file: (file.arm, file.shard)
+    )
+    _require_files(storage, record, files)
+    engine: dict[str, int] = {}
+    for receipt in receipts.values():
+        engine = add_counts(engine, receipt.engine)
+    rows = provenance.input_rows
+    return Manifest(
+        dt=record.date,
+        run_id=record.run_id,
+        identity=record.identity,
+        attempt=uuid.uuid4().hex,
+        created_at=utc_now(),
+        fingerprint=record.fingerprint,
+        code_version=record.code_version,
+        versions=dict(provenance.versions),
+        models=dict(sorted(provenance.models.items())),
+        prompt_hash=provenance.prompt_hash,
+        shards=record.shards,
+        arms=record.arms,
+        users=users,
+        rows=sum(file.rows for file in files),
+        quarantined_rows=dict(sorted(provenance.quarantined_rows.items())),
+        engine=engine,
+        meaning=record.meaning,
+        inputs=tuple(dataclasses.replace(file, rows=rows.get(file.path)) for file in record.inputs),
+        files=tuple(files),
+    )
+
+
+def _require_all_shards(storage: Storage, record: RunRecord, receipts: Mapping[int, Receipt]) -> None:
+    missing = [shard for shard in range(record.shards) if shard not in receipts]
+    if missing:
+        raise PublicationError(
+            f"{len(missing)} of {record.shards} shards are not done: {_some([str(shard) for shard in missing])}",
+            where=storage.url(layout.receipts_folder(record.date, record.run_id)),
+            do="run the job again: it goes on with the shards that are missing",
+        )
+
+
+def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance) -> UserCounts:
+    total = UserCounts(0, 0)
+    for shard, receipt in receipts.items():
+        if receipt.users.imbalance():
+            raise PublicationError(f"users do not add up: {receipt.users.imbalance()}", where=f"shard {shard}")
+        total = total + receipt.users
+    if total.users_in != provenance.users_in:
+        raise PublicationError(
+            f"users do not add up: {provenance.users_in} users have a history, {total.users_in} went into the shards",
+            do="nothing is published; this is a defect of the job, please report it with this message",
+        )
+    if total.published == 0:
+        raise PublicationError(
+            f"nobody has a slate: of {total.users_in} users, quarantined {dict(total.quarantined)},"
+            f" ineligible {dict(total.ineligible)}",
+            do="check the date, data.window_days and data.min_events",
+        )
+    return total
+
+
+def _require_files(storage: Storage, record: RunRecord, files: list[SlateFile]) -> None:
+    sizes = {file.path: file.size for file in storage.list(layout.slates_folder(record.date))}
+    wrong = [file for file in files if sizes.get(file.path) != file.bytes]
+    if wrong:
+        named = [f"{file.path} ({sizes.get(file.path, 'missing')}, not {file.bytes} bytes)" for file in wrong]
+        receipts = sorted({layout.receipt_path(record.date, record.run_id, file.shard) for file in wrong})
+        raise PublicationError(
+            f"{len(wrong)} of {len(files)} files are not as their receipts say: {_some(named)}",
+            where=storage.root,
+            do=f"delete {_some(receipts)} and run the job again: these shards are then scored anew",
+        )
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - _MAX_NAMED
+    return ", ".join(names[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,184 @@
+"""A run from its first file to its publication.
+
+    run = Run.open(storage, record)            # driver; run.published is set if there is nothing to do
+    run.commit(shard, tables, users, engine)   # worker, once per shard; any number of attempts
+    run.publish(provenance)                    # driver
+
+A shard's files have attempt-unique names and count for nothing until its receipt exists; the receipt is created only
+if absent, so of many attempts one stands. The day's manifest is created only if absent, so of many runs one publishes.
+Whatever is killed, and whenever: what lies about is never read, and the next run goes on from the receipts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.errors import PublicationError
+from rayrec.publishing import layout
+from rayrec.publishing.checks import checked_slates
+from rayrec.publishing.differences import differences
+from rayrec.publishing.manifest import assemble, find_manifest
+from rayrec.publishing.records import Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts, utc_now
+from rayrec.storage import Storage
+
+_PARALLEL_CALLS = 16
+_ROW_GROUP = 1 << 17  # rows; small enough that one user's slates are found through the statistics
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How a run ended. Only `published` and `published by another run` exist: everything else is an error."""
+
+    outcome: Literal["published", "published by another run"]
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one date. Plain and picklable: workers get it whole."""
+
+    storage: Storage
+    record: RunRecord
+    published: Manifest | None = None  # set by `open` where the day is published already, by this very run
+
+    @classmethod
+    def peek(cls, storage: Storage, record: RunRecord) -> Run:
+        """What `open` would find, without writing anything: for a dry run."""
+        manifest = find_manifest(storage, record.date)
+        if manifest is not None and manifest.identity != record.identity:
+            raise _refusal(storage, manifest, record)
+        return cls(storage, record, manifest)
+
+    @classmethod
+    def open(cls, storage: Storage, record: RunRecord) -> Run:
+        """Begin or resume. Raises PublicationError if the day is published under other settings or other inputs."""
+        run = cls.peek(storage, record)
+        if run.published is not None:
+            run._clean_up(run.published)  # what a run left that was killed just after it had published
+            return run
+        storage.require_atomic_create()
+        storage.create(layout.record_path(record.date, record.run_id), record.to_json())
+        return run
+
+    def receipts(self) -> dict[int, Receipt]:
+        """The shards that are done."""
+        files = self.storage.list(layout.receipts_folder(self.record.date, self.record.run_id))
+        with ThreadPoolExecutor(_PARALLEL_CALLS) as pool:
+            receipts = list(pool.map(self._read_receipt, [file.path for file in files]))
+        return {receipt.shard: receipt for receipt in sorted(receipts, key=lambda receipt: receipt.shard)}
+
+    def commit(
+        self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int]
+    ) -> Receipt:
+        """Write one shard's slates (SLATE, one table an arm), then its receipt; returns the receipt that stands.
+
+        If another attempt was first, this one's files are deleted and the other's receipt is returned.
+        Raises PublicationError if a slate is wrong (see `checked_slates`) or the users do not add up.
+        """
+        if set(tables) != set(self.record.arms):
+            raise PublicationError(
+                f"the arms are {sorted(tables)}, not {sorted(self.record.arms)}", where=f"shard {shard}"
+            )
+        attempt = f"{self.record.run_id}-{uuid.uuid4().hex[:12]}"
+        checked = {arm: self._checked(tables[arm], arm, shard) for arm in self.record.arms}
+        distinct = len(pc.unique(pa.chunked_array([arm_users for _, arm_users in checked.values()])))
+        if distinct != users.published or users.imbalance():
+            problem = users.imbalance() or f"{users.published} users counted as published, {distinct} have a slate"
+            raise PublicationError(f"users do not add up: {problem}", where=f"shard {shard}")
+        files = tuple(
+            self._write(table, len(arm_users), arm, shard, attempt)
+            for arm, (table, arm_users) in checked.items()
+            if table.num_rows
+        )
+        receipt = Receipt(shard, self.record.run_id, attempt, utc_now(), users, dict(sorted(engine.items())), files)
+        path = layout.receipt_path(self.record.date, self.record.run_id, shard)
+        if self.storage.create(path, receipt.to_json()):
+            return receipt
+        standing = self._read_receipt(path)
+        if standing.attempt != attempt:  # equal after a lost answer: the receipt is ours all the same
+            self._delete(file.path for file in files)
+        return standing
+
+    def publish(self, provenance: Provenance) -> Publication:
+        """Make the day visible, by one conditional create of its manifest.
+
+        Raises PublicationError if a shard has no receipt, a file is missing or of another size, the users do not add
+        up, nobody has a slate, or a different run has published the day; in the last case this run's files are removed.
+        """
+        winner = find_manifest(self.storage, self.record.date)
+        if winner is not None:
+            return self._yield_to(winner)
+        manifest = assemble(self.storage, self.record, self.receipts(), provenance)
+        if not self.storage.create(layout.manifest_path(self.record.date), manifest.to_json()):
+            winner = find_manifest(self.storage, self.record.date)
+            if winner is None:
+                raise PublicationError(
+                    "the manifest was there and is gone again",
+                    where=self.storage.url(layout.manifest_path(self.record.date)),
+                    do="somebody withdraws this day; run again when they are done",
+                )
+            if winner.attempt != manifest.attempt:
+                return self._yield_to(winner)
+        self._clean_up(manifest)
+        return Publication("published", manifest)
+
+    def _checked(self, table: pa.Table, arm: str, shard: int) -> tuple[pa.Table, pa.Array]:
+        return checked_slates(table, date=self.record.date, arm=arm, shard=shard, shards=self.record.shards)
+
+    def _write(self, table: pa.Table, users: int, arm: str, shard: int, attempt: str) -> SlateFile:
+        sink = pa.BufferOutputStream()
+        order = pq.SortingColumn.from_ordering(table.schema, [("user_id", "ascending"), ("rank", "ascending")])
+        pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP, sorting_columns=order)
+        data = sink.getvalue()
+        path = layout.slate_path(self.record.date, arm, shard, attempt)
+        with self.storage.writer(path) as file:
+            file.write(data)
+        return SlateFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())
+
+    def _read_receipt(self, path: str) -> Receipt:
+        return Receipt.from_json(self.storage.read(path), self.storage.url(path))
+
+    def _yield_to(self, winner: Manifest) -> Publication:
+        self._clean_up(winner)
+        if winner.identity != self.record.identity:
+            raise _refusal(self.storage, winner, self.record)
+        return Publication("published by another run", winner)
+
+    def _clean_up(self, manifest: Manifest) -> None:
+        """Delete this run's files that the manifest does not name: of killed attempts, and all of a run that lost."""
+        if manifest.run_id != self.record.run_id:
+            # Before the files: a receipt must never outlive them, should the day be withdrawn and this run resumed.
+            self._delete(self._paths(layout.receipts_folder(self.record.date, self.record.run_id)))
+        kept = {file.path for file in manifest.files}
+        written = self._paths(layout.slates_folder(self.record.date))
+        self._delete([path for path in written if f"-{self.record.run_id}-" in path and path not in kept])
+
+    def _paths(self, folder: str) -> list[str]:
+        return [file.path for file in self.storage.list(folder)]
+
+    def _delete(self, paths: Iterable[str]) -> None:
+        with ThreadPoolExecutor(_PARALLEL_CALLS) as pool:
+            list(pool.map(self.storage.delete, paths))
+
+
+def _refusal(storage: Storage, published: Manifest, now: RunRecord) -> PublicationError:
+    lines = [
+        f"slates for {now.date} are already published, by a run that differs (published -> now):",
+        *(f"  {line}" for line in differences(published.record, now)),
+    ]
+    manifest = storage.url(layout.manifest_path(now.date))
+    return PublicationError(
+        "\n".join(lines),
+        where=f"{manifest}, published {published.created_at}",
+        do="keep what is published; or give output.root another folder; or withdraw the day by deleting that manifest,"
+        " and run again",
+    )

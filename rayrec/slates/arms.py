@@ -1,0 +1,157 @@
+"""Experiment arms as a plan: what each arm does at each stage, and which arms share the work.
+
+Two arms whose settings for a stage are equal, and that share everything before it, have the same *variant* of that
+stage: it runs once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import BaseModel
+
+from rayrec.config import Arm, Config
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest, hash_strings, seed_of
+
+S = TypeVar("S", bound=BaseModel)
+Stage = Literal["denoise", "retrieve", "rerank", "slate"]
+STAGES: tuple[Stage, ...] = ("denoise", "retrieve", "rerank", "slate")
+_SECTIONS = {"denoise": "denoise", "retrieve": "retrieval", "rerank": "rerank", "slate": "slate"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a stage. `name` tells it apart from every other variant and is stable between runs."""
+
+    name: str
+    stage: Stage
+    settings: BaseModel = field(repr=False)  # Denoise, Retrieval, Rerank or Slate, with everything filled in
+    parent: str | None  # the variant of the stage before, whose table it reads
+
+    def read(self, section: type[S]) -> S:
+        """The settings as the section that they are of."""
+        if not isinstance(self.settings, section):
+            raise TypeError(f"{self.name} holds {type(self.settings).__name__}, not {section.__name__}")
+        return self.settings
+
+
+@dataclass(frozen=True)
+class ArmPath:
+    """The variants that make one arm's slates, in the order of the stages."""
+
+    arm: str
+    share: float
+    variants: tuple[Variant, ...]
+
+    def at(self, stage: Stage) -> Variant:
+        return self.variants[STAGES.index(stage)]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """All arms of a config, in its order."""
+
+    paths: tuple[ArmPath, ...]
+    assignment: Literal["all", "split"]
+    salt: str
+
+    def __iter__(self) -> Iterator[ArmPath]:
+        return iter(self.paths)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(path.arm for path in self.paths)
+
+    def variants(self, stage: Stage) -> tuple[Variant, ...]:
+        """Each variant of the stage once, in the order in which the arms first need it."""
+        return tuple({path.at(stage).name: path.at(stage) for path in self.paths}.values())
+
+    def arms_of(self, variant: Variant) -> tuple[str, ...]:
+        return tuple(path.arm for path in self.paths if path.at(variant.stage).name == variant.name)
+
+    def members(self, user_ids: pa.Array | pa.ChunkedArray) -> dict[str, npt.NDArray[np.bool_]]:
+        """For each arm, which users [n] get a slate from it: all, or those that the salted hash gives to it."""
+        if self.assignment == "all":
+            return {arm: np.ones(len(user_ids), np.bool_) for arm in self.names}
+        arm = self.assigned(user_ids)
+        return {name: arm == number for number, name in enumerate(self.names)}
+
+    def users_of(self, variant: Variant, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Which users [n] some arm of this variant serves: the others need no work here."""
+        members = self.members(user_ids)
+        served: npt.NDArray[np.bool_] = np.any([members[arm] for arm in self.arms_of(variant)], axis=0)
+        return served
+
+    def assigned(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int16]:
+        """The one arm of each user, [n], by index: a hash of salt and user, so the same every day, on every machine."""
+        bounds = np.cumsum([path.share for path in self.paths])
+        point = _mixed(hash_strings(user_ids) ^ np.uint64(seed_of("arms", self.salt))) * 2.0**-64
+        arm = np.searchsorted(bounds / bounds[-1], point, side="right")
+        return np.minimum(arm, len(bounds) - 1).astype(np.int16)
+
+    def describe(self) -> str:
+        """The plan as text: every variant once, with the arms that use it."""
+        lines = []
+        for stage in STAGES:
+            for variant in self.variants(stage):
+                arms = ", ".join(self.arms_of(variant))
+                lines.append(f"{stage:<9} {variant.name:<28} for {arms}")
+        shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self._shares, strict=True))
+        lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
+        return "\n".join(lines)
+
+    @cached_property
+    def _shares(self) -> tuple[float, ...]:
+        total = sum(path.share for path in self.paths)
+        return tuple(path.share / total for path in self.paths)
+
+
+def resolve(config: Config) -> ArmPlan:
+    """Raises ConfigError for arm names that cannot be part of a path."""
+    paths = []
+    for name, arm in config.arms.variants.items():
+        if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 64:
+            raise ConfigError(
+                f"{name!r} cannot be an arm's name",
+                where="arms.variants",
+                do="use letters, digits, - and _, at most 64",
+            )
+        paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
+    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt)
+
+
+def _variants(config: Config, arm: Arm) -> Iterator[Variant]:
+    parent, key = None, ""
+    for stage in STAGES:
+        section = _SECTIONS[stage]
+        settings: BaseModel = getattr(arm, section) or getattr(config, section)
+        key = digest([key, stage, _ordered(settings.model_dump(mode="json"))])
+        variant = Variant(f"{_label(stage, settings)}-{key[:8]}", stage, settings, parent)
+        parent = variant.name
+        yield variant
+
+
+def _ordered(value: Any) -> Any:
+    # Lists in place of mappings: the order of sources decides ties between them, so it is part of the meaning.
+    if isinstance(value, dict):
+        return [[key, _ordered(inner)] for key, inner in value.items()]
+    return value
+
+
+def _label(stage: Stage, settings: BaseModel) -> str:
+    named = getattr(settings, "method", None) or getattr(settings, "policy", None)
+    return str(named or stage)
+
+
+def _mixed(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64: users of one shard spread evenly over the arms, whatever the salt."""
+    x = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

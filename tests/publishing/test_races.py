@@ -1,0 +1,132 @@
+"""Sixteen runs of one day at once: one manifest, and a reader sees nothing or everything, at every moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
+
+import pytest
+from small_day import DATE, PROVENANCE, commit_all, publish_day, record, whole_day
+
+from rayrec import read_slates
+from rayrec.errors import PublicationError
+from rayrec.publishing import Run, RunRecord, find_manifest, read_manifest
+from rayrec.storage import Storage
+
+RUNS = 16
+
+
+class WatchingReader:
+    """Reads the day over and over; fails, as the block ends, if it ever got less than a whole day of one racer."""
+
+    def __init__(self, root: str) -> None:
+        self.nothing, self.everything = 0, 0  # looks at the day, by what was seen
+        self._root, self._done, self._pool = root, threading.Event(), ThreadPoolExecutor(1)
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            if find_manifest(Storage(self._root), DATE) is None:
+                self.nothing += 1
+                continue
+            size = read_manifest(self._root, DATE).meaning["slate"]["size"]
+            assert read_slates(self._root, DATE, verify=True).equals(whole_day(size))
+            self.everything += 1
+
+    def __enter__(self) -> WatchingReader:
+        self._watching = self._pool.submit(self._watch)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watching.result()
+        self._pool.shutdown()
+
+
+def test_of_sixteen_drivers_of_one_run_one_publishes_and_all_agree(storage_root: str) -> None:
+    storage, line = Storage(storage_root), threading.Barrier(RUNS)
+
+    def drive(_: int) -> str:
+        run = Run.open(storage, record())
+        line.wait()
+        commit_all(run)  # every driver scores every shard: 16 attempts at each
+        return run.publish(PROVENANCE).outcome
+
+    with WatchingReader(storage_root) as reader, ThreadPoolExecutor(RUNS) as pool:
+        outcomes = sorted(pool.map(drive, range(RUNS)))
+    assert outcomes == ["published"] + ["published by another run"] * (RUNS - 1)
+    assert reader.nothing > 0
+    assert_only_the_manifest_and_its_files_are_left(storage)
+    assert read_slates(storage_root, DATE, verify=True).equals(whole_day())
+
+
+def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_others_say_why(
+    storage_root: str,
+) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["pytest", "s3fs", "aiobotocore.session", "rayrec", "small_day"])
+    line, answers = processes.Barrier(RUNS), processes.Queue()
+    # The fork server keeps the environment of its own start, perhaps from before there was an S3 server.
+    rest = (dict(os.environ), line, answers)
+    racers = [processes.Process(target=race, args=(storage_root, size, *rest)) for size in range(1, RUNS + 1)]
+    with WatchingReader(storage_root) as reader:
+        for racer in racers:
+            racer.start()
+        ended = dict(answers.get(timeout=300) for _ in racers)
+        for racer in racers:
+            racer.join()
+    winner = read_manifest(storage_root, DATE).meaning["slate"]["size"]
+    assert [size for size, end in ended.items() if end == "published"] == [winner]
+    losers = {size: end for size, end in ended.items() if size != winner}
+    assert all(f"slate.size: {winner} -> {size}" in end for size, end in losers.items())
+    assert reader.nothing > 0
+    assert_only_the_manifest_and_its_files_are_left(Storage(storage_root))
+    assert read_slates(storage_root, DATE, verify=True).equals(whole_day(winner))
+
+
+def race(
+    root: str, size: int, environment: dict[str, str], line: Barrier, answers: multiprocessing.Queue[tuple[int, str]]
+) -> None:
+    os.environ.update(environment)
+    run = Run.open(Storage(root), sized(size))
+    commit_all(run, size)
+    line.wait()
+    try:
+        answers.put((size, run.publish(PROVENANCE).outcome))
+    except PublicationError as error:
+        answers.put((size, str(error)))
+
+
+def sized(size: int) -> RunRecord:
+    return record(slate={"size": size})
+
+
+def test_a_run_that_lost_can_be_run_again_after_the_day_is_withdrawn(storage_root: str) -> None:
+    storage = Storage(storage_root)
+    loser = Run.open(storage, sized(7))
+    commit_all(loser, 7)
+    publish_day(storage)
+    with pytest.raises(PublicationError, match=r"slate\.size: 5 -> 7"):
+        loser.publish(PROVENANCE)
+    assert loser.receipts() == {}
+    storage.delete("slates/dt=2011-08-31/manifest.json")
+    assert publish_day(storage, sized(7)).outcome == "published"
+    assert read_slates(storage_root, DATE, verify=True).equals(whole_day(7))
+
+
+def test_a_winner_does_not_touch_the_files_of_a_run_still_in_progress(storage_root: str) -> None:
+    storage = Storage(storage_root)
+    other = Run.open(storage, sized(7))
+    commit_all(other, 7)
+    publish_day(storage)
+    paths = {file.path for file in storage.list()}
+    assert all(file.path in paths for receipt in other.receipts().values() for file in receipt.files)
+
+
+def assert_only_the_manifest_and_its_files_are_left(storage: Storage) -> None:
+    manifest = find_manifest(storage, DATE)
+    assert manifest is not None
+    left = {file.path for file in storage.list("slates")}
+    assert left == {"slates/dt=2011-08-31/manifest.json", *(file.path for file in manifest.files)}

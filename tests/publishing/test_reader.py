@@ -1,0 +1,144 @@
+"""What a serving layer sees of a published day."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tomllib
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from small_day import ARMS, DATE, USERS, commit_all, publish_day, record, whole_day
+
+import rayrec
+from rayrec import read_slates
+from rayrec.contracts.schemas import SLATE
+from rayrec.errors import PublicationError, StorageError
+from rayrec.publishing import Run, published_dates, read_manifest
+from rayrec.storage import Storage
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    publish_day(Storage(str(tmp_path)))
+    return str(tmp_path)
+
+
+def test_the_schema_is_exactly_the_contract(root: str) -> None:
+    assert read_slates(root, "2011-08-31").schema.equals(SLATE, check_metadata=True)
+
+
+def test_a_date_may_be_text_or_a_date(root: str) -> None:
+    assert read_slates(root, "2011-08-31").equals(read_slates(root, datetime.date(2011, 8, 31)))
+    midnight = datetime.datetime(2011, 8, 31, tzinfo=datetime.UTC)
+    assert read_slates(root, "2011-08-31").equals(read_slates(root, midnight))
+    with pytest.raises(PublicationError, match=r"'31\.08\.2011' is not a date"):
+        read_slates(root, "31.08.2011")
+
+
+def test_one_arm_is_that_arm_and_all_arms_are_their_sum(root: str) -> None:
+    arms = [read_slates(root, DATE, arm) for arm in ARMS]
+    assert [pc.unique(table["arm"]).to_pylist() for table in arms] == [[arm] for arm in ARMS]
+    assert pa.concat_tables(arms).equals(read_slates(root, DATE))
+
+
+def test_the_slates_of_a_few_users_are_those_of_the_whole_day_filtered(root: str) -> None:
+    whole = whole_day()
+    for users in (["user-07"], USERS[3:9], ["nobody"], []):
+        expected = whole.filter(pc.is_in(whole["user_id"], value_set=pa.array(users, pa.string())))
+        assert read_slates(root, DATE, users=users).equals(expected)
+
+
+def test_the_slates_of_one_user_are_read_from_one_file_an_arm(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = Storage.read, []
+    monkeypatch.setattr(Storage, "read", lambda self, path: (seen.append(path), read(self, path))[1])
+    read_slates(root, DATE, users=["user-07"])
+    assert len([path for path in seen if path.endswith(".parquet")]) == len(ARMS)
+
+
+def test_a_date_that_is_not_published_names_the_newest_that_are(root: str) -> None:
+    with pytest.raises(PublicationError, match="no slates are published for 2011-09-01") as error:
+        read_slates(root, "2011-09-01")
+    assert "2011-08-31" in error.value.do
+    assert published_dates(root) == [DATE]
+
+
+def test_an_empty_root_says_so(tmp_path: Path) -> None:
+    with pytest.raises(PublicationError, match="nothing is published here"):
+        read_slates(str(tmp_path / "none"), "2011-09-01")
+    assert published_dates(str(tmp_path / "none")) == []
+
+
+def test_an_unknown_arm_names_those_there_are(root: str) -> None:
+    with pytest.raises(PublicationError, match="there is no arm 'treatment'") as error:
+        read_slates(root, DATE, "treatment")
+    assert error.value.do == "the arms are control, llm"
+
+
+def test_files_that_the_manifest_does_not_name_are_not_read(root: str) -> None:
+    stray = "slates/dt=2011-08-31/arm=llm/shard=0000-stray.parquet"
+    Storage(root).write(stray, Storage(root).read(read_manifest(root, DATE).files[0].path))
+    assert read_slates(root, DATE).equals(whole_day())
+
+
+def test_a_missing_file_is_an_error_and_never_a_shorter_table(root: str) -> None:
+    victim = read_manifest(root, DATE).files[0].path
+    Storage(root).delete(victim)
+    with pytest.raises(PublicationError, match="it is missing") as error:
+        read_slates(root, DATE)
+    assert victim in error.value.where
+
+
+def test_a_shortened_file_is_an_error(root: str) -> None:
+    victim = read_manifest(root, DATE).files[0]
+    Storage(root).write(victim.path, Storage(root).read(victim.path)[:-1])
+    with pytest.raises(PublicationError, match=f"it has {victim.bytes - 1} bytes, not {victim.bytes}"):
+        read_slates(root, DATE)
+
+
+def test_verify_finds_a_changed_byte(root: str) -> None:
+    victim = read_manifest(root, DATE).files[0].path
+    data = bytearray(Storage(root).read(victim))
+    data[len(data) // 2] ^= 1
+    Storage(root).write(victim, bytes(data))
+    with pytest.raises(PublicationError, match="its sha256 is another"):
+        read_slates(root, DATE, verify=True)
+
+
+def test_a_manifest_cannot_point_outside_the_root(root: str) -> None:
+    manifest = json.loads(Storage(root).read("slates/dt=2011-08-31/manifest.json"))
+    manifest["files"][0]["path"] = "../../etc/passwd"
+    Storage(root).write("slates/dt=2011-08-31/manifest.json", json.dumps(manifest).encode())
+    with pytest.raises(StorageError, match="leaves the root"):
+        read_slates(root, DATE)
+
+
+# The SQL of the README: DuckDB follows the manifest as read_slates does.
+DUCKDB = """
+SET VARIABLE root = '{root}';
+SET VARIABLE files = (
+    SELECT list(getvariable('root') || '/' || file.path)
+    FROM (SELECT unnest(files) AS file FROM read_json(getvariable('root') || '/slates/dt={date}/manifest.json'))
+    WHERE file.arm = 'llm'
+);
+SELECT * FROM read_parquet(getvariable('files'), hive_partitioning = false) ORDER BY user_id, rank;
+"""
+
+
+def test_duckdb_reads_the_same_through_the_manifest(root: str) -> None:
+    commit_all(Run.open(Storage(root), record()))  # no effect: the day is published
+    stray = "slates/dt=2011-08-31/arm=llm/shard=0000-stray.parquet"
+    Storage(root).write(stray, Storage(root).read(read_manifest(root, DATE).files[0].path))
+    with duckdb.connect() as connection:
+        got = connection.sql(DUCKDB.format(root=root, date=DATE)).to_arrow_table()
+    expected = read_slates(root, DATE, "llm").sort_by([("user_id", "ascending"), ("rank", "ascending")])
+    assert got.num_rows == 300
+    assert got.cast(SLATE).equals(expected)
+
+
+def test_the_version_is_the_package_version() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert rayrec.__version__ == project["version"]

@@ -1,0 +1,69 @@
+"""Candidate tables whose truth is known: what users take follows a planted mix of two retrievers and the prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import candidate_schema
+from rayrec.slates.blend import Lesson, Prior
+
+ITEMS, CUT = 200, 86_400_000_000 * 100
+NAMES = ("log_decayed_1d", "log_decayed_8d", "log_age", "log_count")
+SOURCES = ("ease", "user_knn", "popularity")
+PERSONAL = ("ease", "user_knn")
+
+
+def prior(seed: int = 0) -> Prior:
+    return Prior(NAMES, np.random.default_rng(seed).normal(size=(ITEMS, len(NAMES))).astype(np.float32), CUT)
+
+
+def candidates(users: int = 50, seed: int = 0, shortest: int = 5) -> pa.Table:
+    random = np.random.default_rng(seed)
+    lengths = random.integers(shortest, 40, users)
+    code = np.concatenate([np.sort(random.choice(ITEMS, length, replace=False)) for length in lengths])
+    candidate = Ragged.from_lengths(code.astype(np.int32), lengths)
+    past = random.integers(0, 6, users)
+    history = Ragged.from_lengths(random.integers(0, ITEMS, past.sum()).astype(np.int32), past)
+    ts = CUT - np.sort(random.integers(1, 10**12, past.sum()))[::-1]
+    scores = [candidate.like(random.gamma(1.0, 1.0, len(code)).astype(np.float32)) for _ in SOURCES]
+    return pa.table(
+        [
+            pa.array([f"user {number:04d}" for number in range(users)]),
+            pa.array(["v"] * users),
+            history.to_arrow(pa.int32()),
+            history.like(ts).to_arrow(pa.int64()),
+            candidate.to_arrow(pa.int32()),
+            candidate.like(random.integers(0, 3, len(code)).astype(np.int8)).to_arrow(pa.int8()),
+            *(score.to_arrow(pa.float32()) for score in scores),
+        ],
+        schema=candidate_schema(SOURCES),
+    )
+
+
+def with_llm(table: pa.Table, seed: int = 0) -> pa.Table:
+    candidate = Ragged.from_arrow(table["candidate"])
+    score = np.random.default_rng(seed + 100).normal(-5, 2, len(candidate.values)).astype(np.float32)
+    table = table.append_column(
+        pa.field("score.llm", pa.list_(pa.float32())), candidate.like(score).to_arrow(pa.float32())
+    )
+    return table.append_column(pa.field("error", pa.string()), pa.nulls(len(table), pa.string()))
+
+
+def lesson(users: int = 400, seed: int = 0, llm: float | None = None, ease: float = 2.0) -> Lesson:
+    """Each user takes two candidates, drawn by exp(ease * log ease score + the 8-day prior + llm * LLM score)."""
+    table = candidates(users, seed)
+    if llm is not None:
+        table = with_llm(table, seed)
+    candidate, known = Ragged.from_arrow(table["candidate"]), prior()
+    value = ease * np.log(Ragged.from_arrow(table["score.ease"]).values + 0.3)
+    value += known.column("log_decayed_8d")[candidate.values]
+    if llm is not None:
+        value += llm * Ragged.from_arrow(table["score.llm"]).values
+    value += np.random.default_rng(seed + 7).gumbel(size=len(value))
+    taken = np.zeros(len(value), np.bool_)
+    for user in range(users):
+        at = slice(candidate.offsets[user], candidate.offsets[user + 1])
+        taken[candidate.offsets[user] + np.argsort(-value[at])[:2]] = True
+    return Lesson(table, candidate.like(taken), known)

@@ -1,0 +1,99 @@
+"""Arms as a plan: shared work is found, users are spread and stay where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.config import Config
+from rayrec.errors import ConfigError
+from rayrec.slates.arms import resolve
+
+DATA = {"interactions": {"path": "x"}, "items": {"from_interactions": True}}
+USERS = pa.array([f"user {number}" for number in range(20_000)])
+
+
+def config(variants: dict[str, Any], **arms: Any) -> Config:
+    return Config.model_validate({"name": "shop", "data": DATA, "arms": {"variants": variants, **arms}})
+
+
+CONTROL = {"denoise": {"method": "none"}, "rerank": {"method": "none"}}
+
+
+def test_arms_share_every_stage_they_agree_on() -> None:
+    plan = resolve(config({"control": CONTROL, "llm": {}, "llm_short": {"slate": {"size": 10}}}))
+    assert [len(plan.variants(stage)) for stage in ("denoise", "retrieve", "rerank", "slate")] == [2, 2, 2, 3]
+    control, llm, short = plan
+    assert llm.at("rerank") == short.at("rerank")
+    assert llm.at("slate") != short.at("slate")
+    assert control.at("denoise").name.startswith("none-")
+    assert plan.arms_of(llm.at("denoise")) == ("llm", "llm_short")
+
+
+def test_the_same_settings_after_different_work_are_different_variants() -> None:
+    plan = resolve(config({"a": {"denoise": {"method": "none"}}, "b": {}}))
+    one, other = (path.at("retrieve") for path in plan)
+    assert one.settings == other.settings
+    assert one.name != other.name
+    assert (one.parent, other.parent) == tuple(path.at("denoise").name for path in plan)
+
+
+def test_variants_are_named_alike_in_every_run_and_config() -> None:
+    first = resolve(config({"llm": {}}))
+    second = resolve(config({"control": CONTROL, "better": {}}))
+    assert first.paths[0].variants == second.paths[1].variants
+
+
+def test_the_order_of_sources_is_part_of_a_variant() -> None:
+    one = {"retrieval": {"sources": {"ease": {}, "popularity": {}}}}
+    other = {"retrieval": {"sources": {"popularity": {}, "ease": {}}}}
+    assert len(resolve(config({"a": one, "b": other})).variants("retrieve")) == 2
+
+
+def test_everybody_is_in_every_arm_or_in_exactly_one() -> None:
+    everyone = resolve(config({"a": {}, "b": CONTROL})).members(USERS)
+    assert all(users.all() for users in everyone.values())
+    split = resolve(config({"a": {}, "b": CONTROL}, assignment="split")).members(USERS)
+    assert (sum(users.astype(int) for users in split.values()) == 1).all()
+
+
+def test_shares_are_met_and_no_shard_is_one_sided() -> None:
+    from rayrec.hashing import shard_of
+
+    plan = resolve(config({"a": {"share": 3}, "b": {"share": 1}}, assignment="split"))
+    arm = plan.assigned(USERS)
+    assert (arm == 1).mean() == pytest.approx(0.25, abs=0.015)
+    shard = shard_of(USERS, 16)
+    for number in range(16):
+        assert (arm[shard == number] == 1).mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_user_stays_in_an_arm_and_another_salt_deals_anew() -> None:
+    def assigned(salt: str, users: pa.Array) -> np.ndarray:
+        return resolve(config({"a": {}, "b": {}}, assignment="split", salt=salt)).assigned(users)
+
+    first = assigned("one", USERS)
+    assert np.array_equal(first[5000:5100], assigned("one", USERS[5000:5100]))
+    assert (first == assigned("two", USERS)).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_users_of_a_variant_are_those_of_its_arms() -> None:
+    plan = resolve(config({"control": CONTROL, "llm": {}, "short": {"slate": {"size": 9}}}, assignment="split"))
+    members = plan.members(USERS)
+    llm = plan.paths[1].at("rerank")
+    assert np.array_equal(plan.users_of(llm, USERS), members["llm"] | members["short"])
+
+
+def test_the_plan_reads_as_text() -> None:
+    text = resolve(config({"control": CONTROL, "llm": {"share": 3}}, assignment="split")).describe()
+    assert "for control" in text
+    assert "split: control 25%, llm 75%" in text
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "a=b", "ü", "x" * 65])
+def test_arm_names_that_cannot_be_part_of_a_path_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be an arm's name"):
+        resolve(config({name: {}}))

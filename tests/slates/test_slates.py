@@ -1,0 +1,133 @@
+"""From scored candidates to published rows; the order of ties; earlier days as lessons."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_candidates import ITEMS, NAMES, PERSONAL, SOURCES, candidates, prior
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import HISTORY, SLATE
+from rayrec.errors import ConfigError
+from rayrec.ordering import best, ranks
+from rayrec.slates.assemble import AssembleStage, slate_ids
+from rayrec.slates.blend import Blend
+from rayrec.slates.examples import is_taken, known_at, taken_after, usable
+from rayrec.slates.policies import Greedy, policy_kind
+from rayrec.slates.shortlist import ShortlistStage
+
+IDS = pa.array([f"item {code:03d}" for code in range(ITEMS)])
+BLEND = Blend.default(PERSONAL, NAMES)
+
+
+def stage(size: int = 10) -> AssembleStage:
+    return AssembleStage(BLEND, prior(), Greedy(), size, SOURCES, IDS, datetime.date(2024, 5, 1), "run 1")
+
+
+def test_slates_hold_each_users_best_candidates_in_order() -> None:
+    table = candidates()
+    rows = stage()(table, "llm")
+    assert rows.schema.equals(SLATE)
+    scores, candidate = BLEND.scores(table, prior()), Ragged.from_arrow(table["candidate"])
+    for user in range(50):
+        own = rows.filter(pa.compute.equal(rows["user_id"], f"user {user:04d}"))
+        order = np.argsort(-scores[user], kind="stable")[:10]
+        assert own["item_id"].to_pylist() == [f"item {code:03d}" for code in candidate[user][order]]
+        assert own["rank"].to_pylist() == list(range(1, len(order) + 1))
+        assert own["score"].to_pylist() == scores[user][order].tolist()
+        source = np.array(table["source"][user].as_py())[order]
+        assert own["source"].to_pylist() == [SOURCES[number] for number in source]
+    assert set(rows["propensity"].to_pylist()) == {1.0}
+    assert set(rows["arm"].to_pylist()) == {"llm"}
+
+
+def test_rows_are_sorted_by_user_and_do_not_depend_on_the_order_of_users() -> None:
+    table = candidates()
+    shuffled = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
+    assert stage()(shuffled, "llm").equals(stage()(table, "llm"))
+    parts = [stage()(table.slice(start, 10), "llm") for start in range(0, 50, 10)]
+    assert pa.concat_tables(parts).equals(stage()(table, "llm"))
+
+
+def test_a_user_without_candidates_gets_no_rows_and_an_empty_shard_no_table_rows() -> None:
+    table = candidates()
+    assert len(stage()(table.slice(0, 0), "llm")) == 0
+    empty = Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(50, np.int64))
+    for name in ("candidate", "source", *(f"score.{source}" for source in SOURCES)):
+        field = table.schema.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, empty.to_arrow(field.type.value_type))
+    assert len(stage()(table, "llm")) == 0
+
+
+def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
+    users = pa.array(["a", "b", "ü"])
+    first = slate_ids("run", "arm", users).to_pylist()
+    assert first == slate_ids("run", "arm", users).to_pylist()
+    assert slate_ids("run", "arm", users[1:]).to_pylist() == first[1:]
+    others = slate_ids("run", "other", users).to_pylist() + slate_ids("run 2", "arm", users).to_pylist()
+    assert len({*first, *others}) == 9
+    assert all(len(text) == 32 for text in first)
+    assert slate_ids("run", "arm", pa.array([], pa.string())).to_pylist() == []
+
+
+def test_a_shortlist_holds_the_best_of_the_union_in_order() -> None:
+    table = candidates()
+    short = ShortlistStage(BLEND, prior(), 7)(table)
+    assert short.schema.equals(table.schema)
+    scores = BLEND.scores(table, prior())
+    for user in range(50):
+        order = np.argsort(-scores[user], kind="stable")[:7]
+        for name in ("candidate", "source", "score.ease"):
+            assert short[name][user].as_py() == np.array(table[name][user].as_py())[order].tolist()
+    assert short["item"].equals(table["item"])
+
+
+def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="no slate policy 'gready'"):
+        policy_kind("gready")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([0.0, -0.0, 1.5, -2.0, np.inf, -np.inf, np.nan]), max_size=7), max_size=5))
+def test_ties_go_to_the_first_and_missing_scores_come_last(rows: list[list[float]]) -> None:
+    ragged = Ragged.from_lengths(np.array([x for row in rows for x in row], np.float32), [len(row) for row in rows])
+    places = best(ragged, 4)
+    for number, row in enumerate(rows):
+        order = sorted(range(len(row)), key=lambda at: (np.isnan(row[at]), -row[at] if row[at] == row[at] else 0.0, at))
+        assert (places[number] - ragged.offsets[number]).tolist() == order[:4]
+        if row:
+            rank = ranks(np.array([row], np.float32), np.ones((1, len(row)), np.bool_))[0]
+            assert rank[order].tolist() == list(range(len(row)))
+
+
+def history() -> pa.Table:
+    return pa.table(
+        [
+            ["a", "b", "c"],
+            [[1, 2, 1, 3, 3], [5, 6], []],
+            [[10, 20, 30, 40, 50], [5, 60], []],
+            [[0, 0, 0, 0, 0], [0, 1], []],
+            [[0.0] * 5, [0.0] * 2, []],
+            [[-1] * 5, [-1] * 2, []],
+        ],
+        schema=HISTORY,
+    )
+
+
+def test_a_lesson_knows_only_what_was_known_and_wants_what_was_new() -> None:
+    past = known_at(history(), 30)
+    assert past["item"].to_pylist() == [[1, 2], [5], []]
+    assert past["ts"].to_pylist() == [[10, 20], [5], []]
+    assert past.schema.equals(HISTORY)
+    wanted = taken_after(history(), 30, 50, (1.0, -1.0))
+    assert [wanted[row].tolist() for row in range(3)] == [[3], [], []]  # 1 is not new, 6 was a return
+    again = taken_after(history(), 30, 61, (1.0, -1.0), new_only=False)
+    assert [again[row].tolist() for row in range(3)] == [[1, 3], [], []]
+    assert usable(past, wanted, 2).tolist() == [True, False, False]
+    candidate = Ragged.from_lengths(np.array([3, 4, 3], np.int32), [2, 1, 0])
+    assert is_taken(candidate, wanted).tolist() == [True, False, False]
