@@ -1,0 +1,34 @@
+"""One user of a published day: the history with titles, what was taken out and why, and each arm's slate.
+
+python -m jobs.show --config conf/online_retail.yaml --set output.root=OUT --date 2011-08-31 --user 12423
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.cli import ConfigPath, Day, Overrides, command, day_of, settings
+from rayrec.evaluation.people import read_people
+from rayrec.evaluation.terminal import print_person, results_console
+
+
+def show(
+    config: ConfigPath,
+    date: Day,
+    user: Annotated[str, typer.Option("--user", help="The user's id, as in the data.")],
+    overrides: Overrides = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="How much of each slate to show.")] = 10,
+    events: Annotated[int, typer.Option("--events", min=1, help="How many of the newest events to show.")] = 30,
+) -> None:
+    """Show one user's history and slates. Reads from output.root only."""
+    loaded = settings(config, overrides)
+    (person,) = read_people(loaded.output.root, day_of(date), [user])
+    print_person(results_console(), person, ranks=ranks, events=events)
+
+
+main = command(show)
+
+if __name__ == "__main__":
+    main()

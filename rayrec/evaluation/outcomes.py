@@ -1,0 +1,55 @@
+"""What users did after the date: the horizon's interactions, through the same contract as any other day's."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import pyarrow as pa
+
+from rayrec.config import Config
+from rayrec.contracts.reading import read_piece
+from rayrec.contracts.schemas import TS
+from rayrec.contracts.sources import input_files, make_splits
+from rayrec.contracts.validation import InteractionContract
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+OUTCOME = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("ts", TS, nullable=False),
+        pa.field("event", pa.int8(), nullable=False),  # index into the names of `data.events`
+    ]
+)
+
+
+def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
+    """OUTCOME rows of [day, day + horizon_days); rows that break the contract are left out, as they are in the job.
+
+    Raises DataError where the data hold nothing in those days.
+    """
+    end = day + timedelta(days=horizon_days)
+    data = config.data.model_copy(update={"window_days": horizon_days})
+    storage = Storage(data.root)
+    nothing = DataError(
+        f"there are no interactions from {day} to {end - timedelta(days=1)} to judge the slates by",
+        where=storage.url(data.interactions.path),
+        do="choose a --date at least --horizon-days before the end of the data",
+    )
+    contract = InteractionContract(data, end)
+    tables = [OUTCOME.empty_table()]
+    try:
+        files = input_files(data, end)
+    except DataError as error:
+        raise nothing if error.what.startswith("no interactions") else error from None
+    for split in make_splits(storage, files, data.split_bytes):
+        for piece in split.pieces:
+            for batch in read_piece(storage, piece, data.interactions, contract.columns, contract.needed):
+                rows = contract.check(batch, piece.file, storage.url(piece.file.path)).interactions
+                accepted = rows.filter(pa.compute.invert(rows["rejected"]))
+                tables.append(accepted.select(OUTCOME.names).cast(OUTCOME))
+    found = pa.concat_tables(tables)
+    if not found.num_rows:
+        raise nothing
+    return found

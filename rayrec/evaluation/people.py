@@ -1,0 +1,189 @@
+"""One user's day in words: the history with titles, what was taken out of it and why, and the slate of each arm.
+
+Everything comes from `output.root` of a published day: the manifest, the slates, and what the score stage leaves
+beside its receipts:
+
+    runs/dt=D/<run id>/catalogue.parquet            ITEM, sorted by item_id: the run's item codes
+    runs/dt=D/<run id>/denoised/shard=0007.arrow    DENOISED (IPC file), one row a (user, variant)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import DENOISED, ITEM
+from rayrec.denoising.base import REASONS
+from rayrec.errors import DataError, MissingFileError
+from rayrec.evaluation.report_data import EXAMPLE, REMOVED
+from rayrec.hashing import shard_of
+from rayrec.publishing import layout
+from rayrec.publishing.reader import read_manifest, read_slates
+from rayrec.publishing.records import Manifest
+from rayrec.storage import Storage
+
+IN_WORDS = {
+    "inconsistent": "does not fit the other events",
+    "harmful": "makes the trusted events harder to predict",
+    "both": "fits nothing else, and makes the trusted events harder to predict",
+}
+
+
+@dataclass(frozen=True)
+class PastEvent:
+    title: str
+    when: datetime  # UTC
+    event: str
+    taken_out: Mapping[str, str]  # denoising variant -> reason (a key of IN_WORDS); empty: kept by all
+
+
+@dataclass(frozen=True)
+class Recommended:
+    rank: int
+    title: str
+    score: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Person:
+    user_id: str
+    history: tuple[PastEvent, ...]  # oldest first
+    slates: Mapping[str, tuple[Recommended, ...]]  # by arm
+
+
+def catalogue_path(day: date, run_id: str) -> str:
+    return f"{layout.run_folder(day, run_id)}/catalogue.parquet"
+
+
+def denoised_path(day: date, run_id: str, shard: int) -> str:
+    return f"{layout.run_folder(day, run_id)}/denoised/shard={shard:04d}.arrow"
+
+
+def read_catalogue(storage: Storage, manifest: Manifest) -> pa.Table:
+    """The run's ITEM table. Raises MissingFileError."""
+    with storage.open(catalogue_path(manifest.dt, manifest.run_id)) as file:
+        return pq.read_table(file, schema=ITEM)
+
+
+def read_denoised(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
+    """One shard's DENOISED table; a shard that nobody fell into may have none. Raises MissingFileError."""
+    try:
+        data = storage.read(denoised_path(manifest.dt, manifest.run_id, shard))
+    except MissingFileError:
+        if any(file.shard == shard for file in manifest.files):
+            raise
+        return DENOISED.empty_table()
+    with pa.ipc.open_file(data) as reader:
+        return reader.read_all()
+
+
+def read_people(root: str, day: date, users: Sequence[str]) -> list[Person]:
+    """These users of a published day, in the order given.
+
+    Raises PublicationError if the day is not published, DataError for a user it has neither history nor slate of.
+    """
+    storage, manifest = Storage(root), read_manifest(root, day)
+    catalogue = read_catalogue(storage, manifest)
+    titles = dict(zip(catalogue["item_id"].to_pylist(), catalogue["title"].to_pylist(), strict=True))
+    wanted = pa.array(users, pa.string())
+    shards = sorted(set(shard_of(wanted, manifest.shards).tolist()))
+    denoised = pa.concat_tables(
+        [
+            table.filter(pc.is_in(table["user_id"], wanted))
+            for table in (read_denoised(storage, manifest, s) for s in shards)
+        ]
+    )
+    slates = read_slates(root, day, users=users)
+    events = tuple(manifest.meaning["data"]["events"])
+    return [_person(user, denoised, slates, catalogue["title"], titles, events, manifest) for user in users]
+
+
+def _person(
+    user: str,
+    denoised: pa.Table,
+    slates: pa.Table,
+    title_of_code: pa.ChunkedArray,
+    title_of_id: Mapping[str, str],
+    events: Sequence[str],
+    manifest: Manifest,
+) -> Person:
+    rows = denoised.filter(pc.equal(denoised["user_id"], user)).to_pylist()
+    ranked = slates.filter(pc.equal(slates["user_id"], user)).sort_by([("arm", "ascending"), ("rank", "ascending")])
+    if not rows and not ranked.num_rows:
+        raise _unknown(user, manifest)
+    history = []
+    first = rows[0] if rows else {"item": []}
+    for place, code in enumerate(first["item"]):
+        out = {row["variant"]: REASONS[row["reason"][place]] for row in rows if row["reason"][place]}
+        when = datetime.fromtimestamp(first["ts"][place] / 1e6, UTC)
+        history.append(PastEvent(title_of_code[code].as_py(), when, events[first["event"][place]], out))
+    found: dict[str, list[Recommended]] = {arm: [] for arm in manifest.arms}
+    for row in ranked.to_pylist():
+        title = title_of_id.get(row["item_id"], row["item_id"])
+        found[row["arm"]].append(Recommended(row["rank"], title, row["score"], row["source"]))
+    return Person(user, tuple(history), {arm: tuple(slate) for arm, slate in found.items() if slate})
+
+
+def _unknown(user: str, manifest: Manifest) -> DataError:
+    counts = manifest.users
+    left = [f"{count:,} are ineligible ({reason})" for reason, count in counts.ineligible.items()]
+    left += [f"{count:,} are in quarantine ({reason})" for reason, count in counts.quarantined.items()]
+    others = f"; of the others {', '.join(left)}" if left else ""
+    return DataError(
+        f"user {user!r} has no slate on {manifest.dt}: {counts.published:,} of {counts.users_in:,} users do{others}",
+        where=f"run {manifest.run_id}",
+        do="check the spelling; if it is right, this user has no event in the window, or is among the others",
+    )
+
+
+def worth_showing(denoised: pa.Table, limit: int) -> list[str]:
+    """Users of one DENOISED shard whom a person can take in at a glance: something taken out, 6 to 25 events if any."""
+    taken = Ragged.from_arrow(denoised["reason"])
+    removed = np.bincount(taken.rows, taken.values > 0, minlength=len(taken))
+    fits = (taken.lengths >= 6) & (taken.lengths <= 25)
+    order = np.lexsort((-removed, ~fits, removed == 0))
+    users = denoised["user_id"].take(pa.array(order)).to_pylist()
+    return list(dict.fromkeys(users))[:limit]
+
+
+def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, limit: int) -> pa.Table:
+    """REMOVED: of one DENOISED shard, the events taken out that do most harm; `titles` by item code."""
+    reason, harm = Ragged.from_arrow(denoised["reason"]), Ragged.from_arrow(denoised["harm"]).values
+    out = np.flatnonzero(reason.values > 0)
+    chosen = out[np.argsort(-np.nan_to_num(harm[out]), kind="stable")][:limit]
+    row = pa.array(reason.rows[chosen])
+
+    def flat(name: str) -> pa.Array:
+        return pa.array(Ragged.from_arrow(denoised[name]).values[chosen])
+
+    columns = {
+        "user_id": denoised["user_id"].take(row),
+        "variant": denoised["variant"].take(row),
+        "title": titles.take(flat("item")),
+        "ts": flat("ts"),
+        "reason": pa.array([REASONS[code] for code in reason.values[chosen]], pa.string()),
+        "influence": flat("influence"),
+        "harm": flat("harm"),
+    }
+    return pa.table(columns, schema=REMOVED)
+
+
+def example_rows(people: Sequence[Person], *, events: int = 15, ranks: int = 10) -> pa.Table:
+    """EXAMPLE rows of some people: their newest events, and the top of each arm's slate."""
+    rows: list[tuple[str, str, int, str, str, str]] = []
+    for person in people:
+        for place, past in enumerate(person.history[-events:]):
+            reason = " / ".join(dict.fromkeys(past.taken_out.values()))
+            detail = f"{past.when.date()} {past.event}"
+            rows.append((person.user_id, "", place, past.title, detail, reason))
+        for arm, slate in person.slates.items():
+            rows += [(person.user_id, arm, item.rank, item.title, item.source, "") for item in slate[:ranks]]
+    return pa.Table.from_pylist([dict(zip(EXAMPLE.names, row, strict=True)) for row in rows], EXAMPLE)

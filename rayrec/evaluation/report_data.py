@@ -1,0 +1,120 @@
+"""What the report shows, as plain facts and small Arrow tables: made by the pipeline, kept beside the page as JSON.
+
+`jobs.evaluate` reads it back, adds what the users did afterwards, and writes the page anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date as Date
+from typing import Any
+
+import pyarrow as pa
+
+from rayrec.contracts.schemas import QUARANTINE
+from rayrec.errors import DataError
+from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.drift import DRIFT
+from rayrec.evaluation.summary import SUMMARY
+
+TIMINGS = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("done", pa.int64(), nullable=False),  # units of work: users, rows, steps
+        pa.field("unit", pa.string(), nullable=False),
+    ]
+)
+LOSSES = pa.schema([pa.field("step", pa.int64(), nullable=False), pa.field("loss", pa.float64(), nullable=False)])
+REMOVED = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("ts", pa.int64(), nullable=False),  # microseconds UTC
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("influence", pa.float32()),
+        pa.field("harm", pa.float32()),
+    ]
+)
+"""Events taken out, as examples for people."""
+EXAMPLE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),  # "" for a line of the history
+        pa.field("rank", pa.int64(), nullable=False),  # in the slate from 1; in the history, oldest first
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # history: day and event; slate: source
+        pa.field("reason", pa.string(), nullable=False),  # why it was taken out; "" if it was not
+    ]
+)
+"""A few users' histories and slates, in words."""
+_TABLES = {
+    "quarantine_examples": QUARANTINE,
+    "summary": SUMMARY,
+    "removed_examples": REMOVED,
+    "examples": EXAMPLE,
+    "drift": DRIFT,
+    "timings": TIMINGS,
+    "losses": LOSSES,
+    "comparison": COMPARISON,
+    "planted": COMPARISON,
+}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All of one day's report. Every text may come from users' data: the template escapes all of it."""
+
+    name: str  # of the config
+    date: Date
+    run_id: str
+    published: bool
+    decision: str  # one sentence: what was published, or why nothing was
+    arms: Mapping[str, str]  # name -> what it does, in words
+    facts: Mapping[str, str]  # engine, models, code version, fingerprint, ...: what one asks about a run
+    users_in: int
+    users_published: int
+    users_quarantined: Mapping[str, int]  # by reason
+    users_ineligible: Mapping[str, int]
+    rows_read: int
+    rows_quarantined: Mapping[str, int]  # by reason
+    summary: pa.Table  # SUMMARY, merged over shards
+    quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
+    removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
+    examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
+    earlier: Date | None = None  # the last published day before this one
+    drift: pa.Table = field(default_factory=DRIFT.empty_table)
+    timings: pa.Table = field(default_factory=TIMINGS.empty_table)
+    losses: pa.Table = field(default_factory=LOSSES.empty_table)
+    judged: str = ""  # what `comparison` was judged on, in words
+    comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # what users did after the date
+    planted: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
+
+    def __post_init__(self) -> None:
+        for name, schema in _TABLES.items():
+            table = getattr(self, name)
+            if not table.schema.equals(schema):
+                raise ValueError(f"{name}: columns {table.schema.names} are not those of the report: {schema.names}")
+
+    def to_json(self) -> bytes:
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tables = {name: content[name].to_pylist() for name in _TABLES}
+        return (json.dumps({**content, **tables}, ensure_ascii=False, indent=1, default=str) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> ReportData:
+        """Raises DataError if the document is not a report of this version."""
+        try:
+            content: dict[str, Any] = json.loads(data)
+            for name, schema in _TABLES.items():
+                content[name] = pa.Table.from_pylist(content[name], schema)
+            for name in ("date", "earlier"):
+                content[name] = Date.fromisoformat(content[name]) if content[name] else None
+            return cls(**content)
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            what = f"this is no report of this version of rayrec: {type(error).__name__}: {error}"
+            raise DataError(what, where=where, do="run jobs.daily for that date again") from error

@@ -1,0 +1,123 @@
+"""How Ray Data carries the stages: one input row is one shard (or split), one block is one shard, all the way.
+
+Blocks stay whole because Ray's block splitting is switched off for these datasets and every hand-over takes a block as
+one batch; that is checked at each stage, loudly, rather than believed. The stages themselves know nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from rayrec import errors
+from rayrec.errors import RayrecError
+
+UNIT = "unit"  # the column that says which shard (or split) a row belongs to
+_ERROR = "rayrec_error"
+
+
+class Stage(Protocol):
+    """One thing done to one shard's table. Built once a process from a hashable spec; heavy loading happens there."""
+
+    def __call__(self, unit: int, table: pa.Table, /) -> pa.Table: ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of actors, each holding what its stage loaded for the whole job. `size` is a number or (min, max)."""
+
+    size: int | tuple[int, int] = 1
+    num_cpus: float = 1
+    num_gpus: float = 0
+    env: tuple[tuple[str, str], ...] = ()
+
+
+def over_units(units: Sequence[int]) -> Dataset:
+    """A dataset of one block a unit, ready for `carry`."""
+    context = DataContext.get_current()
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray.data.from_items([{UNIT: unit} for unit in units], override_num_blocks=len(units))
+
+
+def carry(
+    dataset: Dataset,
+    stage: Callable[[Any], Stage],
+    spec: object,
+    *,
+    pool: Pool | None = None,
+    concurrency: int | None = None,
+) -> Dataset:
+    """Append a stage: as tasks that any free worker picks up (`concurrency` at a time), or with `pool` as actors."""
+    if pool is None:
+        return dataset.map_batches(
+            _Task(stage, spec), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, concurrency=concurrency
+        )
+    size = {"size": pool.size} if isinstance(pool.size, int) else {"min_size": pool.size[0], "max_size": pool.size[1]}
+    # map_batches itself refuses a GPU without a batch size, and a batch size would cut or merge the blocks.
+    return dataset.map_batches_internal(
+        _Actor,
+        fn_constructor_args=(stage, spec),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(**size),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+        runtime_env={"env_vars": dict(pool.env)} if pool.env else None,
+    )
+
+
+def results(dataset: Dataset) -> Iterator[pa.Table]:
+    """Run the dataset; one table a unit, in the order in which they finish. Raises the RayrecError of a stage."""
+    for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        if _ERROR in table.column_names:
+            kind, what, where, do = table[_ERROR][0].as_py()
+            raise getattr(errors, kind)(what, where=where, do=do)
+        yield table
+
+
+def _apply(stage: Stage, table: pa.Table) -> pa.Table:
+    if _ERROR in table.column_names or not table.num_rows:
+        return table
+    units = np.unique(table[UNIT].to_numpy())
+    if len(units) != 1:
+        raise RuntimeError(f"a block holds the units {units.tolist()}, not one: Ray Data split or merged blocks")
+    unit = int(units[0])
+    try:
+        out = stage(unit, table.drop_columns([UNIT]))
+    except RayrecError as error:
+        # As a row: Ray pickles an exception without its cause, and the user would read Ray's traceback instead.
+        out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.do]]})
+    return out.append_column(UNIT, pa.array(np.full(out.num_rows, unit, np.int32)))
+
+
+@lru_cache(maxsize=8)
+def _built(stage: Callable[[Any], Stage], spec: object) -> Stage:
+    return stage(spec)
+
+
+class _Task:
+    def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
+        self._stage, self._spec = stage, spec
+        self.__name__ = getattr(stage, "__name__", type(stage).__name__)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _apply(_built(self._stage, self._spec), table)
+
+
+class _Actor:
+    def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
+        self._stage = stage(spec)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _apply(self._stage, table)

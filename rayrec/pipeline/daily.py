@@ -1,0 +1,157 @@
+"""The night, from the first event to the publication: read `run` from top to bottom.
+
+    ingest   events -> contract -> histories by shard
+    fit      item models, as of the date and of a few earlier cuts
+    tune     the LLM, as of the same
+    blend    how to weigh them all, learned on the earlier cuts
+    score    shard by shard: denoise -> retrieve -> rerank -> order -> commit
+    publish  one conditional write
+
+Every step finds what an earlier attempt finished and goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+
+from rayrec.config import Denoise, Slate
+from rayrec.denoising.stage import denoiser_kind
+from rayrec.evaluation.people import catalogue_path
+from rayrec.hashing import digest
+from rayrec.pipeline.carry import carry, results
+from rayrec.pipeline.commit import Commit, Committing
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import Ingested, ingest
+from rayrec.pipeline.learn import fit_blends, fit_models, tune_models
+from rayrec.pipeline.models import Models, instruction, sources_of
+from rayrec.pipeline.score import Scoring, reranked
+from rayrec.progress import Progress
+from rayrec.publishing.records import Manifest, Provenance
+from rayrec.publishing.run import Publication, Run
+from rayrec.publishing.versions import versions
+from rayrec.reranking import artefact
+from rayrec.retrieval import item_model
+from rayrec.slates.policies import policy_kind
+
+
+@dataclass
+class Timings:
+    """How long each step took, in the order in which they ran."""
+
+    steps: list[tuple[str, float, int, str]] = field(default_factory=list)  # (stage, seconds, units of work, unit)
+
+    @contextmanager
+    def step(self, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+        started, done = time.monotonic(), [0]
+        yield lambda n: done.__setitem__(0, n)
+        self.steps.append((name, time.monotonic() - started, done[0], unit))
+
+
+@dataclass(frozen=True)
+class Night:
+    """How a run ended, for the report and the terminal."""
+
+    day: Day
+    publication: Publication
+    already: bool  # it was published before this run started: nothing was done
+    data: Ingested | None = None
+    models: Models | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.publication.manifest
+
+
+def check(day: Day) -> None:
+    """Refuse settings that some stage would refuse later, before any work. Raises ConfigError."""
+    for variant in day.arms.variants("denoise"):
+        settings = variant.read(Denoise)
+        denoiser_kind(settings.method).check(settings.settings)
+    for variant in day.arms.variants("retrieve"):
+        sources_of(variant)
+    for variant in day.arms.variants("slate"):
+        policy_kind(variant.read(Slate).policy)
+    instruction(day)
+
+
+def run(day: Day) -> Night:
+    """Everything for one date; a Ray cluster must be connected. Raises RayrecErrors; nothing is published then."""
+    check(day)
+    opened = Run.open(day.storage, day.record)
+    if opened.published is not None:
+        return Night(day, Publication("published", opened.published), already=True)
+    timings = Timings()
+    with timings.step("ingest", "rows") as done:
+        data = ingest(day)
+        done(data.rows)
+    with timings.step("fit", "models") as done:
+        models = fit_models(day, data)
+        done(len(models))
+    with timings.step("tune", "models") as done:
+        models = tune_models(day, data, models)
+        done(len(models))
+    with timings.step("blend", "arms") as done:
+        blends = fit_blends(day, data, models)
+        done(len(blends))
+    with timings.step("score", "users") as done:
+        score(day, opened, data, models[-1], blends)
+        done(data.users)
+    publication = opened.publish(provenance(day, data, models[-1], blends))
+    return Night(day, publication, False, data, models[-1], timings)
+
+
+def score(day: Day, run: Run, data: Ingested, models: Models, blends: dict[str, str]) -> None:
+    """Commit every shard that has no receipt yet."""
+    _keep_catalogue(day, run, data)
+    receipts = run.receipts()
+    scoring = Scoring(day, (models,), day.config.rerank.engine, run_id=run.record.run_id)
+    committing = Committing(scoring, run, tuple(sorted(blends.items())), data.shards)
+    to_do = [shard for shard in scoring.units if shard not in receipts]
+    # A shard without histories has no block for Ray Data to carry; it is committed here.
+    empty = [shard for shard in to_do if not data.shards[shard].histories]
+    if empty:
+        commit = Commit(committing)
+        for shard in empty:
+            commit.nobody(shard)
+    with Progress("score", data.users) as progress:
+        left = sum(data.shards[shard].users for shard in to_do if shard not in empty)
+        progress.advance(data.users - left)
+        units = [shard for shard in to_do if shard not in empty]
+        if units:
+            for counts in results(carry(reranked(scoring, units), Commit, committing)):
+                progress.advance(counts["users"][0].as_py())
+
+
+def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str]) -> Provenance:
+    """What the manifest says of how the slates came about."""
+    named = {item_model.KIND: models.item_model}
+    for variant in day.arms.variants("rerank"):
+        named[f"blend of {', '.join(day.arms.arms_of(variant))}"] = blends[variant.name]
+    prompt = ""
+    if models.llm is not None:
+        card = artefact.read_card(day.storage, models.llm)
+        named["llm"] = models.llm.rsplit("/", 1)[1]
+        named["llm base"] = card.base
+        prompt = digest([instruction(day), card.as_json()["vocabulary"], card.events])
+    return Provenance(
+        users_in=data.users,
+        models=named,
+        prompt_hash=prompt,
+        input_rows=data.input_rows,
+        quarantined_rows=data.quarantined,
+        versions=versions(),
+    )
+
+
+def _keep_catalogue(day: Day, run: Run, data: Ingested) -> None:
+    """The run's item codes, beside its verdicts: what `jobs.show` and `jobs.evaluate` read titles from."""
+    path = catalogue_path(day.date, run.record.run_id)
+    if not day.storage.exists(path):
+        with day.storage.writer(path) as file:
+            pq.write_table(data.catalogue, file, compression="zstd")

@@ -1,0 +1,99 @@
+"""What one night's work is: a config, a date, and where its files lie under `output.root`.
+
+work/dt=D/<data fingerprint>/       exchange and histories: shared by all runs over the same inputs
+models/<kind>/<fingerprint>/     item models, LLMs, blends
+runs/dt=D/<run id>/                 record, receipts, verdicts on events (for `jobs.show`)
+quarantine/dt=D/<data fingerprint>/ rows that broke the contract, with reasons
+slates/dt=D/                        shard files, and the manifest that publishes them
+reports/dt=D/                       report.html, metrics.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import cached_property
+
+from rayrec.config import Config
+from rayrec.contracts.sources import InputFile, input_files, item_files
+from rayrec.hashing import digest
+from rayrec.publishing.records import InputFile as Input
+from rayrec.publishing.records import RunRecord
+from rayrec.publishing.versions import code_version
+from rayrec.slates.arms import ArmPlan, resolve
+from rayrec.storage import Storage
+
+
+def microseconds(day: date) -> int:
+    """Midnight UTC at the start of the day, microseconds since the epoch."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+@dataclass(frozen=True)
+class Day:
+    """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked."""
+
+    config: Config
+    date: date
+
+    def __hash__(self) -> int:
+        return hash((self.config.model_dump_json(), self.date))
+
+    @property
+    def dt(self) -> str:
+        return self.date.isoformat()
+
+    @property
+    def cut(self) -> int:
+        """Microseconds UTC: only events before this are known."""
+        return microseconds(self.date)
+
+    @property
+    def event_weights(self) -> tuple[float, ...]:
+        return tuple(self.config.data.events.values())
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.config.output.root)
+
+    @cached_property
+    def arms(self) -> ArmPlan:
+        """Which variants of each stage there are, and which arms share them."""
+        return resolve(self.config)
+
+    @cached_property
+    def interaction_files(self) -> tuple[InputFile, ...]:
+        return tuple(input_files(self.config.data, self.date))
+
+    @cached_property
+    def item_files(self) -> tuple[InputFile, ...]:
+        return item_files(self.config.data)
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Of the rows that go in: the data settings, the date, and every input's name, size and version."""
+        data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        files = [(file.path, file.size, file.version) for file in (*self.interaction_files, *self.item_files)]
+        return digest([data, self.dt, files])
+
+    @property
+    def work(self) -> str:
+        return f"work/dt={self.dt}/{self.data_fingerprint}"
+
+    @property
+    def quarantine(self) -> str:
+        return f"quarantine/dt={self.dt}/{self.data_fingerprint}"
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """What publishing calls this run."""
+        files = (*self.interaction_files, *self.item_files)
+        return RunRecord(
+            date=self.date,
+            fingerprint=self.config.fingerprint,
+            meaning=self.config.meaning(),
+            inputs=tuple(Input(file.path, file.size, file.version) for file in files),
+            shards=self.config.data.shards,
+            arms=tuple(self.config.arms.variants),
+            code_version=code_version(),
+        )

@@ -1,0 +1,222 @@
+"""What the night learns before it scores: item models, the LLM, and how to weigh them, each an artefact by fingerprint.
+
+The blend must see the models as honestly as the date will. So for each of a few earlier cuts, models are made from what
+was known then, users are scored, and what they took within the horizon afterwards is the lesson; then the same models
+are made as of the date. The oldest cut's tuning also finds how many epochs are enough; the others run that many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from rayrec import artefacts
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.stage import DenoiseStage
+from rayrec.hashing import digest, hash_strings
+from rayrec.pipeline.carry import carry, over_units, results
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import Ingested, histories
+from rayrec.pipeline.models import (
+    BLEND,
+    DAY_US,
+    Models,
+    asks_llm,
+    cuts,
+    fit_item_model,
+    instruction,
+    loaded,
+    prior_of,
+    sources_of,
+)
+from rayrec.pipeline.score import Scoring, reranked
+from rayrec.progress import Progress
+from rayrec.reranking import artefact
+from rayrec.reranking.tuning import TuningSpec
+from rayrec.reranking.tuning_ray import Workers, tune
+from rayrec.slates.arms import Variant
+from rayrec.slates.blend import Lesson, fit
+from rayrec.slates.examples import is_taken, known_at, taken_after
+
+
+def fit_models(day: Day, data: Ingested) -> tuple[Models, ...]:
+    """The item model as of every cut, oldest first."""
+    moments = cuts(day)
+    with Progress("fit", len(moments), unit="models") as progress:
+        found = []
+        for cut in moments:
+            found.append(Models(cut, fit_item_model(day, data, cut)))
+            progress.advance()
+    return tuple(found)
+
+
+def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Models, ...]:
+    """The LLM as of every cut, tuned on denoised histories; as it was where no arm asks one."""
+    if not any(asks_llm(variant) for variant in day.arms.variants("rerank")):
+        return tuple(models)
+    paths = [f"{artefacts.FOLDER}/llm/{_llm_fingerprint(day, one, models)}" for one in models]
+    missing = [k for k, path in enumerate(paths) if not artefact.exists(day.storage, path)]
+    if missing:
+        _write_sequences(day, tuple(models), missing)
+    specs = [
+        TuningSpec.of(
+            data.catalogue,
+            day.storage,
+            sequences=tuple(_sequence_path(day, one, shard) for shard in range(day.config.data.shards)),
+            path=path,
+            instruction=instruction(day),
+            settings=day.config.tuning,
+            now=one.cut,
+            until=models[1].cut if k == 0 and len(models) > 1 else None,
+            factors=_factors(day, one) if k in missing else None,
+        )
+        for k, (one, path) in enumerate(zip(models, paths, strict=True))
+    ]
+    resources = day.config.resources
+    cpus = min(resources.tune_num_cpus, ray.cluster_resources().get("CPU", resources.tune_num_cpus))
+    tune(specs, Workers(resources.tune_workers, cpus, resources.tune_num_gpus))
+    return tuple(replace(one, llm=path) for one, path in zip(models, paths, strict=True))
+
+
+def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, str]:
+    """Rerank variant -> fingerprint of its blend, learned on all but the last of `models`."""
+    past = tuple(models[:-1])
+    named = {variant.name: _blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
+    missing = [v for v in day.arms.variants("rerank") if not artefacts.exists(day.storage, BLEND, named[v.name])]
+    if missing:
+        scoring = Scoring(day, past, "transformers", day.config.blend.max_users, data.users)
+        with Progress("blend", len(scoring.units), unit="lessons") as progress:
+            for _ in results(carry(reranked(scoring, scoring.units), SaveLesson, scoring)) if past else ():
+                progress.advance()
+        fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
+        ray.get([fitting.remote(scoring, variant, named[variant.name]) for variant in missing])
+    return named
+
+
+class SaveLesson:
+    """Stage: the scored users of one (cut, shard), and which of their candidates they then took, into a file."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        day = self._scoring.day
+        models, shard = self._scoring.at(unit)
+        past = histories(day, shard)
+        until = models.cut + int(day.config.blend.horizon_days * DAY_US)
+        wanted = taken_after(past, models.cut, until, day.event_weights, new_only=day.config.retrieval.exclude_seen)
+        row = pc.index_in(table["user_id"].combine_chunks(), past["user_id"].combine_chunks())
+        aligned = Ragged.from_arrow(wanted.to_arrow(pa.int32()).take(row))
+        candidate = Ragged.from_arrow(table["candidate"])
+        taken = candidate.like(is_taken(candidate, aligned).astype(np.int8)).to_arrow(pa.int8())
+        table = table.append_column("taken", taken)
+        with (
+            day.storage.writer(_lesson_path(self._scoring, unit)) as file,
+            pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
+        ):
+            writer.write_table(table)
+        return pa.table({"users": [table.num_rows]})
+
+
+class WriteSequences:
+    """Stage: one shard's denoised positives as of a cut, with what came after it (never denoised) for validation."""
+
+    def __init__(self, scoring: Scoring) -> None:
+        self._scoring = scoring
+
+    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+        day = self._scoring.day
+        models, shard = self._scoring.at(unit)
+        table = histories(day, shard)
+        method = day.config.denoise
+        specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
+        arrays = loaded(day, models.item_model).denoiser_arrays(specs)
+        stage = DenoiseStage.load("tuning", method.method, method.settings, day.event_weights, arrays)
+        item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
+        keep = np.ones(len(item.values), np.float32)
+        past = ts.values < models.cut
+        keep[past] = Ragged.from_arrow(stage(known_at(table, models.cut))["keep"]).values
+        weight = np.asarray(day.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
+        positive = weight > 0
+        kept = item.filter(positive)
+        columns = {
+            "item": kept.to_arrow(pa.int32()),
+            "ts": kept.like(ts.values[positive]).to_arrow(pa.int64()),
+            "keep": kept.like(keep[positive]).to_arrow(pa.float32()),
+            "order": hash_strings(table["user_id"]),
+        }
+        sequences = pa.table(columns)
+        with (
+            day.storage.writer(_sequence_path(day, models, shard)) as file,
+            pa.ipc.new_file(file, sequences.schema) as out,
+        ):
+            out.write_table(sequences)
+        return pa.table({"users": [table.num_rows]})
+
+
+def _write_sequences(day: Day, models: tuple[Models, ...], which: Sequence[int]) -> None:
+    scoring = Scoring(day, models, "transformers")
+    shards = day.config.data.shards
+    units = [k * shards + shard for k in which for shard in range(shards)]
+    for _ in results(carry(over_units(units), WriteSequences, scoring)):
+        pass
+
+
+def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
+    specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
+    return loaded(day, models.item_model).denoiser_arrays(specs).get("ials.factors")
+
+
+def _fit_blend(scoring: Scoring, variant: Variant, fingerprint: str) -> None:
+    day = scoring.day
+    parent = next(v for v in day.arms.variants("retrieve") if v.name == variant.parent)
+    lessons = []
+    for cut, models in enumerate(scoring.models):
+        tables = []
+        for shard in range(day.config.data.shards):
+            path = _lesson_path(scoring, cut * day.config.data.shards + shard)
+            if day.storage.exists(path):  # none where no user of the shard could teach
+                with day.storage.open(path) as file, pa.ipc.open_file(file) as reader:
+                    tables.append(reader.read_all().filter(pc.field("variant") == variant.parent))
+        if not tables:
+            continue
+        table = pa.concat_tables(tables, promote_options="default").sort_by("user_id").combine_chunks()
+        taken = Ragged.from_arrow(table["taken"])
+        if not asks_llm(variant) and "score.llm" in table.column_names:
+            table = table.drop_columns(["score.llm"])
+        lessons.append(Lesson(table, taken.like(taken.values > 0), prior_of(loaded(day, models.item_model))))
+    personal = [s.name for s in sources_of(parent) if loaded(day, scoring.models[0].item_model).retriever(s).personal]
+    blend = fit(lessons, personal, day.config.blend.l2)
+    artefacts.save(day.storage, BLEND, fingerprint, {}, blend.to_plain())
+
+
+def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
+    """Of everything that can change the tuned weights; the first cut decides the number of epochs of all."""
+    config = day.config
+    settings = [config.tuning.model_dump(mode="json"), config.denoise.model_dump(mode="json"), instruction(day)]
+    return digest(
+        [settings, day.data_fingerprint, one.cut, one.item_model, models[0].item_model, [m.cut for m in models]]
+    )
+
+
+def _blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
+    known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
+    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint])
+
+
+def _sequence_path(day: Day, models: Models, shard: int) -> str:
+    method = digest([day.config.denoise.model_dump(mode="json"), models.item_model])
+    return f"{day.work}/sequences/{models.cut}-{method}/shard={shard:04d}.arrow"
+
+
+def _lesson_path(scoring: Scoring, unit: int) -> str:
+    models, shard = scoring.at(unit)
+    key = digest(
+        [[v.name for v in scoring.day.arms.variants("rerank")], models.item_model, models.llm, scoring.learners]
+    )
+    return f"{scoring.day.work}/lessons/{models.cut}-{key}/shard={shard:04d}.arrow"

@@ -1,0 +1,122 @@
+"""The models of a night, one set a cut: found by fingerprint or made, then loaded by the stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+
+from rayrec import artefacts
+from rayrec.config import Denoise, Rerank, Retrieval
+from rayrec.hashing import digest
+from rayrec.instructions.cleaning import clean
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import Ingested, histories, read_catalogue
+from rayrec.retrieval import item_model
+from rayrec.retrieval.item_model import ItemModel
+from rayrec.retrieval.sources import SourceSpec, read_sources
+from rayrec.slates.arms import Variant
+from rayrec.slates.blend import Blend, Prior
+
+DAY_US = 86_400_000_000
+BLEND = "blend"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What scores as of one cut: fingerprints, and where the tuned LLM lies (None: no arm asks it)."""
+
+    cut: int  # microseconds UTC: nothing at or after this was known
+    item_model: str
+    llm: str | None = None
+
+    @property
+    def day(self) -> str:
+        """The cut, as people read it."""
+        return datetime.fromtimestamp(self.cut / 1e6, UTC).date().isoformat()
+
+
+def cuts(day: Day) -> tuple[int, ...]:
+    """The moments as of which models are made, oldest first: those that the blend learns from, then the date itself."""
+    blend = day.config.blend
+    back = range(blend.cuts, -1, -1)
+    return tuple(day.cut - int(k * blend.horizon_days * DAY_US) for k in back)
+
+
+def sources_of(variant: Variant) -> tuple[SourceSpec, ...]:
+    """The retrievers of a retrieve variant."""
+    settings = variant.read(Retrieval)
+    return read_sources(settings.sources, settings.per_source)
+
+
+def asks_llm(variant: Variant) -> bool:
+    """Whether a rerank variant has the LLM score its candidates."""
+    return variant.read(Rerank).method != "none"
+
+
+def instruction(day: Day) -> str:
+    return clean(day.config.instruction.text, day.config.instruction.max_chars)
+
+
+def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
+    """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
+    denoised = any(variant.read(Denoise).method != "none" for variant in day.arms.variants("denoise"))
+    specs = item_model.needed([sources_of(variant) for variant in day.arms.variants("retrieve")], denoised)
+    fingerprint = item_model.fingerprint(
+        specs,
+        cut=cut,
+        inputs=day.data_fingerprint,
+        catalogue=digest(data.catalogue["item_id"].to_pylist()),
+        max_events=day.config.fit.max_events,
+    )
+    if not artefacts.exists(day.storage, item_model.KIND, fingerprint):
+        cpus = day.config.resources.fit_num_cpus
+        fit = ray.remote(num_cpus=min(cpus, ray.cluster_resources().get("CPU", cpus)), max_retries=3)(_fit)
+        ray.get(fit.remote(day, specs, cut, fingerprint))
+    return fingerprint
+
+
+def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) -> None:
+    shards = range(day.config.data.shards)
+    model = item_model.fit(
+        (histories(day, shard) for shard in shards),
+        catalogue_of(day)["item_id"].combine_chunks(),
+        specs,
+        day.event_weights,
+        cut,
+        day.config.fit.max_events,
+    )
+    item_model.save(day.storage, fingerprint, model)
+
+
+@lru_cache(maxsize=4)
+def catalogue_of(day: Day) -> pa.Table:
+    """ITEM, once a process."""
+    return read_catalogue(day)
+
+
+@lru_cache(maxsize=4)
+def loaded(day: Day, fingerprint: str) -> ItemModel:
+    """The item model by the codes of the day's catalogue, once a process."""
+    return item_model.load(day.storage, fingerprint).for_catalogue(catalogue_of(day)["item_id"].combine_chunks())
+
+
+def prior_of(model: ItemModel) -> Prior:
+    from rayrec.retrieval.item_features import NAMES
+
+    return Prior(NAMES, model.features, model.cut)
+
+
+def available(day: Day) -> npt.NDArray[np.bool_]:
+    """Which items may be proposed, [items]."""
+    found: npt.NDArray[np.bool_] = catalogue_of(day)["available"].combine_chunks().to_numpy(zero_copy_only=False)
+    return found
+
+
+def blend_of(day: Day, fingerprint: str) -> Blend:
+    return Blend.from_plain(artefacts.load(day.storage, BLEND, fingerprint).meta)

@@ -1,0 +1,138 @@
+"""The report of a night: facts gathered from what the run left in storage, once it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec.config import Denoise, Rerank, Retrieval, Slate
+from rayrec.contracts.schemas import QUARANTINE
+from rayrec.errors import MissingFileError
+from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.drift import DRIFT, drift
+from rayrec.evaluation.people import Person, example_rows, read_denoised, read_people, removed_examples, worth_showing
+from rayrec.evaluation.report import read_report
+from rayrec.evaluation.report_data import LOSSES, TIMINGS, ReportData
+from rayrec.pipeline.daily import Night
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.kept import read_summaries
+from rayrec.pipeline.models import catalogue_of
+from rayrec.publishing.manifest import published_dates
+from rayrec.publishing.records import Manifest
+from rayrec.reranking import artefact
+from rayrec.slates.arms import ArmPath
+
+_QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES = 20, 20
+
+
+def people_worth_showing(day: Day, manifest: Manifest, limit: int) -> list[Person]:
+    """A few users to look at: those of the first shards from whose histories something was taken."""
+    users: list[str] = []
+    for shard in range(manifest.shards):
+        users += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(users))
+        if len(users) >= limit:
+            break
+    return read_people(day.config.output.root, day.date, users) if users else []
+
+
+def report_data(night: Night, people: list[Person], planted: pa.Table | None = None) -> ReportData:
+    """All that the report shows; `planted`: COMPARISON against a planted truth, where there is one."""
+    day, manifest = night.day, night.manifest
+    summary = read_summaries(day, manifest.run_id)
+    earlier = [date for date in published_dates(day.config.output.root) if date < day.date]
+    drifted = _drift(day, earlier[-1].isoformat(), summary) if earlier else DRIFT.empty_table()
+    return ReportData(
+        name=day.config.name,
+        date=day.date,
+        run_id=manifest.run_id,
+        published=True,
+        decision=_decision(manifest),
+        arms={path.arm: _in_words(path) for path in day.arms},
+        facts=_facts(manifest),
+        users_in=manifest.users.users_in,
+        users_published=manifest.users.published,
+        users_quarantined=manifest.users.quarantined,
+        users_ineligible=manifest.users.ineligible,
+        rows_read=sum(file.rows or 0 for file in manifest.inputs),
+        rows_quarantined=manifest.quarantined_rows,
+        summary=summary,
+        quarantine_examples=_quarantine_examples(day),
+        removed_examples=_removed_examples(day, manifest),
+        examples=example_rows(people),
+        earlier=earlier[-1] if earlier else None,
+        drift=drifted,
+        timings=pa.Table.from_pylist(
+            [dict(zip(TIMINGS.names, step, strict=True)) for step in night.timings.steps], TIMINGS
+        ),
+        losses=_losses(night),
+        planted=COMPARISON.empty_table() if planted is None else planted,
+    )
+
+
+def _decision(manifest: Manifest) -> str:
+    users = manifest.users
+    left = users.users_in - users.published
+    rest = f"; {left:,} of {users.users_in:,} users have none, for the reasons below" if left else ""
+    return f"{users.published:,} users have slates for {manifest.dt}, in {len(manifest.arms)} arms{rest}."
+
+
+def _in_words(path: ArmPath) -> str:
+    denoise, retrieval = path.at("denoise").read(Denoise), path.at("retrieve").read(Retrieval)
+    rerank, slate = path.at("rerank").read(Rerank), path.at("slate").read(Slate)
+    llm = "no LLM" if rerank.method == "none" else f"LLM by {rerank.method}"
+    return f"denoising: {denoise.method}; {len(retrieval.sources)} sources; {llm}; {slate.policy}, {slate.size} items"
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    return {
+        "engine": ", ".join(f"{name}: {count:,} prompts" for name, count in manifest.engine.items()) or "none",
+        "fingerprint": manifest.fingerprint,
+        "code": manifest.code_version,
+        "prompt hash": manifest.prompt_hash or "none",
+        **manifest.models,
+        **manifest.versions,
+        "published at": manifest.created_at,
+    }
+
+
+def _drift(day: Day, earlier: str, summary: pa.Table) -> pa.Table:
+    try:
+        return drift(read_report(day.storage, earlier).summary, summary)
+    except MissingFileError:  # published by a job that was killed before its report
+        return DRIFT.empty_table()
+
+
+def _quarantine_examples(day: Day) -> pa.Table:
+    """Up to a few rows of each reason."""
+    chosen: dict[str, list[dict[str, object]]] = {}
+    for info in day.storage.list(day.quarantine):
+        with day.storage.open(info.path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(4096):
+                for row in _first_of_each(batch):
+                    chosen.setdefault(str(row["reason"]), []).append(row)
+                break
+    per_reason = max(1, _QUARANTINE_EXAMPLES // max(1, len(chosen)))
+    return pa.Table.from_pylist([row for rows in chosen.values() for row in rows[:per_reason]], QUARANTINE)
+
+
+def _first_of_each(batch: pa.RecordBatch) -> Iterator[dict[str, object]]:
+    table = pa.Table.from_batches([batch])
+    for reason in table["reason"].unique().to_pylist():
+        yield from table.filter(pa.compute.equal(table["reason"], reason)).slice(0, 3).to_pylist()
+
+
+def _removed_examples(day: Day, manifest: Manifest) -> pa.Table:
+    titles = catalogue_of(day)["title"]
+    first = read_denoised(day.storage, manifest, 0)
+    return removed_examples(first, titles, _REMOVED_EXAMPLES)
+
+
+def _losses(night: Night) -> pa.Table:
+    if night.models is None or night.models.llm is None:
+        return LOSSES.empty_table()
+    card = artefact.read_card(night.day.storage, night.models.llm)
+    return pa.table(
+        {"step": [int(row["epoch"]) for row in card.curve], "loss": [float(row["loss"]) for row in card.curve]}, LOSSES
+    )

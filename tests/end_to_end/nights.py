@@ -1,0 +1,54 @@
+"""A night small enough for a test: a made-up shop of few users, a tiny LLM, everything else as in production."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from rayrec.config import Config, load
+from rayrec.demo_shop import Shop, make_shop
+from rayrec.pipeline.day import Day
+
+CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+SMALL = (
+    "tuning.epochs=1",
+    "tuning.layers=1",
+    "tuning.width=32",
+    "tuning.heads=1",
+    "tuning.feedforward=64",
+    "blend.cuts=1",
+)
+USERS = 150
+
+
+@dataclass(frozen=True)
+class Made:
+    """A shop, and where a first night left its slates, models and histories."""
+
+    shop: Shop
+    root: Path
+
+    def day(self, output: Path | str, *overrides: str) -> Day:
+        return Day(self.config(output, *overrides), self.shop.date)
+
+    def config(self, output: Path | str, *overrides: str) -> Config:
+        return load(CONFIG, [f"data.root={self.shop.data_root}", f"output.root={output}", *SMALL, *overrides])
+
+    def prepared(self, output: Path) -> Path:
+        """A new output root that has the first night's models and histories, but nothing of its runs."""
+        for part in ("work", "models"):
+            shutil.copytree(self.root / part, output / part)
+        return output
+
+
+def make(folder: Path) -> Made:
+    return Made(make_shop(folder, seed=3, users=USERS), folder / "out")
+
+
+def rows(slates: pa.Table, *, but: tuple[str, ...] = ()) -> pa.Table:
+    """Slates in a fixed order, without some columns: what two runs must have in common."""
+    ordered = slates.sort_by([("arm", "ascending"), ("user_id", "ascending"), ("rank", "ascending")])
+    return ordered.drop_columns(list(but)).combine_chunks()

@@ -1,0 +1,185 @@
+"""The night as its users see it: real Ray, real vLLM on CPU, real Ray Train, a made-up shop.
+
+What parts alone cannot show: that the same rows come out whatever the sharding, the number of workers, the engine's
+batches or the other arms; and that what goes wrong for one user, or one input, stays there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import ray
+import test_daily as this_module
+from nights import USERS, Made, rows
+
+from rayrec import read_slates
+from rayrec.contracts.schemas import SLATE
+from rayrec.errors import PublicationError, QuarantineError
+from rayrec.evaluation.report import render
+from rayrec.pipeline import daily, score
+from rayrec.pipeline.daily import Night
+from rayrec.pipeline.plan import describe
+from rayrec.pipeline.reporting import people_worth_showing, report_data
+from rayrec.publishing.manifest import find_manifest
+from rayrec.reranking.actor import Reranker
+from rayrec.reranking.base import Failure
+
+pytestmark = pytest.mark.long
+
+
+ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
+
+
+def published(made: Made, night: Night) -> pa.Table:
+    return read_slates(night.day.config.output.root, made.shop.date, verify=True)
+
+
+def test_every_user_has_exactly_one_slate_in_every_arm(first_night: tuple[Made, Night]) -> None:
+    made, night = first_night
+    slates = published(made, night)
+    assert slates.schema.equals(SLATE)
+    counts = slates.filter(pc.equal(slates["rank"], 1)).group_by(["arm", "user_id"]).aggregate([([], "count_all")])
+    assert pc.max(counts["count_all"]).as_py() == 1
+    assert counts.num_rows == 2 * USERS == 2 * night.manifest.users.published
+
+
+def test_the_manifest_says_what_went_in_and_who_scored(first_night: tuple[Made, Night]) -> None:
+    _, night = first_night
+    manifest = night.manifest
+    assert manifest.engine == {"vllm": USERS}
+    assert {"item_model", "llm", "llm base"} <= set(manifest.models)
+    assert manifest.prompt_hash
+    assert all(file.rows for file in manifest.inputs)
+    assert sum(manifest.quarantined_rows.values()) > 0
+    assert manifest.users.users_in == USERS
+
+
+def test_a_rerun_does_nothing(first_night: tuple[Made, Night]) -> None:
+    made, night = first_night
+    before = {info.path: info.version for info in night.day.storage.list("slates")}
+    again = daily.run(made.day(made.root))
+    assert again.already
+    assert {info.path: info.version for info in night.day.storage.list("slates")} == before
+    assert "nothing would be done" in describe(made.day(made.root))
+
+
+def test_another_config_is_refused_and_told_what_differs(first_night: tuple[Made, Night]) -> None:
+    made, _ = first_night
+    with pytest.raises(PublicationError, match=r"slate\.size: 50 -> 10"):
+        daily.run(made.day(made.root, "slate.size=10"))
+
+
+def test_the_rows_do_not_depend_on_the_number_of_shards(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, night = first_night
+    other = daily.run(made.day(tmp_path / "out", "data.shards=1"))
+    drop = ("slate_id",)  # names the run
+    assert rows(published(made, other), but=drop).equals(rows(published(made, night), but=drop))
+
+
+def test_the_rows_do_not_depend_on_the_number_of_workers(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, night = first_night
+    root = made.prepared(tmp_path / "out")
+    sets = ("resources.score_tasks=3", "resources.rerank_actors=2", "resources.rerank_num_cpus=0.4")
+    other = daily.run(made.day(root, *sets))
+    assert rows(published(made, other)).equals(rows(published(made, night)))
+
+
+def test_transformers_scores_like_vllm(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, night = first_night
+    other = daily.run(made.day(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
+    assert other.manifest.engine == {"transformers": USERS}
+    keys = ["arm", "user_id", "item_id"]
+    ours, theirs = (published(made, n).select([*keys, "score"]) for n in (night, other))
+    joined = ours.join(theirs, keys, right_suffix="_other", join_type="inner")
+    assert joined.num_rows > 0.99 * ours.num_rows  # the last ranks may change places within rounding
+    gap = np.abs(joined["score"].to_numpy() - joined["score_other"].to_numpy())
+    assert gap.max() < 1e-3
+
+
+def test_an_arm_alone_gives_the_slates_it_gives_beside_others(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, night = first_night
+    config = made.config(made.prepared(tmp_path / "out"))
+    alone = config.model_copy(
+        update={"arms": config.arms.model_copy(update={"variants": {"llm": config.arms.variants["llm"]}})}
+    )
+    other = daily.run(type(night.day)(alone, made.shop.date))
+    together = published(made, night).filter(pc.field("arm") == "llm")
+    assert rows(published(made, other), but=("slate_id",)).equals(rows(together, but=("slate_id",)))
+
+
+def test_split_users_get_one_arm_each(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, _ = first_night
+    other = daily.run(made.day(made.prepared(tmp_path / "out"), "arms.assignment=split"))
+    slates = published(made, other)
+    arms = slates.group_by("user_id").aggregate([("arm", "count_distinct")])
+    assert arms.num_rows == USERS
+    assert pc.max(arms["arm_count_distinct"]).as_py() == 1
+    assert set(slates["arm"].to_pylist()) == {"control", "llm"}
+    assert sum(other.manifest.engine.values()) < USERS  # the control's users never reach the LLM
+
+
+def test_too_much_quarantine_publishes_nothing(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, _ = first_night
+    day = made.day(tmp_path / "out", "data.max_quarantine_share=0.0001")
+    with pytest.raises(QuarantineError, match=r"broke the contract .* no_user"):
+        daily.run(day)
+    assert find_manifest(day.storage, made.shop.date) is None
+    assert day.storage.list(day.quarantine)
+
+
+class RerankThatFailsOne(score.Rerank):
+    """One prompt of the day fails."""
+
+    def _load(self, models: object) -> Reranker:
+        reranker = super()._load(models)
+        engine = reranker._engine
+        hidden = engine.hidden
+
+        def failing(prompts: list[list[int]]) -> list[object]:
+            answers = list(hidden(prompts))
+            longest = max(range(len(prompts)), key=lambda row: len(prompts[row]))
+            answers[longest] = Failure("refused for the test")
+            return answers
+
+        engine.hidden = failing
+        return reranker
+
+
+def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
+    first_night: tuple[Made, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, night = first_night
+    monkeypatch.setattr(score, "Rerank", RerankThatFailsOne)
+    other = daily.run(made.day(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
+    shards = made.config(tmp_path).data.shards
+    assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one of each shard
+    slates = published(made, other)
+    assert len(pc.unique(slates["user_id"])) == USERS - shards
+    files = [info.path for info in other.day.storage.list(other.day.quarantine) if "prompts-" in info.path]
+    named = pa.concat_tables([pq.read_table(other.day.storage.url(path)) for path in files])
+    assert set(named["detail"].to_pylist()) == {"refused for the test"}
+    assert not set(named["user_id"].to_pylist()) & set(slates["user_id"].to_pylist())
+    untouched = rows(slates.filter(pc.field("arm") == "control"), but=("slate_id",))
+    base = published(made, night)
+    base = rows(
+        base.filter((pc.field("arm") == "control") & pc.is_in(pc.field("user_id"), slates["user_id"].combine_chunks())),
+        but=("slate_id",),
+    )
+    assert untouched.equals(base)
+
+
+def test_the_report_is_made_from_what_the_run_left(first_night: tuple[Made, Night]) -> None:
+    _, night = first_night
+    people = people_worth_showing(night.day, night.manifest, 3)
+    assert len(people) == 3
+    data = report_data(night, people)
+    assert data.users_in == USERS
+    assert data.losses.num_rows > 0
+    page = render(data)
+    assert night.manifest.run_id in page
+    assert "no_user" in page

@@ -1,0 +1,95 @@
+"""kill -9 of workers and engine actors in the middle of a night: it goes on, and ends with the same rows."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+import test_kills as this_module
+from nights import Made, rows
+
+from rayrec import read_slates
+from rayrec.pipeline import daily, score
+from rayrec.pipeline.commit import Commit
+from rayrec.pipeline.daily import Night
+from rayrec.storage import Storage
+
+pytestmark = pytest.mark.long
+
+
+ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
+
+
+def die_once(marker: Path) -> None:
+    """SIGKILL to this very process, but only the first time that anybody comes here."""
+    try:
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def marker_of(day: object) -> Path:
+    return Path(day.storage.root) / "killed"
+
+
+class DenoiseKilled(score.Denoise):
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        die_once(marker_of(self._scoring.day))
+        return super().__call__(unit, table)
+
+
+class EngineKilled(score.Rerank):
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        out = super().__call__(unit, table)  # the engine is up and has scored: its answers are lost
+        die_once(marker_of(self._scoring.day))
+        return out
+
+
+class CommitKilled(Commit):
+    """Between a shard's files and its receipt."""
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        marker, create = marker_of(self._day), Storage.create
+
+        def killing(storage: Storage, path: str, data: bytes) -> bool:
+            if "/receipts/" in path:
+                die_once(marker)
+            return create(storage, path, data)
+
+        Storage.create = killing
+        try:
+            return super().__call__(unit, table)
+        finally:
+            Storage.create = create
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "killed"),
+    [(score, "Denoise", DenoiseKilled), (score, "Rerank", EngineKilled), (daily, "Commit", CommitKilled)],
+    ids=["a worker while it denoises", "an engine actor", "a worker between files and receipt"],
+)
+def test_a_killed_process_costs_no_row(
+    first_night: tuple[Made, Night],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    killed: type,
+) -> None:
+    made, night = first_night
+    root = made.prepared(tmp_path / "out")
+    monkeypatch.setattr(module, name, killed)
+    other = daily.run(made.day(root))
+    assert (root / "killed").exists()
+    slates = read_slates(root, made.shop.date, verify=True)
+    first = read_slates(night.day.config.output.root, made.shop.date)
+    assert rows(slates).equals(rows(first))
+    named = {file.path for file in other.manifest.files}
+    assert {info.path for info in other.day.storage.list("slates")} - named == {
+        f"slates/dt={other.day.dt}/manifest.json"
+    }

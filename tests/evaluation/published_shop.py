@@ -1,0 +1,123 @@
+"""A published day of the demo shop, made without Ray and without an LLM: `llm` is the best possible slate here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec import retrieval
+from rayrec.config import Config, load
+from rayrec.contracts.schemas import DENOISED, HISTORY, ITEM, SLATE
+from rayrec.demo_shop import PAST_DAYS, Shop, make_shop
+from rayrec.denoising.stage import DenoiseStage
+from rayrec.evaluation.outcomes import outcomes
+from rayrec.evaluation.people import catalogue_path, denoised_path
+from rayrec.hashing import shard_of
+from rayrec.publishing.records import Provenance, RunRecord, UserCounts
+from rayrec.publishing.run import Run
+from rayrec.retrieval import item_model
+from rayrec.retrieval.sources import read_sources
+from rayrec.storage import Storage
+
+CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+SIZE = 20
+
+
+@dataclass(frozen=True)
+class PublishedShop:
+    shop: Shop
+    config: Config
+    sets: tuple[str, ...]  # the `--set` values that lead here
+    catalogue: pa.Table
+    best: pd.DataFrame
+
+
+def publish_shop(root: Path, *, users: int = 200, assignment: str = "all") -> PublishedShop:
+    """Events through the contract, item model, denoising, two arms, manifest: what jobs.daily leaves behind."""
+    assert retrieval.RETRIEVERS  # importing the package registers them
+    shop = make_shop(root / "demo", users=users)
+    sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", f"arms.assignment={assignment}")
+    config = load(CONF, sets)
+    catalogue = _catalogue(shop)
+    histories = _histories(config, shop, catalogue)
+    weights = tuple(config.data.events.values())
+    specs = read_sources(config.retrieval.sources, config.retrieval.per_source)
+    fits = item_model.needed([specs], denoised=True)
+    ids = catalogue["item_id"].combine_chunks()
+    cut = int(datetime(shop.date.year, shop.date.month, shop.date.day, tzinfo=UTC).timestamp()) * 10**6
+    model = item_model.fit([histories], ids, fits, weights, cut, 10**6)
+    storage = Storage(config.output.root)
+    item_model.save(storage, "fp", model)
+    arms = tuple(sorted(config.arms.variants))
+    record = RunRecord(shop.date, config.fingerprint, config.meaning(), (), config.data.shards, arms, "test")
+    run = Run.open(storage, record)
+    with storage.writer(catalogue_path(shop.date, record.run_id)) as file:
+        pq.write_table(catalogue, file)
+    denoise = [
+        DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
+        for variant, chosen in (("none", {}), ("influence", config.denoise.settings))
+    ]
+    best = pd.read_csv(shop.truth_root / "best.csv")
+    of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shards)
+    for shard in range(config.data.shards):
+        mine = histories.filter(pa.array(of_shard == shard))
+        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), [stage(mine) for stage in denoise])
+        slates = {arm: _slates(shop, arm, best, mine["user_id"].to_pylist(), assignment) for arm in arms}
+        run.commit(shard, slates, UserCounts(len(mine), len(mine)), {})
+    run.publish(Provenance(users_in=len(histories), models={item_model.KIND: "fp"}))
+    return PublishedShop(shop, config, sets, catalogue, best)
+
+
+def _catalogue(shop: Shop) -> pa.Table:
+    items = pd.read_csv(shop.data_root / "items.csv").sort_values("item_id")
+    columns = {name: items[name].tolist() for name in ("item_id", "title", "category")}
+    empty = {"description": [None] * len(items), "attributes": [None] * len(items)}
+    table = pa.table({**columns, **empty, "available": [True] * len(items)}).select(ITEM.names)
+    return table.cast(ITEM)
+
+
+def _histories(config: Config, shop: Shop, catalogue: pa.Table) -> pa.Table:
+    events = outcomes(config, shop.date - timedelta(days=PAST_DAYS), PAST_DAYS).to_pandas()
+    code = {item: number for number, item in enumerate(catalogue["item_id"].to_pylist())}
+    events["item"] = events["item_id"].map(code)
+    events = events.dropna(subset=["item"]).sort_values(["user_id", "ts"], kind="stable")
+    events["ts"] = events["ts"].dt.tz_convert(None).astype("datetime64[us]").astype(np.int64)
+    rows = []
+    for user, own in events.groupby("user_id", sort=True):
+        lists = [own["item"].astype(int).tolist(), own["ts"].tolist(), own["event"].tolist()]
+        rows.append((user, *lists, [float("nan")] * len(own), [-1] * len(own)))
+    return pa.Table.from_pylist([dict(zip(HISTORY.names, row, strict=True)) for row in rows], HISTORY)
+
+
+def _write_denoised(storage: Storage, path: str, tables: list[pa.Table]) -> None:
+    with storage.writer(path) as file, pa.ipc.new_file(file, DENOISED) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str], assignment: str) -> pa.Table:
+    """`llm`: the best possible; `control`: the same with the first place last. Under `split`, odd users are llm's."""
+    if assignment == "split":
+        users = [user for user in users if (int(user[-1]) % 2 == 1) == (arm == "llm")]
+    own = best[best["user_id"].isin(users) & (best["rank"] <= SIZE)].sort_values(["user_id", "rank"])
+    item = own["item_id"].to_numpy().reshape(-1, SIZE)
+    item = np.roll(item, -1, axis=1) if arm == "control" else item
+    rows = item.size
+    columns = {
+        "dt": pa.array([shop.date] * rows, pa.date32()),
+        "arm": [arm] * rows,
+        "slate_id": [f"{arm}-{user}" for user in own["user_id"]],
+        "user_id": own["user_id"].tolist(),
+        "rank": np.tile(np.arange(1, SIZE + 1, dtype=np.int16), len(item)),
+        "item_id": item.ravel().tolist(),
+        "score": np.tile(np.linspace(1, 0, SIZE, dtype=np.float32), len(item)),
+        "source": ["ease"] * rows,
+        "propensity": np.ones(rows, np.float32),
+    }
+    return pa.table({name: pa.array(values, SLATE.field(name).type) for name, values in columns.items()}, schema=SLATE)

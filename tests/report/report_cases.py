@@ -1,0 +1,118 @@
+"""Reports to test with: one full of everything, one of a day without anything."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.contracts.schemas import QUARANTINE, SLATE
+from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.drift import drift
+from rayrec.evaluation.metrics import Truth, judge
+from rayrec.evaluation.report_data import EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
+from rayrec.evaluation.summary import SUMMARY, merge, summarise_slates
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+DAY = date(2026, 3, 2)
+
+
+def slates(users: int = 40, items: int = 60, seed: int = 0, size: int = 20) -> tuple[pa.Table, pa.Array, pa.Array]:
+    """Two arms' SLATE rows, with the catalogue's ids and categories."""
+    rng = np.random.default_rng(seed)
+    item_id = pa.array([f"item-{n:03d}" for n in range(items)])
+    category = pa.array([f"kind {n % 7}" if n % 7 else None for n in range(items)])
+    tables = []
+    for arm in ("control", "llm"):
+        ranked = np.argsort(rng.random((users, items)), axis=1)[:, :size].ravel()
+        rows = users * size
+        columns = {
+            "dt": pa.array([DAY] * rows),
+            "arm": [arm] * rows,
+            "slate_id": [f"{arm}-{n // size}" for n in range(rows)],
+            "user_id": [f"user-{n // size}" for n in range(rows)],
+            "rank": np.tile(np.arange(1, size + 1), users),
+            "item_id": item_id.take(pa.array(ranked)),
+            "score": np.sort(rng.normal(size=(users, size)), axis=1)[:, ::-1].ravel(),
+            "source": [("ease", "recent_popularity", "llm")[n] for n in rng.integers(0, 3, rows)],
+            "propensity": np.ones(rows),
+        }
+        tables.append(
+            pa.table({name: pa.array(values).cast(SLATE.field(name).type) for name, values in columns.items()})
+        )
+    return pa.concat_tables(tables).cast(SLATE), item_id, category
+
+
+def verdicts() -> pa.Table:
+    counts = {"kept": 900.0, "inconsistent": 60.0, "harmful": 30.0, "both": 10.0}
+    columns = {"quantity": ["verdict"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
+    return pa.table({**columns, "count": list(counts.values())}, SUMMARY)
+
+
+def full(name: str = HOSTILE) -> ReportData:
+    """Everything that a report can hold, all texts as hostile or as long as they come."""
+    table, item_id, category = slates()
+    summary = merge([summarise_slates(table, item_id, category), verdicts()])
+    earlier = merge([summarise_slates(*slates(seed=5)), verdicts()])
+    users = pa.array([f"user-{n}" for n in range(40)])
+    truth = Truth.of(users, item_id.take(pa.array(np.arange(40))), item_id)
+    judged = [judge(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
+    comparison = compare(judged, seed=0, against="control", resamples=200)
+    quarantine = {"file": "events/2026-02-01.csv", "row": 7, "user_id": None, "reason": HOSTILE, "detail": "x" * 500}
+    removed = {"user_id": "user-1", "variant": "influence", "title": HOSTILE, "ts": 1_760_000_000_000_000}
+    history = [(f"Thing {n}", "2026-02-01 view", "inconsistent" if n == 3 else "") for n in range(8)]
+    person = [("", n, *line) for n, line in enumerate(history)]
+    person += [
+        (arm, n, f"Thing {n} " + "of great length " * 3, "ease", "") for arm in ("control", "llm") for n in (1, 2, 3)
+    ]
+    return ReportData(
+        name=name,
+        date=DAY,
+        run_id="0123456789abcdef",
+        published=True,
+        decision="40 users have a slate in each of 2 arms.",
+        arms={"control": "no denoising, no LLM", "llm": "influence denoising, item-token LLM"},
+        facts={"engine": "vllm 40", "fingerprint": "a" * 64, HOSTILE: HOSTILE},
+        users_in=50,
+        users_published=40,
+        users_quarantined={HOSTILE: 2, "the prompt failed": 1},
+        users_ineligible={"fewer than 3 events": 7},
+        rows_read=10_000,
+        rows_quarantined={HOSTILE: 30, "no user": 12},
+        summary=summary,
+        quarantine_examples=pa.Table.from_pylist([{**quarantine, "raw": HOSTILE * 20}], QUARANTINE),
+        removed_examples=pa.Table.from_pylist(
+            [{**removed, "reason": "both", "influence": 0.01, "harm": None}], REMOVED
+        ),
+        examples=pa.Table.from_pylist(
+            [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE
+        ),
+        earlier=date(2026, 3, 1),
+        drift=drift(earlier, summary),
+        timings=pa.Table.from_pylist([{"stage": "rerank", "seconds": 75.5, "done": 40, "unit": "users"}], TIMINGS),
+        losses=pa.table({"step": [0, 50, 100], "loss": [5.0, 3.1, 2.9]}, LOSSES),
+        judged="38 users with at least 3 events, 2026-03-02 to 2026-03-08.",
+        comparison=comparison,
+        planted=comparison,
+    )
+
+
+def bare() -> ReportData:
+    """A day that refused to publish before there was anything to show."""
+    return ReportData(
+        name="shop",
+        date=DAY,
+        run_id="0",
+        published=False,
+        decision="61% of the rows broke the contract; at most 5% may.",
+        arms={"control": ""},
+        facts={},
+        users_in=0,
+        users_published=0,
+        users_quarantined={},
+        users_ineligible={},
+        rows_read=0,
+        rows_quarantined={},
+        summary=SUMMARY.empty_table(),
+    )

@@ -1,0 +1,102 @@
+"""The page: safe with hostile text, whole without data, and the same after a round trip."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_cases import HOSTILE, bare, full
+
+from rayrec.errors import DataError
+from rayrec.evaluation.report import brief, read_report, render, write_report
+from rayrec.evaluation.report_data import ReportData
+from rayrec.storage import Storage
+
+VOID = {"meta", "br", "rect", "path", "polyline", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The elements and attributes of a page, and whether each one is closed in its place."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_a_script_in_any_text_stays_text() -> None:
+    page = Page(render(full()))
+    assert not {"script", "img", "iframe", "object", "link"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "".join(page.text).count(HOSTILE) >= 6
+
+
+def test_the_page_asks_for_nothing_from_outside() -> None:
+    html = render(full())
+    assert not [
+        value for name, value in Page(html).attributes if name in ("src", "href") and not (value or "").startswith("#")
+    ]
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+@pytest.mark.parametrize("data", [full(), bare()], ids=["full", "bare"])
+def test_every_element_is_closed_and_every_section_is_there(data: ReportData) -> None:
+    page = Page(render(data))
+    assert page.open == []
+    targets = {value for name, value in page.attributes if name == "id"}
+    assert {value[1:] for name, value in page.attributes if name == "href" and value} <= targets
+
+
+def test_a_day_without_anything_says_so_in_words() -> None:
+    text = "".join(Page(render(bare())).text)
+    for line in (
+        "not published",
+        "61% of the rows",
+        "Nothing was taken out",
+        "no earlier published day",
+        "Not judged yet",
+    ):
+        assert line in text
+
+
+def test_the_facts_kept_beside_the_page_make_the_same_page(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    path = write_report(full(), storage)
+    again = read_report(storage, "2026-03-02")
+    assert again == full()
+    assert Path(path).read_text(encoding="utf8") == render(again)
+
+
+def test_a_report_of_another_version_is_an_error_in_words() -> None:
+    with pytest.raises(DataError, match="no report of this version"):
+        ReportData.from_json(b'{"name": "x"}', "reports/dt=2026-03-02/report.json")
+
+
+def test_control_characters_and_great_length_cannot_reach_the_reader() -> None:
+    assert brief("a\x1b[31mb\u202e") == "a\ufffd[31mb\ufffd"
+    assert len(brief("x" * 10_000_000)) == 120
+    assert brief(None) == ""
+
+
+def test_a_table_of_other_columns_is_refused_when_the_report_is_made() -> None:
+    with pytest.raises(ValueError, match="timings"):
+        ReportData(**{**bare().__dict__, "timings": bare().summary})
