@@ -2,16 +2,13 @@
 PYTHON ?= python3.11
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test test-all check lock lock-gpu
+.PHONY: demo test check lock lock-gpu
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
 
 test: .venv check
 	.venv/bin/python -m pytest
-
-test-all: .venv check
-	.venv/bin/python -m pytest -m "long or not long"
 
 check: .venv
 	.venv/bin/ruff check .

@@ -274,7 +274,6 @@ class Tuning(_Section):
 class Rerank(_Section):
     method: Literal["none", "item_token"] = "item_token"
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    candidates: int = Field(200, ge=1, le=4096)  # the best of the union, by the first-stage blend, that the LLM scores
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 

@@ -94,7 +94,7 @@ def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, 
             for _ in results(carry(reranked(scoring, scoring.units), SaveLesson, scoring)) if past else ():
                 progress.advance()
         fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
-        ray.get([fitting.remote(scoring, variant, named[variant.name]) for variant in missing])
+        ray.get([fitting.remote(scoring, variant, models[-1], named[variant.name]) for variant in missing])
     return named
 
 
@@ -172,7 +172,7 @@ def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[n
     return loaded(day, models.item_model).denoiser_arrays(specs).get("ials.factors")
 
 
-def _fit_blend(scoring: Scoring, variant: Variant, fingerprint: str) -> None:
+def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str) -> None:
     day = scoring.day
     parent = next(v for v in day.arms.variants("retrieve") if v.name == variant.parent)
     lessons = []
@@ -190,7 +190,8 @@ def _fit_blend(scoring: Scoring, variant: Variant, fingerprint: str) -> None:
         if not asks_llm(variant) and "score.llm" in table.column_names:
             table = table.drop_columns(["score.llm"])
         lessons.append(Lesson(table, taken.like(taken.values > 0), prior_of(loaded(day, models.item_model))))
-    personal = [s.name for s in sources_of(parent) if loaded(day, scoring.models[0].item_model).retriever(s).personal]
+    model = loaded(day, now.item_model)
+    personal = [source.name for source in sources_of(parent) if model.retriever(source).personal]
     blend = fit(lessons, personal, day.config.blend.l2)
     artefacts.save(day.storage, BLEND, fingerprint, {}, blend.to_plain())
 

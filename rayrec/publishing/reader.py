@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,15 +24,16 @@ _PARALLEL_READS = 8
 _NEWEST = 5  # published dates named in an error
 
 
-def read_manifest(root: str, date: str | datetime.date) -> Manifest:
+def read_manifest(root: str | os.PathLike[str], date: str | datetime.date) -> Manifest:
     """The publication of a day. Raises PublicationError naming the newest dates there are."""
     day = _day(date)
-    manifest = find_manifest(Storage(root), day)
+    storage = Storage(os.fspath(root))
+    manifest = find_manifest(storage, day)
     if manifest is None:
-        dates = ", ".join(str(there) for there in published_dates(root)[-_NEWEST:])
+        dates = ", ".join(str(there) for there in published_dates(storage.root)[-_NEWEST:])
         raise PublicationError(
             f"no slates are published for {day}",
-            where=Storage(root).url(layout.manifest_path(day)),
+            where=storage.url(layout.manifest_path(day)),
             do=f"the newest dates are {dates}"
             if dates
             else "nothing is published here: check the root, run jobs.daily",
@@ -40,7 +42,7 @@ def read_manifest(root: str, date: str | datetime.date) -> Manifest:
 
 
 def read_slates(
-    root: str,
+    root: str | os.PathLike[str],
     date: str | datetime.date,
     arm: str | None = None,
     *,
@@ -52,7 +54,7 @@ def read_slates(
     `users` reads only the shards that these users are in. `verify` checks every file against its sha256.
     Raises PublicationError if the day or the arm is not published, or a file is not the one that was published.
     """
-    manifest, storage = read_manifest(root, date), Storage(root)
+    manifest, storage = read_manifest(root, date), Storage(os.fspath(root))
     if arm is not None and arm not in manifest.arms:
         raise PublicationError(
             f"there is no arm {arm!r} on {manifest.dt}",

@@ -6,11 +6,15 @@ the same one.
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from threading import Thread
 from typing import Any, cast
+
+from rich.console import Console
 
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.reranking import artefact
@@ -45,10 +49,10 @@ def _run(specs: list[TuningSpec], workers: Workers) -> None:
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
-    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder, _told_by_workers() as lines:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"specs": specs},
+            train_loop_config={"specs": specs, "lines": lines},
             scaling_config=ScalingConfig(
                 num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
             ),
@@ -64,6 +68,28 @@ def _run(specs: list[TuningSpec], workers: Workers) -> None:
         raise failure
 
 
+@contextmanager
+def _told_by_workers() -> Iterator[Any]:
+    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files."""
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    console = Console(stderr=True, highlight=False)
+
+    def tell() -> None:
+        while (line := queue.get()) is not None:
+            console.print(line, markup=False, soft_wrap=True)
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        teller.join()
+        queue.shutdown()
+
+
 def _work(config: Mapping[str, Any]) -> RayrecError | None:
     import ray.train.torch
 
@@ -76,7 +102,7 @@ def _work(config: Mapping[str, Any]) -> RayrecError | None:
 
         def report(row: Mapping[str, float], spec: TuningSpec = spec) -> None:
             if worker.rank == 0:
-                print(progress_line(row, spec), file=sys.stderr, flush=True)
+                config["lines"].put(progress_line(row, spec))
             ray.train.report(dict(row))
 
         try:
@@ -98,8 +124,10 @@ def _cause(error: Any) -> BaseException:
 
 
 def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
-    """One epoch, as people read it."""
+    """One epoch, as people read it; of the model as of `now`."""
     planned = spec.stop_after or spec.settings.epochs
     judged = f"  validation {row['validation']:.3f}" if "validation" in row else ""
     speed = row["tokens"] / max(row["seconds"], 1e-9)
-    return f"tune       epoch {row['epoch']:.0f} / {planned}  loss {row['loss']:.3f}{judged}  {speed:,.0f} tokens/s"
+    as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()
+    epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {planned}"
+    return f"{epoch}  loss {row['loss']:.3f}{judged}  {speed:,.0f} tokens/s"

@@ -90,7 +90,7 @@ FILES = [
         files={"events/all.csv": EVENTS, "items.csv": ITEMS},
         day=date(2031, 1, 1),
         error=DataError,
-        says=("no interactions in the window",),
+        says=("no interactions in the",),
     ),
     Broken(
         "a_file_of_unknown_kind",

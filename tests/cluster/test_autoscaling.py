@@ -19,8 +19,6 @@ from ray_heads import REPOSITORY, free_ports, ray_head
 from rayrec import read_slates
 from rayrec.demo_shop import Shop, make_shop
 
-pytestmark = pytest.mark.long  # two clusters that grow from nothing, and a whole night on one of them
-
 _HERE = Path(__file__).parent
 _FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 

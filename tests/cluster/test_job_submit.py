@@ -16,9 +16,6 @@ from ray_heads import REPOSITORY, RayHead, ray_head
 from rayrec import read_slates
 from rayrec.demo_shop import make_shop
 
-pytestmark = pytest.mark.long
-
-
 _PROBE = """
 import ray, rayrec
 from rayrec.cluster import connect

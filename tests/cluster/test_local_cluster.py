@@ -18,9 +18,6 @@ import pytest
 from rayrec.cluster import ClusterError, connect
 from rayrec.config import Resources
 
-pytestmark = pytest.mark.long
-
-
 _DRIVER = """
 import sys
 import ray

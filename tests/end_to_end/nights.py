@@ -35,7 +35,11 @@ class Made:
         return Day(self.config(output, *overrides), self.shop.date)
 
     def config(self, output: Path | str, *overrides: str) -> Config:
-        return load(CONFIG, [f"data.root={self.shop.data_root}", f"output.root={output}", *SMALL, *overrides])
+        return load(CONFIG, self.overrides(output, *overrides))
+
+    def overrides(self, output: Path | str, *more: str) -> list[str]:
+        """What `--set` would be given."""
+        return [f"data.root={self.shop.data_root}", f"output.root={output}", *SMALL, *more]
 
     def prepared(self, output: Path) -> Path:
         """A new output root that has the first night's models and histories, but nothing of its runs."""

@@ -29,9 +29,6 @@ from rayrec.publishing.manifest import find_manifest
 from rayrec.reranking.actor import Reranker
 from rayrec.reranking.base import Failure
 
-pytestmark = pytest.mark.long
-
-
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 

@@ -19,7 +19,6 @@ from rayrec.slates.assemble import AssembleStage, slate_ids
 from rayrec.slates.blend import Blend
 from rayrec.slates.examples import is_taken, known_at, taken_after, usable
 from rayrec.slates.policies import Greedy, policy_kind
-from rayrec.slates.shortlist import ShortlistStage
 
 IDS = pa.array([f"item {code:03d}" for code in range(ITEMS)])
 BLEND = Blend.default(PERSONAL, NAMES)
@@ -73,18 +72,6 @@ def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
     assert len({*first, *others}) == 9
     assert all(len(text) == 32 for text in first)
     assert slate_ids("run", "arm", pa.array([], pa.string())).to_pylist() == []
-
-
-def test_a_shortlist_holds_the_best_of_the_union_in_order() -> None:
-    table = candidates()
-    short = ShortlistStage(BLEND, prior(), 7)(table)
-    assert short.schema.equals(table.schema)
-    scores = BLEND.scores(table, prior())
-    for user in range(50):
-        order = np.argsort(-scores[user], kind="stable")[:7]
-        for name in ("candidate", "source", "score.ease"):
-            assert short[name][user].as_py() == np.array(table[name][user].as_py())[order].tolist()
-    assert short["item"].equals(table["item"])
 
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:

@@ -17,9 +17,6 @@ from rayrec.reranking.tuning_loop import Worker
 from rayrec.reranking.tuning_ray import Workers, tune
 from rayrec.storage import Storage
 
-pytestmark = pytest.mark.long
-
-
 HALF = Workers(count=2, cpus=0.5)
 
 

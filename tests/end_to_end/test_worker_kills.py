@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
-import test_kills as this_module
+import test_worker_kills as this_module
 from nights import Made, rows
 
 from rayrec import read_slates
@@ -17,9 +17,6 @@ from rayrec.pipeline import daily, score
 from rayrec.pipeline.commit import Commit
 from rayrec.pipeline.daily import Night
 from rayrec.storage import Storage
-
-pytestmark = pytest.mark.long
-
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 

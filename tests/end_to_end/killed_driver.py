@@ -1,0 +1,112 @@
+"""A night whose driver dies at a named moment: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
+
+MOMENT `none`: it does not die. Run as a process of its own by test_driver_kills.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from rayrec import cluster
+from rayrec.config import load
+from rayrec.pipeline import daily, ingest, score
+from rayrec.pipeline.commit import Commit
+from rayrec.pipeline.day import Day
+from rayrec.storage import Storage
+
+DRIVER = "RAYREC_TEST_DRIVER"  # the driver's pid, for the workers of its local cluster
+
+
+def kill_driver() -> None:
+    os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
+
+
+class Killing:
+    """A stage in whose worker the driver is killed: before the shard's work, or `after` it."""
+
+    def __init__(self, stage: Callable[[Any], Any], after: bool, spec: object) -> None:
+        self._stage, self._after = stage(spec), after
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        if not self._after:
+            kill_driver()
+        out = self._stage(unit, table)
+        kill_driver()
+        return out
+
+    def nobody(self, shard: int) -> None:
+        self._stage.nobody(shard)
+
+
+class CommitWithoutReceipt(Commit):
+    """The driver dies when a shard's files are written and its receipt is not."""
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        create = Storage.create
+
+        def killing(storage: Storage, path: str, data: bytes) -> bool:
+            if "/receipts/" in path:
+                kill_driver()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return create(storage, path, data)
+
+        Storage.create = killing  # type: ignore[method-assign]
+        return super().__call__(unit, table)
+
+
+def kill_in(module: Any, name: str, *, after: bool = False) -> None:
+    setattr(module, name, partial(Killing, getattr(module, name), after))
+
+
+def kill_before(name: str) -> None:
+    """The driver itself, when the night comes to this step."""
+    setattr(daily, name, lambda *args, **kwargs: kill_driver())
+
+
+def kill_at_publication(*, after: bool) -> None:
+    create = Storage.create
+
+    def killing(storage: Storage, path: str, data: bytes) -> bool:
+        if path.endswith("manifest.json"):
+            if after:
+                create(storage, path, data)
+            kill_driver()
+        return create(storage, path, data)
+
+    Storage.create = killing  # type: ignore[method-assign]
+
+
+MOMENTS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "while events are read": lambda: kill_in(ingest, "IngestSplit"),
+    "between two shards of histories": lambda: kill_in(ingest, "GroupShard", after=True),
+    "before the fit": lambda: kill_before("fit_models"),
+    "before the tuning": lambda: kill_before("tune_models"),
+    "before the blend": lambda: kill_before("fit_blends"),
+    "in the middle of a shard": lambda: kill_in(score, "Retrieve", after=True),
+    "after a file, before its receipt": lambda: setattr(daily, "Commit", CommitWithoutReceipt),
+    "between two shards": lambda: kill_in(daily, "Commit", after=True),
+    "before the publication": lambda: kill_at_publication(after=False),
+    "just after the publication": lambda: kill_at_publication(after=True),
+}
+
+
+def main() -> None:
+    config, day, moment, *overrides = sys.argv[1:]
+    os.environ[DRIVER] = str(os.getpid())
+    MOMENTS[moment]()
+    work = Day(load(config, overrides), date.fromisoformat(day))
+    with cluster.connect(work.config.resources):
+        daily.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Sixteen runs of one day at once, on one cluster: one publishes, the others say so, and no reader sees a mixture."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from nights import CONFIG, Made, rows
+from ray_heads import REPOSITORY, ray_head
+
+from rayrec import read_slates
+from rayrec.pipeline import daily
+from rayrec.pipeline.daily import Night
+from rayrec.storage import Storage
+
+RUNS = 16
+WITHOUT_LLM = "rerank.method=none"
+
+
+def test_sixteen_runs_of_one_day(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, _ = first_night
+    alone = made.prepared(tmp_path / "alone")
+    daily.run(made.day(alone, WITHOUT_LLM))
+    root = tmp_path / "out"
+    shutil.copytree(alone / "models", root / "models")  # ingest and scoring are what they race for
+    sets = [part for each in made.overrides(root, WITHOUT_LLM) for part in ("--set", each)]
+    command = [sys.executable, "-m", "jobs.daily", "--config", str(CONFIG), "--date", made.shop.date.isoformat(), *sets]
+    with ray_head("--num-cpus=4", "--object-store-memory=400000000") as head:
+        runs = [
+            subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=head.reached_by(),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            for _ in range(RUNS)
+        ]
+        outputs = [run.communicate(timeout=500)[0] for run in runs]
+    for run, output in zip(runs, outputs, strict=True):
+        assert run.returncode == 0, output
+    said = [output.count("(published)") for output in outputs]
+    assert sum(said) == 1, "\n".join(outputs)
+    for output, published in zip(outputs, said, strict=True):
+        assert published or "(published by another run)" in output or "is already published" in output
+    assert rows(read_slates(root, made.shop.date, verify=True)).equals(rows(read_slates(alone, made.shop.date)))
+    parquet = [file for file in Storage(str(root)).list("slates") if file.path.endswith(".parquet")]
+    shards = made.config(root).data.shards
+    assert len(parquet) == 2 * shards  # of each arm and shard one file; what the losers wrote is gone
