@@ -239,7 +239,9 @@ class Blend(_Section):
     cuts: int = Field(2, ge=0)  # 0: nothing is learned, the default weights stand
     horizon_days: float = Field(7.0, gt=0)  # what users took within this time after a cut is what is learned
     min_events: int = Field(3, ge=0)  # users with fewer positive events before the cut do not teach
-    max_users: int = Field(4_000, ge=1)  # a cut, chosen by their stable hash
+    sample_users: int = Field(
+        40_000, ge=1
+    )  # users looked at, chosen by their stable hash; those who took something teach
     l2: float = Field(1e-3, gt=0)
 
 
@@ -259,13 +261,12 @@ class Tuning(_Section):
     events: int = Field(100, ge=1)  # newest events in a prompt
     min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
     horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
-    prior_half_life_days: float = Field(1.0, ge=0)  # decayed popularity that it need not learn; 0: none, it learns all
-    target_half_life_days: float = Field(0.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
+    target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
     item_dropout: float = Field(0.1, ge=0, lt=1)  # share of history items left out at random while learning
     epochs: int = Field(6, ge=1)  # at most: the validation decides
     patience: int = Field(2, ge=1)  # epochs without a better validation before stopping
     batch_tokens: int = Field(2048, ge=256)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     lora_rank: int = Field(16, ge=1)
     seed: int = 0

@@ -89,7 +89,7 @@ def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, 
     named = {variant.name: _blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
     missing = [v for v in day.arms.variants("rerank") if not artefacts.exists(day.storage, BLEND, named[v.name])]
     if missing:
-        scoring = Scoring(day, past, "transformers", day.config.blend.max_users, data.users)
+        scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users)
         with Progress("blend", len(scoring.units), unit="lessons") as progress:
             for _ in results(carry(reranked(scoring, scoring.units), SaveLesson, scoring)) if past else ():
                 progress.advance()
@@ -217,7 +217,5 @@ def _sequence_path(day: Day, models: Models, shard: int) -> str:
 
 def _lesson_path(scoring: Scoring, unit: int) -> str:
     models, shard = scoring.at(unit)
-    key = digest(
-        [[v.name for v in scoring.day.arms.variants("rerank")], models.item_model, models.llm, scoring.learners]
-    )
+    key = digest([[v.name for v in scoring.day.arms.variants("rerank")], models.item_model, models.llm, scoring.sample])
     return f"{scoring.day.work}/lessons/{models.cut}-{key}/shard={shard:04d}.arrow"

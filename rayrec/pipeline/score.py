@@ -35,14 +35,14 @@ from rayrec.slates.examples import known_at, taken_after, usable
 class Scoring:
     """What is scored: as of each cut in `models`, every shard. Hashable, so that a worker builds a stage once.
 
-    `learners`: score only users who can teach the blend, at most about this many a cut; None: everybody.
+    `sample`: score only users who can teach the blend, among about this many of the day's; None: everybody.
     """
 
     day: Day
     models: tuple[Models, ...]
     engine: str
-    learners: int | None = None
-    users: int = 0  # in the whole day, for the learners' share
+    sample: int | None = None
+    users: int = 0  # in the whole day, for the sample's share
     run_id: str = ""  # keep the verdicts on events for this run; "": they are not kept
 
     def at(self, unit: int) -> tuple[Models, int]:
@@ -76,8 +76,8 @@ class Denoise:
         day = self._scoring.day
         models, shard = self._scoring.at(unit)
         everything = histories(day, shard)
-        table = known_at(everything, models.cut) if self._scoring.learners is not None else everything
-        if self._scoring.learners is not None:
+        table = known_at(everything, models.cut) if self._scoring.sample is not None else everything
+        if self._scoring.sample is not None:
             table = table.filter(pa.array(self._teaching(everything, table, models.cut)))
         arrays = loaded(day, models.item_model).denoiser_arrays(
             [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
@@ -100,13 +100,13 @@ class Denoise:
         return denoised
 
     def _teaching(self, everything: pa.Table, known: pa.Table, cut: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Users who did something after the cut to learn from; of too many, those with the smallest hashes."""
+        """Users who did something after the cut to learn from; of many users, those with the smallest hashes."""
         scoring, blend = self._scoring, self._scoring.day.config.blend
         until = cut + int(blend.horizon_days * 86_400_000_000)
         weights = scoring.day.event_weights
         new_only = scoring.day.config.retrieval.exclude_seen
         wanted = taken_after(everything, cut, until, weights, new_only=new_only)
-        share = (scoring.learners or 0) / max(scoring.users, 1)
+        share = (scoring.sample or 0) / max(scoring.users, 1)
         sampled = hash_strings(everything["user_id"]) < np.uint64(min(share, 1.0) * (2**64 - 2**11))
         result: np.ndarray[tuple[int], np.dtype[np.bool_]] = usable(known, wanted, blend.min_events) & sampled
         return result

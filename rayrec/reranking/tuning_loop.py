@@ -25,7 +25,6 @@ from rayrec.config import Tuning
 from rayrec.errors import DataError
 from rayrec.hashing import seed_of
 from rayrec.reranking.model import ItemLM
-from rayrec.reranking.prior import Prior
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
 
@@ -87,9 +86,6 @@ class Loop:
             lr=task.settings.learning_rate,
             betas=(0.9, 0.98),
         )
-        half_life = task.settings.prior_half_life_days
-        items = layout.vocabulary.items
-        self._prior = Prior(task.events, items, task.now, half_life) if half_life else None
         self._validation = validation(task.judged, layout, task.now) if task.judged is not None else None
 
     def run(self, after_epoch: Callable[[Loop], None]) -> None:
@@ -216,8 +212,6 @@ class Loop:
             if low == high:
                 continue
             logits = states[start : start + size] @ items.float().T
-            if self._prior is not None:
-                logits = logits + torch.from_numpy(self._prior.rows(batch.cut[start : start + size])).to(device)
             query = torch.from_numpy(batch.query[low:high] - start).to(device)
             right = logits[query, torch.from_numpy(batch.target[low:high]).to(device)]
             weight = torch.from_numpy(batch.weight[low:high]).to(device)

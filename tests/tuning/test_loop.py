@@ -38,7 +38,7 @@ class Killed(Exception):
 
 
 def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> None:
-    given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0, prior_half_life_days=0))
+    given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0))
     card = run(given)
     model = artefact.localise(Storage(given.root), given.path)
     engine = TransformersEngine(model, EngineSettings())

@@ -54,7 +54,7 @@ def test_lora_on_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_pat
     given = spec(
         tmp_path,
         pairs_shop(),
-        settings=settings(base=str(base), epochs=15, lora_rank=4, prior_half_life_days=0, item_dropout=0.0),
+        settings=settings(base=str(base), epochs=15, lora_rank=4, item_dropout=0.0),
     )
     card = tune_here(given, Worker(), lambda row: None)
     assert card.base.startswith(base.name + "@")
