@@ -35,6 +35,7 @@ from rayrec.retrieval.item_model import ItemModel
 from rayrec.retrieval.popularity import Popularity
 from rayrec.retrieval.sources import SourceSpec
 from rayrec.slates.examples import known_at, taken_after, usable
+from rayrec.storage import Storage
 
 DEPTH = 50
 GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation stands in the table
@@ -133,14 +134,13 @@ def baselines(now: Moment, validation: Moment, users: pa.Array, horizon_us: int)
         yield name, spec.name, now.ranked_by(users, model.retriever(spec))
 
 
-def llm_alone(now: Moment, manifest: Manifest, users: pa.Array) -> pa.Table:
+def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
     """Slates by the LLM's own answer over all items with a token, from whole histories."""
-    day = now.day
-    model = localise(day.storage, f"models/llm/{manifest.models['llm']}")
+    model = localise(storage, f"models/llm/{manifest.models['llm']}")
     engine = engines.start("transformers", model, EngineSettings())
     popularity = Popularity(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
-    spec = RerankSpec(instruction(day), now.cut, frozenset({"llm"}))
+    spec = RerankSpec(instruction(now.day), now.cut, frozenset({"llm"}))
     scores = Ragged.from_arrow(Reranker(engine, model, now.catalogue, spec)(table)["score.llm"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 

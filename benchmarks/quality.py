@@ -150,7 +150,7 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
             users = pc.unique(case.wanted["user_id"].combine_chunks())
             for name, settings, slates in baselines(now, before, users, case.horizon_days * DAY_US):
                 others[name], result.chosen[name] = slates, settings
-        alone = {LLM: llm_alone(now, night.manifest, users)}
+        alone = {LLM: llm_alone(now, day.storage, night.manifest, users)}
         found = judge_day(
             str(output), case.day, case.wanted, min_events=case.min_events, others={**others, **alone}
         ).comparison
