@@ -17,8 +17,7 @@ from functools import cached_property
 from rayrec.config import Config
 from rayrec.contracts.sources import InputFile, input_files, item_files
 from rayrec.hashing import digest
-from rayrec.publishing.records import InputFile as Input
-from rayrec.publishing.records import RunRecord
+from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
 from rayrec.slates.arms import ArmPlan, resolve
 from rayrec.storage import Storage

@@ -2,12 +2,12 @@
 
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.reader import read_manifest, read_slates
-from rayrec.publishing.records import InputFile, Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts
+from rayrec.publishing.records import Input, Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import code_version, versions
 
 __all__ = [
-    "InputFile",
+    "Input",
     "Manifest",
     "Provenance",
     "Publication",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rayrec.publishing.records import InputFile, RunRecord
+from rayrec.publishing.records import Input, RunRecord
 
 _MAX_LINES = 10  # per kind; a changed folder of a thousand files is told in ten lines and a number
 _MAX_VALUE = 80  # characters
@@ -45,7 +45,7 @@ def _brief(value: Any) -> str:
     return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}..."
 
 
-def _inputs(published: tuple[InputFile, ...], now: tuple[InputFile, ...]) -> Iterator[str]:
+def _inputs(published: tuple[Input, ...], now: tuple[Input, ...]) -> Iterator[str]:
     before, after = {file.path: file for file in published}, {file.path: file for file in now}
     for path in sorted({*before, *after}):
         old, new = before.get(path), after.get(path)

@@ -23,7 +23,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # it becomes a fold
 
 
 @dataclass(frozen=True)
-class InputFile:
+class Input:
     """A file the run reads: path under the data root, bytes, the store's version (ETag or mtime in ns)."""
 
     path: str
@@ -39,7 +39,7 @@ class RunRecord:
     date: datetime.date
     fingerprint: str  # Config.fingerprint
     meaning: Mapping[str, Any]  # Config.meaning(): what the fingerprint is of, so that a difference can be shown
-    inputs: tuple[InputFile, ...]
+    inputs: tuple[Input, ...]
     shards: int
     arms: tuple[str, ...]
     code_version: str
@@ -176,7 +176,7 @@ class Manifest:
     quarantined_rows: Mapping[str, int]
     engine: Mapping[str, int]
     meaning: Mapping[str, Any]
-    inputs: tuple[InputFile, ...]
+    inputs: tuple[Input, ...]
     files: tuple[SlateFile, ...]
 
     @property
@@ -198,7 +198,7 @@ class Manifest:
                 dt=datetime.date.fromisoformat(content.pop("dt")),
                 arms=tuple(content.pop("arms")),
                 users=UserCounts(**content.pop("users")),
-                inputs=tuple(InputFile(**file) for file in content.pop("inputs")),
+                inputs=tuple(Input(**file) for file in content.pop("inputs")),
                 files=tuple(SlateFile(**file) for file in content.pop("files")),
                 **content,
             )

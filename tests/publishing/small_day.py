@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rayrec.contracts.schemas import SLATE
 from rayrec.hashing import digest, shard_of
-from rayrec.publishing import InputFile, Provenance, Publication, Run, RunRecord, UserCounts
+from rayrec.publishing import Input, Provenance, Publication, Run, RunRecord, UserCounts
 from rayrec.storage import Storage
 
 DATE = datetime.date(2011, 8, 31)
@@ -18,7 +18,7 @@ SHARDS = 3
 ARMS = ("control", "llm")
 USERS = [f"user-{n:02d}" for n in range(60)]
 SIZE = 5
-INPUTS = (InputFile("events/2011-08-29.csv", 100, "a"), InputFile("events/2011-08-30.csv", 200, "b"))
+INPUTS = (Input("events/2011-08-29.csv", 100, "a"), Input("events/2011-08-30.csv", 200, "b"))
 
 
 def record(**settings: Any) -> RunRecord:

@@ -1,0 +1,62 @@
+"""The configuration: one pydantic tree, read from YAML, overridden with `--set a.b=c`.
+
+    python -m rayrec.config --schema > rayrec.schema.json     # for editors
+
+Unknown keys are errors that name the nearest known key. Nothing here is a secret: credentials come from the
+environment (fsspec, AWS, Ray), never from config.
+"""
+
+from rayrec.config.data import (
+    Column,
+    ColumnLike,
+    Data,
+    EventDerivation,
+    EventRule,
+    FileSource,
+    InteractionSource,
+    ItemSource,
+    Requirement,
+    Timestamp,
+)
+from rayrec.config.sections import (
+    Arm,
+    Arms,
+    Blend,
+    Denoise,
+    Fit,
+    Instruction,
+    Output,
+    Rerank,
+    Resources,
+    Retrieval,
+    Slate,
+    Tuning,
+)
+from rayrec.config.tree import Config, load
+
+__all__ = [
+    "Arm",
+    "Arms",
+    "Blend",
+    "Column",
+    "ColumnLike",
+    "Config",
+    "Data",
+    "Denoise",
+    "EventDerivation",
+    "EventRule",
+    "FileSource",
+    "Fit",
+    "Instruction",
+    "InteractionSource",
+    "ItemSource",
+    "Output",
+    "Requirement",
+    "Rerank",
+    "Resources",
+    "Retrieval",
+    "Slate",
+    "Timestamp",
+    "Tuning",
+    "load",
+]

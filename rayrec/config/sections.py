@@ -1,0 +1,139 @@
+"""The sections of the config that say what is done with the data, and on what machines."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from rayrec.config.data import Section
+
+
+class Denoise(Section):
+    method: str = "influence"  # a name in rayrec.denoising; "none" keeps everything
+    settings: dict[str, Any] = Field({})
+
+
+class Retrieval(Section):
+    sources: dict[str, dict[str, Any]] = Field(
+        {
+            "ease": {},
+            "ease_recent": {"kind": "ease", "history_half_life_days": 14.0},
+            "item_knn": {"top": 0},
+            "user_knn_2d": {"kind": "user_knn", "half_life_days": 2.0},
+            "user_knn_7d": {"kind": "user_knn", "half_life_days": 7.0},
+            "user_knn_28d": {"kind": "user_knn", "half_life_days": 28.0, "top": 0},
+            "popularity": {"top": 0},
+            "recent_popularity_1d": {"kind": "recent_popularity", "half_life_days": 1.0},
+            "recent_popularity_8d": {"kind": "recent_popularity", "half_life_days": 8.0},
+        }
+    )
+    """Name -> `kind` (a retriever; default: the name), `top` (default: per_source) and the retriever's own settings."""
+    per_source: int = Field(100, ge=1)  # top N of each source enter the union
+    exclude_seen: bool = True
+
+
+class Fit(Section):
+    """Bounds of the item model's fit."""
+
+    max_events: int = Field(20_000_000, ge=1)  # beyond it whole users are left out, chosen by their stable hash
+
+
+class Blend(Section):
+    """How the final score is learned: on the days before the date, cut by cut, with everything fitted before it."""
+
+    cuts: int = Field(2, ge=0)  # 0: nothing is learned, the default weights stand
+    horizon_days: float = Field(7.0, gt=0)  # what users took within this time after a cut is what is learned
+    min_events: int = Field(3, ge=0)  # users with fewer positive events before the cut do not teach
+    sample_users: int = Field(
+        40_000, ge=1
+    )  # users looked at, chosen by their stable hash; those who took something teach
+    l2: float = Field(1e-3, gt=0)
+
+
+class Instruction(Section):
+    """What is asked for, in words; the same for everybody here (a table per user is an input of its own)."""
+
+    text: str = "Recommend what this user will want next."
+    max_chars: int = Field(300, ge=1)
+
+
+class Tuning(Section):
+    base: str = "scratch"  # or the path of a local Hugging Face checkpoint, tuned with LoRA
+    layers: int = Field(2, ge=1)  # layers to feedforward: of the model made from scratch
+    width: int = Field(64, ge=32)
+    heads: int = Field(2, ge=1)
+    feedforward: int = Field(192, ge=64, multiple_of=64)  # whole vectors for the kernels
+    events: int = Field(100, ge=1)  # newest events in a prompt
+    min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
+    horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
+    target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
+    item_dropout: float = Field(0.1, ge=0, lt=1)  # share of history items left out at random while learning
+    epochs: int = Field(6, ge=1)  # at most: the validation decides
+    patience: int = Field(2, ge=1)  # epochs without a better validation before stopping
+    batch_tokens: int = Field(2048, ge=256)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    lora_rank: int = Field(16, ge=1)
+    seed: int = 0
+
+
+class Rerank(Section):
+    method: Literal["none", "item_token"] = "item_token"
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Slate(Section):
+    size: int = Field(50, ge=1, le=1000)
+    policy: str = "greedy"
+
+
+class Arm(Section):
+    """One variant of the scoring settings; what is not named is as in the top-level sections."""
+
+    denoise: Denoise | None = None
+    retrieval: Retrieval | None = None
+    rerank: Rerank | None = None
+    slate: Slate | None = None
+    share: float = Field(1.0, gt=0)
+
+
+class Arms(Section):
+    assignment: Literal["all", "split"] = "all"
+    salt: str = "rayrec"
+    variants: dict[str, Arm]
+
+    @model_validator(mode="after")
+    def _some(self) -> Arms:
+        if not self.variants:
+            raise ValueError("at least one arm is needed")
+        return self
+
+
+class Resources(Section):
+    """What the job asks of the cluster. Never changes a result, so it is left out of the fingerprint."""
+
+    ingest_tasks: int | None = None  # None: as many as the cluster has CPUs
+    score_tasks: int | None = None
+    fit_num_cpus: float = Field(2, gt=0)  # of the task that fits the item model
+    tune_workers: int = Field(1, ge=1)
+    tune_num_cpus: float = Field(2, gt=0)  # of each worker
+    tune_num_gpus: Literal[0, 1] = 0
+    rerank_actors: int | tuple[int, int] = 1  # number, or (min, max) to autoscale
+    rerank_num_gpus: float = 0
+    rerank_device: Literal["auto", "cpu"] = "auto"  # auto: CUDA where rerank_num_gpus is above 0
+    rerank_num_cpus: float = 1
+    rerank_threads: int = Field(
+        1, ge=1
+    )  # of a CPU engine; with more, scores may differ in their last bits between runs
+    local_cpus: int | None = Field(None, ge=1)  # of a local Ray; None: the machine's
+    local_object_store_mb: int = Field(1024, ge=128)  # of a local Ray; beyond it Ray spills to disk
+    vllm: dict[str, Any] = Field(
+        {}
+    )  # passed to vllm.LLM: gpu_memory_utilization, max_model_len, tensor_parallel_size, ...
+
+
+class Output(Section):
+    root: str = "out"
+    examples: int = Field(3, ge=0)  # users shown at the end of the job

@@ -1,0 +1,112 @@
+"""The whole config, and how it is read: YAML, overrides, errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from rayrec.config.data import Data, Section
+from rayrec.config.sections import (
+    Arms,
+    Blend,
+    Denoise,
+    Fit,
+    Instruction,
+    Output,
+    Rerank,
+    Resources,
+    Retrieval,
+    Slate,
+    Tuning,
+)
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest
+
+
+class Config(Section):
+    name: str
+    data: Data
+    denoise: Denoise = Denoise()
+    retrieval: Retrieval = Retrieval()
+    fit: Fit = Fit()
+    blend: Blend = Blend()
+    instruction: Instruction = Instruction()
+    tuning: Tuning = Tuning()
+    rerank: Rerank = Rerank()
+    slate: Slate = Slate()
+    arms: Arms
+    resources: Resources = Resources()
+    output: Output = Output()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that can change a row: not where the data lies, where it goes, or on how many machines."""
+        return digest(self.meaning())
+
+    def meaning(self) -> dict[str, Any]:
+        """The settings that can change a row, as plain data."""
+        content = self.model_dump(mode="json", exclude={"resources", "output"})
+        del content["data"]["root"]
+        return content
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read YAML, apply overrides (`a.b=c`), validate. Raises ConfigError naming the key and the nearest known one."""
+    try:
+        text = Path(path).read_text(encoding="utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read the config: {error}", where=str(path), do="give --config the path of a YAML file"
+        ) from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}", where=str(path)) from None
+    if not isinstance(content, dict):
+        raise ConfigError("a config is a mapping of sections", where=str(path), do="start from a file in conf/")
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(_explain(error), where=str(path)) from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"cannot read --set {override!r}", do="write it as --set section.key=value")
+    *parents, last = key.split(".")
+    node = content
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {parent!r} is a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        line = f"{key}: {problem['msg']}"
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(), n=1)
+            line = f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _known_keys() -> list[str]:
+    schema = Config.model_json_schema()
+    sections = [schema, *schema.get("$defs", {}).values()]
+    return sorted({key for section in sections for key in section.get("properties", {})})
