@@ -124,9 +124,7 @@ class Resources(Section):
     rerank_num_gpus: float = 0
     rerank_device: Literal["auto", "cpu"] = "auto"  # auto: CUDA where rerank_num_gpus is above 0
     rerank_num_cpus: float = 1
-    rerank_threads: int = Field(
-        1, ge=1
-    )  # of a CPU engine; with more, scores may differ in their last bits between runs
+    rerank_threads: int = Field(1, ge=1)  # of a CPU engine; with more, last bits may differ between runs
     local_cpus: int | None = Field(None, ge=1)  # of a local Ray; None: the machine's
     local_object_store_mb: int = Field(1024, ge=128)  # of a local Ray; beyond it Ray spills to disk
     vllm: dict[str, Any] = Field(
