@@ -18,8 +18,8 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A real local Ray cluster of two CPUs for the whole test session."""
+def local_ray(s3_server: str) -> Iterator[None]:
+    """A real local Ray cluster of two CPUs for the whole test session; its workers can reach the S3 server."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -1,6 +1,6 @@
 """A night whose driver dies at a named moment: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
 
-MOMENT `none`: it does not die. Run as a process of its own by test_driver_kills.py.
+Run as a process of its own by test_driver_kills.py.
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ def kill_at_publication(*, after: bool) -> None:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "none": lambda: None,
     "while events are read": lambda: kill_in(ingest, "IngestSplit"),
     "between two shards of histories": lambda: kill_in(ingest, "GroupShard", after=True),
     "before the fit": lambda: kill_before("fit_models"),

@@ -58,7 +58,7 @@ def whole(first_night: tuple[Made, Night], tmp_path_factory: pytest.TempPathFact
     return rows(read_slates(root, made.shop.date))
 
 
-@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment not in ("none", "before the tuning")])
+@pytest.mark.parametrize("moment", [moment for moment in MOMENTS if moment != "before the tuning"])
 def test_a_killed_driver_costs_no_row(
     first_night: tuple[Made, Night], whole: pa.Table, tmp_path: Path, moment: str
 ) -> None:
@@ -85,19 +85,17 @@ def test_a_driver_killed_before_and_after_tuning_costs_no_row(first_night: tuple
 
 
 @pytest.mark.parametrize("moment", ["after a file, before its receipt", "before the publication", PUBLISHED])
-def test_on_s3_too(
-    first_night: tuple[Made, Night], whole: pa.Table, s3_server: str, tmp_path: Path, moment: str
-) -> None:
+def test_on_s3_too(first_night: tuple[Made, Night], whole: pa.Table, tmp_path: Path, moment: str) -> None:
     made, _ = first_night
     root = f"s3://rayrec-tests/{tmp_path.name}"
     assert drive(made, root, moment, *WITHOUT_LLM) == -signal.SIGKILL
     slates_after(made, root, moment)
-    assert drive(made, root, "none", *WITHOUT_LLM) == 0
+    daily.run(made.day(root, *WITHOUT_LLM))
     assert rows(read_slates(root, made.shop.date, verify=True)).equals(whole)
 
 
 def test_a_whole_night_on_s3_gives_the_rows_of_one_on_local_files(
-    first_night: tuple[Made, Night], s3_server: str
+    first_night: tuple[Made, Night],
 ) -> None:
     """Everything lies on S3: events, histories, models, the LLM's checkpoints, slates."""
     made, first = first_night
@@ -106,6 +104,6 @@ def test_a_whole_night_on_s3_gives_the_rows_of_one_on_local_files(
     for file in source.rglob("*"):
         if file.is_file():
             Storage(shop).write(file.relative_to(source).as_posix(), file.read_bytes())
-    assert drive(made, root, "none", f"data.root={shop}") == 0
+    daily.run(made.day(root, f"data.root={shop}"))
     ours, theirs = (read_slates(where, made.shop.date, verify=True) for where in (root, first.day.config.output.root))
     assert rows(ours, but=("slate_id",)).equals(rows(theirs, but=("slate_id",)))  # it names the inputs' versions
