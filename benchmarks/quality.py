@@ -5,9 +5,9 @@
     python -m benchmarks.quality --data online-retail --root DIR --check
 
 `time` (the one that counts): everything before a date is known; judged is which new items users with at least 3 events
-took within the horizon after it, all items ranked. Nothing is tuned on judged days: the dates below are none of those
-that were looked at in development (movietweetings 2013-06 to 07-07 and 08-25; online-retail 2011-03 to 04, 07-06, 08-03
-and 08-24), and baselines choose their settings on the days before the date.
+took within the horizon after it, all items ranked. Nothing is tuned on judged days: baselines choose their settings on
+the days before the date, and development looked at other dates (movietweetings 2013-06-16 to 07-07 and 08-25,
+online-retail 07-06, 08-03 and 08-24; of their weeks only those of 2011-07-27 share some).
 
 `last-event`: each user's last event is held out, everything else is known, also what others did later. It leaks the
 future's popularity and is only here to compare with papers.
