@@ -1,6 +1,6 @@
 """Denoising: which events of a history to believe. Importing the package registers every method."""
 
-from rayrec.denoising import influence, none
+from rayrec.denoising import influence, none, rules
 from rayrec.denoising.base import METHODS, REASONS, Denoiser, Histories, Verdict
 
-__all__ = ["METHODS", "REASONS", "Denoiser", "Histories", "Verdict", "influence", "none"]
+__all__ = ["METHODS", "REASONS", "Denoiser", "Histories", "Verdict", "influence", "none", "rules"]

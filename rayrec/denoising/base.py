@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 
-REASONS = ("kept", "inconsistent", "harmful", "both")
-"""Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both."""
+REASONS = ("kept", "inconsistent", "harmful", "both", "undone", "burst", "repeated", "skimmed")
+"""Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both;
+`undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py)."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Verdict:
     """Per event, aligned with `Histories.item.values` [total]."""
 
     keep: npt.NDArray[np.float32]  # weight in [0, 1]; 0 = taken out
-    influence: npt.NDArray[np.float32]  # self-consistency y_i^(-i), NaN where not judged
-    harm: npt.NDArray[np.float32]  # > 0: removal helps; 0 where there is no trusted event
+    influence: npt.NDArray[np.float32]  # self-consistency y_i^(-i), NaN where not measured
+    harm: npt.NDArray[np.float32]  # > 0: removal helps; 0 where nothing speaks against the event
     reason: npt.NDArray[np.int8]  # index into REASONS
 
     @classmethod

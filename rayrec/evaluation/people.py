@@ -33,6 +33,10 @@ IN_WORDS = {
     "inconsistent": "does not fit the other events",
     "harmful": "makes the trusted events harder to predict",
     "both": "fits nothing else, and makes the trusted events harder to predict",
+    "undone": "was taken back by a later event",
+    "burst": "came faster than people act",
+    "repeated": "repeats the same item on one day",
+    "skimmed": "was looked at far shorter than usual",
 }
 
 

@@ -1,0 +1,169 @@
+"""Rules that need no model: what a person would call noise when reading the history.
+
+- undone: a purchase that a later event of negative weight (return, dislike) takes back, newest purchase first, within
+  `undo_days`. Evidence against an event is an event too (FeedRec, PHG-DIF).
+- burst: more than `burst_moments` different moments within `burst_seconds`: a script's pace. A basket is one moment.
+- repeated: an item again and again on one UTC day, after the first `repeats` times.
+- skimmed: a dwell time below `skim_share` of the user's own mean, where at least `skim_events` have one.
+
+The measure in `harm` is the rule's strength, in this order from 1 to 0.25; self-consistency is not measured (NaN). Of
+more suspects than may go, the strongest go first, newer ones before older ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import REASONS, Denoiser, Histories, Verdict, register
+from rayrec.settings import read_settings, require
+
+_DAY = 86_400_000_000
+_RULES = ("undone", "burst", "repeated", "skimmed")  # strongest first
+
+Bools = npt.NDArray[np.bool_]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RulesSettings:
+    undo_days: float = 60.0
+    burst_moments: int = 20
+    burst_seconds: float = 60.0
+    repeats: int = 3
+    skim_share: float = 0.2
+    skim_events: int = 5
+    max_share: float = 0.2  # of a user's positive events
+    min_keep: int = 5
+    min_events: int = 6
+    weight_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.undo_days >= 0 and self.burst_seconds >= 0, "undo_days and burst_seconds must not be below 0")
+        require(self.burst_moments >= 2, "burst_moments must be at least 2")
+        require(self.repeats >= 1, "repeats must be at least 1")
+        require(0 <= self.skim_share <= 1 and 0 <= self.max_share <= 1, "shares must be between 0 and 1")
+        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
+        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
+
+
+@register
+class Rules(Denoiser):
+    name = "rules"
+
+    def __init__(self, settings: RulesSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        read_settings(RulesSettings, settings, "denoise.settings (rules)")
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        return cls(read_settings(RulesSettings, settings, "denoise.settings (rules)"))
+
+    def judge(self, histories: Histories) -> Verdict:
+        verdict = Verdict.all_kept(len(histories.item.values))
+        if not len(histories.item.values):
+            return verdict
+        given, positive = self.settings, histories.weight.values > 0
+        found = {
+            "undone": undone(histories, given.undo_days),
+            "burst": burst(histories.ts, given.burst_moments, given.burst_seconds),
+            "repeated": repeated(histories, given.repeats),
+            "skimmed": skimmed(histories, given.skim_share, given.skim_events),
+        }
+        strength, reason = np.zeros(len(positive), np.float32), np.zeros(len(positive), np.int8)
+        for place, rule in reversed(list(enumerate(_RULES))):
+            strength[found[rule]] = 1 - place / len(_RULES)
+            reason[found[rule]] = REASONS.index(rule)
+        strength[~positive] = 0
+        out = self._allowed(histories.item, positive, strength)
+        verdict.harm[:] = strength
+        verdict.keep[out] = given.weight_out
+        verdict.reason[out] = reason[out]
+        return verdict
+
+    def _allowed(self, item: Ragged, positive: Bools, strength: npt.NDArray[np.float32]) -> Bools:
+        """The suspects [total] that go: of each user at most so many, the strongest first."""
+        given, rows = self.settings, item.rows
+        counts = np.bincount(rows, positive, minlength=len(item))
+        most = np.minimum(np.floor(given.max_share * counts + 1e-9), np.maximum(counts - given.min_keep, 0))
+        most[counts < given.min_events] = 0
+        order = np.lexsort((-np.arange(len(rows)), -strength, rows))
+        rank = np.empty(len(rows), np.int64)
+        rank[order] = np.arange(len(rows)) - item.offsets[rows[order]]
+        result: Bools = (strength > 0) & (rank < most[rows])
+        return result
+
+
+def undone(histories: Histories, undo_days: float) -> Bools:
+    """Positive events that a later negative event of the same user and item takes back, as brackets close."""
+    item, weight = histories.item, histories.weight.values
+    result = np.zeros(len(weight), np.bool_)
+    signed = np.flatnonzero(weight != 0)
+    if not len(signed):
+        return result
+    group = item.rows[signed] * (int(item.values.max(initial=0)) + 1) + item.values[signed]
+    order = np.argsort(group, kind="stable")
+    at, group = signed[order], group[order]
+    step = np.where(weight[at] > 0, 1, -1)
+    first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    walk = np.cumsum(step)
+    depth = walk - np.repeat(walk[first] - step[first], np.diff(np.append(first, len(at))))
+    level = np.where(step > 0, depth, depth + 1)  # a purchase and what takes it back stand at the same level
+    sort = np.lexsort((np.arange(len(at)), level, group))
+    at, group, level, step = at[sort], group[sort], level[sort], step[sort]
+    pair = (group[1:] == group[:-1]) & (level[1:] == level[:-1]) & (step[:-1] > 0) & (step[1:] < 0)
+    soon = histories.ts.values[at[1:]] - histories.ts.values[at[:-1]] <= undo_days * _DAY
+    result[at[:-1][pair & soon]] = True
+    return result
+
+
+def burst(ts: Ragged, moments: int, seconds: float) -> Bools:
+    """Events with more than `moments` different times of the same user in some window of `seconds` around them."""
+    rows, values = ts.rows, ts.values
+    origin = int(values.min(initial=0))
+    span = int(values.max(initial=0)) - origin + 2 * int(seconds * 1e6) + 2
+    # Each user by its own clock, one after another, in milliseconds where microseconds would overflow.
+    unit = 1000 if len(ts) * span > 2**62 else 1
+    clock = (rows * (span // unit + 2)) + (values - origin) // unit
+    distinct, place = np.unique(clock, return_inverse=True)
+    end = np.searchsorted(distinct, distinct + int(seconds * 1e6) // unit, side="right")
+    crowded = np.flatnonzero(end - np.arange(len(distinct)) > moments)
+    edges = np.zeros(len(distinct) + 1, np.int64)
+    np.add.at(edges, crowded, 1)
+    np.add.at(edges, end[crowded], -1)
+    result: Bools = (np.cumsum(edges[:-1]) > 0)[place]
+    return result
+
+
+def repeated(histories: Histories, repeats: int) -> Bools:
+    """Positive events of an item after the first `repeats` of the same user, item and UTC day."""
+    item = histories.item
+    chosen = np.flatnonzero(histories.weight.values > 0)
+    day = histories.ts.values[chosen] // _DAY
+    rows, codes = item.rows[chosen], item.values[chosen]
+    order = np.lexsort((np.arange(len(chosen)), day, codes, rows))
+    rows, codes, day = rows[order], codes[order], day[order]
+    new = np.append(True, (rows[1:] != rows[:-1]) | (codes[1:] != codes[:-1]) | (day[1:] != day[:-1]))[: len(chosen)]
+    place = np.arange(len(chosen))
+    since = place - np.maximum.accumulate(np.where(new, place, 0)) if len(place) else place
+    result = np.zeros(len(item.values), np.bool_)
+    result[chosen[order[since >= repeats]]] = True
+    return result
+
+
+def skimmed(histories: Histories, share: float, events: int) -> Bools:
+    """Positive events whose dwell is below `share` of the mean of the user's positive events that have one."""
+    rows, dwell = histories.item.rows, histories.dwell_ms.values
+    timed = (dwell >= 0) & (histories.weight.values > 0)
+    count = np.bincount(rows, timed, minlength=len(histories))
+    mean = np.bincount(rows, np.where(timed, dwell, 0), minlength=len(histories)) / np.maximum(count, 1)
+    result: Bools = timed & (count[rows] >= events) & (dwell < share * mean[rows])
+    return result
