@@ -107,20 +107,13 @@ def time_cases(setting: Setting, root: str, dates: Sequence[str]) -> Iterator[Ca
 def last_event_case(setting: Setting, root: str, folder: Path) -> Case:
     """movietweetings without the last rating of every user with at least 5; written anew under `folder`."""
     lines = (Path(root) / "ratings.dat").read_text(encoding="utf8").splitlines()
-    rows = [(line, *line.split("::")) for line in lines]
-    table = pa.table(
-        {
-            "line": [row[0] for row in rows],
-            "user_id": [row[1] for row in rows],
-            "item_id": [row[2] for row in rows],
-            "ts": pa.array([int(row[4]) for row in rows]),
-        }
-    ).sort_by([("user_id", "ascending"), ("ts", "ascending"), ("item_id", "ascending")])
-    user, counts = table["user_id"].combine_chunks(), np.array([])
-    last = np.append(user[1:].to_numpy(zero_copy_only=False) != user[:-1].to_numpy(zero_copy_only=False), True)
-    counts = np.diff(np.flatnonzero(last), prepend=-1)
-    held = np.zeros(len(table), bool)
-    held[np.flatnonzero(last)[counts >= 5]] = True
+    user, item, _, seconds = zip(*(line.split("::") for line in lines), strict=True)
+    columns = {"line": lines, "user_id": user, "item_id": item, "ts": [int(text) for text in seconds]}
+    table = pa.table(columns).sort_by([("user_id", "ascending"), ("ts", "ascending"), ("item_id", "ascending")])
+    events = np.array(pc.value_counts(table["user_id"]).field("counts"))  # in the order of the rows
+    newest = np.cumsum(events) - 1
+    held = np.zeros(len(table), np.bool_)
+    held[newest[events >= 5]] = True
     folder.mkdir()
     shutil.copy(Path(root) / "movies.dat", folder)
     kept = table.filter(pa.array(~held)).sort_by("ts")
