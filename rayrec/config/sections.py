@@ -86,7 +86,8 @@ class Rerank(Section):
 
 class Slate(Section):
     size: int = Field(50, ge=1, le=1000)
-    policy: str = "greedy"
+    policy: str = "greedy"  # a name in rayrec.slates.policies
+    settings: dict[str, Any] = Field({})
 
 
 class Arm(Section):

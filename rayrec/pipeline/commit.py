@@ -70,7 +70,7 @@ class Commit:
         return AssembleStage(
             blend_of(day, blends[path.at("rerank").name]),
             prior_of(loaded(day, models.item_model)),
-            policy_kind(slate.policy)(),
+            policy_kind(slate.policy).read(slate.settings),
             slate.size,
             tuple(source.name for source in sources_of(path.at("retrieve"))),
             catalogue_of(day)["item_id"].combine_chunks(),

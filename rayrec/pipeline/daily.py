@@ -76,7 +76,8 @@ def check(day: Day) -> None:
     for variant in day.arms.variants("retrieve"):
         sources_of(variant)
     for variant in day.arms.variants("slate"):
-        policy_kind(variant.read(Slate).policy)
+        slate = variant.read(Slate)
+        policy_kind(slate.policy).read(slate.settings)
     instruction(day)
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from rayrec.config import Arm, Config
 from rayrec.errors import ConfigError
-from rayrec.hashing import digest, hash_strings, seed_of
+from rayrec.hashing import digest, hash_strings, mixed, seed_of
 
 S = TypeVar("S", bound=BaseModel)
 Stage = Literal["denoise", "retrieve", "rerank", "slate"]
@@ -92,7 +92,7 @@ class ArmPlan:
     def assigned(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int16]:
         """The one arm of each user, [n], by index: a hash of salt and user, so the same every day, on every machine."""
         bounds = np.cumsum([path.share for path in self.paths])
-        point = _mixed(hash_strings(user_ids) ^ np.uint64(seed_of("arms", self.salt))) * 2.0**-64
+        point = mixed(hash_strings(user_ids) ^ np.uint64(seed_of("arms", self.salt))) * 2.0**-64
         arm = np.searchsorted(bounds / bounds[-1], point, side="right")
         return np.minimum(arm, len(bounds) - 1).astype(np.int16)
 
@@ -148,10 +148,3 @@ def _ordered(value: Any) -> Any:
 def _label(stage: Stage, settings: BaseModel) -> str:
     named = getattr(settings, "method", None) or getattr(settings, "policy", None)
     return str(named or stage)
-
-
-def _mixed(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64: users of one shard spread evenly over the arms, whatever the salt."""
-    x = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

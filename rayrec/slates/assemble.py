@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import SLATE
-from rayrec.hashing import digest
+from rayrec.hashing import digest, seed_of
 from rayrec.slates.blend import Blend, Prior
 from rayrec.slates.policies import SlatePolicy
 
@@ -37,7 +37,7 @@ class AssembleStage:
         scores = self.blend.scores(table, self.prior)
         table, scores = _sorted_by_user(table, scores)
         user_ids = table["user_id"].combine_chunks()
-        ordered = self.policy.order(scores, user_ids, self.size)
+        ordered = self.policy.order(scores, user_ids, self.size, seed_of(self.run, arm))
         places, rows = ordered.places, ordered.places.rows
         code = Ragged.from_arrow(table["candidate"]).values[places.values]
         source = Ragged.from_arrow(table["source"]).values[places.values]

@@ -120,6 +120,15 @@ def test_split_users_get_one_arm_each(first_night: tuple[Made, Night], tmp_path:
     assert sum(other.manifest.engine.values()) < USERS  # the control's users never reach the LLM
 
 
+def test_slates_left_to_chance_come_out_the_same_again(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, _ = first_night
+    sets = ("rerank.method=none", "slate.policy=plackett_luce", "slate.settings={temperature: 0.5}")
+    first, second = (daily.run(made.day(made.prepared(tmp_path / name), *sets)) for name in ("a", "b"))
+    assert rows(published(made, first)).equals(rows(published(made, second)))
+    assert pc.max(published(made, first)["propensity"]).as_py() <= 1
+    assert pc.mean(published(made, first)["propensity"]).as_py() < 0.9
+
+
 def test_too_much_quarantine_publishes_nothing(first_night: tuple[Made, Night], tmp_path: Path) -> None:
     made, _ = first_night
     day = made.day(tmp_path / "out", "data.max_quarantine_share=0.0001")
