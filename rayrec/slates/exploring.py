@@ -1,6 +1,6 @@
 """Slate policies that leave something to chance, with the exact probability of what they chose.
 
-The propensity at each rank is P(this item at this rank | the ranks above), so that a slate's probability is the product.
+The propensity at each rank is P(this item at this rank | the ranks above): a slate's probability is their product.
 """
 
 from __future__ import annotations
