@@ -27,7 +27,7 @@ def test_sixteen_runs_of_one_day(first_night: tuple[Made, Night], tmp_path: Path
     shutil.copytree(alone / "models", root / "models")  # ingest and scoring are what they race for
     sets = [part for each in made.overrides(root, WITHOUT_LLM) for part in ("--set", each)]
     command = [sys.executable, "-m", "jobs.daily", "--config", str(CONFIG), "--date", made.shop.date.isoformat(), *sets]
-    with ray_head("--num-cpus=2", "--object-store-memory=400000000") as head:
+    with ray_head("--num-cpus=4", "--object-store-memory=400000000") as head:
         runs = [
             subprocess.Popen(
                 command,
