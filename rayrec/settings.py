@@ -13,6 +13,11 @@ from rayrec.errors import ConfigError
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a method that has nothing to set."""
+
+
 def read_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
     """An instance of the dataclass `kind`; its defaults stand where nothing is given.
 

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy.typing as npt
 
 from rayrec.denoising.base import Denoiser, Histories, Verdict, register
-from rayrec.settings import read_settings
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """There is nothing to set."""
+from rayrec.settings import NoSettings, read_settings
 
 
 @register

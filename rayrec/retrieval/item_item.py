@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -31,8 +32,9 @@ class ItemItem(Retriever):
         self.settings = settings
 
     @classmethod
+    @abstractmethod
     def read(cls, settings: Mapping[str, Any]) -> HistorySettings:
-        raise NotImplementedError
+        """The checked settings. Raises ConfigError."""
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.hashing import hash_strings, mixed
 from rayrec.ordering import best
-from rayrec.settings import read_settings
+from rayrec.settings import NoSettings, read_settings
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,6 @@ def chance(seed: int, user_ids: pa.Array, lengths: npt.NDArray[np.int64], draws:
     bits = mixed(start + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     uniform: npt.NDArray[np.float64] = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return uniform
-
-
-@dataclass(frozen=True)
-class NoSettings:
-    """There is nothing to set."""
 
 
 @register
