@@ -91,6 +91,28 @@ SLATE = pa.schema(
 """The published product, long form, sorted by (user_id, rank)."""
 
 
+TARGET = pa.schema(
+    [
+        pa.field("slate_id", pa.string(), nullable=False),  # of a slate that chance had a part in
+        pa.field("rank", pa.int16(), nullable=False),
+        pa.field("target", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
+        pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
+    ]
+)
+"""What other arms would have made of a published slate: the numerator of off-policy weights; 0 where they could not."""
+
+FEEDBACK = pa.schema(
+    [
+        pa.field("slate_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int16(), nullable=False),  # from 1
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("reward", pa.float32(), nullable=False),  # of this item at this rank: a click, an amount
+        pa.field("propensity", pa.float32(), nullable=False),  # with which it was logged
+    ]
+)
+"""Logged feedback after the contract: one row an item that was shown."""
+
+
 def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
     """One row a (user, variant): kept history for the prompt, candidates, and one score column a retriever.
 

@@ -83,14 +83,17 @@ def item_files(data: Data) -> tuple[InputFile, ...]:
     return () if data.items.from_interactions else list_files(data.root, data.items, "data.items")
 
 
-def list_files(root: str, source: FileSource, section: str) -> tuple[InputFile, ...]:
-    """All files of a source, sorted by path. Raises DataError naming the pattern, the place and the nearest names."""
+def list_files(root: str, source: FileSource, section: str, root_key: str = "data.root") -> tuple[InputFile, ...]:
+    """All files of a source, sorted by path. Raises DataError naming the pattern, the place and the nearest names.
+
+    `section` and `root_key` name the places in the config that errors send the user to.
+    """
     if not root:
-        raise ConfigError("data.root is not set", do="give the folder or URL of the data: --set data.root=...")
+        raise ConfigError(f"{root_key} is not set", do=f"give the folder or URL of the data: --set {root_key}=...")
     storage = Storage(root)
     found = [file for file in _candidates(storage, source.path) if not PurePosixPath(file.path).name.startswith("_")]
     if not found:
-        raise _none_found(storage, source.path, section)
+        raise _none_found(storage, source.path, section, root_key)
     return tuple(
         InputFile(i, file.path, file.size, file.version, _format_of(storage, file, source, section))
         for i, file in enumerate(found)
@@ -171,15 +174,15 @@ def _day(text: str | None) -> date | None:
         return None  # digits that only look like a day: the file is read, its rows say when they were
 
 
-def _none_found(storage: Storage, path: str, section: str) -> DataError:
+def _none_found(storage: Storage, path: str, section: str, root_key: str) -> DataError:
     there = storage.list()
     if not there:
-        return DataError("there are no files under data.root", where=storage.url(), do="check --set data.root=...")
+        return DataError(f"there are no files under {root_key}", where=storage.url(), do=f"check --set {root_key}=...")
     names = sorted({str(parent) for file in there for parent in PurePosixPath(file.path).parents if parent.name})
     names += [file.path for file in there]
     near = difflib.get_close_matches(path, names, n=3, cutoff=0.3) or names[:3]
     return DataError(
         f"no file matches {section}.path {path!r}; there is, for example, {', '.join(near)}",
         where=storage.url(),
-        do=f"correct {section}.path or data.root",
+        do=f"correct {section}.path or {root_key}",
     )
