@@ -18,6 +18,7 @@ from rayrec.config.data import (
     Requirement,
     Timestamp,
 )
+from rayrec.config.feedback import Feedback
 from rayrec.config.sections import (
     Arm,
     Arms,
@@ -29,9 +30,10 @@ from rayrec.config.sections import (
     Rerank,
     Resources,
     Retrieval,
-    Slate,
     Tuning,
+    Within,
 )
+from rayrec.config.slates import Diversify, Fallback, Pin, Range, Rules, Slate
 from rayrec.config.tree import Config, load
 
 __all__ = [
@@ -43,20 +45,27 @@ __all__ = [
     "Config",
     "Data",
     "Denoise",
+    "Diversify",
     "EventDerivation",
     "EventRule",
+    "Fallback",
+    "Feedback",
     "FileSource",
     "Fit",
     "Instruction",
     "InteractionSource",
     "ItemSource",
     "Output",
+    "Pin",
+    "Range",
     "Requirement",
     "Rerank",
     "Resources",
     "Retrieval",
+    "Rules",
     "Slate",
     "Timestamp",
     "Tuning",
+    "Within",
     "load",
 ]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rayrec.config.data import Section
+from rayrec.config.slates import Slate
 
 
 class Denoise(Section):
@@ -84,12 +85,6 @@ class Rerank(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class Slate(Section):
-    size: int = Field(50, ge=1, le=1000)
-    policy: str = "greedy"  # a name in rayrec.slates.policies
-    settings: dict[str, Any] = Field({})
-
-
 class Arm(Section):
     """One variant of the scoring settings; what is not named is as in the top-level sections."""
 
@@ -100,15 +95,42 @@ class Arm(Section):
     share: float = Field(1.0, gt=0)
 
 
+class Within(Section):
+    """An experiment inside a layer: users whom another salt puts into [low, high) of [0, 1) take part.
+
+    Give the salt of an earlier experiment and the range of one of its arms to nest this one in that arm; users keep
+    their place for as long as the salts stay.
+    """
+
+    salt: str
+    low: float = Field(0.0, ge=0, lt=1)
+    high: float = Field(1.0, gt=0, le=1)
+    others: str  # the arm of those who do not take part; they are compared with nobody
+
+    @model_validator(mode="after")
+    def _some_room(self) -> Within:
+        if self.low >= self.high:
+            raise ValueError("arms.within needs low below high")
+        return self
+
+
 class Arms(Section):
-    assignment: Literal["all", "split"] = "all"
-    salt: str = "rayrec"
+    """The first arm is the baseline that the others are compared with."""
+
+    assignment: Literal["all", "split"] = "all"  # every user in every arm, or each in one, by its share
+    salt: str = "rayrec"  # another salt is another, independent split
+    within: Within | None = None
+    sample_ratio_p: float = Field(1e-3, ge=0, lt=1)  # a split less likely than this is not published; 0: never asked
     variants: dict[str, Arm]
 
     @model_validator(mode="after")
-    def _some(self) -> Arms:
+    def _known(self) -> Arms:
         if not self.variants:
             raise ValueError("at least one arm is needed")
+        if self.within and self.within.others not in self.variants:
+            raise ValueError(f"arms.within.others: there is no arm {self.within.others!r}")
+        if self.within and self.within.salt == self.salt:
+            raise ValueError("arms.within.salt must differ from arms.salt, or the split would follow the layer")
         return self
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rayrec.config.data import Data, Section
+from rayrec.config.feedback import Feedback
 from rayrec.config.sections import (
     Arms,
     Blend,
@@ -21,9 +22,9 @@ from rayrec.config.sections import (
     Rerank,
     Resources,
     Retrieval,
-    Slate,
     Tuning,
 )
+from rayrec.config.slates import Slate
 from rayrec.errors import ConfigError
 from rayrec.hashing import digest
 
@@ -40,6 +41,7 @@ class Config(Section):
     rerank: Rerank = Rerank()
     slate: Slate = Slate()
     arms: Arms
+    feedback: Feedback | None = None
     resources: Resources = Resources()
     output: Output = Output()
 
@@ -50,7 +52,7 @@ class Config(Section):
 
     def meaning(self) -> dict[str, Any]:
         """The settings that can change a row, as plain data."""
-        content = self.model_dump(mode="json", exclude={"resources", "output"})
+        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback"})
         del content["data"]["root"]
         return content
 

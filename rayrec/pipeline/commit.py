@@ -1,4 +1,9 @@
-"""The end of a shard: every arm's slates, put in order, written, and committed with a receipt."""
+"""The end of a shard: every arm's slates, put in order, written, and committed with a receipt.
+
+Where an arm leaves something to chance, what every other arm would have made of its slates is kept beside them
+(TARGET). With `assignment: split` a user has one arm; another arm's candidates are there only if both share their
+denoising. Where they are not, nothing is kept for the pair: an estimate for the other arm has no users there.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.config import Slate
+from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, QUARANTINE, SLATE
-from rayrec.evaluation.summary import summarise_slates
+from rayrec.evaluation.summary import merge, summarise_slates
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
-from rayrec.pipeline.kept import keep_summary, keep_verdicts
-from rayrec.pipeline.models import Models, blend_of, catalogue_of, loaded, prior_of, sources_of
+from rayrec.pipeline.kept import counted, keep_summary, keep_targets, keep_verdicts
+from rayrec.pipeline.models import Models, blend_of, catalogue_of, explores, items_of, loaded, prior_of, sources_of
 from rayrec.pipeline.score import Scoring
+from rayrec.pipeline.split import SERVED, SPLIT
 from rayrec.publishing.records import UserCounts, add_counts
 from rayrec.publishing.run import Run
 from rayrec.slates.arms import ArmPath
-from rayrec.slates.assemble import AssembleStage
-from rayrec.slates.policies import policy_kind
+from rayrec.slates.assemble import AssembleStage, Pool
+from rayrec.slates.binding import bound
+from rayrec.slates.scored import Bools, rows_of
+from rayrec.slates.targets import target_rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,17 @@ class Committing:
         return hash((self.scoring, self.blends, self.run.record.run_id))
 
 
+@dataclass(frozen=True)
+class Made:
+    """One arm's part of a shard."""
+
+    pool: Pool  # arranged, of its own users and of those whose slates it is asked about
+    members: Bools  # [users of the pool] who get a slate
+    codes: Ragged  # int64 item codes of the slates, one row a member
+    slates: pa.Table  # SLATE
+    rules: dict[str, int]  # how often each rule binds
+
+
 class Commit:
     """Stage: one shard's reranked table into slates, files and a receipt. Gives one row of counts."""
 
@@ -49,9 +69,13 @@ class Commit:
         counts = self._what.shards[unit]
         failed = failures(table)
         table = table.filter(pc.invert(pc.is_in(table["user_id"], failed["user_id"].combine_chunks())))
-        slates = {path.arm: self._slates(path, table) for path in self._day.arms}
-        _write_failures(self._day, self._what.run.record.run_id, unit, failed)
-        self._write_summary(unit, slates)
+        made = {path.arm: self._made(path, table) for path in self._day.arms}
+        slates = {arm: part.slates for arm, part in made.items()}
+        run_id = self._what.run.record.run_id
+        _write_failures(self._day, run_id, unit, failed)
+        self._write_summary(unit, made)
+        if targets := self._targets(made):
+            keep_targets(self._day, run_id, unit, pa.concat_tables(targets).combine_chunks())
         published = len(pc.unique(pa.chunked_array([s["user_id"].combine_chunks() for s in slates.values()])))
         users = users_of_shard(counts, published, failed.num_rows)
         receipt = self._what.run.commit(unit, slates, users, engine_counts(table, failed.num_rows))
@@ -65,32 +89,69 @@ class Commit:
         self._what.run.commit(shard, slates, users_of_shard(self._what.shards[shard], 0, 0), {})
 
     def _assembler(self, path: ArmPath, models: Models) -> AssembleStage:
-        day, slate = self._day, path.at("slate").read(Slate)
+        day, model = self._day, loaded(self._day, models.item_model)
         blends = dict(self._what.blends)
-        return AssembleStage(
+        return AssembleStage.of(
+            path.at("slate").read(Slate),
             blend_of(day, blends[path.at("rerank").name]),
-            prior_of(loaded(day, models.item_model)),
-            policy_kind(slate.policy).read(slate.settings),
-            slate.size,
+            prior_of(model),
             tuple(source.name for source in sources_of(path.at("retrieve"))),
-            catalogue_of(day)["item_id"].combine_chunks(),
+            items_of(day, path, model),
+            catalogue_of(day)["attributes"],
             day.date,
             self._what.run.record.identity,
         )
 
-    def _slates(self, path: ArmPath, table: pa.Table) -> pa.Table:
+    def _made(self, path: ArmPath, table: pa.Table) -> Made:
+        stage = self._stages[path.arm]
         rows = table.filter(pc.equal(table["variant"], path.at("retrieve").name))
-        own = self._day.arms.members(rows["user_id"])[path.arm]
-        rows = rows.filter(pa.array(own)).combine_chunks()
-        return self._stages[path.arm](rows, path.arm) if rows.num_rows else SLATE.empty_table()
+        rows = rows.filter(pa.array(self._asked_about(path, rows["user_id"]))).combine_chunks()
+        found = stage.found(rows)
+        members = self._day.arms.members(found.scored.user_ids)[path.arm]
+        pool = stage.arranged(found)
+        own = pool.of(members)
+        chosen = stage.chosen(own, path.arm)
+        slates = stage.rows(own, chosen, path.arm)
+        return Made(pool, members, chosen.code, slates, bound(stage, found.of(members), own))
 
-    def _write_summary(self, shard: int, slates: dict[str, pa.Table]) -> None:
+    def _asked_about(self, path: ArmPath, user_ids: pa.ChunkedArray) -> Bools:
+        """Which users [users] an arm's candidates are looked at for: its own, and those of arms that explore."""
+        members = self._day.arms.members(user_ids)
+        asking = [members[other.arm] for other in self._day.arms if explores(other)]
+        asked: Bools = np.any([members[path.arm], *asking], axis=0)
+        return asked
+
+    def _targets(self, made: dict[str, Made]) -> list[pa.Table]:
+        """TARGET of every arm that explores, under every other one; empty where none does."""
+        return [
+            self._under(path.arm, made[path.arm], target, made[target])
+            for path in self._day.arms
+            if explores(path)
+            for target in made
+            if target != path.arm
+        ]
+
+    def _under(self, logged: str, own: Made, target: str, other: Made) -> pa.Table:
+        users = own.pool.of(own.members).scored.user_ids
+        row = pc.index_in(other.pool.scored.user_ids, value_set=users)
+        both = row.is_valid().to_numpy(zero_copy_only=False)
+        slates = rows_of(own.codes, row.drop_null().to_numpy().astype(np.int64))
+        pool = other.pool.of(both)
+        names, run = self._day.arms.names, self._what.run.record.identity
+        return target_rows(logged, target, names, run, pool, slates, self._stages[target])
+
+    def _taking_part(self, slates: pa.Table) -> int:
+        """Users with one of these slates who take part in the experiment."""
+        return int(self._day.arms.participants(pc.unique(slates["user_id"])).sum())
+
+    def _write_summary(self, shard: int, made: dict[str, Made]) -> None:
         catalogue = catalogue_of(self._day)
-        together = pa.concat_tables(slates.values()).combine_chunks()
+        together = pa.concat_tables([part.slates for part in made.values()]).combine_chunks()
         item_id, category = catalogue["item_id"].combine_chunks(), catalogue["category"].combine_chunks()
-        keep_summary(
-            self._day, self._what.run.record.run_id, "slates", shard, summarise_slates(together, item_id, category)
-        )
+        rules = counted("rule", {arm: part.rules for arm, part in made.items()})
+        served = counted(SPLIT, {arm: {SERVED: self._taking_part(part.slates)} for arm, part in made.items()})
+        summary = merge([summarise_slates(together, item_id, category), rules, served])
+        keep_summary(self._day, self._what.run.record.run_id, "slates", shard, summary)
 
 
 def failures(table: pa.Table) -> pa.Table:

@@ -27,16 +27,20 @@ from rayrec.pipeline.carry import carry, results
 from rayrec.pipeline.commit import Commit, Committing
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, ingest
+from rayrec.pipeline.kept import counted, keep_summary
 from rayrec.pipeline.learn import fit_blends, fit_models, tune_models
 from rayrec.pipeline.models import Models, instruction, sources_of
 from rayrec.pipeline.score import Scoring, reranked
+from rayrec.pipeline.split import require_sample_ratio
 from rayrec.progress import Progress
 from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import versions
 from rayrec.reranking import artefact
 from rayrec.retrieval import item_model
-from rayrec.slates.policies import policy_kind
+from rayrec.slates.assemble import check_slate
+from rayrec.slates.rules import unknown
+from rayrec.slates.scored import Items
 
 
 @dataclass
@@ -75,9 +79,9 @@ def check(day: Day) -> None:
         denoiser_kind(settings.method).check(settings.settings)
     for variant in day.arms.variants("retrieve"):
         sources_of(variant)
-    for variant in day.arms.variants("slate"):
-        slate = variant.read(Slate)
-        policy_kind(slate.policy).read(slate.settings)
+    for path in day.arms:
+        sources = tuple(source.name for source in sources_of(path.at("retrieve")))
+        check_slate(path.at("slate").read(Slate), sources, tuple(day.config.data.items.attributes))
     instruction(day)
 
 
@@ -103,6 +107,7 @@ def run(day: Day) -> Night:
     with timings.step("score", "users") as done:
         score(day, opened, data, models[-1], blends)
         done(data.users)
+    require_sample_ratio(day, opened.record)
     publication = opened.publish(provenance(day, data, models[-1], blends))
     return Night(day, publication, False, data, models[-1], timings)
 
@@ -110,6 +115,7 @@ def run(day: Day) -> Night:
 def score(day: Day, run: Run, data: Ingested, models: Models, blends: dict[str, str]) -> None:
     """Commit every shard that has no receipt yet."""
     _keep_catalogue(day, run, data)
+    _keep_unknown(day, run, data)
     receipts = run.receipts()
     scoring = Scoring(day, (models,), day.config.rerank.engine, run_id=run.record.run_id)
     committing = Committing(scoring, run, tuple(sorted(blends.items())), data.shards)
@@ -156,3 +162,11 @@ def _keep_catalogue(day: Day, run: Run, data: Ingested) -> None:
     if not day.storage.exists(path):
         with day.storage.writer(path) as file:
             pq.write_table(data.catalogue, file, compression="zstd")
+
+
+def _keep_unknown(day: Day, run: Run, data: Ingested) -> None:
+    """How many item ids of the arms' rules the catalogue does not have: no error, for a catalogue changes daily."""
+    items = Items.of(data.catalogue)
+    counts = {path.arm: unknown(path.at("slate").read(Slate).rules, items) for path in day.arms}
+    if any(counts.values()):
+        keep_summary(day, run.record.run_id, "catalogue", 0, counted("rule", counts))

@@ -1,6 +1,9 @@
-"""What a run keeps beside its receipts for people: the verdict on every event, and the counts that the report shows."""
+"""What a run keeps beside its receipts: the verdict on every event, the counts that the report shows, and what arms
+would have made of the slates of others."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +22,25 @@ def keep_verdicts(day: Day, run_id: str, shard: int, denoised: pa.Table) -> None
     ):
         writer.write_table(denoised)
     keep_summary(day, run_id, "histories", shard, summarise_histories(denoised))
+
+
+def keep_targets(day: Day, run_id: str, shard: int, targets: pa.Table) -> None:
+    """TARGET of one shard, for off-policy estimates. See rayrec.publishing.targets."""
+    with (
+        day.storage.writer(layout.targets_path(day.date, run_id, shard)) as file,
+        pa.ipc.new_file(file, targets.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
+    ):
+        writer.write_table(targets)
+
+
+def counted(quantity: str, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
+    """SUMMARY rows of counts by arm and key."""
+    rows = [
+        {"quantity": quantity, "arm": arm, "key": key, "count": float(count)}
+        for arm, found in counts.items()
+        for key, count in found.items()
+    ]
+    return pa.Table.from_pylist(rows, SUMMARY)
 
 
 def keep_summary(day: Day, run_id: str, of: str, shard: int, summary: pa.Table) -> None:

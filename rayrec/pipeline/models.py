@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from rayrec import artefacts
-from rayrec.config import Denoise, Rerank, Retrieval
+from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
 from rayrec.pipeline.day import Day
@@ -20,8 +20,11 @@ from rayrec.pipeline.ingest import Ingested, histories, read_catalogue
 from rayrec.retrieval import item_model
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.retrieval.sources import SourceSpec, read_sources
-from rayrec.slates.arms import Variant
+from rayrec.slates.arms import ArmPath, Variant
 from rayrec.slates.blend import Blend, Prior
+from rayrec.slates.diversity import read_diversity
+from rayrec.slates.policies import policy_kind
+from rayrec.slates.scored import Items
 
 DAY_US = 86_400_000_000
 BLEND = "blend"
@@ -59,6 +62,18 @@ def asks_llm(variant: Variant) -> bool:
     return variant.read(Rerank).method != "none"
 
 
+def explores(path: ArmPath) -> bool:
+    """Whether chance has a part in an arm's slates."""
+    return policy_kind(path.at("slate").read(Slate).policy).explores
+
+
+def asks_factors(variant: Variant) -> bool:
+    """Whether a slate variant goes by the items' factors."""
+    slate = variant.read(Slate)
+    diversity = read_diversity(slate.diversify.method, slate.diversify.settings)
+    return policy_kind(slate.policy).needs_factors or (diversity is not None and diversity.needs_factors)
+
+
 def instruction(day: Day) -> str:
     return clean(day.config.instruction.text, day.config.instruction.max_chars)
 
@@ -66,7 +81,8 @@ def instruction(day: Day) -> str:
 def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
     """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
     denoised = any(variant.read(Denoise).method != "none" for variant in day.arms.variants("denoise"))
-    specs = item_model.needed([sources_of(variant) for variant in day.arms.variants("retrieve")], denoised)
+    by_factors = denoised or any(asks_factors(variant) for variant in day.arms.variants("slate"))
+    specs = item_model.needed([sources_of(variant) for variant in day.arms.variants("retrieve")], by_factors)
     fingerprint = item_model.fingerprint(
         specs,
         cut=cut,
@@ -116,6 +132,12 @@ def available(day: Day) -> npt.NDArray[np.bool_]:
     """Which items may be proposed, [items]."""
     found: npt.NDArray[np.bool_] = catalogue_of(day)["available"].combine_chunks().to_numpy(zero_copy_only=False)
     return found
+
+
+def items_of(day: Day, path: ArmPath, model: ItemModel) -> Items:
+    """What an arm's slates need to know of the items."""
+    factors = model.factors(sources_of(path.at("retrieve"))) if asks_factors(path.at("slate")) else None
+    return Items.of(catalogue_of(day), factors)
 
 
 def blend_of(day: Day, fingerprint: str) -> Blend:

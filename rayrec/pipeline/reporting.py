@@ -82,7 +82,12 @@ def _in_words(path: ArmPath) -> str:
     denoise, retrieval = path.at("denoise").read(Denoise), path.at("retrieve").read(Retrieval)
     rerank, slate = path.at("rerank").read(Rerank), path.at("slate").read(Slate)
     llm = "no LLM" if rerank.method == "none" else f"LLM by {rerank.method}"
-    return f"denoising: {denoise.method}; {len(retrieval.sources)} sources; {llm}; {slate.policy}, {slate.size} items"
+    parts = [f"denoising: {denoise.method}", f"{len(retrieval.sources)} sources", llm]
+    if slate.diversify.method != "none":
+        parts.append(f"diversified by {slate.diversify.method}")
+    if slate.fallback is not None:
+        parts.append(f"{slate.fallback.source} below {slate.fallback.below_events} events")
+    return "; ".join([*parts, f"{slate.policy}, {slate.size} items"])
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:

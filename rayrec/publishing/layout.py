@@ -2,6 +2,7 @@
 
 runs/dt=2011-08-31/<run_id>/run.json                   what the run is; made first
 runs/dt=2011-08-31/<run_id>/receipts/shard=0007.json   the shard is done, by this attempt
+runs/dt=2011-08-31/<run_id>/targets/shard=0007.arrow    what other arms would have made of its slates (TARGET)
 slates/dt=2011-08-31/arm=llm/shard=0007-<attempt>.parquet
 slates/dt=2011-08-31/manifest.json                     the publication: what it does not name does not exist
 """
@@ -48,3 +49,7 @@ def receipts_folder(date: datetime.date, run_id: str) -> str:
 
 def receipt_path(date: datetime.date, run_id: str, shard: int) -> str:
     return f"{receipts_folder(date, run_id)}/shard={shard:04d}.json"
+
+
+def targets_path(date: datetime.date, run_id: str, shard: int) -> str:
+    return f"{run_folder(date, run_id)}/targets/shard={shard:04d}.arrow"

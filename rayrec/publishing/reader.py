@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -71,13 +71,24 @@ def read_slates(
     return pa.concat_tables([SLATE.empty_table(), *tables])
 
 
-def _read(storage: Storage, file: SlateFile, users: pa.Array | None, verify: bool) -> pa.Table:
+def read_shard(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of one arm's slates of one shard, texts as dictionaries: what a pass over a whole day reads.
+
+    Raises PublicationError if the file is not the one that was published.
+    """
+    texts = [name for name in columns if pa.types.is_string(SLATE.field(name).type)]
+    file = next((file for file in manifest.files if file.arm == arm and file.shard == shard), None)
+    if file is None:  # nobody has a slate there
+        return SLATE.empty_table().select(list(columns))
+    data = pa.BufferReader(_bytes(storage, file))
     try:
-        data = storage.read(file.path)
-    except MissingFileError as error:
-        raise _not_as_published(storage, file, "it is missing") from error
-    if len(data) != file.bytes:
-        raise _not_as_published(storage, file, f"it has {len(data)} bytes, not {file.bytes}")
+        return pq.read_table(data, columns=list(columns), read_dictionary=texts, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_as_published(storage, file, f"it cannot be read: {error}") from error
+
+
+def _read(storage: Storage, file: SlateFile, users: pa.Array | None, verify: bool) -> pa.Table:
+    data = _bytes(storage, file)
     if verify and hashlib.sha256(data).hexdigest() != file.sha256:
         raise _not_as_published(storage, file, "its sha256 is another")
     try:
@@ -87,6 +98,16 @@ def _read(storage: Storage, file: SlateFile, users: pa.Array | None, verify: boo
     if table.num_rows != file.rows:
         raise _not_as_published(storage, file, f"it has {table.num_rows} rows, not {file.rows}")
     return table if users is None else table.filter(pc.is_in(table["user_id"], value_set=users))
+
+
+def _bytes(storage: Storage, file: SlateFile) -> bytes:
+    try:
+        data = storage.read(file.path)
+    except MissingFileError as error:
+        raise _not_as_published(storage, file, "it is missing") from error
+    if len(data) != file.bytes:
+        raise _not_as_published(storage, file, f"it has {len(data)} bytes, not {file.bytes}")
+    return data
 
 
 def _not_as_published(storage: Storage, file: SlateFile, problem: str) -> PublicationError:

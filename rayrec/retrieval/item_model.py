@@ -54,13 +54,19 @@ class ItemModel:
         return retriever_kind(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
 
     def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> dict[str, npt.NDArray[Any]]:
-        """What denoisers load: `item.count`, and `ials.factors` [items, d] of these sources, else the default."""
+        """What denoisers load: `item.count`, and `ials.factors`, if there are any for these sources."""
         arrays: dict[str, npt.NDArray[Any]] = {"item.count": self.count}
+        if (factors := self.factors(specs)) is not None:
+            arrays["ials.factors"] = factors
+        return arrays
+
+    def factors(self, specs: Sequence[SourceSpec]) -> npt.NDArray[np.float32] | None:
+        """iALS item factors [items, d]: of the first of these sources that has some, else the default's."""
         for spec in (*specs, FACTORS):
             if spec.kind == "ials" and spec.key in self.fitted:
-                arrays["ials.factors"] = self.fitted[spec.key].arrays["factors"]
-                break
-        return arrays
+                found: npt.NDArray[np.float32] = self.fitted[spec.key].arrays["factors"]
+                return found
+        return None
 
     def for_catalogue(self, item_ids: pa.Array) -> ItemModel:
         """The same model by the codes of another catalogue; items it has never seen score 0."""
@@ -78,11 +84,14 @@ class ItemModel:
 
 
 FACTORS = SourceSpec("ials", "ials", 0, {})
-"""The factors that denoisers use where an arm has no iALS source of its own."""
+"""The factors that denoisers and slates use where an arm has no iALS source of its own."""
 
 
 def needed(arms: Iterable[Sequence[SourceSpec]], denoised: bool) -> tuple[SourceSpec, ...]:
-    """The fits that the arms' sources need, each once; with the denoisers' factors where an arm denoises."""
+    """The fits that the arms' sources need, each once; with factors where something asks for them.
+
+    `denoised`: some arm denoises, or makes its slates by factors.
+    """
     unique: dict[str, SourceSpec] = {}
     for specs in arms:
         for spec in specs:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel
 
-from rayrec.config import Arm, Config
+from rayrec.config import Arm, Config, Within
 from rayrec.errors import ConfigError
 from rayrec.hashing import digest, hash_strings, mixed, seed_of
 
@@ -61,6 +61,7 @@ class ArmPlan:
     paths: tuple[ArmPath, ...]
     assignment: Literal["all", "split"]
     salt: str
+    within: Within | None = None
 
     def __iter__(self) -> Iterator[ArmPath]:
         return iter(self.paths)
@@ -77,11 +78,20 @@ class ArmPlan:
         return tuple(path.arm for path in self.paths if path.at(variant.stage).name == variant.name)
 
     def members(self, user_ids: pa.Array | pa.ChunkedArray) -> dict[str, npt.NDArray[np.bool_]]:
-        """For each arm, which users [n] get a slate from it: all, or those that the salted hash gives to it."""
-        if self.assignment == "all":
-            return {arm: np.ones(len(user_ids), np.bool_) for arm in self.names}
-        arm = self.assigned(user_ids)
-        return {name: arm == number for number, name in enumerate(self.names)}
+        """For each arm, which users [n] get a slate from it: all, or those that the salted hash gives to it.
+
+        Who does not take part in the experiment is in the arm `within.others` alone.
+        """
+        part = self.participants(user_ids)
+        arm = self.assigned(user_ids) if self.assignment == "split" else None
+        chosen = {name: part if arm is None else part & (arm == number) for number, name in enumerate(self.names)}
+        if self.within is not None:
+            chosen[self.within.others] = chosen[self.within.others] | ~part
+        return chosen
+
+    def participants(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Which users [n] take part in the experiment."""
+        return np.ones(len(user_ids), np.bool_) if self.within is None else inside(self.within, user_ids)
 
     def users_of(self, variant: Variant, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
         """Which users [n] some arm of this variant serves: the others need no work here."""
@@ -92,8 +102,7 @@ class ArmPlan:
     def assigned(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int16]:
         """The one arm of each user, [n], by index: a hash of salt and user, so the same every day, on every machine."""
         bounds = np.cumsum([path.share for path in self.paths])
-        point = mixed(hash_strings(user_ids) ^ np.uint64(seed_of("arms", self.salt))) * 2.0**-64
-        arm = np.searchsorted(bounds / bounds[-1], point, side="right")
+        arm = np.searchsorted(bounds / bounds[-1], point_of(self.salt, user_ids), side="right")
         return np.minimum(arm, len(bounds) - 1).astype(np.int16)
 
     def describe(self) -> str:
@@ -103,14 +112,30 @@ class ArmPlan:
             for variant in self.variants(stage):
                 arms = ", ".join(self.arms_of(variant))
                 lines.append(f"{stage:<9} {variant.name:<28} for {arms}")
-        shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self._shares, strict=True))
+        shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self.shares, strict=True))
         lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
+        if self.within is not None:
+            layer = f"{self.within.low:g} to {self.within.high:g} of salt {self.within.salt!r}"
+            lines.append(f"within    {layer}; everybody else is in {self.within.others}, and compared with nobody")
         return "\n".join(lines)
 
     @cached_property
-    def _shares(self) -> tuple[float, ...]:
+    def shares(self) -> tuple[float, ...]:
+        """Of the users who take part, by arm, in order."""
         total = sum(path.share for path in self.paths)
         return tuple(path.share / total for path in self.paths)
+
+
+def point_of(salt: str, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Where a salt puts each user, [n] in [0, 1): the same every day; independent of where another salt does."""
+    bits = mixed(hash_strings(user_ids) ^ np.uint64(seed_of("arms", salt)))
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
+
+
+def inside(within: Within, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which users [n] the layer holds."""
+    point = point_of(within.salt, user_ids)
+    return (point >= within.low) & (point < within.high)
 
 
 def resolve(config: Config) -> ArmPlan:
@@ -124,7 +149,7 @@ def resolve(config: Config) -> ArmPlan:
                 do="use letters, digits, - and _, at most 64",
             )
         paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
-    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt)
+    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.within)
 
 
 def _variants(config: Config, arm: Arm) -> Iterator[Variant]:

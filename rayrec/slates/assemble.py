@@ -1,60 +1,205 @@
-"""Scored candidates to SLATE: one arm's published rows for one shard."""
+"""Scored candidates to SLATE: one arm's published rows for one shard.
+
+    found     every candidate with the blend's score; users of whom little is known in the fallback's order
+    arranged  rules filter, diversity reorders: what the policy is given, no chance yet
+    slates    the policy chooses, with exact propensities; pins go to their ranks
+
+The published score is the blend's own throughout, also where something else decided the order.
+"""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.config import Slate
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import SLATE
+from rayrec.errors import ConfigError
 from rayrec.hashing import digest, seed_of
 from rayrec.slates.blend import Blend, Prior
-from rayrec.slates.policies import SlatePolicy
+from rayrec.slates.diversity import Diversity, diversified, read_diversity
+from rayrec.slates.fallback import Fallback, in_the_order_of
+from rayrec.slates.pins import Chosen, with_pins
+from rayrec.slates.policies import Greedy, SlatePolicy, policy_kind
+from rayrec.slates.rules import PINNED, Rules
+from rayrec.slates.scored import Bools, Floats, Items, Scored, rows_of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One arm's candidates. `scored` holds the scores that decide the order; those of the blend stand beside it."""
+
+    scored: Scored
+    own: Ragged  # float32, aligned with the candidates: what is published
+    source: Ragged  # int8, aligned: index into the arm's sources
+    cold: Bools | None = None  # [users] who go by the fallback; None: nobody
+
+    def of(self, users: Bools) -> Pool:
+        """These users [users] alone."""
+        if users.all():
+            return self
+        rows = np.flatnonzero(users)
+        cold = None if self.cold is None else self.cold[rows]
+        return Pool(self.scored.of(rows), rows_of(self.own, rows), rows_of(self.source, rows), cold)
+
+    def where(self, kept: Bools) -> Pool:
+        """The candidates [candidates] that are kept."""
+        scored = self.scored.where(kept)
+        like = scored.scores.like
+        return replace(self, scored=scored, own=like(self.own.values[kept]), source=like(self.source.values[kept]))
 
 
 @dataclass(frozen=True)
 class AssembleStage:
     """Reads candidate_schema or reranked_schema, writes SLATE sorted by (user_id, rank).
 
-    Users without candidates get no row. `sources` name the int8 `source` column; `item_ids` the item codes.
+    Users without candidates get the pins, and no row where there are none. `sources` name the int8 `source` column.
     """
 
     blend: Blend
     prior: Prior
-    policy: SlatePolicy
-    size: int
     sources: tuple[str, ...]
-    item_ids: pa.Array
+    items: Items
     date: datetime.date
     run: str  # what makes slate ids differ between days and configs
+    size: int
+    policy: SlatePolicy
+    rules: Rules = field(default_factory=Rules)
+    diversity: Diversity | None = None
+    depth: int = 0  # how many of a user's best candidates are diversified
+    fallback: Fallback | None = None
+
+    @classmethod
+    def of(
+        cls,
+        slate: Slate,
+        blend: Blend,
+        prior: Prior,
+        sources: tuple[str, ...],
+        items: Items,
+        attributes: pa.ChunkedArray,
+        date: datetime.date,
+        run: str,
+    ) -> Self:
+        """As the config says; `attributes` is the catalogue's column. Raises ConfigError."""
+        cold = slate.fallback
+        return cls(
+            blend=blend,
+            prior=prior,
+            sources=sources,
+            items=items,
+            date=date,
+            run=run,
+            size=slate.size,
+            policy=policy_kind(slate.policy).read(slate.settings),
+            rules=Rules.of(slate.rules, items, attributes),
+            diversity=read_diversity(slate.diversify.method, slate.diversify.settings),
+            depth=slate.diversify.depth or 2 * slate.size,
+            fallback=Fallback(cold.source, cold.below_events) if cold else None,
+        )
 
     def __call__(self, table: pa.Table, arm: str) -> pa.Table:
-        scores = self.blend.scores(table, self.prior)
-        table, scores = _sorted_by_user(table, scores)
-        user_ids = table["user_id"].combine_chunks()
-        ordered = self.policy.order(scores, user_ids, self.size, seed_of(self.run, arm))
-        places, rows = ordered.places, ordered.places.rows
-        code = Ragged.from_arrow(table["candidate"]).values[places.values]
-        source = Ragged.from_arrow(table["source"]).values[places.values]
-        user_row = pa.array(rows.astype(np.int32))
-        count = len(rows)
+        pool = self.arranged(self.found(table))
+        return self.rows(pool, self.chosen(pool, arm), arm)
+
+    def found(self, table: pa.Table) -> Pool:
+        """All candidates of all users, by user."""
+        table, own = _sorted_by_user(table, self.blend.scores(table, self.prior))
+        history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
+        source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
+        pool = Pool(Scored(user_ids, own, candidate, history, self.items), own, source)
+        if self.fallback is None:
+            return pool
+        cold = history.lengths < self.fallback.below_events
+        theirs = Ragged.from_arrow(table[f"score.{self.fallback.source}"])
+        return replace(pool, scored=replace(pool.scored, scores=in_the_order_of(theirs, own, cold)), cold=cold)
+
+    def arranged(self, found: Pool) -> Pool:
+        """What the policy is given."""
+        pool = found.where(self.rules.kept(found.scored)) if self.rules.names else found
+        if self.diversity is None:
+            return pool
+        warm = np.ones(len(pool.scored), np.bool_) if pool.cold is None else ~pool.cold
+        scores = diversified(self.diversity, pool.scored, self.depth, warm)
+        return replace(pool, scored=replace(pool.scored, scores=scores))
+
+    def chosen(self, pool: Pool, arm: str) -> Chosen:
+        """The slates, pins included."""
+        return with_pins(self.policy.order(pool.scored, self.drawn, self.seed(arm)), pool.scored, self.rules)
+
+    def without_chance(self, pool: Pool) -> Chosen:
+        """The slates that the policy explores around: best first."""
+        return with_pins(Greedy().order(pool.scored, self.drawn, 0), pool.scored, self.rules)
+
+    def rows(self, pool: Pool, chosen: Chosen, arm: str) -> pa.Table:
+        """SLATE. A pin's score is 0: nothing was asked about it."""
+        rows = chosen.place.rows
+        user_row, count = pa.array(rows.astype(np.int32)), len(rows)
+        score, source = self._credits(pool, chosen.place)
         columns = [
             pa.repeat(pa.scalar(self.date, pa.date32()), count),
             pa.repeat(pa.scalar(arm), count),
-            slate_ids(self.run, arm, user_ids).take(user_row),
-            user_ids.take(user_row),
-            pa.array((np.arange(count) - places.offsets[rows] + 1).astype(np.int16)),
-            self.item_ids.take(pa.array(code)),
-            pa.array(scores.values[places.values]),
-            pa.array(self.sources, pa.string()).take(pa.array(source)),
-            pa.array(ordered.propensity),
+            slate_ids(self.run, arm, pool.scored.user_ids).take(user_row),
+            pool.scored.user_ids.take(user_row),
+            pa.array((np.arange(count) - chosen.place.offsets[rows] + 1).astype(np.int16)),
+            self.items.ids.take(pa.array(chosen.code.values)),
+            pa.array(score),
+            source,
+            pa.array(chosen.propensity),
         ]
         return pa.table(columns, schema=SLATE)
+
+    def relieved(self, rule: str) -> AssembleStage:
+        """The same without one of its rules."""
+        return replace(self, rules=self.rules.without(rule))
+
+    @property
+    def drawn(self) -> int:
+        """How many ranks are the policy's."""
+        return self.size - len(self.rules.pins)
+
+    def seed(self, arm: str) -> int:
+        return seed_of(self.run, arm)
+
+    def _credits(self, pool: Pool, place: Ragged) -> tuple[Floats, pa.Array]:
+        """The score and the source of every row."""
+        names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
+        pinned, last = place.values < 0, len(self.sources)
+        score = np.zeros(len(pinned), np.float32)
+        number = np.full(len(pinned), last, np.int16)
+        score[~pinned] = pool.own.values[place.values[~pinned]]
+        number[~pinned] = pool.source.values[place.values[~pinned]]
+        if pool.cold is not None:
+            number[~pinned & pool.cold[place.rows]] = last + 1
+        return score, pa.array(names, pa.string()).take(pa.array(number))
+
+
+def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, ...]) -> None:
+    """Refuse what `AssembleStage.of` or its work would refuse, for an arm with these sources and a catalogue with these
+    attributes. Raises ConfigError."""
+    policy_kind(slate.policy).read(slate.settings)
+    read_diversity(slate.diversify.method, slate.diversify.settings)
+    if slate.fallback and slate.fallback.source not in sources:
+        raise ConfigError(
+            f"there is no source {slate.fallback.source!r} in the arm's retrieval",
+            where="slate.fallback.source",
+            do=f"use one of {', '.join(sources)}",
+        )
+    for name in slate.rules.ranges:
+        if name not in attributes:
+            known = f"; those known are {', '.join(attributes)}" if attributes else ""
+            raise ConfigError(
+                f"items have no attribute {name!r}",
+                where=f"slate.rules.ranges.{name}",
+                do=f"name its column in data.items.attributes{known}",
+            )
 
 
 def slate_ids(run: str, arm: str, user_ids: pa.Array) -> pa.Array:

@@ -11,12 +11,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.ordering import best, padded_rows
 from rayrec.settings import read_settings, require
-from rayrec.slates.policies import Ordered, SlatePolicy, chance, register
+from rayrec.slates.policies import Ordered, SlatePolicy, chance, given_blocks, is_best_left, register
+from rayrec.slates.scored import Bools, Floats, Ints, Scored
 
 _TINY = np.finfo(np.float32).tiny  # what a propensity may not fall below: the contract says above 0
 
@@ -37,6 +37,7 @@ class PlackettLuce(SlatePolicy):
     """
 
     name = "plackett_luce"
+    explores = True
 
     def __init__(self, settings: PlackettLuceSettings) -> None:
         self.settings = settings
@@ -45,22 +46,35 @@ class PlackettLuce(SlatePolicy):
     def read(cls, settings: Mapping[str, Any]) -> Self:
         return cls(read_settings(PlackettLuceSettings, settings, "slate.settings (plackett_luce)"))
 
-    def order(self, scores: Ragged, user_ids: pa.Array, size: int, seed: int) -> Ordered:
-        logits = scores.values.astype(np.float64) / self.settings.temperature
-        if not len(logits):
-            return Ordered(best(scores, size), np.empty(0, np.float32))
-        top = np.full(len(scores), -np.inf)
-        np.maximum.at(top, scores.rows, logits)
-        logits -= top[scores.rows]
-        noise = -np.log(-np.log(chance(seed, user_ids, scores.lengths)[0]))
-        everything = best(scores.like((logits + noise).astype(np.float32)), int(scores.lengths.max()))
-        # The mass of what is left at each rank, summed from the last one up: no small difference of large numbers.
-        odds = np.exp(logits[everything.values])
-        left = _sums_from_the_end(everything.like(odds))
-        kept = np.arange(len(odds)) - everything.offsets[everything.rows] < size
-        places = everything.filter(kept)
-        propensity = np.divide(odds, left, out=np.ones_like(odds), where=left > 0)[kept]
-        return Ordered(places, np.clip(propensity, _TINY, 1).astype(np.float32))
+    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+        logits = self._logits(scored)
+        noise = -np.log(-np.log(chance(seed, scored.user_ids, scored.scores.lengths)[0]))
+        places = best(scored.scores.like((logits + noise).astype(np.float32)), size)
+        return Ordered(places, self.probability(scored, places, size, seed))
+
+    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+        """In logarithms, and the mass of what is left summed from the last rank up: no small difference of large
+        numbers, and nothing vanishes at low temperatures."""
+        logits = self._logits(scored)
+        others = np.ones(len(logits), np.bool_)
+        others[given.values[given.values >= 0]] = False
+        rest = _log_mass(scored.scores.like(logits), others)
+        result = np.zeros(len(given.values), np.float32)
+        for block in padded_rows(given.offsets):
+            place = np.where(block.mask, given.values[block.take], -1)
+            own = np.where(place >= 0, logits[place] if len(logits) else -np.inf, -np.inf)
+            from_the_end = np.concatenate([rest[block.rows, None], own[:, ::-1]], axis=1)
+            left = np.logaddexp.accumulate(from_the_end, axis=1)[:, :0:-1]
+            real = (place >= 0) & (np.arange(place.shape[1]) < size)
+            result[block.take[real]] = np.clip(np.exp(own[real] - left[real]), _TINY, 1)
+        return result
+
+    def _logits(self, scored: Scored) -> npt.NDArray[np.float64]:
+        """Scores over the temperature, the user's best at 0."""
+        logits = scored.scores.values.astype(np.float64) / self.settings.temperature
+        top = np.full(len(scored), -np.inf)
+        np.maximum.at(top, scored.scores.rows, logits)
+        return np.asarray(logits - top[scored.scores.rows])
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,7 @@ class Epsilon(SlatePolicy):
     """At each rank the best candidate left, or with probability epsilon any of those left, all alike."""
 
     name = "epsilon"
+    explores = True
 
     def __init__(self, settings: EpsilonSettings) -> None:
         self.settings = settings
@@ -84,10 +99,11 @@ class Epsilon(SlatePolicy):
     def read(cls, settings: Mapping[str, Any]) -> Self:
         return cls(read_settings(EpsilonSettings, settings, "slate.settings (epsilon)"))
 
-    def order(self, scores: Ragged, user_ids: pa.Array, size: int, seed: int) -> Ordered:
+    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+        scores = scored.scores
         sizes = np.minimum(scores.lengths, size)
         ranked = best(scores, int(scores.lengths.max(initial=0)))
-        draws = chance(seed, user_ids, sizes, draws=2)
+        draws = chance(seed, scored.user_ids, sizes, draws=2)
         first = np.cumsum(sizes) - sizes
         places, propensity = np.empty(sizes.sum(), np.int64), np.empty(sizes.sum(), np.float32)
         for block in padded_rows(ranked.offsets):
@@ -100,14 +116,27 @@ class Epsilon(SlatePolicy):
                 left[going] = _without(left[going], chosen)
         return Ordered(Ragged.from_lengths(places, sizes), propensity)
 
+    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+        result = np.zeros(len(given.values), np.float32)
+        for block in given_blocks(scored, given, size):
+            above: Ints = np.cumsum(block.real, axis=1) - block.real
+            many = np.maximum(scored.scores.lengths[block.users, None] - above, 1)
+            chosen = self._odds(many, is_best_left(block.rank, block.real))
+            result[block.at] = np.where(block.real, chosen, 0)[block.asked]
+        return result
+
+    def _odds(self, many: Ints, is_best: Bools) -> npt.NDArray[np.float64]:
+        """The probability of one of the `many` left, by whether it is the best of them."""
+        epsilon = self.settings.epsilon
+        return np.asarray(epsilon / many + np.where(is_best, 1 - epsilon, 0))
+
     def _choose(
         self, draws: npt.NDArray[np.float64], many: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Which of the `many` left, best first, each user gets, and with what probability; draws [2, users]."""
-        epsilon = self.settings.epsilon
         any_of_them = np.minimum((draws[1] * many).astype(np.int64), many - 1)
-        chosen = np.where(draws[0] < epsilon, any_of_them, 0)
-        return chosen, epsilon / many + np.where(chosen == 0, 1 - epsilon, 0)
+        chosen = np.where(draws[0] < self.settings.epsilon, any_of_them, 0)
+        return chosen, self._odds(many, chosen == 0)
 
 
 def _without(left: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -118,11 +147,10 @@ def _without(left: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> npt.
     return result
 
 
-def _sums_from_the_end(values: Ragged) -> npt.NDArray[np.float64]:
-    """Of each row, the sum of each value and all after it."""
-    result = np.empty(len(values.values))
-    for block in padded_rows(values.offsets):
-        padded = np.where(block.mask, values.values[block.take], 0.0)
-        sums = np.cumsum(padded[:, ::-1], axis=1)[:, ::-1]
-        result[block.take[block.mask]] = sums[block.mask]
-    return result
+def _log_mass(logits: Ragged, counted: Bools) -> npt.NDArray[np.float64]:
+    """log sum exp of each row's counted logits, [rows]; −inf where there are none."""
+    rows, values = logits.rows[counted], logits.values[counted]
+    top = np.full(len(logits), -np.inf)
+    np.maximum.at(top, rows, values)
+    mass = np.bincount(rows, np.exp(values - top[rows]), minlength=len(logits))
+    return np.asarray(np.log(np.maximum(mass, 1)) + top)  # a row that counts any counts its top, exp(0)

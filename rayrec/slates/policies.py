@@ -1,12 +1,13 @@
 """What every slate policy is: an order of scored candidates, and the probability with which it was chosen.
 
-A new policy is a new file with one class, registered by name, plus its test.
+A new policy is a new file with one class, registered by name, plus its test; all pass the contract tests of
+tests/slates/test_policies.py.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -17,8 +18,9 @@ import pyarrow as pa
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.hashing import hash_strings, mixed
-from rayrec.ordering import best
+from rayrec.ordering import best, padded_rows, ranks
 from rayrec.settings import NoSettings, read_settings
+from rayrec.slates.scored import Bools, Floats, Ints, Scored
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class SlatePolicy(ABC):
     """Chooses slates from scored candidates. Chance, if any, comes from (run, arm, user) alone: see `chance`."""
 
     name: ClassVar[str]
+    explores: ClassVar[bool]  # whether chance has a part in it
+    needs_factors: ClassVar[bool] = False  # whether it asks for the items' factors
 
     @classmethod
     @abstractmethod
@@ -40,8 +44,17 @@ class SlatePolicy(ABC):
         """From `slate.settings`. Raises ConfigError on unknown or impossible ones."""
 
     @abstractmethod
-    def order(self, scores: Ragged, user_ids: pa.Array, size: int, seed: int) -> Ordered:
+    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
         """At most `size` candidates of each user; each row depends on that user, its scores and the seed alone."""
+
+    @abstractmethod
+    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+        """P(this candidate at this rank | the ranks above), aligned with `given.values`, of any slate.
+
+        `given`: ragged int64 positions into the candidates' flat values, one row a user, best first, none twice; −1 for
+        an item that is no candidate: its probability is 0, and the ranks below are as if it were not there. Ranks
+        beyond `size` have probability 0. Of the policy's own slates these are the propensities.
+        """
 
 
 POLICIES: dict[str, type[SlatePolicy]] = {}
@@ -79,12 +92,55 @@ class Greedy(SlatePolicy):
     """The best first, ties by the candidates' order; no chance involved."""
 
     name = "greedy"
+    explores = False
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self:
         read_settings(NoSettings, settings, "slate.settings (greedy)")
         return cls()
 
-    def order(self, scores: Ragged, user_ids: pa.Array, size: int, seed: int) -> Ordered:
-        places = best(scores, size)
+    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+        places = best(scored.scores, size)
         return Ordered(places, np.ones(len(places.values), np.float32))
+
+    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+        result = np.zeros(len(given.values), np.float32)
+        for block in given_blocks(scored, given, size):
+            result[block.at] = is_best_left(block.rank, block.real)[block.asked]
+        return result
+
+
+@dataclass(frozen=True)
+class Given:
+    """Some users' given slates, padded to K ranks, and where the probabilities go."""
+
+    users: slice
+    at: Ints  # [asked] positions in `given.values`, of the cells `asked`
+    asked: Bools  # [b, K]: a rank of the slate, within its size
+    real: Bools  # [b, K]: and a candidate of the user
+    place: Ints  # [b, K] positions in the candidates' flat values; 0 where not real
+    rank: Ints  # [b, K] among the user's candidates by score, 0 the best; −1 where not real
+
+
+def given_blocks(scored: Scored, given: Ragged, size: int) -> Iterator[Given]:
+    """Given slates (see `SlatePolicy.probability`), block by block."""
+    standing = np.empty(len(scored.scores.values), np.int64)
+    for block in padded_rows(scored.scores.offsets):
+        standing[block.take[block.mask]] = ranks(scored.scores.values[block.take], block.mask)[block.mask]
+    for block in padded_rows(given.offsets):
+        take, asked = block.take[:, :size], block.mask[:, :size]
+        place = np.where(asked, given.values[take], -1)
+        real = place >= 0
+        # Without any candidate there is nothing to look up: every place is −1.
+        rank = np.where(real, standing[np.maximum(place, 0)], -1) if len(standing) else place
+        yield Given(block.rows, take[asked], asked, real, np.maximum(place, 0), rank)
+
+
+def is_best_left(rank: Ints, real: Bools) -> Bools:
+    """Where a given slate shows the best candidate left, [b, K]: all better ones, `rank` of them, stand above it."""
+    result = np.zeros(rank.shape, np.bool_)
+    for place in range(rank.shape[1]):
+        now = rank[:, place]
+        better = (real[:, :place] & (rank[:, :place] < now[:, None])).sum(1)
+        result[:, place] = real[:, place] & (better == now)
+    return result

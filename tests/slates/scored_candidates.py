@@ -8,6 +8,7 @@ import pyarrow as pa
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import candidate_schema
 from rayrec.slates.blend import Lesson, Prior
+from rayrec.slates.scored import Items, Scored
 
 ITEMS, CUT = 200, 86_400_000_000 * 100
 NAMES = ("log_decayed_1d", "log_decayed_8d", "log_age", "log_count")
@@ -17,6 +18,35 @@ PERSONAL = ("ease", "user_knn")
 
 def prior(seed: int = 0) -> Prior:
     return Prior(NAMES, np.random.default_rng(seed).normal(size=(ITEMS, len(NAMES))).astype(np.float32), CUT)
+
+
+def items(count: int = ITEMS, kinds: int = 6, width: int = 4, seed: int = 0) -> Items:
+    """Every seventh item has no category."""
+    random = np.random.default_rng(seed)
+    category = random.integers(0, kinds, count).astype(np.int32)
+    category[::7] = -1
+    factors = random.normal(size=(count, width)).astype(np.float32)
+    return Items(pa.array([f"item {code:03d}" for code in range(count)]), category, np.ones(count, np.bool_), factors)
+
+
+def scored(lengths: list[int], seed: int = 0, known: Items | None = None, past: int = 6) -> Scored:
+    """Users with so many candidates each, normal scores, and up to `past` events; the second user has none."""
+    random, known = np.random.default_rng(seed), known or items()
+    scores = Ragged.from_lengths(random.normal(size=sum(lengths)).astype(np.float32), lengths)
+    codes = [np.sort(random.choice(len(known.ids), n, replace=False)) for n in lengths]
+    events = random.integers(0, past + 1, len(lengths))
+    events[1:2] = 0
+    history = Ragged.from_lengths(random.integers(0, len(known.ids), events.sum()).astype(np.int32), events)
+    users = pa.array([f"user {n}" for n in range(len(lengths))], pa.string())
+    code = np.concatenate([*codes, np.zeros(0, np.int64)]).astype(np.int32)
+    return Scored(users, scores, scores.like(code), history, known)
+
+
+def repeated(one: Scored, many: int) -> Scored:
+    """The first user of `one`, many times under other names: for counting what chance does."""
+    users = pa.array([f"user {n}" for n in range(many)])
+    copies = one.of(np.zeros(many, np.int64))
+    return Scored(users, copies.scores, copies.candidate, copies.history, one.items)
 
 
 def candidates(users: int = 50, seed: int = 0, shortest: int = 5) -> pa.Table:

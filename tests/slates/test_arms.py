@@ -97,3 +97,45 @@ def test_the_plan_reads_as_text() -> None:
 def test_arm_names_that_cannot_be_part_of_a_path_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be an arm's name"):
         resolve(config({name: {}}))
+
+
+def test_a_later_experiment_is_split_independently_of_an_earlier_one() -> None:
+    arms = {"a": CONTROL, "b": {}}
+    first, second = (resolve(config(arms, assignment="split", salt=salt)).assigned(USERS) for salt in ("one", "two"))
+    both = np.bincount(2 * first + second, minlength=4) / len(USERS)
+    assert both == pytest.approx([0.25] * 4, abs=0.012)
+
+
+def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_where_they_were() -> None:
+    arms = {"a": CONTROL, "b": {}}
+    earlier = resolve(config(arms, assignment="split", salt="one")).assigned(USERS)
+    nested = {"salt": "one", "low": 0.5, "others": "a"}  # arm b had the upper half
+    plan = resolve(config(arms, assignment="split", salt="two", within=nested))
+    members, part = plan.members(USERS), plan.participants(USERS)
+    assert np.array_equal(part, earlier == 1)
+    assert np.all(members["a"] | part)
+    assert not np.any(members["b"] & ~part)
+    assert np.all(members["a"] ^ members["b"])
+    assert members["b"][part].mean() == pytest.approx(0.5, abs=0.02)
+    assert "everybody else is in a" in plan.describe()
+
+
+def test_everybody_in_every_arm_inside_a_layer() -> None:
+    nested = {"salt": "one", "high": 0.25, "others": "a"}
+    plan = resolve(config({"a": CONTROL, "b": {}}, within=nested))
+    members = plan.members(USERS)
+    assert np.all(members["a"])
+    assert members["b"].mean() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("within", "words"),
+    [
+        ({"salt": "one", "others": "c"}, "there is no arm 'c'"),
+        ({"salt": "one", "low": 0.6, "high": 0.4, "others": "a"}, "low below high"),
+        ({"salt": "two", "others": "a"}, "must differ from arms.salt"),
+    ],
+)
+def test_a_layer_that_cannot_be_is_refused(within: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        config({"a": {}}, salt="two", within=within)

@@ -139,8 +139,13 @@ def test_learning_again_gives_the_same_weights() -> None:
     assert blend.fit([lesson(seed=1)], PERSONAL) == blend.fit([lesson(seed=1)], PERSONAL)
 
 
+def _no_dust(score: float) -> float:
+    """A row of scores below 1e-12 counts as a row of zeros: there the scale does matter."""
+    return score if abs(score) > 1e-9 else 0.0
+
+
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32), max_size=6), min_size=1, max_size=5))
+@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32).map(_no_dust), max_size=6), min_size=1, max_size=5))
 def test_relative_scores_ignore_the_scale_of_a_row(rows: list[list[float]]) -> None:
     ragged = Ragged.from_lengths(np.array([x for row in rows for x in row], np.float32), [len(row) for row in rows])
     scores = blend.relative(ragged)

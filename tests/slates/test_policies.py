@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from scored_candidates import items, repeated, scored
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.slates import POLICIES, Ordered, SlatePolicy
+from rayrec.slates import POLICIES, Ordered, Scored, SlatePolicy
 from rayrec.slates.policies import Greedy, chance
 
-CHANCE = ("epsilon", "plackett_luce")
+CHANCE = tuple(name for name, kind in POLICIES.items() if kind.explores)
 
 
 @pytest.fixture(params=sorted(POLICIES))
@@ -25,96 +27,170 @@ def policy(request: pytest.FixtureRequest) -> SlatePolicy:
     return POLICIES[request.param].read({})
 
 
-def scored(lengths: list[int], seed: int = 0) -> tuple[Ragged, pa.Array]:
-    values = np.random.default_rng(seed).normal(size=sum(lengths)).astype(np.float32)
-    return Ragged.from_lengths(values, lengths), pa.array([f"user {n}" for n in range(len(lengths))])
-
-
 def same(left: Ordered, right: Ordered) -> bool:
     return np.array_equal(left.places.values, right.places.values) and np.array_equal(left.propensity, right.propensity)
 
 
+def test_only_greedy_leaves_nothing_to_chance() -> None:
+    assert set(CHANCE) == {"epsilon", "plackett_luce", "thompson"}
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 6), st.integers(0, 2**62))
 def test_each_slate_holds_its_own_candidates_once_with_a_propensity(lengths: list[int], size: int, seed: int) -> None:
-    scores, users = scored(lengths)
+    pool = scored(lengths)
     for kind in POLICIES.values():
-        found = kind.read({}).order(scores, users, size, seed)
+        found = kind.read({}).order(pool, size, seed)
         assert found.places.lengths.tolist() == [min(n, size) for n in lengths]
-        assert np.array_equal(scores.rows[found.places.values], found.places.rows)
+        assert np.array_equal(pool.scores.rows[found.places.values], found.places.rows)
         assert len(set(found.places.values.tolist())) == len(found.places.values)
         assert found.propensity.dtype == np.float32
         assert ((found.propensity > 0) & (found.propensity <= 1)).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 6), st.integers(0, 2**62))
+def test_the_probability_of_its_own_slate_is_the_logged_propensity(lengths: list[int], size: int, seed: int) -> None:
+    pool = scored(lengths)
+    for kind in POLICIES.values():
+        policy = kind.read({})
+        found = policy.order(pool, size, seed)
+        again = policy.probability(pool, found.places, size, seed)
+        assert again.dtype == np.float32
+        assert np.array_equal(again, found.propensity)
+
+
 def test_a_slate_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> None:
-    scores, users = scored([7, 0, 12, 3, 9])
-    together = policy.order(scores, users, 5, seed=11)
-    for user in range(5):
-        alone = policy.order(Ragged.from_lengths(scores[user], [len(scores[user])]), users[user : user + 1], 5, seed=11)
+    pool = scored([7, 0, 12, 3, 9, 70, 64, 150, 7, 150], known=items(width=64), past=90)
+    together = policy.order(pool, 5, seed=11)
+    for user in range(len(pool)):
+        alone = policy.order(pool.of(np.array([user])), 5, seed=11)
         at = together.places.rows == user
-        assert np.array_equal(alone.places.values + scores.offsets[user], together.places.values[at])
+        assert np.array_equal(alone.places.values + pool.scores.offsets[user], together.places.values[at])
         assert np.array_equal(alone.propensity, together.propensity[at])
 
 
+def test_a_given_slates_probability_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> None:
+    pool = scored([7, 0, 12, 3, 9, 70], known=items(width=64), past=90)
+    slates = Greedy().order(scored([7, 0, 12, 3, 9, 70], seed=1), 6, 0).places
+    together = policy.probability(pool, slates, 5, seed=11)
+    for user in range(len(pool)):
+        own = Ragged.from_lengths(slates[user] - pool.scores.offsets[user], [len(slates[user])])
+        alone = policy.probability(pool.of(np.array([user])), own, 5, seed=11)
+        assert np.array_equal(alone, together[slates.rows == user])
+
+
 def test_the_same_seed_gives_the_same_slate_and_another_seed_another() -> None:
-    scores, users = scored([20] * 50)
+    pool = scored([20] * 50)
     for name in CHANCE:
         policy = POLICIES[name].read({})
-        assert same(policy.order(scores, users, 10, 1), policy.order(scores, users, 10, 1))
-        assert not same(policy.order(scores, users, 10, 1), policy.order(scores, users, 10, 2))
+        assert same(policy.order(pool, 10, 1), policy.order(pool, 10, 1))
+        assert not same(policy.order(pool, 10, 1), policy.order(pool, 10, 2))
 
 
-@pytest.mark.parametrize(("name", "settings"), [("plackett_luce", {"temperature": 0.7}), ("epsilon", {"epsilon": 0.4})])
-def test_slates_come_as_often_as_their_propensities_say(name: str, settings: dict[str, float]) -> None:
+def test_the_probabilities_of_all_that_may_come_next_sum_to_one(policy: SlatePolicy) -> None:
+    pool = scored([4])
+    for above in ((), (2,), (3, 0), (1, 2, 0)):
+        total = 0.0
+        for item in set(range(4)) - set(above):
+            slate = np.array([*above, item])
+            total += policy.probability(pool, Ragged.from_lengths(slate, [len(slate)]), 4, seed=3)[-1]
+        assert total == pytest.approx(1)
+
+
+def test_an_item_that_is_no_candidate_has_no_probability_and_is_in_nobodys_way(policy: SlatePolicy) -> None:
+    pool = scored([6])
+    slate, broken = np.array([4, 1, 5]), np.array([4, -1, 1, 5])
+    whole = policy.probability(pool, Ragged.from_lengths(slate, [3]), 6, seed=3)
+    found = policy.probability(pool, Ragged.from_lengths(broken, [4]), 6, seed=3)
+    assert found[1] == 0
+    assert np.array_equal(np.delete(found, 1), whole)
+    short = policy.probability(pool, Ragged.from_lengths(slate, [3]), 2, seed=3)
+    assert short.tolist() == [*whole[:2].tolist(), 0]
+    nobody = policy.probability(scored([0]), Ragged.from_lengths(np.array([-1, -1]), [2]), 6, seed=3)
+    assert nobody.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "given_settings"),
+    [("plackett_luce", {"temperature": 0.7}), ("epsilon", {"epsilon": 0.4}), ("greedy", {})],
+)
+def test_slates_come_as_often_as_their_propensities_say(name: str, given_settings: dict[str, float]) -> None:
     """One user's four candidates, slates of two, 40,000 users: chi-square against the exact probabilities."""
-    many, size = 40_000, 2
-    values = np.array([0.3, 1.1, -0.4, 0.9], np.float32)
-    scores = Ragged.from_lengths(np.tile(values, many), [4] * many)
-    users = pa.array([f"user {n}" for n in range(many)])
-    found = POLICIES[name].read(settings).order(scores, users, size, seed=5)
+    many, size, policy = 40_000, 2, POLICIES[name].read(given_settings)
+    one = scored([4])
+    pool = repeated(one, many)
+    found = policy.order(pool, size, seed=5)
     slates = [tuple(row) for row in (found.places.values % 4).reshape(many, size).tolist()]
     said = dict(zip(slates, found.propensity.reshape(many, size).prod(1).tolist(), strict=True))
-    expected = {slate: exact(name, settings, values.tolist(), slate) for slate in permutations(range(4), size)}
+    everything = list(permutations(range(4), size))
+    expected = {slate: exact(name, given_settings, one.scores.values.tolist(), slate) for slate in everything}
     assert sum(expected.values()) == pytest.approx(1)
     for slate, probability in said.items():
         assert probability == pytest.approx(expected[slate], rel=1e-5)
-    counts = Counter(slates)
-    observed = [counts[slate] for slate in expected]
-    assert chisquare(observed, [many * probability for probability in expected.values()]).pvalue > 1e-3
+    assert_as_often(Counter(slates), expected, many)
+    for slate in everything:
+        asked = policy.probability(one, Ragged.from_lengths(np.array(slate), [size]), size, seed=5)
+        assert asked.prod() == pytest.approx(expected[slate], rel=1e-5)
 
 
-def exact(name: str, settings: dict[str, float], values: list[float], slate: tuple[int, ...]) -> float:
+def assert_as_often(counts: Counter[Any], expected: dict[Any, float], many: int) -> None:
+    possible = [outcome for outcome, probability in expected.items() if probability]
+    assert set(counts) <= set(possible)
+    if len(possible) > 1:
+        observed = [counts[outcome] for outcome in possible]
+        assert chisquare(observed, [many * expected[outcome] for outcome in possible]).pvalue > 1e-3
+
+
+def exact(name: str, given_settings: dict[str, float], values: list[float], slate: tuple[int, ...]) -> float:
     """The probability of a slate, in plain Python."""
     left, probability = list(range(len(values))), 1.0
     for item in slate:
+        top = max(left, key=lambda k: values[k])
         if name == "plackett_luce":
-            odds = {k: np.exp(values[k] / settings["temperature"]) for k in left}
+            odds = {k: np.exp(values[k] / given_settings["temperature"]) for k in left}
             probability *= odds[item] / sum(odds.values())
         else:
-            top = max(left, key=lambda k: values[k])
-            probability *= settings["epsilon"] / len(left) + (1 - settings["epsilon"]) * (item == top)
+            epsilon = given_settings.get("epsilon", 0.0)
+            probability *= epsilon / len(left) + (1 - epsilon) * (item == top)
         left.remove(item)
     return probability
 
 
-@pytest.mark.parametrize(("name", "settings"), [("plackett_luce", {"temperature": 1e-4}), ("epsilon", {"epsilon": 0})])
-def test_without_chance_they_are_greedy(name: str, settings: dict[str, float]) -> None:
-    scores, users = scored([30, 5, 0, 17])
-    found = POLICIES[name].read(settings).order(scores, users, 10, 3)
-    assert same(found, Greedy().order(scores, users, 10, 3))
+@pytest.mark.parametrize(
+    ("name", "given_settings"),
+    [("plackett_luce", {"temperature": 1e-4}), ("epsilon", {"epsilon": 0}), ("thompson", {"scale": 0.0})],
+)
+def test_without_chance_they_are_greedy(name: str, given_settings: dict[str, float]) -> None:
+    pool, policy = scored([30, 5, 0, 17]), POLICIES[name].read(given_settings)
+    assert same(policy.order(pool, 10, 3), Greedy().order(pool, 10, 3))
+    other = Greedy().order(scored([30, 5, 0, 17], seed=9), 10, 3).places
+    assert np.allclose(policy.probability(pool, other, 10, 3), Greedy().probability(pool, other, 10, 3))
+
+
+def test_nothing_vanishes_at_low_temperatures() -> None:
+    """exp of these logits underflows, and yet the last two are as likely as each other."""
+    codes, history = scored([3]).candidate, scored([3]).history
+    scores = codes.like(np.array([1000.0, 0.0, 0.0], np.float32))
+    pool = Scored(pa.array(["u"]), scores, codes, history, items())
+    policy = POLICIES["plackett_luce"].read({"temperature": 0.1})
+    found = policy.probability(pool, Ragged.from_lengths(np.array([0, 2, 1]), [3]), 3, 0)
+    assert found.tolist() == pytest.approx([1, 0.5, 1])
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "says"),
+    ("name", "given_settings", "says"),
     [
         ("plackett_luce", {"temperature": 0.0}, "temperature must be above 0"),
         ("epsilon", {"epsilon": 1.5}, "between 0 and 1"),
         ("greedy", {"epsilon": 0.1}, "unknown setting 'epsilon'"),
+        ("thompson", {"particles": 0}, "particles must be between 1 and 4096"),
+        ("thompson", {"scale": -1.0}, "scale must not be below 0"),
     ],
 )
-def test_impossible_settings_are_refused(name: str, settings: dict[str, float], says: str) -> None:
+def test_impossible_settings_are_refused(name: str, given_settings: dict[str, float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        POLICIES[name].read(settings)
+        POLICIES[name].read(given_settings)
 
 
 def test_chance_is_uniform_and_unrelated_between_users_and_places() -> None:

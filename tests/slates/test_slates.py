@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_candidates import ITEMS, NAMES, PERSONAL, SOURCES, candidates, prior
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, items, prior
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import HISTORY, SLATE
@@ -20,12 +22,12 @@ from rayrec.slates.blend import Blend
 from rayrec.slates.examples import is_taken, known_at, taken_after, usable
 from rayrec.slates.policies import Greedy, policy_kind
 
-IDS = pa.array([f"item {code:03d}" for code in range(ITEMS)])
 BLEND = Blend.default(PERSONAL, NAMES)
 
 
-def stage(size: int = 10) -> AssembleStage:
-    return AssembleStage(BLEND, prior(), Greedy(), size, SOURCES, IDS, datetime.date(2024, 5, 1), "run 1")
+def stage(size: int = 10, **more: Any) -> AssembleStage:
+    made = AssembleStage(BLEND, prior(), SOURCES, items(), datetime.date(2024, 5, 1), "run 1", size, Greedy())
+    return replace(made, **more)
 
 
 def test_slates_hold_each_users_best_candidates_in_order() -> None:

@@ -1,0 +1,52 @@
+"""When a rule binds: the slates that would look different without it, and those that rules left too short.
+
+Counted with chance left out, on the slates that a policy explores around: a candidate that goes shifts every draw, so
+under chance any rule would seem to change any slate. Each rule is taken away alone, the others stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.slates.assemble import AssembleStage, Pool
+from rayrec.slates.rules import PINNED
+from rayrec.slates.scored import Bools
+
+SHORT = "short"
+
+
+def bound(stage: AssembleStage, found: Pool, arranged: Pool) -> dict[str, int]:
+    """Slates by the rule that binds, and `short`: those below `slate.size` that had candidates enough before the rules.
+    Zeros included, so that a rule that never binds shows."""
+    if not stage.rules.names:
+        return {}
+    chosen = stage.without_chance(arranged).code
+    counts = {name: _changed(stage, name, found, chosen) for name in stage.rules.names}
+    could = np.minimum(found.scored.scores.lengths, stage.size)
+    return {**counts, SHORT: int((chosen.lengths < could).sum())}
+
+
+def _changed(stage: AssembleStage, name: str, found: Pool, chosen: Ragged) -> int:
+    """Only users whose pool the rule touches are arranged again."""
+    other = stage.relieved(name)
+    differs = stage.rules.kept(found.scored) != other.rules.kept(found.scored)
+    users = np.bincount(found.scored.scores.rows[differs], minlength=len(found.scored)) > 0
+    if name == PINNED:
+        users[:] = True
+    without = other.without_chance(other.arranged(found.of(users))).code
+    return int(_different(chosen, users, without).sum())
+
+
+def _different(chosen: Ragged, users: Bools, without: Ragged) -> Bools:
+    """Which of these users' slates differ, [users.sum()]."""
+    width = int(max(chosen.lengths.max(initial=0), without.lengths.max(initial=0)))
+    padded = [_padded(slates, width) for slates in (chosen, without)]
+    differ: Bools = (padded[0][users] != padded[1]).any(axis=1)
+    return differ
+
+
+def _padded(slates: Ragged, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    result = np.full((len(slates), width), -1, np.int64)
+    result[slates.rows, np.arange(len(slates.values)) - slates.offsets[slates.rows]] = slates.values
+    return result

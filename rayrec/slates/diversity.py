@@ -1,0 +1,149 @@
+"""Diversity: the head of each user's candidates in an order that also looks at what already stands above.
+
+A method orders the user's best `depth` candidates; what is behind them stays. The new order carries the old scores, the
+k-th place the k-th highest, so that a policy explores around it with the same spread as before. Relevance is the score,
+min-max scaled within the user's head: 1 the best, 0 the last (all 0 where they are equal). Two items are similar `by`
+category, 1 or 0 (an item without one is like nothing else), or by factors, the cosine of their iALS vectors.
+
+A new method is a new file with one class, registered by name, plus its test.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.errors import ConfigError
+from rayrec.ordering import best
+from rayrec.ridge import Batch, one_thread, padded_batches
+from rayrec.settings import NoSettings, read_settings, require
+from rayrec.slates.scored import Bools, Floats, Ints, Items, Scored, carried, rows_of
+
+Doubles = npt.NDArray[np.float64]
+_WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory
+
+
+@dataclass(frozen=True)
+class Head:
+    """Some users' best candidates, best first, padded to a length that depends on each user's own number alone."""
+
+    relevance: Doubles  # [b, n] in [0, 1]; 0 where padded
+    mask: Bools  # [b, n]
+    code: npt.NDArray[np.int32]  # [b, n]
+    history: Ragged  # int32 codes of the kept positive events, b rows
+    items: Items
+
+    @classmethod
+    def of(cls, scored: Scored, heads: Ragged, batch: Batch) -> Self:
+        places = heads.values[batch.take]
+        scores = scored.scores.values[places].astype(np.float64)
+        low = np.min(scores, axis=1, where=batch.mask, initial=np.inf)[:, None]
+        span = np.max(scores, axis=1, where=batch.mask, initial=-np.inf)[:, None] - low
+        relevance = np.where(batch.mask & (span > 0), (scores - low) / np.where(span > 0, span, 1), 0)
+        history = rows_of(scored.history, batch.rows)
+        return cls(relevance, batch.mask, scored.candidate.values[places], history, scored.items)
+
+    @cached_property
+    def category(self) -> npt.NDArray[np.int32]:
+        """[b, n]; −1 where there is none."""
+        return np.asarray(self.items.category[self.code])
+
+    def similarity(self, by: str) -> Doubles:
+        """Of each two candidates of a user, [b, n, n]; 1 on the diagonal."""
+        if by == "category":
+            kind = self.category
+            alike = ((kind[:, :, None] == kind[:, None, :]) & (kind[:, :, None] >= 0)).astype(np.float64)
+        else:
+            vectors = torch.from_numpy(self.items.vectors[self.code]).double()
+            vectors /= vectors.norm(dim=2, keepdim=True).clamp_min(1e-12)
+            with one_thread():
+                alike = torch.bmm(vectors, vectors.transpose(1, 2)).numpy()
+        diagonal = np.arange(alike.shape[1])
+        alike[:, diagonal, diagonal] = 1
+        return np.asarray(alike)
+
+
+class Diversity(ABC):
+    """Reorders heads; a pure function of each user's own candidates and history."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self:
+        """From `slate.diversify.settings`. Raises ConfigError on unknown or impossible ones."""
+
+    @property
+    def needs_factors(self) -> bool:
+        return False
+
+    @abstractmethod
+    def order(self, head: Head) -> Ints:
+        """Positions within the head, [b, n], best first, padded cells last."""
+
+
+METHODS: dict[str, type[Diversity]] = {}
+
+
+def register(method: type[Diversity]) -> type[Diversity]:
+    METHODS[method.name] = method
+    return method
+
+
+def read_diversity(method: str, settings: Mapping[str, Any]) -> Diversity | None:
+    """The method of that name; None for `none`. Raises ConfigError naming the known ones."""
+    if method == "none":
+        read_settings(NoSettings, settings, "slate.diversify.settings (none)")
+        return None
+    if method not in METHODS:
+        known = ", ".join(["none", *sorted(METHODS)])
+        raise ConfigError(
+            f"there is no diversification {method!r}", where="slate.diversify.method", do=f"use one of {known}"
+        )
+    return METHODS[method].read(settings)
+
+
+def diversified(method: Diversity, scored: Scored, depth: int, users: Bools) -> Ragged:
+    """The scores, ragged float32, by which these `users` [users] are in the method's order; the others stay as they
+    are."""
+    deeper = best(scored.scores, depth + 1)
+    place = np.arange(len(deeper.values)) - deeper.offsets[deeper.rows]
+    heads = deeper.filter((place < depth) & users[deeper.rows])
+    below = np.full(len(scored), -np.inf, np.float32)  # the best score behind the head
+    behind = place == depth
+    below[deeper.rows[behind]] = scored.scores.values[deeper.values[behind]]
+    result: Floats = scored.scores.values.copy()
+    for batch in padded_batches(heads.offsets, _WIDTH):
+        places = heads.values[batch.take]
+        order = method.order(Head.of(scored, heads, batch))
+        falling = carried(scored.scores.values[places], batch.mask, below[batch.rows])
+        result[np.take_along_axis(places, order, axis=1)[batch.mask]] = falling[batch.mask]
+    return scored.scores.like(result)
+
+
+class Greedy:
+    """The bookkeeping of a greedy order: what is left, and what was chosen when."""
+
+    def __init__(self, mask: Bools) -> None:
+        self._rows, self._mask, self._left = np.arange(len(mask)), mask, np.ones(mask.shape, np.bool_)
+        self.order = np.empty(mask.shape, np.int64)
+
+    def choose(self, rank: int, gain: Doubles) -> Ints:
+        """The candidate left of the highest (finite) gain, [b]; of equals the more relevant; padded cells last."""
+        real = np.where(self._mask, gain, np.finfo(np.float64).min)
+        pick: Ints = np.argmax(np.where(self._left, real, -np.inf), axis=1)
+        self._left[self._rows, pick] = False
+        self.order[:, rank] = pick
+        return pick
+
+
+def require_known(by: str) -> None:
+    require(by in ("category", "factors"), "by must be category or factors")

@@ -1,0 +1,48 @@
+"""Slates with their pins: the policy fills the ranks between, in its order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.slates.policies import Ordered
+from rayrec.slates.rules import Rules
+from rayrec.slates.scored import Bools, Floats, Ints, Scored
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Slates before they become rows: ragged, one row a user, best first."""
+
+    place: Ragged  # int64 positions in the flat candidates; −1 for a pin
+    code: Ragged  # int64 item codes, aligned
+    propensity: Floats  # aligned; 1 for a pin
+
+
+def with_pins(ordered: Ordered, scored: Scored, rules: Rules) -> Chosen:
+    """The policy's slates with the rules' pins among them."""
+    drawn = ordered.places
+    codes = scored.candidate.values[drawn.values]
+    if not rules.pins:
+        return Chosen(drawn, drawn.like(codes), ordered.propensity)
+    pin_ranks = rules.pin_ranks(drawn.lengths)
+    place = Ragged.from_lengths(np.empty(0), drawn.lengths + len(rules.pins))
+    place = place.like(np.full(place.offsets[-1], -1, np.int64))
+    rank = np.arange(len(drawn.values)) - drawn.offsets[drawn.rows]
+    for column in pin_ranks.T:
+        rank += rank >= column[drawn.rows]
+    at = place.offsets[drawn.rows] + rank
+    code, propensity = np.empty(len(place.values), np.int64), np.ones(len(place.values), np.float32)
+    place.values[at], code[at], propensity[at] = drawn.values, codes, ordered.propensity
+    code[place.offsets[:-1, None] + pin_ranks] = [pin.code for pin in rules.pins]
+    return Chosen(place, place.like(code), propensity)
+
+
+def pinned_there(rank: Ints, rows: Ints, pin_ranks: Ints, rules: Rules) -> tuple[Bools, Ints]:
+    """Which cells, by rank from 0 and row, belong to a pin, and the pin's item there (−1 elsewhere): both [cells]."""
+    code = np.full(len(rank), -1, np.int64)
+    for pin, column in zip(rules.pins, pin_ranks.T, strict=True):
+        code[rank == column[rows]] = pin.code
+    return code >= 0, code

@@ -1,0 +1,180 @@
+"""Thompson sampling within the slate, over the user's closed-form ridge posterior (Thompson 1933; Li et al. 2011).
+
+With frozen item factors V and the kept history S, theta ~ N(p, A^-1), A = lam I + sum_{k in S} v_k v_k'. The mean is
+the blend's affair; what is sampled is the doubt around it: candidate j scores blend_j + scale * v_j' L^-T z, A = L L',
+z ~ N(0, I), which varies by v_j' A^-1 v_j. Users without history explore most; an item without factors never varies.
+
+A number of z, the *particles*, are drawn from (run, user, arm). At each rank one of them, drawn uniformly and anew,
+names its best candidate left. Given the particles, the probability of that candidate is exactly the share of particles
+whose best it is: at least 1 / particles, and exact for the policy as it runs. As an estimate of ideal Thompson
+sampling, with infinitely many particles, it has the standard error sqrt(p (1 - p) / particles).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.hashing import seed_of
+from rayrec.ordering import descending_keys, positions_of
+from rayrec.ridge import one_thread, padded_length
+from rayrec.rowwise import from_numpy
+from rayrec.settings import read_settings, require
+from rayrec.slates.policies import Ordered, SlatePolicy, chance, register
+from rayrec.slates.scored import Bools, Floats, Ints, Scored
+
+_BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
+
+
+@dataclass(frozen=True)
+class ThompsonSettings:
+    particles: int = 128
+    scale: float = 1.0  # of the doubt, in units of the blend's score
+    lam: float = 10.0  # of the ridge block: how much is believed without evidence
+
+    def __post_init__(self) -> None:
+        require(1 <= self.particles <= 4096, "particles must be between 1 and 4096")
+        require(self.scale >= 0, "scale must not be below 0")
+        require(self.lam > 0, "lam must be above 0")
+
+
+@register
+class Thompson(SlatePolicy):
+    """At each rank the best candidate left of one particle, drawn anew. Needs the items' factors."""
+
+    name = "thompson"
+    explores = True
+    needs_factors = True
+
+    def __init__(self, settings: ThompsonSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(read_settings(ThompsonSettings, settings, "slate.settings (thompson)"))
+
+    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+        places = Ragged.from_lengths(np.empty(0), np.minimum(scored.scores.lengths, size))
+        places = places.like(np.empty(places.offsets[-1], np.int64))
+        propensity = np.empty(len(places.values), np.float32)
+        who = chance(seed_of(seed, "particle"), scored.user_ids, places.lengths)[0]
+        who = (who * self.settings.particles).astype(np.int64)
+        for users, tops, many in self._particles(scored, size, seed):
+            at = _cells(places, users, tops.shape[2])
+            drawn = np.where(at >= 0, who[at], 0)
+            chosen, share = _walk(tops, many, at >= 0, partial(_named_by, drawn))
+            places.values[at[at >= 0]] = (chosen + scored.scores.offsets[users, None])[at >= 0]
+            propensity[at[at >= 0]] = share[at >= 0]
+        return Ordered(places, propensity)
+
+    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+        """By the same particles that `order` draws, whatever the size."""
+        result = np.zeros(len(given.values), np.float32)
+        ranks = min(size, int(given.lengths.max(initial=0)))
+        for users, tops, many in self._particles(scored, ranks, seed):
+            at = _cells(given, users, ranks)
+            place = np.where(at >= 0, given.values[at], -1)
+            place = np.where(place >= 0, place - scored.scores.offsets[users, None], -1)
+            _, share = _walk(tops, many, at >= 0, partial(_given, place))
+            result[at[at >= 0]] = share[at >= 0]
+        return result
+
+    def _particles(self, scored: Scored, ranks: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+        """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and how many candidates
+        there are [b]. Users whose history and candidates pad to the same lengths come together: what a user gets must
+        not depend on the others' lengths, to the last bit."""
+        weights = scored.items.vectors
+        lengths = np.stack([padded_length(scored.history.lengths), padded_length(scored.scores.lengths)])
+        for past, wide in np.unique(lengths[:, scored.scores.lengths > 0], axis=1).T if ranks else ():
+            alike = np.flatnonzero((lengths[0] == past) & (lengths[1] == wide))
+            step = max(1, _BLOCK_CELLS // int(wide * self.settings.particles))
+            for start in range(0, len(alike), step):
+                users = alike[start : start + step]
+                history = _padded(scored.history, users, past)
+                codes = _padded(scored.candidate, users, wide)
+                with one_thread(), torch.inference_mode():
+                    doubt = self._doubt(_vectors(weights, *history), _vectors(weights, *codes), scored, users, seed)
+                scores = _padded(scored.scores, users, wide)[0][:, None, :] + doubt
+                keys = descending_keys(
+                    scores.reshape(-1, wide), np.repeat(codes[1], self.settings.particles, axis=0)
+                ).reshape(scores.shape)
+                tops = positions_of(np.sort(keys, axis=2)[:, :, :ranks])
+                yield users, tops, scored.scores.lengths[users]
+
+    def _doubt(self, past: Tensor, vectors: Tensor, scored: Scored, users: Ints, seed: int) -> Floats:
+        """scale * v_j' L^-T z of every particle and candidate: float32 [b, particles, candidates]."""
+        given, width = self.settings, past.shape[2]
+        draws = np.full(len(users), given.particles * width)
+        uniform = chance(seed, scored.user_ids.take(users), draws)[0]
+        z = torch.from_numpy(ndtri(uniform).astype(np.float32).reshape(len(users), given.particles, width))
+        precision = torch.bmm(past.transpose(1, 2), past)
+        precision.diagonal(dim1=1, dim2=2).add_(given.lam)
+        upper = torch.linalg.cholesky(precision).transpose(1, 2)
+        theta = torch.linalg.solve_triangular(upper, z.transpose(1, 2), upper=True)
+        doubt: Floats = (given.scale * torch.bmm(vectors, theta)).transpose(1, 2).numpy()
+        return doubt
+
+
+def _walk(tops: Ints, many: Ints, asked: Bools, choose: Callable[[int, Ints], Ints]) -> tuple[Ints, Floats]:
+    """Down the ranks: what `choose(rank, bests [b, particles])` says is shown, and the share of particles whose best
+    candidate left it is: both [b, ranks]. −1 shows nothing. Each particle's pointer only ever moves down its list."""
+    users, particles, _ = tops.shape
+    at = np.zeros((users, particles), np.int64)
+    taken = np.zeros((users, int(many.max(initial=0)) + 1), np.bool_)
+    chosen, share = np.full(asked.shape, -1, np.int64), np.zeros(asked.shape, np.float32)
+    for rank in range(asked.shape[1]):
+        best = np.take_along_axis(tops, at[:, :, None], axis=2)[:, :, 0]
+        shown = np.where(asked[:, rank], choose(rank, best), -1)
+        chosen[:, rank] = shown
+        share[:, rank] = np.where(shown >= 0, (best == shown[:, None]).sum(1) / particles, 0)
+        row = np.flatnonzero(shown >= 0)
+        taken[row, shown[row]] = True
+        at = _moved(tops, at, taken)
+    return chosen, share
+
+
+def _moved(tops: Ints, at: Ints, taken: Bools) -> Ints:
+    """Every pointer on its first candidate that is not taken; on the last one where all are."""
+    last = tops.shape[2] - 1
+    while True:
+        best = np.take_along_axis(tops, at[:, :, None], axis=2)[:, :, 0]
+        blocked = np.take_along_axis(taken, np.minimum(best, taken.shape[1] - 1), axis=1) & (at < last)
+        if not blocked.any():
+            return at
+        at = at + blocked
+
+
+def _named_by(particle: Ints, rank: int, best: Ints) -> Ints:
+    """What the particle drawn for this rank, `particle` [b, ranks], holds for the best."""
+    return np.asarray(best[np.arange(len(best)), particle[:, rank]])
+
+
+def _given(place: Ints, rank: int, _: Ints) -> Ints:
+    return np.asarray(place[:, rank])
+
+
+def _cells(ragged: Ragged, users: Ints, width: int) -> Ints:
+    """Positions of these rows' first `width` values, [b, width]; −1 past a row's end."""
+    steps = np.arange(width)
+    return np.where(steps < ragged.lengths[users, None], ragged.offsets[users, None] + steps, -1)
+
+
+def _padded(ragged: Ragged, users: Ints, width: int) -> tuple[np.ndarray[Any, Any], Bools]:
+    """These rows' values, padded to `width`, and which are real."""
+    at = _cells(ragged, users, width)
+    real = at >= 0
+    return (ragged.values[np.maximum(at, 0)] if len(ragged.values) else np.zeros(at.shape, ragged.values.dtype)), real
+
+
+def _vectors(weights: Floats, codes: Ints, real: Bools) -> Tensor:
+    """The items' factors, float32 [b, n, d], zero where padded."""
+    found = from_numpy(weights)[torch.from_numpy(np.where(real, codes, 0).astype(np.int64))]
+    return found.float() * torch.from_numpy(real).unsqueeze(2)

@@ -1,0 +1,243 @@
+"""Diversification: each method is the one of its paper, and what carries the new order is what chance can explore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scored_candidates import items, scored
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.errors import ConfigError
+from rayrec.ordering import best
+from rayrec.ridge import padded_batches
+from rayrec.slates import METHODS, Items, Scored
+from rayrec.slates.diversity import Head, diversified, read_diversity
+from rayrec.slates.dpp import Dpp
+
+DEPTH = 8
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "mmr": [{"relevance": 0.4}, {"relevance": 0.4, "by": "factors"}],
+    "dpp": [{"theta": 1.0}, {"theta": 1.0, "by": "factors"}],
+    "calibrated": [{"calibration": 0.6}],
+}
+CASES = [(name, given_settings) for name, many in SETTINGS.items() for given_settings in many]
+LENGTHS = [20, 0, 5, 1, 9, 70, 8, 12]
+
+
+def order_of(pool: Scored, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
+    """Each user's candidates in the order that the scores carry."""
+    method = read_diversity(name, given_settings)
+    assert method is not None
+    scores = diversified(method, pool, depth, np.ones(len(pool), np.bool_))
+    places = best(scores, int(scores.lengths.max(initial=0)))
+    return [(places[user] - scores.offsets[user]).tolist() for user in range(len(scores))]
+
+
+def by_relevance(pool: Scored) -> list[list[int]]:
+    places = best(pool.scores, 1000)
+    return [(places[user] - pool.scores.offsets[user]).tolist() for user in range(len(pool))]
+
+
+def relevance_of(scores: np.ndarray, head: list[int]) -> np.ndarray:
+    own = scores[head].astype(np.float64)
+    return (own - own.min()) / (own.max() - own.min()) if own.max() > own.min() else np.zeros(len(own))
+
+
+def similarity_of(codes: np.ndarray, known: Items, by: str) -> np.ndarray:
+    if by == "factors":
+        vectors = known.vectors[codes].astype(np.float64)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        alike = vectors @ vectors.T
+    else:
+        kind = known.category[codes]
+        alike = ((kind[:, None] == kind) & (kind >= 0)).astype(float)
+    np.fill_diagonal(alike, 1)
+    return alike
+
+
+@pytest.mark.parametrize(("name", "given_settings"), CASES)
+def test_the_head_is_reordered_and_the_rest_keeps_its_place(name: str, given_settings: dict[str, Any]) -> None:
+    pool = scored(LENGTHS)
+    found, before = order_of(pool, DEPTH, name, **given_settings), by_relevance(pool)
+    assert [sorted(own) for own in found] == [sorted(own) for own in before]
+    assert [own[DEPTH:] for own in found] == [own[DEPTH:] for own in before]
+    assert found != before
+
+
+@pytest.mark.parametrize(("name", "given_settings"), CASES)
+def test_the_new_order_carries_the_old_scores(name: str, given_settings: dict[str, Any]) -> None:
+    pool, method = scored(LENGTHS), read_diversity(name, given_settings)
+    assert method is not None
+    scores = diversified(method, pool, DEPTH, np.ones(len(pool), np.bool_))
+    for user in range(len(pool)):
+        assert np.array_equal(np.sort(scores[user]), np.sort(pool.scores[user]))
+
+
+@pytest.mark.parametrize(("name", "given_settings"), CASES)
+def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_settings: dict[str, Any]) -> None:
+    pool, method = scored(LENGTHS * 3, known=items(width=64), past=40), read_diversity(name, given_settings)
+    assert method is not None
+    together = diversified(method, pool, DEPTH, np.ones(len(pool), np.bool_))
+    for user in range(len(pool)):
+        alone = diversified(method, pool.of(np.array([user])), DEPTH, np.ones(1, np.bool_))
+        assert np.array_equal(alone.values, together[user])
+
+
+@pytest.mark.parametrize(("name", "given_settings"), CASES)
+def test_users_who_are_not_asked_for_stay_as_they_are(name: str, given_settings: dict[str, Any]) -> None:
+    pool, method, users = scored(LENGTHS), read_diversity(name, given_settings), np.arange(len(LENGTHS)) % 2 == 0
+    assert method is not None
+    scores = diversified(method, pool, DEPTH, users)
+    assert np.array_equal(scores.values[~users[scores.rows]], pool.scores.values[~users[scores.rows]])
+
+
+@pytest.mark.parametrize("by", ["category", "factors"])
+def test_without_weight_on_diversity_the_order_is_that_of_relevance(by: str) -> None:
+    pool = scored(LENGTHS)
+    assert order_of(pool, DEPTH, "mmr", relevance=1.0, by=by) == by_relevance(pool)
+    assert order_of(pool, DEPTH, "dpp", theta=1e6, by=by) == by_relevance(pool)
+    assert order_of(pool, DEPTH, "calibrated", calibration=0.0) == by_relevance(pool)
+
+
+@pytest.mark.parametrize(("name", "given_settings"), CASES)
+def test_equal_scores_still_carry_the_new_order(name: str, given_settings: dict[str, Any]) -> None:
+    pool = scored(LENGTHS)
+    flat = Scored(
+        pool.user_ids,
+        pool.scores.like(np.round(pool.scores.values * 2).astype(np.float32) / 2),
+        pool.candidate,
+        pool.history,
+        pool.items,
+    )
+    method = read_diversity(name, given_settings)
+    assert method is not None
+    scores = diversified(method, flat, DEPTH, np.ones(len(flat), np.bool_))
+    for user in range(len(flat)):
+        own = flat.scores[user]
+        head = np.argsort(-own, kind="stable")[:DEPTH]
+        assert len(set(scores[user][head].tolist())) == len(head)
+        assert np.allclose(np.sort(scores[user]), np.sort(own), atol=1e-5)
+
+
+@pytest.mark.parametrize("by", ["category", "factors"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), weight=st.floats(0, 1))
+def test_mmr_is_the_one_of_carbonell_and_goldstein(by: str, seed: int, weight: float) -> None:
+    pool = scored([12, 6, 8, 3], seed)
+    found = order_of(pool, DEPTH, "mmr", relevance=weight, by=by)
+    for user, before in enumerate(by_relevance(pool)):
+        head, own = before[:DEPTH], pool.scores[user]
+        relevance = relevance_of(own, head)
+        alike = similarity_of(pool.candidate[user][head], pool.items, by)
+        chosen = [0]
+        while len(chosen) < len(head):
+            left = [k for k in range(len(head)) if k not in chosen]
+            worth = {k: weight * relevance[k] - (1 - weight) * max(alike[k, c] for c in chosen) for k in left}
+            taken = found[user][len(chosen)]
+            assert worth[head.index(taken)] >= max(worth.values()) - 1e-9
+            chosen.append(head.index(taken))
+
+
+@pytest.mark.parametrize("by", ["category", "factors"])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), theta=st.floats(0, 5))
+def test_greedy_dpp_raises_log_det_as_brute_force_does(by: str, seed: int, theta: float) -> None:
+    pool = scored([12, 6, 8, 3], seed)
+    heads = best(pool.scores, DEPTH)
+    for batch in padded_batches(heads.offsets, 4):
+        order, gains = Dpp.read({"theta": theta, "by": by}).gains(Head.of(pool, heads, batch))
+        for row, user in enumerate(batch.rows):
+            head = (heads[user] - pool.scores.offsets[user]).tolist()
+            quality = np.exp(theta * relevance_of(pool.scores[user], head))
+            alike = 0.9 * similarity_of(pool.candidate[user][head], pool.items, by) + 0.1 * np.eye(len(head))
+            kernel, chosen, before = quality[:, None] * alike * quality, [], 0.0
+            for rank in range(len(head)):
+                left = {
+                    k: np.linalg.slogdet(kernel[np.ix_([*chosen, k], [*chosen, k])])[1]
+                    for k in range(len(head))
+                    if k not in chosen
+                }
+                taken = int(order[row, rank])
+                assert left[taken] >= max(left.values()) - 1e-9
+                assert gains[row, rank] == pytest.approx(left[taken] - before, abs=1e-9)
+                chosen.append(taken)
+                before = left[taken]
+
+
+def divergence(share: np.ndarray, shown: np.ndarray) -> float:
+    smooth = 0.99 * shown + 0.01 * share
+    return float(sum(p * np.log(p / q) for p, q in zip(share, smooth, strict=True) if p > 0))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**31), weight=st.floats(0, 1))
+def test_calibrated_is_the_one_of_steck(seed: int, weight: float) -> None:
+    pool = scored([12, 6, 8, 3, 10], seed, past=12)
+    kinds = int(pool.items.category.max()) + 1
+    found = order_of(pool, DEPTH, "calibrated", calibration=weight)
+    for user, before in enumerate(by_relevance(pool)):
+        past = pool.items.category[pool.history[user]]
+        counts = np.bincount(past[past >= 0], minlength=kinds)
+        share = counts / max(counts.sum(), 1)
+        head = before[:DEPTH]
+        relevance, kind = relevance_of(pool.scores[user], head), pool.items.category[pool.candidate[user][head]]
+        chosen: list[int] = []
+        while len(chosen) < len(head):
+            worth = {}
+            for k in set(range(len(head))) - set(chosen):
+                shown = np.bincount([kind[c] for c in [*chosen, k] if kind[c] >= 0], minlength=kinds)
+                worth[k] = (1 - weight) * relevance[k] - weight * divergence(share, shown / (len(chosen) + 1))
+            taken = head.index(found[user][len(chosen)])
+            assert worth[taken] >= max(worth.values()) - 1e-9
+            chosen.append(taken)
+
+
+def test_the_heavier_calibration_weighs_the_nearer_categories_come_to_the_history() -> None:
+    known = items(kinds=3)
+    known.category[::7] = 0
+    pool = scored([60] * 40, known=known, past=30)
+    far = []
+    for weight in (0.0, 0.5, 0.99):
+        gaps = []
+        for user, order in enumerate(order_of(pool, 60, "calibrated", calibration=weight)):
+            past = np.bincount(known.category[pool.history[user]], minlength=3)
+            shown = np.bincount(known.category[pool.candidate[user][order[:20]]], minlength=3)
+            if past.sum():
+                gaps.append(np.abs(past / past.sum() - shown / 20).sum())
+        far.append(np.mean(gaps))
+    assert far[0] > far[1] > far[2]
+    assert far[2] < 0.12
+
+
+def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None:
+    known = Items(scored([1]).items.ids[:6], np.array([0, 0, 0, 1, 1, 2], np.int32), np.ones(6, np.bool_))
+    scores = Ragged.from_lengths(np.array([6, 5, 4, 3, 2, 1], np.float32), [6])
+    codes = scores.like(np.arange(6, dtype=np.int32))
+    pool = Scored(scored([1]).user_ids, scores, codes, Ragged.from_lengths(np.zeros(0, np.int32), [0]), known)
+    assert order_of(pool, 6, "mmr", relevance=0.1)[0][:3] == [0, 3, 5]
+    assert order_of(pool, 6, "dpp", theta=0.1)[0][:3] == [0, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "given_settings", "says"),
+    [
+        ("mmr", {"relevance": 1.5}, "relevance must be between 0 and 1"),
+        ("mmr", {"by": "colour"}, "by must be category or factors"),
+        ("dpp", {"theta": -1.0}, "theta must not be below 0"),
+        ("calibrated", {"by": "factors"}, "unknown setting 'by'"),
+        ("calibrated", {"calibration": 2.0}, "calibration must be between 0 and 1"),
+        ("none", {"by": "category"}, "unknown setting 'by'"),
+        ("mrr", {}, "there is no diversification 'mrr'"),
+    ],
+)
+def test_impossible_settings_are_refused(name: str, given_settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_diversity(name, given_settings)
+
+
+def test_every_method_is_tested_here() -> None:
+    assert set(METHODS) == set(SETTINGS)

@@ -1,0 +1,247 @@
+"""Rules, pins and the fallback: what holds for every slate, how it is counted, and that propensities stay exact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from made_slates import KNOWN, codes_of, stage, without_candidates
+from pydantic import ValidationError
+from scored_candidates import candidates, items
+
+from rayrec.config import Rules as RulesSection
+from rayrec.config import Slate
+from rayrec.contracts.ragged import Ragged
+from rayrec.errors import ConfigError
+from rayrec.publishing.checks import checked_slates
+from rayrec.slates import POLICIES, Items
+from rayrec.slates.assemble import check_slate
+from rayrec.slates.binding import bound
+from rayrec.slates.rules import unknown
+
+POLICY_NAMES = sorted(POLICIES)
+PINS = [{"item_id": "item 007", "rank": 1}, {"item_id": "item 011", "rank": 4}]
+
+
+def slates(table: pa.Table | None = None, known: Items = KNOWN, **slate: Any) -> pa.Table:
+    return stage(known, **slate)(candidates() if table is None else table, "llm")
+
+
+def test_default_rules_change_nothing() -> None:
+    assert slates(rules={}, diversify={"method": "none"}).equals(slates())
+    plain = stage()
+    found = plain.found(candidates())
+    assert plain.arranged(found) is found
+    assert found.scored.scores is found.own
+
+
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_a_blocked_item_is_in_no_slate(policy: str) -> None:
+    before = Counter(code for slate in codes_of(slates()) for code in slate)
+    often = [code for code, _ in before.most_common(3)]
+    rows = slates(policy=policy, rules={"blocked": [f"item {code:03d}" for code in often]})
+    assert not {code for slate in codes_of(rows) for code in slate} & set(often)
+
+
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_no_slate_holds_more_of_a_category_than_the_cap(policy: str) -> None:
+    rows = slates(policy=policy, rules={"max_per_category": 2})
+    for slate in codes_of(rows):
+        kinds = Counter(KNOWN.category[slate].tolist())
+        del kinds[-1]  # items without a category are not capped
+        assert max(kinds.values(), default=0) <= 2
+
+
+def test_of_each_category_the_users_best_stay() -> None:
+    made = stage(rules={"max_per_category": 1})
+    found = made.found(candidates())
+    kept = made.rules.kept(found.scored)
+    for user in range(len(found.scored)):
+        at = slice(found.own.offsets[user], found.own.offsets[user + 1])
+        kind, score = KNOWN.category[found.scored.candidate[user]], found.own[user]
+        for category in set(kind.tolist()) - {-1}:
+            assert np.flatnonzero(kept[at] & (kind == category)) == [np.where(kind == category, score, -99).argmax()]
+        assert kept[at][kind < 0].all()
+
+
+def test_a_range_keeps_prices_inside_and_says_what_becomes_of_the_others() -> None:
+    def prices(**band: Any) -> set[int]:
+        return {code for slate in codes_of(slates(rules={"ranges": {"price": band}})) for code in slate}
+
+    def priced(code: int) -> bool:
+        return code % 4 != 0 and code % 10 != 3
+
+    assert all(priced(code) and 2 <= code % 10 <= 5 for code in prices(min=2, max=5))
+    assert all(priced(code) and code % 10 >= 6 for code in prices(min=6))
+    kept = prices(max=5, missing="keep")
+    assert all(not priced(code) or code % 10 <= 5 for code in kept)
+    assert not all(priced(code) for code in kept)
+
+
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+def test_pins_stand_at_their_ranks_in_everybodys_slate_and_only_once(policy: str) -> None:
+    table = pa.concat_tables([candidates(20), without_candidates(candidates(25)).slice(20)])
+    rows = slates(table, policy=policy, rules={"pinned": PINS})
+    found = codes_of(rows)
+    assert len(found) == 25
+    for number, slate in enumerate(found):
+        assert slate[0] == 7
+        assert slate[min(3, len(slate) - 1)] == 11
+        assert len(set(slate)) == len(slate)
+        assert len(slate) == 2 if number >= 20 else len(slate) > 4
+    pinned = rows.filter(pc.equal(rows["source"], "pinned"))
+    assert set(pinned["propensity"].to_pylist()) == {1.0}
+    assert set(pinned["score"].to_pylist()) == {0.0}
+    assert pinned.num_rows == 2 * 25
+    checked_slates(rows, date=stage().date, arm="llm", shard=0, shards=1)
+
+
+def test_the_policy_fills_the_ranks_between_the_pins_in_its_own_order() -> None:
+    plain = codes_of(slates(size=30, rules={"blocked": ["item 007", "item 011"]}))
+    for with_pins, without in zip(codes_of(slates(rules={"pinned": PINS})), plain, strict=True):
+        assert [code for code in with_pins if code not in (7, 11)] == without[: len(with_pins) - 2]
+
+
+def test_a_pin_that_cannot_be_had_is_left_out_and_counted() -> None:
+    known = replace(KNOWN, available=np.arange(200) != 7)
+    rows = slates(known=known, rules={"pinned": [*PINS, {"item_id": "gone", "rank": 2}]})
+    assert all(slate[3] == 11 and 7 not in slate[:1] for slate in codes_of(rows))
+    section = RulesSection.model_validate(
+        {"blocked": ["x", "y", "item 001"], "pinned": [*PINS, {"item_id": "gone", "rank": 2}]}
+    )
+    assert unknown(section, known) == {
+        "blocked, unknown item": 2,
+        "pinned, unknown item": 1,
+        "pinned, unavailable item": 1,
+    }
+    assert unknown(RulesSection(), known) == {}
+
+
+RULES: dict[str, Any] = {
+    "blocked": [f"item {code:03d}" for code in range(40)],
+    "max_per_category": 2,
+    "ranges": {"price": {"max": 6, "missing": "keep"}},
+    "pinned": [{"item_id": "item 150", "rank": 2}],
+}
+
+
+@pytest.mark.parametrize("diversify", [{}, {"method": "mmr"}])
+def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversify: dict[str, Any]) -> None:
+    made = stage(rules=RULES, diversify=diversify)
+    found = made.found(candidates())
+    counts = bound(made, found, made.arranged(found))
+    whole = codes_of(made(candidates(), "llm"))
+    for name in ("blocked", "max_per_category", "ranges.price", "pinned"):
+        fewer = dict(RULES)
+        fewer.pop(name.split(".")[0])
+        other = codes_of(stage(rules=fewer, diversify=diversify)(candidates(), "llm"))
+        assert counts[name] == sum(one != two for one, two in zip(whole, other, strict=True)) > 0
+    open_to_all = codes_of(slates())
+    assert counts["short"] == sum(len(a) < len(b) for a, b in zip(whole, open_to_all, strict=True)) > 0
+
+
+def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
+    made = stage(rules={"blocked": ["nobody"], "max_per_category": 99})
+    found = made.found(candidates())
+    assert bound(made, found, made.arranged(found)) == {"blocked": 0, "max_per_category": 0, "short": 0}
+    plain = stage()
+    assert bound(plain, found, found) == {}
+
+
+@pytest.mark.parametrize("policy", POLICY_NAMES)
+@pytest.mark.parametrize("diversify", [{}, {"method": "dpp", "depth": 6}, {"method": "calibrated"}])
+def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversify: dict[str, Any]) -> None:
+    made = stage(
+        items(width=64),
+        policy=policy,
+        rules=RULES,
+        diversify=diversify,
+        fallback={"source": "popularity", "below_events": 2},
+    )
+    table = candidates()
+    parts = [made(table.slice(start, 10), "llm") for start in range(0, 50, 10)]
+    assert pa.concat_tables(parts).equals(made(table, "llm"))
+    alone = [made(table.slice(user, 1), "llm") for user in range(50)]
+    assert pa.concat_tables(alone).equals(made(table, "llm"))
+
+
+def test_the_published_score_stays_the_blends_own() -> None:
+    made = stage(diversify={"method": "mmr", "settings": {"relevance": 0.2}})
+    rows, found = made(candidates(), "llm"), made.found(candidates())
+    own = {
+        (user, f"item {code:03d}"): score
+        for number, user in enumerate(found.scored.user_ids.to_pylist())
+        for code, score in zip(found.scored.candidate[number], found.own[number], strict=True)
+    }
+    said = zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), rows["score"].to_pylist(), strict=True)
+    assert all(own[user, item] == score for user, item, score in said)
+    assert not rows["item_id"].equals(slates()["item_id"])
+
+
+def cold(table: pa.Table, below: int) -> list[bool]:
+    return (Ragged.from_arrow(table["item"]).lengths < below).tolist()
+
+
+def test_users_of_whom_little_is_known_go_by_the_fallback_alone() -> None:
+    table = candidates()
+    settings = {"fallback": {"source": "popularity", "below_events": 3}, "diversify": {"method": "mmr"}}
+    rows, others = slates(table, **settings), slates(table, diversify={"method": "mmr"})
+    theirs, candidate = Ragged.from_arrow(table["score.popularity"]), Ragged.from_arrow(table["candidate"])
+    for user, few in enumerate(cold(table, 3)):
+        name = f"user {user:04d}"
+        own = rows.filter(pc.equal(rows["user_id"], name))
+        if few:
+            order = np.argsort(-theirs[user], kind="stable")[:10]
+            assert codes_of(own)[0] == candidate[user][order].tolist()
+            assert set(own["source"].to_pylist()) == {"fallback:popularity"}
+        else:
+            assert own.equals(others.filter(pc.equal(others["user_id"], name)))
+    assert 0 < sum(cold(table, 3)) < 50
+
+
+def test_rules_hold_for_the_fallback_too() -> None:
+    rows = slates(fallback={"source": "popularity", "below_events": 99}, rules={"max_per_category": 1, "pinned": PINS})
+    assert set(rows["source"].to_pylist()) == {"fallback:popularity", "pinned"}
+    for slate in codes_of(rows):
+        kinds = Counter(KNOWN.category[[code for code in slate if code not in (7, 11)]].tolist())
+        assert max([count for kind, count in kinds.items() if kind >= 0], default=0) <= 1
+
+
+@pytest.mark.parametrize(
+    ("slate", "says"),
+    [
+        ({"fallback": {"source": "popular"}}, r"(?s)no source 'popular'.*use one of ease, popularity"),
+        ({"rules": {"ranges": {"prize": {"min": 1}}}}, r"(?s)no attribute 'prize'.*known are price"),
+        ({"policy": "tompson"}, "no slate policy 'tompson'"),
+        ({"diversify": {"method": "mrr"}}, "no diversification 'mrr'"),
+        ({"diversify": {"method": "dpp", "settings": {"teta": 1}}}, "unknown setting 'teta'"),
+    ],
+)
+def test_what_no_arm_could_do_is_refused_before_any_work(slate: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check_slate(Slate.model_validate(slate), ("ease", "popularity"), ("price",))
+    check_slate(Slate.model_validate({"rules": {"ranges": {"price": {"max": 3}}}}), ("ease",), ("price",))
+
+
+@pytest.mark.parametrize(
+    ("slate", "says"),
+    [
+        ({"rules": {"pinned": [*PINS, {"item_id": "x", "rank": 4}]}}, "an item or a rank twice"),
+        ({"rules": {"pinned": PINS, "blocked": ["item 007"]}}, "'item 007' is both pinned and blocked"),
+        ({"size": 3, "rules": {"pinned": PINS}}, "'item 011' is pinned beyond the slate's size, 3"),
+        ({"size": 1, "rules": {"pinned": PINS[:1]}}, "leave at least one rank"),
+        ({"rules": {"ranges": {"price": {}}}}, "needs min, max or both"),
+        ({"rules": {"ranges": {"price": {"min": 3, "max": 1}}}}, "min 3 is above max 1"),
+        ({"rules": {"ranges": {"price": {"min": float("nan")}}}}, "finite number"),
+        ({"rules": {"max_per_category": 0}}, "greater than or equal to 1"),
+        ({"rules": {"max_per_categroy": 2}}, "Extra inputs"),
+    ],
+)
+def test_impossible_rules_are_refused(slate: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Slate.model_validate(slate)

@@ -1,0 +1,202 @@
+"""What an arm would have made of another's slates, and for whom it is kept."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from made_slates import ATTRIBUTES, KNOWN, stage
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, prior
+
+from rayrec.config import Config
+from rayrec.contracts.schemas import SLATE, TARGET
+from rayrec.evaluation.summary import of_quantity
+from rayrec.pipeline import commit
+from rayrec.pipeline.commit import Commit, Committing
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import ShardCounts
+from rayrec.pipeline.kept import read_summaries
+from rayrec.pipeline.models import Models
+from rayrec.pipeline.score import Scoring
+from rayrec.publishing import layout
+from rayrec.publishing.targets import read_targets
+from rayrec.slates import POLICIES
+from rayrec.slates.blend import Blend
+from rayrec.slates.targets import RANKS, probabilities
+
+PINNED = {"pinned": [{"item_id": "item 007", "rank": 2}, {"item_id": "item 011", "rank": 9}]}
+
+
+def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
+    for policy in POLICIES:
+        made = stage(policy=policy, rules={**PINNED, "max_per_category": 2}, diversify={"method": "mmr"})
+        pool = made.arranged(made.found(candidates()))
+        chosen = made.chosen(pool, "llm")
+        assert np.array_equal(probabilities(made, "llm", pool, chosen.code), chosen.propensity)
+
+
+def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
+    logged, target = stage(policy="epsilon"), stage(rules=PINNED)
+    slates = logged.chosen(logged.arranged(logged.found(candidates())), "a").code
+    pool = target.arranged(target.found(candidates()))
+    found = slates.like(probabilities(target, "b", pool, slates))
+    for user in range(len(slates)):
+        assert found[user][1] == (slates[user][1] == 7)
+        assert 7 not in np.delete(slates[user], 1)[np.delete(found[user], 1) > 0]
+
+
+def test_what_the_target_blocks_it_never_shows() -> None:
+    logged, target = stage(policy="plackett_luce"), stage(policy="plackett_luce", rules={"max_per_category": 1})
+    slates = logged.chosen(logged.arranged(logged.found(candidates())), "a").code
+    pool = target.arranged(target.found(candidates()))
+    found = slates.like(probabilities(target, "b", pool, slates))
+    for user in range(len(slates)):
+        there = np.isin(slates[user], pool.scored.candidate[user])
+        assert np.array_equal(found[user] > 0, there)
+
+
+# A commit without the models that made the candidates: what is stored, and for whom.
+
+
+@dataclass
+class Record:
+    run_id: str = "run"
+    identity: str = "run 1"
+
+
+@dataclass
+class Stored:
+    """A run that keeps what is committed."""
+
+    record: Record = field(default_factory=Record)
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+
+    def commit(self, shard: int, tables: dict[str, pa.Table], users: Any, engine: Any) -> Any:
+        self.tables = tables
+        return type("Receipt", (), {"users": users})
+
+
+@dataclass
+class Manifest:
+    dt: datetime.date
+    run_id: str = "run"
+
+
+def day_of(root: Path, variants: dict[str, Any], assignment: str = "all") -> Day:
+    data = {
+        "interactions": {"path": "x"},
+        "items": {"from_interactions": True},
+        "shards": 1,
+    }
+    sources = {name: {} for name in SOURCES}
+    config = {
+        "name": "shop",
+        "data": data,
+        "slate": {"size": 8},
+        "retrieval": {"sources": sources},
+        "denoise": {"method": "none"},
+        "rerank": {"method": "none"},
+        "arms": {"variants": variants, "assignment": assignment},
+        "output": {"root": str(root)},
+    }
+    return Day(Config.model_validate(config), datetime.date(2024, 5, 1))
+
+
+def committed(day: Day, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The slates by arm, and TARGET, of the 50 users of `candidates`, in every retrieve variant."""
+    catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
+    catalogue = catalogue.append_column("attributes", ATTRIBUTES)
+    monkeypatch.setattr(commit, "catalogue_of", lambda _: catalogue)
+    monkeypatch.setattr(commit, "loaded", lambda *_: None)
+    monkeypatch.setattr(commit, "blend_of", lambda *_: Blend.default(PERSONAL, NAMES))
+    monkeypatch.setattr(commit, "prior_of", lambda _: prior())
+    monkeypatch.setattr(commit, "items_of", lambda *_: KNOWN)
+    run = Stored()
+    blends = tuple((variant.name, "") for variant in day.arms.variants("rerank"))
+    scoring = Scoring(day, (Models(0, ""),), "transformers")
+    stages = Commit(Committing(scoring, run, blends, (ShardCounts(0, 50, 50, 0, 0, {}, {}, 0),)))  # type: ignore[arg-type]
+    parts = []
+    for variant in day.arms.variants("retrieve"):
+        table = candidates()
+        named = pa.array([variant.name] * len(table))
+        table = table.set_column(1, table.schema.field("variant"), named)
+        denoise = next(path.at("denoise") for path in day.arms if path.at("retrieve") == variant)
+        parts.append(table.filter(pa.array(day.arms.users_of(denoise, table["user_id"]))))
+    stages(0, pa.concat_tables(parts).combine_chunks())
+    return run.tables, read_targets(day.storage, Manifest(day.date), 0)  # type: ignore[arg-type]
+
+
+CHANCE = {"slate": {"size": 30, "policy": "plackett_luce"}}
+
+
+def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"greedy": {}, "chance": CHANCE, "pins": {"slate": {"size": 9, "policy": "epsilon", "rules": PINNED}}}
+    slates, targets = committed(day_of(tmp_path, variants), monkeypatch)
+    assert targets.schema.equals(TARGET)
+    rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], RANKS))
+    assert 0 < rows.num_rows < slates["chance"].num_rows
+    for target in ("greedy", "pins"):
+        of_it = targets.filter(pc.equal(targets["target"].cast(pa.string()), target))
+        own = of_it.filter(pc.is_in(of_it["slate_id"], rows["slate_id"].combine_chunks()))
+        assert own.select(["slate_id", "rank"]).equals(rows.select(["slate_id", "rank"]))
+        assert pc.max(own.filter(pc.greater(own["rank"], 9))["propensity"]).as_py() == 0
+    assert set(targets["target"].cast(pa.string()).unique().to_pylist()) == {"greedy", "chance", "pins"}
+    assert set(targets["slate_id"].to_pylist()) == {
+        *rows["slate_id"].to_pylist(),
+        *slates["pins"]["slate_id"].to_pylist(),
+    }
+
+
+def test_an_arm_with_the_same_settings_says_the_logged_propensities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plackett-Luce knows no state but the scores, so a twin arm has the same probabilities."""
+    slates, targets = committed(day_of(tmp_path, {"one": CHANCE, "twin": CHANCE}), monkeypatch)
+    for arm in ("one", "twin"):
+        rows = slates[arm].filter(pc.less_equal(slates[arm]["rank"], RANKS))
+        own = targets.filter(pc.is_in(targets["slate_id"], rows["slate_id"].combine_chunks()))
+        assert np.array_equal(own["propensity"].to_numpy(), rows["propensity"].to_numpy())
+
+
+def test_nothing_is_kept_where_nothing_is_left_to_chance_or_no_other_arm_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, variants in {"a": {"one": {}, "two": {"slate": {"size": 3}}}, "b": {"one": CHANCE}}.items():
+        day = day_of(tmp_path / name, variants)
+        _, targets = committed(day, monkeypatch)
+        assert targets.equals(TARGET.empty_table())
+        assert not day.storage.exists(layout.targets_path(day.date, "run", 0))
+
+
+def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = {"one": CHANCE, "near": {}, "far": {"denoise": {"method": "rules"}}}
+    whole, _ = committed(day_of(tmp_path / "all", variants), monkeypatch)
+    slates, targets = committed(day_of(tmp_path / "split", variants, "split"), monkeypatch)
+    users = {arm: set(table["user_id"].to_pylist()) for arm, table in slates.items()}
+    assert sum(len(own) for own in users.values()) == 50
+    for arm, table in slates.items():
+        same = whole[arm].filter(pc.is_in(whole[arm]["user_id"], table["user_id"].combine_chunks()))
+        assert same.equals(table)
+    assert set(targets["target"].cast(pa.string()).to_pylist()) == {"near"}
+    assert set(targets["slate_id"].to_pylist()) == set(slates["one"]["slate_id"].to_pylist())
+
+
+def test_rules_that_bind_are_counted_by_arm_for_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = day_of(tmp_path, {"plain": {}, "capped": {"slate": {"size": 8, "rules": {"max_per_category": 1}}}})
+    slates, _ = committed(day, monkeypatch)
+    counts = of_quantity(read_summaries(day, "run"), "rule")
+    assert set(counts) == {"capped"}
+    assert 0 < counts["capped"]["max_per_category"] <= 50
+    longer, capped = (np.unique(slates[arm]["user_id"].to_pylist(), return_counts=True)[1] for arm in slates)
+    assert counts["capped"]["short"] == (capped < longer).sum()
+    assert slates["capped"].schema.equals(SLATE)
