@@ -1,97 +1,200 @@
-"""Systems side by side on the same users: means with bootstrap 95% intervals, and paired differences.
+"""Systems side by side: means with bootstrap 95% intervals, and differences with tests.
 
-Percentile bootstrap over users (Efron & Tibshirani 1993, ch. 13). One set of resamples, from one seed, serves every
-system, so that differences are paired. Coverage is no mean: a resample always misses users, hence items, so its
-resamples are first moved by their bias, mean of resamples − value (ch. 10), and clipped to [0, 1].
+One set of resamples of the users, from one seed, serves every system, so that differences are paired wherever two
+systems were judged on the same users. Where they were not (a split experiment), the difference is that of two groups.
+Coverage is no mean: a resample always misses users, hence items, so its resamples are first moved by their bias, mean
+of resamples − value (Efron & Tibshirani 1993, ch. 10), and clipped to [0, 1].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import scipy.sparse as sp
 
+from rayrec.evaluation import significance
 from rayrec.evaluation.metrics import COVERAGE_AT, Judged
+from rayrec.evaluation.significance import RESAMPLES, bootstrap_weights, groups_of, holm, sign_flip_p, welch_p
 
-RESAMPLES = 1000
-_CELLS = 4_000_000  # resample weights held at once: 16 MB
 COVERAGE = f"coverage@{COVERAGE_AT}"
+EVERYBODY = ""  # the segment that is no segment
+_COVERAGE_COST = 1_000_000_000  # (group, item) pairs looked up over all resamples, at most
 
 COMPARISON = pa.schema(
     [
         pa.field("system", pa.string(), nullable=False),
         pa.field("against", pa.string()),  # null: the value itself; else value − value of this system
         pa.field("metric", pa.string(), nullable=False),
+        pa.field("segment", pa.string(), nullable=False),  # which users; "": all
         pa.field("users", pa.int64(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
         pa.field("low", pa.float64(), nullable=False),
         pa.field("high", pa.float64(), nullable=False),
+        pa.field("relative", pa.float64()),  # a difference as a share of the other system's value
+        pa.field("relative_low", pa.float64()),
+        pa.field("relative_high", pa.float64()),
+        pa.field("p", pa.float64()),  # of no difference: sign flips where paired, Welch where not
+        pa.field("p_adjusted", pa.float64()),  # Holm's, over the systems (or segments) compared with the same one
+        pa.field("detectable", pa.float64()),  # the least true difference found 4 times in 5, at these users
     ]
 )
 
+Floats = npt.NDArray[np.float64]
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Resampled:
+    """Sums over groups of users, and how often each resample draws each group."""
+
+    group: npt.NDArray[np.int64]  # [users of the truth]
+    seed: int
+    resamples: int
+
+    @property
+    def groups(self) -> int:
+        return int(self.group.max(initial=-1)) + 1
+
+    def means(self, rows: npt.NDArray[np.int64], values: Floats) -> Floats:
+        """Means of values [users, columns] of the users `rows` in every resample, NaN left out: [resamples, columns].
+
+        A resample without any of the users gives NaN.
+        """
+        sums, counts = self.sums(rows, values)
+        stacked = np.hstack([sums, counts])
+        drawn = np.concatenate([w @ stacked for w in bootstrap_weights(self.groups, self.seed, self.resamples)])
+        total, many = np.split(drawn, 2, axis=1)
+        return np.asarray(np.divide(total, many, out=np.full_like(total, np.nan), where=many > 0))
+
+    def sums(self, rows: npt.NDArray[np.int64], values: Floats) -> tuple[Floats, Floats]:
+        """Sums of the values, and how many they are, by group: [groups, columns] each."""
+        there = sp.csr_matrix((np.ones(len(rows)), (self.group[rows], np.arange(len(rows)))), (self.groups, len(rows)))
+        return there @ np.nan_to_num(values), there @ (~np.isnan(values)).astype(np.float64)
+
 
 def compare(
-    systems: Sequence[Judged], *, seed: int, against: str | None = None, resamples: int = RESAMPLES
+    systems: Sequence[Judged],
+    *,
+    seed: int,
+    against: Sequence[str] = (),
+    resamples: int = RESAMPLES,
+    segment: str = EVERYBODY,
+    metrics: Sequence[str] | None = None,
 ) -> pa.Table:
-    """COMPARISON rows of systems judged on the same users in the same order.
+    """COMPARISON rows of systems whose `rows` are users of one truth.
 
-    With `against` (a system's name), also the paired differences of every other system from it. No users: no rows.
+    For each name in `against`, also the differences of every other system from it. `metrics`: only these, without
+    coverage. Systems without users get no rows.
     """
-    if not systems or not len(systems[0]):
+    systems = [system for system in systems if len(system)]
+    if not systems:
         return COMPARISON.empty_table()
-    users, metrics = len(systems[0]), list(systems[0].values)
-    values = np.stack([np.stack([system.values[name] for name in metrics], 1) for system in systems], 1)
-    means, covered = _resampled(values, systems, seed, resamples)
-    rows: list[dict[str, object]] = []
-    base = next((n for n, system in enumerate(systems) if system.system == against), None)
-    for n, system in enumerate(systems):
-        for m, metric in enumerate(metrics):
-            value, drawn = float(values[:, n, m].mean()), means[:, n, m]
-            rows.append(_row(system.system, None, metric, users, value, _percentiles(drawn)))
-            if base is not None and n != base:
-                difference = float((values[:, n, m] - values[:, base, m]).mean())
-                interval = _percentiles(drawn - means[:, base, m])
-                rows.append(_row(system.system, against, metric, users, difference, interval))
-        whole = system.coverage()
-        interval = _percentiles(np.clip(covered[:, n] - covered[:, n].mean() + whole, 0, 1))
-        rows.append(_row(system.system, None, COVERAGE, users, whole, interval))
+    users = 1 + max(int(system.rows.max()) for system in systems)
+    drawn = _Resampled(groups_of(users, seed), seed, resamples)
+    chosen = list(metrics if metrics is not None else systems[0].values)
+    rows: list[Row] = []
+    for system in systems:
+        rows += _values(system, chosen, drawn, segment)
+        if metrics is None:
+            rows.append(_coverage(system, drawn, segment))
+    named = {system.system: system for system in systems}
+    for base in (named[name] for name in against if name in named):
+        differences = [_difference(system, base, chosen, drawn, segment) for system in systems if system is not base]
+        rows += adjusted([row for of_one in differences for row in of_one])
     return pa.Table.from_pylist(rows, COMPARISON)
 
 
-def _resampled(
-    values: npt.NDArray[np.float64], systems: Sequence[Judged], seed: int, resamples: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Means [resamples, systems, metrics] and coverage [resamples, systems]."""
-    users = len(values)
-    flat = values.reshape(users, -1)
-    seen_by = [system.shown.T.tocsr().astype(np.float32) for system in systems]
-    means, covered = [], []
-    for weights in _weights(users, seed, resamples):
-        means.append(weights @ flat / users)
-        covered.append(np.stack([((items @ weights.T) > 0).mean(axis=0) for items in seen_by], 1))
-    return np.concatenate(means).reshape(resamples, *values.shape[1:]), np.concatenate(covered)
+def adjusted(differences: list[Row]) -> list[Row]:
+    """The same rows with Holm's correction over those that ask of one metric."""
+    corrected: list[Row] = []
+    for metric in dict.fromkeys(row["metric"] for row in differences):
+        family = [row for row in differences if row["metric"] == metric]
+        found = holm([float(str(row["p"])) for row in family])
+        corrected += [{**row, "p_adjusted": float(p)} for row, p in zip(family, found, strict=True)]
+    return corrected
 
 
-def _weights(users: int, seed: int, resamples: int) -> Iterator[npt.NDArray[np.float32]]:
-    """How often each user is drawn: float32 [some resamples, users], resamples in all."""
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // users)
-    for first in range(0, resamples, at_once):
-        rows = min(at_once, resamples - first)
-        drawn = rng.integers(users, size=(rows, users)) + np.arange(rows)[:, None] * users
-        yield np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users).astype(np.float32)
+def _values(system: Judged, metrics: Sequence[str], drawn: _Resampled, segment: str) -> list[Row]:
+    values = system.matrix(metrics)
+    resampled = drawn.means(system.rows, values)
+    found = []
+    for m, metric in enumerate(metrics):
+        known = values[:, m][~np.isnan(values[:, m])]
+        if len(known):
+            interval = _percentiles(resampled[:, m])
+            found.append(_row(system.system, None, metric, segment, len(known), float(known.mean()), interval))
+    return found
 
 
-def _percentiles(drawn: npt.NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
+def _difference(system: Judged, base: Judged, metrics: Sequence[str], drawn: _Resampled, segment: str) -> list[Row]:
+    one, other = system.matrix(metrics), base.matrix(metrics)
+    _, mine, theirs = np.intersect1d(system.rows, base.rows, assume_unique=True, return_indices=True)
+    paired = len(mine) > 0
+    if paired:
+        one, other, rows = one[mine], other[theirs], system.rows[mine]
+        unknown = np.isnan(one) | np.isnan(other)
+        one, other = (np.where(unknown, np.nan, values) for values in (one, other))
+        ours, base_means = drawn.means(rows, one), drawn.means(rows, other)
+        p = sign_flip_p(drawn.sums(rows, one - other)[0], drawn.seed)
+    else:
+        ours, base_means = drawn.means(system.rows, one), drawn.means(base.rows, other)
+        p = np.array([welch_p(*(v[:, m][~np.isnan(v[:, m])] for v in (one, other))) for m in range(len(metrics))])
+    found = []
+    for m, metric in enumerate(metrics):
+        a, b = (values[:, m][~np.isnan(values[:, m])] for values in (one, other))
+        if not len(a) or not len(b):
+            continue
+        value, users = float(a.mean() - b.mean()), len(a) if paired else len(a) + len(b)
+        spread = _standard_error(a - b) if paired else float(np.hypot(_standard_error(a), _standard_error(b)))
+        row = _row(
+            system.system, base.system, metric, segment, users, value, _percentiles(ours[:, m] - base_means[:, m])
+        )
+        relative = _relative(value, float(b.mean()), ours[:, m], base_means[:, m])
+        found.append({**row, **relative, "p": float(p[m]), "detectable": significance.detectable(spread)})
+    return found
+
+
+def _relative(value: float, base: float, ours: Floats, theirs: Floats) -> Row:
+    if base <= 0 or np.nanmin(theirs) <= 0:
+        return {}
+    low, high = _percentiles(ours / theirs - 1)
+    return {"relative": value / base, "relative_low": low, "relative_high": high}
+
+
+def _coverage(system: Judged, drawn: _Resampled, segment: str) -> Row:
+    whole = system.coverage()
+    user, place = np.nonzero(system.top >= 0)
+    item, group = system.top[user, place], drawn.group[system.rows[user]]
+    shown = sp.csr_matrix((np.ones(len(item), np.float32), (item, group)), (system.items, drawn.groups))
+    shown.sum_duplicates()
+    resamples = int(np.clip(_COVERAGE_COST // max(shown.nnz, 1), 100, drawn.resamples))
+    weights = bootstrap_weights(drawn.groups, drawn.seed, resamples)
+    covered = np.concatenate([((shown @ w.T.astype(np.float32)) > 0).mean(axis=0) for w in weights])
+    interval = _percentiles(np.clip(covered - covered.mean() + whole, 0, 1))
+    return _row(system.system, None, COVERAGE, segment, len(system), whole, interval)
+
+
+def _percentiles(drawn: Floats) -> tuple[float, float]:
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
 
+def _standard_error(values: Floats) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
 def _row(
-    system: str, against: str | None, metric: str, users: int, value: float, interval: tuple[float, float]
-) -> dict[str, object]:
-    low, high = interval
-    named = {"system": system, "against": against, "metric": metric, "users": users}
-    return {**named, "value": value, "low": low, "high": high}
+    system: str,
+    against: str | None,
+    metric: str,
+    segment: str,
+    users: int,
+    value: float,
+    interval: tuple[float, float],
+) -> Row:
+    named = {"system": system, "against": against, "metric": metric, "segment": segment, "users": users}
+    return {**named, "value": value, "low": interval[0], "high": interval[1]}

@@ -1,148 +1,203 @@
-"""A published day judged by what users did: every arm, and each retriever alone, on the same users.
+"""A published day judged by what users did: every arm, and each retriever alone.
 
 The retrievers rank with the artefact that the manifest names, through the candidate stage that the slates came from:
 `popularity` and its like for everybody, EASE and its like from the whole history, without denoising and without LLM.
+They cost more than the slates that are there already, so of many users a sample is enough for them (ALONE_USERS).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import scipy.sparse as sp
 
-from rayrec.config import Retrieval
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import DENOISED
-from rayrec.errors import DataError
-from rayrec.evaluation.comparison import COMPARISON, compare
+from rayrec.errors import ConfigError, DataError
+from rayrec.evaluation.beyond import beyond_accuracy
+from rayrec.evaluation.comparison import COMPARISON, adjusted, compare
 from rayrec.evaluation.metrics import Judged, Truth, judge
-from rayrec.evaluation.people import read_catalogue, read_denoised
-from rayrec.hashing import seed_of, shard_of
-from rayrec.ordering import best
-from rayrec.publishing.reader import read_manifest, read_slates
-from rayrec.publishing.records import Manifest
-from rayrec.retrieval import item_model
-from rayrec.retrieval.candidates import CandidateStage, Source
-from rayrec.retrieval.popularity import Popularity
-from rayrec.retrieval.sources import read_sources
-from rayrec.storage import Storage
+from rayrec.evaluation.preferences import preferences
+from rayrec.evaluation.published import PublishedDay
+from rayrec.evaluation.segments import Traits, segments
+from rayrec.hashing import hash_strings, mixed, seed_of, shard_of
 
-DEPTH = 50  # of the retrievers' rankings: what the deepest metric looks at
-POPULARITY = "popularity"
+ALONE_USERS = 20_000  # judged users whom each retriever alone ranks for, chosen by their stable hash
+DECISIVE = "ndcg@10"  # the metric that a decision goes by
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """`comparison`: COMPARISON rows of arms and retrievers, with differences from the best retriever alone."""
+    """`comparison`: COMPARISON rows of arms and retrievers; differences from the best retriever and the baseline."""
 
     comparison: pa.Table
     users: int
     events: int  # distinct (user, item) pairs they were judged on
     best_alone: str  # the retriever with the highest nDCG@10 on these very users: chosen in its own favour
+    baseline: str  # the arm that the others are compared with
+    preferences: pa.Table  # PREFERENCE: arms interleaved with the baseline
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One shard, judged."""
+
+    truth: Truth
+    arms: list[Judged]
+    alone: list[Judged]  # on the sample
+    traits: Traits
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """All shards together."""
+
+    arms: list[Judged]
+    alone: list[Judged]
+    segments: list[tuple[str, npt.NDArray[np.bool_]]]
 
 
 def judge_day(
-    root: str, day: date, wanted: pa.Table, *, min_events: int = 1, others: Mapping[str, pa.Table] | None = None
+    root: str,
+    day: date,
+    wanted: pa.Table,
+    *,
+    min_events: int = 1,
+    others: Mapping[str, pa.Table] | None = None,
+    baseline: str | None = None,
 ) -> Judgement:
     """Judge a published day by `wanted` (columns user_id, item_id: what each user did or truly wanted).
 
     Judged are the users with a slate and at least `min_events` positive events in their history; of what they wanted,
     the items in the catalogue and, where seen ones are left out of slates, new to them. `others`: more systems, as
-    slates (user_id, rank, item_id). Raises PublicationError if the day is not published, DataError if nobody is left.
+    slates (user_id, rank, item_id). `baseline`: an arm, by default the first. Raises PublicationError if the day is not
+    published, ConfigError for an unknown baseline, DataError if nobody is left.
     """
-    storage, manifest = Storage(root), read_manifest(root, day)
-    catalogue = read_catalogue(storage, manifest)
-    retrieval = Retrieval.model_validate(manifest.meaning["retrieval"])
-    user_id, item_id = (wanted[name].combine_chunks().cast(pa.string()) for name in ("user_id", "item_id"))
-    histories = _histories(storage, manifest, pc.unique(user_id), min_events)
-    new = _new(histories, user_id, item_id, catalogue["item_id"]) if retrieval.exclude_seen else None
-    if new is not None:
-        user_id, item_id = user_id.filter(new), item_id.filter(new)
-    slates = read_slates(root, day, users=pc.unique(user_id).to_pylist())
-    with_slate = pc.unique(slates["user_id"].combine_chunks())
-    truth = Truth.of(user_id, item_id, catalogue["item_id"].combine_chunks()).among(with_slate)
-    truth = truth.among(histories["user_id"].combine_chunks())
-    if not len(truth):
+    published = PublishedDay.open(root, day)
+    chosen = baseline_of(published.manifest.arms, baseline)
+    seed = seed_of("evaluate", published.manifest.run_id)
+    parts = list(_parts(published, wanted, min_events, others or {}))
+    if not parts:
         raise DataError(
-            f"none of the {manifest.users.published:,} users with a slate on {day} did anything that can be judged",
+            f"none of the {published.manifest.users.published:,} users with a slate on {day} did anything that can be"
+            " judged",
             do="choose a longer --horizon-days, or check that the config is the one of the run",
         )
-    alone = [judge(name, table, truth) for name, table in _alone(storage, manifest, catalogue, histories, retrieval)]
-    alone += [judge(name, table, truth) for name, table in (others or {}).items()]
-    retrievers = [judged for judged in alone if judged.system not in (others or {})]
-    best_alone = max(retrievers, key=lambda judged: float(judged.values["ndcg@10"].mean())).system
-    seed = seed_of("evaluate", manifest.run_id)
-    comparison = _compare(manifest, slates, truth, alone, best_alone, seed)
-    return Judgement(comparison, len(truth), int(truth.wanted.nnz), best_alone)
+    judged = _Judged(
+        _together([part.arms for part in parts]),
+        _together([part.alone for part in parts]),
+        list(segments(Traits.together([part.traits for part in parts]), published.facts.kinds)),
+    )
+    retrievers = [system for system in judged.alone if system.system not in (others or {})]
+    best_alone = max(retrievers, key=lambda system: float(system.values[DECISIVE].mean())).system
+    wanted_by = sp.vstack([part.truth.wanted for part in parts], format="csr")
+    return Judgement(
+        _compare(judged, best_alone, chosen, seed),
+        wanted_by.shape[0],
+        int(wanted_by.nnz),
+        best_alone,
+        chosen,
+        preferences(judged.arms, wanted_by, chosen, seed),
+    )
 
 
-def _compare(
-    manifest: Manifest, slates: pa.Table, truth: Truth, alone: list[Judged], best_alone: str, seed: int
-) -> pa.Table:
-    of_arm = {arm: slates.filter(pc.equal(slates["arm"], arm)) for arm in manifest.arms}
-    if manifest.meaning["arms"]["assignment"] == "all":
-        arms = [judge(arm, table, truth) for arm, table in of_arm.items()]
-        return compare([*alone, *arms], seed=seed, against=best_alone)
-    # Users were split: an arm owes slates to its own users only, and is compared on them.
-    parts = [compare(alone, seed=seed, against=best_alone)]
-    for arm, table in of_arm.items():
-        own = truth.among(pc.unique(table["user_id"].combine_chunks()))
-        rows = np.flatnonzero(pc.is_in(truth.user_id, own.user_id).to_numpy(zero_copy_only=False))
-        base = next(judged for judged in alone if judged.system == best_alone)
-        same = Judged(base.system, {name: values[rows] for name, values in base.values.items()}, base.shown[rows])
-        found = compare([same, judge(arm, table, own)], seed=seed, against=best_alone)
-        parts.append(found.filter(pc.equal(found["system"], arm)))
-    return pa.concat_tables([COMPARISON.empty_table(), *parts])
+def baseline_of(arms: tuple[str, ...], asked: str | None) -> str:
+    """The arm that the others are compared with: the one asked for, else the first."""
+    if asked is not None and asked not in arms:
+        raise ConfigError(f"there is no arm {asked!r}", where="--baseline", do=f"use one of {', '.join(arms)}")
+    return asked or arms[0]
 
 
-def _histories(storage: Storage, manifest: Manifest, users: pa.Array, min_events: int) -> pa.Table:
-    """DENOISED rows of these users, one each, with nothing taken out: what a retriever alone goes by."""
-    weights = np.array(list(manifest.meaning["data"]["events"].values()), np.float32)
-    tables = [DENOISED.empty_table()]
-    for shard in sorted(set(shard_of(users, manifest.shards).tolist())):
-        table = read_denoised(storage, manifest, shard)
-        if table.num_rows:
-            table = table.filter(pc.equal(table["variant"], table["variant"][0]))
-            tables.append(table.filter(pc.is_in(table["user_id"], users)))
-    table = pa.concat_tables(tables).combine_chunks()
-    event = Ragged.from_arrow(table["event"])
-    positive = np.bincount(event.rows, weights[event.values] > 0, minlength=len(event))
-    everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
-    table = table.set_column(table.column_names.index("keep"), DENOISED.field("keep"), everything)
-    return table.filter(pa.array(positive >= min_events))
+def _parts(
+    published: PublishedDay, wanted: pa.Table, min_events: int, others: Mapping[str, pa.Table]
+) -> Iterator[_Part]:
+    """The shards in which somebody can be judged; `rows` of what they judge count through all of them."""
+    user_id, item_id = (wanted[name].combine_chunks().cast(pa.string()) for name in ("user_id", "item_id"))
+    users = pc.unique(user_id)
+    shard = shard_of(users, published.manifest.shards)
+    of_pair = shard[pc.index_in(user_id, users).to_numpy()]
+    sample, before = ALONE_USERS / max(len(users), 1), 0
+    for number in np.unique(shard).tolist():
+        mine = pa.array(of_pair == number)
+        pairs = user_id.filter(mine), item_id.filter(mine)
+        part = _judge_shard(published, number, *pairs, min_events, others, sample, before)
+        if part is not None:
+            yield part
+            before += len(part.truth)
 
 
-def _new(histories: pa.Table, user_id: pa.Array, item_id: pa.Array, catalogue: pa.ChunkedArray) -> pa.Array:
-    """Which (user, item) pairs are not in the user's history, bool [pairs]."""
-    item = Ragged.from_arrow(histories["item"])
-    row = pc.index_in(user_id, histories["user_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
-    code = pc.index_in(item_id, catalogue.combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
-    seen = item.rows * len(catalogue) + item.values
-    pair = np.where((row >= 0) & (code >= 0), row * len(catalogue) + code, -1)
-    return pa.array(~np.isin(pair, seen))
+def _judge_shard(
+    published: PublishedDay,
+    shard: int,
+    user_id: pa.Array,
+    item_id: pa.Array,
+    min_events: int,
+    others: Mapping[str, pa.Table],
+    sample: float,
+    before: int,
+) -> _Part | None:
+    """One shard's users and what they wanted (pairs); `before`: users judged in the shards before this one."""
+    histories = published.histories(shard, pc.unique(user_id), min_events)
+    if published.retrieval.exclude_seen:
+        new = published.new(histories, user_id, item_id)
+        user_id, item_id = user_id.filter(new), item_id.filter(new)
+    known = histories["user_id"].combine_chunks()
+    users = published.participants(known.filter(pc.is_in(known, pc.unique(user_id))))
+    slates = {arm: published.slates(shard, arm, users) for arm in published.manifest.arms}
+    with_slate = [slate["user_id"].combine_chunks().unique().cast(pa.string()) for slate in slates.values()]
+    served = pc.unique(pa.concat_arrays(with_slate))
+    truth = Truth.of(user_id, item_id, published.item_id).among(users).among(served)
+    if not len(truth):
+        return None
+    traits, tastes = published.pasts(histories, truth)
+
+    def judged(system: str, table: pa.Table, rows: npt.NDArray[np.int64]) -> Judged:
+        found = judge(system, table, truth.take(rows))
+        beyond = beyond_accuracy(found.top, published.facts, tastes[rows])
+        return replace(found.with_values(beyond), rows=rows + before)
+
+    everybody = np.arange(len(truth))
+    own = {
+        arm: everybody if published.shares_users else _rows_of(truth, users)
+        for arm, users in zip(slates, with_slate, strict=True)
+    }
+    arms = [judged(arm, table, own[arm]) for arm, table in slates.items()]
+    point = mixed(hash_strings(truth.user_id)) * 2.0**-64
+    few = np.flatnonzero(point < sample)
+    theirs = histories.filter(pc.is_in(histories["user_id"], truth.user_id.take(pa.array(few)))).combine_chunks()
+    alone = [judged(name, table, few) for name, table in published.alone(theirs)]
+    alone += [judged(name, table, few) for name, table in others.items()]
+    return _Part(truth, arms, alone, traits)
 
 
-def _alone(
-    storage: Storage, manifest: Manifest, catalogue: pa.Table, histories: pa.Table, retrieval: Retrieval
-) -> Iterator[tuple[str, pa.Table]]:
-    """Each retriever's ranking of its own candidates, as slates of DEPTH."""
-    ids = catalogue["item_id"].combine_chunks()
-    model = item_model.load(storage, manifest.models[item_model.KIND]).for_catalogue(ids)
-    specs = [spec for spec in read_sources(retrieval.sources, retrieval.per_source) if spec.key in model.fitted]
-    sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in specs}
-    sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(model.count)))
-    weights = tuple(float(weight) for weight in manifest.meaning["data"]["events"].values())
-    available = catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
-    stage = CandidateStage("alone", (), available, retrieval.exclude_seen, weights)
-    for name, source in sorted(sources.items(), key=lambda pair: (pair[0] != POPULARITY, pair[0])):
-        found = replace(stage, sources=(source,))(histories)
-        scores = Ragged.from_arrow(found[f"score.{name}"])
-        places = best(scores, DEPTH)
-        code = Ragged.from_arrow(found["candidate"]).values[places.values]
-        rank = np.arange(len(places.values)) - places.offsets[places.rows] + 1
-        users = found["user_id"].take(pa.array(places.rows))
-        yield name, pa.table({"user_id": users, "rank": rank, "item_id": ids.take(pa.array(code))})
+def _rows_of(truth: Truth, users: pa.Array) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(pc.is_in(truth.user_id, users).to_numpy(zero_copy_only=False))
+
+
+def _together(parts: Sequence[list[Judged]]) -> list[Judged]:
+    """Each system's shards as one."""
+    return [Judged.together(list(of_one)) for of_one in zip(*parts, strict=True)]
+
+
+def _compare(judged: _Judged, best_alone: str, baseline: str, seed: int) -> pa.Table:
+    """Everybody's values; arms against the best retriever on its users, and against the baseline, also by segment."""
+    arms, alone = judged.arms, judged.alone
+    base = next(system for system in alone if system.system == best_alone)
+    against_alone = compare([base, *arms], seed=seed, against=[best_alone])
+    tables = [
+        compare(alone, seed=seed, against=[best_alone]),
+        against_alone.filter(pc.equal(against_alone["against"], best_alone)),
+        compare(arms, seed=seed, against=[baseline]),
+    ]
+    by_segment = []
+    for name, users in judged.segments:
+        inside = [arm.take(users[arm.rows]) for arm in arms]
+        found = compare(inside, seed=seed, against=[baseline], segment=name, metrics=[DECISIVE])
+        by_segment += found.to_pylist()
+    values = [row for row in by_segment if row["against"] is None]
+    differences = adjusted([row for row in by_segment if row["against"] is not None])
+    return pa.concat_tables([*tables, pa.Table.from_pylist([*values, *differences], COMPARISON)])

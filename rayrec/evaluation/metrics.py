@@ -7,7 +7,8 @@ million users' slates cannot afford. tests/evaluation/test_metrics.py holds ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,24 +46,52 @@ class Truth:
 
     def among(self, user_ids: pa.Array) -> Truth:
         """Only the users in `user_ids`."""
-        rows = np.flatnonzero(pc.is_in(self.user_id, user_ids).to_numpy(zero_copy_only=False))
+        return self.take(np.flatnonzero(pc.is_in(self.user_id, user_ids).to_numpy(zero_copy_only=False)))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Truth:
+        """Only the users in these rows."""
+        if len(rows) == len(self):
+            return self
         return Truth(self.user_id.take(pa.array(rows)), self.item_id, self.wanted[rows])
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One system's values per user, in the order of the truth's users."""
+    """One system's values per user, in the order of its `rows`."""
 
     system: str
-    values: dict[str, npt.NDArray[np.float64]]  # metric -> [users]
-    shown: sp.csr_matrix  # bool [users, items]: the top COVERAGE_AT of each slate
+    values: dict[str, npt.NDArray[np.float64]]  # metric -> [users]; NaN where it says nothing of a user
+    top: npt.NDArray[np.int32]  # [users, COVERAGE_AT] item codes, best first; -1 where there is none
+    items: int  # of the catalogue
+    rows: npt.NDArray[np.int64]  # [users] which users of the truth, ascending
 
     def __len__(self) -> int:
-        return int(self.shown.shape[0])
+        return len(self.rows)
+
+    def matrix(self, metrics: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Values as [users, metrics]."""
+        return np.stack([self.values[name] for name in metrics], axis=1)
 
     def coverage(self) -> float:
         """Share of the catalogue that stands in the top COVERAGE_AT of at least one judged user."""
-        return len(np.unique(self.shown.indices)) / max(int(self.shown.shape[1]), 1)
+        return len(np.unique(self.top[self.top >= 0])) / max(self.items, 1)
+
+    def take(self, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Judged:
+        """Only these users, by place or by mask."""
+        values = {name: array[chosen] for name, array in self.values.items()}
+        return Judged(self.system, values, self.top[chosen], self.items, self.rows[chosen])
+
+    def with_values(self, more: Mapping[str, npt.NDArray[np.float64]]) -> Judged:
+        """The same system with further metrics [users]."""
+        return replace(self, values={**self.values, **more})
+
+    @classmethod
+    def together(cls, parts: Sequence[Judged]) -> Judged:
+        """One system's parts, each of other users, as one; `rows` count through the parts' truths already."""
+        first = parts[0]
+        values = {name: np.concatenate([part.values[name] for part in parts]) for name in first.values}
+        top, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top", "rows"))
+        return cls(first.system, values, top, first.items, rows)
 
 
 def judge(system: str, slates: pa.Table, truth: Truth) -> Judged:
@@ -70,17 +99,17 @@ def judge(system: str, slates: pa.Table, truth: Truth) -> Judged:
 
     A judged user without a slate counts as 0: the job owed that user one. An item twice in a slate is an error.
     """
-    row = pc.index_in(_plain(slates["user_id"]), truth.user_id)
-    slates = slates.filter(pc.is_valid(row))
-    row = row.drop_null().to_numpy(zero_copy_only=False).astype(np.int64)
-    column = pc.index_in(_plain(slates["item_id"]), truth.item_id).fill_null(-1)
-    item = column.to_numpy(zero_copy_only=False).astype(np.int64)
-    rank = _plain(slates["rank"]).to_numpy(zero_copy_only=False).astype(np.int64)
-    known = item >= 0
+    row = _codes(slates["user_id"], truth.user_id)
+    item = _codes(slates["item_id"], truth.item_id)
+    rank = slates["rank"].combine_chunks().to_numpy(zero_copy_only=False).astype(np.int64)
+    known = (row >= 0) & (item >= 0)
     row, item, rank = row[known], item[known], rank[known]
     _check(system, row, item, truth)
     hit = _member(truth.wanted, row, item)
-    return Judged(system, _values(truth, row[hit], rank[hit]), _shown(truth, row, item, rank))
+    top = np.full((len(truth), COVERAGE_AT), -1, np.int32)
+    shown = rank <= COVERAGE_AT
+    top[row[shown], rank[shown] - 1] = item[shown]
+    return Judged(system, _values(truth, row[hit], rank[hit]), top, len(truth.item_id), np.arange(len(truth)))
 
 
 def _values(
@@ -106,13 +135,6 @@ def _values(
     }
 
 
-def _shown(
-    truth: Truth, row: npt.NDArray[np.int64], item: npt.NDArray[np.int64], rank: npt.NDArray[np.int64]
-) -> sp.csr_matrix:
-    top = rank <= COVERAGE_AT
-    return sp.csr_matrix((np.ones(int(top.sum()), bool), (row[top], item[top])), shape=truth.wanted.shape)
-
-
 def _member(matrix: sp.csr_matrix, row: npt.NDArray[np.int64], column: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Which (row, column) pairs are stored in `matrix`."""
     stored = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * np.int64(matrix.shape[1]) + matrix.indices
@@ -127,8 +149,11 @@ def _check(system: str, row: npt.NDArray[np.int64], item: npt.NDArray[np.int64],
         )
 
 
-def _plain(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """One array; text of any Arrow kind (dictionary, large) as plain strings."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    is_text = pa.types.is_dictionary(array.type) or pa.types.is_large_string(array.type)
-    return array.cast(pa.string()) if is_text else array
+def _codes(column: pa.ChunkedArray, ids: pa.Array) -> npt.NDArray[np.int64]:
+    """The place of each text in `ids`, -1 where it is not there, [n]; each distinct text is looked up once."""
+    coded = column.combine_chunks()
+    if not pa.types.is_dictionary(coded.type):
+        coded = coded.dictionary_encode()
+    place = pc.index_in(coded.dictionary.cast(pa.string()), ids).fill_null(-1).to_numpy().astype(np.int64)
+    found: npt.NDArray[np.int64] = np.append(place, -1)[coded.indices.fill_null(len(place)).to_numpy()]
+    return found

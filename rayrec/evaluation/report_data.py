@@ -18,7 +18,9 @@ from rayrec.contracts.schemas import QUARANTINE
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT
+from rayrec.evaluation.preferences import PREFERENCE
 from rayrec.evaluation.summary import SUMMARY
+from rayrec.offpolicy.published import ESTIMATES
 
 TIMINGS = pa.schema(
     [
@@ -62,6 +64,8 @@ _TABLES = {
     "losses": LOSSES,
     "comparison": COMPARISON,
     "planted": COMPARISON,
+    "preferences": PREFERENCE,
+    "offpolicy": ESTIMATES,
 }
 
 
@@ -92,6 +96,12 @@ class ReportData:
     losses: pa.Table = field(default_factory=LOSSES.empty_table)
     judged: str = ""  # what `comparison` was judged on, in words
     comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # what users did after the date
+    baseline: str = ""  # the arm that the others are compared with
+    headline: str = ""  # the decision, once the day is judged
+    verdicts: tuple[str, ...] = ()  # why, an arm at a time
+    preferences: pa.Table = field(default_factory=PREFERENCE.empty_table)
+    logged: str = ""  # what `offpolicy` was estimated from, in words
+    offpolicy: pa.Table = field(default_factory=ESTIMATES.empty_table)
     planted: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
 
     def __post_init__(self) -> None:
@@ -114,6 +124,7 @@ class ReportData:
                 content[name] = pa.Table.from_pylist(content[name], schema)
             for name in ("date", "earlier"):
                 content[name] = Date.fromisoformat(content[name]) if content[name] else None
+            content["verdicts"] = tuple(content["verdicts"])
             return cls(**content)
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
             what = f"this is no report of this version of rayrec: {type(error).__name__}: {error}"

@@ -11,6 +11,8 @@ slates, and a run can be compared with an earlier one (`rayrec.evaluation.drift`
 | category       | arm        | category                                 | slate rows                  |
 | overlap        | a ~ b      | rbo, top 10 shared, users                | sums over users             |
 | history length | all        | events kept in the history               | users                       |
+| rule           | arm        | rule of slates                           | slates that it changed      |
+| split          | arm        | users                                    | users who take part         |
 | verdict        | variant    | reason                                   | events                      |
 """
 

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rayrec.evaluation.comparison import COVERAGE
+from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
+from rayrec.evaluation.decision import Decision
+from rayrec.evaluation.logged import Logged
 from rayrec.evaluation.people import IN_WORDS, Person
 from rayrec.evaluation.report import brief
 
@@ -61,8 +63,8 @@ def _slates(person: Person, ranks: int) -> Table | Text:
 
 
 def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[str]) -> None:
-    """Systems down, metrics across, each with its 95% interval; then the paired differences."""
-    rows = comparison.to_pylist()
+    """Systems down, metrics across, each with its 95% interval; then the differences in nDCG@10."""
+    rows = [row for row in comparison.to_pylist() if row["segment"] == EVERYBODY]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("system")
     table.add_column("users", justify="right")
@@ -79,3 +81,29 @@ def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[s
             interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
             line = f"{row['system']} − {row['against']}: {row['metric']} {row['value']:+.4f} {interval}"
             console.print(Text(brief(line)), soft_wrap=True)
+
+
+def print_logged(console: Console, logged: Logged) -> None:
+    """What each arm would have earned, by the rewards of the arm that was shown."""
+    table = Table(title=Text(logged.words), title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("shown", "judged", "by", "reward a slate", "slates", "effective"):
+        table.add_column(name, justify="right" if name in ("slates", "effective") else "left")
+    for row in logged.estimates.to_pylist():
+        refused = row["refused"]
+        value = refused or f"{row['value']:.4f}  {row['low']:.4f}–{row['high']:.4f}"
+        names = (Text(brief(row[name], 40)) for name in ("logging", "target", "estimator"))
+        table.add_row(*names, Text(brief(value)), f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}")
+    console.print(table)
+
+
+def print_decision(console: Console, decision: Decision | None, preferences: pa.Table) -> None:
+    """What to do, why, and whose items users took when two arms' slates are mixed."""
+    if decision is None:
+        return
+    console.print(Text(f"\n{brief(decision.headline, 400)}", style="bold"), soft_wrap=True)
+    for verdict in decision.verdicts:
+        console.print(Text(brief(verdict.sentence, 1000)), soft_wrap=True)
+    for row in preferences.to_pylist():
+        counts = f"{row['wins']:,} users took more of {row['system']}, {row['losses']:,} of {row['against']}"
+        line = f"interleaved: {counts}, {row['ties']:,} neither (sign test p = {row['p']:.3f})"
+        console.print(Text(brief(line, 400)), soft_wrap=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-import scipy.sparse as sp
 
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.metrics import Judged
@@ -13,8 +12,9 @@ from rayrec.evaluation.metrics import Judged
 
 def judged(name: str, values: np.ndarray, items: int = 20) -> Judged:
     rows = np.arange(len(values))
-    shown = sp.csr_matrix((np.ones(len(values), bool), (rows, rows % items)), shape=(len(values), items))
-    return Judged(name, {"hr@1": values.astype(float)}, shown)
+    top = np.full((len(values), 10), -1, np.int32)
+    top[:, 0] = rows % items
+    return Judged(name, {"hr@1": values.astype(float)}, top, items, rows)
 
 
 def row(table: pa.Table, system: str, metric: str, against: str | None = None) -> dict[str, float]:
@@ -34,7 +34,7 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_users() -> Non
 
 def test_a_constant_gain_has_a_paired_interval_of_no_width() -> None:
     values = np.random.default_rng(0).random(50)
-    table = compare([judged("a", values), judged("b", values + 0.1)], seed=1, against="a")
+    table = compare([judged("a", values), judged("b", values + 0.1)], seed=1, against=["a"])
     found = row(table, "b", "hr@1", "a")
     assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1), abs=1e-6)
 

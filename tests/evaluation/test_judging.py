@@ -40,7 +40,9 @@ def wanted(day: PublishedShop) -> pa.Table:
 
 def value(comparison: pa.Table, system: str, metric: str) -> float:
     rows = comparison.to_pylist()
-    (found,) = [r["value"] for r in rows if (r["system"], r["metric"], r["against"]) == (system, metric, None)]
+    (found,) = [
+        r["value"] for r in rows if (r["system"], r["metric"], r["against"], r["segment"]) == (system, metric, None, "")
+    ]
     return float(found)
 
 
@@ -95,7 +97,7 @@ def test_users_with_too_few_events_are_not_judged(day: PublishedShop) -> None:
 def test_arms_that_split_the_users_are_judged_on_their_own(tmp_path: Path) -> None:
     day = publish_shop(tmp_path, users=60, assignment="split")
     found = judge_day(day.config.output.root, day.shop.date, wanted(day))
-    users = {row["system"]: row["users"] for row in found.comparison.to_pylist()}
+    users = {row["system"]: row["users"] for row in found.comparison.to_pylist() if row["against"] is None}
     assert users["popularity"] == 60
     assert users["control"] + users["llm"] == 60
     assert value(found.comparison, "llm", "hr@10") > 0.6

@@ -8,23 +8,28 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.contracts.schemas import QUARANTINE, SLATE
+from rayrec.evaluation.beyond import ItemFacts, beyond_accuracy
 from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.drift import drift
 from rayrec.evaluation.metrics import Truth, judge
+from rayrec.evaluation.preferences import preferences
 from rayrec.evaluation.report_data import EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
 from rayrec.evaluation.summary import SUMMARY, merge, summarise_slates
+from rayrec.offpolicy.published import ESTIMATES
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 DAY = date(2026, 3, 2)
 
 
-def slates(users: int = 40, items: int = 60, seed: int = 0, size: int = 20) -> tuple[pa.Table, pa.Array, pa.Array]:
-    """Two arms' SLATE rows, with the catalogue's ids and categories."""
+def slates(
+    users: int = 40, items: int = 60, seed: int = 0, size: int = 20, arms: tuple[str, ...] = ("control", "llm")
+) -> tuple[pa.Table, pa.Array, pa.Array]:
+    """The arms' SLATE rows, with the catalogue's ids and categories."""
     rng = np.random.default_rng(seed)
     item_id = pa.array([f"item-{n:03d}" for n in range(items)])
     category = pa.array([f"kind {n % 7}" if n % 7 else None for n in range(items)])
     tables = []
-    for arm in ("control", "llm"):
+    for arm in arms:
         ranked = np.argsort(rng.random((users, items)), axis=1)[:, :size].ravel()
         rows = users * size
         columns = {
@@ -50,15 +55,33 @@ def verdicts() -> pa.Table:
     return pa.table({**columns, "count": list(counts.values())}, SUMMARY)
 
 
+def estimates() -> list[dict[str, object]]:
+    known = {"logging": "control", "estimator": "sn_rips", "slates": 1200, "effective_sample_size": 310.5}
+    one = {**known, "target": "llm", "value": 0.31, "low": 0.25, "high": 0.37, "standard_error": 0.03}
+    own = {**one, "target": "control", "estimator": "on_policy", "value": 0.28, "low": 0.27, "high": 0.29}
+    return [own, one, {**known, "target": HOSTILE, "refused": f"no support: {HOSTILE}"}]
+
+
+def binding() -> pa.Table:
+    columns = {"quantity": ["rule"] * 2, "arm": ["llm"] * 2, "key": ["max_per_category", HOSTILE]}
+    return pa.table({**columns, "count": [12.0, 3.0]}, SUMMARY)
+
+
 def full(name: str = HOSTILE) -> ReportData:
     """Everything that a report can hold, all texts as hostile or as long as they come."""
     table, item_id, category = slates()
-    summary = merge([summarise_slates(table, item_id, category), verdicts()])
+    summary = merge([summarise_slates(table, item_id, category), verdicts(), binding()])
     earlier = merge([summarise_slates(*slates(seed=5)), verdicts()])
     users = pa.array([f"user-{n}" for n in range(40)])
     truth = Truth.of(users, item_id.take(pa.array(np.arange(40))), item_id)
     judged = [judge(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
-    comparison = compare(judged, seed=0, against="control", resamples=200)
+    facts = ItemFacts.of(np.arange(len(item_id))[::-1].astype(float), category)
+    tastes = facts.tastes(np.arange(40), np.arange(40), 40)
+    judged = [one.with_values(beyond_accuracy(one.top, facts, tastes)) for one in judged]
+    comparison = compare(judged, seed=0, against=["control"], resamples=200)
+    newcomers = [one.take(np.arange(30)) for one in judged]
+    few = compare(newcomers, seed=0, against=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
+    comparison = pa.concat_tables([comparison, few])
     quarantine = {"file": "events/2026-02-01.csv", "row": 7, "user_id": None, "reason": HOSTILE, "detail": "x" * 500}
     removed = {"user_id": "user-1", "variant": "influence", "title": HOSTILE, "ts": 1_760_000_000_000_000}
     history = [(f"Thing {n}", "2026-02-01 view", "inconsistent" if n == 3 else "") for n in range(8)]
@@ -95,6 +118,12 @@ def full(name: str = HOSTILE) -> ReportData:
         judged="38 users with at least 3 events, 2026-03-02 to 2026-03-08.",
         comparison=comparison,
         planted=comparison,
+        baseline="control",
+        headline="Keep control: no arm is found to be better.",
+        verdicts=(f"llm − control: +3.1% nDCG@10, 95% interval −1.2% … +5.0%. {HOSTILE}",),
+        preferences=preferences(judged, truth.wanted, "control", 0),
+        logged="12,000 rows of feedback on 1,200 slates",
+        offpolicy=pa.Table.from_pylist(estimates(), ESTIMATES),
     )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from report_cases import HOSTILE, bare, full
+from report_cases import HOSTILE, bare, full, slates
 
 from rayrec.errors import DataError
+from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
-from rayrec.evaluation.report_data import ReportData
+from rayrec.evaluation.report_data import EXAMPLE, ReportData
+from rayrec.evaluation.summary import summarise_slates
 from rayrec.storage import Storage
 
 VOID = {"meta", "br", "rect", "path", "polyline", "img", "link", "input", "hr"}
@@ -100,3 +106,26 @@ def test_control_characters_and_great_length_cannot_reach_the_reader() -> None:
 def test_a_table_of_other_columns_is_refused_when_the_report_is_made() -> None:
     with pytest.raises(ValueError, match="timings"):
         ReportData(**{**bare().__dict__, "timings": bare().summary})
+
+
+def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
+    arms = tuple(f"arm-{number}" for number in range(8))
+    table, item_id, category = slates(users=200, items=2000, size=50, arms=arms)
+    summary = summarise_slates(table, item_id, category)
+    truth = Truth.of(pa.array([f"user-{n}" for n in range(200)]), item_id.take(pa.array(np.arange(200))), item_id)
+    judged = [judge(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in arms]
+    rows = [compare(judged, seed=0, against=["arm-0"], resamples=100)]
+    for number in range(17):  # as many segments as there can be
+        chosen = [one.take(np.arange(100)) for one in judged]
+        rows.append(compare(chosen, seed=0, against=["arm-0"], segment=f"segment {number}", resamples=100))
+    people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4) for n in range(3000)]
+    examples = [dict(zip(EXAMPLE.names, (*row, "ease", ""), strict=True)) for row in people]
+    data = dataclasses.replace(
+        full(),
+        arms=dict.fromkeys(arms, "x" * 400),
+        summary=summary,
+        comparison=pa.concat_tables(rows),
+        baseline="arm-0",
+        examples=pa.Table.from_pylist(examples, EXAMPLE),
+    )
+    assert len(render(data).encode()) < 2_000_000

@@ -1,0 +1,67 @@
+"""What must not get worse unnoticed, whatever the decisive metric says: few rules of thumb, each with its number.
+
+They never block: the contract, the quarantine's share and the sample ratio do that before anything is published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
+from rayrec.evaluation.report_data import ReportData
+
+_LEAST_SERVED = 0.95  # of the users who are eligible
+_MOST_QUARANTINED = 0.01  # of the rows
+_MOST_LOST = 0.10  # of the baseline's coverage, or of its share of tail items
+_WATCHED = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
+
+
+@dataclass(frozen=True)
+class Guardrail:
+    name: str
+    found: str
+    asked: str
+    kept: bool
+
+
+def guardrails(data: ReportData) -> list[Guardrail]:
+    """Those of the run, then those of each arm against the baseline once the day is judged."""
+    return [_served(data), _quarantined(data), _drifted(data), *_arms(data)]
+
+
+def _served(data: ReportData) -> Guardrail:
+    eligible = data.users_in - sum(data.users_ineligible.values())
+    share = data.users_published / eligible if eligible else 0.0
+    found = f"{share:.1%} of {eligible:,} eligible users"
+    return Guardrail("users with a slate", found, f"at least {_LEAST_SERVED:.0%}", share >= _LEAST_SERVED)
+
+
+def _quarantined(data: ReportData) -> Guardrail:
+    share = sum(data.rows_quarantined.values()) / max(data.rows_read, 1)
+    asked = f"at most {_MOST_QUARANTINED:.0%}"
+    return Guardrail("rows in quarantine", f"{share:.2%}", asked, share <= _MOST_QUARANTINED)
+
+
+def _drifted(data: ReportData) -> Guardrail:
+    shifted = [f"{row['quantity']} ({row['arm']})" for row in data.drift.to_pylist() if row["verdict"] == "shifted"]
+    found = ", ".join(shifted) or ("nothing shifted" if data.earlier else "no earlier day")
+    return Guardrail("drift against the day before", found, "no PSI over 0.25", not shifted)
+
+
+def _arms(data: ReportData) -> list[Guardrail]:
+    values: dict[tuple[str, str], dict[str, Any]] = {
+        (row["system"], row["metric"]): row
+        for row in data.comparison.to_pylist()
+        if row["against"] is None and row["segment"] == EVERYBODY
+    }
+    found = []
+    for arm in data.arms:
+        for metric, words in _WATCHED.items():
+            mine, base = values.get((arm, metric)), values.get((data.baseline, metric))
+            if arm == data.baseline or mine is None or base is None or base["value"] <= 0:
+                continue
+            change = mine["value"] / base["value"] - 1
+            asked = f"no more than {_MOST_LOST:.0%} below {data.baseline}"
+            found.append(Guardrail(f"{words}, {arm}", f"{change:+.1%}", asked, change >= -_MOST_LOST))
+    return found

@@ -1,0 +1,88 @@
+"""Logged feedback on a published day: read, matched with what was published, and every arm judged by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.config import Feedback
+from rayrec.contracts.feedback import FeedbackRead, read_feedback
+from rayrec.contracts.schemas import QUARANTINE, SLATE, TARGET
+from rayrec.errors import DataError
+from rayrec.offpolicy.published import UNMATCHED, estimate_arms, match_published
+from rayrec.publishing.reader import read_manifest, read_shard
+from rayrec.publishing.records import Manifest
+from rayrec.publishing.targets import read_targets
+from rayrec.storage import Storage
+
+_COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
+
+
+@dataclass(frozen=True)
+class Logged:
+    """`words`: what was read, and what could not be used; `estimates`: ESTIMATES."""
+
+    words: str
+    estimates: pa.Table
+
+    def to_plain(self) -> dict[str, Any]:
+        """As plain JSON content."""
+        return {"from": self.words, "estimates": self.estimates.to_pylist()}
+
+
+def judge_feedback(feedback: Feedback, data_root: str, root: str, day: date) -> Logged:
+    """Estimates for every arm of a published day from the feedback on its slates.
+
+    What broke the contract, and what does not fit the publication, lies in quarantine/dt=D/feedback*.parquet.
+    Raises DataError where no feedback is on this day's slates, QuarantineError where too much of it is broken.
+    """
+    storage, manifest = Storage(root), read_manifest(root, day)
+    read = read_feedback(feedback, data_root)
+    slates = _slates(storage, manifest, pc.unique(read.feedback["slate_id"].combine_chunks()))
+    matched, unmatched = match_published(read.feedback, slates)
+    _keep(storage, day, read, unmatched)
+    if not matched.num_rows:
+        raise DataError(
+            f"none of the {read.rows:,} rows of feedback is on a slate of {day}: {_reasons(unmatched)}",
+            where=Storage(feedback.root or data_root).url(feedback.path),
+            do="check feedback.slate_id and --date; slate ids are those of the published slates",
+        )
+    targets = pa.concat_tables([TARGET.empty_table(), *_targets(storage, manifest)])
+    words = f"{matched.num_rows:,} rows of feedback on {len(pc.unique(matched['slate_id'])):,} slates."
+    if unmatched.num_rows or read.quarantine.num_rows:
+        broken = [f"{reason} {count:,}" for reason, count in read.by_reason.items()]
+        words += f" Left out: {', '.join([*broken, _reasons(unmatched)]).strip(', ')}."
+    return Logged(words, estimate_arms(matched, targets, feedback.depth))
+
+
+def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:
+    """SLATE columns of these slates alone, shard by shard."""
+    tables = [SLATE.empty_table().select(list(_COLUMNS))]
+    plain = pa.schema([SLATE.field(name) for name in _COLUMNS])
+    for shard in range(manifest.shards):
+        for arm in manifest.arms:
+            table = read_shard(storage, manifest, arm, shard, _COLUMNS)
+            wanted = pc.is_in(table["slate_id"].cast(pa.string()), slate_ids)
+            tables.append(table.filter(wanted).cast(plain))
+    return pa.concat_tables(tables)
+
+
+def _targets(storage: Storage, manifest: Manifest) -> list[pa.Table]:
+    return [read_targets(storage, manifest, shard) for shard in range(manifest.shards)]
+
+
+def _keep(storage: Storage, day: date, read: FeedbackRead, unmatched: pa.Table) -> None:
+    for name, table, schema in (("feedback", read.quarantine, QUARANTINE), ("unmatched", unmatched, UNMATCHED)):
+        if table.num_rows:
+            with storage.writer(f"quarantine/dt={day}/feedback/{name}.parquet") as file:
+                pq.write_table(table.cast(schema), file, compression="zstd")
+
+
+def _reasons(unmatched: pa.Table) -> str:
+    counts = pc.value_counts(unmatched["reason"].combine_chunks()).to_pylist()
+    return ", ".join(f"{pair['values']} {pair['counts']:,}" for pair in counts)

@@ -1,0 +1,155 @@
+"""A published day as it is judged: shard by shard, its slates, its users' pasts, and its retrievers alone.
+
+Nothing here holds more than one shard's slates: a million of them are judged in the memory of a few thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+
+from rayrec.config import Arms, Retrieval
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import DENOISED
+from rayrec.evaluation.beyond import ItemFacts
+from rayrec.evaluation.metrics import Truth
+from rayrec.evaluation.people import read_catalogue, read_denoised
+from rayrec.evaluation.segments import Traits, main_kind, tenure_days
+from rayrec.ordering import best
+from rayrec.publishing.reader import read_manifest, read_shard
+from rayrec.publishing.records import Manifest
+from rayrec.retrieval import item_model
+from rayrec.retrieval.candidates import CandidateStage, Source
+from rayrec.retrieval.item_model import ItemModel
+from rayrec.retrieval.popularity import Popularity
+from rayrec.retrieval.sources import read_sources
+from rayrec.slates.arms import inside
+from rayrec.storage import Storage
+
+DEPTH = 50  # of the rankings that are judged: what the deepest metric looks at
+POPULARITY = "popularity"
+_COLUMNS = ("user_id", "rank", "item_id")
+
+
+@dataclass(frozen=True)
+class PublishedDay:
+    """One publication, with what it takes to judge it."""
+
+    storage: Storage
+    manifest: Manifest
+    catalogue: pa.Table
+
+    @classmethod
+    def open(cls, root: str, day: date) -> PublishedDay:
+        """Raises PublicationError if the day is not published."""
+        storage, manifest = Storage(root), read_manifest(root, day)
+        return cls(storage, manifest, read_catalogue(storage, manifest))
+
+    @cached_property
+    def item_id(self) -> pa.Array:
+        return self.catalogue["item_id"].combine_chunks()
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        return Retrieval.model_validate(self.manifest.meaning["retrieval"])
+
+    @cached_property
+    def model(self) -> ItemModel:
+        return item_model.load(self.storage, self.manifest.models[item_model.KIND]).for_catalogue(self.item_id)
+
+    @cached_property
+    def facts(self) -> ItemFacts:
+        return ItemFacts.of(self.model.count, self.catalogue["category"].combine_chunks())
+
+    @property
+    def event_weights(self) -> tuple[float, ...]:
+        return tuple(float(weight) for weight in self.manifest.meaning["data"]["events"].values())
+
+    @property
+    def cut(self) -> int:
+        """Midnight UTC of the date, in microseconds: nothing from then on was known."""
+        day = self.manifest.dt
+        return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+
+    @property
+    def shares_users(self) -> bool:
+        """Whether every user is in every arm."""
+        return bool(self.manifest.meaning["arms"]["assignment"] == "all")
+
+    def participants(self, users: pa.Array) -> pa.Array:
+        """Those of the users who take part in the experiment: outside it, an arm is not compared."""
+        within = Arms.model_validate(self.manifest.meaning["arms"]).within
+        return users if within is None else users.filter(pa.array(inside(within, users)))
+
+    def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
+        """DENOISED rows of those users who have `min_events` positive events, one each, with nothing taken out."""
+        table = read_denoised(self.storage, self.manifest, shard)
+        if table.num_rows:
+            table = table.filter(pc.equal(table["variant"], table["variant"][0]))
+            table = table.filter(pc.is_in(table["user_id"], users))
+        table = table.combine_chunks()
+        event = Ragged.from_arrow(table["event"])
+        everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
+        table = table.set_column(table.column_names.index("keep"), DENOISED.field("keep"), everything)
+        return table.filter(pa.array(self.positive_events(table) >= min_events)).combine_chunks()
+
+    def positive_events(self, histories: pa.Table) -> npt.NDArray[np.int64]:
+        """How many events of positive weight each history has, [users]."""
+        event = Ragged.from_arrow(histories["event"])
+        positive = np.asarray(self.event_weights)[event.values] > 0
+        return np.bincount(event.rows[positive], minlength=len(event))
+
+    def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
+        """user_id, rank, item_id of those users' slates, ids as dictionaries, down to rank DEPTH."""
+        table = read_shard(self.storage, self.manifest, arm, shard, _COLUMNS)
+        return table.filter(pc.less_equal(table["rank"], DEPTH)).filter(pc.is_in(table["user_id"], users))
+
+    def new(self, histories: pa.Table, user_id: pa.Array, item_id: pa.Array) -> pa.Array:
+        """Which (user, item) pairs are not in the user's history, bool [pairs]."""
+        item = Ragged.from_arrow(histories["item"])
+        row = pc.index_in(user_id, histories["user_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
+        code = pc.index_in(item_id, self.item_id).fill_null(-1).to_numpy().astype(np.int64)
+        seen = item.rows * len(self.item_id) + item.values
+        pair = np.where((row >= 0) & (code >= 0), row * len(self.item_id) + code, -1)
+        return pa.array(~np.isin(pair, seen))
+
+    def pasts(self, histories: pa.Table, truth: Truth) -> tuple[Traits, sp.csr_matrix]:
+        """What segments go by, and each user's taste in categories, in the order of the truth's users."""
+        histories = histories.take(pc.index_in(truth.user_id, histories["user_id"].combine_chunks())).combine_chunks()
+        item, ts = Ragged.from_arrow(histories["item"]), Ragged.from_arrow(histories["ts"])
+        tastes = self.facts.tastes(item.values, item.rows, len(truth))
+        oldest = np.full(len(truth), self.cut)
+        some = np.flatnonzero(item.lengths)
+        oldest[some] = ts.values[ts.offsets[some]]  # oldest first
+        traits = Traits(self.positive_events(histories), tenure_days(oldest, self.cut), main_kind(tastes))
+        return traits, tastes
+
+    def alone(self, histories: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Each retriever's ranking of its own candidates, as slates of DEPTH; popularity first."""
+        available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+        stage = CandidateStage("alone", (), available, self.retrieval.exclude_seen, self.event_weights)
+        for name, source in sorted(self._sources.items(), key=lambda pair: (pair[0] != POPULARITY, pair[0])):
+            found = replace(stage, sources=(source,))(histories)
+            scores = Ragged.from_arrow(found[f"score.{name}"])
+            places = best(scores, DEPTH)
+            code = Ragged.from_arrow(found["candidate"]).values[places.values]
+            rank = np.arange(len(places.values)) - places.offsets[places.rows] + 1
+            users = found["user_id"].take(pa.array(places.rows))
+            columns = {"user_id": users, "rank": pa.chunked_array([pa.array(rank)])}
+            yield name, pa.table({**columns, "item_id": self.item_id.take(pa.array(code))})
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        specs = read_sources(self.retrieval.sources, self.retrieval.per_source)
+        fitted = [spec for spec in specs if spec.key in self.model.fitted]
+        sources = {spec.name: Source(spec.name, DEPTH, self.model.retriever(spec)) for spec in fitted}
+        sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(self.model.count)))
+        return sources

@@ -1,0 +1,81 @@
+"""Tests, corrections and power: exact levels, peers in scipy and statsmodels' formulas, answers known by hand."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rayrec.evaluation.significance import (
+    GROUPS,
+    detectable,
+    groups_of,
+    holm,
+    power_of,
+    sample_ratio_p,
+    sign_flip_p,
+    welch_p,
+)
+
+
+def test_the_permutation_p_is_the_share_of_all_sign_patterns_that_reach_as_far() -> None:
+    differences = np.array([0.9, 0.4, -0.1, 0.7, 0.3, 0.2, 0.8])
+    patterns = np.array(list(product([-1, 1], repeat=len(differences))))
+    exact = (np.abs(patterns @ differences) >= abs(differences.sum()) - 1e-12).mean()
+    assert sign_flip_p(differences[:, None], seed=0)[0] == pytest.approx(exact, abs=0.004)
+
+
+def test_two_equal_systems_are_called_different_as_often_as_the_level_says() -> None:
+    rng = np.random.default_rng(0)
+    differences = rng.standard_t(3, size=(80, 4000))
+    share = (sign_flip_p(differences, seed=1, permutations=999) < 0.05).mean()
+    assert share == pytest.approx(0.05, abs=0.01)
+
+
+def test_no_difference_at_all_is_no_finding() -> None:
+    assert sign_flip_p(np.zeros((20, 1)), seed=0)[0] == 1
+    assert welch_p(np.ones(5), np.ones(9)) == 1
+
+
+def test_welch_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0, 1, 50), rng.normal(0.3, 2, 80)
+    assert welch_p(one, other) == pytest.approx(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def test_holm_is_the_textbooks_step_down() -> None:
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_corrected_p_values_keep_their_order_and_never_shrink(p: list[float]) -> None:
+    found = holm(p)
+    assert np.all(found >= np.array(p))
+    assert np.all(found <= 1)
+    assert np.all(np.diff(found[np.argsort(p, kind="stable")]) >= 0)
+
+
+def test_a_difference_just_detectable_is_found_four_times_in_five() -> None:
+    least = detectable(0.01)
+    assert power_of(least, 0.01) == pytest.approx(0.8, abs=1e-6)
+    rng = np.random.default_rng(0)
+    z = rng.normal(least, 0.01, 20_000) / 0.01
+    assert (np.abs(z) > 1.96).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_split_that_lost_users_is_told_from_one_that_did_not() -> None:
+    assert sample_ratio_p([5020, 4980], [1, 1]) > 0.5
+    assert sample_ratio_p([5000, 4700], [1, 1]) < 0.01
+    assert sample_ratio_p([900, 100], [0.9, 0.1]) == pytest.approx(1)
+    assert sample_ratio_p([10], [1]) == 1
+
+
+def test_many_users_are_grouped_evenly_and_few_not_at_all() -> None:
+    assert groups_of(50, 0).tolist() == list(range(50))
+    counts = np.bincount(groups_of(3 * GROUPS + 7, 0))
+    assert (counts.min(), counts.max(), len(counts)) == (3, 4, GROUPS)
