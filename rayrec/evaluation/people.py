@@ -23,11 +23,14 @@ from rayrec.contracts.schemas import DENOISED, ITEM
 from rayrec.denoising.base import REASONS
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.report_data import EXAMPLE, REMOVED
+from rayrec.evaluation.summary import rbo
 from rayrec.hashing import shard_of
 from rayrec.publishing import layout
 from rayrec.publishing.reader import read_manifest, read_slates
 from rayrec.publishing.records import Manifest
 from rayrec.storage import Storage
+
+_PAIR = pa.schema([pa.field("user_id", pa.string()), pa.field("item_id", pa.string())])
 
 IN_WORDS = {
     "inconsistent": "does not fit the other events",
@@ -156,6 +159,26 @@ def worth_showing(denoised: pa.Table, limit: int) -> list[str]:
     order = np.lexsort((-removed, ~fits, removed == 0))
     users = denoised["user_id"].take(pa.array(order)).to_pylist()
     return list(dict.fromkeys(users))[:limit]
+
+
+def differ_most(one: pa.Table, other: pa.Table, limit: int) -> list[str]:
+    """Users whose slates in two arms (user_id, rank, item_id; the top 10 counts) overlap least by rank, least first."""
+    top = [table.filter(pc.less_equal(table["rank"], 10)) for table in (one, other)]
+    both = pa.concat_tables([table.select(["user_id", "item_id"]).cast(_PAIR) for table in top])
+    users = pc.unique(both["user_id"])
+    items = pc.unique(both["item_id"])
+    rankings = []
+    for table in top:
+        ranking = np.full((len(users), 10), -1, np.int64)
+        row, item = (
+            pc.index_in(table[name].cast(pa.string()), value_set=known).to_numpy()
+            for name, known in (("user_id", users), ("item_id", items))
+        )
+        ranking[row, table["rank"].to_numpy() - 1] = item
+        rankings.append(ranking)
+    there = np.flatnonzero((rankings[0][:, 0] >= 0) & (rankings[1][:, 0] >= 0))
+    least = np.argsort(rbo(rankings[0][there], rankings[1][there]), kind="stable")[:limit]
+    return list(users.take(pa.array(there[least])).to_pylist())
 
 
 def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, limit: int) -> pa.Table:

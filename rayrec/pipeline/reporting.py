@@ -12,7 +12,15 @@ from rayrec.contracts.schemas import QUARANTINE
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT, drift
-from rayrec.evaluation.people import Person, example_rows, read_denoised, read_people, removed_examples, worth_showing
+from rayrec.evaluation.people import (
+    Person,
+    differ_most,
+    example_rows,
+    read_denoised,
+    read_people,
+    removed_examples,
+    worth_showing,
+)
 from rayrec.evaluation.report import read_report
 from rayrec.evaluation.report_data import LOSSES, TIMINGS, ReportData
 from rayrec.pipeline.daily import Night
@@ -20,20 +28,26 @@ from rayrec.pipeline.day import Day
 from rayrec.pipeline.kept import read_summaries
 from rayrec.pipeline.models import catalogue_of
 from rayrec.publishing.manifest import published_dates
+from rayrec.publishing.reader import read_shard
 from rayrec.publishing.records import Manifest
 from rayrec.reranking import artefact
 from rayrec.slates.arms import ArmPath
 
+_RANKED = ("user_id", "rank", "item_id")
 _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES = 20, 20
 
 
 def people_worth_showing(day: Day, manifest: Manifest, limit: int) -> list[Person]:
-    """A few users to look at: those of the first shards from whose histories something was taken."""
+    """A few users to look at: those of the first shards from whose histories something was taken, and as many of the
+    first shard whose slates differ most between the first two arms."""
     users: list[str] = []
     for shard in range(manifest.shards):
         users += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(users))
         if len(users) >= limit:
             break
+    if len(manifest.arms) > 1 and limit:
+        one, other = (read_shard(day.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
+        users += [user for user in differ_most(one, other, limit) if user not in users]
     return read_people(day.config.output.root, day.date, users) if users else []
 
 

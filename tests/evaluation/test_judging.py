@@ -19,7 +19,14 @@ from jobs.show import main as show
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.judging import judge_day
 from rayrec.evaluation.outcomes import outcomes
-from rayrec.evaluation.people import example_rows, read_catalogue, read_denoised, removed_examples, worth_showing
+from rayrec.evaluation.people import (
+    differ_most,
+    example_rows,
+    read_catalogue,
+    read_denoised,
+    removed_examples,
+    worth_showing,
+)
 from rayrec.evaluation.people import read_people as people_of
 from rayrec.evaluation.planted import BEST_POSSIBLE, judge_planted, noise_found
 from rayrec.evaluation.report import write_report
@@ -221,3 +228,13 @@ def test_a_shard_that_nobody_fell_into_reads_as_empty_and_a_lost_file_does_not(d
     assert read_denoised(storage, dataclasses.replace(nowhere, files=()), 0).num_rows == 0
     with pytest.raises(MissingFileError):
         read_denoised(storage, nowhere, 0)
+
+
+def test_the_users_whose_slates_differ_most_are_those_with_the_least_in_common() -> None:
+    def table(slates: dict[str, list[str]]) -> pa.Table:
+        rows = [(user, rank, item) for user, items in slates.items() for rank, item in enumerate(items, 1)]
+        return pa.Table.from_pylist([dict(zip(("user_id", "rank", "item_id"), row, strict=True)) for row in rows])
+
+    one = table({"same": ["a", "b", "c"], "turned": ["a", "b", "c"], "other": ["a", "b", "c"], "alone": ["a"]})
+    other = table({"same": ["a", "b", "c"], "turned": ["c", "b", "a"], "other": ["d", "e", "f"]})
+    assert differ_most(one, other, 3) == ["other", "turned", "same"]
