@@ -46,7 +46,7 @@ def main_kind(tastes: sp.csr_matrix) -> npt.NDArray[np.int32]:
 
 def segments(traits: Traits, kinds: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Name and users [users] of every segment that has at least FEWEST; names are unique."""
-    named = [*_bands(traits.events, _LENGTHS), *_bands(traits.tenure / 1.0, _TENURES), *_kinds(traits.kind, kinds)]
+    named = [*_bands(traits.events, _LENGTHS), *_bands(traits.tenure, _TENURES), *_kinds(traits.kind, kinds)]
     for name, users in named:
         if np.count_nonzero(users) >= FEWEST:
             yield name, users

@@ -87,16 +87,16 @@ FACTORS = SourceSpec("ials", "ials", 0, {})
 """The factors that denoisers and slates use where an arm has no iALS source of its own."""
 
 
-def needed(arms: Iterable[Sequence[SourceSpec]], denoised: bool) -> tuple[SourceSpec, ...]:
+def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool) -> tuple[SourceSpec, ...]:
     """The fits that the arms' sources need, each once; with factors where something asks for them.
 
-    `denoised`: some arm denoises, or makes its slates by factors.
+    `factors`: some arm denoises, or makes its slates by item factors.
     """
     unique: dict[str, SourceSpec] = {}
     for specs in arms:
         for spec in specs:
             unique.setdefault(spec.key, spec)
-        if denoised and not any(spec.kind == "ials" for spec in specs):
+        if factors and not any(spec.kind == "ials" for spec in specs):
             unique.setdefault(FACTORS.key, FACTORS)
     return tuple(unique.values())
 

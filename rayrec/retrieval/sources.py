@@ -47,8 +47,10 @@ def read_sources(sources: Mapping[str, Mapping[str, Any]], per_source: int) -> t
     specs = []
     for name, given in sources.items():
         where = f"retrieval.sources.{name}"
-        if not _NAME.fullmatch(name) or name == "llm":
-            raise ConfigError(f"{name!r} cannot be a source's name", where=where, do="use a-z, 0-9 and _, and not llm")
+        if not _NAME.fullmatch(name) or name in ("llm", "pinned"):
+            raise ConfigError(
+                f"{name!r} cannot be a source's name", where=where, do="use a-z, 0-9 and _, but neither llm nor pinned"
+            )
         settings = dict(given)
         kind, top = settings.pop("kind", name), settings.pop("top", per_source)
         if type(top) is not int or top < 0:

@@ -48,7 +48,7 @@ def publish_shop(root: Path, *, users: int = 200, assignment: str = "all") -> Pu
     histories = _histories(config, shop, catalogue)
     weights = tuple(config.data.events.values())
     specs = read_sources(config.retrieval.sources, config.retrieval.per_source)
-    fits = item_model.needed([specs], denoised=True)
+    fits = item_model.needed([specs], factors=True)
     ids = catalogue["item_id"].combine_chunks()
     cut = int(datetime(shop.date.year, shop.date.month, shop.date.day, tzinfo=UTC).timestamp()) * 10**6
     model = item_model.fit([histories], ids, fits, weights, cut, 10**6)
