@@ -38,16 +38,18 @@ _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES = 20, 20
 
 
 def people_worth_showing(day: Day, manifest: Manifest, limit: int) -> list[Person]:
-    """A few users to look at: those of the first shards from whose histories something was taken, and as many of the
-    first shard whose slates differ most between the first two arms."""
-    users: list[str] = []
+    """Up to `limit` users to look at: first those whose histories lost something, then, for up to half of the places,
+    users whose slates differ most between the first two arms (found in the first shard)."""
+    lost: list[str] = []
     for shard in range(manifest.shards):
-        users += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(users))
-        if len(users) >= limit:
+        if len(lost) >= limit:
             break
-    if len(manifest.arms) > 1 and limit:
+        lost += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(lost))
+    differ: list[str] = []
+    if len(manifest.arms) > 1:
         one, other = (read_shard(day.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
-        users += [user for user in differ_most(one, other, limit) if user not in users]
+        differ = [user for user in differ_most(one, other, limit) if user not in lost][: limit // 2]
+    users = lost[: limit - len(differ)] + differ
     return read_people(day.config.output.root, day.date, users) if users else []
 
 
