@@ -59,6 +59,25 @@ class Ragged:
         kept = np.bincount(self.rows[mask], minlength=len(self))
         return Ragged.from_lengths(self.values[mask], kept)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
+        """These rows, in this order, perhaps repeated."""
+        chosen = Ragged.from_lengths(np.empty(0), self.lengths[rows])
+        shift = np.repeat(self.offsets[rows] - chosen.offsets[:-1], chosen.lengths)
+        return chosen.like(self.values[np.arange(chosen.offsets[-1]) + shift])
+
+    def joined(self, other: Ragged) -> Ragged:
+        """Each row of this one, followed by the same row of the other."""
+        out = Ragged.from_lengths(np.empty(0), self.lengths + other.lengths)
+        values = np.empty(out.offsets[-1], np.result_type(self.values, other.values))
+        place = np.arange(len(values)) - out.offsets[:-1][out.rows] < self.lengths[out.rows]
+        values[place], values[~place] = self.values, other.values
+        return out.like(values)
+
+    def tails(self, lengths: npt.NDArray[np.int64]) -> Ragged:
+        """The last so many values [rows] of each row."""
+        from_end = self.offsets[1:][self.rows] - np.arange(len(self.values))
+        return self.filter(from_end <= lengths[self.rows])
+
     def like(self, values: npt.NDArray[Any]) -> Ragged:
         """Other values on the same rows."""
         return Ragged(values, self.offsets)

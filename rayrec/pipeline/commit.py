@@ -29,7 +29,7 @@ from rayrec.publishing.run import Run
 from rayrec.slates.arms import ArmPath
 from rayrec.slates.assemble import AssembleStage, Pool
 from rayrec.slates.binding import bound
-from rayrec.slates.scored import Bools, rows_of
+from rayrec.slates.scored import Bools
 from rayrec.slates.targets import target_rows
 
 
@@ -135,7 +135,7 @@ class Commit:
         users = own.pool.of(own.members).scored.user_ids
         row = pc.index_in(other.pool.scored.user_ids, value_set=users)
         both = row.is_valid().to_numpy(zero_copy_only=False)
-        slates = rows_of(own.codes, row.drop_null().to_numpy().astype(np.int64))
+        slates = own.codes.take(row.drop_null().to_numpy().astype(np.int64))
         pool = other.pool.of(both)
         names, run = self._day.arms.names, self._what.run.record.identity
         return target_rows(logged, target, names, run, pool, slates, self._stages[target])

@@ -3,7 +3,8 @@
     <user> words of the instruction <history>  item item <gap> item <gap> item item <gap until now>
 
 Events that share a timestamp are a set: one group. After each group stands one gap token, the time until the next
-group (or until now), and there, at a gap token, the model is asked what comes next.
+group (or until now), and there, at a gap token, the model is asked what comes next. A user without events who asks for
+something is asked at the longest gap, right after <history>.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.reranking.vocabulary import GAP_DAYS, Vocabulary
 
 DAY_US = 86_400_000_000
+Int = npt.NDArray[np.int64]
 _EDGES = np.array([days * DAY_US for days in GAP_DAYS])
 
 
@@ -31,14 +33,21 @@ class Layout:
     tokens: int
 
     @property
-    def prefix(self) -> npt.NDArray[np.int64]:
-        """What every prompt starts with, int64 [p]."""
-        return np.array([self.vocabulary.user, *self.words, self.vocabulary.history], np.int64)
+    def prefix(self) -> Int:
+        """What a prompt with the layout's own instruction starts with, int64 [p]."""
+        return self.prefixes(Ragged.from_lengths(np.array(self.words, np.int64), [len(self.words)])).values
 
-    def prompts(self, item: Ragged, ts: Ragged, now: int) -> Ragged:
+    def prefixes(self, words: Ragged) -> Ragged:
+        """What prompts start with: <user>, each row's words (int64 token ids), <history>."""
+        one = np.ones(len(words), np.int64)
+        marks = [Ragged.from_lengths(mark * one, one) for mark in (self.vocabulary.user, self.vocabulary.history)]
+        return marks[0].joined(words).joined(marks[1])
+
+    def prompts(self, item: Ragged, ts: Ragged, now: int, words: Ragged | None = None) -> Ragged:
         """Token ids int64, one row a user. `item`: artefact indices >= 0, oldest first; `ts`, `now`: microseconds UTC.
 
-        Rows without events come out empty: there is nothing to read. Rows too long lose their oldest tokens.
+        `words`: token ids of what each user asks for; a row without any has the layout's own instruction. Rows with
+        neither events nor words come out empty: there is nothing to read. Rows too long lose their oldest events.
         """
         lengths = np.minimum(item.lengths, self.events)
         start = item.offsets[1:] - lengths
@@ -46,19 +55,19 @@ class Layout:
         times = ts.values[at]
         until = np.append(times[1:], now)[: len(times)]
         until[np.cumsum(lengths)[lengths > 0] - 1] = now
-        return self._with_prefix(interleave(self.vocabulary, item.values[at], times, lengths, until)[0])
+        body = interleave(self.vocabulary, item.values[at], times, lengths, until)[0]
+        asks = np.zeros(len(item), np.bool_) if words is None else words.lengths > 0
+        alone = asks & (lengths == 0)
+        body = body.joined(Ragged.from_lengths(np.full(alone.sum(), self.longest_gap), alone.astype(np.int64)))
+        own = Ragged.from_lengths(np.tile(self.words, int((~asks).sum())), np.where(asks, 0, len(self.words)))
+        prefix = self.prefixes(own if words is None else words.joined(own))
+        kept = np.minimum(body.lengths, self.tokens - prefix.lengths)
+        return prefix.filter((kept > 0)[prefix.rows]).joined(body.tails(kept))
 
-    def _with_prefix(self, body: Ragged) -> Ragged:
-        prefix = self.prefix
-        kept = np.minimum(body.lengths, self.tokens - len(prefix))
-        from_end = body.offsets[1:][body.rows] - np.arange(len(body.values))
-        tail = body.values[from_end <= kept[body.rows]]
-        lengths = np.where(kept > 0, kept + len(prefix), 0)
-        out = Ragged.from_lengths(np.empty(lengths.sum(), np.int64), lengths)
-        place = np.arange(len(out.values)) - out.offsets[:-1][out.rows]
-        out.values[place >= len(prefix)] = tail
-        out.values[place < len(prefix)] = np.tile(prefix, int((kept > 0).sum()))
-        return out
+    @property
+    def longest_gap(self) -> int:
+        """The token of the longest gap."""
+        return self.vocabulary.first_gap + len(GAP_DAYS)
 
 
 def group_ends(ts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

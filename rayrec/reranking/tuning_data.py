@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,18 +143,18 @@ def collate(examples: Examples, rows: Int, pad: int) -> Batch:
     """One batch from some rows."""
     lengths = examples.tokens.lengths[rows]
     tokens = np.full((len(rows), int(lengths.max(initial=1))), pad)
-    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = _take(examples.tokens, rows)
+    tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = examples.tokens.take(rows).values
     asked = examples.query.lengths[rows]
-    place = _take(examples.query, rows) + np.repeat(np.arange(len(rows)) * tokens.shape[1], asked)
-    queries = _take(examples.query.like(np.arange(len(examples.cut))), rows)
+    place = examples.query.take(rows).values + np.repeat(np.arange(len(rows)) * tokens.shape[1], asked)
+    queries = examples.query.like(np.arange(len(examples.cut))).take(rows).values
     counts = examples.target.lengths[queries]
     return Batch(
         tokens,
         place,
         examples.cut[queries],
-        _take(examples.target, queries),
+        examples.target.take(queries).values,
         np.repeat(np.arange(len(queries)), counts),
-        _take(examples.weight, queries),
+        examples.weight.take(queries).values,
     )
 
 
@@ -219,22 +218,9 @@ def _with_prefix(
     weights: npt.NDArray[np.float32],
 ) -> Examples:
     """Cut to what is shown, put the prefix before it, and drop users who are asked nothing."""
-    prefix = layout.prefix
     body = tokens.filter(shown)
     asked = Ragged.from_lengths(np.flatnonzero(asking[shown]), np.bincount(tokens.rows[asking], minlength=len(tokens)))
-    place = asked.values - body.offsets[:-1][asked.rows] + len(prefix)
     rows = np.flatnonzero(asked.lengths > 0)
-    lengths = body.lengths[rows] + len(prefix)
-    out = Ragged.from_lengths(np.empty(lengths.sum(), np.int64), lengths)
-    inner = np.arange(len(out.values)) - out.offsets[:-1][out.rows]
-    out.values[inner >= len(prefix)] = _take(body, rows)
-    out.values[inner < len(prefix)] = np.tile(prefix, len(rows))
-    return Examples(out, Ragged.from_lengths(place, asked.lengths[rows]), cut, target, target.like(weights))
-
-
-def _take(ragged: Ragged, rows: Int) -> npt.NDArray[Any]:
-    """The values of some rows, one after another."""
-    lengths = ragged.lengths[rows]
-    first = np.repeat(ragged.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
-    values: npt.NDArray[Any] = ragged.values[first + np.arange(lengths.sum())]
-    return values
+    place = asked.like(asked.values - body.offsets[:-1][asked.rows] + len(layout.prefix)).take(rows)
+    prefix = Ragged.from_lengths(np.tile(layout.prefix, len(rows)), np.full(len(rows), len(layout.prefix)))
+    return Examples(prefix.joined(body.take(rows)), place, cut, target, target.like(weights))

@@ -29,7 +29,7 @@ from rayrec.slates.fallback import Fallback, in_the_order_of
 from rayrec.slates.pins import Chosen, with_pins
 from rayrec.slates.policies import Greedy, SlatePolicy, policy_kind
 from rayrec.slates.rules import PINNED, Rules
-from rayrec.slates.scored import Bools, Floats, Items, Scored, rows_of
+from rayrec.slates.scored import Bools, Floats, Items, Scored
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Pool:
             return self
         rows = np.flatnonzero(users)
         cold = None if self.cold is None else self.cold[rows]
-        return Pool(self.scored.of(rows), rows_of(self.own, rows), rows_of(self.source, rows), cold)
+        return Pool(self.scored.of(rows), self.own.take(rows), self.source.take(rows), cold)
 
     def where(self, kept: Bools) -> Pool:
         """The candidates [candidates] that are kept."""

@@ -25,7 +25,7 @@ from rayrec.errors import ConfigError
 from rayrec.ordering import best
 from rayrec.ridge import Batch, one_thread, padded_batches
 from rayrec.settings import NoSettings, read_settings, require
-from rayrec.slates.scored import Bools, Floats, Ints, Items, Scored, carried, rows_of
+from rayrec.slates.scored import Bools, Floats, Ints, Items, Scored, carried
 
 Doubles = npt.NDArray[np.float64]
 _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory
@@ -48,7 +48,7 @@ class Head:
         low = np.min(scores, axis=1, where=batch.mask, initial=np.inf)[:, None]
         span = np.max(scores, axis=1, where=batch.mask, initial=-np.inf)[:, None] - low
         relevance = np.where(batch.mask & (span > 0), (scores - low) / np.where(span > 0, span, 1), 0)
-        history = rows_of(scored.history, batch.rows)
+        history = scored.history.take(batch.rows)
         return cls(relevance, batch.mask, scored.candidate.values[places], history, scored.items)
 
     @cached_property

@@ -13,7 +13,7 @@ import numpy as np
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.ordering import descending_keys, padded_rows, positions_of
-from rayrec.slates.scored import Bools, Floats, carried, rows_of
+from rayrec.slates.scored import Bools, Floats, carried
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def in_the_order_of(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
     So chance spreads as widely as around the blend's own order, whatever the scale of the source's scores.
     """
     rows = np.flatnonzero(users)
-    cells = rows_of(own.like(np.arange(len(own.values))), rows)
+    cells = own.like(np.arange(len(own.values))).take(rows)
     result: Floats = own.values.copy()
     for block in padded_rows(cells.offsets):
         at = cells.values[block.take]

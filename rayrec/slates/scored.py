@@ -67,20 +67,13 @@ class Scored:
 
     def of(self, users: Ints) -> Scored:
         """These users alone, in this order."""
-        scores, candidate, history = (rows_of(part, users) for part in (self.scores, self.candidate, self.history))
+        scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
         return Scored(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)
 
     def where(self, kept: Bools) -> Scored:
         """The candidates [candidates] that are kept; users stay, perhaps without any."""
         scores = self.scores.filter(kept)
         return replace(self, scores=scores, candidate=scores.like(self.candidate.values[kept]))
-
-
-def rows_of(ragged: Ragged, rows: Ints) -> Ragged:
-    """These rows, in this order."""
-    chosen = Ragged.from_lengths(np.empty(0), ragged.lengths[rows])
-    shift = np.repeat(ragged.offsets[rows] - chosen.offsets[:-1], chosen.lengths)
-    return chosen.like(ragged.values[np.arange(chosen.offsets[-1]) + shift])
 
 
 def carried(scores: Floats, mask: Bools, below: Floats) -> Floats:
