@@ -80,7 +80,7 @@ def publish_model(root: str, items: int, settings: Tuning) -> None:
     """An untuned model: speed does not depend on what the weights are."""
     ids = _item_ids(items)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = vocabulary.scratch_tokenizer(INSTRUCTION, ids, items)
+        tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], ids, items)
         vocab = vocabulary.vocabulary_of(tokenizer, items)
         tokenizer.save_pretrained(folder)
         model.build(settings, vocab, TOKENS).export(Path(folder))

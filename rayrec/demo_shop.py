@@ -10,8 +10,9 @@ Between these *wanted* events lie *noise* events: items of other kinds, drawn by
 does not give them away.
 
 Because the next item depends on the last one and on the day, order and recency are worth something; because noise is in
-the way, so is denoising. Nothing else is planted, and no recommender is told any of it. The probabilities of every next
-item are known, so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
+the way, so is denoising. Nothing else is planted, and no recommender is told any of it, but for what some users
+(SAYS) say of themselves in instructions.csv: which kinds they care about. The probabilities of every next item are
+known, so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ DATE = date(2026, 3, 2)  # the day to recommend for
 PAST_DAYS, FUTURE_DAYS = 60, 7
 CHAIN, STAY = 0.6, 0.7  # P(follow-up of the last item of the kind), P(staying with the kind)
 NOISE = 0.18  # of all events before the date
+SAYS = 0.5  # of all users: those who say what they like
 BEST = 50  # length of the best possible slate
 _US = 86_400 * 10**6
 _CUT = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp()) * 10**6
@@ -197,7 +199,7 @@ def _write(
     for name in pc.unique(day).to_pylist():
         pa_csv.write_csv(rows.filter(pc.equal(day, name)), data_root / "events" / f"{name}.csv")
     pa_csv.write_csv(_items(catalogue, item_id), data_root / "items.csv")
-    pa_csv.write_csv(_instructions(people, user_id), data_root / "instructions.csv")
+    pa_csv.write_csv(_instructions(rng, people, user_id), data_root / "instructions.csv")
     past = events.filter(pc.less(events["ts"], DATE.isoformat()))
     noise = past.filter(past["noise"]).select(["user_id", "item_id", "ts"])
     pa_csv.write_csv(noise, truth_root / "noise.csv")
@@ -243,15 +245,16 @@ def _items(catalogue: _Catalogue, item_id: Any) -> pa.Table:
     return pa.table(table).sort_by("item_id")
 
 
-def _instructions(people: _People, user_id: Any) -> pa.Table:
-    """What each user would say of themselves: preference in words, a vague intention, the task form."""
-    names = list(GOODS)
-    liked = [" and ".join(names[kind].lower() for kind in np.flatnonzero(row)) for row in people.cares]
+def _instructions(rng: np.random.Generator, people: _People, user_id: Any) -> pa.Table:
+    """A vague intention for everybody, and what some users say that they like."""
+    names = [name.lower() for name in GOODS]
+    says = np.flatnonzero(rng.random(len(user_id)) < SAYS)
+    liked = [" and ".join(names[kind] for kind in np.flatnonzero(row)) for row in people.cares[says]]
     table = {
-        "user_id": user_id,
-        "preference": [f"I care about {kinds}." for kinds in liked],
-        "intention": ["What should I get next?"] * len(liked),
-        "task_form": ["rank"] * len(liked),
+        "user_id": ["*", *user_id[says]],
+        "arm": [""] * (1 + len(says)),
+        "preference": ["", *(f"I care about {kinds}." for kinds in liked)],
+        "intention": ["What should I get next?"] + [""] * len(says),
     }
     return pa.table(table)
 

@@ -165,10 +165,30 @@ class ItemSource(FileSource):
         return self
 
 
+class InstructionSource(FileSource):
+    """What users ask for, in words: rows for a user or for everybody (`*`), in one arm or (arm empty) in all.
+
+    A column that the files lack is set to null here.
+    """
+
+    user_id: ColumnLike = "user_id"
+    arm: ColumnLike | None = "arm"
+    preference: ColumnLike | None = "preference"
+    intention: ColumnLike | None = "intention"
+    max_quarantine_share: float = Field(0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _some_words(self) -> InstructionSource:
+        if self.preference is None and self.intention is None:
+            raise ValueError("data.instructions needs a column of preferences, of intentions, or both")
+        return self
+
+
 class Data(Section):
     root: str = ""
     interactions: InteractionSource
     items: ItemSource
+    instructions: InstructionSource | None = None
     events: dict[str, float] = {"interaction": 1.0}
     """Known event names. Weight > 0: a positive, trained on with that weight; 0: seen only; < 0: evidence against."""
     window_days: int = Field(90, ge=1)

@@ -53,10 +53,14 @@ class Blend(Section):
 
 
 class Instruction(Section):
-    """What is asked for, in words; the same for everybody here (a table per user is an input of its own)."""
+    """What is asked for, in words, where data.instructions says nothing for a user and arm."""
 
     text: str = "Recommend what this user will want next."
-    max_chars: int = Field(300, ge=1)
+    max_chars: int = Field(300, ge=1)  # of a preference or an intention
+    templates: str | None = None  # a YAML file to use instead of rayrec/instructions/templates/
+
+
+Form = Literal["specific", "vague", "search", "contrary", "explicit"]  # see rayrec.reranking.tuning_requests
 
 
 class Tuning(Section):
@@ -66,6 +70,10 @@ class Tuning(Section):
     heads: int = Field(2, ge=1)
     feedforward: int = Field(192, ge=64, multiple_of=64)  # whole vectors for the kernels
     events: int = Field(100, ge=1)  # newest events in a prompt
+    words: int = Field(64, ge=1)  # tokens of an instruction that are read
+    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.0, "contrary": 0.5, "explicit": 0.1})
+    """Prompts per user and epoch that ask for something, besides the plain one; only where an arm is asked anything."""
+    items_from: Literal["random", "text", "collaborative", "hybrid"] = "collaborative"  # where item vectors start
     min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
     horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
     target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same

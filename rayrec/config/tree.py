@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from rayrec.config.data import Data, Section
+from rayrec.config.embeddings import Embeddings
 from rayrec.config.feedback import Feedback
 from rayrec.config.sections import (
     Arms,
@@ -42,17 +43,18 @@ class Config(Section):
     slate: Slate = Slate()
     arms: Arms
     feedback: Feedback | None = None
+    embeddings: Embeddings | None = None
     resources: Resources = Resources()
     output: Output = Output()
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that can change a row: not where the data lies, where it goes, or on how many machines."""
+        """Of everything that can change a slate: not where the data lies, where it goes, or on how many machines."""
         return digest(self.meaning())
 
     def meaning(self) -> dict[str, Any]:
-        """The settings that can change a row, as plain data."""
-        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback"})
+        """The settings that can change a slate, as plain data; embeddings are a publication of their own."""
+        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings"})
         del content["data"]["root"]
         return content
 

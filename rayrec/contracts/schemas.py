@@ -101,6 +101,19 @@ TARGET = pa.schema(
 )
 """What other arms would have made of a published slate: the numerator of off-policy weights; 0 where they could not."""
 
+INSTRUCTION = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),  # EVERYBODY, or a user
+        pa.field("arm", pa.string()),  # null: every arm
+        pa.field("preference", pa.string()),  # clean words; one of the two at least
+        pa.field("intention", pa.string()),
+    ]
+)
+"""What is asked for, in words: one row a (user, arm), sorted by them, null last."""
+
+EVERYBODY = "*"
+"""The user_id of instructions for every user."""
+
 FEEDBACK = pa.schema(
     [
         pa.field("slate_id", pa.string(), nullable=False),

@@ -83,6 +83,11 @@ def item_files(data: Data) -> tuple[InputFile, ...]:
     return () if data.items.from_interactions else list_files(data.root, data.items, "data.items")
 
 
+def instruction_files(data: Data) -> tuple[InputFile, ...]:
+    """The files of the instruction table, sorted by path; () where there is none."""
+    return () if data.instructions is None else list_files(data.root, data.instructions, "data.instructions")
+
+
 def list_files(root: str, source: FileSource, section: str, root_key: str = "data.root") -> tuple[InputFile, ...]:
     """All files of a source, sorted by path. Raises DataError naming the pattern, the place and the nearest names.
 

@@ -1,6 +1,19 @@
 """Denoising: which events of a history to believe. Importing the package registers every method."""
 
-from rayrec.denoising import influence, none, rules
+from rayrec.denoising import ease, influence, loss, nbpo, none, propensity, rules
 from rayrec.denoising.base import METHODS, REASONS, Denoiser, Histories, Verdict
 
-__all__ = ["METHODS", "REASONS", "Denoiser", "Histories", "Verdict", "influence", "none", "rules"]
+__all__ = [
+    "METHODS",
+    "REASONS",
+    "Denoiser",
+    "Histories",
+    "Verdict",
+    "ease",
+    "influence",
+    "loss",
+    "nbpo",
+    "none",
+    "propensity",
+    "rules",
+]

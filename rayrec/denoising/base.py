@@ -7,7 +7,7 @@ tests/denoising/test_denoiser_contract.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -15,10 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest
+from rayrec.needs import Need
 
-REASONS = ("kept", "inconsistent", "harmful", "both", "undone", "burst", "repeated", "skimmed")
+REASONS = (
+    "kept",
+    "inconsistent",
+    "harmful",
+    "both",
+    "undone",
+    "burst",
+    "repeated",
+    "skimmed",
+    "unexplained",
+    "doubtful",
+)
 """Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both;
-`undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py)."""
+`undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py);
+`unexplained` by a model of everybody's events (loss, propensity, nbpo), or `doubtful` by several signs (ensemble)."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +66,41 @@ class Verdict:
         return cls(np.ones(events, np.float32), unjudged, np.zeros(events, np.float32), np.zeros(events, np.int8))
 
 
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
 class Denoiser(ABC):
     """Loaded once in an actor with the item model's arrays, then called with one shard after another."""
 
     name: ClassVar[str]
+    learns: ClassVar[bool] = False  # whether `learn` has something to give to `load`
 
     @classmethod
     @abstractmethod
     def check(cls, settings: Mapping[str, Any]) -> None:
         """Raise ConfigError on settings that `load` would refuse: called before any work starts."""
+
+    @classmethod
+    def needs(cls, settings: Mapping[str, Any]) -> tuple[Need, ...]:
+        """The fits whose arrays `load` looks for, beside `item.count`. Raises ConfigError on unknown settings."""
+        cls.check(settings)
+        return ()
+
+    @classmethod
+    def learned_key(cls, settings: Mapping[str, Any]) -> str:
+        """What the names of learned arrays begin with in `load`'s arrays."""
+        return f"{cls.name}-{digest(dict(settings))}"
+
+    @classmethod
+    def learn(
+        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Mapping[str, Any]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What the method learns once a night from the fit's own events, where `learns` says so.
+
+        `items`: the size of the catalogue; `refit` gives the arrays of `needs` as fitted on other histories. No item
+        codes may be in the result: it serves every catalogue.
+        """
+        raise NotImplementedError(f"{cls.name} learns nothing")
 
     @classmethod
     @abstractmethod
@@ -69,6 +110,17 @@ class Denoiser(ABC):
     @abstractmethod
     def judge(self, histories: Histories) -> Verdict:
         """Pure: depends on each user's own history and the model, never on who else is in the batch."""
+
+
+def required(arrays: Arrays, name: str, method: str) -> npt.NDArray[Any]:
+    """The array of that name. Raises ConfigError if the item model was fitted without it."""
+    if name not in arrays:
+        raise ConfigError(
+            f"denoising by {method} needs {name!r}, which the item model does not hold",
+            where="denoise.method",
+            do=f"fit the item model again with {name.partition('.')[0]!r}, as jobs.fit does with this config",
+        )
+    return arrays[name]
 
 
 METHODS: dict[str, type[Denoiser]] = {}

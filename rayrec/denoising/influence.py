@@ -9,6 +9,13 @@ h_i = v_i'a_i and y_i = v_i'p, the user refitted without event i is p - a_i (1 -
 - harm_i: the mean of delta s_ij = -v_j'a_i (1 - y_i) / (1 - h_i) over trusted targets j, less its mean over hard
   negatives. Above 0, taking the event out moves the trusted events up. It finds what hurts the ranking.
 
+With `alpha` above 0 events have the confidences of Hu, Koren & Volinsky instead, c_k = 1 + w_k with w_k = alpha times the
+event's weight: A = lambda I + alpha0 V'V + sum_k w_k v_k v_k', p = A^-1 sum_k c_k v_k (theirs has alpha0 = 1). Then
+p - a_i (1 + w_i (1 - y_i)) / (1 - w_i h_i) is the user without event i, y_i^(-i) = v_i' of it, and harm as above.
+
+Effects do not add up: with `rounds` above 1 the events that may go do so in several rounds, and what is left is measured
+again before each. An event keeps the measures of the round in which it went.
+
 Only positive events whose item has factors are judged; the others stay. Evidence against an item (weights below 0) is
 not used here. Nothing at or after the scored date is known: trusted events are the user's own newest positives.
 """
@@ -25,9 +32,10 @@ import torch
 from torch import Tensor
 
 from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.base import Denoiser, Histories, Verdict, register
+from rayrec.denoising.base import Denoiser, Histories, Verdict, register, required
 from rayrec.denoising.selection import Limits, take_out
-from rayrec.errors import ConfigError
+from rayrec.denoising.trusted import trusted_events
+from rayrec.needs import Need
 from rayrec.ridge import Batch, Blocks, Whitened, gram_of, one_thread, padded_batches, row_times, solve_blocks
 from rayrec.rowwise import dense_dense
 from rayrec.settings import read_settings, require
@@ -37,10 +45,12 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass(frozen=True)
 class InfluenceSettings:
-    """`lam` and `alpha0` shape the ridge block; trusted_* say which events are; the rest bounds what may go."""
+    """`lam`, `alpha0` and `alpha` shape the block; trusted_* say which events are; the rest bounds what may go."""
 
     lam: float = 10.0
     alpha0: float = 0.1
+    alpha: float = 0.0  # 0: all events weigh 1
+    rounds: int = 1
     trusted_newest: int = 5  # of the user's positives that pass the two filters below
     trusted_min_weight: float | None = None  # the event's weight in data.events
     trusted_min_value: float | None = None  # a rating, say
@@ -57,7 +67,8 @@ class InfluenceSettings:
 
     def __post_init__(self) -> None:
         require(self.lam > 0, "lam must be above 0")
-        require(self.alpha0 >= 0, "alpha0 must not be below 0")
+        require(self.alpha0 >= 0 and self.alpha >= 0, "alpha0 and alpha must not be below 0")
+        require(self.rounds >= 1, "rounds must be at least 1")
         require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
         require(self.hard_negatives >= 0, "hard_negatives must not be below 0")
         require(self.negative_pool >= 1, "negative_pool must be at least 1")
@@ -85,7 +96,8 @@ class Influence(Denoiser):
     def __init__(self, factors: npt.NDArray[Any], count: npt.NDArray[Any], settings: InfluenceSettings) -> None:
         self.settings = settings
         self._limits = settings.limits()
-        self.dtype = _DTYPES[settings.dtype]
+        # With confidences 1 - w h cancels: there, float64 whatever is asked for.
+        self.dtype = torch.float64 if settings.alpha else _DTYPES[settings.dtype]
         self.whitened = Whitened.of(factors, gram_of(factors), settings.lam, settings.alpha0, self.dtype)
         self.known: npt.NDArray[np.bool_] = np.any(factors != 0, axis=1)
         popular = np.lexsort((np.arange(len(count)), -count.astype(np.float64)))
@@ -100,79 +112,86 @@ class Influence(Denoiser):
         read_settings(InfluenceSettings, settings, "denoise.settings (influence)")
 
     @classmethod
+    def needs(cls, settings: Mapping[str, Any]) -> tuple[Need, ...]:
+        cls.check(settings)
+        return (Need("ials"),)
+
+    @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        for name in ("ials.factors", "item.count"):
-            if name not in arrays:
-                raise ConfigError(
-                    f"denoising by influence needs {name!r}, which the item model does not hold",
-                    do="fit the item model again with `ials`",
-                )
-        given = read_settings(InfluenceSettings, settings, "denoise.settings (influence)")
-        return cls(arrays["ials.factors"], arrays["item.count"], given)
+        factors, count = (required(arrays, name, cls.name) for name in ("ials.factors", "item.count"))
+        return cls(factors, count, read_settings(InfluenceSettings, settings, "denoise.settings (influence)"))
 
     def judge(self, histories: Histories) -> Verdict:
-        judged = (histories.weight.values > 0) & self.known[histories.item.values]
-        verdict = Verdict.all_kept(len(judged))
-        item = histories.item.filter(judged)
-        if not len(item.values):
-            return verdict
-        trusted = self._trusted(histories, judged)
+        present = (histories.weight.values > 0) & self.known[histories.item.values]
+        verdict = Verdict.all_kept(len(present))
+        counts = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
+        quota = self._limits.allowed(counts)
+        for number in range(1, self.settings.rounds + 1):
+            left = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
+            self._judge(histories, present, -(-quota * number // self.settings.rounds) - (counts - left), verdict)
+            present &= verdict.reason == 0
+        return verdict
+
+    def _judge(
+        self, histories: Histories, present: npt.NDArray[np.bool_], allowed: npt.NDArray[np.int64], verdict: Verdict
+    ) -> None:
+        """One round: of the events that are `present`, as many as are `allowed` [users] go; fills in `verdict`."""
+        item = histories.item.filter(present)
+        given = self.settings
+        trusted = trusted_events(
+            histories, present, given.trusted_newest, given.trusted_min_weight, given.trusted_min_value
+        )
         consistency, harm = np.empty(len(item.values), np.float64), np.zeros(len(item.values), np.float64)
         keep, reason = np.ones(len(item.values), np.float32), np.zeros(len(item.values), np.int8)
-        for batch, y, harmful in self._measured(item, trusted):
-            kept, why = take_out(y, harmful, batch.mask, self._limits)
+        for batch, y, harmful in self._measured(item, trusted, histories.weight.values[present]):
+            kept, why = take_out(y, harmful, batch.mask, self._limits, allowed[batch.rows])
             at = batch.take[batch.mask]
             consistency[at], harm[at] = y[batch.mask], harmful[batch.mask]
             keep[at], reason[at] = kept[batch.mask], why[batch.mask]
-        verdict.influence[judged], verdict.harm[judged] = consistency, harm
-        verdict.keep[judged], verdict.reason[judged] = keep, reason
-        return verdict
+        verdict.influence[present], verdict.harm[present] = consistency, harm
+        verdict.keep[present], verdict.reason[present] = keep, reason
 
-    def measure(self, item: Ragged, trusted: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def measure(
+        self, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32] | None = None
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Self-consistency and harm of each event, [total], in the settings' dtype: the maths without the selection.
 
-        `item`: int32 codes of positive events, all with factors; `trusted` [total].
+        `item`: int32 codes of positive events, all with factors; `trusted` [total]; `weight` [total]: the events' own,
+        not below 0 (default: 1), of use with `alpha` alone.
         """
         dtype = np.dtype(self.settings.dtype)
         consistency, harm = np.zeros(len(item.values), dtype), np.zeros(len(item.values), dtype)
-        for batch, y, harmful in self._measured(item, trusted):
+        given = np.ones(len(item.values), np.float32) if weight is None else weight
+        for batch, y, harmful in self._measured(item, trusted, given):
             at = batch.take[batch.mask]
             consistency[at], harm[at] = y[batch.mask], harmful[batch.mask]
         return consistency, harm
 
     def _measured(
-        self, item: Ragged, trusted: npt.NDArray[np.bool_]
+        self, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]
     ) -> Iterator[tuple[Batch, npt.NDArray[Any], npt.NDArray[Any]]]:
         for batch in padded_batches(item.offsets, self.whitened.items.shape[1]):
             with one_thread(), torch.inference_mode():
-                consistency, harm = self._measure(batch, item, trusted)
+                consistency, harm = self._measure(batch, item, trusted, weight)
             yield batch, consistency, harm
 
-    def _trusted(self, histories: Histories, judged: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        eligible = np.ones(int(judged.sum()), np.bool_)
-        if self.settings.trusted_min_weight is not None:
-            eligible &= histories.weight.values[judged] >= self.settings.trusted_min_weight
-        if self.settings.trusted_min_value is not None:
-            eligible &= histories.value.values[judged] >= self.settings.trusted_min_value  # NaN is not trusted
-        rows = histories.item.rows[judged]
-        ends = np.searchsorted(rows, rows, side="right")
-        through = np.concatenate([[0], np.cumsum(eligible)])
-        newer = through[ends] - through[1:]  # eligible events of the same user after this one
-        trusted: npt.NDArray[np.bool_] = eligible & (newer < self.settings.trusted_newest)
-        return trusted
-
     def _measure(
-        self, batch: Batch, item: Ragged, trusted: npt.NDArray[np.bool_]
+        self, batch: Batch, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         codes = item.values[batch.take]
         mask = torch.from_numpy(batch.mask).to(self.dtype)
         w = self.whitened.items[torch.from_numpy(codes).long()] * mask.unsqueeze(2)
-        blocks = solve_blocks(w, mask)
-        leverage = blocks.one_minus_y / blocks.one_minus_h
+        if self.settings.alpha:
+            more = torch.from_numpy(weight[batch.take]).to(self.dtype) * self.settings.alpha * mask
+            blocks, leverage, consistency = _solve_confident(w, more, mask)
+        else:
+            blocks = solve_blocks(w, mask)
+            leverage = blocks.one_minus_y / blocks.one_minus_h
+            consistency = 1 - leverage
         trust = torch.from_numpy(trusted[batch.take] & batch.mask).to(self.dtype)
         harm = leverage * (self._toward_negatives(blocks, codes, batch) - _toward_trusted(blocks, trust))
         harm *= (trust.sum(1, keepdim=True) - trust > 0) * mask
-        return (1 - leverage).numpy(), harm.numpy()
+        return consistency.numpy(), harm.numpy()
 
     def _toward_negatives(self, blocks: Blocks, codes: npt.NDArray[np.int32], batch: Batch) -> Tensor:
         """The mean of v_j'a_i over the user's hard negatives j: [b, L]."""
@@ -189,6 +208,21 @@ class Influence(Denoiser):
         # The chosen items' weighted mean as a sum over each row on its own.
         mean = torch.nn.functional.embedding_bag(where, self._pool_factors, mode="sum", per_sample_weights=share)
         return blocks.toward(mean)
+
+
+def _solve_confident(w: Tensor, more: Tensor, mask: Tensor) -> tuple[Blocks, Tensor, Tensor]:
+    """The blocks where events weigh `more` [b, L] >= 0 and aim at 1 + more; p without event i is p - leverage_i a_i.
+
+    Gives the blocks, leverage and self-consistency [b, L].
+    """
+    block = torch.bmm((w * more.unsqueeze(2)).transpose(1, 2), w)
+    block.diagonal(dim1=1, dim2=2).add_(1)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(block))
+    direction = row_times(row_times((1 + more) * mask, w), inverse)
+    h = (torch.bmm(w, inverse) * w).sum(2)
+    y = row_times(direction, w.transpose(1, 2))
+    leverage = (1 + more * (1 - y)) / (1 - more * h) * mask
+    return Blocks(w, inverse, False, 1 - h, (1 - y) * mask, direction), leverage, y - h * leverage
 
 
 def _toward_trusted(blocks: Blocks, trust: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS, Denoiser, Histories, Verdict, register
+from rayrec.denoising.selection import Cap, strongest
 from rayrec.settings import read_settings, require
 
 _DAY = 86_400_000_000
@@ -47,8 +48,8 @@ class RulesSettings:
         require(self.undo_days >= 0 and self.burst_seconds >= 0, "undo_days and burst_seconds must not be below 0")
         require(self.burst_moments >= 2, "burst_moments must be at least 2")
         require(self.repeats >= 1, "repeats must be at least 1")
-        require(0 <= self.skim_share <= 1 and 0 <= self.max_share <= 1, "shares must be between 0 and 1")
-        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
+        require(0 <= self.skim_share <= 1, "skim_share must be between 0 and 1")
+        Cap(self.max_share, self.min_keep, self.min_events)
         require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
 
 
@@ -83,23 +84,11 @@ class Rules(Denoiser):
             strength[found[rule]] = 1 - place / len(_RULES)
             reason[found[rule]] = REASONS.index(rule)
         strength[~positive] = 0
-        out = self._allowed(histories.item, positive, strength)
+        out = strongest(histories.item, strength, positive, Cap(given.max_share, given.min_keep, given.min_events))
         verdict.harm[:] = strength
         verdict.keep[out] = given.weight_out
         verdict.reason[out] = reason[out]
         return verdict
-
-    def _allowed(self, item: Ragged, positive: Bools, strength: npt.NDArray[np.float32]) -> Bools:
-        """The suspects [total] that go: of each user at most so many, the strongest first."""
-        given, rows = self.settings, item.rows
-        counts = np.bincount(rows, positive, minlength=len(item))
-        most = np.minimum(np.floor(given.max_share * counts + 1e-9), np.maximum(counts - given.min_keep, 0))
-        most[counts < given.min_events] = 0
-        order = np.lexsort((-np.arange(len(rows)), -strength, rows))
-        rank = np.empty(len(rows), np.int64)
-        rank[order] = np.arange(len(rows)) - item.offsets[rows[order]]
-        result: Bools = (strength > 0) & (rank < most[rows])
-        return result
 
 
 def undone(histories: Histories, undo_days: float) -> Bools:

@@ -8,37 +8,59 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS
 from rayrec.settings import require
+
+Bools = npt.NDArray[np.bool_]
 
 _INCONSISTENT, _HARMFUL = REASONS.index("inconsistent"), REASONS.index("harmful")
 
 
 @dataclass(frozen=True)
-class Limits:
+class Cap:
     """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
 
     max_share: float  # of a user's judged events
     min_keep: int  # events that stay
     min_events: int  # users with fewer are left alone
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_share <= 1, "max_share must be between 0 and 1")
+        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
+
+    def allowed(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """How many of so many judged events may go; any shape."""
+        most = np.minimum(np.floor(self.max_share * counts + 1e-9), np.maximum(counts - self.min_keep, 0))
+        return np.where(counts < self.min_events, 0, most).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Limits(Cap):
+    """A cap, and from where on an event is suspect by its self-consistency and its harm."""
+
     inconsistent_share: float  # an event is inconsistent within this lowest share of its user's self-consistencies ...
     inconsistent_ratio: float  # ... if it is also below this multiple of their median
     harmful_share: float  # an event is harmful within this highest share of harm, above 0, if below that median
     weight_out: float  # the keep weight of what is taken out: 0, or more to weigh it down instead
 
     def __post_init__(self) -> None:
-        for name in ("max_share", "inconsistent_share", "harmful_share"):
+        super().__post_init__()
+        for name in ("inconsistent_share", "harmful_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1")
         require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
-        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
 
 
 def take_out(
-    consistency: npt.NDArray[Any], harm: npt.NDArray[Any], mask: npt.NDArray[np.bool_], limits: Limits
+    consistency: npt.NDArray[Any],
+    harm: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_],
+    limits: Limits,
+    allowed: npt.NDArray[np.int64] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
     """Keep weight and reason of each event, [b, L], from measures [b, L]; `mask` marks the events of each row.
 
-    Where more events are suspect than may go, those with the highest sum of the two within-user ranks go first, newer
+    `allowed` [b]: how many may go, where it is not what the limits say of the events in the mask. Where more events are suspect than may go, those with the highest sum of the two within-user ranks go first, newer
     events before older ones on ties.
     """
     counts = mask.sum(1, keepdims=True)
@@ -51,12 +73,33 @@ def take_out(
         & (consistency < limits.inconsistent_ratio * median)
     )
     harmful = mask & (by_harm < limits.harmful_share * counts) & (harm > 0) & (consistency < median)
-    allowed = np.minimum(np.floor(limits.max_share * counts + 1e-9), np.maximum(counts - limits.min_keep, 0))
-    allowed[counts < limits.min_events] = 0
+    most = limits.allowed(counts) if allowed is None else allowed[:, None]
     suspect = inconsistent | harmful
-    out = suspect & (_rank((by_consistency + by_harm).astype(np.float64), suspect) < allowed)
+    out = suspect & (_rank((by_consistency + by_harm).astype(np.float64), suspect) < most)
     reason = np.where(out, _INCONSISTENT * inconsistent + _HARMFUL * harmful, 0).astype(np.int8)
     return np.where(out, np.float32(limits.weight_out), np.float32(1)), reason
+
+
+def strongest(item: Ragged, suspicion: npt.NDArray[Any], judged: npt.NDArray[np.bool_], cap: Cap) -> Bools:
+    """Which events [total] go: of each user's judged events those with the highest suspicion above 0, within the cap.
+
+    Newer events go before older ones on ties.
+    """
+    rows = item.rows
+    most = cap.allowed(np.bincount(rows, judged, minlength=len(item)))
+    values = np.where(judged, suspicion, -np.inf)
+    place = place_within(item, -values)
+    result: Bools = (values > 0) & (place < most[rows])
+    return result
+
+
+def place_within(item: Ragged, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """0 for the lowest value [total] among its row's, and so on; the later event comes first on ties."""
+    rows = item.rows
+    order = np.lexsort((-np.arange(len(rows)), values, rows))
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - item.offsets[rows[order]]
+    return place
 
 
 def _rank(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:

@@ -40,6 +40,8 @@ IN_WORDS = {
     "burst": "came faster than people act",
     "repeated": "repeats the same item on one day",
     "skimmed": "was looked at far shorter than usual",
+    "unexplained": "is what a model of all users' events expects least of this user",
+    "doubtful": "looks like noise by several signs together",
 }
 
 

@@ -84,6 +84,12 @@ def read_shard(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[p
                 yield _read(storage, path, *places[shard])
 
 
+def read_forgotten(storage: Storage, paths: Iterable[str], shard: int) -> int:
+    """How many forgotten users of one shard had rows in the splits' files."""
+    tokens = (read_statistics(storage, path)["forgotten_users"] for path in paths)
+    return len({token for users in tokens for token, of in users.items() if of == shard})
+
+
 def _index(storage: Storage, path: str) -> dict[str, Any]:
     size = storage.info(path).size
     tail = storage.read_range(path, max(0, size - _TAIL), min(size, _TAIL))

@@ -7,7 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.contracts import item_counts
@@ -15,8 +17,10 @@ from rayrec.contracts.quarantine import counts_by_reason
 from rayrec.contracts.reading import read_piece
 from rayrec.contracts.rows import RawBatch
 from rayrec.contracts.schemas import QUARANTINE
-from rayrec.contracts.sources import Piece, Split
+from rayrec.contracts.sources import InputFile, Piece, Split
 from rayrec.contracts.validation import Checked, InteractionContract
+from rayrec.forgotten import Forgotten
+from rayrec.hashing import shard_of
 from rayrec.histories.exchange import ExchangeWriter
 from rayrec.storage import Storage
 
@@ -25,18 +29,20 @@ _ROUND_ROWS = 4_000_000  # rows held in memory at once, about 40 bytes each
 
 @dataclass
 class Tally:
-    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window."""
+    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window + forgotten."""
 
     rows: int = 0
     accepted: int = 0
     outside_window: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
+    forgotten: int = 0  # rows in the window, of users who asked to be forgotten
 
     def add(self, other: Tally) -> None:
         self.rows += other.rows
         self.accepted += other.accepted
         self.outside_window += other.outside_window
         self.quarantined.update(other.quarantined)
+        self.forgotten += other.forgotten
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -44,34 +50,51 @@ class Tally:
             "accepted": self.accepted,
             "outside_window": self.outside_window,
             "quarantined": dict(sorted(self.quarantined.items())),
+            "forgotten": self.forgotten,
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Tally:
-        return cls(content["rows"], content["accepted"], content["outside_window"], Counter(content["quarantined"]))
+        counts = (content["rows"], content["accepted"], content["outside_window"])
+        return cls(*counts, Counter(content["quarantined"]), content["forgotten"])
 
 
 def ingest_split(
-    inputs: Storage, outputs: Storage, split: Split, contract: InteractionContract, *, exchange: str, quarantine: str
+    inputs: Storage,
+    outputs: Storage,
+    split: Split,
+    contract: InteractionContract,
+    *,
+    exchange: str,
+    quarantine: str,
+    forgotten: Forgotten | None = None,
 ) -> dict[str, Any]:
     """Write the split's exchange file, and before it its quarantine (parquet; no file where nothing broke).
 
+    Rows of forgotten users go nowhere, and count for nothing in the catalogue.
+
     Returns the split's statistics, which the exchange file holds too: a Tally as a dict, `files` (path -> Tally as a
-    dict) and `quarantine` (the file's path, or None). The exchange file is the receipt: it appears last, whole, and
-    doing it again gives the same rows. Raises DataError for input that cannot be read.
+    dict), `quarantine` (the file's path, or None) and `forgotten_users` (token -> shard, of those who have rows here).
+    The exchange file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
+    for input that cannot be read.
     """
     with ExitStack() as exchange_stack:
         target = exchange_stack.enter_context(outputs.writer(exchange))
         with ExitStack() as quarantine_stack:
-            ingest = _Ingest(ExchangeWriter(target, contract.data.shards), outputs, quarantine, quarantine_stack)
+            writer = ExchangeWriter(target, contract.data.shards)
+            ingest = _Ingest(writer, outputs, quarantine, quarantine_stack, forgotten or Forgotten())
             for piece in split.pieces:
                 ingest.read(inputs, piece, contract)
         return ingest.finish()
 
 
 class _Ingest:
-    def __init__(self, writer: ExchangeWriter, outputs: Storage, quarantine: str, stack: ExitStack) -> None:
+    def __init__(
+        self, writer: ExchangeWriter, outputs: Storage, quarantine: str, stack: ExitStack, forgotten: Forgotten
+    ) -> None:
         self._writer, self._outputs, self._path, self._stack = writer, outputs, quarantine, stack
+        self._forgotten = forgotten
+        self._forgotten_users: dict[str, int] = {}
         self._broken: pq.ParquetWriter | None = None
         self._round: list[pa.Table] = []
         self._items: list[pa.Table] = []
@@ -81,8 +104,8 @@ class _Ingest:
         where = inputs.url(piece.file.path)
         tally = self._files.setdefault(piece.file.path, Tally())
         for batch in read_piece(inputs, piece, contract.data.interactions, contract.columns, contract.needed):
-            checked = contract.check(batch, piece.file, where)
-            tally.add(_tally(batch, checked))
+            checked, forgotten = self._checked(batch, piece.file, where, contract)
+            tally.add(_tally(batch, checked, forgotten))
             self._keep(checked)
             if sum(table.num_rows for table in self._round) >= _ROUND_ROWS:
                 self._flush()
@@ -94,9 +117,30 @@ class _Ingest:
             total.add(tally)
         files = {path: tally.as_dict() for path, tally in self._files.items()}
         broken = self._path if self._broken is not None else None
-        statistics = {**total.as_dict(), "files": files, "quarantine": broken}
+        statistics = {
+            **total.as_dict(),
+            "files": files,
+            "quarantine": broken,
+            "forgotten_users": dict(sorted(self._forgotten_users.items())),
+        }
         self._writer.finish(item_counts.merge(self._items) if self._items else None, statistics)
         return statistics
+
+    def _checked(
+        self, batch: RawBatch, file: InputFile, where: str, contract: InteractionContract
+    ) -> tuple[Checked, int]:
+        """The batch through the contract, and how many of its rows were left out: those of forgotten users."""
+        checked = contract.check(batch, file, where)
+        users = checked.interactions["user_id"]
+        listed = self._forgotten.among(users)
+        if not listed.any():
+            return checked, 0
+        gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string())).combine_chunks()
+        for user, shard in zip(gone.to_pylist(), shard_of(gone, contract.data.shards).tolist(), strict=True):
+            self._forgotten_users[self._forgotten.token(user)] = shard
+        # Once more without them: what items are called must not be counted from their rows either.
+        rows = checked.interactions["source_row"].to_numpy()[listed]
+        return contract.check(batch.filter(~np.isin(batch.row, rows)), file, where), len(rows)
 
     def _keep(self, checked: Checked) -> None:
         if checked.interactions.num_rows:
@@ -117,6 +161,7 @@ class _Ingest:
         self._round = []
 
 
-def _tally(batch: RawBatch, checked: Checked) -> Tally:
+def _tally(batch: RawBatch, checked: Checked, forgotten: int) -> Tally:
     rows = batch.table.num_rows + len(batch.malformed)
-    return Tally(rows, checked.accepted, checked.outside_window, Counter(counts_by_reason(checked.quarantine)))
+    counts = Counter(counts_by_reason(checked.quarantine))
+    return Tally(rows, checked.accepted, checked.outside_window, counts, forgotten)

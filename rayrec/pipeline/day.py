@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 
+from rayrec import forgotten
 from rayrec.config import Config
-from rayrec.contracts.sources import InputFile, input_files, item_files
+from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
+from rayrec.forgotten import Forgotten
 from rayrec.hashing import digest
 from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
@@ -28,15 +30,32 @@ def microseconds(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Day:
-    """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked."""
+    """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked.
+
+    `listed`: who is forgotten; None: whoever is on the list of output.root when that is first asked. It then stays so,
+    in the workers too: a request that comes during the night is for the next run.
+    """
 
     config: Config
     date: date
+    listed: Forgotten | None = None
 
     def __hash__(self) -> int:
-        return hash((self.config.model_dump_json(), self.date))
+        return hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Day) and self._identity == other._identity
+
+    @cached_property
+    def _identity(self) -> tuple[str, str, str]:
+        return self.config.model_dump_json(), self.dt, self.forgotten.digest
+
+    @cached_property
+    def forgotten(self) -> Forgotten:
+        """Users whose events are dropped before anything is made of them."""
+        return forgotten.read(self.storage) if self.listed is None else self.listed
 
     @property
     def dt(self) -> str:
@@ -69,11 +88,20 @@ class Day:
         return item_files(self.config.data)
 
     @cached_property
+    def instruction_files(self) -> tuple[InputFile, ...]:
+        return instruction_files(self.config.data)
+
+    @property
+    def files(self) -> tuple[InputFile, ...]:
+        """Every input file."""
+        return (*self.interaction_files, *self.item_files, *self.instruction_files)
+
+    @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, and every input's name, size and version."""
+        """Of the rows that go in: the data settings, the date, every input's name, size and version, who is left out."""
         data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
-        files = [(file.path, file.size, file.version) for file in (*self.interaction_files, *self.item_files)]
-        return digest([data, self.dt, files])
+        files = [(file.path, file.size, file.version) for file in self.files]
+        return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])
 
     @property
     def work(self) -> str:
@@ -86,13 +114,18 @@ class Day:
     @cached_property
     def record(self) -> RunRecord:
         """What publishing calls this run."""
-        files = (*self.interaction_files, *self.item_files)
         return RunRecord(
             date=self.date,
             fingerprint=self.config.fingerprint,
             meaning=self.config.meaning(),
-            inputs=tuple(Input(file.path, file.size, file.version) for file in files),
+            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._list,
             shards=self.config.data.shards,
             arms=tuple(self.config.arms.variants),
             code_version=code_version(),
         )
+
+    @property
+    def _list(self) -> tuple[Input, ...]:
+        """The list of forgotten users, where there is one, as an input: its size is their number."""
+        listed = self.forgotten
+        return (Input(forgotten.FOLDER, len(listed), listed.digest),) if listed else ()

@@ -21,15 +21,17 @@ from rayrec.contracts.quarantine import check_share, counts_by_reason
 from rayrec.contracts.schemas import ITEM, QUARANTINE
 from rayrec.contracts.sources import Split, make_splits
 from rayrec.contracts.validation import InteractionContract
-from rayrec.histories.exchange import read_item_counts, read_shard, read_statistics
+from rayrec.histories.exchange import read_forgotten, read_item_counts, read_shard, read_statistics
 from rayrec.histories.grouping import group, read_histories, write_histories
 from rayrec.histories.ingest import Tally, ingest_split
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.instructions import OF_INSTRUCTIONS, ingest_instructions
 from rayrec.progress import Progress
 from rayrec.storage import Storage
 
 OF_ITEMS = "item: "  # begins the reasons of rows of the item files, which are no part of the interactions' share
+FORGOTTEN = "forgotten"  # why users who asked to be forgotten are ineligible
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Ingested:
     outside_window: int  # rows at or after the date, or before the window
     input_rows: dict[str, int]  # by input path
     shards: tuple[ShardCounts, ...]
+    forgotten: int = 0  # rows in the window, of forgotten users
 
     @property
     def users(self) -> int:
@@ -70,14 +73,17 @@ class ShardCounts:
 def ingest(day: Day) -> Ingested:
     """Run, or find, the day's histories. Raises DataError; QuarantineError where too many rows broke the contract."""
     summary = _summary_path(day)
+    asked = ingest_instructions(day)
     if not day.storage.exists(summary):
         _ingest(day)
     content = json.loads(day.storage.read(summary))
+    content["quarantined"] |= asked.quarantined
+    content["input_rows"] |= asked.rows
     shards = tuple(ShardCounts(**shard) for shard in content.pop("shards"))
     ingested = Ingested(day=day, shards=shards, **content)
     check_share(
-        ingested.rows - ingested.outside_window,
-        {reason: n for reason, n in ingested.quarantined.items() if not reason.startswith(OF_ITEMS)},
+        ingested.rows - ingested.outside_window - ingested.forgotten,
+        {reason: n for reason, n in ingested.quarantined.items() if not reason.startswith((OF_ITEMS, OF_INSTRUCTIONS))},
         day.config.data.max_quarantine_share,
         f"the {day.config.data.window_days} days before {day.dt}",
     )
@@ -115,6 +121,7 @@ class IngestSplit:
             self._contract,
             exchange=_exchange_path(self._day, unit),
             quarantine=f"{self._day.quarantine}/split={unit:04d}.parquet",
+            forgotten=self._day.forgotten,
         )
         return pa.table({"rows": [statistics["rows"]]})
 
@@ -135,14 +142,15 @@ class GroupShard:
         write_histories(day.storage, histories_path(day, unit), grouped.histories)
         if grouped.duplicates.num_rows:
             _write_quarantine(day, f"duplicates-shard={unit:04d}", grouped.duplicates)
+        forgotten = read_forgotten(day.storage, self._exchange, unit) if day.forgotten else 0
         counts = {
             "shard": unit,
-            "users": grouped.users,
+            "users": grouped.users + forgotten,
             "histories": grouped.histories.num_rows,
             "events": grouped.events,
             "truncated": grouped.truncated,
             "quarantined": grouped.quarantined,
-            "ineligible": grouped.ineligible,
+            "ineligible": grouped.ineligible | ({FORGOTTEN: forgotten} if forgotten else {}),
             "duplicates": grouped.duplicates.num_rows,
         }
         day.storage.write(_counts_path(day, unit), json.dumps(counts).encode())
@@ -195,6 +203,7 @@ def _ingest(day: Day) -> None:
         "rows": tally.rows,
         "quarantined": dict(sorted((quarantined + rejected_items).items())),
         "outside_window": tally.outside_window,
+        "forgotten": tally.forgotten,
         "input_rows": {**files, **item_rows},
         "shards": shards,
     }
@@ -204,7 +213,7 @@ def _ingest(day: Day) -> None:
 def _check_early(day: Day, tally: Tally) -> None:
     """Before the histories are made: a day that cannot be published need not be grouped."""
     share, window = day.config.data.max_quarantine_share, f"the {day.config.data.window_days} days before {day.dt}"
-    check_share(tally.rows - tally.outside_window, tally.quarantined, share, window)
+    check_share(tally.rows - tally.outside_window - tally.forgotten, tally.quarantined, share, window)
 
 
 def _run(day: Day, name: str, stage: Any, units: list[int], *, of: int, unit: str) -> None:

@@ -64,9 +64,9 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
     if missing:
         _write_sequences(day, tuple(models), missing)
     specs = [
-        TuningSpec.of(
-            data.catalogue,
-            day.storage,
+        TuningSpec(
+            root=day.storage.root,
+            catalogue=data.catalogue,
             sequences=tuple(_sequence_path(day, one, shard) for shard in range(day.config.data.shards)),
             path=path,
             instruction=instruction(day),

@@ -16,6 +16,7 @@ from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.denoisers import learners_of, needs_of
 from rayrec.pipeline.ingest import Ingested, histories, read_catalogue
 from rayrec.retrieval import item_model
 from rayrec.retrieval.item_model import ItemModel
@@ -80,15 +81,18 @@ def instruction(day: Day) -> str:
 
 def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
     """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
-    denoised = any(variant.read(Denoise).method != "none" for variant in day.arms.variants("denoise"))
+    denoisers = _denoisers(day)
+    denoised = any(denoise.method != "none" for denoise in denoisers)
     by_factors = denoised or any(asks_factors(variant) for variant in day.arms.variants("slate"))
-    specs = item_model.needed([sources_of(variant) for variant in day.arms.variants("retrieve")], by_factors)
+    arms = [sources_of(variant) for variant in day.arms.variants("retrieve")]
+    specs = item_model.needed(arms, by_factors, needs_of(denoisers))
     fingerprint = item_model.fingerprint(
         specs,
         cut=cut,
         inputs=day.data_fingerprint,
         catalogue=digest(data.catalogue["item_id"].to_pylist()),
         max_events=day.config.fit.max_events,
+        learned=sorted(learner.key for learner in learners_of(denoisers)),
     )
     if not artefacts.exists(day.storage, item_model.KIND, fingerprint):
         cpus = day.config.resources.fit_num_cpus
@@ -106,8 +110,16 @@ def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) ->
         day.event_weights,
         cut,
         day.config.fit.max_events,
+        learners_of(_denoisers(day)),
     )
     item_model.save(day.storage, fingerprint, model)
+
+
+def _denoisers(day: Day) -> list[Denoise]:
+    """Those of the arms, and the one of the LLM's tuning."""
+    denoisers = [variant.read(Denoise) for variant in day.arms.variants("denoise")]
+    tunes = any(asks_llm(variant) for variant in day.arms.variants("rerank"))
+    return [*denoisers, day.config.denoise] if tunes else denoisers
 
 
 @lru_cache(maxsize=4)

@@ -17,7 +17,7 @@ def describe(day: Day) -> str:
     check(day)
     record = day.record
     manifest = find_manifest(day.storage, day.date)
-    size = sum(file.size for file in (*day.interaction_files, *day.item_files))
+    size = sum(file.size for file in day.files)
     lines = [
         f"{day.config.name}, {day.dt}: run {record.run_id}, config {record.fingerprint}, code {record.code_version}",
         f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {day.config.data.root}",

@@ -10,6 +10,7 @@ Only what is trained is kept in checkpoints: `trained` names it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rayrec.config import Tuning
+from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.hashing import seed_of
 from rayrec.reranking.vocabulary import Vocabulary
@@ -43,11 +45,31 @@ class ItemLM(nn.Module):
     def width(self) -> int:
         return int(self.items.shape[1])
 
-    def start_items_from(self, factors: npt.NDArray[np.float32]) -> None:
-        """Begin with item factors float32 [items, k], rotated onto the model's width, at its embeddings' spread."""
-        fitted = _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
+    def vectors_of_factors(self, factors: npt.NDArray[np.float32]) -> Tensor:
+        """Item factors float32 [items, k], rotated onto the model's width: [items, width]."""
+        return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
+
+    def vectors_of_words(self, words: Ragged) -> Tensor:
+        """The mean input embedding of each item's words (token ids, one row an item): [items, width], of length 1.
+
+        A word weighs log(items / items with it).
+        """
+        table = self.causal.get_input_embeddings().weight.detach().float()
+        cell = np.unique(words.rows * table.shape[0] + words.values)
+        item, word = np.divmod(cell, table.shape[0])
+        rarity = np.log(len(words) / np.maximum(np.bincount(word, minlength=table.shape[0]), 1)).astype(np.float32)
+        out = torch.zeros(len(words), table.shape[1])
+        out.index_add_(
+            0, torch.from_numpy(item), table[torch.from_numpy(word)] * torch.from_numpy(rarity[word])[:, None]
+        )
+        return nn.functional.normalize(out, dim=1)
+
+    def start_items(self, parts: Sequence[Tensor]) -> None:
+        """Begin with the sum of some vectors [items, width], each at the spread of the model's embeddings."""
+        spread = self.items.std()
+        total = sum(part / part.std().clamp_min(1e-9) for part in parts) / len(parts) ** 0.5
         with torch.no_grad():
-            self.items.copy_(fitted / fitted.std().clamp_min(1e-9) * self.items.std())
+            self.items.copy_(torch.as_tensor(total) * spread)
 
     def forward(self, tokens: Tensor) -> Tensor:
         vocabulary = self.vocabulary

@@ -16,14 +16,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.sentences import Sentences
+from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.templates import Templates
 from rayrec.reranking import artefact, model, vocabulary
 from rayrec.reranking.artefact import Card
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Sequences, item_counts
+from rayrec.reranking.tuning_data import Int, Sequences, item_counts
 from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_requests import Asking
 from rayrec.storage import Storage
 
 _LOG = logging.getLogger(__name__)
@@ -45,20 +51,15 @@ class TuningSpec:
     root: str  # of the storage
     sequences: tuple[str, ...]
     path: str  # of the artefact, below root
-    item_ids: tuple[str, ...]  # of the catalogue: code -> id
-    titles: tuple[str, ...]
+    catalogue: pa.Table  # ITEM: row = code
     instruction: str  # clean words
     settings: Tuning
     now: int
     until: int | None = None
     stop_after: int | None = None
-    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k]: where item vectors start
-
-    @classmethod
-    def of(cls, catalogue: pa.Table, storage: Storage, **rest: Any) -> TuningSpec:
-        """`catalogue`: ITEM; `rest`: the other fields."""
-        ids = tuple(catalogue["item_id"].to_pylist())
-        return cls(root=storage.root, item_ids=ids, titles=tuple(catalogue["title"].to_pylist()), **rest)
+    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k]: where item vectors may start
+    templates: Templates | None = None  # where prompts ask for something; None: only the instruction is learned
+    unseen: Int | None = None  # [n, 2] facets that no prompt names together: kept for a test
 
 
 def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]) -> Card:
@@ -73,18 +74,24 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
     tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
     codes = _codes(spec, tables)
-    tokenizer = _tokenizer(spec, codes)
+    teacher = (
+        None if spec.templates is None else RulesTeacher(Facets.of(spec.catalogue).take(codes), unseen=spec.unseen)
+    )
+    tokenizer = _tokenizer(spec, codes, teacher)
     vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
     folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
     try:
         tokenizer.save_pretrained(str(folder))
-        words = tuple(vocabulary.words(folder / "tokenizer.json", spec.instruction, vocab))
-        longest = len(words) + 2 + 2 * spec.settings.events
+        reader = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words)
+        words = tuple(reader([spec.instruction]).values.tolist())
+        longest = (spec.settings.words if teacher else len(words)) + 2 + 2 * spec.settings.events
         layout = Layout(vocab, words, spec.settings.events, longest)
         lm = model.build(spec.settings, vocab, longest)
-        if spec.factors is not None:
-            lm.start_items_from(spec.factors[codes])
-        loop = Loop(lm, layout, _task(spec, tables, codes), worker)
+        _start_items(lm, spec, codes, reader)
+        asking = None
+        if teacher is not None and spec.templates is not None:
+            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms)
+        loop = Loop(lm, layout, _task(spec, tables, codes, asking), worker)
         _resume(loop, storage, spec)
         loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
         card = _card(spec, vocab, codes, loop)
@@ -97,9 +104,9 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     return artefact.read_card(storage, spec.path) if worker.rank == 0 else card
 
 
-def _codes(spec: TuningSpec, tables: list[pa.Table]) -> npt.NDArray[np.int64]:
+def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
     """Codes of the items that get a token, ascending."""
-    counts = item_counts(tables, len(spec.item_ids), spec.now)
+    counts = item_counts(tables, len(spec.catalogue), spec.now)
     codes = np.flatnonzero(counts >= spec.settings.min_item_events)
     if not len(codes):
         raise DataError(
@@ -109,18 +116,35 @@ def _codes(spec: TuningSpec, tables: list[pa.Table]) -> npt.NDArray[np.int64]:
     return codes
 
 
-def _tokenizer(spec: TuningSpec, codes: npt.NDArray[np.int64]) -> Any:
-    if spec.settings.base == "scratch":
-        return vocabulary.scratch_tokenizer(spec.instruction, spec.titles, len(codes))
-    return vocabulary.extended_tokenizer(spec.settings.base, len(codes))
+def _tokenizer(spec: TuningSpec, codes: Int, teacher: RulesTeacher | None) -> Any:
+    if spec.settings.base != "scratch":
+        return vocabulary.extended_tokenizer(spec.settings.base, len(codes))
+    said = [spec.instruction]
+    if teacher is not None and spec.templates is not None:
+        said += [*teacher.facets.name, *teacher.wordings, *(template.text for template in spec.templates)]
+    return vocabulary.scratch_tokenizer(said, spec.catalogue["title"].to_pylist(), len(codes))
 
 
-def _task(spec: TuningSpec, tables: list[pa.Table], codes: npt.NDArray[np.int64]) -> Task:
-    index = np.full(len(spec.item_ids), -1)
+def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
+    """Begin with vectors of what the items are called, of who takes them, or of both, as the settings say."""
+    start = spec.settings.items_from
+    parts = []
+    if start in ("text", "hybrid"):
+        taken = spec.catalogue.take(pa.array(codes))
+        texts = pc.binary_join_element_wise(taken["title"], pc.fill_null(taken["category"], ""), ". ")
+        parts.append(lm.vectors_of_words(reader(texts.to_pylist())))
+    if start in ("collaborative", "hybrid") and spec.factors is not None:
+        parts.append(lm.vectors_of_factors(spec.factors[codes]))
+    if parts:
+        lm.start_items(parts)
+
+
+def _task(spec: TuningSpec, tables: list[pa.Table], codes: Int, asking: Asking | None) -> Task:
+    index = np.full(len(spec.catalogue), -1)
     index[codes] = np.arange(len(codes))
     events = Sequences.from_tables(tables, index, spec.now)
     judged = Sequences.from_tables(tables, index, spec.until) if spec.until is not None else None
-    return Task(events, judged, spec.now, spec.settings, spec.stop_after)
+    return Task(events, judged, spec.now, spec.settings, spec.stop_after, asking)
 
 
 def _resume(loop: Loop, storage: Storage, spec: TuningSpec) -> None:
@@ -144,7 +168,7 @@ def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: npt.NDArray[np.
     curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
     return Card(
         vocabulary=vocab,
-        item_ids=tuple(spec.item_ids[code] for code in codes),
+        item_ids=tuple(spec.catalogue["item_id"].take(pa.array(codes)).to_pylist()),
         events=spec.settings.events,
         base=model.base_digest(spec.settings.base),
         dtype=str(loop.model.causal.dtype).removeprefix("torch."),

@@ -27,6 +27,7 @@ from rayrec.hashing import seed_of
 from rayrec.reranking.model import ItemLM
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
+from rayrec.reranking.tuning_requests import Asking, requested
 
 _LOG = logging.getLogger(__name__)
 _WARMUP = 30  # steps
@@ -59,7 +60,8 @@ class Progress:
 class Task:
     """What to learn from: `events`, all before `now`. `judged`: these and later events, to judge epochs by.
 
-    `stop_after`: epochs to run, of the `settings.epochs` that the learning rate is planned for.
+    `stop_after`: epochs to run, of the `settings.epochs` that the learning rate is planned for. `asking`: how prompts
+    ask for something; None: they do not.
     """
 
     events: Sequences
@@ -67,6 +69,7 @@ class Task:
     now: int
     settings: Tuning
     stop_after: int | None = None
+    asking: Asking | None = None
 
 
 class Loop:
@@ -86,7 +89,14 @@ class Loop:
             lr=task.settings.learning_rate,
             betas=(0.9, 0.98),
         )
-        self._validation = validation(task.judged, layout, task.now) if task.judged is not None else None
+        self._validation = (
+            None
+            if task.judged is None
+            else self._requested(
+                validation(task.judged, layout, task.now),
+                np.random.default_rng(seed_of("validation", task.settings.seed)),
+            )
+        )
 
     def run(self, after_epoch: Callable[[Loop], None]) -> None:
         """Epoch after epoch; `after_epoch` is called with the loop after each (to report, and to keep a checkpoint)."""
@@ -154,7 +164,7 @@ class Loop:
         settings, progress = self._task.settings, self.progress
         rng = np.random.default_rng(seed_of("epoch", settings.seed, progress.epoch))
         torch.manual_seed(seed_of("dropout", settings.seed, progress.epoch, self._worker.rank))
-        examples = epoch(self._task.events, self._layout, settings, self._task.now, rng)
+        examples = self._requested(epoch(self._task.events, self._layout, settings, self._task.now, rng), rng)
         plan = batches(examples, settings.batch_tokens, rng)
         if not plan or not len(examples.target.values):
             raise DataError(
@@ -173,6 +183,9 @@ class Loop:
             torch.distributed.all_reduce(shared)
             total = shared.cpu()
         return float(total) / len(plan), int(examples.tokens.lengths.sum())
+
+    def _requested(self, examples: Examples, rng: np.random.Generator) -> Examples:
+        return examples if self._task.asking is None else requested(examples, self._layout, self._task.asking, rng)
 
     def _step(self, examples: Examples, rows: np.ndarray[Any, Any], scale: float) -> float:
         self._optimizer.zero_grad(set_to_none=False)

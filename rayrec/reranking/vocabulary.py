@@ -10,14 +10,16 @@ instruction stays plain characters.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError, DataError
 
 GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
@@ -28,6 +30,7 @@ _MARKS = ("<user>", "<history>", *(f"<gap_{i}>" for i in range(GAPS)))
 _PAD = "<pad>"
 _WORDS = 2048  # byte-level pieces of a tokenizer made here: enough for instructions; any text can be spelt
 _CORPUS = 20_000  # titles that the pieces are learned from
+_SAID = 3  # how often what is said counts
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ class Vocabulary:
         return asdict(self)
 
 
-def scratch_tokenizer(instruction: str, titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE learned from the instruction and the titles, then the marks and the items. Deterministic."""
+def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learned from what is said in prompts and the titles, then the marks and the items.
+
+    Deterministic. Words that are said count for more than those of titles: they become whole tokens.
+    """
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
@@ -61,7 +67,7 @@ def scratch_tokenizer(instruction: str, titles: Iterable[str], items: int) -> Pr
         show_progress=False,
     )
     corpus = [title for title, _ in zip(titles, range(_CORPUS), strict=False)]
-    words.train_from_iterator([instruction] * 3 + corpus, trainer)
+    words.train_from_iterator(list(said) * _SAID + corpus, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=_PAD)
     _add(tokenizer, items)
     return tokenizer
@@ -101,15 +107,29 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast, items: int) -> Vocabulary:
     return Vocabulary(pad if pad is not None else 0, first, first + 1, first + 2, first + len(_MARKS), items)
 
 
+class WordReader:
+    """Texts -> token ids of plain words; no special or added token is ever recognised in a text."""
+
+    def __init__(self, tokenizer_json: str | Path, vocabulary: Vocabulary, most: int | None = None) -> None:
+        """`most`: tokens of a text that are read; the rest is cut off."""
+        content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
+        content["added_tokens"] = []
+        content["post_processor"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        self._vocabulary, self._most = vocabulary, most
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        """int64, one row a text. Raises DataError where a text reads as one of rayrec's own tokens."""
+        found = [one.ids[: self._most] for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        ids = np.array([token for row in found for token in row], np.int64)
+        if ids.max(initial=0) >= self._vocabulary.user:
+            raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")
+        return Ragged.from_lengths(ids, [len(row) for row in found])
+
+
 def words(tokenizer_json: str | Path, text: str, vocabulary: Vocabulary) -> list[int]:
-    """Token ids of plain words; no special or added token is ever recognised in `text`."""
-    content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
-    content["added_tokens"] = []
-    content["post_processor"] = None
-    tokenizer = Tokenizer.from_str(json.dumps(content))
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
-    if any(token >= vocabulary.user for token in ids):
-        raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")
+    """Token ids of one text's plain words."""
+    ids: list[int] = WordReader(tokenizer_json, vocabulary)([text]).values.tolist()
     return ids
 
 

@@ -1,6 +1,6 @@
 """Retrieval: candidates and their scores. Importing the package registers every retriever."""
 
-from rayrec.retrieval import ease, ials, item_knn, popularity, recent_popularity, user_knn
+from rayrec.retrieval import ease, fism, ials, item_knn, popularity, recent_popularity, user_knn
 from rayrec.retrieval.base import RETRIEVERS, FitData, Profiles, Retriever
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Profiles",
     "Retriever",
     "ease",
+    "fism",
     "ials",
     "item_knn",
     "popularity",

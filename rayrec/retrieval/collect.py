@@ -40,6 +40,7 @@ class Collected:
     event_weights: npt.NDArray[np.float32]
     cut: int
     max_events: int
+    added: int = 0  # positive events before the cut, so far: more than max_events, and users are left out
     _parts: list[_Part] = field(default_factory=list)
     _events: int = 0
 
@@ -58,6 +59,7 @@ class Collected:
             weight[positive],
         )
         self._parts.append(part.take(np.flatnonzero(part.lengths)))
+        self.added += len(kept.values)
         self._events += len(kept.values)
         if self._events > 1.5 * self.max_events:
             self._shrink()

@@ -28,6 +28,9 @@ class EaseSettings:
     min_events: int = 2  # an item needs this many users to be in the solve
     history_half_life_days: float | None = None  # scoring only: older events of the user count less
     memory_gb: float = 4.0  # for the solve: float64 where 8 m^2 bytes fit, else float32, refined and checked
+    # Keep P too, where it was solved in float64: users can then be forgotten by downdates instead of a new solve. It
+    # makes the artefact, which every worker loads, larger by 4 m^2 bytes (P is symmetric: one triangle of float64).
+    keep_inverse: bool = False
 
     def __post_init__(self) -> None:
         require(self.lam > 0, "lam must be above 0")
@@ -43,12 +46,18 @@ class Ease(Retriever):
     scoring_only = frozenset({"history_half_life_days", "memory_gb"})
 
     def __init__(
-        self, weights: npt.NDArray[np.float32], active: npt.NDArray[np.int32], items: int, settings: EaseSettings
+        self,
+        weights: npt.NDArray[np.float32],
+        active: npt.NDArray[np.int32],
+        items: int,
+        settings: EaseSettings,
+        inverse: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.weights = weights  # B [active, active]
         self.active = active  # item codes in the solve, ascending
         self.items = items
         self.settings = settings
+        self.inverse = inverse  # P, its lower triangle row by row, [active (active + 1) / 2]; None: not kept
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:
@@ -68,14 +77,19 @@ class Ease(Retriever):
         whole = len(active) == data.matrix.shape[1]
         gram = data.gram if data.matrix.shape[1] <= GRAM_LIMIT else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
-        return cls(item_weights(gram, given.lam, given.memory_gb), active, data.matrix.shape[1], given)
+        inverse = regularised_inverse(gram, given.lam, given.memory_gb)
+        kept = packed(inverse) if given.keep_inverse and inverse.dtype == np.float64 else None
+        return cls(weights_of(inverse), active, data.matrix.shape[1], given, kept)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {"weights": self.weights, "active": self.active, "items": np.array([self.items], np.int64)}
+        arrays: dict[str, npt.NDArray[Any]] = {"weights": self.weights, "active": self.active}
+        arrays["items"] = np.array([self.items], np.int64)
+        return arrays if self.inverse is None else {**arrays, "inverse": self.inverse}
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        return cls(arrays["weights"], arrays["active"], int(arrays["items"][0]), _settings(settings))
+        given, items = _settings(settings), int(arrays["items"][0])
+        return cls(arrays["weights"], arrays["active"], items, given, arrays.get("inverse"))
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         new = codes[self.active]
@@ -98,29 +112,56 @@ def _settings(given: Mapping[str, Any]) -> EaseSettings:
 
 
 def item_weights(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[np.float32]:
-    """B [items, items] float32 from X'X; solved in float64 where that fits into memory_gb, else in float32.
+    """B [items, items] float32 from X'X: `weights_of` the `regularised_inverse`."""
+    return weights_of(regularised_inverse(gram, lam, memory_gb))
+
+
+def regularised_inverse(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[Any]:
+    """P [items, items] from X'X; solved in float64 where that fits into memory_gb, else in float32.
 
     Raises DataError where float32 is not enough even after one step of refinement.
     """
     size = len(gram)
     if not size:
-        return np.zeros((0, 0), np.float32)
+        return np.zeros((0, 0))
     exact = 8 * size * size <= memory_gb * 2**30
     inverse = _inverse(gram, lam, np.float64 if exact else np.float32)
-    if not exact and (residual := _residual(gram, lam, inverse)) > _RESIDUAL:
+    if not exact and (error := residual(gram, lam, inverse)) > _RESIDUAL:
         inverse = _refine(gram, lam, inverse)
-        if (residual := _residual(gram, lam, inverse)) > _RESIDUAL:
+        if (error := residual(gram, lam, inverse)) > _RESIDUAL:
             raise DataError(
-                f"EASE cannot be solved in float32: residual {residual:.1e}",
+                f"EASE cannot be solved in float32: residual {error:.1e}",
                 where="retrieval.sources.ease",
                 do="raise lam, or memory_gb so that float64 is used",
             )
-    diagonal = inverse.diagonal().copy()
+    return inverse
+
+
+def weights_of(inverse: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """B [items, items] float32 from P, in float64 or float32."""
+    size, diagonal = len(inverse), inverse.diagonal().copy()
     weights = np.empty((size, size), np.float32)
     for start in range(0, size, 1024):  # in blocks: the float64 inverse and its float32 result are enough to hold
         weights[start : start + 1024] = -inverse[start : start + 1024] / diagonal
     np.fill_diagonal(weights, 0)
     return weights
+
+
+def packed(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The lower triangle of a symmetric matrix, row by row, [m (m + 1) / 2]."""
+    triangle = np.empty(len(inverse) * (len(inverse) + 1) // 2)
+    for row in range(len(inverse)):
+        triangle[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2] = inverse[row, : row + 1]
+    return triangle
+
+
+def unpacked(triangle: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """The symmetric matrix [size, size] of a packed triangle."""
+    inverse = np.empty((size, size))
+    for row in range(size):
+        inverse[row, : row + 1] = triangle[row * (row + 1) // 2 : (row + 1) * (row + 2) // 2]
+    _mirror(inverse)
+    return inverse
 
 
 def _inverse(gram: npt.NDArray[np.float32], lam: float, dtype: Any) -> npt.NDArray[Any]:
@@ -133,16 +174,21 @@ def _inverse(gram: npt.NDArray[np.float32], lam: float, dtype: Any) -> npt.NDArr
         factor, failed = getattr(lapack, f"{kind}potri")(factor, lower=True, overwrite_c=True)
     if failed:
         raise DataError("EASE's matrix is not positive definite", where="retrieval.sources.ease", do="raise lam")
-    for start in range(0, len(factor), 1024):  # mirror the lower triangle
-        stop = min(start + 1024, len(factor))
-        factor[:start, start:stop] = factor[start:stop, :start].T
-        corner = np.tril(factor[start:stop, start:stop])
-        factor[start:stop, start:stop] = corner + np.tril(corner, -1).T
+    _mirror(factor)
     inverse: npt.NDArray[Any] = factor
     return inverse
 
 
-def _residual(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> float:
+def _mirror(matrix: npt.NDArray[Any]) -> None:
+    """The lower triangle onto the upper one, in place."""
+    for start in range(0, len(matrix), 1024):
+        stop = min(start + 1024, len(matrix))
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
+        corner = np.tril(matrix[start:stop, start:stop])
+        matrix[start:stop, start:stop] = corner + np.tril(corner, -1).T
+
+
+def residual(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> float:
     """The largest error of A P = I over 64 columns spread evenly, computed in float64."""
     columns = np.unique(np.linspace(0, len(gram) - 1, 64).astype(np.int64))
     some = inverse[:, columns].astype(np.float64)

@@ -12,8 +12,10 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 from implicit.cpu.als import AlternatingLeastSquares
+from scipy.linalg import solve_triangular
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from rayrec.retrieval.base import FitData, Profiles, Retriever, register
@@ -93,8 +95,16 @@ class Ials(Retriever):
 
     def user_vectors(self, profiles: Profiles) -> npt.NDArray[np.float32]:
         """[users, d] in whitened coordinates; zero for an empty history."""
-        matrix = profiles.matrix()
-        users = np.zeros((len(profiles), self.factors.shape[1]), np.float32)
+        return self._folded_in(profiles.matrix())
+
+    def plain_vectors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
+        """p [users, d] of the rows of `matrix` [users, items]: the vectors that the factors' own coordinates have."""
+        root = self._whitened.root.double().numpy()
+        plain: npt.NDArray[np.float64] = solve_triangular(root, self._folded_in(matrix).T, trans=1, lower=True).T
+        return plain
+
+    def _folded_in(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float32]:
+        users = np.zeros((matrix.shape[0], self.factors.shape[1]), np.float32)
         offsets = matrix.indptr.astype(np.int64)
         for batch in padded_batches(offsets, users.shape[1]):
             with one_thread(), torch.inference_mode():

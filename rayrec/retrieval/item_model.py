@@ -5,8 +5,8 @@ Items are codes of the catalogue it was fitted with; `for_catalogue` moves it to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,14 +18,30 @@ import pyarrow.compute as pc
 from rayrec import artefacts
 from rayrec.errors import DataError
 from rayrec.hashing import digest
+from rayrec.needs import Need
 from rayrec.retrieval import item_features
-from rayrec.retrieval.base import Retriever, retriever_kind
+from rayrec.retrieval.base import FitData, Retriever, retriever_kind
 from rayrec.retrieval.collect import Collected
 from rayrec.retrieval.sources import SourceSpec
 from rayrec.storage import Storage
 
 KIND = "item_model"
 VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What a stage learns once a fit, from the events of the fit; the result holds no item codes.
+
+    `learn` gets the fit's data and a function that fits `needs` on other data and gives their arrays, named as
+    `ItemModel.denoiser_arrays` names them.
+    """
+
+    key: str  # of the method and its settings
+    needs: tuple[Need, ...]
+    learn: Callable[[FitData, Callable[[FitData], Arrays]], Arrays]
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class ItemModel:
     count: npt.NDArray[np.float32]  # [items] summed positive weight
     features: npt.NDArray[np.float32]  # [items, len(item_features.NAMES)]
     fitted: Mapping[str, Fitted]  # by SourceSpec.key
+    learned: Mapping[str, Arrays] = field(default_factory=dict)  # by Learner.key
 
     def retriever(self, spec: SourceSpec) -> Retriever:
         """Ready to score. Raises DataError if the model was fitted without it."""
@@ -53,11 +70,22 @@ class ItemModel:
             )
         return retriever_kind(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
 
-    def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> dict[str, npt.NDArray[Any]]:
-        """What denoisers load: `item.count`, and `ials.factors`, if there are any for these sources."""
-        arrays: dict[str, npt.NDArray[Any]] = {"item.count": self.count}
-        if (factors := self.factors(specs)) is not None:
-            arrays["ials.factors"] = factors
+    def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> Arrays:
+        """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
+
+        A fit's arrays go by its kind, `ease.weights`, for the first of that kind among these sources (else the
+        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.needs.
+        """
+        arrays: Arrays = {"item.count": self.count}
+        kinds = sorted({fitted.kind for fitted in self.fitted.values()})
+        chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.kind == kind]
+        for spec in reversed(chosen):  # so that the first of a kind stands
+            if spec.key in self.fitted:
+                arrays.update({f"{spec.kind}.{name}": array for name, array in self.fitted[spec.key].arrays.items()})
+        for key, fitted in self.fitted.items():
+            arrays.update({f"{key}.{name}": array for name, array in fitted.arrays.items()})
+        for key, learned in self.learned.items():
+            arrays.update({f"{key}.{name}": array for name, array in learned.items()})
         return arrays
 
     def factors(self, specs: Sequence[SourceSpec]) -> npt.NDArray[np.float32] | None:
@@ -80,17 +108,23 @@ class ItemModel:
         for key, old in self.fitted.items():
             moved = retriever_kind(old.kind).load(old.arrays, old.settings).remap(codes, items)
             fitted[key] = replace(old, arrays=moved.arrays())
-        return ItemModel(item_ids, self.cut, count, features, fitted)
+        return ItemModel(item_ids, self.cut, count, features, fitted, self.learned)
 
 
-FACTORS = SourceSpec("ials", "ials", 0, {})
+def _default(kind: str) -> SourceSpec:
+    return SourceSpec(kind, kind, 0, {})
+
+
+FACTORS = _default("ials")
 """The factors that denoisers and slates use where an arm has no iALS source of its own."""
 
 
-def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool) -> tuple[SourceSpec, ...]:
+def needed(
+    arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[Need] = ()
+) -> tuple[SourceSpec, ...]:
     """The fits that the arms' sources need, each once; with factors where something asks for them.
 
-    `factors`: some arm denoises, or makes its slates by item factors.
+    `factors`: some arm denoises, or makes its slates by item factors. `needs`: what the denoisers ask for.
     """
     unique: dict[str, SourceSpec] = {}
     for specs in arms:
@@ -98,6 +132,10 @@ def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool) -> tuple[SourceS
             unique.setdefault(spec.key, spec)
         if factors and not any(spec.kind == "ials" for spec in specs):
             unique.setdefault(FACTORS.key, FACTORS)
+    for need in needs:
+        if need.settings is not None or all(spec.kind != need.kind for spec in unique.values()):
+            spec = SourceSpec(need.name, need.kind, 0, need.settings or {})
+            unique.setdefault(spec.key, spec)
     return tuple(unique.values())
 
 
@@ -116,6 +154,7 @@ def fit(
     event_weights: Sequence[float],
     cut: int,
     max_events: int,
+    learners: Sequence[Learner] = (),
 ) -> ItemModel:
     """Fit all `specs` on HISTORY tables, one a shard, in any order: the result does not depend on the sharding.
 
@@ -125,13 +164,48 @@ def fit(
     collected = Collected(len(item_ids), np.asarray(event_weights, np.float32), cut, max_events)
     for table in histories:
         collected.add(table)
-    data = collected.finish()
+    return of_data(collected.finish(), item_ids, specs, learners)
+
+
+def of_data(
+    data: FitData,
+    item_ids: pa.Array,
+    specs: Sequence[SourceSpec],
+    learners: Sequence[Learner] = (),
+    made: Mapping[str, Fitted] | None = None,
+) -> ItemModel:
+    """The model of collected events, in the codes of `item_ids`; fits in `made`, by key, are taken as they are."""
+    given = made or {}
+    fitted = {**_fitted(data, [spec for spec in specs if spec.key not in given]), **given}
+    learned = {learner.key: learner.learn(data, _refit(specs, learner.needs)) for learner in learners}
+    return ItemModel(item_ids, data.cut, _count(data), item_features.item_features(data), fitted, learned)
+
+
+def _fitted(data: FitData, specs: Sequence[SourceSpec]) -> dict[str, Fitted]:
     fitted = {}
     for spec in specs:
         model = retriever_kind(spec.kind).fit(data, spec.fit_settings)
         fitted[spec.key] = Fitted(spec.kind, spec.fit_settings, model.arrays())
-    count = np.bincount(data.item, data.weight, minlength=len(item_ids)).astype(np.float32)
-    return ItemModel(item_ids, cut, count, item_features.item_features(data), fitted)
+    return fitted
+
+
+def _count(data: FitData) -> npt.NDArray[np.float32]:
+    return np.bincount(data.item, data.weight, minlength=data.matrix.shape[1]).astype(np.float32)
+
+
+def _refit(specs: Sequence[SourceSpec], needs: Sequence[Need]) -> Callable[[FitData], Arrays]:
+    """Fits of other data, of what is needed alone, with the settings that the model's own fits have."""
+    kinds = {need.kind for need in needs if need.settings is None}
+    keys = {SourceSpec(need.name, need.kind, 0, need.settings).key for need in needs if need.settings is not None}
+    first = {spec.kind: spec.key for spec in reversed(specs) if spec.kind in kinds}
+    wanted = [spec for spec in specs if spec.key in keys or first.get(spec.kind) == spec.key]
+
+    def refit(data: FitData) -> Arrays:
+        nobody = np.zeros((data.matrix.shape[1], 0), np.float32)
+        model = ItemModel(pa.nulls(0, pa.string()), data.cut, _count(data), nobody, _fitted(data, wanted))
+        return model.denoiser_arrays(wanted)
+
+    return refit
 
 
 def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str, Any] | None = None) -> bool:
@@ -145,11 +219,14 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
     }
     for key, fitted in model.fitted.items():
         arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
+    for key, learned in model.learned.items():
+        arrays.update({f"learned/{key}/{name}": array for name, array in learned.items()})
     kinds = {key: {"kind": fitted.kind, "settings": dict(fitted.settings)} for key, fitted in model.fitted.items()}
     meta = {
         "version": VERSION,
         "cut": model.cut,
         "fitted": kinds,
+        "learned": sorted(model.learned),
         "features": item_features.NAMES,
         "more": dict(more or {}),
     }
@@ -168,10 +245,14 @@ def load(storage: Storage, fingerprint: str) -> ItemModel:
         )
     fitted = {}
     for key, entry in meta["fitted"].items():
-        own = {name.removeprefix(f"{key}/"): array for name, array in arrays.items() if name.startswith(f"{key}/")}
-        fitted[key] = Fitted(entry["kind"], entry["settings"], own)
+        fitted[key] = Fitted(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
+    learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ())}
     item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
-    return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted)
+    return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted, learned)
+
+
+def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _strings_to_arrays(strings: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -7,6 +7,7 @@ import numpy as np
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import Histories
 from rayrec.retrieval.base import FitData, clipped_matrix
+from rayrec.retrieval.ease import Ease
 from rayrec.retrieval.ials import Ials
 
 
@@ -30,10 +31,14 @@ def random_histories(users: int = 40, items: int = 30, longest: int = 25, seed: 
 
 def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {
+    arrays = {
         "ials.factors": random.normal(size=(items, width)).astype(np.float32) * 0.5,
         "item.count": random.integers(1, 100, items).astype(np.float32),
+        "ease.weights": (random.normal(size=(items, items)) * 0.1).astype(np.float32),
+        "ease.active": np.arange(items, dtype=np.int32),
     }
+    np.fill_diagonal(arrays["ease.weights"], 0)
+    return arrays
 
 
 def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories, np.ndarray, dict[str, np.ndarray]]:
@@ -59,8 +64,18 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
     data = FitData(
         matrix, item.rows.astype(np.int32), item.values, item.rows.copy(), np.ones(len(item.values), np.float32), 10**9
     )
+    ease = Ease.fit(data, {"lam": 20.0})
     arrays = {
+        "ease.weights": ease.weights,
+        "ease.active": ease.active,
         "ials.factors": Ials.fit(data, {"factors": 16}).factors,
         "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
     }
     return histories(item), np.concatenate(noise), arrays
+
+
+def auc_within(suspicion: np.ndarray, noise: np.ndarray, length: int = 20) -> float:
+    """P(a noise event ranks above another one), ranks taken within users of this many events each."""
+    rank = np.argsort(np.argsort(suspicion.reshape(-1, length), axis=1), axis=1).ravel()
+    above, below = rank[noise], rank[~noise]
+    return float((above[:, None] > below).mean() + (above[:, None] == below).mean() / 2)

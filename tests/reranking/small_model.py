@@ -27,7 +27,7 @@ def publish(root: Path, storage: Storage) -> Card:
     """`root`: a folder to build in. Weights are large enough for scores to differ visibly."""
     folder = root / "build"
     folder.mkdir()
-    tokenizer = vocabulary.scratch_tokenizer(INSTRUCTION, catalogue()["title"].to_pylist(), len(KNOWN))
+    tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], catalogue()["title"].to_pylist(), len(KNOWN))
     vocab = vocabulary.vocabulary_of(tokenizer, len(KNOWN))
     tokenizer.save_pretrained(str(folder))
     lm = model.build(SETTINGS, vocab, 128)

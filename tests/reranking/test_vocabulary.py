@@ -45,12 +45,12 @@ def test_any_text_can_be_spelt_and_read_back(small_model: LocalModel, text: str)
 
 def test_the_same_titles_give_the_same_tokenizer() -> None:
     titles = [f"The {word} of {place}" for word in ("Sound", "Taste", "Colour") for place in ("Rome", "Oslo", "Lima")]
-    one, two = (vocabulary.scratch_tokenizer(INSTRUCTION, titles, 3).get_vocab() for _ in "ab")
+    one, two = (vocabulary.scratch_tokenizer([INSTRUCTION], titles, 3).get_vocab() for _ in "ab")
     assert one == two
 
 
 def test_a_base_that_already_has_the_tokens_is_refused() -> None:
-    tokenizer = vocabulary.scratch_tokenizer(INSTRUCTION, [], 2)
+    tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], [], 2)
     tokenizer.add_tokens(["something else", "<item_2>"])
     with pytest.raises(DataError, match="already has"):
         vocabulary.vocabulary_of(tokenizer, 3)

@@ -26,7 +26,7 @@ from rayrec.storage import Storage
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a stranger's: its own words, and an embedding table padded beyond them."""
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = scratch_tokenizer("Some other text to learn pieces from.", ["one", "two"], 0)
+    tokenizer = scratch_tokenizer(["Some other text to learn pieces from."], ["one", "two"], 0)
     words = len(tokenizer)
     # The stranger has none of our marks: keep the plain words only.
     tokenizer._tokenizer.save(str(folder / "all.json"))

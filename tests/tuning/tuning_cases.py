@@ -51,6 +51,7 @@ def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
         writer.write_table(table)
     names = [f"item {code:02}" for code in range(ITEMS)]
     catalogue = pa.table({"item_id": [f"i{code:02}" for code in range(ITEMS)], "title": names})
+    catalogue = catalogue.append_column("category", pa.nulls(ITEMS, pa.string()))
     given: dict[str, Any] = {
         "sequences": ("sequences.arrow",),
         "path": "models/lm/test",
@@ -58,4 +59,4 @@ def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
         "settings": settings(),
         "now": NOW,
     }
-    return TuningSpec.of(catalogue, storage, **{**given, **changes})
+    return TuningSpec(root=storage.root, catalogue=catalogue, **{**given, **changes})

@@ -92,6 +92,11 @@ class RulesTeacher:
         share = (0.5 + number) * 0.61803398875 % 1
         return self._words(list(include), list(exclude), [share, share * 7 % 1, share * 13 % 1, share * 29 % 1])
 
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Every phrase of the split, names left out: what a tokenizer should know."""
+        return tuple(phrase for splits in phrases().values() for phrase in splits[self.split])
+
     def _drawn(self, item: Ints, rng: np.random.Generator) -> Ints:
         """Two facets of each item [R, 2] without replacement, in proportion to their kinds' weights; -1: no more."""
         own = self.facets.take(item).of_item
