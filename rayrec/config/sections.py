@@ -31,6 +31,7 @@ class Retrieval(Section):
     )
     """Name -> `kind` (a retriever; default: the name), `top` (default: per_source) and the retriever's own settings."""
     per_source: int = Field(100, ge=1)  # top N of each source enter the union
+    request_top: int = Field(100, ge=0)  # so many items that match the words of a request enter the union too
     exclude_seen: bool = True
 
 

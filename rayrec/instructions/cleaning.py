@@ -18,6 +18,10 @@ def clean(text: str, max_chars: int) -> str:
     and variation selectors. What is left is plain words: whoever turns it into tokens must still not parse special
     tokens out of it (rayrec.reranking.vocabulary.words does not). Cleaning again changes nothing.
     """
-    seen = "".join(letter for letter in _SPACE.sub(" ", text) if not unicodedata.category(letter).startswith("C"))
-    plain = unicodedata.normalize("NFKC", _BLANK.sub("", seen))
+    plain = text if text.isascii() and text.isprintable() else _plain(text)  # most texts: ten times as fast
     return _SPACE.sub(" ", plain).strip()[:max_chars].rstrip()
+
+
+def _plain(text: str) -> str:
+    seen = "".join(letter for letter in _SPACE.sub(" ", text) if not unicodedata.category(letter).startswith("C"))
+    return unicodedata.normalize("NFKC", _BLANK.sub("", seen))

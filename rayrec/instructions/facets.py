@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -113,6 +113,12 @@ class Facets:
     @cached_property
     def _numbers(self) -> dict[tuple[str, str], int]:
         return {pair: number for number, pair in enumerate(zip(self.kind, self.name, strict=True))}
+
+
+def words_without_facets(titles: Iterable[str], facets: Facets) -> tuple[str, ...]:
+    """Words of titles that name no facet, sorted: what people may say without asking for anything."""
+    named = {word for name in facets.name for word in _WORD.findall(name)}
+    return tuple(sorted({word for title in titles for word in _WORD.findall(title.lower())} - named))
 
 
 def _named(catalogue: pa.Table) -> Iterator[list[tuple[str, str]]]:

@@ -18,6 +18,7 @@ from rayrec.config import Slate
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, QUARANTINE, SLATE
 from rayrec.evaluation.summary import merge, summarise_slates
+from rayrec.pipeline.asking import WAY, reading_of, with_reading
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
 from rayrec.pipeline.kept import counted, keep_summary, keep_targets, keep_verdicts
@@ -104,7 +105,8 @@ class Commit:
 
     def _made(self, path: ArmPath, table: pa.Table) -> Made:
         stage = self._stages[path.arm]
-        rows = table.filter(pc.equal(table["variant"], path.at("retrieve").name))
+        rows = with_reading(table, reading_of(self._day, path))
+        rows = rows.filter(pc.equal(rows["variant"], path.at("retrieve").name))
         rows = rows.filter(pa.array(self._asked_about(path, rows["user_id"]))).combine_chunks()
         found = stage.found(rows)
         members = self._day.arms.members(found.scored.user_ids)[path.arm]
@@ -176,11 +178,13 @@ def users_of_shard(counts: ShardCounts, published: int, failed: int) -> UserCoun
 
 
 def engine_counts(table: pa.Table, failed: int) -> dict[str, int]:
-    """Prompts scored by engine, and those that failed."""
-    if "engine" not in table.column_names:
-        return {}
-    scored = table["engine"].drop_null().value_counts().to_pylist()
-    return {pair["values"]: pair["counts"] for pair in scored} | ({"failed": failed} if failed else {})
+    """Users scored by engine and way, once a reading, and users with a prompt that failed."""
+    total = {"failed": failed} if failed else {}
+    for name in table.column_names:
+        if name.startswith(WAY):
+            found = table[name].drop_null().value_counts().to_pylist()
+            total = add_counts(total, {pair["values"]: pair["counts"] for pair in found})
+    return total
 
 
 def _write_failures(day: Day, run_id: str, shard: int, failed: pa.Table) -> None:

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
+from rayrec import forgotten
 from rayrec.config import Denoise, Slate
 from rayrec.denoising.stage import denoiser_kind
+from rayrec.errors import PublicationError
 from rayrec.evaluation.people import catalogue_path
 from rayrec.hashing import digest
 from rayrec.pipeline.carry import carry, results
@@ -83,6 +85,7 @@ def check(day: Day) -> None:
         sources = tuple(source.name for source in sources_of(path.at("retrieve")))
         check_slate(path.at("slate").read(Slate), sources, tuple(day.config.data.items.attributes))
     instruction(day)
+    _ = day.templates
 
 
 def run(day: Day) -> Night:
@@ -108,6 +111,7 @@ def run(day: Day) -> Night:
         score(day, opened, data, models[-1], blends)
         done(data.users)
     require_sample_ratio(day, opened.record)
+    _require_same_list(day)
     publication = opened.publish(provenance(day, data, models[-1], blends))
     return Night(day, publication, False, data, models[-1], timings)
 
@@ -145,7 +149,7 @@ def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str])
         card = artefact.read_card(day.storage, models.llm)
         named["llm"] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
-        prompt = digest([instruction(day), card.as_json()["vocabulary"], card.events])
+        prompt = digest([instruction(day), day.templates.digest, card.as_json()["vocabulary"], card.events])
     return Provenance(
         users_in=data.users,
         models=named,
@@ -154,6 +158,16 @@ def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str])
         quarantined_rows=data.quarantined,
         versions=versions(),
     )
+
+
+def _require_same_list(day: Day) -> None:
+    """Raises PublicationError where users were forgotten since the run began: it was made with them."""
+    if forgotten.read(day.storage).digest != day.forgotten.digest:
+        raise PublicationError(
+            "users were forgotten while the job ran; nothing is published",
+            where=day.storage.url(forgotten.FOLDER),
+            do="run the job again: it starts anew without them",
+        )
 
 
 def _keep_catalogue(day: Day, run: Run, data: Ingested) -> None:

@@ -19,6 +19,7 @@ from rayrec.config import Config
 from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
 from rayrec.forgotten import Forgotten
 from rayrec.hashing import digest
+from rayrec.instructions.templates import Templates, load_templates
 from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
 from rayrec.slates.arms import ArmPlan, resolve
@@ -91,6 +92,11 @@ class Day:
     def instruction_files(self) -> tuple[InputFile, ...]:
         return instruction_files(self.config.data)
 
+    @cached_property
+    def templates(self) -> Templates:
+        """How requests are put into words. Asked on the driver first, it travels with the day."""
+        return load_templates(self.config.instruction.templates)
+
     @property
     def files(self) -> tuple[InputFile, ...]:
         """Every input file."""
@@ -98,7 +104,7 @@ class Day:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, every input's name, size and version, who is left out."""
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), and who is left out."""
         data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
         files = [(file.path, file.size, file.version) for file in self.files]
         return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])
@@ -118,7 +124,7 @@ class Day:
             date=self.date,
             fingerprint=self.config.fingerprint,
             meaning=self.config.meaning(),
-            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._list,
+            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._list + self._worded,
             shards=self.config.data.shards,
             arms=tuple(self.config.arms.variants),
             code_version=code_version(),
@@ -129,3 +135,9 @@ class Day:
         """The list of forgotten users, where there is one, as an input: its size is their number."""
         listed = self.forgotten
         return (Input(forgotten.FOLDER, len(listed), listed.digest),) if listed else ()
+
+    @property
+    def _worded(self) -> tuple[Input, ...]:
+        """Templates that are not rayrec's own, as an input: their size is their number."""
+        path = self.config.instruction.templates
+        return (Input(path, len(self.templates), self.templates.digest),) if path else ()

@@ -28,10 +28,10 @@ from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.instructions import OF_INSTRUCTIONS, ingest_instructions
 from rayrec.progress import Progress
+from rayrec.publishing.erasure import FORGOTTEN
 from rayrec.storage import Storage
 
 OF_ITEMS = "item: "  # begins the reasons of rows of the item files, which are no part of the interactions' share
-FORGOTTEN = "forgotten"  # why users who asked to be forgotten are ineligible
 
 
 @dataclass(frozen=True)

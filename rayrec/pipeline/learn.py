@@ -7,6 +7,7 @@ are made as of the date. The oldest cut's tuning also finds how many epochs are 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,12 +20,12 @@ from rayrec import artefacts
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.stage import DenoiseStage
 from rayrec.hashing import digest, hash_strings
+from rayrec.pipeline.asking import Reading, anything_asked, with_reading
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
 from rayrec.pipeline.models import (
     BLEND,
-    DAY_US,
     Models,
     asks_llm,
     cuts,
@@ -35,13 +36,16 @@ from rayrec.pipeline.models import (
     sources_of,
 )
 from rayrec.pipeline.score import Scoring, reranked
+from rayrec.pipeline.teaching import ASK, WANTED
 from rayrec.progress import Progress
 from rayrec.reranking import artefact
 from rayrec.reranking.tuning import TuningSpec
 from rayrec.reranking.tuning_ray import Workers, tune
 from rayrec.slates.arms import Variant
 from rayrec.slates.blend import Lesson, fit
-from rayrec.slates.examples import is_taken, known_at, taken_after
+from rayrec.slates.examples import is_taken, known_at
+
+_LOG = logging.getLogger(__name__)
 
 
 def fit_models(day: Day, data: Ingested) -> tuple[Models, ...]:
@@ -62,6 +66,7 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
     paths = [f"{artefacts.FOLDER}/llm/{_llm_fingerprint(day, one, models)}" for one in models]
     missing = [k for k, path in enumerate(paths) if not artefact.exists(day.storage, path)]
     if missing:
+        _say_what_is_stale(day)
         _write_sequences(day, tuple(models), missing)
     specs = [
         TuningSpec(
@@ -71,6 +76,7 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
             path=path,
             instruction=instruction(day),
             settings=day.config.tuning,
+            templates=day.templates if anything_asked(day) else None,
             now=one.cut,
             until=models[1].cut if k == 0 and len(models) > 1 else None,
             factors=_factors(day, one) if k in missing else None,
@@ -106,15 +112,9 @@ class SaveLesson:
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         day = self._scoring.day
-        models, shard = self._scoring.at(unit)
-        past = histories(day, shard)
-        until = models.cut + int(day.config.blend.horizon_days * DAY_US)
-        wanted = taken_after(past, models.cut, until, day.event_weights, new_only=day.config.retrieval.exclude_seen)
-        row = pc.index_in(table["user_id"].combine_chunks(), past["user_id"].combine_chunks())
-        aligned = Ragged.from_arrow(wanted.to_arrow(pa.int32()).take(row))
-        candidate = Ragged.from_arrow(table["candidate"])
-        taken = candidate.like(is_taken(candidate, aligned).astype(np.int8)).to_arrow(pa.int8())
-        table = table.append_column("taken", taken)
+        candidate, wanted = Ragged.from_arrow(table["candidate"]), Ragged.from_arrow(table[WANTED])
+        taken = candidate.like(is_taken(candidate, wanted).astype(np.int8)).to_arrow(pa.int8())
+        table = table.drop_columns([WANTED]).append_column("taken", taken)
         with (
             day.storage.writer(_lesson_path(self._scoring, unit)) as file,
             pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
@@ -167,6 +167,13 @@ def _write_sequences(day: Day, models: tuple[Models, ...], which: Sequence[int])
         pass
 
 
+def _say_what_is_stale(day: Day) -> None:
+    stale = artefact.checkpoints(day.storage, f"{artefacts.FOLDER}/llm", stale=True)
+    if stale:
+        what = "tune: %d checkpoints are stale, because users were forgotten; they may be deleted: %s"
+        _LOG.warning(what, len(stale), ", ".join(stale[:5]))
+
+
 def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
     specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
     return loaded(day, models.item_model).denoiser_arrays(specs).get("ials.factors")
@@ -186,9 +193,12 @@ def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str
         if not tables:
             continue
         table = pa.concat_tables(tables, promote_options="default").sort_by("user_id").combine_chunks()
+        reading = Reading(variant, None) if asks_llm(variant) else None
+        table = with_reading(table, reading)
+        if reading is None:
+            table = table.filter(pc.is_null(table[ASK]))
+        table = table.drop_columns([ASK]).combine_chunks()
         taken = Ragged.from_arrow(table["taken"])
-        if not asks_llm(variant) and "score.llm" in table.column_names:
-            table = table.drop_columns(["score.llm"])
         lessons.append(Lesson(table, taken.like(taken.values > 0), prior_of(loaded(day, models.item_model))))
     model = loaded(day, now.item_model)
     personal = [source.name for source in sources_of(parent) if model.retriever(source).personal]
@@ -199,7 +209,8 @@ def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str
 def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
     """Of everything that can change the tuned weights; the first cut decides the number of epochs of all."""
     config = day.config
-    settings = [config.tuning.model_dump(mode="json"), config.denoise.model_dump(mode="json"), instruction(day)]
+    asked = day.templates.digest if anything_asked(day) else None
+    settings = [config.tuning.model_dump(mode="json"), config.denoise.model_dump(mode="json"), instruction(day), asked]
     return digest(
         [settings, day.data_fingerprint, one.cut, one.item_model, models[0].item_model, [m.cut for m in models]]
     )
@@ -207,7 +218,8 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
 
 def _blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
-    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint])
+    asked = day.templates.digest if anything_asked(day) else None
+    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint, asked])
 
 
 def _sequence_path(day: Day, models: Models, shard: int) -> str:

@@ -79,9 +79,9 @@ def instruction(day: Day) -> str:
     return clean(day.config.instruction.text, day.config.instruction.max_chars)
 
 
-def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
-    """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
-    denoisers = _denoisers(day)
+def item_model_of(day: Day, data: Ingested, cut: int) -> tuple[tuple[SourceSpec, ...], str]:
+    """What the item model as of `cut` is fitted of, and its fingerprint."""
+    denoisers = denoisers_of(day)
     denoised = any(denoise.method != "none" for denoise in denoisers)
     by_factors = denoised or any(asks_factors(variant) for variant in day.arms.variants("slate"))
     arms = [sources_of(variant) for variant in day.arms.variants("retrieve")]
@@ -94,6 +94,12 @@ def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
         max_events=day.config.fit.max_events,
         learned=sorted(learner.key for learner in learners_of(denoisers)),
     )
+    return specs, fingerprint
+
+
+def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
+    """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
+    specs, fingerprint = item_model_of(day, data, cut)
     if not artefacts.exists(day.storage, item_model.KIND, fingerprint):
         cpus = day.config.resources.fit_num_cpus
         fit = ray.remote(num_cpus=min(cpus, ray.cluster_resources().get("CPU", cpus)), max_retries=3)(_fit)
@@ -110,12 +116,12 @@ def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) ->
         day.event_weights,
         cut,
         day.config.fit.max_events,
-        learners_of(_denoisers(day)),
+        learners_of(denoisers_of(day)),
     )
     item_model.save(day.storage, fingerprint, model)
 
 
-def _denoisers(day: Day) -> list[Denoise]:
+def denoisers_of(day: Day) -> list[Denoise]:
     """Those of the arms, and the one of the LLM's tuning."""
     denoisers = [variant.read(Denoise) for variant in day.arms.variants("denoise")]
     tunes = any(asks_llm(variant) for variant in day.arms.variants("rerank"))

@@ -9,26 +9,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
 from rayrec import config
+from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.denoising.stage import DenoiseStage
-from rayrec.hashing import hash_strings
+from rayrec.pipeline.asking import (
+    ASKED,
+    LLM,
+    WAY,
+    Reading,
+    anything_asked,
+    asks,
+    has_events,
+    readings,
+    search,
+    searches,
+    sentences,
+)
 from rayrec.pipeline.carry import Pool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_verdicts
 from rayrec.pipeline.models import Models, asks_llm, available, catalogue_of, instruction, loaded, sources_of
+from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
 from rayrec.reranking import engines
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import localise
 from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.vllm_engine import ENVIRONMENT
 from rayrec.retrieval.candidates import CandidateStage, Source
-from rayrec.slates.examples import known_at, taken_after, usable
+from rayrec.slates.arms import Variant
+from rayrec.slates.examples import known_at
+
+Ints = npt.NDArray[np.int64]
+_READ = ("user_id", "item", "ts", "candidate")  # what a reading needs of a row
 
 
 @dataclass(frozen=True)
@@ -73,12 +92,14 @@ class Denoise:
         self._scoring = scoring
 
     def __call__(self, unit: int, _: pa.Table) -> pa.Table:
-        day = self._scoring.day
-        models, shard = self._scoring.at(unit)
-        everything = histories(day, shard)
-        table = known_at(everything, models.cut) if self._scoring.sample is not None else everything
-        if self._scoring.sample is not None:
-            table = table.filter(pa.array(self._teaching(everything, table, models.cut)))
+        scoring, day = self._scoring, self._scoring.day
+        models, shard = scoring.at(unit)
+        table = everything = histories(day, shard)
+        wanted = None
+        if scoring.sample is not None:
+            wanted = taken(day, everything, models.cut)
+            teaches = teaching(day, everything, wanted, models.cut, scoring.sample / max(scoring.users, 1))
+            table = known_at(everything, models.cut).filter(pa.array(teaches))
         arrays = loaded(day, models.item_model).denoiser_arrays(
             [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
         )
@@ -95,21 +116,11 @@ class Denoise:
             members = day.arms.users_of(variant, table["user_id"])
             parts.append(stage(table.filter(pa.array(members)).combine_chunks()))
         denoised = pa.concat_tables(parts)
-        if self._scoring.run_id:
-            keep_verdicts(day, self._scoring.run_id, shard, denoised)
+        if scoring.run_id:
+            keep_verdicts(day, scoring.run_id, shard, denoised)
+        if wanted is not None:
+            return lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
         return denoised
-
-    def _teaching(self, everything: pa.Table, known: pa.Table, cut: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """Users who did something after the cut to learn from; of many users, those with the smallest hashes."""
-        scoring, blend = self._scoring, self._scoring.day.config.blend
-        until = cut + int(blend.horizon_days * 86_400_000_000)
-        weights = scoring.day.event_weights
-        new_only = scoring.day.config.retrieval.exclude_seen
-        wanted = taken_after(everything, cut, until, weights, new_only=new_only)
-        share = (scoring.sample or 0) / max(scoring.users, 1)
-        sampled = hash_strings(everything["user_id"]) < np.uint64(min(share, 1.0) * (2**64 - 2**11))
-        result: np.ndarray[tuple[int], np.dtype[np.bool_]] = usable(known, wanted, blend.min_events) & sampled
-        return result
 
 
 class Retrieve:
@@ -132,14 +143,27 @@ class Retrieve:
                 day.event_weights,
             )
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
-            parts.append(stage(rows))
+            found = stage(rows, self._matching(variant, rows))
+            for name in (WANTED, ASK):
+                if name in rows.column_names:
+                    found = found.append_column(name, rows[name])
+            parts.append(found)
         return pa.concat_tables(parts, promote_options="default")
+
+    def _matching(self, variant: Variant, rows: pa.Table) -> Ragged | None:
+        """Items that match what the users of some rows ask for; None where nobody asks for anything."""
+        day = self._scoring.day
+        if not anything_asked(day):
+            return None
+        lesson = ASK in rows.column_names
+        texts = rows[ASK].to_pylist() if lesson else searches(day, rows["user_id"], day.arms.arms_of(variant))
+        return search(day, [text or "" for text in texts], variant.read(config.Retrieval).request_top)
 
 
 class Rerank:
-    """Stage, as an actor: the LLM's log-probabilities for the candidates of the variants that some arm reranks.
+    """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see asking.py).
 
-    Adds to reranked_schema a column `engine`: which one scored the row; null where the LLM was not asked or failed.
+    `way.<reading>` says who scored a row, engine and way; null where nobody did.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -150,11 +174,42 @@ class Rerank:
         models, _ = self._scoring.at(unit)
         if self._ready is None or self._ready[0] != models:
             self._ready = models, self._load(models)
-        out = self._ready[1](table)
-        name = engines.engine_named(self._scoring.engine).name
-        return out.append_column(
-            "engine", pc.if_else(pc.is_valid(out["score.llm"]), name, pa.scalar(None, pa.string()))
-        )
+        asked = {reading: self._asked(table, reading, arms) for reading, arms in self._readings().items()}
+        # One call for all readings: where they share a prompt, it is read once.
+        out = self._ready[1](pa.concat_tables([rows for _, rows in asked.values()]).combine_chunks())
+        errors, start = [], 0
+        for reading, (place, rows) in asked.items():
+            own = out.slice(start, len(rows))
+            start += len(rows)
+            back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
+            table = table.append_column(f"{LLM}{reading.name}", own["score.llm"].combine_chunks().take(back))
+            table = table.append_column(f"{ASKED}{reading.name}", pc.is_valid(own["ask"]).combine_chunks().take(back))
+            name = f"{engines.engine_named(self._scoring.engine).name}: {reading.rerank.read(config.Rerank).method}"
+            scored = pc.is_valid(table[f"{LLM}{reading.name}"])
+            table = table.append_column(f"{WAY}{reading.name}", pc.if_else(scored, name, pa.scalar(None, pa.string())))
+            errors.append(own["error"].combine_chunks().take(back))
+        return table.append_column("error", pc.coalesce(*errors))
+
+    def _readings(self) -> dict[Reading, tuple[str, ...]]:
+        """Tonight's; a lesson is read once a rerank variant: its request is its own."""
+        day = self._scoring.day
+        if self._scoring.sample is None:
+            return readings(day)
+        return {Reading(v, None): day.arms.arms_of(v) for v in day.arms.variants("rerank") if asks_llm(v)}
+
+    def _asked(self, table: pa.Table, reading: Reading, arms: tuple[str, ...]) -> tuple[Ints, pa.Table]:
+        """The rows of the table that a reading scores, [n], and those rows with what is asked."""
+        day = self._scoring.day
+        members = day.arms.members(table["user_id"])
+        served = np.any([members[arm] for arm in arms], axis=0)
+        own = pc.equal(table["variant"], reading.rerank.parent).to_numpy(zero_copy_only=False)
+        place = np.flatnonzero(own & served)
+        rows = table.take(pa.array(place))
+        if ASK in rows.column_names:
+            told = sentences(day, rows[ASK], has_events(rows))
+        else:
+            told = asks(day, rows["user_id"], has_events(rows), reading.arm)
+        return place, rows.select(_READ).append_column("ask", told)
 
     def _load(self, models: Models) -> Reranker:
         day = self._scoring.day
@@ -166,9 +221,8 @@ class Rerank:
             device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
             vllm=resources.vllm,
         )
-        asked = [variant.parent for variant in day.arms.variants("rerank") if asks_llm(variant)]
-        spec = RerankSpec(instruction(day), models.cut, frozenset(name for name in asked if name))
-        return Reranker(engines.start(self._scoring.engine, model, settings), model, catalogue_of(day), spec)
+        engine = engines.start(self._scoring.engine, model, settings)
+        return Reranker(engine, model, catalogue_of(day), RerankSpec(instruction(day), models.cut))
 
 
 def _engine_pool(scoring: Scoring) -> Pool:

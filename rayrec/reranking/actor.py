@@ -1,9 +1,10 @@
-"""The rerank stage: one engine for the whole job, then one shard's candidates after another.
+"""Reranking by item tokens: one engine for the whole job, then one shard's candidates after another.
 
-Reads candidate_schema, writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
+Reads candidate_schema, with or without a column `ask` (string: what the user asks for; "" or null: nothing, the
+instruction that everybody has stands there). Writes reranked_schema: the same rows in the same order, plus `score.llm`
+and `error`.
 
-    variant that takes no LLM                   score null, error null
-    user without an event that the model knows  scores NaN: there is nothing to read
+    neither a known event nor an ask            scores NaN: there is nothing to read
     candidate that came after the tuning        NaN in its place
     prompt that fails                           score null, the reason in `error`; nobody else is touched
 """
@@ -11,13 +12,12 @@ Reads candidate_schema, writes reranked_schema: the same rows in the same order,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.reranking.artefact import LocalModel
@@ -30,7 +30,6 @@ class RerankSpec:
 
     instruction: str  # clean words
     now: int
-    variants: frozenset[str]  # those that the LLM scores
 
 
 class Reranker:
@@ -41,16 +40,15 @@ class Reranker:
         self._engine = engine
         self._spec = spec
         self._layout = model.layout(spec.instruction, engine.longest)
+        self._read = model.reader()
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: npt.NDArray[np.int64] = known.fill_null(-1).to_numpy().astype(np.int64)
         self.scored: Counter[str] = Counter()  # engine name -> users scored, and "failed"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema -> reranked_schema, row for row."""
-        wanted = pc.is_in(table["variant"], value_set=pa.array(sorted(self._spec.variants), pa.string()))
-        rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
-        answers = self._scores(table.take(pa.array(rows))) if len(rows) else []
-        return self._assemble(table, dict(zip(rows.tolist(), answers, strict=True)))
+        scores, errors = as_columns(self._scores(table))
+        return table.append_column("score.llm", scores).append_column("error", errors)
 
     def _scores(self, table: pa.Table) -> list[Float32 | Failure]:
         """One answer a row, [candidates] each."""
@@ -77,7 +75,10 @@ class Reranker:
         codes = self._index[items.values]
         known = codes >= 0
         kept = items.filter(known).like(codes[known])
-        return self._layout.prompts(kept, kept.like(times.values[known]), self._spec.now)
+        words = None
+        if "ask" in table.column_names:
+            words = self._read([text or "" for text in table["ask"].to_pylist()])
+        return self._layout.prompts(kept, kept.like(times.values[known]), self._spec.now, words)
 
     def _pick(
         self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
@@ -92,23 +93,16 @@ class Reranker:
             self.scored[self._engine.name] += 1
         return out
 
-    @staticmethod
-    def _assemble(table: pa.Table, answers: Mapping[int, Float32 | Failure]) -> pa.Table:
-        scores: list[Float32 | None] = []
-        errors: list[str | None] = []
-        for row in range(table.num_rows):
-            answer = answers.get(row)
-            scores.append(None if isinstance(answer, Failure) else answer)
-            errors.append(answer.reason if isinstance(answer, Failure) else None)
-        filled = [score for score in scores if score is not None]
-        values = np.concatenate(filled) if filled else np.empty(0, np.float32)
-        lengths = np.array([0 if score is None else len(score) for score in scores], np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        missing = pa.array([score is None for score in scores], pa.bool_())
-        column = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=missing)
-        return table.append_column(pa.field("score.llm", pa.list_(pa.float32())), column).append_column(
-            pa.field("error", pa.string()), pa.array(errors, pa.string())
-        )
+
+def as_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.StringArray]:
+    """One answer a row as `score.llm` (ragged float32, null where it failed) and `error` (null where it did not)."""
+    missing = np.array([isinstance(answer, Failure) for answer in answers], np.bool_)
+    filled = [np.empty(0, np.float32) if isinstance(answer, Failure) else answer for answer in answers]
+    offsets = np.concatenate([[0], np.cumsum([len(scores) for scores in filled])]).astype(np.int32)
+    values = np.concatenate([np.empty(0, np.float32), *filled])
+    scores = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(missing))
+    errors = [answer.reason if isinstance(answer, Failure) else None for answer in answers]
+    return scores, pa.array(errors, pa.string())
 
 
 def _distinct(prompts: Ragged) -> tuple[list[list[int]], npt.NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
     <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
     <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
+    <folder>/stale.json               why it must not be used any more: it was tuned on users who are to be forgotten
 
 Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
 Engines need local files: `localise` copies a remote checkpoint into a cache of the node, checked against the sha256.
@@ -26,10 +27,11 @@ import pyarrow.compute as pc
 from rayrec.errors import DataError
 from rayrec.hashing import digest
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.vocabulary import Vocabulary, words
+from rayrec.reranking.vocabulary import Vocabulary, WordReader, words
 from rayrec.storage import Storage
 
 RECORD = "rayrec.json"
+STALE = "stale.json"
 FORMAT = 1
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 
@@ -78,6 +80,11 @@ class LocalModel:
             )
         return Layout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
 
+    def reader(self) -> WordReader:
+        """Reads what users ask for, as far as the tuned prompts reach."""
+        most = self.card.settings.get("words")
+        return WordReader(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most)
+
     def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
         """Artefact index of each item id, int32; null for items that came after the tuning."""
         return pc.index_in(item_ids, value_set=pa.array(self.card.item_ids, pa.string()))
@@ -104,6 +111,18 @@ def exists(storage: Storage, path: str) -> bool:
     return storage.exists(f"{path}/{RECORD}")
 
 
+def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
+    """From now on `localise` refuses the checkpoint. Marked once, it stays as it was marked first."""
+    storage.create(f"{path}/{STALE}", (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
+
+
+def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
+    """The paths of the checkpoints below `folder` that are stale, or that are not."""
+    files = {info.path for info in storage.list(folder)}
+    whole = sorted(path.removesuffix(f"/{RECORD}") for path in files if path.endswith(f"/{RECORD}"))
+    return [path for path in whole if (f"{path}/{STALE}" in files) == stale]
+
+
 def read_card(storage: Storage, path: str) -> Card:
     """Raises MissingFileError where there is no artefact, DataError where its record cannot be read."""
     return _record(storage, path)[1]
@@ -115,6 +134,12 @@ def localise(storage: Storage, path: str, cache: Path | None = None) -> LocalMod
     `cache`: default a folder of this user below the temporary directory. Several actors at once are safe: each copies
     under a name of its own and renames; the first wins.
     """
+    if storage.exists(f"{path}/{STALE}"):
+        raise DataError(
+            "the checkpoint is stale: it was tuned on users who asked to be forgotten",
+            where=storage.url(f"{path}/{STALE}"),
+            do="run the job again: it tunes another without them",
+        )
     record, card = _record(storage, path)
     if storage.is_local:
         folder = Path(storage.url(f"{path}/{record['folder']}"))

@@ -1,5 +1,9 @@
 """The model while it is tuned: a causal decoder whose items are one matrix, read and predicted with the same vectors.
 
+An item's vector is its own plus, where the settings say so, the weighed sum of the embeddings of the words it is called
+by: "drama" in a request and in the names of a thousand films is then one thing to learn, and an item that nobody has
+taken yet is still somewhere. `export` adds the two up: engines see one plain matrix.
+
     scratch   a small Llama, all of it trained
     a base    a local Hugging Face checkpoint with LoRA on its linear layers, plus vectors for the added tokens;
               `export` merges the LoRA and writes a plain checkpoint
@@ -10,7 +14,6 @@ Only what is trained is kept in checkpoints: `trained` names it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,8 @@ class ItemLM(nn.Module):
         spread = float(table.detach().float().std())
         self.marks = nn.Parameter(torch.randn(vocabulary.first_item - vocabulary.user, width) * spread)
         self.items = nn.Parameter(torch.randn(vocabulary.items, width) * spread)
+        self._words: Tensor | None = None
+        self._offsets = self._rarity = torch.empty(0)
 
     @property
     def width(self) -> int:
@@ -49,31 +54,39 @@ class ItemLM(nn.Module):
         """Item factors float32 [items, k], rotated onto the model's width: [items, width]."""
         return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
 
-    def vectors_of_words(self, words: Ragged) -> Tensor:
-        """The mean input embedding of each item's words (token ids, one row an item): [items, width], of length 1.
+    def name_items(self, words: Ragged) -> None:
+        """From now on an item's vector has a part made of its words (token ids int64, one row an item).
 
-        A word weighs log(items / items with it).
+        A word weighs log(items / items with it); the weights of an item have length 1.
         """
-        table = self.causal.get_input_embeddings().weight.detach().float()
-        cell = np.unique(words.rows * table.shape[0] + words.values)
-        item, word = np.divmod(cell, table.shape[0])
-        rarity = np.log(len(words) / np.maximum(np.bincount(word, minlength=table.shape[0]), 1)).astype(np.float32)
-        out = torch.zeros(len(words), table.shape[1])
-        out.index_add_(
-            0, torch.from_numpy(item), table[torch.from_numpy(word)] * torch.from_numpy(rarity[word])[:, None]
-        )
-        return nn.functional.normalize(out, dim=1)
+        size = self.causal.get_input_embeddings().weight.shape[0]
+        item, word = np.divmod(np.unique(words.rows * size + words.values), size)
+        rarity = np.log((len(words) + 1) / np.maximum(np.bincount(word, minlength=size), 1))[word]
+        length = np.sqrt(np.bincount(item, rarity**2, minlength=len(words)))[item]
+        self._words = torch.from_numpy(word)
+        self._offsets = torch.from_numpy(np.searchsorted(item, np.arange(len(words))))
+        self._rarity = torch.from_numpy((rarity / np.maximum(length, 1e-9)).astype(np.float32))
 
-    def start_items(self, parts: Sequence[Tensor]) -> None:
-        """Begin with the sum of some vectors [items, width], each at the spread of the model's embeddings."""
-        spread = self.items.std()
-        total = sum(part / part.std().clamp_min(1e-9) for part in parts) / len(parts) ** 0.5
+    def start_items(self, vectors: Tensor) -> None:
+        """Begin the items' own part with these [items, width], at the spread of the model's embeddings."""
         with torch.no_grad():
-            self.items.copy_(torch.as_tensor(total) * spread)
+            self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def vectors(self) -> Tensor:
+        """Every item's vector, [items, width]: its own part and that of its words."""
+        if self._words is None:
+            return self.items
+        table = self.causal.get_input_embeddings().weight
+        words, offsets, rarity = (part.to(table.device) for part in (self._words, self._offsets, self._rarity))
+        named: Tensor = nn.functional.embedding_bag(
+            words, table, offsets, mode="sum", per_sample_weights=rarity.to(table.dtype)
+        )
+        return self.items + named
+
+    def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """`vectors`: those of `self.vectors()`, where they are at hand."""
         vocabulary = self.vocabulary
-        added = torch.cat([self.marks, self.items])
+        added = torch.cat([self.marks, self.vectors() if vectors is None else vectors])
         embeddings = self.causal.get_input_embeddings()(tokens.clamp_max(vocabulary.user - 1))
         of_added = nn.functional.embedding((tokens - vocabulary.user).clamp_min(0), added).to(embeddings.dtype)
         mixed = torch.where((tokens >= vocabulary.user).unsqueeze(-1), of_added, embeddings)
@@ -87,6 +100,7 @@ class ItemLM(nn.Module):
 
     def export(self, folder: Path) -> None:
         """Write a plain Hugging Face checkpoint (safetensors). The model cannot be tuned further afterwards."""
+        vectors = self.vectors().detach()
         causal = self.causal.merge_and_unload() if hasattr(self.causal, "merge_and_unload") else self.causal
         vocabulary = self.vocabulary
         size = max(vocabulary.size, causal.get_input_embeddings().weight.shape[0])
@@ -95,7 +109,7 @@ class ItemLM(nn.Module):
             for layer in (causal.get_input_embeddings(), causal.get_output_embeddings()):
                 table = layer.weight
                 table[vocabulary.user : vocabulary.first_item] = self.marks.to(table.dtype)
-                table[vocabulary.first_item : vocabulary.size] = self.items.to(table.dtype)
+                table[vocabulary.first_item : vocabulary.size] = vectors.to(table.dtype)
         causal.save_pretrained(str(folder), safe_serialization=True)
 
 

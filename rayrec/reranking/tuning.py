@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
-from rayrec.instructions.facets import Facets
+from rayrec.instructions.facets import Facets, words_without_facets
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import Templates
@@ -90,7 +90,8 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         _start_items(lm, spec, codes, reader)
         asking = None
         if teacher is not None and spec.templates is not None:
-            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms)
+            fillers = words_without_facets(spec.catalogue["title"].to_pylist(), teacher.facets)
+            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers)
         loop = Loop(lm, layout, _task(spec, tables, codes, asking), worker)
         _resume(loop, storage, spec)
         loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
@@ -126,17 +127,18 @@ def _tokenizer(spec: TuningSpec, codes: Int, teacher: RulesTeacher | None) -> An
 
 
 def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
-    """Begin with vectors of what the items are called, of who takes them, or of both, as the settings say."""
+    """Where item vectors come from: what the items are called, who takes them, or both, as the settings say."""
     start = spec.settings.items_from
-    parts = []
     if start in ("text", "hybrid"):
-        taken = spec.catalogue.take(pa.array(codes))
-        texts = pc.binary_join_element_wise(taken["title"], pc.fill_null(taken["category"], ""), ". ")
-        parts.append(lm.vectors_of_words(reader(texts.to_pylist())))
+        facets = Facets.of(spec.catalogue).take(codes)
+        titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
+        named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
+        lm.name_items(reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)]))
     if start in ("collaborative", "hybrid") and spec.factors is not None:
-        parts.append(lm.vectors_of_factors(spec.factors[codes]))
-    if parts:
-        lm.start_items(parts)
+        lm.start_items(lm.vectors_of_factors(spec.factors[codes]))
+    elif start == "text":
+        with torch.no_grad():
+            lm.items.zero_()
 
 
 def _task(spec: TuningSpec, tables: list[pa.Table], codes: Int, asking: Asking | None) -> Task:

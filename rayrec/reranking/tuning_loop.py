@@ -121,10 +121,11 @@ class Loop:
         self.model.eval()
         total = weight = 0.0
         with torch.no_grad():
+            vectors = self.model.vectors()
             for rows in batches(self._validation, self._task.settings.batch_tokens, None):
                 batch = collate(self._validation, rows, self._layout.vocabulary.pad)
-                states = self._states(batch)
-                total += float(sum(loss for loss in self._losses(states, self.model.items, batch)))
+                states = self._states(batch, vectors)
+                total += float(sum(loss for loss in self._losses(states, vectors, batch)))
                 weight += float(batch.weight.sum())
         return total / weight if weight else math.inf
 
@@ -192,14 +193,15 @@ class Loop:
         loss = 0.0
         if len(rows):
             batch = collate(examples, rows, self._layout.vocabulary.pad)
-            states = self._states(batch)
+            vectors = self.model.vectors()
+            states = self._states(batch, vectors)
             # The logits are the largest thing here: made, used and dropped piece by piece, then one pass backwards.
-            leaf = states.detach().requires_grad_()
-            for piece in self._losses(leaf, self.model.items, batch):
+            leaves = [tensor.detach().requires_grad_() for tensor in (states, vectors)]
+            for piece in self._losses(leaves[0], leaves[1], batch):
                 torch.autograd.backward(piece * scale)
                 loss += float(piece.detach()) * scale
-            if leaf.grad is not None:
-                torch.autograd.backward(states, leaf.grad)
+            if leaves[0].grad is not None:
+                torch.autograd.backward([states, vectors], [leaf.grad for leaf in leaves])
         self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
@@ -208,11 +210,11 @@ class Loop:
         self.progress.step += 1
         return loss
 
-    def _states(self, batch: Batch) -> Tensor:
+    def _states(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Final hidden states of the asking tokens, float32 [queries, width]."""
         device = self._worker.device
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            states = self.model(torch.from_numpy(batch.tokens).to(device))
+            states = self.model(torch.from_numpy(batch.tokens).to(device), vectors)
         asking: Tensor = states.flatten(0, 1)[torch.from_numpy(batch.place).to(device)].float()
         return asking
 

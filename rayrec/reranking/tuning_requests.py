@@ -7,6 +7,9 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
     search     the request alone; besides the user's items, others that satisfy it, drawn as often as they are taken
     contrary   history + a request from somebody else's items; the answers are drawn as for a search
     explicit   a sentence about the user in place of the history
+
+People do not ask as templates do. So half of the requests stand alone, without a template's words around them, and
+words that mean nothing here are strewn in: what is to be learned is to look for the words that do.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Examples, Int
 
+_BARE, _FILLERS = 0.5, 4  # share of requests without a template; at most so many words strewn into one
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
 
 
@@ -32,13 +36,14 @@ class Asking:
     """Who asks, how often, and in what words.
 
     `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
-    per user and epoch.
+    per user and epoch. `fillers`: words without a meaning here.
     """
 
     teacher: RulesTeacher
     sentences: Sentences
     tokens: Callable[[Sequence[str]], Ragged]
     shares: Mapping[Form, float]
+    fillers: Sequence[str] = ()
 
 
 def requested(examples: Examples, layout: Layout, asking: Asking, rng: np.random.Generator) -> Examples:
@@ -93,7 +98,9 @@ class _Told:
         keys = rng.integers(0, 2**31, len(intentions)).tolist()
         say = self.asking.sentences
         texts = [say("", t, history=history, vague=vague, key=k) for t, k in zip(intentions, keys, strict=True)]
-        return self.asking.tokens(texts)
+        bare = rng.random(len(texts)) < _BARE
+        said = [t if alone else text for t, text, alone in zip(intentions, texts, bare.tolist(), strict=True)]
+        return self.asking.tokens([_strewn(text, self.asking.fillers, rng) for text in said])
 
     def told(self, words: Ragged, requests: Requests | None) -> Examples:
         """The anchors' rows with other words before the same history; only queries that are answered stay."""
@@ -188,6 +195,14 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
     "contrary": _contrary,
     "explicit": _explicit,
 }
+
+
+def _strewn(text: str, fillers: Sequence[str], rng: np.random.Generator) -> str:
+    """The text with a few of the fillers between its words."""
+    words = text.split(" ")
+    for _ in range(int(rng.integers(0, _FILLERS + 1)) if fillers else 0):
+        words.insert(int(rng.integers(0, len(words) + 1)), fillers[int(rng.integers(0, len(fillers)))])
+    return " ".join(words)
 
 
 def _chosen(rows: int, share: float, rng: np.random.Generator) -> Int:

@@ -40,6 +40,7 @@ class _Block:
     profiles: Profiles
     seen_row: npt.NDArray[np.int64]  # [seen], with seen_item: the cells that are taken, each once, by row
     seen_item: npt.NDArray[np.int64]
+    also: Ragged | None  # item codes to propose besides
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class CandidateStage:
     exclude_seen: bool
     event_weights: tuple[float, ...]
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table, also: Ragged | None = None) -> pa.Table:
+        """`also`: more item codes to propose, a row a user; those that are seen or not available are left out."""
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = Ragged.from_arrow(table["keep"]).values
         weight = np.asarray(self.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
@@ -61,7 +63,13 @@ class CandidateStage:
         profiles = Profiles(kept, kept.like(ts.values[speaks]), kept.like((weight * keep)[speaks]), len(self.available))
         step = max(1, _BLOCK_BYTES // (4 * max(1, len(self.available)) * (1 + len(self._personal))))
         blocks = [
-            self._propose(_Block(profiles[slice(start, start + step)], *self._seen(item, start, start + step)))
+            self._propose(
+                _Block(
+                    profiles[slice(start, start + step)],
+                    *self._seen(item, start, start + step),
+                    None if also is None else also.take(np.arange(start, min(start + step, len(table)))),
+                )
+            )
             for start in range(0, len(table), step)
         ]
         return self._table(table, profiles, blocks)
@@ -105,6 +113,9 @@ class CandidateStage:
         for source in self.sources:
             if not source.retriever.personal and source.top:
                 propose_shared(self._shared_order[source.name], block.seen_row, block.seen_item, source.top, proposed)
+        if block.also is not None:
+            proposed[block.also.rows, block.also.values] = True
+            proposed &= self.available
         proposed[block.seen_row, block.seen_item] = False
         cells = np.flatnonzero(proposed)
         row, code = np.divmod(cells, items)

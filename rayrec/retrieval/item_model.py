@@ -119,9 +119,7 @@ FACTORS = _default("ials")
 """The factors that denoisers and slates use where an arm has no iALS source of its own."""
 
 
-def needed(
-    arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[Need] = ()
-) -> tuple[SourceSpec, ...]:
+def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[Need] = ()) -> tuple[SourceSpec, ...]:
     """The fits that the arms' sources need, each once; with factors where something asks for them.
 
     `factors`: some arm denoises, or makes its slates by item factors. `needs`: what the denoisers ask for.

@@ -51,11 +51,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Blend:
-    """`plain` orders candidates without an LLM's scores; `with_llm` those that have them."""
+    """`plain` orders candidates without an LLM's scores, `with_llm` those that have them, and `asked` those of users
+    who ask for something: then the LLM knows what the retrievers do not."""
 
     personal: tuple[str, ...]  # sources whose scores are the user's own
     plain: Weights
     with_llm: Weights | None = None
+    asked: Weights | None = None
 
     @classmethod
     def default(cls, personal: Sequence[str], prior: Sequence[str] = ()) -> Self:
@@ -68,6 +70,8 @@ class Blend:
     def scores(self, table: pa.Table, prior: Prior) -> Ragged:
         """The score of each candidate, ragged float32, from candidate_schema or reranked_schema rows.
 
+        A bool column `asked` says who asks for something; without one, nobody does.
+
         Depends on each row alone. A user whose prompt failed (no LLM score at all) is ordered by `plain`.
         """
         candidate = Ragged.from_arrow(table["candidate"])
@@ -78,6 +82,10 @@ class Blend:
             llm, known = filled(Ragged.from_arrow(table[f"score.{LLM}"]))
             ordered = self._weighed(self.with_llm, candidate, own, llm, user, prior)
             result = np.where(np.repeat(known, candidate.lengths), ordered, result)
+            asked = _asked(table)
+            if self.asked is not None and asked.any():
+                ordered = self._weighed(self.asked, candidate, own, llm, user, prior)
+                result = np.where(np.repeat(known & asked, candidate.lengths), ordered, result)
         return candidate.like(result)
 
     def _weighed(
@@ -111,7 +119,7 @@ class Blend:
 
     def to_plain(self) -> dict[str, Any]:
         """As plain JSON content: an artefact's meta data."""
-        parts = {"plain": self.plain, "with_llm": self.with_llm}
+        parts = {"plain": self.plain, "with_llm": self.with_llm, "asked": self.asked}
         named = {key: part and {"by_name": dict(part.by_name), "centre": part.centre} for key, part in parts.items()}
         return {"personal": list(self.personal), **named}
 
@@ -123,7 +131,7 @@ class Blend:
         plain = weights(content["plain"])
         if plain is None:
             raise ValueError("a blend needs plain weights")
-        return cls(tuple(content["personal"]), plain, weights(content["with_llm"]))
+        return cls(tuple(content["personal"]), plain, weights(content["with_llm"]), weights(content["asked"]))
 
 
 @dataclass(frozen=True)
@@ -134,18 +142,37 @@ class Lesson:
     taken: Ragged  # bool, aligned with `candidate`
     prior: Prior
 
+    def where(self, rows: npt.NDArray[np.bool_]) -> Lesson:
+        """These rows [rows] alone."""
+        if rows.all():
+            return self
+        return Lesson(
+            self.table.filter(pa.array(rows)).combine_chunks(), self.taken.take(np.flatnonzero(rows)), self.prior
+        )
+
 
 def fit(lessons: Sequence[Lesson], personal: Sequence[str], l2: float = L2) -> Blend:
     """Weights from past days. Users who took none of their candidates are left out; what they took beside is dropped.
 
-    With fewer than 20 users to learn from, the default is returned.
+    With fewer than 20 users to learn from, the default is returned. Rows that ask for something (column `asked`) teach
+    the weights of those who ask, and nothing else.
     """
     named = tuple(personal)
+    asking = [lesson.where(_asked(lesson.table)) for lesson in lessons]
+    lessons = [lesson.where(~_asked(lesson.table)) for lesson in lessons]
     plain = _fit(lessons, named, False, l2)
     if plain is None:
         return Blend.default(named, lessons[0].prior.names if lessons else ())
-    with_llm = all(f"score.{LLM}" in lesson.table.column_names for lesson in lessons)
-    return Blend(named, plain, _fit(lessons, named, True, l2) if with_llm else None)
+    if not all(f"score.{LLM}" in lesson.table.column_names for lesson in lessons):
+        return Blend(named, plain)
+    return Blend(named, plain, _fit(lessons, named, True, l2), _fit(asking, named, True, l2))
+
+
+def _asked(table: pa.Table) -> npt.NDArray[np.bool_]:
+    if "asked" not in table.column_names:
+        return np.zeros(len(table), np.bool_)
+    asked: npt.NDArray[np.bool_] = table["asked"].to_numpy()
+    return asked
 
 
 _FEWEST = 20  # users
@@ -172,9 +199,7 @@ def _useful(lesson: Lesson, llm: bool) -> Lesson:
     some = hits > 0
     if llm:
         some &= filled(Ragged.from_arrow(lesson.table[f"score.{LLM}"]))[1]
-    cells = some[lesson.taken.rows]
-    taken = Ragged.from_lengths(lesson.taken.values[cells], lesson.taken.lengths[some])
-    return Lesson(lesson.table.filter(pa.array(some)).combine_chunks(), taken, lesson.prior)
+    return lesson.where(some)
 
 
 def _shared_mass(taken: Ragged) -> Floats:

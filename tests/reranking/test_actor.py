@@ -43,7 +43,7 @@ def random_rows(users: int, seed: int = 0) -> list[Row]:
 
 @pytest.fixture
 def reranker(vllm_engine: Engine, small_model: LocalModel) -> Reranker:
-    return Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW, frozenset({"llm", "kept"})))
+    return Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW))
 
 
 def scores(out: pa.Table) -> list[Any]:
@@ -70,13 +70,31 @@ def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: Reranker) ->
         np.testing.assert_array_equal(scores(reranker(table([rows[k]])))[0], together[k])
 
 
-def test_variants_without_the_llm_pass_untouched(reranker: Reranker) -> None:
-    rows = random_rows(4)
-    mixed = [rows[0], ("u1", "control", *rows[1][2:]), rows[2], ("u3", "control", *rows[3][2:])]
-    out = reranker(table(mixed))
-    assert [row is None for row in scores(out)] == [False, True, False, True]
-    assert out["error"].null_count == 4
-    assert reranker(table([mixed[1]]))["score.llm"].null_count == 1
+def asking(rows: list[Row], asks: list[str | None]) -> pa.Table:
+    return table(rows).append_column("ask", pa.array(asks, pa.string()))
+
+
+def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: Reranker) -> None:
+    rows = random_rows(3)
+    plain = scores(reranker(table(rows)))
+    asked = scores(reranker(asking(rows, [None, INSTRUCTION, "something else"])))
+    np.testing.assert_array_equal(asked[0], plain[0])
+    np.testing.assert_array_equal(asked[1], plain[1])
+    assert not np.array_equal(asked[2], plain[2], equal_nan=True)
+
+
+def test_a_user_without_events_who_asks_for_something_is_scored(reranker: Reranker) -> None:
+    rows: list[Row] = [("new", "llm", [], [2, 4, 6]), ("mute", "llm", [], [2, 4, 6])]
+    one, other = scores(reranker(asking(rows, ["a lamp", None])))
+    assert np.isfinite(one).all()
+    assert np.isnan(other).all()
+
+
+def test_a_request_of_one_user_does_not_move_another(reranker: Reranker) -> None:
+    rows = random_rows(2)
+    one = scores(reranker(asking(rows, ["<item_5> ignore the others", None])))
+    other = scores(reranker(asking(rows, ["a lamp", None])))
+    np.testing.assert_array_equal(one[1], other[1])
 
 
 def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,231 @@
+"""Does the LLM do what is asked in words? Against search, filters and recommenders that do not read.
+
+    python -m benchmarks.instruct --data movietweetings --root DIR --seeds 0 1 2 --check
+
+One held-out item a user (see denoise_data.py), the LLM tuned from scratch as the nightly job tunes it. Six questions:
+
+    sequential    history alone (P1 I0): all items ranked, and short lists of 1 + 99 and 1 + 9
+    search        words of the held-out item's facets alone (P0 I2)
+    personalised  both (P1 I2); its halves are the two above
+    vague         a mood and the history (P1 I1)
+    listening     share of the top 10 that satisfies a request which has nothing to do with the held-out item; in the
+                  phrases of tuning, in paraphrases it has not seen, and for pairs of facets never asked together
+    shuffled      the personalised requests, each given to another user: no better than asking for nothing
+
+Intervals: 95%, over users of all seeds, by the normal approximation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.denoise_data import SOURCES, HeldOut, held_out
+from benchmarks.denoise_rank import Kept, refitted, scores_of
+from benchmarks.instruct_asks import Floats, Int, Judged, Scores, both_of, judged_by, listening
+from benchmarks.instruct_model import Asked, tuned
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.stage import histories_of
+from rayrec.instructions.bm25 import Bm25
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.sentences import Sentences
+from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.templates import Templates, load_templates
+
+Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> measure -> [users]
+COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")
+UNSEEN = 0.2  # share of the facet pairs that tuning never names together
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One seed's case: everything that the questions are made from."""
+
+    case: HeldOut
+    kept: Kept
+    judged: Judged
+    facets: Facets
+    templates: Templates
+    unseen: Int  # [pairs, 2]
+    seed: int
+
+    @classmethod
+    def of(cls, case: HeldOut, seed: int, users: int, min_item_events: int) -> Bench:
+        histories = histories_of(case.history, case.event_weights)
+        kept = Kept.of(histories, np.ones(len(histories.item.values), np.float32), case.items)
+        known = np.bincount(kept.item.values, minlength=case.items) >= min_item_events
+        facets = Facets.of(case.catalogue)
+        pairs = both_of(facets, known)
+        chosen = np.random.default_rng([seed, 3]).random(len(pairs)) < UNSEEN
+        unseen = np.array([pair for pair, out in zip(pairs, chosen, strict=True) if out], np.int64).reshape(-1, 2)
+        judged = Judged.of(kept.item, case.wanted, case.items, known, seed, users)
+        return cls(case, kept, judged, facets, load_templates(), unseen, seed)
+
+    @property
+    def history(self) -> Ragged:
+        return self.kept.item
+
+    def rows(self, texts: list[str]) -> list[str]:
+        """Texts of the judged users, spread over all rows of the case."""
+        out = [""] * len(self.case.history)
+        for user, text in zip(self.judged.users, texts, strict=True):
+            out[user] = text
+        return out
+
+
+def plain_rankers(bench: Bench) -> dict[str, Scores]:
+    cut = int(bench.case.moment.max()) + 1
+    kinds = {"popularity": ("popularity", {}), "EASE": ("ease", {"lam": 200.0}), "iALS": ("ials", {})}
+    found = {
+        name: scores_of(refitted(kind, bench.kept, cut, dict(given)), bench.kept)
+        for name, (kind, given) in kinds.items()
+    }
+    found["item-kNN"] = scores_of(refitted("item_knn", bench.kept, cut, {}), bench.kept)
+    return {name: spread(scores, bench.case.items) for name, scores in found.items()}
+
+
+def spread(scores: Scores, items: int) -> Scores:
+    """A ranker that is the same for everybody gives one row: as many as there are users."""
+    return lambda users: np.array(np.broadcast_to(scores(users), (len(users), items)))
+
+
+def searching(bench: Bench, texts: list[str]) -> Scores:
+    words = [" ".join(bench.facets.name[n] for n in bench.facets.of_item[row]) for row in range(bench.case.items)]
+    titles = bench.case.catalogue["title"].to_pylist()
+    index = Bm25(f"{title} {word}" for title, word in zip(titles, words, strict=True))
+    return lambda users: index.scores([texts[user] for user in users])
+
+
+def filtered(scores: Scores, satisfied: np.ndarray, row_of: Mapping[int, int]) -> Scores:
+    """The scores of what satisfies the request first; an oracle that understands every word."""
+
+    def both(users: Int) -> Floats:
+        found = scores(users)
+        good = satisfied[[row_of[int(user)] for user in users]]
+        span = np.float32(2 * np.abs(found[np.isfinite(found)]).max(initial=0) + 1)
+        return np.asarray(found + span * good, np.float32)
+
+    return both
+
+
+def questions(bench: Bench, asked: Asked) -> Measures:
+    judged, facets, history = bench.judged, bench.facets, bench.history
+    plain = plain_rankers(bench)
+    row_of = {int(user): row for row, user in enumerate(judged.users)}
+    out: Measures = {}
+
+    def ask(question: str, ranker: str, scores: Scores, satisfied: np.ndarray | None = None) -> None:
+        out[question, ranker] = judged_by(scores, judged, history, satisfied)
+
+    for name, scores in plain.items():
+        ask("sequential", name, scores)
+    ask("sequential", "LLM", asked.scores(None))
+
+    rng = np.random.default_rng([bench.seed, 4])
+    say = Sentences(bench.templates)
+    wanted = RulesTeacher(facets).specific(judged.target, rng)
+    fits = np.stack(
+        [
+            facets.items_of([f for f in inc if f >= 0], [f for f in exc if f >= 0])
+            for inc, exc in zip(wanted.include.tolist(), wanted.exclude.tolist(), strict=True)
+        ]
+    )
+    requests = bench.rows(list(wanted.text))
+    ask("search", "BM25", searching(bench, requests), fits)
+    ask("search", "popularity + filter", filtered(plain["popularity"], fits, row_of), fits)
+    ask("search", "LLM", asked.scores([say("", t, history=False) for t in requests], history=False), fits)
+
+    together = [say("", text, history=True) for text in requests]
+    ask("personalised", "EASE + filter", filtered(plain["EASE"], fits, row_of), fits)
+    ask("personalised", "LLM", asked.scores(together), fits)
+    shuffled = bench.rows([wanted.text[n] for n in rng.permutation(len(wanted.text))])
+    ask("shuffled", "LLM", asked.scores([say("", text, history=True) for text in shuffled]), fits)
+    ask("no request", "LLM", asked.scores(None), fits)
+    moods = bench.rows(list(RulesTeacher(facets).vague(judged.target, rng).text))
+    ask("vague", "LLM", asked.scores([say("", text, history=True, vague=True) for text in moods]))
+
+    known = np.isin(np.arange(bench.case.items), asked.codes)
+    for kind in ("category", "decade", "both", "unseen"):
+        if kind == "decade" and "decade" not in facets.kind:
+            continue
+        heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, known)
+        for split in ("train", "held_out"):
+            told = Sentences(bench.templates, split)
+            texts = [told("", text, history=True) if text else "" for text in bench.rows(heard.words(facets, split))]
+            ask(f"listening: {kind}, {split}", "LLM", asked.scores(texts), heard.satisfied)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=tuple(SOURCES), required=True)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--users", type=int, default=1000, help="judged, at most")
+    parser.add_argument("--epochs", type=int, default=None)
+    parser.add_argument("--set", action="append", default=[], help="tuning settings, as key=value")
+    parser.add_argument("--check", action="store_true", help="exit with 1 below a bar")
+    given = parser.parse_args()
+    case = held_out(given.data, given.root)
+    changed = dict(pair.split("=", 1) for pair in given.set)
+    found: list[Measures] = []
+    minutes = []
+    for seed in given.seeds:
+        tuning = {**case.config.tuning.model_dump(), **changed, "seed": seed, "target_half_life_days": 0}
+        settings = type(case.config.tuning).model_validate(
+            {**tuning, "epochs": given.epochs or tuning["epochs"]}, strict=False
+        )
+        bench = Bench.of(case, seed, given.users, settings.min_item_events)
+        factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
+        started = time.monotonic()
+        asked = tuned(case, settings, factors, bench.templates, bench.unseen)
+        minutes.append((time.monotonic() - started) / 60)
+        print(f"seed {seed}: tuned in {minutes[-1]:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
+        found.append(questions(bench, asked))
+    merged = {key: {m: np.concatenate([one[key][m] for one in found]) for m in found[0][key]} for key in found[0]}
+    print_table(merged)
+    met = bars(merged)
+    said = "; ".join(f"{name}: {text} {'met' if good else 'NOT MET'}" for name, text, good in met)
+    print(f"instruct {given.data}, {len(given.seeds)} seeds, tuned in {np.median(minutes):.1f} min: {said}")
+    return 1 if given.check and not all(good for *_, good in met) else 0
+
+
+def print_table(measures: Measures) -> None:
+    print(f"\n{'question':<28}{'ranker':<21}" + "".join(f"{name:>18}" for name in COLUMNS))
+    for (question, ranker), values in measures.items():
+        cells = []
+        for name in COLUMNS:
+            one = values.get(name)
+            cells.append("" if one is None else f"{one.mean():.3f} ±{1.96 * one.std() / len(one) ** 0.5:.3f}")
+        print(f"{question:<28}{ranker:<21}" + "".join(f"{cell:>18}" for cell in cells))
+
+
+def bars(measures: Measures) -> list[tuple[str, str, bool]]:
+    """(what, figure, met) of the bars that the data can answer."""
+
+    def mean(question: str, ranker: str, name: str) -> float:
+        return float(measures[question, ranker][name].mean())
+
+    ratio = mean("sequential", "LLM", "nDCG@10") / mean("sequential", "EASE", "nDCG@10")
+    hit = "HR@1 of 100"
+    halves = max(mean("search", "LLM", hit), mean("sequential", "LLM", hit))
+    both = mean("personalised", "LLM", hit) / max(halves, 1e-9)
+    heard = {q: mean(q, "LLM", "satisfied@10") for q, _ in measures if q.startswith("listening")}
+    lost = max(heard[q] - heard[q.replace("train", "held_out")] for q in heard if q.endswith("train"))
+    shuffled = mean("shuffled", "LLM", "satisfied@10") - mean("no request", "LLM", "satisfied@10")
+    return [
+        ("sequential / EASE nDCG@10", f"{ratio:.2f} (bar 1.25)", ratio >= 1.25),
+        ("personalised / better half HR@1 of 100", f"{both:.2f} (bar 1.4)", both >= 1.4),
+        ("satisfied, least", f"{min(heard.values()):.1%} (bar 90%)", min(heard.values()) >= 0.9),
+        ("lost on paraphrases, most", f"{100 * lost:.1f} points (bar 2)", lost <= 0.02),
+        ("shuffled over no request", f"{100 * shuffled:+.1f} points (bar 2)", abs(shuffled) <= 0.02),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The item-token LLM as the nightly job tunes it, asked in this process for the scores of all items."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from benchmarks.denoise_data import HeldOut
+from benchmarks.instruct_asks import Int, Scores
+from rayrec.config import Tuning
+from rayrec.contracts.ragged import Ragged
+from rayrec.instructions.templates import Templates
+from rayrec.reranking import artefact
+from rayrec.reranking.artefact import LocalModel
+from rayrec.reranking.base import EngineSettings, ItemHead, item_vectors
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.transformers_engine import TransformersEngine
+from rayrec.reranking.tuning import TuningSpec, tune_here
+from rayrec.reranking.tuning_loop import Worker
+from rayrec.reranking.vocabulary import WordReader
+from rayrec.storage import Storage
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A tuned model and the histories that it is asked about."""
+
+    local: LocalModel
+    engine: TransformersEngine
+    head: ItemHead
+    layout: Layout
+    reader: WordReader
+    item: Ragged  # artefact indices
+    ts: Ragged
+    moment: Int
+    codes: Int  # catalogue code of each artefact index
+    items: int
+
+    def scores(self, words: Sequence[str] | None, *, history: bool = True) -> Scores:
+        """`words`: the prompt's text of each user of the case, by row; None: the layout's own instruction."""
+
+        def scores(users: Int) -> npt.NDArray[np.float32]:
+            item, ts = self.item.take(users), self.ts.take(users)
+            if not history:
+                item, ts = item.filter(np.zeros(len(item.values), bool)), ts.filter(np.zeros(len(ts.values), bool))
+            asks = None if words is None else self.reader([words[user] for user in users])
+            now = self.moment[users]
+            # One `now` a call: each user's own clock is moved onto it.
+            latest = int(now.max())
+            prompts = self.layout.prompts(item, ts.like(ts.values + (latest - now)[ts.rows]), latest, asks)
+            out = np.full((len(users), self.items), -np.inf, np.float32)
+            rows = np.flatnonzero(prompts.lengths > 0)
+            states = self.engine.hidden([prompts[row].tolist() for row in rows])
+            everything = [np.arange(len(self.codes))] * len(rows)
+            for row, found in zip(rows, self.head.log_probs(states, everything), strict=True):
+                out[row, self.codes] = found
+            return out
+
+        return scores
+
+
+def tuned(
+    case: HeldOut, settings: Tuning, factors: npt.NDArray[np.float32], templates: Templates, unseen: Int
+) -> Asked:
+    """Tune on the case's histories, for all of `settings.epochs`, and load the engine."""
+    storage = Storage(tempfile.mkdtemp(prefix="rayrec-instruct-"))
+    weight = np.asarray(case.event_weights, np.float32)
+    item, ts = Ragged.from_arrow(case.history["item"]), Ragged.from_arrow(case.history["ts"])
+    positive = weight[Ragged.from_arrow(case.history["event"]).values] > 0
+    kept = item.filter(positive)
+    table = pa.table(
+        {
+            "item": kept.to_arrow(pa.int32()),
+            "ts": kept.like(ts.values[positive]).to_arrow(pa.int64()),
+            "keep": kept.like(np.ones(len(kept.values))).to_arrow(pa.float32()),
+            "order": np.arange(len(kept), dtype=np.uint64),
+        }
+    )
+    with storage.writer("sequences.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    spec = TuningSpec(
+        root=storage.root,
+        sequences=("sequences.arrow",),
+        path="models/llm/one",
+        catalogue=case.catalogue,
+        instruction=case.config.instruction.text,
+        settings=settings,
+        now=int(case.moment.max()) + 1,
+        factors=factors,
+        templates=templates,
+        unseen=unseen,
+    )
+
+    def report(row: Mapping[str, float]) -> None:
+        print("  " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
+
+    tune_here(spec, Worker(), report)
+    local = artefact.localise(storage, spec.path)
+    engine = TransformersEngine(local, EngineSettings())
+    index = local.token_index(case.catalogue["item_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
+    known = index[kept.values] >= 0
+    codes = np.empty(len(local.card.item_ids), np.int64)
+    codes[index[index >= 0]] = np.flatnonzero(index >= 0)
+    return Asked(
+        local=local,
+        engine=engine,
+        head=ItemHead(item_vectors(local)),
+        layout=local.layout(case.config.instruction.text, engine.longest),
+        reader=local.reader(),
+        item=kept.filter(known).like(index[kept.values[known]]),
+        ts=kept.filter(known).like(ts.values[positive][known]),
+        moment=case.moment,
+        codes=codes,
+        items=case.items,
+    )

@@ -1,0 +1,241 @@
+"""How a request is put to a model: templates with named fields, a cell each of preference x intention x task form.
+
+    preference  P0 nothing is known, P1 implicit (the user's events), P2 explicit (a sentence, with or without events)
+    intention   I0 none, I1 vague, I2 specific
+    task form   T0 pointwise, T1 pairwise, T2 matching, T3 reranking
+
+after InstructRec (arXiv 2305.07001, section 3.1); the words are our own, in templates/*.yaml. A template file is data
+that somebody wrote, and so are the values of fields: rendering puts one string beside another. Nothing is looked up in
+a value, and a value is never read again for fields.
+
+What differs between the candidates of a user stands behind everything else, so that prompts share their beginning; in
+T2 there is nothing of that kind, and the events end the text: there a model that reads events as tokens goes on.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest
+from rayrec.storage import Storage
+
+PREFERENCES = ("P0", "P1", "P2")
+INTENTIONS = ("I0", "I1", "I2")
+TASK_FORMS = ("T0", "T1", "T2", "T3")
+SPLITS = ("train", "held_out")
+
+_AXES = {"preference": PREFERENCES, "intention": INTENTIONS, "task_form": TASK_FORMS, "split": SPLITS}
+_OF_CANDIDATES = {"T0": ("item",), "T1": ("first", "second"), "T2": (), "T3": ("candidates",)}
+FIELDS = ("preference", "intention", "history", "item", "first", "second", "candidates")
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_LONGEST = 2_000  # characters of a text
+_LARGEST = 1 << 20  # bytes of a file
+_SHIPPED = "templates"
+
+
+@dataclass(frozen=True)
+class Template:
+    id: str
+    preference: str
+    intention: str
+    task_form: str
+    split: str  # "held_out": paraphrases that no model is tuned on
+    text: str
+
+    @cached_property
+    def parts(self) -> tuple[tuple[str, str | None], ...]:
+        """The text as pairs of words and the field behind them, in order; the last pair has no field."""
+        pieces = _FIELD.split(self.text)
+        return tuple(zip(pieces[::2], [*pieces[1::2], None], strict=True))
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields, in the order of the text."""
+        return tuple(field for _, field in self.parts if field is not None)
+
+    @property
+    def has_history(self) -> bool:
+        return "history" in self.fields
+
+
+@dataclass(frozen=True)
+class Templates:
+    """All templates of a run, in the order of their files."""
+
+    templates: tuple[Template, ...]
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    def __iter__(self) -> Iterator[Template]:
+        return iter(self.templates)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of ids, cells and words: changes whenever a prompt could."""
+        return digest([[t.id, t.preference, t.intention, t.task_form, t.split, t.text] for t in self.templates])
+
+    def of(
+        self, *, preference: str, intention: str, task_form: str, split: str = "train", history: bool | None = None
+    ) -> tuple[Template, ...]:
+        """One cell's templates; `history`: only those that tell the user's events (True), or do not (False)."""
+        return self._cells.get((preference, intention, task_form, split, history), ())
+
+    def pick(
+        self,
+        *,
+        preference: str,
+        intention: str,
+        task_form: str,
+        key: int,
+        split: str = "train",
+        history: bool | None = None,
+    ) -> Template:
+        """The template of a cell that `key` (a hash, a counter) falls on. Raises ConfigError for an empty cell."""
+        found = self.of(preference=preference, intention=intention, task_form=task_form, split=split, history=history)
+        if not found:
+            which = "" if history is None else ", with {history}" if history else ", without {history}"
+            raise ConfigError(
+                f"no template for {preference} {intention} {task_form}, split {split}{which}",
+                where="instruction.templates",
+                do="add one to the file, or leave instruction.templates out to use those of rayrec",
+            )
+        return found[key % len(found)]
+
+    @cached_property
+    def _cells(self) -> dict[tuple[str, str, str, str, bool | None], tuple[Template, ...]]:
+        cells: dict[tuple[str, str, str, str, bool | None], tuple[Template, ...]] = {}
+        for each in self.templates:
+            for history in (None, each.has_history):
+                cell = (each.preference, each.intention, each.task_form, each.split, history)
+                cells[cell] = (*cells.get(cell, ()), each)
+        return cells
+
+
+def load_templates(path: str | None = None) -> Templates:
+    """Those of `path` (a file or fsspec URL) instead of rayrec's own. Raises ConfigError naming the file and the id."""
+    templates: list[Template] = []
+    ids: set[str] = set()
+    for where, text in _shipped() if path is None else [(path, _read(path))]:
+        for number, entry in enumerate(_entries(text, where), 1):
+            template = _template(entry, where, number)
+            if template.id in ids:
+                raise _wrong("the id is there twice", where, template.id)
+            ids.add(template.id)
+            templates.append(template)
+    return Templates(tuple(templates))
+
+
+def render(template: Template, fields: Mapping[str, str]) -> str:
+    """The text with its fields put in, character by character as they are; other fields are not looked at.
+
+    Raises KeyError for a field that is not given.
+    """
+    return "".join(words if field is None else words + fields[field] for words, field in template.parts)
+
+
+def _shipped() -> list[tuple[str, str]]:
+    folder = resources.files(__package__) / _SHIPPED
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
+    return [(f"{_SHIPPED}/{file.name}", file.read_text(encoding="utf8")) for file in files]
+
+
+def _read(path: str) -> str:
+    folder, _, name = path.rpartition("/")
+    storage = Storage(folder or ("/" if path.startswith("/") else "."))
+    if (size := storage.info(name).size) > _LARGEST:
+        raise ConfigError(f"{size:,} bytes are too many for templates, allowed {_LARGEST:,}", where=path)
+    try:
+        return storage.read(name).decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the templates are not UTF-8: {error.reason}", where=path) from None
+
+
+def _entries(text: str, where: str) -> list[Any]:
+    try:
+        entries = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not valid YAML: {error}", where=where) from None
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(
+            "a file of templates is a list of them", where=where, do="see rayrec/instructions/templates/matching.yaml"
+        )
+    return entries
+
+
+def _template(entry: Any, where: str, number: int) -> Template:
+    name = f"template {number}"
+    if not isinstance(entry, dict):
+        raise _wrong("a template is a mapping", where, name)
+    given = entry.get("id")
+    if not isinstance(given, str) or not _ID.fullmatch(given):
+        raise _wrong("`id` is one to 64 of a-z, 0-9, '_', '-' and '.'", where, name)
+    keys = {"id", "text", *_AXES}
+    if unlike := keys.symmetric_difference(entry):
+        some = sorted(map(str, unlike))[0][:60]
+        raise _wrong(f"{'has no' if some in keys else 'has an unknown'} key {some!r}", where, given)
+    for axis, values in _AXES.items():
+        if entry[axis] not in values:
+            shown = repr(entry[axis][:60]) if isinstance(entry[axis], str) else "not text"
+            raise _wrong(f"`{axis}` is {shown}; it is one of {', '.join(values)}", where, given)
+    if not isinstance(entry["text"], str):
+        raise _wrong("`text` is not text", where, given)
+    template = Template(**{**entry, "text": entry["text"].strip()})
+    if problem := _problem(template):
+        raise _wrong(problem, where, given)
+    return template
+
+
+def _problem(template: Template) -> str | None:
+    """What is wrong with a template's text, or None."""
+    words, fields = "".join(words for words, _ in template.parts), template.fields
+    if not words.strip():
+        return "the text has no words"
+    if len(template.text) > _LONGEST:
+        return f"the text has {len(template.text):,} characters, allowed {_LONGEST:,}"
+    if hidden := [char for char in words if unicodedata.category(char).startswith("C") and char != "\n"]:
+        return f"the text holds the invisible character U+{ord(hidden[0]):04X}"
+    if "{" in words or "}" in words:
+        return "the text holds a brace that belongs to no {field}"
+    if unknown := [field for field in fields if field not in FIELDS]:
+        return f"unknown field {{{unknown[0][:60]}}}; there is {', '.join(FIELDS)}"
+    if repeated := [field for field in fields if fields.count(field) > 1]:
+        return f"the field {{{repeated[0]}}} is there twice"
+    return _misplaced(template, fields)
+
+
+def _misplaced(template: Template, fields: tuple[str, ...]) -> str | None:
+    """Whether the fields are those of the cell, and what is of the candidates stands last."""
+    last = _OF_CANDIDATES[template.task_form]
+    needed = {
+        "preference": template.preference == "P2",
+        "history": template.preference == "P1",
+        "intention": template.intention != "I0",
+        **dict.fromkeys(last, True),
+    }
+    cell = f"{template.preference} {template.intention} {template.task_form}"
+    if missing := [field for field, is_needed in needed.items() if is_needed and field not in fields]:
+        return f"the field {{{missing[0]}}} is missing, which {cell} needs"
+    allowed = {field for field, is_needed in needed.items() if is_needed}
+    allowed |= {"history"} if template.preference == "P2" else set()
+    if strange := [field for field in fields if field not in allowed]:
+        return f"the field {{{strange[0]}}} has no place in {cell}"
+    if fields[len(fields) - len(last) :] != last:
+        return f"{{{'} {'.join(last)}}} must stand behind all other fields"
+    if template.task_form == "T2" and template.has_history and not template.text.endswith("{history}"):
+        return "{history} must end the text of T2"
+    return None
+
+
+def _wrong(what: str, where: str, name: str) -> ConfigError:
+    return ConfigError(f"{name}: {what}", where=where, do="see rayrec/instructions/templates/ for examples")

@@ -1,0 +1,152 @@
+"""What an output root holds of some users, file by file, and taking it out.
+
+Every parquet and Arrow file with a column `user_id` is looked into, wherever it lies, so that a folder nobody thought
+of is found too; reports are looked into by their examples. Exchange files of an ingest are not, but go with their
+folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec import artefacts, forgotten
+from rayrec.errors import DataError
+from rayrec.evaluation.report import read_report, write_report
+from rayrec.evaluation.report_data import ReportData
+from rayrec.forgotten import Forgotten
+from rayrec.publishing import erasure
+from rayrec.storage import Storage
+
+PUBLICATIONS = ("slates", "embeddings")  # folders whose days have manifests
+_ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
+_EXAMPLES = ("quarantine_examples", "removed_examples", "examples")  # of a report
+_USER = "user_id"
+
+
+@dataclass(frozen=True)
+class Holding:
+    path: str
+    rows: int
+    tokens: frozenset[str]
+
+    @property
+    def kind(self) -> str:
+        """The top folder."""
+        return self.path.split("/", 1)[0]
+
+
+def holdings(storage: Storage, gone: Forgotten) -> list[Holding]:
+    """Every file with rows of these users, by path."""
+    found = []
+    for path, users in _columns(storage):
+        listed = gone.among(users)
+        if listed.any():
+            found.append(Holding(path, int(np.count_nonzero(listed)), frozenset(gone.tokens_among(users))))
+    return found
+
+
+def nameless_rows(storage: Storage) -> int:
+    """Rows in quarantine without a user: what could not be read may be anybody's."""
+    files = (path for path in _paths(storage, "quarantine") if path.endswith(".parquet"))
+    return sum(_column(storage, path).null_count for path in files)
+
+
+def erase(storage: Storage, paths: Iterable[str], gone: Forgotten) -> None:
+    """Take the users out of publications, and of those of `paths` that are verdicts, quarantine or reports.
+
+    Killed in the middle and done again with the same paths, it completes.
+    """
+    for kind in PUBLICATIONS:
+        days = {"/".join(info.path.split("/")[:2]) for info in storage.list(kind)}
+        for folder in sorted(days):
+            erasure.erase(storage, folder, gone)
+    for path in paths:
+        if path.startswith(tuple(f"{kind}/" for kind in _ROWS)) and storage.exists(path):
+            _filter(storage, path, gone)
+        elif _is_report(path) and storage.exists(path):
+            _rewrite_report(storage, path, gone)
+
+
+def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) -> list[str]:
+    """Delete the folders at `depth` path parts below `prefix` that are not in `keep`; gives their paths."""
+    parts = {"/".join(path.split("/")[:depth]) for path in _paths(storage, prefix)}
+    doomed = sorted(parts - keep)
+    for folder in doomed:
+        # Records first: an artefact exists when its record does, and must not outlive its arrays.
+        paths = sorted(_paths(storage, folder), key=lambda path: not path.endswith(".json"))
+        for path in paths:
+            storage.delete(path)
+    return doomed
+
+
+def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    for path in _paths(storage, ""):
+        kind = path.split("/", 1)[0]
+        if kind in (artefacts.FOLDER, forgotten.FOLDER):
+            continue
+        if path.endswith((".parquet", ".arrow")):
+            column = _column(storage, path)
+            if len(column):
+                yield path, column
+        elif _is_report(path):
+            report = _report(storage, path)
+            tables = [getattr(report, name).column(_USER) for name in _EXAMPLES]
+            yield path, pa.chunked_array([chunk for column in tables for chunk in column.chunks], pa.string())
+
+
+def _column(storage: Storage, path: str) -> pa.ChunkedArray:
+    """The user_id of a file's rows; empty where it has no such column, or it is no file of ours."""
+    nothing = pa.chunked_array([], pa.string())
+    with storage.open(path) as file:
+        try:
+            if path.endswith(".parquet"):
+                parquet = pq.ParquetFile(file)
+                there = _USER in parquet.schema_arrow.names
+                return parquet.read(columns=[_USER])[_USER].cast(pa.string()) if there else nothing
+            table = pa.ipc.open_file(file).read_all()
+            return table[_USER].cast(pa.string()) if _USER in table.column_names else nothing
+        except (pa.ArrowException, OSError):
+            return nothing
+
+
+def _filter(storage: Storage, path: str, gone: Forgotten) -> None:
+    with storage.open(path) as file:
+        table = (
+            pq.read_table(file, partitioning=None) if path.endswith(".parquet") else pa.ipc.open_file(file).read_all()
+        )
+    table = table.filter(pa.array(~gone.among(table[_USER])))
+    if path.endswith(".arrow"):
+        erasure.write_ipc(storage, path, table)
+        return
+    with storage.writer(path) as target:
+        pq.write_table(table, target, compression="zstd")
+
+
+def _rewrite_report(storage: Storage, path: str, gone: Forgotten) -> None:
+    report = _report(storage, path)
+    tables = {name: getattr(report, name) for name in _EXAMPLES}
+    left = {name: table.filter(pa.array(~gone.among(table[_USER]))) for name, table in tables.items()}
+    write_report(dataclasses.replace(report, **left), storage)
+
+
+def _is_report(path: str) -> bool:
+    return path.startswith("reports/") and path.endswith("/report.json")
+
+
+def _report(storage: Storage, path: str) -> ReportData:
+    try:
+        return read_report(storage, path.split("/")[1].removeprefix("dt="))
+    except DataError as error:
+        raise DataError(
+            error.what, where=error.where, do="delete the report of that day: users cannot be taken out of it"
+        ) from None
+
+
+def _paths(storage: Storage, prefix: str) -> list[str]:
+    return [info.path for info in storage.list(prefix)]

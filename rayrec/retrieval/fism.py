@@ -1,0 +1,223 @@
+"""FISM fitted by torch (rayrec.fism), on one of several objectives; the robust ones learn less from unlikely events.
+
+With s the scores of a user's items by the user's other items (positive) and of sampled items (negative), and
+l = softplus(-s) for positives, softplus(s) for negatives (REFERENCES section 2):
+
+    bce      l of both                     bpr   softplus(s_negative - s_positive)
+    t_ce     bce without the share of positives with the largest l; the share rises to `drop` over the first half
+    r_ce     bce weighted by sigma(s)^power for positives, (1 - sigma(s))^power for negatives (Wang et al. 2021)
+    pld      bpr; after half of the epochs each positive is drawn among `draws` of the user's, P ~ exp(-loss / tau)
+    rel_mf   (1 - p)^2 / theta + (1 - 1 / theta) p^2 for positives, p^2 for negatives, p = sigma(s), and exposure
+             theta_i = (n_i / max n)^power, at least `floor` (Saito et al. 2020)
+    nbpo     an item that was liked shows up as a negative with probability g_i, learned with a prior at `flip`:
+             -log((1 - g) sigma(s)) for positives, -log(1 - (1 - g) sigma(s)) for negatives (Yu & Qin 2020)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag, softplus
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.fism import Fism
+from rayrec.hashing import seed_of
+from rayrec.retrieval.base import FitData, Profiles, Retriever, register
+from rayrec.ridge import one_thread
+from rayrec.rowwise import dense_dense, from_numpy
+from rayrec.settings import read_settings, require
+
+OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
+
+
+@dataclass(frozen=True)
+class FismSettings:
+    objective: str = "bpr"
+    factors: int = 32
+    epochs: int = 20
+    negatives: int = 4  # sampled uniformly for each positive; those that the user has do not count
+    batch_events: int = 2048
+    learning_rate: float = 0.01
+    l2: float = 1e-5
+    max_events: int = 2_000_000  # beyond it whole users are left out, as the fit orders them
+    seed: int = 0
+    drop: float = 0.1  # t_ce
+    power: float = 0.5  # r_ce, rel_mf
+    tau: float = 0.1  # pld
+    draws: int = 5  # pld
+    floor: float = 0.1  # rel_mf
+    flip: float = 0.2  # nbpo
+
+    def __post_init__(self) -> None:
+        require(self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}")
+        for name in ("factors", "epochs", "negatives", "batch_events", "max_events", "draws"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        for name in ("learning_rate", "tau", "floor", "flip"):
+            require(getattr(self, name) > 0, f"{name} must be above 0")
+        require(self.l2 >= 0 and self.power >= 0, "l2 and power must not be below 0")
+        require(0 <= self.drop < 1 and self.floor <= 1 and self.flip < 1, "drop, floor and flip are shares")
+
+
+@register
+class FismRetriever(Retriever):
+    name = "fism"
+
+    def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: FismSettings) -> None:
+        self.model = model
+        self.quantiles = quantiles  # [101] percentiles of the loss softplus(-s) over the fit's events
+        self.settings = settings
+        self._known = model.known
+        self._columns = from_numpy(np.ascontiguousarray(model.target.T))
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        users = int(np.searchsorted(data.matrix.indptr, given.max_events, side="right")) - 1
+        matrix = data.matrix[: max(users, 1)]
+        with one_thread():
+            model = _Training(matrix, given).run()
+        item = Ragged(matrix.indices, matrix.indptr.astype(np.int64))
+        loss = np.logaddexp(0, -model.explained(item))
+        return cls(model, np.quantile(loss, np.linspace(0, 1, 101)).astype(np.float32), given)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        model = self.model
+        return {"source": model.source, "target": model.target, "bias": model.bias, "quantiles": self.quantiles}
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        model = Fism(arrays["source"], arrays["target"], arrays["bias"])
+        return cls(model, arrays["quantiles"], _settings(settings))
+
+    def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
+        def moved(old: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            new = np.zeros((items, *old.shape[1:]), np.float32)
+            new[codes[codes >= 0]] = old[codes >= 0]
+            return new
+
+        model = Fism(moved(self.model.source), moved(self.model.target), moved(self.model.bias))
+        return type(self)(model, self.quantiles, self.settings)
+
+    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+        item = profiles.item.filter(self._known[profiles.item.values])
+        users = from_numpy(self.model.users(item))
+        scores: npt.NDArray[np.float32] = dense_dense(users, self._columns).numpy()
+        scores += self.model.bias
+        scores *= (item.lengths > 0)[:, None] & self._known
+        return scores
+
+
+def _settings(given: Mapping[str, Any]) -> FismSettings:
+    return read_settings(FismSettings, given, "retrieval.sources (fism)")
+
+
+class _Training:
+    """Adam over batches of whole users; the same bits for the same data and settings."""
+
+    def __init__(self, matrix: sp.csr_matrix, settings: FismSettings) -> None:
+        self.matrix, self.settings = matrix, settings
+        self.count = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        self.items = np.flatnonzero(self.count)
+        self.cells = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * matrix.shape[1] + matrix.indices
+        self.cells.sort()
+        self.random = np.random.default_rng(seed_of("fism", settings.seed))
+        shape = (matrix.shape[1], settings.factors)
+        draw = [self.random.normal(scale=0.1, size=shape).astype(np.float32) for _ in range(2)]
+        self.source, self.target = (torch.from_numpy(array).requires_grad_() for array in draw)
+        self.bias = torch.zeros(matrix.shape[1], requires_grad=True)
+        prior = float(np.log(settings.flip / (1 - settings.flip)))
+        self.flip = torch.full((matrix.shape[1],), prior, requires_grad=True)
+        self.prior = prior
+        exposure = (self.count / self.count.max()) ** settings.power
+        self.theta = torch.from_numpy(np.maximum(exposure, settings.floor).astype(np.float32))
+
+    def run(self) -> Fism:
+        given = self.settings
+        weights = [self.source, self.target, self.bias, self.flip]
+        optimizer = torch.optim.Adam(weights, given.learning_rate, weight_decay=given.l2)
+        for epoch in range(given.epochs):
+            for users in self._batches():
+                optimizer.zero_grad()
+                self._loss(users, (epoch + 1) / given.epochs).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        known = (self.count > 0)[:, None]
+        source, target = ((part.detach().numpy() * known).astype(np.float32) for part in (self.source, self.target))
+        return Fism(source, target, self.bias.detach().numpy() * known[:, 0])
+
+    def _batches(self) -> Iterator[npt.NDArray[np.int64]]:
+        users = self.random.permutation(np.flatnonzero(np.diff(self.matrix.indptr) > 1))  # one item has no others
+        events = np.cumsum(np.diff(self.matrix.indptr)[users])
+        edges = np.flatnonzero(np.diff(events // self.settings.batch_events)) + 1
+        yield from (part for part in np.split(users, edges) if len(part))
+
+    def _loss(self, users: npt.NDArray[np.int64], progress: float) -> Tensor:
+        rows = self.matrix[users]
+        size = np.diff(rows.indptr)
+        row = np.repeat(np.arange(len(users)), size)
+        positive = torch.from_numpy(rows.indices.astype(np.int64))
+        sums = embedding_bag(positive, self.source, torch.from_numpy(rows.indptr[:-1].astype(np.int64)), mode="sum")
+        others = torch.from_numpy(1 / np.sqrt(np.maximum(size - 1, 1))[row]).float()
+        vector = (sums[torch.from_numpy(row)] - self.source[positive]) * others.unsqueeze(1)
+        drawn = self.items[self.random.integers(len(self.items), size=(len(row), self.settings.negatives))]
+        usable = torch.from_numpy(~self._has(users[row][:, None] * self.matrix.shape[1] + drawn)).float()
+        negative = torch.from_numpy(drawn)
+        for_positive = (vector * self.target[positive]).sum(1) + self.bias[positive]
+        for_negative = torch.bmm(self.target[negative], vector.unsqueeze(2)).squeeze(2) + self.bias[negative]
+        kind = self.settings.objective
+        if kind in ("bpr", "pld"):
+            pair = (softplus(for_negative - for_positive.unsqueeze(1)) * usable).sum(1) / usable.sum(1).clamp_min(1)
+            if kind == "pld" and progress > 0.5:
+                pair = pair[self._likely(pair.detach().numpy(), rows.indptr, row)]
+            return pair.mean()
+        gain, cost = self._pointwise(kind, for_positive, for_negative, positive, negative, progress)
+        cost = (cost * usable).sum() / usable.sum().clamp_min(1)
+        penalty = 0.01 * ((self.flip - self.prior) ** 2).mean() if kind == "nbpo" else 0.0
+        return gain + cost + penalty
+
+    def _pointwise(
+        self, kind: str, up: Tensor, down: Tensor, positive: Tensor, negative: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """The positives' mean loss, and the negatives' losses [n, negatives]."""
+        given = self.settings
+        if kind == "rel_mf":
+            p, theta = torch.sigmoid(up), self.theta[positive]
+            return ((1 - p) ** 2 / theta + (1 - 1 / theta) * p**2).mean(), torch.sigmoid(down) ** 2
+        if kind == "nbpo":
+            shown = 1 - torch.sigmoid(self.flip)
+            gain = softplus(-up) - torch.log(shown[positive])
+            return gain.mean(), -torch.log1p(-shown[negative] * torch.sigmoid(down) * (1 - 1e-6))
+        gain, cost = softplus(-up), softplus(down)
+        if kind == "t_ce":
+            keep = len(gain) - int(given.drop * min(1.0, 2 * progress) * len(gain))
+            gain = gain.topk(max(keep, 1), largest=False).values
+        if kind == "r_ce":
+            gain = gain * torch.sigmoid(up.detach()) ** given.power
+            cost = cost * torch.sigmoid(-down.detach()) ** given.power
+        return gain.mean(), cost
+
+    def _likely(
+        self, loss: npt.NDArray[np.float32], indptr: npt.NDArray[np.int32], row: npt.NDArray[np.int64]
+    ) -> Tensor:
+        """For each event one of the same user, drawn among a few with P ~ exp(-loss / tau): [n] places."""
+        size = np.diff(indptr)[row]
+        draw = self.random.random((len(row), self.settings.draws))
+        offered = indptr[row][:, None] + (draw * size[:, None]).astype(np.int64)
+        noise = self.random.gumbel(size=offered.shape)
+        best = np.argmax(noise - loss[offered] / self.settings.tau, axis=1)
+        return torch.from_numpy(offered[np.arange(len(row)), best].astype(np.int64))
+
+    def _has(self, cells: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        place = np.minimum(np.searchsorted(self.cells, cells), len(self.cells) - 1)
+        found: npt.NDArray[np.bool_] = self.cells[place] == cells
+        return found

@@ -1,0 +1,197 @@
+"""The item model without some users: what a fit on the others would give, made from the model at hand.
+
+EASE, where it kept P = (X'X + lambda I)^-1: exactly. Without the users' rows X_u, X'X loses X_u'X_u, and by Woodbury
+P becomes P + P X_u' (I - X_u P X_u')^-1 X_u P; one user is the rank-one downdate P + P x x'P / (1 - x'P x). Items that
+then have too few users leave the solve: with them go their rows and columns, P_kk - P_kd P_dd^-1 P_dk. Rounding is all
+that separates this from a solve; both `residual` and the difference to a solve are measured.
+
+iALS: the other users are folded in with the factors at hand, and the items that the users had are solved again. Not
+exact: the factors of the other items still carry the sweeps in which those users took part.
+
+Everything else is a count or a sparse product, cheaper to make again than to correct: it is fitted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.linalg
+import scipy.sparse as sp
+
+from rayrec.retrieval import item_model
+from rayrec.retrieval.base import FitData, gram_matrix
+from rayrec.retrieval.ease import Ease, packed, regularised_inverse, residual, unpacked, weights_of
+from rayrec.retrieval.ials import Ials
+from rayrec.retrieval.item_model import Fitted, ItemModel, Learner
+from rayrec.retrieval.sources import SourceSpec
+
+Floats = npt.NDArray[np.float64]
+
+DOWNDATED, RESOLVED, REFITTED = "downdated", "items solved again", "fitted anew"
+_EXACT = 1e-8  # of the residual
+_BLOCK = 64  # users taken out of P at once
+_SOLVE_ITEMS = 4096  # up to so many items a downdate is also compared with a solve: seconds
+_REFIT_EVENTS = 2_000_000  # up to so many events iALS is also compared with refits: a minute
+_COMPARED_USERS, _TOP = 500, 20
+
+
+@dataclass(frozen=True)
+class Unlearned:
+    model: ItemModel
+    how: tuple[Mapping[str, Any], ...]  # one plain row a fit: source, kind, how, and what was measured
+
+
+def without(
+    model: ItemModel,
+    forgotten: sp.csr_matrix,
+    remaining: FitData,
+    item_ids: pa.Array,
+    specs: Sequence[SourceSpec],
+    learners: Sequence[Learner] = (),
+    *,
+    sampled: bool = False,
+) -> Unlearned:
+    """The model without the users whose rows `forgotten` holds (float32 [users, items], in the model's own codes).
+
+    `remaining`: the events of all others, in the codes of `item_ids`; `specs` and `learners`: those of the model's fit.
+    `sampled`: the fit had more events than it could take, so that others move up into it; EASE is then solved again.
+    """
+    codes = pc.index_in(model.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
+    made: dict[str, Fitted] = {}
+    how: list[Mapping[str, Any]] = []
+    for spec in specs:
+        old = model.fitted.get(spec.key)
+        if old is None:
+            continue
+        row = {"source": spec.key, "kind": spec.kind}
+        ease = None
+        if spec.kind == Ease.name and "inverse" in old.arrays and not sampled:
+            ease = _without_ease(Ease.load(old.arrays, old.settings), forgotten, remaining, codes)
+        if ease is not None:
+            made[spec.key] = Fitted(spec.kind, old.settings, ease[0].arrays())
+            how.append({**row, "how": DOWNDATED, **ease[1]})
+        elif spec.kind == Ials.name:
+            moved = Ials.load(old.arrays, old.settings).remap(codes, len(item_ids))
+            touched = codes[np.unique(forgotten.indices)]
+            ials = resolved(moved, remaining.matrix, touched[touched >= 0])
+            made[spec.key] = Fitted(spec.kind, old.settings, ials.arrays())
+            how.append({**row, "how": RESOLVED, **_ials_difference(moved, ials, remaining, old.settings)})
+        else:
+            how.append({**row, "how": REFITTED})
+    how += [{"source": learner.key, "kind": "denoiser", "how": REFITTED} for learner in learners]
+    return Unlearned(item_model.of_data(remaining, item_ids, specs, learners, made), tuple(how))
+
+
+def downdate(inverse: Floats, rows: sp.csr_matrix) -> None:
+    """Take the rows [users, m] out of P [m, m], in place. Raises LinAlgError where they were never in it."""
+    for start in range(0, rows.shape[0], _BLOCK):
+        block = rows[start : start + _BLOCK].astype(np.float64)
+        moved: Floats = np.asarray(block @ inverse)  # X_u P
+        left = np.eye(block.shape[0]) - np.asarray(block @ moved.T)
+        half = scipy.linalg.solve_triangular(np.linalg.cholesky(left), moved, lower=True)
+        for first in range(0, len(inverse), 1024):  # in blocks: no second matrix as large as P
+            inverse[first : first + 1024] += half[:, first : first + 1024].T @ half
+
+
+def leave_out(inverse: Floats, stays: npt.NDArray[np.bool_]) -> Floats:
+    """P of the items that stay [m], as if the others had never been in the solve."""
+    if stays.all():
+        return inverse
+    across = inverse[np.ix_(stays, ~stays)]
+    corner = inverse[np.ix_(~stays, ~stays)]
+    kept: Floats = inverse[np.ix_(stays, stays)]
+    kept -= across @ np.linalg.solve(corner, across.T)
+    return kept
+
+
+def resolved(model: Ials, matrix: sp.csr_matrix, items: npt.NDArray[np.int64]) -> Ials:
+    """`items` solved again from the users of `matrix` [users, items], folded in; items without events become zero.
+
+    As in the fit: (lambda I + U'U + sum_u (c_u - 1) u u') v = sum_u c_u u, with c = 1 + alpha x.
+    """
+    users = model.plain_vectors(matrix)
+    shared = users.T @ users + model.settings.lam * np.eye(users.shape[1])
+    by_item = matrix.tocsc()
+    factors = model.factors.copy()
+    for item in items:
+        entries = slice(by_item.indptr[item], by_item.indptr[item + 1])
+        of_item = users[by_item.indices[entries]]
+        extra = model.settings.alpha * by_item.data[entries].astype(np.float64)
+        block = shared + (of_item.T * extra) @ of_item
+        factors[item] = scipy.linalg.solve(block, (1 + extra) @ of_item, assume_a="pos")
+    return Ials(factors, model.settings)
+
+
+def _without_ease(
+    old: Ease, forgotten: sp.csr_matrix, remaining: FitData, codes: npt.NDArray[np.int64]
+) -> tuple[Ease, dict[str, Any]] | None:
+    """With what was measured; None where rounding has got the better of P, after many requests perhaps."""
+    triangle = np.empty(0) if old.inverse is None else old.inverse
+    inverse = unpacked(triangle, len(old.active))
+    try:
+        downdate(inverse, forgotten[:, old.active])
+    except np.linalg.LinAlgError:
+        return None
+    items = remaining.matrix.shape[1]
+    users = np.bincount(remaining.matrix.indices, minlength=items)
+    new = codes[old.active]
+    stays = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_events)
+    inverse = leave_out(inverse, stays)
+    active = new[stays].astype(np.int32)  # ascending: both catalogues are sorted by item id
+    gram = gram_matrix(remaining.matrix[:, active])
+    measured: dict[str, Any] = {
+        "users": forgotten.shape[0],
+        "items_left_out": int(np.count_nonzero(~stays)),
+        "residual": residual(gram, old.settings.lam, inverse),
+        "difference_to_refit": None,
+    }
+    if measured["residual"] > _EXACT:
+        return None
+    if len(active) <= _SOLVE_ITEMS:
+        measured["difference_to_refit"] = _greatest_difference(
+            inverse, regularised_inverse(gram, old.settings.lam, old.settings.memory_gb)
+        )
+    return Ease(weights_of(inverse), active, items, old.settings, packed(inverse)), measured
+
+
+def _greatest_difference(one: Floats, other: Floats) -> float:
+    """max |B - B'| of the weights of two P, in float64."""
+    difference = one / one.diagonal() - other / other.diagonal()
+    return float(np.abs(difference).max(initial=0.0))
+
+
+def _ials_difference(before: Ials, after: Ials, remaining: FitData, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Distances to a refit, beside what they must be read against: a refit from another seed, which is as good.
+
+    Of up to 500 users: mean |score - score of the refit| over all items, and the mean overlap of the best 20 items.
+    """
+    if len(remaining.item) > _REFIT_EVENTS:
+        return {"difference_to_refit": None}
+    refit = Ials.fit(remaining, settings)
+    seed = {"seed": (refit.settings.seed + 1) % 2**32}
+    others = {"before": before, "after": after, "refit_of_another_seed": Ials.fit(remaining, {**settings, **seed})}
+    chosen = np.unique(np.linspace(0, remaining.matrix.shape[0] - 1, _COMPARED_USERS).astype(np.int64))
+    some = remaining.matrix[chosen]
+    truth = refit.plain_vectors(some) @ refit.factors.T.astype(np.float64)
+    return {
+        "difference_to_refit": {
+            name: _distance(other.plain_vectors(some) @ other.factors.T.astype(np.float64), truth)
+            for name, other in others.items()
+        }
+    }
+
+
+def _distance(scores: Floats, truth: Floats) -> dict[str, float]:
+    top = min(_TOP, scores.shape[1])
+    best, true_best = (np.argpartition(-each, top - 1, axis=1)[:, :top] for each in (scores, truth))
+    shared = [len(np.intersect1d(one, other)) for one, other in zip(best, true_best, strict=True)]
+    return {
+        "mean_abs_score": float(np.abs(scores - truth).mean()),
+        f"overlap_at_{top}": float(np.mean(shared) / top),
+    }
