@@ -140,7 +140,7 @@ def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array
     engine = engines.start("transformers", model, EngineSettings())
     popularity = Popularity(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
-    spec = RerankSpec(instruction(now.day), now.cut, frozenset({"llm"}))
+    spec = RerankSpec(instruction(now.day), now.cut)
     scores = Ragged.from_arrow(Reranker(engine, model, now.catalogue, spec)(table)["score.llm"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 

@@ -141,7 +141,7 @@ class _Ours:
         local = artefact.localise(Storage(task.root), PATH)
         engine = VllmEngine(local, EngineSettings(threads=task.threads))
         self._rerank = Reranker(
-            engine, local, catalogue(task.items), RerankSpec(INSTRUCTION, NOW, frozenset({VARIANT}))
+            engine, local, catalogue(task.items), RerankSpec(INSTRUCTION, NOW)
         )
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:

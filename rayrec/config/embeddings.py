@@ -24,7 +24,7 @@ class Answer(Section):
     again       takes something again
     takes       takes an item with one of `words` in its title or category; of those who take any
     price_up    the mean of the items' `attribute` is above that of the history (by a tenth); of those who take any
-    returns     has an event of negative weight
+    returns     has an event of negative weight; of those who have any event
     rates_high  the mean value is at least `at_least`; of those who give one
     next        the words of what is taken next: an open answer, of those who take any
     """
@@ -74,12 +74,12 @@ class EmbeddingTraining(Section):
     min_item_events: int = Field(3, ge=1)  # items with fewer events are known by their words alone
     min_word_items: int = Field(2, ge=1)  # words of fewer titles share hash buckets
     users: int = Field(50_000, ge=1)  # at most, a cut; chosen by their stable hash
-    questions: int = Field(3, ge=1)  # asked of a user in an epoch, drawn at random
+    questions: int = Field(8, ge=1)  # asked of a user in an epoch at most, drawn at random
     epochs: int = Field(8, ge=1)  # at most: users held out decide
     patience: int = Field(2, ge=1)
     held_out: float = Field(0.1, gt=0, lt=1)  # share of users that judge an epoch
-    batch_users: int = Field(64, ge=2)
-    line_dropout: float = Field(0.2, ge=0, lt=1)  # lines of a view left out at random
+    batch_users: int = Field(32, ge=2)
+    line_dropout: float = Field(0.1, ge=0, lt=1)  # lines of a view left out at random
     source_dropout: float = Field(0.1, ge=0, lt=1)  # whole sources left out at random
     contrastive: float = Field(1.0, ge=0)  # weight of InfoNCE
     autoregressive: float = Field(1.0, ge=0)  # weight of the answer's words

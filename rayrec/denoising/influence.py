@@ -9,12 +9,12 @@ h_i = v_i'a_i and y_i = v_i'p, the user refitted without event i is p - a_i (1 -
 - harm_i: the mean of delta s_ij = -v_j'a_i (1 - y_i) / (1 - h_i) over trusted targets j, less its mean over hard
   negatives. Above 0, taking the event out moves the trusted events up. It finds what hurts the ranking.
 
-With `alpha` above 0 events have the confidences of Hu, Koren & Volinsky instead, c_k = 1 + w_k with w_k = alpha times the
-event's weight: A = lambda I + alpha0 V'V + sum_k w_k v_k v_k', p = A^-1 sum_k c_k v_k (theirs has alpha0 = 1). Then
+With `alpha` above 0 events have the confidences of Hu, Koren & Volinsky instead, c_k = 1 + w_k with w_k = alpha times
+the event's weight: A = lambda I + alpha0 V'V + sum_k w_k v_k v_k', p = A^-1 sum_k c_k v_k (theirs has alpha0 = 1). Then
 p - a_i (1 + w_i (1 - y_i)) / (1 - w_i h_i) is the user without event i, y_i^(-i) = v_i' of it, and harm as above.
 
-Effects do not add up: with `rounds` above 1 the events that may go do so in several rounds, and what is left is measured
-again before each. An event keeps the measures of the round in which it went.
+Effects do not add up: with `rounds` above 1 the events that may go do so in several rounds, and what is left is
+measured again before each. An event keeps the measures of the round in which it went.
 
 Only positive events whose item has factors are judged; the others stay. Evidence against an item (weights below 0) is
 not used here. Nothing at or after the scored date is known: trusted events are the user's own newest positives.

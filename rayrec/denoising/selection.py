@@ -60,8 +60,8 @@ def take_out(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
     """Keep weight and reason of each event, [b, L], from measures [b, L]; `mask` marks the events of each row.
 
-    `allowed` [b]: how many may go, where it is not what the limits say of the events in the mask. Where more events are suspect than may go, those with the highest sum of the two within-user ranks go first, newer
-    events before older ones on ties.
+    `allowed` [b]: how many may go, where it is not what the limits say of the events in the mask. Where more events
+    are suspect, those with the highest sum of the two within-user ranks go first, newer before older ones on ties.
     """
     counts = mask.sum(1, keepdims=True)
     by_consistency = _rank(consistency, mask)

@@ -135,7 +135,7 @@ class _Ingest:
         listed = self._forgotten.among(users)
         if not listed.any():
             return checked, 0
-        gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string())).combine_chunks()
+        gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
         for user, shard in zip(gone.to_pylist(), shard_of(gone, contract.data.shards).tolist(), strict=True):
             self._forgotten_users[self._forgotten.token(user)] = shard
         # Once more without them: what items are called must not be counted from their rows either.

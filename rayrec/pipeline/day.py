@@ -104,7 +104,7 @@ class Day:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, each input (name, size, version), and who is left out."""
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out."""
         data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
         files = [(file.path, file.size, file.version) for file in self.files]
         return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])

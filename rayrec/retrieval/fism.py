@@ -34,6 +34,7 @@ from rayrec.ridge import one_thread
 from rayrec.rowwise import dense_dense, from_numpy
 from rayrec.settings import read_settings, require
 
+_STEPS = 256
 OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
 
 
@@ -43,10 +44,10 @@ class FismSettings:
     factors: int = 32
     epochs: int = 20
     negatives: int = 4  # sampled uniformly for each positive; those that the user has do not count
-    batch_events: int = 2048
+    batch_events: int = 2048  # at least: an epoch has at most _STEPS batches
     learning_rate: float = 0.01
     l2: float = 1e-5
-    max_events: int = 2_000_000  # beyond it whole users are left out, as the fit orders them
+    max_events: int = 1_000_000  # beyond it whole users are left out, as the fit orders them
     seed: int = 0
     drop: float = 0.1  # t_ce
     power: float = 0.5  # r_ce, rel_mf
@@ -158,7 +159,7 @@ class _Training:
     def _batches(self) -> Iterator[npt.NDArray[np.int64]]:
         users = self.random.permutation(np.flatnonzero(np.diff(self.matrix.indptr) > 1))  # one item has no others
         events = np.cumsum(np.diff(self.matrix.indptr)[users])
-        edges = np.flatnonzero(np.diff(events // self.settings.batch_events)) + 1
+        edges = np.flatnonzero(np.diff(events // max(self.settings.batch_events, self.matrix.nnz // _STEPS))) + 1
         yield from (part for part in np.split(users, edges) if len(part))
 
     def _loss(self, users: npt.NDArray[np.int64], progress: float) -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from rayrec.contracts.ragged import Ragged
+from rayrec.denoising import METHODS
 from rayrec.denoising.base import Histories
 from rayrec.retrieval.base import FitData, clipped_matrix
 from rayrec.retrieval.ease import Ease
+from rayrec.retrieval.fism import FismRetriever
 from rayrec.retrieval.ials import Ials
 
 
@@ -38,6 +42,15 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
         "ease.active": np.arange(items, dtype=np.int32),
     }
     np.fill_diagonal(arrays["ease.weights"], 0)
+    for method in METHODS.values():
+        for need in method.needs({}):
+            if need.kind == "fism":
+                fitted = [random.normal(size=shape) for shape in ((items, width), (items, width), items)]
+                fitted.append(np.sort(random.exponential(size=101)))
+                names = [f"{need.name}.{name}" for name in ("source", "target", "bias", "quantiles")]
+                arrays |= {name: array.astype(np.float32) for name, array in zip(names, fitted, strict=True)}
+        if method.learns:
+            arrays[f"{method.learned_key({})}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
     return arrays
 
 
@@ -60,10 +73,7 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
         rows.append(both[order])
         noise.append((both // per_taste != user % tastes)[order])
     item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
-    matrix = clipped_matrix(np.ones(len(item.values), np.float32), item.values, item.offsets, items)
-    data = FitData(
-        matrix, item.rows.astype(np.int32), item.values, item.rows.copy(), np.ones(len(item.values), np.float32), 10**9
-    )
+    data = fit_data(histories(item), items)
     ease = Ease.fit(data, {"lam": 20.0})
     arrays = {
         "ease.weights": ease.weights,
@@ -72,6 +82,25 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
         "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
     }
     return histories(item), np.concatenate(noise), arrays
+
+
+def fit_data(whole: Histories, items: int) -> FitData:
+    item = whole.item
+    matrix = clipped_matrix(whole.weight.values, item.values, item.offsets, items)
+    return FitData(matrix, item.rows.astype(np.int32), item.values, whole.ts.values, whole.weight.values, 10**9)
+
+
+def fism_arrays(
+    whole: Histories, items: int, cases: list[tuple[str, dict[str, Any]]], settings: dict[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Factor models fitted on the histories: those that these methods need, or one of these settings."""
+    data = fit_data(whole, items)
+    if settings is not None:
+        return FismRetriever.fit(data, settings).arrays()
+    needs = [need for name, given in cases for need in METHODS[name].needs(given) if need.kind == "fism"]
+    quick = {"batch_events": 256, "epochs": 8, "factors": 8, "learning_rate": 0.04}
+    fits = {need.name: FismRetriever.fit(data, {**(need.settings or {}), **quick}) for need in needs}
+    return {f"{name}.{part}": array for name, fit in fits.items() for part, array in fit.arrays().items()}
 
 
 def auc_within(suspicion: np.ndarray, noise: np.ndarray, length: int = 20) -> float:

@@ -48,7 +48,7 @@ def test_every_user_has_exactly_one_slate_in_every_arm(first_night: tuple[Made, 
 def test_the_manifest_says_what_went_in_and_who_scored(first_night: tuple[Made, Night]) -> None:
     _, night = first_night
     manifest = night.manifest
-    assert manifest.engine == {"vllm": USERS}
+    assert manifest.engine == {"vllm: item_token": USERS}
     assert {"item_model", "llm", "llm base"} <= set(manifest.models)
     assert manifest.prompt_hash
     assert all(file.rows for file in manifest.inputs)
@@ -89,7 +89,7 @@ def test_the_rows_do_not_depend_on_the_number_of_workers(first_night: tuple[Made
 def test_transformers_scores_like_vllm(first_night: tuple[Made, Night], tmp_path: Path) -> None:
     made, night = first_night
     other = daily.run(made.day(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
-    assert other.manifest.engine == {"transformers": USERS}
+    assert other.manifest.engine == {"transformers: item_token": USERS}
     keys = ["arm", "user_id", "item_id"]
     ours, theirs = (published(made, n).select([*keys, "score"]) for n in (night, other))
     joined = ours.join(theirs, keys, right_suffix="_other", join_type="inner")

@@ -1,0 +1,198 @@
+"""One (noise, seed) of the denoising benchmark, and every condition of it: what is removed, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import yaml
+
+from benchmarks import denoise_detect as detect
+from benchmarks import denoise_llm as llm
+from benchmarks import denoise_rank as rank
+from benchmarks.denoise_data import HeldOut
+from benchmarks.denoise_planting import Clean, insert, planted_items
+from rayrec.config import Denoise
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising import Histories
+from rayrec.denoising.stage import histories_of
+from rayrec.hashing import seed_of
+from rayrec.instructions.cleaning import clean
+from rayrec.pipeline.denoisers import learners_of, needs_of
+from rayrec.reranking.model import ItemLM
+from rayrec.retrieval import item_model
+from rayrec.retrieval.sources import SourceSpec
+
+NOTHING, RANDOM, POPULARITY, ORACLE = "none", "random", "popularity", "oracle"
+CONTROLS = (NOTHING, RANDOM, POPULARITY, ORACLE)
+CLEAN, NATURAL = "clean", "natural"
+DEFAULT = Denoise().method  # what a user gets who sets nothing
+EASE = {"lam": 200.0}
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all conditions. `steps`: of each tuning; 0 leaves the LLM out."""
+
+    share: float
+    steps: int
+    models: Path  # where the models tuned on noisy histories are kept
+
+
+def read_condition(text: str) -> tuple[str, dict[str, Any]]:
+    """`influence:max_share=0.1,harmful_share=0` as (method, settings)."""
+    name, _, rest = text.partition(":")
+    pairs = (part.partition("=") for part in rest.split(",") if part)
+    return name, {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+class Case:
+    """Histories with one kind of noise, planted with one seed, and all that is fitted on them once."""
+
+    def __init__(self, held: HeldOut, noise: str, seed: int, plan: Plan) -> None:
+        self.held, self.noise, self.seed, self.plan = held, noise, seed, plan
+        table, self.planted = _noisy(held, noise, seed, plan.share)
+        self.histories: Histories = histories_of(table, held.event_weights)
+        self.positive = self.histories.weight.values > 0
+        self.rows = self.histories.item.rows
+        self.cut = int(held.moment.max()) + (held.protocol == "last-event")
+        self._table = table
+        self._verdicts: dict[str, tuple[detect.Timed, float]] = {}
+
+    def record(self, condition: str) -> Record:
+        """Everything that is told of a condition. Raises ConfigError where a method cannot be loaded."""
+        keep, values = self._removal(condition)
+        judged = self.positive
+        code = self.histories.item.values[judged]
+        values |= detect.removed(keep[judged], self.planted[judged], code, self.held.items)
+        if self.noise != NATURAL:
+            values |= self._rankings(condition, keep)
+        return {"noise": self.noise, "seed": self.seed, "condition": condition, **values}
+
+    def verdict(self, condition: str) -> tuple[detect.Timed, float]:
+        """Of a method, judged once, and the seconds that fitting what it needs took."""
+        if condition not in self._verdicts:
+            method, settings = read_condition(condition)
+            arrays, seconds = self._fitted(Denoise(method=method, settings=settings))
+            self._verdicts[condition] = detect.timed(method, settings, arrays, self.histories), seconds
+        return self._verdicts[condition]
+
+    def _fitted(self, denoise: Denoise) -> tuple[Mapping[str, npt.NDArray[Any]], float]:
+        """The item model's arrays for a method, fitted on the noisy histories as a night would; and the seconds."""
+        started = time.perf_counter()
+        own = SourceSpec("ials", "ials", 0, {"seed": self.seed}), SourceSpec("ease", "ease", 0, EASE)
+        needs = needs_of([denoise])
+        kinds = {need.kind for need in needs}
+        specs = item_model.needed([[spec for spec in own if spec.kind in kinds]], False, needs)
+        ids, weights = self.held.catalogue["item_id"].combine_chunks(), self.held.event_weights
+        model = item_model.fit([self._table], ids, specs, weights, self.cut, 10**9, learners_of([denoise]))
+        return model.denoiser_arrays(specs), time.perf_counter() - started
+
+    def _removal(self, condition: str) -> tuple[npt.NDArray[np.float32], Record]:
+        """Keep weights [events], and what can be said of them at once.
+
+        `random` and `popularity` (least popular first) take as many events of each user as the default method does, or
+        as the method named after an `@`.
+        """
+        name, _, like = condition.partition("@")
+        everything = np.ones(len(self.planted), np.float32)
+        if name == NOTHING:
+            return everything, {}
+        if name == ORACLE:
+            return np.where(self.planted, 0, 1).astype(np.float32), {}
+        if name in (RANDOM, POPULARITY):
+            gone = self.verdict(like or DEFAULT)[0].verdict.keep == 0
+            number = np.bincount(self.rows, gone, minlength=len(self.histories)).astype(np.int64)
+            score = self._popularity if name == POPULARITY else self._rng("removal").random(len(everything))
+            score = np.where(self.positive, score, np.inf)
+            return detect.lowest_first(number, score, self.histories.item), self._found(-score)
+        timed, fit_seconds = self.verdict(condition)
+        values = self._found(detect.suspicion(timed.verdict))
+        values["events_per_second"] = len(everything) / timed.judge_seconds
+        values["fit_seconds"] = fit_seconds + timed.load_seconds
+        values["peak_mb"] = timed.peak_bytes / 1e6
+        return timed.verdict.keep, values
+
+    def _found(self, score: npt.NDArray[np.float64]) -> Record:
+        judged = self.positive
+        return dict(detect.found(score[judged], self.planted[judged], self.rows[judged]))
+
+    def _rankings(self, condition: str, keep: npt.NDArray[np.float32]) -> Record:
+        kept = rank.Kept.of(self.histories, keep, self.held.items)
+        ials = rank.refitted("ials", kept, self.cut, {"seed": self.seed})
+        values = self._means("ials", rank.scores_of(ials, kept))
+        values |= self._means("ease", rank.scores_of(rank.refitted("ease", kept, self.cut, EASE), kept))
+        if self.plan.steps:
+            started = time.perf_counter()
+            lm = (
+                self._noisy_lm
+                if condition == NOTHING
+                else llm.tuned(self._reader, kept, ials.arrays()["factors"], self.plan.steps)
+            )
+            values["tuning_seconds"] = time.perf_counter() - started
+            values |= self._means("retuned", llm.scores_of(self._reader, lm, kept))
+            values |= self._means("not retuned", llm.scores_of(self._reader, self._noisy_lm, kept))
+        return values
+
+    def _means(self, ranker: str, scores: rank.Scores) -> Record:
+        found = rank.judged(scores, self._seen, self.held.wanted)
+        return {f"{ranker} {metric}": float(value.mean()) for metric, value in found.items()}
+
+    @cached_property
+    def _seen(self) -> sp.csr_matrix:
+        """What each user has, noise included: the same in every condition."""
+        item = self.histories.item
+        cells = (np.ones(len(item.values), np.bool_), (item.rows, item.values))
+        return sp.csr_matrix(cells, shape=(len(item), self.held.items))
+
+    @cached_property
+    def _popularity(self) -> npt.NDArray[np.float64]:
+        """[events] positive events of each event's item."""
+        item = self.histories.item.values
+        counts = np.bincount(item[self.positive], minlength=self.held.items)
+        return np.asarray(counts[item], np.float64)
+
+    @cached_property
+    def _reader(self) -> llm.Reader:
+        config = self.held.config
+        settings = config.tuning.model_copy(update={"seed": self.seed})
+        if self.held.protocol == "last-event":  # every user is asked at a time of their own: no age matters more
+            settings = settings.model_copy(update={"target_half_life_days": 0.0})
+        counts = np.bincount(self.histories.item.values[self.positive], minlength=self.held.items)
+        words = clean(config.instruction.text, config.instruction.max_chars)
+        return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
+
+    @cached_property
+    def _noisy_lm(self) -> ItemLM:
+        """Tuned on everything, as yesterday's model was; kept in a file for later runs of other conditions."""
+        path = self.plan.models / f"{self.noise}-{self.seed}.safetensors"
+        if not path.is_file():
+            kept = rank.Kept.of(self.histories, np.ones(len(self.planted), np.float32), self.held.items)
+            factors = rank.refitted("ials", kept, self.cut, {"seed": self.seed}).arrays()["factors"]
+            llm.save(llm.tuned(self._reader, kept, factors, self.plan.steps), path)
+        return llm.load(self._reader, path)
+
+    def _rng(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng(seed_of(purpose, self.noise, self.seed))
+
+
+def _noisy(held: HeldOut, noise: str, seed: int, share: float) -> tuple[Any, npt.NDArray[np.bool_]]:
+    """HISTORY, and which of its events are noise."""
+    if noise == NATURAL:
+        return held.observed, held.natural
+    item = Ragged.from_arrow(held.history["item"])
+    if noise == CLEAN:
+        return held.history, np.zeros(len(item.values), np.bool_)
+    positive = histories_of(held.history, held.event_weights).weight.values > 0
+    rng = np.random.default_rng(seed_of("planting", noise, seed))
+    items = planted_items(Clean(item, positive, held.wanted, held.items), noise, share, rng)
+    return insert(held.history, positive, held.moment, items, rng)

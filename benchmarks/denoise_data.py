@@ -1,0 +1,208 @@
+"""What the denoising benchmark is judged on: histories that are known, and what their users took next. Without Ray.
+
+Two protocols. `last-event`: each user's last event is held out and asked for at its own time; everything else is
+known, also what others did later (it leaks the future's popularity; small data give it the most users to judge).
+`time`: everything before a cut is known; held out are the new items taken within a horizon after it.
+
+The split `validation` stands one step earlier (the event before the last one; the horizon before the cut): settings
+are chosen there, and `test` is for figures that are told.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from rayrec import demo_shop
+from rayrec.config import Config, load
+from rayrec.contracts import catalogue
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.sources import input_files, item_files, make_splits
+from rayrec.contracts.validation import InteractionContract
+from rayrec.denoising.rules import undone
+from rayrec.denoising.stage import histories_of
+from rayrec.histories.exchange import read_item_counts, read_shard
+from rayrec.histories.grouping import group
+from rayrec.histories.ingest import ingest_split
+from rayrec.pipeline.day import microseconds
+from rayrec.pipeline.models import DAY_US
+from rayrec.slates.examples import known_at, taken_after
+from rayrec.storage import Storage
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+MIN_EVENTS = 8  # positive events a user must have, what is held out included
+LOW_RATING = 5.0  # natural noise of movietweetings: this and below, of 10
+UNDO_DAYS = 60.0  # natural noise of online-retail: purchases returned within
+
+Bools = npt.NDArray[np.bool_]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    config: str
+    protocol: str
+    cut: date  # of the protocol `time`
+    horizon_days: int
+    end: date  # everything before it is read
+
+
+SOURCES = {
+    "made": Source("demo.yaml", "time", demo_shop.DATE, demo_shop.FUTURE_DAYS, demo_shop.DATE + timedelta(days=7)),
+    "movietweetings": Source("movietweetings.yaml", "last-event", date(2013, 8, 18), 7, date(2013, 12, 31)),
+    "online-retail": Source("online_retail.yaml", "time", date(2011, 7, 27), 28, date(2011, 8, 24)),
+}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Users with enough events. Of those whose row of `wanted` is empty, nothing is judged; they are learned from."""
+
+    config: Config
+    protocol: str
+    catalogue: pa.Table  # ITEM
+    history: pa.Table  # HISTORY before each user's moment; without the made shop's own noise
+    moment: Int  # [users] microseconds UTC: when the user is asked
+    wanted: Ragged  # int32 codes of new items, sorted, a row a user
+    observed: pa.Table  # HISTORY in which natural noise is looked for
+    natural: Bools  # [events of `observed`] which are noise by what the data say
+
+    @property
+    def event_weights(self) -> tuple[float, ...]:
+        return tuple(self.config.data.events.values())
+
+    @property
+    def items(self) -> int:
+        return len(self.catalogue)
+
+
+def held_out(data: str, root: str, protocol: str | None = None, split: str = "test") -> HeldOut:
+    """Read a data set (`made` is written to `root` first where it is not there) and hold out what will be judged."""
+    source = SOURCES[data]
+    protocol = protocol or source.protocol
+    truth = None
+    if data == "made":
+        if not (Path(root) / "truth" / "noise.csv").is_file():
+            demo_shop.make_shop(root)
+        truth = pa_csv.read_csv(Path(root) / "truth" / "noise.csv")
+        root = str(Path(root) / "shop")
+    sets = [f"data.root={root}", "data.shards=1", "data.window_days=4000"]
+    config = load(CONF / source.config, sets)
+    items, everything = _read(config, source.end)
+    weights = tuple(config.data.events.values())
+    noise = np.zeros(len(Ragged.from_arrow(everything["item"]).values), np.bool_)
+    if truth is not None:
+        noise = _among(everything, items, truth)
+    clean = _filtered(everything, ~noise)
+    cut = microseconds(source.cut) - (split == "validation") * source.horizon_days * DAY_US
+    if protocol == "time":
+        until = cut + source.horizon_days * DAY_US
+        wanted = taken_after(clean, cut, until, weights)
+        history = known_at(clean, cut)
+        moment = np.full(len(clean), cut)
+        observed, label = known_at(everything, cut), noise[Ragged.from_arrow(everything["ts"]).values < cut]
+    else:
+        place = _positives_from_the_end(clean, weights)
+        at = 1 + (split == "validation")
+        history, wanted, moment = _without_last(clean, place, at)
+        observed, label = history, np.zeros(len(Ragged.from_arrow(history["item"]).values), np.bool_)
+    enough = _positives(history, weights) + (protocol == "last-event") >= MIN_EVENTS
+    if data != "made":
+        observed, label = _natural(data, history, weights)
+    rows = np.repeat(enough, Ragged.from_arrow(observed["item"]).lengths)
+    return HeldOut(
+        config,
+        protocol,
+        items,
+        history.filter(pa.array(enough)).combine_chunks(),
+        moment[enough],
+        Ragged.from_lengths(wanted.values[np.repeat(enough, wanted.lengths)], wanted.lengths[enough]),
+        observed.filter(pa.array(enough)).combine_chunks(),
+        label[rows],
+    )
+
+
+def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
+    """ITEM, and HISTORY of everything before `end`, through the contract, as the nightly job reads them."""
+    data = config.data
+    inputs, files = Storage(data.root), input_files(data, end)
+    with tempfile.TemporaryDirectory() as name:
+        outputs, paths = Storage(name), []
+        items = None if data.items.from_interactions else catalogue.from_files(data, item_files(data)).catalogue
+        contract = InteractionContract(data, end, None if items is None else items["item_id"].combine_chunks())
+        for split in make_splits(inputs, files, data.split_bytes):
+            paths.append(f"split-{split.index:04d}")
+            quarantine = f"quarantine-{split.index:04d}.parquet"
+            ingest_split(inputs, outputs, split, contract, exchange=paths[-1], quarantine=quarantine)
+        if items is None:
+            items = catalogue.from_counts(read_item_counts(outputs, path) for path in paths)
+        tables = list(read_shard(outputs, paths, 0))
+        grouped = group(tables, items["item_id"].combine_chunks(), data, [file.path for file in files])
+    return items.combine_chunks(), grouped.histories.combine_chunks()
+
+
+def _positives(table: pa.Table, weights: tuple[float, ...]) -> Int:
+    """[users]"""
+    item = Ragged.from_arrow(table["item"])
+    positive = histories_of(table, weights).weight.values > 0
+    return np.bincount(item.rows[positive], minlength=len(item))
+
+
+def _positives_from_the_end(table: pa.Table, weights: tuple[float, ...]) -> Int:
+    """[events] 1 for the newest positive event of its user, 2 for the one before, ...; 0 for other events."""
+    item = Ragged.from_arrow(table["item"])
+    positive = histories_of(table, weights).weight.values > 0
+    through = np.concatenate([[0], np.cumsum(positive)])
+    place: Int = np.where(positive, through[item.offsets[1:][item.rows]] - through[1:] + 1, 0)
+    return place
+
+
+def _without_last(table: pa.Table, place: Int, at: int) -> tuple[pa.Table, Ragged, Int]:
+    """The histories before the `at`-th event from the end; that event's item, if it is new; and its time."""
+    item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"]).values
+    target = np.full(len(item), -1)
+    chosen = np.flatnonzero(place == at)
+    target[item.rows[chosen]] = chosen
+    before = np.arange(len(ts)) < target[item.rows]
+    exists = target >= 0
+    moment = np.where(exists, ts[np.maximum(target, 0)], 0)
+    code = np.where(exists, item.values[np.maximum(target, 0)], -1)
+    repeated = np.bincount(item.rows[before & (item.values == code[item.rows])], minlength=len(item)) > 0
+    new = exists & ~repeated
+    return _filtered(table, before), Ragged.from_lengths(code[new].astype(np.int32), new.astype(np.int64)), moment
+
+
+def _natural(data: str, history: pa.Table, weights: tuple[float, ...]) -> tuple[pa.Table, Bools]:
+    """Histories without the events that give noise away, and which of their events are noise."""
+    whole = histories_of(history, weights)
+    positive = whole.weight.values > 0
+    label = whole.value.values <= LOW_RATING if data == "movietweetings" else undone(whole, UNDO_DAYS)
+    return _filtered(history, positive), label[positive]
+
+
+def _among(table: pa.Table, items: pa.Table, truth: pa.Table) -> Bools:
+    """Which events [events] are named by (user_id, item_id) pairs; nobody takes an item twice in the made shop."""
+    item = Ragged.from_arrow(table["item"])
+    row = pc.index_in(truth["user_id"], table["user_id"].combine_chunks()).fill_null(-1).to_numpy()
+    code = pc.index_in(truth["item_id"], items["item_id"].combine_chunks()).fill_null(-1).to_numpy()
+    named: Bools = np.isin(item.rows * len(items) + item.values, row.astype(np.int64) * len(items) + code)
+    return named
+
+
+def _filtered(table: pa.Table, kept: Bools) -> pa.Table:
+    """HISTORY rows with some of their events."""
+    columns = []
+    for field in table.schema:
+        column = table[field.name].combine_chunks()
+        if pa.types.is_list(field.type):
+            column = Ragged.from_arrow(column).filter(kept).to_arrow(field.type.value_type)
+        columns.append(column)
+    return pa.table(columns, schema=table.schema)

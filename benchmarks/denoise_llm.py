@@ -1,0 +1,152 @@
+"""The item-token LLM of the nightly job, tuned and asked in this process.
+
+Every condition takes the same number of optimisation steps from the same start: nothing is stopped early, or some
+histories would get a better model for another reason than what is in them. Items are those with enough events in the
+noisy histories, in every condition.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from benchmarks.denoise_rank import Kept, Scores
+from rayrec.config import Tuning
+from rayrec.contracts.ragged import Ragged
+from rayrec.hashing import seed_of
+from rayrec.reranking import model, vocabulary
+from rayrec.reranking.model import ItemLM
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.tuning_data import Sequences, batches, epoch
+from rayrec.reranking.tuning_loop import Loop, Task, Worker
+
+_BATCH_TOKENS = 8192  # of scoring
+
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How histories become prompts, the same for all conditions of a case."""
+
+    layout: Layout
+    codes: Int  # catalogue codes of the items that have a token, ascending
+    items: int  # of the catalogue
+    settings: Tuning
+    moment: Int  # [users] when each is asked, microseconds UTC
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, counts: Int, instruction: str, settings: Tuning, moment: Int) -> Reader:
+        """`counts` [items]: events that decide which items get a token."""
+        codes = np.flatnonzero(counts >= settings.min_item_events)
+        tokenizer = vocabulary.scratch_tokenizer([instruction], catalogue["title"].to_pylist(), len(codes))
+        known = vocabulary.vocabulary_of(tokenizer, len(codes))
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            words = tuple(vocabulary.words(Path(folder) / "tokenizer.json", instruction, known))
+        layout = Layout(known, words, settings.events, len(words) + 2 + 2 * settings.events)
+        return cls(layout, codes, len(catalogue), settings, moment)
+
+    @property
+    def index(self) -> Int:
+        """Catalogue code -> place among the item tokens, or -1."""
+        index = np.full(self.items, -1)
+        index[self.codes] = np.arange(len(self.codes))
+        return index
+
+    def blank(self) -> ItemLM:
+        return model.build(self.settings, self.layout.vocabulary, self.layout.tokens)
+
+    def prompts(self, kept: Kept) -> Ragged:
+        """Token ids int64, one row a user, as of each user's moment; empty where no event has a token."""
+        code = self.index[kept.item.values]
+        item, ts = kept.item.like(code).filter(code >= 0), kept.ts.filter(code >= 0)
+        rows = (
+            self.layout.prompts(
+                Ragged.from_lengths(item[u], [len(item[u])]), Ragged.from_lengths(ts[u], [len(ts[u])]), int(now)
+            ).values
+            for u, now in enumerate(self.moment)
+        )
+        parts = list(rows)
+        return Ragged.from_lengths(np.concatenate(parts), [len(part) for part in parts])
+
+
+class FixedSteps(Loop):
+    """The nightly job's loop, stopped after so many steps instead of epochs."""
+
+    def take_steps(self, steps: int) -> None:
+        settings, number = self._task.settings, 0
+        self.progress.steps = steps  # the learning rate's plan
+        self.model.train()
+        while self.progress.step < steps:
+            rng = np.random.default_rng(seed_of("epoch", settings.seed, number))
+            examples = epoch(self._task.events, self._layout, settings, self._task.now, rng)
+            plan = batches(examples, settings.batch_tokens, rng)
+            scale = len(plan) / float(examples.weight.values.sum())
+            for rows in plan[: steps - self.progress.step]:
+                self._step(examples, rows, scale)
+            number += 1
+
+
+def tuned(reader: Reader, kept: Kept, factors: npt.NDArray[np.float32], steps: int) -> ItemLM:
+    """A model tuned on the kept events. `factors` [items, k]: where item vectors start."""
+    now = int(reader.moment.max()) + 1
+    table = pa.table(
+        {
+            "item": kept.item.to_arrow(pa.int32()),
+            "ts": kept.ts.to_arrow(pa.int64()),
+            "keep": kept.keep.to_arrow(pa.float32()),
+        }
+    )
+    lm = reader.blank()
+    lm.start_items(lm.vectors_of_factors(factors[reader.codes]))
+    torch.manual_seed(seed_of("dropout", reader.settings.seed))
+    events = Sequences.from_tables([table], reader.index, now)
+    FixedSteps(lm, reader.layout, Task(events, None, now, reader.settings), Worker()).take_steps(steps)
+    return lm.eval()
+
+
+def scores_of(reader: Reader, lm: ItemLM, kept: Kept) -> Scores:
+    """[users, items]: the logits of the items with a token, -inf elsewhere and for users without a prompt."""
+    prompts = reader.prompts(kept)
+
+    def scores(users: Int) -> npt.NDArray[np.float32]:
+        own = prompts.take(users)
+        out = np.full((len(users), reader.items), -np.inf, np.float32)
+        order = np.argsort(-own.lengths, kind="stable")
+        order = order[own.lengths[order] > 0]
+        start = 0
+        while start < len(order):
+            longest = int(own.lengths[order[start]])
+            rows = order[start : start + max(1, _BATCH_TOKENS // longest)]
+            tokens = np.full((len(rows), longest), reader.layout.vocabulary.pad)
+            tokens[np.arange(longest) < own.lengths[rows, None]] = own.take(rows).values
+            with torch.inference_mode():
+                states = lm(torch.from_numpy(tokens))[torch.arange(len(rows)), torch.from_numpy(own.lengths[rows] - 1)]
+                logits = (states.float() @ lm.items.float().T).numpy()
+            out[np.ix_(rows, reader.codes)] = logits
+            start += len(rows)
+        return out
+
+    return scores
+
+
+def save(lm: ItemLM, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({name: p.detach().contiguous() for name, p in lm.trained().items()}, path)
+
+
+def load(reader: Reader, path: Path) -> ItemLM:
+    lm = reader.blank()
+    tensors = safetensors.torch.load_file(path)
+    with torch.no_grad():
+        for name, parameter in lm.trained().items():
+            parameter.copy_(tensors[name])
+    return lm.eval()

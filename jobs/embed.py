@@ -1,0 +1,44 @@
+"""The users' embeddings of a date: one vector a user and instruction, published like slates.
+
+python -m jobs.embed --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --date 2011-08-31
+
+Run it again after any failure: it goes on where it stopped, and does nothing where the day is published. It shares the
+histories with `jobs.daily`, and nothing else: neither needs the other.
+"""
+
+from __future__ import annotations
+
+from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from rayrec import cluster
+from rayrec.embeddings.publication import folder
+from rayrec.evaluation.terminal import results_console
+from rayrec.pipeline import embed as pipeline
+from rayrec.pipeline.day import Day as Work
+
+
+def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+    """Publish one date's embeddings."""
+    work = Work(settings(config, overrides, print_config), day_of(date))
+    pipeline.settings_of(work)
+    console = results_console()
+    with cluster.connect(work.config.resources):
+        embedded = pipeline.run(work)
+    where = work.storage.url(folder(work.date))
+    if embedded.already:
+        console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
+        return
+    for row in embedded.card["curve"]:
+        console.print(f"epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  validation {row['validation']:.4f}")
+    manifest = embedded.publication.manifest
+    for name, count in (("users in", manifest.users.users_in), ("users published", manifest.users.published)):
+        console.print(f"{name:<44} {count:>12,}")
+    for instruction in manifest.arms:
+        rows = sum(file.rows for file in manifest.files if file.arm == instruction)
+        console.print(f"{'vectors: ' + instruction:<44} {rows:>12,}", markup=False)
+    console.print(f"embeddings: {where} ({embedded.publication.outcome})", soft_wrap=True)
+
+
+main = command(embed)
+
+if __name__ == "__main__":
+    main()

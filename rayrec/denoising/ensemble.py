@@ -1,0 +1,179 @@
+"""A learned blend of the other methods' signs: one good default that needs no choice.
+
+Each sign is an event's rank within its user, from 0 (lowest) to 1: EASE's support and harm, influence's
+self-consistency and harm, the factor model's leave-one-out score, and the item's popularity, which is no verdict but
+lets the blend tell an unpopular item from an unlikely one. A logistic regression on the signs gives the probability
+that the event is noise, at a noise share of `planted_share`.
+
+It is learned once a night, from noise planted into the events that the models are fitted on: items drawn by popularity,
+at random times. Models are fitted on those noisy events, as tonight's are on whatever noise is really there. What users
+did on the date or later has no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, register, required
+from rayrec.denoising.ease import EaseSupport
+from rayrec.denoising.factor import CapSettings
+from rayrec.denoising.influence import Influence
+from rayrec.denoising.planting import plant
+from rayrec.denoising.selection import place_within, strongest
+from rayrec.fism import Fism
+from rayrec.hashing import seed_of
+from rayrec.needs import Need
+from rayrec.settings import read_settings, require
+
+SIGNS = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
+_FISM = Need("fism", {"objective": "bpr"})
+_L2 = 1e-3
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EnsembleSettings(CapSettings):
+    min_probability: float = 0.4  # of being noise, for an event to go
+    planted_share: float = 0.2  # of the events that the blend is learned on
+    learn_events: int = 500_000  # at most, in whole users
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.min_probability <= 1, "min_probability must be between 0 and 1")
+        require(0 < self.planted_share < 1, "planted_share must be above 0 and below 1")
+        require(self.learn_events >= 1, "learn_events must be at least 1")
+
+
+@register
+class Ensemble(Denoiser):
+    """Needs what its members need, and the learned `weights` [1 + signs]."""
+
+    name = "ensemble"
+    learns = True
+
+    def __init__(self, signs: Signs, weights: Floats, settings: EnsembleSettings) -> None:
+        self.signs, self.weights, self.settings = signs, weights, settings
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def needs(cls, settings: Mapping[str, Any]) -> tuple[Need, ...]:
+        cls.check(settings)
+        return (*EaseSupport.needs({}), *Influence.needs({}), _FISM)
+
+    @classmethod
+    def learned_key(cls, settings: Mapping[str, Any]) -> str:
+        given = _settings(settings)
+        return super().learned_key({name: getattr(given, name) for name in ("planted_share", "learn_events", "seed")})
+
+    @classmethod
+    def learn(
+        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Mapping[str, Any]
+    ) -> dict[str, npt.NDArray[Any]]:
+        given = _settings(settings)
+        users = max(int(np.searchsorted(histories.item.offsets, given.learn_events, side="right")) - 1, 1)
+        random = np.random.default_rng(seed_of("ensemble", given.seed))
+        noisy, noise = plant(_first(histories, users), items, given.planted_share, random)
+        signs, judged = Signs.load(refit(noisy)).of(noisy)
+        return {"weights": _logistic(signs[judged], noise[judged])}
+
+    @classmethod
+    def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
+        weights = required(arrays, f"{cls.learned_key(settings)}.weights", cls.name)
+        return cls(Signs.load(arrays), weights.astype(np.float64), _settings(settings))
+
+    def judge(self, histories: Histories) -> Verdict:
+        verdict = Verdict.all_kept(len(histories.item.values))
+        if not len(histories.item.values):
+            return verdict
+        signs, judged = self.signs.of(histories)
+        # einsum sums each row on its own, in one order, whatever the number of rows.
+        logit = self.weights[0] + np.einsum("ij,j->i", signs, self.weights[1:])
+        noise = 1 / (1 + np.exp(-logit))
+        suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
+        out = strongest(histories.item, suspicion, judged, self.settings.cap())
+        verdict.influence[judged] = 1 - noise[judged]
+        verdict.keep[out] = self.settings.weight_out
+        verdict.reason[out] = REASONS.index("doubtful")
+        return verdict
+
+
+def _settings(given: Mapping[str, Any]) -> EnsembleSettings:
+    return read_settings(EnsembleSettings, given, "denoise.settings (ensemble)")
+
+
+@dataclass(frozen=True)
+class Signs:
+    ease: EaseSupport
+    influence: Influence
+    factors: Fism
+    count: npt.NDArray[np.float32]  # [items]
+
+    @classmethod
+    def load(cls, arrays: Arrays) -> Self:
+        parts = (required(arrays, f"{_FISM.name}.{name}", Ensemble.name) for name in ("source", "target", "bias"))
+        count = required(arrays, "item.count", Ensemble.name)
+        return cls(EaseSupport.load(arrays, {}), Influence.load(arrays, {}), Fism(*parts), count)
+
+    def of(self, histories: Histories) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Ranks within the user [events, signs], 0.5 where a sign is not measured, and which events have any [events].
+
+        Which events those are does not depend on the noise: positive events whose item some model knows.
+        """
+        item, positive = histories.item, histories.weight.values > 0
+        by_ease, by_influence = self.ease.judge(histories), self.influence.judge(histories)
+        known = positive & self.factors.known[item.values]
+        explained = np.full(len(positive), np.nan)
+        explained[known] = self.factors.explained(item.filter(known))
+        in_ease, in_influence = np.isfinite(by_ease.influence), np.isfinite(by_influence.influence)
+        judged = in_ease | in_influence | known
+        columns = (
+            (by_ease.influence, in_ease),
+            (by_ease.harm, in_ease),
+            (by_influence.influence, in_influence),
+            (by_influence.harm, in_influence),
+            (explained, known),
+            (self.count[item.values], judged),
+        )
+        return np.stack([_rank(item, values, measured) for values, measured in columns], axis=1), judged
+
+
+def _rank(item: Ragged, values: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> Floats:
+    """0 for the lowest of a user's measured events, 1 for the highest, [total]; 0.5 for the others."""
+    own = item.filter(measured)
+    result = np.full(len(measured), 0.5)
+    place, last = place_within(own, values[measured]), np.maximum(own.lengths - 1, 0)[own.rows]
+    result[measured] = np.where(last > 0, place / np.maximum(last, 1), 0.5)
+    return result
+
+
+def _logistic(signs: Floats, noise: npt.NDArray[np.bool_]) -> Floats:
+    """Weights [1 + signs], the constant first, of P(noise); a little L2 on all but the constant."""
+    design = np.concatenate([np.ones((len(signs), 1)), signs], axis=1)
+    target = noise.astype(np.float64)
+    penalty = np.append(0.0, np.full(signs.shape[1], _L2))
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logit = design @ weights
+        value = np.mean(np.logaddexp(0, logit) - target * logit) + 0.5 * penalty @ weights**2
+        return float(value), design.T @ (1 / (1 + np.exp(-logit)) - target) / len(target) + penalty * weights
+
+    found: Floats = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B").x
+    return found
+
+
+def _first(histories: Histories, users: int) -> Histories:
+    offsets = histories.item.offsets[: users + 1]
+    parts = (histories.item, histories.ts, histories.weight, histories.value, histories.dwell_ms)
+    return Histories(*(Ragged(part.values[: offsets[-1]], offsets) for part in parts))

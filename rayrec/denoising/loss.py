@@ -1,0 +1,93 @@
+"""Denoising by the loss of a robustly trained factor model: T-CE and R-CE (Wang et al. 2021), PLD.
+
+These are ways of training; here the model that they trained (rayrec.retrieval.fism) judges each event by its
+leave-one-out loss, as its last epoch would have (REFERENCES section 2):
+
+- t_ce: events whose cross-entropy is within the highest `drop` share of all events of the fit may go.
+- r_ce: events are weighed by sigma(s)^power, relative to the user's median; the lightest go down to that weight.
+- pld: events that the resampling within the user, P ~ exp(-loss / tau), draws less than `unlikely` times as often as
+  chance may go; the loss is BPR's against a fixed pool of items.
+
+Self-consistency is -loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import register
+from rayrec.denoising.factor import ByFactors, CapSettings, Floats, median_within, softmax_within
+from rayrec.fism import Fism
+from rayrec.hashing import seed_of
+from rayrec.needs import Need
+from rayrec.rowwise import dense_dense, from_numpy
+from rayrec.settings import require
+
+_POOL = 32  # items that stand for the negatives of pld
+_ROWS = 65_536  # events whose losses against the pool are held at once
+
+
+@dataclass(frozen=True)
+class LossSettings(CapSettings):
+    objective: str = "pld"
+    drop: float = 0.1  # t_ce
+    power: float = 0.5  # r_ce
+    tau: float = 0.1  # pld
+    unlikely: float = 0.5  # pld
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.objective in ("t_ce", "r_ce", "pld"), "objective must be one of t_ce, r_ce, pld")
+        require(0 <= self.drop < 1, "drop must be at least 0 and below 1")
+        require(self.power > 0 and self.tau > 0 and self.unlikely > 0, "power, tau and unlikely must be above 0")
+
+
+@register
+class Loss(ByFactors):
+    name = "loss"
+    settings_kind = LossSettings
+    settings: LossSettings
+
+    def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: LossSettings) -> None:
+        super().__init__(model, quantiles, settings)
+        items = np.flatnonzero(self.known)
+        random = np.random.default_rng(seed_of("pld negatives"))
+        pool = random.choice(items, min(_POOL, len(items)), replace=False) if len(items) else items
+        self._pool_columns = from_numpy(np.ascontiguousarray(model.target[pool].T))
+        self._pool_bias = model.bias[pool]
+
+    @classmethod
+    def need(cls, settings: Any) -> Need:
+        own = {"t_ce": "drop", "r_ce": "power", "pld": "tau"}[settings.objective]
+        return Need("fism", {"objective": settings.objective, own: getattr(settings, own)})
+
+    def assess(self, item: Ragged, explained: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        given, out = self.settings, np.full(len(explained), self.settings.weight_out)
+        if given.objective == "pld":
+            loss = self._pair_loss(item, explained)
+            often = softmax_within(item, -loss / given.tau) * item.lengths[item.rows]
+            # By loss, not by `often`: exp may take many to the same 0.
+            return -loss, np.where(often < given.unlikely, loss + 1e-9, 0), out
+        loss = np.logaddexp(0, -explained.astype(np.float64))
+        if given.objective == "t_ce":
+            bound = float(np.interp(1 - given.drop, np.linspace(0, 1, 101), self.quantiles))
+            return -loss, np.maximum(loss - bound, 0), out
+        weight = np.exp(-given.power * loss)  # sigma(s)^power
+        relative = weight / median_within(item, weight)
+        return -loss, np.maximum(1 - relative, 0), np.minimum(np.maximum(relative, given.weight_out), 1 - 1e-6)
+
+    def _pair_loss(self, item: Ragged, explained: npt.NDArray[np.float32]) -> Floats:
+        """The mean of softplus(s_j - s_i) over the pool's items j, [total]."""
+        with torch.inference_mode():
+            scores = dense_dense(from_numpy(self.model.users(item)), self._pool_columns).numpy() + self._pool_bias
+        loss = np.empty(len(explained))
+        for start in range(0, len(explained), _ROWS):
+            at = slice(start, start + _ROWS)
+            loss[at] = np.logaddexp(0, scores[item.rows[at]] - explained[at, None]).mean(1)
+        return loss

@@ -1,0 +1,47 @@
+"""Denoising by a factor model that knows its negatives are noisy: NBPO (Yu & Qin 2020; REFERENCES section 2).
+
+What a user did not take is not always disliked: the model learns for each item how often a liked one still shows up as
+a negative, with a prior at `flip`. Events whose leave-one-out probability sigma(s) is below `unlikely` times the user's
+median may go, the lowest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import register
+from rayrec.denoising.factor import ByFactors, CapSettings, Floats, median_within
+from rayrec.needs import Need
+from rayrec.settings import require
+
+
+@dataclass(frozen=True)
+class NbpoSettings(CapSettings):
+    flip: float = 0.2
+    unlikely: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.flip < 1, "flip must be above 0 and below 1")
+        require(0 < self.unlikely <= 1, "unlikely must be above 0 and at most 1")
+
+
+@register
+class Nbpo(ByFactors):
+    name = "nbpo"
+    settings_kind = NbpoSettings
+    settings: NbpoSettings
+
+    @classmethod
+    def need(cls, settings: Any) -> Need:
+        return Need("fism", {"objective": "nbpo", "flip": settings.flip})
+
+    def assess(self, item: Ragged, explained: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        liked = 1 / (1 + np.exp(-explained.astype(np.float64)))
+        below = np.maximum(self.settings.unlikely - liked / median_within(item, liked), 0)
+        return liked, below, np.full(len(below), self.settings.weight_out)

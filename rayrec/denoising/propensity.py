@@ -1,0 +1,48 @@
+"""Denoising by relevance corrected for exposure: Rel-MF (Saito et al. 2020; REFERENCES section 2).
+
+Popular items are taken because they are shown: a factor model whose positives are weighed by 1 / theta,
+theta_i = (n_i / max n)^power clipped at `floor`, estimates relevance p = sigma(s) instead of clicks. Events whose
+leave-one-out relevance is below `unlikely` times the user's median may go, the lowest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising.base import register
+from rayrec.denoising.factor import ByFactors, CapSettings, Floats, median_within
+from rayrec.needs import Need
+from rayrec.settings import require
+
+
+@dataclass(frozen=True)
+class PropensitySettings(CapSettings):
+    power: float = 0.5
+    floor: float = 0.1
+    unlikely: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.power >= 0 and 0 < self.floor <= 1, "power must not be below 0, floor must be in (0, 1]")
+        require(0 < self.unlikely <= 1, "unlikely must be above 0 and at most 1")
+
+
+@register
+class Propensity(ByFactors):
+    name = "propensity"
+    settings_kind = PropensitySettings
+    settings: PropensitySettings
+
+    @classmethod
+    def need(cls, settings: Any) -> Need:
+        return Need("fism", {"objective": "rel_mf", "power": settings.power, "floor": settings.floor})
+
+    def assess(self, item: Ragged, explained: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        relevance = 1 / (1 + np.exp(-explained.astype(np.float64)))
+        below = np.maximum(self.settings.unlikely - relevance / median_within(item, relevance), 0)
+        return relevance, below, np.full(len(below), self.settings.weight_out)

@@ -1,0 +1,50 @@
+"""The past as lessons: users as they were at a few moments before the date, and what they did afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayrec.config.embeddings import Embeddings
+from rayrec.embeddings.answers import Answers, answer
+from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.hashing import hash_strings
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Users at one moment, and what the log answers to each instruction that is taught."""
+
+    before: Events
+    answers: tuple[Answers, ...]
+    held_out: npt.NDArray[np.bool_]  # [users]
+
+
+def moments(settings: Embeddings, now: int) -> tuple[int, ...]:
+    """Microseconds UTC, newest first: when users were asked; all answers end before `now`."""
+    newest = now - int(settings.horizon_days * DAY)
+    return tuple(newest - int(k * settings.training.every_days * DAY) for k in range(settings.training.cuts))
+
+
+def lessons(
+    settings: Embeddings, table: pa.Table, items: Items, event_weights: Sequence[float], now: int
+) -> tuple[Lesson, ...]:
+    """From HISTORY rows of any users. Nothing at or after `now` is looked at."""
+    order = np.argsort(hash_strings(table["user_id"]), kind="stable")
+    table = table.take(pa.array(order)).combine_chunks()
+    hashes = hash_strings(table["user_id"])
+    asked = [instruction.answer for instruction in settings.instructions.values() if instruction.answer]
+    found = []
+    for cut in moments(settings, now):
+        before = Events.of(table, event_weights, cut)
+        until = Events.of(table, event_weights, cut + int(settings.horizon_days * DAY))
+        after = until.filter(until.ts >= cut)
+        users = np.flatnonzero(before.lengths > 0)[: settings.training.users]
+        before, after = before.take(users), after.take(users)
+        held_out = hashes[users] >> np.uint64(11) < np.uint64(settings.training.held_out * 2**53)
+        found.append(Lesson(before, tuple(answer(one, before, after, items) for one in asked), held_out))
+    return tuple(found)

@@ -1,0 +1,79 @@
+"""What downstream teams call: the embeddings of a published day, by its manifest and nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.embeddings.publication import find_manifest, manifest_path
+from rayrec.embeddings.schema import embedding_schema
+from rayrec.errors import MissingFileError, PublicationError
+from rayrec.hashing import shard_of
+from rayrec.publishing.records import SlateFile
+from rayrec.storage import Storage
+
+_PARALLEL_READS = 8
+
+
+def read_embeddings(
+    root: str | os.PathLike[str],
+    date: datetime.date,
+    instruction: str,
+    *,
+    users: Collection[str] | None = None,
+    verify: bool = False,
+) -> pa.Table:
+    """EMBEDDING rows of one instruction, ordered by shard and user_id; `vectors_of` makes them an array.
+
+    `users` reads only the shards that these users are in. `verify` checks every file against its sha256. Raises
+    PublicationError if the day or the instruction is not published, or a file is not the one that was published.
+    """
+    storage = Storage(os.fspath(root))
+    manifest = find_manifest(storage, date)
+    if manifest is None:
+        raise PublicationError(
+            f"no embeddings are published for {date}", where=storage.url(manifest_path(date)), do="run jobs.embed"
+        )
+    if instruction not in manifest.arms:
+        raise PublicationError(
+            f"there is no instruction {instruction!r} on {date}",
+            where=storage.root,
+            do=f"the instructions are {', '.join(manifest.arms)}",
+        )
+    wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
+    shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
+    files = [f for f in manifest.files if f.arm == instruction and (shards is None or f.shard in shards)]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        tables = list(pool.map(lambda file: _read(storage, file, verify), files))
+    dim = int(manifest.meaning["embeddings"]["model"]["dim"])
+    table = pa.concat_tables([embedding_schema(dim).empty_table(), *tables])
+    return table if wanted is None else table.filter(pc.is_in(table["user_id"], value_set=wanted))
+
+
+def _read(storage: Storage, file: SlateFile, verify: bool) -> pa.Table:
+    def fail(problem: str) -> PublicationError:
+        return PublicationError(
+            f"a published file is not as the manifest says: {problem}",
+            where=storage.url(file.path),
+            do="restore it, or withdraw the day by deleting its manifest, and run the job again",
+        )
+
+    try:
+        data = storage.read(file.path)
+    except MissingFileError:
+        raise fail("it is missing") from None
+    if len(data) != file.bytes:
+        raise fail(f"it has {len(data)} bytes, not {file.bytes}")
+    if verify and hashlib.sha256(data).hexdigest() != file.sha256:
+        raise fail("its sha256 is another")
+    try:
+        return pq.read_table(pa.BufferReader(data), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise fail(f"it cannot be read: {error}") from None

@@ -1,0 +1,147 @@
+"""Taking users out of what is published: the one case in which a day's files change after its manifest.
+
+The files without them are written beside the old ones, then the manifest is replaced in one step, then the old files
+go: a reader sees the day before or after, and one who holds the old manifest is told that a file is missing. The users
+become ineligible, for the reason `forgotten`, so that they still add up. Slates and embeddings are laid out alike:
+<kind>/dt=D/manifest.json names all there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import re
+import uuid
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.errors import MissingFileError
+from rayrec.forgotten import Forgotten
+from rayrec.publishing import layout
+from rayrec.publishing.records import Manifest, SlateFile, add_counts
+from rayrec.storage import Storage
+
+FORGOTTEN = "forgotten"  # why these users are ineligible
+
+_ATTEMPT = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")  # folder and shard, shard, run id, attempt
+
+
+def erase(storage: Storage, folder: str, gone: Forgotten) -> None:
+    """Take users out of one day's publication (`slates/dt=D`), and out of runs of it that never published.
+
+    Killed in the middle and done again, it completes. Raises PublicationError for a manifest that cannot be read.
+    """
+    manifest = _manifest(storage, folder)
+    if manifest is not None:
+        _erase_targets(storage, manifest, gone)
+        manifest = _erase_published(storage, folder, manifest, gone)
+    named = {file.path for file in manifest.files} if manifest is not None else set()
+    own = "" if manifest is None else f"-{manifest.run_id}-"
+    for info in storage.list(folder):
+        if info.path in named or not info.path.endswith(".parquet"):
+            continue
+        if own and own in info.path:  # of an attempt that was killed, this one's own perhaps
+            storage.delete(info.path)
+        elif gone.among(_users(storage, info.path)).any():
+            _drop_attempt(storage, info.path)
+
+
+def _erase_published(storage: Storage, folder: str, manifest: Manifest, gone: Forgotten) -> Manifest:
+    files, erased = [], set[str]()
+    for file in manifest.files:
+        table = _table(storage, file.path)
+        listed = gone.among(table["user_id"])
+        erased |= gone.tokens_among(table["user_id"])
+        files.append(_rewritten(storage, file, table.filter(pa.array(~listed))) if listed.any() else file)
+    if not erased:
+        return manifest
+    users = manifest.users
+    now = dataclasses.replace(
+        users,
+        published=users.published - len(erased),
+        ineligible=add_counts(users.ineligible, {FORGOTTEN: len(erased)}),
+    )
+    kept = tuple(file for file in files if file.rows)
+    rows = sum(file.rows for file in kept)
+    changed = dataclasses.replace(manifest, users=now, files=kept, rows=rows, attempt=uuid.uuid4().hex)
+    storage.write(f"{folder}/{layout.MANIFEST}", changed.to_json())
+    for path in {file.path for file in manifest.files} - {file.path for file in kept}:
+        storage.delete(path)
+    return changed
+
+
+def _rewritten(storage: Storage, file: SlateFile, table: pa.Table) -> SlateFile:
+    """The file with these rows only, under a name of a new attempt of its run; none is written for no rows."""
+    if not table.num_rows:
+        return dataclasses.replace(file, rows=0, users=0)
+    match = _ATTEMPT.fullmatch(file.path)
+    stem = f"{match[1]}{match[3]}" if match else file.path.removesuffix(".parquet")
+    path = f"{stem}-{uuid.uuid4().hex[:12]}.parquet"
+    with storage.open(file.path) as opened:
+        group = pq.ParquetFile(opened).metadata.row_group(0)
+        sorting, size = list(group.sorting_columns), group.num_rows
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", row_group_size=max(size, 1), sorting_columns=sorting or None)
+    data = sink.getvalue().to_pybytes()
+    storage.write(path, data)
+    users = len(pc.unique(table["user_id"]))
+    return SlateFile(file.arm, file.shard, path, table.num_rows, users, len(data), hashlib.sha256(data).hexdigest())
+
+
+def _erase_targets(storage: Storage, manifest: Manifest, gone: Forgotten) -> None:
+    """What other arms would have made of their slates. Before the slates: those say whose a slate was."""
+    slates: dict[int, list[pa.Array]] = {}
+    for file in manifest.files:
+        table = _table(storage, file.path)
+        if "slate_id" in table.column_names and (listed := gone.among(table["user_id"])).any():
+            slates.setdefault(file.shard, []).append(table["slate_id"].filter(pa.array(listed)).combine_chunks())
+    for shard, ids in slates.items():
+        path = layout.targets_path(manifest.dt, manifest.run_id, shard)
+        try:
+            data = storage.read(path)
+        except MissingFileError:  # nothing was left to chance
+            continue
+        with pa.ipc.open_file(data) as reader:
+            targets = reader.read_all()
+        others = pc.invert(pc.is_in(targets["slate_id"], pa.concat_arrays(ids)))
+        write_ipc(storage, path, targets.filter(others))
+
+
+def write_ipc(storage: Storage, path: str, table: pa.Table) -> None:
+    """One table as an Arrow IPC file."""
+    with (
+        storage.writer(path) as file,
+        pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
+    ):
+        writer.write_table(table)
+
+
+def _drop_attempt(storage: Storage, path: str) -> None:
+    """Delete a file of a run that never published, its shard's receipt first: a receipt must not outlive its files."""
+    match, day = _ATTEMPT.fullmatch(path), re.search(r"dt=(\d{4}-\d{2}-\d{2})/", path)
+    if match and day:
+        date, shard = datetime.date.fromisoformat(day[1]), int(match[2])
+        storage.delete(layout.receipt_path(date, match[3], shard))
+        storage.delete(layout.targets_path(date, match[3], shard))
+    storage.delete(path)
+
+
+def _manifest(storage: Storage, folder: str) -> Manifest | None:
+    path = f"{folder}/{layout.MANIFEST}"
+    try:
+        return Manifest.from_json(storage.read(path), storage.url(path))
+    except MissingFileError:
+        return None
+
+
+def _table(storage: Storage, path: str) -> pa.Table:
+    with storage.open(path) as file:
+        return pq.read_table(file, partitioning=None)
+
+
+def _users(storage: Storage, path: str) -> pa.ChunkedArray:
+    with storage.open(path) as file:
+        return pq.read_table(file, columns=["user_id"], partitioning=None)["user_id"]

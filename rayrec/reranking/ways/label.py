@@ -1,0 +1,140 @@
+"""label: candidates listed under one-token labels; one forward gives the log-probability of every label.
+
+    <opening> request, history | A. item  B. item  ...  Which one first? <closing>   ->  log P(A), log P(B), ...
+
+Where a candidate stands changes its score (position bias), so lists are read in several orders: each shuffle forwards
+and backwards, so that a bias that is linear in the position cancels within one pair. An ask is done once the order of
+its top did not change from one pair to the next.
+
+More candidates than labels are spread over windows, shuffled anew for each pair. A label's log-probability then depends
+on who else is in the window; the model log p = s_item + c_list, fitted by least squares over all lists read, takes that
+out. With one window s is the plain mean.
+
+Shuffles come from the ask's own texts, sorted: neither the batch nor the order in which candidates are given changes a
+score, and equal texts score the same. One candidate's text can change another's score in this way of scoring; in yes_no
+it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.hashing import seed_of
+from rayrec.reranking.base import Failure
+from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Frame, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.labels import LABELS, Labels
+from rayrec.reranking.ways.next_token import NextToken
+from rayrec.settings import read_settings, require
+
+_CANDIDATES = "\n\nCandidates:"
+_QUESTION = "\n\nWhich candidate should be recommended first? Answer with its letter only."
+_WHERE = "rerank.settings (label)"
+_EXACT = 1e-20  # of the squared residual
+
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelSettings(WaySettings):
+    window: int = 20  # candidates in one list, at most
+    permutations: int = 8  # times that each candidate is listed, at most: 1, or even
+    stable_top: int = 10  # done once the order of so many did not change from one pair to the next
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(2 <= self.window <= len(LABELS), f"window must be between 2 and {len(LABELS)}")
+        require(self.permutations == 1 or self.permutations in range(2, 129, 2), "permutations must be 1 or even")
+        require(self.stable_top >= 1, "stable_top must be at least 1")
+
+
+@register
+class Label(Way):
+    name = "label"
+
+    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: LabelSettings) -> None:
+        words, chat = checkpoint.words, checkpoint.chat()
+        self.engine, self._words, self._settings, self._closing = engine, words, settings, chat.closing
+        self._labels = Labels.of(checkpoint, chat, settings.window, _WHERE)
+        self.ids = self._labels.ids
+        self._candidates, self._question = words.own(_CANDIDATES), words.own(_QUESTION)
+        lists = sum(len(line) + settings.item_tokens for line in self._labels.lines)
+        rest = len(self._candidates) + lists + len(self._question)
+        self._frame = Frame(chat, words, settings, words.own(REQUEST), words.own(TAKEN), rest, engine.longest)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> LabelSettings:
+        return read_settings(LabelSettings, settings, _WHERE)
+
+    @classmethod
+    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
+        return cls(engine, checkpoint, cls.read(settings))
+
+    def reading(self, ask: Ask) -> Reading:
+        """Log-probabilities over the ask's candidates, that each is the first choice."""
+        texts = sorted(set(ask.candidates))
+        beginning = [*self._frame.beginning(ask), *self._candidates]
+        seed = seed_of("label", ask.instruction, *ask.history, "candidates", *texts)
+        lists: list[Ints] = []
+        log_probs: list[Doubles] = []
+        scores, top = np.zeros(len(texts)), None
+        for pair in range((self._settings.permutations + 1) // 2 if texts else 0):
+            new = self._lists(len(texts), seed_of(seed, pair))
+            answers = yield [self._prompt(beginning, [texts[place] for place in places]) for places in new]
+            for places, answer in zip(new, answers, strict=True):
+                if isinstance(answer, Failure):
+                    return answer
+                log_probs.append(answer[: len(places)].astype(np.float64))
+            lists += new
+            scores, before = item_effects(lists, log_probs, len(texts)), top
+            top = np.argsort(-scores, kind="stable")[: self._settings.stable_top].tolist()
+            if top == before:
+                break
+        found = dict(zip(texts, scores - np.logaddexp.reduce(scores) if texts else scores, strict=True))
+        return np.array([found[text] for text in ask.candidates], np.float32)
+
+    def _lists(self, count: int, seed: int) -> list[Ints]:
+        """One pair: a shuffle of `count` texts cut into windows of about the same length, and each read backwards."""
+        shuffled = np.random.default_rng(seed).permutation(count)
+        windows = np.array_split(shuffled, -(-count // self._settings.window))
+        return windows if self._settings.permutations == 1 else windows + [window[::-1] for window in windows]
+
+    def _prompt(self, beginning: list[int], texts: Sequence[str]) -> list[int]:
+        listed = self._labels.listed([self._words.of(text, self._settings.item_tokens) for text in texts])
+        return [*beginning, *listed, *self._question, *self._closing]
+
+
+def item_effects(lists: Sequence[Ints], log_probs: Sequence[Doubles], items: int) -> Doubles:
+    """s of the least squares fit log p = s_item + c_list, float64 [items], up to a constant.
+
+    `lists`: the items of each list; `log_probs`: theirs there. Every item is in some list. Lists that share no item
+    with the others leave the constant between them open: their means are then taken for equal. The normal equations
+    without c are solved by conjugate gradients, all sums in a fixed order: the same bits on any number of threads.
+    """
+    item = np.concatenate(lists)
+    place = np.repeat(np.arange(len(lists)), [len(places) for places in lists])
+    per_list = np.bincount(place)
+
+    def within_lists(value: Doubles) -> Doubles:
+        """Values [entries] less their list's mean, summed by item."""
+        return np.asarray(np.bincount(item, value - (np.bincount(place, value) / per_list)[place], items), np.float64)
+
+    scores = np.zeros(items)
+    left = within_lists(np.concatenate(log_probs))
+    step, size = left, float(np.square(left).sum())
+    enough = _EXACT * size
+    for _ in range(items):
+        if size <= enough:
+            break
+        change = within_lists(step[item])
+        rate = size / float((step * change).sum())
+        scores, left, before = scores + rate * step, left - rate * change, size
+        size = float(np.square(left).sum())
+        step = left + size / before * step
+    return scores

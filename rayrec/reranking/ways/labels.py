@@ -1,0 +1,44 @@
+"""Labels that a checkpoint answers with as exactly one token, verified when loaded.
+
+A label of two tokens would be scored by its first, and labels that begin alike would silently score the same. In the
+list a label is the very token that it is as an answer: the lines are put together from ids, since some vocabularies
+would join the letter and the dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase
+from typing import Self
+
+from rayrec.errors import ConfigError
+from rayrec.reranking.ways.checkpoint import Chat, Checkpoint
+from rayrec.reranking.ways.words import Ids
+
+LABELS = ascii_uppercase + ascii_lowercase
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The first `count` usable letters. `ids`: as the answer; `lines`: the ids of a line break, the label, a dot."""
+
+    ids: tuple[int, ...]
+    lines: tuple[Ids, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, chat: Chat, count: int, where: str) -> Self:
+        """Raises ConfigError where fewer than `count` letters are one token each; `where` in the config."""
+        words = checkpoint.words
+        ids = tuple(checkpoint.answer_ids(chat, LABELS).values())[:count]
+        if len(ids) < count:
+            raise ConfigError(
+                f"{count} labels are needed, {len(ids)} letters are one token each where this checkpoint answers",
+                where=f"{where}; {checkpoint.folder}",
+                do="ask for fewer, or choose another checkpoint",
+            )
+        return cls(ids, tuple((*words.own("\n"), label, *words.own(".")) for label in ids))
+
+    def listed(self, texts: Sequence[Ids]) -> list[int]:
+        """Texts one a line, each behind its label."""
+        return [token for line, text in zip(self.lines, texts, strict=False) for token in (*line, *text)]

@@ -1,0 +1,108 @@
+"""pairwise: the top candidates compared two by two along a sorting network (Batcher's odd-even merge sort).
+
+    <opening> request, history | A. item  B. item  Which one? <closing>   ->  log P(A) - log P(B)
+
+Each pair is read in both orders and averaged, so that A before B cannot matter. The network fixes which places are
+compared, whatever the answers (63 comparisons in 10 rounds for 16 candidates): the comparisons of a round are read at
+once, and no answer can lead to more of them. Candidates come in the retriever's order; those beyond `top` keep it.
+
+A score is -log(rank): of a rank, not of a margin, and blended as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+
+from rayrec.reranking.base import Failure
+from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Frame, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.labels import Labels
+from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.words import Ids
+from rayrec.settings import read_settings, require
+
+_CANDIDATES = "\n\nTwo candidates:"
+_QUESTION = "\n\nWhich of the two should be recommended first? Answer with its letter only."
+_WHERE = "rerank.settings (pairwise)"
+
+
+@dataclass(frozen=True)
+class PairwiseSettings(WaySettings):
+    top: int = 16  # candidates that are sorted; powers of two waste nothing
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(2 <= self.top <= 128, "top must be between 2 and 128")
+
+
+@register
+class Pairwise(Way):
+    name = "pairwise"
+
+    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: PairwiseSettings) -> None:
+        words, chat = checkpoint.words, checkpoint.chat()
+        self.engine, self._words, self._settings, self._closing = engine, words, settings, chat.closing
+        self._labels = Labels.of(checkpoint, chat, 2, _WHERE)
+        self.ids = self._labels.ids
+        self._candidates, self._question = words.own(_CANDIDATES), words.own(_QUESTION)
+        lists = sum(len(line) + settings.item_tokens for line in self._labels.lines)
+        rest = len(self._candidates) + lists + len(self._question)
+        self._frame = Frame(chat, words, settings, words.own(REQUEST), words.own(TAKEN), rest, engine.longest)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> PairwiseSettings:
+        return read_settings(PairwiseSettings, settings, _WHERE)
+
+    @classmethod
+    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
+        return cls(engine, checkpoint, cls.read(settings))
+
+    def reading(self, ask: Ask) -> Reading:
+        """-log(rank), ranks from 1."""
+        beginning = [*self._frame.beginning(ask), *self._candidates]
+        order = list(range(len(ask.candidates)))
+        texts = [self._words.of(text, self._settings.item_tokens) for text in ask.candidates[: self._settings.top]]
+        for compared in network(len(texts)):
+            places = [place for high, low in compared for place in ((high, low), (low, high))]
+            answers = yield [self._prompt(beginning, texts[order[a]], texts[order[b]]) for a, b in places]
+            for (high, low), first, second in zip(compared, answers[::2], answers[1::2], strict=True):
+                if isinstance(first, Failure):
+                    return first
+                if isinstance(second, Failure):
+                    return second
+                if (first[0] - first[1]) + (second[1] - second[0]) < 0:
+                    order[high], order[low] = order[low], order[high]
+        scores = np.empty(len(order), np.float32)
+        scores[order] = -np.log(np.arange(1, len(order) + 1))
+        return scores
+
+    def _prompt(self, beginning: list[int], one: Ids, other: Ids) -> list[int]:
+        return [*beginning, *self._labels.listed([one, other]), *self._question, *self._closing]
+
+
+@cache
+def network(size: int) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Rounds of comparisons (place, later place) that sort `size` elements, none twice in a round (Batcher 1968).
+
+    Made for the next power of two; comparisons with places beyond `size`, where nothing better can be, are left out.
+    """
+    rounds: list[list[tuple[int, int]]] = []
+    sorted_run = 1
+    while sorted_run < size:
+        step = sorted_run
+        while step >= 1:
+            compared = [
+                (place, place + step)
+                for start in range(step % sorted_run, size - step, 2 * step)
+                for place in range(start, min(start + step, size - step))
+                if place // (2 * sorted_run) == (place + step) // (2 * sorted_run)
+            ]
+            rounds.append(compared)
+            step //= 2
+        sorted_run *= 2
+    return tuple(tuple(compared) for compared in rounds)

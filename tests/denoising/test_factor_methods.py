@@ -1,0 +1,162 @@
+"""Loss, propensity and NBPO: the leave-one-out scores they judge by, and what each makes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted_noise import auc_within, fism_arrays, histories, model_arrays, planted, random_histories
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.denoising import METHODS, REASONS
+from rayrec.denoising.factor import ByFactors, median_within, softmax_within
+from rayrec.errors import ConfigError
+from rayrec.fism import Fism
+from rayrec.retrieval.fism import OBJECTIVES, FismRetriever
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("loss", {"objective": "pld"}),
+    ("loss", {"objective": "t_ce"}),
+    ("loss", {"objective": "r_ce"}),
+    ("propensity", {}),
+    ("nbpo", {}),
+]
+
+
+@given(users=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=4), seed=st.integers(0, 5))
+def test_an_event_is_explained_by_the_users_other_items(users: list[list[int]], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    source, target = random.normal(size=(2, 10, 3)).astype(np.float32)
+    bias = random.normal(size=10).astype(np.float32)
+    item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
+    found = Fism(source, target, bias).explained(item)
+    expected = []
+    for user in users:
+        for code in user:
+            others = sorted(set(user) - {code})
+            vector = source[others].sum(0) / np.sqrt(max(len(others), 1))
+            expected.append(bias[code] + target[code] @ vector)
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.floats(-30, 30, width=32), max_size=6), min_size=1, max_size=5))
+def test_softmax_and_median_are_taken_within_the_user(users: list[list[float]]) -> None:
+    flat = np.array([value for user in users for value in user], np.float64)
+    item = Ragged.from_lengths(flat, [len(user) for user in users])
+    if not len(flat):
+        return
+    share, median = softmax_within(item, flat), median_within(item, flat)
+    for row, user in enumerate(users):
+        at = slice(item.offsets[row], item.offsets[row + 1])
+        if user:
+            weights = np.exp(np.array(user) - max(user))
+            assert np.allclose(share[at], weights / weights.sum())
+            assert (median[at] == sorted(user)[(len(user) - 1) // 2]).all()
+
+
+@pytest.fixture(scope="module")
+def world() -> tuple[Any, np.ndarray, dict[str, Any]]:
+    whole, noise, arrays = planted(users=200)
+    return whole, noise, arrays | fism_arrays(whole, len(arrays["item.count"]), CASES)
+
+
+@pytest.mark.parametrize(("name", "given_"), CASES)
+def test_planted_noise_is_what_the_model_explains_least(
+    name: str, given_: dict[str, Any], world: tuple[Any, np.ndarray, dict[str, Any]]
+) -> None:
+    whole, noise, arrays = world
+    verdict = METHODS[name].load(arrays, given_).judge(whole)
+    assert auc_within(-verdict.influence, noise) > 0.75
+    taken = verdict.keep < 1
+    assert taken.any()
+    assert noise[taken].mean() > 2 * noise.mean()
+    assert {REASONS[code] for code in verdict.reason[taken]} == {"unexplained"}
+
+
+def loaded(name: str, given_: dict[str, Any]) -> tuple[ByFactors, dict[str, Any]]:
+    method = METHODS[name]
+    assert issubclass(method, ByFactors)
+    prefix = method.needs(given_)[0].name
+    standard = model_arrays()
+    fism = METHODS["propensity"].needs({})[0].name
+    arrays = {f"{prefix}.{part}": standard[f"{fism}.{part}"] for part in ("source", "target", "bias", "quantiles")}
+    return method.load(arrays, given_), arrays
+
+
+def test_t_ce_goes_by_the_losses_of_everybody() -> None:
+    whole = random_histories(users=80, longest=30)
+    method, arrays = loaded(
+        "loss", {"objective": "t_ce", "drop": 0.1, "max_share": 1.0, "min_keep": 0, "min_events": 0}
+    )
+    loss = np.logaddexp(0, -method.model.explained(whole.item).astype(np.float64))
+    quantiles = next(array for name, array in arrays.items() if name.endswith("quantiles"))
+    assert np.array_equal(method.judge(whole).keep == 0, loss > quantiles[90])
+
+
+def test_r_ce_weighs_down_and_never_out() -> None:
+    whole = random_histories(users=80, longest=30)
+    verdict = loaded("loss", {"objective": "r_ce"})[0].judge(whole)
+    weighed = verdict.keep[verdict.keep < 1]
+    assert len(np.unique(weighed)) > 20
+    assert weighed.min() > 0
+
+
+def test_pld_resamples_by_the_users_own_losses_alone() -> None:
+    whole = random_histories(users=30, longest=30)
+    verdict = loaded("loss", {"objective": "pld"})[0].judge(whole)
+    for user in range(30):
+        at = slice(whole.item.offsets[user], whole.item.offsets[user + 1])
+        own = verdict.influence[at]
+        out = verdict.keep[at] == 0
+        if out.any():
+            assert own[out].max() <= own[~out].min()  # the largest losses of this user, whatever others' are
+
+
+def test_another_objective_is_another_fit() -> None:
+    names = {METHODS[name].needs(given_)[0].name for name, given_ in CASES}
+    assert len(names) == len(CASES)
+    assert METHODS["loss"].needs({"max_share": 0.1}) == METHODS["loss"].needs({})  # the cap is no matter of the fit
+
+
+def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
+    with pytest.raises(ConfigError, match="which the item model does not hold"):
+        METHODS["loss"].load({}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("loss", {"objective": "bce"}),
+        ("loss", {"tau": 0.0}),
+        ("propensity", {"floor": 0.0}),
+        ("nbpo", {"flip": 1.0}),
+        ("nbpo", {"max_share": 1.5}),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, bad: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        METHODS[name].check(bad)
+
+
+@settings(max_examples=len(OBJECTIVES), deadline=None)
+@given(objective=st.sampled_from(OBJECTIVES))
+def test_the_same_data_gives_the_same_factors(objective: str) -> None:
+    whole, _, arrays = planted(users=40)
+    given_ = {"objective": objective, "epochs": 3, "factors": 8}
+    items = len(arrays["item.count"])
+    first, second = (fism_arrays(whole, items, [], given_) for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert np.isfinite(np.concatenate([array.ravel() for array in first.values()])).all()
+    assert FismRetriever.name == "fism"
+
+
+def test_items_that_the_model_does_not_know_are_not_judged() -> None:
+    method, _ = loaded("nbpo", {})
+    method.model.target[7] = 0
+    fresh = type(method)(method.model, method.quantiles, method.settings)
+    item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
+    assert np.flatnonzero(np.isnan(fresh.judge(histories(item)).influence)).tolist() == [0, 3]

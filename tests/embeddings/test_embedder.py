@@ -1,0 +1,121 @@
+"""The model at work: the cache changes nothing, company changes nothing, and the instruction changes something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_users import events, items, settings
+
+from rayrec.embeddings import Embedder, Events
+from rayrec.embeddings.embedder import KIND
+from rayrec.embeddings.model import LONGEST, build
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+TEXTS = ["Will this person buy again?", "Does this person like lamps?", "", "something nobody ever asked before"]
+
+
+def embed(embedder: Embedder, users: Events, texts: list[str] | None = None) -> np.ndarray:
+    return embedder.embed(embedder.viewer(items())(users), TEXTS if texts is None else texts)
+
+
+def test_the_cached_prefix_gives_what_reading_everything_again_gives(embedder: Embedder) -> None:
+    views = embedder.viewer(items())(events())
+    cached, whole = embedder.embed(views, TEXTS), embedder.embed_uncached(views, TEXTS)
+    assert np.abs(cached - whole).max() < 1e-5
+
+
+def test_every_instruction_is_answered_as_if_it_were_asked_alone(embedder: Embedder) -> None:
+    together = embed(embedder, events(), TEXTS[::-1])[::-1]
+    for k, text in enumerate(TEXTS):
+        np.testing.assert_array_equal(together[k], embed(embedder, events(), [text])[0])
+
+
+def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = []
+    forward = embedder.model.llm.forward
+
+    def counted(*, inputs_embeds: torch.Tensor, **rest: object) -> object:
+        tokens.append(inputs_embeds.shape[0] * inputs_embeds.shape[1])
+        return forward(inputs_embeds=inputs_embeds, **rest)
+
+    monkeypatch.setattr(embedder.model.llm, "forward", counted)
+    views = embedder.viewer(items())(events())
+    asked = [TEXTS[0]] * 16
+    embedder.embed(views, asked)
+    cached = sum(tokens)
+    tokens.clear()
+    embedder.embed_uncached(views, asked)
+    prefix, question = embedder.model.prefix_tokens, len(embedder.vocabulary.ids(TEXTS[0])) + 1
+    assert cached == 64 * (prefix + 16 * question)
+    assert sum(tokens) == 64 * 16 * (prefix + question)
+
+
+def test_a_vector_has_the_same_bits_in_any_company(embedder: Embedder) -> None:
+    whole = events()
+    together = embed(embedder, whole)
+    order = np.random.default_rng(1).permutation(len(whole))
+    np.testing.assert_array_equal(embed(embedder, whole.take(order)), together[:, order])
+    for user in (0, 13, 59):
+        np.testing.assert_array_equal(embed(embedder, whole.take(np.array([user])))[:, 0], together[:, user])
+    many = np.tile(np.arange(len(whole)), 3)
+    np.testing.assert_array_equal(embed(embedder, whole.take(many)), together[:, many])
+
+
+def test_vectors_are_of_length_one_for_everybody_with_or_without_events(embedder: Embedder) -> None:
+    whole = events()
+    users = whole.filter(whole.user != 5)
+    vectors = embed(embedder, users)
+    assert vectors.shape == (len(TEXTS), len(users), embedder.dim)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
+    present = embedder.present(embedder.viewer(items())(users))
+    assert not present[5].any()
+    assert present[users.lengths > 0, 0].any()
+
+
+def test_another_instruction_gives_another_vector(embedder: Embedder) -> None:
+    vectors = embed(embedder, events())
+    cosine = (vectors[0] * vectors[1]).sum(1)
+    assert cosine.max() < 0.999
+
+
+def test_nobody_gives_no_vectors(embedder: Embedder) -> None:
+    assert embed(embedder, events().take(np.array([], np.int64))).shape == (len(TEXTS), 0, embedder.dim)
+
+
+def test_a_saved_model_gives_the_same_bits(embedder: Embedder, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert embedder.save(storage, "f")
+    assert not embedder.save(storage, "f")
+    loaded = Embedder.load(storage, "f")
+    np.testing.assert_array_equal(embed(loaded, events()), embed(embedder, events()))
+    assert loaded.card == embedder.card
+    assert loaded.settings == embedder.settings
+
+
+def test_a_model_that_was_tampered_with_is_refused(embedder: Embedder, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    embedder.save(storage, "f")
+    path = f"models/{KIND}/f/meta.json"
+    storage.write(path, storage.read(path).replace(b'\\"width\\":32', b'\\"width\\":64'))
+    with pytest.raises(DataError, match="cannot be read"):
+        Embedder.load(storage, "f")
+
+
+def test_an_instruction_that_is_too_long_is_an_error_in_words(embedder: Embedder) -> None:
+    with pytest.raises(DataError, match="words"):
+        embed(embedder, events(), ["word " * LONGEST])
+
+
+def test_a_missing_source_is_the_learned_vector_whatever_the_padding_holds() -> None:
+    given = settings()
+    model = build(given.model, ("events", "profile"), 50, 20, 0)
+    summaries = torch.randn(2, 2, given.model.width)
+    present = torch.tensor([[True, False], [True, False]])
+    other = summaries.clone()
+    other[:, 1] = 7
+    torch.testing.assert_close(model.prefix(summaries, present), model.prefix(other, present), rtol=0, atol=0)
+    assert not torch.equal(model.prefix(summaries, present), model.prefix(summaries, torch.ones(2, 2) > 0))

@@ -1,0 +1,119 @@
+"""The whole job on a made-up shop: published, run again, resumed, and the same whatever the shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.config import Config, load
+from rayrec.demo_shop import Shop, make_shop
+from rayrec.embeddings import Embedder, Events, Items, read_embeddings, vectors_of
+from rayrec.embeddings.publication import manifest_path
+from rayrec.errors import ConfigError
+from rayrec.pipeline import embed
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import histories, read_catalogue
+
+CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+SECTION = """
+embeddings={
+  horizon_days: 7.0,
+  model: {encoder_width: 16, width: 32, heads: 2, feedforward: 32, layers: 1, dim: 16},
+  training: {cuts: 1, epochs: 1, users: 80},
+  instructions: {
+    again: {text: Will this shopper come again, answer: {kind: again}},
+    next: {text: What will this shopper want next, answer: {kind: next}},
+    patient: {text: Is this shopper patient}}}
+""".strip()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return make_shop(tmp_path_factory.mktemp("shop"), seed=3, users=120)
+
+
+def day(shop: Shop, root: Path, *sets: str) -> Day:
+    config: Config = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={root}", SECTION, *sets])
+    return Day(config, shop.date)
+
+
+@pytest.fixture(scope="module")
+def published(local_ray: None, shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Day, embed.Embedded]:
+    night = day(shop, tmp_path_factory.mktemp("out"))
+    return night, embed.run(night)
+
+
+def test_everybody_with_a_history_gets_a_vector_per_instruction(published: tuple[Day, embed.Embedded]) -> None:
+    night, embedded = published
+    root, manifest = night.config.output.root, embedded.publication.manifest
+    assert embedded.publication.outcome == "published"
+    assert manifest.users.users_in == manifest.users.published + sum(manifest.users.quarantined.values()) + sum(
+        manifest.users.ineligible.values()
+    )
+    known = [u for k in range(4) for u in histories(night, k)["user_id"].to_pylist()]
+    for instruction in ("again", "next", "patient"):
+        table = read_embeddings(root, night.date, instruction, verify=True)
+        assert sorted(table["user_id"].to_pylist()) == sorted(known)
+        assert set(table["instruction_id"].to_pylist()) == {instruction}
+        assert all("profile" in sources for sources in table["sources"].to_pylist())
+
+
+def test_run_again_it_changes_nothing(published: tuple[Day, embed.Embedded]) -> None:
+    night, _ = published
+    before = {file.path: file.version for file in night.storage.list()}
+    assert embed.run(night).already
+    assert {file.path: file.version for file in night.storage.list()} == before
+
+
+def test_a_notebook_gets_the_published_vectors_from_the_model(published: tuple[Day, embed.Embedded]) -> None:
+    night, embedded = published
+    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
+    table = histories(night, 2)
+    viewer = model.viewer(Items.of(read_catalogue(night), "price"))
+    views = viewer(Events.of(table, night.event_weights, night.cut))
+    found = model.embed(views, ["Is this shopper patient"])[0]
+    users = table["user_id"].to_pylist()
+    stored = read_embeddings(night.config.output.root, night.date, "patient", users=users)
+    order = np.argsort(users)
+    assert stored["user_id"].to_pylist() == sorted(users)
+    np.testing.assert_array_equal(vectors_of(stored), found[order])
+
+
+def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(published: tuple[Day, embed.Embedded]) -> None:
+    night, _ = published
+    whole = read_embeddings(night.config.output.root, night.date, "again")
+    night.storage.delete(manifest_path(night.date))
+    run_id = embed.record_of(night).run_id
+    night.storage.delete(f"runs/dt={night.dt}/{run_id}/receipts/shard=0001.json")
+    assert embed.run(night).publication.outcome == "published"
+    assert read_embeddings(night.config.output.root, night.date, "again", verify=True).equals(whole)
+
+
+def test_shards_do_not_change_a_vector(published: tuple[Day, embed.Embedded], shop: Shop, tmp_path: Path) -> None:
+    night, _ = published
+    other = day(shop, tmp_path, "data.shards=2")
+    embed.run(other)
+    one, two = (
+        pa.table(read_embeddings(d.config.output.root, d.date, "next")).sort_by("user_id") for d in (night, other)
+    )
+    assert one["user_id"].equals(two["user_id"])
+    np.testing.assert_array_equal(vectors_of(one), vectors_of(two))
+
+
+def test_embeddings_do_not_change_what_slates_are(shop: Shop, tmp_path: Path) -> None:
+    plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
+    assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
+    with pytest.raises(ConfigError, match="does not say what to embed"):
+        embed.settings_of(Day(plain, shop.date))
+
+
+def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: Shop, tmp_path: Path) -> None:
+    night = day(shop, tmp_path)
+    more = day(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
+    taught = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
+    assert embed.model_fingerprint(more) == embed.model_fingerprint(night)
+    assert embed.model_fingerprint(taught) != embed.model_fingerprint(night)
+    assert embed.record_of(more).identity != embed.record_of(night).identity

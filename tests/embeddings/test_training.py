@@ -1,0 +1,175 @@
+"""Losses by hand, answers by hand, a strict cut, and a model that learns what is there to be learned."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, items, settings, trained
+
+from rayrec.config.embeddings import Answer
+from rayrec.contracts.ragged import Ragged
+from rayrec.embeddings import Embedder, Events, Items
+from rayrec.embeddings.answers import answer
+from rayrec.embeddings.events import DAY
+from rayrec.embeddings.lessons import lessons, moments
+from rayrec.embeddings.losses import info_nce, said
+from rayrec.embeddings.start import start_words
+from rayrec.embeddings.training import train
+from rayrec.embeddings.views import View
+from rayrec.errors import DataError
+
+
+def unit(rows: list[list[float]]) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.tensor(rows, dtype=torch.float64), dim=1)
+
+
+def test_info_nce_is_the_softmax_over_distinct_answers() -> None:
+    user, answers = unit([[1, 0], [0, 1]]), unit([[1, 0], [1, 1], [0, 1]])
+    own, none = torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool)
+    found = float(info_nce(user, answers, own, none, 0.5, 10.0))
+    s = math.sqrt(0.5)
+    first = math.log(sum(math.exp(v / 0.5) for v in (1, s, 0))) - 2
+    second = math.log(sum(math.exp(v / 0.5) for v in (0, s, 1))) - 2 * s
+    assert found == pytest.approx((first + second) / 2, rel=1e-5)
+
+
+def test_negatives_that_seem_right_are_dropped_unless_they_contradict() -> None:
+    user, answers = unit([[1, 0.0]]), unit([[1, 1], [1, 0], [-1, 0]])  # similarities .71, 1, -1
+    own, none = torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool)
+    without = info_nce(user, answers[[0, 2]], own, none[:, :2], 0.07, 0.1)
+    assert float(info_nce(user, answers, own, none, 0.07, 0.1)) == pytest.approx(float(without))
+    contrary = torch.tensor([[False, True, False]])
+    assert float(info_nce(user, answers, own, contrary, 0.07, 0.1)) > 4
+    assert float(info_nce(user, answers, own, none, 0.07, 0.3)) > 4  # .29 above is within the margin
+
+
+def test_a_closed_answer_counts_by_its_sum_and_an_open_one_by_its_mean() -> None:
+    logits = torch.zeros(3, 4)  # each word costs log 4
+    words, example = torch.tensor([1, 2, 3]), torch.tensor([0, 0, 1])
+    log4 = math.log(4)
+    assert float(said(logits, words, example, torch.tensor([True, True]))) == pytest.approx((2 * log4 + log4) / 2)
+    assert float(said(logits, words, example, torch.tensor([False, True]))) == pytest.approx(log4)
+
+
+def one_user(item: list[int], day: list[float], event: list[int], value: list[float], now: int) -> Events:
+    of = np.array(event, np.int8)
+    ts = (np.array(day) * DAY).astype(np.int64)
+    weight = np.asarray(WEIGHTS, np.float32)[of]
+    return Events(np.array([0, len(item)]), np.array(item, np.int32), ts, of, weight, np.array(value, np.float32), now)
+
+
+@pytest.mark.parametrize(
+    ("asked", "yes", "text"),
+    [
+        ({"kind": "again"}, 1, "yes again soon"),
+        ({"kind": "takes", "words": ["chair"]}, 1, "yes takes chair"),
+        ({"kind": "takes", "words": ["lamp", "vase"]}, 0, "no takes lamp vase"),
+        ({"kind": "returns"}, 1, "yes returns"),
+        ({"kind": "rates_high", "at_least": 5}, 0, "no rates high"),
+        ({"kind": "price_up"}, 1, "yes price up"),
+        ({"kind": "next"}, math.nan, "blue chair 1"),
+    ],
+)
+def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, text: str) -> None:
+    before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * DAY)  # lamps at price 1
+    after = one_user([1, 2], [11, 12], [0, 2], [4, 9], 20 * DAY)  # a chair at price 2 bought, a vase returned
+    found = answer(Answer.model_validate(asked), before, after, items())
+    assert found.text == (text,)
+    assert found.closed == (asked["kind"] != "next")
+    np.testing.assert_equal(found.yes[0], float(yes))
+
+
+def test_who_was_not_there_before_is_not_asked_and_who_took_nothing_has_no_taste() -> None:
+    nobody = one_user([], [], [], [], 10 * DAY)
+    after = one_user([1], [11], [0], [4], 20 * DAY)
+    assert answer(Answer(kind="again"), nobody, after, items()).text == ("",)
+    before, nothing = one_user([1], [1], [0], [4], 10 * DAY), one_user([], [], [], [], 20 * DAY)
+    assert answer(Answer(kind="again"), before, nothing, items()).text == ("no again",)
+    assert answer(Answer(kind="takes", words=("chair",)), before, nothing, items()).text == ("",)
+    assert answer(Answer(kind="next"), before, nothing, items()).text == ("",)
+
+
+def test_nothing_at_or_after_the_date_is_learned_from() -> None:
+    given = settings()
+    table = histories()
+    past = Ragged.from_arrow(table["ts"]).values < NOW
+    known = table
+    for field in table.schema:
+        if field.name != "user_id":
+            column = Ragged.from_arrow(table[field.name]).filter(past).to_arrow(field.type.value_type)
+            known = known.set_column(known.schema.get_field_index(field.name), field, column)
+    with_future = lessons(given, table, items(), WEIGHTS, NOW)
+    without = lessons(given, known, items(), WEIGHTS, NOW)
+    for one, other, cut in zip(with_future, without, moments(given, NOW), strict=True):
+        assert cut + 10 * DAY <= NOW
+        assert one.before.ts.max() < cut
+        np.testing.assert_array_equal(one.before.item, other.before.item)
+        assert [a.text for a in one.answers] == [a.text for a in other.answers]
+
+
+def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
+    given, table = settings(), histories()
+    backwards = table.take(np.arange(len(table))[::-1])
+    for one, other in zip(
+        lessons(given, table, items(), WEIGHTS, NOW), lessons(given, backwards, items(), WEIGHTS, NOW), strict=True
+    ):
+        np.testing.assert_array_equal(one.before.ts, other.before.ts)
+        np.testing.assert_array_equal(one.held_out, other.held_out)
+
+
+def test_the_same_input_gives_the_same_weights(embedder: Embedder) -> None:
+    again = trained()
+    for name, tensor in embedder.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    assert again.card == embedder.card
+
+
+def test_an_instruction_that_is_only_asked_changes_no_weight(embedder: Embedder) -> None:
+    without = trained(settings(instructions={name: q for name, q in QUESTIONS.items() if name != "other"}))
+    for name, tensor in embedder.model.state_dict().items():
+        assert torch.equal(tensor, without.model.state_dict()[name]), name
+
+
+def test_words_that_stand_together_begin_together() -> None:
+    lines = np.array([[1, 2], [1, 2], [3, 4], [3, 4]] * 10, np.int32)
+    view = View(lines, np.ones(lines.shape, np.float32), np.ones(40, np.int64))
+    start = start_words([{"events": view}], 6, 4)
+    length = np.linalg.norm(start, axis=1)
+    assert (length[[0, 5]] < 1e-6).all()
+    cosine = start @ start.T / np.maximum(np.outer(length, length), 1e-9)
+    assert cosine[1, 2] == pytest.approx(1, abs=1e-4)
+    assert abs(cosine[1, 3]) < 1e-4
+
+
+def test_nothing_to_learn_from_is_an_error_in_words() -> None:
+    given = settings()
+    table = histories()
+    taught = lessons(given, table, items(), WEIGHTS, 5 * DAY)
+    with pytest.raises(DataError, match="nothing to train"):
+        train(given, taught, items())
+
+
+def test_it_learns_what_users_like() -> None:
+    """Users like one of three kinds; told apart by lamps, those who like lamps come out on the lamps' side."""
+    training = {"cuts": 3, "every_days": 10.0, "epochs": 12, "patience": 12, "batch_users": 16, "learning_rate": 5e-3}
+    table = histories(users=240, seed=3)
+    found = trained(settings(training=training), table)
+    whole = Events.of(table, WEIGHTS, NOW)
+    whole = whole.take(np.flatnonzero(whole.lengths >= 8))
+    lamps = np.add.reduceat((whole.item % 3 == 0).astype(float), whole.offsets[:-1]) / whole.lengths
+    vectors = found.embed(found.viewer(Items.of(catalogue(), "price"))(whole), [QUESTIONS["lamps"]["text"]])[0]
+    likes = lamps > 0.6
+    half = np.arange(len(likes)) % 2 == 0
+    toward = vectors[half & likes].mean(0) - vectors[half & ~likes].mean(0)
+    score = vectors[~half] @ toward
+    above = score[likes[~half]][:, None] > score[~likes[~half]]
+    assert above.mean() > 0.9
+    assert found.card["curve"][-1]["loss"] < found.card["curve"][0]["loss"]
+
+
+def test_events_are_counted_before_the_date_only() -> None:
+    assert events().now == NOW
+    assert events().age_days.min() > 0

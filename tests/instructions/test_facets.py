@@ -1,0 +1,140 @@
+"""Facets against what the catalogue plainly says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import ITEM
+from rayrec.instructions.facets import BELOW, CATEGORY, DECADE, VALUE, WORD, Facets, words_without_facets
+from rayrec.instructions.teachers.rules import RulesTeacher, phrases
+
+FILMS = 40
+
+
+def catalogue(**columns: list[object]) -> pa.Table:
+    items = len(next(iter(columns.values())))
+    given: dict[str, object] = {
+        "item_id": [f"i{row:03}" for row in range(items)],
+        "title": ["thing"] * items,
+        "category": [None] * items,
+        "description": [None] * items,
+        "available": [True] * items,
+        "attributes": [[]] * items,
+    }
+    return pa.table({**given, **columns}, schema=ITEM)
+
+
+@pytest.fixture(scope="module")
+def films() -> pa.Table:
+    rows = range(FILMS)
+    return catalogue(
+        title=[f"The {('Red', 'Blue')[row % 2]} House {row}" for row in rows],
+        category=[("Drama|War", "Comedy", "Drama > Crime", "comedy / War")[row % 4] for row in rows],
+        attributes=[
+            [("year", str(1990 + row)), ("price", f"{row / 4}"), ("mood", ("dark", "light")[row % 2])] for row in rows
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def facets(films: pa.Table) -> Facets:
+    return Facets.of(films)
+
+
+def test_categories_are_split_and_spoken_in_lower_case(facets: Facets) -> None:
+    comedy = facets.items_of([facets.number(CATEGORY, "comedy")])
+    assert comedy.tolist() == [row % 4 in (1, 3) for row in range(FILMS)]
+    assert facets.items_of([facets.number(CATEGORY, "war"), facets.number(CATEGORY, "drama")]).tolist() == [
+        row % 4 == 0 for row in range(FILMS)
+    ]
+
+
+def test_years_become_decades_and_amounts_nested_bounds(facets: Facets) -> None:
+    assert facets.items_of([facets.number(DECADE, "1990s")]).tolist() == [row < 10 for row in range(FILMS)]
+    under_two, under_five = (facets.items_of([facets.number(BELOW, name)]) for name in ("2", "5"))
+    assert under_two.tolist() == [row / 4 < 2 for row in range(FILMS)]
+    assert (under_five | ~under_two).all()
+    assert (BELOW, "10") not in zip(facets.kind, facets.name, strict=True)  # all of them: it says nothing
+
+
+def test_values_and_shared_words_are_facets(facets: Facets) -> None:
+    dark = facets.items_of([facets.number(VALUE, "dark")])
+    red = facets.items_of([facets.number(WORD, "red")])
+    assert dark.tolist() == red.tolist() == [row % 2 == 0 for row in range(FILMS)]
+    assert (WORD, "house") not in zip(facets.kind, facets.name, strict=True)
+
+
+def test_exclusion_takes_out_what_has_the_facet(facets: Facets) -> None:
+    drama, war = facets.number(CATEGORY, "drama"), facets.number(CATEGORY, "war")
+    assert facets.items_of([drama], [war]).tolist() == [row % 4 == 2 for row in range(FILMS)]
+    assert facets.items_of([-1], [-1]).all()
+
+
+@given(st.permutations(range(FILMS)))
+@settings(max_examples=10, deadline=None)
+def test_the_order_of_items_does_not_matter(order: list[int]) -> None:
+    table = catalogue(category=[("a|b", "b", "c|a")[row % 3] for row in range(FILMS)])
+    whole, moved = Facets.of(table), Facets.of(table.take(pa.array(order)))
+    assert (moved.kind, moved.name) == (whole.kind, whole.name)
+    taken = whole.take(np.array(order))
+    np.testing.assert_array_equal(moved.of_item.values, taken.of_item.values)
+    np.testing.assert_array_equal(moved.of_item.offsets, taken.of_item.offsets)
+
+
+def test_an_empty_and_a_bare_catalogue_have_no_facets() -> None:
+    assert len(Facets.of(ITEM.empty_table())) == 0
+    bare = Facets.of(catalogue(category=[None] * 3))
+    assert len(bare) == 0
+    asked = RulesTeacher(bare).specific(np.array([0, 1]), np.random.default_rng(0))
+    assert asked.text == ("", "")
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_a_request_is_satisfied_by_the_item_it_was_made_for(seed: int) -> None:
+    table = catalogue(
+        category=[("a|b", "b", "c|a", "d")[row % 4] for row in range(FILMS)],
+        attributes=[[("price", str(row))] for row in range(FILMS)],
+    )
+    teacher = RulesTeacher(Facets.of(table))
+    item = np.random.default_rng(seed).integers(0, FILMS, 50)
+    for asked in (
+        teacher.specific(item, np.random.default_rng(seed)),
+        teacher.vague(item, np.random.default_rng(seed)),
+    ):
+        assert teacher.facets.satisfied(item, asked.include, asked.exclude).all()
+        for text, wanted in zip(asked.text, asked.include, strict=True):
+            assert all(teacher.facets.name[facet] in text for facet in wanted if facet >= 0)
+
+
+def test_pairs_kept_for_a_test_are_never_named_together(films: pa.Table, facets: Facets) -> None:
+    pairs = np.array([(a, b) for a in range(len(facets)) for b in range(a)])
+    item = np.arange(FILMS).repeat(20)
+    asked = RulesTeacher(facets, unseen=pairs).specific(item, np.random.default_rng(0))
+    assert (asked.include[:, 1] < 0).all()
+    free = RulesTeacher(facets).specific(item, np.random.default_rng(0))
+    assert (free.include[:, 1] >= 0).any()
+
+
+def test_a_preference_names_what_a_history_holds_more_of_than_the_catalogue(facets: Facets) -> None:
+    war = np.flatnonzero(facets.items_of([facets.number(CATEGORY, "war"), facets.number(CATEGORY, "drama")]))
+    history = Ragged.from_lengths(np.concatenate([war[:6], [0]]), [6, 1])
+    told, nothing = RulesTeacher(facets).preferences(history, np.random.default_rng(0))
+    assert "war" in told
+    assert nothing == ""
+
+
+def test_held_out_phrases_are_other_phrases() -> None:
+    for kind, splits in phrases().items():
+        assert splits["train"], kind
+        assert splits["held_out"], kind
+        assert not set(splits["train"]) & set(splits["held_out"]), kind
+
+
+def test_words_without_facets_name_none(facets: Facets) -> None:
+    assert words_without_facets(["The Red House", "A Blue Moon"], facets) == ("house", "moon", "the")

@@ -1,0 +1,117 @@
+"""Users taken out of a published day: what is left is a day like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import small_day
+
+from rayrec.contracts.schemas import TARGET
+from rayrec.forgotten import Forgotten
+from rayrec.publishing import Run, layout
+from rayrec.publishing.erasure import erase, write_ipc
+from rayrec.publishing.manifest import find_manifest
+from rayrec.publishing.reader import read_slates
+from rayrec.publishing.targets import read_targets
+from rayrec.storage import Storage
+
+FOLDER = layout.slates_folder(small_day.DATE)
+TWO = small_day.users_of(1)[:2]
+
+
+def listed(*users: str) -> Forgotten:
+    return Forgotten(b"s", frozenset(Forgotten(b"s").token(user) for user in users))
+
+
+def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    old = small_day.publish_day(storage).manifest
+    erase(storage, FOLDER, listed(*TWO))
+    now = find_manifest(storage, small_day.DATE)
+    assert now is not None
+    slates = read_slates(tmp_path, small_day.DATE, verify=True)
+    everybody = small_day.whole_day()
+    assert slates.equals(everybody.filter(pc.invert(pc.is_in(everybody["user_id"], pa.array(TWO)))))
+    assert (now.users.users_in, now.users.published) == (old.users.users_in, old.users.published - 2)
+    assert now.users.ineligible == {**old.users.ineligible, "forgotten": 2}
+    assert not now.users.imbalance()
+    assert now.rows == slates.num_rows == sum(file.rows for file in now.files)
+    assert {file.path for file in old.files if file.shard != 1} < {file.path for file in now.files}
+    assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
+    rewritten = next(file for file in now.files if file.shard == 1)
+    with storage.open(rewritten.path) as file:
+        assert pq.ParquetFile(file).metadata.row_group(0).sorting_columns  # as readers expect it
+    assert now.identity == old.identity
+
+
+def test_a_shard_of_nobody_but_them_has_no_file_left(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    small_day.publish_day(storage)
+    erase(storage, FOLDER, listed(*small_day.users_of(1)))
+    now = find_manifest(storage, small_day.DATE)
+    assert now is not None
+    assert {file.shard for file in now.files} == {0, 2}
+    assert set(read_slates(tmp_path, small_day.DATE)["user_id"].to_pylist()).isdisjoint(small_day.users_of(1))
+
+
+def test_a_day_without_them_is_left_as_it_is(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    small_day.publish_day(storage)
+    before = [(info.path, info.version) for info in storage.list()]
+    erase(storage, FOLDER, listed("somebody"))
+    assert [(info.path, info.version) for info in storage.list()] == before
+
+
+@pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])
+def test_killed_and_done_again_it_completes(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    small_day.publish_day(storage)
+    write = Storage.write
+
+    def killed(self: Storage, path: str, data: bytes) -> None:
+        if path.endswith("manifest.json"):
+            if moment == "after the manifest":
+                write(self, path, data)
+            raise KeyboardInterrupt
+        write(self, path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            erase(storage, FOLDER, listed(*TWO))
+    assert read_slates(tmp_path, small_day.DATE, verify=True).num_rows  # a whole day, of before or after
+    erase(storage, FOLDER, listed(*TWO))
+    now = find_manifest(storage, small_day.DATE)
+    assert now is not None
+    assert now.users.ineligible["forgotten"] == 2
+    assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
+
+
+def test_a_run_that_never_published_loses_its_shards_with_them(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    run = Run.open(storage, small_day.record())
+    small_day.commit_all(run)
+    erase(storage, FOLDER, listed(*TWO))
+    assert sorted(run.receipts()) == [0, 2]
+    assert all("shard=0001" not in info.path for info in storage.list(FOLDER))
+
+
+def test_what_other_arms_would_have_made_of_their_slates_goes_too(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    manifest = small_day.publish_day(storage).manifest
+    ids = [f"{small_day.DATE}/control/{user}" for user in small_day.users_of(1)]
+    rows = {
+        "slate_id": pa.array(ids),
+        "rank": pa.array([1] * len(ids), pa.int16()),
+        "target": pa.array(["llm"] * len(ids)).dictionary_encode().cast(TARGET.field("target").type),
+        "propensity": pa.array([0.5] * len(ids), pa.float32()),
+    }
+    path = layout.targets_path(small_day.DATE, manifest.run_id, 1)
+    write_ipc(storage, path, pa.table(rows, schema=TARGET))
+    erase(storage, FOLDER, listed(*TWO))
+    left = read_targets(storage, manifest, 1)["slate_id"].to_pylist()
+    assert left == [name for name in ids if name.rsplit("/", 1)[1] not in TWO]

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small_checkpoints import TITLES
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from rayrec.errors import ConfigError
+from rayrec.reranking.base import EngineSettings
+from rayrec.reranking.ways import engines
+from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.label import Label
+from rayrec.reranking.ways.labels import Labels
+from rayrec.reranking.ways.transformers_next_token import TransformersNextToken
+from rayrec.reranking.ways.yes_no import YesNo
+
+
+def copied(checkpoint: Checkpoint, root: Path) -> Path:
+    return Path(shutil.copytree(checkpoint.folder, root / checkpoint.folder.name))
+
+
+def test_the_prompt_around_a_message_is_the_templates_own(checkpoint: Checkpoint) -> None:
+    """The ids put together here say what transformers' own rendering says, and are read alike."""
+    chat, words = checkpoint.chat(), checkpoint.words
+    ids = [*chat.opening, *words.own(TITLES[0]), *chat.closing]
+    theirs = AutoTokenizer.from_pretrained(checkpoint.folder).apply_chat_template(
+        [{"role": "user", "content": TITLES[0]}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    reader = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    ours = reader.decode(ids, skip_special_tokens=False)
+    if "Today Date" in theirs:
+        assert "Today Date: 26 Jul 2024\n" in ours
+        theirs = theirs.split("\n", 3)[3]
+        ours = ours.split("\n", 3)[3]
+    assert ours == theirs
+    assert ids[-len(chat.closing) :] == reader.encode(theirs, add_special_tokens=False).ids[-len(chat.closing) :]
+
+
+def test_without_a_chat_template_the_message_stands_alone_after_the_begin_token(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder = copied(checkpoint, tmp_path)
+    (folder / "chat_template.jinja").unlink()
+    bare = Checkpoint.open(str(folder))
+    begin = bare.words.whole("<|begin_of_text|>") if folder.name == "llama" else ()
+    assert bare.chat().opening == begin
+    assert bare.chat().closing_text == "\n\nAnswer:\n"
+    assert "A" in bare.answer_ids(bare.chat(), "AB")
+
+
+def test_a_template_without_a_system_role_is_refused_where_one_is_needed(folders: dict[str, Path]) -> None:
+    checkpoint = Checkpoint.open(str(folders["gemma"]))
+    with pytest.raises(ConfigError, match="System role not supported"):
+        checkpoint.chat("Judge.")
+
+
+@pytest.mark.parametrize("template", ["nothing", "{% for m in messages %}{{ m.content * 2 }}{% endfor %}"])
+def test_a_template_that_hides_or_repeats_the_message_is_refused(
+    qwen3: Checkpoint, tmp_path: Path, template: str
+) -> None:
+    folder = copied(qwen3, tmp_path)
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match="exactly once"):
+        Checkpoint.open(str(folder)).chat()
+
+
+def test_a_label_is_one_token_as_an_answer_and_the_same_token_in_the_list(checkpoint: Checkpoint) -> None:
+    chat, words = checkpoint.chat(), checkpoint.words
+    labels = Labels.of(checkpoint, chat, 26, "here")
+    reader = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    assert [reader.decode([token]) for token in labels.ids] == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    for token, line, label in zip(labels.ids, labels.lines, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=True):
+        assert words.whole(chat.closing_text + label) == (*chat.closing, token)
+        assert line.count(token) == 1
+        assert reader.decode(list(line)) == f"\n{label}."
+
+
+def test_labels_of_two_tokens_are_left_out_and_too_few_are_refused(qwen3: Checkpoint, tmp_path: Path) -> None:
+    folder = copied(qwen3, tmp_path)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Replace", "pattern": {"String": "C"}, "content": "CC"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    checkpoint = Checkpoint.open(str(folder))
+    chat = checkpoint.chat()
+    assert "C" not in checkpoint.answer_ids(chat, "ABCD")
+    assert len(Labels.of(checkpoint, chat, 3, "here").ids) == 3
+    with pytest.raises(ConfigError, match="52 labels are needed, 51 letters"):
+        Labels.of(checkpoint, chat, 52, "here")
+
+
+def test_a_checkpoint_that_cannot_say_yes_in_one_token_is_refused(qwen3: Checkpoint, tmp_path: Path) -> None:
+    engine = TransformersNextToken(qwen3, EngineSettings(), 1000)
+    assert YesNo.load(engine, qwen3, {}).ids
+    with pytest.raises(ConfigError, match="yes and no are not one token"):
+        YesNo.load(engine, qwen3, {"prompt": "qwen3_reranker"})  # its lower case is two pieces in this tokenizer
+
+
+def test_only_safetensors_and_whole_folders_are_opened(qwen3: Checkpoint, tmp_path: Path) -> None:
+    folder = copied(qwen3, tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="safetensors"):
+        Checkpoint.open(str(folder))
+    with pytest.raises(ConfigError, match="adapter_config"):
+        Checkpoint.open(str(qwen3.folder), str(folder))
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        Checkpoint.open("Qwen/Qwen3-0.6B")
+
+
+def test_the_digest_follows_the_content(qwen3: Checkpoint, tmp_path: Path) -> None:
+    folder = copied(qwen3, tmp_path)
+    same = Checkpoint.open(str(folder))
+    assert same.digest == qwen3.digest
+    assert Checkpoint.open(str(folder), None).digest == same.digest
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert Checkpoint.open(str(folder)).digest != qwen3.digest
+
+
+def test_texts_that_cannot_fit_are_refused_when_loaded_not_when_scored(qwen3: Checkpoint) -> None:
+    engine = TransformersNextToken(qwen3, EngineSettings(), 300)
+    with pytest.raises(ConfigError, match="too short"):
+        Label.load(engine, qwen3, {"prompt_tokens": 300})
+
+
+def test_ways_and_settings_that_do_not_exist_are_named(qwen3: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="no way of scoring 'listwise'"):
+        engines.way_named("listwise")
+    for settings, says in (({"windows": 3}, "window"), ({"window": 60}, "52"), ({"permutations": 3}, "even")):
+        with pytest.raises(ConfigError, match=says):
+            Label.read(settings)
+    unsafe = EngineSettings(vllm={"trust_remote_code": True})
+    with pytest.raises(ConfigError, match="rayrec sets this itself"):
+        engines.start("yes_no", "vllm", qwen3, unsafe, {})

@@ -1,0 +1,155 @@
+"""What tuning asks for, against the facets of what it gives as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tuning_cases import as_table, settings
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import ITEM
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.sentences import Sentences
+from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.templates import load_templates
+from rayrec.reranking.prompt import DAY_US, Layout
+from rayrec.reranking.tuning_data import Examples, Sequences, epoch
+from rayrec.reranking.tuning_requests import Asking, requested, together
+from rayrec.reranking.vocabulary import Vocabulary
+
+ITEMS, USERS, NOW = 24, 30, 200 * DAY_US
+VOCABULARY = Vocabulary(pad=0, user=1000, history=1001, first_gap=1002, first_item=1010, items=ITEMS)
+LAYOUT = Layout(VOCABULARY, (5, 6), 100, 400)
+KINDS = ("red", "green", "blue", "black")
+
+
+@pytest.fixture(scope="module")
+def facets() -> Facets:
+    rows = range(ITEMS)
+    names = [f"{KINDS[row % 4]}|{('old', 'new')[row % 2 ^ (row < 12)]}" for row in rows]
+    columns = {
+        "item_id": [f"i{row:02}" for row in rows],
+        "title": ["thing"] * ITEMS,
+        "category": names,
+        "description": [None] * ITEMS,
+        "available": [True] * ITEMS,
+        "attributes": [[]] * ITEMS,
+    }
+    return Facets.of(pa.table(columns, schema=ITEM))
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    rng = np.random.default_rng(0)
+    item = Ragged.from_lengths(rng.integers(0, ITEMS, USERS * 10), [10] * USERS)
+    ts = np.sort(rng.integers(0, 199, (USERS, 10)), axis=1).reshape(-1) * DAY_US
+    sequences = Sequences.from_tables([as_table(item, ts)], np.arange(ITEMS), NOW)
+    return epoch(sequences, LAYOUT, settings(events=100, item_dropout=0.0), NOW, np.random.default_rng(1))
+
+
+class Heard:
+    """Reads each text as the number of the line it is kept on."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        first = len(self.texts)
+        self.texts += texts
+        return Ragged.from_lengths(np.arange(first, len(self.texts)) % 900 + 20, [1] * len(texts))
+
+
+def asking(facets: Facets, **shares: float) -> tuple[Asking, Heard]:
+    heard = Heard()
+    return Asking(RulesTeacher(facets), Sentences(load_templates()), heard, shares), heard  # type: ignore[arg-type]
+
+
+def added(examples: Examples, out: Examples) -> list[tuple[list[int], list[set[int]]]]:
+    """For each row after the plain ones: its tokens, and the answers of each of its queries."""
+    query = int(examples.query.lengths.sum())
+    found = []
+    for row in range(len(examples), len(out)):
+        answers = [set(out.target[query + k].tolist()) for k in range(int(out.query.lengths[row]))]
+        query += len(answers)
+        found.append((out.tokens[row].tolist(), answers))
+    return found
+
+
+def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
+    """The facets that a request includes and excludes, read off its words."""
+    include, exclude, plain = [], [], text.replace(",", " ").replace('"', " ").split()
+    for number, name in enumerate(facets.name):
+        for place, word in enumerate(plain):
+            if word.strip(".;") == name:
+                without = place and (plain[place - 1] in ("no", "not", "without", "but"))
+                (exclude if without else include).append(number)
+    return include, exclude
+
+
+@pytest.mark.parametrize("form", ["specific", "vague", "search", "contrary"])
+def test_every_answer_satisfies_what_is_asked(facets: Facets, examples: Examples, form: str) -> None:
+    given, heard = asking(facets, **{form: 1.0})
+    out = requested(examples, LAYOUT, given, np.random.default_rng(2))
+    rows = added(examples, out)
+    assert len(rows) == len(examples)
+    for (tokens, answers), text in zip(rows, heard.texts, strict=True):
+        include, exclude = said(facets, text)
+        good = set(np.flatnonzero(facets.items_of(include, exclude)).tolist())
+        assert include
+        assert answers
+        assert all(part and part <= good for part in answers)
+        assert tokens[0] == VOCABULARY.user
+        assert tokens[2] == VOCABULARY.history
+
+
+def test_the_plain_examples_stay_as_they_were_and_come_first(facets: Facets, examples: Examples) -> None:
+    given, _ = asking(facets, specific=0.5, search=1.5)
+    out = requested(examples, LAYOUT, given, np.random.default_rng(2))
+    assert len(out) == len(examples) + round(0.5 * len(examples)) + round(1.5 * len(examples))
+    np.testing.assert_array_equal(out.tokens.values[: len(examples.tokens.values)], examples.tokens.values)
+    np.testing.assert_array_equal(out.cut[: len(examples.cut)], examples.cut)
+    assert out.weight.lengths.tolist() == out.target.lengths.tolist()
+    assert len(out.cut) == out.query.lengths.sum() == len(out.target)
+
+
+def test_queries_stand_at_gaps_behind_the_same_history(facets: Facets, examples: Examples) -> None:
+    given, _ = asking(facets, specific=1.0, contrary=1.0)
+    out = requested(examples, LAYOUT, given, np.random.default_rng(3))
+    plain = {tuple(examples.tokens[row][len(LAYOUT.prefix) :].tolist()) for row in range(len(examples))}
+    for row in range(len(examples), len(out)):
+        tokens, places = out.tokens[row], out.query[row]
+        assert ((tokens[places] >= VOCABULARY.first_gap) & (tokens[places] < VOCABULARY.first_item)).all()
+        body = tuple(tokens[3:].tolist())
+        assert any(whole[: len(body)] == body for whole in plain)
+
+
+def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
+    facets: Facets, examples: Examples
+) -> None:
+    given, heard = asking(facets, search=0.5, explicit=0.5)
+    out = requested(examples, LAYOUT, given, np.random.default_rng(4))
+    rows = added(examples, out)
+    assert {tuple(tokens[2:]) for tokens, _ in rows} == {(VOCABULARY.history, LAYOUT.longest_gap)}
+    assert all(len(answers) == 1 for _, answers in rows)
+    assert len(heard.texts) == len(rows)
+
+
+def test_the_same_seed_asks_the_same(facets: Facets, examples: Examples) -> None:
+    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5}
+    one, two = (asking(facets, **shares) for _ in "ab")
+    first, second = (requested(examples, LAYOUT, given, np.random.default_rng(5)) for given, _ in (one, two))
+    assert one[1].texts == two[1].texts
+    np.testing.assert_array_equal(first.tokens.values, second.tokens.values)
+    np.testing.assert_array_equal(first.target.values, second.target.values)
+
+
+def test_examples_side_by_side_are_each_themselves(examples: Examples) -> None:
+    both = together([examples, examples])
+    assert len(both) == 2 * len(examples)
+    for part in ("tokens", "query", "target", "weight"):
+        whole, once = getattr(both, part), getattr(examples, part)
+        np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
+        np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))
