@@ -38,7 +38,7 @@ DATE = date(2026, 3, 2)  # the day to recommend for
 PAST_DAYS, FUTURE_DAYS = 60, 7
 CHAIN, STAY = 0.6, 0.7  # P(follow-up of the last item of the kind), P(staying with the kind)
 NOISE = 0.18  # of all events before the date
-SAYS = 0.5  # of all users: those who say what they like
+SAYS = 0.1  # of all users: those who say what they like or want
 BEST = 50  # length of the best possible slate
 _US = 86_400 * 10**6
 _CUT = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp()) * 10**6
@@ -246,15 +246,18 @@ def _items(catalogue: _Catalogue, item_id: Any) -> pa.Table:
 
 
 def _instructions(rng: np.random.Generator, people: _People, user_id: Any) -> pa.Table:
-    """A vague intention for everybody, and what some users say that they like."""
+    """What some users say: one half of them what they like, the other what they want now, of a kind that they like."""
     names = [name.lower() for name in GOODS]
     says = np.flatnonzero(rng.random(len(user_id)) < SAYS)
-    liked = [" and ".join(names[kind] for kind in np.flatnonzero(row)) for row in people.cares[says]]
+    liked = [np.flatnonzero(row) for row in people.cares[says]]
+    wants = np.arange(len(says)) % 2 == 1
+    preference = [f"likes {', '.join(names[kind] for kind in kinds)}" for kinds in liked]
+    intention = [f"something in {names[rng.choice(kinds)]}" for kinds in liked]
     table = {
-        "user_id": ["*", *user_id[says]],
-        "arm": [""] * (1 + len(says)),
-        "preference": ["", *(f"I care about {kinds}." for kinds in liked)],
-        "intention": ["What should I get next?"] + [""] * len(says),
+        "user_id": user_id[says],
+        "arm": [""] * len(says),
+        "preference": np.where(wants, "", preference),
+        "intention": np.where(wants, intention, ""),
     }
     return pa.table(table)
 

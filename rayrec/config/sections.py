@@ -89,9 +89,26 @@ class Tuning(Section):
 
 
 class Rerank(Section):
-    method: Literal["none", "item_token"] = "item_token"
+    method: Literal["none", "item_token", "label", "yes_no", "pairwise"] = "item_token"
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoint: str | None = None  # the folder that label, yes_no and pairwise read with (docs/checkpoints.md)
+    adapter: str | None = None  # a LoRA folder on top of it
+    depth: int = Field(20, ge=1)  # candidates that label, yes_no and pairwise read, those the retrievers like best
+    settings: dict[str, Any] = Field({})  # of the way: how much of each text enters a prompt
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a checkpoint of the user's reads titles."""
+        return self.method not in ("none", "item_token")
+
+    @model_validator(mode="after")
+    def _has_a_checkpoint(self) -> Rerank:
+        if self.reads_text and self.checkpoint is None:
+            raise ValueError(f"rerank.method {self.method} needs rerank.checkpoint: the folder of a checkpoint")
+        if not self.reads_text and (self.checkpoint or self.adapter or self.settings):
+            raise ValueError(f"rerank.checkpoint, adapter and settings mean nothing to rerank.method {self.method}")
+        return self
 
 
 class Arm(Section):

@@ -2,7 +2,8 @@
 
 A *reading* is one way in which the LLM scores a retrieve variant's candidates: a rerank variant, and whose rows of the
 instruction table are put to it. Arms that share both share the reading. A reading's scores are the column
-`llm.<reading>` of a shard's table, beside `asked.<reading>` (which users asked for something) and `error`.
+`llm.<reading>` of a shard's table, beside `asked.<reading>` (which users intend something: for them the LLM weighs
+more) and `error`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ class Reading:
     arm: str | None
 
     @property
+    def method(self) -> Rerank:
+        return self.rerank.read(Rerank)
+
+    @property
+    def reader(self) -> str:
+        """Readings of one reader are read together."""
+        return self.method.model_dump_json() if self.method.reads_text else self.method.method
+
+    @property
     def name(self) -> str:
         return self.rerank.name if self.arm is None else f"{self.rerank.name}@{self.arm}"
 
@@ -66,15 +76,29 @@ def anything_asked(day: Day) -> bool:
     return len(requests(day)) > 0
 
 
-def asks(day: Day, user_ids: pa.ChunkedArray, history: Bools, arm: str | None) -> pa.StringArray:
-    """What the LLM is told of each user's request, string [n]; null where nothing is asked. `history` [n]: has any."""
-    preference, intention = requests_for(requests(day), user_ids, arm or "")
+def requested(day: Day, reading: Reading, user_ids: pa.ChunkedArray) -> tuple[pa.StringArray, pa.StringArray]:
+    """What users prefer and intend, string [n] each; null where the table says nothing."""
+    return requests_for(requests(day), user_ids, reading.arm or "")
+
+
+def told_in_words(
+    day: Day, reading: Reading, preference: pa.Array, intention: pa.Array, history: Bools
+) -> pa.StringArray:
+    """What the LLM is told, string [n]; null where nothing is asked. `history` [n]: who has events to read.
+
+    By item tokens a matching template says it; who reads text is told the plain words, and says the rest itself.
+    """
     say = Sentences(day.templates)
-    texts = [
-        say(liked or "", wanted or "", history=has) if liked or wanted else None
-        for liked, wanted, has in zip(preference.to_pylist(), intention.to_pylist(), history.tolist(), strict=True)
-    ]
-    return pa.array(texts, pa.string())
+
+    def told(liked: str, wanted: str, has: bool) -> str | None:
+        if not liked and not wanted:
+            return None
+        if reading.method.reads_text:
+            return ". ".join(part for part in (wanted, liked) if part)
+        return say(liked, wanted, history=has)
+
+    rows = zip(preference.to_pylist(), intention.to_pylist(), history.tolist(), strict=True)
+    return pa.array([told(liked or "", wanted or "", has) for liked, wanted, has in rows], pa.string())
 
 
 def searches(day: Day, user_ids: pa.ChunkedArray, arms: tuple[str, ...]) -> list[str]:
@@ -82,13 +106,6 @@ def searches(day: Day, user_ids: pa.ChunkedArray, arms: tuple[str, ...]) -> list
     named = [arm for arm in arms if arm in _arms_named(day)] or [""]
     columns = [requests_for(requests(day), user_ids, arm)[1].to_pylist() for arm in named]
     return [" ".join(dict.fromkeys(text for text in row if text)) for row in zip(*columns, strict=True)]
-
-
-def sentences(day: Day, asked: pa.ChunkedArray, history: Bools) -> pa.StringArray:
-    """What the LLM is told where a lesson's user asks in these words, string [n]; null where they do not."""
-    say = Sentences(day.templates)
-    pairs = zip(asked.to_pylist(), history.tolist(), strict=True)
-    return pa.array([say("", text, history=has) if text else None for text, has in pairs], pa.string())
 
 
 def with_reading(table: pa.Table, reading: Reading | None) -> pa.Table:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import pyarrow.parquet as pq
 
 from rayrec import forgotten
-from rayrec.config import Denoise, Slate
+from rayrec.config import Denoise, Rerank, Slate
 from rayrec.denoising.stage import denoiser_kind
 from rayrec.errors import PublicationError
 from rayrec.evaluation.people import catalogue_path
@@ -39,6 +39,7 @@ from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import versions
 from rayrec.reranking import artefact
+from rayrec.reranking.ways.engines import way_named
 from rayrec.retrieval import item_model
 from rayrec.slates.assemble import check_slate
 from rayrec.slates.rules import unknown
@@ -84,8 +85,11 @@ def check(day: Day) -> None:
     for path in day.arms:
         sources = tuple(source.name for source in sources_of(path.at("retrieve")))
         check_slate(path.at("slate").read(Slate), sources, tuple(day.config.data.items.attributes))
+    for variant in day.arms.variants("rerank"):
+        if (rerank := variant.read(Rerank)).reads_text:
+            way_named(rerank.method).read(rerank.settings)
     instruction(day)
-    _ = day.templates
+    _ = day.templates, day.checkpoints
 
 
 def run(day: Day) -> Night:

@@ -15,13 +15,14 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 
 from rayrec import forgotten
-from rayrec.config import Config
+from rayrec.config import Config, Rerank
 from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
 from rayrec.forgotten import Forgotten
 from rayrec.hashing import digest
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
+from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.slates.arms import ArmPlan, resolve
 from rayrec.storage import Storage
 
@@ -124,11 +125,15 @@ class Day:
             date=self.date,
             fingerprint=self.config.fingerprint,
             meaning=self.config.meaning(),
-            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._list + self._worded,
+            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._others,
             shards=self.config.data.shards,
             arms=tuple(self.config.arms.variants),
             code_version=code_version(),
         )
+
+    @property
+    def _others(self) -> tuple[Input, ...]:
+        return (*self._list, *self._worded, *self._read)
 
     @property
     def _list(self) -> tuple[Input, ...]:
@@ -141,3 +146,19 @@ class Day:
         """Templates that are not rayrec's own, as an input: their size is their number."""
         path = self.config.instruction.templates
         return (Input(path, len(self.templates), self.templates.digest),) if path else ()
+
+    @cached_property
+    def checkpoints(self) -> dict[str, tuple[str, str]]:
+        """The checkpoint that each rerank variant reads text with: folder, digest. Raises ConfigError for no such."""
+        found = {}
+        for variant in self.arms.variants("rerank"):
+            rerank = variant.read(Rerank)
+            if rerank.reads_text:
+                opened = Checkpoint.open(str(rerank.checkpoint), rerank.adapter)
+                found[variant.name] = str(rerank.checkpoint), opened.digest
+        return found
+
+    @property
+    def _read(self) -> tuple[Input, ...]:
+        """Those checkpoints, as inputs: their size is not told."""
+        return tuple(Input(folder, 0, digest) for folder, digest in sorted(set(self.checkpoints.values())))

@@ -34,6 +34,7 @@ from rayrec.pipeline.models import (
     loaded,
     prior_of,
     sources_of,
+    tunes,
 )
 from rayrec.pipeline.score import Scoring, reranked
 from rayrec.pipeline.teaching import ASK, WANTED
@@ -61,7 +62,7 @@ def fit_models(day: Day, data: Ingested) -> tuple[Models, ...]:
 
 def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Models, ...]:
     """The LLM as of every cut, tuned on denoised histories; as it was where no arm asks one."""
-    if not any(asks_llm(variant) for variant in day.arms.variants("rerank")):
+    if not tunes(day):
         return tuple(models)
     paths = [f"{artefacts.FOLDER}/llm/{_llm_fingerprint(day, one, models)}" for one in models]
     missing = [k for k, path in enumerate(paths) if not artefact.exists(day.storage, path)]
@@ -219,7 +220,8 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
 def _blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
     asked = day.templates.digest if anything_asked(day) else None
-    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint, asked])
+    read = day.checkpoints.get(variant.name)
+    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint, asked, read])
 
 
 def _sequence_path(day: Day, models: Models, shard: int) -> str:

@@ -63,6 +63,11 @@ def asks_llm(variant: Variant) -> bool:
     return variant.read(Rerank).method != "none"
 
 
+def tunes(day: Day) -> bool:
+    """Whether some arm needs the LLM that is tuned here."""
+    return any(variant.read(Rerank).method == "item_token" for variant in day.arms.variants("rerank"))
+
+
 def explores(path: ArmPath) -> bool:
     """Whether chance has a part in an arm's slates."""
     return policy_kind(path.at("slate").read(Slate).policy).explores
@@ -124,8 +129,7 @@ def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) ->
 def denoisers_of(day: Day) -> list[Denoise]:
     """Those of the arms, and the one of the LLM's tuning."""
     denoisers = [variant.read(Denoise) for variant in day.arms.variants("denoise")]
-    tunes = any(asks_llm(variant) for variant in day.arms.variants("rerank"))
-    return [*denoisers, day.config.denoise] if tunes else denoisers
+    return [*denoisers, day.config.denoise] if tunes(day) else denoisers
 
 
 @lru_cache(maxsize=4)

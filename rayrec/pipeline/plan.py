@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rayrec.pipeline.daily import check
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ingested_already, shards_to_do, splits, splits_to_do
-from rayrec.pipeline.models import asks_llm, cuts
+from rayrec.pipeline.models import cuts, tunes
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.run import Run
 
@@ -34,11 +34,10 @@ def describe(day: Day) -> str:
     receipts = Run(day.storage, record).receipts()
     shards = day.config.data.shards
     models = ", ".join(datetime.fromtimestamp(cut / 1e6, UTC).date().isoformat() for cut in cuts(day))
-    tunes = any(asks_llm(variant) for variant in day.arms.variants("rerank"))
     lines += [
         f"ingest    {_ingest(day)}",
         f"fit       item models as of {models}",
-        f"tune      {'the LLM as of the same days' if tunes else 'nothing: no arm asks an LLM'}",
+        f"tune      {'the LLM as of the same days' if tunes(day) else 'nothing: no arm asks a tuned LLM'}",
         f"blend     learned on the {day.config.blend.horizon_days:g} days after each but the last",
         day.arms.describe(),
         f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run",

@@ -24,30 +24,27 @@ from rayrec.pipeline.asking import (
     WAY,
     Reading,
     anything_asked,
-    asks,
     has_events,
     readings,
+    requested,
     search,
     searches,
-    sentences,
+    told_in_words,
 )
 from rayrec.pipeline.carry import Pool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_verdicts
-from rayrec.pipeline.models import Models, asks_llm, available, catalogue_of, instruction, loaded, sources_of
+from rayrec.pipeline.models import Models, asks_llm, available, loaded, sources_of
+from rayrec.pipeline.readers import Readers
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
-from rayrec.reranking import engines
-from rayrec.reranking.actor import Reranker, RerankSpec
-from rayrec.reranking.artefact import localise
-from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.vllm_engine import ENVIRONMENT
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.slates.arms import Variant
 from rayrec.slates.examples import known_at
 
 Ints = npt.NDArray[np.int64]
-_READ = ("user_id", "item", "ts", "candidate")  # what a reading needs of a row
+_READ = ("user_id", "item", "ts", "candidate")  # what a reading needs of a row, beside the retrievers' scores
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def reranked(scoring: Scoring, units: list[int]) -> Dataset:
     flow = over_units(units)
     flow = carry(flow, Denoise, scoring, concurrency=resources.score_tasks)
     flow = carry(flow, Retrieve, scoring, concurrency=resources.score_tasks)
-    if any(models.llm for models in scoring.models):
+    if any(asks_llm(variant) for variant in scoring.day.arms.variants("rerank")):
         flow = carry(flow, Rerank, scoring, pool=_engine_pool(scoring))
     return flow
 
@@ -168,26 +165,29 @@ class Rerank:
 
     def __init__(self, scoring: Scoring) -> None:
         self._scoring = scoring
-        self._ready: tuple[Models, Reranker] | None = None
+        self._readers = Readers(scoring.day, scoring.engine)
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         models, _ = self._scoring.at(unit)
-        if self._ready is None or self._ready[0] != models:
-            self._ready = models, self._load(models)
         asked = {reading: self._asked(table, reading, arms) for reading, arms in self._readings().items()}
-        # One call for all readings: where they share a prompt, it is read once.
-        out = self._ready[1](pa.concat_tables([rows for _, rows in asked.values()]).combine_chunks())
-        errors, start = [], 0
-        for reading, (place, rows) in asked.items():
-            own = out.slice(start, len(rows))
-            start += len(rows)
-            back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
-            table = table.append_column(f"{LLM}{reading.name}", own["score.llm"].combine_chunks().take(back))
-            table = table.append_column(f"{ASKED}{reading.name}", pc.is_valid(own["ask"]).combine_chunks().take(back))
-            name = f"{engines.engine_named(self._scoring.engine).name}: {reading.rerank.read(config.Rerank).method}"
-            scored = pc.is_valid(table[f"{LLM}{reading.name}"])
-            table = table.append_column(f"{WAY}{reading.name}", pc.if_else(scored, name, pa.scalar(None, pa.string())))
-            errors.append(own["error"].combine_chunks().take(back))
+        errors = []
+        for reader, method in {reading.reader: reading.method for reading in asked}.items():
+            own = {reading: rows for reading, rows in asked.items() if reading.reader == reader}
+            # One call for all readings of a reader: where they share a prompt, it is read once.
+            out = self._readers.at(models, method)(
+                pa.concat_tables([rows for _, rows in own.values()]).combine_chunks()
+            )
+            start = 0
+            for reading, (place, rows) in own.items():
+                part = out.slice(start, len(rows))
+                start += len(rows)
+                back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
+                scores, error = (part[name].combine_chunks().take(back) for name in ("score.llm", "error"))
+                intends = part["intends"].combine_chunks().take(back)
+                way = pc.if_else(pc.is_valid(scores), self._readers.named(method), pa.scalar(None, pa.string()))
+                for kind, column in ((LLM, scores), (ASKED, intends), (WAY, way)):
+                    table = table.append_column(f"{kind}{reading.name}", column)
+                errors.append(error)
         return table.append_column("error", pc.coalesce(*errors))
 
     def _readings(self) -> dict[Reading, tuple[str, ...]]:
@@ -206,23 +206,13 @@ class Rerank:
         place = np.flatnonzero(own & served)
         rows = table.take(pa.array(place))
         if ASK in rows.column_names:
-            told = sentences(day, rows[ASK], has_events(rows))
+            preference, intention = pa.nulls(len(rows), pa.string()), rows[ASK].combine_chunks()
         else:
-            told = asks(day, rows["user_id"], has_events(rows), reading.arm)
-        return place, rows.select(_READ).append_column("ask", told)
-
-    def _load(self, models: Models) -> Reranker:
-        day = self._scoring.day
-        resources = day.config.resources
-        model = localise(day.storage, str(models.llm))
-        settings = EngineSettings(
-            dtype=day.config.rerank.dtype,
-            threads=resources.rerank_threads,
-            device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
-            vllm=resources.vllm,
-        )
-        engine = engines.start(self._scoring.engine, model, settings)
-        return Reranker(engine, model, catalogue_of(day), RerankSpec(instruction(day), models.cut))
+            preference, intention = requested(day, reading, rows["user_id"])
+        told = told_in_words(day, reading, preference, intention, has_events(rows))
+        read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
+        rows = rows.select(read).append_column("ask", told)
+        return place, rows.append_column("intends", pc.is_valid(intention))
 
 
 def _engine_pool(scoring: Scoring) -> Pool:

@@ -1,0 +1,70 @@
+"""Reranking by text: any instruct checkpoint reads titles. The same tables as the item-token way (see actor.py).
+
+Of a user's candidates the `depth` that the retrievers rank highest together are read, in that order; the others score
+NaN, below all that were read. Together: reciprocal rank fusion, sum over sources of 1 / (60 + rank), where a source
+has an opinion (Cormack et al. 2009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.ordering import best, padded_rows, ranks
+from rayrec.reranking.actor import as_columns
+from rayrec.reranking.base import Failure, Float32
+from rayrec.reranking.ways.base import Ask, Way
+
+_FUSION = 60
+
+
+@dataclass(frozen=True)
+class TextReranker:
+    """Plain: built with a started way; `rayrec.pipeline` wraps it into an actor."""
+
+    way: Way
+    texts: tuple[str, ...]  # of each item of the catalogue, by code
+    instruction: str  # clean words, for users who ask for nothing
+    depth: int
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """candidate_schema, with or without a column `ask`, -> reranked_schema, row for row."""
+        history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
+        asked = table["ask"].to_pylist() if "ask" in table.column_names else [None] * len(table)
+        read = best(fused(table), self.depth)  # places within each row
+        chosen = candidate.values[read.values]
+        asks = [
+            Ask(
+                asked[row] or self.instruction,
+                tuple(self.texts[code] for code in history[row]),
+                tuple(self.texts[code] for code in read.like(chosen)[row]),
+            )
+            for row in range(len(table))
+        ]
+        answers: list[Float32 | Failure] = []
+        for row, answer in enumerate(self.way.score(asks)):
+            if not isinstance(answer, Failure):
+                scores = np.full(int(candidate.lengths[row]), np.nan, np.float32)
+                scores[read[row] - candidate.offsets[row]] = answer
+                answer = scores
+            answers.append(answer)
+        scores_column, errors = as_columns(answers)
+        return table.append_column("score.llm", scores_column).append_column("error", errors)
+
+
+def fused(table: pa.Table) -> Ragged:
+    """The candidates' reciprocal rank fusion over all `score.*` columns, ragged float32."""
+    candidate = Ragged.from_arrow(table["candidate"])
+    total: npt.NDArray[np.float32] = np.zeros(len(candidate.values), np.float32)
+    for name in table.column_names:
+        if name.startswith("score."):
+            values = Ragged.from_arrow(table[name]).values
+            for block in padded_rows(candidate.offsets):
+                at = block.take[block.mask]
+                rank = ranks(values[block.take], block.mask)[block.mask]
+                total[at] += np.where(values[at] != 0, 1 / (_FUSION + 1 + rank), 0).astype(np.float32)
+    return candidate.like(total)

@@ -1,0 +1,76 @@
+"""A night in which somebody asks: a campaign for one arm, a request of one user, a checkpoint that reads titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pytest
+from nights import Made, make
+from small_checkpoints import build
+
+from rayrec import read_slates
+from rayrec.pipeline import daily
+from rayrec.pipeline.daily import Night
+
+READER = "{rerank: {method: yes_no, checkpoint: %s, depth: 5, engine: transformers}}"
+ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
+HEARD = ("tuning.epochs=6", "tuning.items_from=hybrid")
+
+
+@pytest.fixture(scope="module")
+def asked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Night]:
+    root = tmp_path_factory.mktemp("asked")
+    made = make(root)
+    table = {
+        "user_id": ["*", "nobody"],
+        "arm": ["campaign", ""],
+        "preference": ["", ""],
+        "intention": ["something in camping", "a boat"],
+    }
+    pa_csv.write_csv(pa.table(table), made.shop.data_root / "instructions.csv")
+    reader = READER % build(root, "qwen3")
+    return made, daily.run(made.day(made.root, ARMS % reader, *HEARD, "blend.sample_users=20"))
+
+
+def top(made: Made, night: Night, arm: str) -> pa.Table:
+    slates = read_slates(str(made.root), made.shop.date)
+    slates = slates.filter((pc.field("arm") == arm) & (pc.field("rank") <= 10))
+    items = pa_csv.read_csv(made.shop.data_root / "items.csv")
+    place = pc.index_in(slates["item_id"], items["item_id"].combine_chunks())
+    return slates.append_column("category", items["category"].take(place))
+
+
+def share(table: pa.Table, category: str) -> float:
+    return float(np.mean(pc.equal(table["category"], category)))
+
+
+def test_a_campaign_of_one_arm_is_heard_in_that_arm(asked: tuple[Made, Night]) -> None:
+    made, night = asked
+    told, untold = (share(top(made, night, arm), "Camping") for arm in ("campaign", "llm"))
+    assert told > untold + 0.3
+
+
+def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, Night]) -> None:
+    made, night = asked
+    slates = read_slates(str(made.root), made.shop.date)
+    users = len(pc.unique(slates["user_id"]))
+    assert night.manifest.engine == {"vllm: item_token": 2 * users, "transformers: yes_no": users}
+
+
+def test_the_manifest_names_the_requests_and_the_checkpoint(asked: tuple[Made, Night]) -> None:
+    _, night = asked
+    inputs = {Path(file.path).name: file for file in night.manifest.inputs}
+    assert inputs["instructions.csv"].rows == 2
+    assert "qwen3@" in str(inputs["qwen3"].version)
+    assert night.manifest.prompt_hash
+
+
+def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Made, Night]) -> None:
+    made, night = asked
+    reader, llm = (top(made, night, arm) for arm in ("reader", "llm"))
+    assert reader.num_rows == llm.num_rows
+    assert not reader["item_id"].equals(llm["item_id"])

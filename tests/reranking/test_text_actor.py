@@ -1,0 +1,80 @@
+"""Reading titles: the same tables as the item-token way; what is read and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import candidate_schema, reranked_schema
+from rayrec.reranking.base import Failure
+from rayrec.reranking.text_actor import TextReranker, fused
+from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings
+from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.next_token import NextToken
+
+TEXTS = tuple(f"item {code}" for code in range(10))
+SOURCES = ("ease", "popularity")
+
+
+class Alphabetical(Way):
+    """Scores a candidate by its number; fails for a user who asks it to."""
+
+    name = "alphabetical"
+
+    def __init__(self) -> None:
+        self.heard: list[Ask] = []
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
+        return WaySettings()
+
+    @classmethod
+    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
+        raise NotImplementedError
+
+    def reading(self, ask: Ask) -> Reading:
+        self.heard.append(ask)
+        yield from ()
+        if ask.instruction == "fail":
+            return Failure("as told")
+        return np.array([int(text.split()[1]) for text in ask.candidates], np.float32)
+
+
+def table() -> pa.Table:
+    columns = {
+        "user_id": ["a", "b", "c"],
+        "variant": ["v"] * 3,
+        "item": [[1, 2], [], [3]],
+        "ts": [[1, 2], [], [3]],
+        "candidate": [[4, 5, 6, 7], [8, 9], [0]],
+        "source": [[0] * 4, [0] * 2, [0]],
+        "score.ease": [[0.1, 0.9, 0.5, 0.0], [0.0, 0.2], [0.3]],
+        "score.popularity": [[4.0, 1.0, 3.0, 2.0], [1.0, 2.0], [1.0]],
+    }
+    return pa.table(columns, schema=candidate_schema(SOURCES))
+
+
+def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
+    way = Alphabetical()
+    out = TextReranker(way, TEXTS, "anything", depth=2)(table())
+    assert out.schema == reranked_schema(SOURCES)
+    by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease and popularity, 60 + rank
+    np.testing.assert_allclose(fused(table())[0], by_hand, rtol=1e-6)
+    assert way.heard[0] == Ask("anything", ("item 1", "item 2"), ("item 4", "item 6"))
+    assert way.heard[1].history == ()
+    scores = Ragged.from_arrow(out["score.llm"])
+    np.testing.assert_array_equal(scores[0], [4, np.nan, 6, np.nan])
+    np.testing.assert_array_equal(scores[2], [0])
+
+
+def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
+    way = Alphabetical()
+    asked = table().append_column("ask", pa.array(["a lamp", "fail", None]))
+    out = TextReranker(way, TEXTS, "anything", depth=9)(asked)
+    assert [ask.instruction for ask in way.heard] == ["a lamp", "fail", "anything"]
+    assert out["error"].to_pylist() == [None, "as told", None]
+    assert out["score.llm"].is_null().to_pylist() == [False, True, False]
