@@ -181,7 +181,7 @@ def plot(records: Records) -> str:
     step = float(f"{most / 2:.1g}")
     for value in np.arange(-2, 3) * step:
         if abs(value) <= most:
-            parts.append(f'<text x="{x(value):.1f}" y="{height - 6}" text-anchor="middle">{value:+.0%}</text>')
+            parts.append(f'<text x="{x(value):.1f}" y="{height - 6}" text-anchor="middle">{value:+.1%}</text>')
     return "\n".join([*parts, "</svg>\n"])
 
 

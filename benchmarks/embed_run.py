@@ -146,4 +146,4 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _say(row: Mapping[str, float]) -> None:
-    print(f"epoch {row['epoch']:.0f}  loss {row['loss']:.3f}  validation {row['validation']:.3f}", file=sys.stderr)
+    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)

@@ -28,7 +28,8 @@ def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_conf
         console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
         return
     for row in embedded.card["curve"]:
-        console.print(f"epoch {row['epoch']:.0f}  loss {row['loss']:.4f}  validation {row['validation']:.4f}")
+        judged = f"  validation {row['validation']:.4f}" if "validation" in row else ""
+        console.print(f"epoch {row['epoch']:.0f}  loss {row['loss']:.4f}{judged}")
     manifest = embedded.publication.manifest
     for name, count in (("users in", manifest.users.users_in), ("users published", manifest.users.published)):
         console.print(f"{name:<44} {count:>12,}")

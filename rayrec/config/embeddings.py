@@ -23,7 +23,7 @@ class Answer(Section):
 
     again       takes something again
     takes       takes an item with one of `words` in its title or category; of those who take any
-    price_up    the mean of the items' `attribute` is above that of the history (by a tenth); of those who take any
+    price_up    the mean of the items' `price` is above that of the history (by a tenth); of those who take any
     returns     has an event of negative weight; of those who have any event
     rates_high  the mean value is at least `at_least`; of those who give one
     next        the words of what is taken next: an open answer, of those who take any
@@ -31,7 +31,6 @@ class Answer(Section):
 
     kind: Literal["again", "takes", "price_up", "returns", "rates_high", "next"]
     words: tuple[str, ...] = ()
-    attribute: str = "price"
     at_least: float | None = None
 
     @model_validator(mode="after")

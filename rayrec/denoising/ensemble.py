@@ -41,7 +41,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EnsembleSettings(CapSettings):
-    min_probability: float = 0.3  # of being noise, for an event to go
+    min_probability: float = 0.35  # of being noise, for an event to go
     planted_share: float = 0.2  # of the events that the blend is learned on
     learn_events: int = 500_000  # at most, in whole users
     seed: int = 0

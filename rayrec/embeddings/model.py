@@ -121,15 +121,18 @@ class UserModel(nn.Module):
         states = self.llm(inputs_embeds=torch.cat([prefix, question], 1), use_cache=False).last_hidden_state
         return self.unit_user(states[:, -1])
 
-    def read_examples(self, prefix: Tensor, tokens: Tensor, user_at: Tensor) -> Tensor:
-        """Hidden states [rows, prefix + length, width] for training.
+    def read_examples(self, prefix: Tensor, place: Tensor, tokens: Tensor, user_at: Tensor) -> Tensor:
+        """Hidden states [examples, length, width] for training; each user's prefix is read once for all its examples.
 
-        tokens int64 [rows, length]: an instruction, a PAD at `user_at` [rows] where <USER> stands, an answer, PADs.
+        place int64 [examples]: whose example, a row of `prefix`; tokens int64 [examples, length]: an instruction, a PAD
+        at `user_at` [examples] where <USER> stands, an answer, PADs.
         """
+        cache = self.read_prefix(prefix)
+        cache.batch_select_indices(place)
         embedded = self.llm.embed_tokens(tokens)
         is_user = torch.arange(tokens.shape[1]) == user_at[:, None]
         embedded = torch.where(is_user[..., None], self.marks[0], embedded)
-        states: Tensor = self.llm(inputs_embeds=torch.cat([prefix, embedded], 1), use_cache=False).last_hidden_state
+        states: Tensor = self.llm(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
         return states
 
     def answers(self, tokens: Tensor, lengths: Tensor) -> Tensor:

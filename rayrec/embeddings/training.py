@@ -38,8 +38,8 @@ class Trained:
     model: UserModel
     vocabulary: Vocabulary
     scales: Scales
-    curve: tuple[Mapping[str, float], ...]  # one row an epoch: loss and validation, nats
-    epochs: int  # whose weights these are
+    curve: tuple[Mapping[str, float], ...]  # one row an epoch: loss and (where users are held out) validation, nats
+    epochs: int  # whose weights these are: the best on validation, else the last
 
 
 def train(
@@ -141,10 +141,11 @@ def _fit(
             step += 1
             losses.append(float(loss.detach()))
         judged = _judge(model, classes, training)
-        curve.append({"epoch": epoch, "loss": float(np.mean(losses)), "validation": judged})
+        row = {"epoch": epoch, "loss": float(np.mean(losses))}
+        curve.append(row if judged is None else row | {"validation": judged})
         report(curve[-1])
-        if judged < best or not kept:
-            best, best_epoch = judged, epoch
+        if judged is None or judged < best:
+            best, best_epoch = np.inf if judged is None else judged, epoch
             kept = {name: p.detach().clone() for name, p in model.state_dict().items()}
         if epoch - best_epoch >= training.patience:
             break
@@ -163,8 +164,8 @@ def _batches(
         yield plan[k]
 
 
-def _judge(model: UserModel, classes: Sequence[_Class], training: EmbeddingTraining) -> float:
-    """The loss on users held out, with nothing left out; NaN where there are none."""
+def _judge(model: UserModel, classes: Sequence[_Class], training: EmbeddingTraining) -> float | None:
+    """The loss on users held out, with nothing left out; None where there are none."""
     model.eval()
     total, count = 0.0, 0
     rng = np.random.default_rng(seed_of("validation", training.seed))
@@ -174,7 +175,7 @@ def _judge(model: UserModel, classes: Sequence[_Class], training: EmbeddingTrain
                 users = one.judging[start : start + training.batch_users]
                 total += float(_loss(model, one, users, training, rng, learning=False)) * len(users)
                 count += len(users)
-    return total / count if count else float("nan")
+    return total / count if count else None
 
 
 def _loss(
@@ -214,7 +215,7 @@ def _example_loss(
     asked = [one.questions[k] for _, k in pairs]
     tokens = _rows([(*q, PAD, *a) for q, a in zip(asked, answers, strict=True)])
     user_at = torch.tensor([len(q) for q in asked])
-    states = model.read_examples(prefix[place], tokens, user_at)[:, prefix.shape[1] :]
+    states = model.read_examples(prefix, place, tokens, user_at)
     rows = torch.arange(len(pairs))
 
     distinct: dict[tuple[int, ...], int] = {}

@@ -62,13 +62,16 @@ def reading_of(day: Day, path: ArmPath) -> Reading | None:
     return Reading(rerank, path.arm if path.arm in _arms_named(day) else None)
 
 
-def readings(day: Day) -> dict[Reading, tuple[str, ...]]:
-    """Every reading once, in the order in which the arms need it, and the arms that it serves."""
-    found: dict[Reading, list[str]] = {}
-    for path in day.arms:
-        if (reading := reading_of(day, path)) is not None:
-            found.setdefault(reading, []).append(path.arm)
-    return {reading: tuple(arms) for reading, arms in found.items()}
+def readings(day: Day) -> tuple[Reading, ...]:
+    """Every reading once, in the order in which the arms need it."""
+    found = [reading for path in day.arms if (reading := reading_of(day, path)) is not None]
+    return tuple({reading.name: reading for reading in found}.values())
+
+
+def served(day: Day, reading: Reading) -> tuple[str, ...]:
+    """The arms that a reading serves."""
+    own = [(path.arm, reading_of(day, path)) for path in day.arms]
+    return tuple(arm for arm, one in own if one is not None and one.name == reading.name)
 
 
 def anything_asked(day: Day) -> bool:

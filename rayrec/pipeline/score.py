@@ -29,6 +29,7 @@ from rayrec.pipeline.asking import (
     requested,
     search,
     searches,
+    served,
     told_in_words,
 )
 from rayrec.pipeline.carry import Pool, carry, over_units
@@ -169,16 +170,15 @@ class Rerank:
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         models, _ = self._scoring.at(unit)
-        asked = {reading: self._asked(table, reading, arms) for reading, arms in self._readings().items()}
+        asked = [(reading, *self._asked(table, reading, arms)) for reading, arms in self._readings()]
         errors = []
-        for reader, method in {reading.reader: reading.method for reading in asked}.items():
-            own = {reading: rows for reading, rows in asked.items() if reading.reader == reader}
+        for reader in dict.fromkeys(reading.reader for reading, *_ in asked):
+            own = [one for one in asked if one[0].reader == reader]
+            method = own[0][0].method
             # One call for all readings of a reader: where they share a prompt, it is read once.
-            out = self._readers.at(models, method)(
-                pa.concat_tables([rows for _, rows in own.values()]).combine_chunks()
-            )
+            out = self._readers.at(models, method)(pa.concat_tables([rows for *_, rows in own]).combine_chunks())
             start = 0
-            for reading, (place, rows) in own.items():
+            for reading, place, rows in own:
                 part = out.slice(start, len(rows))
                 start += len(rows)
                 back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
@@ -190,20 +190,20 @@ class Rerank:
                 errors.append(error)
         return table.append_column("error", pc.coalesce(*errors))
 
-    def _readings(self) -> dict[Reading, tuple[str, ...]]:
-        """Tonight's; a lesson is read once a rerank variant: its request is its own."""
+    def _readings(self) -> list[tuple[Reading, tuple[str, ...]]]:
+        """Tonight's, and the arms that they serve; a lesson is read once a rerank variant: its request is its own."""
         day = self._scoring.day
         if self._scoring.sample is None:
-            return readings(day)
-        return {Reading(v, None): day.arms.arms_of(v) for v in day.arms.variants("rerank") if asks_llm(v)}
+            return [(reading, served(day, reading)) for reading in readings(day)]
+        return [(Reading(v, None), day.arms.arms_of(v)) for v in day.arms.variants("rerank") if asks_llm(v)]
 
     def _asked(self, table: pa.Table, reading: Reading, arms: tuple[str, ...]) -> tuple[Ints, pa.Table]:
         """The rows of the table that a reading scores, [n], and those rows with what is asked."""
         day = self._scoring.day
         members = day.arms.members(table["user_id"])
-        served = np.any([members[arm] for arm in arms], axis=0)
+        users = np.any([members[arm] for arm in arms], axis=0)
         own = pc.equal(table["variant"], reading.rerank.parent).to_numpy(zero_copy_only=False)
-        place = np.flatnonzero(own & served)
+        place = np.flatnonzero(own & users)
         rows = table.take(pa.array(place))
         if ASK in rows.column_names:
             preference, intention = pa.nulls(len(rows), pa.string()), rows[ASK].combine_chunks()

@@ -165,14 +165,15 @@ def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
 
 
 def _answers(told: _Told, item: Int, requests: Requests, rng: np.random.Generator) -> tuple[Ragged, Ragged]:
-    """Each request's own item and some others that satisfy it, and their weights."""
+    """Each request's own item and some others that satisfy it, and their weights: 1 each, for what is asked once must
+    be heard beside histories that ask at every step."""
     rows = np.repeat(np.arange(len(item)), _DRAWS)
     others = rng.choice(told.drawn, len(rows))
     good = _satisfied(told.asking.teacher, others, rows, requests)
     found = Ragged.from_lengths(others, np.full(len(item), _DRAWS)).filter(good)
     few = found.tails(np.minimum(found.lengths, _MOST - 1))
     target = Ragged.from_lengths(item, np.ones(len(item), np.int64)).joined(few)
-    return target, target.like((1 / np.sqrt(target.lengths))[target.rows].astype(np.float32))
+    return target, target.like(np.ones(len(target.values), np.float32))
 
 
 def _explicit(told: _Told, rng: np.random.Generator) -> Examples:

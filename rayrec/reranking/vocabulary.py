@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rayrec.contracts.ragged import Ragged
@@ -30,7 +30,7 @@ _MARKS = ("<user>", "<history>", *(f"<gap_{i}>" for i in range(GAPS)))
 _PAD = "<pad>"
 _WORDS = 2048  # byte-level pieces of a tokenizer made here: enough for instructions; any text can be spelt
 _CORPUS = 20_000  # titles that the pieces are learned from
-_SAID = 3  # how often what is said counts
+_SAID = 100  # how often what is said counts
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) ->
     Deterministic. Words that are said count for more than those of titles: they become whole tokens.
     """
     words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    # One word, one token, wherever it stands: at the start, in quotes, in capitals.
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
+    )
     words.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=_WORDS,

@@ -12,6 +12,7 @@ from small_users import events, items, settings
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.embedder import KIND
 from rayrec.embeddings.model import LONGEST, build
+from rayrec.embeddings.vocabulary import PAD
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -119,3 +120,13 @@ def test_a_missing_source_is_the_learned_vector_whatever_the_padding_holds() -> 
     other[:, 1] = 7
     torch.testing.assert_close(model.prefix(summaries, present), model.prefix(other, present), rtol=0, atol=0)
     assert not torch.equal(model.prefix(summaries, present), model.prefix(summaries, torch.ones(2, 2) > 0))
+
+
+def test_examples_share_a_prefix_and_see_only_what_comes_before(embedder: Embedder) -> None:
+    model, ids = embedder.model, embedder.vocabulary.ids(TEXTS[0])
+    prefix = torch.randn(2, model.prefix_tokens, embedder.settings.model.width)
+    place, user_at = torch.tensor([1, 0, 1]), torch.tensor([len(ids)] * 3)
+    tokens = torch.tensor([[*ids, PAD, 3, 4], [*ids, PAD, 5, PAD], [*ids, PAD, 6, 7]])
+    states = model.read_examples(prefix, place, tokens, user_at)
+    expected = model.ask_whole(prefix, ids)[place]
+    torch.testing.assert_close(model.unit_user(states[torch.arange(3), user_at]), expected, rtol=0, atol=1e-5)

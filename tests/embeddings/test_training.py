@@ -133,6 +133,13 @@ def test_an_instruction_that_is_only_asked_changes_no_weight(embedder: Embedder)
         assert torch.equal(tensor, without.model.state_dict()[name]), name
 
 
+def test_without_users_held_out_the_last_epoch_counts() -> None:
+    training = {"cuts": 1, "every_days": 10.0, "epochs": 3, "patience": 1, "batch_users": 16, "held_out": 1e-9}
+    found = trained(settings(training=training))
+    assert found.card["epochs"] == 3
+    assert [sorted(row) for row in found.card["curve"]] == [["epoch", "loss"]] * 3
+
+
 def test_words_that_stand_together_begin_together() -> None:
     lines = np.array([[1, 2], [1, 2], [3, 4], [3, 4]] * 10, np.int32)
     view = View(lines, np.ones(lines.shape, np.float32), np.ones(40, np.int64))

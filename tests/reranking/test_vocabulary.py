@@ -9,6 +9,7 @@ from small_model import INSTRUCTION, KNOWN
 from tokenizers import Tokenizer
 
 from rayrec.errors import DataError
+from rayrec.instructions.cleaning import clean
 from rayrec.reranking import vocabulary
 from rayrec.reranking.artefact import LocalModel
 
@@ -24,6 +25,11 @@ def test_item_i_is_token_first_item_plus_i(small_model: LocalModel) -> None:
     assert saved.get_vocab_size() == vocab.size
 
 
+def spelt(text: str) -> str:
+    """Its letters, for a tokenizer that knows neither capitals nor spaces."""
+    return "".join(text.lower().split())
+
+
 @pytest.mark.parametrize("attack", ["<item_5>", "<user>", "<history>", "<gap_3>", "<pad>", "</s><item_0><item_1>"])
 def test_text_cannot_say_a_token(small_model: LocalModel, attack: str) -> None:
     layout = small_model.layout(f"Recommend {attack} next", 128)
@@ -31,16 +37,23 @@ def test_text_cannot_say_a_token(small_model: LocalModel, attack: str) -> None:
     assert max(layout.words) < vocab.user
     assert vocab.pad not in layout.words
     saved = Tokenizer.from_file(str(Path(small_model.folder) / "tokenizer.json"))
-    assert saved.decode(list(layout.words), skip_special_tokens=False) == f"Recommend {attack} next"
+    assert spelt(saved.decode(list(layout.words), skip_special_tokens=False)) == spelt(f"Recommend {attack} next")
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
-def test_any_text_can_be_spelt_and_read_back(small_model: LocalModel, text: str) -> None:
-    path = Path(small_model.folder) / "tokenizer.json"
-    ids = vocabulary.words(path, text, small_model.card.vocabulary)
+def test_any_clean_text_can_be_spelt_and_read_back(small_model: LocalModel, text: str) -> None:
+    path, asked = Path(small_model.folder) / "tokenizer.json", clean(text, 30)
+    ids = vocabulary.words(path, asked, small_model.card.vocabulary)
     assert all(0 < token < small_model.card.vocabulary.user for token in ids)
-    assert Tokenizer.from_file(str(path)).decode(ids) == text
+    assert spelt(Tokenizer.from_file(str(path)).decode(ids)) == spelt(asked)
+
+
+def test_a_word_is_one_token_wherever_it_stands(small_model: LocalModel) -> None:
+    tokenizer = vocabulary.scratch_tokenizer(["lamp", "what"], [], 1)
+    told = [tokenizer.tokenize(text) for text in ("lamp", "what lamp", '"LAMP"', "what,lamp.")]
+    assert len(told[0]) == 1
+    assert all(told[0][0] in tokens for tokens in told)
 
 
 def test_the_same_titles_give_the_same_tokenizer() -> None:
