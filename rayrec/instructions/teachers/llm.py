@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from transformers import AutoConfig
 
@@ -24,7 +24,6 @@ from rayrec.errors import ConfigError
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
 from rayrec.instructions.teachers.answers import Answer, Answers
-from rayrec.instructions.teachers.base import Teacher
 from rayrec.instructions.teachers.chat import Chat
 from rayrec.instructions.teachers.writer import VllmWriter, WriterSettings
 from rayrec.storage import Storage
@@ -61,14 +60,12 @@ class _Question:
     prompt: list[int]
 
 
-class LlmTeacher(Teacher):
+class LlmTeacher:
     """`checkpoint`: a local folder. The engine starts with the first question that no file under FOLDER answers.
 
     `counts`: rows asked about, answers generated, and rows left without words, by reason.
     Raises ConfigError for folders that hold no instruct checkpoint.
     """
-
-    name: ClassVar[str] = "llm"
 
     def __init__(
         self,
@@ -88,9 +85,11 @@ class LlmTeacher(Teacher):
         self.counts: Counter[str] = Counter()
 
     def preferences(self, histories: Sequence[Sequence[str]]) -> list[str | None]:
+        """What somebody who took these titles (oldest first) likes, clean words; None where nothing can be said."""
         return self._ask("preference", [list(titles[-TITLES:]) for titles in histories])
 
     def intentions(self, targets: Sequence[str]) -> list[str | None]:
+        """What somebody who wants the item of this title asks for, clean words; None where nothing can be said."""
         return self._ask("intention", [[title] for title in targets])
 
     def _ask(self, kind: str, rows: Sequence[Sequence[str]]) -> list[str | None]:
