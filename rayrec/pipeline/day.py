@@ -125,21 +125,18 @@ class Day:
             date=self.date,
             fingerprint=self.config.fingerprint,
             meaning=self.config.meaning(),
-            inputs=tuple(Input(file.path, file.size, file.version) for file in self.files) + self._others,
+            inputs=(*self.inputs, *self._worded, *self._read),
             shards=self.config.data.shards,
             arms=tuple(self.config.arms.variants),
             code_version=code_version(),
         )
 
     @property
-    def _others(self) -> tuple[Input, ...]:
-        return (*self._list, *self._worded, *self._read)
-
-    @property
-    def _list(self) -> tuple[Input, ...]:
-        """The list of forgotten users, where there is one, as an input: its size is their number."""
+    def inputs(self) -> tuple[Input, ...]:
+        """Every input file, and the list of forgotten users, where there is one: its size is their number."""
         listed = self.forgotten
-        return (Input(forgotten.FOLDER, len(listed), listed.digest),) if listed else ()
+        known = (Input(forgotten.FOLDER, len(listed), listed.digest),) if listed else ()
+        return tuple(Input(file.path, file.size, file.version) for file in self.files) + known
 
     @property
     def _worded(self) -> tuple[Input, ...]:

@@ -33,7 +33,7 @@ from rayrec.pipeline.commit import users_of_shard
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, ShardCounts, histories, ingest, read_catalogue
 from rayrec.progress import Progress
-from rayrec.publishing.records import Input, Provenance, RunRecord
+from rayrec.publishing.records import Provenance, RunRecord
 from rayrec.publishing.run import Publication
 from rayrec.publishing.versions import code_version, versions
 
@@ -86,7 +86,7 @@ def record_of(day: Day) -> RunRecord:
         date=day.date,
         fingerprint=digest(meaning),
         meaning=meaning,
-        inputs=tuple(Input(f.path, f.size, f.version) for f in (*day.interaction_files, *day.item_files)),
+        inputs=day.inputs,
         shards=day.config.data.shards,
         arms=tuple(settings.instructions),
         code_version=code_version(),

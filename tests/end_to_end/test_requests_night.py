@@ -16,9 +16,11 @@ from rayrec import read_slates
 from rayrec.pipeline import daily
 from rayrec.pipeline.daily import Night
 
-READER = "{rerank: {method: yes_no, checkpoint: %s, depth: 5, engine: transformers}}"
+READER = (
+    "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: {events: 2, item_tokens: 8}}}"
+)
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
-HEARD = ("tuning.epochs=6", "tuning.items_from=hybrid")
+HEARD = ("tuning.epochs=4", "tuning.items_from=hybrid")
 
 
 @pytest.fixture(scope="module")
