@@ -72,7 +72,7 @@ class Tuning(Section):
     feedforward: int = Field(192, ge=64, multiple_of=64)  # whole vectors for the kernels
     events: int = Field(100, ge=1)  # newest events in a prompt
     words: int = Field(64, ge=1)  # tokens of an instruction that are read
-    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.5, "explicit": 0.1})
+    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.1})
     """Prompts per user and epoch that ask for something, besides the plain one; only where an arm is asked anything."""
     items_from: Literal["random", "text", "collaborative", "hybrid"] = "collaborative"  # where item vectors start
     min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score

@@ -5,7 +5,7 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
     specific   history + a request that one of the later items satisfies
     vague      the same, hedged and broad
     search     the request alone; besides the user's items, others that satisfy it, drawn as often as they are taken
-    contrary   history + a request from somebody else's items; the answers are drawn as for a search
+    contrary   some newest events + a request from somebody else's items; the answers are drawn as for a search
     explicit   a sentence about the user in place of the history
 
 People do not ask as templates do. So half of the requests stand alone, without a template's words around them, and
@@ -28,6 +28,7 @@ from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Examples, Int
 
 _BARE, _FILLERS = 0.5, 4  # share of requests without a template; at most so many words strewn into one
+_NEWEST = (8, 16, 32, 10_000)  # tokens of a history that a contrary request stands against: most need not be long
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
 
 
@@ -123,12 +124,13 @@ class _Told:
             prefix.joined(body), place, examples.cut[queries][answered], target.take(kept), weight.take(kept)
         )
 
-    def once(self, words: Ragged, target: Ragged, weight: Ragged) -> Examples:
-        """The anchors' rows up to the anchor's query, with other words before the same history, asked there alone."""
+    def once(self, words: Ragged, target: Ragged, weight: Ragged, newest: Int) -> Examples:
+        """The `newest` tokens [rows] before the anchors' queries, with other words before them, asked there alone."""
         plain, place = len(self.layout.prefix), self.examples.query.values[self.anchor.query]
         body = self.examples.tokens.take(self.anchor.row)
         at = np.arange(len(body.values)) - body.offsets[:-1][body.rows]
-        tokens = self.layout.prefixes(words).joined(body.filter((at >= plain) & (at <= place[body.rows])))
+        body = body.filter((at >= plain) & (at <= place[body.rows]))
+        tokens = self.layout.prefixes(words).joined(body.tails(np.minimum(body.lengths, newest)))
         query = Ragged.from_lengths(tokens.lengths - 1, np.ones(len(tokens), np.int64))
         return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight)
 
@@ -161,7 +163,8 @@ def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
     others = rng.choice(told.drawn, len(told.anchor.row))
     requests = told.asking.teacher.specific(others, rng)
     target, weight = _answers(told, others, requests, rng)
-    return told.once(told.intended(requests.text, rng, history=True, vague=False), target, weight)
+    words = told.intended(requests.text, rng, history=True, vague=False)
+    return told.once(words, target, weight, rng.choice(_NEWEST, len(words)))
 
 
 def _answers(told: _Told, item: Int, requests: Requests, rng: np.random.Generator) -> tuple[Ragged, Ragged]:
