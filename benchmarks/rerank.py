@@ -140,9 +140,7 @@ class _Ours:
     def __init__(self, task: Task) -> None:
         local = artefact.localise(Storage(task.root), PATH)
         engine = VllmEngine(local, EngineSettings(threads=task.threads))
-        self._rerank = Reranker(
-            engine, local, catalogue(task.items), RerankSpec(INSTRUCTION, NOW)
-        )
+        self._rerank = Reranker(engine, local, catalogue(task.items), RerankSpec(INSTRUCTION, NOW))
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         out = self._rerank(table)
