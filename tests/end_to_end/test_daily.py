@@ -23,8 +23,11 @@ from rayrec.errors import PublicationError, QuarantineError
 from rayrec.evaluation.report import render
 from rayrec.pipeline import daily, score
 from rayrec.pipeline.daily import Night
+from rayrec.pipeline.models import Models
 from rayrec.pipeline.plan import describe
+from rayrec.pipeline.readers import Readers
 from rayrec.pipeline.reporting import people_worth_showing, report_data
+from rayrec.pipeline.score import Scoring
 from rayrec.publishing.manifest import find_manifest
 from rayrec.reranking.actor import Reranker
 from rayrec.reranking.base import Failure
@@ -138,11 +141,11 @@ def test_too_much_quarantine_publishes_nothing(first_night: tuple[Made, Night], 
     assert day.storage.list(day.quarantine)
 
 
-class RerankThatFailsOne(score.Rerank):
+class ReadersThatFailOnce(Readers):
     """One prompt of the day fails."""
 
-    def _load(self, models: object) -> Reranker:
-        reranker = super()._load(models)
+    def _item_tokens(self, models: Models) -> Reranker:
+        reranker = super()._item_tokens(models)
         engine = reranker._engine
         hidden = engine.hidden
 
@@ -154,6 +157,12 @@ class RerankThatFailsOne(score.Rerank):
 
         engine.hidden = failing
         return reranker
+
+
+class RerankThatFailsOne(score.Rerank):
+    def __init__(self, scoring: Scoring) -> None:
+        super().__init__(scoring)
+        self._readers = ReadersThatFailOnce(scoring.day, scoring.engine)
 
 
 def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
