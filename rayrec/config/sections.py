@@ -74,7 +74,8 @@ class Tuning(Section):
     words: int = Field(64, ge=1)  # tokens of an instruction that are read
     forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.1})
     """Prompts per user and epoch that ask for something, besides the plain one; only where an arm is asked anything."""
-    items_from: Literal["random", "text", "collaborative", "hybrid"] = "collaborative"  # where item vectors start
+    items_from: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
+    """Where item vectors come from: words, item factors, both; auto: both where something is asked, else factors."""
     min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
     horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
     target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same

@@ -129,6 +129,8 @@ def _tokenizer(spec: TuningSpec, codes: Int, teacher: RulesTeacher | None) -> An
 def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
     """Where item vectors come from: what the items are called, who takes them, or both, as the settings say."""
     start = spec.settings.items_from
+    if start == "auto":
+        start = "hybrid" if spec.templates is not None else "collaborative"
     if start in ("text", "hybrid"):
         facets = Facets.of(spec.catalogue).take(codes)
         titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()

@@ -23,7 +23,6 @@ READER = (
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
 HEARD = (
     "tuning.epochs=4",
-    "tuning.items_from=hybrid",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
     "tuning.forms={search: 20, contrary: 10}",
