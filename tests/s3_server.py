@@ -39,7 +39,7 @@ def s3_server() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as environment, tempfile.TemporaryFile() as log:
         for name, value in settings.items():
             environment.setenv(name, value)
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, str(Path(__file__).with_name("s3_process.py")), str(port)]
         server = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             _wait_for(server, port)

@@ -1,0 +1,29 @@
+"""moto's S3 server, one request at a time: `python s3_process.py PORT`.
+
+S3's conditional writes are atomic. moto looks first and writes then: on a slow machine two of sixteen racers once got
+through between the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import run_simple
+
+
+class OneAtATime:
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
+        self._application, self._lock = application, Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self._lock:
+            return self._application(environ, start_response)
+
+
+if __name__ == "__main__":
+    server = OneAtATime(DomainDispatcherApplication(create_backend_app))
+    run_simple("127.0.0.1", int(sys.argv[1]), server, threaded=True, request_handler=MotoRequestHandler)
