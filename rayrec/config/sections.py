@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayrec.config.data import Section
 from rayrec.config.slates import Slate
@@ -72,11 +72,13 @@ class Tuning(Section):
     feedforward: int = Field(192, ge=64, multiple_of=64)  # whole vectors for the kernels
     events: int = Field(100, ge=1)  # newest events in a prompt
     words: int = Field(64, ge=1)  # tokens of an instruction that are read
-    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.1})
+    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3})
     """Prompts per user and epoch that ask for something, besides the plain one; only where an arm is asked anything."""
+    obedience: float = Field(1.0, ge=0)  # how much more it weighs that an answer is what was asked for, not whose it is
     items_from: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
     """Where item vectors come from: words, item factors, both; auto: both where something is asked, else factors."""
-    min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
+    min_item_events: int = Field(3, ge=1)
+    """Items with fewer events are scored by their words alone, where item vectors have words; else not by the LLM."""
     horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
     target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
     item_dropout: float = Field(0.1, ge=0, lt=1)  # share of history items left out at random while learning
@@ -86,7 +88,18 @@ class Tuning(Section):
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     lora_rank: int = Field(16, ge=1)
+    choose: Literal["all", "random", "similar", "diverse", "influence"] = "all"
+    """Whom to learn from: all users, or by rayrec.reranking.choosing some, for the users who acted last."""
+    budget: float = Field(1.0, gt=0, le=1)  # share of the users' sequences that are chosen
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _chooses_some(self) -> Tuning:
+        if self.choose == "all" and self.budget < 1:
+            raise ValueError("tuning.budget below 1 needs tuning.choose: random, similar, diverse or influence")
+        if self.choose != "all" and self.budget == 1:
+            raise ValueError(f"tuning.choose {self.choose} needs tuning.budget: the share of users to choose, below 1")
+        return self
 
 
 class Rerank(Section):
@@ -96,7 +109,31 @@ class Rerank(Section):
     checkpoint: str | None = None  # the folder that label, yes_no and pairwise read with (docs/checkpoints.md)
     adapter: str | None = None  # a LoRA folder on top of it
     depth: int = Field(20, ge=1)  # candidates that label, yes_no and pairwise read, those the retrievers like best
+    fields: tuple[Literal["category", "description"], ...] = ("category",)
+    """What label, yes_no and pairwise read of an item beside its title, as far as settings.item_tokens go."""
+    lift: int | Literal["auto"] | None = "auto"
+    """Places that the LLM may lift an item above the retrievers' order; null: any; auto: 10 where it reads the items'
+    texts, which sellers write, any by item tokens, where it does not."""
     settings: dict[str, Any] = Field({})  # of the way: how much of each text enters a prompt
+
+    @property
+    def reader(self) -> str:
+        """Methods that give the same scores read as one."""
+        return self.model_dump_json(exclude={"lift"}) if self.reads_text else self.method
+
+    @property
+    def lift_bound(self) -> int | None:
+        """`lift` in places; None: any."""
+        if self.lift == "auto":
+            return 10 if self.reads_text else None
+        return self.lift
+
+    @field_validator("lift")
+    @classmethod
+    def _not_downwards(cls, lift: int | str | None) -> int | str | None:
+        if isinstance(lift, int) and lift < 0:
+            raise ValueError("rerank.lift must not be below 0")
+        return lift
 
     @property
     def reads_text(self) -> bool:

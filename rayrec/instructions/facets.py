@@ -101,6 +101,21 @@ class Facets:
         both = [np.tile(np.asarray(part, np.int64), (len(items), 1)) for part in (include, exclude)]
         return self.satisfied(items, *both)
 
+    def evenly(self, many: int, rng: np.random.Generator) -> Ints:
+        """Items [many] by their facets: every kind as often as any other, and so every facet of a kind, and its items.
+
+        Popular items and broad facets do not drown the rare ones. Raises ValueError where no item has a facet.
+        """
+        kinds = np.array([KINDS.index(kind) for kind in self.kind])[self.of_item.values]
+        places = np.lexsort((self.of_item.values, kinds))
+        facet, first, size = np.unique(self.of_item.values[places], return_index=True, return_counts=True)
+        _, per_kind = np.unique(kinds[places][first], return_counts=True)
+        share = np.repeat(1 / per_kind / len(per_kind), per_kind)
+        # Facet numbers ascend by kind, so `facet` and `share` are in one order.
+        chosen = rng.choice(len(facet), many, p=share)
+        held = places[first[chosen] + (rng.random(many) * size[chosen]).astype(np.int64)]
+        return np.asarray(self.of_item.rows[held], np.int64)
+
     @cached_property
     def size(self) -> Ints:
         """How many items have each facet, [F]."""

@@ -48,6 +48,7 @@ class Card:
     settings: Mapping[str, Any]  # the tuning settings
     curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
     epochs: int  # whose weights these are: the best on validation, else the last
+    chosen: Mapping[str, Any] | None = None  # method, budget, users, of: whom it was tuned on, if not on everybody
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "format": FORMAT}

@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 
 from rayrec.config import Tuning
+from rayrec.contracts.ragged import Ragged
 from rayrec.errors import DataError, MissingFileError
 from rayrec.instructions.facets import Facets, words_without_facets
 from rayrec.instructions.sentences import Sentences
@@ -26,6 +27,7 @@ from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import Templates
 from rayrec.reranking import artefact, model, vocabulary
 from rayrec.reranking.artefact import Card
+from rayrec.reranking.choosing import Choice, choose
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Int, Sequences, item_counts
 from rayrec.reranking.tuning_loop import Loop, Task, Worker
@@ -35,6 +37,9 @@ from rayrec.storage import Storage
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
 _CHECKPOINT = "checkpoint.safetensors"
+_BY_WORDS = ("text", "hybrid")  # where item vectors know words
+_MOST_NAMED = 200_000  # items scored by their words alone
+_RARE = 0.1  # the share of tuned items, those with the fewest events, that such items are like
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,15 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         return artefact.read_card(storage, spec.path)
     # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
     tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
-    codes = _codes(spec, tables)
+    codes, counts = _codes(spec, tables)
+    named = _only_named(spec, codes)
     teacher = (
         None if spec.templates is None else RulesTeacher(Facets.of(spec.catalogue).take(codes), unseen=spec.unseen)
     )
-    tokenizer = _tokenizer(spec, codes, teacher)
-    vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
+    everything = np.concatenate([codes, named])
+    tokenizer = _tokenizer(spec, len(everything), teacher)
+    whole = vocabulary.vocabulary_of(tokenizer, len(everything))
+    vocab = replace(whole, items=len(codes))  # of the model while it is tuned
     folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
     try:
         tokenizer.save_pretrained(str(folder))
@@ -86,18 +94,26 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         words = tuple(reader([spec.instruction]).values.tolist())
         longest = (spec.settings.words if teacher else len(words)) + 2 + 2 * spec.settings.events
         layout = Layout(vocab, words, spec.settings.events, longest)
-        lm = model.build(spec.settings, vocab, longest)
-        _start_items(lm, spec, codes, reader)
+
+        def fresh() -> model.ItemLM:
+            lm = model.build(spec.settings, vocab, longest)
+            _start_items(lm, spec, codes, reader)
+            return lm
+
         asking = None
         if teacher is not None and spec.templates is not None:
             fillers = words_without_facets(spec.catalogue["title"].to_pylist(), teacher.facets)
             asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers)
-        loop = Loop(lm, layout, _task(spec, tables, codes, asking), worker)
+        task = _task(spec, tables, codes, asking)
+        choice = _choice(task, fresh, layout, worker)
+        lm = fresh()
+        loop = Loop(lm, layout, task if choice is None else replace(task, events=choice.of_events(task.events)), worker)
         _resume(loop, storage, spec)
         loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
-        card = _card(spec, vocab, codes, loop)
+        card = _card(spec, whole, everything, loop, choice)
         if worker.rank == 0:
-            lm.to("cpu").export(folder)
+            rare = np.flatnonzero(counts <= np.quantile(counts, _RARE))
+            lm.to("cpu").export(folder, _names(spec, named, reader) if len(named) else None, rare)
             artefact.publish(folder, card, storage, spec.path)
             storage.delete(f"{spec.path}/{_CHECKPOINT}")
     finally:
@@ -105,8 +121,8 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     return artefact.read_card(storage, spec.path) if worker.rank == 0 else card
 
 
-def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
-    """Codes of the items that get a token, ascending."""
+def _codes(spec: TuningSpec, tables: list[pa.Table]) -> tuple[Int, Int]:
+    """Codes of the items that are tuned, ascending, and how many events each has."""
     counts = item_counts(tables, len(spec.catalogue), spec.now)
     codes = np.flatnonzero(counts >= spec.settings.min_item_events)
     if not len(codes):
@@ -114,28 +130,48 @@ def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
             f"no item has {spec.settings.min_item_events} events, so the model would have no items",
             do="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
         )
-    return codes
+    return codes, counts[codes]
 
 
-def _tokenizer(spec: TuningSpec, codes: Int, teacher: RulesTeacher | None) -> Any:
+def _only_named(spec: TuningSpec, codes: Int) -> Int:
+    """Codes of the available items with too few events to be tuned, which the model can tell by their words."""
+    if _start(spec) not in _BY_WORDS:
+        return np.empty(0, np.int64)
+    new = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
+    new[codes] = False
+    found = np.flatnonzero(new)
+    if len(found) > _MOST_NAMED:
+        _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MOST_NAMED)
+    return found[:_MOST_NAMED]
+
+
+def _start(spec: TuningSpec) -> str:
+    auto = "hybrid" if spec.templates is not None else "collaborative"
+    return auto if spec.settings.items_from == "auto" else spec.settings.items_from
+
+
+def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> Ragged:
+    """What items are called, as token ids: title and facets."""
+    facets = Facets.of(spec.catalogue).take(codes)
+    titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
+    named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
+    return reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)])
+
+
+def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> Any:
     if spec.settings.base != "scratch":
-        return vocabulary.extended_tokenizer(spec.settings.base, len(codes))
+        return vocabulary.extended_tokenizer(spec.settings.base, items)
     said = [spec.instruction]
     if teacher is not None and spec.templates is not None:
         said += [*teacher.facets.name, *teacher.wordings, *(template.text for template in spec.templates)]
-    return vocabulary.scratch_tokenizer(said, spec.catalogue["title"].to_pylist(), len(codes))
+    return vocabulary.scratch_tokenizer(said, spec.catalogue["title"].to_pylist(), items)
 
 
 def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
     """Where item vectors come from: what the items are called, who takes them, or both, as the settings say."""
-    start = spec.settings.items_from
-    if start == "auto":
-        start = "hybrid" if spec.templates is not None else "collaborative"
-    if start in ("text", "hybrid"):
-        facets = Facets.of(spec.catalogue).take(codes)
-        titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
-        named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
-        lm.name_items(reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)]))
+    start = _start(spec)
+    if start in _BY_WORDS:
+        lm.name_items(_names(spec, codes, reader))
     if start in ("collaborative", "hybrid") and spec.factors is not None:
         lm.start_items(lm.vectors_of_factors(spec.factors[codes]))
     elif start == "text":
@@ -149,6 +185,20 @@ def _task(spec: TuningSpec, tables: list[pa.Table], codes: Int, asking: Asking |
     events = Sequences.from_tables(tables, index, spec.now)
     judged = Sequences.from_tables(tables, index, spec.until) if spec.until is not None else None
     return Task(events, judged, spec.now, spec.settings, spec.stop_after, asking)
+
+
+def _choice(task: Task, fresh: Callable[[], model.ItemLM], layout: Layout, worker: Worker) -> Choice | None:
+    """Whom to learn from; None: everybody. All workers choose; should rounding make them differ, the first decides."""
+    if task.settings.choose == "all":
+        return None
+    choice = choose(task.events, fresh, layout, task.settings, task.now, worker.device)
+    if worker.world > 1:
+        weights = torch.from_numpy(choice.weights).to(worker.device)
+        torch.distributed.broadcast(weights, 0)
+        choice = replace(choice, weights=weights.cpu().numpy())
+    if worker.rank == 0:
+        _LOG.info("tune: %s chose %d of %d users", choice.method, choice.users, choice.of)
+    return choice
 
 
 def _resume(loop: Loop, storage: Storage, spec: TuningSpec) -> None:
@@ -168,7 +218,7 @@ def _after_epoch(
     report(loop.progress.curve[-1])
 
 
-def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: npt.NDArray[np.int64], loop: Loop) -> Card:
+def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: Int, loop: Loop, choice: Choice | None) -> Card:
     curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
     return Card(
         vocabulary=vocab,
@@ -179,6 +229,7 @@ def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: npt.NDArray[np.
         settings=spec.settings.model_dump(mode="json"),
         curve=curve,
         epochs=loop.progress.best_epoch or loop.progress.epoch,
+        chosen=None if choice is None else choice.as_json(),
     )
 
 

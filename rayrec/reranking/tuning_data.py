@@ -55,9 +55,15 @@ class Examples:
     cut: Int  # [queries] microseconds UTC: the moment at which the query asks
     target: Ragged  # int64 artefact indices, one row a query
     weight: Ragged  # float32, aligned with target
+    asked: Int  # [queries, 3] what is asked for: two facets that an answer has and one that it has not; -1: nothing
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+def nothing_asked(queries: int) -> Int:
+    """`Examples.asked` of prompts without a request."""
+    return np.full((queries, 3), -1)
 
 
 def epoch(events: Sequences, layout: Layout, settings: Tuning, now: int, rng: np.random.Generator) -> Examples:
@@ -108,7 +114,7 @@ def validation(events: Sequences, layout: Layout, now: int) -> Examples:
     read = prompts.lengths > 0
     prompts = Ragged.from_lengths(prompts.values, prompts.lengths[read])
     query = Ragged.from_lengths(prompts.lengths - 1, np.ones(len(prompts), np.int64))
-    return Examples(prompts, query, np.full(len(at), now), target, target.like(weights))
+    return Examples(prompts, query, np.full(len(at), now), target, target.like(weights), nothing_asked(len(at)))
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Batch:
     target: Int  # [targets]
     query: Int  # [targets] which query each belongs to
     weight: npt.NDArray[np.float32]  # [targets]
+    asked: Int  # [queries, 3]
 
 
 def batches(examples: Examples, batch_tokens: int, rng: np.random.Generator | None) -> list[Int]:
@@ -155,6 +162,7 @@ def collate(examples: Examples, rows: Int, pad: int) -> Batch:
         examples.target.take(queries).values,
         np.repeat(np.arange(len(queries)), counts),
         examples.weight.take(queries).values,
+        examples.asked[queries],
     )
 
 
@@ -223,4 +231,4 @@ def _with_prefix(
     rows = np.flatnonzero(asked.lengths > 0)
     place = asked.like(asked.values - body.offsets[:-1][asked.rows] + len(layout.prefix)).take(rows)
     prefix = Ragged.from_lengths(np.tile(layout.prefix, len(rows)), np.full(len(rows), len(layout.prefix)))
-    return Examples(prefix.joined(body.take(rows)), place, cut, target, target.like(weights))
+    return Examples(prefix.joined(body.take(rows)), place, cut, target, target.like(weights), nothing_asked(len(cut)))

@@ -130,4 +130,6 @@ def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
     speed = row["tokens"] / max(row["seconds"], 1e-9)
     as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()
     epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {planned}"
-    return f"{epoch}  loss {row['loss']:.3f}{judged}  {speed:,.0f} tokens/s"
+    settings = spec.settings
+    chosen = "" if settings.choose == "all" else f"  {settings.choose} {settings.budget:.0%} of users"
+    return f"{epoch}  loss {row['loss']:.3f}{judged}  {speed:,.0f} tokens/s{chosen}"

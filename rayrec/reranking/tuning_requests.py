@@ -5,7 +5,8 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
     specific   history + a request that one of the later items satisfies
     vague      the same, hedged and broad
     search     the request alone; besides the user's items, others that satisfy it, drawn as often as they are taken
-    contrary   some newest events + a request from somebody else's items; the answers are drawn as for a search
+    contrary   some newest events + a request for some item of the catalogue, rare facets as often as broad ones; the
+               answers are drawn as for a search
     explicit   a sentence about the user in place of the history
 
 People do not ask as templates do. So half of the requests stand alone, without a template's words around them, and
@@ -25,9 +26,9 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Examples, Int
+from rayrec.reranking.tuning_data import Examples, Int, nothing_asked
 
-_BARE, _FILLERS = 0.5, 4  # share of requests without a template; at most so many words strewn into one
+_BARE, _FILLERS = 0.5, 12  # share of requests without a template; at most so many words strewn into one
 _NEWEST = (8, 16, 32, 10_000)  # tokens of a history that a contrary request stands against: most need not be long
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
 
@@ -48,7 +49,12 @@ class Asking:
 
 
 def requested(examples: Examples, layout: Layout, asking: Asking, rng: np.random.Generator) -> Examples:
-    """The examples followed by those that ask for something; each example's first words are the layout's prefix."""
+    """The examples followed by those that ask for something; each example's first words are the layout's prefix.
+
+    Of a catalogue without facets nothing can be asked: the examples alone.
+    """
+    if not len(asking.teacher.facets.of_item.values):
+        return examples
     parts = [examples]
     drawn = _popular(examples, rng)
     for form, tell in _FORMS.items():
@@ -72,6 +78,7 @@ def together(parts: Sequence[Examples]) -> Examples:
         np.concatenate([part.cut for part in parts]),
         chained([part.target for part in parts]),
         chained([part.weight for part in parts]),
+        np.concatenate([part.asked for part in parts]),
     )
 
 
@@ -103,7 +110,7 @@ class _Told:
         said = [t if alone else text for t, text, alone in zip(intentions, texts, bare.tolist(), strict=True)]
         return self.asking.tokens([_strewn(text, self.asking.fillers, rng) for text in said])
 
-    def told(self, words: Ragged, requests: Requests | None) -> Examples:
+    def told(self, words: Ragged, requests: Requests) -> Examples:
         """The anchors' rows with other words before the same history; only queries that are answered stay."""
         examples, rows = self.examples, self.anchor.row
         prefix, plain = self.layout.prefixes(words), len(self.layout.prefix)
@@ -112,19 +119,22 @@ class _Told:
         number = examples.query.like(np.arange(len(examples.cut))).take(rows)
         queries = number.values
         target, weight = examples.target.take(queries), examples.weight.take(queries)
-        if requests is not None:
-            row = number.rows[target.rows]
-            good = _satisfied(self.asking.teacher, target.values, row, requests)
-            target, weight = target.filter(good), weight.filter(good)
+        good = _satisfied(self.asking.teacher, target.values, number.rows[target.rows], requests)
+        target, weight = target.filter(good), weight.filter(good)
         answered = target.lengths > 0
         place = examples.query.take(rows)
         place = place.like(place.values - plain + prefix.lengths[place.rows]).filter(answered)
         kept = np.flatnonzero(answered)
         return Examples(
-            prefix.joined(body), place, examples.cut[queries][answered], target.take(kept), weight.take(kept)
+            prefix.joined(body),
+            place,
+            examples.cut[queries][answered],
+            target.take(kept),
+            weight.take(kept),
+            _asked(requests)[number.rows[answered]],
         )
 
-    def once(self, words: Ragged, target: Ragged, weight: Ragged, newest: Int) -> Examples:
+    def once(self, words: Ragged, requests: Requests, answers: tuple[Ragged, Ragged], newest: Int) -> Examples:
         """The `newest` tokens [rows] before the anchors' queries, with other words before them, asked there alone."""
         plain, place = len(self.layout.prefix), self.examples.query.values[self.anchor.query]
         body = self.examples.tokens.take(self.anchor.row)
@@ -132,15 +142,15 @@ class _Told:
         body = body.filter((at >= plain) & (at <= place[body.rows]))
         tokens = self.layout.prefixes(words).joined(body.tails(np.minimum(body.lengths, newest)))
         query = Ragged.from_lengths(tokens.lengths - 1, np.ones(len(tokens), np.int64))
-        return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight)
+        return Examples(tokens, query, self.examples.cut[self.anchor.query], *answers, _asked(requests))
 
-    def alone(self, words: Ragged, target: Ragged, weight: Ragged) -> Examples:
+    def alone(self, words: Ragged, asked: Int, target: Ragged, weight: Ragged) -> Examples:
         """Prompts of words without a history, asked once."""
         prefix = self.layout.prefixes(words)
         one = np.ones(len(prefix), np.int64)
         tokens = prefix.joined(Ragged.from_lengths(one * self.layout.longest_gap, one))
         query = Ragged.from_lengths(tokens.lengths - 1, one)
-        return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight)
+        return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight, asked)
 
 
 def _specific(told: _Told, rng: np.random.Generator) -> Examples:
@@ -155,16 +165,16 @@ def _vague(told: _Told, rng: np.random.Generator) -> Examples:
 
 def _search(told: _Told, rng: np.random.Generator) -> Examples:
     requests = told.asking.teacher.specific(told.anchor.item, rng)
-    target, weight = _answers(told, told.anchor.item, requests, rng)
-    return told.alone(told.intended(requests.text, rng, history=False, vague=False), target, weight)
+    answers = _answers(told, told.anchor.item, requests, rng)
+    return told.alone(told.intended(requests.text, rng, history=False, vague=False), _asked(requests), *answers)
 
 
 def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
-    others = rng.choice(told.drawn, len(told.anchor.row))
+    others = told.asking.teacher.facets.evenly(len(told.anchor.row), rng)
     requests = told.asking.teacher.specific(others, rng)
-    target, weight = _answers(told, others, requests, rng)
+    answers = _answers(told, others, requests, rng)
     words = told.intended(requests.text, rng, history=True, vague=False)
-    return told.once(words, target, weight, rng.choice(_NEWEST, len(words)))
+    return told.once(words, requests, answers, rng.choice(_NEWEST, len(words)))
 
 
 def _answers(told: _Told, item: Int, requests: Requests, rng: np.random.Generator) -> tuple[Ragged, Ragged]:
@@ -189,7 +199,9 @@ def _explicit(told: _Told, rng: np.random.Generator) -> Examples:
     said = told.asking.teacher.preferences(history.like(history.values - first), rng)
     keys = rng.integers(0, 2**31, len(said)).tolist()
     texts = [told.asking.sentences(text, "", history=False, key=key) for text, key in zip(said, keys, strict=True)]
-    return told.alone(told.asking.tokens(texts), examples.target.take(anchor.query), examples.weight.take(anchor.query))
+    answers = examples.target.take(anchor.query), examples.weight.take(anchor.query)
+    words = told.asking.tokens([_strewn(text, told.asking.fillers, rng) for text in texts])
+    return told.alone(words, nothing_asked(len(texts)), *answers)
 
 
 _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
@@ -236,6 +248,11 @@ def _popular(examples: Examples, rng: np.random.Generator) -> Int:
         return np.empty(0, np.int64)
     drawn: Int = rng.choice(examples.target.values, max(4096, len(weight)), p=weight / weight.sum())
     return drawn
+
+
+def _asked(requests: Requests) -> Int:
+    """`Examples.asked` of prompts with these requests."""
+    return np.concatenate([requests.include, requests.exclude], axis=1)
 
 
 def _satisfied(teacher: RulesTeacher, item: Int, row: Int, requests: Requests) -> npt.NDArray[np.bool_]:

@@ -112,6 +112,19 @@ def test_a_request_is_satisfied_by_the_item_it_was_made_for(seed: int) -> None:
             assert all(teacher.facets.name[facet] in text for facet in wanted if facet >= 0)
 
 
+def test_items_drawn_evenly_give_rare_facets_their_turn() -> None:
+    many = ["broad"] * 90 + ["rare"] * 10
+    facets = Facets.of(
+        catalogue(category=many[:50] + many[90:] * 5, attributes=[[("year", str(1950 + row))] for row in range(100)])
+    )
+    drawn = facets.take(facets.evenly(20_000, np.random.default_rng(0))).of_item
+    share = np.bincount(drawn.values, minlength=len(facets)) / 20_000
+    # Half of the draws begin at a decade, one of seven each; the rest of a decade's share comes from the categories.
+    by_decade = [share[n] for n, kind in enumerate(facets.kind) if kind == DECADE]
+    assert min(by_decade) > 0.5 / len(by_decade) - 0.02
+    assert sum(by_decade) == pytest.approx(1)
+
+
 def test_pairs_kept_for_a_test_are_never_named_together(films: pa.Table, facets: Facets) -> None:
     pairs = np.array([(a, b) for a in range(len(facets)) for b in range(a)])
     item = np.arange(FILMS).repeat(20)

@@ -137,6 +137,24 @@ def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
     assert len(heard.texts) == len(rows)
 
 
+def test_queries_know_what_is_asked_of_them(facets: Facets, examples: Examples) -> None:
+    given, heard = asking(facets, contrary=1.0)
+    out = requested(examples, LAYOUT, given, np.random.default_rng(6))
+    plain = len(examples.cut)
+    assert (out.asked[:plain] == -1).all()
+    for asked, text in zip(out.asked[plain:].tolist(), heard.texts, strict=True):
+        include, exclude = said(facets, text)
+        assert {facet for facet in asked[:2] if facet >= 0} == set(include)
+        assert {facet for facet in asked[2:] if facet >= 0} == set(exclude)
+
+
+def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: Examples) -> None:
+    bare = Facets((), (), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
+    given, heard = asking(bare, specific=1.0, contrary=1.0, search=1.0)
+    assert requested(examples, LAYOUT, given, np.random.default_rng(7)) is examples
+    assert not heard.texts
+
+
 def test_the_same_seed_asks_the_same(facets: Facets, examples: Examples) -> None:
     shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5}
     one, two = (asking(facets, **shares) for _ in "ab")
@@ -153,3 +171,4 @@ def test_examples_side_by_side_are_each_themselves(examples: Examples) -> None:
         whole, once = getattr(both, part), getattr(examples, part)
         np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
         np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))
+    np.testing.assert_array_equal(both.asked, np.tile(examples.asked, (2, 1)))

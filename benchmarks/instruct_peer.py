@@ -1,0 +1,27 @@
+"""RecTools' SASRec, fitted on the bench's histories by another Python (see peer_sasrec.py)."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.denoise_rank import Kept
+from benchmarks.instruct_asks import Int, Scores
+
+EPOCHS = 10
+
+
+def sasrec(python: str, kept: Kept, users: Int, seed: int) -> Scores:
+    """Scores of all items for `users`, rows of `kept`, and for no others."""
+    with tempfile.TemporaryDirectory() as name:
+        given, found = Path(name) / "events.npz", Path(name) / "scores.npy"
+        item = kept.item
+        np.savez(given, user=item.rows, item=item.values.astype(np.int64), ts=kept.ts.values, judged=users)
+        script = Path(__file__).with_name("peer_sasrec.py")
+        arguments = [str(part) for part in (given, found, kept.items, EPOCHS, seed)]
+        subprocess.run([python, str(script), *arguments], check=True)
+        scores = np.load(found)
+    return lambda asked: scores[np.searchsorted(users, asked)]

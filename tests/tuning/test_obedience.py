@@ -1,0 +1,96 @@
+"""The part of the loss that asks whether an answer satisfies the request, against its definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tuning_cases import ITEMS, NOW, pairs_shop, settings
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.schemas import ITEM
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.sentences import Sentences
+from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.templates import load_templates
+from rayrec.reranking import model, vocabulary
+from rayrec.reranking.prompt import Layout
+from rayrec.reranking.tuning_data import Batch, Sequences
+from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_requests import Asking
+
+
+def facets() -> Facets:
+    columns: dict[str, Any] = {
+        "item_id": [f"i{row:02}" for row in range(ITEMS)],
+        "title": ["thing"] * ITEMS,
+        "category": [f"{('red', 'green', 'blue')[row % 3]}|{('old', 'new')[row % 2]}" for row in range(ITEMS)],
+        "description": [None] * ITEMS,
+        "available": [True] * ITEMS,
+        "attributes": [[]] * ITEMS,
+    }
+    return Facets.of(pa.table(columns, schema=ITEM))
+
+
+@pytest.fixture(scope="module")
+def loop() -> Loop:
+    known = facets()
+    tokenizer = vocabulary.scratch_tokenizer(["a word"], ["thing"], ITEMS)
+    layout = Layout(vocabulary.vocabulary_of(tokenizer, ITEMS), (1, 2), 10, 60)
+    asking = Asking(RulesTeacher(known), Sentences(load_templates()), lambda texts: _none(len(texts)), {})
+    events = Sequences.from_tables([pairs_shop(20)], np.arange(ITEMS), NOW)
+    given = settings()
+    task = Task(events, None, NOW, given, asking=asking)
+    return Loop(model.build(given, layout.vocabulary, layout.tokens), layout, task, Worker())
+
+
+def _none(rows: int) -> Ragged:
+    return Ragged.from_lengths(np.empty(0, np.int64), [0] * rows)
+
+
+def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
+    queries = np.arange(len(asked))
+    return Batch(
+        np.zeros((1, 1), np.int64),
+        queries,
+        queries,
+        np.array(target),
+        queries,
+        np.array(weight, np.float32),
+        np.array(asked),
+    )
+
+
+@pytest.mark.parametrize("obedience", [0.0, 1.0, 2.5])
+def test_obedience_weighs_the_probability_of_all_that_satisfies(loop: Loop, obedience: float) -> None:
+    known = facets()
+    red, old, new = (known.number("category", name) for name in ("red", "old", "new"))
+    asked = [[red, -1, -1], [-1, -1, -1], [red, old, -1], [red, -1, new]]
+    target, weight = [0, 5, 6, 12], [1.0, 0.5, 0.25, 2.0]
+    rng = np.random.default_rng(0)
+    states, items = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(ITEMS, 8)))
+    pieces = loop._losses(states.float(), items.float(), batch(asked, target, weight), obedience)
+    found = float(sum(pieces))
+
+    logits = states.numpy() @ items.numpy().T
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -sum(w * np.log(probability[n, t]) for n, (t, w) in enumerate(zip(target, weight, strict=True)))
+    for n, (a, b, c) in enumerate(asked):
+        if a >= 0:
+            good = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
+            assert good[target[n]]
+            expected -= obedience * weight[n] * np.log(probability[n, good].sum())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_items_that_satisfy_are_those_of_the_facets(loop: Loop) -> None:
+    known = facets()
+    rng = np.random.default_rng(1)
+    asked = rng.integers(-1, len(known), (60, 3))
+    found = loop._satisfying(torch.from_numpy(asked)).numpy()
+    for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
+        expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
+        np.testing.assert_array_equal(row, expected)
