@@ -1,6 +1,6 @@
 """Denoising: which events of a history to believe. Importing the package registers every method."""
 
-from rayrec.denoising import ease, ensemble, influence, loss, nbpo, none, propensity, rules
+from rayrec.denoising import ease, ensemble, gradient, influence, loss, nbpo, none, propensity, rules
 from rayrec.denoising.base import METHODS, REASONS, Denoiser, Histories, Verdict
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Verdict",
     "ease",
     "ensemble",
+    "gradient",
     "influence",
     "loss",
     "nbpo",

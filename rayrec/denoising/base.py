@@ -33,7 +33,8 @@ REASONS = (
 )
 """Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both;
 `undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py);
-`unexplained` by a model of everybody's events (loss, propensity, nbpo), or `doubtful` by several signs (ensemble)."""
+`unexplained` by a model of everybody's events (loss, propensity, nbpo, gradient), or `doubtful` by several signs
+(ensemble)."""
 
 
 @dataclass(frozen=True)

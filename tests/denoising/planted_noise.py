@@ -49,9 +49,23 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
                 fitted.append(np.sort(random.exponential(size=101)))
                 names = [f"{need.name}.{name}" for name in ("source", "target", "bias", "quantiles")]
                 arrays |= {name: array.astype(np.float32) for name, array in zip(names, fitted, strict=True)}
+            if need.kind == "next_item":
+                arrays |= {f"{need.name}.{part}": array for part, array in next_item_arrays(items, width, seed).items()}
         if method.learns:
             arrays[f"{method.learned_key({})}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
     return arrays
+
+
+def next_item_arrays(items: int, width: int, seed: int) -> dict[str, np.ndarray]:
+    """Three checkpoints, with every third item not among the negatives."""
+    random = np.random.default_rng(seed)
+    return {
+        "source": random.normal(size=(3, items, width)).astype(np.float32) * 0.5,
+        "target": random.normal(size=(3, items, width + 1)).astype(np.float32) * 0.5,
+        "negatives": np.flatnonzero(np.arange(items) % 3).astype(np.int32),
+        "weight": random.uniform(1, 4, np.count_nonzero(np.arange(items) % 3)).astype(np.float32),
+        "recency": (0.7 ** np.arange(8)).astype(np.float32),
+    }
 
 
 def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories, np.ndarray, dict[str, np.ndarray]]:

@@ -1,0 +1,159 @@
+"""Denoising by the gradients of a next-item model of everybody's events (rayrec.next_item; REFERENCES section 2).
+
+The example of an event is the event as what comes next after the user's events before it, with gradient g. Scores, in
+closed form and exact for the model's loss over its sample of negatives, over the checkpoints c of one training:
+
+- el2n: |p - e_y| at the last checkpoint (Paul et al. 2021), p the probabilities that the model gives the items.
+- self_influence: mean_c |g_c|^2, what a step of gradient descent on the event does to the event's own loss (TracIn,
+  Pruthi et al. 2020): what no other event teaches has to be learned by heart.
+- grad_variance: how much d loss / d u differs between checkpoints, a standard deviation, mean over its entries
+  (variance of gradients, Agarwal et al. 2022; of the user's vector u instead of pixels).
+- tracin: mean_c of g_c'g_c^v, mean over the user's trusted events v: below 0, learning from the event makes the trusted
+  ones less likely, and that is its harm. An event is no target of its own. It does not find noise: the items of one
+  taste are each other's rivals in the softmax, so that a user's own events do each other more harm than a stray one.
+
+By the first three, of a user's events the ones with the highest scores may go, if above the user's median; by tracin
+the ones with harm. Self-consistency is the score's negative, for tracin the score. The training's own steps are Adam's,
+not plain descent's: what is measured is the gradients, as TracIn is commonly used. Only positive events whose item the
+model knows are judged, each as a target; what it does as context of later ones is not.
+
+EK-FAC and conjugate gradients need a Hessian of all parameters, a matrix of items by items or a pass over all events
+for every step and target: nothing for a night. `benchmarks.attribution` has them, on a small model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, register, required
+from rayrec.denoising.factor import CapSettings, median_within
+from rayrec.denoising.selection import strongest
+from rayrec.denoising.trusted import trusted_events
+from rayrec.needs import Need
+from rayrec.next_item import Gradients, NextItem
+from rayrec.ridge import one_thread, padded_batches
+from rayrec.settings import read_settings, require
+
+_PARTS = ("source", "target", "negatives", "weight", "recency")
+_NEED = Need("next_item", {})
+
+
+@dataclass(frozen=True)
+class GradientSettings(CapSettings):
+    score: str = "el2n"
+    trusted_newest: int = 5  # tracin: of the user's positives that pass the two filters below
+    trusted_min_weight: float | None = None  # the event's weight in data.events
+    trusted_min_value: float | None = None  # a rating, say
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.score not in ("ek_fac", "cg"),
+            f"score {self.score} takes a Hessian of all parameters and is measured by benchmarks.attribution alone: "
+            f"use one of {', '.join(SCORES)}",
+        )
+        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}")
+        require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
+
+
+@register
+class Gradient(Denoiser):
+    """Needs a `next_item` fit of the item model."""
+
+    name = "gradient"
+
+    def __init__(self, model: NextItem, settings: GradientSettings) -> None:
+        self.model, self.settings = model, settings
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def needs(cls, settings: Mapping[str, Any]) -> tuple[Need, ...]:
+        cls.check(settings)
+        return (_NEED,)
+
+    @classmethod
+    def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        return cls(NextItem(*(required(arrays, f"{_NEED.name}.{part}", cls.name) for part in _PARTS)), given)
+
+    def judge(self, histories: Histories) -> Verdict:
+        given = self.settings
+        judged = (histories.weight.values > 0) & self.model.known[histories.item.values]
+        verdict = Verdict.all_kept(len(judged))
+        item = histories.item.filter(judged)
+        if not len(item.values):
+            return verdict
+        trusted = trusted_events(
+            histories, judged, given.trusted_newest, given.trusted_min_weight, given.trusted_min_value
+        )
+        score = self.measure(histories, judged, trusted)
+        harmful = given.score == "tracin"
+        suspicion = -score if harmful else score - median_within(item, score.astype(np.float64))
+        out = strongest(item, suspicion, np.ones(len(score), np.bool_), given.cap())
+        verdict.influence[judged] = score if harmful else -score
+        if harmful:
+            verdict.harm[judged] = -score
+        verdict.keep[judged] = np.where(out, given.weight_out, 1)
+        verdict.reason[judged] = np.where(out, REASONS.index("harmful" if harmful else "unexplained"), 0)
+        return verdict
+
+    def measure(
+        self, histories: Histories, judged: npt.NDArray[np.bool_], trusted: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
+        """The settings' score of each judged event, [judged]; `judged` [total] of known items, `trusted` [judged]."""
+        item = histories.item.filter(judged)
+        score = np.zeros(len(item.values), np.float32)
+        # What is held at once is about 8 arrays of a batch's events by negatives.
+        for batch in padded_batches(item.offsets, 3 * len(self.model.negatives)):
+            codes = item.values[batch.take]
+            with one_thread(), torch.inference_mode():
+                trust = torch.from_numpy(trusted[batch.take] & batch.mask).float()
+                at = partial(self.model.gradients, codes, batch.mask)
+                found = SCORES[self.settings.score](at, self.model.checkpoints, trust).numpy()
+            score[batch.take[batch.mask]] = found[batch.mask]
+        return score
+
+
+At = Callable[[int], Gradients]  # the gradients of a batch at a checkpoint
+
+
+def _el2n(at: At, checkpoints: int, trust: Tensor) -> Tensor:
+    return at(checkpoints - 1).el2n()
+
+
+def _self_influence(at: At, checkpoints: int, trust: Tensor) -> Tensor:
+    return torch.stack([at(c).gram().diagonal(dim1=1, dim2=2) for c in range(checkpoints)]).mean(0)
+
+
+def _grad_variance(at: At, checkpoints: int, trust: Tensor) -> Tensor:
+    return torch.stack([at(c).backward for c in range(checkpoints)]).std(0, correction=0).mean(2)
+
+
+def _tracin(at: At, checkpoints: int, trust: Tensor) -> Tensor:
+    gram = torch.stack([at(c).gram() for c in range(checkpoints)]).mean(0)
+    gram.diagonal(dim1=1, dim2=2).zero_()
+    others = trust.sum(1, keepdim=True) - trust
+    return (gram * trust.unsqueeze(1)).sum(2) / others.clamp_min(1)
+
+
+SCORES: Mapping[str, Callable[[At, int, Tensor], Tensor]] = {
+    "self_influence": _self_influence,
+    "tracin": _tracin,
+    "el2n": _el2n,
+    "grad_variance": _grad_variance,
+}
+
+
+def _settings(given: Mapping[str, Any]) -> GradientSettings:
+    return read_settings(GradientSettings, given, "denoise.settings (gradient)")

@@ -1,0 +1,223 @@
+"""A log-bilinear next-item model (rayrec.next_item) fitted by torch: each event from the events before it.
+
+Adam on softmaxes over sampled items; the loss is the one whose gradients rayrec.next_item knows. A step's negatives are
+drawn anew, each item on its own, with a probability that rises with the root of its events; a catalogue of at most
+`negatives` items is not sampled but takes part as a whole. The model is kept as it was at several times of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.hashing import seed_of
+from rayrec.next_item import NextItem
+from rayrec.retrieval.base import FitData, Profiles, Retriever, register
+from rayrec.ridge import one_thread
+from rayrec.rowwise import dense_dense, from_numpy
+from rayrec.settings import read_settings, require
+
+_STEPS = 256
+
+Floats = npt.NDArray[np.float32]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class NextItemSettings:
+    factors: int = 32
+    epochs: int = 8
+    checkpoints: int = 4  # the model as it was after so many equal parts of the epochs
+    negatives: int = 512  # items of a softmax, on average
+    window: int = 20  # events before the one to predict
+    decay: float = 0.8  # what an event counts of the one after it
+    batch_events: int = 512  # at least: an epoch has at most _STEPS batches
+    learning_rate: float = 0.01
+    l2: float = 1e-5
+    max_events: int = 1_000_000  # beyond it whole users are left out, as the fit orders them
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("factors", "checkpoints", "negatives", "window", "batch_events", "max_events"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        require(self.epochs >= self.checkpoints, "epochs must not be below checkpoints")
+        require(0 < self.decay <= 1, "decay must be above 0 and at most 1")
+        require(self.learning_rate > 0 and self.l2 >= 0, "learning_rate must be above 0 and l2 not below 0")
+
+    @property
+    def recency(self) -> Floats:
+        """[window] of the last event, the last but one, ..."""
+        return (self.decay ** np.arange(self.window)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One an event: `target` [n] codes; `before` [n, window] codes of the events before it, the last one first, with
+    `share` [n, window] float32 summing to 1, or 0 where there is none."""
+
+    target: Int
+    before: Int
+    share: Floats
+
+    @classmethod
+    def of(cls, item: Ragged, recency: Floats) -> Examples:
+        """Of every event of every row; `item` int32 codes, oldest first."""
+        place = np.arange(len(item.values))
+        before = place[:, None] - np.arange(1, len(recency) + 1)
+        there = before >= item.offsets[:-1][item.rows][:, None]
+        share = np.where(there, recency, 0).astype(np.float32)
+        share /= np.maximum(share.sum(1, keepdims=True), np.float32(1e-30))
+        return cls(item.values.astype(np.int64), item.values[np.where(there, before, 0)].astype(np.int64), share)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, places: Int) -> Examples:
+        return Examples(self.target[places], self.before[places], self.share[places])
+
+
+@register
+class NextItemRetriever(Retriever):
+    name = "next_item"
+
+    def __init__(self, model: NextItem, settings: NextItemSettings) -> None:
+        self.model, self.settings = model, settings
+        self._columns = from_numpy(np.ascontiguousarray(model.target[-1].T))
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        lengths = np.bincount(data.user, minlength=data.matrix.shape[0])
+        users = max(int(np.searchsorted(np.cumsum(lengths), given.max_events, side="right")), 1)
+        item = Ragged.from_lengths(data.item[: lengths[:users].sum()], lengths[:users])
+        return cls(train(Examples.of(item, given.recency), data.matrix.shape[1], given), given)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        model = self.model
+        return {
+            "source": model.source,
+            "target": model.target,
+            "negatives": model.negatives,
+            "weight": model.weight,
+            "recency": model.recency,
+        }
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        parts = (arrays[name] for name in ("source", "target", "negatives", "weight", "recency"))
+        return cls(NextItem(*parts), _settings(settings))
+
+    def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
+        def moved(old: Floats) -> Floats:
+            new = np.zeros((len(old), items, old.shape[2]), np.float32)
+            new[:, codes[codes >= 0]] = old[:, codes >= 0]
+            return new
+
+        model = self.model
+        place = codes[model.negatives]
+        stay = place >= 0
+        negatives, weight = place[stay].astype(np.int32), model.weight[stay]
+        moved_model = NextItem(moved(model.source), moved(model.target), negatives, weight, model.recency)
+        return type(self)(moved_model, self.settings)
+
+    def scores(self, profiles: Profiles) -> Floats:
+        model = self.model
+        item = profiles.item.filter(model.known[profiles.item.values])
+        asked = item.joined(Ragged.from_lengths(np.zeros(len(item), np.int32), np.ones(len(item), np.int64)))
+        examples = Examples.of(asked, model.recency).take(asked.offsets[1:] - 1)  # of what comes after the last event
+        with torch.inference_mode():
+            scores: Floats = dense_dense(_hidden(from_numpy(model.source[-1]), examples), self._columns).numpy()
+        scores *= (item.lengths > 0)[:, None] & model.known
+        return scores
+
+
+def train(examples: Examples, items: int, settings: NextItemSettings) -> NextItem:
+    """The same bits for the same examples and settings."""
+    with one_thread():
+        return _Training(examples, items, settings).run()
+
+
+class _Training:
+    def __init__(self, examples: Examples, items: int, settings: NextItemSettings) -> None:
+        self.examples, self.settings = examples, settings
+        count = np.bincount(examples.target, minlength=items)
+        self.known = count > 0
+        self.chance = inclusion(np.sqrt(count), settings.negatives)
+        self.random = np.random.default_rng(seed_of("next_item", settings.seed))
+        draw = self.random.normal(scale=0.1, size=(2, items, settings.factors)).astype(np.float32)
+        self.source = torch.from_numpy(draw[0]).requires_grad_()
+        # The last column is the items' bias.
+        self.target = torch.from_numpy(np.pad(draw[1], ((0, 0), (0, 1)))).requires_grad_()
+
+    def run(self) -> NextItem:
+        given, kept = self.settings, []
+        optimizer = torch.optim.Adam([self.source, self.target], given.learning_rate, weight_decay=given.l2)
+        ends = {-(-given.epochs * part // given.checkpoints) for part in range(1, given.checkpoints + 1)}
+        for epoch in range(1, given.epochs + 1):
+            for places in self._batches():
+                optimizer.zero_grad()
+                self._loss(self.examples.take(places)).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            if epoch in ends:
+                kept.append([(part.detach().numpy() * self.known[:, None]) for part in (self.source, self.target)])
+        source, target = (np.stack(parts).astype(np.float32) for parts in zip(*kept, strict=True))
+        negatives, weight = self._negatives()
+        return NextItem(source, target, negatives.astype(np.int32), weight, given.recency)
+
+    def _batches(self) -> Iterator[Int]:
+        events = len(self.examples)
+        size = max(self.settings.batch_events, -(-events // _STEPS))
+        yield from np.split(self.random.permutation(events), np.arange(size, events, size))
+
+    def _negatives(self) -> tuple[Int, Floats]:
+        drawn = np.flatnonzero(self.random.random(len(self.chance)) < self.chance)
+        return drawn, (1 / self.chance[drawn]).astype(np.float32)
+
+    def _loss(self, examples: Examples) -> Tensor:
+        negatives, weight = self._negatives()
+        own = torch.from_numpy(examples.target)
+        hidden = _hidden(self.source, examples)
+        for_own = (hidden * self.target[own]).sum(1)
+        others = hidden @ self.target[torch.from_numpy(negatives)].T + torch.log(torch.from_numpy(weight))
+        others = others.masked_fill(torch.from_numpy(examples.target[:, None] == negatives), -torch.inf)
+        return (torch.logaddexp(torch.logsumexp(others, 1), for_own) - for_own).mean()
+
+
+def inclusion(weight: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.float64]:
+    """P of each item being drawn, each on its own, in proportion to its weight but at most 1, `number` in expectation.
+
+    All 1 where no more than `number` items have a weight; 0 without a weight.
+    """
+    there = weight > 0
+    if there.sum() <= number:
+        return there.astype(np.float64)
+    sure = np.zeros(len(weight), np.bool_)
+    while True:  # those whose share would exceed 1 are sure; the others share what is left
+        chance = np.where(sure, 1.0, weight * (number - sure.sum()) / weight[~sure].sum())
+        more = (chance >= 1) & ~sure
+        if not more.any():
+            return chance
+        sure |= more
+
+
+def _hidden(source: Tensor, examples: Examples) -> Tensor:
+    """h [n, d + 1]; each row is summed on its own."""
+    before, share = torch.from_numpy(examples.before), torch.from_numpy(examples.share)
+    context = embedding_bag(before, source, mode="sum", per_sample_weights=share)
+    return torch.nn.functional.pad(context, (0, 1), value=1.0)
+
+
+def _settings(given: Mapping[str, Any]) -> NextItemSettings:
+    return read_settings(NextItemSettings, given, "retrieval.sources (next_item)")
