@@ -110,6 +110,7 @@ class Retriever(ABC):
     name: ClassVar[str]
     personal: ClassVar[bool] = True  # False: the same scores for every user (popularity)
     scoring_only: ClassVar[frozenset[str]] = frozenset()  # settings that `fit` does not look at
+    fitted_as: ClassVar[str | None] = None  # the retriever whose fit of the same settings this one scores with
 
     @classmethod
     @abstractmethod

@@ -90,20 +90,20 @@ class Ials(Retriever):
         return type(self)(factors, self.settings, self.gram)
 
     def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        users = self.user_vectors(profiles)
-        return dense_dense(torch.from_numpy(users), self._columns).numpy()
+        return self.scores_of(self.folded_in(profiles.matrix()))
 
-    def user_vectors(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        """[users, d] in whitened coordinates; zero for an empty history."""
-        return self._folded_in(profiles.matrix())
+    def scores_of(self, users: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[users, items] of vectors [users, d] in whitened coordinates."""
+        return dense_dense(torch.from_numpy(users), self._columns).numpy()
 
     def plain_vectors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
         """p [users, d] of the rows of `matrix` [users, items]: the vectors that the factors' own coordinates have."""
         root = self._whitened.root.double().numpy()
-        plain: npt.NDArray[np.float64] = solve_triangular(root, self._folded_in(matrix).T, trans=1, lower=True).T
+        plain: npt.NDArray[np.float64] = solve_triangular(root, self.folded_in(matrix).T, trans=1, lower=True).T
         return plain
 
-    def _folded_in(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float32]:
+    def folded_in(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float32]:
+        """Whitened vectors [users, d] of the rows of `matrix` [users, items]; zero for empty rows."""
         users = np.zeros((matrix.shape[0], self.factors.shape[1]), np.float32)
         offsets = matrix.indptr.astype(np.int64)
         for batch in padded_batches(offsets, users.shape[1]):

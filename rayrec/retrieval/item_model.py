@@ -78,10 +78,12 @@ class ItemModel:
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.kind for fitted in self.fitted.values()})
-        chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.kind == kind]
+        chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.fit_kind == kind]
         for spec in reversed(chosen):  # so that the first of a kind stands
             if spec.key in self.fitted:
-                arrays.update({f"{spec.kind}.{name}": array for name, array in self.fitted[spec.key].arrays.items()})
+                arrays.update(
+                    {f"{spec.fit_kind}.{name}": array for name, array in self.fitted[spec.key].arrays.items()}
+                )
         for key, fitted in self.fitted.items():
             arrays.update({f"{key}.{name}": array for name, array in fitted.arrays.items()})
         for key, learned in self.learned.items():
@@ -91,7 +93,7 @@ class ItemModel:
     def factors(self, specs: Sequence[SourceSpec]) -> npt.NDArray[np.float32] | None:
         """iALS item factors [items, d]: of the first of these sources that has some, else the default's."""
         for spec in (*specs, FACTORS):
-            if spec.kind == "ials" and spec.key in self.fitted:
+            if spec.fit_kind == "ials" and spec.key in self.fitted:
                 found: npt.NDArray[np.float32] = self.fitted[spec.key].arrays["factors"]
                 return found
         return None
@@ -128,10 +130,10 @@ def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[
     for specs in arms:
         for spec in specs:
             unique.setdefault(spec.key, spec)
-        if factors and not any(spec.kind == "ials" for spec in specs):
+        if factors and not any(spec.fit_kind == "ials" for spec in specs):
             unique.setdefault(FACTORS.key, FACTORS)
     for need in needs:
-        if need.settings is not None or all(spec.kind != need.kind for spec in unique.values()):
+        if need.settings is not None or all(spec.fit_kind != need.kind for spec in unique.values()):
             spec = SourceSpec(need.name, need.kind, 0, need.settings or {})
             unique.setdefault(spec.key, spec)
     return tuple(unique.values())
@@ -182,8 +184,8 @@ def of_data(
 def _fitted(data: FitData, specs: Sequence[SourceSpec]) -> dict[str, Fitted]:
     fitted = {}
     for spec in specs:
-        model = retriever_kind(spec.kind).fit(data, spec.fit_settings)
-        fitted[spec.key] = Fitted(spec.kind, spec.fit_settings, model.arrays())
+        model = retriever_kind(spec.fit_kind).fit(data, spec.fit_settings)
+        fitted[spec.key] = Fitted(spec.fit_kind, spec.fit_settings, model.arrays())
     return fitted
 
 
@@ -195,8 +197,8 @@ def _refit(specs: Sequence[SourceSpec], needs: Sequence[Need]) -> Callable[[FitD
     """Fits of other data, of what is needed alone, with the settings that the model's own fits have."""
     kinds = {need.kind for need in needs if need.settings is None}
     keys = {SourceSpec(need.name, need.kind, 0, need.settings).key for need in needs if need.settings is not None}
-    first = {spec.kind: spec.key for spec in reversed(specs) if spec.kind in kinds}
-    wanted = [spec for spec in specs if spec.key in keys or first.get(spec.kind) == spec.key]
+    first = {spec.fit_kind: spec.key for spec in reversed(specs) if spec.fit_kind in kinds}
+    wanted = [spec for spec in specs if spec.key in keys or first.get(spec.fit_kind) == spec.key]
 
     def refit(data: FitData) -> Arrays:
         nobody = np.zeros((data.matrix.shape[1], 0), np.float32)

@@ -30,9 +30,14 @@ class SourceSpec:
         return {key: value for key, value in self.settings.items() if key not in ignored}
 
     @property
+    def fit_kind(self) -> str:
+        """The retriever whose fit it scores with: its own kind, but for kinds that are fitted as another."""
+        return retriever_kind(self.kind).fitted_as or self.kind
+
+    @property
     def key(self) -> str:
         """Specs with the same key share one fit."""
-        return f"{self.kind}-{digest(self.fit_settings)}"
+        return f"{self.fit_kind}-{digest(self.fit_settings)}"
 
 
 def read_sources(sources: Mapping[str, Mapping[str, Any]], per_source: int) -> tuple[SourceSpec, ...]:

@@ -69,18 +69,18 @@ def without(
         old = model.fitted.get(spec.key)
         if old is None:
             continue
-        row = {"source": spec.key, "kind": spec.kind}
+        row = {"source": spec.key, "kind": spec.fit_kind}
         ease = None
-        if spec.kind == Ease.name and "inverse" in old.arrays and not sampled:
+        if spec.fit_kind == Ease.name and "inverse" in old.arrays and not sampled:
             ease = _without_ease(Ease.load(old.arrays, old.settings), forgotten, remaining, codes)
         if ease is not None:
-            made[spec.key] = Fitted(spec.kind, old.settings, ease[0].arrays())
+            made[spec.key] = Fitted(spec.fit_kind, old.settings, ease[0].arrays())
             how.append({**row, "how": DOWNDATED, **ease[1]})
-        elif spec.kind == Ials.name:
+        elif spec.fit_kind == Ials.name:
             moved = Ials.load(old.arrays, old.settings).remap(codes, len(item_ids))
             touched = codes[np.unique(forgotten.indices)]
             ials = resolved(moved, remaining.matrix, touched[touched >= 0])
-            made[spec.key] = Fitted(spec.kind, old.settings, ials.arrays())
+            made[spec.key] = Fitted(spec.fit_kind, old.settings, ials.arrays())
             how.append({**row, "how": RESOLVED, **_ials_difference(moved, ials, remaining, old.settings)})
         else:
             how.append({**row, "how": REFITTED})

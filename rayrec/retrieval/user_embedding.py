@@ -1,0 +1,139 @@
+"""Several vectors a user (after kNN-Embed, arXiv 2205.06205): a history is clustered, and each interest asks by itself.
+
+The items of a user's history are grouped by the cosine of their iALS factors (spherical k-means), each group is folded
+in as if it were a user, p_c, and an item scores max_c v'p_c: what suits one interest well is not averaged away by the
+others. An interest of few items has a short vector, since the ridge pulls it to zero: that is its weight. (Weighting by
+the share of the history besides, as kNN-Embed draws candidates, found less: benchmarks.embed_recall.)
+
+With one interest the scores are those of iALS, whose fit it shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from rayrec.retrieval.base import FitData, Profiles, Retriever, register
+from rayrec.retrieval.ials import Ials, IalsSettings
+from rayrec.ridge import one_thread, padded_batches
+from rayrec.settings import read_settings, require
+
+_ROUNDS = 10  # of k-means: histories are short
+_BLOCK_BYTES = 16 << 20  # of interests' scores
+
+
+@dataclass(frozen=True)
+class UserEmbeddingSettings(IalsSettings):
+    interests: int = 4  # at most, a user
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.interests <= 64, "interests must be between 1 and 64")
+
+    @property
+    def of_fit(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "interests"}
+
+
+@register
+class UserEmbedding(Retriever):
+    name = "user_embedding"
+    scoring_only = frozenset({"interests"})
+    fitted_as = Ials.name
+
+    def __init__(self, model: Ials, interests: int) -> None:
+        self.model = model
+        self.interests = interests
+        self._directions = normalize(torch.from_numpy(np.array(model.factors)))  # zero where not known
+        self._known = np.any(model.factors != 0, axis=1)
+
+    @classmethod
+    def check(cls, settings: Mapping[str, Any]) -> None:
+        _settings(settings)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        return cls(Ials.fit(data, given.of_fit), given.interests)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return self.model.arrays()
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+        given = _settings(settings)
+        return cls(Ials.load(arrays, given.of_fit), given.interests)
+
+    def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
+        return type(self)(self.model.remap(codes, items), self.interests)
+
+    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+        vectors, offsets = self.vectors(profiles)
+        scores = np.zeros((len(profiles), profiles.items), np.float32)
+        users = np.flatnonzero(np.diff(offsets))
+        step = max(1, _BLOCK_BYTES // (4 * self.interests * max(1, profiles.items)))
+        for start in range(0, len(users), step):
+            block = users[start : start + step]
+            first, last = offsets[block[0]], offsets[block[-1] + 1]
+            asked = self.model.scores_of(vectors[first:last])
+            scores[block] = np.maximum.reduceat(asked, offsets[block] - first, axis=0)
+        return scores
+
+    def vectors(self, profiles: Profiles) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The users' interests [interests of all, d], whitened, and where each user's begin, [users + 1].
+
+        A user without a known item has none.
+        """
+        matrix = profiles.matrix()
+        known = self._known[matrix.indices]
+        user = np.repeat(np.arange(len(profiles)), np.diff(matrix.indptr))[known]
+        item, weight = matrix.indices[known], matrix.data[known]
+        group = user * self.interests + self._clusters(item, np.bincount(user, minlength=len(profiles)))
+        rows, row = np.unique(group, return_inverse=True)
+        grouped = sp.csr_matrix((weight, (row, item)), shape=(len(rows), profiles.items))
+        offsets = np.searchsorted(rows, np.arange(len(profiles) + 1) * self.interests)
+        return self.model.folded_in(grouped), offsets
+
+    def _clusters(self, item: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The interest of each event, [events], from 0 to interests - 1; `lengths` [users]."""
+        found = np.zeros(len(item), np.int64)
+        if self.interests > 1:
+            for batch in padded_batches(np.concatenate([[0], np.cumsum(lengths)]), self._directions.shape[1]):
+                with one_thread(), torch.inference_mode():
+                    mask = torch.from_numpy(batch.mask)
+                    lines = self._directions[torch.from_numpy(item[batch.take]).long()] * mask.unsqueeze(2)
+                    found[batch.take[batch.mask]] = spherical_kmeans(lines, mask, self.interests)[mask].numpy()
+        return found
+
+
+def spherical_kmeans(lines: Tensor, mask: Tensor, clusters: int) -> Tensor:
+    """Cluster the unit vectors of each row of `lines` [b, L, d], zero where `mask` [b, L] is not: int64 [b, L].
+
+    Begins with the vector nearest to the row's mean, then each time with the one farthest from those chosen; ties go to
+    the first. Rows with fewer different vectors have fewer clusters.
+    """
+    rows = torch.arange(len(lines))
+    chosen = [torch.bmm(lines, lines.sum(1).unsqueeze(2)).squeeze(2).masked_fill(~mask, -torch.inf).argmax(1)]
+    nearest = torch.full(mask.shape, -torch.inf)
+    for _ in range(clusters - 1):
+        nearest = nearest.maximum(torch.bmm(lines, lines[rows, chosen[-1]].unsqueeze(2)).squeeze(2))
+        chosen.append(nearest.masked_fill(~mask, torch.inf).argmin(1))
+    centres = lines[rows.unsqueeze(1), torch.stack(chosen, 1)]
+    for _ in range(_ROUNDS):
+        label = torch.bmm(lines, centres.transpose(1, 2)).argmax(2)
+        sums = torch.bmm(one_hot(label, clusters).to(lines.dtype).transpose(1, 2), lines)
+        moved = normalize(sums, dim=2)
+        centres = torch.where(sums.any(2, keepdim=True), moved, centres)
+    return torch.bmm(lines, centres.transpose(1, 2)).argmax(2)
+
+
+def _settings(given: Mapping[str, Any]) -> UserEmbeddingSettings:
+    return read_settings(UserEmbeddingSettings, given, "retrieval.sources (user_embedding)")
