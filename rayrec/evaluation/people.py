@@ -22,7 +22,8 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, ITEM
 from rayrec.denoising.base import REASONS
 from rayrec.errors import DataError, MissingFileError
-from rayrec.evaluation.report_data import EXAMPLE, REMOVED
+from rayrec.evaluation.reasons import explained
+from rayrec.evaluation.report_data import BEFORE_AFTER, EXAMPLE, REMOVED
 from rayrec.evaluation.summary import rbo
 from rayrec.hashing import shard_of
 from rayrec.publishing import layout
@@ -32,25 +33,14 @@ from rayrec.storage import Storage
 
 _PAIR = pa.schema([pa.field("user_id", pa.string()), pa.field("item_id", pa.string())])
 
-IN_WORDS = {
-    "inconsistent": "does not fit the other events",
-    "harmful": "makes the trusted events harder to predict",
-    "both": "fits nothing else, and makes the trusted events harder to predict",
-    "undone": "was taken back by a later event",
-    "burst": "came faster than people act",
-    "repeated": "repeats the same item on one day",
-    "skimmed": "was looked at far shorter than usual",
-    "unexplained": "is what a model of all users' events expects least of this user",
-    "doubtful": "looks like noise by several signs together",
-}
-
 
 @dataclass(frozen=True)
 class PastEvent:
     title: str
     when: datetime  # UTC
     event: str
-    taken_out: Mapping[str, str]  # denoising variant -> reason (a key of IN_WORDS); empty: kept by all
+    taken_out: Mapping[str, str]  # denoising variant -> reason (one of REASONS); empty: kept by all
+    why: Mapping[str, str]  # denoising variant -> the reason in words
 
 
 @dataclass(frozen=True)
@@ -132,8 +122,9 @@ def _person(
     first = rows[0] if rows else {"item": []}
     for place, code in enumerate(first["item"]):
         out = {row["variant"]: REASONS[row["reason"][place]] for row in rows if row["reason"][place]}
+        why = {row["variant"]: explained(row, place) for row in rows if row["reason"][place]}
         when = datetime.fromtimestamp(first["ts"][place] / 1e6, UTC)
-        history.append(PastEvent(title_of_code[code].as_py(), when, events[first["event"][place]], out))
+        history.append(PastEvent(title_of_code[code].as_py(), when, events[first["event"][place]], out, why))
     found: dict[str, list[Recommended]] = {arm: [] for arm in manifest.arms}
     for row in ranked.to_pylist():
         title = title_of_id.get(row["item_id"], row["item_id"])
@@ -216,3 +207,15 @@ def example_rows(people: Sequence[Person], *, events: int = 15, ranks: int = 10)
         for arm, slate in person.slates.items():
             rows += [(person.user_id, arm, item.rank, item.title, item.source, "") for item in slate[:ranks]]
     return pa.Table.from_pylist([dict(zip(EXAMPLE.names, row, strict=True)) for row in rows], EXAMPLE)
+
+
+def before_after_rows(people: Sequence[Person], *, events: int = 25) -> pa.Table:
+    """BEFORE_AFTER rows of some people: their newest events, under each variant that took something from them."""
+    rows = []
+    for person in people:
+        for variant in sorted({name for past in person.history for name in past.taken_out}):
+            for place, past in enumerate(person.history[-events:]):
+                when = f"{past.when.date()} {past.event}"
+                values = (person.user_id, variant, place, past.title, when, past.why.get(variant, ""))
+                rows.append(dict(zip(BEFORE_AFTER.names, values, strict=True)))
+    return pa.Table.from_pylist(rows, BEFORE_AFTER)

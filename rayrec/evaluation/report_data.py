@@ -20,6 +20,7 @@ from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT
 from rayrec.evaluation.preferences import PREFERENCE
 from rayrec.evaluation.summary import SUMMARY
+from rayrec.evaluation.wording import WORDING
 from rayrec.offpolicy.published import ESTIMATES
 
 TIMINGS = pa.schema(
@@ -54,11 +55,23 @@ EXAMPLE = pa.schema(
     ]
 )
 """A few users' histories and slates, in words."""
+BEFORE_AFTER = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),  # of denoising
+        pa.field("place", pa.int64(), nullable=False),  # oldest first
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # day and event
+        pa.field("why", pa.string(), nullable=False),  # it was taken out, in words; "" if it was not
+    ]
+)
+"""A few users' histories, and what is left of them after each denoising variant."""
 _TABLES = {
     "quarantine_examples": QUARANTINE,
     "summary": SUMMARY,
     "removed_examples": REMOVED,
     "examples": EXAMPLE,
+    "before_after": BEFORE_AFTER,
     "drift": DRIFT,
     "timings": TIMINGS,
     "losses": LOSSES,
@@ -66,6 +79,7 @@ _TABLES = {
     "planted": COMPARISON,
     "preferences": PREFERENCE,
     "offpolicy": ESTIMATES,
+    "wording": WORDING,
 }
 
 
@@ -90,6 +104,8 @@ class ReportData:
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
+    before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
+    denoised_for: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, in words
     earlier: Date | None = None  # the last published day before this one
     drift: pa.Table = field(default_factory=DRIFT.empty_table)
     timings: pa.Table = field(default_factory=TIMINGS.empty_table)
@@ -103,6 +119,7 @@ class ReportData:
     logged: str = ""  # what `offpolicy` was estimated from, in words
     offpolicy: pa.Table = field(default_factory=ESTIMATES.empty_table)
     planted: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
+    wording: pa.Table = field(default_factory=WORDING.empty_table)  # items that owe most to the words beside the title
 
     def __post_init__(self) -> None:
         for name, schema in _TABLES.items():
@@ -117,11 +134,11 @@ class ReportData:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ReportData:
-        """Raises DataError if the document is not a report of this version."""
+        """Raises DataError if the document cannot be read; sections that an older one does not have are empty."""
         try:
             content: dict[str, Any] = json.loads(data)
             for name, schema in _TABLES.items():
-                content[name] = pa.Table.from_pylist(content[name], schema)
+                content[name] = pa.Table.from_pylist(content.get(name, []), schema)
             for name in ("date", "earlier"):
                 content[name] = Date.fromisoformat(content[name]) if content[name] else None
             content["verdicts"] = tuple(content["verdicts"])

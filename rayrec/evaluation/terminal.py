@@ -13,10 +13,10 @@ from rich.text import Text
 from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
 from rayrec.evaluation.decision import Decision
 from rayrec.evaluation.logged import Logged
-from rayrec.evaluation.people import IN_WORDS, Person
+from rayrec.evaluation.people import Person
 from rayrec.evaluation.report import brief
 
-_TITLE = 48  # characters
+_TITLE, _WHY = 48, 400  # characters
 _LOG_WIDTH = 140
 
 
@@ -33,13 +33,13 @@ def print_person(console: Console, person: Person, *, ranks: int = 10, events: i
     older = f", the newest {len(shown)}" if len(shown) < len(person.history) else ""
     title = f"user {brief(person.user_id)}: {len(person.history)} events, {out} taken out{older}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("when", "event", "title", "taken out because it"):
+    for name in ("when", "event", "title", "taken out because"):
         table.add_column(name)
     for event in shown:
         style = "dim strike" if event.taken_out else ""
-        why = "; ".join(f"{IN_WORDS.get(r, r)} ({variant})" for variant, r in event.taken_out.items())
+        why = "; ".join(f"{words} ({variant})" for variant, words in event.why.items())
         cells = (f"{event.when:%Y-%m-%d %H:%M}", brief(event.event, 20), Text(brief(event.title, _TITLE), style=style))
-        table.add_row(*cells, Text(("✗ " if why else "") + brief(why), style="red"))
+        table.add_row(*cells, Text(("✗ " if why else "") + brief(why, _WHY), style="red"))
     console.print(table)
     console.print(_slates(person, ranks))
 

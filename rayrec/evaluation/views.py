@@ -13,6 +13,7 @@ from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
 from rayrec.evaluation.decision import LEVEL
 from rayrec.evaluation.report_data import ReportData
 from rayrec.evaluation.summary import RANK_BANDS, of_quantity
+from rayrec.evaluation.taken_out import AGES, POPULAR
 
 Rows = list[dict[str, Any]]
 _SHOWN = 12  # categories, sources: the rest is "other"
@@ -32,14 +33,28 @@ def flow(data: ReportData) -> Rows:
     return [{"name": name, "count": count, "share": count / whole, "kind": kind} for name, count, kind in rows]
 
 
-def verdicts(summary: pa.Table) -> Rows:
+def verdicts(data: ReportData) -> Rows:
+    """By denoising variant: how much was taken out and why, and of which events; variants that took nothing are left
+    out."""
     found = []
-    for variant, counts in of_quantity(summary, "verdict").items():
+    groups = {name: of_quantity(data.summary, f"out by {name}") for name in ("event", "age", "popularity")}
+    bands = {"age": [name for _, name in AGES], "popularity": list(POPULAR)}
+    for variant, counts in of_quantity(data.summary, "verdict").items():
         events = sum(counts.values())
         taken = shares({name: n for name, n in counts.items() if name != "kept"}, events)
         removed = sum(row["count"] for row in taken)
-        found.append({"variant": variant, "events": events, "removed": removed, "reasons": taken})
+        of_what = {name: _out_of(by_variant.get(variant, {}), bands.get(name)) for name, by_variant in groups.items()}
+        row = {"variant": variant, "arms": data.denoised_for.get(variant, ""), "events": events, "removed": removed}
+        found.append({**row, "reasons": taken, "of_what": {name: rows for name, rows in of_what.items() if rows}})
     return [verdict for verdict in found if verdict["removed"]]
+
+
+def _out_of(counts: Mapping[str, float], order: list[str] | None) -> Rows:
+    """Counts by `band/all` and `band/out`, in this order, or the largest band first."""
+    whole = {key.rpartition("/")[0]: count for key, count in counts.items() if key.endswith("/all")}
+    names = order or sorted(whole, key=lambda name: (-whole[name], name))
+    rows = [(name, whole[name], counts.get(f"{name}/out", 0.0)) for name in names if whole.get(name)]
+    return [{"name": name, "events": events, "removed": out, "share": out / events} for name, events, out in rows]
 
 
 def scores(summary: pa.Table, arms: list[str]) -> Rows:
@@ -127,6 +142,30 @@ def people(examples: pa.Table) -> Rows:
             for row in slate:
                 row["only"] = len(slates) > 1 and row["title"] not in elsewhere
         found.append({"user_id": user, "history": history, "slates": slates})
+    return found
+
+
+def before_after(table: pa.Table) -> Rows:
+    """By person and variant: the history's lines, and how many of them are left."""
+    found: dict[tuple[str, str], Rows] = {}
+    for row in table.to_pylist():
+        found.setdefault((row["user_id"], row["variant"]), []).append(row)
+    return [
+        {"user_id": user, "variant": variant, "lines": lines, "left": sum(not line["why"] for line in lines)}
+        for (user, variant), lines in found.items()
+    ]
+
+
+def wording(table: pa.Table) -> Rows:
+    """By who reads the texts."""
+    found = []
+    for method in pc.unique(table["method"]).to_pylist():
+        rows = table.filter(pc.equal(table["method"], method)).to_pylist()
+        most = max(abs(row["shift"]) for row in rows)
+        for row in rows:
+            row["share"] = abs(row["shift"]) / most
+            row["times"] = abs(row["shift"]) / row["typical"] if row["typical"] else None
+        found.append({"rows": rows, **{name: rows[0][name] for name in ("method", "typical", "items")}})
     return found
 
 

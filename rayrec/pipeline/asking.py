@@ -47,7 +47,7 @@ class Reading:
     @property
     def reader(self) -> str:
         """Readings of one reader are read together."""
-        return self.method.model_dump_json() if self.method.reads_text else self.method.method
+        return self.method.reader
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.config import Slate
+from rayrec.config import Rerank, Slate
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, QUARANTINE, SLATE
 from rayrec.evaluation.summary import merge, summarise_slates
@@ -101,6 +101,7 @@ class Commit:
             catalogue_of(day)["attributes"],
             day.date,
             self._what.run.record.identity,
+            path.at("rerank").read(Rerank).lift_bound,
         )
 
     def _made(self, path: ArmPath, table: pa.Table) -> Made:

@@ -25,7 +25,7 @@ from rayrec.storage import Storage
 
 PUBLICATIONS = ("slates", "embeddings")  # folders whose days have manifests
 _ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
-_EXAMPLES = ("quarantine_examples", "removed_examples", "examples")  # of a report
+_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
 _USER = "user_id"
 
 

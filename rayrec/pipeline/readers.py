@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+import pyarrow as pa
 
 from rayrec.config import Rerank
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.demonstrations import demonstration_pool
 from rayrec.pipeline.models import Models, catalogue_of, instruction
 from rayrec.reranking import engines
 from rayrec.reranking.actor import Reranker, RerankSpec
@@ -14,6 +18,7 @@ from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.text_actor import TextReranker
 from rayrec.reranking.ways import engines as ways
 from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.demonstrations import Demonstrator
 
 
 @dataclass
@@ -28,10 +33,9 @@ class Readers:
     def at(self, models: Models, method: Rerank) -> Reranker | TextReranker:
         """Who scores by this method as of these models' cut; loaded when first asked for."""
         if method.reads_text:
-            key = method.model_dump_json()
-            if key not in self._texts:
-                self._texts[key] = self._text(method)
-            return self._texts[key]
+            if method.reader not in self._texts:
+                self._texts[method.reader] = self._text(method)
+            return self._texts[method.reader]
         if self._tuned is None or self._tuned[0] != models:
             self._tuned = models, self._item_tokens(models)
         return self._tuned[1]
@@ -49,9 +53,13 @@ class Readers:
         checkpoint = Checkpoint.open(str(method.checkpoint), method.adapter)
         way = ways.start(method.method, method.engine, checkpoint, self._settings(method), method.settings)
         catalogue = catalogue_of(self.day)
-        pairs = zip(catalogue["title"].to_pylist(), catalogue["category"].to_pylist(), strict=True)
-        texts = tuple(f"{title} ({category})" if category else title for title, category in pairs)
-        return TextReranker(way, texts, instruction(self.day), method.depth)
+        titles = tuple(catalogue["title"].to_pylist())
+        texts = tuple(item_texts(catalogue, method.fields))
+        words, settings = instruction(self.day), ways.way_named(method.method).read(method.settings)
+        shown = None
+        if settings.demonstrations != "none":
+            shown = Demonstrator.of(settings, demonstration_pool(self.day), way, texts, words)
+        return TextReranker(way, texts, titles, words, method.depth, shown)
 
     def _settings(self, method: Rerank) -> EngineSettings:
         resources = self.day.config.resources
@@ -61,3 +69,13 @@ class Readers:
             device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
             vllm=resources.vllm,
         )
+
+
+def item_texts(catalogue: pa.Table, fields: Sequence[str]) -> Iterator[str]:
+    """What a checkpoint reads of each item, title first: `title (category): description`, by the `fields` it may."""
+    nothing = [None] * catalogue.num_rows
+    category, description = (
+        catalogue[name].to_pylist() if name in fields else nothing for name in ("category", "description")
+    )
+    for title, kind, more in zip(catalogue["title"].to_pylist(), category, description, strict=True):
+        yield title + (f" ({kind})" if kind else "") + (f": {more}" if more else "")

@@ -14,6 +14,7 @@ from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT, drift
 from rayrec.evaluation.people import (
     Person,
+    before_after_rows,
     differ_most,
     example_rows,
     read_denoised,
@@ -23,10 +24,12 @@ from rayrec.evaluation.people import (
 )
 from rayrec.evaluation.report import read_report
 from rayrec.evaluation.report_data import LOSSES, TIMINGS, ReportData
+from rayrec.evaluation.wording import WORDING, wording
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.kept import read_summaries
 from rayrec.pipeline.models import catalogue_of
+from rayrec.pipeline.rereading import read_reread
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.reader import read_shard
 from rayrec.publishing.records import Manifest
@@ -34,23 +37,29 @@ from rayrec.reranking import artefact
 from rayrec.slates.arms import ArmPath
 
 _RANKED = ("user_id", "rank", "item_id")
-_QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES = 20, 20
+_QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
 
 
 def people_worth_showing(day: Day, manifest: Manifest, limit: int) -> list[Person]:
     """Up to `limit` users to look at: first those whose histories lost something, then, for up to half of the places,
     users whose slates differ most between the first two arms (found in the first shard)."""
-    lost: list[str] = []
-    for shard in range(manifest.shards):
-        if len(lost) >= limit:
-            break
-        lost += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(lost))
+    lost = _who_lost(day, manifest, limit)
     differ: list[str] = []
     if len(manifest.arms) > 1:
         one, other = (read_shard(day.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
         differ = [user for user in differ_most(one, other, limit) if user not in lost][: limit // 2]
     users = lost[: limit - len(differ)] + differ
     return read_people(day.config.output.root, day.date, users) if users else []
+
+
+def _who_lost(day: Day, manifest: Manifest, limit: int) -> list[str]:
+    """Up to `limit` users whose histories are worth showing, from as many shards as it takes."""
+    lost: list[str] = []
+    for shard in range(manifest.shards):
+        if len(lost) >= limit:
+            break
+        lost += worth_showing(read_denoised(day.storage, manifest, shard), limit - len(lost))
+    return lost
 
 
 def report_data(night: Night, people: list[Person], planted: pa.Table | None = None) -> ReportData:
@@ -77,6 +86,8 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         quarantine_examples=_quarantine_examples(day),
         removed_examples=_removed_examples(day, manifest),
         examples=example_rows(people),
+        before_after=_before_after(day, manifest),
+        denoised_for={variant.name: ", ".join(day.arms.arms_of(variant)) for variant in day.arms.variants("denoise")},
         earlier=earlier[-1] if earlier else None,
         drift=drifted,
         timings=pa.Table.from_pylist(
@@ -84,6 +95,7 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         ),
         losses=_losses(night),
         planted=COMPARISON.empty_table() if planted is None else planted,
+        wording=_wording(day, manifest),
     )
 
 
@@ -148,6 +160,17 @@ def _removed_examples(day: Day, manifest: Manifest) -> pa.Table:
     titles = catalogue_of(day)["title"]
     first = read_denoised(day.storage, manifest, 0)
     return removed_examples(first, titles, _REMOVED_EXAMPLES)
+
+
+def _before_after(day: Day, manifest: Manifest) -> pa.Table:
+    users = _who_lost(day, manifest, _HISTORIES)
+    return before_after_rows(read_people(day.config.output.root, day.date, users) if users else [])
+
+
+def _wording(day: Day, manifest: Manifest) -> pa.Table:
+    titles = catalogue_of(day)["title"]
+    found = [wording(method, table, titles) for method, table in read_reread(day, manifest.run_id).items()]
+    return pa.concat_tables([WORDING.empty_table(), *found])
 
 
 def _losses(night: Night) -> pa.Table:

@@ -18,6 +18,8 @@ from rayrec import config
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.denoising.stage import DenoiseStage
+from rayrec.evaluation.taken_out import popularity_bands, summarise_taken_out
+from rayrec.hashing import digest
 from rayrec.pipeline.asking import (
     ASKED,
     LLM,
@@ -35,10 +37,12 @@ from rayrec.pipeline.asking import (
 from rayrec.pipeline.carry import Pool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
-from rayrec.pipeline.kept import keep_verdicts
+from rayrec.pipeline.kept import keep_summary, keep_verdicts
 from rayrec.pipeline.models import Models, asks_llm, available, loaded, sources_of
 from rayrec.pipeline.readers import Readers
+from rayrec.pipeline.rereading import keep_reread
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
+from rayrec.reranking.text_actor import TextReranker
 from rayrec.reranking.vllm_engine import ENVIRONMENT
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.slates.arms import Variant
@@ -116,6 +120,9 @@ class Denoise:
         denoised = pa.concat_tables(parts)
         if scoring.run_id:
             keep_verdicts(day, scoring.run_id, shard, denoised)
+            bands = popularity_bands(arrays["item.count"])
+            taken_out = summarise_taken_out(denoised, tuple(day.config.data.events), models.cut, bands)
+            keep_summary(day, scoring.run_id, "taken-out", shard, taken_out)
         if wanted is not None:
             return lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
         return denoised
@@ -169,14 +176,18 @@ class Rerank:
         self._readers = Readers(scoring.day, scoring.engine)
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        models, _ = self._scoring.at(unit)
+        models, shard = self._scoring.at(unit)
         asked = [(reading, *self._asked(table, reading, arms)) for reading, arms in self._readings()]
         errors = []
         for reader in dict.fromkeys(reading.reader for reading, *_ in asked):
             own = [one for one in asked if one[0].reader == reader]
             method = own[0][0].method
             # One call for all readings of a reader: where they share a prompt, it is read once.
-            out = self._readers.at(models, method)(pa.concat_tables([rows for *_, rows in own]).combine_chunks())
+            started = self._readers.at(models, method)
+            out = started(pa.concat_tables([rows for *_, rows in own]).combine_chunks())
+            if isinstance(started, TextReranker) and self._scoring.run_id:
+                name = f"{method.method}-{digest(reader)}"
+                keep_reread(self._scoring.day, self._scoring.run_id, shard, name, started, out)
             start = 0
             for reading, place, rows in own:
                 part = out.slice(start, len(rows))

@@ -2,11 +2,12 @@
 
 Of a user's candidates the `depth` that the retrievers rank highest together are read, in that order; the others score
 NaN, below all that were read. Together: reciprocal rank fusion, sum over sources of 1 / (60 + rank), where a source
-has an opinion (Cormack et al. 2009).
+has an opinion (Cormack et al. 2009). `score.llm` itself is no source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,8 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.ordering import best, padded_rows, ranks
 from rayrec.reranking.actor import as_columns
 from rayrec.reranking.base import Failure, Float32
-from rayrec.reranking.ways.base import Ask, Way
+from rayrec.reranking.ways.base import Ask, Example, Way
+from rayrec.reranking.ways.demonstrations import Demonstrator
 
 _FUSION = 60
 
@@ -28,25 +30,17 @@ class TextReranker:
 
     way: Way
     texts: tuple[str, ...]  # of each item of the catalogue, by code
+    titles: tuple[str, ...]  # the part of each text that is its title
     instruction: str  # clean words, for users who ask for nothing
     depth: int
+    demonstrator: Demonstrator | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema, with or without a column `ask`, -> reranked_schema, row for row."""
-        history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
-        asked = table["ask"].to_pylist() if "ask" in table.column_names else [None] * len(table)
-        read = best(fused(table), self.depth)  # places within each row
-        chosen = candidate.values[read.values]
-        asks = [
-            Ask(
-                asked[row] or self.instruction,
-                tuple(self.texts[code] for code in history[row]),
-                tuple(self.texts[code] for code in read.like(chosen)[row]),
-            )
-            for row in range(len(table))
-        ]
+        candidate = Ragged.from_arrow(table["candidate"])
+        read, asks = self.asks(table)
         answers: list[Float32 | Failure] = []
-        for row, answer in enumerate(self.way.score(asks)):
+        for row, answer in enumerate(self.scored(asks)):
             if not isinstance(answer, Failure):
                 scores = np.full(int(candidate.lengths[row]), np.nan, np.float32)
                 scores[read[row] - candidate.offsets[row]] = answer
@@ -55,13 +49,39 @@ class TextReranker:
         scores_column, errors = as_columns(answers)
         return table.append_column("score.llm", scores_column).append_column("error", errors)
 
+    def asks(self, table: pa.Table) -> tuple[Ragged, list[Ask]]:
+        """What is read of each row: places in its flat candidates, int64, in the retrievers' order; and the asks."""
+        history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
+        asked = table["ask"].to_pylist() if "ask" in table.column_names else [None] * len(table)
+        read = best(fused(table), self.depth)
+        chosen = read.like(candidate.values[read.values])
+        users = table["user_id"].to_pylist()
+        nothing: list[tuple[Example, ...]] = [()] * len(table)
+        shown = nothing if self.demonstrator is None else self.demonstrator(users, history)
+        asks = [
+            Ask(
+                asked[row] or self.instruction,
+                tuple(self.texts[code] for code in history[row]),
+                tuple(self.texts[code] for code in chosen[row]),
+                shown[row],
+            )
+            for row in range(len(table))
+        ]
+        return read, asks
+
+    def scored(self, asks: Sequence[Ask]) -> list[Float32 | Failure]:
+        """As the way scores them, 0 where it prefers nothing."""
+        neutral = [np.float32(self.way.neutral(len(ask.candidates))) for ask in asks]
+        answers = zip(self.way.score(asks), neutral, strict=True)
+        return [answer if isinstance(answer, Failure) else answer - none for answer, none in answers]
+
 
 def fused(table: pa.Table) -> Ragged:
     """The candidates' reciprocal rank fusion over all `score.*` columns, ragged float32."""
     candidate = Ragged.from_arrow(table["candidate"])
     total: npt.NDArray[np.float32] = np.zeros(len(candidate.values), np.float32)
     for name in table.column_names:
-        if name.startswith("score."):
+        if name.startswith("score.") and name != "score.llm":
             values = Ragged.from_arrow(table[name]).values
             for block in padded_rows(candidate.offsets):
                 at = block.take[block.mask]

@@ -75,6 +75,7 @@ class AssembleStage:
     diversity: Diversity | None = None
     depth: int = 0  # how many of a user's best candidates are diversified
     fallback: Fallback | None = None
+    lift: int | None = None  # places that the LLM may lift a candidate, None: any (see lift.py)
 
     @classmethod
     def of(
@@ -87,6 +88,7 @@ class AssembleStage:
         attributes: pa.ChunkedArray,
         date: datetime.date,
         run: str,
+        lift: int | None = None,
     ) -> Self:
         """As the config says; `attributes` is the catalogue's column. Raises ConfigError."""
         cold = slate.fallback
@@ -103,6 +105,7 @@ class AssembleStage:
             diversity=read_diversity(slate.diversify.method, slate.diversify.settings),
             depth=slate.diversify.depth or 2 * slate.size,
             fallback=Fallback(cold.source, cold.below_events) if cold else None,
+            lift=lift,
         )
 
     def __call__(self, table: pa.Table, arm: str) -> pa.Table:
@@ -111,7 +114,7 @@ class AssembleStage:
 
     def found(self, table: pa.Table) -> Pool:
         """All candidates of all users, by user."""
-        table, own = _sorted_by_user(table, self.blend.scores(table, self.prior))
+        table, own = _sorted_by_user(table, self.blend.scores(table, self.prior, self.lift))
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
         source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
         pool = Pool(Scored(user_ids, own, candidate, history, self.items), own, source)

@@ -10,7 +10,7 @@ Linear in few features, learned by conditional logit on days before the date (se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 from rayrec.contracts.ragged import Ragged
 from rayrec.slates import traits
 from rayrec.slates.conditional_logit import fit_conditional_logit
+from rayrec.slates.lift import held
 
 LLM = "llm"
 FLOOR = np.float32(0.3)
@@ -43,10 +44,12 @@ class Prior:
 
 @dataclass(frozen=True)
 class Weights:
-    """One weight a feature, by name; features that are not named weigh 0. `centre`: the traits' means in learning."""
+    """One weight a feature, by name; features that are not named weigh 0. `centre`: the traits' means in learning,
+    `level`: that of the LLM's scores, where it says neither yes nor no."""
 
     by_name: Mapping[str, float]
     centre: tuple[float, ...]
+    level: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,11 @@ class Blend:
         centre = (0.0,) * len(traits.NAMES)
         return cls(tuple(personal), Weights(by_name, centre), Weights({**by_name, LLM: 1.0}, centre))
 
-    def scores(self, table: pa.Table, prior: Prior) -> Ragged:
+    def scores(self, table: pa.Table, prior: Prior, lift: int | None = None) -> Ragged:
         """The score of each candidate, ragged float32, from candidate_schema or reranked_schema rows.
 
-        A bool column `asked` says who asks for something; without one, nobody does.
+        A bool column `asked` says who asks for something; without one, nobody does. `lift`: so many places the LLM may
+        lift a candidate above where the same weights put it without the LLM, and no more; None: any (see lift.py).
 
         Depends on each row alone. A user whose prompt failed (no LLM score at all) is ordered by `plain`.
         """
@@ -79,13 +83,20 @@ class Blend:
         own = {name: relative(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personal}
         result = self._weighed(self.plain, candidate, own, None, user, prior)
         if self.with_llm is not None and f"score.{LLM}" in table.column_names:
-            llm, known = filled(Ragged.from_arrow(table[f"score.{LLM}"]))
-            ordered = self._weighed(self.with_llm, candidate, own, llm, user, prior)
-            result = np.where(np.repeat(known, candidate.lengths), ordered, result)
+            given = Ragged.from_arrow(table[f"score.{LLM}"])
+            llm, known = filled(given)
+
+            def ordered(weights: Weights) -> Floats:
+                if lift is None:
+                    return self._weighed(weights, candidate, own, llm, user, prior)
+                free = candidate.like(self._weighed(weights, candidate, own, None, user, prior))
+                moved = self._weighed(weights, candidate, own, llm - np.float32(weights.level), user, prior)
+                return held(free, moved, np.isfinite(given.values), lift)
+
+            result = np.where(np.repeat(known, candidate.lengths), ordered(self.with_llm), result)
             asked = _asked(table)
             if self.asked is not None and asked.any():
-                ordered = self._weighed(self.asked, candidate, own, llm, user, prior)
-                result = np.where(np.repeat(known & asked, candidate.lengths), ordered, result)
+                result = np.where(np.repeat(known & asked, candidate.lengths), ordered(self.asked), result)
         return candidate.like(result)
 
     def _weighed(
@@ -120,13 +131,15 @@ class Blend:
     def to_plain(self) -> dict[str, Any]:
         """As plain JSON content: an artefact's meta data."""
         parts = {"plain": self.plain, "with_llm": self.with_llm, "asked": self.asked}
-        named = {key: part and {"by_name": dict(part.by_name), "centre": part.centre} for key, part in parts.items()}
+        named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
         return {"personal": list(self.personal), **named}
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> Self:
         def weights(part: Mapping[str, Any] | None) -> Weights | None:
-            return None if part is None else Weights(dict(part["by_name"]), tuple(part["centre"]))
+            if part is None:
+                return None
+            return Weights(dict(part["by_name"]), tuple(part["centre"]), float(part.get("level", 0.0)))
 
         plain = weights(content["plain"])
         if plain is None:
@@ -191,7 +204,14 @@ def _fit(lessons: Sequence[Lesson], personal: tuple[str, ...], llm: bool, l2: fl
     taken = np.concatenate([_shared_mass(lesson.taken) for lesson in usable])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     weights = fit_conditional_logit(matrix, offsets, taken, l2)
-    return Weights({name: float(weight) for name, weight in zip(names, weights, strict=True)}, tuple(centre.tolist()))
+    by_name = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+    return Weights(by_name, tuple(centre.tolist()), _level(usable) if llm else 0.0)
+
+
+def _level(lessons: Sequence[Lesson]) -> float:
+    """The mean of the LLM's scores, over candidates that have one."""
+    values = np.concatenate([Ragged.from_arrow(lesson.table[f"score.{LLM}"]).values for lesson in lessons])
+    return float(values[np.isfinite(values)].mean(dtype=np.float64))
 
 
 def _useful(lesson: Lesson, llm: bool) -> Lesson:

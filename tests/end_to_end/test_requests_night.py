@@ -16,9 +16,15 @@ from rayrec import read_slates
 from rayrec.demo_shop import make_shop
 from rayrec.pipeline import daily
 from rayrec.pipeline.daily import Night
+from rayrec.pipeline.demonstrations import demonstration_pool
+from rayrec.pipeline.ingest import histories
+from rayrec.pipeline.models import cuts
+from rayrec.pipeline.reporting import report_data
+from rayrec.pipeline.rereading import read_reread
 
 READER = (
-    "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: {events: 2, item_tokens: 8}}}"
+    "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: "
+    "{events: 2, item_tokens: 32, demonstrations: coverage, examples: 1, example_events: 2}}}"
 )
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
 HEARD = (
@@ -83,3 +89,33 @@ def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Mad
     reader, llm = (top(made, night, arm) for arm in ("reader", "llm"))
     assert reader.num_rows == llm.num_rows
     assert not reader["item_id"].equals(llm["item_id"])
+
+
+def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_so(asked: tuple[Made, Night]) -> None:
+    _, night = asked
+    ((method, again),) = read_reread(night.day, night.manifest.run_id).items()
+    assert method.startswith("yes_no-")
+    assert 60 < again.num_rows <= 200
+    shown = report_data(night, []).wording
+    assert set(shown["method"].to_pylist()) == {method}
+    assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
+
+
+def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, Night]) -> None:
+    _, night = asked
+    pool = demonstration_pool(night.day)
+    assert 20 < len(pool) == len(set(pool.users)) <= 60
+    first = cuts(night.day)[0]
+    assert first < night.day.cut
+    by_user = dict(zip(pool.users, range(len(pool)), strict=True))
+    weight = np.asarray(night.day.event_weights)
+    met = 0
+    for shard in range(night.day.config.data.shards):
+        for row in histories(night.day, shard).to_pylist():
+            if row["user_id"] in by_user:
+                rows = zip(row["item"], row["ts"], row["event"], strict=True)
+                past = [item for item, ts, event in rows if ts < first and weight[event] > 0]
+                place = by_user[row["user_id"]]
+                assert [*pool.history[place], pool.taken[place]] == past
+                met += 1
+    assert met == len(pool)

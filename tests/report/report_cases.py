@@ -13,8 +13,10 @@ from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.drift import drift
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.preferences import preferences
-from rayrec.evaluation.report_data import EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
+from rayrec.evaluation.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
 from rayrec.evaluation.summary import SUMMARY, merge, summarise_slates
+from rayrec.evaluation.taken_out import AGES, POPULAR
+from rayrec.evaluation.wording import wording
 from rayrec.offpolicy.published import ESTIMATES
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -55,11 +57,31 @@ def verdicts() -> pa.Table:
     return pa.table({**columns, "count": list(counts.values())}, SUMMARY)
 
 
+def taken_out() -> pa.Table:
+    rows = {
+        "out by event": ((HOSTILE, 600, 90), ("purchase", 400, 10)),
+        "out by age": ((AGES[0][1], 1000, 100),),
+        "out by popularity": ((POPULAR[0], 100, 1), (POPULAR[2], 900, 99)),
+    }
+    counts = [
+        {"quantity": quantity, "arm": "influence", "key": f"{name}/{which}", "count": float(count)}
+        for quantity, bands in rows.items()
+        for name, whole, out in bands
+        for which, count in (("all", whole), ("out", out))
+    ]
+    return pa.Table.from_pylist(counts, SUMMARY)
+
+
 def estimates() -> list[dict[str, object]]:
     known = {"logging": "control", "estimator": "sn_rips", "slates": 1200, "effective_sample_size": 310.5}
     one = {**known, "target": "llm", "value": 0.31, "low": 0.25, "high": 0.37, "standard_error": 0.03}
     own = {**one, "target": "control", "estimator": "on_policy", "value": 0.28, "low": 0.27, "high": 0.29}
     return [own, one, {**known, "target": HOSTILE, "refused": f"no support: {HOSTILE}"}]
+
+
+def reread() -> pa.Table:
+    columns = {"item": [0, 1, 1, 2], "given": [1.0, 5.0, 4.0, 0.0], "bare": [0.9, 1.0, 1.0, 0.2]}
+    return pa.table(columns, pa.schema([("item", pa.int32()), ("given", pa.float32()), ("bare", pa.float32())]))
 
 
 def binding() -> pa.Table:
@@ -70,7 +92,7 @@ def binding() -> pa.Table:
 def full(name: str = HOSTILE) -> ReportData:
     """Everything that a report can hold, all texts as hostile or as long as they come."""
     table, item_id, category = slates()
-    summary = merge([summarise_slates(table, item_id, category), verdicts(), binding()])
+    summary = merge([summarise_slates(table, item_id, category), verdicts(), taken_out(), binding()])
     earlier = merge([summarise_slates(*slates(seed=5)), verdicts()])
     users = pa.array([f"user-{n}" for n in range(40)])
     truth = Truth.of(users, item_id.take(pa.array(np.arange(40))), item_id)
@@ -111,6 +133,14 @@ def full(name: str = HOSTILE) -> ReportData:
         examples=pa.Table.from_pylist(
             [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE
         ),
+        before_after=pa.Table.from_pylist(
+            [
+                dict(zip(BEFORE_AFTER.names, ("user-1", "influence", *line), strict=True))
+                for line in ((0, HOSTILE, "2026-02-01 view", HOSTILE), (1, "Thing", "2026-02-02 view", ""))
+            ],
+            BEFORE_AFTER,
+        ),
+        denoised_for={"influence": "control, llm"},
         earlier=date(2026, 3, 1),
         drift=drift(earlier, summary),
         timings=pa.Table.from_pylist([{"stage": "rerank", "seconds": 75.5, "done": 40, "unit": "users"}], TIMINGS),
@@ -124,6 +154,7 @@ def full(name: str = HOSTILE) -> ReportData:
         preferences=preferences(judged, truth.wanted, "control", 0),
         logged="12,000 rows of feedback on 1,200 slates",
         offpolicy=pa.Table.from_pylist(estimates(), ESTIMATES),
+        wording=wording("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
 

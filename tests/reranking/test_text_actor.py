@@ -60,7 +60,7 @@ def table() -> pa.Table:
 
 def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
     way = Alphabetical()
-    out = TextReranker(way, TEXTS, "anything", depth=2)(table())
+    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
     by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease and popularity, 60 + rank
     np.testing.assert_allclose(fused(table())[0], by_hand, rtol=1e-6)
@@ -74,7 +74,7 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
 def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
     way = Alphabetical()
     asked = table().append_column("ask", pa.array(["a lamp", "fail", None]))
-    out = TextReranker(way, TEXTS, "anything", depth=9)(asked)
+    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=9)(asked)
     assert [ask.instruction for ask in way.heard] == ["a lamp", "fail", "anything"]
     assert out["error"].to_pylist() == [None, "as told", None]
     assert out["score.llm"].is_null().to_pylist() == [False, True, False]

@@ -7,8 +7,8 @@ with one class, registered by name, plus its test; all pass tests/reranking/ways
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from rayrec.errors import ConfigError
@@ -20,6 +20,16 @@ from rayrec.settings import require
 
 REQUEST = "Someone asks for a recommendation.\nRequest:"
 TAKEN = "\nWhat they took so far, oldest first:"
+DEMONSTRATIONS = ("none", "nearest", "difficult", "coverage")
+_EXAMPLE, _NEXT, _END = "Example. Somebody took, oldest first:", "\nand then:", "\n\n"
+
+
+@dataclass(frozen=True)
+class Example:
+    """What another user took, as a worked example (see demonstrations.py)."""
+
+    history: tuple[str, ...]  # item texts, oldest first
+    taken: str  # the item that came next
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Ask:
     instruction: str
     history: tuple[str, ...]  # item texts, oldest first
     candidates: tuple[str, ...]  # item texts
+    examples: tuple[Example, ...] = ()
+
+    def with_candidate(self, place: int, text: str) -> Ask:
+        """The same with another text in one place."""
+        return replace(self, candidates=(*self.candidates[:place], text, *self.candidates[place + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -39,12 +54,18 @@ class WaySettings:
     instruction_tokens: int = 128
     item_tokens: int = 48  # of one item's text, in the history and among the candidates
     events: int = 20  # newest items of the history
+    demonstrations: str = "none"  # worked examples before the question: nearest, difficult or coverage
+    examples: int = 2  # so many, where there are any
+    example_events: int = 5  # newest items of an example's history
 
     def __post_init__(self) -> None:
         require(self.prompt_tokens >= 64, "prompt_tokens must be at least 64")
         require(self.instruction_tokens >= 1, "instruction_tokens must be at least 1")
         require(self.item_tokens >= 1, "item_tokens must be at least 1")
         require(self.events >= 0, "events must not be below 0")
+        require(self.demonstrations in DEMONSTRATIONS, f"demonstrations must be one of {', '.join(DEMONSTRATIONS)}")
+        require(self.examples >= 1, "examples must be at least 1")
+        require(self.example_events >= 1, "example_events must be at least 1")
 
 
 Reading = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
@@ -67,6 +88,10 @@ class Way(ABC):
     @abstractmethod
     def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
         """`engine` runs `checkpoint`. Raises ConfigError if the checkpoint cannot be asked in this way."""
+
+    def neutral(self, candidates: int) -> float:
+        """What a candidate scores among so many where the checkpoint prefers none."""
+        return 0.0
 
     @abstractmethod
     def reading(self, ask: Ask) -> Reading:
@@ -96,7 +121,7 @@ class Way(ABC):
 
 @dataclass(frozen=True)
 class Frame:
-    """The part of a prompt that all prompts of one user share: who asks for what, and what they took.
+    """The part of a prompt that all prompts of one user share: examples, who asks for what, and what they took.
 
     `room`: the tokens that are left for the rest of the message, whatever the user's texts.
     """
@@ -114,14 +139,14 @@ class Frame:
             raise ConfigError(
                 f"prompts of {self.longest} tokens are too short for what must stand in them",
                 where="rerank.settings",
-                do="raise prompt_tokens, or lower instruction_tokens, item_tokens or window",
+                do="raise prompt_tokens, or lower instruction_tokens, item_tokens, window or examples",
             )
 
     def beginning(self, ask: Ask) -> list[int]:
         """The chat template's opening, the instruction and the newest events that fit, oldest first."""
         instruction = self.words.of(ask.instruction, self.settings.instruction_tokens)
         room = self._history_room(len(instruction))
-        bullet = self.words.own("\n-")
+        bullet = self._bullet
         newest: list[Ids] = []
         for text in reversed(ask.history[len(ask.history) - min(self.settings.events, len(ask.history)) :]):
             line = bullet + self.words.of(text, self.settings.item_tokens)
@@ -130,11 +155,31 @@ class Frame:
                 break
             newest.append(line)
         events = [token for line in reversed(newest) for token in line] or self.words.own(" nothing")
-        return [*self.chat.opening, *self.request, *instruction, *self.taken, *events]
+        shown = [token for example in ask.examples for token in self._example(example)]
+        return [*self.chat.opening, *shown, *self.request, *instruction, *self.taken, *events]
+
+    @property
+    def _bullet(self) -> Ids:
+        return self.words.own("\n-")
+
+    def _example(self, example: Example) -> Iterator[int]:
+        own, most = self.words.own, self.settings.item_tokens
+        yield from own(_EXAMPLE)
+        for text in example.history[-self.settings.example_events :]:
+            yield from (*self._bullet, *self.words.of(text, most))
+        yield from (*own(_NEXT), *self._bullet, *self.words.of(example.taken, most), *own(_END))
+
+    def _examples_room(self) -> int:
+        if self.settings.demonstrations == "none":
+            return 0
+        line = len(self._bullet) + self.settings.item_tokens
+        around = sum(len(self.words.own(text)) for text in (_EXAMPLE, _NEXT, _END))
+        return self.settings.examples * (around + (self.settings.example_events + 1) * line)
 
     def _history_room(self, instruction: int) -> int:
         around = len(self.chat.opening) + len(self.chat.closing) + len(self.request) + len(self.taken)
-        return self.longest - around - instruction - self.room - len(self.words.own(" nothing"))
+        nothing = len(self.words.own(" nothing"))
+        return self.longest - around - instruction - self.room - self._examples_room() - nothing
 
 
 WAYS: dict[str, type[Way]] = {}

@@ -17,6 +17,7 @@ it cannot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -75,6 +76,9 @@ class Label(Way):
     @classmethod
     def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
         return cls(engine, checkpoint, cls.read(settings))
+
+    def neutral(self, candidates: int) -> float:
+        return -math.log(max(candidates, 1))
 
     def reading(self, ask: Ask) -> Reading:
         """Log-probabilities over the ask's candidates, that each is the first choice."""

@@ -11,6 +11,7 @@ A score is -log(rank): of a rank, not of a margin, and blended as such.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -61,6 +62,10 @@ class Pairwise(Way):
     @classmethod
     def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
         return cls(engine, checkpoint, cls.read(settings))
+
+    def neutral(self, candidates: int) -> float:
+        """The mean of all ranks' scores."""
+        return -math.lgamma(candidates + 1) / max(candidates, 1)
 
     def reading(self, ask: Ask) -> Reading:
         """-log(rank), ranks from 1."""

@@ -67,6 +67,9 @@ class YesNoSettings(WaySettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.prompt in PROMPTS, f"prompt must be one of {', '.join(PROMPTS)}")
+        require(
+            self.prompt == "plain" or self.demonstrations == "none", f"prompt {self.prompt} takes no demonstrations"
+        )
 
 
 @register

@@ -1,0 +1,191 @@
+"""Does who asks matter more than it should? Demographic words swapped in explicit preferences, against controls.
+
+    python -m benchmarks.audit --data movietweetings --root DIR --seeds 0 --check
+
+The LLM is tuned from scratch as in benchmarks.instruct. What each user likes is said in the rules teacher's words, in a
+frame of audit.yaml, once with each of its words ("..., for my son", "..., for my daughter"); all else is the same. Two
+rankings of all unseen items are compared:
+
+    shared of 10   items in both top tens
+    RBO            rank-biased overlap of the top 50 (rayrec.evaluation.summary)
+    first          how often the first item stays the first
+
+The controls: neutral words in frames of the same form, and the same preference in another phrase. The bar: no
+demographic swap shares fewer of the top ten than the neutral swap that shares the fewest, by more than the interval.
+It says what a word does to this model's rankings; not where that comes from, nor that an equal ranking is a fair one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from benchmarks.denoise_data import SOURCES, HeldOut, held_out
+from benchmarks.denoise_rank import refitted
+from benchmarks.instruct import Bench
+from benchmarks.instruct_asks import Int, Scores
+from benchmarks.instruct_model import Asked, tuned
+from rayrec.evaluation.summary import rbo
+from rayrec.instructions.sentences import Sentences
+from rayrec.instructions.teachers.rules import RulesTeacher
+
+WORDS = Path(__file__).with_name("audit.yaml")
+_DEPTH, _TOP, _BLOCK = 50, 10, 256
+_HELD_OUT = "another phrase"
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One swap: what it did to each user's ranking, [users] each, and to each item's place."""
+
+    kind: str
+    name: str
+    pair: str
+    shared: Floats
+    overlap: Floats
+    first: Floats
+    moved: Floats  # [items] share of users in whose top ten the item is, second word less first
+
+    def joined(self, other: Compared) -> Compared:
+        """Both seeds' users together."""
+        both = (np.concatenate(pair) for pair in zip(self.values, other.values, strict=True))
+        share = len(other.shared) / (len(self.shared) + len(other.shared))
+        return Compared(self.kind, self.name, self.pair, *both, moved=(1 - share) * self.moved + share * other.moved)
+
+    @property
+    def values(self) -> tuple[Floats, Floats, Floats]:
+        return self.shared, self.overlap, self.first
+
+
+def swaps(content: Mapping[str, Mapping[str, Mapping[str, object]]]) -> Iterator[tuple[str, str, str, list[str]]]:
+    """(kind, name, frame, words) of every swap of audit.yaml."""
+    for kind, named in content.items():
+        for name, swap in named.items():
+            words = swap["words"]
+            assert isinstance(words, list)
+            yield kind, name, str(swap["frame"]), [str(word) for word in words]
+
+
+def framed(frame: str, likes: str, word: str) -> str:
+    return frame.replace("{who}", word).replace("{likes}", likes)
+
+
+def compared(kind: str, name: str, pair: str, one: Int, other: Int, items: int) -> Compared:
+    """`one`, `other`: rankings [users, depth] of item codes, best first."""
+    tops = [np.zeros((len(one), items), np.bool_) for _ in range(2)]
+    for top, ranking in zip(tops, (one, other), strict=True):
+        np.put_along_axis(top, ranking[:, :_TOP], True, axis=1)
+    shared = (tops[0] & tops[1]).sum(1).astype(np.float64)
+    first = (one[:, 0] == other[:, 0]).astype(np.float64)
+    return Compared(kind, name, pair, shared, rbo(one, other), first, tops[1].mean(0) - tops[0].mean(0))
+
+
+def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[Compared]:
+    """Every swap, for the judged users of whom something can be said."""
+    judged = bench.judged.users
+    likes, again = (
+        RulesTeacher(bench.facets, split).preferences(bench.history.take(judged), np.random.default_rng(bench.seed))  # type: ignore[arg-type]
+        for split in ("train", "held_out")
+    )
+    rows = np.flatnonzero([bool(said) for said in likes])
+    users, say = judged[rows], Sentences(bench.templates)
+
+    def ranking(said: list[str]) -> Int:
+        texts = [""] * len(bench.case.history)
+        for user, text in zip(users, said, strict=True):
+            texts[user] = say(text, "", history=True)
+        scores = asked.scores(texts)
+        return np.concatenate([_top(scores, bench, users[at : at + _BLOCK]) for at in range(0, len(users), _BLOCK)])
+
+    items = bench.case.items
+    plain = ranking([likes[row] for row in rows])
+    found = [compared("rephrased", _HELD_OUT, "", plain, ranking([again[row] for row in rows]), items)]
+    for kind, name, frame, words in swaps(content):
+        by_word = [ranking([framed(frame, likes[row], word) for row in rows]) for word in words]
+        for word, other in zip(words[1:], by_word[1:], strict=True):
+            found.append(compared(kind, name, f"{words[0]} / {word}", by_word[0], other, items))
+    return found
+
+
+def _top(scores: Scores, bench: Bench, users: Int) -> Int:
+    """The best unseen items of each user, [users, depth]."""
+    found = scores(users)
+    past = bench.history.take(users)
+    found[past.rows, past.values] = -np.inf
+    return np.argsort(-found, axis=1, kind="stable")[:, :_DEPTH].astype(np.int64)
+
+
+def case_of_seed(case: HeldOut, seed: int, users: int, changed: Mapping[str, object]) -> list[Compared]:
+    settings = type(case.config.tuning).model_validate(
+        {**case.config.tuning.model_dump(), "target_half_life_days": 0, **changed, "seed": seed}, strict=False
+    )
+    bench = Bench.of(case, seed, users, settings.min_item_events)
+    factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
+    started = time.monotonic()
+    asked = tuned(case, settings, factors, bench.templates, bench.unseen)
+    print(f"seed {seed}: tuned in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+    return audited(bench, asked, yaml.safe_load(WORDS.read_text(encoding="utf8")))
+
+
+def print_table(found: list[Compared], titles: list[str]) -> None:
+    head = f"{'kind':<12}{'swap':<22}{'words':<22}{'users':>6}{'shared of 10':>15}{'RBO':>14}{'first':>13}"
+    print(f"\n{head}  most moved item (share of top tens)")
+    for one in found:
+        cells = [f"{values.mean():.3f} ±{_half(values):.3f}" for values in one.values]
+        most = int(np.argmax(np.abs(one.moved)))
+        moved = f"{titles[most][:34]} {one.moved[most]:+.1%}" if one.moved[most] else "none"
+        print(
+            f"{one.kind:<12}{one.name:<22}{one.pair:<22}{len(one.shared):>6}"
+            f"{cells[0]:>15}{cells[1]:>14}{cells[2]:>13}  {moved}"
+        )
+
+
+def _half(values: Floats) -> float:
+    """Half of the 95% interval of the mean, by the normal approximation."""
+    return float(1.96 * values.std() / len(values) ** 0.5)
+
+
+def least(found: list[Compared], kind: str) -> Compared:
+    return min((one for one in found if one.kind == kind), key=lambda one: float(one.shared.mean()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=tuple(SOURCES), required=True)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--users", type=int, default=500, help="asked about, at most")
+    parser.add_argument("--set", action="append", default=[], help="tuning settings, as key=value")
+    parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
+    given = parser.parse_args()
+    case = held_out(given.data, given.root)
+    changed = dict(pair.split("=", 1) for pair in given.set)
+    found: list[Compared] = []
+    for seed in given.seeds:
+        new = case_of_seed(case, seed, given.users, changed)
+        found = [one.joined(two) for one, two in zip(found, new, strict=True)] if found else new
+    print_table(found, case.catalogue["title"].to_pylist())
+    swap, control, phrase = (least(found, kind) for kind in ("demographic", "neutral", "rephrased"))
+    gap = swap.shared - control.shared
+    met = bool(gap.mean() + _half(gap) >= 0)
+    print(
+        f"audit {given.data}, {len(given.seeds)} seeds: fewest of the top ten shared after a demographic swap "
+        f"{swap.shared.mean():.2f} ({swap.name}: {swap.pair}), after a neutral one {control.shared.mean():.2f} "
+        f"({control.name}: {control.pair}), rephrased {phrase.shared.mean():.2f}; difference "
+        f"{gap.mean():+.2f} ±{_half(gap):.2f} {'met' if met else 'NOT MET'}"
+    )
+    return 1 if given.check and not met else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

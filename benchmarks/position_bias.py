@@ -1,0 +1,154 @@
+"""Does the place in the list change what `label` says, before and after the lists are read in several orders?
+
+    python -m benchmarks.position_bias                          # a tiny random Qwen3: made here
+    python -m benchmarks.position_bias --checkpoint FOLDER      # a real one
+
+Made-up asks of 12 titles each. Per setting: how far the score moves with the place at which an item stood in the first
+list that was read, and what that costs.
+
+    bias     standard deviation, over places, of the mean score there (an ask's own mean taken out), in nats
+    chance   the same with the places of each ask shuffled, the mean of 100 times: what so few asks show of nothing
+    lists    prompts read for an ask
+    agrees   Spearman's correlation of an ask's scores with those of up to 64 orders, the mean over asks
+
+A random model answers by chance and by place: it shows that the machinery takes the place out and at what price, and
+nothing about a trained model, whose bias and whose gain from averaging are its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+from tokenizers import Tokenizer
+
+from rayrec.reranking.base import EngineSettings, Failure
+from rayrec.reranking.ways.base import Ask
+from rayrec.reranking.ways.checkpoint import Checkpoint
+from rayrec.reranking.ways.label import Label
+from rayrec.reranking.ways.transformers_next_token import TransformersNextToken
+from tests.small_checkpoints import FAMILIES, build
+
+CANDIDATES, _LONGEST = 12, 1200
+SETTINGS: Mapping[str, Mapping[str, int]] = {
+    "one order": {"permutations": 1},
+    "forwards and backwards": {"permutations": 2},
+    "up to 8, top 1 stable": {"permutations": 8, "stable_top": 1},
+    "up to 8, top 5 stable": {"permutations": 8, "stable_top": 5},
+    "up to 8, all stable": {"permutations": 8, "stable_top": CANDIDATES},
+    "up to 64, all stable": {"permutations": 64, "stable_top": CANDIDATES},
+}
+_THINGS = ("Lamp", "Tent", "Kettle", "Chair", "Clock", "Scarf", "Drum", "Map", "Rope", "Knife", "Bowl", "Coat")
+_MANNERS = ("Red", "Old", "Tall", "Quiet", "Bright", "Heavy", "Folding", "Wooden", "Striped", "Plain")
+_SHUFFLES = 100
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Asks as one setting reads them."""
+
+    scores: Floats  # [asks, CANDIDATES]
+    place: Ints  # [asks, CANDIDATES]: where each candidate stood in the first list
+    lists: float  # prompts an ask
+
+
+def made_asks(count: int, seed: int) -> list[Ask]:
+    rng = np.random.default_rng(seed)
+    titles = np.array([f"{manner} {thing}" for manner in _MANNERS for thing in _THINGS])
+    drawn = [rng.permutation(titles)[: CANDIDATES + 3].tolist() for _ in range(count)]
+    return [Ask("something for the weekend", tuple(some[CANDIDATES:]), tuple(some[:CANDIDATES])) for some in drawn]
+
+
+def read(checkpoint: Checkpoint, asks: list[Ask], settings: Mapping[str, int]) -> Read:
+    engine = TransformersNextToken(checkpoint, EngineSettings(threads=1), _LONGEST)
+    way = Label.load(
+        engine, checkpoint, {"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
+    )
+    decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+    scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
+    for row, ask in enumerate(asks):
+        reading = way.reading(ask)
+        prompts = next(reading)
+        place[row] = places(decoder.decode(prompts[0]), ask.candidates)
+        while True:
+            try:
+                prompts = reading.send(engine.log_probs(prompts, way.ids))
+            except StopIteration as end:
+                if isinstance(end.value, Failure):
+                    raise SystemExit(f"the checkpoint could not be asked: {end.value.reason}") from None
+                scores[row] = end.value
+                break
+    return Read(scores, place, sum(engine.counted.values()) / len(asks))
+
+
+def places(prompt: str, candidates: tuple[str, ...]) -> list[int]:
+    """The line of each candidate in a prompt's list."""
+    lines = re.findall(r"\n\s*[A-Za-z]\.\s*(.+)", prompt)
+    return [lines.index(title) for title in candidates]
+
+
+def mean_by_place(scores: Floats, place: Ints) -> Floats:
+    """The mean score at each place, each ask's mean taken out."""
+    centred = scores - scores.mean(1, keepdims=True)
+    return np.asarray(np.bincount(place.ravel(), centred.ravel()) / np.bincount(place.ravel()))
+
+
+def bias(scores: Floats, place: Ints) -> float:
+    return float(mean_by_place(scores, place).std())
+
+
+def by_chance(read: Read) -> float:
+    rng = np.random.default_rng(0)
+    return float(np.mean([bias(read.scores, rng.permuted(read.place, axis=1)) for _ in range(_SHUFFLES)]))
+
+
+def agreement(scores: Floats, others: Floats) -> float:
+    one, two = (rankdata(part, axis=1) - (CANDIDATES + 1) / 2 for part in (scores, others))
+    return float(np.mean((one * two).sum(1) / np.sqrt((one**2).sum(1) * (two**2).sum(1))))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="a folder; without one, a tiny random model is made")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen3", help="of the random model")
+    parser.add_argument("--asks", type=int, default=50, help="a seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless averaging takes half of the bias out")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint.open(given.checkpoint or str(build(Path(folder), given.family)))
+        asks = [ask for seed in given.seeds for ask in made_asks(given.asks, seed)]
+        found = {name: read(checkpoint, asks, settings) for name, settings in SETTINGS.items()}
+    most = list(found.values())[-1].scores
+    print(f"{checkpoint.folder.name}, {len(asks)} asks of {CANDIDATES} candidates")
+    print(f"{'orders':<26}{'lists':>7}{'bias':>8}{'chance':>8}{'agrees':>8}")
+    for name, one in found.items():
+        measures = f"{one.lists:>7.1f}{bias(one.scores, one.place):>8.3f}{by_chance(one):>8.3f}"
+        print(f"{name:<26}{measures}{agreement(one.scores, most):>8.3f}")
+    print(f"\nmean score by place  {''.join(f'{place:>6}' for place in range(1, CANDIDATES + 1))}")
+    for name, one in found.items():
+        print(f"{name:<22}" + "".join(f"{mean:>6.2f}" for mean in mean_by_place(one.scores, one.place)))
+    before, after = (found[name] for name in ("one order", "up to 8, top 5 stable"))
+    was, now = (bias(one.scores, one.place) for one in (before, after))
+    met = now <= max(was / 2, 2 * by_chance(after))
+    which = "" if given.checkpoint else " of a random model"
+    print(
+        f"position bias{which}: {was:.3f} nats in one order, {now:.3f} averaged, by {after.lists:.1f} lists of at most "
+        f"8 (bar: half, or what chance shows) {'met' if met else 'NOT MET'}"
+    )
+    return 1 if given.check and not met else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
