@@ -21,14 +21,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_rank import Kept, refitted, scores_of
-from benchmarks.instruct_asks import Floats, Int, Judged, Scores, both_of, judged_by, listening
+from benchmarks.instruct_asks import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening
 from benchmarks.instruct_model import Asked, tuned
 from benchmarks.instruct_peer import sasrec
 from rayrec.contracts.ragged import Ragged
@@ -55,6 +55,7 @@ class Bench:
     facets: Facets
     templates: Templates
     unseen: Int  # [pairs, 2]
+    known: Bools  # [items] with enough events to be tuned
     seed: int
 
     @classmethod
@@ -67,7 +68,7 @@ class Bench:
         chosen = np.random.default_rng([seed, 3]).random(len(pairs)) < UNSEEN
         unseen = np.array([pair for pair, out in zip(pairs, chosen, strict=True) if out], np.int64).reshape(-1, 2)
         judged = Judged.of(kept.item, case.wanted, case.items, known, seed, users)
-        return cls(case, kept, judged, facets, load_templates(), unseen, seed)
+        return cls(case, kept, judged, facets, load_templates(), unseen, known, seed)
 
     @property
     def history(self) -> Ragged:
@@ -155,11 +156,10 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     moods = bench.rows(list(RulesTeacher(facets).vague(judged.target, rng).text))
     ask("vague", "LLM", asked.scores([say("", text, history=True, vague=True) for text in moods]))
 
-    known = np.isin(np.arange(bench.case.items), asked.codes)
     for kind in ("category", "decade", "both", "unseen"):
         if kind == "decade" and "decade" not in facets.kind:
             continue
-        heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, known)
+        heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, bench.known)
         for split in ("train", "held_out"):
             told = Sentences(bench.templates, split)
             texts = [told("", text, history=True) if text else "" for text in bench.rows(heard.words(facets, split))]
@@ -194,12 +194,19 @@ def main() -> int:
         minutes.append((time.monotonic() - started) / 60)
         print(f"seed {seed}: tuned in {minutes[-1]:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
         found.append(questions(bench, asked, given.peer))
-    merged = {key: {m: np.concatenate([one[key][m] for one in found]) for m in found[0][key]} for key in found[0]}
-    print_table(merged)
-    met = bars(merged)
-    said = "; ".join(f"{name}: {text} {'met' if good else 'NOT MET'}" for name, text, good in met)
-    print(f"instruct {given.data}, {len(given.seeds)} seeds, tuned in {np.median(minutes):.1f} min: {said}")
-    return 1 if given.check and not all(good for *_, good in met) else 0
+        print(summary(given.data, found, minutes), flush=True)
+    print_table(merged(found))
+    print(summary(given.data, found, minutes))
+    return 1 if given.check and not all(good for *_, good in bars(merged(found))) else 0
+
+
+def merged(found: Sequence[Measures]) -> Measures:
+    return {key: {m: np.concatenate([one[key][m] for one in found]) for m in found[0][key]} for key in found[0]}
+
+
+def summary(data: str, found: Sequence[Measures], minutes: Sequence[float]) -> str:
+    met = [f"{name}: {text} {'met' if good else 'NOT MET'}" for name, text, good in bars(merged(found))]
+    return f"instruct {data}, {len(found)} seeds, tuned in {np.median(minutes):.1f} min: {'; '.join(met)}"
 
 
 def print_table(measures: Measures) -> None:
