@@ -13,10 +13,13 @@ Noise: that share of each user's events is added as events with items drawn by p
 own span, before everything: training, baselines and probes. Denoised: per instruction, what disagrees with the rest of
 the user is left out (a sample of users: one embedding an event).
 
+Recall: candidates of several interests a user beside EASE and the night's own sources; see benchmarks.embed_recall.
+
 Development looked at online-retail before 2011-07-01; the date here is a month later. movietweetings was not looked at.
 
 Bars: matched beats every baseline in mean AUC with an interval that excludes 0, and mismatched by 0.02; at 20% noise it
-loses at most half of what the baselines lose in the mean; 16 instructions cost at most 4 x one.
+loses at most half of what the baselines lose in the mean; 16 instructions cost at most 4 x one; the union of sources
+with user_embedding has 1.05 x the recall@100 of EASE alone.
 """
 
 from __future__ import annotations
@@ -32,16 +35,19 @@ from pathlib import Path
 import pyarrow as pa
 import yaml
 
+from benchmarks import embed_recall
+from benchmarks.baselines import Moment
 from benchmarks.embed_probe import difference_interval
 from benchmarks.embed_run import INSTRUCTIONS, Case, Found, run
 from benchmarks.made import make
 from rayrec import cluster
 from rayrec.config import Config, load
-from rayrec.embeddings.events import Items
+from rayrec.embeddings.events import DAY, Items
 from rayrec.pipeline.day import Day, microseconds
 from rayrec.pipeline.ingest import histories, ingest, read_catalogue
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+PARTS = ("vectors", "recall")
 ASKED = ("matched", "mismatched", "empty", "shuffled")
 BASELINES = ("mean item text", "iALS", "SASRec-like", "RFM by hand")
 BAR_MISMATCHED, BAR_NOISE, BAR_COST = 0.02, 0.5, 4.0
@@ -86,15 +92,39 @@ def config_of(data: str, root: Path, sets: Sequence[str], folder: Path) -> Confi
 
 
 def case_of(config: Config, on: date) -> Case:
-    """Histories up to the end of the horizon after `on`."""
+    """What is known up to the end of the horizon after `on`."""
     assert config.embeddings is not None
-    horizon = config.embeddings.horizon_days
-    day = Day(config, on + timedelta(days=int(horizon)))
-    with cluster.connect(config.resources):
-        ingest(day)
+    day = _ingested(config, on)
     table = pa.concat_tables([histories(day, shard) for shard in range(config.data.shards)]).combine_chunks()
     items = Items.of(read_catalogue(day), config.embeddings.price)
     return Case(config.embeddings, day.event_weights, table, items, microseconds(on))
+
+
+def vectors_met(case: Case, seeds: Sequence[int], noises: Sequence[float], denoised_users: int, name: str) -> bool:
+    """Train once a seed and noise, print what the vectors tell; whether the bars are met."""
+    results: Results = {}
+    for seed in seeds:
+        for noise in noises:
+            results[seed, noise] = run(case, seed, noise, timed=noise == 0, denoised_users=denoised_users)
+            print(f"seed {seed}, noise {noise:.0%} done", file=sys.stderr)
+    return report(results, seeds, noises, name)
+
+
+def recall_met(config: Config, on: date, name: str) -> bool:
+    """Print the recall of candidates for the horizon after `on`; whether its bar is met."""
+    assert config.embeddings is not None
+    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * DAY)
+    now, before = (Moment(day, microseconds(on) - back, 3) for back in (0, horizon))
+    return embed_recall.report(now, before, horizon, name)
+
+
+def _ingested(config: Config, on: date) -> Day:
+    """A day that knows everything up to the end of the horizon after `on`."""
+    assert config.embeddings is not None
+    day = Day(config, on + timedelta(days=int(config.embeddings.horizon_days)))
+    with cluster.connect(config.resources):
+        ingest(day)
+    return day
 
 
 def report(results: Results, seeds: Sequence[int], noises: Sequence[float], data: str) -> bool:
@@ -179,6 +209,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(DATES), required=True)
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--date", type=date.fromisoformat, help="another date than the benchmark's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
@@ -188,18 +219,16 @@ def main() -> int:
     parser.add_argument("--set", dest="sets", nargs="+", default=[], help="settings: section.key=value")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bars")
     given = parser.parse_args()
-    noises = sorted({0.0, *given.noise})
+    on = given.date or date.fromisoformat(DATES[given.data])
+    met = []
     with tempfile.TemporaryDirectory() as name:
         config = config_of(given.data, given.root, given.sets, Path(name))
-        case = case_of(config, given.date or date.fromisoformat(DATES[given.data]))
-    results: Results = {}
-    for seed in given.seeds:
-        for noise in noises:
-            timed = noise == 0
-            results[seed, noise] = run(case, seed, noise, timed=timed, denoised_users=given.denoised_users)
-            print(f"seed {seed}, noise {noise:.0%} done", file=sys.stderr)
-    met = report(results, given.seeds, noises, given.data)
-    return 1 if given.check and not met else 0
+        if "recall" in given.part:
+            met.append(recall_met(config, on, given.data))
+        case = case_of(config, on)
+    if "vectors" in given.part:
+        met.append(vectors_met(case, given.seeds, sorted({0.0, *given.noise}), given.denoised_users, given.data))
+    return 1 if given.check and not all(met) else 0
 
 
 if __name__ == "__main__":

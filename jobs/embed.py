@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
-from rayrec.embeddings.publication import folder
+from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline import embed as pipeline
 from rayrec.pipeline.day import Day as Work
+from rayrec.publishing.layout import day_folder
 
 
 def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
@@ -23,7 +24,10 @@ def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_conf
     console = results_console()
     with cluster.connect(work.config.resources):
         embedded = pipeline.run(work)
-    where = work.storage.url(folder(work.date))
+    where = work.storage.url(day_folder(EMBEDDINGS.name, work.date))
+    if embedded.neighbours is not None:
+        near = work.storage.url(day_folder(NEIGHBOURS.name, work.date))
+        console.print(f"neighbours: {near} ({embedded.neighbours.outcome})", soft_wrap=True)
     if embedded.already:
         console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
         return

@@ -89,6 +89,16 @@ class EmbeddingTraining(Section):
     seed: int = 0
 
 
+class Neighbours(Section):
+    """How many nearest users and items every user gets, per instruction; 0: none.
+
+    Items only under instructions of the kind `next`: their answers are items, others have no place for them.
+    """
+
+    users: int = Field(0, ge=0, le=1000)
+    items: int = Field(0, ge=0, le=1000)
+
+
 class Embeddings(Section):
     sources: dict[InstructionId, EmbeddingSource] = Field(
         {
@@ -108,9 +118,23 @@ class Embeddings(Section):
     session_gap_hours: float = Field(2.0, gt=0)  # a longer pause begins a new session
     model: EmbeddingModel = EmbeddingModel()
     training: EmbeddingTraining = EmbeddingTraining()
+    neighbours: Neighbours = Neighbours()
 
     @model_validator(mode="after")
     def _taught(self) -> Embeddings:
         if not any(instruction.answer for instruction in self.instructions.values()):
             raise ValueError("at least one instruction needs an `answer`, or there is nothing to train on")
+        if self.neighbours.items and not self.open_instructions:
+            raise ValueError("neighbours.items needs an instruction whose answer is of the kind next")
         return self
+
+    @property
+    def open_instructions(self) -> tuple[str, ...]:
+        """Those that items answer."""
+        return tuple(name for name, one in self.instructions.items() if one.answer and one.answer.kind == "next")
+
+    @property
+    def neighbour_lists(self) -> tuple[str, ...]:
+        """`<instruction>.users` and `<instruction>.items`: what is published of neighbours."""
+        users = tuple(f"{name}.users" for name in self.instructions if self.neighbours.users)
+        return users + tuple(f"{name}.items" for name in self.open_instructions if self.neighbours.items)

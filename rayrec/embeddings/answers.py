@@ -13,7 +13,8 @@ from rayrec.embeddings.events import Events, Items
 from rayrec.embeddings.vocabulary import words_of
 
 RISE = 1.1  # of the mean price, to be called one
-_NEXT_ITEMS, _WORDS_EACH = 3, 4  # an open answer names this many items by this many words
+_NEXT_ITEMS = 3  # an open answer names this many items
+WORDS_EACH = 4  # by this many words
 _SOON = 1 / 3  # of the horizon
 
 
@@ -91,6 +92,6 @@ def _next(before: Events, after: Events, items: Items) -> list[str]:
     texts = []
     for user in range(len(took)):
         chosen = dict.fromkeys(took.item[took.offsets[user] : took.offsets[user + 1]].tolist())
-        titles = [" ".join(words_of(items.text[item])[:_WORDS_EACH]) for item in list(chosen)[:_NEXT_ITEMS]]
+        titles = [" ".join(words_of(items.text[item])[:WORDS_EACH]) for item in list(chosen)[:_NEXT_ITEMS]]
         texts.append(" ".join(titles) if before.lengths[user] else "")
     return texts

@@ -20,11 +20,12 @@ import torch
 from rayrec import artefacts
 from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings import model
+from rayrec.embeddings.answers import WORDS_EACH
 from rayrec.embeddings.batches import padded
 from rayrec.embeddings.events import Items
 from rayrec.embeddings.training import Trained
 from rayrec.embeddings.views import Scales, View, Viewer
-from rayrec.embeddings.vocabulary import Vocabulary
+from rayrec.embeddings.vocabulary import PAD, Vocabulary
 from rayrec.errors import DataError
 from rayrec.ridge import one_thread
 from rayrec.storage import Storage
@@ -104,6 +105,21 @@ class Embedder:
                 for k, ids in enumerate(asked):
                     rows = out[k, start : start + _ROWS]
                     rows[:] = self.model.ask(cache, ids)[: len(rows)].numpy()
+        return out
+
+    def embed_items(self, items: Items) -> Vectors:
+        """Unit vectors [items, dim] of items as answers to an open question, by the words that would name them.
+
+        They lie in the space of the users' vectors under instructions of the kind `next`, and of no others.
+        """
+        tokens = self.vocabulary.text_matrix(items.text, WORDS_EACH)
+        out = np.empty((len(tokens), self.dim), np.float32)
+        padded_tokens = np.concatenate([tokens, np.full((_ROWS, WORDS_EACH), PAD, np.int64)])
+        with one_thread(), torch.inference_mode():
+            for start in range(0, len(tokens), _ROWS):
+                batch = torch.from_numpy(padded_tokens[start : start + _ROWS])
+                rows = out[start : start + _ROWS]
+                rows[:] = self.model.answers(batch, (batch != PAD).sum(1))[: len(rows)].numpy()
         return out
 
     def embed_uncached(self, views: Mapping[str, View], instructions: Sequence[str]) -> Vectors:

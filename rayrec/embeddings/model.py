@@ -108,12 +108,33 @@ class UserModel(nn.Module):
         return self.llm(inputs_embeds=prefix, use_cache=True).past_key_values
 
     def ask(self, cache: Any, instruction: Sequence[int]) -> Tensor:
-        """Embeddings [rows, dim] of the users whose prefix is in the cache; the cache is left as it was."""
-        rows = cache.layers[0].keys.shape[0]
-        question = self._question(instruction).expand(rows, -1, -1)
-        states = self.llm(inputs_embeds=question, past_key_values=cache, use_cache=True).last_hidden_state
-        cache.crop(-question.shape[1])
-        return self.unit_user(states[:, -1])
+        """Embeddings [rows, dim] of the users whose prefix is in the cache, which is only read.
+
+        The language model's own layers, less what nobody needs: until the first attention a question is the same for
+        all users, hidden [1, tokens, width], and after the last layer's keys and values only <USER> is looked at.
+        """
+        hidden = self._question(instruction)
+        tokens = hidden.shape[1]
+        turn = self.llm.rotary_emb(hidden, torch.arange(self.prefix_tokens, self.prefix_tokens + tokens)[None])
+        causal = torch.ones(tokens, self.prefix_tokens + tokens, dtype=torch.bool).tril(self.prefix_tokens)
+        for layer, past in zip(self.llm.layers, cache.layers, strict=True):
+            shape = (len(past.keys), -1, -1, -1)
+            normed, attention = layer.input_layernorm(hidden), layer.self_attn
+            key = _rotated(_by_head(attention.k_proj(normed), attention.head_dim), turn)
+            value = _by_head(attention.v_proj(normed), attention.head_dim)
+            if layer is self.llm.layers[-1]:
+                hidden, normed, causal = hidden[:, -1:], normed[:, -1:], causal[-1:]
+                turn = turn[0][:, -1:], turn[1][:, -1:]
+            query = _rotated(_by_head(attention.q_proj(normed), attention.head_dim), turn)
+            seen = nn.functional.scaled_dot_product_attention(
+                query.expand(shape),
+                torch.cat([past.keys, key.expand(shape)], 2),
+                torch.cat([past.values, value.expand(shape)], 2),
+                attn_mask=causal,
+            )
+            hidden = hidden + attention.o_proj(seen.transpose(1, 2).flatten(2))
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return self.unit_user(self.llm.norm(hidden)[:, -1])
 
     def ask_whole(self, prefix: Tensor, instruction: Sequence[int]) -> Tensor:
         """As `ask`, from the prefix itself, which is read again."""
@@ -171,6 +192,18 @@ def restore(
     model = UserModel(settings, sources, words, spoken)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     return model.eval().requires_grad_(False)
+
+
+def _by_head(states: Tensor, size: int) -> Tensor:
+    """[rows, tokens, width] -> [rows, heads, tokens, size]."""
+    return states.view(*states.shape[:2], -1, size).transpose(1, 2)
+
+
+def _rotated(states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions, cosines and sines [1, tokens, size], into states [rows, heads, tokens, size]."""
+    first, second = states.chunk(2, -1)
+    cosine, sine = (part[:, None] for part in turn)
+    return states * cosine + torch.cat([-second, first], -1) * sine
 
 
 def _adapter(inner: int, width: int) -> nn.Sequential:

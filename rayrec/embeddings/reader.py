@@ -5,18 +5,22 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.embeddings.publication import find_manifest, manifest_path
-from rayrec.embeddings.schema import embedding_schema
+from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
+from rayrec.embeddings.schema import embedding_schema, neighbour_schema
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.hashing import shard_of
-from rayrec.publishing.records import SlateFile
+from rayrec.publishing import layout
+from rayrec.publishing.manifest import find_manifest
+from rayrec.publishing.products import Product
+from rayrec.publishing.records import Manifest, SlateFile
 from rayrec.storage import Storage
 
 _PARALLEL_READS = 8
@@ -35,25 +39,55 @@ def read_embeddings(
     `users` reads only the shards that these users are in. `verify` checks every file against its sha256. Raises
     PublicationError if the day or the instruction is not published, or a file is not the one that was published.
     """
-    storage = Storage(os.fspath(root))
-    manifest = find_manifest(storage, date)
+
+    def schema(manifest: Manifest) -> pa.Schema:
+        return embedding_schema(int(manifest.meaning["embeddings"]["model"]["dim"]))
+
+    return _published(Storage(os.fspath(root)), date, EMBEDDINGS, instruction, schema, users, verify)
+
+
+def read_neighbours(
+    root: str | os.PathLike[str],
+    date: datetime.date,
+    instruction: str,
+    of: Literal["users", "items"],
+    *,
+    users: Collection[str] | None = None,
+    verify: bool = False,
+) -> pa.Table:
+    """NEIGHBOURS rows of one instruction, ordered by shard, user_id and rank; otherwise as `read_embeddings`."""
+    arm = f"{instruction}.{of}"
+    return _published(Storage(os.fspath(root)), date, NEIGHBOURS, arm, lambda _: neighbour_schema(of), users, verify)
+
+
+def _published(
+    storage: Storage,
+    date: datetime.date,
+    product: Product,
+    arm: str,
+    schema: Callable[[Manifest], pa.Schema],
+    users: Collection[str] | None,
+    verify: bool,
+) -> pa.Table:
+    manifest = find_manifest(storage, date, product.name)
     if manifest is None:
         raise PublicationError(
-            f"no embeddings are published for {date}", where=storage.url(manifest_path(date)), do="run jobs.embed"
+            f"no {product.name} are published for {date}",
+            where=storage.url(layout.manifest_path(date, product.name)),
+            do="run jobs.embed",
         )
-    if instruction not in manifest.arms:
+    if arm not in manifest.arms:
         raise PublicationError(
-            f"there is no instruction {instruction!r} on {date}",
+            f"there is no {product.arm} {arm!r} on {date}",
             where=storage.root,
-            do=f"the instructions are {', '.join(manifest.arms)}",
+            do=f"the {product.arm}s are {', '.join(manifest.arms)}",
         )
     wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
     shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
-    files = [f for f in manifest.files if f.arm == instruction and (shards is None or f.shard in shards)]
+    files = [f for f in manifest.files if f.arm == arm and (shards is None or f.shard in shards)]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         tables = list(pool.map(lambda file: _read(storage, file, verify), files))
-    dim = int(manifest.meaning["embeddings"]["model"]["dim"])
-    table = pa.concat_tables([embedding_schema(dim).empty_table(), *tables])
+    table = pa.concat_tables([schema(manifest).empty_table(), *tables])
     return table if wanted is None else table.filter(pc.is_in(table["user_id"], value_set=wanted))
 
 

@@ -1,4 +1,4 @@
-"""EMBEDDING: what is published, and what must hold for it before it is written."""
+"""EMBEDDING and NEIGHBOURS: what is published, and what must hold for it before it is written."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.embeddings.neighbours import Nearest
 from rayrec.errors import PublicationError
 from rayrec.hashing import shard_of
 
+NEIGHBOUR_COLUMNS = {"users": "neighbour_id", "items": "item_id"}
 _UNIT = 1e-3  # how far a length may be from 1
 
 
@@ -54,16 +56,44 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(-1, dim)
 
 
-def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: int) -> None:
-    """Raise PublicationError unless: the schema is EMBEDDING's, nothing is missing, the instruction is this one, users
-    are sorted, each there once and of this shard, and every vector is finite and of length 1."""
+def neighbour_schema(of: str) -> pa.Schema:
+    """One row a (user, instruction, neighbour), sorted by user_id and rank in a file of one list and one shard.
+
+    `of`: whether the neighbours are `users`, in the column neighbour_id, or `items`, in the column item_id.
+    """
+    return pa.schema(
+        [
+            pa.field("user_id", pa.string(), nullable=False),
+            pa.field("instruction_id", pa.string(), nullable=False),
+            pa.field("rank", pa.int32(), nullable=False),  # 1, 2, ...
+            pa.field(NEIGHBOUR_COLUMNS[of], pa.string(), nullable=False),
+            pa.field("similarity", pa.float32(), nullable=False),  # cosine
+        ]
+    )
+
+
+def neighbour_table(user_id: pa.Array, instruction_id: str, of: str, ids: pa.Array, nearest: Nearest) -> pa.Table:
+    """Rows of NEIGHBOURS of these users, who are sorted; `ids`: whose places the neighbours are."""
+    row, rank = np.nonzero(nearest.place >= 0)
+    columns = [
+        user_id.take(pa.array(row)),
+        pa.repeat(pa.scalar(instruction_id), len(row)),
+        pa.array(rank + 1, pa.int32()),
+        ids.take(pa.array(nearest.place[row, rank])),
+        pa.array(nearest.similarity[row, rank], pa.float32()),
+    ]
+    return pa.table(columns, schema=neighbour_schema(of))
+
+
+def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: int) -> pa.Array:
+    """The users of EMBEDDING rows.
+
+    Raises PublicationError unless: the schema is EMBEDDING's, nothing is missing, the instruction is this one, users
+    are sorted, each there once and of this shard, and every vector is finite and of length 1.
+    """
 
     def fail(what: str) -> None:
-        raise PublicationError(
-            f"a wrong embedding was about to be written: {what}",
-            where=f"instruction {instruction}, shard {shard}",
-            do="nothing was written; this is a defect of the model, please report it with this message",
-        )
+        raise _wrong("embedding", what, f"instruction {instruction}, shard {shard}")
 
     dim = getattr(table.schema.field("vector").type, "list_size", 1) if "vector" in table.column_names else 1
     if not table.schema.equals(embedding_schema(dim)):
@@ -81,3 +111,55 @@ def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: i
     length = np.linalg.norm(vectors_of(table), axis=1)
     if not bool((np.abs(length - 1) <= _UNIT).all()):  # NaN fails, too
         fail("a vector is not of length 1")
+    return users
+
+
+def check_neighbours(table: pa.Table, *, arm: str, shard: int, shards: int) -> pa.Array:
+    """The users of NEIGHBOURS rows of one list, `<instruction>.users` or `<instruction>.items`.
+
+    Raises PublicationError unless: the schema is that of the list, nothing is missing, the instruction is this one,
+    users are sorted and of this shard, ranks are 1..n, no similarity is above the one before it, all are cosines, and
+    nobody is their own neighbour.
+    """
+
+    def fail(what: str) -> None:
+        raise _wrong("neighbour", what, f"list {arm}, shard {shard}")
+
+    instruction, of = arm.rsplit(".", 1)
+    if not table.schema.equals(neighbour_schema(of)):
+        fail(f"columns are not those of {of}: {table.schema}")
+    table = table.combine_chunks()
+    if any(column.null_count for column in table.columns):
+        fail("a value is missing")
+    if not pc.all(pc.equal(table["instruction_id"], instruction), min_count=0).as_py():
+        fail("the instruction is another")
+    column = table["user_id"].combine_chunks()
+    begins = np.ones(len(column), np.bool_)
+    begins[1:] = pc.not_equal(column[:-1], column[1:]).to_numpy(zero_copy_only=False)
+    users = column.filter(pa.array(begins))
+    if not pc.all(pc.less(users[:-1], users[1:]), min_count=0).as_py():
+        fail("users are not sorted")
+    if bool((shard_of(users, shards) != shard).any()):
+        fail("a user belongs to another shard")
+    first = np.flatnonzero(begins)
+    if not np.array_equal(table["rank"].to_numpy(), np.arange(len(begins)) - np.repeat(first, _runs(begins)) + 1):
+        fail("ranks are not 1..n")
+    similarity = table["similarity"].to_numpy()
+    if not bool((np.abs(similarity) <= 1 + _UNIT).all()) or bool((np.diff(similarity)[~begins[1:]] > 0).any()):
+        fail("similarities are no cosines in descending order")
+    if of == "users" and pc.any(pc.equal(column, table[NEIGHBOUR_COLUMNS[of]]), min_count=0).as_py():
+        fail("somebody is their own neighbour")
+    return users
+
+
+def _runs(begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The length of each run of rows; bool [n], True where one begins."""
+    return np.diff(np.append(np.flatnonzero(begins), len(begins)))
+
+
+def _wrong(noun: str, what: str, where: str) -> PublicationError:
+    return PublicationError(
+        f"a wrong {noun} was about to be written: {what}",
+        where=where,
+        do="nothing was written; this is a defect of the model, please report it with this message",
+    )

@@ -23,7 +23,7 @@ from rayrec.forgotten import Forgotten
 from rayrec.publishing import erasure
 from rayrec.storage import Storage
 
-PUBLICATIONS = ("slates", "embeddings")  # folders whose days have manifests
+PUBLICATIONS = ("slates", "embeddings", "neighbours")  # folders whose days have manifests
 _ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
 _EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
 _USER = "user_id"
@@ -101,16 +101,17 @@ def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 def _column(storage: Storage, path: str) -> pa.ChunkedArray:
-    """The user_id of a file's rows; empty where it has no such column, or it is no file of ours."""
+    """The users that a file's rows name; empty where it has no column of them, or it is no file of ours."""
     nothing = pa.chunked_array([], pa.string())
     with storage.open(path) as file:
         try:
             if path.endswith(".parquet"):
                 parquet = pq.ParquetFile(file)
-                there = _USER in parquet.schema_arrow.names
-                return parquet.read(columns=[_USER])[_USER].cast(pa.string()) if there else nothing
-            table = pa.ipc.open_file(file).read_all()
-            return table[_USER].cast(pa.string()) if _USER in table.column_names else nothing
+                table = parquet.read(columns=[name for name in erasure.PEOPLE if name in parquet.schema_arrow.names])
+            else:
+                table = pa.ipc.open_file(file).read_all()
+            people = [table[name].cast(pa.string()) for name in erasure.PEOPLE if name in table.column_names]
+            return pa.chunked_array([chunk for column in people for chunk in column.chunks], pa.string())
         except (pa.ArrowException, OSError):
             return nothing
 

@@ -3,7 +3,7 @@
 The files without them are written beside the old ones, then the manifest is replaced in one step, then the old files
 go: a reader sees the day before or after, and one who holds the old manifest is told that a file is missing. The users
 become ineligible, for the reason `forgotten`, so that they still add up. Slates and embeddings are laid out alike:
-<kind>/dt=D/manifest.json names all there is.
+<kind>/dt=D/manifest.json names all there is. Of nearest users, rows go too whose neighbour is to be forgotten.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import hashlib
 import re
 import uuid
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +27,7 @@ from rayrec.publishing.records import Manifest, SlateFile, add_counts
 from rayrec.storage import Storage
 
 FORGOTTEN = "forgotten"  # why these users are ineligible
+PEOPLE = ("user_id", "neighbour_id")  # columns that hold users
 
 _ATTEMPT = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")  # folder and shard, shard, run id, attempt
 
@@ -45,18 +48,27 @@ def erase(storage: Storage, folder: str, gone: Forgotten) -> None:
             continue
         if own and own in info.path:  # of an attempt that was killed, this one's own perhaps
             storage.delete(info.path)
-        elif gone.among(_users(storage, info.path)).any():
+        elif rows_of(_table(storage, info.path), gone).any():
             _drop_attempt(storage, info.path)
+
+
+def rows_of(table: pa.Table, gone: Forgotten) -> npt.NDArray[np.bool_]:
+    """The rows that hold one of these users, as whose they are or as somebody's neighbour: bool [n]."""
+    found = np.zeros(table.num_rows, np.bool_)
+    for column in PEOPLE:
+        if column in table.column_names:
+            found |= gone.among(table[column])
+    return found
 
 
 def _erase_published(storage: Storage, folder: str, manifest: Manifest, gone: Forgotten) -> Manifest:
     files, erased = [], set[str]()
     for file in manifest.files:
         table = _table(storage, file.path)
-        listed = gone.among(table["user_id"])
+        listed = rows_of(table, gone)
         erased |= gone.tokens_among(table["user_id"])
         files.append(_rewritten(storage, file, table.filter(pa.array(~listed))) if listed.any() else file)
-    if not erased:
+    if all(new is old for new, old in zip(files, manifest.files, strict=True)):
         return manifest
     users = manifest.users
     now = dataclasses.replace(
@@ -140,8 +152,3 @@ def _manifest(storage: Storage, folder: str) -> Manifest | None:
 def _table(storage: Storage, path: str) -> pa.Table:
     with storage.open(path) as file:
         return pq.read_table(file, partitioning=None)
-
-
-def _users(storage: Storage, path: str) -> pa.ChunkedArray:
-    with storage.open(path) as file:
-        return pq.read_table(file, columns=["user_id"], partitioning=None)["user_id"]

@@ -5,6 +5,8 @@ runs/dt=2011-08-31/<run_id>/receipts/shard=0007.json   the shard is done, by thi
 runs/dt=2011-08-31/<run_id>/targets/shard=0007.arrow    what other arms would have made of its slates (TARGET)
 slates/dt=2011-08-31/arm=llm/shard=0007-<attempt>.parquet
 slates/dt=2011-08-31/manifest.json                     the publication: what it does not name does not exist
+
+Other products (rayrec.publishing.products) lie like slates, under their own folders.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ MANIFEST = "manifest.json"
 _DAY = re.compile(r"slates/dt=(\d{4}-\d{2}-\d{2})/manifest\.json")
 
 
+def day_folder(product: str, date: datetime.date) -> str:
+    """All that is published of a product on a day."""
+    return f"{product}/dt={date.isoformat()}"
+
+
 def slates_folder(date: datetime.date) -> str:
-    return f"slates/dt={date.isoformat()}"
+    return day_folder("slates", date)
 
 
-def slate_path(date: datetime.date, arm: str, shard: int, attempt: str) -> str:
-    return f"{slates_folder(date)}/arm={arm}/shard={shard:04d}-{attempt}.parquet"
-
-
-def manifest_path(date: datetime.date) -> str:
-    return f"{slates_folder(date)}/{MANIFEST}"
+def manifest_path(date: datetime.date, product: str = "slates") -> str:
+    return f"{day_folder(product, date)}/{MANIFEST}"
 
 
 def date_of_manifest(path: str) -> datetime.date | None:

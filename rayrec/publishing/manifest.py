@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.publishing import layout
+from rayrec.publishing.products import SLATES, Product
 from rayrec.publishing.records import (
     Manifest,
     Provenance,
@@ -24,9 +25,9 @@ from rayrec.storage import Storage
 _MAX_NAMED = 10  # shards or files named in an error
 
 
-def find_manifest(storage: Storage, date: datetime.date) -> Manifest | None:
+def find_manifest(storage: Storage, date: datetime.date, product: str = "slates") -> Manifest | None:
     """The publication of a day, or None while there is none."""
-    path = layout.manifest_path(date)
+    path = layout.manifest_path(date, product)
     try:
         data = storage.read(path)
     except MissingFileError:
@@ -40,14 +41,20 @@ def published_dates(root: str) -> list[datetime.date]:
     return sorted(date for date in dates if date is not None)
 
 
-def assemble(storage: Storage, record: RunRecord, receipts: Mapping[int, Receipt], provenance: Provenance) -> Manifest:
+def assemble(
+    storage: Storage,
+    record: RunRecord,
+    receipts: Mapping[int, Receipt],
+    provenance: Provenance,
+    product: Product = SLATES,
+) -> Manifest:
     """The manifest of a complete run. Raises PublicationError saying what is incomplete or does not add up."""
     _require_all_shards(storage, record, receipts)
-    users = _accounted_users(receipts, provenance)
+    users = _accounted_users(receipts, provenance, product)
     files = sorted(
         (file for receipt in receipts.values() for file in receipt.files), key=lambda file: (file.arm, file.shard)
     )
-    _require_files(storage, record, files)
+    _require_files(storage, record, files, product)
     engine: dict[str, int] = {}
     for receipt in receipts.values():
         engine = add_counts(engine, receipt.engine)
@@ -85,7 +92,7 @@ def _require_all_shards(storage: Storage, record: RunRecord, receipts: Mapping[i
         )
 
 
-def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance) -> UserCounts:
+def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance, product: Product) -> UserCounts:
     total = UserCounts(0, 0)
     for shard, receipt in receipts.items():
         if receipt.users.imbalance():
@@ -98,15 +105,15 @@ def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance) ->
         )
     if total.published == 0:
         raise PublicationError(
-            f"nobody has a slate: of {total.users_in} users, quarantined {dict(total.quarantined)},"
+            f"nobody has {product.one}: of {total.users_in} users, quarantined {dict(total.quarantined)},"
             f" ineligible {dict(total.ineligible)}",
             do="check the date, data.window_days and data.min_events",
         )
     return total
 
 
-def _require_files(storage: Storage, record: RunRecord, files: list[SlateFile]) -> None:
-    sizes = {file.path: file.size for file in storage.list(layout.slates_folder(record.date))}
+def _require_files(storage: Storage, record: RunRecord, files: list[SlateFile], product: Product) -> None:
+    sizes = {file.path: file.size for file in storage.list(layout.day_folder(product.name, record.date))}
     wrong = [file for file in files if sizes.get(file.path) != file.bytes]
     if wrong:
         named = [f"{file.path} ({sizes.get(file.path, 'missing')}, not {file.bytes} bytes)" for file in wrong]

@@ -7,6 +7,8 @@
 A shard's files have attempt-unique names and count for nothing until its receipt exists; the receipt is created only
 if absent, so of many attempts one stands. The day's manifest is created only if absent, so of many runs one publishes.
 Whatever is killed, and whenever: what lies about is never read, and the next run goes on from the receipts.
+
+Slates are published so, and other products (rayrec.publishing.products) by the same rules.
 """
 
 from __future__ import annotations
@@ -24,14 +26,13 @@ import pyarrow.parquet as pq
 
 from rayrec.errors import PublicationError
 from rayrec.publishing import layout
-from rayrec.publishing.checks import checked_slates
 from rayrec.publishing.differences import differences
 from rayrec.publishing.manifest import assemble, find_manifest
+from rayrec.publishing.products import SLATES, Product
 from rayrec.publishing.records import Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts, utc_now
 from rayrec.storage import Storage
 
 _PARALLEL_CALLS = 16
-_ROW_GROUP = 1 << 17  # rows; small enough that one user's slates are found through the statistics
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,21 @@ class Run:
     storage: Storage
     record: RunRecord
     published: Manifest | None = None  # set by `open` where the day is published already, by this very run
+    product: Product = SLATES
 
     @classmethod
-    def peek(cls, storage: Storage, record: RunRecord) -> Run:
+    def peek(cls, storage: Storage, record: RunRecord, product: Product = SLATES) -> Run:
         """What `open` would find, without writing anything: for a dry run."""
-        manifest = find_manifest(storage, record.date)
+        manifest = find_manifest(storage, record.date, product.name)
+        run = cls(storage, record, manifest, product)
         if manifest is not None and manifest.identity != record.identity:
-            raise _refusal(storage, manifest, record)
-        return cls(storage, record, manifest)
+            raise run._refusal(manifest)
+        return run
 
     @classmethod
-    def open(cls, storage: Storage, record: RunRecord) -> Run:
+    def open(cls, storage: Storage, record: RunRecord, product: Product = SLATES) -> Run:
         """Begin or resume. Raises PublicationError if the day is published under other settings or other inputs."""
-        run = cls.peek(storage, record)
+        run = cls.peek(storage, record, product)
         if run.published is not None:
             run._clean_up(run.published)  # what a run left that was killed just after it had published
             return run
@@ -77,29 +80,35 @@ class Run:
         return {receipt.shard: receipt for receipt in sorted(receipts, key=lambda receipt: receipt.shard)}
 
     def commit(
-        self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int]
+        self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int] | None = None
     ) -> Receipt:
-        """Write one shard's slates (SLATE, one table an arm), then its receipt; returns the receipt that stands.
+        """Write one shard's tables (of slates: SLATE), one an arm, then its receipt; returns the receipt that stands.
 
         If another attempt was first, this one's files are deleted and the other's receipt is returned.
-        Raises PublicationError if a slate is wrong (see `checked_slates`) or the users do not add up.
+        Raises PublicationError if a table is wrong (see `Product.check`) or the users do not add up.
         """
         if set(tables) != set(self.record.arms):
             raise PublicationError(
                 f"the arms are {sorted(tables)}, not {sorted(self.record.arms)}", where=f"shard {shard}"
             )
         attempt = f"{self.record.run_id}-{uuid.uuid4().hex[:12]}"
-        checked = {arm: self._checked(tables[arm], arm, shard) for arm in self.record.arms}
-        distinct = len(pc.unique(pa.chunked_array([arm_users for _, arm_users in checked.values()])))
-        if distinct != users.published or users.imbalance():
-            problem = users.imbalance() or f"{users.published} users counted as published, {distinct} have a slate"
+        checked = {arm: self.product.check(tables[arm], self.record, arm, shard) for arm in self.record.arms}
+        having = [len(pc.unique(pa.chunked_array([arm_users for _, arm_users in checked.values()])))]
+        if self.product.everybody:
+            having += [len(arm_users) for _, arm_users in checked.values()]
+        if users.imbalance() or (wrong := [count for count in having if count != users.published]):
+            problem = (
+                users.imbalance() or f"{users.published} users counted as published, {wrong[0]} have {self.product.one}"
+            )
             raise PublicationError(f"users do not add up: {problem}", where=f"shard {shard}")
         files = tuple(
             self._write(table, len(arm_users), arm, shard, attempt)
             for arm, (table, arm_users) in checked.items()
             if table.num_rows
         )
-        receipt = Receipt(shard, self.record.run_id, attempt, utc_now(), users, dict(sorted(engine.items())), files)
+        receipt = Receipt(
+            shard, self.record.run_id, attempt, utc_now(), users, dict(sorted((engine or {}).items())), files
+        )
         path = layout.receipt_path(self.record.date, self.record.run_id, shard)
         if self.storage.create(path, receipt.to_json()):
             return receipt
@@ -112,18 +121,19 @@ class Run:
         """Make the day visible, by one conditional create of its manifest.
 
         Raises PublicationError if a shard has no receipt, a file is missing or of another size, the users do not add
-        up, nobody has a slate, or a different run has published the day; in the last case this run's files are removed.
+        up, nobody is published, or a different run has published the day; then this run's files are removed.
         """
-        winner = find_manifest(self.storage, self.record.date)
+        path = layout.manifest_path(self.record.date, self.product.name)
+        winner = find_manifest(self.storage, self.record.date, self.product.name)
         if winner is not None:
             return self._yield_to(winner)
-        manifest = assemble(self.storage, self.record, self.receipts(), provenance)
-        if not self.storage.create(layout.manifest_path(self.record.date), manifest.to_json()):
-            winner = find_manifest(self.storage, self.record.date)
+        manifest = assemble(self.storage, self.record, self.receipts(), provenance, self.product)
+        if not self.storage.create(path, manifest.to_json()):
+            winner = find_manifest(self.storage, self.record.date, self.product.name)
             if winner is None:
                 raise PublicationError(
                     "the manifest was there and is gone again",
-                    where=self.storage.url(layout.manifest_path(self.record.date)),
+                    where=self.storage.url(path),
                     do="somebody withdraws this day; run again when they are done",
                 )
             if winner.attempt != manifest.attempt:
@@ -131,15 +141,12 @@ class Run:
         self._clean_up(manifest)
         return Publication("published", manifest)
 
-    def _checked(self, table: pa.Table, arm: str, shard: int) -> tuple[pa.Table, pa.Array]:
-        return checked_slates(table, date=self.record.date, arm=arm, shard=shard, shards=self.record.shards)
-
     def _write(self, table: pa.Table, users: int, arm: str, shard: int, attempt: str) -> SlateFile:
         sink = pa.BufferOutputStream()
-        order = pq.SortingColumn.from_ordering(table.schema, [("user_id", "ascending"), ("rank", "ascending")])
-        pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP, sorting_columns=order)
+        order = pq.SortingColumn.from_ordering(table.schema, [(name, "ascending") for name in self.product.order])
+        pq.write_table(table, sink, compression="zstd", row_group_size=self.product.row_group, sorting_columns=order)
         data = sink.getvalue()
-        path = layout.slate_path(self.record.date, arm, shard, attempt)
+        path = f"{self._folder}/{self.product.arm}={arm}/shard={shard:04d}-{attempt}.parquet"
         with self.storage.writer(path) as file:
             file.write(data)
         return SlateFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())
@@ -150,7 +157,7 @@ class Run:
     def _yield_to(self, winner: Manifest) -> Publication:
         self._clean_up(winner)
         if winner.identity != self.record.identity:
-            raise _refusal(self.storage, winner, self.record)
+            raise self._refusal(winner)
         return Publication("published by another run", winner)
 
     def _clean_up(self, manifest: Manifest) -> None:
@@ -159,8 +166,26 @@ class Run:
             # Before the files: a receipt must never outlive them, should the day be withdrawn and this run resumed.
             self._delete(self._paths(layout.receipts_folder(self.record.date, self.record.run_id)))
         kept = {file.path for file in manifest.files}
-        written = self._paths(layout.slates_folder(self.record.date))
+        written = self._paths(self._folder)
         self._delete([path for path in written if f"-{self.record.run_id}-" in path and path not in kept])
+
+    def _refusal(self, published: Manifest) -> PublicationError:
+        date = self.record.date
+        lines = [
+            f"{self.product.name} for {date} are already published, by a run that differs (published -> now):",
+            *(f"  {line}" for line in differences(published.record, self.record)),
+        ]
+        manifest = self.storage.url(layout.manifest_path(date, self.product.name))
+        return PublicationError(
+            "\n".join(lines),
+            where=f"{manifest}, published {published.created_at}",
+            do="keep what is published; or give output.root another folder; or withdraw the day by deleting that"
+            " manifest, and run again",
+        )
+
+    @property
+    def _folder(self) -> str:
+        return layout.day_folder(self.product.name, self.record.date)
 
     def _paths(self, folder: str) -> list[str]:
         return [file.path for file in self.storage.list(folder)]
@@ -168,17 +193,3 @@ class Run:
     def _delete(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(_PARALLEL_CALLS) as pool:
             list(pool.map(self.storage.delete, paths))
-
-
-def _refusal(storage: Storage, published: Manifest, now: RunRecord) -> PublicationError:
-    lines = [
-        f"slates for {now.date} are already published, by a run that differs (published -> now):",
-        *(f"  {line}" for line in differences(published.record, now)),
-    ]
-    manifest = storage.url(layout.manifest_path(now.date))
-    return PublicationError(
-        "\n".join(lines),
-        where=f"{manifest}, published {published.created_at}",
-        do="keep what is published; or give output.root another folder; or withdraw the day by deleting that manifest,"
-        " and run again",
-    )

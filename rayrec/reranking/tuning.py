@@ -113,7 +113,7 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         card = _card(spec, whole, everything, loop, choice)
         if worker.rank == 0:
             rare = np.flatnonzero(counts <= np.quantile(counts, _RARE))
-            lm.to("cpu").export(folder, _names(spec, named, reader) if len(named) else None, rare)
+            lm.to("cpu").export(folder, _names(spec, named, reader, titles=False) if len(named) else None, rare)
             artefact.publish(folder, card, storage, spec.path)
             storage.delete(f"{spec.path}/{_CHECKPOINT}")
     finally:
@@ -150,12 +150,15 @@ def _start(spec: TuningSpec) -> str:
     return auto if spec.settings.items_from == "auto" else spec.settings.items_from
 
 
-def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> Ragged:
-    """What items are called, as token ids: title and facets."""
+def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader, *, titles: bool = True) -> Ragged:
+    """What items are called, as token ids: title and facets.
+
+    Of items that are not tuned, facets alone: nothing has taught them that the other words of a request mean nothing.
+    """
     facets = Facets.of(spec.catalogue).take(codes)
-    titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
+    called = spec.catalogue["title"].take(pa.array(codes)).to_pylist() if titles else [""] * len(codes)
     named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
-    return reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)])
+    return reader([f"{title} {names}" for title, names in zip(called, named, strict=True)])
 
 
 def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> Any:

@@ -2,8 +2,7 @@
 
 The items of a user's history are grouped by the cosine of their iALS factors (spherical k-means), each group is folded
 in as if it were a user, p_c, and an item scores max_c v'p_c: what suits one interest well is not averaged away by the
-others. An interest of few items has a short vector, since the ridge pulls it to zero: that is its weight. (Weighting by
-the share of the history besides, as kNN-Embed draws candidates, found less: benchmarks.embed_recall.)
+others. An interest of few items has a short vector, since the ridge pulls it to zero: that is its weight.
 
 With one interest the scores are those of iALS, whose fit it shares.
 """

@@ -37,13 +37,14 @@ def test_every_instruction_is_answered_as_if_it_were_asked_alone(embedder: Embed
 
 def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = []
-    forward = embedder.model.llm.forward
+    layer = embedder.model.llm.layers[0].mlp
+    forward = layer.forward
 
-    def counted(*, inputs_embeds: torch.Tensor, **rest: object) -> object:
-        tokens.append(inputs_embeds.shape[0] * inputs_embeds.shape[1])
-        return forward(inputs_embeds=inputs_embeds, **rest)
+    def counted(states: torch.Tensor) -> object:
+        tokens.append(states.shape[0] * states.shape[1])
+        return forward(states)
 
-    monkeypatch.setattr(embedder.model.llm, "forward", counted)
+    monkeypatch.setattr(layer, "forward", counted)
     views = embedder.viewer(items())(events())
     asked = [TEXTS[0]] * 16
     embedder.embed(views, asked)
@@ -51,8 +52,21 @@ def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkey
     tokens.clear()
     embedder.embed_uncached(views, asked)
     prefix, question = embedder.model.prefix_tokens, len(embedder.vocabulary.ids(TEXTS[0])) + 1
-    assert cached == 64 * (prefix + 16 * question)
+    assert cached == 64 * (prefix + 16)  # one layer: of a question only <USER> is looked at
     assert sum(tokens) == 64 * 16 * (prefix + question)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_question_is_read_as_the_language_model_reads_it(layers: int) -> None:
+    given = settings(model={"encoder_width": 16, "width": 32, "heads": 2, "feedforward": 32, "layers": layers})
+    model = build(given.model, ("events", "profile"), 50, 20, 0).eval()
+    with torch.inference_mode():
+        prefix = torch.randn(3, model.prefix_tokens, 32)
+        cache = model.read_prefix(prefix)
+        for instruction in ([], [4], [3, 5, 7, 9, 2]):
+            found = model.ask(cache, instruction)
+            torch.testing.assert_close(found, model.ask_whole(prefix, instruction), rtol=0, atol=1e-6)
+            torch.testing.assert_close(found, model.ask(cache, instruction), rtol=0, atol=0)
 
 
 def test_a_vector_has_the_same_bits_in_any_company(embedder: Embedder) -> None:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from rayrec.config import Config, load
 from rayrec.demo_shop import Shop, make_shop
-from rayrec.embeddings import Embedder, Events, Items, read_embeddings, vectors_of
-from rayrec.embeddings.publication import manifest_path
-from rayrec.errors import ConfigError
+from rayrec.embeddings import Embedder, Events, Items, read_embeddings, read_neighbours, vectors_of
+from rayrec.errors import ConfigError, PublicationError
 from rayrec.pipeline import embed
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories, read_catalogue
+from rayrec.publishing.layout import manifest_path
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 SECTION = """
@@ -85,7 +86,7 @@ def test_a_notebook_gets_the_published_vectors_from_the_model(published: tuple[D
 def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(published: tuple[Day, embed.Embedded]) -> None:
     night, _ = published
     whole = read_embeddings(night.config.output.root, night.date, "again")
-    night.storage.delete(manifest_path(night.date))
+    night.storage.delete(manifest_path(night.date, "embeddings"))
     run_id = embed.record_of(night).run_id
     night.storage.delete(f"runs/dt={night.dt}/{run_id}/receipts/shard=0001.json")
     assert embed.run(night).publication.outcome == "published"
@@ -101,6 +102,45 @@ def test_shards_do_not_change_a_vector(published: tuple[Day, embed.Embedded], sh
     )
     assert one["user_id"].equals(two["user_id"])
     np.testing.assert_array_equal(vectors_of(one), vectors_of(two))
+
+
+def test_neighbours_are_published_beside_the_vectors_they_are_of(
+    published: tuple[Day, embed.Embedded], shop: Shop
+) -> None:
+    night, embedded = published
+    root = night.config.output.root
+    more = day(shop, Path(root), "embeddings.neighbours={users: 5, items: 3}")
+    before = {file.path: file.version for file in night.storage.list("embeddings")}
+    first = embed.run(more)
+    assert first.already
+    assert first.neighbours is not None
+    assert first.neighbours.manifest.arms == ("again.users", "next.users", "patient.users", "next.items")
+    assert {file.path: file.version for file in night.storage.list("embeddings")} == before
+    table = read_embeddings(root, night.date, "patient").sort_by("user_id")
+    users, vectors = table["user_id"].to_pylist(), vectors_of(table).astype(np.float64)
+    near = read_neighbours(root, night.date, "patient", "users", verify=True).sort_by(
+        [("user_id", "ascending"), ("rank", "ascending")]
+    )
+    assert near["user_id"].to_pylist() == [user for user in users for _ in range(5)]
+    cosine = vectors @ vectors.T
+    np.fill_diagonal(cosine, -np.inf)
+    np.testing.assert_allclose(near["similarity"].to_numpy(), np.sort(cosine, axis=1)[:, :-6:-1].ravel(), atol=1e-6)
+    items = read_neighbours(root, night.date, "next", "items", users=users[:2])
+    titles = read_catalogue(night)["item_id"].to_pylist()
+    assert items["rank"].to_pylist() == [1, 2, 3, 1, 2, 3]
+    assert set(items["item_id"].to_pylist()) <= set(titles)
+    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
+    named = model.embed_items(Items.of(read_catalogue(night), "price"))
+    asked = vectors_of(read_embeddings(root, night.date, "next", users=users[:1]))[0]
+    best = items.filter(pc.equal(items["user_id"], users[0]))["similarity"].to_numpy()
+    np.testing.assert_allclose(best, np.sort(named @ asked)[:-4:-1], atol=1e-6)
+    again = embed.run(more).neighbours
+    assert again is not None
+    assert again.manifest == first.neighbours.manifest
+    with pytest.raises(PublicationError, match=r"neighbours\.users: 5 -> 6"):
+        embed.run(day(shop, Path(root), "embeddings.neighbours={users: 6, items: 3}"))
+    with pytest.raises(ConfigError, match="kind next"):
+        day(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
 
 
 def test_embeddings_do_not_change_what_slates_are(shop: Shop, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from rayrec.embeddings import read_embeddings, vectors_of
-from rayrec.embeddings.publication import EmbeddingRun, find_manifest
+from rayrec.embeddings.publication import EMBEDDINGS
 from rayrec.embeddings.schema import embedding_schema, embedding_table
 from rayrec.errors import PublicationError
 from rayrec.hashing import digest, shard_of
-from rayrec.publishing import Input, Provenance, RunRecord, UserCounts
+from rayrec.publishing import Input, Provenance, Run, RunRecord, UserCounts, find_manifest
 from rayrec.storage import Storage
 
 DATE = datetime.date(2011, 8, 31)
@@ -43,7 +43,7 @@ def tables_of(shard: int, dim: int = DIM) -> dict[str, pa.Table]:
     return found
 
 
-def commit(run: EmbeddingRun, shards: range = range(SHARDS), dim: int = DIM) -> None:
+def commit(run: Run, shards: range = range(SHARDS), dim: int = DIM) -> None:
     for shard in shards:
         tables = tables_of(shard, dim)
         run.commit(shard, tables, UserCounts(tables["gifts"].num_rows, tables["gifts"].num_rows))
@@ -51,7 +51,7 @@ def commit(run: EmbeddingRun, shards: range = range(SHARDS), dim: int = DIM) -> 
 
 def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = EmbeddingRun.open(storage, record())
+    run = Run.open(storage, record(), EMBEDDINGS)
     commit(run)
     assert run.publish(PROVENANCE).outcome == "published"
     table = read_embeddings(tmp_path, DATE, "bags", verify=True)
@@ -67,10 +67,10 @@ def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
 
 def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    commit(EmbeddingRun.open(storage, record()), range(2))
+    commit(Run.open(storage, record(), EMBEDDINGS), range(2))
     with pytest.raises(PublicationError, match="no embeddings are published"):
         read_embeddings(tmp_path, DATE, "bags")
-    resumed = EmbeddingRun.open(storage, record())
+    resumed = Run.open(storage, record(), EMBEDDINGS)
     assert sorted(resumed.receipts()) == [0, 1]
     with pytest.raises(PublicationError, match="1 of 3 shards are not done"):
         resumed.publish(PROVENANCE)
@@ -80,24 +80,24 @@ def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts
 
 def test_the_same_run_again_does_nothing_and_another_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = EmbeddingRun.open(storage, record())
+    run = Run.open(storage, record(), EMBEDDINGS)
     commit(run)
     run.publish(PROVENANCE)
     before = {file.path: file.version for file in storage.list()}
-    again = EmbeddingRun.open(storage, record())
-    assert again.published == find_manifest(storage, DATE)
+    again = Run.open(storage, record(), EMBEDDINGS)
+    assert again.published == find_manifest(storage, DATE, "embeddings")
     assert {file.path: file.version for file in storage.list()} == before
     with pytest.raises(PublicationError, match=r"embeddings\.model\.dim: 4 -> 8"):
-        EmbeddingRun.open(storage, record(8))
+        Run.open(storage, record(8), EMBEDDINGS)
 
 
 def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    runs = [EmbeddingRun.open(storage, record()) for _ in range(4)]
-    other = EmbeddingRun.open(storage, record(8))
+    runs = [Run.open(storage, record(), EMBEDDINGS) for _ in range(4)]
+    other = Run.open(storage, record(8), EMBEDDINGS)
     commit(other, dim=8)
 
-    def drive(run: EmbeddingRun) -> str:
+    def drive(run: Run) -> str:
         commit(run)
         return run.publish(PROVENANCE).outcome
 
@@ -106,7 +106,7 @@ def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: 
     assert outcomes == ["published"] + ["published by another run"] * 3
     with pytest.raises(PublicationError, match="already published"):
         other.publish(PROVENANCE)
-    manifest = find_manifest(storage, DATE)
+    manifest = find_manifest(storage, DATE, "embeddings")
     assert manifest is not None
     left = {file.path for file in storage.list("embeddings")}
     assert left == {"embeddings/dt=2011-08-31/manifest.json", *(file.path for file in manifest.files)}
@@ -115,7 +115,7 @@ def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: 
 
 def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = EmbeddingRun.open(storage, record())
+    run = Run.open(storage, record(), EMBEDDINGS)
     commit(run)
     manifest = run.publish(PROVENANCE).manifest
     path = next(file.path for file in manifest.files if file.arm == "gifts")
@@ -141,7 +141,7 @@ def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_embedding_is_not_written(tmp_path: Path, wrong: object, says: str) -> None:
-    run = EmbeddingRun.open(Storage(str(tmp_path)), record())
+    run = Run.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
     tables = tables_of(0)
     users = UserCounts(tables["gifts"].num_rows, tables["gifts"].num_rows)
     with pytest.raises(PublicationError, match=says):
