@@ -28,11 +28,11 @@ READER = (
 )
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
 HEARD = (
-    "tuning.epochs=4",
+    "tuning.epochs=8",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
     "tuning.forms={search: 20, contrary: 10}",
-    "blend.sample_users=20",
+    "blend.sample_users=60",
 )
 
 
