@@ -14,7 +14,6 @@ Only what is trained is kept in checkpoints: `trained` names it.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,6 @@ from rayrec.reranking.vocabulary import Vocabulary
 _SPREAD = 0.05  # standard deviation of fresh embeddings
 
 
-@dataclass(frozen=True)
-class _Bags:
-    """The words of items, and what each weighs."""
-
-    word: Tensor  # int64 [words]
-    start: Tensor  # int64 [items]
-    weight: Tensor  # float32 [words]
-
-
 class ItemLM(nn.Module):
     """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `items`: logits."""
 
@@ -53,8 +43,8 @@ class ItemLM(nn.Module):
         spread = float(table.detach().float().std())
         self.marks = nn.Parameter(torch.randn(vocabulary.first_item - vocabulary.user, width) * spread)
         self.items = nn.Parameter(torch.randn(vocabulary.items, width) * spread)
-        self._named: _Bags | None = None
-        self._rarity = np.empty(0)
+        self._words: Tensor | None = None
+        self._offsets = self._rarity = torch.empty(0)
 
     @property
     def width(self) -> int:
@@ -69,10 +59,13 @@ class ItemLM(nn.Module):
 
         A word weighs log(items / items with it); the weights of an item have length 1.
         """
-        _, word = self._distinct(words)
-        count = np.bincount(word, minlength=self.causal.get_input_embeddings().weight.shape[0])
-        self._rarity = np.where(count, np.log((len(words) + 1) / np.maximum(count, 1)), 0)
-        self._named = self._bags(words)
+        size = self.causal.get_input_embeddings().weight.shape[0]
+        item, word = np.divmod(np.unique(words.rows * size + words.values), size)
+        rarity = np.log((len(words) + 1) / np.maximum(np.bincount(word, minlength=size), 1))[word]
+        length = np.sqrt(np.bincount(item, rarity**2, minlength=len(words)))[item]
+        self._words = torch.from_numpy(word)
+        self._offsets = torch.from_numpy(np.searchsorted(item, np.arange(len(words))))
+        self._rarity = torch.from_numpy((rarity / np.maximum(length, 1e-9)).astype(np.float32))
 
     def start_items(self, vectors: Tensor) -> None:
         """Begin the items' own part with these [items, width], at the spread of the model's embeddings."""
@@ -81,7 +74,14 @@ class ItemLM(nn.Module):
 
     def vectors(self) -> Tensor:
         """Every item's vector, [items, width]: its own part and that of its words."""
-        return self.items if self._named is None else self.items + self._sums(self._named)
+        if self._words is None:
+            return self.items
+        table = self.causal.get_input_embeddings().weight
+        words, offsets, rarity = (part.to(table.device) for part in (self._words, self._offsets, self._rarity))
+        named: Tensor = nn.functional.embedding_bag(
+            words, table, offsets, mode="sum", per_sample_weights=rarity.to(table.dtype)
+        )
+        return self.items + named
 
     def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
         """`vectors`: those of `self.vectors()`, where they are at hand."""
@@ -98,47 +98,19 @@ class ItemLM(nn.Module):
         """The trained parameters by name, in a fixed order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    def export(self, folder: Path, others: Ragged | None = None, rare: npt.NDArray[np.int64] | None = None) -> None:
-        """Write a plain Hugging Face checkpoint (safetensors). The model cannot be tuned further afterwards.
-
-        `others`: the words (token ids, one row an item) of items that follow the tuned ones and were not tuned. Their
-        vectors are made of words that tuned items have too, and of the mean own part of the `rare` items (indices): an
-        item that hardly anybody has taken is no likelier than those.
-        """
+    def export(self, folder: Path) -> None:
+        """Write a plain Hugging Face checkpoint (safetensors). The model cannot be tuned further afterwards."""
         vectors = self.vectors().detach()
-        if others is not None and len(others):
-            vectors = torch.cat([vectors, self._sums(self._bags(others)).detach() + self.items[rare].mean(0).detach()])
         causal = self.causal.merge_and_unload() if hasattr(self.causal, "merge_and_unload") else self.causal
         vocabulary = self.vocabulary
-        end = vocabulary.first_item + len(vectors)
-        size = max(end, causal.get_input_embeddings().weight.shape[0])
+        size = max(vocabulary.size, causal.get_input_embeddings().weight.shape[0])
         causal.resize_token_embeddings(size, mean_resizing=False)
         with torch.no_grad():
             for layer in (causal.get_input_embeddings(), causal.get_output_embeddings()):
                 table = layer.weight
                 table[vocabulary.user : vocabulary.first_item] = self.marks.to(table.dtype)
-                table[vocabulary.first_item : end] = vectors.to(table.dtype)
+                table[vocabulary.first_item : vocabulary.size] = vectors.to(table.dtype)
         causal.save_pretrained(str(folder), safe_serialization=True)
-
-    def _distinct(self, words: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(item, word), each pair once, ascending."""
-        size = self.causal.get_input_embeddings().weight.shape[0]
-        item, word = np.divmod(np.unique(words.rows * size + words.values), size)
-        return item, word
-
-    def _bags(self, words: Ragged) -> _Bags:
-        item, word = self._distinct(words)
-        rarity = self._rarity[word]
-        length = np.sqrt(np.bincount(item, rarity**2, minlength=len(words)))[item]
-        start = np.searchsorted(item, np.arange(len(words)))
-        weight = (rarity / np.maximum(length, 1e-9)).astype(np.float32)
-        return _Bags(*(torch.from_numpy(part) for part in (word, start, weight)))
-
-    def _sums(self, bags: _Bags) -> Tensor:
-        """[items, width]"""
-        table = self.causal.get_input_embeddings().weight
-        word, start, weight = (part.to(table.device) for part in (bags.word, bags.start, bags.weight))
-        return nn.functional.embedding_bag(word, table, start, mode="sum", per_sample_weights=weight.to(table.dtype))
 
 
 def build(settings: Tuning, vocabulary: Vocabulary, longest: int) -> ItemLM:

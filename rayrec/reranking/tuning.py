@@ -38,8 +38,6 @@ _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
 _CHECKPOINT = "checkpoint.safetensors"
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words
-_MOST_NAMED = 200_000  # items scored by their words alone
-_RARE = 0.1  # the share of tuned items, those with the fewest events, that such items are like
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,12 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         return artefact.read_card(storage, spec.path)
     # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
     tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
-    codes, counts = _codes(spec, tables)
-    named = _only_named(spec, codes)
+    codes = _codes(spec, tables)
     teacher = (
         None if spec.templates is None else RulesTeacher(Facets.of(spec.catalogue).take(codes), unseen=spec.unseen)
     )
-    everything = np.concatenate([codes, named])
-    tokenizer = _tokenizer(spec, len(everything), teacher)
-    whole = vocabulary.vocabulary_of(tokenizer, len(everything))
-    vocab = replace(whole, items=len(codes))  # of the model while it is tuned
+    tokenizer = _tokenizer(spec, len(codes), teacher)
+    vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
     folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
     try:
         tokenizer.save_pretrained(str(folder))
@@ -110,10 +105,9 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         loop = Loop(lm, layout, task if choice is None else replace(task, events=choice.of_events(task.events)), worker)
         _resume(loop, storage, spec)
         loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
-        card = _card(spec, whole, everything, loop, choice)
+        card = _card(spec, vocab, codes, loop, choice)
         if worker.rank == 0:
-            rare = np.flatnonzero(counts <= np.quantile(counts, _RARE))
-            lm.to("cpu").export(folder, _names(spec, named, reader, titles=False) if len(named) else None, rare)
+            lm.to("cpu").export(folder)
             artefact.publish(folder, card, storage, spec.path)
             storage.delete(f"{spec.path}/{_CHECKPOINT}")
     finally:
@@ -121,8 +115,8 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     return artefact.read_card(storage, spec.path) if worker.rank == 0 else card
 
 
-def _codes(spec: TuningSpec, tables: list[pa.Table]) -> tuple[Int, Int]:
-    """Codes of the items that are tuned, ascending, and how many events each has."""
+def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
+    """Codes of the items that get a token, ascending."""
     counts = item_counts(tables, len(spec.catalogue), spec.now)
     codes = np.flatnonzero(counts >= spec.settings.min_item_events)
     if not len(codes):
@@ -130,19 +124,7 @@ def _codes(spec: TuningSpec, tables: list[pa.Table]) -> tuple[Int, Int]:
             f"no item has {spec.settings.min_item_events} events, so the model would have no items",
             do="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
         )
-    return codes, counts[codes]
-
-
-def _only_named(spec: TuningSpec, codes: Int) -> Int:
-    """Codes of the available items with too few events to be tuned, which the model can tell by their words."""
-    if _start(spec) not in _BY_WORDS:
-        return np.empty(0, np.int64)
-    new = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
-    new[codes] = False
-    found = np.flatnonzero(new)
-    if len(found) > _MOST_NAMED:
-        _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MOST_NAMED)
-    return found[:_MOST_NAMED]
+    return codes
 
 
 def _start(spec: TuningSpec) -> str:
@@ -150,15 +132,12 @@ def _start(spec: TuningSpec) -> str:
     return auto if spec.settings.items_from == "auto" else spec.settings.items_from
 
 
-def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader, *, titles: bool = True) -> Ragged:
-    """What items are called, as token ids: title and facets.
-
-    Of items that are not tuned, facets alone: nothing has taught them that the other words of a request mean nothing.
-    """
+def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> Ragged:
+    """What items are called, as token ids: title and facets."""
     facets = Facets.of(spec.catalogue).take(codes)
-    called = spec.catalogue["title"].take(pa.array(codes)).to_pylist() if titles else [""] * len(codes)
+    titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
     named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
-    return reader([f"{title} {names}" for title, names in zip(called, named, strict=True)])
+    return reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)])
 
 
 def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> Any:
