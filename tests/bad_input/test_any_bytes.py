@@ -37,11 +37,20 @@ def ingest(name: str, content: bytes, **interactions: object) -> Outcome | None:
             return None
 
 
+def assert_every_row_is_somewhere(outcome: Outcome | None) -> None:
+    """In a refused input no row is anywhere."""
+    if outcome is None:
+        return
+    rows = outcome.rows
+    assert rows.rows == rows.accepted + rows.quarantined.total() + rows.outside_window
+    assert rows.quarantined.total() == outcome.quarantine.num_rows
+
+
 @given(content=st.binary(max_size=300))
 @settings(max_examples=25, deadline=None)
 @pytest.mark.parametrize("name", ["e.csv", "e.jsonl", "e.parquet", "e.csv.gz"])
 def test_random_bytes_are_refused_or_quarantined(name: str, content: bytes) -> None:
-    ingest(name, content)
+    assert_every_row_is_somewhere(ingest(name, content))
 
 
 @given(content=st.binary(max_size=200), at=st.integers(0, len(ROWS)))
@@ -50,7 +59,7 @@ def test_random_bytes_are_refused_or_quarantined(name: str, content: bytes) -> N
 def test_random_bytes_among_good_rows_are_refused_or_quarantined(encoding: str, content: bytes, at: int) -> None:
     whole = (HEADER + ROWS).encode()
     at += len(HEADER)
-    ingest("e.csv", whole[:at] + content + whole[at:], encoding=encoding)
+    assert_every_row_is_somewhere(ingest("e.csv", whole[:at] + content + whole[at:], encoding=encoding))
 
 
 @given(rows=st.lists(st.lists(CELL, min_size=1, max_size=7), max_size=12))

@@ -57,7 +57,9 @@ def job_spec(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_cluster_yaml_passes_rays_schema(cluster: dict[str, Any]) -> None:
-    validate_config(prepare_config(copy.deepcopy(cluster)))
+    prepared = prepare_config(copy.deepcopy(cluster))
+    validate_config(prepared)  # raises where the schema is broken
+    assert prepared["available_node_types"].keys() == cluster["available_node_types"].keys()
 
 
 def test_a_misspelt_key_would_not_pass(cluster: dict[str, Any]) -> None:
