@@ -77,7 +77,8 @@ class Tuning(Section):
     obedience: float = Field(2.0, ge=0)  # how much more it weighs that an answer is what was asked for, not whose it is
     items_from: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
     """Where item vectors come from: words, item factors, both; auto: both where something is asked, else factors."""
-    min_item_events: int = Field(3, ge=1)  # items with fewer events get no token, and no LLM score
+    min_item_events: int = Field(3, ge=1)
+    """Items with fewer events are scored by their words alone, where item vectors have words; else not by the LLM."""
     horizon_days: float = Field(7.0, gt=0)  # the model learns which new items a user takes within this time
     target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
     item_dropout: float = Field(0.1, ge=0, lt=1)  # share of history items left out at random while learning

@@ -8,20 +8,22 @@ them.
     decade     of a numeric attribute whose values are years
     below      prices and other numeric attributes: less than a round number; the sets are nested
     value      a value of any other attribute
-    word       a word that enough titles share
+    word       a word that enough titles share, unless it is a stop word (stopwords.yaml)
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import yaml
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.cleaning import clean
@@ -36,8 +38,6 @@ _WORDS, _VALUES, _CHARS = 300, 200, 40
 _ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
 _SPLIT = re.compile(r"[|>;,/]")
 _WORD = re.compile(r"[a-z]{3,}")
-_STOP = frozenset(["all", "and", "are", "for", "from", "her", "his", "into", "its", "not", "one", "set", "that", "the"])
-_STOP |= {"this", "two", "was", "with", "you", "your"}
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,23 @@ class Facets:
         return {pair: number for number, pair in enumerate(zip(self.kind, self.name, strict=True))}
 
 
-def words_without_facets(titles: Iterable[str], facets: Facets) -> tuple[str, ...]:
-    """Words of titles that name no facet, sorted: what people may say without asking for anything."""
-    named = {word for name in facets.name for word in _WORD.findall(name)}
-    return tuple(sorted({word for title in titles for word in _WORD.findall(title.lower())} - named))
+def words_without_facets(titles: Iterable[str], facets: Facets) -> tuple[tuple[str, ...], ...]:
+    """What people may say without asking for anything, sorted: words of titles that name no facet, and stop words."""
+    meant = {word for name in facets.name for word in _WORD.findall(name)} | _stop_words()["turning"]
+    of_titles = {word for title in titles for word in _WORD.findall(title.lower())}
+    return tuple(tuple(sorted(words - meant)) for words in (of_titles, stop_words()) if words - meant)
+
+
+def stop_words() -> frozenset[str]:
+    """stopwords.yaml, in lower case."""
+    return frozenset().union(*_stop_words().values())
+
+
+@lru_cache(maxsize=1)
+def _stop_words() -> Mapping[str, frozenset[str]]:
+    text = resources.files(__package__).joinpath("stopwords.yaml").read_text(encoding="utf8")
+    content: dict[str, str] = yaml.safe_load(text)
+    return {group: frozenset(words.split()) for group, words in content.items()}
 
 
 def _named(catalogue: pa.Table) -> Iterator[list[tuple[str, str]]]:
@@ -144,8 +157,8 @@ def _named(catalogue: pa.Table) -> Iterator[list[tuple[str, str]]]:
     readers = [reader for name in named if (reader := _reader(name, attributes)) is not None]
     titles = [_WORD.findall(title.lower()) for title in catalogue["title"].to_pylist()]
     shared = Counter(word for words in titles for word in set(words))
-    taken = {name for names in categories for name in names}
-    common = sorted((-count, word) for word, count in shared.items() if word not in _STOP and word not in taken)
+    taken, stop = {name for names in categories for name in names}, stop_words()
+    common = sorted((-count, word) for word, count in shared.items() if word not in stop and word not in taken)
     words = {word for _, word in common[:_WORDS]}
     for names, row, title in zip(categories, attributes, titles, strict=True):
         found = [(CATEGORY, name) for name in names]

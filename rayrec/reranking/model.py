@@ -1,8 +1,8 @@
 """The model while it is tuned: a causal decoder whose items are one matrix, read and predicted with the same vectors.
 
-An item's vector is its own plus, where the settings say so, the weighed sum of the embeddings of the words it is called
-by: "drama" in a request and in the names of a thousand films is then one thing to learn, and an item that nobody has
-taken yet is still somewhere. `export` adds the two up: engines see one plain matrix.
+An item's vector is its own plus, where the settings say so, the sum of the embeddings of the words it is called by:
+"drama" in a request and in the names of a thousand films is then one thing to learn. Items with too few events for a
+part of their own share one, and are told apart by their words. `export` adds the parts: engines see one plain matrix.
 
     scratch   a small Llama, all of it trained
     a base    a local Hugging Face checkpoint with LoRA on its linear layers, plus vectors for the added tokens;
@@ -14,6 +14,7 @@ Only what is trained is kept in checkpoints: `trained` names it.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,24 @@ from rayrec.reranking.vocabulary import Vocabulary
 _SPREAD = 0.05  # standard deviation of fresh embeddings
 
 
-class ItemLM(nn.Module):
-    """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `items`: logits."""
+@dataclass(frozen=True)
+class _Bags:
+    """The words of items, and what each weighs."""
 
-    def __init__(self, causal: Any, vocabulary: Vocabulary) -> None:
+    word: Tensor  # int64 [words]
+    start: Tensor  # int64 [items]
+    weight: Tensor  # float32 [words]
+
+
+class ItemLM(nn.Module):
+    """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `vectors()`: logits.
+
+    `tuned`: so many items, the first, have a part of their own; default: all of them.
+    """
+
+    new: nn.Parameter | None  # [width], what the others share
+
+    def __init__(self, causal: Any, vocabulary: Vocabulary, tuned: int | None = None) -> None:
         super().__init__()
         self.causal = causal
         self.vocabulary = vocabulary
@@ -42,9 +57,10 @@ class ItemLM(nn.Module):
         width = table.shape[1]
         spread = float(table.detach().float().std())
         self.marks = nn.Parameter(torch.randn(vocabulary.first_item - vocabulary.user, width) * spread)
-        self.items = nn.Parameter(torch.randn(vocabulary.items, width) * spread)
-        self._words: Tensor | None = None
-        self._offsets = self._rarity = torch.empty(0)
+        tuned = vocabulary.items if tuned is None else tuned
+        self.items = nn.Parameter(torch.randn(tuned, width) * spread)
+        self.register_parameter("new", nn.Parameter(torch.zeros(width)) if tuned < vocabulary.items else None)
+        self._named: _Bags | None = None
 
     @property
     def width(self) -> int:
@@ -54,34 +70,38 @@ class ItemLM(nn.Module):
         """Item factors float32 [items, k], rotated onto the model's width: [items, width]."""
         return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
 
-    def name_items(self, words: Ragged) -> None:
+    def name_items(self, facets: Ragged, titles: Ragged) -> None:
         """From now on an item's vector has a part made of its words (token ids int64, one row an item).
 
-        A word weighs log(items / items with it); the weights of an item have length 1.
+        Every word of a facet weighs 1, whatever else the item is called, so that facets add up alike in all items. The
+        words of a title weigh log(items / items with it) each, scaled to length 1 together.
         """
-        size = self.causal.get_input_embeddings().weight.shape[0]
-        item, word = np.divmod(np.unique(words.rows * size + words.values), size)
-        rarity = np.log((len(words) + 1) / np.maximum(np.bincount(word, minlength=size), 1))[word]
-        length = np.sqrt(np.bincount(item, rarity**2, minlength=len(words)))[item]
-        self._words = torch.from_numpy(word)
-        self._offsets = torch.from_numpy(np.searchsorted(item, np.arange(len(words))))
-        self._rarity = torch.from_numpy((rarity / np.maximum(length, 1e-9)).astype(np.float32))
+        titles = _distinct(titles)
+        rarity = np.log((len(titles) + 1) / np.maximum(np.bincount(titles.values), 1))[titles.values]
+        length = np.sqrt(np.bincount(titles.rows, rarity**2, minlength=len(titles)))[titles.rows]
+        words = facets.joined(titles)
+        weight = facets.like(np.ones(len(facets.values))).joined(titles.like(rarity / length)).values
+        parts = words.values, words.offsets[:-1], weight.astype(np.float32)
+        self._named = _Bags(*(torch.from_numpy(part) for part in parts))
 
     def start_items(self, vectors: Tensor) -> None:
-        """Begin the items' own part with these [items, width], at the spread of the model's embeddings."""
+        """Begin the items' own part with these [tuned, width], at the spread of the model's embeddings."""
         with torch.no_grad():
             self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
     def vectors(self) -> Tensor:
-        """Every item's vector, [items, width]: its own part and that of its words."""
-        if self._words is None:
-            return self.items
+        """Every item's vector, [items, width]: its own part, or what new items share, and that of its words."""
+        own: Tensor = self.items
+        if self.new is not None:
+            own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])
+        if self._named is None:
+            return own
         table = self.causal.get_input_embeddings().weight
-        words, offsets, rarity = (part.to(table.device) for part in (self._words, self._offsets, self._rarity))
+        word, start, weight = (p.to(table.device) for p in (self._named.word, self._named.start, self._named.weight))
         named: Tensor = nn.functional.embedding_bag(
-            words, table, offsets, mode="sum", per_sample_weights=rarity.to(table.dtype)
+            word, table, start, mode="sum", per_sample_weights=weight.to(table.dtype)
         )
-        return self.items + named
+        return own + named
 
     def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
         """`vectors`: those of `self.vectors()`, where they are at hand."""
@@ -113,12 +133,12 @@ class ItemLM(nn.Module):
         causal.save_pretrained(str(folder), safe_serialization=True)
 
 
-def build(settings: Tuning, vocabulary: Vocabulary, longest: int) -> ItemLM:
-    """A fresh model. Same settings, same weights. `longest`: tokens of the longest prompt."""
+def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None) -> ItemLM:
+    """A fresh model. Same settings, same weights. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
     torch.manual_seed(seed_of("model", settings.seed) % 2**63)
     if settings.base == "scratch":
-        return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary)
-    return ItemLM(_with_lora(settings, vocabulary, longest), vocabulary)
+        return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
+    return ItemLM(_with_lora(settings, vocabulary, longest), vocabulary, tuned)
 
 
 def base_digest(base: str) -> str:
@@ -139,6 +159,13 @@ def base_digest(base: str) -> str:
             with open(file, "rb") as content:
                 total.update(hashlib.file_digest(content, "sha256").digest())
     return f"{folder.name}@{total.hexdigest()[:16]}"
+
+
+def _distinct(words: Ragged) -> Ragged:
+    """Each row's words, once each, ascending."""
+    span = int(words.values.max(initial=0)) + 1
+    row, word = np.divmod(np.unique(words.rows * span + words.values), span)
+    return Ragged.from_lengths(word, np.bincount(row, minlength=len(words)))
 
 
 def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:

@@ -19,9 +19,8 @@ import pyarrow as pa
 import torch
 
 from rayrec.config import Tuning
-from rayrec.contracts.ragged import Ragged
 from rayrec.errors import DataError, MissingFileError
-from rayrec.instructions.facets import Facets, words_without_facets
+from rayrec.instructions.facets import Facets, stop_words, words_without_facets
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import Templates
@@ -37,6 +36,7 @@ from rayrec.storage import Storage
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
 _CHECKPOINT = "checkpoint.safetensors"
+_MOST_NEW = 200_000  # items scored by their words alone
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words
 
 
@@ -77,6 +77,7 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
     tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
     codes = _codes(spec, tables)
+    tuned, codes = len(codes), np.append(codes, _new(spec, codes))
     teacher = (
         None if spec.templates is None else RulesTeacher(Facets.of(spec.catalogue).take(codes), unseen=spec.unseen)
     )
@@ -91,14 +92,14 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         layout = Layout(vocab, words, spec.settings.events, longest)
 
         def fresh() -> model.ItemLM:
-            lm = model.build(spec.settings, vocab, longest)
+            lm = model.build(spec.settings, vocab, longest, tuned)
             _start_items(lm, spec, codes, reader)
             return lm
 
         asking = None
         if teacher is not None and spec.templates is not None:
             fillers = words_without_facets(spec.catalogue["title"].to_pylist(), teacher.facets)
-            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers)
+            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers, tuned)
         task = _task(spec, tables, codes, asking)
         choice = _choice(task, fresh, layout, worker)
         lm = fresh()
@@ -127,17 +128,20 @@ def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
     return codes
 
 
+def _new(spec: TuningSpec, codes: Int) -> Int:
+    """Codes of the available items with too few events to be tuned, which the model can tell by their words."""
+    if _start(spec) not in _BY_WORDS:
+        return np.empty(0, np.int64)
+    available = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
+    found = np.setdiff1d(np.flatnonzero(available), codes)
+    if len(found) > _MOST_NEW:
+        _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MOST_NEW)
+    return found[:_MOST_NEW]
+
+
 def _start(spec: TuningSpec) -> str:
     auto = "hybrid" if spec.templates is not None else "collaborative"
     return auto if spec.settings.items_from == "auto" else spec.settings.items_from
-
-
-def _names(spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> Ragged:
-    """What items are called, as token ids: title and facets."""
-    facets = Facets.of(spec.catalogue).take(codes)
-    titles = spec.catalogue["title"].take(pa.array(codes)).to_pylist()
-    named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(len(codes))]
-    return reader([f"{title} {names}" for title, names in zip(titles, named, strict=True)])
 
 
 def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> Any:
@@ -146,6 +150,7 @@ def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> An
     said = [spec.instruction]
     if teacher is not None and spec.templates is not None:
         said += [*teacher.facets.name, *teacher.wordings, *(template.text for template in spec.templates)]
+        said += sorted(stop_words())
     return vocabulary.scratch_tokenizer(said, spec.catalogue["title"].to_pylist(), items)
 
 
@@ -153,9 +158,11 @@ def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabul
     """Where item vectors come from: what the items are called, who takes them, or both, as the settings say."""
     start = _start(spec)
     if start in _BY_WORDS:
-        lm.name_items(_names(spec, codes, reader))
+        facets = Facets.of(spec.catalogue).take(codes)
+        names = [" ".join(facets.name[n] for n in facets.of_item[row]) for row in range(len(codes))]
+        lm.name_items(reader(names), reader(spec.catalogue["title"].take(pa.array(codes)).to_pylist()))
     if start in ("collaborative", "hybrid") and spec.factors is not None:
-        lm.start_items(lm.vectors_of_factors(spec.factors[codes]))
+        lm.start_items(lm.vectors_of_factors(spec.factors[codes[: len(lm.items)]]))
     elif start == "text":
         with torch.no_grad():
             lm.items.zero_()

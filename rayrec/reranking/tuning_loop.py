@@ -27,11 +27,11 @@ from rayrec.hashing import seed_of
 from rayrec.reranking.model import ItemLM
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
+from rayrec.reranking.tuning_loss import Crowd, ItemLoss
 from rayrec.reranking.tuning_requests import Asking, requested
 
 _LOG = logging.getLogger(__name__)
 _WARMUP = 30  # steps
-_LOGITS = 1 << 24  # logits held at a time, numbers
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Loop:
         self._layout, self._task, self._worker = layout, task, worker
         self._trained = model.trained()
         self._best: dict[str, Tensor] = {}
-        self._having = _having(task.asking, model.vocabulary.items).to(worker.device)
+        self._loss = ItemLoss.of(task.asking, model.vocabulary.items, worker.device)
         plain = [p for p in self._trained.values() if p.ndim < 2]
         matrices = [p for p in self._trained.values() if p.ndim >= 2]
         decay = task.settings.weight_decay
@@ -126,7 +126,7 @@ class Loop:
             for rows in batches(self._validation, self._task.settings.batch_tokens, None):
                 batch = collate(self._validation, rows, self._layout.vocabulary.pad)
                 states = self._states(batch, vectors)
-                total += float(sum(loss for loss in self._losses(states, vectors, batch)))
+                total += float(sum(self._loss.pieces(states, vectors, batch)))
                 weight += float(batch.weight.sum())
         return total / weight if weight else math.inf
 
@@ -198,7 +198,7 @@ class Loop:
             states = self._states(batch, vectors)
             # The logits are the largest thing here: made, used and dropped piece by piece, then one pass backwards.
             leaves = [tensor.detach().requires_grad_() for tensor in (states, vectors)]
-            for piece in self._losses(leaves[0], leaves[1], batch, self._task.settings.obedience):
+            for piece in self._loss.pieces(leaves[0], leaves[1], batch, self._crowd(), self._task.settings.obedience):
                 torch.autograd.backward(piece * scale)
                 loss += float(piece.detach()) * scale
             if leaves[0].grad is not None:
@@ -211,6 +211,11 @@ class Loop:
         self.progress.step += 1
         return loss
 
+    def _crowd(self) -> Crowd:
+        """The items of this step, the same for all workers."""
+        rng = np.random.default_rng(seed_of("new items", self._task.settings.seed, self.progress.step))
+        return Crowd.drawn(len(self.model.items), self.model.vocabulary.items, rng)
+
     def _states(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Final hidden states of the asking tokens, float32 [queries, width]."""
         device = self._worker.device
@@ -218,38 +223,6 @@ class Loop:
             states = self.model(torch.from_numpy(batch.tokens).to(device), vectors)
         asking: Tensor = states.flatten(0, 1)[torch.from_numpy(batch.place).to(device)].float()
         return asking
-
-    def _losses(self, states: Tensor, items: Tensor, batch: Batch, obedience: float = 0.0) -> Any:
-        """Pieces of the weighted negative log likelihood, summed over the batch's targets; nats.
-
-        With `obedience`, so many times more of a part that this holds already: that of any item that satisfies the
-        request, -log P(target) = -log P(satisfying items) - log P(target | satisfying items).
-        """
-        device = states.device
-        size = max(1, _LOGITS // max(items.shape[0], 1))
-        for start in range(0, len(states), size):
-            low, high = np.searchsorted(batch.query, [start, start + size])
-            if low == high:
-                continue
-            logits = states[start : start + size] @ items.float().T
-            query = torch.from_numpy(batch.query[low:high] - start).to(device)
-            right = logits[query, torch.from_numpy(batch.target[low:high]).to(device)]
-            weight = torch.from_numpy(batch.weight[low:high]).to(device)
-            everything = torch.logsumexp(logits, 1)
-            loss = (weight * (everything[query] - right)).sum()
-            asked = torch.from_numpy(np.flatnonzero(batch.asked[start : start + size, 0] >= 0)).to(device)
-            if obedience and len(asked):
-                wrong = ~self._satisfying(torch.from_numpy(batch.asked[start : start + size]).to(device)[asked])
-                good = torch.logsumexp(logits[asked].masked_fill(wrong, -math.inf), 1)
-                each = torch.zeros(len(logits), device=device).index_add(0, query, weight)[asked]
-                loss = loss + obedience * (each * (everything[asked] - good)).sum()
-            yield loss
-
-    def _satisfying(self, asked: Tensor) -> Tensor:
-        """The items that satisfy each request [n, 3] of facets: bool [n, items]."""
-        having = self._having[asked.clamp_min(0)]
-        nothing = (asked < 0).unsqueeze(-1)
-        return (having[:, :2] | nothing[:, :2]).all(1) & ~(having[:, 2] & ~nothing[:, 2])
 
     def _sum_gradients(self) -> None:
         if self._worker.world == 1:
@@ -278,12 +251,3 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(tensors[name])
-
-
-def _having(asking: Asking | None, items: int) -> Tensor:
-    """Which items have each facet, bool [facets, items]."""
-    facets = None if asking is None else asking.teacher.facets
-    having = torch.zeros(0 if facets is None else len(facets), items, dtype=torch.bool)
-    if facets is not None:
-        having[torch.from_numpy(facets.of_item.values), torch.from_numpy(facets.of_item.rows)] = True
-    return having

@@ -38,14 +38,16 @@ class Asking:
     """Who asks, how often, and in what words.
 
     `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
-    per user and epoch. `fillers`: words without a meaning here.
+    per user and epoch. `fillers`: words without a meaning here, in lists that are drawn from equally often.
+    `items`: so many, the first, are asked for contrary to a history; None: all.
     """
 
     teacher: RulesTeacher
     sentences: Sentences
     tokens: Callable[[Sequence[str]], Ragged]
     shares: Mapping[Form, float]
-    fillers: Sequence[str] = ()
+    fillers: Sequence[Sequence[str]] = ()
+    items: int | None = None
 
 
 def requested(examples: Examples, layout: Layout, asking: Asking, rng: np.random.Generator) -> Examples:
@@ -170,7 +172,8 @@ def _search(told: _Told, rng: np.random.Generator) -> Examples:
 
 
 def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
-    others = told.asking.teacher.facets.evenly(len(told.anchor.row), rng)
+    facets, items = told.asking.teacher.facets, told.asking.items
+    others = (facets if items is None else facets.take(np.arange(items))).evenly(len(told.anchor.row), rng)
     requests = told.asking.teacher.specific(others, rng)
     answers = _answers(told, others, requests, rng)
     words = told.intended(requests.text, rng, history=True, vague=False)
@@ -213,11 +216,12 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
 }
 
 
-def _strewn(text: str, fillers: Sequence[str], rng: np.random.Generator) -> str:
+def _strewn(text: str, fillers: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
     """The text with a few of the fillers between its words."""
     words = text.split(" ")
     for _ in range(int(rng.integers(0, _FILLERS + 1)) if fillers else 0):
-        words.insert(int(rng.integers(0, len(words) + 1)), fillers[int(rng.integers(0, len(fillers)))])
+        among = fillers[int(rng.integers(0, len(fillers)))]
+        words.insert(int(rng.integers(0, len(words) + 1)), among[int(rng.integers(0, len(among)))])
     return " ".join(words)
 
 

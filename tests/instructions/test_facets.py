@@ -150,4 +150,16 @@ def test_held_out_phrases_are_other_phrases() -> None:
 
 
 def test_words_without_facets_name_none(facets: Facets) -> None:
-    assert words_without_facets(["The Red House", "A Blue Moon"], facets) == ("house", "moon", "the")
+    of_titles, stop = words_without_facets(["The Red House", "Not Without A Blue Moon"], facets)
+    assert of_titles == ("house", "moon", "the")
+    assert "please" in stop
+    assert not {"not", "without", "under"} & {*of_titles, *stop}, "words that turn a request round are no fillers"
+
+
+def test_stop_words_are_no_facets() -> None:
+    titles = [
+        f"{said} about the lantern {number}"
+        for number, said in enumerate(["what", "who", "where", "when", "nothing"] * 4)
+    ]
+    found = Facets.of(catalogue(titles=titles))
+    assert [name for name, kind in zip(found.name, found.kind, strict=True) if kind == WORD] == []

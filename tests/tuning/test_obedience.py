@@ -72,7 +72,7 @@ def test_obedience_weighs_the_probability_of_all_that_satisfies(loop: Loop, obed
     target, weight = [0, 5, 6, 12], [1.0, 0.5, 0.25, 2.0]
     rng = np.random.default_rng(0)
     states, items = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(ITEMS, 8)))
-    pieces = loop._losses(states.float(), items.float(), batch(asked, target, weight), obedience)
+    pieces = loop._loss.pieces(states.float(), items.float(), batch(asked, target, weight), obedience=obedience)
     found = float(sum(pieces))
 
     logits = states.numpy() @ items.numpy().T
@@ -90,7 +90,7 @@ def test_the_items_that_satisfy_are_those_of_the_facets(loop: Loop) -> None:
     known = facets()
     rng = np.random.default_rng(1)
     asked = rng.integers(-1, len(known), (60, 3))
-    found = loop._satisfying(torch.from_numpy(asked)).numpy()
+    found = loop._loss.satisfying(torch.from_numpy(asked), torch.arange(ITEMS)).numpy()
     for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
         expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
         np.testing.assert_array_equal(row, expected)

@@ -20,9 +20,12 @@ from rayrec.reranking.tuning_data import Examples, batches, collate
 
 
 def user_gradients(lm: ItemLM, examples: Examples, batch_tokens: int) -> Iterator[tuple[int, Tensor]]:
-    """(row of `examples`, gradient of its summed loss in the item vectors, float32 [items, width]), each row once."""
+    """(row of `examples`, gradient of its summed loss in the item vectors, float32 [tuned, width]), each row once.
+
+    Items without a part of their own are left out, as answers and as alternatives.
+    """
     lm.eval()
-    device = lm.items.device
+    device, tuned = lm.items.device, len(lm.items)
     with torch.inference_mode():
         vectors = lm.vectors().float()
         for rows in batches(examples, batch_tokens, None):
@@ -32,11 +35,12 @@ def user_gradients(lm: ItemLM, examples: Examples, batch_tokens: int) -> Iterato
             ends = np.cumsum(examples.query.lengths[rows])
             for row, start, end in zip(rows, [0, *ends[:-1]], ends, strict=True):
                 low, high = np.searchsorted(batch.query, [start, end])
+                own = batch.target[low:high] < tuned
                 target, query, weight = (
-                    torch.from_numpy(part).to(device)
+                    torch.from_numpy(part[own]).to(device)
                     for part in (batch.target[low:high], batch.query[low:high] - start, batch.weight[low:high])
                 )
-                yield int(row), output_gradient(asking[start:end], vectors, target, query, weight)
+                yield int(row), output_gradient(asking[start:end], vectors[:tuned], target, query, weight)
 
 
 def output_gradient(states: Tensor, vectors: Tensor, target: Tensor, query: Tensor, weight: Tensor) -> Tensor:

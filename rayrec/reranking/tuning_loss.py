@@ -1,0 +1,109 @@
+"""What tuning minimises: the negative log likelihood of what users took, and of any item that they asked for.
+
+    -log P(target)  +  obedience x -log P(the items that satisfy the request)
+
+The second is a part of the first, -log P(target) = -log P(satisfying) - log P(target | satisfying): obedience weighs it
+more. Probabilities are over all items. Of the new ones a step looks at a few, drawn evenly, each of which stands for as
+many as were not drawn: its share of the sum and the weight of its targets are that many times larger (the estimate of
+the sum is unbiased; its logarithm is not quite).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rayrec.reranking.tuning_data import Batch, Int
+from rayrec.reranking.tuning_requests import Asking
+
+_LOGITS = 1 << 24  # logits held at a time, numbers
+_FEWEST, _SHARE = 1000, 0.25  # new items in a step: so many, or this share of the tuned ones
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The items that probabilities are made of, and how many items each stands for."""
+
+    item: Int  # [shown] ascending
+    stands_for: npt.NDArray[np.float32]  # [shown]
+    place: Int  # [items] where each is in `item`; -1: not shown
+
+    @classmethod
+    def everybody(cls, items: int) -> Crowd:
+        return cls(np.arange(items), np.ones(items, np.float32), np.arange(items))
+
+    @classmethod
+    def drawn(cls, tuned: int, items: int, rng: np.random.Generator) -> Crowd:
+        """All of the first `tuned` items, and some of the others."""
+        new = items - tuned
+        many = min(new, max(_FEWEST, round(_SHARE * tuned)))
+        if many == new:
+            return cls.everybody(items)
+        item = np.append(np.arange(tuned), tuned + np.sort(rng.choice(new, many, replace=False)))
+        place = np.full(items, -1)
+        place[item] = np.arange(len(item))
+        return cls(item, np.where(item < tuned, 1, new / many).astype(np.float32), place)
+
+
+@dataclass(frozen=True)
+class ItemLoss:
+    """`having` bool [facets, items]: what requests ask for."""
+
+    having: Tensor
+
+    @classmethod
+    def of(cls, asking: Asking | None, items: int, device: str) -> ItemLoss:
+        facets = None if asking is None else asking.teacher.facets
+        having = torch.zeros(0 if facets is None else len(facets), items, dtype=torch.bool)
+        if facets is not None:
+            having[torch.from_numpy(facets.of_item.values), torch.from_numpy(facets.of_item.rows)] = True
+        return cls(having.to(device))
+
+    def pieces(
+        self, states: Tensor, vectors: Tensor, batch: Batch, crowd: Crowd | None = None, obedience: float = 0.0
+    ) -> Iterator[Tensor]:
+        """Parts of the loss, weighted and summed over the batch's targets, nats; each can be dropped before the next.
+
+        states float32 [queries, width], vectors [items, width].
+        """
+        device = states.device
+        crowd = crowd or Crowd.everybody(len(vectors))
+        shown = torch.from_numpy(crowd.item).to(device)
+        among = vectors if len(shown) == len(vectors) else vectors[shown]
+        lift = torch.from_numpy(np.log(crowd.stands_for)).to(device)
+        seen = np.flatnonzero(crowd.place[batch.target] >= 0)
+        query, target = batch.query[seen], crowd.place[batch.target[seen]]
+        weights = batch.weight[seen] * crowd.stands_for[target]
+        size = max(1, _LOGITS // max(len(shown), 1))
+        for start in range(0, len(states), size):
+            low, high = np.searchsorted(query, [start, start + size])
+            if low == high:
+                continue
+            logits = states[start : start + size] @ among.float().T
+            asker, answer, weight = (
+                torch.from_numpy(part).to(device)
+                for part in (query[low:high] - start, target[low:high], weights[low:high])
+            )
+            right = logits[asker, answer]
+            logits = logits + lift
+            everything = torch.logsumexp(logits, 1)
+            loss = (weight * (everything[asker] - right)).sum()
+            asked = torch.from_numpy(np.flatnonzero(batch.asked[start : start + size, 0] >= 0)).to(device)
+            if obedience and len(asked):
+                requests = torch.from_numpy(batch.asked[start : start + size]).to(device)[asked]
+                good = torch.logsumexp(logits[asked].masked_fill(~self.satisfying(requests, shown), -math.inf), 1)
+                each = torch.zeros(len(logits), device=device).index_add(0, asker, weight)[asked]
+                loss = loss + obedience * (each * (everything[asked] - good))[each > 0].sum()
+            yield loss
+
+    def satisfying(self, asked: Tensor, items: Tensor) -> Tensor:
+        """Which of these items [m] satisfy each request int64 [n, 3] (two facets wanted, one not; -1: none): [n, m]."""
+        having = self.having[:, items][asked.clamp_min(0)]
+        nothing = (asked < 0).unsqueeze(-1)
+        return (having[:, :2] | nothing[:, :2]).all(1) & ~(having[:, 2] & ~nothing[:, 2])
