@@ -94,12 +94,14 @@ class ItemLoss:
             logits = logits + lift
             everything = torch.logsumexp(logits, 1)
             loss = (weight * (everything[asker] - right)).sum()
-            asked = torch.from_numpy(np.flatnonzero(batch.asked[start : start + size, 0] >= 0)).to(device)
-            if obedience and len(asked):
-                requests = torch.from_numpy(batch.asked[start : start + size]).to(device)[asked]
-                good = torch.logsumexp(logits[asked].masked_fill(~self.satisfying(requests, shown), -math.inf), 1)
-                each = torch.zeros(len(logits), device=device).index_add(0, asker, weight)[asked]
-                loss = loss + obedience * (each * (everything[asked] - good))[each > 0].sum()
+            each = np.bincount(query[low:high] - start, weights[low:high], len(logits))
+            heard = np.flatnonzero((batch.asked[start : start + size, 0] >= 0) & (each > 0))
+            if obedience and len(heard):
+                wanted = self.satisfying(torch.from_numpy(batch.asked[start + heard]).to(device), shown)
+                rows = torch.from_numpy(heard).to(device)
+                good = torch.logsumexp(logits[rows].masked_fill(~wanted, -math.inf), 1)
+                share = torch.from_numpy(each[heard].astype(np.float32)).to(device)
+                loss = loss + obedience * (share * (everything[rows] - good)).sum()
             yield loss
 
     def satisfying(self, asked: Tensor, items: Tensor) -> Tensor:

@@ -13,14 +13,16 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError, DataError
+
+if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend
+    from transformers import PreTrainedTokenizerFast
 
 GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
 """Upper ends of the time buckets, days; `<gap_7>` is everything longer."""
@@ -57,6 +59,8 @@ def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) ->
 
     Deterministic. Words that are said count for more than those of titles: they become whole tokens.
     """
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(models.BPE())
     # One word, one token, wherever it stands: at the start, in quotes, in capitals.
     words.normalizer = normalizers.Lowercase()
@@ -79,6 +83,8 @@ def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) ->
 
 def extended_tokenizer(base: str, items: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a local checkpoint plus the marks and the items. Raises ConfigError if it cannot be used."""
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:

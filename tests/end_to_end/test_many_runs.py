@@ -39,7 +39,7 @@ def test_sixteen_runs_of_one_day(first_night: tuple[Made, Night], tmp_path: Path
             )
             for _ in range(RUNS)
         ]
-        outputs = [run.communicate(timeout=500)[0] for run in runs]
+        outputs = [run.communicate(timeout=1500)[0] for run in runs]
     for run, output in zip(runs, outputs, strict=True):
         assert run.returncode == 0, output
     said = [output.count("(published)") for output in outputs]
