@@ -12,7 +12,7 @@ from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
 from rayrec.evaluation.report_data import ReportData
 
 _LEAST_SERVED = 0.95  # of the users who are eligible
-_MOST_QUARANTINED = 0.01  # of the rows
+_NEAR = 0.9  # of the share of rows in quarantine at which a day is not published
 _MOST_LOST = 0.10  # of the baseline's coverage, or of its share of tail items
 _WATCHED = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
 
@@ -39,8 +39,8 @@ def _served(data: ReportData) -> Guardrail:
 
 def _quarantined(data: ReportData) -> Guardrail:
     share = sum(data.rows_quarantined.values()) / max(data.rows_read, 1)
-    asked = f"at most {_MOST_QUARANTINED:.0%}"
-    return Guardrail("rows in quarantine", f"{share:.2%}", asked, share <= _MOST_QUARANTINED)
+    asked = f"well below the {data.max_quarantine_share:.0%} that block a day"
+    return Guardrail("rows in quarantine", f"{share:.2%}", asked, share <= _NEAR * data.max_quarantine_share)
 
 
 def _drifted(data: ReportData) -> Guardrail:

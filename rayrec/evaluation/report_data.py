@@ -101,6 +101,7 @@ class ReportData:
     rows_read: int
     rows_quarantined: Mapping[str, int]  # by reason
     summary: pa.Table  # SUMMARY, merged over shards
+    max_quarantine_share: float = 0.05  # of the config
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)

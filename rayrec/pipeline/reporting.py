@@ -83,6 +83,7 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         rows_read=sum(file.rows or 0 for file in manifest.inputs),
         rows_quarantined=manifest.quarantined_rows,
         summary=summary,
+        max_quarantine_share=day.config.data.max_quarantine_share,
         quarantine_examples=_quarantine_examples(day),
         removed_examples=_removed_examples(day, manifest),
         examples=example_rows(people),

@@ -13,6 +13,7 @@ from report_cases import HOSTILE, bare, full, slates
 
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.guardrails import guardrails
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
 from rayrec.evaluation.report_data import EXAMPLE, ReportData
@@ -129,3 +130,11 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
         examples=pa.Table.from_pylist(examples, EXAMPLE),
     )
     assert len(render(data).encode()) < 2_000_000
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0.05, False), (0.0555, False), (0.056, True), (1.0, True)])
+def test_a_quarantine_near_the_share_that_blocks_a_day_is_shown_before_it_does(limit: float, kept: bool) -> None:
+    data = dataclasses.replace(full(), rows_read=1000, rows_quarantined={"no user": 50}, max_quarantine_share=limit)
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "rows in quarantine"]
+    assert rail.found == "5.00%"
+    assert rail.kept == kept
