@@ -25,7 +25,8 @@ from rayrec.reranking import model, vocabulary
 from rayrec.reranking.model import ItemLM
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Sequences, batches, epoch
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_loop import Loop, Task
+from rayrec.workers import Worker
 
 _BATCH_TOKENS = 8192  # of scoring
 

@@ -21,9 +21,9 @@ from rayrec.reranking.base import EngineSettings, ItemHead, item_vectors
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import TuningSpec, tune_here
-from rayrec.reranking.tuning_loop import Worker
 from rayrec.reranking.vocabulary import WordReader
 from rayrec.storage import Storage
+from rayrec.workers import Worker
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,11 @@ from rayrec.pipeline.teaching import ASK, WANTED
 from rayrec.progress import Progress
 from rayrec.reranking import artefact
 from rayrec.reranking.tuning import TuningSpec
-from rayrec.reranking.tuning_ray import Workers, tune
+from rayrec.reranking.tuning_ray import tune
 from rayrec.slates.arms import Variant
 from rayrec.slates.blend import Lesson, fit
 from rayrec.slates.examples import is_taken, known_at
+from rayrec.workers import Workers
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ Only what is trained is kept in checkpoints: `trained` names it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rayrec import local_llm
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
@@ -143,22 +143,7 @@ def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | N
 
 def base_digest(base: str) -> str:
     """What the base is, for fingerprints: `scratch`, or the folder's name and a digest of its files' content."""
-    if base == "scratch":
-        return base
-    folder = Path(base)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            "the base model is not there",
-            where=f"tuning.base: {base}",
-            do="give 'scratch' or the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
-        )
-    total = hashlib.sha256()
-    for file in sorted([folder / "config.json", folder / "tokenizer.json", *folder.glob("*.safetensors")]):
-        if file.is_file():
-            total.update(file.name.encode())
-            with open(file, "rb") as content:
-                total.update(hashlib.file_digest(content, "sha256").digest())
-    return f"{folder.name}@{total.hexdigest()[:16]}"
+    return base if base == "scratch" else local_llm.digest_of(base, "tuning.base")
 
 
 def _distinct(words: Ragged) -> Ragged:
@@ -197,25 +182,14 @@ def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
 
 
 def _with_lora(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    try:
-        causal = AutoModelForCausalLM.from_pretrained(
-            settings.base, use_safetensors=True, trust_remote_code=False, local_files_only=True
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the base model cannot be loaded: {error}", where=f"tuning.base: {settings.base}") from None
-    if causal.config.max_position_embeddings < longest:
+    model = local_llm.with_lora(settings.base, settings.lora_rank, "tuning.base")
+    room = model.config.max_position_embeddings
+    if room < longest:
         raise ConfigError(
-            f"prompts of up to {longest} tokens do not fit the base model's {causal.config.max_position_embeddings}",
+            f"prompts of up to {longest} tokens do not fit the base model's {room}",
             where="tuning.events",
             do="lower tuning.events",
         )
-    config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(causal, config)
     model.enable_input_require_grads()
     return model
 

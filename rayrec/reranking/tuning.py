@@ -1,6 +1,6 @@
 """Tuning, as one worker does it: read events, build or load the model, run the loop, publish the checkpoint.
 
-`rayrec.reranking.tuning_ray` runs this in the workers of Ray Train; tests run it here and now.
+`rayrec.reranking.tuning_ray` runs this in a group of workers; tests run it here and now.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from rayrec.reranking.artefact import Card
 from rayrec.reranking.choosing import Choice, choose
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Int, Sequences, item_counts
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_loop import Loop, Task
 from rayrec.reranking.tuning_requests import Asking
 from rayrec.storage import Storage
+from rayrec.workers import Worker
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")

@@ -29,18 +29,10 @@ from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
 from rayrec.reranking.tuning_loss import Crowd, ItemLoss
 from rayrec.reranking.tuning_requests import Asking, requested
+from rayrec.workers import Worker
 
 _LOG = logging.getLogger(__name__)
 _WARMUP = 30  # steps
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process among the workers."""
-
-    rank: int = 0
-    world: int = 1
-    device: str = "cpu"
 
 
 @dataclass
@@ -180,10 +172,7 @@ class Loop:
         total = torch.zeros((), dtype=torch.float64)
         for rows in plan:
             total += self._step(examples, rows[self._worker.rank :: self._worker.world], scale)
-        if self._worker.world > 1:
-            shared = total.to(self._worker.device)
-            torch.distributed.all_reduce(shared)
-            total = shared.cpu()
+        (total,) = self._worker.summed([total.to(self._worker.device)])
         return float(total) / len(plan), int(examples.tokens.lengths.sum())
 
     def _requested(self, examples: Examples, rng: np.random.Generator) -> Examples:
@@ -228,12 +217,8 @@ class Loop:
         if self._worker.world == 1:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trained.values()]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        start = 0
-        for parameter in self._trained.values():
-            parameter.grad = flat[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
+        for parameter, gradient in zip(self._trained.values(), self._worker.summed(gradients), strict=True):
+            parameter.grad = gradient
 
     def _rate(self) -> float:
         step, steps = self.progress.step, max(self.progress.steps, 1)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from rayrec import local_llm
 from rayrec.contracts.ragged import Ragged
-from rayrec.errors import ConfigError, DataError
+from rayrec.errors import DataError
 
 if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend
     from transformers import PreTrainedTokenizerFast
@@ -83,18 +84,7 @@ def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) ->
 
 def extended_tokenizer(base: str, items: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a local checkpoint plus the marks and the items. Raises ConfigError if it cannot be used."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"the base model has no usable tokenizer: {error}",
-            where=f"tuning.base: {base}",
-            do="give the folder of a Hugging Face checkpoint with tokenizer.json",
-        ) from None
-    if not tokenizer.is_fast:
-        raise ConfigError("the base model's tokenizer has no tokenizer.json", where=f"tuning.base: {base}")
+    tokenizer: PreTrainedTokenizerFast = local_llm.tokenizer_of(base, "tuning.base")
     _add(tokenizer, items)
     return tokenizer
 

@@ -20,7 +20,8 @@ from rayrec.contracts.schemas import HISTORY
 from rayrec.denoising.stage import histories_of
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.reranking.tuning_data import Sequences
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_loop import Loop, Task
+from rayrec.workers import Worker
 
 ITEMS, MOMENT = 60, 10**9
 

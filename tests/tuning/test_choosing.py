@@ -30,9 +30,10 @@ from rayrec.reranking.model import ItemLM
 from rayrec.reranking.prompt import DAY_US, Layout
 from rayrec.reranking.tuning import tune_here
 from rayrec.reranking.tuning_data import Sequences, batches, collate
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
-from rayrec.reranking.tuning_ray import Workers, tune
+from rayrec.reranking.tuning_loop import Loop, Task
+from rayrec.reranking.tuning_ray import tune
 from rayrec.storage import Storage
+from rayrec.workers import Worker, Workers
 
 NAMES = sorted(METHODS)
 

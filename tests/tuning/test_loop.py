@@ -16,8 +16,8 @@ from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import TuningSpec, tune_here
-from rayrec.reranking.tuning_loop import Worker
 from rayrec.storage import Storage
+from rayrec.workers import Worker
 
 
 def run(given: TuningSpec, report: Callable[[Mapping[str, float]], None] = lambda row: None) -> artefact.Card:

@@ -17,9 +17,9 @@ from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import tune_here
-from rayrec.reranking.tuning_loop import Worker
 from rayrec.reranking.vocabulary import scratch_tokenizer
 from rayrec.storage import Storage
+from rayrec.workers import Worker
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])

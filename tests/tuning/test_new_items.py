@@ -23,9 +23,9 @@ from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import TuningSpec, tune_here
 from rayrec.reranking.tuning_data import Batch
-from rayrec.reranking.tuning_loop import Worker
 from rayrec.reranking.tuning_loss import Crowd, ItemLoss
 from rayrec.storage import Storage
+from rayrec.workers import Worker
 
 COLOURS = ("red", "green", "blue", "black")
 NEW = 9  # of which the last is not available

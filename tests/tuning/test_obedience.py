@@ -19,8 +19,9 @@ from rayrec.instructions.templates import load_templates
 from rayrec.reranking import model, vocabulary
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Sequences
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_loop import Loop, Task
 from rayrec.reranking.tuning_requests import Asking
+from rayrec.workers import Worker
 
 
 def facets() -> Facets:

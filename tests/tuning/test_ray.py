@@ -13,9 +13,9 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.errors import DataError
 from rayrec.reranking import artefact
 from rayrec.reranking.tuning import tune_here
-from rayrec.reranking.tuning_loop import Worker
-from rayrec.reranking.tuning_ray import Workers, tune
+from rayrec.reranking.tuning_ray import tune
 from rayrec.storage import Storage
+from rayrec.workers import Worker, Workers
 
 HALF = Workers(count=2, cpus=0.5)
 

@@ -19,7 +19,8 @@ from rayrec.reranking.choosing.base import Pool, Weights, best, filtered, groups
 from rayrec.reranking.choosing.gradients import cosines, mean_gradient
 from rayrec.reranking.model import ItemLM
 from rayrec.reranking.tuning_data import Examples, Int, Sequences, epoch
-from rayrec.reranking.tuning_loop import Loop, Task, Worker
+from rayrec.reranking.tuning_loop import Loop, Task
+from rayrec.workers import Worker
 
 _WARMUP_STEPS = 300  # at most
 _EPSILON = 1e-8  # Adam's

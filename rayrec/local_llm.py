@@ -1,0 +1,66 @@
+"""A local Hugging Face checkpoint as something to tune: decoder with LoRA, tokenizer, digest.
+
+Safetensors only, nothing is downloaded, and no code of the checkpoint runs. `where` names the setting that holds the
+folder, for errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rayrec.errors import ConfigError
+
+
+def digest_of(folder: str, where: str) -> str:
+    """The folder's name and a digest of its files' content, for fingerprints. Raises ConfigError."""
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            "the base model is not there",
+            where=f"{where}: {folder}",
+            do="give 'scratch' or the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
+        )
+    total = hashlib.sha256()
+    for file in sorted([path / "config.json", path / "tokenizer.json", *path.glob("*.safetensors")]):
+        if file.is_file():
+            total.update(file.name.encode())
+            with open(file, "rb") as content:
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return f"{path.name}@{total.hexdigest()[:16]}"
+
+
+def with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
+    """The causal LM with fresh LoRA (alpha 2 x rank) on all linear layers but the head. Raises ConfigError.
+
+    `more`: for `from_pretrained`.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    try:
+        causal = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the base model cannot be loaded: {error}", where=f"{where}: {folder}") from None
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(causal, config)
+
+
+def tokenizer_of(folder: str, where: str) -> Any:
+    """Raises ConfigError if there is none with a tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the base model has no usable tokenizer: {error}",
+            where=f"{where}: {folder}",
+            do="give the folder of a Hugging Face checkpoint with tokenizer.json",
+        ) from None
+    if not tokenizer.is_fast:
+        raise ConfigError("the base model's tokenizer has no tokenizer.json", where=f"{where}: {folder}")
+    return tokenizer

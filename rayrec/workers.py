@@ -1,0 +1,130 @@
+"""A group of Ray Train workers: started together, told apart by rank, restarted when one dies, heard while they work.
+
+    run(partial(learn, what), Workers(count=2), "tune")        # learn(what, worker, report) in each of them
+
+Checkpoints are the work's own, in the storage: a restarted group and a restarted job find the same one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from rayrec.errors import ConfigError, DataError, RayrecError
+
+Report = Callable[[Mapping[str, float], str], None]
+"""Called by every worker after each round of its work: the round's numbers, and a line about it for people."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the workers."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+
+    def summed(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Each of them, summed over the workers, who all call this with tensors of the same shapes."""
+        if self.world == 1:
+            return tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+ALONE = Worker()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What the work asks of the cluster; `gpus` a worker, 0 or 1."""
+
+    count: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    restarts: int = 2
+
+
+def run(work: Callable[[Worker, Report], object], workers: Workers, name: str) -> None:
+    """`work` in every worker of a group. What users can put right (ConfigError, DataError) is raised as it is."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder, _told_by_workers() as lines:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"work": work, "lines": lines},
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=name, storage_path=folder, failure_config=FailureConfig(max_failures=workers.restarts)
+            ),
+        )
+        try:
+            failure = trainer.fit().return_value
+        except WorkerGroupError as error:
+            raise _cause(error) from error
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _told_by_workers() -> Iterator[Any]:
+    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files."""
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+    console = Console(stderr=True, highlight=False)
+
+    def tell() -> None:
+        while (line := queue.get()) is not None:
+            console.print(line, markup=False, soft_wrap=True)
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield queue
+    finally:
+        queue.put(None)
+        teller.join()
+        queue.shutdown()
+
+
+def _work(config: Mapping[str, Any]) -> RayrecError | None:
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device().type
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+
+    def report(row: Mapping[str, float], line: str) -> None:
+        if worker.rank == 0:
+            config["lines"].put(line)
+        ray.train.report(dict(row))
+
+    try:
+        config["work"](worker, report)
+    except (ConfigError, DataError) as error:
+        return error  # every worker finds the same; raised, it would only restart them
+    return None
+
+
+def _cause(error: Any) -> BaseException:
+    """What the user can put right, if that is what stopped a worker; else Ray's own error."""
+    for failure in error.worker_failures.values():
+        base = getattr(failure, "_base_exc", failure)
+        if isinstance(base, RayrecError):
+            return base
+    return cast(BaseException, error)
