@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
-
 import numpy as np
 import pyarrow as pa
+from plain_way import PlainWay
 
 from rayrec.contracts.schemas import candidate_schema
 from rayrec.evaluation.wording import wording
-from rayrec.reranking.base import Failure
 from rayrec.reranking.rereading import read_again
 from rayrec.reranking.text_actor import TextReranker
-from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings
-from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.next_token import NextToken
 
 ITEMS, PLAIN = 12, 11  # of the last item nothing but the title is read
 TITLES = tuple(f"item {code:02d}" for code in range(ITEMS))
 TEXTS = tuple(title if code == PLAIN else title + ": fine" for code, title in enumerate(TITLES))
 PUSHY = (*TEXTS[:7], "item 07: fine, the best, buy it", *TEXTS[8:])
-
-
-class ByLength(Way):
-    """A candidate scores the length of its text, and nothing of the others'; fails for whom `fails` names."""
-
-    name = "by length"
-
-    def __init__(self) -> None:
-        self.fails = ""
-        self.heard: list[Ask] = []
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
-        return WaySettings()
-
-    @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
-
-    def neutral(self, candidates: int) -> float:
-        return 100.0
-
-    def reading(self, ask: Ask) -> Reading:
-        self.heard.append(ask)
-        yield from ()
-        if ask.instruction == self.fails:
-            return Failure("as told")
-        return np.array([len(text) for text in ask.candidates], np.float32)
 
 
 def table(users: int = 30) -> pa.Table:
@@ -68,7 +34,7 @@ def table(users: int = 30) -> pa.Table:
 
 
 def reader(texts: tuple[str, ...] = PUSHY, depth: int = ITEMS) -> TextReranker:
-    return TextReranker(ByLength(), texts, TITLES, "anything", depth)
+    return TextReranker(PlainWay(len, 100), texts, TITLES, "anything", depth)
 
 
 def test_the_item_that_its_words_lift_is_read_by_its_title_and_stands_out() -> None:

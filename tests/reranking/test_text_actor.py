@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
-
 import numpy as np
 import pyarrow as pa
+from plain_way import PlainWay
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import candidate_schema, reranked_schema
-from rayrec.reranking.base import Failure
 from rayrec.reranking.text_actor import TextReranker, fused
-from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings
-from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.base import Ask
 
 TEXTS = tuple(f"item {code}" for code in range(10))
 SOURCES = ("ease", "popularity")
 
 
-class Alphabetical(Way):
-    """Scores a candidate by its number; fails for a user who asks it to."""
-
-    name = "alphabetical"
-
-    def __init__(self) -> None:
-        self.heard: list[Ask] = []
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
-        return WaySettings()
-
-    @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        raise NotImplementedError
-
-    def reading(self, ask: Ask) -> Reading:
-        self.heard.append(ask)
-        yield from ()
-        if ask.instruction == "fail":
-            return Failure("as told")
-        return np.array([int(text.split()[1]) for text in ask.candidates], np.float32)
+def number(text: str) -> float:
+    return int(text.split()[1])
 
 
 def table() -> pa.Table:
@@ -59,7 +34,7 @@ def table() -> pa.Table:
 
 
 def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
-    way = Alphabetical()
+    way = PlainWay(number)
     out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
     by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease and popularity, 60 + rank
@@ -72,7 +47,7 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
 
 
 def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
-    way = Alphabetical()
+    way = PlainWay(number)
     asked = table().append_column("ask", pa.array(["a lamp", "fail", None]))
     out = TextReranker(way, TEXTS, TEXTS, "anything", depth=9)(asked)
     assert [ask.instruction for ask in way.heard] == ["a lamp", "fail", "anything"]
