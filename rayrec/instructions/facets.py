@@ -37,7 +37,7 @@ _FEWEST, _MOST_SHARE = 5, 0.5  # a facet holds at least so many items, and at mo
 _WORDS, _VALUES, _CHARS = 300, 200, 40
 _ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
 _SPLIT = re.compile(r"[|>;,/]")
-_WORD = re.compile(r"[a-z]{3,}")
+_WORD, _ANY_WORD = re.compile(r"[a-z]{3,}"), re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,14 @@ class Facets:
         return {pair: number for number, pair in enumerate(zip(self.kind, self.name, strict=True))}
 
 
+def meaningful_words(facets: Facets) -> frozenset[str]:
+    """Words (runs of letters and digits) that facets are called by, or that turn a request round or set it a bound."""
+    return frozenset(word for name in facets.name for word in _ANY_WORD.findall(name)) | _stop_words()["turning"]
+
+
 def words_without_facets(titles: Iterable[str], facets: Facets) -> tuple[tuple[str, ...], ...]:
     """What people may say without asking for anything, sorted: words of titles that name no facet, and stop words."""
-    meant = {word for name in facets.name for word in _WORD.findall(name)} | _stop_words()["turning"]
+    meant = meaningful_words(facets)
     of_titles = {word for title in titles for word in _WORD.findall(title.lower())}
     return tuple(tuple(sorted(words - meant)) for words in (of_titles, stop_words()) if words - meant)
 

@@ -20,7 +20,7 @@ import torch
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
-from rayrec.instructions.facets import Facets, stop_words, words_without_facets
+from rayrec.instructions.facets import Facets, meaningful_words, stop_words, words_without_facets
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import Templates
@@ -100,7 +100,8 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         asking = None
         if teacher is not None and spec.templates is not None:
             fillers = words_without_facets(spec.catalogue["title"].to_pylist(), teacher.facets)
-            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers, tuned)
+            meant = meaningful_words(teacher.facets)
+            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers, meant, tuned)
         task = _task(spec, tables, codes, asking)
         choice = _choice(task, fresh, layout, worker)
         lm = fresh()

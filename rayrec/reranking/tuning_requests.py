@@ -9,12 +9,14 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
                answers are drawn as for a search
     explicit   a sentence about the user in place of the history
 
-People do not ask as templates do. So half of the requests stand alone, without a template's words around them, and
-words that mean nothing here are strewn in: what is to be learned is to look for the words that do.
+People do not ask as templates do. So half of the requests stand alone, without a template's words around them, words
+that mean nothing here are strewn in, and in half of them a share of the template's own words is replaced by such: what
+is to be learned is to look for the words that do mean something.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Examples, Int, nothing_asked
 
+_WORD = re.compile(r"\w+")
 _BARE, _FILLERS = 0.5, 12  # share of requests without a template; at most so many words strewn into one
 _NEWEST = (8, 16, 32, 10_000)  # tokens of a history that a contrary request stands against: most need not be long
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
@@ -39,7 +42,7 @@ class Asking:
 
     `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
     per user and epoch. `fillers`: words without a meaning here, in lists that are drawn from equally often.
-    `items`: so many, the first, are asked for contrary to a history; None: all.
+    `meant`: words that no filler replaces. `items`: so many, the first, are asked for contrary to a history; None: all.
     """
 
     teacher: RulesTeacher
@@ -47,6 +50,7 @@ class Asking:
     tokens: Callable[[Sequence[str]], Ragged]
     shares: Mapping[Form, float]
     fillers: Sequence[Sequence[str]] = ()
+    meant: frozenset[str] = frozenset()
     items: int | None = None
 
 
@@ -110,7 +114,7 @@ class _Told:
         texts = [say("", t, history=history, vague=vague, key=k) for t, k in zip(intentions, keys, strict=True)]
         bare = rng.random(len(texts)) < _BARE
         said = [t if alone else text for t, text, alone in zip(intentions, texts, bare.tolist(), strict=True)]
-        return self.asking.tokens([_strewn(text, self.asking.fillers, rng) for text in said])
+        return self.asking.tokens([strewn(text, self.asking, rng) for text in said])
 
     def told(self, words: Ragged, requests: Requests) -> Examples:
         """The anchors' rows with other words before the same history; only queries that are answered stay."""
@@ -203,7 +207,7 @@ def _explicit(told: _Told, rng: np.random.Generator) -> Examples:
     keys = rng.integers(0, 2**31, len(said)).tolist()
     texts = [told.asking.sentences(text, "", history=False, key=key) for text, key in zip(said, keys, strict=True)]
     answers = examples.target.take(anchor.query), examples.weight.take(anchor.query)
-    words = told.asking.tokens([_strewn(text, told.asking.fillers, rng) for text in texts])
+    words = told.asking.tokens([strewn(text, told.asking, rng) for text in texts])
     return told.alone(words, nothing_asked(len(texts)), *answers)
 
 
@@ -216,12 +220,23 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
 }
 
 
-def _strewn(text: str, fillers: Sequence[Sequence[str]], rng: np.random.Generator) -> str:
-    """The text with a few of the fillers between its words."""
+def strewn(text: str, asking: Asking, rng: np.random.Generator) -> str:
+    """The text with a few fillers between its words and, every other time, in the place of some of them."""
     words = text.split(" ")
-    for _ in range(int(rng.integers(0, _FILLERS + 1)) if fillers else 0):
-        among = fillers[int(rng.integers(0, len(fillers)))]
-        words.insert(int(rng.integers(0, len(words) + 1)), among[int(rng.integers(0, len(among)))])
+    if not asking.fillers:
+        return text
+
+    def filler() -> str:
+        among = asking.fillers[int(rng.integers(0, len(asking.fillers)))]
+        return among[int(rng.integers(0, len(among)))]
+
+    replaced = rng.random(len(words)) < rng.uniform(-1, 1)
+    words = [
+        filler() if other and not asking.meant.intersection(_WORD.findall(word.lower())) else word
+        for word, other in zip(words, replaced.tolist(), strict=True)
+    ]
+    for _ in range(int(rng.integers(0, _FILLERS + 1))):
+        words.insert(int(rng.integers(0, len(words) + 1)), filler())
     return " ".join(words)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,13 @@ from tuning_cases import as_table, settings
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
-from rayrec.instructions.facets import Facets
+from rayrec.instructions.facets import Facets, meaningful_words
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import load_templates
 from rayrec.reranking.prompt import DAY_US, Layout
 from rayrec.reranking.tuning_data import Examples, Sequences, epoch
-from rayrec.reranking.tuning_requests import Asking, requested, together
+from rayrec.reranking.tuning_requests import Asking, requested, strewn, together
 from rayrec.reranking.vocabulary import Vocabulary
 
 ITEMS, USERS, NOW = 24, 30, 200 * DAY_US
@@ -162,6 +163,24 @@ def test_the_same_seed_asks_the_same(facets: Facets, examples: Examples) -> None
     assert one[1].texts == two[1].texts
     np.testing.assert_array_equal(first.tokens.values, second.tokens.values)
     np.testing.assert_array_equal(first.target.values, second.target.values)
+
+
+def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_read_past(facets: Facets) -> None:
+    text = 'The user asks for "1970s, not red" Find it.'
+    given, _ = asking(facets)
+    assert strewn(text, given, np.random.default_rng(0)) == text  # there is nothing to strew in
+    given = replace(given, fillers=(("please", "me"), ("lantern",)), meant=meaningful_words(facets) | {"1970s"})
+    rng = np.random.default_rng(1)
+    found = [strewn(text, given, rng) for _ in range(400)]
+    for one in found:
+        assert [word for word in one.split(" ") if word in ('"1970s,', "not", 'red"')] == ['"1970s,', "not", 'red"']
+    kept = np.mean(
+        [[word in one.split(" ") for word in ("The", "user", "asks", "for", "Find", "it.")] for one in found]
+    )
+    assert 0.65 < kept < 0.85  # every other text loses half of them on average
+    of_fillers = [sum(word in ("please", "me", "lantern") for word in one.split(" ")) for one in found]
+    assert min(of_fillers) == 0
+    assert max(of_fillers) > 12
 
 
 def test_examples_side_by_side_are_each_themselves(examples: Examples) -> None:
