@@ -15,7 +15,8 @@ the user is left out (a sample of users: one embedding an event).
 
 Recall: candidates of several interests a user beside EASE and the night's own sources; see benchmarks.embed_recall.
 
-Development looked at online-retail before 2011-07-01; the date here is a month later. movietweetings was not looked at.
+Development looked at online-retail as of 2011-07-01 and earlier, whose answers end before the date here. movietweetings
+was not looked at.
 
 Bars: matched beats every baseline in mean AUC with an interval that excludes 0, and mismatched by 0.02; at 20% noise it
 loses at most half of what the baselines lose in the mean; 16 instructions cost at most 4 x one; the union of sources

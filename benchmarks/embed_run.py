@@ -22,6 +22,7 @@ from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.events import DAY, Events, Items
 from rayrec.embeddings.lessons import lessons
 from rayrec.embeddings.training import train
+from rayrec.embeddings.training_loop import Loop
 from rayrec.embeddings.views import View
 from rayrec.hashing import seed_of
 
@@ -145,5 +146,5 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _say(row: Mapping[str, float]) -> None:
-    print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), file=sys.stderr)
+def _say(loop: Loop) -> None:
+    print("  ".join(f"{name} {value:.4g}" for name, value in loop.progress.curve[-1].items()), file=sys.stderr)

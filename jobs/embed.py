@@ -14,13 +14,14 @@ from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline import embed as pipeline
 from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.embed_training import settings_of
 from rayrec.publishing.layout import day_folder
 
 
 def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Publish one date's embeddings."""
     work = Work(settings(config, overrides, print_config), day_of(date))
-    pipeline.settings_of(work)
+    settings_of(work)
     console = results_console()
     with cluster.connect(work.config.resources):
         embedded = pipeline.run(work)

@@ -50,13 +50,15 @@ class EmbeddingInstruction(Section):
 
 
 class EmbeddingModel(Section):
-    """Sizes. The language model is a small Llama made from scratch."""
+    """What reads the summaries and the instruction, and sizes."""
 
+    base: str = "scratch"  # or the path of a local Hugging Face checkpoint, tuned with LoRA
+    lora_rank: int = Field(16, ge=1)
     encoder_width: int = Field(64, ge=16, multiple_of=16)
     encoder_layers: int = Field(1, ge=1)
-    width: int = Field(64, ge=32, multiple_of=32)
+    heads: int = Field(2, ge=1)  # of the encoders, and of the language model made from scratch
+    width: int = Field(64, ge=32, multiple_of=32)  # width, layers, feedforward: of the latter
     layers: int = Field(2, ge=1)
-    heads: int = Field(2, ge=1)
     feedforward: int = Field(192, ge=32)
     dim: int = Field(64, ge=8)  # of the vectors that are published
 
@@ -68,23 +70,23 @@ class EmbeddingModel(Section):
 
 
 class EmbeddingTraining(Section):
-    cuts: int = Field(3, ge=1)  # moments in the past that users are asked at; the newest is one horizon before the date
-    every_days: float = Field(30.0, gt=0)  # between two cuts
+    cuts: int = Field(6, ge=1)  # moments in the past that users are asked at; the newest is one horizon before the date
+    every_days: float = Field(15.0, gt=0)  # between two cuts
     min_item_events: int = Field(3, ge=1)  # items with fewer events are known by their words alone
     min_word_items: int = Field(2, ge=1)  # words of fewer titles share hash buckets
     users: int = Field(50_000, ge=1)  # at most, a cut; chosen by their stable hash
     questions: int = Field(8, ge=1)  # asked of a user in an epoch at most, drawn at random
     epochs: int = Field(8, ge=1)  # at most: users held out decide
-    patience: int = Field(2, ge=1)
+    patience: int = Field(4, ge=1)
     held_out: float = Field(0.1, gt=0, lt=1)  # share of users that judge an epoch
     batch_users: int = Field(32, ge=2)
-    line_dropout: float = Field(0.1, ge=0, lt=1)  # lines of a view left out at random
-    source_dropout: float = Field(0.1, ge=0, lt=1)  # whole sources left out at random
+    line_dropout: float = Field(0.3, ge=0, lt=1)  # lines of a view left out at random
+    source_dropout: float = Field(0.4, ge=0, lt=1)  # whole sources left out at random
     contrastive: float = Field(1.0, ge=0)  # weight of InfoNCE
     autoregressive: float = Field(1.0, ge=0)  # weight of the answer's words
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.03, gt=0)
     false_negative_margin: float = Field(0.1, ge=0)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     seed: int = 0
 

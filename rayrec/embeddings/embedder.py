@@ -9,8 +9,9 @@ A user's vector does not change by one bit with who else is asked for: every bat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,16 @@ from rayrec.embeddings import model
 from rayrec.embeddings.answers import WORDS_EACH
 from rayrec.embeddings.batches import padded
 from rayrec.embeddings.events import Items
+from rayrec.embeddings.language import LONGEST, base_digest, speech
 from rayrec.embeddings.training import Trained
 from rayrec.embeddings.views import Scales, View, Viewer
-from rayrec.embeddings.vocabulary import PAD, Vocabulary
+from rayrec.embeddings.vocabulary import PAD, Vocabulary, words_of
 from rayrec.errors import DataError
 from rayrec.ridge import one_thread
 from rayrec.storage import Storage
 
 KIND = "embedder"  # of the artefact
-FORMAT = 1
+FORMAT = 2
 _ROWS = 64  # users of a batch, always
 
 Vectors = npt.NDArray[np.float32]
@@ -43,11 +45,12 @@ class Embedder:
     vocabulary: Vocabulary
     scales: Scales
     model: model.UserModel
-    card: Mapping[str, Any]  # how it came about: the loss curve, and which epoch these weights are of
+    card: Mapping[str, Any]  # how it came about: the loss curve, which epoch these weights are of, on which base
 
     @classmethod
     def of(cls, settings: Embeddings, trained: Trained) -> Embedder:
         card = {"curve": [dict(row) for row in trained.curve], "epochs": trained.epochs, "format": FORMAT}
+        card["base"] = base_digest(settings.model)
         return cls(settings, trained.vocabulary, trained.scales, trained.model, card)
 
     @classmethod
@@ -59,6 +62,9 @@ class Embedder:
             vocabulary = Vocabulary.from_json(found.meta["vocabulary"])
             scales, card = Scales.from_json(found.meta["scales"]), found.meta["card"]
             sizes = vocabulary.size, vocabulary.spoken
+            base = base_digest(settings.model)
+            if base != card["base"]:
+                raise ValueError(f"it was trained on {card['base']}, and the base is now {base}")
             weights = model.restore(settings.model, tuple(settings.sources), *sizes, found.arrays)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
@@ -70,7 +76,7 @@ class Embedder:
 
     def save(self, storage: Storage, fingerprint: str) -> bool:
         """As safetensors and a card; False, leaving nothing, if another run saved the same artefact first."""
-        arrays = {name: tensor.numpy() for name, tensor in self.model.state_dict().items()}
+        arrays = {name: parameter.detach().numpy() for name, parameter in self.model.learned().items()}
         meta = {
             "settings": self.settings.model_dump_json(),  # as text, which keeps the order of the sources
             "vocabulary": self.vocabulary.as_json(),
@@ -112,14 +118,17 @@ class Embedder:
 
         They lie in the space of the users' vectors under instructions of the kind `next`, and of no others.
         """
-        tokens = self.vocabulary.text_matrix(items.text, WORDS_EACH)
-        out = np.empty((len(tokens), self.dim), np.float32)
-        padded_tokens = np.concatenate([tokens, np.full((_ROWS, WORDS_EACH), PAD, np.int64)])
+        named = [self._speak(" ".join(words_of(text)[:WORDS_EACH])) for text in items.text]
+        lengths = np.array([len(ids) for ids in named] + [0] * _ROWS)
+        tokens = np.full((len(lengths), lengths.max()), PAD, np.int64)
+        for row, ids in enumerate(named):
+            tokens[row, : len(ids)] = ids
+        out = np.empty((len(named), self.dim), np.float32)
         with one_thread(), torch.inference_mode():
-            for start in range(0, len(tokens), _ROWS):
-                batch = torch.from_numpy(padded_tokens[start : start + _ROWS])
+            for start in range(0, len(named), _ROWS):
+                batch = (torch.from_numpy(part[start : start + _ROWS]) for part in (tokens, lengths))
                 rows = out[start : start + _ROWS]
-                rows[:] = self.model.answers(batch, (batch != PAD).sum(1))[: len(rows)].numpy()
+                rows[:] = self.model.answers(*batch)[: len(rows)].numpy()
         return out
 
     def embed_uncached(self, views: Mapping[str, View], instructions: Sequence[str]) -> Vectors:
@@ -133,11 +142,15 @@ class Embedder:
         return out
 
     def _ids(self, instruction: str) -> list[int]:
-        ids = self.vocabulary.ids(instruction)
-        room = model.LONGEST - self.model.prefix_tokens - 1
+        ids = self._speak(instruction)
+        room = LONGEST - self.model.prefix_tokens - 1
         if len(ids) > room:
-            raise DataError(f"the instruction has {len(ids)} words; {room} can be read", do="shorten it")
+            raise DataError(f"the instruction has {len(ids)} tokens; {room} can be read", do="shorten it")
         return ids
+
+    @cached_property
+    def _speak(self) -> Callable[[str], list[int]]:
+        return speech(self.settings.model, self.vocabulary)
 
     def _prefixes(self, views: Mapping[str, View]) -> Iterator[tuple[int, torch.Tensor]]:
         """(first user, prefix of _ROWS users) batch after batch; the last one is filled up with nobody."""
@@ -147,7 +160,7 @@ class Embedder:
                 do="make the views with the embedder's own viewer",
             )
         users = _users(views)
-        summaries = np.zeros((users + _ROWS, len(views), self.settings.model.width), np.float32)
+        summaries = np.zeros((users + _ROWS, len(views), self.model.llm.width), np.float32)
         present = np.zeros(summaries.shape[:2], np.bool_)
         present[:users] = self.present(views)
         for k, (name, view) in enumerate(views.items()):
@@ -158,7 +171,7 @@ class Embedder:
 
     def _summaries(self, name: str, view: View) -> Vectors:
         """[users, width]; users are batched with others of the same length class, a power of two of their own lines."""
-        out = np.zeros((len(view.lengths), self.settings.model.width), np.float32)
+        out = np.zeros((len(view.lengths), self.model.llm.width), np.float32)
         classes = np.exp2(np.ceil(np.log2(np.maximum(view.lengths, 1)))).astype(np.int64)
         for length in np.unique(classes[view.present]).tolist():
             members = np.flatnonzero((classes == length) & view.present)

@@ -2,7 +2,7 @@
 
     events     one line an event: the item, its words, which event, how long ago, value, price band
     dislikes   the same for what speaks against an item: events of negative weight, and low values where config says so
-    profile    one line of the numbers of `rayrec.embeddings.profile`: as they are, and as words
+    profile    one line of the numbers of `rayrec.embeddings.profile`, as they are: standardised, at most 3 off the mean
     rhythm     weekdays, parts of the day, months, and the pauses between active days
     sessions   one line a session: how large, how long ago, after what pause, its first items
 
@@ -23,8 +23,8 @@ from rayrec.embeddings.events import DAY, Events, Items
 from rayrec.embeddings.profile import FEATURES, features
 from rayrec.embeddings.vocabulary import PAD, Vocabulary
 
-FIELDS = ("event", "age", "value", "band", "size", "gap", "weekday", "part", "month", "number", *FEATURES)
-"""Numbers that are read as words."""
+FIELDS = ("event", "age", "value", "band", "size", "gap", "weekday", "part", "month", "number")
+"""Numbers that are read as words; `number`: which one of the profile."""
 
 _TEXT = 12  # words of an item's text
 _FIRST_ITEMS = 4  # of a session
@@ -126,16 +126,17 @@ class Viewer:
         return np.concatenate([single, text], axis=1), weight, events.lengths
 
     def _profile(self, events: Events) -> _Lines:
+        """A word a number, the same for all users, that weighs what the number is; and one that everybody has.
+
+        No words of buckets: beside them the numbers could no longer be read off the line's sum.
+        """
         table = features(events, self.items)
         z = np.clip((table - np.asarray(self._scales.mean)) / np.asarray(self._scales.spread), -_Z, _Z)
-        numbers = np.broadcast_to(self._vocabulary.field_exact("number", np.arange(len(FEATURES))), table.shape)
-        # Octaves of e^x - 1, so that a bucket means the number itself.
-        raw = np.sign(table) * np.expm1(np.abs(table))
-        buckets = np.stack([self._vocabulary.field(name, raw[:, k]) for k, name in enumerate(FEATURES)], axis=1)
         some = events.lengths > 0
-        words = np.concatenate([np.where(np.isnan(z), PAD, numbers), buckets], axis=1)
-        weight = np.concatenate([np.nan_to_num(z), np.ones(table.shape)], axis=1)
-        return words[some], weight[some], some.astype(np.int64)
+        number = self._vocabulary.field_exact("number", np.arange(len(FEATURES) + 1))
+        weight = np.concatenate([z, np.ones((len(z), 1))], axis=1)[some]
+        words = np.where(np.isnan(weight), PAD, number)
+        return words, np.nan_to_num(weight), some.astype(np.int64)
 
     def _rhythm(self, events: Events) -> _Lines:
         day = events.ts // DAY

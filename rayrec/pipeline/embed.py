@@ -1,7 +1,7 @@
 """The embeddings of a date, from the first event to the publication: read `run` from top to bottom.
 
     ingest   events -> contract -> histories by shard, shared with `jobs.daily`
-    train    the model, as of the date: found by its fingerprint or made
+    train    the model, as of the date: found by its fingerprint or made (rayrec.pipeline.embed_training)
     embed    shard by shard: views -> vectors under every instruction -> commit
     publish  one conditional write
     near     where the config asks for neighbours: who and what is nearest to whom, published by a write of their own
@@ -19,23 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
 
-from rayrec import artefacts
-from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings.embedder import KIND, Embedder
 from rayrec.embeddings.events import Events, Items
-from rayrec.embeddings.lessons import lessons
 from rayrec.embeddings.neighbours import Index
 from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
 from rayrec.embeddings.reader import read_embeddings
 from rayrec.embeddings.schema import embedding_schema, embedding_table, neighbour_table, vectors_of
-from rayrec.embeddings.training import train
-from rayrec.errors import ConfigError
 from rayrec.hashing import digest, shard_of
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.commit import users_of_shard
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.embed_training import fit, of_vectors, settings_of
 from rayrec.pipeline.ingest import Ingested, ShardCounts, histories, ingest, read_catalogue
 from rayrec.progress import Progress
 from rayrec.publishing.records import Manifest, Provenance, RunRecord, UserCounts
@@ -80,22 +75,11 @@ def _embedded(day: Day, opened: Run) -> Embedded:
     return Embedded(opened.publish(provenance), False, Embedder.load(day.storage, fingerprint).card)
 
 
-def settings_of(day: Day) -> Embeddings:
-    """Raises ConfigError where the config has none."""
-    if day.config.embeddings is None:
-        raise ConfigError(
-            "the config does not say what to embed",
-            where="embeddings",
-            do="add the section; conf/online_retail.yaml has one to start from",
-        )
-    return day.config.embeddings
-
-
 def record_of(day: Day) -> RunRecord:
     """What publishing calls this run: only what can change a vector makes it another one."""
     settings = settings_of(day)
     data = day.config.data.model_dump(mode="json", exclude={"root"})
-    meaning = {"embeddings": _of_vectors(settings), "data": data}
+    meaning = {"embeddings": of_vectors(settings), "data": data}
     return RunRecord(
         date=day.date,
         fingerprint=digest(meaning),
@@ -112,30 +96,6 @@ def neighbours_record_of(day: Day) -> RunRecord:
     settings, vectors = settings_of(day), record_of(day)
     meaning = {**vectors.meaning, "neighbours": settings.neighbours.model_dump(mode="json")}
     return replace(vectors, meaning=meaning, fingerprint=digest(meaning), arms=settings.neighbour_lists)
-
-
-def _of_vectors(settings: Embeddings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude={"neighbours"})
-
-
-def model_fingerprint(day: Day) -> str:
-    """Of everything that can change the weights: not of instructions that are asked but not taught."""
-    settings = _of_vectors(settings_of(day))
-    taught = [one for one in settings["instructions"].items() if one[1]["answer"]]
-    ordered = {"instructions": taught, "sources": list(settings["sources"].items())}  # an order is part of a model
-    return digest([settings | ordered, day.data_fingerprint, day.cut])
-
-
-def fit(day: Day) -> str:
-    """The fingerprint of the day's model, trained by a task if it is not there yet."""
-    fingerprint = model_fingerprint(day)
-    if not artefacts.exists(day.storage, KIND, fingerprint):
-        resources = day.config.resources
-        cpus = min(resources.tune_num_cpus, ray.cluster_resources().get("CPU", resources.tune_num_cpus))
-        with Progress("train", 1, unit="models") as progress:
-            ray.get(ray.remote(num_cpus=cpus, max_retries=3)(_fit).remote(day, fingerprint))
-            progress.advance()
-    return fingerprint
 
 
 def embed(day: Day, run: Run, data: Ingested, fingerprint: str) -> None:
@@ -281,11 +241,3 @@ def _found_items(day: Day, fingerprint: str) -> tuple[pa.Array, Index]:
 @lru_cache(maxsize=2)
 def _loaded(day: Day, fingerprint: str) -> Embedder:
     return Embedder.load(day.storage, fingerprint)
-
-
-def _fit(day: Day, fingerprint: str) -> None:
-    settings = settings_of(day)
-    items = Items.of(read_catalogue(day), settings.price)
-    table = pa.concat_tables([histories(day, shard) for shard in range(day.config.data.shards)]).combine_chunks()
-    taught = lessons(settings, table, items, day.event_weights, day.cut)
-    Embedder.of(settings, train(settings, taught, items)).save(day.storage, fingerprint)

@@ -11,7 +11,8 @@ from small_users import events, items, settings
 
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.embedder import KIND
-from rayrec.embeddings.model import LONGEST, build
+from rayrec.embeddings.language import LONGEST
+from rayrec.embeddings.model import build
 from rayrec.embeddings.vocabulary import PAD
 from rayrec.errors import DataError
 from rayrec.storage import Storage
@@ -37,7 +38,7 @@ def test_every_instruction_is_answered_as_if_it_were_asked_alone(embedder: Embed
 
 def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = []
-    layer = embedder.model.llm.layers[0].mlp
+    layer = embedder.model.llm.decoder.layers[0].mlp
     forward = layer.forward
 
     def counted(states: torch.Tensor) -> object:
@@ -121,7 +122,7 @@ def test_a_model_that_was_tampered_with_is_refused(embedder: Embedder, tmp_path:
 
 
 def test_an_instruction_that_is_too_long_is_an_error_in_words(embedder: Embedder) -> None:
-    with pytest.raises(DataError, match="words"):
+    with pytest.raises(DataError, match="tokens"):
         embed(embedder, events(), ["word " * LONGEST])
 
 

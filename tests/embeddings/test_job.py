@@ -15,6 +15,7 @@ from rayrec.embeddings import Embedder, Events, Items, read_embeddings, read_nei
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.pipeline import embed
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.embed_training import model_fingerprint, settings_of
 from rayrec.pipeline.ingest import histories, read_catalogue
 from rayrec.publishing.layout import manifest_path
 
@@ -147,13 +148,13 @@ def test_embeddings_do_not_change_what_slates_are(shop: Shop, tmp_path: Path) ->
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
     assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
     with pytest.raises(ConfigError, match="does not say what to embed"):
-        embed.settings_of(Day(plain, shop.date))
+        settings_of(Day(plain, shop.date))
 
 
 def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: Shop, tmp_path: Path) -> None:
     night = day(shop, tmp_path)
     more = day(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
     taught = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
-    assert embed.model_fingerprint(more) == embed.model_fingerprint(night)
-    assert embed.model_fingerprint(taught) != embed.model_fingerprint(night)
+    assert model_fingerprint(more) == model_fingerprint(night)
+    assert model_fingerprint(taught) != model_fingerprint(night)
     assert embed.record_of(more).identity != embed.record_of(night).identity

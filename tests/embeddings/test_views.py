@@ -116,6 +116,22 @@ def test_the_profile_counts_what_it_says() -> None:
     assert np.isnan(table[1]).all()
 
 
+def test_the_profile_weighs_its_words_by_the_numbers_themselves() -> None:
+    make, whole = viewer(), events()
+    view, table = make(whole)["profile"], features(whole, items())
+    mean, spread = (np.asarray(part) for part in (make._scales.mean, make._scales.spread))
+    numbers, there = view.weight[:, : len(FEATURES)], ~np.isnan(table)
+    assert not there.all()
+    z = ((table - mean) / spread)[there]
+    np.testing.assert_allclose(numbers[there], np.clip(z, -3, 3), atol=1e-6)
+    assert np.abs(z).max() > 3
+    assert (numbers[~there] == 0).all()
+    assert (view.words[:, : len(FEATURES)][~there] == PAD).all()
+    for column in view.words.T:
+        assert len(set(column.tolist()) - {PAD}) == 1  # which number, not how large
+    assert (view.weight[:, -1] == 1).all()
+
+
 def test_an_attribute_that_is_no_number_is_none() -> None:
     assert np.isnan(attribute(catalogue(), "colour")).all()
     assert items().price.tolist()[:3] == [1, 2, 3]
