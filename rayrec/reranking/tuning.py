@@ -37,7 +37,7 @@ from rayrec.workers import Worker
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
 _CHECKPOINT = "checkpoint.safetensors"
-_MOST_NEW = 200_000  # items scored by their words alone
+_MOST_NEW = 50_000  # items scored by their words alone; every step makes the vectors of all
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words
 
 

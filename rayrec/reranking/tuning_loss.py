@@ -105,7 +105,11 @@ class ItemLoss:
             yield loss
 
     def satisfying(self, asked: Tensor, items: Tensor) -> Tensor:
-        """Which of these items [m] satisfy each request int64 [n, 3] (two facets wanted, one not; -1: none): [n, m]."""
-        having = self.having[:, items][asked.clamp_min(0)]
+        """Which of these items [m], ascending, satisfy each request int64 [n, 3]: bool [n, m].
+
+        A request is two facets that are wanted and one that is not; -1: nothing.
+        """
+        having = self.having if len(items) == self.having.shape[1] else self.having[:, items]
+        having = having[asked.clamp_min(0)]
         nothing = (asked < 0).unsqueeze(-1)
         return (having[:, :2] | nothing[:, :2]).all(1) & ~(having[:, 2] & ~nothing[:, 2])
