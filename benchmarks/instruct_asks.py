@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.instruct_unread import unread
 from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.facets import CATEGORY, DECADE, Facets
+from rayrec.instructions.facets import BELOW, CATEGORY, DECADE, WORD, Facets
 from rayrec.instructions.teachers.rules import RulesTeacher
 
 Int = npt.NDArray[np.int64]
@@ -18,6 +19,7 @@ Bools = npt.NDArray[np.bool_]
 Scores = Callable[[Int], Floats]  # users [n] -> [n, items]
 
 _BLOCK = 256  # users
+_FEWEST = 20  # known items that what is asked for has
 NEGATIVES = 99
 
 
@@ -96,19 +98,30 @@ class Listening:
     def words(self, facets: Facets, split: str) -> list[str]:
         """The requests in the phrases of a split."""
         teacher = RulesTeacher(facets, split)  # type: ignore[arg-type]
-        rows = enumerate(self.include.tolist())
-        return [teacher.said([facet for facet in row if facet >= 0], number=number) for number, row in rows]
+        return [teacher.said(wanted, number=number) for number, wanted in enumerate(self._wanted())]
+
+    def unread(self, facets: Facets) -> list[str | None]:
+        """The whole texts before the history, in words that were written elsewhere; None where there are none."""
+        named = ({facets.kind[facet]: facets.name[facet] for facet in wanted} for wanted in self._wanted())
+        return [unread(names, number) for number, names in enumerate(named)]
+
+    def _wanted(self) -> list[list[int]]:
+        return [[facet for facet in row if facet >= 0] for row in self.include.tolist()]
+
+
+def spoken_kinds(facets: Facets) -> tuple[str, ...]:
+    """What a catalogue is asked for: its categories (or else words of titles), and decades (or else prices) if any."""
+    first = CATEGORY if CATEGORY in facets.kind else WORD
+    return (first, *[kind for kind in (DECADE, BELOW) if kind in facets.kind][:1])
 
 
 def listening(facets: Facets, pairs: Int, users: int, kind: str, seed: int, known: Bools) -> Listening:
-    """`kind`: "category", "decade", "both" (pairs that tuning may have met) or "unseen" (pairs kept from it)."""
+    """`kind`: one of `spoken_kinds`, "both" (pairs that tuning may have met) or "unseen" (pairs kept from it)."""
     rng = np.random.default_rng([seed, 2])
-    of = {name: np.array([n for n, k in enumerate(facets.kind) if k == name], np.int64) for name in (CATEGORY, DECADE)}
-    size = np.bincount(facets.of_item.values[known[facets.of_item.rows]], minlength=len(facets))
     include = np.full((users, 2), -1)
-    if kind in (CATEGORY, DECADE):
-        among = of[kind][size[of[kind]] >= 20]
-        include[:, 0] = rng.choice(among, users)
+    if kind in spoken_kinds(facets):
+        size = np.bincount(facets.of_item.values[known[facets.of_item.rows]], minlength=len(facets))
+        include[:, 0] = rng.choice([n for n, k in enumerate(facets.kind) if k == kind and size[n] >= _FEWEST], users)
     else:
         unseen = {tuple(pair) for pair in np.sort(pairs, axis=1).tolist()}
         common = [pair for pair in both_of(facets, known) if (pair in unseen) == (kind == "unseen")]
@@ -119,13 +132,10 @@ def listening(facets: Facets, pairs: Int, users: int, kind: str, seed: int, know
     return Listening(include, np.stack([masks[tuple(row)] for row in include.tolist()]))
 
 
-def both_of(facets: Facets, known: Bools, fewest: int = 20) -> list[tuple[int, int]]:
-    """Pairs (category, decade or price), ascending, that enough of the known items have."""
-    category = [n for n, kind in enumerate(facets.kind) if kind == CATEGORY]
-    other = [n for n, kind in enumerate(facets.kind) if kind in (DECADE, "below")]
+def both_of(facets: Facets, known: Bools) -> list[tuple[int, int]]:
+    """Pairs of facets of the two spoken kinds, ascending, that enough of the known items have."""
+    first, *second = spoken_kinds(facets)
+    one, other = ([n for n, kind in enumerate(facets.kind) if kind in kinds] for kinds in ((first,), second))
     return [
-        (min(a, b), max(a, b))
-        for a in category
-        for b in other
-        if int((facets.items_of([a, b]) & known).sum()) >= fewest
+        (min(a, b), max(a, b)) for a in one for b in other if int((facets.items_of([a, b]) & known).sum()) >= _FEWEST
     ]

@@ -34,6 +34,7 @@ Bools = npt.NDArray[np.bool_]
 CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
 KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)
 _FEWEST, _MOST_SHARE = 5, 0.5  # a facet holds at least so many items, and at most this share of them
+_MOST_BELOW = 0.95  # of bounds: people who say "under 5" mean it where most things are
 _WORDS, _VALUES, _CHARS = 300, 200, 40
 _ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
 _SPLIT = re.compile(r"[|>;,/]")
@@ -52,12 +53,12 @@ class Facets:
     def of(cls, catalogue: pa.Table) -> Facets:
         """From ITEM. Facets in the order (kind, name), so that they do not depend on the order of items."""
         items = catalogue.num_rows
-        most = max(_MOST_SHARE * items, _FEWEST)
+        most = {kind: max((_MOST_BELOW if kind == BELOW else _MOST_SHARE) * items, _FEWEST) for kind in KINDS}
         found: dict[tuple[str, str], list[int]] = {}
         for item, pairs in enumerate(_named(catalogue)):
             for pair in dict.fromkeys(pairs):
                 found.setdefault(pair, []).append(item)
-        usable = {pair: who for pair, who in found.items() if _FEWEST <= len(who) <= most}
+        usable = {pair: who for pair, who in found.items() if _FEWEST <= len(who) <= most[pair[0]]}
         names = sorted(usable, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
         facet = np.repeat(np.arange(len(names)), [len(usable[pair]) for pair in names]).astype(np.int64)
         holder = np.array([one for pair in names for one in usable[pair]], np.int64)

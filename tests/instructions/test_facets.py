@@ -62,6 +62,13 @@ def test_years_become_decades_and_amounts_nested_bounds(facets: Facets) -> None:
     assert (BELOW, "10") not in zip(facets.kind, facets.name, strict=True)  # all of them: it says nothing
 
 
+def test_a_price_that_most_items_are_below_can_be_asked_for() -> None:
+    amounts = [0.5 + row / 8 for row in range(FILMS)]
+    facets = Facets.of(catalogue(attributes=[[("price", str(amount))] for amount in amounts]))
+    assert facets.items_of([facets.number(BELOW, "5")]).tolist() == [amount < 5 for amount in amounts]
+    assert sum(amount < 5 for amount in amounts) > 0.5 * FILMS
+
+
 def test_values_and_shared_words_are_facets(facets: Facets) -> None:
     dark = facets.items_of([facets.number(VALUE, "dark")])
     red = facets.items_of([facets.number(WORD, "red")])
