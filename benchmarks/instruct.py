@@ -34,6 +34,7 @@ from benchmarks.denoise_rank import Kept, refitted, scores_of
 from benchmarks.instruct_asks import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
 from benchmarks.instruct_model import Asked, tuned
 from benchmarks.instruct_peer import sasrec
+from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.stage import histories_of
 from rayrec.instructions.bm25 import Bm25
@@ -183,6 +184,24 @@ def _new_items(bench: Bench, asked: Asked, say: Sentences) -> Measures:
     return {("new item", name): judged_by(scores, judged, bench.history) for name, scores in rankers.items()}
 
 
+def tuning_of(case: HeldOut, sets: Sequence[str], epochs: int | None = None) -> Tuning:
+    """The case's tuning with settings (key=value) changed; every target of a held-out item weighs the same."""
+    changed = dict(pair.split("=", 1) for pair in sets) | ({} if epochs is None else {"epochs": str(epochs)})
+    tuning = {**case.config.tuning.model_dump(), **changed, "target_half_life_days": 0}
+    return Tuning.model_validate(tuning, strict=False)
+
+
+def measured(case: HeldOut, tuning: Tuning, seed: int, users: int, peer: str | None = None) -> tuple[Measures, float]:
+    """One tuning, asked all questions; and how many minutes the tuning took."""
+    bench = Bench.of(case, seed, users, tuning.min_item_events)
+    factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
+    started = time.monotonic()
+    asked = tuned(case, tuning.model_copy(update={"seed": seed}), factors, bench.templates, bench.unseen)
+    minutes = (time.monotonic() - started) / 60
+    print(f"seed {seed}: tuned in {minutes:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
+    return questions(bench, asked, peer), minutes
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(SOURCES), required=True)
@@ -195,21 +214,13 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 below a bar")
     given = parser.parse_args()
     case = held_out(given.data, given.root)
-    changed = dict(pair.split("=", 1) for pair in given.set)
+    tuning = tuning_of(case, given.set, given.epochs)
     found: list[Measures] = []
-    minutes = []
+    minutes: list[float] = []
     for seed in given.seeds:
-        tuning = {**case.config.tuning.model_dump(), **changed, "seed": seed, "target_half_life_days": 0}
-        settings = type(case.config.tuning).model_validate(
-            {**tuning, "epochs": given.epochs or tuning["epochs"]}, strict=False
-        )
-        bench = Bench.of(case, seed, given.users, settings.min_item_events)
-        factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
-        started = time.monotonic()
-        asked = tuned(case, settings, factors, bench.templates, bench.unseen)
-        minutes.append((time.monotonic() - started) / 60)
-        print(f"seed {seed}: tuned in {minutes[-1]:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
-        found.append(questions(bench, asked, given.peer))
+        measures, spent = measured(case, tuning, seed, given.users, given.peer)
+        found.append(measures)
+        minutes.append(spent)
         print(summary(given.data, found, minutes), flush=True)
     print_table(merged(found))
     print(summary(given.data, found, minutes))
