@@ -25,7 +25,8 @@ from torch import Tensor
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import Denoiser, Histories, Verdict, register, required
-from rayrec.denoising.selection import Limits, take_out
+from rayrec.denoising.limits import Limits
+from rayrec.denoising.selection import take_out
 from rayrec.denoising.trusted import trusted_events
 from rayrec.needs import Need
 from rayrec.ridge import Batch, one_thread, padded_batches, row_times
@@ -36,40 +37,12 @@ _PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest a
 
 
 @dataclass(frozen=True)
-class EaseSettings:
-    """trusted_* say which events are; the rest bounds what may go (see rayrec.denoising.selection)."""
-
+class EaseSettings(Limits):
     partner_power: float = 0.35
-    trusted_newest: int = 5  # of the user's positives that pass the two filters below
-    trusted_min_weight: float | None = None  # the event's weight in data.events
-    trusted_min_value: float | None = None  # a rating, say
-    hard_negatives: int = 10  # the user's best-scored items among the pool that are not in the history
-    negative_pool: int = 256  # the most popular items
-    max_share: float = 0.2
-    min_keep: int = 5
-    min_events: int = 6
-    inconsistent_share: float = 0.2
-    inconsistent_ratio: float = 0.5
-    harmful_share: float = 0.05
-    weight_out: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.partner_power >= 0, "partner_power must not be below 0")
-        require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
-        require(self.hard_negatives >= 0, "hard_negatives must not be below 0")
-        require(self.negative_pool >= 1, "negative_pool must be at least 1")
-        self.limits()
-
-    def limits(self) -> Limits:
-        return Limits(
-            max_share=self.max_share,
-            min_keep=self.min_keep,
-            min_events=self.min_events,
-            inconsistent_share=self.inconsistent_share,
-            inconsistent_ratio=self.inconsistent_ratio,
-            harmful_share=self.harmful_share,
-            weight_out=self.weight_out,
-        )
 
 
 @register
@@ -86,7 +59,6 @@ class EaseSupport(Denoiser):
         settings: EaseSettings,
     ) -> None:
         self.settings = settings
-        self._limits = settings.limits()
         self._weights = from_numpy(weights)
         self._slot = np.full(len(count), -1, np.int64)
         self._slot[active] = np.arange(len(active))
@@ -117,14 +89,12 @@ class EaseSupport(Denoiser):
         judged = (histories.weight.values > 0) & (self._slot[histories.item.values] >= 0)
         verdict = Verdict.all_kept(len(judged))
         given = self.settings
-        trusted = trusted_events(
-            histories, judged, given.trusted_newest, given.trusted_min_weight, given.trusted_min_value
-        )
+        trusted = trusted_events(histories, judged, given)
         item = histories.item.filter(judged)
         support, harm = np.empty(len(item.values), np.float32), np.empty(len(item.values), np.float32)
         keep, reason = np.ones(len(item.values), np.float32), np.zeros(len(item.values), np.int8)
         for batch, supported, harmful in self._measured(item, histories.weight.values[judged], trusted):
-            kept, why = take_out(supported, harmful, batch.mask, self._limits)
+            kept, why = take_out(supported, harmful, batch.mask, self.settings)
             at = batch.take[batch.mask]
             support[at], harm[at] = supported[batch.mask], harmful[batch.mask]
             keep[at], reason[at] = kept[batch.mask], why[batch.mask]

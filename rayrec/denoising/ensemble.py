@@ -23,8 +23,8 @@ from scipy.optimize import minimize
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, register, required
 from rayrec.denoising.ease import EaseSupport
-from rayrec.denoising.factor import CapSettings
 from rayrec.denoising.influence import Influence
+from rayrec.denoising.limits import Cap
 from rayrec.denoising.planting import plant
 from rayrec.denoising.selection import place_within, strongest
 from rayrec.fism import Fism
@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class EnsembleSettings(CapSettings):
+class EnsembleSettings(Cap):
     min_probability: float = 0.35  # of being noise, for an event to go
     planted_share: float = 0.2  # of the events that the blend is learned on
     learn_events: int = 500_000  # at most, in whole users
@@ -102,7 +102,7 @@ class Ensemble(Denoiser):
         logit = self.weights[0] + np.einsum("ij,j->i", signs, self.weights[1:])
         noise = 1 / (1 + np.exp(-logit))
         suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
-        out = strongest(histories.item, suspicion, judged, self.settings.cap())
+        out = strongest(histories.item, suspicion, judged, self.settings)
         verdict.influence[judged] = 1 - noise[judged]
         verdict.keep[out] = self.settings.weight_out
         verdict.reason[out] = REASONS.index("doubtful")

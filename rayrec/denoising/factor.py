@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,35 +14,21 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, required
-from rayrec.denoising.selection import Cap, strongest
+from rayrec.denoising.limits import Cap
+from rayrec.denoising.selection import strongest
 from rayrec.fism import Fism
 from rayrec.needs import Need
-from rayrec.settings import read_settings, require
+from rayrec.settings import read_settings
 
 Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class CapSettings:
-    max_share: float = 0.2  # of a user's judged events
-    min_keep: int = 5
-    min_events: int = 6
-    weight_out: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
-        self.cap()
-
-    def cap(self) -> Cap:
-        return Cap(self.max_share, self.min_keep, self.min_events)
 
 
 class ByFactors(Denoiser):
     """Needs a `fism` fit of the item model: `source`, `target` [items, d], `bias` [items], `quantiles` [101]."""
 
-    settings_kind: type[CapSettings]
+    settings_kind: type[Cap]
 
-    def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: CapSettings) -> None:
+    def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: Cap) -> None:
         self.model, self.quantiles, self.settings = model, quantiles, settings
         self.known = model.known
 
@@ -60,7 +45,7 @@ class ByFactors(Denoiser):
         """
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> CapSettings:
+    def read(cls, settings: Mapping[str, Any]) -> Cap:
         return read_settings(cls.settings_kind, settings, f"denoise.settings ({cls.name})")
 
     @classmethod
@@ -87,7 +72,7 @@ class ByFactors(Denoiser):
         if not len(item.values):
             return verdict
         consistency, suspicion, weight = self.assess(item, self.model.explained(item))
-        out = strongest(item, suspicion, np.ones(len(item.values), np.bool_), self.settings.cap())
+        out = strongest(item, suspicion, np.ones(len(item.values), np.bool_), self.settings)
         verdict.influence[judged] = consistency
         verdict.keep[judged] = np.where(out, weight, 1)
         verdict.reason[judged] = np.where(out, REASONS.index("unexplained"), 0)

@@ -34,7 +34,8 @@ import torch
 from torch import Tensor
 
 from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, register, required
-from rayrec.denoising.factor import CapSettings, median_within
+from rayrec.denoising.factor import median_within
+from rayrec.denoising.limits import Trust
 from rayrec.denoising.selection import strongest
 from rayrec.denoising.trusted import trusted_events
 from rayrec.needs import Need
@@ -47,11 +48,8 @@ _NEED = Need("next_item", {})
 
 
 @dataclass(frozen=True)
-class GradientSettings(CapSettings):
-    score: str = "el2n"
-    trusted_newest: int = 5  # tracin: of the user's positives that pass the two filters below
-    trusted_min_weight: float | None = None  # the event's weight in data.events
-    trusted_min_value: float | None = None  # a rating, say
+class GradientSettings(Trust):
+    score: str = "el2n"  # tracin alone asks which events are trusted
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +59,6 @@ class GradientSettings(CapSettings):
             f"use one of {', '.join(SCORES)}",
         )
         require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}")
-        require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
 
 
 @register
@@ -94,13 +91,11 @@ class Gradient(Denoiser):
         item = histories.item.filter(judged)
         if not len(item.values):
             return verdict
-        trusted = trusted_events(
-            histories, judged, given.trusted_newest, given.trusted_min_weight, given.trusted_min_value
-        )
+        trusted = trusted_events(histories, judged, given)
         score = self.measure(histories, judged, trusted)
         harmful = given.score == "tracin"
         suspicion = -score if harmful else score - median_within(item, score.astype(np.float64))
-        out = strongest(item, suspicion, np.ones(len(score), np.bool_), given.cap())
+        out = strongest(item, suspicion, np.ones(len(score), np.bool_), given)
         verdict.influence[judged] = score if harmful else -score
         if harmful:
             verdict.harm[judged] = -score

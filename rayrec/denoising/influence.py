@@ -33,7 +33,8 @@ from torch import Tensor
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import Denoiser, Histories, Verdict, register, required
-from rayrec.denoising.selection import Limits, take_out
+from rayrec.denoising.limits import Limits
+from rayrec.denoising.selection import take_out
 from rayrec.denoising.trusted import trusted_events
 from rayrec.needs import Need
 from rayrec.ridge import Batch, Blocks, Whitened, gram_of, one_thread, padded_batches, row_times, solve_blocks
@@ -44,47 +45,21 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
-class InfluenceSettings:
-    """`lam`, `alpha0` and `alpha` shape the block; trusted_* say which events are; the rest bounds what may go."""
+class InfluenceSettings(Limits):
+    """`lam`, `alpha0` and `alpha` shape the block."""
 
     lam: float = 10.0
     alpha0: float = 0.1
     alpha: float = 0.0  # 0: all events weigh 1
     rounds: int = 1
-    trusted_newest: int = 5  # of the user's positives that pass the two filters below
-    trusted_min_weight: float | None = None  # the event's weight in data.events
-    trusted_min_value: float | None = None  # a rating, say
-    hard_negatives: int = 10  # the user's best-scored items among the pool that are not in the history
-    negative_pool: int = 256  # the most popular items
-    max_share: float = 0.2
-    min_keep: int = 5
-    min_events: int = 6
-    inconsistent_share: float = 0.2
-    inconsistent_ratio: float = 0.5
-    harmful_share: float = 0.05
-    weight_out: float = 0.0
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.lam > 0, "lam must be above 0")
         require(self.alpha0 >= 0 and self.alpha >= 0, "alpha0 and alpha must not be below 0")
         require(self.rounds >= 1, "rounds must be at least 1")
-        require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
-        require(self.hard_negatives >= 0, "hard_negatives must not be below 0")
-        require(self.negative_pool >= 1, "negative_pool must be at least 1")
         require(self.dtype in _DTYPES, f"dtype must be one of {', '.join(_DTYPES)}")
-        self.limits()
-
-    def limits(self) -> Limits:
-        return Limits(
-            max_share=self.max_share,
-            min_keep=self.min_keep,
-            min_events=self.min_events,
-            inconsistent_share=self.inconsistent_share,
-            inconsistent_ratio=self.inconsistent_ratio,
-            harmful_share=self.harmful_share,
-            weight_out=self.weight_out,
-        )
 
 
 @register
@@ -95,7 +70,6 @@ class Influence(Denoiser):
 
     def __init__(self, factors: npt.NDArray[Any], count: npt.NDArray[Any], settings: InfluenceSettings) -> None:
         self.settings = settings
-        self._limits = settings.limits()
         # With confidences 1 - w h cancels: there, float64 whatever is asked for.
         self.dtype = torch.float64 if settings.alpha else _DTYPES[settings.dtype]
         self.whitened = Whitened.of(factors, gram_of(factors), settings.lam, settings.alpha0, self.dtype)
@@ -125,7 +99,7 @@ class Influence(Denoiser):
         present = (histories.weight.values > 0) & self.known[histories.item.values]
         verdict = Verdict.all_kept(len(present))
         counts = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
-        quota = self._limits.allowed(counts)
+        quota = self.settings.allowed(counts)
         for number in range(1, self.settings.rounds + 1):
             left = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
             self._judge(histories, present, -(-quota * number // self.settings.rounds) - (counts - left), verdict)
@@ -138,13 +112,11 @@ class Influence(Denoiser):
         """One round: of the events that are `present`, as many as are `allowed` [users] go; fills in `verdict`."""
         item = histories.item.filter(present)
         given = self.settings
-        trusted = trusted_events(
-            histories, present, given.trusted_newest, given.trusted_min_weight, given.trusted_min_value
-        )
+        trusted = trusted_events(histories, present, given)
         consistency, harm = np.empty(len(item.values), np.float64), np.zeros(len(item.values), np.float64)
         keep, reason = np.ones(len(item.values), np.float32), np.zeros(len(item.values), np.int8)
         for batch, y, harmful in self._measured(item, trusted, histories.weight.values[present]):
-            kept, why = take_out(y, harmful, batch.mask, self._limits, allowed[batch.rows])
+            kept, why = take_out(y, harmful, batch.mask, self.settings, allowed[batch.rows])
             at = batch.take[batch.mask]
             consistency[at], harm[at] = y[batch.mask], harmful[batch.mask]
             keep[at], reason[at] = kept[batch.mask], why[batch.mask]

@@ -22,7 +22,8 @@ import torch
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import register
-from rayrec.denoising.factor import ByFactors, CapSettings, Floats, median_within, softmax_within
+from rayrec.denoising.factor import ByFactors, Floats, median_within, softmax_within
+from rayrec.denoising.limits import Cap
 from rayrec.fism import Fism
 from rayrec.hashing import seed_of
 from rayrec.needs import Need
@@ -34,7 +35,7 @@ _ROWS = 65_536  # events whose losses against the pool are held at once
 
 
 @dataclass(frozen=True)
-class LossSettings(CapSettings):
+class LossSettings(Cap):
     objective: str = "pld"
     drop: float = 0.1  # t_ce
     power: float = 0.5  # r_ce

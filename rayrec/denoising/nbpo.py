@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import register
-from rayrec.denoising.factor import ByFactors, CapSettings, Floats, median_within
+from rayrec.denoising.factor import ByFactors, Floats, median_within
+from rayrec.denoising.limits import Cap
 from rayrec.needs import Need
 from rayrec.settings import require
 
 
 @dataclass(frozen=True)
-class NbpoSettings(CapSettings):
+class NbpoSettings(Cap):
     flip: float = 0.2
     unlikely: float = 0.5
 

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS, Denoiser, Histories, Verdict, register
-from rayrec.denoising.selection import Cap, strongest
+from rayrec.denoising.limits import Cap
+from rayrec.denoising.selection import strongest
 from rayrec.settings import read_settings, require
 
 _DAY = 86_400_000_000
@@ -32,25 +33,20 @@ Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RulesSettings:
+class RulesSettings(Cap):
     undo_days: float = 60.0
     burst_moments: int = 20
     burst_seconds: float = 60.0
     repeats: int = 3
     skim_share: float = 0.2
     skim_events: int = 5
-    max_share: float = 0.2  # of a user's positive events
-    min_keep: int = 5
-    min_events: int = 6
-    weight_out: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.undo_days >= 0 and self.burst_seconds >= 0, "undo_days and burst_seconds must not be below 0")
         require(self.burst_moments >= 2, "burst_moments must be at least 2")
         require(self.repeats >= 1, "repeats must be at least 1")
         require(0 <= self.skim_share <= 1, "skim_share must be between 0 and 1")
-        Cap(self.max_share, self.min_keep, self.min_events)
-        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
 
 
 @register
@@ -84,7 +80,7 @@ class Rules(Denoiser):
             strength[found[rule]] = 1 - place / len(_RULES)
             reason[found[rule]] = REASONS.index(rule)
         strength[~positive] = 0
-        out = strongest(histories.item, strength, positive, Cap(given.max_share, given.min_keep, given.min_events))
+        out = strongest(histories.item, strength, positive, given)
         verdict.harm[:] = strength
         verdict.keep[out] = given.weight_out
         verdict.reason[out] = reason[out]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,45 +9,11 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS
-from rayrec.settings import require
+from rayrec.denoising.limits import Cap, Limits
 
 Bools = npt.NDArray[np.bool_]
 
 _INCONSISTENT, _HARMFUL = REASONS.index("inconsistent"), REASONS.index("harmful")
-
-
-@dataclass(frozen=True)
-class Cap:
-    """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
-
-    max_share: float  # of a user's judged events
-    min_keep: int  # events that stay
-    min_events: int  # users with fewer are left alone
-
-    def __post_init__(self) -> None:
-        require(0 <= self.max_share <= 1, "max_share must be between 0 and 1")
-        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
-
-    def allowed(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """How many of so many judged events may go; any shape."""
-        most = np.minimum(np.floor(self.max_share * counts + 1e-9), np.maximum(counts - self.min_keep, 0))
-        return np.where(counts < self.min_events, 0, most).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class Limits(Cap):
-    """A cap, and from where on an event is suspect by its self-consistency and its harm."""
-
-    inconsistent_share: float  # an event is inconsistent within this lowest share of its user's self-consistencies ...
-    inconsistent_ratio: float  # ... if it is also below this multiple of their median
-    harmful_share: float  # an event is harmful within this highest share of harm, above 0, if below that median
-    weight_out: float  # the keep weight of what is taken out: 0, or more to weigh it down instead
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("inconsistent_share", "harmful_share"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1")
-        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
 
 
 def take_out(

@@ -6,27 +6,26 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.denoising.base import Histories
+from rayrec.denoising.limits import Trust
 
 
 def trusted_events(
     histories: Histories,
     judged: npt.NDArray[np.bool_],
-    newest: int,
-    min_weight: float | None,
-    min_value: float | None,
+    trust: Trust,
 ) -> npt.NDArray[np.bool_]:
-    """Among the judged events, [judged]: each user's `newest` ones of at least this weight and this value.
+    """Among the judged events, [judged]: each user's newest ones of enough weight and value.
 
     None: whatever the weight or value is; an event without a value (NaN) does not reach any.
     """
     eligible = np.ones(int(judged.sum()), np.bool_)
-    if min_weight is not None:
-        eligible &= histories.weight.values[judged] >= min_weight
-    if min_value is not None:
-        eligible &= histories.value.values[judged] >= min_value
+    if trust.trusted_min_weight is not None:
+        eligible &= histories.weight.values[judged] >= trust.trusted_min_weight
+    if trust.trusted_min_value is not None:
+        eligible &= histories.value.values[judged] >= trust.trusted_min_value
     rows = histories.item.rows[judged]
     ends = np.searchsorted(rows, rows, side="right")
     through = np.concatenate([[0], np.cumsum(eligible)])
     newer = through[ends] - through[1:]  # eligible events of the same user after this one
-    trusted: npt.NDArray[np.bool_] = eligible & (newer < newest)
+    trusted: npt.NDArray[np.bool_] = eligible & (newer < trust.trusted_newest)
     return trusted

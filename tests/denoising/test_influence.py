@@ -10,7 +10,8 @@ from planted_noise import auc_within, histories, model_arrays, planted
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.influence import Influence, InfluenceSettings
-from rayrec.denoising.selection import Limits, take_out
+from rayrec.denoising.limits import Limits, Trust
+from rayrec.denoising.selection import take_out
 from rayrec.denoising.trusted import trusted_events
 from rayrec.errors import ConfigError
 
@@ -99,9 +100,9 @@ def test_trusted_are_the_newest_that_pass_the_filters() -> None:
     item = Ragged.from_lengths(np.arange(8, dtype=np.int32), [5, 3])
     whole = histories(item, value=np.array([5, 1, 5, 5, 2, 1, 1, 1.0]))
     judged = np.ones(8, np.bool_)
-    newest = trusted_events(whole, judged, 2, None, None)
+    newest = trusted_events(whole, judged, Trust(trusted_newest=2))
     assert newest.tolist() == [False, False, False, True, True, False, True, True]
-    liked = trusted_events(whole, judged, 2, None, 4)
+    liked = trusted_events(whole, judged, Trust(trusted_newest=2, trusted_min_value=4.0))
     assert liked.tolist() == [False, False, True, True, False, False, False, False]
 
 
@@ -112,7 +113,7 @@ def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
 
 
 def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
-    limits = Limits(0.5, 1, 2, 0.5, 0.5, 0.5, 0.0)
+    limits = Limits(max_share=0.5, min_keep=1, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
     consistency = np.array([[0.0, 0.1, 1.0, 1.0, 0.9, 0.0]])
     harm = np.array([[0.5, -1.0, 0.6, 0.0, -0.2, 9.0]])
     mask = np.array([[True, True, True, True, True, False]])
@@ -120,7 +121,7 @@ def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
     assert keep.tolist() == [[0, 0, 1, 1, 1, 1]] or keep.tolist() == [[0, 1, 0, 1, 1, 1]]
     assert reason[0, 0] == 3
     assert reason[0, 3:].tolist() == [0, 0, 0]
-    none_may = Limits(0.5, 5, 2, 0.5, 0.5, 0.5, 0.0)
+    none_may = Limits(max_share=0.5, min_keep=5, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
     assert (take_out(consistency, harm, mask, none_may)[0] == 1).all()
 
 

@@ -27,9 +27,10 @@ import numpy.typing as npt
 
 from rayrec.hashing import seed_of
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Frame, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.labels import LABELS, Labels
+from rayrec.reranking.ways.labels import LABELS
+from rayrec.reranking.ways.listing import Listing
 from rayrec.reranking.ways.next_token import NextToken
 from rayrec.settings import read_settings, require
 
@@ -60,14 +61,17 @@ class Label(Way):
     name = "label"
 
     def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: LabelSettings) -> None:
-        words, chat = checkpoint.words, checkpoint.chat()
-        self.engine, self._words, self._settings, self._closing = engine, words, settings, chat.closing
-        self._labels = Labels.of(checkpoint, chat, settings.window, _WHERE)
-        self.ids = self._labels.ids
-        self._candidates, self._question = words.own(_CANDIDATES), words.own(_QUESTION)
-        lists = sum(len(line) + settings.item_tokens for line in self._labels.lines)
-        rest = len(self._candidates) + lists + len(self._question)
-        self._frame = Frame(chat, words, settings, words.own(REQUEST), words.own(TAKEN), rest, engine.longest)
+        self.engine, self._settings = engine, settings
+        self._listing = Listing.of(
+            checkpoint,
+            settings,
+            most=settings.window,
+            heading=_CANDIDATES,
+            question=_QUESTION,
+            longest=engine.longest,
+            where=_WHERE,
+        )
+        self.ids = self._listing.labels.ids
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> LabelSettings:
@@ -83,14 +87,14 @@ class Label(Way):
     def reading(self, ask: Ask) -> Reading:
         """Log-probabilities over the ask's candidates, that each is the first choice."""
         texts = sorted(set(ask.candidates))
-        beginning = [*self._frame.beginning(ask), *self._candidates]
+        beginning = self._listing.beginning(ask)
         seed = seed_of("label", ask.instruction, *ask.history, "candidates", *texts)
         lists: list[Ints] = []
         log_probs: list[Doubles] = []
         scores, top = np.zeros(len(texts)), None
         for pair in range((self._settings.permutations + 1) // 2 if texts else 0):
             new = self._lists(len(texts), seed_of(seed, pair))
-            answers = yield [self._prompt(beginning, [texts[place] for place in places]) for places in new]
+            answers = yield [self._listing.prompt(beginning, [texts[place] for place in places]) for places in new]
             for places, answer in zip(new, answers, strict=True):
                 if isinstance(answer, Failure):
                     return answer
@@ -108,10 +112,6 @@ class Label(Way):
         shuffled = np.random.default_rng(seed).permutation(count)
         windows = np.array_split(shuffled, -(-count // self._settings.window))
         return windows if self._settings.permutations == 1 else windows + [window[::-1] for window in windows]
-
-    def _prompt(self, beginning: list[int], texts: Sequence[str]) -> list[int]:
-        listed = self._labels.listed([self._words.of(text, self._settings.item_tokens) for text in texts])
-        return [*beginning, *listed, *self._question, *self._closing]
 
 
 def item_effects(lists: Sequence[Ints], log_probs: Sequence[Doubles], items: int) -> Doubles:

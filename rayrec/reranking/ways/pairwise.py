@@ -20,11 +20,10 @@ from typing import Any, Self
 import numpy as np
 
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Frame, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.labels import Labels
+from rayrec.reranking.ways.listing import Listing
 from rayrec.reranking.ways.next_token import NextToken
-from rayrec.reranking.ways.words import Ids
 from rayrec.settings import read_settings, require
 
 _CANDIDATES = "\n\nTwo candidates:"
@@ -46,14 +45,17 @@ class Pairwise(Way):
     name = "pairwise"
 
     def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: PairwiseSettings) -> None:
-        words, chat = checkpoint.words, checkpoint.chat()
-        self.engine, self._words, self._settings, self._closing = engine, words, settings, chat.closing
-        self._labels = Labels.of(checkpoint, chat, 2, _WHERE)
-        self.ids = self._labels.ids
-        self._candidates, self._question = words.own(_CANDIDATES), words.own(_QUESTION)
-        lists = sum(len(line) + settings.item_tokens for line in self._labels.lines)
-        rest = len(self._candidates) + lists + len(self._question)
-        self._frame = Frame(chat, words, settings, words.own(REQUEST), words.own(TAKEN), rest, engine.longest)
+        self.engine, self._settings = engine, settings
+        self._listing = Listing.of(
+            checkpoint,
+            settings,
+            most=2,
+            heading=_CANDIDATES,
+            question=_QUESTION,
+            longest=engine.longest,
+            where=_WHERE,
+        )
+        self.ids = self._listing.labels.ids
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> PairwiseSettings:
@@ -69,12 +71,12 @@ class Pairwise(Way):
 
     def reading(self, ask: Ask) -> Reading:
         """-log(rank), ranks from 1."""
-        beginning = [*self._frame.beginning(ask), *self._candidates]
+        beginning = self._listing.beginning(ask)
         order = list(range(len(ask.candidates)))
-        texts = [self._words.of(text, self._settings.item_tokens) for text in ask.candidates[: self._settings.top]]
+        texts = ask.candidates[: self._settings.top]
         for compared in network(len(texts)):
             places = [place for high, low in compared for place in ((high, low), (low, high))]
-            answers = yield [self._prompt(beginning, texts[order[a]], texts[order[b]]) for a, b in places]
+            answers = yield [self._listing.prompt(beginning, [texts[order[a]], texts[order[b]]]) for a, b in places]
             for (high, low), first, second in zip(compared, answers[::2], answers[1::2], strict=True):
                 if isinstance(first, Failure):
                     return first
@@ -85,9 +87,6 @@ class Pairwise(Way):
         scores = np.empty(len(order), np.float32)
         scores[order] = -np.log(np.arange(1, len(order) + 1))
         return scores
-
-    def _prompt(self, beginning: list[int], one: Ids, other: Ids) -> list[int]:
-        return [*beginning, *self._labels.listed([one, other]), *self._question, *self._closing]
 
 
 @cache

@@ -1,0 +1,62 @@
+"""Settings that methods share: how much of a user may go, which events are trusted, from where on one is suspect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.settings import require
+
+
+@dataclass(frozen=True)
+class Cap:
+    """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
+
+    max_share: float = 0.2  # of a user's judged events
+    min_keep: int = 5  # events that stay
+    min_events: int = 6  # users with fewer are left alone
+    weight_out: float = 0.0  # the keep weight of what is taken out: 0, or more to weigh it down instead
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_share <= 1, "max_share must be between 0 and 1")
+        require(self.min_keep >= 0 and self.min_events >= 0, "min_keep and min_events must not be below 0")
+        require(0 <= self.weight_out < 1, "weight_out must be at least 0 and below 1")
+
+    def allowed(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """How many of so many judged events may go; any shape."""
+        most = np.minimum(np.floor(self.max_share * counts + 1e-9), np.maximum(counts - self.min_keep, 0))
+        return np.where(counts < self.min_events, 0, most).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Trust(Cap):
+    """A cap, and which events of a user are trusted."""
+
+    trusted_newest: int = 5  # of the user's positives that pass the two filters below
+    trusted_min_weight: float | None = None  # the event's weight in data.events
+    trusted_min_value: float | None = None  # a rating, say
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.trusted_newest >= 1, "trusted_newest must be at least 1")
+
+
+@dataclass(frozen=True)
+class Limits(Trust):
+    """Trust, and from where on an event is suspect by its self-consistency and its harm towards trusted events."""
+
+    hard_negatives: int = 10  # the user's best-scored items among the pool that are not in the history
+    negative_pool: int = 256  # the most popular items
+    inconsistent_share: float = 0.2  # inconsistent: within this lowest share of its user's self-consistencies ...
+    inconsistent_ratio: float = 0.5  # ... if it is also below this multiple of their median
+    harmful_share: float = 0.05  # harmful: within this highest share of harm, above 0, if below that median
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.hard_negatives >= 0, "hard_negatives must not be below 0")
+        require(self.negative_pool >= 1, "negative_pool must be at least 1")
+        for name in ("inconsistent_share", "harmful_share"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be between 0 and 1")
