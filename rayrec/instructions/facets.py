@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
@@ -136,11 +136,9 @@ def meaningful_words(facets: Facets) -> frozenset[str]:
     return frozenset(word for name in facets.name for word in _ANY_WORD.findall(name)) | _stop_words()["turning"]
 
 
-def words_without_facets(titles: Iterable[str], facets: Facets) -> tuple[tuple[str, ...], ...]:
-    """What people may say without asking for anything, sorted: words of titles that name no facet, and stop words."""
-    meant = meaningful_words(facets)
-    of_titles = {word for title in titles for word in _WORD.findall(title.lower())}
-    return tuple(tuple(sorted(words - meant)) for words in (of_titles, stop_words()) if words - meant)
+def words_without_facets(facets: Facets) -> tuple[str, ...]:
+    """What people may say without asking for anything: stop words that name no facet, sorted."""
+    return tuple(sorted(stop_words() - meaningful_words(facets)))
 
 
 def stop_words() -> frozenset[str]:

@@ -26,6 +26,7 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.hashing import digest
+from rayrec.instructions.hearing import Hearing
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.vocabulary import Vocabulary, WordReader, words
 from rayrec.storage import Storage
@@ -48,6 +49,7 @@ class Card:
     settings: Mapping[str, Any]  # the tuning settings
     curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
     epochs: int  # whose weights these are: the best on validation, else the last
+    taught: tuple[str, ...] | None = None  # the words that are heard of a request; None: all
     chosen: Mapping[str, Any] | None = None  # method, budget, users, of: whom it was tuned on, if not on everybody
 
     def as_json(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Card:
         fields["vocabulary"] = Vocabulary(**fields["vocabulary"])
         fields["item_ids"] = tuple(fields["item_ids"])
         fields["curve"] = tuple(fields["curve"])
+        fields["taught"] = None if fields.get("taught") is None else tuple(fields["taught"])
         return cls(**fields)
 
 
@@ -82,9 +85,10 @@ class LocalModel:
         return Layout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
 
     def reader(self) -> WordReader:
-        """Reads what users ask for, as far as the tuned prompts reach."""
+        """Reads what users ask for, as far as the tuned prompts reach and in the words that they taught."""
         most = self.card.settings.get("words")
-        return WordReader(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most)
+        hearing = None if self.card.taught is None else Hearing(self.card.taught)
+        return WordReader(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most, hearing)
 
     def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
         """Artefact index of each item id, int32; null for items that came after the tuning."""

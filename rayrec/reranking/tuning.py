@@ -21,6 +21,7 @@ import torch
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
 from rayrec.instructions.facets import Facets, meaningful_words, stop_words, words_without_facets
+from rayrec.instructions.hearing import Hearing
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import Templates
@@ -82,7 +83,8 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     teacher = (
         None if spec.templates is None else RulesTeacher(Facets.of(spec.catalogue).take(codes), unseen=spec.unseen)
     )
-    tokenizer = _tokenizer(spec, len(codes), teacher)
+    taught = _taught(spec, teacher)
+    tokenizer = _tokenizer(spec, len(codes), taught)
     vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
     folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
     try:
@@ -97,18 +99,19 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
             _start_items(lm, spec, codes, reader)
             return lm
 
-        asking = None
+        asking = hearing = None
         if teacher is not None and spec.templates is not None:
-            fillers = words_without_facets(spec.catalogue["title"].to_pylist(), teacher.facets)
-            meant = meaningful_words(teacher.facets)
-            asking = Asking(teacher, Sentences(spec.templates), reader, spec.settings.forms, fillers, meant, tuned)
+            hearing = Hearing(taught) if spec.settings.base == "scratch" else None
+            heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
+            fillers, meant = words_without_facets(teacher.facets), meaningful_words(teacher.facets)
+            asking = Asking(teacher, Sentences(spec.templates), heard, spec.settings.forms, fillers, meant, tuned)
         task = _task(spec, tables, codes, asking)
         choice = _choice(task, fresh, layout, worker)
         lm = fresh()
         loop = Loop(lm, layout, task if choice is None else replace(task, events=choice.of_events(task.events)), worker)
         _resume(loop, storage, spec)
         loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
-        card = _card(spec, vocab, codes, loop, choice)
+        card = _card(spec, vocab, codes, loop, choice, hearing)
         if worker.rank == 0:
             lm.to("cpu").export(folder)
             artefact.publish(folder, card, storage, spec.path)
@@ -146,14 +149,18 @@ def _start(spec: TuningSpec) -> str:
     return auto if spec.settings.items_from == "auto" else spec.settings.items_from
 
 
-def _tokenizer(spec: TuningSpec, items: int, teacher: RulesTeacher | None) -> Any:
+def _taught(spec: TuningSpec, teacher: RulesTeacher | None) -> list[str]:
+    """The texts that prompts are made of."""
+    if teacher is None or spec.templates is None:
+        return [spec.instruction]
+    templates = (one.text for one in spec.templates if one.task_form == "T2" and one.split == "train")
+    return [spec.instruction, *teacher.facets.name, *teacher.wordings, *templates, *sorted(stop_words())]
+
+
+def _tokenizer(spec: TuningSpec, items: int, taught: list[str]) -> Any:
     if spec.settings.base != "scratch":
         return vocabulary.extended_tokenizer(spec.settings.base, items)
-    said = [spec.instruction]
-    if teacher is not None and spec.templates is not None:
-        said += [*teacher.facets.name, *teacher.wordings, *(template.text for template in spec.templates)]
-        said += sorted(stop_words())
-    return vocabulary.scratch_tokenizer(said, spec.catalogue["title"].to_pylist(), items)
+    return vocabulary.scratch_tokenizer(taught, spec.catalogue["title"].to_pylist(), items)
 
 
 def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
@@ -209,7 +216,14 @@ def _after_epoch(
     report(loop.progress.curve[-1])
 
 
-def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: Int, loop: Loop, choice: Choice | None) -> Card:
+def _card(
+    spec: TuningSpec,
+    vocab: vocabulary.Vocabulary,
+    codes: Int,
+    loop: Loop,
+    choice: Choice | None,
+    hearing: Hearing | None,
+) -> Card:
     curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
     return Card(
         vocabulary=vocab,
@@ -220,6 +234,7 @@ def _card(spec: TuningSpec, vocab: vocabulary.Vocabulary, codes: Int, loop: Loop
         settings=spec.settings.model_dump(mode="json"),
         curve=curve,
         epochs=loop.progress.best_epoch or loop.progress.epoch,
+        taught=None if hearing is None else tuple(sorted(hearing.words)),
         chosen=None if choice is None else choice.as_json(),
     )
 

@@ -11,7 +11,8 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
 
 People do not ask as templates do. So half of the requests stand alone, without a template's words around them, words
 that mean nothing here are strewn in, and in half of them a share of the template's own words is replaced by such: what
-is to be learned is to look for the words that do mean something.
+is to be learned is to look for the words that do mean something. Words beyond all these are not heard at all (see
+rayrec.instructions.hearing).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Asking:
     """Who asks, how often, and in what words.
 
     `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
-    per user and epoch. `fillers`: words without a meaning here, in lists that are drawn from equally often.
+    per user and epoch. `fillers`: words without a meaning here.
     `meant`: words that no filler replaces. `items`: so many, the first, are asked for contrary to a history; None: all.
     """
 
@@ -49,7 +50,7 @@ class Asking:
     sentences: Sentences
     tokens: Callable[[Sequence[str]], Ragged]
     shares: Mapping[Form, float]
-    fillers: Sequence[Sequence[str]] = ()
+    fillers: Sequence[str] = ()
     meant: frozenset[str] = frozenset()
     items: int | None = None
 
@@ -227,8 +228,7 @@ def strewn(text: str, asking: Asking, rng: np.random.Generator) -> str:
         return text
 
     def filler() -> str:
-        among = asking.fillers[int(rng.integers(0, len(asking.fillers)))]
-        return among[int(rng.integers(0, len(among)))]
+        return asking.fillers[int(rng.integers(0, len(asking.fillers)))]
 
     replaced = rng.random(len(words)) < rng.uniform(-1, 1)
     words = [

@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from rayrec import local_llm
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import DataError
+from rayrec.instructions.hearing import Hearing
 
 if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend
     from transformers import PreTrainedTokenizerFast
@@ -110,17 +111,24 @@ def vocabulary_of(tokenizer: PreTrainedTokenizerFast, items: int) -> Vocabulary:
 class WordReader:
     """Texts -> token ids of plain words; no special or added token is ever recognised in a text."""
 
-    def __init__(self, tokenizer_json: str | Path, vocabulary: Vocabulary, most: int | None = None) -> None:
-        """`most`: tokens of a text that are read; the rest is cut off."""
+    def __init__(
+        self,
+        tokenizer_json: str | Path,
+        vocabulary: Vocabulary,
+        most: int | None = None,
+        hearing: Hearing | None = None,
+    ) -> None:
+        """`most`: tokens of a text that are read; the rest is cut off. `hearing`: None: every word is read."""
         content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
         content["added_tokens"] = []
         content["post_processor"] = None
         self._tokenizer = Tokenizer.from_str(json.dumps(content))
-        self._vocabulary, self._most = vocabulary, most
+        self._vocabulary, self._most, self._hearing = vocabulary, most, hearing
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
         """int64, one row a text. Raises DataError where a text reads as one of rayrec's own tokens."""
-        found = [one.ids[: self._most] for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        heard = texts if self._hearing is None else [self._hearing(text) for text in texts]
+        found = [one.ids[: self._most] for one in self._tokenizer.encode_batch(list(heard), add_special_tokens=False)]
         ids = np.array([token for row in found for token in row], np.int64)
         if ids.max(initial=0) >= self._vocabulary.user:
             raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")

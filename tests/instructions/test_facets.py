@@ -157,10 +157,9 @@ def test_held_out_phrases_are_other_phrases() -> None:
 
 
 def test_words_without_facets_name_none(facets: Facets) -> None:
-    of_titles, stop = words_without_facets(["The Red House", "Not Without A Blue Moon"], facets)
-    assert of_titles == ("house", "moon", "the")
+    stop = words_without_facets(facets)
     assert "please" in stop
-    assert not {"not", "without", "under"} & {*of_titles, *stop}, "words that turn a request round are no fillers"
+    assert not {"not", "without", "under"} & set(stop), "words that turn a request round are no fillers"
 
 
 def test_stop_words_are_no_facets() -> None:

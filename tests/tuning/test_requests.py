@@ -169,7 +169,7 @@ def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_rea
     text = 'The user asks for "1970s, not red" Find it.'
     given, _ = asking(facets)
     assert strewn(text, given, np.random.default_rng(0)) == text  # there is nothing to strew in
-    given = replace(given, fillers=(("please", "me"), ("lantern",)), meant=meaningful_words(facets) | {"1970s"})
+    given = replace(given, fillers=("please", "me", "lantern"), meant=meaningful_words(facets) | {"1970s"})
     rng = np.random.default_rng(1)
     found = [strewn(text, given, rng) for _ in range(400)]
     for one in found:

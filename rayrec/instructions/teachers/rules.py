@@ -94,7 +94,7 @@ class RulesTeacher:
 
     @property
     def wordings(self) -> tuple[str, ...]:
-        """Every phrase of the split, names left out: what a tokenizer should know."""
+        """Every phrase of the split, names left out: what its words are taught by."""
         return tuple(phrase for splits in phrases().values() for phrase in splits[self.split])
 
     def _drawn(self, item: Ints, rng: np.random.Generator) -> Ints:
