@@ -2,17 +2,20 @@
 
 It knows no others. Spelt in pieces of words that it does know, they would say something else, so they are left out: of
 "it's pouring, got any Westerns?" it hears "it ' s , any western ?". A plural stands for its singular and the other way
-round, "90s" for "1990s". Words with letters beyond ASCII are left as they are: not every script divides its words.
+round, "90s" and "1994" for "1990s", and a price for the next lower one that was taught: "under 7" is heard as "under
+5". Words with letters beyond ASCII are left as they are: not every script divides its words.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
-_PIECE = re.compile(r"\w+|[^\w\s]")  # as the tokenizer of rayrec.reranking.vocabulary divides
-_DECADE = re.compile(r"(?:19|20)(\d0s)")
+_PIECE = re.compile(r"\d+\.\d+|\w+|[^\w\s]")
+_NUMBER, _YEAR, _DECADE = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"(?:1[89]|2[01])\d\d"), re.compile(r"\d\d(\d0s)")
+_BOUNDS, _BEFORE = frozenset({"below", "most", "than", "to", "under", "until", "up", "within"}), 3  # pieces
 
 
 class Hearing:
@@ -25,15 +28,25 @@ class Hearing:
             for other in _variants(word):
                 self._as.setdefault(other, word)
         self._as |= {word: word for word in self.words}
+        self._prices = sorted((float(word), word) for word in self.words if _NUMBER.fullmatch(word))
 
     def __call__(self, text: str) -> str:
         """The text in lower case, its pieces a space apart, without those that say nothing."""
-        found = (self._as.get(piece, piece if _foreign(piece) else "") for piece in _PIECE.findall(text.lower()))
+        pieces = _PIECE.findall(text.lower())
+        found = (self._one(piece, pieces[max(0, at - _BEFORE) : at]) for at, piece in enumerate(pieces))
         return " ".join(filter(None, found))
 
-
-def _foreign(piece: str) -> bool:
-    return not piece.isascii() and unicodedata.category(piece[0])[0] not in "PS"
+    def _one(self, piece: str, before: list[str]) -> str:
+        if piece in self._as:
+            return self._as[piece]
+        if not piece.isascii():
+            return piece if unicodedata.category(piece[0])[0] not in "PS" else ""
+        if _YEAR.fullmatch(piece) and (decade := f"{piece[:3]}0s") in self.words:
+            return decade
+        if _NUMBER.fullmatch(piece) and not _BOUNDS.isdisjoint(before):
+            lower = bisect_right(self._prices, float(piece), key=lambda price: price[0])
+            return self._prices[lower - 1][1] if lower else ""
+        return ""
 
 
 def _variants(word: str) -> Iterator[str]:

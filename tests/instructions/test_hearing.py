@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from rayrec.instructions.hearing import Hearing
 
-TAUGHT = ["find me something in", "comedy", "western", "glass lantern", "1990s", "under 5", "no, nothing", "story"]
+TAUGHT = [
+    "find me something in",
+    "comedy",
+    "western",
+    "glass lantern",
+    "1990s",
+    "under 5",
+    "at most 0.5",
+    "no, nothing",
+    "story",
+]
 HEARING = Hearing(TAUGHT)
 
 
@@ -20,6 +30,11 @@ HEARING = Hearing(TAUGHT)
         ("comedies of the 90s", "comedy 1990s"),
         ("stories under 5", "story under 5"),
         ("glasses", "glass"),
+        ("something from 1994", "something 1990s"),
+        ("under £7.50, a lantern", "under 5 , lantern"),
+        ("under 0.75", "under 0.5"),
+        ("under 0.2", "under"),
+        ("a lantern for my 7 year old", "lantern"),
         ("sofa", ""),
         ("etwas für Öfen, comedy", "für öfen , comedy"),
         ("给我喜剧", "给我喜剧"),
