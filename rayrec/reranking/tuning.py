@@ -20,7 +20,7 @@ import torch
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
-from rayrec.instructions.facets import Facets, meaningful_words, stop_words, words_without_facets
+from rayrec.instructions.facets import WORD, Facets, meaningful_words, words_without_facets
 from rayrec.instructions.hearing import Hearing
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
@@ -103,8 +103,17 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
         if teacher is not None and spec.templates is not None:
             hearing = Hearing(taught) if spec.settings.base == "scratch" else None
             heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
-            fillers, meant = words_without_facets(teacher.facets), meaningful_words(teacher.facets)
-            asking = Asking(teacher, Sentences(spec.templates), heard, spec.settings.forms, fillers, meant, tuned)
+            facets = teacher.facets
+            asking = Asking(
+                teacher=teacher,
+                sentences=Sentences(spec.templates),
+                tokens=heard,
+                shares=spec.settings.forms,
+                fillers=words_without_facets(facets),
+                meant=meaningful_words(facets),
+                asides=[name for name, kind in zip(facets.name, facets.kind, strict=True) if kind == WORD],
+                items=tuned,
+            )
         task = _task(spec, tables, codes, asking)
         choice = _choice(task, fresh, layout, worker)
         lm = fresh()
@@ -154,7 +163,8 @@ def _taught(spec: TuningSpec, teacher: RulesTeacher | None) -> list[str]:
     if teacher is None or spec.templates is None:
         return [spec.instruction]
     templates = (one.text for one in spec.templates if one.task_form == "T2" and one.split == "train")
-    return [spec.instruction, *teacher.facets.name, *teacher.wordings, *templates, *sorted(stop_words())]
+    fillers = words_without_facets(teacher.facets)
+    return [spec.instruction, *teacher.facets.name, *teacher.wordings, *templates, *fillers]
 
 
 def _tokenizer(spec: TuningSpec, items: int, taught: list[str]) -> Any:

@@ -12,7 +12,8 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
 People do not ask as templates do. So half of the requests stand alone, without a template's words around them, words
 that mean nothing here are strewn in, and in half of them a share of the template's own words is replaced by such: what
 is to be learned is to look for the words that do mean something. Words beyond all these are not heard at all (see
-rayrec.instructions.hearing).
+rayrec.instructions.hearing). Nor is every word of a title meant that somebody says: who asks for a comedy for the night
+does not ask for "night". So words that titles share are strewn in now and then where something else is asked for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy.typing as npt
 
 from rayrec.config import Form
 from rayrec.contracts.ragged import Ragged
+from rayrec.instructions.facets import WORD
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
@@ -33,6 +35,7 @@ from rayrec.reranking.tuning_data import Examples, Int, nothing_asked
 
 _WORD = re.compile(r"\w+")
 _BARE, _FILLERS = 0.5, 12  # share of requests without a template; at most so many words strewn into one
+_ASIDE = 0.05  # share of the words strewn in that titles share
 _NEWEST = (8, 16, 32, 10_000)  # tokens of a history that a contrary request stands against: most need not be long
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
 
@@ -43,7 +46,8 @@ class Asking:
 
     `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
     per user and epoch. `fillers`: words without a meaning here.
-    `meant`: words that no filler replaces. `items`: so many, the first, are asked for contrary to a history; None: all.
+    `meant`: words that no filler replaces. `asides`: words that mean something, and may be said without meaning it.
+    `items`: so many, the first, are asked for contrary to a history; None: all.
     """
 
     teacher: RulesTeacher
@@ -52,6 +56,7 @@ class Asking:
     shares: Mapping[Form, float]
     fillers: Sequence[str] = ()
     meant: frozenset[str] = frozenset()
+    asides: Sequence[str] = ()
     items: int | None = None
 
 
@@ -108,14 +113,19 @@ class _Told:
     anchor: _Anchors
     drawn: Int  # [many] items, as often as they are answers
 
-    def intended(self, intentions: Sequence[str], rng: np.random.Generator, *, history: bool, vague: bool) -> Ragged:
+    def intended(self, requests: Requests, rng: np.random.Generator, *, history: bool, vague: bool) -> Ragged:
         """Token ids of prompts that ask for something."""
-        keys = rng.integers(0, 2**31, len(intentions)).tolist()
-        say = self.asking.sentences
-        texts = [say("", t, history=history, vague=vague, key=k) for t, k in zip(intentions, keys, strict=True)]
+        keys = rng.integers(0, 2**31, len(requests.text)).tolist()
+        say, asking = self.asking.sentences, self.asking
+        texts = [say("", t, history=history, vague=vague, key=k) for t, k in zip(requests.text, keys, strict=True)]
         bare = rng.random(len(texts)) < _BARE
-        said = [t if alone else text for t, text, alone in zip(intentions, texts, bare.tolist(), strict=True)]
-        return self.asking.tokens([strewn(text, self.asking, rng) for text in said])
+        said = [t if alone else text for t, text, alone in zip(requests.text, texts, bare.tolist(), strict=True)]
+        kinds = asking.teacher.facets.kind
+        asides = (
+            asking.asides if any(kinds[facet] != WORD for facet in row if facet >= 0) else ()
+            for row in requests.include.tolist()
+        )
+        return asking.tokens([strewn(text, asking, rng, aside) for text, aside in zip(said, asides, strict=True)])
 
     def told(self, words: Ragged, requests: Requests) -> Examples:
         """The anchors' rows with other words before the same history; only queries that are answered stay."""
@@ -162,18 +172,18 @@ class _Told:
 
 def _specific(told: _Told, rng: np.random.Generator) -> Examples:
     requests = told.asking.teacher.specific(told.anchor.item, rng)
-    return told.told(told.intended(requests.text, rng, history=True, vague=False), requests)
+    return told.told(told.intended(requests, rng, history=True, vague=False), requests)
 
 
 def _vague(told: _Told, rng: np.random.Generator) -> Examples:
     requests = told.asking.teacher.vague(told.anchor.item, rng)
-    return told.told(told.intended(requests.text, rng, history=True, vague=True), requests)
+    return told.told(told.intended(requests, rng, history=True, vague=True), requests)
 
 
 def _search(told: _Told, rng: np.random.Generator) -> Examples:
     requests = told.asking.teacher.specific(told.anchor.item, rng)
     answers = _answers(told, told.anchor.item, requests, rng)
-    return told.alone(told.intended(requests.text, rng, history=False, vague=False), _asked(requests), *answers)
+    return told.alone(told.intended(requests, rng, history=False, vague=False), _asked(requests), *answers)
 
 
 def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
@@ -181,7 +191,7 @@ def _contrary(told: _Told, rng: np.random.Generator) -> Examples:
     others = (facets if items is None else facets.take(np.arange(items))).evenly(len(told.anchor.row), rng)
     requests = told.asking.teacher.specific(others, rng)
     answers = _answers(told, others, requests, rng)
-    words = told.intended(requests.text, rng, history=True, vague=False)
+    words = told.intended(requests, rng, history=True, vague=False)
     return told.once(words, requests, answers, rng.choice(_NEWEST, len(words)))
 
 
@@ -221,14 +231,18 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
 }
 
 
-def strewn(text: str, asking: Asking, rng: np.random.Generator) -> str:
-    """The text with a few fillers between its words and, every other time, in the place of some of them."""
+def strewn(text: str, asking: Asking, rng: np.random.Generator, asides: Sequence[str] = ()) -> str:
+    """The text with a few fillers between its words and, every other time, in the place of some of them.
+
+    `asides`: words that now and then stand for a filler.
+    """
     words = text.split(" ")
     if not asking.fillers:
         return text
 
     def filler() -> str:
-        return asking.fillers[int(rng.integers(0, len(asking.fillers)))]
+        among = asides if asides and rng.random() < _ASIDE else asking.fillers
+        return among[int(rng.integers(0, len(among)))]
 
     replaced = rng.random(len(words)) < rng.uniform(-1, 1)
     words = [

@@ -81,11 +81,12 @@ def added(examples: Examples, out: Examples) -> list[tuple[list[int], list[set[i
 
 def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
     """The facets that a request includes and excludes, read off its words."""
+    turning = {"no", "not", "without", "but", "never", "except", "avoid", "skip", "exclude", "hate", "dislike"}
     include, exclude, plain = [], [], text.replace(",", " ").replace('"', " ").split()
     for number, name in enumerate(facets.name):
         for place, word in enumerate(plain):
             if word.strip(".;") == name:
-                without = place and (plain[place - 1] in ("no", "not", "without", "but"))
+                without = turning.intersection(plain[max(0, place - 2) : place])
                 (exclude if without else include).append(number)
     return include, exclude
 
@@ -181,6 +182,15 @@ def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_rea
     of_fillers = [sum(word in ("please", "me", "lantern") for word in one.split(" ")) for one in found]
     assert min(of_fillers) == 0
     assert max(of_fillers) > 12
+
+
+def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(facets: Facets, examples: Examples) -> None:
+    words = replace(facets, kind=("word",) * len(facets))
+    for asked, expected in ((facets, True), (words, False)):
+        given, heard = asking(asked, specific=1.0)
+        given = replace(given, fillers=("please",), asides=("lantern",))
+        requested(examples, LAYOUT, given, np.random.default_rng(3))
+        assert any("lantern" in text for text in heard.texts) == expected
 
 
 def test_examples_side_by_side_are_each_themselves(examples: Examples) -> None:
