@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rayrec.evaluation.asked import heard
 from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
 from rayrec.evaluation.report_data import ReportData
 
 _LEAST_SERVED = 0.95  # of the users who are eligible
 _NEAR = 0.9  # of the share of rows in quarantine at which a day is not published
+_LEAST_HEARD = 0.9  # of the requests name something that the LLM knows
 _MOST_LOST = 0.10  # of the baseline's coverage, or of its share of tail items
 _WATCHED = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
 
@@ -27,7 +29,7 @@ class Guardrail:
 
 def guardrails(data: ReportData) -> list[Guardrail]:
     """Those of the run, then those of each arm against the baseline once the day is judged."""
-    return [_served(data), _quarantined(data), _drifted(data), *_arms(data)]
+    return [_served(data), _quarantined(data), *_heard(data), _drifted(data), *_arms(data)]
 
 
 def _served(data: ReportData) -> Guardrail:
@@ -41,6 +43,14 @@ def _quarantined(data: ReportData) -> Guardrail:
     share = sum(data.rows_quarantined.values()) / max(data.rows_read, 1)
     asked = f"well below the {data.max_quarantine_share:.0%} that block a day"
     return Guardrail("rows in quarantine", f"{share:.2%}", asked, share <= _NEAR * data.max_quarantine_share)
+
+
+def _heard(data: ReportData) -> list[Guardrail]:
+    texts, named = heard(data.asked)
+    if not texts:
+        return []
+    asked = f"at least {_LEAST_HEARD:.0%}"
+    return [Guardrail("requests that name something", f"{named:,} of {texts:,}", asked, named >= _LEAST_HEARD * texts)]
 
 
 def _drifted(data: ReportData) -> Guardrail:

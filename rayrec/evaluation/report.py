@@ -65,6 +65,7 @@ def render(data: ReportData) -> str:
         timings=views.timings(data.timings),
         losses=views.losses(data.losses),
         wording=views.wording(data.wording),
+        asked=views.asked(data.asked),
         people=views.people(data.examples),
         comparison=views.comparison(data.comparison, data.baseline),
         planted=views.comparison(data.planted, data.baseline),

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from rayrec.contracts.schemas import QUARANTINE
 from rayrec.errors import DataError
+from rayrec.evaluation.asked import ASKED
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT
 from rayrec.evaluation.preferences import PREFERENCE
@@ -80,6 +81,7 @@ _TABLES = {
     "preferences": PREFERENCE,
     "offpolicy": ESTIMATES,
     "wording": WORDING,
+    "asked": ASKED,
 }
 
 
@@ -121,6 +123,7 @@ class ReportData:
     offpolicy: pa.Table = field(default_factory=ESTIMATES.empty_table)
     planted: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
     wording: pa.Table = field(default_factory=WORDING.empty_table)  # items that owe most to the words beside the title
+    asked: pa.Table = field(default_factory=ASKED.empty_table)  # what users ask for in words, and what the LLM heard
 
     def __post_init__(self) -> None:
         for name, schema in _TABLES.items():

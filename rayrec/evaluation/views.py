@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.evaluation import beyond, charts
+from rayrec.evaluation.asked import heard
 from rayrec.evaluation.comparison import COVERAGE, EVERYBODY
 from rayrec.evaluation.decision import LEVEL
 from rayrec.evaluation.report_data import ReportData
@@ -17,6 +18,7 @@ from rayrec.evaluation.taken_out import AGES, POPULAR
 
 Rows = list[dict[str, Any]]
 _SHOWN = 12  # categories, sources: the rest is "other"
+_REQUESTS = 20
 _DIFFERENCES = ("ndcg@10", "recall@10", "hr@10")
 
 
@@ -154,6 +156,13 @@ def before_after(table: pa.Table) -> Rows:
         {"user_id": user, "variant": variant, "lines": lines, "left": sum(not line["why"] for line in lines)}
         for (user, variant), lines in found.items()
     ]
+
+
+def asked(table: pa.Table) -> dict[str, Any]:
+    """The requests to show, those that name nothing first; of how many, and how many those are."""
+    shown = sorted(table.to_pylist(), key=lambda row: (row["named"], row["text"] is None))[:_REQUESTS]
+    texts, named = heard(table)
+    return {"rows": shown, "texts": texts, "deaf": texts - named}
 
 
 def wording(table: pa.Table) -> Rows:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.contracts.schemas import QUARANTINE
 from rayrec.errors import MissingFileError
+from rayrec.evaluation.asked import asked
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT, drift
 from rayrec.evaluation.people import (
@@ -25,6 +26,7 @@ from rayrec.evaluation.people import (
 from rayrec.evaluation.report import read_report
 from rayrec.evaluation.report_data import LOSSES, TIMINGS, ReportData
 from rayrec.evaluation.wording import WORDING, wording
+from rayrec.pipeline.asking import facets, requests
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.kept import read_summaries
@@ -97,6 +99,7 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         losses=_losses(night),
         planted=COMPARISON.empty_table() if planted is None else planted,
         wording=_wording(day, manifest),
+        asked=_asked(night),
     )
 
 
@@ -172,6 +175,12 @@ def _wording(day: Day, manifest: Manifest) -> pa.Table:
     titles = catalogue_of(day)["title"]
     found = [wording(method, table, titles) for method, table in read_reread(day, manifest.run_id).items()]
     return pa.concat_tables([WORDING.empty_table(), *found])
+
+
+def _asked(night: Night) -> pa.Table:
+    llm = None if night.models is None else night.models.llm
+    taught = None if llm is None else artefact.read_card(night.day.storage, llm).taught
+    return asked(requests(night.day), taught, facets(night.day).name)
 
 
 def _losses(night: Night) -> pa.Table:

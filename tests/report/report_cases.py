@@ -7,7 +7,8 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
-from rayrec.contracts.schemas import QUARANTINE, SLATE
+from rayrec.contracts.schemas import INSTRUCTION, QUARANTINE, SLATE
+from rayrec.evaluation.asked import asked
 from rayrec.evaluation.beyond import ItemFacts, beyond_accuracy
 from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.drift import drift
@@ -154,8 +155,17 @@ def full(name: str = HOSTILE) -> ReportData:
         preferences=preferences(judged, truth.wanted, "control", 0),
         logged="12,000 rows of feedback on 1,200 slates",
         offpolicy=pa.Table.from_pylist(estimates(), ESTIMATES),
+        asked=asked(requests(), ["red lamp", "something in"], ["lamp"]),
         wording=wording("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
+
+
+def requests() -> pa.Table:
+    """A campaign for everybody that is hostile, another, and what users typed: one thing five times, two others."""
+    rows = [("*", "a", None, HOSTILE), ("*", "b", None, "a red lamp")]
+    rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
+    rows += [("u8", None, "secret wish", None), ("u9", None, None, "my own lamp")]
+    return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
 
 
 def bare() -> ReportData:

@@ -1,0 +1,76 @@
+"""What was asked for in words, and what the LLM heard of it: a request that names nothing it knows changes little.
+
+A user's own words are theirs: they are counted, and shown only where enough rows of the table say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.contracts.schemas import EVERYBODY
+from rayrec.instructions.hearing import Hearing
+
+ASKED = pa.schema(
+    [
+        pa.field("text", pa.string()),  # preference and intention; null: single users' own words, together
+        pa.field("texts", pa.int64(), nullable=False),  # different ones: 1, but where they stand together
+        pa.field("rows", pa.int64(), nullable=False),  # of the instruction table that say so
+        pa.field("arms", pa.string(), nullable=False),  # whose; "" for all
+        pa.field("heard", pa.string()),  # null: every word, or single users' own
+        pa.field("named", pa.bool_(), nullable=False),  # whether anything of the catalogue is named
+    ]
+)
+_SHOWN_FROM = 5  # rows, unless it is said for everybody
+_MOST = 20_000  # different texts that are looked at, those of most rows
+
+
+def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]) -> pa.Table:
+    """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `names`: of
+    facets."""
+    if not requests.num_rows:
+        return ASKED.empty_table()
+    texts = _texts(requests)
+    hearing = None if taught is None else Hearing(taught)
+    words = [None if hearing is None else hearing(text) for text in texts["text"].to_pylist()]
+    known = frozenset(word for name in names for word in Hearing([name]).words)
+    shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["text_count"], _SHOWN_FROM))
+    table = pa.table(
+        {
+            "text": pc.if_else(shown, texts["text"], None),
+            "texts": [1] * len(texts),
+            "rows": texts["text_count"],
+            "arms": [", ".join(sorted(filter(None, arms))) for arms in texts["arm_distinct"].to_pylist()],
+            "heard": pc.if_else(shown, pa.array(words, pa.string()), None),
+            "named": [text is None or not known.isdisjoint(text.split()) for text in words],
+        }
+    )
+    own = table.filter(pc.invert(shown)).group_by("named").aggregate([("texts", "sum"), ("rows", "sum")])
+    together = [
+        {"text": None, "texts": row["texts_sum"], "rows": row["rows_sum"], "arms": "", "named": row["named"]}
+        for row in own.to_pylist()
+    ]
+    return pa.concat_tables([table.filter(shown).cast(ASKED), pa.Table.from_pylist(together, ASKED)])
+
+
+def heard(table: pa.Table) -> tuple[int, int]:
+    """How many different texts there are, and how many of them name something."""
+    named = table.filter(table["named"])
+    return tuple(int(pc.sum(of["texts"]).as_py() or 0) for of in (table, named))  # type: ignore[return-value]
+
+
+def _texts(requests: pa.Table) -> pa.Table:
+    """The different texts, and who says them: text, text_count, arm_distinct, everybody_any."""
+    intention, preference = (pc.fill_null(requests[name], "") for name in ("intention", "preference"))
+    said = pc.binary_join_element_wise(intention, preference, ". ")
+    table = pa.table(
+        {
+            "text": pc.utf8_trim(said, ". "),
+            "arm": pc.fill_null(requests["arm"], ""),
+            "everybody": pc.equal(requests["user_id"], EVERYBODY),
+        }
+    )
+    found = table.group_by("text").aggregate([("text", "count"), ("arm", "distinct"), ("everybody", "any")])
+    return found.sort_by([("text_count", "descending"), ("text", "ascending")]).slice(0, _MOST).combine_chunks()

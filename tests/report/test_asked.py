@@ -1,0 +1,49 @@
+"""What the report says of requests: what was heard, and nobody's own words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from report_cases import HOSTILE, bare, full, requests
+
+from rayrec.evaluation.asked import ASKED, asked, heard
+from rayrec.evaluation.guardrails import guardrails
+from rayrec.evaluation.report import render
+
+
+def test_what_was_heard_and_what_names_nothing() -> None:
+    table = asked(requests(), ["red lamp", "something in"], ["lamp"])
+    said = {row["text"]: row for row in table.to_pylist() if row["text"] is not None}
+    assert set(said) == {HOSTILE, "a red lamp", "Lamps, please"}
+    found = {text: (row["heard"], row["arms"], row["rows"], row["named"]) for text, row in said.items()}
+    assert found["a red lamp"] == ("red lamp", "b", 1, True)
+    assert found["Lamps, please"] == ("lamp", "", 5, True)
+    assert not found[HOSTILE][3]
+    assert heard(table) == (5, 3)
+
+
+def test_single_users_own_words_are_counted_but_not_told() -> None:
+    table = asked(requests(), ["lamp"], ["lamp"])
+    own = [(row["named"], row["texts"], row["rows"]) for row in table.to_pylist() if row["text"] is None]
+    assert sorted(own) == [(False, 1, 1), (True, 1, 1)]
+    page = render(dataclasses.replace(full(), asked=table))
+    assert "secret wish" not in page
+    assert "my own lamp" not in page
+    assert "1 in single users&#39; own words" in page or "1 in single users' own words" in page
+
+
+def test_a_reader_of_every_word_misses_nothing() -> None:
+    table = asked(requests(), None, ["lamp"])
+    assert heard(table) == (5, 5)
+    assert set(table["heard"].to_pylist()) == {None}
+
+
+def test_nobody_asks() -> None:
+    assert asked(requests().slice(0, 0), ["lamp"], ["lamp"]).equals(ASKED.empty_table())
+    assert "Nothing was asked for in words." in render(bare())
+
+
+def test_requests_that_name_nothing_are_a_guardrail() -> None:
+    (rail,) = (rail for rail in guardrails(full()) if rail.name == "requests that name something")
+    assert (rail.found, rail.kept) == ("3 of 5", False)
+    assert not [rail for rail in guardrails(bare()) if rail.name == "requests that name something"]
