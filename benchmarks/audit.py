@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,9 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
-from benchmarks.denoise_rank import refitted
-from benchmarks.instruct import Bench
+from benchmarks.instruct import Bench, prepared, tuning_of
 from benchmarks.instruct_asks import Int, Scores
-from benchmarks.instruct_model import Asked, tuned
+from benchmarks.instruct_model import Asked
 from rayrec.evaluation.summary import rbo
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
@@ -125,15 +123,8 @@ def _top(scores: Scores, bench: Bench, users: Int) -> Int:
     return np.argsort(-found, axis=1, kind="stable")[:, :_DEPTH].astype(np.int64)
 
 
-def case_of_seed(case: HeldOut, seed: int, users: int, changed: Mapping[str, object]) -> list[Compared]:
-    settings = type(case.config.tuning).model_validate(
-        {**case.config.tuning.model_dump(), "target_half_life_days": 0, **changed, "seed": seed}, strict=False
-    )
-    bench = Bench.of(case, seed, users, settings.min_item_events)
-    factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
-    started = time.monotonic()
-    asked = tuned(case, settings, factors, bench.templates, bench.unseen)
-    print(f"seed {seed}: tuned in {(time.monotonic() - started) / 60:.1f} min", flush=True)
+def case_of_seed(case: HeldOut, seed: int, users: int, sets: list[str]) -> list[Compared]:
+    bench, asked, _ = prepared(case, tuning_of(case, sets), seed, users)
     return audited(bench, asked, yaml.safe_load(WORDS.read_text(encoding="utf8")))
 
 
@@ -169,10 +160,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     case = held_out(given.data, given.root)
-    changed = dict(pair.split("=", 1) for pair in given.set)
     found: list[Compared] = []
     for seed in given.seeds:
-        new = case_of_seed(case, seed, given.users, changed)
+        new = case_of_seed(case, seed, given.users, given.set)
         found = [one.joined(two) for one, two in zip(found, new, strict=True)] if found else new
     print_table(found, case.catalogue["title"].to_pylist())
     swap, control, phrase = (least(found, kind) for kind in ("demographic", "neutral", "rephrased"))

@@ -187,19 +187,20 @@ def _new_items(bench: Bench, asked: Asked, say: Sentences) -> Measures:
 def tuning_of(case: HeldOut, sets: Sequence[str], epochs: int | None = None) -> Tuning:
     """The case's tuning with settings (key=value) changed; every target of a held-out item weighs the same."""
     changed = dict(pair.split("=", 1) for pair in sets) | ({} if epochs is None else {"epochs": str(epochs)})
-    tuning = {**case.config.tuning.model_dump(), **changed, "target_half_life_days": 0}
+    planned = case.config.tuning.planned(asked=True).model_dump()
+    tuning = {**planned, **changed, "target_half_life_days": 0}
     return Tuning.model_validate(tuning, strict=False)
 
 
-def measured(case: HeldOut, tuning: Tuning, seed: int, users: int, peer: str | None = None) -> tuple[Measures, float]:
-    """One tuning, asked all questions; and how many minutes the tuning took."""
+def prepared(case: HeldOut, tuning: Tuning, seed: int, users: int) -> tuple[Bench, Asked, float]:
+    """One seed's case and its tuned model; and how many minutes the tuning took."""
     bench = Bench.of(case, seed, users, tuning.min_item_events)
     factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
     started = time.monotonic()
     asked = tuned(case, tuning.model_copy(update={"seed": seed}), factors, bench.templates, bench.unseen)
     minutes = (time.monotonic() - started) / 60
     print(f"seed {seed}: tuned in {minutes:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
-    return questions(bench, asked, peer), minutes
+    return bench, asked, minutes
 
 
 def main() -> int:
@@ -218,8 +219,8 @@ def main() -> int:
     found: list[Measures] = []
     minutes: list[float] = []
     for seed in given.seeds:
-        measures, spent = measured(case, tuning, seed, given.users, given.peer)
-        found.append(measures)
+        bench, asked, spent = prepared(case, tuning, seed, given.users)
+        found.append(questions(bench, asked, given.peer))
         minutes.append(spent)
         print(summary(given.data, found, minutes), flush=True)
     print_table(merged(found))

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from benchmarks.denoise_data import SOURCES, held_out
-from benchmarks.instruct import Measures, measured, merged, tuning_of
+from benchmarks.instruct import Measures, merged, prepared, questions, tuning_of
 
 KINDS = ("random", "text", "collaborative", "hybrid")
 DEFAULT = "hybrid"
@@ -43,7 +43,9 @@ def main() -> int:
     found: dict[str, Measures] = {}
     for kind in KINDS:
         tuning = tuning_of(case, [f"items_from={kind}"], given.epochs)
-        found[kind] = merged([measured(case, tuning, seed, given.users)[0] for seed in given.seeds])
+        found[kind] = merged(
+            [questions(*prepared(case, tuning, seed, given.users)[:2], peer=None) for seed in given.seeds]
+        )
         print(f"{kind:<15}{row(found[kind])}", flush=True)
     print(f"\n{'':<15}" + "".join(f"{name:>16}" for name in ASKED))
     for kind, measures in found.items():

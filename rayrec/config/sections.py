@@ -83,6 +83,7 @@ class Tuning(Section):
     target_half_life_days: float = Field(28.0, ge=0)  # a target's weight halves with this age; 0: all weigh the same
     item_dropout: float = Field(0.1, ge=0, lt=1)  # share of history items left out at random while learning
     epochs: int = Field(6, ge=1)  # at most: the validation decides
+    asked_epochs: int = Field(12, ge=1)  # instead, where an arm is asked something: to listen takes longer to learn
     patience: int = Field(2, ge=1)  # epochs without a better validation before stopping
     batch_tokens: int = Field(2048, ge=256)
     learning_rate: float = Field(2e-3, gt=0)
@@ -100,6 +101,10 @@ class Tuning(Section):
         if self.choose != "all" and self.budget == 1:
             raise ValueError(f"tuning.choose {self.choose} needs tuning.budget: the share of users to choose, below 1")
         return self
+
+    def planned(self, *, asked: bool) -> Tuning:
+        """With `epochs` as they are where something is asked, or nothing."""
+        return self.model_copy(update={"epochs": self.asked_epochs}) if asked else self
 
 
 class Rerank(Section):

@@ -70,6 +70,7 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
     if missing:
         _say_what_is_stale(day)
         _write_sequences(day, tuple(models), missing)
+    asked = anything_asked(day)
     specs = [
         TuningSpec(
             root=day.storage.root,
@@ -77,8 +78,8 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
             sequences=tuple(_sequence_path(day, one, shard) for shard in range(day.config.data.shards)),
             path=path,
             instruction=instruction(day),
-            settings=day.config.tuning,
-            templates=day.templates if anything_asked(day) else None,
+            settings=day.config.tuning.planned(asked=asked),
+            templates=day.templates if asked else None,
             now=one.cut,
             until=models[1].cut if k == 0 and len(models) > 1 else None,
             factors=_factors(day, one) if k in missing else None,

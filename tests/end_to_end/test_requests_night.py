@@ -21,6 +21,7 @@ from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.models import cuts
 from rayrec.pipeline.reporting import report_data
 from rayrec.pipeline.rereading import read_reread
+from rayrec.reranking import artefact
 
 READER = (
     "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: "
@@ -28,7 +29,7 @@ READER = (
 )
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
 HEARD = (
-    "tuning.epochs=8",
+    "tuning.asked_epochs=8",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
     "tuning.forms={search: 20, contrary: 10}",
@@ -99,6 +100,14 @@ def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_s
     shown = report_data(night, []).wording
     assert set(shown["method"].to_pylist()) == {method}
     assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
+
+
+def test_the_report_says_what_was_heard(asked: tuple[Made, Night]) -> None:
+    _, night = asked
+    card = artefact.read_card(night.day.storage, night.models.llm if night.models and night.models.llm else "")
+    assert card.settings["epochs"] == 8
+    rows = {row["text"]: (row["heard"], row["arms"], row["named"]) for row in report_data(night, []).asked.to_pylist()}
+    assert rows == {"something in camping": ("something in camping", "campaign", True), None: (None, "", False)}
 
 
 def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, Night]) -> None:
