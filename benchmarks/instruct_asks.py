@@ -64,11 +64,10 @@ def judged_by(scores: Scores, judged: Judged, history: Ragged, satisfied: Bools 
 def _block(scores: Scores, judged: Judged, history: Ragged, satisfied: Bools | None, rows: slice) -> dict[str, Floats]:
     users, target = judged.users[rows], judged.target[rows]
     found = scores(users).astype(np.float64)
-    found[np.isnan(found)] = -np.inf
+    found[~np.isfinite(found)] = -1e300  # what is not scored ties with all that is not
     past = history.take(users)
     found[past.rows, past.values] = -np.inf
     own = found[np.arange(len(users)), target]
-    own = np.where(np.isfinite(own), own, -1e300)
     rank = (found > own[:, None]).sum(1) + (found == own[:, None]).sum(1) // 2  # ties: the middle
     beside = np.take_along_axis(found, judged.others[rows], axis=1)
     above = (beside > own[:, None]) + 0.5 * (beside == own[:, None])
