@@ -10,10 +10,10 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
     explicit   a sentence about the user in place of the history
 
 People do not ask as templates do. So half of the requests stand alone, without a template's words around them, words
-that mean nothing here are strewn in, and in half of them a share of the template's own words is replaced by such: what
-is to be learned is to look for the words that do mean something. Words beyond all these are not heard at all (see
-rayrec.instructions.hearing). Nor is every word of a title meant that somebody says: who asks for a comedy for the night
-does not ask for "night". So words that titles share are strewn in now and then where something else is asked for.
+that mean nothing here are strewn in, and in most of them a share of the template's own words is left out or replaced
+by such: what is to be learned is to look for the words that do mean something. Words beyond all these are not heard at
+all (see rayrec.instructions.hearing). Nor is every word of a title meant that somebody says: who asks for a comedy for
+the night does not ask for "night". So words that titles share are strewn in, too, where something else is asked for.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
 
 
 def strewn(text: str, asking: Asking, rng: np.random.Generator, asides: Sequence[str] = ()) -> str:
-    """The text with a few fillers between its words and, every other time, in the place of some of them.
+    """The text with a few fillers between its words and, two times in three, without some of them or in their place.
 
     `asides`: words that now and then stand for a filler.
     """
@@ -244,14 +244,17 @@ def strewn(text: str, asking: Asking, rng: np.random.Generator, asides: Sequence
         among = asides if asides and rng.random() < _ASIDE else asking.fillers
         return among[int(rng.integers(0, len(among)))]
 
-    replaced = rng.random(len(words)) < rng.uniform(-1, 1)
-    words = [
-        filler() if other and not asking.meant.intersection(_WORD.findall(word.lower())) else word
-        for word, other in zip(words, replaced.tolist(), strict=True)
-    ]
+    changed = rng.random(len(words)) < rng.uniform(-0.5, 1)
+    dropped = rng.random(len(words)) < 0.5
+    said = []
+    for word, change, drop in zip(words, changed.tolist(), dropped.tolist(), strict=True):
+        if not change or asking.meant.intersection(_WORD.findall(word.lower())):
+            said.append(word)
+        elif not drop:
+            said.append(filler())
     for _ in range(int(rng.integers(0, _FILLERS + 1))):
-        words.insert(int(rng.integers(0, len(words) + 1)), filler())
-    return " ".join(words)
+        said.insert(int(rng.integers(0, len(said) + 1)), filler())
+    return " ".join(said)
 
 
 def _chosen(rows: int, share: float, rng: np.random.Generator) -> Int:

@@ -178,7 +178,7 @@ def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_rea
     kept = np.mean(
         [[word in one.split(" ") for word in ("The", "user", "asks", "for", "Find", "it.")] for one in found]
     )
-    assert 0.65 < kept < 0.85  # every other text loses half of them on average
+    assert 0.6 < kept < 0.75  # two texts in three lose half of them on average
     of_fillers = [sum(word in ("please", "me", "lantern") for word in one.split(" ")) for one in found]
     assert min(of_fillers) == 0
     assert max(of_fillers) > 12
