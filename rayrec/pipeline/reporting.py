@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.contracts.schemas import QUARANTINE
 from rayrec.errors import MissingFileError
-from rayrec.evaluation.asked import asked
+from rayrec.evaluation.asked import ASKED, asked
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT, drift
 from rayrec.evaluation.people import (
@@ -26,7 +26,7 @@ from rayrec.evaluation.people import (
 from rayrec.evaluation.report import read_report
 from rayrec.evaluation.report_data import LOSSES, TIMINGS, ReportData
 from rayrec.evaluation.wording import WORDING, wording
-from rayrec.pipeline.asking import facets, requests
+from rayrec.pipeline.asking import anything_asked, facets, requests
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.kept import read_summaries
@@ -178,6 +178,8 @@ def _wording(day: Day, manifest: Manifest) -> pa.Table:
 
 
 def _asked(night: Night) -> pa.Table:
+    if not anything_asked(night.day):
+        return ASKED.empty_table()
     llm = None if night.models is None else night.models.llm
     taught = None if llm is None else artefact.read_card(night.day.storage, llm).taught
     return asked(requests(night.day), taught, facets(night.day).name)
