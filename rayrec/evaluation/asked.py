@@ -1,6 +1,6 @@
 """What was asked for in words, and what the LLM heard of it: a request that names nothing it knows changes little.
 
-A user's own words are theirs: they are counted, and shown only where enough rows of the table say the same.
+A user's own words are theirs: they are counted, and shown only where several users say the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ASKED = pa.schema(
         pa.field("named", pa.bool_(), nullable=False),  # whether anything of the catalogue is named
     ]
 )
-_SHOWN_FROM = 5  # rows, unless it is said for everybody
+_SHOWN_FROM = 5  # users, unless it is said for everybody
 _MOST = 20_000  # different texts that are looked at, those of most rows
 
 
@@ -36,7 +36,7 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]
     hearing = None if taught is None else Hearing(taught)
     words = [None if hearing is None else hearing(text) for text in texts["text"].to_pylist()]
     known = frozenset(word for name in names for word in Hearing([name]).words)
-    shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["text_count"], _SHOWN_FROM))
+    shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["user_id_count_distinct"], _SHOWN_FROM))
     table = pa.table(
         {
             "text": pc.if_else(shown, texts["text"], None),
@@ -62,15 +62,18 @@ def heard(table: pa.Table) -> tuple[int, int]:
 
 
 def _texts(requests: pa.Table) -> pa.Table:
-    """The different texts, and who says them: text, text_count, arm_distinct, everybody_any."""
+    """The different texts, and who says them: text, text_count, user_id_count_distinct, arm_distinct, everybody_any."""
     intention, preference = (pc.fill_null(requests[name], "") for name in ("intention", "preference"))
     said = pc.binary_join_element_wise(intention, preference, ". ")
     table = pa.table(
         {
             "text": pc.utf8_trim(said, ". "),
+            "user_id": requests["user_id"],
             "arm": pc.fill_null(requests["arm"], ""),
             "everybody": pc.equal(requests["user_id"], EVERYBODY),
         }
     )
-    found = table.group_by("text").aggregate([("text", "count"), ("arm", "distinct"), ("everybody", "any")])
+    found = table.group_by("text").aggregate(
+        [("text", "count"), ("user_id", "count_distinct"), ("arm", "distinct"), ("everybody", "any")]
+    )
     return found.sort_by([("text_count", "descending"), ("text", "ascending")]).slice(0, _MOST).combine_chunks()

@@ -164,7 +164,7 @@ def requests() -> pa.Table:
     """A campaign for everybody that is hostile, another, and what users typed: one thing five times, two others."""
     rows = [("*", "a", None, HOSTILE), ("*", "b", None, "a red lamp")]
     rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
-    rows += [("u8", None, "secret wish", None), ("u9", None, None, "my own lamp")]
+    rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
     return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
 
 
