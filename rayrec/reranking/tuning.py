@@ -99,22 +99,9 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
             _start_items(lm, spec, codes, reader)
             return lm
 
-        asking = hearing = None
-        if teacher is not None and spec.templates is not None:
-            hearing = Hearing(taught) if spec.settings.base == "scratch" else None
-            heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
-            facets = teacher.facets
-            asking = Asking(
-                teacher=teacher,
-                sentences=Sentences(spec.templates),
-                tokens=heard,
-                shares=spec.settings.forms,
-                fillers=words_without_facets(facets),
-                meant=meaningful_words(facets),
-                asides=[name for name, kind in zip(facets.name, facets.kind, strict=True) if kind == WORD],
-                items=tuned,
-            )
-        task = _task(spec, tables, codes, asking)
+        hearing = Hearing(taught) if teacher and spec.settings.base == "scratch" else None
+        heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
+        task = _task(spec, tables, codes, _asking(spec, teacher, heard, tuned))
         choice = _choice(task, fresh, layout, worker)
         lm = fresh()
         loop = Loop(lm, layout, task if choice is None else replace(task, events=choice.of_events(task.events)), worker)
@@ -171,6 +158,23 @@ def _tokenizer(spec: TuningSpec, items: int, taught: list[str]) -> Any:
     if spec.settings.base != "scratch":
         return vocabulary.extended_tokenizer(spec.settings.base, items)
     return vocabulary.scratch_tokenizer(taught, spec.catalogue["title"].to_pylist(), items)
+
+
+def _asking(spec: TuningSpec, teacher: RulesTeacher | None, heard: vocabulary.WordReader, tuned: int) -> Asking | None:
+    """How prompts ask for something; None: they do not."""
+    if teacher is None or spec.templates is None:
+        return None
+    facets = teacher.facets
+    return Asking(
+        teacher=teacher,
+        sentences=Sentences(spec.templates),
+        tokens=heard,
+        shares=spec.settings.forms,
+        fillers=words_without_facets(facets),
+        meant=meaningful_words(facets),
+        asides=[name for name, kind in zip(facets.name, facets.kind, strict=True) if kind == WORD],
+        items=tuned,
+    )
 
 
 def _start_items(lm: model.ItemLM, spec: TuningSpec, codes: Int, reader: vocabulary.WordReader) -> None:
