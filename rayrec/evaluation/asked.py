@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.contracts.schemas import EVERYBODY
-from rayrec.instructions.hearing import Hearing
+from rayrec.instructions.hearing import Hearing, pieces
 
 ASKED = pa.schema(
     [
@@ -35,7 +35,7 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]
     texts = _texts(requests)
     hearing = None if taught is None else Hearing(taught)
     words = [None if hearing is None else hearing(text) for text in texts["text"].to_pylist()]
-    known = frozenset(word for name in names for word in Hearing([name]).words)
+    known = frozenset(word for name in names for word in pieces(name))
     shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["user_id_count_distinct"], _SHOWN_FROM))
     table = pa.table(
         {

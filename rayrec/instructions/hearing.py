@@ -18,11 +18,16 @@ _NUMBER, _YEAR, _DECADE = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"(?:1[89]|2[
 _BOUNDS, _BEFORE = frozenset({"below", "most", "than", "to", "under", "until", "up", "within"}), 3  # pieces
 
 
+def pieces(text: str) -> list[str]:
+    """Words, numbers and marks, in lower case."""
+    return _PIECE.findall(text.lower())
+
+
 class Hearing:
     """`taught`: the texts that words are taught by."""
 
     def __init__(self, taught: Iterable[str]) -> None:
-        self.words = frozenset(piece for text in taught for piece in _PIECE.findall(text.lower()))
+        self.words = frozenset(piece for text in taught for piece in pieces(text))
         self._as: dict[str, str] = {}
         for word in sorted(self.words):
             for other in _variants(word):
@@ -32,8 +37,8 @@ class Hearing:
 
     def __call__(self, text: str) -> str:
         """The text in lower case, its pieces a space apart, without those that say nothing."""
-        pieces = _PIECE.findall(text.lower())
-        found = (self._one(piece, pieces[max(0, at - _BEFORE) : at]) for at, piece in enumerate(pieces))
+        said = pieces(text)
+        found = (self._one(piece, said[max(0, at - _BEFORE) : at]) for at, piece in enumerate(said))
         return " ".join(filter(None, found))
 
     def _one(self, piece: str, before: list[str]) -> str:
