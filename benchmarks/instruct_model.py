@@ -15,7 +15,7 @@ from benchmarks.instruct_asks import Int, Scores
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.templates import Templates
-from rayrec.reranking import artefact
+from rayrec.reranking import artefact, guidance
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import EngineSettings, ItemHead, item_vectors
 from rayrec.reranking.prompt import Layout
@@ -52,10 +52,11 @@ class Asked:
             now = self.moment[users]
             # One `now` a call: each user's own clock is moved onto it.
             latest = int(now.max())
-            prompts = self.layout.prompts(item, ts.like(ts.values + (latest - now)[ts.rows]), latest, asks)
+            told = ts.like(ts.values + (latest - now)[ts.rows])
+            parts = guidance.parts(self.layout, item, told, latest, asks, np.ones(len(users), np.bool_))
             out = np.full((len(users), self.items), -np.inf, np.float32)
-            rows = np.flatnonzero(prompts.lengths > 0)
-            states = self.engine.hidden([prompts[row].tolist() for row in rows])
+            rows = [row for row, read in enumerate(parts) if read]
+            states = guidance.states(self.engine, [parts[row] for row in rows])
             everything = [np.arange(len(self.codes))] * len(rows)
             for row, found in zip(rows, self.head.log_probs(states, everything), strict=True):
                 out[row, self.codes] = found

@@ -1,8 +1,8 @@
 """Reranking by item tokens: one engine for the whole job, then one shard's candidates after another.
 
 Reads candidate_schema, with or without a column `ask` (string: what the user asks for; "" or null: nothing, the
-instruction that everybody has stands there). Writes reranked_schema: the same rows in the same order, plus `score.llm`
-and `error`.
+instruction that everybody has stands there) and `intends` (bool: the ask is a request, which is read by itself, too:
+guidance.py). Writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
 
     neither a known event nor an ask            scores NaN: there is nothing to read
     candidate that came after the tuning        NaN in its place
@@ -20,8 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
+from rayrec.reranking import guidance
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure, Float32
+from rayrec.reranking.guidance import Parts
 
 
 @dataclass(frozen=True)
@@ -52,33 +54,35 @@ class Reranker:
 
     def _scores(self, table: pa.Table) -> list[Float32 | Failure]:
         """One answer a row, [candidates] each."""
-        prompts = self._prompts(table)
         candidates = Ragged.from_arrow(table["candidate"])
         index = candidates.like(self._index[candidates.values])
-        distinct, place = _distinct(prompts)
+        distinct, place = _distinct(self._parts(table))
         # Where rows share a prompt (variants that do not touch the history), the engine reads it once for all of them.
         offers = _unions(index, place, len(distinct))
         first = self._layout.vocabulary.first_item
-        ask = [row for row, prompt in enumerate(distinct) if prompt]
-        scored = self._engine.score([distinct[row] for row in ask], [(offers[row] + first).tolist() for row in ask])
+        ask = [row for row, parts in enumerate(distinct) if parts]
+        states = guidance.states(self._engine, [distinct[row] for row in ask])
+        scored = self._engine.answers(states, [(offers[row] + first).tolist() for row in ask])
         answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(distinct)
         for row, answer in zip(ask, scored, strict=True):
             answers[row] = answer
         return [
             self._pick(answers[place[row]], offers[place[row]], index[row], bool(distinct[place[row]]))
-            for row in range(len(prompts))
+            for row in range(len(place))
         ]
 
-    def _prompts(self, table: pa.Table) -> Ragged:
+    def _parts(self, table: pa.Table) -> list[Parts]:
         items = Ragged.from_arrow(table["item"])
         times = Ragged.from_arrow(table["ts"])
         codes = self._index[items.values]
         known = codes >= 0
         kept = items.filter(known).like(codes[known])
-        words = None
+        words, guided = None, np.zeros(len(table), np.bool_)
         if "ask" in table.column_names:
             words = self._read([text or "" for text in table["ask"].to_pylist()])
-        return self._layout.prompts(kept, kept.like(times.values[known]), self._spec.now, words)
+        if "intends" in table.column_names:
+            guided = table["intends"].to_numpy()
+        return guidance.parts(self._layout, kept, kept.like(times.values[known]), self._spec.now, words, guided)
 
     def _pick(
         self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
@@ -105,19 +109,10 @@ def as_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.S
     return scores, pa.array(errors, pa.string())
 
 
-def _distinct(prompts: Ragged) -> tuple[list[list[int]], npt.NDArray[np.int64]]:
-    """The different prompts as lists, and which of them each row has, [rows]."""
-    seen: dict[bytes, int] = {}
-    out: list[list[int]] = []
-    place = np.empty(len(prompts), np.int64)
-    for row in range(len(prompts)):
-        tokens = prompts[row]
-        key = tokens.tobytes()
-        if key not in seen:
-            seen[key] = len(out)
-            out.append(tokens.tolist())
-        place[row] = seen[key]
-    return out, place
+def _distinct(asked: Sequence[Parts]) -> tuple[list[Parts], npt.NDArray[np.int64]]:
+    """What is read, each once, and which of it each row has, [rows]."""
+    number = {parts: at for at, parts in enumerate(dict.fromkeys(asked))}
+    return list(number), np.array([number[parts] for parts in asked], np.int64)
 
 
 def _unions(index: Ragged, place: npt.NDArray[np.int64], count: int) -> Ragged:

@@ -63,32 +63,41 @@ class Engine(ABC):
 
     def score(self, prompts: Sequence[list[int]], candidates: Sequence[Sequence[int]]) -> list[Float32 | Failure]:
         """log P(candidate) for each prompt's candidates (token ids of items), float32 [len(candidates[i])]."""
-        found: list[Float32 | Failure] = [
-            self._refusal(prompt, tokens) or Failure("not scored")
-            for prompt, tokens in zip(prompts, candidates, strict=True)
-        ]
-        rows = [row for row, answer in enumerate(found) if answer == Failure("not scored")]
-        states = self.hidden([prompts[row] for row in rows])
-        good = []
-        for row, state in zip(rows, states, strict=True):
-            if isinstance(state, Failure):
-                found[row] = state
-            elif not np.isfinite(state).all():
-                found[row] = Failure("the model's answer is not finite")
-            else:
-                good.append((row, state))
+        return self.answers(self.states(prompts), candidates)
+
+    def states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
+        """`hidden` of the prompts that can be read; of the others why they cannot."""
+        found: list[Float32 | Failure] = [self._refusal(prompt) or Failure("not read") for prompt in prompts]
+        rows = [row for row, answer in enumerate(found) if answer == Failure("not read")]
+        for row, state in zip(rows, self.hidden([prompts[row] for row in rows]), strict=True):
+            found[row] = state
+        return found
+
+    def answers(
+        self, states: Sequence[Float32 | Failure], candidates: Sequence[Sequence[int]]
+    ) -> list[Float32 | Failure]:
+        """log P(candidate) for each state's candidates (token ids of items), float32 [len(candidates[i])]."""
+        found = [self._unscored(state, tokens) or state for state, tokens in zip(states, candidates, strict=True)]
+        good = [(row, state) for row, state in enumerate(found) if not isinstance(state, Failure)]
         wanted = [np.asarray(candidates[row], np.int64) - self._vocabulary.first_item for row, _ in good]
         for (row, _), scores in zip(good, self._head.log_probs([state for _, state in good], wanted), strict=True):
             found[row] = scores
         return found
 
-    def _refusal(self, prompt: Sequence[int], candidates: Sequence[int]) -> Failure | None:
+    def _refusal(self, prompt: Sequence[int]) -> Failure | None:
         if len(prompt) == 0:
             return Failure("the prompt is empty")
         if len(prompt) > self.longest:
             return Failure(f"the prompt has {len(prompt)} tokens, more than the model's {self.longest}")
         if min(prompt) < 0 or max(prompt) >= self._vocabulary.size:
             return Failure("the prompt holds a token that the model does not know")
+        return None
+
+    def _unscored(self, state: Float32 | Failure, candidates: Sequence[int]) -> Failure | None:
+        if isinstance(state, Failure):
+            return state
+        if not np.isfinite(state).all():
+            return Failure("the model's answer is not finite")
         first, end = self._vocabulary.first_item, self._vocabulary.size
         if len(candidates) and not (first <= min(candidates) and max(candidates) < end):
             return Failure("a candidate is not an item that the model knows")

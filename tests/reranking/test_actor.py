@@ -100,13 +100,13 @@ def test_a_request_of_one_user_does_not_move_another(reranker: Reranker) -> None
 def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [2, 4, 6, 7]
     rows: list[Row] = [("u", "llm", history, [10, 12, 11]), ("u", "kept", history, [12, 20]), ("v", "llm", [2], [12])]
-    honest, asked = reranker._engine.score, []
+    honest, asked = reranker._engine.states, []
 
-    def watch(prompts: Any, candidates: Any) -> Any:
+    def watch(prompts: Any) -> Any:
         asked.append(len(prompts))
-        return honest(prompts, candidates)
+        return honest(prompts)
 
-    monkeypatch.setattr(reranker._engine, "score", watch)
+    monkeypatch.setattr(reranker._engine, "states", watch)
     one, two, _ = scores(reranker(table(rows)))
     assert asked == [2]
     assert one[1] == two[0]
@@ -128,14 +128,14 @@ def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
 ) -> None:
     rows = random_rows(5)
     expected = scores(reranker(table(rows)))
-    honest = reranker._engine.score
+    honest = reranker._engine.states
 
-    def failing(prompts: Any, candidates: Any) -> Any:
-        answers = honest(prompts, candidates)
+    def failing(prompts: Any) -> Any:
+        answers = honest(prompts)
         answers[3] = Failure("it would not be read")
         return answers
 
-    monkeypatch.setattr(reranker._engine, "score", failing)
+    monkeypatch.setattr(reranker._engine, "states", failing)
     out = reranker(table(rows))
     assert out["error"].to_pylist() == [None, None, None, "it would not be read", None]
     assert out["score.llm"].is_null().to_pylist() == [False, False, False, True, False]

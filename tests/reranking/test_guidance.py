@@ -1,0 +1,123 @@
+"""A request beside a history: the product of what each reading says, and one reading for everybody else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from small_model import INSTRUCTION, KNOWN, catalogue
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.reranking import guidance
+from rayrec.reranking.actor import Reranker, RerankSpec
+from rayrec.reranking.artefact import LocalModel
+from rayrec.reranking.base import Engine, Failure
+from rayrec.reranking.prompt import DAY_US, Layout
+
+NOW = 100 * DAY_US
+HISTORY = [3, 5, 8]  # of the model's items
+WISH = "a lamp"
+
+
+@pytest.fixture
+def layout(small_model: LocalModel) -> Layout:
+    return small_model.layout(INSTRUCTION, 128)
+
+
+def read(model: LocalModel, layout: Layout, asks: list[tuple[list[int], str, bool]]) -> list[guidance.Parts]:
+    """`parts` of users with these items, words, and whether the words are a request."""
+    item = Ragged.from_lengths(
+        np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
+    )
+    ts = item.like(np.full(len(item.values), NOW - DAY_US))
+    words = model.reader()([text for _, text, _ in asks])
+    return guidance.parts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
+
+
+def everything(engine: Engine, model: LocalModel, state: Any) -> Any:
+    vocabulary = model.card.vocabulary
+    (scores,) = engine.answers([state], [range(vocabulary.first_item, vocabulary.size)])
+    return scores
+
+
+def test_an_items_chance_is_the_product_of_its_chances_by_each_reading(
+    reference_engine: Engine, small_model: LocalModel, layout: Layout
+) -> None:
+    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    both, history, request, neither = (
+        everything(reference_engine, small_model, reference_engine.states([list(prompt)])[0]) for _, prompt in asked
+    )
+    (state,) = guidance.states(reference_engine, [asked])
+    expected = log_softmax(0.4 * both + 0.2 * history + 0.8 * request - 0.4 * neither)
+    np.testing.assert_allclose(everything(reference_engine, small_model, state), expected, atol=1e-4)
+    assert np.abs(expected - both).max() > 1  # or nothing would be told apart
+
+
+def test_each_reading_says_what_it_is_named_for(small_model: LocalModel, layout: Layout) -> None:
+    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    assert [weight for weight, _ in asked] == [0.4, 0.2, 0.8, -0.4]
+    assert sum(weight for weight, _ in asked) == pytest.approx(1)
+    first, lamp = layout.vocabulary.first_item, set(small_model.reader()([WISH]).values.tolist())
+    items = {first + code for code in HISTORY}
+    holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
+    assert holds == [(True, True), (True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        pytest.param((HISTORY, WISH, False), id="what is said is no request"),
+        pytest.param((HISTORY, "", True), id="nothing is said"),
+        pytest.param(([], WISH, True), id="no history"),
+    ],
+)
+def test_others_are_read_once(small_model: LocalModel, layout: Layout, alone: tuple[list[int], str, bool]) -> None:
+    found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
+    assert [weight for weight, _ in found] == [1.0]
+
+
+def test_where_one_reading_fails_the_row_does(
+    small_model: LocalModel, layout: Layout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided, other = read(small_model, layout, [(HISTORY, WISH, True), (HISTORY, "", False)])
+    (expected,) = guidance.states(reference_engine, [other])
+    honest, refused = reference_engine.states, list(guided[2][1])
+
+    def failing(prompts: Any) -> Any:
+        found = zip(prompts, honest(prompts), strict=True)
+        return [Failure("it would not be read") if prompt == refused else state for prompt, state in found]
+
+    monkeypatch.setattr(reference_engine, "states", failing)
+    failed, fine = guidance.states(reference_engine, [guided, other])
+    assert failed == Failure("it would not be read")
+    np.testing.assert_array_equal(fine, expected)
+
+
+def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
+    vllm_engine: Engine, small_model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    reranker = Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW))
+    codes = [int(KNOWN[code][1:]) for code in HISTORY]
+    rows = {
+        "user_id": ["u", "u"],
+        "item": pa.array([codes, codes], pa.list_(pa.int32())),
+        "ts": pa.array([[NOW - DAY_US] * 3] * 2, pa.list_(pa.int64())),
+        "candidate": pa.array([[2, 4, 6], [2, 4, 6]], pa.list_(pa.int32())),
+        "ask": [None, WISH],
+    }
+    honest, asked = vllm_engine.states, []
+
+    def watch(prompts: Any) -> Any:
+        asked.append(len(prompts))
+        return honest(prompts)
+
+    monkeypatch.setattr(vllm_engine, "states", watch)
+    plain, once = reranker(pa.table(rows))["score.llm"].to_pylist()
+    same, guided = reranker(pa.table({**rows, "intends": [False, True]}))["score.llm"].to_pylist()
+    assert asked == [2, 4]  # the history alone is the other row's prompt
+    assert plain == same
+    assert once != guided
