@@ -1,15 +1,15 @@
-"""A request that stands beside a history is read more than once, and what the readings say is multiplied.
+"""A request beside a history is put to the model in more than one prompt, and the answers are multiplied.
 
     h = .4 h(request and history) + .2 h(history) + .8 h(request) - .4 h(neither)
 
 where h is a prompt's final hidden state. Scores before the softmax are linear in it (see base.py), so an item's chance
-is the product of its chances by each reading, each to the power of its weight: a product of experts, as in
-classifier-free guidance (2207.12598) and its compositions (2206.01714). Read in one prompt alone, history and request
-get into each other's way. "Neither" is what people take whatever they did or asked: popularity, which three readings
-would count three times. The weights sum to 1, so a score's scale is that of one reading.
+is the product of its chances by each prompt, each to the power of its weight: a product of experts, as in
+classifier-free guidance (2207.12598) and its compositions (2206.01714). In one prompt alone, history and request get
+into each other's way. "Neither" is what people take whatever they did or asked: popularity, which three prompts would
+count three times. The weights sum to 1, so a score's scale is that of one prompt.
 
 They were chosen on movietweetings' validation events (benchmarks/notes/requests.md has what it is worth there and
-elsewhere). It costs a second reading of the history, which an arm without requests needs anyhow, and a short prompt.
+elsewhere). It costs reading the history twice, once of which an arm without requests needs anyhow, and a short prompt.
 """
 
 from __future__ import annotations

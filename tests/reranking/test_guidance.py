@@ -1,4 +1,4 @@
-"""A request beside a history: the product of what each reading says, and one reading for everybody else."""
+"""A request beside a history: the product of what several prompts say, and one prompt for everybody else."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def everything(engine: Engine, model: LocalModel, state: Any) -> Any:
     return scores
 
 
-def test_an_items_chance_is_the_product_of_its_chances_by_each_reading(
+def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
     reference_engine: Engine, small_model: LocalModel, layout: Layout
 ) -> None:
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
@@ -55,7 +55,7 @@ def test_an_items_chance_is_the_product_of_its_chances_by_each_reading(
     assert np.abs(expected - both).max() > 1  # or nothing would be told apart
 
 
-def test_each_reading_says_what_it_is_named_for(small_model: LocalModel, layout: Layout) -> None:
+def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: Layout) -> None:
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
     assert [weight for weight, _ in asked] == [0.4, 0.2, 0.8, -0.4]
     assert sum(weight for weight, _ in asked) == pytest.approx(1)
@@ -73,12 +73,12 @@ def test_each_reading_says_what_it_is_named_for(small_model: LocalModel, layout:
         pytest.param(([], WISH, True), id="no history"),
     ],
 )
-def test_others_are_read_once(small_model: LocalModel, layout: Layout, alone: tuple[list[int], str, bool]) -> None:
+def test_others_are_asked_once(small_model: LocalModel, layout: Layout, alone: tuple[list[int], str, bool]) -> None:
     found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
     assert [weight for weight, _ in found] == [1.0]
 
 
-def test_where_one_reading_fails_the_row_does(
+def test_where_one_prompt_fails_the_row_does(
     small_model: LocalModel, layout: Layout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guided, other = read(small_model, layout, [(HISTORY, WISH, True), (HISTORY, "", False)])
