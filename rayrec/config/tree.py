@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
 from rayrec.config.data import Data, Section
 from rayrec.config.embeddings import Embeddings
 from rayrec.config.feedback import Feedback
+from rayrec.config.inherited import filled_in
 from rayrec.config.sections import (
     Arms,
     Blend,
@@ -46,6 +47,11 @@ class Config(Section):
     embeddings: Embeddings | None = None
     resources: Resources = Resources()
     output: Output = Output()
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _arms_say_what_differs(cls, arms: Any, info: ValidationInfo) -> Any:
+        return filled_in(arms, info.data)
 
     @property
     def fingerprint(self) -> str:
