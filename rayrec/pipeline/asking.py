@@ -104,11 +104,11 @@ def told_in_words(
     return pa.array([told(liked or "", wanted or "", has) for liked, wanted, has in rows], pa.string())
 
 
-def searches(day: Day, user_ids: pa.ChunkedArray, arms: tuple[str, ...]) -> list[str]:
-    """The words, [n], by which candidates are looked for, for users of these arms: everything they intend."""
-    named = [arm for arm in arms if arm in _arms_named(day)] or [""]
-    columns = [requests_for(requests(day), user_ids, arm)[1].to_pylist() for arm in named]
-    return [" ".join(dict.fromkeys(text for text in row if text)) for row in zip(*columns, strict=True)]
+def searches(day: Day, user_ids: pa.ChunkedArray, arms: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The texts, [n], by which candidates are looked for, for users of these arms: everything they intend in any."""
+    whose = dict.fromkeys(arm if arm in _arms_named(day) else "" for arm in arms)
+    columns = [requests_for(requests(day), user_ids, arm)[1].to_pylist() for arm in whose]
+    return [tuple(dict.fromkeys(text for text in row if text)) for row in zip(*columns, strict=True)]
 
 
 def with_reading(table: pa.Table, reading: Reading | None) -> pa.Table:
@@ -120,17 +120,15 @@ def with_reading(table: pa.Table, reading: Reading | None) -> pa.Table:
     return out.append_column("score.llm", table[f"{LLM}{reading.name}"]).append_column("asked", asked)
 
 
-def search(day: Day, texts: Sequence[str], top: int) -> Ragged:
-    """The `top` items, int32 codes, whose titles, categories and facets match each text best; none for no text."""
-    different = list(dict.fromkeys(texts))
-    found = {text: _matching(day, text, top) for text in different}
-    rows = [found[text] for text in texts]
+def search(day: Day, texts: Sequence[Sequence[str]], top: int) -> Ragged:
+    """The items, int32 codes, whose titles, categories and facets match the texts of each row: the best `top` of each
+    text, so that no text takes the place of another. Who matches two of them stands there twice."""
+    found = {text: _matching(day, text, top) for text in dict.fromkeys(text for row in texts for text in row)}
+    rows = [np.concatenate([np.empty(0, np.int32), *(found[text] for text in row)]) for row in texts]
     return Ragged.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), [len(row) for row in rows])
 
 
 def _matching(day: Day, text: str, top: int) -> npt.NDArray[np.int32]:
-    if not text:
-        return np.empty(0, np.int32)
     scores = _words(day).scores([text])[0]
     best = np.argsort(-scores, kind="stable")[:top]
     found: npt.NDArray[np.int32] = best[scores[best] > 0].astype(np.int32)

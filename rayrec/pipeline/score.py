@@ -160,9 +160,11 @@ class Retrieve:
         day = self._scoring.day
         if not anything_asked(day):
             return None
-        lesson = ASK in rows.column_names
-        texts = rows[ASK].to_pylist() if lesson else searches(day, rows["user_id"], day.arms.arms_of(variant))
-        return search(day, [text or "" for text in texts], variant.read(config.Retrieval).request_top)
+        if ASK in rows.column_names:
+            texts: list[tuple[str, ...]] = [(text,) if text else () for text in rows[ASK].to_pylist()]
+        else:
+            texts = searches(day, rows["user_id"], day.arms.arms_of(variant))
+        return search(day, texts, variant.read(config.Retrieval).request_top)
 
 
 class Rerank:
