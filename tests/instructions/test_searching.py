@@ -11,10 +11,11 @@ import pytest
 
 from rayrec.config import load
 from rayrec.demo_shop import Shop, make_shop
-from rayrec.pipeline import asking
-from rayrec.pipeline.asking import search, searches
+from rayrec.instructions.bm25 import Bm25
+from rayrec.pipeline import asking, searching
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.instructions import ingest_instructions
+from rayrec.pipeline.searching import best_matching, search, searches
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 USERS = pa.chunked_array([["ann", "bob"]])
@@ -40,7 +41,8 @@ def night(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Day:
     ingest_instructions(day)
     catalogue = pa.table({"title": TITLES, "category": pa.nulls(len(TITLES), pa.string())})
     catalogue = catalogue.append_column("attributes", pa.array([[]] * len(TITLES), pa.map_(pa.string(), pa.string())))
-    monkeypatch.setattr(asking, "catalogue_of", lambda _: catalogue)
+    for module in (asking, searching):
+        monkeypatch.setattr(module, "catalogue_of", lambda _: catalogue)
     return day
 
 
@@ -71,3 +73,15 @@ def test_nothing_is_found_for_nothing_asked(night: Day) -> None:
     assert found.lengths.tolist() == [0, 3, 0]
     assert found.values.dtype == np.int32
     assert len(search(night, [], 5)) == 0
+
+
+@pytest.mark.parametrize("top", [0, 1, 2, 7, 50, 119, 120, 1000])
+def test_the_best_are_those_of_a_full_sort_and_of_equal_ones_the_first(top: int) -> None:
+    rng = np.random.default_rng(0)
+    words = np.array(["red", "blue", "lamp", "cup", "tea"])
+    documents = Bm25(" ".join(rng.choice(words, rng.integers(1, 4))) for _ in range(200))
+    scores = documents.scores(["red lamp"])[0]
+    order = np.argsort(-scores, kind="stable")[:top]
+    found = best_matching(documents, "red lamp", top)
+    assert found.tolist() == order[scores[order] > 0].tolist()
+    assert len(np.unique(scores)) < 30 < np.count_nonzero(scores) < 200
