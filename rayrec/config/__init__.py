@@ -2,8 +2,8 @@
 
     python -m rayrec.config --schema > rayrec.schema.json     # for editors
 
-Unknown keys are errors that name the nearest known key. Nothing here is a secret: credentials come from the
-environment (fsspec, AWS, Ray), never from config.
+Unknown keys are errors that name the nearest known key, repeated ones errors that name their lines. Nothing here is a
+secret: credentials come from the environment (fsspec, AWS, Ray), never from config.
 """
 
 from rayrec.config.data import (

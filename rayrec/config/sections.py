@@ -141,6 +141,13 @@ class Rerank(Section):
         return lift
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        """Keys that mean nothing to an arm of this method; what runs the LLM tuned here is the same for all arms."""
+        if self.reads_text:
+            return ()
+        return ("engine", "dtype", "depth", "fields", *(("lift",) if self.method == "none" else ()))
+
+    @property
     def reads_text(self) -> bool:
         """Whether a checkpoint of the user's reads titles."""
         return self.method not in ("none", "item_token")
@@ -155,7 +162,13 @@ class Rerank(Section):
 
 
 class Arm(Section):
-    """One variant of the scoring settings; what is not named is as in the top-level sections."""
+    """One variant of the scoring settings: what differs from the top-level sections (rayrec.config.inherited).
+
+    A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon}` keeps size and
+    rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged, unless the arm
+    names another method (or policy) than the top level: those of the other are not inherited, nor is the adapter of
+    another checkpoint, nor any checkpoint where `rerank.method` reads with none.
+    """
 
     denoise: Denoise | None = None
     retrieval: Retrieval | None = None

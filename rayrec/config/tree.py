@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, ValidationInfo, field_validator
 
+from rayrec import strict_yaml
 from rayrec.config.data import Data, Section
 from rayrec.config.embeddings import Embeddings
 from rayrec.config.feedback import Feedback
+from rayrec.config.inherited import filled_in
 from rayrec.config.sections import (
     Arms,
     Blend,
@@ -47,6 +49,11 @@ class Config(Section):
     resources: Resources = Resources()
     output: Output = Output()
 
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _arms_say_what_differs(cls, arms: Any, info: ValidationInfo) -> Any:
+        return filled_in(arms, info.data)
+
     @property
     def fingerprint(self) -> str:
         """Of everything that can change a slate: not where the data lies, where it goes, or on how many machines."""
@@ -68,7 +75,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             f"cannot read the config: {error}", where=str(path), do="give --config the path of a YAML file"
         ) from None
     try:
-        content = yaml.safe_load(text)
+        content = strict_yaml.load(text, str(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=str(path)) from None
     if not isinstance(content, dict):
@@ -93,7 +100,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {parent!r} is a value, not a section")
         node = child
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = strict_yaml.load(value, f"--set {key}")
     except yaml.YAMLError:
         node[last] = value
 

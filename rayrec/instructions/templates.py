@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from rayrec import strict_yaml
 from rayrec.errors import ConfigError
 from rayrec.hashing import digest
 from rayrec.storage import Storage
@@ -163,7 +164,7 @@ def _read(path: str) -> str:
 
 def _entries(text: str, where: str) -> list[Any]:
     try:
-        entries = yaml.safe_load(text)
+        entries = strict_yaml.load(text, where)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"not valid YAML: {error}", where=where) from None
     if not isinstance(entries, list) or not entries:

@@ -18,11 +18,11 @@ from rayrec.config import Rerank, Slate
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, QUARANTINE, SLATE
 from rayrec.evaluation.summary import merge, summarise_slates
-from rayrec.pipeline.asking import WAY, reading_of, with_reading
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
 from rayrec.pipeline.kept import counted, keep_summary, keep_targets, keep_verdicts
 from rayrec.pipeline.models import Models, blend_of, catalogue_of, explores, items_of, loaded, prior_of, sources_of
+from rayrec.pipeline.readings import WAY, reading_of, with_reading
 from rayrec.pipeline.score import Scoring
 from rayrec.pipeline.split import SERVED, SPLIT
 from rayrec.publishing.records import UserCounts, add_counts

@@ -20,7 +20,7 @@ from rayrec import artefacts
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.stage import DenoiseStage
 from rayrec.hashing import digest, hash_strings
-from rayrec.pipeline.asking import Reading, anything_asked, with_reading
+from rayrec.pipeline.asking import anything_asked
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
@@ -36,6 +36,7 @@ from rayrec.pipeline.models import (
     sources_of,
     tunes,
 )
+from rayrec.pipeline.readings import Reading, with_reading
 from rayrec.pipeline.score import Scoring, reranked
 from rayrec.pipeline.teaching import ASK, WANTED
 from rayrec.progress import Progress

@@ -20,27 +20,16 @@ from rayrec.contracts.schemas import DENOISED
 from rayrec.denoising.stage import DenoiseStage
 from rayrec.evaluation.taken_out import popularity_bands, summarise_taken_out
 from rayrec.hashing import digest
-from rayrec.pipeline.asking import (
-    ASKED,
-    LLM,
-    WAY,
-    Reading,
-    anything_asked,
-    has_events,
-    readings,
-    requested,
-    search,
-    searches,
-    served,
-    told_in_words,
-)
+from rayrec.pipeline.asking import anything_asked, has_events, told_in_words
 from rayrec.pipeline.carry import Pool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_summary, keep_verdicts
 from rayrec.pipeline.models import Models, asks_llm, available, loaded, sources_of
 from rayrec.pipeline.readers import Readers
+from rayrec.pipeline.readings import ASKED, LLM, WAY, Reading, readings, requested, served
 from rayrec.pipeline.rereading import keep_reread
+from rayrec.pipeline.searching import search, searches
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
 from rayrec.reranking.text_actor import TextReranker
 from rayrec.reranking.vllm_engine import ENVIRONMENT
@@ -160,13 +149,15 @@ class Retrieve:
         day = self._scoring.day
         if not anything_asked(day):
             return None
-        lesson = ASK in rows.column_names
-        texts = rows[ASK].to_pylist() if lesson else searches(day, rows["user_id"], day.arms.arms_of(variant))
-        return search(day, [text or "" for text in texts], variant.read(config.Retrieval).request_top)
+        if ASK in rows.column_names:
+            texts: list[tuple[str, ...]] = [(text,) if text else () for text in rows[ASK].to_pylist()]
+        else:
+            texts = searches(day, rows["user_id"], day.arms.arms_of(variant))
+        return search(day, texts, variant.read(config.Retrieval).request_top)
 
 
 class Rerank:
-    """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see asking.py).
+    """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see readings.py).
 
     `way.<reading>` says who scored a row, engine and way; null where nobody did.
     """
@@ -220,7 +211,7 @@ class Rerank:
             preference, intention = pa.nulls(len(rows), pa.string()), rows[ASK].combine_chunks()
         else:
             preference, intention = requested(day, reading, rows["user_id"])
-        told = told_in_words(day, reading, preference, intention, has_events(rows))
+        told = told_in_words(day, reading.method, preference, intention, has_events(rows))
         read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
         rows = rows.select(read).append_column("ask", told)
         return place, rows.append_column("intends", pc.is_valid(intention))

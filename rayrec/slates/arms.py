@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel
 
-from rayrec.config import Arm, Config, Within
+from rayrec.config import Arm, Config, Rerank, Within
 from rayrec.errors import ConfigError
 from rayrec.hashing import digest, hash_strings, mixed, seed_of
 
@@ -139,7 +139,7 @@ def inside(within: Within, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[
 
 
 def resolve(config: Config) -> ArmPlan:
-    """Raises ConfigError for arm names that cannot be part of a path."""
+    """Raises ConfigError for names that cannot be part of a path, and for keys that an arm's method would not read."""
     paths = []
     for name, arm in config.arms.variants.items():
         if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 64:
@@ -148,8 +148,23 @@ def resolve(config: Config) -> ArmPlan:
                 where="arms.variants",
                 do="use letters, digits, - and _, at most 64",
             )
+        if arm.rerank is not None:
+            _require_read(name, arm.rerank, config.rerank)
         paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
     return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.within)
+
+
+def _require_read(arm: str, rerank: Rerank, top: Rerank) -> None:
+    """Of what the method does not read, an arm may only repeat the top level, which it inherits."""
+    unread = [key for key in rerank.unread if getattr(rerank, key) != getattr(top, key)]
+    if unread:
+        tuned = rerank.method == "item_token" and {"engine", "dtype"} & set(unread)
+        raise ConfigError(
+            f"rerank.{' and '.join(unread)} of the arm {arm!r} would not be read by rerank.method {rerank.method}",
+            where=f"arms.variants.{arm}.rerank",
+            do="leave it out of the arm"
+            + ("; the top-level rerank.engine and rerank.dtype run the LLM tuned here, for all arms" if tuned else ""),
+        )
 
 
 def _variants(config: Config, arm: Arm) -> Iterator[Variant]:

@@ -1,0 +1,76 @@
+"""A key that stands twice in a mapping is refused with its lines, in every YAML that users write; all else is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayrec import strict_yaml
+from rayrec.config import load
+from rayrec.errors import ConfigError
+from rayrec.instructions.templates import load_templates
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_written_once_is_read_as_ever(path: Path) -> None:
+    text = path.read_text(encoding="utf8")
+    assert strict_yaml.load(text, "here") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "again"),
+    [
+        ("slate: {size: 20}\nname: shop\nslate: {policy: epsilon}", "slate", 1, 3),
+        ("a:\n  b: 1\n  'b': 2", "b", 2, 3),
+        ("- {id: x}\n- {id: x, id: y}", "id", 2, 2),
+        ("1: a\n1: b", "1", 1, 2),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2", "y", 4, 5),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, key: str, first: int, again: int) -> None:
+    with pytest.raises(ConfigError, match=f"key '{key}' .* in line {first} and in line {again}") as caught:
+        strict_yaml.load(text, "shop.yaml")
+    assert caught.value.where == f"shop.yaml, line {again}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {x: 1}\nb: {x: 1}",
+        "base: &base {x: 1}\nown: {<<: *base, x: 2}",
+        "deep: {own: &own {<<: &base {x: 1}, x: 2}}\ntop: {<<: *own, x: 3}",
+        "=: 1\non: 2",
+    ],
+)
+def test_the_same_key_elsewhere_or_over_a_merged_one_is_no_repetition(text: str) -> None:
+    assert strict_yaml.load(text, "here") == yaml.safe_load(text)
+
+
+def test_what_is_no_plain_data_stays_refused() -> None:
+    with pytest.raises(yaml.YAMLError):
+        strict_yaml.load("!!python/object/apply:os.system ['true']", "here")
+
+
+def test_a_config_that_says_something_twice_is_refused_in_its_file_and_in_overrides(tmp_path: Path) -> None:
+    demo = (CONF / "demo.yaml").read_text(encoding="utf8")
+    path = tmp_path / "shop.yaml"
+    path.write_text(f"{demo}\nslate: {{policy: epsilon}}\n", encoding="utf8")
+    line = demo.count("\n") + 2
+    with pytest.raises(ConfigError, match="'slate' stands twice") as caught:
+        load(path)
+    assert caught.value.where == f"{path}, line {line}"
+    with pytest.raises(ConfigError, match="'a' stands twice") as caught:
+        load(CONF / "demo.yaml", ["arms.variants={a: {}, a: {share: 2}}"])
+    assert caught.value.where == "--set arms.variants, line 1"
+
+
+def test_a_template_that_says_something_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("- id: one\n  text: likes {preference}\n  text: wants {intention}\n", encoding="utf8")
+    with pytest.raises(ConfigError, match="'text' stands twice") as caught:
+        load_templates(str(path))
+    assert caught.value.where == f"{path}, line 3"
