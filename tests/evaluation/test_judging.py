@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from jobs.evaluate import main as evaluate
 from jobs.show import main as show
 from rayrec.errors import DataError, MissingFileError
+from rayrec.evaluation.evaluated import evaluate as evaluate_day
 from rayrec.evaluation.judging import judge_day
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.people import (
@@ -136,6 +139,22 @@ def test_evaluate_prints_and_writes_every_system_with_intervals(day: PublishedSh
     again = (root / "reports/dt=2026-03-02/metrics.json").read_bytes()
     run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert (root / "reports/dt=2026-03-02/metrics.json").read_bytes() == again
+
+
+@pytest.fixture
+def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock shows the day before when it is midnight UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_where_the_data_end_is_said_in_utc_whatever_the_machines_time_zone(day: PublishedShop, far_west: None) -> None:
+    newest = outcomes(day.config, day.shop.date, 60).to_pandas()["ts"].max().date()
+    found = evaluate_day(day.config, day.shop.date, 60)
+    assert found.judged_on.endswith(f"; the data end on {newest}.")
 
 
 def test_evaluating_a_day_that_is_not_published_says_what_to_run(day: PublishedShop) -> None:
