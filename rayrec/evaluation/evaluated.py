@@ -109,4 +109,6 @@ def _in_words(least: int, day: Date, horizon_days: int, acts: pa.Table, found: J
     there = datetime.fromtimestamp(newest / 1e6, UTC).date()
     who = f"{found.users:,} users with a slate, at least {least} {'event' if least == 1 else 'events'} before {day}"
     what = f"{found.events:,} new items taken from {day} to {last}"
-    return f"{who}, and {what}" + (f"; the data end on {there}." if there < last else ".")
+    end = f"; the data end on {there}." if there < last else "."
+    left_out = f" {found.left_out[0].upper()}{found.left_out[1:]}." if found.left_out else ""
+    return f"{who}, and {what}{end}{left_out}"

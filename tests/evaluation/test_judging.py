@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pytest
 from published_shop import CONF, PublishedShop, publish_shop
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from jobs.show import main as show
+from rayrec import forgotten
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.evaluated import evaluate as evaluate_day
 from rayrec.evaluation.judging import judge_day
@@ -111,6 +114,39 @@ def test_arms_that_split_the_users_are_judged_on_their_own(tmp_path: Path) -> No
     assert users["popularity"] == 60
     assert users["control"] + users["llm"] == 60
     assert value(found.comparison, "llm", "hr@10") > 0.6
+
+
+@pytest.mark.parametrize("assignment", ["all", "split"])
+def test_without_its_item_model_a_day_is_judged_by_its_arms_alone(tmp_path: Path, assignment: str) -> None:
+    day = publish_shop(tmp_path, users=60, assignment=assignment)
+    root = Path(day.config.output.root)
+    whole = judge_day(str(root), day.shop.date, wanted(day))
+    shutil.rmtree(root / "models")
+    found = judge_day(str(root), day.shop.date, wanted(day))
+    assert found.best_alone is None
+    assert found.left_out.endswith("the day's item model is not there any more")
+    assert found.users == whole.users
+    assert found.preferences.equals(whole.preferences)
+    arms = pa.array(["control", "llm"])
+    expected = whole.comparison.filter(pc.is_in(whole.comparison["system"], arms))
+    expected = expected.filter(pc.fill_null(pc.not_equal(expected["against"], whole.best_alone), True))
+    counted = pa.array(["novelty@10", "popularity@10", "tail@10"])
+    assert found.comparison.equals(expected.filter(pc.invert(pc.is_in(expected["metric"], counted))))
+
+
+def test_why_no_retriever_is_judged_is_said_where_the_table_is(tmp_path: Path) -> None:
+    day = publish_shop(tmp_path, users=60)
+    shutil.rmtree(Path(day.config.output.root) / "models")
+    forgotten.add(Storage(day.config.output.root), pa.array(["somebody"]))
+    status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
+    assert status == 0, output
+    why = "Retrievers alone, novelty, popularity and tail are not judged: "
+    why += "the day's item model went when users were forgotten."
+    assert why in output
+    content = json.loads((Path(day.config.output.root) / "reports/dt=2026-03-02/metrics.json").read_text())
+    assert content["judged"].endswith(why)
+    assert content["best_retriever_alone"] is None
+    assert set(content["systems"]) == {"control", "llm"}
 
 
 def test_outcomes_are_those_of_the_horizon_and_keep_the_contract(day: PublishedShop) -> None:
