@@ -3,7 +3,8 @@
     python -m jobs.daily --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --date 2011-08-31
     ray job submit --working-dir . -- python -m jobs.daily --config ... --date ...
 
-Run it again after any failure: it goes on where it stopped, and does nothing where the day is published.
+Run it again after any failure: it goes on where it stopped, and does nothing where the day is published and has its
+report.
 `--dry-run` says what would be done.
 """
 
@@ -16,7 +17,8 @@ from rich.console import Console
 
 from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
-from rayrec.evaluation.report import write_report
+from rayrec.errors import MissingFileError
+from rayrec.evaluation.report import has_report, write_report
 from rayrec.evaluation.terminal import print_person, results_console
 from rayrec.pipeline import daily as pipeline
 from rayrec.pipeline.daily import Night
@@ -52,6 +54,8 @@ def show(night: Night, console: Console) -> None:
     where = work.storage.url(layout.slates_folder(work.date))
     if night.already:
         console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
+        if not has_report(work.storage, work.dt):
+            console.print(f"report:  {_late_report(night)}", soft_wrap=True, markup=False)
         return
     people = people_worth_showing(work, manifest, work.config.output.examples)
     for person in people:
@@ -60,6 +64,16 @@ def show(night: Night, console: Console) -> None:
     print_counts(night, console)
     console.print(f"slates:  {where} ({night.publication.outcome})", soft_wrap=True)
     console.print(f"report:  {report}", soft_wrap=True)
+
+
+def _late_report(night: Night) -> str:
+    """Write the report of a night that ended between its publication and its report, from what it left; in words."""
+    work = night.day
+    try:
+        people = people_worth_showing(work, night.manifest, work.config.output.examples)
+        return f"{write_report(report_data(night, people), work.storage)} (written now, without timings)"
+    except MissingFileError as gone:
+        return f"the day has none, and what it is made of is gone: {gone.where}"
 
 
 def print_counts(night: Night, console: Console) -> None:

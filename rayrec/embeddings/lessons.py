@@ -12,7 +12,7 @@ import pyarrow as pa
 from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings.answers import Answers, answer
 from rayrec.embeddings.events import DAY, Events, Items
-from rayrec.hashing import hash_strings
+from rayrec.hashing import hash_strings, mixed, seed_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ def lessons(
         after = until.filter(until.ts >= cut)
         users = np.flatnonzero(before.lengths > 0)[: settings.training.users]
         before, after = before.take(users), after.take(users)
-        held_out = hashes[users] >> np.uint64(11) < np.uint64(settings.training.held_out * 2**53)
+        held_out = _held_out(hashes[users], settings.training.held_out)
         found.append(Lesson(before, tuple(answer(one, before, after, items) for one in asked), held_out))
     return tuple(found)
+
+
+def _held_out(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
+    """A share of the users, by bits of their own: those asked here were chosen because their hashes are small."""
+    bits = mixed(hashes ^ np.uint64(seed_of("held out")))
+    return np.asarray(bits >> np.uint64(11) < np.uint64(share * 2**53))

@@ -20,6 +20,7 @@ from rayrec.hashing import shard_of
 from rayrec.publishing import layout
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.products import Product
+from rayrec.publishing.reader import date_of
 from rayrec.publishing.records import Manifest, SlateFile
 from rayrec.storage import Storage
 
@@ -28,7 +29,7 @@ _PARALLEL_READS = 8
 
 def read_embeddings(
     root: str | os.PathLike[str],
-    date: datetime.date,
+    date: str | datetime.date,
     instruction: str,
     *,
     users: Collection[str] | None = None,
@@ -48,7 +49,7 @@ def read_embeddings(
 
 def read_neighbours(
     root: str | os.PathLike[str],
-    date: datetime.date,
+    date: str | datetime.date,
     instruction: str,
     of: Literal["users", "items"],
     *,
@@ -62,23 +63,24 @@ def read_neighbours(
 
 def _published(
     storage: Storage,
-    date: datetime.date,
+    date: str | datetime.date,
     product: Product,
     arm: str,
     schema: Callable[[Manifest], pa.Schema],
     users: Collection[str] | None,
     verify: bool,
 ) -> pa.Table:
-    manifest = find_manifest(storage, date, product.name)
+    day = date_of(date)
+    manifest = find_manifest(storage, day, product.name)
     if manifest is None:
         raise PublicationError(
-            f"no {product.name} are published for {date}",
-            where=storage.url(layout.manifest_path(date, product.name)),
+            f"no {product.name} are published for {day}",
+            where=storage.url(layout.manifest_path(day, product.name)),
             do="run jobs.embed",
         )
     if arm not in manifest.arms:
         raise PublicationError(
-            f"there is no {product.arm} {arm!r} on {date}",
+            f"there is no {product.arm} {arm!r} on {day}",
             where=storage.root,
             do=f"the {product.arm}s are {', '.join(manifest.arms)}",
         )

@@ -29,26 +29,30 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ItemFacts:
-    """What is known of each item of the catalogue, whoever the user is."""
+    """What is known of each item of the catalogue, whoever the user is; NaN where its events are not."""
 
     surprisal: Floats  # [items] bits
     percentile: Floats  # [items] in [0, 1]
-    tail: npt.NDArray[np.bool_]  # [items]
+    tail: Floats  # [items] 1 outside the short head, 0 in it
     kind: Codes  # [items] code of the category; -1 without one
     kinds: tuple[str, ...]
 
     @classmethod
-    def of(cls, count: npt.NDArray[np.floating], category: pa.Array) -> ItemFacts:
-        """From the events of each item [items] before the date, and the catalogue's categories."""
+    def of(cls, count: npt.NDArray[np.floating] | None, category: pa.Array) -> ItemFacts:
+        """From the events of each item [items] before the date (None: not known), and the catalogue's categories."""
+        kinds = category.dictionary_encode()
+        code = kinds.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
+        names = tuple(kinds.dictionary.to_pylist())
+        if count is None:
+            unknown = np.full(len(code), np.nan)
+            return cls(unknown, unknown, unknown, code, names)
         events = np.asarray(count, np.float64)
         share = (events + 0.5) / max(float((events + 0.5).sum()), 1e-12)  # half an event each: new items are finite
         order = np.argsort(-events, kind="stable")
         reached = np.cumsum(events[order]) - events[order]
-        tail = np.ones(len(events), bool)
-        tail[order[reached < HEAD * events.sum()]] = False
-        kinds = category.dictionary_encode()
-        code = kinds.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-        return cls(-np.log2(share), _percentiles(events), tail, code, tuple(kinds.dictionary.to_pylist()))
+        tail = np.ones(len(events))
+        tail[order[reached < HEAD * events.sum()]] = 0
+        return cls(-np.log2(share), _percentiles(events), tail, code, names)
 
     def tastes(self, item: npt.NDArray[np.integer], row: npt.NDArray[np.integer], users: int) -> sp.csr_matrix:
         """How often each user's past [events] shows each category: float CSR [users, kinds], rows sum to 1 or 0."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from datetime import date as Date
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,9 @@ def _wanted(config: Config, acts: pa.Table) -> pa.Table:
 def _in_words(least: int, day: Date, horizon_days: int, acts: pa.Table, found: Judgement) -> str:
     last = day + timedelta(days=horizon_days - 1)
     newest = acts["ts"].combine_chunks().cast(pa.int64()).to_numpy().max()
-    there = Date.fromtimestamp(0) + timedelta(microseconds=int(newest))
+    there = datetime.fromtimestamp(newest / 1e6, UTC).date()
     who = f"{found.users:,} users with a slate, at least {least} {'event' if least == 1 else 'events'} before {day}"
     what = f"{found.events:,} new items taken from {day} to {last}"
-    return f"{who}, and {what}" + (f"; the data end on {there}." if there < last else ".")
+    end = f"; the data end on {there}." if there < last else "."
+    left_out = f" {found.left_out[0].upper()}{found.left_out[1:]}." if found.left_out else ""
+    return f"{who}, and {what}{end}{left_out}"

@@ -24,7 +24,7 @@ class Guardrail:
     name: str
     found: str
     asked: str
-    kept: bool
+    kept: bool | None  # None: not known
 
 
 def guardrails(data: ReportData) -> list[Guardrail]:
@@ -56,6 +56,8 @@ def _heard(data: ReportData) -> list[Guardrail]:
 def _drifted(data: ReportData) -> Guardrail:
     shifted = [f"{row['quantity']} ({row['arm']})" for row in data.drift.to_pylist() if row["verdict"] == "shifted"]
     found = ", ".join(shifted) or ("nothing shifted" if data.earlier else "no earlier day")
+    if data.drift_unknown:
+        return Guardrail("drift against the day before", f"unknown: {data.drift_unknown}", "no PSI over 0.25", None)
     return Guardrail("drift against the day before", found, "no PSI over 0.25", not shifted)
 
 

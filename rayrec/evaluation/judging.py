@@ -3,6 +3,7 @@
 The retrievers rank with the artefact that the manifest names, through the candidate stage that the slates came from:
 `popularity` and its like for everybody, EASE and its like from the whole history, without denoising and without LLM.
 They cost more than the slates that are there already, so of many users a sample is enough for them (ALONE_USERS).
+Where that artefact is gone, as on all days but one once users were forgotten, the arms are judged alone.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ class Judgement:
     comparison: pa.Table
     users: int
     events: int  # distinct (user, item) pairs they were judged on
-    best_alone: str  # the retriever with the highest nDCG@10 on these very users: chosen in its own favour
+    best_alone: str | None  # the retriever with the highest nDCG@10 on these very users: chosen in its own favour
     baseline: str  # the arm that the others are compared with
     preferences: pa.Table  # PREFERENCE: arms interleaved with the baseline
+    left_out: str = ""  # what could not be judged, and why
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def judge_day(
         list(segments(Traits.together([part.traits for part in parts]), published.facts.kinds)),
     )
     retrievers = [system for system in judged.alone if system.system not in (others or {})]
-    best_alone = max(retrievers, key=lambda system: float(system.values[DECISIVE].mean())).system
+    best = max(retrievers, key=lambda system: float(system.values[DECISIVE].mean()), default=None)
+    best_alone = None if best is None else best.system
     wanted_by = sp.vstack([part.truth.wanted for part in parts], format="csr")
     return Judgement(
         _compare(judged, best_alone, chosen, seed),
@@ -102,6 +105,7 @@ def judge_day(
         best_alone,
         chosen,
         preferences(judged.arms, wanted_by, chosen, seed),
+        published.left_out,
     )
 
 
@@ -183,16 +187,15 @@ def _together(parts: Sequence[list[Judged]]) -> list[Judged]:
     return [Judged.together(list(of_one)) for of_one in zip(*parts, strict=True)]
 
 
-def _compare(judged: _Judged, best_alone: str, baseline: str, seed: int) -> pa.Table:
+def _compare(judged: _Judged, best_alone: str | None, baseline: str, seed: int) -> pa.Table:
     """Everybody's values; arms against the best retriever on its users, and against the baseline, also by segment."""
     arms, alone = judged.arms, judged.alone
-    base = next(system for system in alone if system.system == best_alone)
-    against_alone = compare([base, *arms], seed=seed, against=[best_alone])
-    tables = [
-        compare(alone, seed=seed, against=[best_alone]),
-        against_alone.filter(pc.equal(against_alone["against"], best_alone)),
-        compare(arms, seed=seed, against=[baseline]),
-    ]
+    tables = [compare(alone, seed=seed, against=[] if best_alone is None else [best_alone])]
+    if best_alone is not None:
+        base = next(system for system in alone if system.system == best_alone)
+        against_alone = compare([base, *arms], seed=seed, against=[best_alone])
+        tables.append(against_alone.filter(pc.equal(against_alone["against"], best_alone)))
+    tables.append(compare(arms, seed=seed, against=[baseline]))
     by_segment = []
     for name, users in judged.segments:
         inside = [arm.take(users[arm.rows]) for arm in arms]

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
+from rayrec import forgotten
 from rayrec.config import Arms, Retrieval
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
+from rayrec.errors import MissingFileError
 from rayrec.evaluation.beyond import ItemFacts
 from rayrec.evaluation.metrics import Truth
 from rayrec.evaluation.people import read_catalogue, read_denoised
@@ -62,12 +64,26 @@ class PublishedDay:
         return Retrieval.model_validate(self.manifest.meaning["retrieval"])
 
     @cached_property
-    def model(self) -> ItemModel:
-        return item_model.load(self.storage, self.manifest.models[item_model.KIND]).for_catalogue(self.item_id)
+    def model(self) -> ItemModel | None:
+        """None where it is gone: then the arms are judged, and no retriever."""
+        try:
+            found = item_model.load(self.storage, self.manifest.models[item_model.KIND])
+        except MissingFileError:
+            return None
+        return found.for_catalogue(self.item_id)
+
+    @cached_property
+    def left_out(self) -> str:
+        """What cannot be judged here and why, in words; empty where everything can."""
+        if self.model is not None:
+            return ""
+        why = "went when users were forgotten" if forgotten.requests(self.storage) else "is not there any more"
+        return f"retrievers alone, novelty, popularity and tail are not judged: the day's item model {why}"
 
     @cached_property
     def facts(self) -> ItemFacts:
-        return ItemFacts.of(self.model.count, self.catalogue["category"].combine_chunks())
+        count = None if self.model is None else self.model.count
+        return ItemFacts.of(count, self.catalogue["category"].combine_chunks())
 
     @property
     def event_weights(self) -> tuple[float, ...]:
@@ -148,8 +164,11 @@ class PublishedDay:
 
     @cached_property
     def _sources(self) -> dict[str, Source]:
+        model = self.model
+        if model is None:
+            return {}
         specs = read_sources(self.retrieval.sources, self.retrieval.per_source)
-        fitted = [spec for spec in specs if spec.key in self.model.fitted]
-        sources = {spec.name: Source(spec.name, DEPTH, self.model.retriever(spec)) for spec in fitted}
-        sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(self.model.count)))
+        fitted = [spec for spec in specs if spec.key in model.fitted]
+        sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in fitted}
+        sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(model.count)))
         return sources

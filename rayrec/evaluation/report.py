@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation import charts, views
 from rayrec.evaluation.guardrails import guardrails
 from rayrec.evaluation.report_data import ReportData
@@ -28,17 +29,26 @@ def report_folder(dt: str) -> str:
 
 
 def write_report(data: ReportData, storage: Storage) -> str:
-    """Write page and facts; gives the page's path or URL."""
+    """Write the page, then the facts: where they lie, the report is whole. Gives the page's path or URL."""
     folder = report_folder(data.date.isoformat())
-    storage.write(f"{folder}/report.json", data.to_json())
     storage.write(f"{folder}/report.html", render(data).encode())
+    storage.write(f"{folder}/report.json", data.to_json())
     return storage.url(f"{folder}/report.html")
 
 
 def read_report(storage: Storage, dt: str) -> ReportData:
-    """Raises MissingFileError where the day has no report."""
+    """Raises MissingFileError where the day has no report, DataError where it is of another version of rayrec."""
     path = f"{report_folder(dt)}/report.json"
     return ReportData.from_json(storage.read(path), storage.url(path))
+
+
+def has_report(storage: Storage, dt: str) -> bool:
+    """Whether the day has a report that can be read."""
+    try:
+        read_report(storage, dt)
+    except (MissingFileError, DataError):
+        return False
+    return True
 
 
 def render(data: ReportData) -> str:

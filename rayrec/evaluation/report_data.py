@@ -111,6 +111,7 @@ class ReportData:
     denoised_for: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, in words
     earlier: Date | None = None  # the last published day before this one
     drift: pa.Table = field(default_factory=DRIFT.empty_table)
+    drift_unknown: str = ""  # why nothing is known of the drift since that day; empty where something is
     timings: pa.Table = field(default_factory=TIMINGS.empty_table)
     losses: pa.Table = field(default_factory=LOSSES.empty_table)
     judged: str = ""  # what `comparison` was judged on, in words

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
-from rayrec import forgotten
+from rayrec import artefacts, forgotten
 from rayrec.config import Denoise, Rerank, Slate
 from rayrec.denoising.stage import denoiser_kind
 from rayrec.errors import PublicationError
@@ -45,6 +45,8 @@ from rayrec.slates.assemble import check_slate
 from rayrec.slates.rules import unknown
 from rayrec.slates.scored import Items
 
+LLM = "llm"  # the name of the tuned one in manifests, and its folder among the models
+
 
 @dataclass
 class Timings:
@@ -66,8 +68,8 @@ class Night:
     day: Day
     publication: Publication
     already: bool  # it was published before this run started: nothing was done
+    models: Models  # as of the date
     data: Ingested | None = None
-    models: Models | None = None
     timings: Timings = field(default_factory=Timings)
 
     @property
@@ -97,7 +99,7 @@ def run(day: Day) -> Night:
     check(day)
     opened = Run.open(day.storage, day.record)
     if opened.published is not None:
-        return Night(day, Publication("published", opened.published), already=True)
+        return Night(day, Publication("published", opened.published), True, _models_of(day, opened.published))
     timings = Timings()
     with timings.step("ingest", "rows") as done:
         data = ingest(day)
@@ -117,7 +119,7 @@ def run(day: Day) -> Night:
     require_sample_ratio(day, opened.record)
     _require_same_list(day)
     publication = opened.publish(provenance(day, data, models[-1], blends))
-    return Night(day, publication, False, data, models[-1], timings)
+    return Night(day, publication, False, models[-1], data, timings)
 
 
 def score(day: Day, run: Run, data: Ingested, models: Models, blends: dict[str, str]) -> None:
@@ -151,7 +153,7 @@ def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str])
     prompt = ""
     if models.llm is not None:
         card = artefact.read_card(day.storage, models.llm)
-        named["llm"] = models.llm.rsplit("/", 1)[1]
+        named[LLM] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
         prompt = digest([instruction(day), day.templates.digest, card.as_json()["vocabulary"], card.events])
     return Provenance(
@@ -162,6 +164,13 @@ def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str])
         quarantined_rows=data.quarantined,
         versions=versions(),
     )
+
+
+def _models_of(day: Day, manifest: Manifest) -> Models:
+    """Those that `provenance` named."""
+    llm = manifest.models.get(LLM)
+    path = None if llm is None else f"{artefacts.FOLDER}/{LLM}/{llm}"
+    return Models(day.cut, manifest.models[item_model.KIND], path)
 
 
 def _require_same_list(day: Day) -> None:

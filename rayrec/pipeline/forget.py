@@ -3,8 +3,9 @@
     list      the users are on it: from now on every ingest drops their rows, and nothing made before is resumed
     plan      what output.root holds of them, file by file
     models    item models of the date without them, under the fingerprints that its next run looks for
-    erase     slates, embeddings, verdicts, quarantine, reports lose their rows; all that a night can make again, and
-              that they may be in, is deleted: work/, other item models, blends; LLM checkpoints are marked stale
+    erase     slates, embeddings, verdicts, quarantine, reports lose their rows; the date's manifest names the new
+              model; all that a night can make again, and that they may be in, is deleted: work/, other item models,
+              blends; LLM checkpoints are marked stale
     verify    output.root is searched again
     certify   what was found, what was done, what remains
 
@@ -78,7 +79,8 @@ def fulfil(config: Config, request: Request, day: Day | None) -> str:
     plan = _plan(storage, request, gone)
     models = [] if day is None else unlearn(Day(day.config, day.date, forgotten.before(storage, request)), day)
     stale = _mark_stale(storage, request)
-    erase(storage, [file["path"] for file in plan["files"]], gone)
+    remade = {model["before"]: model["after"] for model in models}
+    erase(storage, [file["path"] for file in plan["files"]], gone, remade)
     deleted = _delete_remade(storage, day, {model["after"] for model in models})
     left = holdings(storage, gone)
     if left:

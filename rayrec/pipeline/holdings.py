@@ -8,7 +8,7 @@ folder.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,15 +57,16 @@ def nameless_rows(storage: Storage) -> int:
     return sum(_column(storage, path).null_count for path in files)
 
 
-def erase(storage: Storage, paths: Iterable[str], gone: Forgotten) -> None:
+def erase(storage: Storage, paths: Iterable[str], gone: Forgotten, remade: Mapping[str, str]) -> None:
     """Take the users out of publications, and of those of `paths` that are verdicts, quarantine or reports.
 
-    Killed in the middle and done again with the same paths, it completes.
+    `remade`: as `rayrec.publishing.erasure.erase` takes it. Killed in the middle and done again with the same paths, it
+    completes.
     """
     for kind in PUBLICATIONS:
         days = {"/".join(info.path.split("/")[:2]) for info in storage.list(kind)}
         for folder in sorted(days):
-            erasure.erase(storage, folder, gone)
+            erasure.erase(storage, folder, gone, remade)
     for path in paths:
         if path.startswith(tuple(f"{kind}/" for kind in _ROWS)) and storage.exists(path):
             _filter(storage, path, gone)

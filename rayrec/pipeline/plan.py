@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from rayrec.evaluation.report import has_report
 from rayrec.pipeline.daily import check
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ingested_already, shards_to_do, splits, splits_to_do
@@ -13,7 +14,7 @@ from rayrec.publishing.run import Run
 
 
 def describe(day: Day) -> str:
-    """The plan as text: inputs, steps, what is done, what would run. Reads listings only; writes nothing."""
+    """The plan as text: inputs, steps, what is done, what would run. Reads little but listings; writes nothing."""
     check(day)
     record = day.record
     manifest = find_manifest(day.storage, day.date)
@@ -24,10 +25,10 @@ def describe(day: Day) -> str:
         f"output    {day.storage.root}",
     ]
     if manifest is not None:
-        same = manifest.identity == record.identity
+        report = "" if has_report(day.storage, day.dt) else ", but its report would be written, which is missing"
         lines.append(
-            "published already by this very run: nothing would be done"
-            if same
+            f"published already by this very run: nothing would be done{report}"
+            if manifest.identity == record.identity
             else "published already by another run: this one would be refused"
         )
         return "\n".join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import date as Date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.contracts.schemas import QUARANTINE
-from rayrec.errors import MissingFileError
+from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.asked import ASKED, asked
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.evaluation.drift import DRIFT, drift
@@ -18,6 +19,7 @@ from rayrec.evaluation.people import (
     before_after_rows,
     differ_most,
     example_rows,
+    read_catalogue,
     read_denoised,
     read_people,
     removed_examples,
@@ -30,13 +32,14 @@ from rayrec.pipeline.asking import anything_asked, facets, requests
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.kept import read_summaries
-from rayrec.pipeline.models import catalogue_of
 from rayrec.pipeline.rereading import read_reread
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.reader import read_shard
 from rayrec.publishing.records import Manifest
 from rayrec.reranking import artefact
+from rayrec.reranking.artefact import Card
 from rayrec.slates.arms import ArmPath
+from rayrec.storage import Storage
 
 _RANKED = ("user_id", "rank", "item_id")
 _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
@@ -68,8 +71,8 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
     """All that the report shows; `planted`: COMPARISON against a planted truth, where there is one."""
     day, manifest = night.day, night.manifest
     summary = read_summaries(day, manifest.run_id)
-    earlier = [date for date in published_dates(day.config.output.root) if date < day.date]
-    drifted = _drift(day, earlier[-1].isoformat(), summary) if earlier else DRIFT.empty_table()
+    earlier, drifted, drift_unknown = since_the_last(day.storage, day.date, summary)
+    card = _card(night)
     return ReportData(
         name=day.config.name,
         date=day.date,
@@ -91,16 +94,31 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         examples=example_rows(people),
         before_after=_before_after(day, manifest),
         denoised_for={variant.name: ", ".join(day.arms.arms_of(variant)) for variant in day.arms.variants("denoise")},
-        earlier=earlier[-1] if earlier else None,
+        earlier=earlier,
         drift=drifted,
+        drift_unknown=drift_unknown,
         timings=pa.Table.from_pylist(
             [dict(zip(TIMINGS.names, step, strict=True)) for step in night.timings.steps], TIMINGS
         ),
-        losses=_losses(night),
+        losses=_losses(card),
         planted=COMPARISON.empty_table() if planted is None else planted,
         wording=_wording(day, manifest),
-        asked=_asked(night),
+        asked=_asked(day, card),
     )
+
+
+def since_the_last(storage: Storage, date: Date, summary: pa.Table) -> tuple[Date | None, pa.Table, str]:
+    """The last published day before `date`, DRIFT of this day's SUMMARY since then, and why nothing is known of it."""
+    dates = [there for there in published_dates(storage.root) if there < date]
+    if not dates:
+        return None, DRIFT.empty_table(), ""
+    try:
+        return dates[-1], drift(read_report(storage, dates[-1].isoformat()).summary, summary), ""
+    except MissingFileError:  # published by a job that was killed before its report
+        why = "that day has no report; jobs.daily for its date writes one"
+    except DataError:
+        why = "that day's report is of another version of rayrec; jobs.daily for its date writes one anew"
+    return dates[-1], DRIFT.empty_table(), why
 
 
 def _decision(manifest: Manifest) -> str:
@@ -134,13 +152,6 @@ def _facts(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _drift(day: Day, earlier: str, summary: pa.Table) -> pa.Table:
-    try:
-        return drift(read_report(day.storage, earlier).summary, summary)
-    except MissingFileError:  # published by a job that was killed before its report
-        return DRIFT.empty_table()
-
-
 def _quarantine_examples(day: Day) -> pa.Table:
     """Up to a few rows of each reason."""
     chosen: dict[str, list[dict[str, object]]] = {}
@@ -161,7 +172,7 @@ def _first_of_each(batch: pa.RecordBatch) -> Iterator[dict[str, object]]:
 
 
 def _removed_examples(day: Day, manifest: Manifest) -> pa.Table:
-    titles = catalogue_of(day)["title"]
+    titles = read_catalogue(day.storage, manifest)["title"]
     first = read_denoised(day.storage, manifest, 0)
     return removed_examples(first, titles, _REMOVED_EXAMPLES)
 
@@ -172,23 +183,30 @@ def _before_after(day: Day, manifest: Manifest) -> pa.Table:
 
 
 def _wording(day: Day, manifest: Manifest) -> pa.Table:
-    titles = catalogue_of(day)["title"]
+    titles = read_catalogue(day.storage, manifest)["title"]
     found = [wording(method, table, titles) for method, table in read_reread(day, manifest.run_id).items()]
     return pa.concat_tables([WORDING.empty_table(), *found])
 
 
-def _asked(night: Night) -> pa.Table:
-    if not anything_asked(night.day):
+def _card(night: Night) -> Card | None:
+    """Of the tuned LLM; None where no arm asks one, or it was deleted since."""
+    if night.models.llm is None:
+        return None
+    try:
+        return artefact.read_card(night.day.storage, night.models.llm)
+    except MissingFileError:
+        return None
+
+
+def _asked(day: Day, card: Card | None) -> pa.Table:
+    if not anything_asked(day):
         return ASKED.empty_table()
-    llm = None if night.models is None else night.models.llm
-    taught = None if llm is None else artefact.read_card(night.day.storage, llm).taught
-    return asked(requests(night.day), taught, facets(night.day).name)
+    return asked(requests(day), None if card is None else card.taught, facets(day).name)
 
 
-def _losses(night: Night) -> pa.Table:
-    if night.models is None or night.models.llm is None:
+def _losses(card: Card | None) -> pa.Table:
+    if card is None:
         return LOSSES.empty_table()
-    card = artefact.read_card(night.day.storage, night.models.llm)
     return pa.table(
         {"step": [int(row["epoch"]) for row in card.curve], "loss": [float(row["loss"]) for row in card.curve]}, LOSSES
     )

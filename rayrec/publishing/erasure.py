@@ -2,7 +2,8 @@
 
 The files without them are written beside the old ones, then the manifest is replaced in one step, then the old files
 go: a reader sees the day before or after, and one who holds the old manifest is told that a file is missing. The users
-become ineligible, for the reason `forgotten`, so that they still add up. Slates and embeddings are laid out alike:
+become ineligible, for the reason `forgotten`, so that they still add up. A model that was made again without them is
+named in the place of the one that is deleted. Slates and embeddings are laid out alike:
 <kind>/dt=D/manifest.json names all there is. Of nearest users, rows go too whose neighbour is to be forgotten.
 """
 
@@ -13,6 +14,7 @@ import datetime
 import hashlib
 import re
 import uuid
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -32,15 +34,16 @@ PEOPLE = ("user_id", "neighbour_id")  # columns that hold users
 _ATTEMPT = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")  # folder and shard, shard, run id, attempt
 
 
-def erase(storage: Storage, folder: str, gone: Forgotten) -> None:
+def erase(storage: Storage, folder: str, gone: Forgotten, remade: Mapping[str, str] | None = None) -> None:
     """Take users out of one day's publication (`slates/dt=D`), and out of runs of it that never published.
 
-    Killed in the middle and done again, it completes. Raises PublicationError for a manifest that cannot be read.
+    `remade`: fingerprints of models -> of the same without the users, for the manifest to name. Killed in the middle
+    and done again, it completes. Raises PublicationError for a manifest that cannot be read.
     """
     manifest = _manifest(storage, folder)
     if manifest is not None:
         _erase_targets(storage, manifest, gone)
-        manifest = _erase_published(storage, folder, manifest, gone)
+        manifest = _erase_published(storage, folder, manifest, gone, remade or {})
     named = {file.path for file in manifest.files} if manifest is not None else set()
     own = "" if manifest is None else f"-{manifest.run_id}-"
     for info in storage.list(folder):
@@ -61,24 +64,27 @@ def rows_of(table: pa.Table, gone: Forgotten) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _erase_published(storage: Storage, folder: str, manifest: Manifest, gone: Forgotten) -> Manifest:
+def _erase_published(
+    storage: Storage, folder: str, manifest: Manifest, gone: Forgotten, remade: Mapping[str, str]
+) -> Manifest:
     files, erased = [], set[str]()
     for file in manifest.files:
         table = _table(storage, file.path)
         listed = rows_of(table, gone)
         erased |= gone.tokens_among(table["user_id"])
         files.append(_rewritten(storage, file, table.filter(pa.array(~listed))) if listed.any() else file)
-    if all(new is old for new, old in zip(files, manifest.files, strict=True)):
+    models = {name: remade.get(fingerprint, fingerprint) for name, fingerprint in manifest.models.items()}
+    if models == manifest.models and all(new is old for new, old in zip(files, manifest.files, strict=True)):
         return manifest
     users = manifest.users
     now = dataclasses.replace(
         users,
         published=users.published - len(erased),
-        ineligible=add_counts(users.ineligible, {FORGOTTEN: len(erased)}),
+        ineligible=add_counts(users.ineligible, {FORGOTTEN: len(erased)} if erased else {}),
     )
     kept = tuple(file for file in files if file.rows)
     rows = sum(file.rows for file in kept)
-    changed = dataclasses.replace(manifest, users=now, files=kept, rows=rows, attempt=uuid.uuid4().hex)
+    changed = dataclasses.replace(manifest, users=now, files=kept, rows=rows, models=models, attempt=uuid.uuid4().hex)
     storage.write(f"{folder}/{layout.MANIFEST}", changed.to_json())
     for path in {file.path for file in manifest.files} - {file.path for file in kept}:
         storage.delete(path)

@@ -26,7 +26,7 @@ _NEWEST = 5  # published dates named in an error
 
 def read_manifest(root: str | os.PathLike[str], date: str | datetime.date) -> Manifest:
     """The publication of a day. Raises PublicationError naming the newest dates there are."""
-    day = _day(date)
+    day = date_of(date)
     storage = Storage(os.fspath(root))
     manifest = find_manifest(storage, day)
     if manifest is None:
@@ -118,7 +118,8 @@ def _not_as_published(storage: Storage, file: SlateFile, problem: str) -> Public
     )
 
 
-def _day(date: str | datetime.date) -> datetime.date:
+def date_of(date: str | datetime.date) -> datetime.date:
+    """The day that a caller names, as a date or in words (2011-08-31). Raises PublicationError for other words."""
     if isinstance(date, datetime.datetime):
         return date.date()
     if isinstance(date, datetime.date):

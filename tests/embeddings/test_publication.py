@@ -65,6 +65,16 @@ def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
     assert one["user_id"].to_pylist() == ["user-07"]
 
 
+def test_a_date_may_be_given_in_words(tmp_path: Path) -> None:
+    run = Run.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
+    commit(run)
+    run.publish(PROVENANCE)
+    for date in ("2011-08-31", datetime.datetime(2011, 8, 31, 7, 30)):
+        assert read_embeddings(tmp_path, date, "gifts").equals(read_embeddings(tmp_path, DATE, "gifts"))
+    with pytest.raises(PublicationError, match=r"'31\.08\.2011' is not a date"):
+        read_embeddings(tmp_path, "31.08.2011", "gifts")
+
+
 def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     commit(Run.open(storage, record(), EMBEDDINGS), range(2))

@@ -120,6 +120,16 @@ def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
         np.testing.assert_array_equal(one.held_out, other.held_out)
 
 
+def test_of_many_users_the_share_held_out_is_that_of_few() -> None:
+    """Those who are chosen have the smallest hashes; who of them is held out goes by other bits."""
+    training = {"cuts": 1, "every_days": 10.0, "users": 400, "held_out": 0.1}
+    (few,) = lessons(settings(training=training), histories(users=400), items(), WEIGHTS, NOW)
+    (some,) = lessons(settings(training=training), histories(users=4000), items(), WEIGHTS, NOW)
+    assert len(some.held_out) == 400
+    for lesson in (few, some):
+        assert abs(lesson.held_out.mean() - 0.1) < 0.05  # 3 standard deviations
+
+
 def test_the_same_input_gives_the_same_weights(embedder: Embedder) -> None:
     again = trained()
     for name, tensor in embedder.model.state_dict().items():

@@ -6,6 +6,8 @@ batches or the other arms; and that what goes wrong for one user, or one input, 
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import test_daily as this_module
-from nights import USERS, Made, rows
+from nights import CONFIG, USERS, Made, rows
+from typer.testing import CliRunner
 
+from jobs.daily import main as daily_job
 from rayrec import read_slates
 from rayrec.contracts.schemas import SLATE
 from rayrec.errors import PublicationError, QuarantineError
-from rayrec.evaluation.report import render
+from rayrec.evaluation.report import read_report, render, report_folder
+from rayrec.evaluation.report_data import TIMINGS
 from rayrec.pipeline import daily, score
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.models import Models
@@ -31,6 +36,7 @@ from rayrec.pipeline.score import Scoring
 from rayrec.publishing.manifest import find_manifest
 from rayrec.reranking.actor import Reranker
 from rayrec.reranking.base import Failure
+from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
@@ -66,6 +72,41 @@ def test_a_rerun_does_nothing(first_night: tuple[Made, Night]) -> None:
     assert again.already
     assert {info.path: info.version for info in night.day.storage.list("slates")} == before
     assert "nothing would be done" in describe(made.day(made.root))
+
+
+@pytest.mark.parametrize("left", [None, b'{"name": "of another version"}'])
+def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
+    first_night: tuple[Made, Night], tmp_path: Path, left: bytes | None
+) -> None:
+    made, night = first_night
+    root = tmp_path / "out"
+    shutil.copytree(made.root, root)
+    storage, dt = Storage(str(root)), made.shop.date.isoformat()
+    if left is not None:
+        storage.write(f"{report_folder(dt)}/report.json", left)
+    assert "its report would be written" in describe(made.day(root))
+    sets = [word for one in made.overrides(root) for word in ("--set", one)]
+    lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]
+    assert "written now" in lines[0]
+    assert "report:" not in lines[1]
+    expected = report_data(night, people_worth_showing(night.day, night.manifest, night.day.config.output.examples))
+    assert expected.losses.num_rows
+    assert read_report(storage, dt) == dataclasses.replace(expected, timings=TIMINGS.empty_table())
+    assert storage.exists(f"{report_folder(dt)}/report.html")
+
+
+def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(
+    first_night: tuple[Made, Night], tmp_path: Path
+) -> None:
+    made, _ = first_night
+    root = tmp_path / "out"
+    shutil.copytree(made.root / "slates", root / "slates")
+    sets = [word for one in made.overrides(root) for word in ("--set", one)]
+    given = ["--config", str(CONFIG), "--date", made.shop.date.isoformat(), *sets]
+    result = CliRunner().invoke(daily_job, given)
+    assert result.exit_code == 0, result.output
+    assert "what it is made of is gone" in result.output
+    assert not Storage(str(root)).list("reports")
 
 
 def test_another_config_is_refused_and_told_what_differs(first_night: tuple[Made, Night]) -> None:

@@ -46,6 +46,15 @@ def test_an_item_without_a_category_is_like_no_other_and_says_nothing_of_taste()
     assert np.isnan(values([0], past=[3])["miscalibration@10"])
 
 
+def test_where_nobody_counted_events_only_what_goes_by_categories_is_known() -> None:
+    facts = ItemFacts.of(None, pa.array(["a", "a", "b", None, "b"]))
+    tastes = FACTS.tastes(np.array([0, 2]), np.array([0, 0]), 1)
+    known, found = (beyond_accuracy(top([0, 1, 2]), of, tastes) for of in (FACTS, facts))
+    for name in METRICS:
+        counted = name not in ("diversity@10", "miscalibration@10")
+        np.testing.assert_array_equal(found[name], [np.nan] if counted else known[name])
+
+
 def test_a_user_without_a_slate_says_nothing() -> None:
     tastes = FACTS.tastes(np.array([0]), np.array([0]), 2)
     found = beyond_accuracy(top([], [0]), FACTS, tastes)

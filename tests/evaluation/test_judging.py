@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pytest
 from published_shop import CONF, PublishedShop, publish_shop
@@ -16,7 +20,9 @@ from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from jobs.show import main as show
+from rayrec import forgotten
 from rayrec.errors import DataError, MissingFileError
+from rayrec.evaluation.evaluated import evaluate as evaluate_day
 from rayrec.evaluation.judging import judge_day
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.people import (
@@ -110,6 +116,39 @@ def test_arms_that_split_the_users_are_judged_on_their_own(tmp_path: Path) -> No
     assert value(found.comparison, "llm", "hr@10") > 0.6
 
 
+@pytest.mark.parametrize("assignment", ["all", "split"])
+def test_without_its_item_model_a_day_is_judged_by_its_arms_alone(tmp_path: Path, assignment: str) -> None:
+    day = publish_shop(tmp_path, users=60, assignment=assignment)
+    root = Path(day.config.output.root)
+    whole = judge_day(str(root), day.shop.date, wanted(day))
+    shutil.rmtree(root / "models")
+    found = judge_day(str(root), day.shop.date, wanted(day))
+    assert found.best_alone is None
+    assert found.left_out.endswith("the day's item model is not there any more")
+    assert found.users == whole.users
+    assert found.preferences.equals(whole.preferences)
+    arms = pa.array(["control", "llm"])
+    expected = whole.comparison.filter(pc.is_in(whole.comparison["system"], arms))
+    expected = expected.filter(pc.fill_null(pc.not_equal(expected["against"], whole.best_alone), True))
+    counted = pa.array(["novelty@10", "popularity@10", "tail@10"])
+    assert found.comparison.equals(expected.filter(pc.invert(pc.is_in(expected["metric"], counted))))
+
+
+def test_why_no_retriever_is_judged_is_said_where_the_table_is(tmp_path: Path) -> None:
+    day = publish_shop(tmp_path, users=60)
+    shutil.rmtree(Path(day.config.output.root) / "models")
+    forgotten.add(Storage(day.config.output.root), pa.array(["somebody"]))
+    status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
+    assert status == 0, output
+    why = "Retrievers alone, novelty, popularity and tail are not judged: "
+    why += "the day's item model went when users were forgotten."
+    assert why in output
+    content = json.loads((Path(day.config.output.root) / "reports/dt=2026-03-02/metrics.json").read_text())
+    assert content["judged"].endswith(why)
+    assert content["best_retriever_alone"] is None
+    assert set(content["systems"]) == {"control", "llm"}
+
+
 def test_outcomes_are_those_of_the_horizon_and_keep_the_contract(day: PublishedShop) -> None:
     found = outcomes(day.config, day.shop.date, 3).to_pandas()
     days = sorted(set(found["ts"].dt.date))
@@ -136,6 +175,22 @@ def test_evaluate_prints_and_writes_every_system_with_intervals(day: PublishedSh
     again = (root / "reports/dt=2026-03-02/metrics.json").read_bytes()
     run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert (root / "reports/dt=2026-03-02/metrics.json").read_bytes() == again
+
+
+@pytest.fixture
+def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock shows the day before when it is midnight UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_where_the_data_end_is_said_in_utc_whatever_the_machines_time_zone(day: PublishedShop, far_west: None) -> None:
+    newest = outcomes(day.config, day.shop.date, 60).to_pandas()["ts"].max().date()
+    found = evaluate_day(day.config, day.shop.date, 60)
+    assert found.judged_on.endswith(f"; the data end on {newest}.")
 
 
 def test_evaluating_a_day_that_is_not_published_says_what_to_run(day: PublishedShop) -> None:

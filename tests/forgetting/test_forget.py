@@ -18,6 +18,7 @@ from forgetful_shop import CHECKPOINT, USERS, Made
 from typer.testing import CliRunner
 
 from jobs import daily as daily_job
+from jobs import evaluate as evaluate_job
 from jobs import forget as forget_job
 from rayrec import artefacts, forgotten, read_slates
 from rayrec.demo_shop import DATE
@@ -38,9 +39,9 @@ from rayrec.storage import Storage
 UNKNOWN = "nobody we know"
 
 
-def forget(made: Made, users: tuple[str, ...] | None = None) -> str:
+def forget(made: Made, users: tuple[str, ...] | None = None, *more: str) -> str:
     path = made.file_of((*made.gone, UNKNOWN) if users is None else users)
-    result = made.run(forget_job.main, "--users", str(path))
+    result = made.run(forget_job.main, "--users", str(path), *more)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -156,6 +157,40 @@ def test_what_is_published_is_not_published_again(made: Made) -> None:
     assert result.exit_code == 4
     assert "forgotten: is new" in result.output
     assert made.contents() == before
+
+
+def judged(made: Made) -> dict[str, Any]:
+    """What `jobs.evaluate` finds of the published day."""
+    result = made.run(evaluate_job.main, "--date", made.date.isoformat())
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(made.storage.read(f"reports/dt={made.date}/metrics.json"))
+    return found
+
+
+def test_the_newest_day_is_judged_with_the_corrected_model_its_manifest_names(made: Made) -> None:
+    whole = judged(made)
+    forget(made)
+    (certificate,) = certificates(made)
+    manifest = find_manifest(made.storage, made.date)
+    assert manifest is not None
+    assert manifest.models["item_model"] == certificate["item_models"][-1]["after"]
+    found = judged(made)
+    assert set(found["systems"]) == set(whole["systems"]) >= {"popularity", "ease", "llm", "control"}
+    assert whole["users_judged"] - len(made.gone) <= found["users_judged"] < whole["users_judged"]
+
+
+def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, tmp_path: Path) -> None:
+    """An older day, to jobs.forget: the models of another date are those that lose the users."""
+    other = replace(made, root=tmp_path / "other")
+    shutil.copytree(made.root, other.root)
+    forget(made, None, "--date", (made.date + timedelta(days=1)).isoformat())
+    forget(other)
+    found, with_model = judged(made), judged(other)
+    assert found["judged"].endswith("the day's item model went when users were forgotten.")
+    assert found["best_retriever_alone"] is None
+    assert set(found["systems"]) == {"llm", "control"}
+    for arm, values in found["systems"].items():
+        assert values == {name: value for name, value in with_model["systems"][arm].items() if name in values}
 
 
 def test_forgetting_twice_changes_nothing(made: Made) -> None:

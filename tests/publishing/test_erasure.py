@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,16 @@ def test_a_day_without_them_is_left_as_it_is(tmp_path: Path) -> None:
     before = [(info.path, info.version) for info in storage.list()]
     erase(storage, FOLDER, listed("somebody"))
     assert [(info.path, info.version) for info in storage.list()] == before
+
+
+def test_a_model_made_again_without_them_is_named_in_the_place_of_the_old(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    old = small_day.publish_day(storage).manifest
+    name, fingerprint = next(iter(old.models.items()))
+    erase(storage, FOLDER, listed("somebody"), {fingerprint: "another", "of another day": "x"})
+    now = find_manifest(storage, small_day.DATE)
+    assert now == dataclasses.replace(old, models={**old.models, name: "another"}, attempt=now.attempt if now else "")
+    assert read_slates(tmp_path, small_day.DATE, verify=True).equals(small_day.whole_day())
 
 
 @pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])

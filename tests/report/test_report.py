@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
 from rayrec.evaluation.report_data import EXAMPLE, ReportData
 from rayrec.evaluation.summary import summarise_slates
+from rayrec.pipeline.reporting import since_the_last
 from rayrec.storage import Storage
 
 VOID = {"meta", "br", "rect", "path", "polyline", "img", "link", "input", "hr"}
@@ -138,3 +140,37 @@ def test_a_quarantine_near_the_share_that_blocks_a_day_is_shown_before_it_does(l
     (rail,) = [rail for rail in guardrails(data) if rail.name == "rows in quarantine"]
     assert rail.found == "5.00%"
     assert rail.kept == kept
+
+
+@pytest.mark.parametrize(
+    ("left", "why"), [(None, "that day has no report"), (b'{"name": "x"}', "is of another version of rayrec")]
+)
+def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_kept(
+    tmp_path: Path, left: bytes | None, why: str
+) -> None:
+    storage, today = Storage(str(tmp_path)), full()
+    storage.write("slates/dt=2026-02-20/manifest.json", b"{}")
+    storage.write("slates/dt=2026-02-27/manifest.json", b"{}")
+    if left is not None:
+        storage.write("reports/dt=2026-02-27/report.json", left)
+    earlier, drifted, unknown = since_the_last(storage, today.date, today.summary)
+    assert earlier == date(2026, 2, 27)
+    assert why in unknown
+    data = dataclasses.replace(today, earlier=earlier, drift=drifted, drift_unknown=unknown)
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "drift against the day before"]
+    assert rail.kept is None
+    assert why in rail.found
+    text = "".join(Page(render(data)).text)
+    assert "? unknown" in text
+    assert "It is not known what drifted since 2026-02-27" in text
+
+
+def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
+    storage, today = Storage(str(tmp_path)), full()
+    assert since_the_last(storage, today.date, today.summary)[0] is None
+    for day in (date(2026, 2, 20), date(2026, 2, 27), today.date):
+        storage.write(f"slates/dt={day}/manifest.json", b"{}")
+        write_report(dataclasses.replace(today, date=day), storage)
+    earlier, drifted, unknown = since_the_last(storage, today.date, today.summary)
+    assert (earlier, unknown) == (date(2026, 2, 27), "")
+    assert set(drifted["verdict"].to_pylist()) == {"stable"}
