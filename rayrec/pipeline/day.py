@@ -18,7 +18,7 @@ from rayrec import forgotten
 from rayrec.config import Config, Rerank
 from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
 from rayrec.forgotten import Forgotten
-from rayrec.hashing import digest
+from rayrec.hashing import digest, ordered
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
@@ -105,8 +105,12 @@ class Day:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out."""
-        data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out.
+
+        Histories name an event by its place in `data.events`, so its order counts.
+        """
+        content = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        data = ordered(content, "events")
         files = [(file.path, file.size, file.version) for file in self.files]
         return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])
 
