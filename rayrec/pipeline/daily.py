@@ -89,7 +89,7 @@ def check(day: Day) -> None:
         if (rerank := variant.read(Rerank)).reads_text:
             way_named(rerank.method).read(rerank.settings)
     instruction(day)
-    _ = day.templates, day.checkpoints
+    _ = day.templates, day.checkpoints, day.base
 
 
 def run(day: Day) -> Night:

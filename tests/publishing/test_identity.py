@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 
 from rayrec.config import Config
+from rayrec.errors import ConfigError
 from rayrec.hashing import digest, ordered
-from rayrec.pipeline import embed
+from rayrec.pipeline import embed, learn
+from rayrec.pipeline.daily import check
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.embed_training import model_fingerprint
+from rayrec.pipeline.models import Models
 from rayrec.publishing.differences import differences
 
 SETTINGS = {
     "data.events": {"view": 0.1, "buy": 1.0, "return": -1.0},
     "data.items.attributes": {"price": "p", "colour": "c"},
-    "denoise.settings": {"a": 1, "b": 2},
+    "denoise.settings": {"max_share": 0.2, "min_keep": 5},
     "retrieval.sources": {"ease": {"kind": "ease", "top": 3}, "popularity": {}},
     "arms.variants": {"plain": {}, "other": {"retrieval": {"sources": {"item_knn": {}, "ease": {}}}}},
     "embeddings.instructions": {
@@ -38,14 +41,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def day(root: Path, turned: str = "") -> Day:
+def day(root: Path, turned: str = "", **sections: Any) -> Day:
     """`turned`: the path of a mapping whose keys stand in the opposite order."""
     data = {
         "root": str(root),
         "interactions": {"path": "events.csv", "event": {"column": "event"}},
         "items": {"path": "items.csv"},
     }
-    content: dict[str, Any] = {"name": "test", "data": data, "output": {"root": str(root / "out")}}
+    content: dict[str, Any] = {"name": "test", "data": data, "output": {"root": str(root / "out")}} | sections
     for path, value in SETTINGS.items():
         _put(content, path, value)
     if turned:
@@ -107,3 +110,24 @@ def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
     assert model_fingerprint(turned) != model_fingerprint(usual)
     for record_of in (embed.record_of, embed.neighbours_record_of):
         assert record_of(turned).identity != record_of(usual).identity
+
+
+def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
+    base = root / "models" / "base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_text("weights")
+    models = Models(1, "item model")
+
+    def identity() -> tuple[str, str]:
+        night = day(root, tuning={"base": str(base)})
+        return night.record.identity, learn._llm_fingerprint(night, models, [models])
+
+    before = identity()
+    assert identity() == before
+    (base / "model.safetensors").write_text("others ")
+    assert all(now != then for now, then in zip(identity(), before, strict=True))
+    with pytest.raises(ConfigError, match="base model is not there"):
+        check(day(root, tuning={"base": "models/nowhere"}))
+    unread = day(root, tuning={"base": "models/nowhere"}, rerank={"method": "none"})
+    assert unread.record.inputs == day(root).record.inputs
