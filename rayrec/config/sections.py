@@ -219,9 +219,9 @@ class Resources(Section):
     rerank_threads: int = Field(1, ge=1)  # of a CPU engine; with more, last bits may differ between runs
     local_cpus: int | None = Field(None, ge=1)  # of a local Ray; None: the machine's
     local_object_store_mb: int = Field(1024, ge=128)  # of a local Ray; beyond it Ray spills to disk
-    vllm: dict[str, Any] = Field(
-        {}
-    )  # passed to vllm.LLM: gpu_memory_utilization, max_model_len, tensor_parallel_size, ...
+    vllm: dict[str, Any] = Field({})
+    """Passed to vllm.LLM: gpu_memory_utilization, tensor_parallel_size, max_num_batched_tokens, ...; nothing that
+    scores depend on (rayrec.reranking.vllm_arguments)."""
 
 
 class Output(Section):
