@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,24 @@ def digest(content: Any) -> str:
     """sha256 (hex, 16 characters) of the canonical JSON of plain content: the fingerprint of configs and artefacts."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ordered(content: Mapping[str, Any], *paths: str) -> Any:
+    """`content` for `digest`, with the mappings at `paths` as lists of pairs: the order of their keys is part of it.
+
+    `a.b` is the mapping b in a, `a.*.b` that of everything in a; paths to what is not there are passed over.
+    """
+    return _ordered(content, [path.split(".") for path in paths])
+
+
+def _ordered(value: Any, paths: list[list[str]]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    pairs = [
+        [key, _ordered(inner, [path[1:] for path in paths if path[:1] in ([key], ["*"])])]
+        for key, inner in value.items()
+    ]
+    return pairs if [] in paths else dict(pairs)
 
 
 def seed_of(*parts: object) -> int:

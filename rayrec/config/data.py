@@ -191,7 +191,7 @@ class Data(Section):
     instructions: InstructionSource | None = None
     events: dict[str, float] = {"interaction": 1.0}
     """Known event names. Weight > 0: a positive, trained on with that weight; 0: seen only; < 0: evidence against."""
-    window_days: int = Field(90, ge=1)
+    window_days: int = Field(90, ge=1, le=36_500)  # a century, which is everything
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
     min_events: int = Field(1, ge=0)  # users with fewer positive events are ineligible
     history_limit: int = Field(100, ge=1)  # newest events kept per user

@@ -219,22 +219,37 @@ class Arms(Section):
 class Resources(Section):
     """What the job asks of the cluster. Never changes a result, so it is left out of the fingerprint."""
 
-    ingest_tasks: int | None = None  # None: as many as the cluster has CPUs
-    score_tasks: int | None = None
+    ingest_tasks: int | None = Field(None, ge=1)  # None: as many as the cluster has CPUs
+    score_tasks: int | None = Field(None, ge=1)
     fit_num_cpus: float = Field(2, gt=0)  # of the task that fits the item model
     tune_workers: int = Field(1, ge=1)
     tune_num_cpus: float = Field(2, gt=0)  # of each worker
     tune_num_gpus: Literal[0, 1] = 0
     rerank_actors: int | tuple[int, int] = 1  # number, or (min, max) to autoscale
-    rerank_num_gpus: float = 0
+    rerank_num_gpus: float = Field(0, ge=0)  # of each actor: a part of one, or whole ones
     rerank_device: Literal["auto", "cpu"] = "auto"  # auto: CUDA where rerank_num_gpus is above 0
-    rerank_num_cpus: float = 1
+    rerank_num_cpus: float = Field(1, ge=0, allow_inf_nan=False)
     rerank_threads: int = Field(1, ge=1)  # of a CPU engine; with more, last bits may differ between runs
     local_cpus: int | None = Field(None, ge=1)  # of a local Ray; None: the machine's
     local_object_store_mb: int = Field(1024, ge=128)  # of a local Ray; beyond it Ray spills to disk
-    vllm: dict[str, Any] = Field(
-        {}
-    )  # passed to vllm.LLM: gpu_memory_utilization, max_model_len, tensor_parallel_size, ...
+    vllm: dict[str, Any] = Field({})
+    """Passed to vllm.LLM: gpu_memory_utilization, tensor_parallel_size, max_num_batched_tokens, ...; nothing that
+    scores depend on (rayrec.reranking.vllm_arguments)."""
+
+    @field_validator("rerank_actors")
+    @classmethod
+    def _some_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
+        least, most = (actors, actors) if isinstance(actors, int) else actors
+        if not 1 <= least <= most:
+            raise ValueError("give a number of at least 1, or [min, max] with 1 <= min <= max")
+        return actors
+
+    @field_validator("rerank_num_gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError("more than one GPU is a whole number of them")
+        return gpus
 
 
 class Output(Section):

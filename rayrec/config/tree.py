@@ -29,7 +29,10 @@ from rayrec.config.sections import (
 )
 from rayrec.config.slates import Slate
 from rayrec.errors import ConfigError
-from rayrec.hashing import digest
+from rayrec.hashing import digest, ordered
+
+_IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants.*.retrieval.sources")
+"""Where the order of keys is part of what a config means: codes of events, ties of sources, the baseline and shares."""
 
 
 class Config(Section):
@@ -57,7 +60,7 @@ class Config(Section):
     @property
     def fingerprint(self) -> str:
         """Of everything that can change a slate: not where the data lies, where it goes, or on how many machines."""
-        return digest(self.meaning())
+        return digest(ordered(self.meaning(), *_IN_ORDER))
 
     def meaning(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data; embeddings are a publication of their own."""

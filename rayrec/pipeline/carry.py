@@ -7,6 +7,7 @@ one batch; that is checked at each stage, loudly, rather than believed. The stag
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,7 +18,6 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from rayrec import errors
 from rayrec.errors import RayrecError
 
 UNIT = "unit"  # the column that says which shard (or split) a row belongs to
@@ -82,8 +82,7 @@ def results(dataset: Dataset) -> Iterator[pa.Table]:
     """Run the dataset; one table a unit, in the order in which they finish. Raises the RayrecError of a stage."""
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _ERROR in table.column_names:
-            kind, what, where, do = table[_ERROR][0].as_py()
-            raise getattr(errors, kind)(what, where=where, do=do)
+            raise pickle.loads(table[_ERROR][0].as_py())
         yield table
 
 
@@ -98,7 +97,7 @@ def _apply(stage: Stage, table: pa.Table) -> pa.Table:
         out = stage(unit, table.drop_columns([UNIT]))
     except RayrecError as error:
         # As a row: Ray pickles an exception without its cause, and the user would read Ray's traceback instead.
-        out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.do]]})
+        out = pa.table({_ERROR: [pickle.dumps(error)]})
     return out.append_column(UNIT, pa.array(np.full(out.num_rows, unit, np.int32)))
 
 

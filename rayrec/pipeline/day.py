@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 
-from rayrec import forgotten
+from rayrec import forgotten, local_llm
 from rayrec.config import Config, Rerank
 from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
 from rayrec.forgotten import Forgotten
-from rayrec.hashing import digest
+from rayrec.hashing import digest, ordered
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.publishing.records import Input, RunRecord
 from rayrec.publishing.versions import code_version
@@ -105,8 +105,12 @@ class Day:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out."""
-        data = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out.
+
+        Histories name an event by its place in `data.events`, so its order counts.
+        """
+        content = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        data = ordered(content, "events")
         files = [(file.path, file.size, file.version) for file in self.files]
         return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])
 
@@ -155,7 +159,15 @@ class Day:
                 found[variant.name] = str(rerank.checkpoint), opened.digest
         return found
 
+    @cached_property
+    def base(self) -> str | None:
+        """Name and digest of the checkpoint that the LLM is tuned from; None: of no such. Raises ConfigError."""
+        folder = self.config.tuning.base
+        tunes = any(variant.read(Rerank).method == "item_token" for variant in self.arms.variants("rerank"))
+        return local_llm.digest_of(folder, "tuning.base") if tunes and folder != "scratch" else None
+
     @property
     def _read(self) -> tuple[Input, ...]:
-        """Those checkpoints, as inputs: their size is not told."""
-        return tuple(Input(folder, 0, digest) for folder, digest in sorted(set(self.checkpoints.values())))
+        """Those checkpoints and the base, as inputs: their size is not told."""
+        base = {(self.config.tuning.base, self.base)} if self.base else set()
+        return tuple(Input(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *base}))

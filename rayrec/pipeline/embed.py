@@ -26,7 +26,7 @@ from rayrec.embeddings.neighbours import Index
 from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
 from rayrec.embeddings.reader import read_embeddings
 from rayrec.embeddings.schema import embedding_schema, embedding_table, neighbour_table, vectors_of
-from rayrec.hashing import digest, shard_of
+from rayrec.hashing import digest, ordered, shard_of
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.commit import users_of_shard
 from rayrec.pipeline.day import Day
@@ -36,6 +36,12 @@ from rayrec.progress import Progress
 from rayrec.publishing.records import Manifest, Provenance, RunRecord, UserCounts
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import code_version, versions
+
+_IN_ORDER = (
+    "data.events",
+    "embeddings.sources",
+    "embeddings.instructions",
+)  # the order of their keys is a part of them
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def record_of(day: Day) -> RunRecord:
     meaning = {"embeddings": of_vectors(settings), "data": data}
     return RunRecord(
         date=day.date,
-        fingerprint=digest(meaning),
+        fingerprint=digest(ordered(meaning, *_IN_ORDER)),
         meaning=meaning,
         inputs=day.inputs,
         shards=day.config.data.shards,
@@ -95,7 +101,8 @@ def neighbours_record_of(day: Day) -> RunRecord:
     """As `record_of`, of neighbours: another number of them makes another run, of the same vectors."""
     settings, vectors = settings_of(day), record_of(day)
     meaning = {**vectors.meaning, "neighbours": settings.neighbours.model_dump(mode="json")}
-    return replace(vectors, meaning=meaning, fingerprint=digest(meaning), arms=settings.neighbour_lists)
+    fingerprint = digest(ordered(meaning, *_IN_ORDER))
+    return replace(vectors, meaning=meaning, fingerprint=fingerprint, arms=settings.neighbour_lists)
 
 
 def embed(day: Day, run: Run, data: Ingested, fingerprint: str) -> None:

@@ -21,7 +21,7 @@ from rayrec.embeddings.lessons import lessons
 from rayrec.embeddings.training import train
 from rayrec.embeddings.training_loop import Loop
 from rayrec.errors import ConfigError, MissingFileError
-from rayrec.hashing import digest
+from rayrec.hashing import digest, ordered
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories, read_catalogue
 from rayrec.workers import Report, Worker, Workers, run
@@ -50,9 +50,9 @@ def of_vectors(settings: Embeddings) -> dict[str, Any]:
 def model_fingerprint(day: Day) -> str:
     """Of everything that can change the weights: not of instructions that are asked but not taught."""
     settings = of_vectors(settings_of(day))
-    taught = [one for one in settings["instructions"].items() if one[1]["answer"]]
-    ordered = {"instructions": taught, "sources": list(settings["sources"].items())}  # an order is part of a model
-    return digest([settings | ordered, day.data_fingerprint, day.cut])
+    taught = {name: one for name, one in settings["instructions"].items() if one["answer"]}
+    content = ordered(settings | {"instructions": taught}, "instructions", "sources")  # an order is part of a model
+    return digest([content, day.data_fingerprint, day.cut])
 
 
 def fit(day: Day) -> str:

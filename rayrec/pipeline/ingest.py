@@ -1,8 +1,9 @@
 """Events in: input splits through the contract into the exchange, and out of it one file of histories a shard.
 
-Both halves are resumable: a split is done when its exchange file exists, a shard when its counts do. The exchange is a
-shuffle through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day
-holds, and what is killed is only run again.
+Both halves are resumable: a split is done when its exchange file exists, a shard when its counts do. How the input is
+cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. The exchange is a shuffle
+through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day holds,
+and what is killed is only run again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rayrec.contracts.quarantine import check_share, counts_by_reason
 from rayrec.contracts.schemas import ITEM, QUARANTINE
 from rayrec.contracts.sources import Split, make_splits
 from rayrec.contracts.validation import InteractionContract
+from rayrec.hashing import digest
 from rayrec.histories.exchange import read_forgotten, read_item_counts, read_shard, read_statistics
 from rayrec.histories.grouping import group, read_histories, write_histories
 from rayrec.histories.ingest import Tally, ingest_split
@@ -104,12 +106,49 @@ def read_catalogue(day: Day) -> pa.Table:
         return pq.read_table(file, schema=ITEM).combine_chunks()
 
 
+@dataclass(frozen=True)
+class SplitPlan:
+    """A day's splits, and where what is read of each goes.
+
+    Files of another plan hold other rows under the same number, so the paths carry a digest of the plan. What a killed
+    run of another plan left in quarantine stays there, beside the whole.
+    """
+
+    day: Day
+    splits: tuple[Split, ...]
+
+    @classmethod
+    def of(cls, day: Day) -> SplitPlan:
+        """The same in every process: it follows from the listing and `data.split_bytes` alone."""
+        data = day.config.data
+        return cls(day, make_splits(Storage(data.root), day.interaction_files, data.split_bytes))
+
+    def exchange(self, split: int) -> str:
+        return f"{self.day.work}/exchange/{self._key}/split={split:04d}.rrx"
+
+    def quarantine(self, split: int) -> str:
+        return f"{self.day.quarantine}/splits-{self._key}/split={split:04d}.parquet"
+
+    @property
+    def exchanges(self) -> list[str]:
+        """Every exchange file, in the order of (file, row)."""
+        return [self.exchange(split.index) for split in self.splits]
+
+    def to_do(self) -> list[int]:
+        done = {file.path for file in self.day.storage.list(f"{self.day.work}/exchange/{self._key}")}
+        return [split.index for split in self.splits if self.exchange(split.index) not in done]
+
+    @cached_property
+    def _key(self) -> str:
+        return digest([[(piece.file.path, piece.row_groups) for piece in split.pieces] for split in self.splits])
+
+
 class IngestSplit:
     """Stage: one input split through the contract into its exchange file."""
 
     def __init__(self, day: Day) -> None:
         self._day = day
-        self._splits = splits(day)
+        self._plan = SplitPlan.of(day)
         items = None if day.config.data.items.from_interactions else read_catalogue(day)["item_id"].combine_chunks()
         self._contract = InteractionContract(day.config.data, day.date, items)
 
@@ -117,10 +156,10 @@ class IngestSplit:
         statistics = ingest_split(
             Storage(self._day.config.data.root),
             self._day.storage,
-            self._splits[unit],
+            self._plan.splits[unit],
             self._contract,
-            exchange=_exchange_path(self._day, unit),
-            quarantine=f"{self._day.quarantine}/split={unit:04d}.parquet",
+            exchange=self._plan.exchange(unit),
+            quarantine=self._plan.quarantine(unit),
             forgotten=self._day.forgotten,
         )
         return pa.table({"rows": [statistics["rows"]]})
@@ -131,7 +170,7 @@ class GroupShard:
 
     def __init__(self, day: Day) -> None:
         self._day = day
-        self._exchange = [_exchange_path(day, split.index) for split in splits(day)]
+        self._exchange = SplitPlan.of(day).exchanges
         self._item_ids = read_catalogue(day)["item_id"].combine_chunks()
         self._files = [file.path for file in day.interaction_files]
 
@@ -157,16 +196,6 @@ class GroupShard:
         return pa.table({"users": [grouped.users]})
 
 
-def splits(day: Day) -> tuple[Split, ...]:
-    """The same splits in every process: they follow from the listing alone."""
-    return make_splits(Storage(day.config.data.root), day.interaction_files, day.config.data.split_bytes)
-
-
-def splits_to_do(day: Day) -> list[int]:
-    done = {file.path for file in day.storage.list(f"{day.work}/exchange")}
-    return [split.index for split in splits(day) if _exchange_path(day, split.index) not in done]
-
-
 def shards_to_do(day: Day) -> list[int]:
     done = {file.path for file in day.storage.list(f"{day.work}/histories")}
     return [shard for shard in range(day.config.data.shards) if _counts_path(day, shard) not in done]
@@ -185,16 +214,16 @@ def _ingest(day: Day) -> None:
             _write_quarantine(day, "items", read.quarantine)
         rejected_items.update({f"{OF_ITEMS}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()})
         item_rows = {", ".join(file.path for file in day.item_files): read.rows}
-    _run(day, "ingest", IngestSplit, splits_to_do(day), of=len(splits(day)), unit="splits")
-    exchange = [_exchange_path(day, split.index) for split in splits(day)]
+    plan = SplitPlan.of(day)
+    _run(day, "ingest", IngestSplit, plan.to_do(), of=len(plan.splits), unit="splits")
     tally, files = Tally(), Counter[str]()
-    for path in exchange:
+    for path in plan.exchanges:
         statistics = read_statistics(day.storage, path)
         tally.add(Tally.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
     _check_early(day, tally)
     if day.config.data.items.from_interactions:
-        parts = (read_item_counts(day.storage, path) for path in exchange)
+        parts = (read_item_counts(day.storage, path) for path in plan.exchanges)
         _write_catalogue(day, catalogue.from_counts(parts))
     _run(day, "histories", GroupShard, shards_to_do(day), of=day.config.data.shards, unit="shards")
     shards = [json.loads(day.storage.read(_counts_path(day, k))) for k in range(day.config.data.shards)]
@@ -241,10 +270,6 @@ def _catalogue_path(day: Day) -> str:
 
 def _summary_path(day: Day) -> str:
     return f"{day.work}/summary.json"
-
-
-def _exchange_path(day: Day, split: int) -> str:
-    return f"{day.work}/exchange/split={split:04d}.rrx"
 
 
 def _counts_path(day: Day, shard: int) -> str:

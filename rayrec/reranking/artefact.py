@@ -80,9 +80,14 @@ class LocalModel:
             raise DataError(
                 f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
                 where="instruction.text",
-                do="shorten the instruction or raise max_model_len in resources.vllm",
+                do="shorten the instruction",
             )
         return Layout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
+
+    def longest_prompt(self, instruction: str) -> int:
+        """Tokens of the longest prompt of `layout`, were there no limit: an item and a gap for every event."""
+        ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
+        return max(len(ids), int(self.card.settings["words"])) + 2 + 2 * self.card.events
 
     def reader(self) -> WordReader:
         """Reads what users ask for, as far as the tuned prompts reach and in the words that they taught."""

@@ -41,6 +41,7 @@ class EngineSettings:
     dtype: str = "auto"  # auto: as stored
     threads: int | None = None  # of a CPU engine; None: as torch finds them
     device: str = "cpu"  # "cuda" where a GPU is given
+    longest: int | None = None  # tokens of the longest prompt to come, for memory; None: of the longest it can read
     vllm: dict[str, Any] = field(default_factory=dict)  # more arguments for vllm.LLM
 
 

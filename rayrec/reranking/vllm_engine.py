@@ -23,6 +23,7 @@ import torch
 
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, EngineSettings, Failure, Float32
+from rayrec.reranking.vllm_arguments import refuse_scoring
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -42,31 +43,35 @@ class VllmEngine(Engine):
     name = "vllm"
 
     def __init__(self, model: LocalModel, settings: EngineSettings) -> None:
+        refuse_scoring(settings.vllm)
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:
             torch.set_num_threads(settings.threads)  # before vLLM starts: afterwards it refuses
+        from transformers import AutoConfig
         from vllm import LLM, PoolingParams
         from vllm.config import PoolerConfig
 
         super().__init__(model, settings)
-        arguments: dict[str, Any] = {
+        longest = int(AutoConfig.from_pretrained(model.folder, local_files_only=True).max_position_embeddings)
+        fixed: dict[str, Any] = {
+            "max_model_len": min(longest, settings.longest or longest),
             "runner": "pooling",
             "convert": "embed",
             "pooler_config": PoolerConfig(seq_pooling_type="LAST", use_activation=False),
             "dtype": model.card.dtype if settings.dtype == "auto" else settings.dtype,
             "enable_prefix_caching": True,
             "enable_chunked_prefill": False,  # where a prompt is cut would depend on its batch mates
-            "disable_log_stats": True,
             "trust_remote_code": False,
             "load_format": "safetensors",
             "seed": 0,
         }
+        defaults: dict[str, Any] = {"disable_log_stats": True}
         if settings.device == "cpu":
-            arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-        self._llm = LLM(model=model.folder, **(arguments | settings.vllm))
+            defaults |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+        self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
         self._params = PoolingParams(use_activation=False)
-        self.longest = int(self._llm.model_config.max_model_len)
+        self.longest = int(fixed["max_model_len"])
 
     def hidden(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
         # In lexical order prompts that share a beginning follow each other: vLLM finds the blocks in its prefix cache.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from rayrec.config import Arm, Config, Rerank, Within
 from rayrec.errors import ConfigError
-from rayrec.hashing import digest, hash_strings, mixed, seed_of
+from rayrec.hashing import digest, hash_strings, mixed, ordered, seed_of
 
 S = TypeVar("S", bound=BaseModel)
 Stage = Literal["denoise", "retrieve", "rerank", "slate"]
@@ -172,17 +172,11 @@ def _variants(config: Config, arm: Arm) -> Iterator[Variant]:
     for stage in STAGES:
         section = _SECTIONS[stage]
         settings: BaseModel = getattr(arm, section) or getattr(config, section)
-        key = digest([key, stage, _ordered(settings.model_dump(mode="json"))])
+        # The order of sources decides ties between them.
+        key = digest([key, stage, ordered(settings.model_dump(mode="json"), "sources")])
         variant = Variant(f"{_label(stage, settings)}-{key[:8]}", stage, settings, parent)
         parent = variant.name
         yield variant
-
-
-def _ordered(value: Any) -> Any:
-    # Lists in place of mappings: the order of sources decides ties between them, so it is part of the meaning.
-    if isinstance(value, dict):
-        return [[key, _ordered(inner)] for key, inner in value.items()]
-    return value
 
 
 def _label(stage: Stage, settings: BaseModel) -> str:

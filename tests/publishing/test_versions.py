@@ -1,7 +1,8 @@
-"""The code version is of rayrec's own checkout, or of the package; never of the repository it happens to lie in."""
+"""The code version is of rayrec's own checkout, or of the package's files; never of a repository it merely lies in."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,25 +25,40 @@ def checkout(folder: Path) -> Path:
     return folder / "rayrec" / "__init__.py"
 
 
-def test_in_a_checkout_it_is_the_commit_and_says_if_files_were_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = checkout(tmp_path)
-    monkeypatch.setattr(rayrec, "__file__", str(package))
+def test_in_a_checkout_it_is_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rayrec, "__file__", str(checkout(tmp_path)))
     commit = subprocess.check_output(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], text=True).strip()
     assert code_version() == commit
-    package.write_text("changed = True")
-    assert code_version() == f"{commit}-dirty"
 
 
-def test_installed_inside_another_repository_it_is_the_package_version(
+def test_every_local_change_is_a_version_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = checkout(tmp_path)
+    monkeypatch.setattr(rayrec, "__file__", str(package))
+    commit = code_version()
+    seen = []
+    for text in ("changed = 1", "changed = 2"):
+        package.write_text(text)
+        seen.append(code_version())
+    assert all(re.fullmatch(f"{commit}-dirty\\+[0-9a-f]{{16}}", version) for version in seen)
+    package.write_text("changed = 1")
+    assert code_version() == seen[0] != seen[1]
+
+
+def test_without_git_it_is_the_package_version_and_what_the_package_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkout(tmp_path)
-    installed = tmp_path / ".venv" / "site-packages" / "rayrec"
-    installed.mkdir(parents=True)
-    monkeypatch.setattr(rayrec, "__file__", str(installed / "__init__.py"))
-    assert code_version() == f"rayrec {rayrec.__version__}"
+    checkout(tmp_path)  # somebody else's repository
+    versions_seen = set()
+    for place, text in (("one", "a = 1"), ("same", "a = 1"), ("other", "a = 2")):
+        installed = tmp_path / place / "site-packages" / "rayrec"
+        (installed / "words").mkdir(parents=True)
+        (installed / "__init__.py").write_text("")
+        (installed / "words" / "vague.yaml").write_text(text)
+        (installed / "words" / "vague.cpython-311.pyc").write_text(place)
+        monkeypatch.setattr(rayrec, "__file__", str(installed / "__init__.py"))
+        versions_seen.add(code_version())
+    assert len(versions_seen) == 2
+    assert all(re.fullmatch(rf"rayrec {rayrec.__version__}\+[0-9a-f]{{16}}", version) for version in versions_seen)
 
 
 def test_versions_name_what_can_move_a_score() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayrec.errors import ConfigError
 from rayrec.reranking.base import EngineSettings, Failure, Float32
+from rayrec.reranking.vllm_arguments import refuse_scoring
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
 
@@ -28,6 +28,7 @@ class VllmNextToken(NextToken):
     def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, longest: int) -> None:
         from rayrec.reranking.vllm_engine import ENVIRONMENT
 
+        refuse_scoring(settings.vllm)
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:
@@ -47,12 +48,6 @@ class VllmNextToken(NextToken):
             "load_format": "safetensors",
             "seed": 0,
         }
-        if taken := sorted(fixed.keys() & settings.vllm.keys()):
-            raise ConfigError(
-                f"{', '.join(taken)}: rayrec sets this itself, because scores depend on it",
-                where="resources.vllm",
-                do="remove it; the longest prompt is prompt_tokens in rerank.settings, the dtype rerank.dtype",
-            )
         defaults: dict[str, Any] = {
             "disable_log_stats": True,
             "max_num_batched_tokens": max(2048, self.longest + 1),  # a whole prompt must fit: it is not cut

@@ -1,0 +1,43 @@
+"""Numbers that Ray or a date cannot have are refused with the config, not hours later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayrec.config import load
+from rayrec.errors import ConfigError
+
+CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "resources.ingest_tasks=-1",
+        "resources.score_tasks=0",
+        "resources.rerank_actors=0",
+        "resources.rerank_actors=[4, 1]",
+        "resources.rerank_actors=[0, 2]",
+        "resources.rerank_num_gpus=-2",
+        "resources.rerank_num_gpus=1.5",
+        "resources.rerank_num_gpus=.inf",
+        "resources.rerank_num_cpus=-1",
+        "resources.rerank_num_cpus=.inf",
+        "data.window_days=1000000",
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_by_its_key(setting: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(CONFIG, [setting])
+    (line,) = error.value.what.splitlines()
+    assert line.startswith(f"{setting.partition('=')[0]}: ")
+
+
+@pytest.mark.parametrize("actors", ["1", "[1, 1]", "[1, 4]"])
+def test_actors_are_a_number_or_a_range(actors: str) -> None:
+    gpus = "resources.rerank_num_gpus=0.5"
+    resources = load(CONFIG, [f"resources.rerank_actors={actors}", gpus, "resources.score_tasks=1"]).resources
+    assert resources.rerank_actors in (1, (1, 1), (1, 4))
+    assert load(CONFIG, ["data.window_days=36500"]).data.window_days == 36_500

@@ -1,0 +1,133 @@
+"""What makes two runs the same run, and what makes them two."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayrec.config import Config
+from rayrec.errors import ConfigError
+from rayrec.hashing import digest, ordered
+from rayrec.pipeline import embed, learn
+from rayrec.pipeline.daily import check
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.embed_training import model_fingerprint
+from rayrec.pipeline.models import Models
+from rayrec.publishing.differences import differences
+
+SETTINGS = {
+    "data.events": {"view": 0.1, "buy": 1.0, "return": -1.0},
+    "data.items.attributes": {"price": "p", "colour": "c"},
+    "denoise.settings": {"max_share": 0.2, "min_keep": 5},
+    "retrieval.sources": {"ease": {"kind": "ease", "top": 3}, "popularity": {}},
+    "arms.variants": {"plain": {}, "other": {"retrieval": {"sources": {"item_knn": {}, "ease": {}}}}},
+    "embeddings.instructions": {
+        "again": {"text": "Again?", "answer": {"kind": "again"}},
+        "next": {"text": "What next?", "answer": {"kind": "next"}},
+    },
+    "embeddings.sources": {"events": {"kind": "events"}, "rhythm": {"kind": "rhythm"}},
+}
+OTHER_SOURCES = "arms.variants.other.retrieval.sources"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A data root with the files that the config names."""
+    for name in ("events.csv", "items.csv"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def day(root: Path, turned: str = "", **sections: Any) -> Day:
+    """`turned`: the path of a mapping whose keys stand in the opposite order."""
+    data = {
+        "root": str(root),
+        "interactions": {"path": "events.csv", "event": {"column": "event"}},
+        "items": {"path": "items.csv"},
+    }
+    content: dict[str, Any] = {"name": "test", "data": data, "output": {"root": str(root / "out")}} | sections
+    for path, value in SETTINGS.items():
+        _put(content, path, value)
+    if turned:
+        _put(content, turned, dict(reversed(_at(content, turned).items())))
+    return Day(Config.model_validate(content), date(2011, 8, 31))
+
+
+def _at(content: dict[str, Any], path: str) -> dict[str, Any]:
+    for key in path.split("."):
+        content = content[key]
+    return content
+
+
+def _put(content: dict[str, Any], path: str, value: dict[str, Any]) -> None:
+    """Along copies, so that the constants above stay as they are."""
+    first, _, rest = path.partition(".")
+    content[first] = dict(content.get(first, {}))
+    if rest:
+        _put(content[first], rest, value)
+    else:
+        content[first] = value
+
+
+def test_digests_see_the_order_of_the_mappings_that_are_named_and_of_no_other() -> None:
+    one = {"a": {"x": {"p": 1, "q": 2}, "y": {}}, "b": {"x": 1, "y": 2}}
+    turned = {"b": {"y": 2, "x": 1}, "a": {"x": {"q": 2, "p": 1}, "y": {}}}
+    assert digest(one) == digest(turned)
+    assert digest(ordered(one, "a", "a.y", "c.d")) == digest(ordered(turned, "a", "a.y", "c.d"))
+    for path in ("b", "a.x", "a.*"):
+        assert digest(ordered(one, path)) != digest(ordered(turned, path))
+    assert ordered(one, "a", "a.*") == {"a": [["x", [["p", 1], ["q", 2]]], ["y", []]], "b": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize("path", ["data.events", "arms.variants", "retrieval.sources", OTHER_SOURCES])
+def test_an_order_that_means_something_makes_another_run_and_is_told(path: str, root: Path) -> None:
+    usual, turned = day(root), day(root, path)
+    assert turned.config.fingerprint != usual.config.fingerprint
+    (line,) = differences(usual.record, turned.record)
+    keys = list(_at(usual.config.meaning(), path))
+    assert line == f"config  order of {path}: {', '.join(keys)} -> {', '.join(reversed(keys))}"
+
+
+@pytest.mark.parametrize("path", ["data.items.attributes", "denoise.settings", "retrieval.sources.ease"])
+def test_an_order_that_means_nothing_makes_no_other_run(path: str, root: Path) -> None:
+    usual, turned = day(root), day(root, path)
+    assert turned.record.run_id == usual.record.run_id
+    assert turned.data_fingerprint == usual.data_fingerprint
+    assert [one.variants for one in turned.arms] == [one.variants for one in usual.arms]
+
+
+def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
+    assert day(root, "data.events").data_fingerprint != day(root).data_fingerprint
+    assert day(root, "arms.variants").data_fingerprint == day(root).data_fingerprint
+
+
+@pytest.mark.parametrize("path", ["data.events", "embeddings.instructions", "embeddings.sources"])
+def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
+    usual, turned = day(root), day(root, path)
+    assert model_fingerprint(turned) != model_fingerprint(usual)
+    for record_of in (embed.record_of, embed.neighbours_record_of):
+        assert record_of(turned).identity != record_of(usual).identity
+
+
+def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
+    base = root / "models" / "base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_text("weights")
+    models = Models(1, "item model")
+
+    def identity() -> tuple[str, str]:
+        night = day(root, tuning={"base": str(base)})
+        return night.record.identity, learn._llm_fingerprint(night, models, [models])
+
+    before = identity()
+    assert identity() == before
+    (base / "model.safetensors").write_text("others ")
+    assert all(now != then for now, then in zip(identity(), before, strict=True))
+    with pytest.raises(ConfigError, match="base model is not there"):
+        check(day(root, tuning={"base": "models/nowhere"}))
+    unread = day(root, tuning={"base": "models/nowhere"}, rerank={"method": "none"})
+    assert unread.record.inputs == day(root).record.inputs
