@@ -7,7 +7,6 @@ one batch; that is checked at each stage, loudly, rather than believed. The stag
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,8 +81,17 @@ def results(dataset: Dataset) -> Iterator[pa.Table]:
     """Run the dataset; one table a unit, in the order in which they finish. Raises the RayrecError of a stage."""
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _ERROR in table.column_names:
-            raise pickle.loads(table[_ERROR][0].as_py())
+            kind, what, where, do = table[_ERROR][0].as_py()
+            raise _kind_named(kind)(what, where=where, do=do)
         yield table
+
+
+def _kind_named(name: str) -> type[RayrecError]:
+    """The error of that name, wherever this process has it from; RayrecError itself where it has none."""
+    kinds = [RayrecError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return next((kind for kind in kinds if kind.__name__ == name), RayrecError)
 
 
 def _apply(stage: Stage, table: pa.Table) -> pa.Table:
@@ -97,7 +105,7 @@ def _apply(stage: Stage, table: pa.Table) -> pa.Table:
         out = stage(unit, table.drop_columns([UNIT]))
     except RayrecError as error:
         # As a row: Ray pickles an exception without its cause, and the user would read Ray's traceback instead.
-        out = pa.table({_ERROR: [pickle.dumps(error)]})
+        out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.do]]})
     return out.append_column(UNIT, pa.array(np.full(out.num_rows, unit, np.int32)))
 
 
