@@ -36,9 +36,9 @@ from rayrec.reranking import artefact, model, vocabulary
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import Card
 from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.vllm_engine import ENVIRONMENT, VllmEngine
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 BAR_RAW, BAR_PEER = 0.95, 1.0
 INSTRUCTION = "Recommend what this user will want next."

@@ -12,7 +12,7 @@ from rayrec.contracts.schemas import candidate_schema, reranked_schema
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure
-from rayrec.reranking.prompt import DAY_US
+from rayrec.units import DAY_US
 
 NOW = 100 * DAY_US
 SOURCES = ("ease", "popularity")
