@@ -70,6 +70,7 @@ def print_counts(night: Night, console: Console) -> None:
     rows += [(f"users in quarantine: {reason}", n) for reason, n in users.quarantined.items()]
     rows += [(f"users ineligible: {reason}", n) for reason, n in users.ineligible.items()]
     rows += [("slate rows", manifest.rows), ("input rows", sum(file.rows or 0 for file in manifest.inputs))]
+    rows += [("input files left out: other days' paths", night.day.window_files.left_out)]
     rows += [(f"input rows in quarantine: {reason}", n) for reason, n in manifest.quarantined_rows.items()]
     rows += [(f"prompts scored by {engine}", n) for engine, n in manifest.engine.items()]
     for name, count in rows:
