@@ -34,7 +34,7 @@ from rayrec.pipeline.asking import (
     served,
     told_in_words,
 )
-from rayrec.pipeline.carry import Pool, carry, over_units
+from rayrec.pipeline.carry import ActorPool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_summary, keep_verdicts
@@ -226,10 +226,10 @@ class Rerank:
         return place, rows.append_column("intends", pc.is_valid(intention))
 
 
-def _engine_pool(scoring: Scoring) -> Pool:
+def _engine_pool(scoring: Scoring) -> ActorPool:
     resources = scoring.day.config.resources
     # Ray would set OMP_NUM_THREADS from num_cpus, which says how tasks are placed, not how fast the engine may run.
     env = tuple(ENVIRONMENT.items())
     if not resources.rerank_num_gpus:
         env += (("OMP_NUM_THREADS", str(resources.rerank_threads)),)
-    return Pool(resources.rerank_actors, resources.rerank_num_cpus, resources.rerank_num_gpus, env)
+    return ActorPool(resources.rerank_actors, resources.rerank_num_cpus, resources.rerank_num_gpus, env)
