@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from rayrec import config
+from rayrec.config import Denoise, Retrieval
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.denoising.stage import DenoiseStage
@@ -80,14 +80,14 @@ def reranked(scoring: Scoring, units: list[int]) -> Dataset:
     """A dataset of reranked tables, one a unit."""
     resources = scoring.day.config.resources
     flow = over_units(units)
-    flow = carry(flow, Denoise, scoring, concurrency=resources.score_tasks)
-    flow = carry(flow, Retrieve, scoring, concurrency=resources.score_tasks)
+    flow = carry(flow, DenoiseShard, scoring, concurrency=resources.score_tasks)
+    flow = carry(flow, RetrieveShard, scoring, concurrency=resources.score_tasks)
     if any(asks_llm(variant) for variant in scoring.day.arms.variants("rerank")):
-        flow = carry(flow, Rerank, scoring, pool=_engine_pool(scoring))
+        flow = carry(flow, RerankShard, scoring, pool=_engine_pool(scoring))
     return flow
 
 
-class Denoise:
+class DenoiseShard:
     """Stage: a shard's histories as they were at the cut, with every denoise variant's verdict on each event."""
 
     def __init__(self, scoring: Scoring) -> None:
@@ -107,7 +107,7 @@ class Denoise:
         )
         parts = [DENOISED.empty_table()]
         for variant in day.arms.variants("denoise"):
-            settings = variant.read(config.Denoise)
+            settings = variant.read(Denoise)
             stage = DenoiseStage.load(
                 variant.name,
                 settings.method,
@@ -128,7 +128,7 @@ class Denoise:
         return denoised
 
 
-class Retrieve:
+class RetrieveShard:
     """Stage: candidates of every retrieve variant; rows are named by the rerank variants that read them."""
 
     def __init__(self, scoring: Scoring) -> None:
@@ -144,7 +144,7 @@ class Retrieve:
                 variant.name,
                 sources,
                 available(day),
-                variant.read(config.Retrieval).exclude_seen,
+                variant.read(Retrieval).exclude_seen,
                 day.event_weights,
             )
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
@@ -162,10 +162,10 @@ class Retrieve:
             return None
         lesson = ASK in rows.column_names
         texts = rows[ASK].to_pylist() if lesson else searches(day, rows["user_id"], day.arms.arms_of(variant))
-        return search(day, [text or "" for text in texts], variant.read(config.Retrieval).request_top)
+        return search(day, [text or "" for text in texts], variant.read(Retrieval).request_top)
 
 
-class Rerank:
+class RerankShard:
     """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see asking.py).
 
     `way.<reading>` says who scored a row, engine and way; null where nobody did.
