@@ -22,7 +22,7 @@ from rayrec.evaluation.metrics import Judged, Truth, judge
 from rayrec.ordering import best
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories, read_catalogue
-from rayrec.pipeline.models import DAY_US, instruction
+from rayrec.pipeline.models import instruction
 from rayrec.publishing.records import Manifest
 from rayrec.reranking import engines
 from rayrec.reranking.actor import Reranker, RerankSpec
@@ -36,6 +36,7 @@ from rayrec.retrieval.popularity import Popularity
 from rayrec.retrieval.sources import SourceSpec
 from rayrec.slates.examples import known_at, taken_after, usable
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 DEPTH = 50
 GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation stands in the table

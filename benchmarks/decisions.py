@@ -31,12 +31,12 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 import rayrec.slates  # noqa: F401  (registers the policies)
+from benchmarks.simulator import Slates, World, error_for
 from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.decision import decide
 from rayrec.evaluation.metrics import Judged, Truth, judge
 from rayrec.evaluation.preferences import preferences
 from rayrec.evaluation.significance import power_of, welch_p
-from rayrec.evaluation.simulator import Slates, World, error_for
 from rayrec.offpolicy.base import interval
 from rayrec.offpolicy.slate import conditional_weights, sn_rips
 from rayrec.slates.policies import SlatePolicy, policy_kind

@@ -33,9 +33,9 @@ from rayrec.histories.exchange import read_item_counts, read_shard
 from rayrec.histories.grouping import group
 from rayrec.histories.ingest import ingest_split
 from rayrec.pipeline.day import microseconds
-from rayrec.pipeline.models import DAY_US
 from rayrec.slates.examples import known_at, taken_after
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MIN_EVENTS = 8  # positive events a user must have, what is held out included

@@ -43,9 +43,10 @@ from benchmarks.embed_run import INSTRUCTIONS, Case, Found, run
 from benchmarks.made import make
 from rayrec import cluster
 from rayrec.config import Config, load
-from rayrec.embeddings.events import DAY, Items
+from rayrec.embeddings.events import Items
 from rayrec.pipeline.day import Day, microseconds
 from rayrec.pipeline.ingest import histories, ingest, read_catalogue
+from rayrec.units import DAY_US
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PARTS = ("vectors", "recall")
@@ -114,7 +115,7 @@ def vectors_met(case: Case, seeds: Sequence[int], noises: Sequence[float], denoi
 def recall_met(config: Config, on: date, name: str) -> bool:
     """Print the recall of candidates for the horizon after `on`; whether its bar is met."""
     assert config.embeddings is not None
-    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * DAY)
+    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * DAY_US)
     now, before = (Moment(day, microseconds(on) - back, 3) for back in (0, horizon))
     return embed_recall.report(now, before, horizon, name)
 

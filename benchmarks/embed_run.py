@@ -19,12 +19,13 @@ from benchmarks.embed_probe import auc, ks, probed
 from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings.answers import answer
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.embeddings.events import Events, Items
 from rayrec.embeddings.lessons import lessons
 from rayrec.embeddings.training import train
 from rayrec.embeddings.training_loop import Loop
 from rayrec.embeddings.views import View
 from rayrec.hashing import seed_of
+from rayrec.units import DAY_US
 
 INSTRUCTIONS = (1, 4, 16)  # timed
 FEWEST = 20  # users of either kind that a task needs
@@ -43,7 +44,7 @@ class Case:
     def labels(self, users: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
         """Per task, of these rows of the table: 1, 0, or NaN where the log cannot say."""
         before = Events.of(self.table, self.event_weights, self.now).take(users)
-        until = Events.of(self.table, self.event_weights, self.now + int(self.settings.horizon_days * DAY))
+        until = Events.of(self.table, self.event_weights, self.now + int(self.settings.horizon_days * DAY_US))
         after = until.filter(until.ts >= self.now).take(users)
         asked = {name: one.answer for name, one in self.settings.instructions.items() if one.answer}
         return {name: answer(one, before, after, self.items).yes for name, one in asked.items() if one.kind != "next"}

@@ -39,7 +39,7 @@ from rayrec.evaluation.judging import judge_day
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.pipeline import daily
 from rayrec.pipeline.day import Day
-from rayrec.pipeline.models import DAY_US
+from rayrec.units import DAY_US
 
 BAR, BAR_LAST_EVENT = 1.05, 1.25
 JOB, LLM = "llm", "llm alone"

@@ -31,14 +31,14 @@ from rayrec.cluster import connect
 from rayrec.config import Resources, Tuning
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import candidate_schema
-from rayrec.pipeline.carry import UNIT, Pool, carry, over_units, results
+from rayrec.pipeline.carry import UNIT, ActorPool, carry, over_units, results
 from rayrec.reranking import artefact, model, vocabulary
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import Card
 from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.vllm_engine import ENVIRONMENT, VllmEngine
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 BAR_RAW, BAR_PEER = 0.95, 1.0
 INSTRUCTION = "Recommend what this user will want next."
@@ -150,7 +150,7 @@ class _Ours:
 def ours(task: Task) -> tuple[float, Scores]:
     """(users a second, scores by user)."""
     dataset = carry(over_units(range(len(task.shards))), _Table, task)
-    pool = Pool(1, task.threads, 0, tuple(task.env.items()))
+    pool = ActorPool(1, task.threads, 0, tuple(task.env.items()))
     tables = list(results(carry(dataset.materialize(), _Ours, task, pool=pool)))
     end = time.time()
     warm = next(table for table in tables if table[UNIT][0].as_py() == 0)

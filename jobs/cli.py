@@ -24,7 +24,7 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override one setting: section.key=value. May be repeated.")
 ]
-Day = Annotated[
+DayOption = Annotated[
     datetime,
     typer.Option("--date", formats=["%Y-%m-%d"], help="The day to recommend for; only days before it are known."),
 ]

@@ -15,14 +15,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.report import has_report, write_report
 from rayrec.evaluation.terminal import print_person, results_console
 from rayrec.pipeline import daily as pipeline
 from rayrec.pipeline.daily import Night
-from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.plan import describe
 from rayrec.pipeline.reporting import people_worth_showing, report_data
 from rayrec.publishing import layout
@@ -32,13 +32,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan: what is
 
 def daily(
     config: ConfigPath,
-    date: Day,
+    date: DayOption,
     overrides: Overrides = None,
     dry_run: DryRun = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Publish one date's slates."""
-    work = Work(settings(config, overrides, print_config), day_of(date))
+    work = Day(settings(config, overrides, print_config), day_of(date))
     console = results_console()
     if dry_run:
         console.print(describe(work), markup=False, soft_wrap=True)
@@ -84,6 +84,7 @@ def print_counts(night: Night, console: Console) -> None:
     rows += [(f"users in quarantine: {reason}", n) for reason, n in users.quarantined.items()]
     rows += [(f"users ineligible: {reason}", n) for reason, n in users.ineligible.items()]
     rows += [("slate rows", manifest.rows), ("input rows", sum(file.rows or 0 for file in manifest.inputs))]
+    rows += [("input files left out: other days' paths", night.day.window_files.left_out)]
     rows += [(f"input rows in quarantine: {reason}", n) for reason, n in manifest.quarantined_rows.items()]
     rows += [(f"prompts scored by {engine}", n) for engine, n in manifest.engine.items()]
     for name, count in rows:

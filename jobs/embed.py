@@ -8,19 +8,19 @@ histories with `jobs.daily`, and nothing else: neither needs the other.
 
 from __future__ import annotations
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
 from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline import embed as pipeline
-from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.embed_training import settings_of
 from rayrec.publishing.layout import day_folder
 
 
-def embed(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def embed(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Publish one date's embeddings."""
-    work = Work(settings(config, overrides, print_config), day_of(date))
+    work = Day(settings(config, overrides, print_config), day_of(date))
     settings_of(work)
     console = results_console()
     with cluster.connect(work.config.resources):

@@ -5,18 +5,18 @@ python -m jobs.fit --config conf/online_retail.yaml --set data.root=DIR --set ou
 
 from __future__ import annotations
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ingest
 from rayrec.pipeline.learn import fit_models
 
 
-def fit(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def fit(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Fit the item models that scoring this date needs."""
-    work = Work(settings(config, overrides, print_config), day_of(date))
+    work = Day(settings(config, overrides, print_config), day_of(date))
     check(work)
     with cluster.connect(work.config.resources):
         models = fit_models(work, ingest(work))

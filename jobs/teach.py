@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
 from rayrec.contracts.schemas import INSTRUCTION
 from rayrec.evaluation.terminal import results_console
 from rayrec.instructions.teachers.llm import LlmTeacher
-from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ingest
 from rayrec.pipeline.teach import by_llm, by_rules, preferences
 
@@ -32,14 +32,14 @@ Reader = Annotated[
 
 def teach(
     config: ConfigPath,
-    date: Day,
+    date: DayOption,
     table: Table,
     checkpoint: Reader = None,
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Write what users like, in words."""
-    work = Work(settings(config, overrides, print_config), day_of(date))
+    work = Day(settings(config, overrides, print_config), day_of(date))
     teacher = LlmTeacher(checkpoint, work.storage) if checkpoint else None
     with cluster.connect(work.config.resources):
         users = ingest(work).users

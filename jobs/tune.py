@@ -7,19 +7,19 @@ A tuning that was killed goes on after its last epoch.
 
 from __future__ import annotations
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day as Work
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ingest
 from rayrec.pipeline.learn import fit_models, tune_models
 from rayrec.reranking.artefact import read_card
 
 
-def tune(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def tune(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Tune the LLM that scoring this date needs, and print its loss curve."""
-    work = Work(settings(config, overrides, print_config), day_of(date))
+    work = Day(settings(config, overrides, print_config), day_of(date))
     check(work)
     console = results_console()
     with cluster.connect(work.config.resources):

@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from rayrec.demo_words import GOODS
+from rayrec.units import DAY_US
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -40,7 +41,6 @@ CHAIN, STAY = 0.6, 0.7  # P(follow-up of the last item of the kind), P(staying w
 NOISE = 0.18  # of all events before the date
 SAYS = 0.1  # of all users: those who say what they like or want
 BEST = 50  # length of the best possible slate
-_US = 86_400 * 10**6
 _CUT = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp()) * 10**6
 
 
@@ -156,7 +156,7 @@ def _live(
     for step in range(max(map(len, moments))):
         user = np.array([u for u, at in enumerate(moments) if len(at) > step])
         at = np.array([moments[u][step] for u in user])
-        day = at // _US
+        day = at // DAY_US
         now = _People(people.cares[user], people.kind[user], people.last[user], people.seen[user])
         stray = rng.random(len(user)) < noise
         other = catalogue.popular[day] * ((now.cares == 0)[:, catalogue.kind] & ~now.seen)
@@ -212,7 +212,7 @@ def _write(
 
 
 def _events(rng: np.random.Generator, columns: dict[str, Any], user_id: Any, item_id: Any) -> pa.Table:
-    at = columns["at"] + _CUT - PAST_DAYS * _US
+    at = columns["at"] + _CUT - PAST_DAYS * DAY_US
     moment = pc.strftime(pa.array(at // 10**6, pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
     event = np.where(rng.random(len(at)) < 0.7, "purchase", "view")
     return pa.table(

@@ -1,4 +1,4 @@
-"""A local Hugging Face checkpoint as something to tune: decoder with LoRA, tokenizer, digest.
+"""A local Hugging Face checkpoint: its digest; and as something to tune, its decoder with LoRA and its tokenizer.
 
 Safetensors only, nothing is downloaded, and no code of the checkpoint runs. `where` names the setting that holds the
 folder, for errors.
@@ -12,9 +12,26 @@ from typing import Any
 
 from rayrec.errors import ConfigError
 
+_SHAPING = (".json", ".jinja", ".safetensors")  # configuration, tokenizer, chat template, weights
+
+
+def checkpoint_digest(*folders: Path) -> str:
+    """16 hex digits over all files that shape what a checkpoint says; the same content, the same digest.
+
+    `folders`: the checkpoint, and an adapter on top if there is one.
+    """
+    total = hashlib.sha256()
+    for place, folder in enumerate(folders):
+        for file in sorted(folder.iterdir()):
+            if file.suffix in _SHAPING:
+                total.update(f"{place}/{file.name}\0".encode())
+                with open(file, "rb") as content:
+                    total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()[:16]
+
 
 def digest_of(folder: str, where: str) -> str:
-    """The folder's name and a digest of its files' content, for fingerprints. Raises ConfigError."""
+    """The folder's name and its `checkpoint_digest`, for fingerprints. Raises ConfigError."""
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -22,13 +39,7 @@ def digest_of(folder: str, where: str) -> str:
             where=f"{where}: {folder}",
             do="give 'scratch' or the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
         )
-    total = hashlib.sha256()
-    for file in sorted([path / "config.json", path / "tokenizer.json", *path.glob("*.safetensors")]):
-        if file.is_file():
-            total.update(file.name.encode())
-            with open(file, "rb") as content:
-                total.update(hashlib.file_digest(content, "sha256").digest())
-    return f"{path.name}@{total.hexdigest()[:16]}"
+    return f"{path.name}@{checkpoint_digest(path)}"
 
 
 def with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:

@@ -140,7 +140,9 @@ class InteractionSource(FileSource):
     dwell_ms: ColumnLike | None = None
     event: EventDerivation = EventDerivation()
     require: tuple[Requirement, ...] = ()
-    day_pattern: GroupPattern = r"(\d{4}-\d{2}-\d{2})"  # in a file's path: the one UTC day whose rows it holds
+    # In a file's path: the one day, of UTC or of the time column's zone, whose rows it holds. Paths that name another
+    # day (of an export, say) need a pattern that does not match it.
+    day_pattern: GroupPattern = r"(\d{4}-\d{2}-\d{2})"
 
 
 class ItemSource(FileSource):

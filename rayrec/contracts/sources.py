@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import PurePosixPath
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 from fsspec.utils import glob_translate
@@ -41,6 +42,14 @@ class InputFile:
 
 
 @dataclass(frozen=True)
+class WindowFiles:
+    """The interaction files of a run."""
+
+    files: tuple[InputFile, ...]  # sorted by path
+    left_out: int  # how many more there are, whose paths name days outside the window
+
+
+@dataclass(frozen=True)
 class Piece:
     """A file, or consecutive row groups of a parquet file."""
 
@@ -60,13 +69,20 @@ class Split:
 def input_files(data: Data, day: date) -> list[InputFile]:
     """The interaction files that can hold rows of [day - window_days, day), sorted by path.
 
-    Files whose path names a day (`day_pattern`) outside the window are left out; files that name none are read.
     Raises DataError where there are none, saying what there is.
+    """
+    return list(files_of_window(data, day).files)
+
+
+def files_of_window(data: Data, day: date) -> WindowFiles:
+    """Files whose path names a day (`day_pattern`) outside the window are left out; files that name none are read.
+
+    Raises DataError where none is left, saying what there is.
     """
     files = list_files(data.root, data.interactions, "data.interactions")
     days = _days_of(files, data.interactions.day_pattern)
-    first = day - timedelta(days=data.window_days)
-    kept = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day < day]
+    first, last = _days_of_window(data, day)
+    kept = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day <= last]
     if not kept:
         known = sorted(its_day for its_day in days if its_day is not None)
         raise DataError(
@@ -75,7 +91,7 @@ def input_files(data: Data, day: date) -> list[InputFile]:
             where=Storage(data.root).url(data.interactions.path),
             do="choose a --date after those days, or raise data.window_days",
         )
-    return [replace(file, index=i) for i, file in enumerate(kept)]
+    return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(kept)), len(files) - len(kept))
 
 
 def item_files(data: Data) -> tuple[InputFile, ...]:
@@ -170,6 +186,19 @@ def _format_of(storage: Storage, file: FileInfo, source: FileSource, section: st
 def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:
     texts = patterns.extract(pa.array([file.path for file in files], pa.string()), pattern).to_pylist()
     return [_day(text) for text in texts]
+
+
+def _days_of_window(data: Data, day: date) -> tuple[date, date]:
+    """The first and the last day that a file with rows of the window may be named by.
+
+    Files may be cut by UTC days or by those of the zone that the times are written in, whose last day ends later or
+    whose first begins earlier.
+    """
+    ts = data.interactions.ts
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    zones = (UTC, ZoneInfo("UTC" if isinstance(ts, str) else ts.timezone))
+    first, last = end - timedelta(days=data.window_days), end - timedelta(microseconds=1)
+    return min(first.astimezone(zone).date() for zone in zones), max(last.astimezone(zone).date() for zone in zones)
 
 
 def _day(text: str | None) -> date | None:

@@ -11,6 +11,10 @@ A_kk = sum_j G_jk P_jk / P_kk^2, and dP = -P d(X'X) P. So with S = P A P, symmet
 The trap: these effects do not add up, because the solution moves with each event that goes. Removing the 16% of events
 that looked worst to first order took nDCG from .097 to .072 (REFERENCES section 2). Hence `worst_events` gives few at a
 time: at most a share of each user's events and of each item's, then fit and measure again.
+
+Who uses it: no job does, and that is why. It is public maths for a study in a notebook, over the P of one's own
+(`inverse_of`) or that of a night, which `retrieval.sources.ease.keep_inverse` keeps (`retrieval.ease.unpacked`). The
+nightly method (`ease`) judges by B alone; `jobs.forget` takes users out of P in blocks (`retrieval.unlearning`).
 """
 
 from __future__ import annotations

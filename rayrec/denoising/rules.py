@@ -24,8 +24,8 @@ from rayrec.denoising.base import REASONS, Denoiser, Histories, Verdict, registe
 from rayrec.denoising.limits import Cap
 from rayrec.denoising.selection import strongest
 from rayrec.settings import read_settings, require
+from rayrec.units import DAY_US
 
-_DAY = 86_400_000_000
 _RULES = ("undone", "burst", "repeated", "skimmed")  # strongest first
 
 Bools = npt.NDArray[np.bool_]
@@ -105,7 +105,7 @@ def undone(histories: Histories, undo_days: float) -> Bools:
     sort = np.lexsort((np.arange(len(at)), level, group))
     at, group, level, step = at[sort], group[sort], level[sort], step[sort]
     pair = (group[1:] == group[:-1]) & (level[1:] == level[:-1]) & (step[:-1] > 0) & (step[1:] < 0)
-    soon = histories.ts.values[at[1:]] - histories.ts.values[at[:-1]] <= undo_days * _DAY
+    soon = histories.ts.values[at[1:]] - histories.ts.values[at[:-1]] <= undo_days * DAY_US
     result[at[:-1][pair & soon]] = True
     return result
 
@@ -132,7 +132,7 @@ def repeated(histories: Histories, repeats: int) -> Bools:
     """Positive events of an item after the first `repeats` of the same user, item and UTC day."""
     item = histories.item
     chosen = np.flatnonzero(histories.weight.values > 0)
-    day = histories.ts.values[chosen] // _DAY
+    day = histories.ts.values[chosen] // DAY_US
     rows, codes = item.rows[chosen], item.values[chosen]
     order = np.lexsort((np.arange(len(chosen)), day, codes, rows))
     rows, codes, day = rows[order], codes[order], day[order]

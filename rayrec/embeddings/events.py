@@ -14,8 +14,7 @@ import pyarrow.compute as pc
 
 from rayrec.contracts.numbers import floats
 from rayrec.contracts.ragged import Ragged
-
-DAY = 86_400_000_000  # microseconds
+from rayrec.units import DAY_US
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Events:
 
     @cached_property
     def age_days(self) -> npt.NDArray[np.float64]:
-        return (self.now - self.ts) / DAY
+        return (self.now - self.ts) / DAY_US
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> Self:
         """The events where mask is true; users stay."""

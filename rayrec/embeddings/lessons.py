@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings.answers import Answers, answer
-from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.embeddings.events import Events, Items
 from rayrec.hashing import hash_strings, mixed, seed_of
+from rayrec.units import DAY_US
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Lesson:
 
 def moments(settings: Embeddings, now: int) -> tuple[int, ...]:
     """Microseconds UTC, newest first: when users were asked; all answers end before `now`."""
-    newest = now - int(settings.horizon_days * DAY)
-    return tuple(newest - int(k * settings.training.every_days * DAY) for k in range(settings.training.cuts))
+    newest = now - int(settings.horizon_days * DAY_US)
+    return tuple(newest - int(k * settings.training.every_days * DAY_US) for k in range(settings.training.cuts))
 
 
 def lessons(
@@ -41,7 +42,7 @@ def lessons(
     found = []
     for cut in moments(settings, now):
         before = Events.of(table, event_weights, cut)
-        until = Events.of(table, event_weights, cut + int(settings.horizon_days * DAY))
+        until = Events.of(table, event_weights, cut + int(settings.horizon_days * DAY_US))
         after = until.filter(until.ts >= cut)
         users = np.flatnonzero(before.lengths > 0)[: settings.training.users]
         before, after = before.take(users), after.take(users)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.embeddings.events import Events, Items
+from rayrec.units import DAY_US
 
 FEATURES = (
     "recency_days",
@@ -44,14 +45,14 @@ def features(events: Events, items: Items) -> npt.NDArray[np.float64]:
     price = items.price[events.item]
     value = events.value.astype(np.float64)
     quantity = np.where(np.isnan(value), 1, value)
-    day = events.ts // DAY
+    day = events.ts // DAY_US
     first_of_day = _changes(events.user, day)
     rank = events.offsets[1:][events.user] - np.arange(len(events.item))  # 1: the newest
     newest = rank <= np.maximum(1, np.ceil(count[events.user] / 10))
     first, last = events.offsets[:-1][some], events.offsets[1:][some] - 1
     recency, span = np.full(len(events), np.nan), np.full(len(events), np.nan)
     recency[some] = events.age_days[last]
-    span[some] = (events.ts[last] - events.ts[first]) / DAY
+    span[some] = (events.ts[last] - events.ts[first]) / DAY_US
     active = _sums(events, first_of_day)
     distinct = _distinct(events)
     recent = {days: events.age_days <= days for days in (7, 30, 90)}

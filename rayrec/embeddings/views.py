@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.embeddings import Embeddings, EmbeddingSource
-from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.embeddings.events import Events, Items
 from rayrec.embeddings.profile import FEATURES, features
 from rayrec.embeddings.vocabulary import PAD, Vocabulary
+from rayrec.units import DAY_US
 
 FIELDS = ("event", "age", "value", "band", "size", "gap", "weekday", "part", "month", "number")
 """Numbers that are read as words; `number`: which one of the profile."""
@@ -139,8 +140,8 @@ class Viewer:
         return words, np.nan_to_num(weight), some.astype(np.int64)
 
     def _rhythm(self, events: Events) -> _Lines:
-        day = events.ts // DAY
-        part = events.ts % DAY * 6 // DAY
+        day = events.ts // DAY_US
+        part = events.ts % DAY_US * 6 // DAY_US
         month = events.ts.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) % 12
         lines = [
             self._shares(events, "weekday", (day + 3) % 7, 7),  # 1970-01-01 was a Thursday
@@ -173,7 +174,7 @@ class Viewer:
         return words, counts / np.maximum(counts.sum(1), 1)[:, None]
 
     def _sessions(self, events: Events) -> _Lines:
-        field, gap = self._vocabulary.field, self.settings.session_gap_hours * DAY / 24
+        field, gap = self._vocabulary.field, self.settings.session_gap_hours * DAY_US / 24
         pause = np.diff(events.ts, prepend=events.ts[:1])
         new_user = np.diff(events.user, prepend=-1) != 0
         begins = np.flatnonzero(new_user | (pause > gap))
@@ -190,7 +191,7 @@ class Viewer:
         columns = [
             field("size", size),
             field("age", events.age_days[begins]),
-            field("gap", np.where(new_user[begins], np.nan, pause[begins] / DAY)),
+            field("gap", np.where(new_user[begins], np.nan, pause[begins] / DAY_US)),
             field("band", mean_band),
             field("value", value),
         ]

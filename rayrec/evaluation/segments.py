@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from rayrec.units import DAY_US
+
 FEWEST = 30  # users below which a segment is not judged
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))
 _TENURES = ((0.0, "first week"), (7.0, "first month"), (30.0, "first quarter"), (91.0, "longer than a quarter"))
 _MOST_KINDS = 6
-_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def segments(traits: Traits, kinds: Sequence[str]) -> Iterator[tuple[str, npt.ND
 
 def tenure_days(oldest: npt.NDArray[np.int64], cut: int) -> npt.NDArray[np.float64]:
     """Days from `oldest` [users] to `cut`, microseconds UTC."""
-    return (cut - oldest) / _DAY
+    return (cut - oldest) / DAY_US
 
 
 def _bands(

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from rayrec.contracts.ragged import Ragged
 from rayrec.evaluation.beyond import HEAD
 from rayrec.evaluation.summary import SUMMARY, merge
+from rayrec.units import DAY_US
 
 AGES = (
     (0.0, "under a day"),
@@ -30,7 +31,6 @@ AGES = (
     (90.0, "older"),
 )
 POPULAR = ("top tenth of events", f"to {HEAD:.0%} of events", "tail")
-_DAY = 86_400e6  # microseconds
 _HIT = 0.1  # share of the events that the most popular items of all have
 
 Ints = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ def summarise_taken_out(denoised: pa.Table, events: Sequence[str], now: int, ban
     for variant in pc.unique(denoised["variant"]).to_pylist():
         rows = denoised.filter(pc.equal(denoised["variant"], variant))
         out = Ragged.from_arrow(rows["reason"]).values > 0
-        days = (now - Ragged.from_arrow(rows["ts"]).values) / _DAY
+        days = (now - Ragged.from_arrow(rows["ts"]).values) / DAY_US
         age = np.searchsorted([low for low, _ in AGES[1:]], days, side="right")
         parts += [
             _counts("out by event", variant, events, Ragged.from_arrow(rows["event"]).values, out),

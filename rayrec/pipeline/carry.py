@@ -30,7 +30,7 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True)
-class Pool:
+class ActorPool:
     """A pool of actors, each holding what its stage loaded for the whole job. `size` is a number or (min, max)."""
 
     size: int | tuple[int, int] = 1
@@ -54,7 +54,7 @@ def carry(
     stage: Callable[[Any], Stage],
     spec: object,
     *,
-    pool: Pool | None = None,
+    pool: ActorPool | None = None,
     concurrency: int | None = None,
 ) -> Dataset:
     """Append a stage: as tasks that any free worker picks up (`concurrency` at a time), or with `pool` as actors."""

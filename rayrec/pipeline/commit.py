@@ -28,7 +28,7 @@ from rayrec.pipeline.split import SERVED, SPLIT
 from rayrec.publishing.records import UserCounts, add_counts
 from rayrec.publishing.run import Run
 from rayrec.slates.arms import ArmPath
-from rayrec.slates.assemble import AssembleStage, Pool
+from rayrec.slates.assemble import AssembleStage, CandidatePool
 from rayrec.slates.binding import bound
 from rayrec.slates.scored import Bools
 from rayrec.slates.targets import target_rows
@@ -51,7 +51,7 @@ class Committing:
 class Made:
     """One arm's part of a shard."""
 
-    pool: Pool  # arranged, of its own users and of those whose slates it is asked about
+    pool: CandidatePool  # arranged, of its own users and of those whose slates it is asked about
     members: Bools  # [users of the pool] who get a slate
     codes: Ragged  # int64 item codes of the slates, one row a member
     slates: pa.Table  # SLATE

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from rayrec import forgotten, local_llm
 from rayrec.config import Config, Rerank
-from rayrec.contracts.sources import InputFile, input_files, instruction_files, item_files
+from rayrec.contracts.sources import InputFile, WindowFiles, files_of_window, instruction_files, item_files
 from rayrec.forgotten import Forgotten
 from rayrec.hashing import digest, ordered
 from rayrec.instructions.templates import Templates, load_templates
@@ -82,8 +82,12 @@ class Day:
         return resolve(self.config)
 
     @cached_property
+    def window_files(self) -> WindowFiles:
+        return files_of_window(self.config.data, self.date)
+
+    @property
     def interaction_files(self) -> tuple[InputFile, ...]:
-        return tuple(input_files(self.config.data, self.date))
+        return self.window_files.files
 
     @cached_property
     def item_files(self) -> tuple[InputFile, ...]:

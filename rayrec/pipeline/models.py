@@ -26,8 +26,8 @@ from rayrec.slates.blend import Blend, Prior
 from rayrec.slates.diversity import read_diversity
 from rayrec.slates.policies import policy_kind
 from rayrec.slates.scored import Items
+from rayrec.units import DAY_US
 
-DAY_US = 86_400_000_000
 BLEND = "blend"
 
 

@@ -21,7 +21,8 @@ def describe(day: Day) -> str:
     size = sum(file.size for file in day.files)
     lines = [
         f"{day.config.name}, {day.dt}: run {record.run_id}, config {record.fingerprint}, code {record.code_version}",
-        f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {day.config.data.root}",
+        f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {day.config.data.root}; "
+        f"{day.window_files.left_out:,} more have other days in their paths and are left out",
         f"output    {day.storage.root}",
     ]
     if manifest is not None:

@@ -80,7 +80,7 @@ def report_data(night: Night, people: list[Person], planted: pa.Table | None = N
         published=True,
         decision=_decision(manifest),
         arms={path.arm: _in_words(path) for path in day.arms},
-        facts=_facts(manifest),
+        facts=_facts(manifest) | _inputs(day),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
@@ -150,6 +150,11 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         **manifest.versions,
         "published at": manifest.created_at,
     }
+
+
+def _inputs(day: Day) -> dict[str, str]:
+    left_out = day.window_files.left_out
+    return {"input files": f"{len(day.files):,}; {left_out:,} more have other days in their paths and were left out"}
 
 
 def _quarantine_examples(day: Day) -> pa.Table:

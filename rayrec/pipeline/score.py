@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from rayrec import config
+from rayrec.config import Denoise, Retrieval
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.denoising.stage import DenoiseStage
 from rayrec.evaluation.taken_out import popularity_bands, summarise_taken_out
 from rayrec.hashing import digest
 from rayrec.pipeline.asking import anything_asked, has_events, told_in_words
-from rayrec.pipeline.carry import Pool, carry, over_units
+from rayrec.pipeline.carry import ActorPool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_summary, keep_verdicts
@@ -69,14 +69,14 @@ def reranked(scoring: Scoring, units: list[int]) -> Dataset:
     """A dataset of reranked tables, one a unit."""
     resources = scoring.day.config.resources
     flow = over_units(units)
-    flow = carry(flow, Denoise, scoring, concurrency=resources.score_tasks)
-    flow = carry(flow, Retrieve, scoring, concurrency=resources.score_tasks)
+    flow = carry(flow, DenoiseShard, scoring, concurrency=resources.score_tasks)
+    flow = carry(flow, RetrieveShard, scoring, concurrency=resources.score_tasks)
     if any(asks_llm(variant) for variant in scoring.day.arms.variants("rerank")):
-        flow = carry(flow, Rerank, scoring, pool=_engine_pool(scoring))
+        flow = carry(flow, RerankShard, scoring, pool=_engine_pool(scoring))
     return flow
 
 
-class Denoise:
+class DenoiseShard:
     """Stage: a shard's histories as they were at the cut, with every denoise variant's verdict on each event."""
 
     def __init__(self, scoring: Scoring) -> None:
@@ -96,7 +96,7 @@ class Denoise:
         )
         parts = [DENOISED.empty_table()]
         for variant in day.arms.variants("denoise"):
-            settings = variant.read(config.Denoise)
+            settings = variant.read(Denoise)
             stage = DenoiseStage.load(
                 variant.name,
                 settings.method,
@@ -117,7 +117,7 @@ class Denoise:
         return denoised
 
 
-class Retrieve:
+class RetrieveShard:
     """Stage: candidates of every retrieve variant; rows are named by the rerank variants that read them."""
 
     def __init__(self, scoring: Scoring) -> None:
@@ -133,7 +133,7 @@ class Retrieve:
                 variant.name,
                 sources,
                 available(day),
-                variant.read(config.Retrieval).exclude_seen,
+                variant.read(Retrieval).exclude_seen,
                 day.event_weights,
             )
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
@@ -153,10 +153,10 @@ class Retrieve:
             texts: list[tuple[str, ...]] = [(text,) if text else () for text in rows[ASK].to_pylist()]
         else:
             texts = searches(day, rows["user_id"], day.arms.arms_of(variant))
-        return search(day, texts, variant.read(config.Retrieval).request_top)
+        return search(day, texts, variant.read(Retrieval).request_top)
 
 
-class Rerank:
+class RerankShard:
     """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see readings.py).
 
     `way.<reading>` says who scored a row, engine and way; null where nobody did.
@@ -217,10 +217,10 @@ class Rerank:
         return place, rows.append_column("intends", pc.is_valid(intention))
 
 
-def _engine_pool(scoring: Scoring) -> Pool:
+def _engine_pool(scoring: Scoring) -> ActorPool:
     resources = scoring.day.config.resources
     # Ray would set OMP_NUM_THREADS from num_cpus, which says how tasks are placed, not how fast the engine may run.
     env = tuple(ENVIRONMENT.items())
     if not resources.rerank_num_gpus:
         env += (("OMP_NUM_THREADS", str(resources.rerank_threads)),)
-    return Pool(resources.rerank_actors, resources.rerank_num_cpus, resources.rerank_num_gpus, env)
+    return ActorPool(resources.rerank_actors, resources.rerank_num_cpus, resources.rerank_num_gpus, env)

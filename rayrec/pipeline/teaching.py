@@ -17,8 +17,8 @@ from rayrec.hashing import hash_strings, seed_of
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.pipeline.asking import anything_asked, facets
 from rayrec.pipeline.day import Day
-from rayrec.pipeline.models import DAY_US
 from rayrec.slates.examples import known_at, taken_after, usable
+from rayrec.units import DAY_US
 
 ASK, WANTED = "ask", "wanted"
 

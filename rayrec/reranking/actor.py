@@ -11,7 +11,6 @@ guidance.py). Writes reranked_schema: the same rows in the same order, plus `sco
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +44,6 @@ class Reranker:
         self._read = model.reader()
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: npt.NDArray[np.int64] = known.fill_null(-1).to_numpy().astype(np.int64)
-        self.scored: Counter[str] = Counter()  # engine name -> users scored, and "failed"
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema -> reranked_schema, row for row."""
@@ -88,13 +86,11 @@ class Reranker:
         self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
     ) -> Float32 | Failure:
         if isinstance(answer, Failure):
-            self.scored["failed"] += 1
             return answer
         out = np.full(len(index), np.nan, np.float32)
         if read:
             known = index >= 0
             out[known] = answer[np.searchsorted(offer, index[known])]
-            self.scored[self._engine.name] += 1
         return out
 
 

@@ -5,16 +5,14 @@
     <folder>/stale.json               why it must not be used any more: it was tuned on users who are to be forgotten
 
 Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
-Engines need local files: `localise` copies a remote checkpoint into a cache of the node, checked against the sha256.
+Engines need local files: `localise` copies a remote checkpoint into a cache of the node (`node_cache`), checked
+against the sha256.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ import pyarrow.compute as pc
 from rayrec.errors import DataError
 from rayrec.hashing import digest
 from rayrec.instructions.hearing import Hearing
+from rayrec.reranking import node_cache
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.vocabulary import Vocabulary, WordReader, words
 from rayrec.storage import Storage
@@ -141,8 +140,7 @@ def read_card(storage: Storage, path: str) -> Card:
 def localise(storage: Storage, path: str, cache: Path | None = None) -> LocalModel:
     """The checkpoint as a local folder: in place on a local store, else copied once a node.
 
-    `cache`: default a folder of this user below the temporary directory. Several actors at once are safe: each copies
-    under a name of its own and renames; the first wins.
+    `cache`: of the node's copies, by default `node_cache.default_folder()`.
     """
     if storage.exists(f"{path}/{STALE}"):
         raise DataError(
@@ -157,33 +155,16 @@ def localise(storage: Storage, path: str, cache: Path | None = None) -> LocalMod
             if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
                 raise _broken(folder / name)
         return LocalModel(str(folder), card)
-    root = cache or Path(tempfile.gettempdir()) / f"rayrec-models-{os.getuid()}"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise DataError(
-            "the model cache belongs to somebody else", where=str(root), do="set TMPDIR to a folder of yours"
-        )
-    target = root / digest(record["files"])
-    if not target.is_dir():
-        staged = Path(tempfile.mkdtemp(dir=root, prefix=".copy-"))
-        try:
-            for name, file in record["files"].items():
-                data = storage.read(f"{path}/{record['folder']}/{name}")
-                if hashlib.sha256(data).hexdigest() != file["sha256"]:
-                    raise _broken(storage.url(f"{path}/{record['folder']}/{name}"))
-                (staged / name).write_bytes(data)
-            _rename_in(staged, target)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-    return LocalModel(str(target), card)
 
+    def copy(folder: Path) -> None:
+        for name, file in record["files"].items():
+            data = storage.read(f"{path}/{record['folder']}/{name}")
+            if hashlib.sha256(data).hexdigest() != file["sha256"]:
+                raise _broken(storage.url(f"{path}/{record['folder']}/{name}"))
+            (folder / name).write_bytes(data)
 
-def _rename_in(staged: Path, target: Path) -> None:
-    try:
-        staged.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another actor was first, with the same content
-            raise
+    root = cache or node_cache.default_folder()
+    return LocalModel(str(node_cache.copy_of(digest(record["files"]), root, copy)), card)
 
 
 def _record(storage: Storage, path: str) -> tuple[dict[str, Any], Card]:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.reranking.vocabulary import GAP_DAYS, Vocabulary
+from rayrec.units import DAY_US
 
-DAY_US = 86_400_000_000
 Int = npt.NDArray[np.int64]
 _EDGES = np.array([days * DAY_US for days in GAP_DAYS])
 

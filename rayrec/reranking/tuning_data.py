@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
-from rayrec.reranking.prompt import DAY_US, Layout, group_ends, interleave
+from rayrec.reranking.prompt import Layout, group_ends, interleave
+from rayrec.units import DAY_US
 
 Int = npt.NDArray[np.int64]
 _MOST_TARGETS = 64  # a query's nearest new items; baskets may be huge

@@ -18,8 +18,8 @@ import scipy.sparse as sp
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.units import DAY_US
 
-DAY = 86_400_000_000  # microseconds
 GRAM_LIMIT = 20_000  # items: above it item-item matrices are not held densely
 
 
@@ -42,7 +42,7 @@ class FitData:
     @cached_property
     def age_days(self) -> npt.NDArray[np.float64]:
         """How long before the cut each event was, [events]."""
-        return (self.cut - self.ts) / DAY
+        return (self.cut - self.ts) / DAY_US
 
 
 def gram_matrix(matrix: sp.csr_matrix, block: int = 131_072) -> npt.NDArray[np.float32]:
@@ -77,7 +77,7 @@ class Profiles:
         if half_life_days is not None and len(weight):
             newest = np.maximum.reduceat(self.ts.values, self.item.offsets[:-1][self.item.lengths > 0])
             distance = np.repeat(newest, self.item.lengths[self.item.lengths > 0]) - self.ts.values
-            weight = weight * np.exp2(-distance / (half_life_days * DAY)).astype(np.float32)
+            weight = weight * np.exp2(-distance / (half_life_days * DAY_US)).astype(np.float32)
         return clipped_matrix(weight, self.item.values, self.item.offsets, self.items)
 
     def __getitem__(self, users: slice) -> Profiles:

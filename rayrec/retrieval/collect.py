@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import DataError
-from rayrec.hashing import hash_strings, seed_of
+from rayrec.hashing import hash_strings, mixed, seed_of
 from rayrec.retrieval.base import FitData, clipped_matrix
 
 _SALT = np.uint64(seed_of("rayrec fit sample"))  # shards use the plain hash: a sample must not be some of the shards
@@ -52,7 +52,7 @@ class Collected:
         positive = (weight > 0) & (ts < self.cut)
         kept = item.filter(positive)
         part = _Part(
-            _mixed(hash_strings(table["user_id"])),
+            mixed(hash_strings(table["user_id"]) ^ _SALT),
             kept.lengths,
             kept.values.astype(np.int32, copy=False),
             ts[positive],
@@ -91,11 +91,3 @@ class Collected:
         fitting = np.count_nonzero(np.cumsum(whole.lengths[users]) <= self.max_events)
         self._parts = [whole.take(users[: max(1, fitting)])]
         self._events = len(self._parts[0].item)
-
-
-def _mixed(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """An order of users that has nothing to do with their shards (the finaliser of splitmix64)."""
-    x = hashes ^ _SALT
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -33,7 +33,7 @@ from rayrec.slates.scored import Bools, Floats, Items, Scored
 
 
 @dataclass(frozen=True)
-class Pool:
+class CandidatePool:
     """One arm's candidates. `scored` holds the scores that decide the order; those of the blend stand beside it."""
 
     scored: Scored
@@ -41,15 +41,15 @@ class Pool:
     source: Ragged  # int8, aligned: index into the arm's sources
     cold: Bools | None = None  # [users] who go by the fallback; None: nobody
 
-    def of(self, users: Bools) -> Pool:
+    def of(self, users: Bools) -> CandidatePool:
         """These users [users] alone."""
         if users.all():
             return self
         rows = np.flatnonzero(users)
         cold = None if self.cold is None else self.cold[rows]
-        return Pool(self.scored.of(rows), self.own.take(rows), self.source.take(rows), cold)
+        return CandidatePool(self.scored.of(rows), self.own.take(rows), self.source.take(rows), cold)
 
-    def where(self, kept: Bools) -> Pool:
+    def where(self, kept: Bools) -> CandidatePool:
         """The candidates [candidates] that are kept."""
         scored = self.scored.where(kept)
         like = scored.scores.like
@@ -112,19 +112,19 @@ class AssembleStage:
         pool = self.arranged(self.found(table))
         return self.rows(pool, self.chosen(pool, arm), arm)
 
-    def found(self, table: pa.Table) -> Pool:
+    def found(self, table: pa.Table) -> CandidatePool:
         """All candidates of all users, by user."""
         table, own = _sorted_by_user(table, self.blend.scores(table, self.prior, self.lift))
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
         source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
-        pool = Pool(Scored(user_ids, own, candidate, history, self.items), own, source)
+        pool = CandidatePool(Scored(user_ids, own, candidate, history, self.items), own, source)
         if self.fallback is None:
             return pool
         cold = history.lengths < self.fallback.below_events
         theirs = Ragged.from_arrow(table[f"score.{self.fallback.source}"])
         return replace(pool, scored=replace(pool.scored, scores=in_the_order_of(theirs, own, cold)), cold=cold)
 
-    def arranged(self, found: Pool) -> Pool:
+    def arranged(self, found: CandidatePool) -> CandidatePool:
         """What the policy is given."""
         pool = found.where(self.rules.kept(found.scored)) if self.rules.names else found
         if self.diversity is None:
@@ -133,15 +133,15 @@ class AssembleStage:
         scores = diversified(self.diversity, pool.scored, self.depth, warm)
         return replace(pool, scored=replace(pool.scored, scores=scores))
 
-    def chosen(self, pool: Pool, arm: str) -> Chosen:
+    def chosen(self, pool: CandidatePool, arm: str) -> Chosen:
         """The slates, pins included."""
         return with_pins(self.policy.order(pool.scored, self.drawn, self.seed(arm)), pool.scored, self.rules)
 
-    def without_chance(self, pool: Pool) -> Chosen:
+    def without_chance(self, pool: CandidatePool) -> Chosen:
         """The slates that the policy explores around: best first."""
         return with_pins(Greedy().order(pool.scored, self.drawn, 0), pool.scored, self.rules)
 
-    def rows(self, pool: Pool, chosen: Chosen, arm: str) -> pa.Table:
+    def rows(self, pool: CandidatePool, chosen: Chosen, arm: str) -> pa.Table:
         """SLATE. A pin's score is 0: nothing was asked about it."""
         rows = chosen.place.rows
         user_row, count = pa.array(rows.astype(np.int32)), len(rows)
@@ -171,7 +171,7 @@ class AssembleStage:
     def seed(self, arm: str) -> int:
         return seed_of(self.run, arm)
 
-    def _credits(self, pool: Pool, place: Ragged) -> tuple[Floats, pa.Array]:
+    def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Floats, pa.Array]:
         """The score and the source of every row."""
         names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
         pinned, last = place.values < 0, len(self.sources)

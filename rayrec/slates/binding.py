@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from rayrec.contracts.ragged import Ragged
-from rayrec.slates.assemble import AssembleStage, Pool
+from rayrec.slates.assemble import AssembleStage, CandidatePool
 from rayrec.slates.rules import PINNED
 from rayrec.slates.scored import Bools
 
 SHORT = "short"
 
 
-def bound(stage: AssembleStage, found: Pool, arranged: Pool) -> dict[str, int]:
+def bound(stage: AssembleStage, found: CandidatePool, arranged: CandidatePool) -> dict[str, int]:
     """Slates by the rule that binds, and `short`: those below `slate.size` that had candidates enough before the rules.
     Zeros included, so that a rule that never binds shows."""
     if not stage.rules.names:
@@ -27,7 +27,7 @@ def bound(stage: AssembleStage, found: Pool, arranged: Pool) -> dict[str, int]:
     return {**counts, SHORT: int((chosen.lengths < could).sum())}
 
 
-def _changed(stage: AssembleStage, name: str, found: Pool, chosen: Ragged) -> int:
+def _changed(stage: AssembleStage, name: str, found: CandidatePool, chosen: Ragged) -> int:
     """Only users whose pool the rule touches are arranged again."""
     other = stage.relieved(name)
     differs = stage.rules.kept(found.scored) != other.rules.kept(found.scored)

@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import TARGET
-from rayrec.slates.assemble import AssembleStage, Pool, slate_ids
+from rayrec.slates.assemble import AssembleStage, CandidatePool, slate_ids
 from rayrec.slates.pins import pinned_there
 from rayrec.slates.scored import Floats, Ints, Scored
 
 RANKS = 20  # of a slate, from the first: what lies below is hardly seen, and each row costs as much as a slate's
 
 
-def probabilities(stage: AssembleStage, arm: str, pool: Pool, slates: Ragged) -> Floats:
+def probabilities(stage: AssembleStage, arm: str, pool: CandidatePool, slates: Ragged) -> Floats:
     """Of any slates under this arm, aligned with `slates.values`: ragged int64 item codes, one row a user of `pool`
     (the arm's own, arranged)."""
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
@@ -33,7 +33,7 @@ def probabilities(stage: AssembleStage, arm: str, pool: Pool, slates: Ragged) ->
 
 
 def target_rows(
-    logged: str, target: str, arms: tuple[str, ...], run: str, pool: Pool, slates: Ragged, stage: AssembleStage
+    logged: str, target: str, arms: tuple[str, ...], run: str, pool: CandidatePool, slates: Ragged, stage: AssembleStage
 ) -> pa.Table:
     """TARGET: the first `RANKS` of the arm `logged`'s slates (item codes, one row a user of `pool`) under the arm
     `target`, whose stage and arranged pool these are."""

@@ -7,9 +7,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
+from rayrec.units import DAY_US
 
 NAMES = ("events", "silence", "fresh")
-_DAY = 86_400_000_000
 _NEVER = 999.0  # days of silence of a user without history
 _FRESH_DAYS = 14.0
 
@@ -21,7 +21,7 @@ def traits(table: pa.Table, log_age: npt.NDArray[np.float32], cut: int) -> npt.N
     item's age when the user took it. Times before `cut`, microseconds UTC.
     """
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
-    age = (cut - ts.values) / _DAY
+    age = (cut - ts.values) / DAY_US
     count = item.lengths
     silence = np.full(len(count), _NEVER)
     some = np.flatnonzero(count)

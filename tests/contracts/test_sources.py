@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,8 @@ import pytest
 
 from rayrec.config import Data
 from rayrec.contracts.reading import read_piece
-from rayrec.contracts.sources import InputFile, input_files, make_splits
+from rayrec.contracts.sources import InputFile, files_of_window, input_files, make_splits
+from rayrec.contracts.validation import InteractionContract
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -39,6 +41,48 @@ def test_only_days_in_the_window_before_the_date_are_read(layout: str, tmp_path:
     days = ["2011-08-27", "2011-08-28", "2011-08-30", "2011-08-31", "2011-09-01"]
     touch(tmp_path, *(layout.format(day) for day in days))
     assert paths(data(tmp_path)) == [layout.format("2011-08-28"), layout.format("2011-08-30")]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York", "Europe/London"])
+def test_files_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Path) -> None:
+    hours = [datetime(2011, 8, 26, tzinfo=UTC) + timedelta(hours=hour) for hour in range(24 * 8)]
+    local: dict[str, list[str]] = {}
+    for hour in hours:
+        there = hour.astimezone(ZoneInfo(zone))
+        local.setdefault(there.date().isoformat(), []).append(f"u,i,{there:%Y-%m-%d %H:%M:%S}")
+    (tmp_path / "events").mkdir()
+    for name, rows in local.items():
+        (tmp_path / "events" / f"{name}.csv").write_text("\n".join(["user_id,item_id,ts", *rows, ""]))
+    settings, day = data(tmp_path, ts={"column": "ts", "timezone": zone}), date(2011, 8, 31)
+    contract = InteractionContract(settings, day, pa.array(["i"]))
+    store = Storage(str(tmp_path))
+    (split,) = make_splits(store, input_files(settings, day), 1 << 20)
+    accepted = sum(
+        contract.check(batch, piece.file, "there").accepted
+        for piece in split.pieces
+        for batch in read_piece(store, piece, settings.interactions, contract.columns, contract.needed)
+    )
+    assert accepted == sum(date(2011, 8, 28) <= hour.date() < day for hour in hours) == 3 * 24
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "first", "last"),
+    [
+        ("UTC", "2011-08-31", "2011-08-28", "2011-08-30"),
+        ("Asia/Tokyo", "2011-08-31", "2011-08-28", "2011-08-31"),
+        ("America/New_York", "2011-08-31", "2011-08-27", "2011-08-30"),
+        ("Europe/London", "2011-08-31", "2011-08-28", "2011-08-31"),
+        ("Europe/London", "2011-01-31", "2011-01-28", "2011-01-30"),
+    ],
+)
+def test_what_the_paths_leave_out_is_counted_and_no_file_is_read_for_nothing(
+    zone: str, day: str, first: str, last: str, tmp_path: Path
+) -> None:
+    days = [f"{day[:7]}-{number:02d}" for number in range(20, 32)]
+    touch(tmp_path, *(f"events/{each}.csv" for each in days))
+    found = files_of_window(data(tmp_path, ts={"column": "ts", "timezone": zone}), date.fromisoformat(day))
+    assert [file.path for file in found.files] == [f"events/{each}.csv" for each in days if first <= each <= last]
+    assert found.left_out == len(days) - len(found.files)
 
 
 def test_files_that_name_no_day_are_always_read(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from rayrec.config.embeddings import Embeddings
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import HISTORY, ITEM
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.events import DAY, Events, Items
+from rayrec.embeddings.events import Events, Items
 from rayrec.embeddings.lessons import lessons
 from rayrec.embeddings.training import train
+from rayrec.units import DAY_US
 
-NOW = 100 * DAY
+NOW = 100 * DAY_US
 KINDS = ("lamp", "chair", "vase")
 WEIGHTS = (1.0, 0.0, -1.0)  # purchase, view, return
 QUESTIONS = {
@@ -56,7 +57,7 @@ def histories(users: int = 60, seed: int = 0) -> pa.Table:
     user = np.repeat(np.arange(users), lengths)
     item = np.where(rng.random(len(user)) < 0.75, 3 * rng.integers(10, size=len(user)) + user % 3, 0)
     item = np.where(item == 0, rng.integers(30, size=len(user)), item)
-    ts = np.sort(rng.integers(10 * DAY, NOW + 10 * DAY, len(user)) + user * 10**15) - user * 10**15
+    ts = np.sort(rng.integers(10 * DAY_US, NOW + 10 * DAY_US, len(user)) + user * 10**15) - user * 10**15
     event = rng.choice(3, len(user), p=[0.8, 0.1, 0.1])
     columns = {
         "item": item,

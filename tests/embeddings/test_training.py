@@ -13,13 +13,13 @@ from rayrec.config.embeddings import Answer
 from rayrec.contracts.ragged import Ragged
 from rayrec.embeddings import Embedder, Events, Items
 from rayrec.embeddings.answers import answer
-from rayrec.embeddings.events import DAY
 from rayrec.embeddings.lessons import lessons, moments
 from rayrec.embeddings.losses import info_nce, said
 from rayrec.embeddings.start import start_words
 from rayrec.embeddings.training import train
 from rayrec.embeddings.views import View
 from rayrec.errors import DataError
+from rayrec.units import DAY_US
 
 
 def unit(rows: list[list[float]]) -> torch.Tensor:
@@ -56,7 +56,7 @@ def test_a_closed_answer_counts_by_its_sum_and_an_open_one_by_its_mean() -> None
 
 def one_user(item: list[int], day: list[float], event: list[int], value: list[float], now: int) -> Events:
     of = np.array(event, np.int8)
-    ts = (np.array(day) * DAY).astype(np.int64)
+    ts = (np.array(day) * DAY_US).astype(np.int64)
     weight = np.asarray(WEIGHTS, np.float32)[of]
     return Events(np.array([0, len(item)]), np.array(item, np.int32), ts, of, weight, np.array(value, np.float32), now)
 
@@ -74,8 +74,8 @@ def one_user(item: list[int], day: list[float], event: list[int], value: list[fl
     ],
 )
 def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, text: str) -> None:
-    before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * DAY)  # lamps at price 1
-    after = one_user([1, 2], [11, 12], [0, 2], [4, 9], 20 * DAY)  # a chair at price 2 bought, a vase returned
+    before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * DAY_US)  # lamps at price 1
+    after = one_user([1, 2], [11, 12], [0, 2], [4, 9], 20 * DAY_US)  # a chair at price 2 bought, a vase returned
     found = answer(Answer.model_validate(asked), before, after, items())
     assert found.text == (text,)
     assert found.closed == (asked["kind"] != "next")
@@ -83,10 +83,10 @@ def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, tex
 
 
 def test_who_was_not_there_before_is_not_asked_and_who_took_nothing_has_no_taste() -> None:
-    nobody = one_user([], [], [], [], 10 * DAY)
-    after = one_user([1], [11], [0], [4], 20 * DAY)
+    nobody = one_user([], [], [], [], 10 * DAY_US)
+    after = one_user([1], [11], [0], [4], 20 * DAY_US)
     assert answer(Answer(kind="again"), nobody, after, items()).text == ("",)
-    before, nothing = one_user([1], [1], [0], [4], 10 * DAY), one_user([], [], [], [], 20 * DAY)
+    before, nothing = one_user([1], [1], [0], [4], 10 * DAY_US), one_user([], [], [], [], 20 * DAY_US)
     assert answer(Answer(kind="again"), before, nothing, items()).text == ("no again",)
     assert answer(Answer(kind="takes", words=("chair",)), before, nothing, items()).text == ("",)
     assert answer(Answer(kind="next"), before, nothing, items()).text == ("",)
@@ -104,7 +104,7 @@ def test_nothing_at_or_after_the_date_is_learned_from() -> None:
     with_future = lessons(given, table, items(), WEIGHTS, NOW)
     without = lessons(given, known, items(), WEIGHTS, NOW)
     for one, other, cut in zip(with_future, without, moments(given, NOW), strict=True):
-        assert cut + 10 * DAY <= NOW
+        assert cut + 10 * DAY_US <= NOW
         assert one.before.ts.max() < cut
         np.testing.assert_array_equal(one.before.item, other.before.item)
         assert [a.text for a in one.answers] == [a.text for a in other.answers]
@@ -164,7 +164,7 @@ def test_words_that_stand_together_begin_together() -> None:
 def test_nothing_to_learn_from_is_an_error_in_words() -> None:
     given = settings()
     table = histories()
-    taught = lessons(given, table, items(), WEIGHTS, 5 * DAY)
+    taught = lessons(given, table, items(), WEIGHTS, 5 * DAY_US)
     with pytest.raises(DataError, match="nothing to train"):
         train(given, taught, items())
 

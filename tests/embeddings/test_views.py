@@ -10,10 +10,11 @@ from small_users import NOW, WEIGHTS, catalogue, events, histories, items, setti
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.embeddings import Embedder, Events
-from rayrec.embeddings.events import DAY, attribute
+from rayrec.embeddings.events import attribute
 from rayrec.embeddings.profile import FEATURES, features
 from rayrec.embeddings.views import FIELDS, Scales, Viewer
 from rayrec.embeddings.vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
+from rayrec.units import DAY_US
 
 
 def viewer() -> Viewer:
@@ -27,7 +28,7 @@ def test_nothing_at_or_after_the_moment_is_known() -> None:
     known = events(table)
     assert known.ts.max() < NOW
     assert len(known.ts) == (Ragged.from_arrow(table["ts"]).values < NOW).sum()
-    later = Events.of(table, WEIGHTS, NOW + 20 * DAY)
+    later = Events.of(table, WEIGHTS, NOW + 20 * DAY_US)
     for name, view in viewer()(known).items():
         again = viewer()(later.filter(later.ts < NOW).take(np.arange(len(later))))
         assert (again[name].lengths == view.lengths).all()
@@ -75,7 +76,7 @@ def test_only_the_newest_lines_are_read() -> None:
 
 def test_sessions_end_at_a_long_pause() -> None:
     whole = events().take(np.array([0]))
-    ts = np.array([0, 1, 2, 10, 11, 100]) * DAY // 24  # hours
+    ts = np.array([0, 1, 2, 10, 11, 100]) * DAY_US // 24  # hours
     one = Events(
         np.array([0, 6]),
         whole.item[:1].repeat(6),
@@ -89,7 +90,7 @@ def test_sessions_end_at_a_long_pause() -> None:
 
 
 def test_the_profile_counts_what_it_says() -> None:
-    day = np.array([1, 1, 40, 95]) * DAY
+    day = np.array([1, 1, 40, 95]) * DAY_US
     one = Events(
         np.array([0, 4, 4]),
         np.array([0, 0, 1, 2], np.int32),

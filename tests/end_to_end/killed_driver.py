@@ -90,7 +90,7 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "before the fit": lambda: kill_before("fit_models"),
     "before the tuning": lambda: kill_before("tune_models"),
     "before the blend": lambda: kill_before("fit_blends"),
-    "in the middle of a shard": lambda: kill_in(score, "Retrieve", after=True),
+    "in the middle of a shard": lambda: kill_in(score, "RetrieveShard", after=True),
     "after a file, before its receipt": lambda: setattr(daily, "Commit", CommitWithoutReceipt),
     "between two shards": lambda: kill_in(daily, "Commit", after=True),
     "before the publication": lambda: kill_at_publication(after=False),

@@ -200,7 +200,7 @@ class ReadersThatFailOnce(Readers):
         return reranker
 
 
-class RerankThatFailsOne(score.Rerank):
+class RerankThatFailsOne(score.RerankShard):
     def __init__(self, scoring: Scoring) -> None:
         super().__init__(scoring)
         self._readers = ReadersThatFailOnce(scoring.day, scoring.engine)
@@ -210,7 +210,7 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     first_night: tuple[Made, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, night = first_night
-    monkeypatch.setattr(score, "Rerank", RerankThatFailsOne)
+    monkeypatch.setattr(score, "RerankShard", RerankThatFailsOne)
     other = daily.run(made.day(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
     shards = made.config(tmp_path).data.shards
     assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one of each shard

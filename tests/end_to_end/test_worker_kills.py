@@ -34,13 +34,13 @@ def marker_of(day: object) -> Path:
     return Path(day.storage.root) / "killed"
 
 
-class DenoiseKilled(score.Denoise):
+class DenoiseKilled(score.DenoiseShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         die_once(marker_of(self._scoring.day))
         return super().__call__(unit, table)
 
 
-class EngineKilled(score.Rerank):
+class EngineKilled(score.RerankShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         out = super().__call__(unit, table)  # the engine is up and has scored: its answers are lost
         die_once(marker_of(self._scoring.day))
@@ -67,7 +67,7 @@ class CommitKilled(Commit):
 
 @pytest.mark.parametrize(
     ("module", "name", "killed"),
-    [(score, "Denoise", DenoiseKilled), (score, "Rerank", EngineKilled), (daily, "Commit", CommitKilled)],
+    [(score, "DenoiseShard", DenoiseKilled), (score, "RerankShard", EngineKilled), (daily, "Commit", CommitKilled)],
     ids=["a worker while it denoises", "an engine actor", "a worker between files and receipt"],
 )
 def test_a_killed_process_costs_no_row(

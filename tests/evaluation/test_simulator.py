@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.simulator import World, error_for
 from rayrec import slates
-from rayrec.evaluation.simulator import World, error_for
 
 WORLD = World.make(0, users=300, items=40)
 GREEDY = slates.POLICIES["greedy"].read({})

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import HISTORY
 from rayrec.retrieval import item_model, unlearning
-from rayrec.retrieval.base import DAY, FitData
+from rayrec.retrieval.base import FitData
 from rayrec.retrieval.collect import Collected
 from rayrec.retrieval.ease import packed, unpacked
 from rayrec.retrieval.ials import Ials
 from rayrec.retrieval.item_model import Fitted, ItemModel
 from rayrec.retrieval.sources import SourceSpec, read_sources
+from rayrec.units import DAY_US
 
-ITEMS, USERS, CUT = 30, 120, 100 * DAY
+ITEMS, USERS, CUT = 30, 120, 100 * DAY_US
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 GONE = {"user 3", "user 77", "user 119"}
 SPECS = read_sources(
@@ -47,7 +48,7 @@ def histories(seed: int = 0) -> pa.Table:
         taste = np.arange(user % 2, ITEMS - 1, 2)
         items = draw.choice(taste, draw.integers(3, 9), replace=False).tolist()
         items += [ITEMS - 1] if f"user {user}" in GONE - {"user 3"} or user == 8 else []
-        rows.append((f"user {user}", items, np.sort(draw.uniform(0, 90, len(items)) * DAY).astype(np.int64)))
+        rows.append((f"user {user}", items, np.sort(draw.uniform(0, 90, len(items)) * DAY_US).astype(np.int64)))
     lengths = [len(items) for _, items, _ in rows]
     item = Ragged.from_lengths(np.concatenate([items for _, items, _ in rows]).astype(np.int32), lengths)
     ts = item.like(np.concatenate([moments for _, _, moments in rows]))

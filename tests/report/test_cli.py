@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.cli import ConfigPath, Day, Overrides, PrintConfig, command, day_of, settings, user_error
+from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings, user_error
 from rayrec.errors import QuarantineError, RayrecError
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
 
-def job(config: ConfigPath, date: Day, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def job(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     loaded = settings(config, overrides, print_config)
     if loaded.name == "broken":
         raise QuarantineError("61% [red]of the rows[/red] broke the contract", where="events", do="look at quarantine/")

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.cleaning import clean
-from rayrec.reranking.prompt import DAY_US, Layout, bucket
+from rayrec.reranking.prompt import Layout, bucket
 from rayrec.reranking.vocabulary import Vocabulary
+from rayrec.units import DAY_US
 
 VOCABULARY = Vocabulary(pad=0, user=100, history=101, first_gap=102, first_item=110, items=50)
 NOW = 1_000 * DAY_US

@@ -7,10 +7,11 @@ import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED, HISTORY
-from rayrec.retrieval.base import DAY, FitData, Profiles
+from rayrec.retrieval.base import FitData, Profiles
 from rayrec.retrieval.collect import Collected
+from rayrec.units import DAY_US
 
-ITEMS, CUT = 40, 100 * DAY
+ITEMS, CUT = 40, 100 * DAY_US
 
 
 def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Table:
@@ -25,7 +26,7 @@ def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Tabl
         [
             pa.array(list(histories), pa.string()),
             column([item for item, _, _ in flat], pa.int32()),
-            column([CUT - int(days * DAY) for _, days, _ in flat], pa.int64()),
+            column([CUT - int(days * DAY_US) for _, days, _ in flat], pa.int64()),
             column([event for _, _, event in flat], pa.int8()),
             column([np.nan for _ in flat], pa.float32()),
             column([-1 for _ in flat], pa.int32()),

@@ -12,11 +12,11 @@ from halves_shop import CUT, ITEMS, history_table, profiles_of, two_halves
 from rayrec import artefacts
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.retrieval import item_model
-from rayrec.retrieval.base import DAY
 from rayrec.retrieval.collect import Collected
 from rayrec.retrieval.item_model import FACTORS, ItemModel, fingerprint, needed
 from rayrec.retrieval.sources import SourceSpec, read_sources
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 SOURCES = {
@@ -132,7 +132,7 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
     assert fingerprint(tuple(reversed(SPECS)), **same) == first
     assert fingerprint(SPECS[1:], **same) == first  # ease_recent needs the same fit as ease
     changed = [
-        {**same, "cut": CUT + DAY},
+        {**same, "cut": CUT + DAY_US},
         {**same, "inputs": "j"},
         {**same, "catalogue": "d"},
         {**same, "max_events": 6},

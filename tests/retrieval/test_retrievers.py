@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.errors import ConfigError, DataError
-from rayrec.retrieval.base import DAY, Profiles
+from rayrec.retrieval.base import Profiles
 from rayrec.retrieval.ease import Ease, item_weights
 from rayrec.retrieval.ials import Ials, IalsSettings
 from rayrec.retrieval.item_features import NAMES, item_features, unknown_item
@@ -17,6 +17,7 @@ from rayrec.retrieval.item_knn import ItemKnn
 from rayrec.retrieval.popularity import Popularity
 from rayrec.retrieval.recent_popularity import RecentPopularity
 from rayrec.retrieval.user_knn import UserKnn
+from rayrec.units import DAY_US
 
 
 def dense(table: object, items: int = ITEMS) -> np.ndarray:
@@ -82,7 +83,7 @@ def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None
     data = fit_data(table)
     x = data.matrix.toarray().astype(np.float64)
     recent = np.zeros_like(x)
-    np.add.at(recent, (data.user, data.item), 2.0 ** -((CUT - data.ts) / DAY / 7))
+    np.add.at(recent, (data.user, data.item), 2.0 ** -((CUT - data.ts) / DAY_US / 7))
     idf = np.log(1 + len(x) / (x.sum(0) + 1))
     weighted = x * idf
     unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)

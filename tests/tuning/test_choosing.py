@@ -27,12 +27,13 @@ from rayrec.reranking.choosing.diverse import apportioned, clusters_of, stratifi
 from rayrec.reranking.choosing.gradients import cosines, mean_gradient, output_gradient, user_gradients
 from rayrec.reranking.choosing.influence import lessons, warmed_up
 from rayrec.reranking.model import ItemLM
-from rayrec.reranking.prompt import DAY_US, Layout
+from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning import tune_here
 from rayrec.reranking.tuning_data import Sequences, batches, collate
 from rayrec.reranking.tuning_loop import Loop, Task
 from rayrec.reranking.tuning_ray import tune
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 from rayrec.workers import Worker, Workers
 
 NAMES = sorted(METHODS)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tuning_cases import as_table, settings
 
 from rayrec.contracts.ragged import Ragged
-from rayrec.reranking.prompt import DAY_US, Layout
+from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Examples, Sequences, batches, collate, epoch, validation
 from rayrec.reranking.vocabulary import Vocabulary
+from rayrec.units import DAY_US
 
 ITEMS = 12
 VOCABULARY = Vocabulary(pad=0, user=20, history=21, first_gap=22, first_item=30, items=ITEMS)

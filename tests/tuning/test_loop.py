@@ -13,10 +13,10 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError, DataError
 from rayrec.reranking import artefact
 from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import TuningSpec, tune_here
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 from rayrec.workers import Worker
 
 

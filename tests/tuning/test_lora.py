@@ -14,11 +14,11 @@ from tuning_cases import INSTRUCTION, ITEMS, NOW, pairs_shop, settings, spec
 from rayrec.contracts.ragged import Ragged
 from rayrec.reranking import artefact
 from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import tune_here
 from rayrec.reranking.vocabulary import scratch_tokenizer
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 from rayrec.workers import Worker
 
 

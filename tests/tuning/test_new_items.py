@@ -19,12 +19,12 @@ from rayrec.reranking import artefact, model, vocabulary
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import EngineSettings, item_vectors
 from rayrec.reranking.model import ItemLM
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.transformers_engine import TransformersEngine
 from rayrec.reranking.tuning import TuningSpec, tune_here
 from rayrec.reranking.tuning_data import Batch
 from rayrec.reranking.tuning_loss import Crowd, ItemLoss
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 from rayrec.workers import Worker
 
 COLOURS = ("red", "green", "blue", "black")

@@ -16,10 +16,11 @@ from rayrec.instructions.facets import Facets, meaningful_words
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import load_templates
-from rayrec.reranking.prompt import DAY_US, Layout
+from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Examples, Sequences, epoch
 from rayrec.reranking.tuning_requests import Asking, requested, strewn, together
 from rayrec.reranking.vocabulary import Vocabulary
+from rayrec.units import DAY_US
 
 ITEMS, USERS, NOW = 24, 30, 200 * DAY_US
 VOCABULARY = Vocabulary(pad=0, user=1000, history=1001, first_gap=1002, first_item=1010, items=ITEMS)

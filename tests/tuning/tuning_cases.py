@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
-from rayrec.reranking.prompt import DAY_US
 from rayrec.reranking.tuning import TuningSpec
 from rayrec.storage import Storage
+from rayrec.units import DAY_US
 
 ITEMS = 24
 NOW = 40 * DAY_US

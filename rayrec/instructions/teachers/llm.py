@@ -2,14 +2,13 @@
 
     titles -> prompt in the checkpoint's chat template -> vLLM, greedy, held to a JSON schema -> checked, cleaned words
 
-Answers are kept in storage by a digest of everything that makes them (weights, prompt, schema), so a question is asked
+Answers are kept in storage by a digest of all that makes them (checkpoint, prompt, schema), so a question is asked
 once. Titles are untrusted: capped, cleaned, never parsed for special tokens; and whatever they talk the model into, its
 answer is one string of plain words, used only if it passes `checked`. What did not pass is counted by reason.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from rayrec.instructions.cleaning import clean
 from rayrec.instructions.teachers.answers import Answer, Answers
 from rayrec.instructions.teachers.chat import Chat
 from rayrec.instructions.teachers.writer import VllmWriter, WriterSettings
+from rayrec.local_llm import checkpoint_digest
 from rayrec.storage import Storage
 
 FOLDER = "models/teacher"  # of the answers, by digest of the checkpoint
@@ -80,6 +80,7 @@ class LlmTeacher:
         self._chat = Chat(checkpoint)
         self._around = {kind: self._chat.around(request) for kind, request in _REQUESTS.items()}
         self._tokens = _longest(self._checkpoint)
+        _require_weights(self._checkpoint)
         self.digest = checkpoint_digest(self._checkpoint)
         self._answers = Answers(storage, f"{FOLDER}/{self.digest}")
         self.counts: Counter[str] = Counter()
@@ -159,19 +160,9 @@ def checked(answer: Answer, kind: str, titles: Sequence[str]) -> tuple[str | Non
     return text, ""
 
 
-def checkpoint_digest(folder: Path) -> str:
-    """Of the content of what makes a checkpoint's answers: its configuration and weights.
-
-    Raises ConfigError where there are no weights that are loaded here.
-    """
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
+def _require_weights(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
         raise ConfigError("the teacher's checkpoint has no *.safetensors", where=str(folder))
-    total = hashlib.sha256()
-    for file in [folder / "config.json", *weights]:
-        with open(file, "rb") as content:
-            total.update(f"{file.name}\n".encode() + hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()[:16]
 
 
 def _longest(folder: Path) -> int:

@@ -8,7 +8,6 @@ scores would change overnight.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from rayrec.errors import ConfigError
+from rayrec.local_llm import checkpoint_digest
 from rayrec.reranking.ways.words import Ids, Words
 
 _MARK = "RAYREC-MESSAGE-HERE"
@@ -51,15 +51,9 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """The folder's name and 16 hex digits over all that shapes a score; the same content, the same digest."""
-        total = hashlib.sha256()
-        for folder in (self.folder, self.adapter):
-            for file in sorted(folder.iterdir()) if folder is not None else ():
-                if file.suffix in (".json", ".jinja", ".safetensors"):
-                    total.update(f"{folder == self.adapter}{file.name}\0".encode())
-                    with open(file, "rb") as content:
-                        total.update(hashlib.file_digest(content, "sha256").digest())
-        return f"{self.folder.name}@{total.hexdigest()[:16]}"
+        """The folder's name and the digest of all that shapes a score; the same content, the same digest."""
+        folders = (self.folder,) if self.adapter is None else (self.folder, self.adapter)
+        return f"{self.folder.name}@{checkpoint_digest(*folders)}"
 
     @cached_property
     def words(self) -> Words:

@@ -29,7 +29,8 @@ class NextToken(ABC):
     def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, longest: int) -> None:
         """`longest`: tokens of the longest prompt wanted; the checkpoint's own bound may be lower."""
         self.longest = min(longest, int(checkpoint.config.max_position_embeddings) - 1)
-        self.counted: Counter[str] = Counter()  # prompts: engine name -> answered, and "failed"
+        # Prompts: engine name -> answered, and "failed". What a way costs, for benchmarks and tests; no job reads it.
+        self.counted: Counter[str] = Counter()
         self._vocabulary = int(checkpoint.config.vocab_size)
 
     @abstractmethod

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from rayrec.errors import ConfigError
+from rayrec.local_llm import digest_of
 from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.ways import engines
 from rayrec.reranking.ways.checkpoint import Checkpoint
@@ -117,6 +118,21 @@ def test_the_digest_follows_the_content(qwen3: Checkpoint, tmp_path: Path) -> No
     assert Checkpoint.open(str(folder), None).digest == same.digest
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert Checkpoint.open(str(folder)).digest != qwen3.digest
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
+)
+def test_who_reads_and_who_tunes_a_checkpoint_know_it_by_the_same_files(
+    file: str, qwen3: Checkpoint, tmp_path: Path
+) -> None:
+    folder = copied(qwen3, tmp_path)
+    (folder / "README.md").write_text("What a checkpoint says does not depend on this.")
+    assert digest_of(str(folder), "tuning.base") == Checkpoint.open(str(folder)).digest == qwen3.digest
+    with open(folder / file, "ab") as content:
+        content.write(b"\n")
+    changed = digest_of(str(folder), "tuning.base")
+    assert changed == Checkpoint.open(str(folder)).digest != qwen3.digest
 
 
 def test_texts_that_cannot_fit_are_refused_when_loaded_not_when_scored(qwen3: Checkpoint) -> None:
