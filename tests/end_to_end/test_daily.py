@@ -236,6 +236,7 @@ def test_the_report_is_made_from_what_the_run_left(first_night: tuple[Made, Nigh
     data = report_data(night, people)
     assert data.users_in == USERS
     assert data.losses.num_rows > 0
+    assert data.facts["input files"].startswith(f"{len(night.day.files)}; 7 more")  # the week after the date
     page = render(data)
     assert night.manifest.run_id in page
     assert "no_user" in page
