@@ -6,6 +6,7 @@ the slates by the planted truth, and shows three shoppers. Everything goes to de
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from jobs.daily import print_counts
 from rayrec import cluster
 from rayrec.config import load
 from rayrec.demo_shop import Shop, make_shop
+from rayrec.errors import ConfigError
 from rayrec.evaluation.planted import judge_planted, noise_found
 from rayrec.evaluation.report import write_report
 from rayrec.evaluation.terminal import print_comparison, print_person, results_console
@@ -26,18 +28,19 @@ from rayrec.pipeline.day import Day
 from rayrec.pipeline.reporting import people_worth_showing, report_data
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "demo.yaml"
+FOLDERS = ("shop", "truth", "out")
+MARKER = ".made-by-jobs.demo"  # lies in each: a folder without it is somebody else's
 SEED = 7  # conf/demo.yaml was written looking at the shop of seed 0; this one had no part in it
 
 Root = Annotated[
-    Path, typer.Option("--root", help="Folder for the shop and the slates; its shop/ and out/ are made anew.")
+    Path, typer.Option("--root", help="Folder for the shop and the slates; its shop/, truth/ and out/ are made anew.")
 ]
 
 
 def demo(root: Root = Path("demo"), seed: int = SEED, users: int = 1200) -> None:
     """Make a shop, run the night on it, and judge the slates by the planted truth."""
     console = results_console()
-    for made in ("shop", "truth", "out"):
-        shutil.rmtree(root / made, ignore_errors=True)
+    make_room(root)
     shop = make_shop(root, seed=seed, users=users)
     console.print(
         f"A shop of {shop.users:,} users, {shop.items} items and {shop.events:,} events, of which {shop.noise:,} are "
@@ -57,6 +60,33 @@ def demo(root: Root = Path("demo"), seed: int = SEED, users: int = 1200) -> None
     console.print("\nJudged by what each user truly wants next (the shop knows):")
     print_comparison(console, planted.comparison, ("hr@10", "ndcg@10"))
     _print_next(console, work, report, root)
+
+
+def make_room(root: Path) -> None:
+    """Empty the folders that an earlier demo made, or make them.
+
+    Raises ConfigError, before anything is deleted, where one of them was not made by a demo.
+    """
+    folders = [root / name for name in FOLDERS]
+    others = [
+        folder
+        for folder in folders
+        if os.path.lexists(folder) and (folder.is_symlink() or not (folder / MARKER).is_file())
+    ]
+    if others:
+        raise ConfigError(
+            "the demo would delete what it did not make",
+            where=", ".join(str(folder) for folder in others),
+            do="give another folder (--root), or delete these yourself if nothing in them is needed",
+        )
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
+        for child in folder.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            elif child.name != MARKER:  # it stays to the end: a demo killed here can be run again
+                child.unlink()
 
 
 def _print_truth(console: Console, work: Day, shop: Shop) -> None:

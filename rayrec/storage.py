@@ -135,6 +135,12 @@ class Storage:
         with self._explaining(path), suppress(FileNotFoundError):
             self._backend.delete(self.url(path))
 
+    def probe(self) -> None:
+        """Raise StorageError unless files can be written: better now than after hours of work."""
+        path = f".probe-{uuid.uuid4().hex}"
+        self.write(path, b"")
+        self.delete(path)
+
     def require_atomic_create(self) -> None:
         """Raise StorageError unless the store honours `create`: a store that ignores If-None-Match would overwrite."""
         probe = f".probe-{uuid.uuid4().hex}"

@@ -2,22 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
 
+from rayrec.config import Resources
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import INSTRUCTION
+from rayrec.errors import ConfigError
 from rayrec.hashing import seed_of
 from rayrec.instructions.teachers.llm import LlmTeacher
 from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.teachers.writer import WriterSettings
 from rayrec.pipeline.asking import facets
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.models import catalogue_of
+from rayrec.storage import Storage
 
 Tell = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> what each likes
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a table goes: written whole or not at all."""
+
+    storage: Storage
+    name: str
+
+    @classmethod
+    def at(cls, table: str) -> Target:
+        """A path or an fsspec URL, tried out. Raises ConfigError for a folder, StorageError where nothing can go."""
+        folder, slash, name = table.rpartition("/")
+        target = cls(Storage(folder or slash or "."), name)
+        if not name or (target.storage.is_local and os.path.isdir(target.storage.url(name))):
+            raise ConfigError("the table is to be a file, and this is a folder", where=table, do="add a name to it")
+        target.storage.probe()
+        return target
+
+    def write(self, table: pa.Table) -> None:
+        with self.storage.writer(self.name) as file:
+            pq.write_table(table, file)
+
+    def __str__(self) -> str:
+        return self.storage.url(self.name)
+
+
+@dataclass(frozen=True)
+class Taught:
+    table: pa.Table  # INSTRUCTION
+    counts: Mapping[str, int]  # of LlmTeacher; empty by rules
+
+
+def writer_settings(resources: Resources) -> WriterSettings:
+    """How an LLM that writes is started: as those that score are."""
+    return WriterSettings(
+        device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
+        threads=resources.rerank_threads,
+        vllm=resources.vllm,
+    )
+
+
+def teach_users(day: Day, teacher: LlmTeacher | None) -> Taught:
+    """A preference of each user of whom something can be said, by rules without a teacher. The day is ingested.
+
+    One task, on a node that has what the config gives one reader; if that node dies, another goes on from the answers
+    that are kept.
+    """
+    resources = day.config.resources
+    cpus, gpus = (resources.rerank_num_cpus, resources.rerank_num_gpus) if teacher else (1, 0)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_teach)
+    taught: Taught = ray.get(task.remote(day, teacher))
+    return taught
+
+
+def _teach(day: Day, teacher: LlmTeacher | None) -> Taught:
+    tell = by_llm(day, teacher) if teacher else by_rules(day)
+    table = pa.concat_tables([INSTRUCTION.empty_table(), *preferences(day, tell)])
+    return Taught(table, dict(teacher.counts) if teacher else {})
 
 
 def preferences(day: Day, tell: Tell) -> Iterator[pa.Table]:

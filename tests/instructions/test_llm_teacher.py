@@ -193,6 +193,12 @@ def test_folders_that_hold_no_instruct_checkpoint_are_refused(tmp_path: Path) ->
     refused(pickled, r"no \*\.safetensors")
 
 
+def test_settings_that_answers_depend_on_are_refused() -> None:
+    with pytest.raises(ConfigError, match="max_model_len, seed: rayrec sets this itself") as caught:
+        WriterSettings(vllm={"seed": 1, "max_model_len": 512, "gpu_memory_utilization": 0.5})
+    assert caught.value.where == "resources.vllm"
+
+
 def kept_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
     kept = Answers(Storage(str(root)), f"{FOLDER}/{found.digest}")
     keys = kept_keys(kept)

@@ -1,20 +1,32 @@
-"""The table that `jobs.teach` writes by rules, against what the shop's users are known to care about."""
+"""The table that `jobs.teach` writes: whole, where it was asked for, in words that the shop's users are known by."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
+import test_teach as this_module
+import tiny_chat
 from typer.testing import CliRunner
 
 from jobs.teach import main as teach
 from rayrec.config import load
 from rayrec.contracts.schemas import INSTRUCTION
 from rayrec.demo_shop import Shop, make_shop
+from rayrec.instructions.teachers.answers import Answer
+from rayrec.instructions.teachers.llm import LlmTeacher
+from rayrec.instructions.teachers.writer import WriterSettings
 from rayrec.pipeline.day import Day
-from rayrec.pipeline.teach import by_rules, preferences
+from rayrec.pipeline.ingest import ingest
+from rayrec.pipeline.teach import Target, by_rules, preferences, teach_users, writer_settings
+from rayrec.storage import Storage
+
+ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 
@@ -54,3 +66,71 @@ def test_the_table_is_a_table_of_instructions_whatever_the_shards(local_ray: Non
         np.mean(["likes" in text or "enjoys" in text or "taken" in text or "goes" in text for text in by_user.values()])
         == 1
     )
+
+
+class LikesTea:
+    """Writes what it is told."""
+
+    def __init__(self, folder: Path, tokens: int, settings: WriterSettings) -> None:
+        pass
+
+    def write(self, prompts: Sequence[list[int]], schema: Mapping[str, Any], tokens: int) -> list[Answer]:
+        return [Answer('{"preference": "likes tea"}', True) for _ in prompts]
+
+
+def never(folder: Path, tokens: int, settings: WriterSettings) -> LikesTea:
+    raise AssertionError("the engine was started")
+
+
+def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(local_ray: None, shop: Shop, tmp_path: Path) -> None:
+    day = Day(load(CONFIG, sets(shop, tmp_path / "out", 2)), shop.date)
+    users = ingest(day).users
+    checkpoint = tiny_chat.save(tmp_path / "chat")
+    first = teach_users(day, LlmTeacher(checkpoint, day.storage, start=LikesTea))
+    assert first.table.schema.equals(INSTRUCTION)
+    assert set(first.table["preference"].to_pylist()) == {"likes tea"}
+    assert first.counts["asked"] == users >= first.table.num_rows > 40
+    again = teach_users(day, LlmTeacher(checkpoint, day.storage, start=never))
+    assert again.table.equals(first.table)
+    assert "generated" not in again.counts
+
+
+def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
+    given = ["resources.rerank_threads=3", "resources.vllm={gpu_memory_utilization: 0.5}"]
+    options = {"gpu_memory_utilization": 0.5}
+    assert writer_settings(load(CONFIG, given).resources) == WriterSettings("cpu", 3, options)
+    gpu = load(CONFIG, [*given, "resources.rerank_num_gpus=1"]).resources
+    assert writer_settings(gpu) == WriterSettings("cuda", 3, options)
+
+
+@pytest.mark.parametrize(
+    ("table", "override", "message"),
+    [
+        ("a file/table.parquet", "slate.size=20", "a file"),
+        (".", "slate.size=20", "this is a folder"),
+        ("table.parquet", "denoise.settings={nonsense: 1}", "nonsense"),
+    ],
+)
+def test_what_would_fail_in_the_end_is_refused_before_anything_is_read(
+    shop: Shop, tmp_path: Path, table: str, override: str, message: str
+) -> None:
+    (tmp_path / "a file").touch()
+    given = [word for one in [*sets(shop, tmp_path / "out", 1), override] for word in ("--set", one)]
+    where = ["--date", str(shop.date), "--table", f"{tmp_path}/{table}"]
+    done = CliRunner().invoke(teach, ["--config", str(CONFIG), *given, *where])
+    assert done.exit_code == 2, done.output
+    assert message in done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"a file"}
+
+
+def test_a_table_is_written_whole_or_not_at_all_on_s3_too(s3_server: str, tmp_path: Path) -> None:
+    table = INSTRUCTION.empty_table()
+    for root in (str(tmp_path), "s3://rayrec-tests/teach"):
+        target = Target.at(f"{root}/table.parquet")
+        assert Storage(root).list() == []
+        target.write(table)
+        assert [info.path for info in Storage(root).list()] == ["table.parquet"]
+        before = Storage(root).read("table.parquet")
+        with pytest.raises(AttributeError):
+            Target.at(f"{root}/table.parquet").write(None)
+        assert Storage(root).read("table.parquet") == before
