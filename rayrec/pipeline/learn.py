@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from rayrec.pipeline.asking import Reading, anything_asked, with_reading
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
+from rayrec.pipeline.lesson_files import lessons_folder
 from rayrec.pipeline.models import (
     BLEND,
     Models,
@@ -95,13 +97,11 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
 def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, str]:
     """Rerank variant -> fingerprint of its blend, learned on all but the last of `models`."""
     past = tuple(models[:-1])
-    named = {variant.name: _blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
+    named = {variant.name: blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
     missing = [v for v in day.arms.variants("rerank") if not artefacts.exists(day.storage, BLEND, named[v.name])]
     if missing:
-        scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users)
-        with Progress("blend", len(scoring.units), unit="lessons") as progress:
-            for _ in results(carry(reranked(scoring, scoring.units), SaveLesson, scoring)) if past else ():
-                progress.advance()
+        scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users, lessons_folder(day))
+        _write_lessons(scoring)
         fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
         ray.get([fitting.remote(scoring, variant, models[-1], named[variant.name]) for variant in missing])
     return named
@@ -114,15 +114,10 @@ class SaveLesson:
         self._scoring = scoring
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        day = self._scoring.day
         candidate, wanted = Ragged.from_arrow(table["candidate"]), Ragged.from_arrow(table[WANTED])
         taken = candidate.like(is_taken(candidate, wanted).astype(np.int8)).to_arrow(pa.int8())
-        table = table.drop_columns([WANTED]).append_column("taken", taken)
-        with (
-            day.storage.writer(_lesson_path(self._scoring, unit)) as file,
-            pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
-        ):
-            writer.write_table(table)
+        models, shard = self._scoring.at(unit)
+        self._scoring.files.write(models.cut, shard, table.drop_columns([WANTED]).append_column("taken", taken))
         return pa.table({"users": [table.num_rows]})
 
 
@@ -162,6 +157,17 @@ class WriteSequences:
         return pa.table({"users": [table.num_rows]})
 
 
+def _write_lessons(scoring: Scoring) -> None:
+    """Of every (cut, shard) that has no file yet."""
+    units, done = scoring.units, scoring.files.paths()
+    to_do = [unit for unit in units if _lesson_path(scoring, unit) not in done]
+    with Progress("blend", len(units), unit="lessons") as progress:
+        progress.advance(len(units) - len(to_do))
+        if to_do:
+            for _ in results(carry(reranked(scoring, to_do), SaveLesson, scoring)):
+                progress.advance()
+
+
 def _write_sequences(day: Day, models: tuple[Models, ...], which: Sequence[int]) -> None:
     scoring = Scoring(day, models, "transformers")
     shards = day.config.data.shards
@@ -186,13 +192,8 @@ def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str
     day = scoring.day
     parent = next(v for v in day.arms.variants("retrieve") if v.name == variant.parent)
     lessons = []
-    for cut, models in enumerate(scoring.models):
-        tables = []
-        for shard in range(day.config.data.shards):
-            path = _lesson_path(scoring, cut * day.config.data.shards + shard)
-            if day.storage.exists(path):  # none where no user of the shard could teach
-                with day.storage.open(path) as file, pa.ipc.open_file(file) as reader:
-                    tables.append(reader.read_all().filter(pc.field("variant") == variant.parent))
+    for models in scoring.models:
+        tables = scoring.files.read(models.cut, day.config.data.shards, parent.name)
         if not tables:
             continue
         table = pa.concat_tables(tables, promote_options="default").sort_by("user_id").combine_chunks()
@@ -219,11 +220,23 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
     )
 
 
-def _blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
+def blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
+    """Of everything that can change the weights that a rerank variant learns on the cuts of `past`."""
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
     asked = day.templates.digest if anything_asked(day) else None
     read = day.checkpoints.get(variant.name)
-    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint, asked, read])
+    lessons = [instruction(day), day.config.retrieval.exclude_seen, _who_is_where(day)]
+    blend = day.config.blend.model_dump(mode="json")
+    return digest([variant.name, known, blend, day.data_fingerprint, asked, read, lessons])
+
+
+def _who_is_where(day: Day) -> list[Any] | None:
+    """What decides in which arms users are, for a variant learns from those of its arms; None: everybody is in all."""
+    plan = day.arms
+    if plan.assignment == "all" and plan.within is None:
+        return None
+    within = None if plan.within is None else plan.within.model_dump(mode="json")
+    return [plan.assignment, plan.salt, within, [[path.arm, path.share, path.at("rerank").name] for path in plan]]
 
 
 def _sequence_path(day: Day, models: Models, shard: int) -> str:
@@ -233,5 +246,4 @@ def _sequence_path(day: Day, models: Models, shard: int) -> str:
 
 def _lesson_path(scoring: Scoring, unit: int) -> str:
     models, shard = scoring.at(unit)
-    key = digest([[v.name for v in scoring.day.arms.variants("rerank")], models.item_model, models.llm, scoring.sample])
-    return f"{scoring.day.work}/lessons/{models.cut}-{key}/shard={shard:04d}.arrow"
+    return scoring.files.path(models.cut, shard)

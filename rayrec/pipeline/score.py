@@ -38,6 +38,7 @@ from rayrec.pipeline.carry import Pool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_summary, keep_verdicts
+from rayrec.pipeline.lesson_files import LessonFiles
 from rayrec.pipeline.models import Models, asks_llm, available, loaded, sources_of
 from rayrec.pipeline.readers import Readers
 from rayrec.pipeline.rereading import keep_reread
@@ -64,12 +65,18 @@ class Scoring:
     engine: str
     sample: int | None = None
     users: int = 0  # in the whole day, for the sample's share
+    lessons: str = ""  # the folder of what these teach
     run_id: str = ""  # keep the verdicts on events for this run; "": they are not kept
 
     def at(self, unit: int) -> tuple[Models, int]:
         """The models and the shard of a unit."""
         cut, shard = divmod(unit, self.day.config.data.shards)
         return self.models[cut], shard
+
+    @property
+    def files(self) -> LessonFiles:
+        """Where lessons lie."""
+        return LessonFiles(self.day.storage, self.lessons)
 
     @property
     def units(self) -> list[int]:
@@ -124,7 +131,10 @@ class Denoise:
             taken_out = summarise_taken_out(denoised, tuple(day.config.data.events), models.cut, bands)
             keep_summary(day, scoring.run_id, "taken-out", shard, taken_out)
         if wanted is not None:
-            return lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
+            taught = lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
+            if not taught.num_rows:  # Ray Data hands no rows on to nobody: the stage that saves is not called
+                scoring.files.write(models.cut, shard, taught)
+            return taught
         return denoised
 
 
