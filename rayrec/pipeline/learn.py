@@ -19,23 +19,23 @@ import ray
 
 from rayrec import artefacts
 from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.stage import DenoiseStage
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import Reading, anything_asked, with_reading
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
 from rayrec.pipeline.lesson_files import lessons_folder
+from rayrec.pipeline.loaded_stages import denoiser_arrays, tuning_denoise_stage
 from rayrec.pipeline.models import (
     BLEND,
     Models,
     asks_llm,
     cuts,
-    fit_item_model,
     instruction,
     loaded,
     prior_of,
     sources_of,
+    start_fit,
     tunes,
 )
 from rayrec.pipeline.score import Scoring, reranked
@@ -56,11 +56,11 @@ def fit_models(day: Day, data: Ingested) -> tuple[Models, ...]:
     """The item model as of every cut, oldest first."""
     moments = cuts(day)
     with Progress("fit", len(moments), unit="models") as progress:
-        found = []
-        for cut in moments:
-            found.append(Models(cut, fit_item_model(day, data, cut)))
+        started = [start_fit(day, data, cut) for cut in moments]
+        for fit in started:
+            fit.wait()
             progress.advance()
-    return tuple(found)
+    return tuple(Models(cut, fit.fingerprint) for cut, fit in zip(moments, started, strict=True))
 
 
 def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Models, ...]:
@@ -131,10 +131,7 @@ class WriteSequences:
         day = self._scoring.day
         models, shard = self._scoring.at(unit)
         table = histories(day, shard)
-        method = day.config.denoise
-        specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
-        arrays = loaded(day, models.item_model).denoiser_arrays(specs)
-        stage = DenoiseStage.load("tuning", method.method, method.settings, day.event_weights, arrays)
+        stage = tuning_denoise_stage(day, models.item_model)
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = np.ones(len(item.values), np.float32)
         past = ts.values < models.cut
@@ -184,8 +181,7 @@ def _say_what_is_stale(day: Day) -> None:
 
 
 def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
-    specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
-    return loaded(day, models.item_model).denoiser_arrays(specs).get("ials.factors")
+    return denoiser_arrays(day, models.item_model).get("ials.factors")
 
 
 def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str) -> None:
