@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from rayrec.errors import ConfigError, DataError, RayrecError
+
+T = TypeVar("T")
+_LAST_LINES_S = 10.0  # that the last lines may take to be printed
 
 Report = Callable[[Mapping[str, float], str], None]
 """Called by every worker after each round of its work: the round's numbers, and a line about it for people."""
@@ -40,6 +43,14 @@ class Worker:
         torch.distributed.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def agreed(self, value: T) -> T:
+        """The first worker's value, in all, who all call this: what they find may change between their looks."""
+        if self.world == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, device=torch.device(self.device))
+        return values[0]
 
 
 ALONE = Worker()
@@ -82,23 +93,32 @@ def run(work: Callable[[Worker, Report], object], workers: Workers, name: str) -
 
 @contextmanager
 def _told_by_workers() -> Iterator[Any]:
-    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files."""
-    from ray.util.queue import Queue
+    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files.
 
-    queue = Queue(actor_options={"num_cpus": 0})
+    It lives on the driver's node, so that it goes with the job and not with some other node; should it go all the same,
+    only lines are lost.
+    """
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     console = Console(stderr=True, highlight=False)
 
     def tell() -> None:
-        while (line := queue.get()) is not None:
-            console.print(line, markup=False, soft_wrap=True)
+        with suppress(ray.exceptions.RayError):
+            while (line := queue.get()) is not None:
+                console.print(line, markup=False, soft_wrap=True)
 
     teller = Thread(target=tell, daemon=True)
     teller.start()
     try:
         yield queue
     finally:
-        queue.put(None)
-        teller.join()
+        with suppress(ray.exceptions.RayError):
+            queue.put(None)
+        teller.join(_LAST_LINES_S)
         queue.shutdown()
 
 
@@ -111,7 +131,8 @@ def _work(config: Mapping[str, Any]) -> RayrecError | None:
 
     def report(row: Mapping[str, float], line: str) -> None:
         if worker.rank == 0:
-            config["lines"].put(line)
+            with suppress(ray.exceptions.RayError):
+                config["lines"].put(line)
         ray.train.report(dict(row))
 
     try:

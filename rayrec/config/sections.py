@@ -71,6 +71,7 @@ class Tuning(Section):
     heads: int = Field(2, ge=1)
     feedforward: int = Field(192, ge=64, multiple_of=64)  # whole vectors for the kernels
     events: int = Field(100, ge=1)  # newest events in a prompt
+    max_users: int = Field(1_000_000, ge=1)  # beyond it users are left out, chosen by a stable hash: memory bounds them
     words: int = Field(64, ge=1)  # tokens of an instruction that are read
     forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3})
     """Prompts per user and epoch that ask for something, besides the plain one; only where an arm is asked anything."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rayrec.config.embeddings import Embeddings
 from rayrec.embeddings.answers import Answers, answer
 from rayrec.embeddings.events import Events, Items
 from rayrec.hashing import hash_strings, mixed, seed_of
+from rayrec.smallest import Smallest
 from rayrec.units import DAY_US
 
 
@@ -49,6 +51,24 @@ def lessons(
         held_out = _held_out(hashes[users], settings.training.held_out)
         found.append(Lesson(before, tuple(answer(one, before, after, items) for one in asked), held_out))
     return tuple(found)
+
+
+def askable(settings: Embeddings, tables: Iterable[pa.Table], event_weights: Sequence[float], now: int) -> pa.Table:
+    """The rows of those users whom `lessons` takes of all in these HISTORY tables: the same lessons, in less memory.
+
+    Holds twice `training.users` rows a moment, and one table.
+    """
+    asked = [Smallest(settings.training.users) for _ in moments(settings, now)]
+    for table in tables:
+        hashes = hash_strings(table["user_id"])
+        for chosen, cut in zip(asked, moments(settings, now), strict=True):
+            users = np.flatnonzero(Events.of(table, event_weights, cut).lengths > 0)
+            chosen.add(table.take(pa.array(users)), hashes[users])
+    found = asked[0].table()
+    for other in asked[1:]:
+        more = other.table()
+        found = pa.concat_tables([found, more.filter(pc.invert(pc.is_in(more["user_id"], found["user_id"])))])
+    return found.combine_chunks()
 
 
 def _held_out(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:

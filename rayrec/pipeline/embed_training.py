@@ -9,7 +9,6 @@ import logging
 from functools import lru_cache, partial
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from rayrec import artefacts
@@ -17,7 +16,7 @@ from rayrec.config.embeddings import EmbeddingModel, Embeddings
 from rayrec.embeddings.embedder import KIND, Embedder
 from rayrec.embeddings.events import Items
 from rayrec.embeddings.language import base_digest
-from rayrec.embeddings.lessons import lessons
+from rayrec.embeddings.lessons import askable, lessons
 from rayrec.embeddings.training import train
 from rayrec.embeddings.training_loop import Loop
 from rayrec.errors import ConfigError, MissingFileError
@@ -67,16 +66,13 @@ def fit(day: Day) -> str:
 
 def fit_here(day: Day, fingerprint: str, worker: Worker, report: Report) -> None:
     """One worker's part of the training; the first one saves the model, unless another run was faster."""
-    if artefacts.exists(day.storage, KIND, fingerprint):
+    if worker.agreed(artefacts.exists(day.storage, KIND, fingerprint)):
         return
     settings, checkpoint = settings_of(day), f"{artefacts.FOLDER}/{KIND}/{fingerprint}/checkpoint.safetensors"
-    try:
-        data: bytes | None = day.storage.read(checkpoint)
-        _LOG.warning("train: goes on from a run that was stopped")
-    except MissingFileError:
-        data = None
+    data = worker.agreed(_stopped(day, checkpoint) if worker.rank == 0 else None)
     items = Items.of(read_catalogue(day), settings.price)
-    table = pa.concat_tables([histories(day, shard) for shard in range(day.config.data.shards)]).combine_chunks()
+    tables = (histories(day, shard) for shard in range(day.config.data.shards))
+    table = askable(settings, tables, day.event_weights, day.cut)
     taught = lessons(settings, table, items, day.event_weights, day.cut)
 
     def after_epoch(loop: Loop) -> None:
@@ -91,6 +87,16 @@ def fit_here(day: Day, fingerprint: str, worker: Worker, report: Report) -> None
     if worker.rank == 0:
         Embedder.of(settings, trained).save(day.storage, fingerprint)
         day.storage.delete(checkpoint)
+
+
+def _stopped(day: Day, checkpoint: str) -> bytes | None:
+    """Where an earlier run stood, if one was stopped."""
+    try:
+        data = day.storage.read(checkpoint)
+    except MissingFileError:
+        return None
+    _LOG.warning("train: goes on from a run that was stopped")
+    return data
 
 
 @lru_cache(maxsize=1)

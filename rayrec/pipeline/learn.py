@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +19,23 @@ import ray
 
 from rayrec import artefacts
 from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.stage import DenoiseStage
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import anything_asked
 from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
+from rayrec.pipeline.lesson_files import lessons_folder
+from rayrec.pipeline.loaded_stages import denoiser_arrays, tuning_denoise_stage
 from rayrec.pipeline.models import (
     BLEND,
     Models,
     asks_llm,
     cuts,
-    fit_item_model,
     instruction,
     loaded,
     prior_of,
     sources_of,
+    start_fit,
     tunes,
 )
 from rayrec.pipeline.readings import Reading, with_reading
@@ -55,11 +57,11 @@ def fit_models(day: Day, data: Ingested) -> tuple[Models, ...]:
     """The item model as of every cut, oldest first."""
     moments = cuts(day)
     with Progress("fit", len(moments), unit="models") as progress:
-        found = []
-        for cut in moments:
-            found.append(Models(cut, fit_item_model(day, data, cut)))
+        started = [start_fit(day, data, cut) for cut in moments]
+        for fit in started:
+            fit.wait()
             progress.advance()
-    return tuple(found)
+    return tuple(Models(cut, fit.fingerprint) for cut, fit in zip(moments, started, strict=True))
 
 
 def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Models, ...]:
@@ -96,13 +98,11 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
 def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, str]:
     """Rerank variant -> fingerprint of its blend, learned on all but the last of `models`."""
     past = tuple(models[:-1])
-    named = {variant.name: _blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
+    named = {variant.name: blend_fingerprint(day, variant, past) for variant in day.arms.variants("rerank")}
     missing = [v for v in day.arms.variants("rerank") if not artefacts.exists(day.storage, BLEND, named[v.name])]
     if missing:
-        scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users)
-        with Progress("blend", len(scoring.units), unit="lessons") as progress:
-            for _ in results(carry(reranked(scoring, scoring.units), SaveLesson, scoring)) if past else ():
-                progress.advance()
+        scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users, lessons_folder(day))
+        _write_lessons(scoring)
         fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
         ray.get([fitting.remote(scoring, variant, models[-1], named[variant.name]) for variant in missing])
     return named
@@ -115,15 +115,10 @@ class SaveLesson:
         self._scoring = scoring
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        day = self._scoring.day
         candidate, wanted = Ragged.from_arrow(table["candidate"]), Ragged.from_arrow(table[WANTED])
         taken = candidate.like(is_taken(candidate, wanted).astype(np.int8)).to_arrow(pa.int8())
-        table = table.drop_columns([WANTED]).append_column("taken", taken)
-        with (
-            day.storage.writer(_lesson_path(self._scoring, unit)) as file,
-            pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
-        ):
-            writer.write_table(table)
+        models, shard = self._scoring.at(unit)
+        self._scoring.files.write(models.cut, shard, table.drop_columns([WANTED]).append_column("taken", taken))
         return pa.table({"users": [table.num_rows]})
 
 
@@ -137,10 +132,7 @@ class WriteSequences:
         day = self._scoring.day
         models, shard = self._scoring.at(unit)
         table = histories(day, shard)
-        method = day.config.denoise
-        specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
-        arrays = loaded(day, models.item_model).denoiser_arrays(specs)
-        stage = DenoiseStage.load("tuning", method.method, method.settings, day.event_weights, arrays)
+        stage = tuning_denoise_stage(day, models.item_model)
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = np.ones(len(item.values), np.float32)
         past = ts.values < models.cut
@@ -163,6 +155,17 @@ class WriteSequences:
         return pa.table({"users": [table.num_rows]})
 
 
+def _write_lessons(scoring: Scoring) -> None:
+    """Of every (cut, shard) that has no file yet."""
+    units, done = scoring.units, scoring.files.paths()
+    to_do = [unit for unit in units if _lesson_path(scoring, unit) not in done]
+    with Progress("blend", len(units), unit="lessons") as progress:
+        progress.advance(len(units) - len(to_do))
+        if to_do:
+            for _ in results(carry(reranked(scoring, to_do), SaveLesson, scoring)):
+                progress.advance()
+
+
 def _write_sequences(day: Day, models: tuple[Models, ...], which: Sequence[int]) -> None:
     scoring = Scoring(day, models, "transformers")
     shards = day.config.data.shards
@@ -179,21 +182,15 @@ def _say_what_is_stale(day: Day) -> None:
 
 
 def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
-    specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
-    return loaded(day, models.item_model).denoiser_arrays(specs).get("ials.factors")
+    return denoiser_arrays(day, models.item_model).get("ials.factors")
 
 
 def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str) -> None:
     day = scoring.day
     parent = next(v for v in day.arms.variants("retrieve") if v.name == variant.parent)
     lessons = []
-    for cut, models in enumerate(scoring.models):
-        tables = []
-        for shard in range(day.config.data.shards):
-            path = _lesson_path(scoring, cut * day.config.data.shards + shard)
-            if day.storage.exists(path):  # none where no user of the shard could teach
-                with day.storage.open(path) as file, pa.ipc.open_file(file) as reader:
-                    tables.append(reader.read_all().filter(pc.field("variant") == variant.parent))
+    for models in scoring.models:
+        tables = scoring.files.read(models.cut, day.config.data.shards, parent.name)
         if not tables:
             continue
         table = pa.concat_tables(tables, promote_options="default").sort_by("user_id").combine_chunks()
@@ -221,11 +218,23 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
     )
 
 
-def _blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
+def blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
+    """Of everything that can change the weights that a rerank variant learns on the cuts of `past`."""
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
     asked = day.templates.digest if anything_asked(day) else None
     read = day.checkpoints.get(variant.name)
-    return digest([variant.name, known, day.config.blend.model_dump(mode="json"), day.data_fingerprint, asked, read])
+    lessons = [instruction(day), day.config.retrieval.exclude_seen, _who_is_where(day)]
+    blend = day.config.blend.model_dump(mode="json")
+    return digest([variant.name, known, blend, day.data_fingerprint, asked, read, lessons])
+
+
+def _who_is_where(day: Day) -> list[Any] | None:
+    """What decides in which arms users are, for a variant learns from those of its arms; None: everybody is in all."""
+    plan = day.arms
+    if plan.assignment == "all" and plan.within is None:
+        return None
+    within = None if plan.within is None else plan.within.model_dump(mode="json")
+    return [plan.assignment, plan.salt, within, [[path.arm, path.share, path.at("rerank").name] for path in plan]]
 
 
 def _sequence_path(day: Day, models: Models, shard: int) -> str:
@@ -235,5 +244,4 @@ def _sequence_path(day: Day, models: Models, shard: int) -> str:
 
 def _lesson_path(scoring: Scoring, unit: int) -> str:
     models, shard = scoring.at(unit)
-    key = digest([[v.name for v in scoring.day.arms.variants("rerank")], models.item_model, models.llm, scoring.sample])
-    return f"{scoring.day.work}/lessons/{models.cut}-{key}/shard={shard:04d}.arrow"
+    return scoring.files.path(models.cut, shard)

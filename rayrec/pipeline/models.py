@@ -102,14 +102,27 @@ def item_model_of(day: Day, data: Ingested, cut: int) -> tuple[tuple[SourceSpec,
     return specs, fingerprint
 
 
-def fit_item_model(day: Day, data: Ingested, cut: int) -> str:
-    """The fingerprint of the item model as of `cut`, fitted by a task if it is not there yet."""
+@dataclass(frozen=True)
+class Fit:
+    """An item model that is there, or that a task fits."""
+
+    fingerprint: str
+    task: ray.ObjectRef | None = None
+
+    def wait(self) -> None:
+        """Until it is there. Raises what stopped it."""
+        if self.task is not None:
+            ray.get(self.task)
+
+
+def start_fit(day: Day, data: Ingested, cut: int) -> Fit:
+    """The item model as of `cut`; a task begins to fit it if it is not there yet."""
     specs, fingerprint = item_model_of(day, data, cut)
-    if not artefacts.exists(day.storage, item_model.KIND, fingerprint):
-        cpus = day.config.resources.fit_num_cpus
-        fit = ray.remote(num_cpus=min(cpus, ray.cluster_resources().get("CPU", cpus)), max_retries=3)(_fit)
-        ray.get(fit.remote(day, specs, cut, fingerprint))
-    return fingerprint
+    if artefacts.exists(day.storage, item_model.KIND, fingerprint):
+        return Fit(fingerprint)
+    cpus = day.config.resources.fit_num_cpus
+    fit = ray.remote(num_cpus=min(cpus, ray.cluster_resources().get("CPU", cpus)), max_retries=3)(_fit)
+    return Fit(fingerprint, fit.remote(day, specs, cut, fingerprint))
 
 
 def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) -> None:

@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from rayrec.config import Denoise, Retrieval
+from rayrec.config import Retrieval
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
-from rayrec.denoising.stage import DenoiseStage
 from rayrec.evaluation.taken_out import popularity_bands, summarise_taken_out
 from rayrec.hashing import digest
 from rayrec.pipeline.asking import anything_asked, has_events, told_in_words
@@ -25,7 +24,9 @@ from rayrec.pipeline.carry import ActorPool, carry, over_units
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import histories
 from rayrec.pipeline.kept import keep_summary, keep_verdicts
-from rayrec.pipeline.models import Models, asks_llm, available, loaded, sources_of
+from rayrec.pipeline.lesson_files import LessonFiles
+from rayrec.pipeline.loaded_stages import candidate_stages, denoise_stages
+from rayrec.pipeline.models import Models, asks_llm, loaded
 from rayrec.pipeline.readers import Readers
 from rayrec.pipeline.readings import ASKED, LLM, WAY, Reading, readings, requested, served
 from rayrec.pipeline.rereading import keep_reread
@@ -33,7 +34,6 @@ from rayrec.pipeline.searching import search, searches
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
 from rayrec.reranking.text_actor import TextReranker
 from rayrec.reranking.vllm_engine import ENVIRONMENT
-from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.slates.arms import Variant
 from rayrec.slates.examples import known_at
 
@@ -53,12 +53,18 @@ class Scoring:
     engine: str
     sample: int | None = None
     users: int = 0  # in the whole day, for the sample's share
+    lessons: str = ""  # the folder of what these teach
     run_id: str = ""  # keep the verdicts on events for this run; "": they are not kept
 
     def at(self, unit: int) -> tuple[Models, int]:
         """The models and the shard of a unit."""
         cut, shard = divmod(unit, self.day.config.data.shards)
         return self.models[cut], shard
+
+    @property
+    def files(self) -> LessonFiles:
+        """Where lessons lie."""
+        return LessonFiles(self.day.storage, self.lessons)
 
     @property
     def units(self) -> list[int]:
@@ -91,29 +97,22 @@ class DenoiseShard:
             wanted = taken(day, everything, models.cut)
             teaches = teaching(day, everything, wanted, models.cut, scoring.sample / max(scoring.users, 1))
             table = known_at(everything, models.cut).filter(pa.array(teaches))
-        arrays = loaded(day, models.item_model).denoiser_arrays(
-            [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
-        )
         parts = [DENOISED.empty_table()]
-        for variant in day.arms.variants("denoise"):
-            settings = variant.read(Denoise)
-            stage = DenoiseStage.load(
-                variant.name,
-                settings.method,
-                settings.settings,
-                day.event_weights,
-                arrays,
-            )
+        stages = denoise_stages(day, models.item_model)
+        for variant, stage in zip(day.arms.variants("denoise"), stages, strict=True):
             members = day.arms.users_of(variant, table["user_id"])
             parts.append(stage(table.filter(pa.array(members)).combine_chunks()))
         denoised = pa.concat_tables(parts)
         if scoring.run_id:
             keep_verdicts(day, scoring.run_id, shard, denoised)
-            bands = popularity_bands(arrays["item.count"])
+            bands = popularity_bands(loaded(day, models.item_model).count)
             taken_out = summarise_taken_out(denoised, tuple(day.config.data.events), models.cut, bands)
             keep_summary(day, scoring.run_id, "taken-out", shard, taken_out)
         if wanted is not None:
-            return lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
+            taught = lessons(day, denoised, everything["user_id"].combine_chunks(), wanted, models.cut)
+            if not taught.num_rows:  # Ray Data hands no rows on to nobody: the stage that saves is not called
+                scoring.files.write(models.cut, shard, taught)
+            return taught
         return denoised
 
 
@@ -125,17 +124,9 @@ class RetrieveShard:
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         day = self._scoring.day
-        model = loaded(day, self._scoring.at(unit)[0].item_model)
+        stages = candidate_stages(day, self._scoring.at(unit)[0].item_model)
         parts = []
-        for variant in day.arms.variants("retrieve"):
-            sources = tuple(Source(spec.name, spec.top, model.retriever(spec)) for spec in sources_of(variant))
-            stage = CandidateStage(
-                variant.name,
-                sources,
-                available(day),
-                variant.read(Retrieval).exclude_seen,
-                day.event_weights,
-            )
+        for variant, stage in zip(day.arms.variants("retrieve"), stages, strict=True):
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
             found = stage(rows, self._matching(variant, rows))
             for name in (WANTED, ASK):

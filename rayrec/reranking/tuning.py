@@ -9,6 +9,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
+from rayrec.hashing import mixed, seed_of
 from rayrec.instructions.facets import WORD, Facets, meaningful_words, words_without_facets
 from rayrec.instructions.hearing import Hearing
 from rayrec.instructions.sentences import Sentences
@@ -32,11 +34,13 @@ from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Int, Sequences, item_counts
 from rayrec.reranking.tuning_loop import Loop, Task
 from rayrec.reranking.tuning_requests import Asking
+from rayrec.smallest import Smallest
 from rayrec.storage import Storage
 from rayrec.workers import Worker
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
+_SALT = np.uint64(seed_of("tuning sample"))  # the blend's sample goes by the plain hash: it must not be these users
 _CHECKPOINT = "checkpoint.safetensors"
 _MOST_NEW = 50_000  # items scored by their words alone; every step makes the vectors of all
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words
@@ -74,10 +78,49 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     settings that no model can have.
     """
     storage = Storage(spec.root)
-    if artefact.exists(storage, spec.path):
+    if worker.agreed(artefact.exists(storage, spec.path)):
         return artefact.read_card(storage, spec.path)
-    # One table in an order that has nothing to do with shards: the weights must not depend on how users were sharded.
-    tables = [pa.concat_tables(_read(storage, path) for path in spec.sequences).sort_by("order").combine_chunks()]
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
+    try:
+        made = _prepare(spec, storage, folder)
+        choice = _choice(made.task, made.fresh, made.layout, worker)
+        chosen = made.task if choice is None else replace(made.task, events=choice.of_events(made.task.events))
+        loop = Loop(made.fresh(), made.layout, chosen, worker)
+        _resume(loop, storage, spec, worker)
+        loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
+        card = _card(spec, made, loop, choice)
+        if worker.rank == 0:
+            loop.model.to("cpu").export(folder)
+            artefact.publish(folder, card, storage, spec.path)
+            storage.delete(f"{spec.path}/{_CHECKPOINT}")
+            card = artefact.read_card(storage, spec.path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return worker.agreed(card)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a worker makes of a spec before it learns; the same in all of them."""
+
+    spec: TuningSpec
+    codes: Int  # of the items with a token
+    tuned: int  # so many of them have vectors of their own, the first; the others are known by their words
+    layout: Layout
+    reader: vocabulary.WordReader
+    hearing: Hearing | None
+    task: Task
+
+    def fresh(self) -> model.ItemLM:
+        """The model before it has learned anything."""
+        lm = model.build(self.spec.settings, self.layout.vocabulary, self.layout.tokens, self.tuned)
+        _start_items(lm, self.spec, self.codes, self.reader)
+        return lm
+
+
+def _prepare(spec: TuningSpec, storage: Storage, folder: Path) -> _Prepared:
+    """Reads the events; leaves the tokenizer in `folder`."""
+    tables = [_users(spec, storage)]
     codes = _codes(spec, tables)
     tuned, codes = len(codes), np.append(codes, _new(spec, codes))
     teacher = (
@@ -85,36 +128,34 @@ def tune_here(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, f
     )
     taught = _taught(spec, teacher)
     tokenizer = _tokenizer(spec, len(codes), taught)
+    tokenizer.save_pretrained(str(folder))
     vocab = vocabulary.vocabulary_of(tokenizer, len(codes))
-    folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
-    try:
-        tokenizer.save_pretrained(str(folder))
-        reader = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words)
-        words = tuple(reader([spec.instruction]).values.tolist())
-        longest = (spec.settings.words if teacher else len(words)) + 2 + 2 * spec.settings.events
-        layout = Layout(vocab, words, spec.settings.events, longest)
+    reader = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words)
+    words = tuple(reader([spec.instruction]).values.tolist())
+    longest = (spec.settings.words if teacher else len(words)) + 2 + 2 * spec.settings.events
+    hearing = Hearing(taught) if teacher and spec.settings.base == "scratch" else None
+    heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
+    return _Prepared(
+        spec,
+        codes,
+        tuned,
+        Layout(vocab, words, spec.settings.events, longest),
+        reader,
+        hearing,
+        _task(spec, tables, codes, _asking(spec, teacher, heard, tuned)),
+    )
 
-        def fresh() -> model.ItemLM:
-            lm = model.build(spec.settings, vocab, longest, tuned)
-            _start_items(lm, spec, codes, reader)
-            return lm
 
-        hearing = Hearing(taught) if teacher and spec.settings.base == "scratch" else None
-        heard = vocabulary.WordReader(folder / "tokenizer.json", vocab, spec.settings.words, hearing)
-        task = _task(spec, tables, codes, _asking(spec, teacher, heard, tuned))
-        choice = _choice(task, fresh, layout, worker)
-        lm = fresh()
-        loop = Loop(lm, layout, task if choice is None else replace(task, events=choice.of_events(task.events)), worker)
-        _resume(loop, storage, spec)
-        loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
-        card = _card(spec, vocab, codes, loop, choice, hearing)
-        if worker.rank == 0:
-            lm.to("cpu").export(folder)
-            artefact.publish(folder, card, storage, spec.path)
-            storage.delete(f"{spec.path}/{_CHECKPOINT}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return artefact.read_card(storage, spec.path) if worker.rank == 0 else card
+def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
+    """What is known of whom the model learns from: of everybody, or of `max_users` by a hash of their own.
+
+    In an order that has nothing to do with shards: the weights must not depend on how users were sharded.
+    """
+    chosen = Smallest(spec.settings.max_users)
+    for path in spec.sequences:
+        table = _read(storage, path)
+        chosen.add(table, mixed(table["order"].to_numpy() ^ _SALT))
+    return chosen.table().sort_by("order").combine_chunks()
 
 
 def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
@@ -213,13 +254,16 @@ def _choice(task: Task, fresh: Callable[[], model.ItemLM], layout: Layout, worke
     return choice
 
 
-def _resume(loop: Loop, storage: Storage, spec: TuningSpec) -> None:
-    try:
-        data = storage.read(f"{spec.path}/{_CHECKPOINT}")
-    except MissingFileError:
-        return
-    loop.resume(data)
-    _LOG.warning("tune: goes on after epoch %d of a run that was stopped", loop.progress.epoch)
+def _resume(loop: Loop, storage: Storage, spec: TuningSpec, worker: Worker) -> None:
+    """All workers from what the first one finds: another run of the same night may write there meanwhile."""
+    data = None
+    if worker.rank == 0:
+        with suppress(MissingFileError):
+            data = storage.read(f"{spec.path}/{_CHECKPOINT}")
+    data = worker.agreed(data)
+    if data is not None:
+        loop.resume(data)
+        _LOG.warning("tune: goes on after epoch %d of a run that was stopped", loop.progress.epoch)
 
 
 def _after_epoch(
@@ -230,25 +274,18 @@ def _after_epoch(
     report(loop.progress.curve[-1])
 
 
-def _card(
-    spec: TuningSpec,
-    vocab: vocabulary.Vocabulary,
-    codes: Int,
-    loop: Loop,
-    choice: Choice | None,
-    hearing: Hearing | None,
-) -> Card:
+def _card(spec: TuningSpec, made: _Prepared, loop: Loop, choice: Choice | None) -> Card:
     curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
     return Card(
-        vocabulary=vocab,
-        item_ids=tuple(spec.catalogue["item_id"].take(pa.array(codes)).to_pylist()),
+        vocabulary=made.layout.vocabulary,
+        item_ids=tuple(spec.catalogue["item_id"].take(pa.array(made.codes)).to_pylist()),
         events=spec.settings.events,
         base=model.base_digest(spec.settings.base),
         dtype=str(loop.model.causal.dtype).removeprefix("torch."),
         settings=spec.settings.model_dump(mode="json"),
         curve=curve,
         epochs=loop.progress.best_epoch or loop.progress.epoch,
-        taught=None if hearing is None else tuple(sorted(hearing.words)),
+        taught=None if made.hearing is None else tuple(sorted(made.hearing.words)),
         chosen=None if choice is None else choice.as_json(),
     )
 

@@ -38,10 +38,11 @@ class Sequences:
         Events without a token, taken out (keep 0), or at `until` and later are left out; so are users without events.
         """
         parts = [_one(table, index, until) for table in tables]
-        lengths = np.concatenate([np.empty(0, np.int64), *(part[0] for part in parts)])
-        members = [np.concatenate([np.empty(0), *(part[k] for part in parts)]) for k in (1, 2, 3)]
-        item = Ragged.from_lengths(members[0].astype(np.int64), lengths)
-        return cls(item, item.like(members[1].astype(np.int64)), item.like(members[2].astype(np.float32)))
+        kinds = (np.int64, np.int64, np.int64, np.float32)  # an empty array without a type would make all float64
+        empty = tuple(np.empty(0, kind) for kind in kinds)
+        lengths, items, ts, weight = (np.concatenate(members) for members in zip(empty, *parts, strict=True))
+        item = Ragged.from_lengths(items, lengths)
+        return cls(item, item.like(ts), item.like(weight))
 
     def __len__(self) -> int:
         return len(self.item)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, items, settings, trained
@@ -13,12 +14,13 @@ from rayrec.config.embeddings import Answer
 from rayrec.contracts.ragged import Ragged
 from rayrec.embeddings import Embedder, Events, Items
 from rayrec.embeddings.answers import answer
-from rayrec.embeddings.lessons import lessons, moments
+from rayrec.embeddings.lessons import askable, lessons, moments
 from rayrec.embeddings.losses import info_nce, said
 from rayrec.embeddings.start import start_words
 from rayrec.embeddings.training import train
 from rayrec.embeddings.views import View
 from rayrec.errors import DataError
+from rayrec.hashing import shard_of
 from rayrec.units import DAY_US
 
 
@@ -190,3 +192,18 @@ def test_it_learns_what_users_like() -> None:
 def test_events_are_counted_before_the_date_only() -> None:
     assert events().now == NOW
     assert events().age_days.min() > 0
+
+
+def test_lessons_are_the_same_of_the_users_whom_they_take_alone() -> None:
+    few = settings(training={"cuts": 2, "every_days": 30.0, "users": 7})
+    table = histories(users=200)
+    shard = shard_of(table["user_id"], 4)
+    shards = [table.filter(pa.array(shard == k)) for k in range(4)]
+    kept = askable(few, shards, WEIGHTS, NOW)
+    assert 7 <= kept.num_rows <= 14
+    found, whole = (lessons(few, rows, items(), WEIGHTS, NOW) for rows in (kept, table))
+    for one, other in zip(found, whole, strict=True):
+        assert len(one.before) == 7
+        for name in ("offsets", "item", "ts", "event"):
+            np.testing.assert_array_equal(getattr(one.before, name), getattr(other.before, name))
+        np.testing.assert_array_equal(one.held_out, other.held_out)

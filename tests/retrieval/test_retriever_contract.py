@@ -50,6 +50,16 @@ def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
+def test_scores_are_the_callers_own(name: str, data: FitData) -> None:
+    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    profiles = profiles_of(two_halves())
+    first = retriever.scores(profiles)
+    before = first.copy()
+    first[:] = -np.inf  # as whoever takes the best does with what may not be proposed
+    assert np.array_equal(retriever.scores(profiles), before)
+
+
+@pytest.mark.parametrize("name", PERSONAL)
 def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
     profiles = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
@@ -35,6 +37,11 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 class Killed(Exception):
     pass
+
+
+def kill_after_two(row: Mapping[str, float]) -> None:
+    if row["epoch"] == 2:
+        raise Killed
 
 
 def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> None:
@@ -75,10 +82,6 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_o
     whole = spec(tmp_path / "whole", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
     stopped = spec(tmp_path / "stopped", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
     expected = run(whole)
-
-    def kill_after_two(row: Mapping[str, float]) -> None:
-        if row["epoch"] == 2:
-            raise Killed
 
     with pytest.raises(Killed):
         run(stopped, kill_after_two)
@@ -163,3 +166,39 @@ def test_a_broken_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
     Storage(given.root).write(f"{given.path}/checkpoint.safetensors", b"not one")
     with pytest.raises(DataError, match="checkpoint"):
         run(given)
+
+
+@dataclass(frozen=True)
+class Told(Worker):
+    """A worker beside a first one who found `answers`, in the order in which it asks."""
+
+    answers: list[Any] = field(default_factory=list)
+
+    def agreed(self, value: Any) -> Any:
+        return self.answers.pop(0)
+
+
+def test_all_workers_go_on_from_what_the_first_one_found(tmp_path: Path) -> None:
+    given = spec(tmp_path / "a", pairs_shop(60))
+    with pytest.raises(Killed):
+        run(given, kill_after_two)
+    checkpoint = Storage(given.root).read(f"{given.path}/checkpoint.safetensors")
+    other, seen = spec(tmp_path / "b", pairs_shop(60)), list[float]()  # where there is no checkpoint
+    told = Told(rank=1, answers=[False, checkpoint, "the first one's card"])
+    assert tune_here(other, told, lambda row: seen.append(row["epoch"])) == "the first one's card"
+    assert seen == [3]
+    assert not told.answers
+
+
+def test_of_many_users_the_same_ones_are_learned_from_however_they_are_sharded(tmp_path: Path) -> None:
+    table, few = pairs_shop(60), settings(epochs=1, max_users=15)
+    one = spec(tmp_path / "a", table, settings=few)
+    many = spec(tmp_path / "b", table, settings=few, sequences=tuple(f"shard={k}.arrow" for k in range(4)))
+    for k, name in enumerate(many.sequences):
+        part = table.filter(pa.array(np.arange(60) % 4 == k))
+        with Storage(many.root).writer(name) as file, pa.ipc.new_file(file, part.schema) as writer:
+            writer.write_table(part)
+    card, everybody = run(one), run(spec(tmp_path / "c", table, settings=settings(epochs=1)))
+    assert run(many) == card
+    assert same(weights(one), weights(many))
+    assert 3 * card.curve[0]["tokens"] < everybody.curve[0]["tokens"]

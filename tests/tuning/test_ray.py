@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray.util.queue
 from safetensors.numpy import load_file
 from tuning_cases import as_table, pairs_shop, settings, spec
 
@@ -15,7 +17,7 @@ from rayrec.reranking import artefact
 from rayrec.reranking.tuning import tune_here
 from rayrec.reranking.tuning_ray import tune
 from rayrec.storage import Storage
-from rayrec.workers import Worker, Workers
+from rayrec.workers import Report, Worker, Workers, run
 
 HALF = Workers(count=2, cpus=0.5)
 
@@ -38,3 +40,32 @@ def test_what_the_user_can_put_right_comes_back_in_words_and_is_not_tried_again(
     nothing = as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3])
     with pytest.raises(DataError, match="nothing to tune"):
         tune([spec(tmp_path, nothing)], Workers())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_without_the_queue_of_its_lines_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, queue, done = {}, ray.util.queue.Queue, tmp_path / "done"
+
+    def lost(actor_options: dict[str, Any]) -> ray.util.queue.Queue:
+        asked.update(actor_options)
+        made = queue(actor_options=actor_options)
+        ray.kill(made.actor)
+        return made
+
+    monkeypatch.setattr(ray.util.queue, "Queue", lost)
+    run(lambda worker, report: (report({"loss": 1.0}, "a line"), done.touch()), Workers(restarts=0), "lost")
+    assert done.exists()
+    assert asked["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_workers_agree_on_what_the_first_one_found(tmp_path: Path) -> None:
+    def look(worker: Worker, report: Report) -> None:
+        found = worker.agreed(None if worker.rank else b"checkpoint")
+        (tmp_path / f"{worker.rank} of {worker.world}").write_bytes(found or b"nothing")
+
+    run(look, HALF, "agree")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "0 of 2": b"checkpoint",
+        "1 of 2": b"checkpoint",
+    }

@@ -13,8 +13,10 @@ from oracle import Oracle
 from small_checkpoints import TITLES
 
 from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema
+from rayrec.contracts.schemas import HISTORY, candidate_schema
 from rayrec.errors import ConfigError
+from rayrec.hashing import shard_of
+from rayrec.pipeline.demonstrations import pool_of
 from rayrec.reranking.base import EngineSettings, Failure
 from rayrec.reranking.text_actor import TextReranker
 from rayrec.reranking.ways import WAYS, Ask, Checkpoint
@@ -189,3 +191,33 @@ def test_settings_that_cannot_be_are_refused() -> None:
             WAYS["label"].read(wrong)
     with pytest.raises(ConfigError, match="no demonstrations"):
         WAYS["yes_no"].read({"prompt": "qwen3_reranker", "demonstrations": "nearest"})
+
+
+def test_the_pool_is_the_same_however_users_are_sharded() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "user_id": f"u{user}",
+            "item": rng.integers(0, 30, 8).tolist(),
+            "ts": list(range(8)),
+            "event": rng.integers(0, 2, 8).tolist(),
+            "value": [0.0] * 8,
+            "dwell_ms": [0] * 8,
+        }
+        for user in range(700)
+    ]
+    table = pa.Table.from_pylist(rows, HISTORY)
+    whole = pool_of([table], (1.0, 0.0), 7)
+    assert len(whole) == 200
+    taken = np.array(table["item"].to_pylist())[:, :7]
+    bought = np.array(table["event"].to_pylist())[:, :7] == 0
+    for place, user in enumerate(whole.users):
+        row = int(user[1:])
+        assert [*whole.history[place], whole.taken[place]] == taken[row][bought[row]].tolist()
+    for shards in (3, 50):
+        shard = shard_of(table["user_id"], shards)
+        parts = pool_of((table.filter(pa.array(shard == k)) for k in range(shards)), (1.0, 0.0), 7)
+        assert parts.users == whole.users
+        assert parts.history.values.tolist() == whole.history.values.tolist()
+        assert parts.taken.tolist() == whole.taken.tolist()
+    assert len(pool_of([], (1.0, 0.0), 7)) == 0

@@ -1,0 +1,93 @@
+"""The lessons of the blend, stopped half-way: only what has no file is read again, and the same weights come out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+import test_blend_resumes as this_module
+from nights import Made
+
+from rayrec.pipeline import score
+from rayrec.pipeline.daily import Night
+from rayrec.pipeline.day import Day
+from rayrec.pipeline.ingest import ingest
+from rayrec.pipeline.learn import blend_fingerprint, fit_blends, fit_models, tune_models
+from rayrec.pipeline.lesson_files import lessons_folder
+from rayrec.pipeline.models import blend_of
+
+ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
+
+SHARDS = 4
+
+
+class DenoiseSeen(score.Denoise):
+    """Leaves a file for each unit that it is given."""
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        (Path(self._scoring.day.storage.root) / f"seen-{unit}").touch()
+        return super().__call__(unit, table)
+
+
+def blends(day: Day) -> dict[str, dict[str, object]]:
+    """Each rerank variant's weights, learned now."""
+    data = ingest(day)
+    named = fit_blends(day, data, tune_models(day, data, fit_models(day, data)))
+    return {variant: blend_of(day, fingerprint).to_plain() for variant, fingerprint in named.items()}
+
+
+def lessons(day: Day) -> dict[int, Path]:
+    """The file of each shard, as of the one cut."""
+    folder = Path(day.storage.root) / lessons_folder(day)
+    return {shard: next(folder.glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)}
+
+
+def rows(file: Path) -> int:
+    with pa.ipc.open_file(file) as reader:
+        return reader.read_all().num_rows
+
+
+@pytest.mark.parametrize("overrides", [(), ("blend.sample_users=1",)], ids=["everybody", "hardly anybody"])
+def test_no_lesson_is_read_twice(
+    first_night: tuple[Made, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    made, _ = first_night
+    root = made.prepared(tmp_path / "out")
+    day = made.day(root, *overrides)
+    whole = blends(day)
+    files = lessons(day)
+    taught = {shard: rows(file) for shard, file in files.items()}
+    assert (min(taught.values()) == 0) == bool(overrides), "a shard in which nobody teaches has a file too"
+
+    shutil.rmtree(root / "models" / "blend")
+    for shard in (1, 3):
+        files[shard].unlink()
+    monkeypatch.setattr(score, "Denoise", DenoiseSeen)
+    assert blends(day) == whole
+    assert sorted(path.name for path in root.glob("seen-*")) == ["seen-1", "seen-3"]
+    assert {shard: rows(file) for shard, file in files.items()} == taught
+
+
+def test_a_blend_is_named_by_all_that_teaches_it(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+    made, _ = first_night
+    root = made.prepared(tmp_path / "out")
+
+    def named(*overrides: str) -> str:
+        day = made.day(root, *overrides)
+        return blend_fingerprint(day, day.arms.variants("rerank")[0], ())
+
+    split = "arms.assignment=split"
+    different = [
+        (),
+        ("instruction.text=Something else",),
+        ("blend.min_events=1",),
+        ("blend.l2=1",),
+        (split,),
+        (split, "arms.salt=another"),
+        (split, "arms.variants.llm.share=2"),
+    ]
+    assert len({named(*overrides) for overrides in different}) == len(different)
+    assert named("arms.salt=another") == named("slate.size=9") == named(), "they teach nothing"

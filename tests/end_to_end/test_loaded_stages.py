@@ -1,0 +1,43 @@
+"""What a worker keeps from shard to shard: made once, and the same as if it were made for each."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from nights import Made
+
+from rayrec.pipeline import loaded_stages
+from rayrec.pipeline.daily import Night
+from rayrec.pipeline.models import sources_of
+from rayrec.pipeline.score import Denoise, Retrieve, Scoring
+from rayrec.retrieval.item_model import ItemModel
+
+KEPT = (loaded_stages.denoiser_arrays, loaded_stages.denoise_stages, loaded_stages.candidate_stages)
+
+
+def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
+    first_night: tuple[Made, Night], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, night = first_night
+    assert night.models is not None
+    scoring, made, retriever = Scoring(night.day, (night.models,), "transformers"), list[str](), ItemModel.retriever
+
+    def counted(model: ItemModel, spec: object) -> object:
+        made.append(spec.name)
+        return retriever(model, spec)
+
+    def candidates(unit: int) -> pa.Table:
+        return Retrieve(scoring)(unit, Denoise(scoring)(unit, None))
+
+    def forget() -> None:
+        for kept in KEPT:
+            kept.cache_clear()
+
+    monkeypatch.setattr(ItemModel, "retriever", counted)
+    forget()
+    kept = [candidates(unit) for unit in scoring.units]
+    variants = night.day.arms.variants("retrieve")
+    assert made == [spec.name for variant in variants for spec in sources_of(variant)]
+    for unit in scoring.units:
+        forget()
+        assert candidates(unit).equals(kept[unit])
