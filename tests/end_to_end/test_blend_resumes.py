@@ -24,7 +24,7 @@ ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a
 SHARDS = 4
 
 
-class DenoiseSeen(score.Denoise):
+class DenoiseSeen(score.DenoiseShard):
     """Leaves a file for each unit that it is given."""
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
@@ -65,7 +65,7 @@ def test_no_lesson_is_read_twice(
     shutil.rmtree(root / "models" / "blend")
     for shard in (1, 3):
         files[shard].unlink()
-    monkeypatch.setattr(score, "Denoise", DenoiseSeen)
+    monkeypatch.setattr(score, "DenoiseShard", DenoiseSeen)
     assert blends(day) == whole
     assert sorted(path.name for path in root.glob("seen-*")) == ["seen-1", "seen-3"]
     assert {shard: rows(file) for shard, file in files.items()} == taught

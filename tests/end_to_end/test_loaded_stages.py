@@ -9,7 +9,7 @@ from nights import Made
 from rayrec.pipeline import loaded_stages
 from rayrec.pipeline.daily import Night
 from rayrec.pipeline.models import sources_of
-from rayrec.pipeline.score import Denoise, Retrieve, Scoring
+from rayrec.pipeline.score import DenoiseShard, RetrieveShard, Scoring
 from rayrec.retrieval.item_model import ItemModel
 
 KEPT = (loaded_stages.denoiser_arrays, loaded_stages.denoise_stages, loaded_stages.candidate_stages)
@@ -27,7 +27,7 @@ def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
         return retriever(model, spec)
 
     def candidates(unit: int) -> pa.Table:
-        return Retrieve(scoring)(unit, Denoise(scoring)(unit, None))
+        return RetrieveShard(scoring)(unit, DenoiseShard(scoring)(unit, None))
 
     def forget() -> None:
         for kept in KEPT:
