@@ -37,11 +37,8 @@ from rayrec.publishing.records import Manifest, Provenance, RunRecord, UserCount
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import code_version, versions
 
-_IN_ORDER = (
-    "data.events",
-    "embeddings.sources",
-    "embeddings.instructions",
-)  # the order of their keys is a part of them
+_IN_ORDER = ("data.events", "embeddings.sources", "embeddings.instructions")
+"""Where the order of keys is part of what is embedded."""
 
 
 @dataclass(frozen=True)
