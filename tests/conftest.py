@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["s3_server"]  # beside this file
 
@@ -15,6 +16,9 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+settings.register_profile("rayrec", deadline=None)  # no test fails for a slow machine
+settings.load_profile("rayrec")
 
 
 @pytest.fixture(scope="session")
