@@ -1,6 +1,6 @@
 """A request beside a history is put to the model in more than one prompt, and the answers are multiplied.
 
-    h = .4 h(request and history) + .2 h(history) + .8 h(request) - .4 h(neither)
+    h = .8 h(request and history) + .2 h(history) + .4 h(request) - .4 h(neither)
 
 where h is a prompt's final hidden state. Scores before the softmax are linear in it (see base.py), so an item's chance
 is the product of its chances by each prompt, each to the power of its weight: a product of experts, as in
@@ -8,8 +8,7 @@ classifier-free guidance (2207.12598) and its compositions (2206.01714). In one 
 into each other's way. "Neither" is what people take whatever they did or asked: popularity, which three prompts would
 count three times. The weights sum to 1, so a score's scale is that of one prompt.
 
-They were chosen on movietweetings' validation events (benchmarks/notes/requests.md has what it is worth there and
-elsewhere). It costs reading the history twice, once of which an arm without requests needs anyhow, and a short prompt.
+They come from a grid on movietweetings' validation events (benchmarks/notes/requests.md has what they are worth). It costs reading the history twice, once of which an arm without requests needs anyhow, and a short prompt.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.reranking.base import Engine, Failure, Float32
 from rayrec.reranking.prompt import Layout
 
-BOTH, HISTORY, REQUEST, NEITHER = 0.4, 0.2, 0.8, -0.4
+BOTH, HISTORY, REQUEST, NEITHER = 0.8, 0.2, 0.4, -0.4
 
 Prompt = tuple[int, ...]
 Parts = tuple[tuple[float, Prompt], ...]  # prompts and their weights; none: there is nothing to read

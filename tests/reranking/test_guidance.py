@@ -50,14 +50,14 @@ def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
         everything(reference_engine, small_model, reference_engine.states([list(prompt)])[0]) for _, prompt in asked
     )
     (state,) = guidance.states(reference_engine, [asked])
-    expected = log_softmax(0.4 * both + 0.2 * history + 0.8 * request - 0.4 * neither)
+    expected = log_softmax(0.8 * both + 0.2 * history + 0.4 * request - 0.4 * neither)
     np.testing.assert_allclose(everything(reference_engine, small_model, state), expected, atol=1e-4)
     assert np.abs(expected - both).max() > 1  # or nothing would be told apart
 
 
 def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: Layout) -> None:
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
-    assert [weight for weight, _ in asked] == [0.4, 0.2, 0.8, -0.4]
+    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
     assert sum(weight for weight, _ in asked) == pytest.approx(1)
     first, lamp = layout.vocabulary.first_item, set(small_model.reader()([WISH]).values.tolist())
     items = {first + code for code in HISTORY}
