@@ -8,7 +8,8 @@ classifier-free guidance (2207.12598) and its compositions (2206.01714). In one 
 into each other's way. "Neither" is what people take whatever they did or asked: popularity, which three prompts would
 count three times. The weights sum to 1, so a score's scale is that of one prompt.
 
-They come from a grid on movietweetings' validation events (benchmarks/notes/requests.md has what they are worth). It costs reading the history twice, once of which an arm without requests needs anyhow, and a short prompt.
+They come from a grid on movietweetings' validation events (benchmarks/notes/requests.md has what they are worth). The
+price is a history read twice, once of which an arm without requests needs anyhow, and a short prompt.
 """
 
 from __future__ import annotations
