@@ -4,8 +4,7 @@
     ray job submit --working-dir . -- python -m jobs.daily --config ... --date ...
 
 Run it again after any failure: it goes on where it stopped, and does nothing where the day is published and has its
-report.
-`--dry-run` says what would be done.
+report. `--dry-run` says what would be done.
 """
 
 from __future__ import annotations
