@@ -47,6 +47,7 @@ Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> mea
 COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")
 LISTENING = "listening: "
 PEER = "SASRec (RecTools)"
+ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.guidance
 UNSEEN = 0.2  # share of the facet pairs that tuning never names together
 
 
@@ -131,6 +132,11 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     def ask(question: str, ranker: str, scores: Scores, satisfied: np.ndarray | None = None) -> None:
         out[question, ranker] = judged_by(scores, judged, history, satisfied)
 
+    def ask_llm(question: str, texts: list[str], satisfied: np.ndarray | None = None) -> None:
+        """Beside their histories: as the nightly job does, and in one prompt alone."""
+        ask(question, "LLM", asked.scores(texts), satisfied)
+        ask(question, ONE_PROMPT, asked.scores(texts, guided=False), satisfied)
+
     for name, scores in plain.items():
         ask("sequential", name, scores)
     if peer is not None:
@@ -154,22 +160,22 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     together = [say("", text, history=True) for text in requests]
     ask("personalised", "EASE + filter", filtered(plain["EASE"], fits, row_of), fits)
     ask("personalised", "LLM not asked + filter", filtered(asked.scores(None), fits, row_of), fits)
-    ask("personalised", "LLM", asked.scores(together), fits)
+    ask_llm("personalised", together, fits)
     shuffled = bench.rows([wanted.text[n] for n in rng.permutation(len(wanted.text))])
     ask("shuffled", "LLM", asked.scores([say("", text, history=True) for text in shuffled]), fits)
     ask("no request", "LLM", asked.scores(None), fits)
     moods = bench.rows(list(RulesTeacher(facets).vague(judged.target, rng).text))
-    ask("vague", "LLM", asked.scores([say("", text, history=True, vague=True) for text in moods]))
+    ask_llm("vague", [say("", text, history=True, vague=True) for text in moods])
 
     for kind in (*spoken_kinds(facets), "both", "unseen"):
         heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, bench.known)
         for split in ("train", "held_out"):
             told = Sentences(bench.templates, split)
             texts = [told("", text, history=True) if text else "" for text in bench.rows(heard.words(facets, split))]
-            ask(f"{LISTENING}{kind}, {split}", "LLM", asked.scores(texts), heard.satisfied)
+            ask_llm(f"{LISTENING}{kind}, {split}", texts, heard.satisfied)
         written = [text for text in heard.unread(facets) if text is not None]
         if len(written) == len(judged.users):
-            ask(f"{LISTENING}{kind}, unread", "LLM", asked.scores(bench.rows(written)), heard.satisfied)
+            ask_llm(f"{LISTENING}{kind}, unread", bench.rows(written), heard.satisfied)
     return out | _new_items(bench, asked, say)
 
 

@@ -41,8 +41,9 @@ class Asked:
     codes: Int  # catalogue code of each artefact index
     items: int
 
-    def scores(self, words: Sequence[str] | None, *, history: bool = True) -> Scores:
-        """`words`: the prompt's text of each user of the case, by row; None: the layout's own instruction."""
+    def scores(self, words: Sequence[str] | None, *, history: bool = True, guided: bool = True) -> Scores:
+        """`words`: the prompt's text of each user of the case, by row; None: the layout's own instruction. `guided`: a
+        request beside a history is put in more than one prompt, as the nightly job does."""
 
         def scores(users: Int) -> npt.NDArray[np.float32]:
             item, ts = self.item.take(users), self.ts.take(users)
@@ -53,7 +54,7 @@ class Asked:
             # One `now` a call: each user's own clock is moved onto it.
             latest = int(now.max())
             told = ts.like(ts.values + (latest - now)[ts.rows])
-            parts = guidance.parts(self.layout, item, told, latest, asks, np.ones(len(users), np.bool_))
+            parts = guidance.parts(self.layout, item, told, latest, asks, np.full(len(users), guided))
             out = np.full((len(users), self.items), -np.inf, np.float32)
             rows = [row for row, read in enumerate(parts) if read]
             states = guidance.states(self.engine, [parts[row] for row in rows])
