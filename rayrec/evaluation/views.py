@@ -72,7 +72,7 @@ def scores(summary: pa.Table, arms: list[str]) -> Rows:
 
 
 def sources(summary: pa.Table, arms: list[str]) -> dict[str, Any]:
-    by_arm = {arm: counts for arm, counts in of_quantity(summary, "source").items() if arm in arms}
+    by_arm = _by_arm(summary, "source", arms)
     names = sorted({key.rpartition("/")[0] for counts in by_arm.values() for key in counts})
     rows = []
     for arm, counts in by_arm.items():
@@ -83,8 +83,14 @@ def sources(summary: pa.Table, arms: list[str]) -> dict[str, Any]:
     return {"names": names, "rows": rows}
 
 
+def _by_arm(summary: pa.Table, quantity: str, arms: list[str]) -> dict[str, dict[str, float]]:
+    """A quantity's counts in the order of the arms, by which they are coloured everywhere."""
+    found = of_quantity(summary, quantity)
+    return {arm: found[arm] for arm in arms if arm in found}
+
+
 def categories(summary: pa.Table, arms: list[str]) -> dict[str, Any]:
-    by_arm = {arm: counts for arm, counts in of_quantity(summary, "category").items() if arm in arms}
+    by_arm = _by_arm(summary, "category", arms)
     total: dict[str, float] = {}
     for counts in by_arm.values():
         for name, number in counts.items():

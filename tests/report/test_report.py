@@ -18,7 +18,8 @@ from rayrec.evaluation.guardrails import guardrails
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
 from rayrec.evaluation.report_data import EXAMPLE, ReportData
-from rayrec.evaluation.summary import summarise_slates
+from rayrec.evaluation.summary import RANK_BANDS, SUMMARY, summarise_slates
+from rayrec.evaluation.views import categories, sources
 from rayrec.pipeline.reporting import since_the_last
 from rayrec.storage import Storage
 
@@ -174,3 +175,24 @@ def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
     earlier, drifted, unknown = since_the_last(storage, today.date, today.summary)
     assert (earlier, unknown) == (date(2026, 2, 27), "")
     assert set(drifted["verdict"].to_pylist()) == {"stable"}
+
+
+def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
+    """A summary is sorted by name; the arms are in the order of the config."""
+    summary = pa.table(
+        {
+            "arm": ["b", "b", "m", "m", "z", "z"],
+            "quantity": ["category", "source"] * 3,
+            "key": ["tins", f"ease/{RANK_BANDS[0][2]}"] * 3,
+            "count": [1.0] * 6,
+        },
+        SUMMARY,
+    )
+    assert list(categories(summary, ["z", "m", "b", "empty"])["shares"]) == ["z", "m", "b"]
+    assert [row["arm"] for row in sources(summary, ["z", "m", "b", "empty"])["rows"]] == ["z", "m", "b"]
+
+
+def test_a_report_without_timings_does_not_say_that_a_night_took_no_time() -> None:
+    told = dataclasses.replace(full(), timings=full().timings.slice(0, 0))
+    assert "in all stages" in render(full())
+    assert "in all stages" not in render(told)
