@@ -47,7 +47,8 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]
             "named": [text is None or not known.isdisjoint(text.split()) for text in words],
         }
     )
-    own = table.filter(pc.invert(shown)).group_by("named").aggregate([("texts", "sum"), ("rows", "sum")])
+    unshown = table.filter(pc.invert(shown)).group_by("named", use_threads=False)  # in the order of the rows
+    own = unshown.aggregate([("texts", "sum"), ("rows", "sum")])
     together = [
         {"text": None, "texts": row["texts_sum"], "rows": row["rows_sum"], "arms": "", "named": row["named"]}
         for row in own.to_pylist()

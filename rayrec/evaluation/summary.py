@@ -46,9 +46,10 @@ _BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 are as go
 
 
 def merge(summaries: Iterable[pa.Table]) -> pa.Table:
-    """The sum of SUMMARY tables, sorted by quantity, arm, key."""
+    """The sum of SUMMARY tables, sorted by quantity, arm, key: added in their order by one thread, since overlaps are
+    fractions, and a sum of fractions that threads share is not the same twice."""
     table = pa.concat_tables([SUMMARY.empty_table(), *summaries])
-    grouped = table.group_by(["quantity", "arm", "key"]).aggregate([("count", "sum")])
+    grouped = table.group_by(["quantity", "arm", "key"], use_threads=False).aggregate([("count", "sum")])
     ordered = grouped.rename_columns(["quantity", "arm", "key", "count"]).select(SUMMARY.names)
     return ordered.cast(SUMMARY).sort_by([("quantity", "ascending"), ("arm", "ascending"), ("key", "ascending")])
 

@@ -13,7 +13,15 @@ from report_cases import slates, verdicts
 from rayrec.contracts.schemas import DENOISED
 from rayrec.evaluation.charts import spread
 from rayrec.evaluation.drift import drift, psi
-from rayrec.evaluation.summary import bin_edges, merge, of_quantity, rbo, summarise_histories, summarise_slates
+from rayrec.evaluation.summary import (
+    SUMMARY,
+    bin_edges,
+    merge,
+    of_quantity,
+    rbo,
+    summarise_histories,
+    summarise_slates,
+)
 
 
 def textbook_rbo(first: list[int], second: list[int], p: float) -> float:
@@ -33,6 +41,15 @@ def test_the_summary_of_all_users_is_the_sum_of_the_summaries_of_any_parts() -> 
     merged = merge([summarise_slates(part, item_id, category) for part in parts])
     assert merged.select(["quantity", "arm", "key"]) == whole.select(["quantity", "arm", "key"])
     np.testing.assert_allclose(merged["count"].to_numpy(), whole["count"].to_numpy())
+
+
+def test_fractions_are_added_in_the_order_of_the_shards() -> None:
+    shards = np.random.default_rng(0).random((50, 2))
+    keys = {"quantity": ["overlap"] * 2, "arm": ["a ~ b"] * 2, "key": ["rbo", "users"]}
+    parts = [pa.table({**keys, "count": shard}, SUMMARY) for shard in shards]
+    one_after_another = [sum(column) for column in shards.T.tolist()]
+    for _ in range(100):
+        assert merge(parts)["count"].to_pylist() == one_after_another
 
 
 def test_every_slate_row_is_counted_once_in_each_distribution() -> None:
