@@ -30,6 +30,7 @@ from rayrec.workers import Worker
 class Asked:
     """A tuned model and the histories that it is asked about."""
 
+    folder: tempfile.TemporaryDirectory[str]  # the model's; deleted with this object
     local: LocalModel
     engine: TransformersEngine
     head: ItemHead
@@ -70,7 +71,8 @@ def tuned(
     case: HeldOut, settings: Tuning, factors: npt.NDArray[np.float32], templates: Templates, unseen: Int
 ) -> Asked:
     """Tune on the case's histories, for all of `settings.epochs`, and load the engine."""
-    storage = Storage(tempfile.mkdtemp(prefix="rayrec-instruct-"))
+    folder = tempfile.TemporaryDirectory(prefix="rayrec-instruct-")
+    storage = Storage(folder.name)
     weight = np.asarray(case.event_weights, np.float32)
     item, ts = Ragged.from_arrow(case.history["item"]), Ragged.from_arrow(case.history["ts"])
     positive = weight[Ragged.from_arrow(case.history["event"]).values] > 0
@@ -109,6 +111,7 @@ def tuned(
     codes = np.empty(len(local.card.item_ids), np.int64)
     codes[index[index >= 0]] = np.flatnonzero(index >= 0)
     return Asked(
+        folder=folder,
         local=local,
         engine=engine,
         head=ItemHead(item_vectors(local)),

@@ -10,7 +10,7 @@ reports/dt=D/                       report.html, metrics.json
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 
@@ -38,11 +38,15 @@ class Day:
 
     `listed`: who is forgotten; None: whoever is on the list of output.root when that is first asked. It then stays so,
     in the workers too: a request that comes during the night is for the next run.
+
+    `code`: the version whose files these are. Nothing that other code made is taken up, so that a night run again after
+    a fault was mended is without it from the first row on. The driver's own, in the workers too.
     """
 
     config: Config
     date: date
     listed: Forgotten | None = None
+    code: str = field(default_factory=code_version)
 
     def __hash__(self) -> int:
         return hash(self._identity)
@@ -51,8 +55,8 @@ class Day:
         return isinstance(other, Day) and self._identity == other._identity
 
     @cached_property
-    def _identity(self) -> tuple[str, str, str]:
-        return self.config.model_dump_json(), self.dt, self.forgotten.digest
+    def _identity(self) -> tuple[str, str, str, str]:
+        return self.config.model_dump_json(), self.dt, self.forgotten.digest, self.code
 
     @cached_property
     def forgotten(self) -> Forgotten:
@@ -109,14 +113,15 @@ class Day:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out.
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out; and
+        of the code that reads them. It is part of the fingerprint of all that is made of them.
 
         Histories name an event by its place in `data.events`, so its order counts.
         """
         content = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
         data = ordered(content, "events")
         files = [(file.path, file.size, file.version) for file in self.files]
-        return digest([data, self.dt, files, *([self.forgotten.digest] if self.forgotten else [])])
+        return digest([data, self.dt, files, self.forgotten.digest if self.forgotten else None, self.code])
 
     @property
     def work(self) -> str:
@@ -136,7 +141,7 @@ class Day:
             inputs=(*self.inputs, *self._worded, *self._read),
             shards=self.config.data.shards,
             arms=tuple(self.config.arms.variants),
-            code_version=code_version(),
+            code_version=self.code,
         )
 
     @property

@@ -35,7 +35,7 @@ from rayrec.pipeline.ingest import Ingested, ShardCounts, histories, ingest, rea
 from rayrec.progress import Progress
 from rayrec.publishing.records import Manifest, Provenance, RunRecord, UserCounts
 from rayrec.publishing.run import Publication, Run
-from rayrec.publishing.versions import code_version, versions
+from rayrec.publishing.versions import versions
 
 _IN_ORDER = ("data.events", "embeddings.sources", "embeddings.instructions")
 """Where the order of keys is part of what is embedded."""
@@ -90,7 +90,7 @@ def record_of(day: Day) -> RunRecord:
         inputs=day.inputs,
         shards=day.config.data.shards,
         arms=tuple(settings.instructions),
-        code_version=code_version(),
+        code_version=day.code,
     )
 
 

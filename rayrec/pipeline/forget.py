@@ -35,7 +35,7 @@ from rayrec.pipeline.denoisers import learners_of
 from rayrec.pipeline.holdings import delete_folders, erase, holdings, nameless_rows
 from rayrec.pipeline.ingest import histories, ingest, ingested_already, read_catalogue
 from rayrec.pipeline.models import cuts, denoisers_of, item_model_of
-from rayrec.publishing.manifest import published_dates
+from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
 from rayrec.publishing.versions import code_version
 from rayrec.reranking import artefact
@@ -77,7 +77,7 @@ def fulfil(config: Config, request: Request, day: Day | None) -> str:
     storage = Storage(config.output.root)
     gone = forgotten.of(storage, request)
     plan = _plan(storage, request, gone)
-    models = [] if day is None else unlearn(Day(day.config, day.date, forgotten.before(storage, request)), day)
+    models = [] if day is None else unlearn(_as_published(day, forgotten.before(storage, request)), day)
     stale = _mark_stale(storage, request)
     remade = {model["before"]: model["after"] for model in models}
     erase(storage, [file["path"] for file in plan["files"]], gone, remade)
@@ -111,6 +111,12 @@ def fulfil(config: Config, request: Request, day: Day | None) -> str:
     path = forgotten.certificate_path(request)
     storage.create(path, (json.dumps(certificate, indent=1) + "\n").encode())
     return path
+
+
+def _as_published(day: Day, listed: Forgotten) -> Day:
+    """The day as the code that published it left its files, when nobody but `listed` was forgotten."""
+    manifest = find_manifest(day.storage, day.date)
+    return Day(day.config, day.date, listed, day.code if manifest is None else manifest.code_version)
 
 
 def unlearn(before: Day, now: Day) -> list[dict[str, Any]]:

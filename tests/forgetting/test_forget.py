@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -29,6 +30,7 @@ from rayrec.pipeline.daily import _require_same_list
 from rayrec.pipeline.holdings import _filter, holdings
 from rayrec.pipeline.ingest import histories, ingest
 from rayrec.pipeline.models import cuts, item_model_of
+from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.targets import read_targets
 from rayrec.reranking import artefact
@@ -129,6 +131,20 @@ def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: P
                 assert np.abs(one / one.diagonal() - other / other.diagonal()).max() < 1e-8
             elif fitted.kind != "ials":
                 assert all(np.array_equal(found.fitted[key].arrays[n], array) for n, array in fitted.arrays.items())
+
+
+def test_newer_code_corrects_what_older_code_published(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def model() -> str:
+        day = made.day()
+        return item_model_of(day, ingest(day), cuts(day)[0])[1]
+
+    published = model()
+    monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: "newer")
+    forget(made)
+    (certificate,) = certificates(made)
+    (row,) = certificate["item_models"]
+    assert (row["before"], row["after"]) == (published, model())
+    assert "downdated" in {source["how"] for source in row["sources"]}
 
 
 def test_a_later_night_neither_learns_from_them_nor_scores_them(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,15 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
         check(day(root, tuning={"base": "models/nowhere"}))
     unread = day(root, tuning={"base": "models/nowhere"}, rerank={"method": "none"})
     assert unread.record.inputs == day(root).record.inputs
+
+
+def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
+    usual = day(root)
+    other = dataclasses.replace(usual, code="other")
+    assert (usual.work, usual.quarantine) != (other.work, other.quarantine)
+    assert usual != other
+    (variant, *_) = usual.arms.variants("rerank")
+    for made in (model_fingerprint, lambda of: learn.blend_fingerprint(of, variant, [])):
+        assert made(usual) != made(other)
+    assert usual.record.identity == other.record.identity  # the same rows are expected of both,
+    assert usual.record.run_id != other.record.run_id  # and no shard is shared
