@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
-from rayrec.errors import MissingFileError
+from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.report import has_report, write_report
 from rayrec.evaluation.terminal import print_person, results_console
 from rayrec.pipeline import daily as pipeline
@@ -73,6 +73,8 @@ def _late_report(night: Night) -> str:
         return f"{write_report(report_data(night, people), work.storage)} (written now, without timings)"
     except MissingFileError as gone:
         return f"the day has none, and what it is made of is gone: {gone.where}"
+    except DataError as unread:
+        return f"the day has none, and what it is made of cannot be read: {unread.where}"
 
 
 def print_counts(night: Night, console: Console) -> None:

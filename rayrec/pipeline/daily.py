@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as pq
 
@@ -66,7 +66,7 @@ class Timings:
 class Night:
     """How a run ended, for the report and the terminal."""
 
-    day: Day
+    day: Day  # as the code that published it left its files
     publication: Publication
     already: bool  # it was published before this run started: nothing was done
     models: Models  # as of the date
@@ -101,7 +101,8 @@ def run(day: Day) -> Night:
     check(day)
     opened = Run.open(day.storage, day.record)
     if opened.published is not None:
-        return Night(day, Publication("published", opened.published), True, _models_of(day, opened.published))
+        left = replace(day, code=opened.published.code_version)
+        return Night(left, Publication("published", opened.published), True, _models_of(left, opened.published))
     timings = Timings()
     with timings.step("ingest", "rows") as done:
         data = ingest(day)

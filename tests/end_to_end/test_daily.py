@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from rayrec.pipeline.plan import describe
 from rayrec.pipeline.readers import Readers
 from rayrec.pipeline.reporting import people_worth_showing, report_data
 from rayrec.pipeline.score import Scoring
+from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
 from rayrec.reranking.actor import Reranker
 from rayrec.reranking.base import Failure
@@ -74,9 +76,13 @@ def test_a_rerun_does_nothing(first_night: tuple[Made, Night]) -> None:
     assert "nothing would be done" in describe(made.day(made.root))
 
 
-@pytest.mark.parametrize("left", [None, b'{"name": "of another version"}'])
+@pytest.mark.parametrize(("left", "code"), [(None, None), (b'{"name": "of another version"}', "newer")])
 def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
-    first_night: tuple[Made, Night], tmp_path: Path, left: bytes | None
+    first_night: tuple[Made, Night],
+    tmp_path: Path,
+    left: bytes | None,
+    code: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made, night = first_night
     root = tmp_path / "out"
@@ -84,6 +90,9 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     storage, dt = Storage(str(root)), made.shop.date.isoformat()
     if left is not None:
         storage.write(f"{report_folder(dt)}/report.json", left)
+    if code is not None:
+        monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
+        assert made.day(root).code == code != night.day.code
     assert "its report would be written" in describe(made.day(root))
     sets = [word for one in made.overrides(root) for word in ("--set", one)]
     lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]
