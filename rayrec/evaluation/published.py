@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from rayrec import forgotten
 from rayrec.config import Arms, Retrieval
+from rayrec.contracts.denoised import each_user_once
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.errors import MissingFileError
@@ -108,10 +109,7 @@ class PublishedDay:
     def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
         """DENOISED rows of those users who have `min_events` positive events, one each, with nothing taken out."""
         table = read_denoised(self.storage, self.manifest, shard)
-        if table.num_rows:
-            table = table.filter(pc.equal(table["variant"], table["variant"][0]))
-            table = table.filter(pc.is_in(table["user_id"], users))
-        table = table.combine_chunks()
+        table = each_user_once(table.filter(pc.is_in(table["user_id"], users)))
         event = Ragged.from_arrow(table["event"])
         everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
         table = table.set_column(table.column_names.index("keep"), DENOISED.field("keep"), everything)

@@ -59,16 +59,18 @@ def publish_shop(root: Path, *, users: int = 200, assignment: str = "all") -> Pu
     run = Run.open(storage, record)
     with storage.writer(catalogue_path(shop.date, record.run_id)) as file:
         pq.write_table(catalogue, file)
-    denoise = [
-        DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
-        for variant, chosen in (("none", {}), ("influence", config.denoise.settings))
-    ]
+    denoise = {
+        arm: DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
+        for arm, variant, chosen in (("control", "none", {}), ("llm", "influence", config.denoise.settings))
+    }
     best = pd.read_csv(shop.truth_root / "best.csv")
     of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shards)
     for shard in range(config.data.shards):
         mine = histories.filter(pa.array(of_shard == shard))
-        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), [stage(mine) for stage in denoise])
-        slates = {arm: _slates(shop, arm, best, mine["user_id"].to_pylist(), assignment) for arm in arms}
+        own = {arm: mine.filter(pa.array(_members(arm, mine["user_id"].to_pylist(), assignment))) for arm in arms}
+        denoised = [stage(own[arm].combine_chunks()) for arm, stage in denoise.items()]
+        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), denoised)
+        slates = {arm: _slates(shop, arm, best, own[arm]["user_id"].to_pylist()) for arm in arms}
         run.commit(shard, slates, UserCounts(len(mine), len(mine)), {})
     run.publish(Provenance(users_in=len(histories), models={item_model.KIND: "fp"}))
     return PublishedShop(shop, config, sets, catalogue, best)
@@ -101,10 +103,13 @@ def _write_denoised(storage: Storage, path: str, tables: list[pa.Table]) -> None
             writer.write_table(table)
 
 
-def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str], assignment: str) -> pa.Table:
-    """`llm`: the best possible; `control`: the same with the first place last. Under `split`, odd users are llm's."""
-    if assignment == "split":
-        users = [user for user in users if (int(user[-1]) % 2 == 1) == (arm == "llm")]
+def _members(arm: str, users: list[str], assignment: str) -> list[bool]:
+    """Which users have a slate of the arm. Under `split`, odd ones are llm's."""
+    return [assignment == "all" or (int(user[-1]) % 2 == 1) == (arm == "llm") for user in users]
+
+
+def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:
+    """`llm`: the best possible; `control`: the same with the first place last."""
     own = best[best["user_id"].isin(users) & (best["rank"] <= SIZE)].sort_values(["user_id", "rank"])
     item = own["item_id"].to_numpy().reshape(-1, SIZE)
     item = np.roll(item, -1, axis=1) if arm == "control" else item

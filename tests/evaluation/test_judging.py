@@ -114,6 +114,9 @@ def test_arms_that_split_the_users_are_judged_on_their_own(tmp_path: Path) -> No
     assert users["popularity"] == 60
     assert users["control"] + users["llm"] == 60
     assert value(found.comparison, "llm", "hr@10") > 0.6
+    decision = evaluate_day(day.config, day.shop.date, 7).decision
+    assert decision is not None
+    assert [verdict.arm for verdict in decision.verdicts] == ["llm"]
 
 
 @pytest.mark.parametrize("assignment", ["all", "split"])
