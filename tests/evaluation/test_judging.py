@@ -280,6 +280,17 @@ def test_evaluate_adds_its_table_to_the_days_report(day: PublishedShop) -> None:
     assert "Not judged yet" not in page
 
 
+def test_a_report_that_another_version_wrote_is_left_as_it_is_and_the_day_is_judged(tmp_path: Path) -> None:
+    day = publish_shop(tmp_path, users=40)
+    storage, page = Storage(day.config.output.root), "reports/dt=2026-03-02/report.json"
+    storage.write(page, b'{"sections": []}')
+    status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
+    assert status == 0, output
+    assert "another version of rayrec; jobs.daily for its date writes one anew" in output
+    assert storage.exists("reports/dt=2026-03-02/metrics.json")
+    assert storage.read(page) == b'{"sections": []}'
+
+
 def test_a_shard_that_nobody_fell_into_reads_as_empty_and_a_lost_file_does_not(day: PublishedShop) -> None:
     storage, manifest = Storage(day.config.output.root), read_manifest(day.config.output.root, day.shop.date)
     nowhere = dataclasses.replace(manifest, run_id="another")
