@@ -102,9 +102,8 @@ class PublishedDay:
         return bool(self.manifest.meaning["arms"]["assignment"] == "all")
 
     def participants(self, users: pa.Array) -> pa.Array:
-        """Those of the users who take part in the experiment: outside it, an arm is not compared."""
-        within = Arms.model_validate(self.manifest.meaning["arms"]).within
-        return users if within is None else users.filter(pa.array(inside(within, users)))
+        """Those of the users who take part in the experiment."""
+        return users.filter(pa.array(takes_part(self.manifest, users)))
 
     def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
         """DENOISED rows of those users who have `min_events` positive events, one each, with nothing taken out."""
@@ -170,3 +169,9 @@ class PublishedDay:
         sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in fitted}
         sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(model.count)))
         return sources
+
+
+def takes_part(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which users [n] take part in the day's experiment: outside it, an arm is not compared."""
+    within = Arms.model_validate(manifest.meaning["arms"]).within
+    return np.ones(len(users), np.bool_) if within is None else inside(within, users)
