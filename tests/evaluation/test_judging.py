@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from jobs.show import main as show
-from rayrec import forgotten, read_slates
-from rayrec.config import Within, load
+from rayrec import forgotten
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.evaluated import evaluate as evaluate_day
 from rayrec.evaluation.judging import judge_day
@@ -40,7 +39,6 @@ from rayrec.evaluation.report import write_report
 from rayrec.evaluation.report_data import ReportData
 from rayrec.evaluation.summary import SUMMARY
 from rayrec.publishing.reader import read_manifest
-from rayrec.slates.arms import inside
 from rayrec.storage import Storage
 
 
@@ -107,36 +105,6 @@ def test_users_with_too_few_events_are_not_judged(day: PublishedShop) -> None:
     every = judge_day(day.config.output.root, day.shop.date, wanted(day))
     some = judge_day(day.config.output.root, day.shop.date, wanted(day), min_events=15)
     assert 0 < some.users < every.users
-
-
-def test_arms_that_split_the_users_are_judged_on_their_own(tmp_path: Path) -> None:
-    day = publish_shop(tmp_path, users=60, arms=("arms.assignment=split",))
-    found = judge_day(day.config.output.root, day.shop.date, wanted(day))
-    users = {row["system"]: row["users"] for row in found.comparison.to_pylist() if row["against"] is None}
-    assert users["popularity"] == 60
-    assert users["control"] + users["llm"] == 60
-    assert value(found.comparison, "llm", "hr@10") > 0.6
-    decision = evaluate_day(day.config, day.shop.date, 7).decision
-    assert decision is not None
-    assert [verdict.arm for verdict in decision.verdicts] == ["llm"]
-
-
-def test_feedback_of_users_outside_the_experiment_judges_no_arm(tmp_path: Path) -> None:
-    day = publish_shop(tmp_path, users=60, arms=("arms.within={salt: a, low: 0, high: 0.4, others: control}",))
-    root = day.config.output.root
-    shown = read_slates(root, day.shop.date).filter(pc.field("rank") <= 3)
-    columns = {name: shown[name] for name in ("slate_id", "rank", "item_id", "propensity")}
-    pa.csv.write_csv(pa.table({**columns, "reward": [1.0] * len(shown)}), Path(root) / "feedback.csv")
-    config = load(CONF, (*day.sets, f"feedback.root={root}", "feedback.path=feedback.csv"))
-    found = evaluate_day(config, day.shop.date, 7).logged
-    assert found is not None
-    part = inside(Within(salt="a", low=0, high=0.4, others="control"), pc.unique(shown["user_id"])).sum()
-    assert 0 < part < 60
-    assert {row["target"]: row["slates"] for row in found.estimates.to_pylist() if row["target"] == row["logging"]} == {
-        "control": part,
-        "llm": part,
-    }
-    assert f"outside the experiment {3 * (60 - part)}" in found.words
 
 
 @pytest.mark.parametrize("assignment", ["all", "split"])

@@ -14,7 +14,7 @@ import pytest
 from report_cases import HOSTILE, bare, binding, full, slates
 
 from rayrec.errors import DataError
-from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.guardrails import guardrails
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
@@ -208,3 +208,14 @@ def test_of_arms_that_split_the_users_no_overlap_is_told_and_rules_count_by_the_
     report = dataclasses.replace(report, summary=summary)
     assert overlaps(summary) == []
     assert [(row["arm"], row["count"], row["share"]) for row in rules(report)] == [("llm", 12, 0.6), ("llm", 3, 0.15)]
+
+
+@pytest.mark.parametrize(("fewer", "kept"), [(1.0, False), (0.95, False), (0.5, None)])
+def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, kept: bool | None) -> None:
+    rows = [row for row in full().comparison.to_pylist() if row["metric"] == COVERAGE]
+    users = {"control": 40, "llm": int(40 * fewer)}
+    value = {"control": 0.8, "llm": 0.6}
+    rows = [{**row, "users": users[row["system"]], "value": value[row["system"]]} for row in rows]
+    data = dataclasses.replace(full(), comparison=pa.Table.from_pylist(rows, COMPARISON))
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "coverage of the catalogue, llm"]
+    assert rail.kept is kept
