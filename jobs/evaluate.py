@@ -17,6 +17,7 @@ from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day
 from rayrec.config import Config
 from rayrec.errors import DataError, MissingFileError, PublicationError
 from rayrec.evaluation import evaluated
+from rayrec.evaluation.evaluated import Evaluated
 from rayrec.evaluation.report import read_report, report_folder, write_report
 from rayrec.evaluation.terminal import print_comparison, print_decision, print_logged, results_console
 from rayrec.publishing.manifest import find_manifest
@@ -50,11 +51,18 @@ def evaluate(
     path = f"{report_folder(day.isoformat())}/metrics.json"
     storage.write(path, found.to_json())
     console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
+    console.print(f"report:  {_added_to_report(found, storage)}", soft_wrap=True)
+
+
+def _added_to_report(found: Evaluated, storage: Storage) -> str:
+    """Add what was found to the day's report: where it lies, or why there is none to add to."""
     try:
-        report = found.on(read_report(storage, day.isoformat()))
-        console.print(f"report:  {write_report(report, storage)}", soft_wrap=True)
+        report = read_report(storage, found.date.isoformat())
     except MissingFileError:
-        console.print("report:  the day has none to add this to; jobs.daily writes it", soft_wrap=True)
+        return "the day has none to add this to; jobs.daily writes it"
+    except DataError:
+        return "the day's is of another version of rayrec; jobs.daily for its date writes one anew to add this to"
+    return write_report(found.on(report), storage)
 
 
 def _require_published(config: Config, day: Date, line: str) -> None:

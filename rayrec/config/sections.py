@@ -49,7 +49,7 @@ class Blend(Section):
     min_events: int = Field(3, ge=0)  # users with fewer positive events before the cut do not teach
     sample_users: int = Field(
         40_000, ge=1
-    )  # users looked at, chosen by their stable hash; those who took something teach
+    )  # users looked at, chosen by their stable hash; those who took something teach every arm
     l2: float = Field(1e-3, gt=0)
 
 

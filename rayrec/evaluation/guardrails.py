@@ -16,6 +16,7 @@ _LEAST_SERVED = 0.95  # of the users who are eligible
 _NEAR = 0.9  # of the share of rows in quarantine at which a day is not published
 _LEAST_HEARD = 0.9  # of the requests name something that the LLM knows
 _MOST_LOST = 0.10  # of the baseline's coverage, or of its share of tail items
+_AS_MANY = 0.9  # of the other arm's users, for coverage: the more users, the more items they are shown
 _WATCHED = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
 
 
@@ -73,7 +74,11 @@ def _arms(data: ReportData) -> list[Guardrail]:
             mine, base = values.get((arm, metric)), values.get((data.baseline, metric))
             if arm == data.baseline or mine is None or base is None or base["value"] <= 0:
                 continue
-            change = mine["value"] / base["value"] - 1
             asked = f"no more than {_MOST_LOST:.0%} below {data.baseline}"
+            if metric == COVERAGE and min(mine["users"], base["users"]) < _AS_MANY * max(mine["users"], base["users"]):
+                unknown = f"unknown: of {mine['users']:,} users, in {data.baseline} of {base['users']:,}"
+                found.append(Guardrail(f"{words}, {arm}", unknown, asked, None))
+                continue
+            change = mine["value"] / base["value"] - 1
             found.append(Guardrail(f"{words}, {arm}", f"{change:+.1%}", asked, change >= -_MOST_LOST))
     return found

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,6 +16,7 @@ from rayrec.config import Feedback
 from rayrec.contracts.feedback import FeedbackRead, read_feedback
 from rayrec.contracts.schemas import QUARANTINE, SLATE, TARGET
 from rayrec.errors import DataError
+from rayrec.evaluation.published import takes_part
 from rayrec.offpolicy.published import UNMATCHED, estimate_arms, match_published
 from rayrec.publishing.reader import read_manifest, read_shard
 from rayrec.publishing.records import Manifest
@@ -36,7 +39,8 @@ class Logged:
 
 
 def judge_feedback(feedback: Feedback, data_root: str, root: str, day: date) -> Logged:
-    """Estimates for every arm of a published day from the feedback on its slates.
+    """Estimates for every arm of a published day from the feedback on the slates of those who take part in its
+    experiment.
 
     What broke the contract, and what does not fit the publication, lies in quarantine/dt=D/feedback*.parquet.
     Raises DataError where no feedback is on this day's slates, QuarantineError where too much of it is broken.
@@ -46,17 +50,19 @@ def judge_feedback(feedback: Feedback, data_root: str, root: str, day: date) -> 
     slates = _slates(storage, manifest, pc.unique(read.feedback["slate_id"].combine_chunks()))
     matched, unmatched = match_published(read.feedback, slates)
     _keep(storage, day, read, unmatched)
+    inside = takes_part(manifest, matched["user_id"])
+    left_out = _left_out(read.by_reason, unmatched, int(np.count_nonzero(~inside)))
+    matched = matched.filter(pa.array(inside))
     if not matched.num_rows:
         raise DataError(
-            f"none of the {read.rows:,} rows of feedback is on a slate of {day}: {_reasons(unmatched)}",
+            f"none of the {read.rows:,} rows of feedback is on a slate of {day}: {left_out}",
             where=Storage(feedback.root or data_root).url(feedback.path),
             do="check feedback.slate_id and --date; slate ids are those of the published slates",
         )
     targets = pa.concat_tables([TARGET.empty_table(), *_targets(storage, manifest)])
     words = f"{matched.num_rows:,} rows of feedback on {len(pc.unique(matched['slate_id'])):,} slates."
-    if unmatched.num_rows or read.quarantine.num_rows:
-        broken = [f"{reason} {count:,}" for reason, count in read.by_reason.items()]
-        words += f" Left out: {', '.join([*broken, _reasons(unmatched)]).strip(', ')}."
+    if left_out:
+        words += f" Left out: {left_out}."
     return Logged(words, estimate_arms(matched, targets, feedback.depth))
 
 
@@ -83,6 +89,8 @@ def _keep(storage: Storage, day: date, read: FeedbackRead, unmatched: pa.Table) 
                 pq.write_table(table.cast(schema), file, compression="zstd")
 
 
-def _reasons(unmatched: pa.Table) -> str:
-    counts = pc.value_counts(unmatched["reason"].combine_chunks()).to_pylist()
-    return ", ".join(f"{pair['values']} {pair['counts']:,}" for pair in counts)
+def _left_out(broken: Mapping[str, int], unmatched: pa.Table, outside: int) -> str:
+    """How many rows for which reason, in words; empty where all are used."""
+    unfit = pc.value_counts(unmatched["reason"].combine_chunks()).to_pylist()
+    counts = {**broken, **{pair["values"]: pair["counts"] for pair in unfit}, "outside the experiment": outside}
+    return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)

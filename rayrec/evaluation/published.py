@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from rayrec import forgotten
 from rayrec.config import Arms, Retrieval
+from rayrec.contracts.denoised import each_user_once
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import DENOISED
 from rayrec.errors import MissingFileError
@@ -101,17 +102,13 @@ class PublishedDay:
         return bool(self.manifest.meaning["arms"]["assignment"] == "all")
 
     def participants(self, users: pa.Array) -> pa.Array:
-        """Those of the users who take part in the experiment: outside it, an arm is not compared."""
-        within = Arms.model_validate(self.manifest.meaning["arms"]).within
-        return users if within is None else users.filter(pa.array(inside(within, users)))
+        """Those of the users who take part in the experiment."""
+        return users.filter(pa.array(takes_part(self.manifest, users)))
 
     def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
         """DENOISED rows of those users who have `min_events` positive events, one each, with nothing taken out."""
         table = read_denoised(self.storage, self.manifest, shard)
-        if table.num_rows:
-            table = table.filter(pc.equal(table["variant"], table["variant"][0]))
-            table = table.filter(pc.is_in(table["user_id"], users))
-        table = table.combine_chunks()
+        table = each_user_once(table.filter(pc.is_in(table["user_id"], users)))
         event = Ragged.from_arrow(table["event"])
         everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
         table = table.set_column(table.column_names.index("keep"), DENOISED.field("keep"), everything)
@@ -172,3 +169,9 @@ class PublishedDay:
         sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in fitted}
         sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, Popularity(model.count)))
         return sources
+
+
+def takes_part(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which users [n] take part in the day's experiment: outside it, an arm is not compared."""
+    within = Arms.model_validate(manifest.meaning["arms"]).within
+    return np.ones(len(users), np.bool_) if within is None else inside(within, users)

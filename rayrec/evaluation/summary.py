@@ -10,7 +10,7 @@ slates, and a run can be compared with an earlier one (`rayrec.evaluation.drift`
 | source         | arm        | source/rank band                         | slate rows                  |
 | category       | arm        | category                                 | slate rows                  |
 | overlap        | a ~ b      | rbo, top 10 shared, users                | sums over users             |
-| history length | all        | events kept in the history               | users                       |
+| history length | all        | events in the history                    | users                       |
 | rule           | arm        | rule of slates                           | slates that it changed      |
 | split          | arm        | users                                    | users who take part         |
 | verdict        | variant    | reason                                   | events                      |
@@ -27,6 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.contracts.denoised import each_user_once
 from rayrec.contracts.ragged import Ragged
 from rayrec.denoising.base import REASONS
 
@@ -79,14 +80,12 @@ def summarise_slates(slates: pa.Table, item_id: pa.Array, category: pa.Array) ->
 
 
 def summarise_histories(denoised: pa.Table) -> pa.Table:
-    """SUMMARY of DENOISED rows of one shard: reasons per variant, and history lengths (of the first variant)."""
-    parts = []
-    for number, variant in enumerate(pc.unique(denoised["variant"]).to_pylist()):
-        rows = denoised.filter(pc.equal(denoised["variant"], variant))
-        reason = Ragged.from_arrow(rows["reason"])
+    """SUMMARY of DENOISED rows of one shard: reasons per variant, and history lengths, of each user once."""
+    lengths = Ragged.from_arrow(each_user_once(denoised)["item"]).lengths
+    parts = [_counts("history length", "all", lengths, str)]
+    for variant in pc.unique(denoised["variant"]).to_pylist():
+        reason = Ragged.from_arrow(denoised.filter(pc.equal(denoised["variant"], variant))["reason"])
         parts.append(_counts("verdict", variant, reason.values, REASONS.__getitem__))
-        if number == 0:
-            parts.append(_counts("history length", "all", reason.lengths, str))
     return merge(parts)
 
 

@@ -102,19 +102,20 @@ def categories(summary: pa.Table, arms: list[str]) -> dict[str, Any]:
 
 
 def overlaps(summary: pa.Table) -> Rows:
+    """Of the arms that have users in common."""
     found = []
     for pair, sums in of_quantity(summary, "overlap").items():
-        users = max(sums["users"], 1.0)
-        shared = sums["top 10 shared"] / users
-        found.append({"pair": pair, "users": sums["users"], "rbo": sums["rbo"] / users, "shared": shared})
+        if users := sums["users"]:
+            shared = sums["top 10 shared"] / users
+            found.append({"pair": pair, "users": users, "rbo": sums["rbo"] / users, "shared": shared})
     return found
 
 
 def rules(data: ReportData) -> Rows:
     """How often each rule of an arm bound, of the slates of that arm."""
-    found = []
+    found, slates = [], of_quantity(data.summary, "top score")
     for arm, counts in of_quantity(data.summary, "rule").items():
-        for row in shares(counts, data.users_published):
+        for row in shares(counts, sum(slates.get(arm, {}).values())):
             found.append({"arm": arm, "rule": row["name"], "count": row["count"], "share": min(row["share"], 1.0)})
     return found
 

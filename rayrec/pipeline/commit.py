@@ -2,7 +2,8 @@
 
 Where an arm leaves something to chance, what every other arm would have made of its slates is kept beside them
 (TARGET). With `assignment: split` a user has one arm; another arm's candidates are there only if both share their
-denoising. Where they are not, nothing is kept for the pair: an estimate for the other arm has no users there.
+denoising, and then its LLM has read them, too (readings.py). Where they are not, or its LLM could not read the user,
+nothing is kept for the pair: an estimate for the other arm has no users there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
 from rayrec.pipeline.kept import counted, keep_summary, keep_targets, keep_verdicts
 from rayrec.pipeline.models import Models, blend_of, catalogue_of, explores, items_of, loaded, prior_of, sources_of
-from rayrec.pipeline.readings import WAY, reading_of, with_reading
+from rayrec.pipeline.readings import WAY, looked_at, reading_of, with_reading
 from rayrec.pipeline.score import Scoring
 from rayrec.pipeline.split import SERVED, SPLIT
 from rayrec.publishing.records import UserCounts, add_counts
@@ -51,7 +52,7 @@ class Committing:
 class Made:
     """One arm's part of a shard."""
 
-    pool: CandidatePool  # arranged, of its own users and of those whose slates it is asked about
+    pool: CandidatePool  # arranged, of all users whom the arm is looked at for
     members: Bools  # [users of the pool] who get a slate
     codes: Ragged  # int64 item codes of the slates, one row a member
     slates: pa.Table  # SLATE
@@ -108,7 +109,10 @@ class Commit:
         stage = self._stages[path.arm]
         rows = with_reading(table, reading_of(self._day, path))
         rows = rows.filter(pc.equal(rows["variant"], path.at("retrieve").name))
-        rows = rows.filter(pa.array(self._asked_about(path, rows["user_id"]))).combine_chunks()
+        rows = rows.filter(pa.array(looked_at(self._day, (path.arm,), rows["user_id"])))
+        if "score.llm" in rows.column_names:
+            rows = rows.filter(pc.is_valid(rows["score.llm"]))  # the arm's own users without a score have failed
+        rows = rows.combine_chunks()
         found = stage.found(rows)
         members = self._day.arms.members(found.scored.user_ids)[path.arm]
         pool = stage.arranged(found)
@@ -116,13 +120,6 @@ class Commit:
         chosen = stage.chosen(own, path.arm)
         slates = stage.rows(own, chosen, path.arm)
         return Made(pool, members, chosen.code, slates, bound(stage, found.of(members), own))
-
-    def _asked_about(self, path: ArmPath, user_ids: pa.ChunkedArray) -> Bools:
-        """Which users [users] an arm's candidates are looked at for: its own, and those of arms that explore."""
-        members = self._day.arms.members(user_ids)
-        asking = [members[other.arm] for other in self._day.arms if explores(other)]
-        asked: Bools = np.any([members[path.arm], *asking], axis=0)
-        return asked
 
     def _targets(self, made: dict[str, Made]) -> list[pa.Table]:
         """TARGET of every arm that explores, under every other one; empty where none does."""
@@ -158,8 +155,8 @@ class Commit:
 
 
 def failures(table: pa.Table) -> pa.Table:
-    """The users whose prompt failed in any variant, once each: columns user_id, error. They get no slate in any arm, so
-    that arms stay comparable."""
+    """The users whose prompt failed in any of their arms, once each: columns user_id, error. They get no slate in any
+    arm, so that arms stay comparable."""
     if "error" not in table.column_names:
         return pa.table({"user_id": pa.array([], pa.string()), "error": pa.array([], pa.string())})
     rows = table.filter(pc.is_valid(table["error"])).select(["user_id", "error"])

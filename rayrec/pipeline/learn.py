@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -223,18 +222,9 @@ def blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
     asked = day.templates.digest if anything_asked(day) else None
     read = day.checkpoints.get(variant.name)
-    lessons = [instruction(day), day.config.retrieval.exclude_seen, _who_is_where(day)]
+    lessons = [instruction(day), day.config.retrieval.exclude_seen]
     blend = day.config.blend.model_dump(mode="json")
     return digest([variant.name, known, blend, day.data_fingerprint, asked, read, lessons])
-
-
-def _who_is_where(day: Day) -> list[Any] | None:
-    """What decides in which arms users are, for a variant learns from those of its arms; None: everybody is in all."""
-    plan = day.arms
-    if plan.assignment == "all" and plan.within is None:
-        return None
-    within = None if plan.within is None else plan.within.model_dump(mode="json")
-    return [plan.assignment, plan.salt, within, [[path.arm, path.share, path.at("rerank").name] for path in plan]]
 
 
 def _sequence_path(day: Day, models: Models, shard: int) -> str:

@@ -4,12 +4,19 @@ A *reading* is one way in which the LLM scores a retrieve variant's candidates: 
 instruction table are put to it. Arms that share both share the reading. A reading's scores are the column
 `llm.<reading>` of a shard's table, beside `asked.<reading>` (which users intend something: for them the LLM weighs
 more) and `error`.
+
+Under a split a reading is of the users of the arms that it serves, and of the users of every arm that explores and
+whose denoising these arms share: without it nobody could say what they would have made of slates left to chance
+(`looked_at`). Where a small arm's LLM is dear, an explorer beside it costs a reading of all of the explorer's users.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,7 +24,10 @@ from rayrec.config import Rerank
 from rayrec.instructions.table import requests_for
 from rayrec.pipeline.asking import arms_named, requests
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.models import explores
 from rayrec.slates.arms import ArmPath, Variant
+
+Bools = npt.NDArray[np.bool_]
 
 LLM, ASKED, WAY = "llm.", "asked.", "way."  # begin the columns of a reading
 
@@ -61,6 +71,18 @@ def served(day: Day, reading: Reading) -> tuple[str, ...]:
     """The arms that a reading serves."""
     own = [(path.arm, reading_of(day, path)) for path in day.arms]
     return tuple(arm for arm, one in own if one is not None and one.name == reading.name)
+
+
+def looked_at(day: Day, arms: Sequence[str], user_ids: pa.ChunkedArray) -> Bools:
+    """Which users [n] the candidates of these arms are looked at for, by the LLM and by the arms' slates: their own
+    users, and those to whom another arm shows something by chance, for TARGET.
+
+    Who takes no part in the experiment is compared with nobody, so they are looked at for their own arm alone.
+    """
+    members, part = day.arms.members(user_ids), day.arms.participants(user_ids)
+    exploring = [members[path.arm] & part for path in day.arms if explores(path)]
+    found: Bools = np.any([*(members[arm] for arm in arms), *exploring], axis=0)
+    return found
 
 
 def requested(day: Day, reading: Reading, user_ids: pa.ChunkedArray) -> tuple[pa.StringArray, pa.StringArray]:

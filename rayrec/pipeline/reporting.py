@@ -47,14 +47,24 @@ _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
 
 def people_worth_showing(day: Day, manifest: Manifest, limit: int) -> list[Person]:
     """Up to `limit` users to look at: first those whose histories lost something, then, for up to half of the places,
-    users whose slates differ most between the first two arms (found in the first shard)."""
+    users whose slates differ most between the first two arms (found in the first shard); where nobody is in both, users
+    of arms that would not be shown."""
     lost = _who_lost(day, manifest, limit)
     differ: list[str] = []
     if len(manifest.arms) > 1:
         one, other = (read_shard(day.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
         differ = [user for user in differ_most(one, other, limit) if user not in lost][: limit // 2]
-    users = lost[: limit - len(differ)] + differ
+    more = differ or _of_other_arms(day, manifest, lost)[: limit // 2]
+    users = lost[: limit - len(more)] + more
     return read_people(day.config.output.root, day.date, users) if users else []
+
+
+def _of_other_arms(day: Day, manifest: Manifest, users: list[str]) -> list[str]:
+    """Of each arm that none of `users` is in, the first user with a slate in the first shard."""
+    members = day.arms.members(pa.array(users, pa.string()))
+    unseen = [arm for arm in manifest.arms if not members[arm].any()]
+    columns = [read_shard(day.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
+    return [column[0].as_py() for column in columns if len(column)]
 
 
 def _who_lost(day: Day, manifest: Manifest, limit: int) -> list[str]:

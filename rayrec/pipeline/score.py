@@ -28,7 +28,7 @@ from rayrec.pipeline.lesson_files import LessonFiles
 from rayrec.pipeline.loaded_stages import candidate_stages, denoise_stages
 from rayrec.pipeline.models import Models, asks_llm, loaded
 from rayrec.pipeline.readers import Readers
-from rayrec.pipeline.readings import ASKED, LLM, WAY, Reading, readings, requested, served
+from rayrec.pipeline.readings import ASKED, LLM, WAY, Reading, looked_at, readings, requested, served
 from rayrec.pipeline.rereading import keep_reread
 from rayrec.pipeline.searching import search, searches
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
@@ -62,6 +62,17 @@ class Scoring:
         return self.models[cut], shard
 
     @property
+    def teaches(self) -> bool:
+        """Whether it is for the blend. Then every user is scored in every variant, whatever the split: an arm has as
+        much to learn from, and the same, whichever share of the users it gets."""
+        return self.sample is not None
+
+    @property
+    def share(self) -> float:
+        """Of the users, those who are asked to teach, at most."""
+        return (self.sample or 0) / max(self.users, 1)
+
+    @property
     def files(self) -> LessonFiles:
         """Where lessons lie."""
         return LessonFiles(self.day.storage, self.lessons)
@@ -93,15 +104,15 @@ class DenoiseShard:
         models, shard = scoring.at(unit)
         table = everything = histories(day, shard)
         wanted = None
-        if scoring.sample is not None:
+        if scoring.teaches:
             wanted = taken(day, everything, models.cut)
-            teaches = teaching(day, everything, wanted, models.cut, scoring.sample / max(scoring.users, 1))
+            teaches = teaching(day, everything, wanted, models.cut, scoring.share)
             table = known_at(everything, models.cut).filter(pa.array(teaches))
         parts = [DENOISED.empty_table()]
         stages = denoise_stages(day, models.item_model)
         for variant, stage in zip(day.arms.variants("denoise"), stages, strict=True):
-            members = day.arms.users_of(variant, table["user_id"])
-            parts.append(stage(table.filter(pa.array(members)).combine_chunks()))
+            own = table if scoring.teaches else table.filter(pa.array(day.arms.users_of(variant, table["user_id"])))
+            parts.append(stage(own.combine_chunks()))
         denoised = pa.concat_tables(parts)
         if scoring.run_id:
             keep_verdicts(day, scoring.run_id, shard, denoised)
@@ -150,7 +161,8 @@ class RetrieveShard:
 class RerankShard:
     """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see readings.py).
 
-    `way.<reading>` says who scored a row, engine and way; null where nobody did.
+    `way.<reading>` says who scored a row, engine and way; null where nobody did. `error` says why a prompt failed that
+    an arm of the user's own goes by.
     """
 
     def __init__(self, scoring: Scoring) -> None:
@@ -159,7 +171,8 @@ class RerankShard:
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         models, shard = self._scoring.at(unit)
-        asked = [(reading, *self._asked(table, reading, arms)) for reading, arms in self._readings()]
+        asked = [(reading, arms, *self._asked(table, reading, arms)) for reading, arms in self._readings()]
+        members = self._scoring.day.arms.members(table["user_id"])
         errors = []
         for reader in dict.fromkeys(reading.reader for reading, *_ in asked):
             own = [one for one in asked if one[0].reader == reader]
@@ -171,7 +184,7 @@ class RerankShard:
                 name = f"{method.method}-{digest(reader)}"
                 keep_reread(self._scoring.day, self._scoring.run_id, shard, name, started, out)
             start = 0
-            for reading, place, rows in own:
+            for reading, arms, place, rows in own:
                 part = out.slice(start, len(rows))
                 start += len(rows)
                 back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
@@ -180,22 +193,22 @@ class RerankShard:
                 way = pc.if_else(pc.is_valid(scores), self._readers.named(method), pa.scalar(None, pa.string()))
                 for kind, column in ((LLM, scores), (ASKED, intends), (WAY, way)):
                     table = table.append_column(f"{kind}{reading.name}", column)
-                errors.append(error)
+                served_by = np.any([members[arm] for arm in arms], axis=0)
+                errors.append(pc.if_else(pa.array(served_by), error, pa.scalar(None, pa.string())))
         return table.append_column("error", pc.coalesce(*errors))
 
     def _readings(self) -> list[tuple[Reading, tuple[str, ...]]]:
         """Tonight's, and the arms that they serve; a lesson is read once a rerank variant: its request is its own."""
         day = self._scoring.day
-        if self._scoring.sample is None:
+        if not self._scoring.teaches:
             return [(reading, served(day, reading)) for reading in readings(day)]
         return [(Reading(v, None), day.arms.arms_of(v)) for v in day.arms.variants("rerank") if asks_llm(v)]
 
     def _asked(self, table: pa.Table, reading: Reading, arms: tuple[str, ...]) -> tuple[Ints, pa.Table]:
         """The rows of the table that a reading scores, [n], and those rows with what is asked."""
         day = self._scoring.day
-        members = day.arms.members(table["user_id"])
-        users = np.any([members[arm] for arm in arms], axis=0)
         own = pc.equal(table["variant"], reading.rerank.parent).to_numpy(zero_copy_only=False)
+        users = np.ones(len(table), np.bool_) if self._scoring.teaches else looked_at(day, arms, table["user_id"])
         place = np.flatnonzero(own & users)
         rows = table.take(pa.array(place))
         if ASK in rows.column_names:

@@ -23,6 +23,7 @@ from rayrec.publishing.records import Provenance, RunRecord, UserCounts
 from rayrec.publishing.run import Run
 from rayrec.retrieval import item_model
 from rayrec.retrieval.sources import read_sources
+from rayrec.slates.arms import resolve
 from rayrec.storage import Storage
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
@@ -38,11 +39,14 @@ class PublishedShop:
     best: pd.DataFrame
 
 
-def publish_shop(root: Path, *, users: int = 200, assignment: str = "all") -> PublishedShop:
-    """Events through the contract, item model, denoising, two arms, manifest: what jobs.daily leaves behind."""
+def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) -> PublishedShop:
+    """Events through the contract, item model, denoising, two arms, manifest: what jobs.daily leaves behind.
+
+    `arms`: more `--set` values.
+    """
     assert retrieval.RETRIEVERS  # importing the package registers them
     shop = make_shop(root / "demo", users=users)
-    sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", f"arms.assignment={assignment}")
+    sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", *arms)
     config = load(CONF, sets)
     catalogue = _catalogue(shop)
     histories = _histories(config, shop, catalogue)
@@ -54,21 +58,24 @@ def publish_shop(root: Path, *, users: int = 200, assignment: str = "all") -> Pu
     model = item_model.fit([histories], ids, fits, weights, cut, 10**6)
     storage = Storage(config.output.root)
     item_model.save(storage, "fp", model)
-    arms = tuple(sorted(config.arms.variants))
-    record = RunRecord(shop.date, config.fingerprint, config.meaning(), (), config.data.shards, arms, "test")
+    plan = resolve(config)
+    record = RunRecord(shop.date, config.fingerprint, config.meaning(), (), config.data.shards, plan.names, "test")
     run = Run.open(storage, record)
     with storage.writer(catalogue_path(shop.date, record.run_id)) as file:
         pq.write_table(catalogue, file)
-    denoise = [
-        DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
-        for variant, chosen in (("none", {}), ("influence", config.denoise.settings))
-    ]
+    denoise = {
+        arm: DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
+        for arm, variant, chosen in (("control", "none", {}), ("llm", "influence", config.denoise.settings))
+    }
     best = pd.read_csv(shop.truth_root / "best.csv")
     of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shards)
     for shard in range(config.data.shards):
         mine = histories.filter(pa.array(of_shard == shard))
-        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), [stage(mine) for stage in denoise])
-        slates = {arm: _slates(shop, arm, best, mine["user_id"].to_pylist(), assignment) for arm in arms}
+        members = plan.members(mine["user_id"])
+        own = {arm: mine.filter(pa.array(users)).combine_chunks() for arm, users in members.items()}
+        denoised = [stage(own[arm]) for arm, stage in denoise.items()]
+        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), denoised)
+        slates = {arm: _slates(shop, arm, best, of_arm["user_id"].to_pylist()) for arm, of_arm in own.items()}
         run.commit(shard, slates, UserCounts(len(mine), len(mine)), {})
     run.publish(Provenance(users_in=len(histories), models={item_model.KIND: "fp"}))
     return PublishedShop(shop, config, sets, catalogue, best)
@@ -101,10 +108,8 @@ def _write_denoised(storage: Storage, path: str, tables: list[pa.Table]) -> None
             writer.write_table(table)
 
 
-def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str], assignment: str) -> pa.Table:
-    """`llm`: the best possible; `control`: the same with the first place last. Under `split`, odd users are llm's."""
-    if assignment == "split":
-        users = [user for user in users if (int(user[-1]) % 2 == 1) == (arm == "llm")]
+def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:
+    """`llm`: the best possible; `control`: the same with the first place last."""
     own = best[best["user_id"].isin(users) & (best["rank"] <= SIZE)].sort_values(["user_id", "rank"])
     item = own["item_id"].to_numpy().reshape(-1, SIZE)
     item = np.roll(item, -1, axis=1) if arm == "control" else item

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
-from report_cases import HOSTILE, bare, full, slates
+from report_cases import HOSTILE, bare, binding, full, slates
 
 from rayrec.errors import DataError
-from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.guardrails import guardrails
 from rayrec.evaluation.metrics import Truth, judge
 from rayrec.evaluation.report import brief, read_report, render, write_report
 from rayrec.evaluation.report_data import EXAMPLE, ReportData
-from rayrec.evaluation.summary import RANK_BANDS, SUMMARY, summarise_slates
-from rayrec.evaluation.views import categories, sources
+from rayrec.evaluation.summary import RANK_BANDS, SUMMARY, merge, summarise_slates
+from rayrec.evaluation.views import categories, overlaps, rules, sources
 from rayrec.pipeline.reporting import since_the_last
 from rayrec.storage import Storage
 
@@ -196,3 +197,25 @@ def test_a_report_without_timings_does_not_say_that_a_night_took_no_time() -> No
     told = dataclasses.replace(full(), timings=full().timings.slice(0, 0))
     assert "in all stages" in render(full())
     assert "in all stages" not in render(told)
+
+
+def test_of_arms_that_split_the_users_no_overlap_is_told_and_rules_count_by_the_arms_own_slates() -> None:
+    table, item_id, category = slates(users=40)
+    number = pc.cast(pc.replace_substring(table["user_id"], "user-", ""), pa.int64())
+    apart = table.filter(pc.equal(pc.less(number, 20), pc.equal(table["arm"], "control")))
+    report = full("shop")
+    summary = merge([summarise_slates(apart, item_id, category), binding()])
+    report = dataclasses.replace(report, summary=summary)
+    assert overlaps(summary) == []
+    assert [(row["arm"], row["count"], row["share"]) for row in rules(report)] == [("llm", 12, 0.6), ("llm", 3, 0.15)]
+
+
+@pytest.mark.parametrize(("fewer", "kept"), [(1.0, False), (0.95, False), (0.5, None)])
+def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, kept: bool | None) -> None:
+    rows = [row for row in full().comparison.to_pylist() if row["metric"] == COVERAGE]
+    users = {"control": 40, "llm": int(40 * fewer)}
+    value = {"control": 0.8, "llm": 0.6}
+    rows = [{**row, "users": users[row["system"]], "value": value[row["system"]]} for row in rows]
+    data = dataclasses.replace(full(), comparison=pa.Table.from_pylist(rows, COMPARISON))
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "coverage of the catalogue, llm"]
+    assert rail.kept is kept

@@ -115,6 +115,13 @@ def test_reasons_and_lengths_of_histories_are_counted() -> None:
     assert of_quantity(summary, "history length") == {"all": {"1": 1.0, "3": 1.0}}
 
 
+def test_the_history_of_everybody_counts_once_whatever_variants_there_are_of_it() -> None:
+    columns = {name: pa.array([[0] * n for n in (3, 1, 3, 2)]) for name in DENOISED.names}
+    rows = {**columns, "user_id": ["u", "v", "u", "w"], "variant": ["none", "none", "rules", "rules"]}
+    lengths = of_quantity(summarise_histories(pa.table(rows).cast(DENOISED)), "history length")
+    assert lengths == {"all": {"1": 1.0, "2": 1.0, "3": 1.0}}
+
+
 def test_a_day_does_not_drift_from_itself_and_a_shifted_one_does() -> None:
     table, item_id, category = slates(users=300)
     shifted = table.set_column(

@@ -15,15 +15,18 @@ from made_slates import ATTRIBUTES, KNOWN, stage
 from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, prior
 
 from rayrec.config import Config
+from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import SLATE, TARGET
 from rayrec.evaluation.summary import of_quantity
-from rayrec.pipeline import commit
+from rayrec.hashing import hash_strings, mixed
+from rayrec.pipeline import commit, score
 from rayrec.pipeline.commit import Commit, Committing
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
 from rayrec.pipeline.kept import read_summaries
 from rayrec.pipeline.models import Models
-from rayrec.pipeline.score import Scoring
+from rayrec.pipeline.readings import readings
+from rayrec.pipeline.score import RerankShard, Scoring
 from rayrec.publishing import layout
 from rayrec.publishing.targets import read_targets
 from rayrec.slates import POLICIES
@@ -88,7 +91,28 @@ class Manifest:
     run_id: str = "run"
 
 
-def day_of(root: Path, variants: dict[str, Any], assignment: str = "all") -> Day:
+UNREAD = [f"user {number:04d}" for number in range(0, 50, 5)]
+
+
+class Words:
+    """Instead of an LLM: a score that the user and the item decide, and no answer for UNREAD."""
+
+    def __init__(self, *_: Any) -> None:
+        self.named = lambda _: "words"
+        self.at = lambda *_: self
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        candidate, users = Ragged.from_arrow(table["candidate"]), hash_strings(table["user_id"])
+        drawn = mixed(users[candidate.rows] ^ candidate.values.astype(np.uint64)) * 2.0**-64
+        failed = np.array([user in UNREAD for user in table["user_id"].to_pylist()])
+        scores = candidate.like((5 * drawn).astype(np.float32)).to_arrow(pa.float32())
+        scores = pc.if_else(pa.array(failed), None, scores)
+        return table.append_column("score.llm", scores).append_column(
+            "error", pc.if_else(pa.array(failed), "no answer", pa.scalar(None, pa.string()))
+        )
+
+
+def day_of(root: Path, variants: dict[str, Any], assignment: str = "all", within: dict[str, Any] | None = None) -> Day:
     data = {
         "interactions": {"path": "x"},
         "items": {"from_interactions": True},
@@ -102,7 +126,7 @@ def day_of(root: Path, variants: dict[str, Any], assignment: str = "all") -> Day
         "retrieval": {"sources": sources},
         "denoise": {"method": "none"},
         "rerank": {"method": "none"},
-        "arms": {"variants": variants, "assignment": assignment},
+        "arms": {"variants": variants, "assignment": assignment, "within": within},
         "output": {"root": str(root)},
     }
     return Day(Config.model_validate(config), datetime.date(2024, 5, 1))
@@ -128,7 +152,12 @@ def committed(day: Day, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.T
         table = table.set_column(1, table.schema.field("variant"), named)
         denoise = next(path.at("denoise") for path in day.arms if path.at("retrieve") == variant)
         parts.append(table.filter(pa.array(day.arms.users_of(denoise, table["user_id"]))))
-    stages(0, pa.concat_tables(parts).combine_chunks())
+    table = pa.concat_tables(parts).combine_chunks()
+    if readings(day):
+        monkeypatch.setattr(score, "Readers", Words)
+        monkeypatch.setattr(commit, "_write_failures", lambda *_: None)  # it names a folder by the input files
+        table = RerankShard(scoring)(0, table)
+    stages(0, table)
     return run.tables, read_targets(day.storage, Manifest(day.date), 0)  # type: ignore[arg-type]
 
 
@@ -189,6 +218,60 @@ def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
         assert same.equals(table)
     assert set(targets["target"].cast(pa.string()).to_pylist()) == {"near"}
     assert set(targets["slate_id"].to_pylist()) == set(slates["one"]["slate_id"].to_pylist())
+
+
+def llm_arms() -> dict[str, Any]:
+    """One arm explores without the LLM that two others have, one of them with a reading of its own."""
+    reads = {"method": "item_token"}
+    return {"soft": CHANCE, "llm": {"rerank": reads}, "sharp": {"rerank": reads, "slate": {"size": 5}}}
+
+
+def of_users(table: pa.Table, target: str, slates: pa.Table) -> pa.Table:
+    """TARGET rows of these slates under an arm."""
+    own = table.filter(pc.equal(table["target"].cast(pa.string()), target))
+    return own.filter(pc.is_in(own["slate_id"], slates["slate_id"].combine_chunks())).combine_chunks()
+
+
+def test_of_a_split_an_arm_s_llm_reads_whom_another_arm_explores_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, together = committed(day_of(tmp_path / "all", llm_arms()), monkeypatch)
+    slates, targets = committed(day_of(tmp_path / "split", llm_arms(), "split"), monkeypatch)
+    for arm in ("llm", "sharp"):
+        found, expected = (of_users(table, arm, slates["soft"]) for table in (targets, together))
+        assert found.num_rows
+        assert found.equals(expected)
+
+
+def test_a_prompt_that_fails_for_another_arm_costs_a_user_that_target_and_no_slate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = day_of(tmp_path, llm_arms(), "split")
+    slates, targets = committed(day, monkeypatch)
+    users, unread = candidates()["user_id"], set(UNREAD)
+    for path in day.arms:
+        members = set(users.filter(pa.array(day.arms.members(users)[path.arm])).to_pylist())
+        assert members & unread
+        served = set(slates[path.arm]["user_id"].to_pylist())
+        assert served == members - (unread if path.arm != "soft" else set())
+    for arm in ("llm", "sharp"):
+        asked = of_users(targets, arm, slates["soft"])["slate_id"]
+        read = slates["soft"].filter(pc.invert(pc.is_in(slates["soft"]["user_id"], pa.array(UNREAD))))
+        assert set(asked.to_pylist()) == set(read["slate_id"].to_pylist())
+
+
+@pytest.mark.parametrize("assignment", ["all", "split"])
+def test_who_takes_no_part_is_asked_about_for_no_other_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assignment: str
+) -> None:
+    within = {"salt": "another", "low": 0.0, "high": 0.5, "others": "soft"}
+    day = day_of(tmp_path, llm_arms(), assignment, within)
+    slates, targets = committed(day, monkeypatch)
+    soft = slates["soft"]
+    part = soft.filter(pa.array(day.arms.participants(soft["user_id"])))
+    assert 0 < part.num_rows < soft.num_rows
+    read = part.filter(pc.invert(pc.is_in(part["user_id"], pa.array(UNREAD))))
+    assert set(targets["slate_id"].to_pylist()) == set(read["slate_id"].to_pylist())
 
 
 def test_rules_that_bind_are_counted_by_arm_for_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

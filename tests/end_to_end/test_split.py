@@ -1,0 +1,72 @@
+"""A night whose users are split over its arms: nobody and nothing of it is left out."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from nights import USERS, Made, rows
+
+from rayrec import read_slates
+from rayrec.evaluation.evaluated import evaluate
+from rayrec.evaluation.summary import of_quantity
+from rayrec.pipeline import daily
+from rayrec.pipeline.daily import Night
+from rayrec.pipeline.kept import read_summaries
+from rayrec.publishing.targets import read_targets
+
+SPLIT = (
+    "arms.assignment=split",
+    "arms.variants.soft={rerank: {method: none}, slate: {policy: plackett_luce, settings: {temperature: 0.3}}}",
+)
+"""Two arms as the first night has them, and one that shares all but the LLM with `llm`, and explores."""
+
+
+@pytest.fixture(scope="module")
+def split(first_night: tuple[Made, Night], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Night]:
+    made, _ = first_night
+    return made, daily.run(made.day(made.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
+
+
+def slates_of(made: Made, night: Night, arm: str) -> pa.Table:
+    return read_slates(night.day.config.output.root, made.shop.date, arm=arm)
+
+
+def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
+    first_night: tuple[Made, Night], split: tuple[Made, Night]
+) -> None:
+    made, together = first_night
+    _, apart = split
+    users = 0
+    for arm in ("control", "llm"):
+        own, all_of_it = slates_of(made, apart, arm), slates_of(made, together, arm)
+        same = all_of_it.filter(pc.is_in(all_of_it["user_id"], own["user_id"].combine_chunks()))
+        assert rows(own, but=("slate_id",)).equals(rows(same, but=("slate_id",)))
+        users += len(pc.unique(own["user_id"]))
+    assert users + len(pc.unique(slates_of(made, apart, "soft")["user_id"])) == USERS
+
+
+def test_an_arm_s_llm_reads_its_users_and_those_of_the_arm_that_explores(split: tuple[Made, Night]) -> None:
+    made, night = split
+    users = {arm: len(pc.unique(slates_of(made, night, arm)["user_id"])) for arm in night.manifest.arms}
+    assert sum(night.manifest.engine.values()) == users["llm"] + users["soft"]
+    shards = range(night.manifest.shards)
+    targets = pa.concat_tables([read_targets(night.day.storage, night.manifest, shard) for shard in shards])
+    assert set(targets["target"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
+    assert set(targets["slate_id"].to_pylist()) == set(slates_of(made, night, "soft")["slate_id"].to_pylist())
+
+
+def test_every_history_is_counted_once(split: tuple[Made, Night]) -> None:
+    _, night = split
+    lengths = of_quantity(read_summaries(night.day, night.manifest.run_id), "history length")
+    assert sum(lengths["all"].values()) == USERS
+
+
+def test_the_users_of_every_arm_are_judged(first_night: tuple[Made, Night], split: tuple[Made, Night]) -> None:
+    made, together = first_night
+    _, apart = split
+    everybody, found = (evaluate(night.day.config, made.shop.date, 7) for night in (together, apart))
+    judged = {row["system"]: row["users"] for row in found.found.comparison.to_pylist() if row["against"] is None}
+    assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)
+    assert found.decision is not None
+    assert [verdict.arm for verdict in found.decision.verdicts] == ["llm", "soft"]
