@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rayrec.config.data import Section
 from rayrec.config.slates import Slate
+from rayrec.config.vllm_arguments import refuse_others
 
 
 class Denoise(Section):
@@ -234,8 +235,14 @@ class Resources(Section):
     local_cpus: int | None = Field(None, ge=1)  # of a local Ray; None: the machine's
     local_object_store_mb: int = Field(1024, ge=128)  # of a local Ray; beyond it Ray spills to disk
     vllm: dict[str, Any] = Field({})
-    """Passed to vllm.LLM: gpu_memory_utilization, tensor_parallel_size, max_num_batched_tokens, ...; nothing that
-    scores depend on (rayrec.reranking.vllm_arguments)."""
+    """Passed to vllm.LLM: gpu_memory_utilization, tensor_parallel_size, max_num_batched_tokens, ...; only what is named
+    in rayrec.config.vllm_arguments."""
+
+    @field_validator("vllm")
+    @classmethod
+    def _no_scoring(cls, vllm: dict[str, Any]) -> dict[str, Any]:
+        refuse_others(vllm)
+        return vllm
 
     @field_validator("rerank_actors")
     @classmethod

@@ -39,7 +39,6 @@ from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import versions
 from rayrec.reranking import artefact
-from rayrec.reranking.vllm_arguments import refuse_scoring
 from rayrec.reranking.ways.engines import way_named
 from rayrec.retrieval import item_model
 from rayrec.slates.assemble import check_slate
@@ -91,7 +90,6 @@ def check(day: Day) -> None:
     for variant in day.arms.variants("rerank"):
         if (rerank := variant.read(Rerank)).reads_text:
             way_named(rerank.method).read(rerank.settings)
-    refuse_scoring(day.config.resources.vllm)
     instruction(day)
     _ = day.templates, day.checkpoints, day.base
 

@@ -37,6 +37,8 @@ class Readers:
                 self._texts[method.reader] = self._text(method)
             return self._texts[method.reader]
         if self._tuned is None or self._tuned[0] != models:
+            self._tuned = None
+            engines.free()  # two of them would not fit where one does
             self._tuned = models, self._item_tokens(models)
         return self._tuned[1]
 

@@ -41,7 +41,7 @@ class Reranker:
         self._engine = engine
         self._spec = spec
         self._layout = model.layout(spec.instruction, engine.longest)
-        self._read = model.reader()
+        self._read = model.reader(engine.longest)
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: npt.NDArray[np.int64] = known.fill_null(-1).to_numpy().astype(np.int64)
 

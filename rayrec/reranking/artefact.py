@@ -34,6 +34,8 @@ RECORD = "rayrec.json"
 STALE = "stale.json"
 FORMAT = 1
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_MARKS = 2  # tokens around a prompt's words: <user>, <history>
+_ROOM = 2  # tokens that words leave at least: of an item and a gap
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,7 @@ class LocalModel:
     def layout(self, instruction: str, tokens: int) -> Layout:
         """The prompt's shape for an instruction in (clean) words; `tokens`: the longest prompt the engine takes."""
         ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
-        room = tokens - len(ids) - 2
-        if room < 2:
+        if tokens < len(ids) + _MARKS + _ROOM:
             raise DataError(
                 f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
                 where="instruction.text",
@@ -86,11 +87,14 @@ class LocalModel:
     def longest_prompt(self, instruction: str) -> int:
         """Tokens of the longest prompt of `layout`, were there no limit: an item and a gap for every event."""
         ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
-        return max(len(ids), int(self.card.settings["words"])) + 2 + 2 * self.card.events
+        return max(len(ids), int(self.card.settings["words"])) + _MARKS + 2 * self.card.events
 
-    def reader(self) -> WordReader:
-        """Reads what users ask for, as far as the tuned prompts reach and in the words that they taught."""
-        most = self.card.settings.get("words")
+    def reader(self, tokens: int) -> WordReader:
+        """Reads what users ask for, in the words that the tuned prompts taught and as far as those reach.
+
+        `tokens`: the longest prompt the engine takes; an item and a gap have room in it beside the words.
+        """
+        most = min(int(self.card.settings.get("words", tokens)), tokens - _MARKS - _ROOM)
         hearing = None if self.card.taught is None else Hearing(self.card.taught)
         return WordReader(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most, hearing)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
+
+import torch
 
 from rayrec.errors import ConfigError
 from rayrec.reranking.artefact import LocalModel
@@ -33,3 +36,13 @@ def engine_named(choice: str) -> type[Engine]:
 
 def start(choice: str, model: LocalModel, settings: EngineSettings) -> Engine:
     return engine_named(choice)(model, settings)
+
+
+def free() -> None:
+    """Give back the memory of engines that nobody holds any more, so that the next one finds it.
+
+    vLLM has Python's collector freeze what it loads, so that it is not looked at again: thawed, it can be let go.
+    """
+    gc.unfreeze()
+    gc.collect()
+    torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ def parts(
     own = layout.prompts(item, ts, now, words)
     if words is None:
         return [_alone(tokens) for tokens in _rows(own)]
-    apart = np.flatnonzero(guided & (item.lengths > 0) & (words.lengths > 0))
+    apart = np.flatnonzero(guided & (item.lengths > 0) & (words.lengths > 0) & (own.lengths > 0))
     nothing = Ragged.from_lengths(item.values[:0], np.zeros(len(apart), np.int64))
     history = layout.prompts(item.take(apart), ts.take(apart), now)
     request = layout.prompts(nothing, nothing.like(ts.values[:0]), now, words.take(apart))

@@ -21,7 +21,7 @@ import torch
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
-from rayrec.hashing import mixed, seed_of
+from rayrec.hashing import hash_strings, mixed, seed_of
 from rayrec.instructions.facets import WORD, Facets, meaningful_words, words_without_facets
 from rayrec.instructions.hearing import Hearing
 from rayrec.instructions.sentences import Sentences
@@ -171,14 +171,18 @@ def _codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
 
 
 def _new(spec: TuningSpec, codes: Int) -> Int:
-    """Codes of the available items with too few events to be tuned, which the model can tell by their words."""
+    """Codes of the available items with too few events to be tuned, which the model can tell by their words, ascending.
+
+    Of too many some by a hash of their ids, which says nothing of their age: the newest need it as much as any.
+    """
     if _start(spec) not in _BY_WORDS:
         return np.empty(0, np.int64)
     available = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
     found = np.setdiff1d(np.flatnonzero(available), codes)
     if len(found) > _MOST_NEW:
         _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MOST_NEW)
-    return found[:_MOST_NEW]
+        found = found[np.argsort(hash_strings(spec.catalogue["item_id"].take(pa.array(found))), kind="stable")]
+    return np.sort(found[:_MOST_NEW])
 
 
 def _start(spec: TuningSpec) -> str:

@@ -109,7 +109,10 @@ class ItemLoss:
 
         A request is two facets that are wanted and one that is not; -1: nothing.
         """
-        having = self.having if len(items) == self.having.shape[1] else self.having[:, items]
-        having = having[asked.clamp_min(0)]
-        nothing = (asked < 0).unsqueeze(-1)
-        return (having[:, :2] | nothing[:, :2]).all(1) & ~(having[:, 2] & ~nothing[:, 2])
+        facet, place = torch.unique(asked, return_inverse=True)
+        every = len(items) == self.having.shape[1]
+        having = self.having[facet.clamp_min(0)] if every else self.having[facet.clamp_min(0).unsqueeze(1), items]
+        real = (facet >= 0).unsqueeze(1)
+        wanted, unwanted = having | ~real, having & real
+        found: Tensor = wanted[place[:, 0]] & wanted[place[:, 1]] & ~unwanted[place[:, 2]]
+        return found

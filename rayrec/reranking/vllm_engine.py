@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
+from rayrec.config.vllm_arguments import refuse_others
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, EngineSettings, Failure, Float32
-from rayrec.reranking.vllm_arguments import refuse_scoring
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -43,7 +43,7 @@ class VllmEngine(Engine):
     name = "vllm"
 
     def __init__(self, model: LocalModel, settings: EngineSettings) -> None:
-        refuse_scoring(settings.vllm)
+        refuse_others(settings.vllm)
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:

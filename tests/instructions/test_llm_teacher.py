@@ -28,8 +28,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def vllm_writer(checkpoint: Path) -> VllmWriter:
     """One engine for all tests here."""
-    small = {"dtype": "float32", "kv_cache_memory_bytes": 64 << 20}
-    return VllmWriter(checkpoint, 4096, WriterSettings(vllm=small))
+    small = {"kv_cache_memory_bytes": 64 << 20}
+    return VllmWriter(checkpoint, 4096, WriterSettings(vllm=small, dtype="float32"))
 
 
 class Scripted:
@@ -194,7 +194,7 @@ def test_folders_that_hold_no_instruct_checkpoint_are_refused(tmp_path: Path) ->
 
 
 def test_settings_that_answers_depend_on_are_refused() -> None:
-    with pytest.raises(ConfigError, match="max_model_len, seed: rayrec sets this itself") as caught:
+    with pytest.raises(ConfigError, match="max_model_len, seed: not taken here") as caught:
         WriterSettings(vllm={"seed": 1, "max_model_len": 512, "gpu_memory_utilization": 0.5})
     assert caught.value.where == "resources.vllm"
 

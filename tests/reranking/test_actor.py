@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from small_model import INSTRUCTION, KNOWN, catalogue
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import candidate_schema, reranked_schema
+from rayrec.reranking import actor
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure
@@ -110,6 +112,34 @@ def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch:
     assert asked == [2]
     assert one[1] == two[0]
     np.testing.assert_array_equal(scores(reranker(table(rows[:1])))[0], one)
+
+
+def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
+    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every user stands in two rows, far apart: as they are, and with a request, which has the history read, too."""
+    plain = [*random_rows(15), ("new", "llm", [], [2, 4])]
+    asks = [None] * 16 + ["a lamp", "a red lamp"] * 8
+    given = asking([*plain, *((user, "kept", items, offers[::-1]) for user, _, items, offers in plain)], asks)
+    given = given.append_column("intends", pa.array([ask is not None for ask in asks]))
+    honest, read = reranker._engine.states, []
+
+    def watch(prompts: Any) -> Any:
+        read.append([tuple(prompt) for prompt in prompts])
+        return honest(prompts)
+
+    monkeypatch.setattr(reranker._engine, "states", watch)
+    whole = reranker(given)
+    monkeypatch.setattr(actor, "_BLOCK", 6)
+    out = reranker(given)
+    for one, other in zip(scores(out), scores(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    at_once, *blocks = read
+    assert len(blocks) == 6
+    assert max(map(len, blocks)) <= 3 * 4  # of three users: the history, the request, both, neither
+    items = range(reranker._layout.vocabulary.first_item, reranker._layout.vocabulary.size)
+    with_items = [[prompt for prompt in prompts if set(prompt) & set(items)] for prompts in (at_once, chain(*blocks))]
+    assert sorted(with_items[0]) == sorted(with_items[1])
 
 
 def test_a_user_without_known_events_is_neutral_not_failed(reranker: Reranker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def read(model: LocalModel, layout: Layout, asks: list[tuple[list[int], str, boo
         np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
     )
     ts = item.like(np.full(len(item.values), NOW - DAY_US))
-    words = model.reader()([text for _, text, _ in asks])
+    words = model.reader(layout.tokens)([text for _, text, _ in asks])
     return guidance.parts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
 
 
@@ -59,7 +60,7 @@ def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: 
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
     assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
     assert sum(weight for weight, _ in asked) == pytest.approx(1)
-    first, lamp = layout.vocabulary.first_item, set(small_model.reader()([WISH]).values.tolist())
+    first, lamp = layout.vocabulary.first_item, set(small_model.reader(layout.tokens)([WISH]).values.tolist())
     items = {first + code for code in HISTORY}
     holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
     assert holds == [(True, True), (True, False), (False, True), (False, False)]
@@ -76,6 +77,24 @@ def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: 
 def test_others_are_asked_once(small_model: LocalModel, layout: Layout, alone: tuple[list[int], str, bool]) -> None:
     found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
     assert [weight for weight, _ in found] == [1.0]
+
+
+def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalModel, layout: Layout) -> None:
+    tight = replace(layout, tokens=len(layout.words) + 4)
+    wish = " ".join(["lamp"] * (len(layout.words) + 2))
+    asks = [(HISTORY, wish, True), (HISTORY, "", True)]
+    item = Ragged.from_lengths(np.array(HISTORY * 2, np.int64), [3, 3])
+    words = small_model.reader(layout.tokens)([text for _, text, _ in asks])
+    found = guidance.parts(tight, item, item.like(np.full(6, NOW - DAY_US)), NOW, words, np.ones(2, np.bool_))
+    assert found[0] == ()
+    assert [weight for weight, _ in found[1]] == [1.0]
+
+
+def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalModel, layout: Layout) -> None:
+    tight = replace(layout, tokens=len(layout.words) + 4)
+    (asked,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
+    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
+    assert max(len(prompt) for _, prompt in asked) == tight.tokens
 
 
 def test_where_one_prompt_fails_the_row_does(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,17 @@ from small_checkpoints import build
 from small_model import INSTRUCTION
 
 from rayrec.config import load
+from rayrec.config.vllm_arguments import ALLOWED
 from rayrec.contracts.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.prompt import DAY_US
-from rayrec.reranking.vllm_arguments import SCORING
 from rayrec.reranking.vllm_engine import VllmEngine
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.vllm_next_token import VllmNextToken
 
 CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
-SPEED = {"disable_log_stats", "enforce_eager", "block_size", "kv_cache_memory_bytes", "max_num_batched_tokens"}
 
 
 @pytest.fixture
@@ -42,20 +38,29 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.open(str(build(tmp_path_factory.mktemp("checkpoint"), "qwen3")))
 
 
-def test_whatever_an_engine_sets_beyond_speed_is_refused(
+def test_whatever_an_engine_fixes_is_refused(
     given: list[dict[str, Any]], small_model: LocalModel, checkpoint: Checkpoint
 ) -> None:
-    VllmEngine(small_model, EngineSettings())
-    VllmNextToken(checkpoint, EngineSettings(), 300)
+    """What stands in the engines' own arguments and is not about speed comes after the config's, and wins."""
+    loud = EngineSettings(vllm={"disable_log_stats": False, "enforce_eager": False})
+    VllmEngine(small_model, loud)
+    VllmNextToken(checkpoint, loud, 300)
     for arguments in given:
-        assert set(arguments) - SPEED <= SCORING
-        assert "max_model_len" in arguments
-    for key in SCORING:
-        with pytest.raises(ConfigError, match=key):
-            VllmEngine(small_model, EngineSettings(vllm={key: 1}))
-        with pytest.raises(ConfigError, match=key):
-            VllmNextToken(checkpoint, EngineSettings(vllm={key: 1}), 300)
+        assert not arguments["disable_log_stats"]
+        fixed = set(arguments) - ALLOWED
+        assert {"model", "max_model_len", "dtype", "seed", "trust_remote_code"} <= fixed
+        for key in fixed:
+            with pytest.raises(ConfigError, match=key):
+                VllmEngine(small_model, EngineSettings(vllm={key: 1}))
+            with pytest.raises(ConfigError, match=key):
+                VllmNextToken(checkpoint, EngineSettings(vllm={key: 1}), 300)
     assert len(given) == 2
+
+
+def test_what_may_be_given_are_arguments_of_the_installed_vllm() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert {field.name for field in fields(EngineArgs)} >= ALLOWED
 
 
 def test_what_is_about_speed_reaches_vllm(
@@ -67,17 +72,33 @@ def test_what_is_about_speed_reaches_vllm(
     assert [(one["block_size"], one["gpu_memory_utilization"]) for one in given] == [(64, 0.5), (64, 0.5)]
 
 
-def test_a_night_with_such_an_argument_is_refused_before_it_starts(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+@pytest.mark.parametrize(
+    ("vllm", "what"),
+    [
+        ("{max_model_len: 64, dtype: bfloat16, gpu_memory_utilization: 0.5}", "dtype, max_model_len: not taken here"),
+        ("{gpu_memory_utilisation: 0.5}", "instead of gpu_memory_utilisation perhaps gpu_memory_utilization;"),
+        ("{spec_model: /models/small}", "spec_model: not taken here"),
+        ("{mamba_ssm_cache_dtype: float16}", "mamba_ssm_cache_dtype: not taken here"),
+        ("{worker_cls: somebodys.Worker}", "worker_cls: not taken here"),
+        ("{distributed_executor_backend: somebodys.Executor}", "there is no backend 'somebodys.Executor'"),
+    ],
+)
+def test_a_config_with_any_other_argument_is_refused(vllm: str, what: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(CONFIG, [f"resources.vllm={vllm}"])
+    assert what in str(error.value)
+    assert error.value.where.startswith("resources.vllm")
 
-    def night(vllm: str) -> Day:
-        overrides = [f"data.root={tmp_path / 'data'}", f"output.root={tmp_path / 'out'}", f"resources.vllm={vllm}"]
-        return Day(load(CONFIG, overrides), datetime.date(2011, 8, 31))
 
-    check(night("{gpu_memory_utilization: 0.5}"))
-    with pytest.raises(ConfigError, match="dtype, max_model_len: rayrec sets this itself") as error:
-        check(night("{max_model_len: 64, dtype: bfloat16, gpu_memory_utilization: 0.5}"))
-    assert error.value.where == "resources.vllm"
+def test_a_secret_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="hf_token: not taken here") as error:
+        load(CONFIG, ["resources.vllm={hf_token: hf_sesame}"])
+    assert "sesame" not in str(error.value)
+
+
+def test_a_config_may_say_how_much_memory_and_how_many_devices() -> None:
+    given = ["resources.vllm={gpu_memory_utilization: 0.5, distributed_executor_backend: mp, tensor_parallel_size: 2}"]
+    assert len(load(CONFIG, given).resources.vllm) == 3
 
 
 def test_vllm_makes_room_for_the_longest_prompt_and_no_more(

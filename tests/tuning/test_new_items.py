@@ -15,7 +15,7 @@ from tuning_cases import ITEMS, NOW, as_table, settings, spec
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
 from rayrec.instructions.templates import load_templates
-from rayrec.reranking import artefact, model, vocabulary
+from rayrec.reranking import artefact, model, tuning, vocabulary
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import EngineSettings, item_vectors
 from rayrec.reranking.model import ItemLM
@@ -80,7 +80,7 @@ def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_pe
     engine = TransformersEngine(tuned, EngineSettings())
     layout = tuned.layout("Recommend.", engine.longest)
     nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
-    prompts = layout.prompts(nobody, nobody, NOW, tuned.reader()([colour]))
+    prompts = layout.prompts(nobody, nobody, NOW, tuned.reader(engine.longest)([colour]))
     items = np.arange(ITEMS + NEW - 1)
     (scores,) = engine.score([prompts[0].tolist()], [(tuned.card.vocabulary.first_item + items).tolist()])
     assert isinstance(scores, np.ndarray)
@@ -149,3 +149,23 @@ def test_the_loss_of_crowds_is_on_average_that_of_everybody() -> None:
     found = [float(sum(loss.pieces(states, vectors, batch, crowd, 2.0))) for crowd in crowds]
     assert abs(np.mean(found) - whole) < 4 * np.std(found) / len(found) ** 0.5
     assert np.std(found) > 0
+
+
+def test_of_too_many_new_items_some_are_scored_whatever_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(items: range) -> set[str]:
+        ids = [f"i{row:04}" for row in items]
+        stock = pa.table({"item_id": ids, "available": [row % 10 > 0 for row in items]})
+        new = tuning._new(replace(given(tmp_path), catalogue=stock), np.arange(5))
+        assert (np.diff(new) > 0).all()
+        return {ids[code] for code in new}
+
+    everything = chosen(range(400))
+    monkeypatch.setattr(tuning, "_MOST_NEW", 100)
+    some = chosen(range(400))
+    assert len(some) == 100
+    assert some < everything
+    assert 35 < len([name for name in some if name >= "i0200"]) < 65
+    earlier = chosen(range(300))
+    assert {name for name in some if name < "i0300"} <= earlier  # what comes in time takes the place of few

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from tuning_cases import ITEMS, NOW, pairs_shop, settings
 
 from rayrec.contracts.ragged import Ragged
@@ -20,6 +21,7 @@ from rayrec.reranking import model, vocabulary
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Sequences
 from rayrec.reranking.tuning_loop import Loop, Task
+from rayrec.reranking.tuning_loss import ItemLoss
 from rayrec.reranking.tuning_requests import Asking
 from rayrec.workers import Worker
 
@@ -95,3 +97,26 @@ def test_the_items_that_satisfy_are_those_of_the_facets(loop: Loop) -> None:
     for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
         expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
         np.testing.assert_array_equal(row, expected)
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [one for one in (out if isinstance(out, tuple) else (out,)) if isinstance(one, torch.Tensor)]
+        self.numbers = max([self.numbers, *(one.numel() for one in made)])
+        return out
+
+
+def test_only_the_facets_that_somebody_asks_for_are_looked_at() -> None:
+    """Of 300 facets and 2,000 items: a request for one, without another, among the 500 items that a step shows."""
+    rng = np.random.default_rng(0)
+    loss = ItemLoss(torch.from_numpy(rng.random((300, 2000)) < 0.3))
+    shown = torch.from_numpy(np.sort(rng.choice(2000, 500, replace=False)))
+    with Largest() as largest:
+        found = loss.satisfying(torch.tensor([[7, -1, 9], [7, 7, 9]]), shown)
+    assert torch.equal(found, (loss.having[7] & ~loss.having[9])[shown].expand(2, -1))
+    assert largest.numbers == 3 * 500

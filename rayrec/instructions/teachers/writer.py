@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayrec.errors import ConfigError
+from rayrec.config.vllm_arguments import refuse_others
 from rayrec.instructions.teachers.answers import Answer
 
 _ENVIRONMENT = {
@@ -22,31 +22,17 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
 }
 _CPU_CACHE_BYTES = 1 << 30
-_FIXED = frozenset(
-    {
-        "max_model_len",
-        "structured_outputs_config",
-        "generation_config",
-        "trust_remote_code",
-        "load_format",
-        "seed",
-    }
-)  # arguments of vllm.LLM that make the answers what they are, or that safety hangs on
 
 
 @dataclass(frozen=True)
 class WriterSettings:
     device: str = "cpu"  # "cuda" where a GPU is given
     threads: int | None = 1  # of a CPU engine; None: as torch finds them
-    vllm: Mapping[str, Any] = field(default_factory=dict)  # more arguments for vllm.LLM, none of _FIXED
+    vllm: Mapping[str, Any] = field(default_factory=dict)  # more arguments for vllm.LLM
+    dtype: str = "auto"  # as vLLM finds it
 
     def __post_init__(self) -> None:
-        if taken := sorted(_FIXED & self.vllm.keys()):
-            raise ConfigError(
-                f"{', '.join(taken)}: rayrec sets this itself, because answers depend on it",
-                where="resources.vllm",
-                do="remove it",
-            )
+        refuse_others(self.vllm)
 
 
 class VllmWriter:
@@ -63,6 +49,7 @@ class VllmWriter:
 
         arguments: dict[str, Any] = {
             "max_model_len": tokens,
+            "dtype": settings.dtype,
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             "generation_config": "vllm",  # not the checkpoint's own sampling
             "enable_prefix_caching": True,

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayrec.config.vllm_arguments import refuse_others
 from rayrec.reranking.base import EngineSettings, Failure, Float32
-from rayrec.reranking.vllm_arguments import refuse_scoring
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
 
@@ -28,7 +28,7 @@ class VllmNextToken(NextToken):
     def __init__(self, checkpoint: Checkpoint, settings: EngineSettings, longest: int) -> None:
         from rayrec.reranking.vllm_engine import ENVIRONMENT
 
-        refuse_scoring(settings.vllm)
+        refuse_others(settings.vllm)
         for key, value in ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:

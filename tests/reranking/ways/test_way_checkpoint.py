@@ -148,5 +148,5 @@ def test_ways_and_settings_that_do_not_exist_are_named(qwen3: Checkpoint) -> Non
         with pytest.raises(ConfigError, match=says):
             Label.read(settings)
     unsafe = EngineSettings(vllm={"trust_remote_code": True})
-    with pytest.raises(ConfigError, match="rayrec sets this itself"):
+    with pytest.raises(ConfigError, match="trust_remote_code: not taken here"):
         engines.start("yes_no", "vllm", qwen3, unsafe, {})

@@ -1,0 +1,81 @@
+"""Which arguments of vllm.LLM `resources.vllm` may give: those about memory, parallelism, room for prompts and logging.
+
+`resources` are no part of a run's identity. So they may say with how much memory and on how many devices vLLM computes,
+never what. Everything that is not named here is refused: of the other arguments many move scores, some name code to
+run, and one is a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from rayrec.errors import ConfigError
+
+ALLOWED = frozenset(
+    {
+        # memory
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "num_gpu_blocks_override",
+        "block_size",
+        "watermark",
+        "cpu_offload_gb",
+        "cpu_offload_params",
+        "offload_backend",
+        "offload_group_size",
+        "offload_num_in_group",
+        "offload_prefetch_step",
+        "offload_params",
+        "kv_offloading_size",
+        "kv_offloading_backend",
+        "enforce_eager",
+        "cudagraph_capture_sizes",
+        "max_cudagraph_capture_size",
+        # devices
+        "tensor_parallel_size",
+        "pipeline_parallel_size",
+        "enable_expert_parallel",
+        "distributed_executor_backend",
+        "distributed_timeout_seconds",
+        "disable_custom_all_reduce",
+        "max_parallel_loading_workers",
+        "numa_bind",
+        "numa_bind_nodes",
+        "numa_bind_cpus",
+        # how many prompts at a time
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "async_scheduling",
+        # what it tells
+        "disable_log_stats",
+        "aggregate_engine_logging",
+        "enable_logging_iteration_details",
+        "enable_mfu_metrics",
+        "kv_cache_metrics",
+        "kv_cache_metrics_sample",
+        "cudagraph_metrics",
+        "use_tqdm_on_load",
+    }
+)
+_BACKENDS = ("mp", "ray", "uni")  # of distributed_executor_backend; any other name is a class that vLLM would import
+
+
+def refuse_others(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for arguments that are not ALLOWED; their values, which may be secrets, are not named."""
+    if refused := sorted(given.keys() - ALLOWED):
+        near = {name: difflib.get_close_matches(name, sorted(ALLOWED), n=1, cutoff=0.8) for name in refused}
+        meant = [f"instead of {name} perhaps {found[0]}; " for name, found in near.items() if found]
+        raise ConfigError(
+            f"{', '.join(refused)}: not taken here, where nothing may change a score",
+            where="resources.vllm",
+            do=f"remove it; {''.join(meant)}the longest prompt is prompt_tokens in rerank.settings, the dtype "
+            f"rerank.dtype; taken are {', '.join(sorted(ALLOWED))}",
+        )
+    if (backend := given.get("distributed_executor_backend")) not in (None, *_BACKENDS):
+        raise ConfigError(
+            f"there is no backend {backend!r}",
+            where="resources.vllm.distributed_executor_backend",
+            do=f"give one of {', '.join(_BACKENDS)}, or none: vLLM finds one",
+        )
