@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import ray
 
 from rayrec import artefacts
+from rayrec.cluster import placeable_cpus
 from rayrec.contracts.ragged import Ragged
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import anything_asked
@@ -90,8 +91,7 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
         for k, (one, path) in enumerate(zip(models, paths, strict=True))
     ]
     resources = day.config.resources
-    cpus = min(resources.tune_num_cpus, ray.cluster_resources().get("CPU", resources.tune_num_cpus))
-    tune(specs, Workers(resources.tune_workers, cpus, resources.tune_num_gpus))
+    tune(specs, Workers(resources.tune_workers, placeable_cpus(resources.tune_num_cpus), resources.tune_num_gpus))
     return tuple(replace(one, llm=path) for one, path in zip(models, paths, strict=True))
 
 

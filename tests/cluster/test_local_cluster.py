@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rayrec.cluster import ClusterError, connect
+from rayrec.cluster import ClusterError, connect, placeable_cpus
 from rayrec.config import Resources
 
 _DRIVER = """
@@ -95,6 +95,27 @@ def test_the_address_of_a_job_api_is_explained(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ClusterError, match="ray job submit"), connect(Resources()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "given"),
+    [
+        ([1, 1, 1, 1], 2, 1),  # four CPUs, and no node that has two
+        ([4, 1, 16], 2, 2),
+        ([4, 1], 16, 4),
+        ([0.5], 2, 0.5),
+        ([None], 2, 2),  # a head that takes no work
+        ([0, None], 2, 2),
+        ([], 2, 2),
+    ],
+)
+def test_a_task_asks_for_no_more_than_the_largest_node_has(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[float | None], asked: float, given: float
+) -> None:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    alive = [{"Alive": True, "Resources": {"memory": 1e9} | ({} if cpus is None else {"CPU": cpus})} for cpus in nodes]
+    monkeypatch.setattr("ray.nodes", lambda: [dead, *alive])
+    assert placeable_cpus(asked) == given
 
 
 def _ends(pid: int, timeout_s: float = 60) -> bool:
