@@ -137,7 +137,7 @@ def unlearn(before: Day, now: Day) -> list[dict[str, Any]]:
                 continue
             task = ray.remote(num_cpus=placeable_cpus(now.config.resources.fit_num_cpus), max_retries=3)(_unlearn)
             ray.get(task.remote(before, now, cut, old_fingerprint, fingerprint))
-        how = artefacts.load(now.storage, item_model.KIND, fingerprint).meta["more"].get("unlearned")
+        how = artefacts.load_meta(now.storage, item_model.KIND, fingerprint)["more"].get("unlearned")
         rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
     return rows
 

@@ -151,10 +151,16 @@ def catalogue_of(day: Day) -> pa.Table:
     return read_catalogue(day)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def loaded(day: Day, fingerprint: str) -> ItemModel:
-    """The item model by the codes of the day's catalogue, once a process."""
+    """The item model by the codes of the day's catalogue. A process keeps one: they are large and come cut by cut."""
     return item_model.load(day.storage, fingerprint).for_catalogue(catalogue_of(day)["item_id"].combine_chunks())
+
+
+def loaded_part(day: Day, fingerprint: str, *kinds: str) -> ItemModel:
+    """As `loaded`, with the fits of these kinds alone, and not kept: small beside the whole."""
+    part = item_model.load_part(day.storage, fingerprint, kinds)
+    return part.for_catalogue(catalogue_of(day)["item_id"].combine_chunks())
 
 
 def prior_of(model: ItemModel) -> Prior:
