@@ -23,6 +23,9 @@ from rayrec.storage import Storage
 
 FOLDER = "models"
 
+_DO = "delete the artefact's folder; the next run fits again"
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+
 
 @dataclass(frozen=True)
 class Artefact:
@@ -56,21 +59,62 @@ def save(
 
 def load(storage: Storage, kind: str, fingerprint: str) -> Artefact:
     """Raises MissingFileError where there is none, DataError where its files do not fit together."""
-    meta_path = _meta_path(kind, fingerprint)
-    do = "delete the artefact's folder; the next run fits again"
-    try:
-        record = json.loads(storage.read(meta_path))
-        name, sha256, meta = record["arrays"], record["sha256"], record["meta"]
-    except (ValueError, KeyError, TypeError):
-        raise DataError("the artefact's meta.json cannot be read", where=storage.url(meta_path), do=do) from None
-    path = f"{FOLDER}/{kind}/{fingerprint}/{name}"
+    record = _record(storage, kind, fingerprint)
+    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
     data = storage.read(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError("the artefact's arrays are not the ones that were saved", where=storage.url(path), do=do)
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        raise DataError("the artefact's arrays are not the ones that were saved", where=storage.url(path), do=_DO)
     try:
-        return Artefact(kind, fingerprint, safetensors.numpy.load(data), meta)
+        return Artefact(kind, fingerprint, safetensors.numpy.load(data), record["meta"])
     except SafetensorError as error:
-        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), do=do) from None
+        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), do=_DO) from None
+
+
+def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str, ...]) -> Artefact:
+    """With those arrays alone whose names begin so: nothing else is read, and so the file's digest is not checked.
+
+    Raises as `load` does.
+    """
+    record = _record(storage, kind, fingerprint)
+    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
+    try:
+        arrays = safetensors.numpy.load(_part_of_file(storage, path, prefixes))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), do=_DO) from None
+    return Artefact(kind, fingerprint, arrays, record["meta"])
+
+
+def load_meta(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
+    """No arrays. Raises as `load` does."""
+    meta: dict[str, Any] = _record(storage, kind, fingerprint)["meta"]
+    return meta
+
+
+def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
+    """What meta.json holds."""
+    path = _meta_path(kind, fingerprint)
+    try:
+        record = json.loads(storage.read(path))
+        return {name: record[name] for name in ("arrays", "sha256", "meta")}
+    except (ValueError, KeyError, TypeError):
+        raise DataError("the artefact's meta.json cannot be read", where=storage.url(path), do=_DO) from None
+
+
+def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> bytes:
+    """A safetensors file of some of the arrays of another: the length of a header, the header, the arrays' bytes."""
+    length = int.from_bytes(storage.read_range(path, 0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("no header")
+    header = json.loads(storage.read_range(path, 8, length))
+    kept, parts, end = {}, [], 0
+    for name, array in header.items():
+        if name.startswith(prefixes):
+            start, stop = array["data_offsets"]
+            parts.append(storage.read_range(path, 8 + length + start, stop - start) if stop > start else b"")
+            kept[name] = {**array, "data_offsets": [end, end + stop - start]}
+            end += stop - start
+    text = json.dumps(kept).encode()
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def _meta_path(kind: str, fingerprint: str) -> str:

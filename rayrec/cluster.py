@@ -65,6 +65,15 @@ def connect(resources: Resources) -> Iterator[Cluster]:
             shutil.rmtree(temp_dir, ignore_errors=True)  # Ray's processes may still be writing their last log lines
 
 
+def placeable_cpus(num_cpus: float) -> float:
+    """`num_cpus`, or those of the largest node alive where it has fewer: a task or worker lies on one node, whole.
+
+    Nodes without CPUs do not count: where there are no others yet, the cluster is to grow.
+    """
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    return min(num_cpus, largest or num_cpus)
+
+
 def _address() -> str:
     address = os.environ.get("RAY_ADDRESS") or "local"
     if "://" in address and not address.startswith("ray://"):

@@ -15,13 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from waiting import PATIENCE_S
+
 REPOSITORY = Path(__file__).parents[1]
 _MARKER = "RAYREC_TEST_HEAD"
+_START_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class RayHead:
         """The environment of a driver on this head."""
         return {**self.environment, "RAY_ADDRESS": self.address, **changes}
 
-    def run(self, command: Sequence[str], *, cwd: Path = REPOSITORY, timeout_s: float = 500) -> str:
+    def run(self, command: Sequence[str], *, cwd: Path = REPOSITORY, timeout_s: float = PATIENCE_S) -> str:
         """Run a driver with this head as its cluster; its output. Fails the test, with output and logs, if it fails."""
         done = subprocess.run(
             command,
@@ -58,14 +61,18 @@ class RayHead:
 
 @contextmanager
 def ray_head(
-    *options: str, dashboard: bool = False, port: int | None = None, environment: Mapping[str, str] | None = None
+    *options: str,
+    dashboard: bool = False,
+    before: Callable[[str], None] = lambda address: None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[RayHead]:
-    """Start `ray start --head` with `options`; everything it started is dead, and its files gone, on leaving."""
+    """Start `ray start --head` with `options`; everything it started is dead, and its files gone, on leaving.
+
+    `before` is called with the address (host:port) before each attempt to start it there.
+    """
     # Not pytest's tmp_path: Ray puts Unix sockets below, and those may be at most 107 characters long.
     folder = Path(tempfile.mkdtemp(prefix="rrt-", dir="/tmp"))
     marker = secrets.token_hex(16)
-    free_port, dashboard_port, agent_port, client_port = free_ports(4)
-    port = port or free_port
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -75,17 +82,9 @@ def ray_head(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         **(environment or {}),
     }
-    command = [
-        *("ray", "start", "--head", "--block", "--disable-usage-stats"),
-        *("--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}"),
-        *(f"--include-dashboard={str(dashboard).lower()}", f"--dashboard-port={dashboard_port}"),
-        *(f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}"),
-        *options,
-    ]
-    log = folder / "ray-start.log"
+    options = (f"--temp-dir={folder}", f"--include-dashboard={str(dashboard).lower()}", *options)
     try:
-        _start(command, env, log)
-        yield RayHead(f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard_port}", env, log)
+        yield _started(options, env, folder / "ray-start.log", before)
     finally:
         _kill_marked(marker)
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,19 +102,27 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _start(command: Sequence[str], env: Mapping[str, str], log: Path, attempts: int = 3) -> None:
-    """Ray gives a node 30 seconds to come up, which a machine busy with other tests may need more than once."""
-    for _ in range(attempts):
+def _started(options: Sequence[str], env: Mapping[str, str], log: Path, before: Callable[[str], None]) -> RayHead:
+    """Ray gives a node 30 seconds to come up, which a machine busy with other tests may need more than once; and they
+    may have taken a port that was free."""
+    for _ in range(_START_ATTEMPTS):
+        port, dashboard_port, agent_port, client_port = free_ports(4)
+        address = f"127.0.0.1:{port}"
+        before(address)
+        command = [
+            *("ray", "start", "--head", "--block", "--disable-usage-stats"),
+            *("--node-ip-address=127.0.0.1", f"--port={port}", f"--dashboard-port={dashboard_port}"),
+            *(f"--dashboard-agent-listen-port={agent_port}", f"--ray-client-server-port={client_port}"),
+            *options,
+        ]
         with log.open("wb") as sink:
             process = subprocess.Popen(command, env=env, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True)
         while process.poll() is None:
             if b"Ray runtime started" in log.read_bytes():
-                return
+                return RayHead(address, f"http://127.0.0.1:{dashboard_port}", env, log)
             time.sleep(0.1)
         _kill_marked(env[_MARKER])
-        if b"timed out during startup" not in log.read_bytes():
-            break
-    raise AssertionError(f"ray start failed\n{log.read_text(errors='replace')}")
+    raise AssertionError(f"ray start failed {_START_ATTEMPTS} times\n{log.read_text(errors='replace')}")
 
 
 def _kill_marked(marker: str) -> None:

@@ -1,4 +1,4 @@
-"""moto's S3 server, one request at a time: `python s3_process.py PORT`.
+"""moto's S3 server, one request at a time: `python s3_process.py` takes a free port and prints its number.
 
 S3's conditional writes are atomic. moto looks first and writes then: on a slow machine two of sixteen racers once got
 through between the two.
@@ -6,13 +6,12 @@ through between the two.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from threading import Lock
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import run_simple
+from werkzeug.serving import make_server
 
 
 class OneAtATime:
@@ -26,4 +25,6 @@ class OneAtATime:
 
 if __name__ == "__main__":
     server = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    run_simple("127.0.0.1", int(sys.argv[1]), server, threaded=True, request_handler=MotoRequestHandler)
+    listening = make_server("127.0.0.1", 0, server, threaded=True, request_handler=MotoRequestHandler)
+    print(listening.port, flush=True)
+    listening.serve_forever()

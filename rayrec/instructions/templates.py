@@ -165,7 +165,7 @@ def _read(path: str) -> str:
 def _entries(text: str, where: str) -> list[Any]:
     try:
         entries = strict_yaml.load(text, where)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=where) from None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(

@@ -22,12 +22,13 @@ from rayrec.evaluation.summary import merge, summarise_slates
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import ShardCounts
 from rayrec.pipeline.kept import counted, keep_summary, keep_targets, keep_verdicts
-from rayrec.pipeline.models import Models, blend_of, catalogue_of, explores, items_of, loaded, prior_of, sources_of
+from rayrec.pipeline.models import blend_of, catalogue_of, explores, items_of, loaded_part, prior_of, sources_of
 from rayrec.pipeline.readings import WAY, looked_at, reading_of, with_reading
 from rayrec.pipeline.score import Scoring
 from rayrec.pipeline.split import SERVED, SPLIT
 from rayrec.publishing.records import UserCounts, add_counts
 from rayrec.publishing.run import Run
+from rayrec.retrieval.item_model import FACTORS, ItemModel
 from rayrec.slates.arms import ArmPath
 from rayrec.slates.assemble import AssembleStage, CandidatePool
 from rayrec.slates.binding import bound
@@ -65,7 +66,8 @@ class Commit:
     def __init__(self, committing: Committing) -> None:
         self._what = committing
         self._day: Day = committing.scoring.day
-        self._stages = {path.arm: self._assembler(path, committing.scoring.models[0]) for path in self._day.arms}
+        model = loaded_part(self._day, committing.scoring.models[0].item_model, FACTORS.kind)
+        self._stages = {path.arm: self._assembler(path, model) for path in self._day.arms}
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         counts = self._what.shards[unit]
@@ -90,9 +92,8 @@ class Commit:
         slates = {arm: SLATE.empty_table() for arm in self._day.arms.names}
         self._what.run.commit(shard, slates, users_of_shard(self._what.shards[shard], 0, 0), {})
 
-    def _assembler(self, path: ArmPath, models: Models) -> AssembleStage:
-        day, model = self._day, loaded(self._day, models.item_model)
-        blends = dict(self._what.blends)
+    def _assembler(self, path: ArmPath, model: ItemModel) -> AssembleStage:
+        day, blends = self._day, dict(self._what.blends)
         return AssembleStage.of(
             path.at("slate").read(Slate),
             blend_of(day, blends[path.at("rerank").name]),

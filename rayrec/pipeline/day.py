@@ -17,6 +17,7 @@ from functools import cached_property
 from rayrec import forgotten, local_llm
 from rayrec.config import Config, Rerank
 from rayrec.contracts.sources import InputFile, WindowFiles, files_of_window, instruction_files, item_files
+from rayrec.errors import ConfigError, DataError, MissingFileError
 from rayrec.forgotten import Forgotten
 from rayrec.hashing import digest, ordered
 from rayrec.instructions.templates import Templates, load_templates
@@ -55,8 +56,13 @@ class Day:
         return isinstance(other, Day) and self._identity == other._identity
 
     @cached_property
-    def _identity(self) -> tuple[str, str, str, str]:
-        return self.config.model_dump_json(), self.dt, self.forgotten.digest, self.code
+    def _identity(self) -> tuple[str, str, str, str, str | None]:
+        """What two days that are the same have in common: what a process keeps of a day, it keeps by this."""
+        try:
+            data = self.data_fingerprint
+        except (ConfigError, DataError, MissingFileError):  # no data, or no longer
+            data = None
+        return self.config.model_dump_json(), self.dt, self.forgotten.digest, self.code, data
 
     @cached_property
     def forgotten(self) -> Forgotten:

@@ -9,9 +9,8 @@ import logging
 from functools import lru_cache, partial
 from typing import Any
 
-import ray
-
 from rayrec import artefacts
+from rayrec.cluster import placeable_cpus
 from rayrec.config.embeddings import EmbeddingModel, Embeddings
 from rayrec.embeddings.embedder import KIND, Embedder
 from rayrec.embeddings.events import Items
@@ -59,8 +58,8 @@ def fit(day: Day) -> str:
     fingerprint = model_fingerprint(day)
     if not artefacts.exists(day.storage, KIND, fingerprint):
         resources = day.config.resources
-        cpus = min(resources.tune_num_cpus, ray.cluster_resources().get("CPU", resources.tune_num_cpus))
-        run(partial(fit_here, day, fingerprint), Workers(resources.tune_workers, cpus), "train")
+        workers = Workers(resources.tune_workers, placeable_cpus(resources.tune_num_cpus))
+        run(partial(fit_here, day, fingerprint), workers, "train")
     return fingerprint
 
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import ray
 
 from rayrec import artefacts
+from rayrec.cluster import placeable_cpus
 from rayrec.contracts.ragged import Ragged
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import anything_asked
@@ -24,14 +25,14 @@ from rayrec.pipeline.carry import carry, over_units, results
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, histories
 from rayrec.pipeline.lesson_files import lessons_folder
-from rayrec.pipeline.loaded_stages import denoiser_arrays, tuning_denoise_stage
+from rayrec.pipeline.loaded_stages import tuning_denoise_stage
 from rayrec.pipeline.models import (
     BLEND,
     Models,
     asks_llm,
     cuts,
     instruction,
-    loaded,
+    loaded_part,
     prior_of,
     sources_of,
     start_fit,
@@ -44,6 +45,8 @@ from rayrec.progress import Progress
 from rayrec.reranking import artefact
 from rayrec.reranking.tuning import TuningSpec
 from rayrec.reranking.tuning_ray import tune
+from rayrec.retrieval.base import retriever_kind
+from rayrec.retrieval.item_model import FACTORS
 from rayrec.slates.arms import Variant
 from rayrec.slates.blend import Lesson, fit
 from rayrec.slates.examples import is_taken, known_at
@@ -89,8 +92,7 @@ def tune_models(day: Day, data: Ingested, models: Sequence[Models]) -> tuple[Mod
         for k, (one, path) in enumerate(zip(models, paths, strict=True))
     ]
     resources = day.config.resources
-    cpus = min(resources.tune_num_cpus, ray.cluster_resources().get("CPU", resources.tune_num_cpus))
-    tune(specs, Workers(resources.tune_workers, cpus, resources.tune_num_gpus))
+    tune(specs, Workers(resources.tune_workers, placeable_cpus(resources.tune_num_cpus), resources.tune_num_gpus))
     return tuple(replace(one, llm=path) for one, path in zip(models, paths, strict=True))
 
 
@@ -103,7 +105,7 @@ def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, 
         scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users, lessons_folder(day))
         _write_lessons(scoring)
         fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
-        ray.get([fitting.remote(scoring, variant, models[-1], named[variant.name]) for variant in missing])
+        ray.get([fitting.remote(scoring, variant, named[variant.name]) for variant in missing])
     return named
 
 
@@ -181,10 +183,12 @@ def _say_what_is_stale(day: Day) -> None:
 
 
 def _factors(day: Day, models: Models) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
-    return denoiser_arrays(day, models.item_model).get("ials.factors")
+    """The item factors that the LLM's tokens begin with; None where the models have none."""
+    specs = [spec for variant in day.arms.variants("retrieve") for spec in sources_of(variant)]
+    return loaded_part(day, models.item_model, FACTORS.kind).factors(specs)
 
 
-def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str) -> None:
+def _fit_blend(scoring: Scoring, variant: Variant, fingerprint: str) -> None:
     day = scoring.day
     parent = next(v for v in day.arms.variants("retrieve") if v.name == variant.parent)
     lessons = []
@@ -199,9 +203,8 @@ def _fit_blend(scoring: Scoring, variant: Variant, now: Models, fingerprint: str
             table = table.filter(pc.is_null(table[ASK]))
         table = table.drop_columns([ASK]).combine_chunks()
         taken = Ragged.from_arrow(table["taken"])
-        lessons.append(Lesson(table, taken.like(taken.values > 0), prior_of(loaded(day, models.item_model))))
-    model = loaded(day, now.item_model)
-    personal = [source.name for source in sources_of(parent) if model.retriever(source).personal]
+        lessons.append(Lesson(table, taken.like(taken.values > 0), prior_of(loaded_part(day, models.item_model))))
+    personal = [source.name for source in sources_of(parent) if retriever_kind(source.kind).personal]
     blend = fit(lessons, personal, day.config.blend.l2)
     artefacts.save(day.storage, BLEND, fingerprint, {}, blend.to_plain())
 

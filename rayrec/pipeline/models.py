@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 
 from rayrec import artefacts
+from rayrec.cluster import placeable_cpus
 from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
@@ -120,8 +121,7 @@ def start_fit(day: Day, data: Ingested, cut: int) -> Fit:
     specs, fingerprint = item_model_of(day, data, cut)
     if artefacts.exists(day.storage, item_model.KIND, fingerprint):
         return Fit(fingerprint)
-    cpus = day.config.resources.fit_num_cpus
-    fit = ray.remote(num_cpus=min(cpus, ray.cluster_resources().get("CPU", cpus)), max_retries=3)(_fit)
+    fit = ray.remote(num_cpus=placeable_cpus(day.config.resources.fit_num_cpus), max_retries=3)(_fit)
     return Fit(fingerprint, fit.remote(day, specs, cut, fingerprint))
 
 
@@ -151,10 +151,16 @@ def catalogue_of(day: Day) -> pa.Table:
     return read_catalogue(day)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def loaded(day: Day, fingerprint: str) -> ItemModel:
-    """The item model by the codes of the day's catalogue, once a process."""
+    """The item model by the codes of the day's catalogue. A process keeps one: they are large and come cut by cut."""
     return item_model.load(day.storage, fingerprint).for_catalogue(catalogue_of(day)["item_id"].combine_chunks())
+
+
+def loaded_part(day: Day, fingerprint: str, *kinds: str) -> ItemModel:
+    """As `loaded`, with the fits of these kinds alone, and not kept: small beside the whole."""
+    part = item_model.load_part(day.storage, fingerprint, kinds)
+    return part.for_catalogue(catalogue_of(day)["item_id"].combine_chunks())
 
 
 def prior_of(model: ItemModel) -> Prior:

@@ -5,7 +5,7 @@ Items are codes of the catalogue it was fitted with; `for_catalogue` moves it to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -235,18 +235,33 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
 
 def load(storage: Storage, fingerprint: str) -> ItemModel:
     """Raises MissingFileError where there is none, DataError where it cannot be read."""
-    stored = artefacts.load(storage, KIND, fingerprint)
+    return _model(storage, artefacts.load(storage, KIND, fingerprint))
+
+
+def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
+    """What is known of the items, with the fits of these kinds alone: the others are neither read nor held.
+
+    Raises as `load` does.
+    """
+    fits = artefacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
+    wanted = [f"{key}/" for key, entry in fits.items() if entry["kind"] in kinds]
+    return _model(storage, artefacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
+
+
+def _model(storage: Storage, stored: artefacts.Artefact, kinds: Collection[str] | None = None) -> ItemModel:
+    """Of all that was saved, or without what was learned and with the fits of `kinds` alone."""
     arrays, meta = stored.arrays, stored.meta
     if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_features.NAMES:
         raise DataError(
             "the item model was saved by another version of rayrec",
-            where=storage.url(f"{artefacts.FOLDER}/{KIND}/{fingerprint}"),
+            where=storage.url(f"{artefacts.FOLDER}/{KIND}/{stored.fingerprint}"),
             do="delete the artefact's folder; the next run fits again",
         )
     fitted = {}
     for key, entry in meta["fitted"].items():
-        fitted[key] = Fitted(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
-    learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ())}
+        if kinds is None or entry["kind"] in kinds:
+            fitted[key] = Fitted(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
+    learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ()) if kinds is None}
     item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
     return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted, learned)
 

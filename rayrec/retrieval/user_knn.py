@@ -2,7 +2,8 @@
 
 A user's score of item j is the sum, over all fitted users v, of the cosine between the two users' histories (items
 weighted by inverse document frequency, norms shrunk) times v's events of j, each halved every half_life_days before the
-date. The sum over users is linear in the history, so it is done once, at the fit: diag(idf) Xn' W, items by items.
+date. The sum over users is linear in the history, so it is done once, at the fit: diag(idf) Xn' W, items by items. In a
+large catalogue the largest cells of each row stay: of popular items' rows the rest is many cells and little weight.
 """
 
 from __future__ import annotations
@@ -14,22 +15,28 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
+from rayrec.ordering import descending_keys, padded_rows, positions_of
 from rayrec.retrieval.base import FitData, register
 from rayrec.retrieval.item_item import ItemItem
 from rayrec.settings import read_settings, require
 
 _FORGOTTEN = 10  # half-lives after which an event is left out (its weight is below 1/1000)
+_KEPT_CELLS = 200_000_000  # in all, where `neighbours` is not given: 1.6 GB
+_BLOCK_CELLS = 16_000_000  # products that are held at once, or those of one item
 
 
 @dataclass(frozen=True)
 class UserKnnSettings:
     half_life_days: float = 7.0
     shrink: float = 3.0  # added to each user's norm: short histories are not trusted
+    # Cells kept of each item's row. None: as many as fit into 1.6 GB: all, in a catalogue of up to 14,142 items.
+    neighbours: int | None = None
     history_half_life_days: float | None = None  # scoring only: older events of the user count less
 
     def __post_init__(self) -> None:
         require(self.half_life_days > 0, "half_life_days must be above 0")
         require(self.shrink >= 0, "shrink must not be below 0")
+        require(self.neighbours is None or self.neighbours >= 1, "neighbours must be at least 1")
         half_life = self.history_half_life_days
         require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
 
@@ -56,6 +63,42 @@ class UserKnn(ItemItem):
         norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1), np.float64).ravel()) + given.shrink
         active = np.diff(recent.indptr) > 0
         alike = (sp.diags((1 / np.maximum(norm, 1e-9)).astype(np.float32)[active]) @ weighted[active]).T.tocsr()
-        weights = (sp.diags(idf) @ (alike @ recent[active])).tocsr().astype(np.float32)
-        weights.sort_indices()
+        neighbours = given.neighbours or max(1, _KEPT_CELLS // max(1, items))
+        weights = largest_of_product(alike, recent[active], neighbours)
+        weights.data *= np.repeat(idf, np.diff(weights.indptr))
         return cls(weights, given)
+
+
+def largest_of_product(
+    left: sp.csr_matrix, right: sp.csr_matrix, most: int, block_cells: int = _BLOCK_CELLS
+) -> sp.csr_matrix:
+    """float32 CSR left @ right, of each row the `most` largest cells; ties go to the lower column.
+
+    Made a block of rows at a time, each of at most `block_cells` products, or of one row.
+    """
+    products = np.concatenate([[0], np.cumsum(np.diff(right.indptr)[left.indices], dtype=np.int64)])
+    until = products[left.indptr]  # [rows + 1]
+    parts, start = [], 0
+    while start < left.shape[0]:
+        stop = max(start + 1, int(np.searchsorted(until, until[start] + block_cells, side="right")) - 1)
+        block = (left[start:stop] @ right).tocsr()
+        block.sort_indices()
+        parts.append(_largest(block, most))
+        start = stop
+    return sp.vstack(parts, format="csr", dtype=np.float32) if parts else sp.csr_matrix((0, 0), dtype=np.float32)
+
+
+def _largest(rows: sp.csr_matrix, most: int) -> sp.csr_matrix:
+    """Of each row the `most` largest cells. Indices are sorted, before and after."""
+    lengths = np.diff(rows.indptr)
+    long = lengths > most
+    if not long.any():
+        return rows
+    kept = np.repeat(~long, lengths)
+    cells = np.flatnonzero(~kept)
+    for block in padded_rows(np.concatenate([[0], np.cumsum(lengths[long])])):
+        keys = descending_keys(rows.data[cells[block.take]], block.mask)
+        largest = positions_of(np.partition(keys, most - 1, axis=1)[:, :most])
+        kept[cells[np.take_along_axis(block.take, largest, axis=1)]] = True
+    indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, most))])
+    return sp.csr_matrix((rows.data[kept], rows.indices[kept], indptr), shape=rows.shape)

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
-from ray_heads import REPOSITORY, free_ports, ray_head
+from ray_heads import REPOSITORY, ray_head
+from waiting import PATIENCE_S, line_of
 
 from rayrec import read_slates
 from rayrec.demo_shop import Shop, make_shop
@@ -118,9 +119,11 @@ def _on_this_machine(module: str, gcs_address: str) -> dict[str, Any]:
 
 
 def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
-    (port,) = free_ports(1)
     config = folder / "cluster.yaml"
-    config.write_text(yaml.safe_dump(_on_this_machine(provider, f"127.0.0.1:{port}")))
+
+    def write_config(address: str) -> None:
+        config.write_text(yaml.safe_dump(_on_this_machine(provider, address)))
+
     autoscaler = {
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",  # what `ray up` and KubeRay run
@@ -131,7 +134,7 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
         "PYTHONPATH": str(_HERE),
     }
     head_options = ("--num-cpus=0", "--object-store-memory=200000000", f"--autoscaling-config={config}")
-    with ray_head(*head_options, port=port, environment=autoscaler) as head:
+    with ray_head(*head_options, before=write_config, environment=autoscaler) as head:
         watch = subprocess.Popen(
             [sys.executable, str(_HERE / "watch_nodes.py")],
             env=head.reached_by(),
@@ -139,8 +142,7 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert watch.stdout is not None
-        first = watch.stdout.readline()  # it watches: now nothing can be missed
+        first = line_of(watch, watch.stdout)  # it watches: now nothing can be missed
         output = head.run(command)
-        seen, _ = watch.communicate(timeout=120)
+        seen, _ = watch.communicate(timeout=PATIENCE_S)
         return Night(output, [json.loads(line) for line in (first + seen).splitlines() if line.startswith("{")])

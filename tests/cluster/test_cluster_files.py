@@ -32,6 +32,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_NODE_STATUS,
     TAG_RAY_USER_NODE_TYPE,
 )
+from waiting import PATIENCE_S
 
 from rayrec.spot import AwsSpotFirst
 
@@ -218,7 +219,7 @@ def test_the_command_on_kubernetes_is_one_that_the_job_takes(job_spec: dict[str,
     command = job_spec["entrypoint"].replace("/opt/rayrec", shlex.quote(str(_REPOSITORY)))
     command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command) + " --print-config"
     done = subprocess.run(
-        ["/bin/bash", "-c", command], cwd=_REPOSITORY, text=True, capture_output=True, timeout=120, check=False
+        ["/bin/bash", "-c", command], cwd=_REPOSITORY, text=True, capture_output=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["resources"]["rerank_num_gpus"] == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ray_heads import REPOSITORY, RayHead, ray_head
+from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.demo_shop import make_shop
@@ -53,7 +54,7 @@ def submit(
         env={**head.environment, **environment},
         text=True,
         capture_output=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
 
@@ -93,7 +94,7 @@ def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:
 @pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/nodes?view=summary"])
 def test_without_a_token_nothing_is_answered(head: RayHead, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        urllib.request.urlopen(head.jobs_url + path, timeout=30)
+        urllib.request.urlopen(head.jobs_url + path, timeout=PATIENCE_S)
     assert refusal.value.code == 401
 
 

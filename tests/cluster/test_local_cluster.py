@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S, line_of
 
-from rayrec.cluster import ClusterError, connect
+from rayrec.cluster import ClusterError, connect, placeable_cpus
 from rayrec.config import Resources
 
 _DRIVER = """
@@ -50,11 +51,10 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
     homes = [tmp_path_factory.mktemp("home") for _ in range(2)]
     temps = [Path(tempfile.mkdtemp(prefix="rrl-", dir="/tmp")) for _ in range(2)]  # short, for Ray's sockets
     started = [_start(home, temp) for home, temp in zip(homes, temps, strict=True)]
-    said = [process.stdout.readline().split() for process in started if process.stdout]
-    assert all(said), "a driver failed; its errors are above"
-    started[0].communicate("\n", timeout=120)
+    said = [line_of(process, process.stdout).split() for process in started]  # a failed one says why above
+    started[0].communicate("\n", timeout=PATIENCE_S)
     started[1].kill()
-    started[1].communicate(timeout=120)
+    started[1].communicate(timeout=PATIENCE_S)
     yield [
         Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), process.returncode)
         for home, temp, (address, local, num_cpus, raylet), process in zip(homes, temps, said, started, strict=True)
@@ -97,7 +97,28 @@ def test_the_address_of_a_job_api_is_explained(monkeypatch: pytest.MonkeyPatch) 
         pass
 
 
-def _ends(pid: int, timeout_s: float = 60) -> bool:
+@pytest.mark.parametrize(
+    ("nodes", "asked", "given"),
+    [
+        ([1, 1, 1, 1], 2, 1),  # four CPUs, and no node that has two
+        ([4, 1, 16], 2, 2),
+        ([4, 1], 16, 4),
+        ([0.5], 2, 0.5),
+        ([None], 2, 2),  # a head that takes no work
+        ([0, None], 2, 2),
+        ([], 2, 2),
+    ],
+)
+def test_a_task_asks_for_no_more_than_the_largest_node_has(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[float | None], asked: float, given: float
+) -> None:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    alive = [{"Alive": True, "Resources": {"memory": 1e9} | ({} if cpus is None else {"CPU": cpus})} for cpus in nodes]
+    monkeypatch.setattr("ray.nodes", lambda: [dead, *alive])
+    assert placeable_cpus(asked) == given
+
+
+def _ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
     """Whether the process is gone, or dead and not yet collected by its parent, within the time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

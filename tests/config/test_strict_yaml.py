@@ -1,4 +1,4 @@
-"""A key that stands twice in a mapping is refused with its lines, in every YAML that users write; all else is read."""
+"""A key that stands twice, and what is no tree, is refused with its lines in every YAML that users write."""
 
 from __future__ import annotations
 
@@ -74,3 +74,51 @@ def test_a_template_that_says_something_twice_is_refused(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="'text' stands twice") as caught:
         load_templates(str(path))
     assert caught.value.where == f"{path}, line 3"
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "&a {b: {c: [1, *a]}}", "x: &a\n  <<: *a", "&a {*a : 1}"])
+def test_what_refers_to_itself_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"\*a stands within what it refers to") as caught:
+        strict_yaml.load(f"one: 1\nother: {text}" if "\n" not in text else text, "shop.yaml")
+    assert caught.value.where == "shop.yaml, line 2"
+
+
+def test_what_is_said_before_can_be_referred_to() -> None:
+    assert strict_yaml.load("a: &a {b: &b [1]}\nc: [*a, *b, *a]", "here") == {
+        "a": {"b": [1]},
+        "c": [{"b": [1]}, [1], {"b": [1]}],
+    }
+
+
+@pytest.mark.parametrize("opening", ["[", "{x: ", "- ", "? "])
+@pytest.mark.parametrize("levels", [51, 300, 1500, 20_000])
+def test_too_many_levels_are_refused(opening: str, levels: int) -> None:
+    with pytest.raises(ConfigError, match="more than 50 levels"):
+        strict_yaml.load(opening * levels, "shop.yaml")
+
+
+def test_fifty_levels_are_read() -> None:
+    text = "[" * 50 + "]" * 50
+    assert strict_yaml.load(text, "here") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "1" * 5000])
+def test_a_date_or_number_that_there_is_not_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="not a value: "):
+        strict_yaml.load(f"name: {value}", "shop.yaml")
+    assert strict_yaml.load(f"name: '{value}'", "shop.yaml") == {"name": value}
+
+
+@pytest.mark.parametrize("value", ["[" * 3000, "{a: " * 3000, "&a [*a]", "&a {b: *a}", "2026-13-45"])
+@pytest.mark.parametrize("key", ["name", "denoise.settings", "arms.variants.llm.denoise"])
+def test_no_override_ends_in_a_traceback(key: str, value: str) -> None:
+    with pytest.raises(ConfigError):
+        load(CONF / "demo.yaml", [f"{key}={value}"])
+
+
+def test_a_config_of_too_many_levels_is_refused_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text("name: shop\ndata: " + "[" * 2000, encoding="utf8")
+    with pytest.raises(ConfigError, match="more than 50 levels") as caught:
+        load(path)
+    assert caught.value.where == f"{path}, line 2"

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from killed_driver import MOMENTS
 from nights import CONFIG, Made, rows
+from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
@@ -31,7 +32,7 @@ def drive(made: Made, root: str, moment: str, *overrides: str) -> int:
     command = [sys.executable, str(script), str(CONFIG), made.shop.date.isoformat(), moment, *sets]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = str(script.parent)  # for the workers
-    return subprocess.run(command, env=environment, timeout=300).returncode
+    return subprocess.run(command, env=environment, timeout=PATIENCE_S).returncode
 
 
 def slates_after(made: Made, root: str, moment: str) -> None:

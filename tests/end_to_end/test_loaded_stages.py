@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from datetime import date
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pytest
-from nights import Made
+from nights import CONFIG, Made
 
-from rayrec.pipeline import loaded_stages
+from rayrec.config import load
+from rayrec.pipeline import loaded_stages, models
 from rayrec.pipeline.daily import Night
+from rayrec.pipeline.day import Day
 from rayrec.pipeline.models import sources_of
 from rayrec.pipeline.score import DenoiseShard, RetrieveShard, Scoring
 from rayrec.retrieval.item_model import ItemModel
@@ -41,3 +49,22 @@ def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
     for unit in scoring.units:
         forget()
         assert candidates(unit).equals(kept[unit])
+
+
+def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    day = Day(load(CONFIG, [f"data.root={tmp_path}", f"output.root={tmp_path / 'out'}"]), date(2026, 1, 1))
+    catalogue = pa.table({"item_id": ["a", "b"]})
+
+    def made(*_: object) -> ItemModel:
+        return ItemModel(
+            catalogue["item_id"].combine_chunks(), day.cut, np.ones(2, np.float32), np.ones((2, 1), np.float32), {}
+        )
+
+    monkeypatch.setattr(models, "catalogue_of", lambda _: catalogue)
+    monkeypatch.setattr(models.item_model, "load", made)
+    models.loaded.cache_clear()
+    held = [weakref.ref(models.loaded(day, fingerprint)) for fingerprint in ("first", "second", "third")]
+    assert models.loaded(day, "third") is held[-1]()
+    gc.collect()
+    assert [model() is not None for model in held] == [False, False, True]
+    models.loaded.cache_clear()

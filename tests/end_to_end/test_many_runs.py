@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nights import CONFIG, Made, rows
 from ray_heads import REPOSITORY, ray_head
+from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.pipeline import daily
@@ -39,7 +40,7 @@ def test_sixteen_runs_of_one_day(first_night: tuple[Made, Night], tmp_path: Path
             )
             for _ in range(RUNS)
         ]
-        outputs = [run.communicate(timeout=1500)[0] for run in runs]
+        outputs = [run.communicate(timeout=PATIENCE_S)[0] for run in runs]
     for run, output in zip(runs, outputs, strict=True):
         assert run.returncode == 0, output
     said = [output.count("(published)") for output in outputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from rayrec.config import Config
-from rayrec.errors import ConfigError
+from rayrec.errors import ConfigError, DataError
 from rayrec.hashing import digest, ordered
 from rayrec.pipeline import embed, learn
 from rayrec.pipeline.daily import check
@@ -144,3 +145,33 @@ def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
         assert made(usual) != made(other)
     assert usual.record.identity == other.record.identity  # the same rows are expected of both,
     assert usual.record.run_id != other.record.run_id  # and no shard is shared
+
+
+def test_days_are_the_same_as_long_as_their_files_are(root: Path) -> None:
+    first, again = day(root), day(root)
+    assert first == again
+    assert hash(first) == hash(again)
+    (root / "items.csv").write_text("item_id,title\n1,one\n", encoding="utf8")
+    assert day(root) != first
+    assert day(root) == day(root)
+
+
+def test_a_day_that_travels_stays_the_day_it_was(root: Path) -> None:
+    first = day(root)
+    assert first == day(root)
+    there = pickle.loads(pickle.dumps(first))
+    (root / "items.csv").write_text("item_id,title\n1,one\n", encoding="utf8")
+    assert there == first
+    assert there.data_fingerprint == first.data_fingerprint
+
+
+@pytest.mark.parametrize("name", ["events.csv", "items.csv"])
+def test_days_whose_files_are_gone_are_told_apart_by_the_rest(root: Path, name: str) -> None:
+    (root / name).unlink()
+    assert day(root) == day(root)
+    assert hash(day(root)) == hash(day(root))
+    assert day(root) != day(root, slate={"size": 3})
+    there = pickle.loads(pickle.dumps(day(root)))
+    assert there == day(root)
+    with pytest.raises(DataError):
+        _ = there.data_fingerprint

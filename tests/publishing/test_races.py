@@ -10,6 +10,7 @@ from multiprocessing.synchronize import Barrier
 
 import pytest
 from small_day import DATE, PROVENANCE, commit_all, publish_day, record, whole_day
+from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
@@ -74,7 +75,7 @@ def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_o
     with WatchingReader(storage_root) as reader:
         for racer in racers:
             racer.start()
-        ended = dict(answers.get(timeout=300) for _ in racers)
+        ended = dict(answers.get(timeout=PATIENCE_S) for _ in racers)
         for racer in racers:
             racer.join()
     winner = read_manifest(storage_root, DATE).meaning["slate"]["size"]

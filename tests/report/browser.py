@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE_S, line_of
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
@@ -53,7 +54,7 @@ class Tab:
         return self.ask("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
 
     def _next(self) -> dict[str, Any]:
-        message: dict[str, Any] = json.loads(self.connection.recv(timeout=60))
+        message: dict[str, Any] = json.loads(self.connection.recv(timeout=PATIENCE_S))
         if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
             self.complaints.append(json.dumps(message["params"])[:500])
         if message.get("method") == "Network.requestWillBeSent":
@@ -68,8 +69,8 @@ def tab() -> Iterator[Tab]:
         line = [str(CHROMIUM), *_QUIET.split(), f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
         try:
-            assert browser.stderr is not None
-            address = next(text.split()[-1] for text in browser.stderr if text.startswith("DevTools listening on"))
+            listens = line_of(browser, browser.stderr, lambda line: line.startswith("DevTools listening on"))
+            address = listens.split()[-1]
             host = address.removeprefix("ws://").split("/")[0]
             with connect(address) as session:
                 pages = Tab(session).ask("Target.getTargets")["targetInfos"]

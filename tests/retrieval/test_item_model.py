@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rayrec import artefacts
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.retrieval import item_model
 from rayrec.retrieval.collect import Collected
-from rayrec.retrieval.item_model import FACTORS, ItemModel, fingerprint, needed
+from rayrec.retrieval.item_model import FACTORS, Fitted, ItemModel, fingerprint, needed
 from rayrec.retrieval.sources import SourceSpec, read_sources
 from rayrec.storage import Storage
 from rayrec.units import DAY_US
@@ -102,6 +103,42 @@ def test_a_damaged_artefact_is_an_error_in_words(tmp_path: Path) -> None:
         item_model.load(storage, "abc")
     with pytest.raises(RayrecError):
         item_model.load(storage, "never saved")
+
+
+def test_a_part_of_a_model_is_that_part_and_no_more_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, model = Storage(str(tmp_path)), fitted([two_halves()])
+    item_model.save(storage, "abc", model)
+    whole = next(file for file in storage.list() if file.path.endswith(".safetensors"))
+    header = int.from_bytes(storage.read_range(whole.path, 0, 8), "little")
+    read, read_range = list[int](), Storage.read_range
+
+    def counted(at: Storage, path: str, start: int, length: int) -> bytes:
+        read.append(length)
+        return read_range(at, path, start, length)
+
+    monkeypatch.setattr(Storage, "read_range", counted)
+    items = replace(model, fitted={})
+    assert equal(item_model.load_part(storage, "abc"), items)
+    text = sum(len(name.encode()) for name in IDS.to_pylist()) + 8 * (ITEMS + 1)
+    assert sum(read) == 8 + header + items.count.nbytes + items.features.nbytes + text
+    factors = item_model.load_part(storage, "abc", {"ials"})
+    assert equal(factors, replace(model, fitted=_of_kind(model, "ials")))
+    assert np.array_equal(factors.factors(SPECS), model.factors(SPECS))
+
+
+def test_a_damaged_part_is_an_error_in_words(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    item_model.save(storage, "abc", fitted([two_halves()]))
+    arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
+    content = storage.read(arrays)
+    for damaged in (b"", content[:-100], b"\xff" * 8 + content[8:], content[:8] + b"[" + content[9:]):
+        storage.write(arrays, damaged)
+        with pytest.raises(DataError, match="arrays cannot be read"):
+            item_model.load_part(storage, "abc", {"ease", "ials", "user_knn", "popularity"})
+
+
+def _of_kind(model: ItemModel, kind: str) -> dict[str, Fitted]:
+    return {key: fit for key, fit in model.fitted.items() if fit.kind == kind}
 
 
 def test_a_model_serves_a_newer_catalogue() -> None:

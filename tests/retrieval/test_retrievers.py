@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from halves_shop import CUT, ITEMS, fit_data, history_table, profiles_of, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from rayrec.retrieval.item_features import NAMES, item_features, unknown_item
 from rayrec.retrieval.item_knn import ItemKnn
 from rayrec.retrieval.popularity import Popularity
 from rayrec.retrieval.recent_popularity import RecentPopularity
-from rayrec.retrieval.user_knn import UserKnn
+from rayrec.retrieval.user_knn import UserKnn, largest_of_product
 from rayrec.units import DAY_US
 
 
@@ -89,6 +90,43 @@ def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None
     unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)
     expected = (dense(table) * idf) @ unit.T @ recent
     assert np.allclose(UserKnn.fit(data, {"half_life_days": 7.0}).scores(profiles_of(table)), expected, atol=1e-2)
+
+
+def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
+    data = fit_data(two_halves())
+    whole = UserKnn.fit(data, {}).weights.toarray()
+    assert (whole > 0).sum(1).min() > 5
+    kept = UserKnn.fit(data, {"neighbours": 5}).weights
+    for item in range(ITEMS):
+        largest = np.argsort(-whole[item], kind="stable")[:5]
+        assert np.array_equal(kept[item].indices, np.sort(largest))
+        assert np.array_equal(kept[item].data, whole[item, np.sort(largest)])
+
+
+def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = fit_data(two_halves())
+    monkeypatch.setattr("rayrec.retrieval.user_knn._KEPT_CELLS", 3 * ITEMS + 1)
+    weights = UserKnn.fit(data, {}).weights
+    assert np.array_equal(weights.toarray(), UserKnn.fit(data, {"neighbours": 3}).weights.toarray())
+    assert np.diff(weights.indptr).max() == 3
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 60))
+def test_the_largest_of_a_product_are_the_same_in_blocks_of_any_size(seed: int, most: int, block_cells: int) -> None:
+    random = np.random.default_rng(seed)
+    left, right = (
+        sp.csr_matrix(random.integers(0, 3, shape).astype(np.float32)) for shape in ((9, 6), (6, 11))
+    )  # small numbers: many ties
+    product = (left @ right).toarray()
+    expected = np.zeros_like(product)
+    for row, cells in enumerate(product):
+        largest = np.argsort(-cells, kind="stable")[:most]
+        expected[row, largest] = cells[largest]
+    found = largest_of_product(left, right, most, block_cells)
+    assert np.array_equal(found.toarray(), expected)
+    assert found.has_sorted_indices
+    assert found.dtype == np.float32
 
 
 def test_popularities_count_and_fade() -> None:

@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from rayrec.errors import MissingFileError, StorageError
 from rayrec.storage import FileInfo, Storage
@@ -112,7 +113,7 @@ def test_of_sixteen_processes_exactly_one_creates(storage: Storage) -> None:
     racers = [processes.Process(target=race, args=(storage.root, n, *rest)) for n in range(RACERS)]
     for racer in racers:
         racer.start()
-    won = dict(answers.get(timeout=300) for _ in racers)
+    won = dict(answers.get(timeout=PATIENCE_S) for _ in racers)
     for racer in racers:
         racer.join()
     assert sum(won.values()) == 1
