@@ -24,8 +24,12 @@ _FORGOTTEN = 10  # half-lives after which an event is left out (its weight is be
 @dataclass(frozen=True)
 class UserKnnSettings:
     half_life_days: float = 7.0
-    shrink: float = 3.0  # added to each user's norm: short histories are not trusted
-    history_half_life_days: float | None = None  # scoring only: older events of the user count less
+    """Days before the date after which what the others took counts half, above 0."""
+    shrink: float = 3.0
+    """Added to each user's norm: short histories are not trusted."""
+    history_half_life_days: float | None = None
+    """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
+    only: sources that differ in nothing else share one fit."""
 
     def __post_init__(self) -> None:
         require(self.half_life_days > 0, "half_life_days must be above 0")
@@ -36,7 +40,10 @@ class UserKnnSettings:
 
 @register
 class UserKnn(ItemItem):
+    """What users alike took lately: a popularity that is personal."""
+
     name = "user_knn"
+    settings_kind = UserKnnSettings
     scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod
