@@ -36,7 +36,7 @@ Root = Annotated[
     Path, typer.Option("--root", help="Folder for the shop and the slates; its shop/, truth/ and out/ are made anew.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the shop: another seed, another shop.")]
-Users = Annotated[int, typer.Option("--users", help="Shoppers in it; more take longer.")]
+Users = Annotated[int, typer.Option("--users", min=1, help="How many shoppers the shop has.")]
 
 
 def demo(root: Root = Path("demo"), seed: Seed = SEED, users: Users = 1200) -> None:

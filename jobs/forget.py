@@ -25,7 +25,7 @@ from rayrec.storage import Storage
 
 def forget(
     config: ConfigPath,
-    users: Annotated[str, typer.Option("--users", help="File or URL of user ids: CSV with a header, or parquet.")],
+    users: Annotated[str, typer.Option("--users", help="The file or URL of user ids: CSV with a header, or parquet.")],
     column: Annotated[str, typer.Option("--column", help="The column that holds the ids.")] = "user_id",
     date: Annotated[
         datetime | None,

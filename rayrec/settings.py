@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
+import inspect
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -37,6 +40,22 @@ def read_settings(kind: type[T], given: Mapping[str, Any], where: str) -> T:
         return kind(**values)
     except ValueError as error:
         raise ConfigError(str(error), where=where) from None
+
+
+def described(kind: type[Any]) -> dict[str, str]:
+    """What the class body of the dataclass `kind` says below each field of its own, by name; "" where it says nothing.
+
+    Fields that it inherits are described where they stand.
+    """
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for statement, below in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            said = below.value if isinstance(below, ast.Expr) else None
+            text = said.value if isinstance(said, ast.Constant) and isinstance(said.value, str) else ""
+            texts[statement.target.id] = inspect.cleandoc(text)
+    return texts
 
 
 def require(condition: bool, what: str) -> None:

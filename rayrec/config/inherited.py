@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayrec.config.sections import Rerank
+from rayrec.config.rerank import Rerank
 
 _SECTIONS = ("denoise", "retrieval", "rerank", "slate")  # those that an arm may give
 _WHOLE = ("sources",)

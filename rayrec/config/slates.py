@@ -6,20 +6,27 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from rayrec.config.data import Section
+from rayrec.config.section import Section
 
 
 class Pin(Section):
+    """An item that stands at one rank of everybody's slate, with propensity 1."""
+
     item_id: str
+    """The item; left out where the catalogue does not know it or says that it is not to be had."""
     rank: int = Field(ge=1)
+    """Its place, from 1; in a slate that is too short it moves up to the end."""
 
 
 class Range(Section):
     """What an item's attribute may be, as a number, both ends included."""
 
     min: float | None = Field(None, allow_inf_nan=False)
+    """The smallest number that passes; `null`: any."""
     max: float | None = Field(None, allow_inf_nan=False)
-    missing: Literal["keep", "drop"] = "drop"  # items without a number there
+    """The largest; `null`: any."""
+    missing: Literal["keep", "drop"] = "drop"
+    """What becomes of items without a number there."""
 
     @model_validator(mode="after")
     def _some(self) -> Range:
@@ -31,12 +38,16 @@ class Range(Section):
 
 
 class Rules(Section):
-    """What every slate obeys, whatever the scores and the policy say. See rayrec.slates.rules."""
+    """What every slate obeys, whatever the scores and the policy say. Pins are free of the other rules."""
 
-    blocked: tuple[str, ...] = ()  # item ids
+    blocked: tuple[str, ...] = ()
+    """Ids of items that nobody is shown."""
     pinned: tuple[Pin, ...] = ()
+    """Items that everybody is shown, at a fixed rank; at least one rank is left to the policy."""
     max_per_category: int | None = Field(None, ge=1)
-    ranges: dict[str, Range] = Field({})  # by attribute (data.items.attributes)
+    """Of each category only the user's best so many are candidates; items without a category are not capped."""
+    ranges: dict[str, Range] = Field({})
+    """What an attribute (`data.items.attributes`) may be, e.g. `{price: {max: 7}}`."""
 
     @model_validator(mode="after")
     def _agree(self) -> Rules:
@@ -49,26 +60,41 @@ class Rules(Section):
 
 
 class Diversify(Section):
-    method: str = "none"  # a name in rayrec.slates.diversity
-    depth: int | None = Field(None, ge=2, le=2000)  # of a user's best candidates; None: twice the slate
+    """Reorders each user's best candidates, so that not all of a slate is of one kind. Comes before the policy."""
+
+    method: str = "none"
+    """The name of a method; `none`: the order stays."""
+    depth: int | None = Field(None, ge=2, le=2000)
+    """How many of a user's best candidates are reordered; `null`: twice the slate. Those behind stay."""
     settings: dict[str, Any] = Field({})
+    """Of the method."""
 
 
 class Fallback(Section):
     """Users of whom little is known are ordered by one source alone. They come this far only with data.min_events: 0
     (or below `below_events`): it makes users ineligible before."""
 
-    source: str  # of the arm's retrieval.sources
-    below_events: int = Field(1, ge=1)  # kept positive events
+    source: str
+    """The source: a name in the arm's `retrieval.sources`."""
+    below_events: int = Field(1, ge=1)
+    """Users with fewer positive events, of those that denoising kept, fall back."""
 
 
 class Slate(Section):
+    """What is made of a user's scored candidates: rules and diversity first, then the policy, then pins."""
+
     size: int = Field(50, ge=1, le=1000)
-    policy: str = "greedy"  # a name in rayrec.slates.policies
+    """Ranks of a slate; shorter where a user has fewer candidates."""
+    policy: str = "greedy"
+    """How the slate is drawn from the candidates. Policies that explore publish the probability of each choice."""
     settings: dict[str, Any] = Field({})
+    """Of the policy."""
     rules: Rules = Rules()
+    """What every slate obeys."""
     diversify: Diversify = Diversify()
+    """Whether and how the best candidates are mixed."""
     fallback: Fallback | None = None
+    """What users of whom little is known get; `null`: the blend, as everybody."""
 
     @model_validator(mode="after")
     def _room(self) -> Slate:

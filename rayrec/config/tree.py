@@ -11,23 +11,17 @@ import yaml
 from pydantic import ValidationError, ValidationInfo, field_validator
 
 from rayrec import strict_yaml
-from rayrec.config.data import Data, Section
+from rayrec.config.arms import Arms
+from rayrec.config.data import Data
 from rayrec.config.embeddings import Embeddings
 from rayrec.config.feedback import Feedback
 from rayrec.config.inherited import filled_in
-from rayrec.config.sections import (
-    Arms,
-    Blend,
-    Denoise,
-    Fit,
-    Instruction,
-    Output,
-    Rerank,
-    Resources,
-    Retrieval,
-    Tuning,
-)
+from rayrec.config.rerank import Rerank
+from rayrec.config.resources import Resources
+from rayrec.config.section import Section
+from rayrec.config.sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
 from rayrec.config.slates import Slate
+from rayrec.config.tuning import Tuning
 from rayrec.errors import ConfigError
 from rayrec.hashing import digest, ordered
 
@@ -36,21 +30,38 @@ _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants
 
 
 class Config(Section):
+    """The settings of a job. `denoise`, `retrieval`, `rerank` and `slate` may differ between arms."""
+
     name: str
+    """What the runs are called, in reports and manifests."""
     data: Data
+    """What is read."""
     denoise: Denoise = Denoise()
+    """What is taken out of histories."""
     retrieval: Retrieval = Retrieval()
+    """Where candidates come from."""
     fit: Fit = Fit()
+    """Bounds of the item models."""
     blend: Blend = Blend()
+    """How the final score is learned."""
     instruction: Instruction = Instruction()
+    """What is asked where the table says nothing."""
     tuning: Tuning = Tuning()
+    """The LLM that is tuned."""
     rerank: Rerank = Rerank()
+    """How the LLM scores."""
     slate: Slate = Slate()
+    """What becomes of the scores."""
     arms: Arms
+    """The variants that are compared."""
     feedback: Feedback | None = None
+    """Logged feedback; `null`: there is none."""
     embeddings: Embeddings | None = None
+    """User vectors; `jobs.embed` needs it."""
     resources: Resources = Resources()
+    """What the cluster gives."""
     output: Output = Output()
+    """Where what is made goes."""
 
     @field_validator("arms", mode="before")
     @classmethod

@@ -74,6 +74,7 @@ class Denoiser(ABC):
     """Loaded once in an actor with the item model's arrays, then called with one shard after another."""
 
     name: ClassVar[str]
+    settings_kind: ClassVar[type[Any]]  # the dataclass that `denoise.settings` are read as
     learns: ClassVar[bool] = False  # whether `learn` has something to give to `load`
 
     @classmethod

@@ -39,6 +39,7 @@ _PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest a
 @dataclass(frozen=True)
 class EaseSettings(Limits):
     partner_power: float = 0.35
+    """How much less a popular item says of the others: its part is divided by its events to this power; 0: not."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,9 +48,13 @@ class EaseSettings(Limits):
 
 @register
 class EaseSupport(Denoiser):
-    """Needs `ease.weights` [active, active], `ease.active` [active] and `item.count` [items] of the item model."""
+    """What the user's other events do not predict goes, by EASE's weights.
+
+    Needs `ease.weights` [active, active], `ease.active` [active] and `item.count` [items] of the item model.
+    """
 
     name = "ease"
+    settings_kind = EaseSettings
 
     def __init__(
         self,

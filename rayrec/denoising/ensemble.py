@@ -41,10 +41,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EnsembleSettings(Cap):
-    min_probability: float = 0.35  # of being noise, for an event to go
-    planted_share: float = 0.2  # of the events that the blend is learned on
-    learn_events: int = 500_000  # at most, in whole users
+    min_probability: float = 0.35
+    """The probability of being noise from which on an event may go, 0 to 1."""
+    planted_share: float = 0.2
+    """The share of noise among the events that the blend is learned on, above 0 and below 1."""
+    learn_events: int = 500_000
+    """Events that it is learned on at most, in whole users."""
     seed: int = 0
+    """Of the planted noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,9 +59,13 @@ class EnsembleSettings(Cap):
 
 @register
 class Ensemble(Denoiser):
-    """Needs what its members need, and the learned `weights` [1 + signs]."""
+    """What several signs together hold to be noise goes, by a blend that is learned once a night from planted noise.
+
+    Needs what its members need, and the learned `weights` [1 + signs].
+    """
 
     name = "ensemble"
+    settings_kind = EnsembleSettings
     learns = True
 
     def __init__(self, signs: Signs, weights: Floats, settings: EnsembleSettings) -> None:

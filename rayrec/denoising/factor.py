@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 class ByFactors(Denoiser):
     """Needs a `fism` fit of the item model: `source`, `target` [items, d], `bias` [items], `quantiles` [101]."""
 
-    settings_kind: type[Cap]
+    settings_kind: ClassVar[type[Cap]]
 
     def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: Cap) -> None:
         self.model, self.quantiles, self.settings = model, quantiles, settings

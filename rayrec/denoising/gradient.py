@@ -49,7 +49,8 @@ _NEED = Need("next_item", {})
 
 @dataclass(frozen=True)
 class GradientSettings(Trust):
-    score: str = "el2n"  # tracin alone asks which events are trusted
+    score: str = "el2n"
+    """What is measured: `el2n`, `self_influence`, `grad_variance`, or `tracin`, which alone asks for trusted events."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,9 +64,13 @@ class GradientSettings(Trust):
 
 @register
 class Gradient(Denoiser):
-    """Needs a `next_item` fit of the item model."""
+    """What a next-item model of everybody's events has to learn by heart goes, by its gradients.
+
+    Needs a `next_item` fit of the item model.
+    """
 
     name = "gradient"
+    settings_kind = GradientSettings
 
     def __init__(self, model: NextItem, settings: GradientSettings) -> None:
         self.model, self.settings = model, settings

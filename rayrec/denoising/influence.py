@@ -49,10 +49,15 @@ class InfluenceSettings(Limits):
     """`lam`, `alpha0` and `alpha` shape the block."""
 
     lam: float = 10.0
+    """How hard a user's vector is pulled to zero, above 0."""
     alpha0: float = 0.1
-    alpha: float = 0.0  # 0: all events weigh 1
+    """How much the items that a user has not taken weigh; 0: nothing."""
+    alpha: float = 0.0
+    """How much an event's weight adds to its confidence; 0: all events weigh 1."""
     rounds: int = 1
+    """Rounds in which events go; what is left is measured again before each."""
     dtype: str = "float32"
+    """In what it is computed: `float32` or `float64`; with `alpha` above 0 always the latter."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,9 +69,13 @@ class InfluenceSettings(Limits):
 
 @register
 class Influence(Denoiser):
-    """Needs `ials.factors` [items, d] and `item.count` [items] of the item model."""
+    """What the user's other events do not predict, or what harms the newest, goes: exact leave-one-out over iALS.
+
+    Needs `ials.factors` [items, d] and `item.count` [items] of the item model.
+    """
 
     name = "influence"
+    settings_kind = InfluenceSettings
 
     def __init__(self, factors: npt.NDArray[Any], count: npt.NDArray[Any], settings: InfluenceSettings) -> None:
         self.settings = settings

@@ -15,10 +15,14 @@ from rayrec.settings import require
 class Cap:
     """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
 
-    max_share: float = 0.2  # of a user's judged events
-    min_keep: int = 5  # events that stay
-    min_events: int = 6  # users with fewer are left alone
-    weight_out: float = 0.0  # the keep weight of what is taken out: 0, or more to weigh it down instead
+    max_share: float = 0.2
+    """Share of a user's judged events that may go, 0 to 1."""
+    min_keep: int = 5
+    """Judged events that stay, whatever the share."""
+    min_events: int = 6
+    """Users with fewer judged events are left alone."""
+    weight_out: float = 0.0
+    """The weight of what is taken out: 0, or up to below 1 to weigh it down instead."""
 
     def __post_init__(self) -> None:
         require(0 <= self.max_share <= 1, "max_share must be between 0 and 1")
@@ -33,11 +37,14 @@ class Cap:
 
 @dataclass(frozen=True)
 class Trust(Cap):
-    """A cap, and which events of a user are trusted."""
+    """Which events of a user are trusted: harm is what an event does to these."""
 
-    trusted_newest: int = 5  # of the user's positives that pass the two filters below
-    trusted_min_weight: float | None = None  # the event's weight in data.events
-    trusted_min_value: float | None = None  # a rating, say
+    trusted_newest: int = 5
+    """So many, the newest of the user's positives that pass the next two filters."""
+    trusted_min_weight: float | None = None
+    """The smallest weight in `data.events`; `null`: any."""
+    trusted_min_value: float | None = None
+    """The smallest value (a rating, say); `null`: any, and none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,13 +53,18 @@ class Trust(Cap):
 
 @dataclass(frozen=True)
 class Limits(Trust):
-    """Trust, and from where on an event is suspect by its self-consistency and its harm towards trusted events."""
+    """From where on an event is suspect: by its self-consistency, or by its harm towards trusted events."""
 
-    hard_negatives: int = 10  # the user's best-scored items among the pool that are not in the history
-    negative_pool: int = 256  # the most popular items
-    inconsistent_share: float = 0.2  # inconsistent: within this lowest share of its user's self-consistencies ...
-    inconsistent_ratio: float = 0.5  # ... if it is also below this multiple of their median
-    harmful_share: float = 0.05  # harmful: within this highest share of harm, above 0, if below that median
+    hard_negatives: int = 10
+    """Items that harm is measured against: the user's best-scored of the pool that are not in the history."""
+    negative_pool: int = 256
+    """The pool: so many of the most popular items."""
+    inconsistent_share: float = 0.2
+    """Inconsistent is what is within this lowest share of its user's self-consistencies ..."""
+    inconsistent_ratio: float = 0.5
+    """... and also below this multiple of their median."""
+    harmful_share: float = 0.05
+    """Harmful is what is within this highest share of harm, above 0, and below that median; 0: nothing is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

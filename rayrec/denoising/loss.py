@@ -37,10 +37,15 @@ _ROWS = 65_536  # events whose losses against the pool are held at once
 @dataclass(frozen=True)
 class LossSettings(Cap):
     objective: str = "pld"
-    drop: float = 0.1  # t_ce
-    power: float = 0.5  # r_ce
-    tau: float = 0.1  # pld
-    unlikely: float = 0.5  # pld
+    """How the model is trained, and so how it judges: `t_ce`, `r_ce` or `pld`."""
+    drop: float = 0.1
+    """Of `t_ce`: the share of all events, those of the highest loss, that may go; at least 0 and below 1."""
+    power: float = 0.5
+    """Of `r_ce`: how fast the weight of an event falls with its loss; above 0."""
+    tau: float = 0.1
+    """Of `pld`: the temperature of drawing among the user's events; above 0."""
+    unlikely: float = 0.5
+    """Of `pld`: events drawn less than so many times as often as chance may go; above 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +56,8 @@ class LossSettings(Cap):
 
 @register
 class Loss(ByFactors):
+    """What a robustly trained factor model of everybody's events fails to learn goes."""
+
     name = "loss"
     settings_kind = LossSettings
     settings: LossSettings

@@ -24,7 +24,9 @@ from rayrec.settings import require
 @dataclass(frozen=True)
 class NbpoSettings(Cap):
     flip: float = 0.2
+    """How often an item that is liked shows up as a negative, beforehand; above 0 and below 1."""
     unlikely: float = 0.5
+    """Events below this multiple of the user's median probability may go, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,6 +36,8 @@ class NbpoSettings(Cap):
 
 @register
 class Nbpo(ByFactors):
+    """What a factor model that knows its negatives to be noisy holds to be unlikely goes."""
+
     name = "nbpo"
     settings_kind = NbpoSettings
     settings: NbpoSettings

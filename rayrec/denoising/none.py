@@ -13,7 +13,10 @@ from rayrec.settings import NoSettings, read_settings
 
 @register
 class KeepAll(Denoiser):
+    """Keeps every event: the control."""
+
     name = "none"
+    settings_kind = NoSettings
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

@@ -24,8 +24,11 @@ from rayrec.settings import require
 @dataclass(frozen=True)
 class PropensitySettings(Cap):
     power: float = 0.5
+    """How steeply exposure rises with an item's events; 0: all are shown alike."""
     floor: float = 0.1
+    """The least exposure an item is held to have, above 0 and at most 1."""
     unlikely: float = 0.5
+    """Events below this multiple of the user's median relevance may go, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,6 +38,8 @@ class PropensitySettings(Cap):
 
 @register
 class Propensity(ByFactors):
+    """What a factor model corrected for exposure (Rel-MF) holds to be of no relevance goes."""
+
     name = "propensity"
     settings_kind = PropensitySettings
     settings: PropensitySettings

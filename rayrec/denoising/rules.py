@@ -35,11 +35,17 @@ Int = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class RulesSettings(Cap):
     undo_days: float = 60.0
+    """Days within which a return or dislike takes back an event of the same item."""
     burst_moments: int = 20
+    """More different moments than this, 2 or more, ..."""
     burst_seconds: float = 60.0
+    """... within so many seconds are a burst: a script's pace. A basket is one moment."""
     repeats: int = 3
+    """Times that an item counts on one UTC day; those after are repeated."""
     skim_share: float = 0.2
+    """A dwell time below this share of the user's own mean is skimmed, 0 to 1; 0: none is."""
     skim_events: int = 5
+    """Events with a dwell time that a user needs for that."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +57,10 @@ class RulesSettings(Cap):
 
 @register
 class Rules(Denoiser):
+    """What a person would call noise goes: returned, in a burst, repeated, or only skimmed. Needs no model."""
+
     name = "rules"
+    settings_kind = RulesSettings
 
     def __init__(self, settings: RulesSettings) -> None:
         self.settings = settings

@@ -108,6 +108,7 @@ class Retriever(ABC):
     """Fitted once, saved as plain arrays, loaded in every worker."""
 
     name: ClassVar[str]
+    settings_kind: ClassVar[type[Any]]  # the dataclass that a source's settings are read as
     personal: ClassVar[bool] = True  # False: the same scores for every user (popularity)
     scoring_only: ClassVar[frozenset[str]] = frozenset()  # settings that `fit` does not look at
     fitted_as: ClassVar[str | None] = None  # the retriever whose fit of the same settings this one scores with

@@ -25,12 +25,17 @@ _RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns 
 @dataclass(frozen=True)
 class EaseSettings:
     lam: float = 200.0
-    min_events: int = 2  # an item needs this many users to be in the solve
-    history_half_life_days: float | None = None  # scoring only: older events of the user count less
-    memory_gb: float = 4.0  # for the solve: float64 where 8 m^2 bytes fit, else float32, refined and checked
-    # Keep P too, where it was solved in float64: users can then be forgotten by downdates instead of a new solve. It
-    # makes the artefact, which every worker loads, larger by 4 m^2 bytes (P is symmetric: one triangle of float64).
+    """The ridge, above 0: the larger, the less rare pairs are believed."""
+    min_events: int = 2
+    """Users that an item needs to be solved for, at most 20,000 items; the others score 0."""
+    history_half_life_days: float | None = None
+    """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
+    only: sources that differ in nothing else share one fit."""
+    memory_gb: float = 4.0
+    """Memory for the solve of m items: float64 where 8 m² bytes fit, else float32, refined and checked."""
     keep_inverse: bool = False
+    """Keep the inverse too, where it was solved in float64: `jobs.forget` then needs no new solve. Every worker loads
+    it: 4 m² bytes more, one triangle of float64."""
 
     def __post_init__(self) -> None:
         require(self.lam > 0, "lam must be above 0")
@@ -42,7 +47,10 @@ class EaseSettings:
 
 @register
 class Ease(Retriever):
+    """A linear item-item model in closed form: what goes with the items of the history."""
+
     name = "ease"
+    settings_kind = EaseSettings
     scoring_only = frozenset({"history_half_life_days", "memory_gb"})
 
     def __init__(

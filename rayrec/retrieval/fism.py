@@ -41,20 +41,35 @@ OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
 @dataclass(frozen=True)
 class FismSettings:
     objective: str = "bpr"
+    """What is learned: `bce`, `bpr`, `t_ce`, `r_ce`, `pld`, `rel_mf` or `nbpo`; all but the first two are robust."""
     factors: int = 32
+    """Length of a vector."""
     epochs: int = 20
-    negatives: int = 4  # sampled uniformly for each positive; those that the user has do not count
-    batch_events: int = 2048  # at least: an epoch has at most _STEPS batches
+    """Passes over the events."""
+    negatives: int = 4
+    """Sampled uniformly for each positive; those that the user has do not count."""
+    batch_events: int = 2048
+    """Events of a step at least: an epoch has at most 256 steps."""
     learning_rate: float = 0.01
+    """Of Adam, above 0."""
     l2: float = 1e-5
-    max_events: int = 1_000_000  # beyond it whole users are left out, as the fit orders them
+    """How hard weights are pulled to zero."""
+    max_events: int = 1_000_000
+    """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
     seed: int = 0
-    drop: float = 0.1  # t_ce
-    power: float = 0.5  # r_ce, rel_mf
-    tau: float = 0.1  # pld
-    draws: int = 5  # pld
-    floor: float = 0.1  # rel_mf
-    flip: float = 0.2  # nbpo
+    """Of everything drawn at random here."""
+    drop: float = 0.1
+    """Of `t_ce`: the share of positives, those of the highest loss, that are left out in the end; below 1."""
+    power: float = 0.5
+    """Of `r_ce`: how fast weights fall with the loss; of `rel_mf`: how steeply exposure rises with an item's events."""
+    tau: float = 0.1
+    """Of `pld`: the temperature of drawing among the user's events; above 0."""
+    draws: int = 5
+    """Of `pld`: events that are drawn among."""
+    floor: float = 0.1
+    """Of `rel_mf`: the least exposure, above 0 and at most 1."""
+    flip: float = 0.2
+    """Of `nbpo`: how often a liked item shows up as a negative, beforehand; above 0 and below 1."""
 
     def __post_init__(self) -> None:
         require(self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}")
@@ -68,7 +83,10 @@ class FismSettings:
 
 @register
 class FismRetriever(Retriever):
+    """A factor model in which a user is the items of the history; on several objectives, some robust to noise."""
+
     name = "fism"
+    settings_kind = FismSettings
 
     def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: FismSettings) -> None:
         self.model = model

@@ -27,10 +27,15 @@ from rayrec.settings import read_settings, require
 @dataclass(frozen=True)
 class IalsSettings:
     factors: int = 64
+    """Length of an item's vector, 1 to 1,024."""
     lam: float = 10.0
+    """The ridge, above 0."""
     alpha: float = 10.0
+    """How much more certain an event is than none, above 0."""
     iterations: int = 8
+    """Sweeps of the fit."""
     seed: int = 0
+    """Of where the fit begins, 0 or more and below 2³²."""
 
     def __post_init__(self) -> None:
         require(1 <= self.factors <= 1024, "factors must be between 1 and 1024")
@@ -42,7 +47,10 @@ class IalsSettings:
 
 @register
 class Ials(Retriever):
+    """A factor model of implicit feedback; users are folded in from their histories."""
+
     name = "ials"
+    settings_kind = IalsSettings
 
     def __init__(
         self, factors: npt.NDArray[np.float32], settings: IalsSettings, gram: npt.NDArray[np.float64] | None = None

@@ -19,8 +19,12 @@ _BLOCK = 1024  # items whose similarities are held at once
 @dataclass(frozen=True)
 class ItemKnnSettings:
     neighbours: int = 200
-    shrink: float = 10.0  # added to the cosine's denominator: pairs seen together rarely are not trusted
-    history_half_life_days: float | None = None  # scoring only: older events of the user count less
+    """Kept of each item, the nearest."""
+    shrink: float = 10.0
+    """Added to the cosine's denominator: pairs seen together rarely are not trusted."""
+    history_half_life_days: float | None = None
+    """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
+    only: sources that differ in nothing else share one fit."""
 
     def __post_init__(self) -> None:
         require(self.neighbours >= 1, "neighbours must be at least 1")
@@ -31,7 +35,10 @@ class ItemKnnSettings:
 
 @register
 class ItemKnn(ItemItem):
+    """Items like those of the history, by the users who took both."""
+
     name = "item_knn"
+    settings_kind = ItemKnnSettings
     scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod

@@ -34,16 +34,27 @@ Int = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class NextItemSettings:
     factors: int = 32
+    """Length of a vector."""
     epochs: int = 8
-    checkpoints: int = 4  # the model as it was after so many equal parts of the epochs
-    negatives: int = 512  # items of a softmax, on average
-    window: int = 20  # events before the one to predict
-    decay: float = 0.8  # what an event counts of the one after it
-    batch_events: int = 512  # at least: an epoch has at most _STEPS batches
+    """Passes over the events, no fewer than `checkpoints`."""
+    checkpoints: int = 4
+    """The model is kept as it was after so many equal parts of the epochs."""
+    negatives: int = 512
+    """Items of a softmax, on average."""
+    window: int = 20
+    """Events before the one to predict that are looked at."""
+    decay: float = 0.8
+    """What an event counts of the one after it, above 0 and at most 1."""
+    batch_events: int = 512
+    """Events of a step at least: an epoch has at most 256 steps."""
     learning_rate: float = 0.01
+    """Of Adam, above 0."""
     l2: float = 1e-5
-    max_events: int = 1_000_000  # beyond it whole users are left out, as the fit orders them
+    """How hard weights are pulled to zero."""
+    max_events: int = 1_000_000
+    """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
     seed: int = 0
+    """Of everything drawn at random here."""
 
     def __post_init__(self) -> None:
         for name in ("factors", "checkpoints", "negatives", "window", "batch_events", "max_events"):
@@ -86,7 +97,10 @@ class Examples:
 
 @register
 class NextItemRetriever(Retriever):
+    """What comes next after the newest events, by a log-bilinear model of sequences."""
+
     name = "next_item"
+    settings_kind = NextItemSettings
 
     def __init__(self, model: NextItem, settings: NextItemSettings) -> None:
         self.model, self.settings = model, settings

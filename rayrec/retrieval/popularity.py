@@ -44,7 +44,10 @@ class ItemScores(Retriever):
 
 @register
 class Popularity(ItemScores):
+    """What many took within the window; the same for everybody."""
+
     name = "popularity"
+    settings_kind = PopularitySettings
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from rayrec.settings import read_settings, require
 @dataclass(frozen=True)
 class RecentPopularitySettings:
     half_life_days: float = 7.0
+    """Days before the date after which an event counts half, above 0."""
 
     def __post_init__(self) -> None:
         require(self.half_life_days > 0, "half_life_days must be above 0")
@@ -23,7 +24,10 @@ class RecentPopularitySettings:
 
 @register
 class RecentPopularity(ItemScores):
+    """What many took lately; the same for everybody."""
+
     name = "recent_popularity"
+    settings_kind = RecentPopularitySettings
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

@@ -31,7 +31,8 @@ _BLOCK_BYTES = 16 << 20  # of interests' scores
 
 @dataclass(frozen=True)
 class UserEmbeddingSettings(IalsSettings):
-    interests: int = 4  # at most, a user
+    interests: int = 4
+    """Groups that a history is dealt into at most, 1 to 64; 1 is iALS. Scoring only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +45,10 @@ class UserEmbeddingSettings(IalsSettings):
 
 @register
 class UserEmbedding(Retriever):
+    """Several vectors a user in iALS's factors, so that what suits one interest well is not averaged away."""
+
     name = "user_embedding"
+    settings_kind = UserEmbeddingSettings
     scoring_only = frozenset({"interests"})
     fitted_as = Ials.name
 

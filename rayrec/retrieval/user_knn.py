@@ -28,10 +28,15 @@ _BLOCK_CELLS = 16_000_000  # products that are held at once, or those of one ite
 @dataclass(frozen=True)
 class UserKnnSettings:
     half_life_days: float = 7.0
-    shrink: float = 3.0  # added to each user's norm: short histories are not trusted
-    # Cells kept of each item's row. None: as many as fit into 1.6 GB: all, in a catalogue of up to 14,142 items.
+    """Days before the date after which what the others took counts half, above 0."""
+    shrink: float = 3.0
+    """Added to each user's norm: short histories are not trusted."""
     neighbours: int | None = None
-    history_half_life_days: float | None = None  # scoring only: older events of the user count less
+    """Cells kept of each item's row; `null`: as many as fit into 1.6 GB, all of them in a catalogue of up to 14,142
+    items."""
+    history_half_life_days: float | None = None
+    """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
+    only: sources that differ in nothing else share one fit."""
 
     def __post_init__(self) -> None:
         require(self.half_life_days > 0, "half_life_days must be above 0")
@@ -43,7 +48,10 @@ class UserKnnSettings:
 
 @register
 class UserKnn(ItemItem):
+    """What users alike took lately: a popularity that is personal."""
+
     name = "user_knn"
+    settings_kind = UserKnnSettings
     scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod

@@ -24,7 +24,8 @@ _SMOOTH = 0.01  # the paper's alpha
 
 @dataclass(frozen=True)
 class CalibratedSettings:
-    calibration: float = 0.5  # the paper's lambda: 0 is relevance alone
+    calibration: float = 0.5
+    """The paper's lambda, 0 to 1: 0 is relevance alone."""
 
     def __post_init__(self) -> None:
         require(0 <= self.calibration <= 1, "calibration must be between 0 and 1")
@@ -32,7 +33,10 @@ class CalibratedSettings:
 
 @register
 class Calibrated(Diversity):
+    """Categories in the proportions of the user's history."""
+
     name = "calibrated"
+    settings_kind = CalibratedSettings
 
     def __init__(self, settings: CalibratedSettings) -> None:
         self.settings = settings

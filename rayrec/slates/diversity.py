@@ -75,6 +75,7 @@ class Diversity(ABC):
     """Reorders heads; a pure function of each user's own candidates and history."""
 
     name: ClassVar[str]
+    settings_kind: ClassVar[type[Any]]  # the dataclass that `slate.diversify.settings` are read as
 
     @classmethod
     @abstractmethod

@@ -29,7 +29,9 @@ _OWN = 0.1  # the share of an item that is like nothing else
 @dataclass(frozen=True)
 class DppSettings:
     theta: float = 2.0
+    """How much relevance counts, 0 or more: the larger, the nearer to relevance alone."""
     by: str = "category"
+    """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
 
     def __post_init__(self) -> None:
         require(self.theta >= 0, "theta must not be below 0")
@@ -38,7 +40,10 @@ class DppSettings:
 
 @register
 class Dpp(Diversity):
+    """The most relevant and least alike as a set (determinantal point process, greedily)."""
+
     name = "dpp"
+    settings_kind = DppSettings
 
     def __init__(self, settings: DppSettings) -> None:
         self.settings = settings

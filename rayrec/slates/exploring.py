@@ -23,7 +23,8 @@ _TINY = np.finfo(np.float32).tiny  # what a propensity may not fall below: the c
 
 @dataclass(frozen=True)
 class PlackettLuceSettings:
-    temperature: float = 1.0  # scores are divided by it: the lower, the greedier
+    temperature: float = 1.0
+    """Scores are divided by it, above 0: the lower, the greedier."""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "temperature must be above 0")
@@ -37,6 +38,7 @@ class PlackettLuce(SlatePolicy):
     """
 
     name = "plackett_luce"
+    settings_kind = PlackettLuceSettings
     explores = True
 
     def __init__(self, settings: PlackettLuceSettings) -> None:
@@ -79,7 +81,8 @@ class PlackettLuce(SlatePolicy):
 
 @dataclass(frozen=True)
 class EpsilonSettings:
-    epsilon: float = 0.1  # the probability of a draw among all that is left, at each rank
+    epsilon: float = 0.1
+    """The probability of a draw among all that is left, at each rank; 0 is greedy, 1 is chance alone."""
 
     def __post_init__(self) -> None:
         require(0 <= self.epsilon <= 1, "epsilon must be between 0 and 1")
@@ -90,6 +93,7 @@ class Epsilon(SlatePolicy):
     """At each rank the best candidate left, or with probability epsilon any of those left, all alike."""
 
     name = "epsilon"
+    settings_kind = EpsilonSettings
     explores = True
 
     def __init__(self, settings: EpsilonSettings) -> None:

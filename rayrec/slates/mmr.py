@@ -15,8 +15,10 @@ from rayrec.slates.scored import Ints
 
 @dataclass(frozen=True)
 class MmrSettings:
-    relevance: float = 0.7  # the paper's lambda: 1 is relevance alone
+    relevance: float = 0.7
+    """The paper's lambda, 0 to 1: 1 is relevance alone."""
     by: str = "category"
+    """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
 
     def __post_init__(self) -> None:
         require(0 <= self.relevance <= 1, "relevance must be between 0 and 1")
@@ -25,9 +27,13 @@ class MmrSettings:
 
 @register
 class Mmr(Diversity):
-    """argmax of lambda * relevance - (1 - lambda) * the highest similarity to those chosen."""
+    """Next comes what is relevant and unlike all above it (maximal marginal relevance).
+
+    argmax of lambda * relevance - (1 - lambda) * the highest similarity to those chosen.
+    """
 
     name = "mmr"
+    settings_kind = MmrSettings
 
     def __init__(self, settings: MmrSettings) -> None:
         self.settings = settings

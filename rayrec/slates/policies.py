@@ -35,6 +35,7 @@ class SlatePolicy(ABC):
     """Chooses slates from scored candidates. Chance, if any, comes from (run, arm, user) alone: see `chance`."""
 
     name: ClassVar[str]
+    settings_kind: ClassVar[type[Any]]  # the dataclass that `slate.settings` are read as
     explores: ClassVar[bool]  # whether chance has a part in it
     needs_factors: ClassVar[bool] = False  # whether it asks for the items' factors
 
@@ -92,6 +93,7 @@ class Greedy(SlatePolicy):
     """The best first, ties by the candidates' order; no chance involved."""
 
     name = "greedy"
+    settings_kind = NoSettings
     explores = False
 
     @classmethod

@@ -37,8 +37,11 @@ _BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
 @dataclass(frozen=True)
 class ThompsonSettings:
     particles: int = 128
-    scale: float = 1.0  # of the doubt, in units of the blend's score
-    lam: float = 10.0  # of the ridge block: how much is believed without evidence
+    """Draws from the posterior, 1 to 4,096: no propensity is below 1 over their number. Time rises with it."""
+    scale: float = 1.0
+    """Of the doubt, in units of the blend's score; 0 is greedy."""
+    lam: float = 10.0
+    """Of the ridge block, above 0: how much is believed without evidence. The smaller, the more doubt."""
 
     def __post_init__(self) -> None:
         require(1 <= self.particles <= 4096, "particles must be between 1 and 4096")
@@ -48,9 +51,11 @@ class ThompsonSettings:
 
 @register
 class Thompson(SlatePolicy):
-    """At each rank the best candidate left of one particle, drawn anew. Needs the items' factors."""
+    """Doubt about the user decides: at each rank the best candidate left of one draw from the posterior over iALS's
+    factors."""
 
     name = "thompson"
+    settings_kind = ThompsonSettings
     explores = True
     needs_factors = True
 

@@ -50,13 +50,20 @@ class Ask:
 class WaySettings:
     """What every way's settings hold: how much of each text enters a prompt. All of it changes scores."""
 
-    prompt_tokens: int = 2048  # of a whole prompt; the checkpoint's own bound may be lower
+    prompt_tokens: int = 2048
+    """Tokens of a whole prompt, 64 or more; the checkpoint's own bound may be lower. Bounds memory."""
     instruction_tokens: int = 128
-    item_tokens: int = 48  # of one item's text, in the history and among the candidates
-    events: int = 20  # newest items of the history
-    demonstrations: str = "none"  # worked examples before the question: nearest, difficult or coverage
-    examples: int = 2  # so many, where there are any
-    example_events: int = 5  # newest items of an example's history
+    """Tokens of the request."""
+    item_tokens: int = 48
+    """Tokens of one item's text, in the history and among the candidates."""
+    events: int = 20
+    """Newest items of the history, 0 or more."""
+    demonstrations: str = "none"
+    """Worked examples of other users before the question: `none`, `nearest`, `difficult` or `coverage`."""
+    examples: int = 2
+    """So many examples, where there are any."""
+    example_events: int = 5
+    """Newest items of an example's history."""
 
     def __post_init__(self) -> None:
         require(self.prompt_tokens >= 64, "prompt_tokens must be at least 64")
@@ -76,6 +83,7 @@ class Way(ABC):
     """Built once in an actor with a started engine."""
 
     name: ClassVar[str]
+    settings_kind: ClassVar[type[WaySettings]]  # the dataclass that `rerank.settings` are read as
     engine: NextToken
     ids: Sequence[int]  # the next tokens that its prompts are asked for
 

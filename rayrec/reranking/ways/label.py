@@ -45,9 +45,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LabelSettings(WaySettings):
-    window: int = 20  # candidates in one list, at most
-    permutations: int = 8  # times that each candidate is listed, at most: 1, or even
-    stable_top: int = 10  # done once the order of so many did not change from one pair to the next
+    window: int = 20
+    """Candidates in one list at most, 2 to 52; the checkpoint needs a letter of one token for each."""
+    permutations: int = 8
+    """Times that each candidate is listed at most: 1, or even up to 128. Price and steadiness rise with it."""
+    stable_top: int = 10
+    """Done once the order of so many did not change from one pair of lists to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,7 +61,10 @@ class LabelSettings(WaySettings):
 
 @register
 class Label(Way):
+    """Candidates listed under letters, and all letters scored at once: for few prompts."""
+
     name = "label"
+    settings_kind = LabelSettings
 
     def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: LabelSettings) -> None:
         self.engine, self._settings = engine, settings

@@ -33,7 +33,8 @@ _WHERE = "rerank.settings (pairwise)"
 
 @dataclass(frozen=True)
 class PairwiseSettings(WaySettings):
-    top: int = 16  # candidates that are sorted; powers of two waste nothing
+    top: int = 16
+    """Candidates that are sorted, 2 to 128; powers of two waste nothing, and those behind keep their order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +43,10 @@ class PairwiseSettings(WaySettings):
 
 @register
 class Pairwise(Way):
+    """The top candidates compared two by two, in both orders: for a short head whose order matters most."""
+
     name = "pairwise"
+    settings_kind = PairwiseSettings
 
     def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: PairwiseSettings) -> None:
         self.engine, self._settings = engine, settings

@@ -62,7 +62,8 @@ PROMPTS = {
 
 @dataclass(frozen=True)
 class YesNoSettings(WaySettings):
-    prompt: str = "plain"  # or "qwen3_reranker"
+    prompt: str = "plain"
+    """`plain`, or `qwen3_reranker`: the words that the Qwen3-Reranker checkpoints were trained on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +75,10 @@ class YesNoSettings(WaySettings):
 
 @register
 class YesNo(Way):
+    """One candidate a prompt, yes or no: no item's text can change another's score."""
+
     name = "yes_no"
+    settings_kind = YesNoSettings
 
     def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: YesNoSettings) -> None:
         wording, words = PROMPTS[settings.prompt], checkpoint.words

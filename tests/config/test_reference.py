@@ -1,0 +1,134 @@
+"""Every key of the config, and every setting of a method, is described; docs/config.md tells them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayrec.config import Config
+from rayrec.config.__main__ import FAMILIES, main
+from rayrec.config.annotations import Words, sections_in
+from rayrec.config.section import Section
+from rayrec.errors import ConfigError
+from rayrec.settings import described
+
+PAGE = Path(__file__).parents[2] / "docs" / "config.md"
+METHODS = [
+    pytest.param(method, id=f"{family.key}-{name}") for family in FAMILIES for name, method in family.registered.items()
+]
+LONGEST_CELL = 300  # characters
+
+
+def sections(section: type[Section]) -> Iterator[type[Section]]:
+    yield section
+    for field in section.model_fields.values():
+        for kind, _ in sections_in(field.annotation):
+            yield from sections(kind)
+
+
+def page() -> str:
+    return PAGE.read_text(encoding="utf8")
+
+
+def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--reference"])
+    assert capsys.readouterr().out == page(), "run: python -m rayrec.config --reference > docs/config.md"
+
+
+def test_the_page_says_in_its_first_line_how_it_is_made() -> None:
+    assert "python -m rayrec.config --reference > docs/config.md" in page().splitlines()[0]
+
+
+@pytest.mark.parametrize("section", dict.fromkeys(sections(Config)))
+def test_every_section_and_every_key_says_what_it_means(section: type[Section]) -> None:
+    assert section.__dict__.get("__doc__"), "the section says nothing"
+    assert [key for key, field in section.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_and_every_setting_says_what_it_means(method: type[Any]) -> None:
+    assert method.__dict__.get("__doc__"), "the method says nothing"
+    kinds = [kind for kind in method.settings_kind.__mro__ if dataclasses.is_dataclass(kind)]
+    assert {name for kind in kinds for name, text in described(kind).items() if not text} == set()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_reads_its_settings_as_the_class_that_the_page_tells_of(method: type[Any]) -> None:
+    known = [field.name for field in dataclasses.fields(method.settings_kind)]
+    read = getattr(method, "check", None) or method.read
+    with pytest.raises(ConfigError) as refused:
+        read({"~": 0})
+    assert refused.value.do == f"known settings: {', '.join(known) or 'none'}"
+
+
+def test_every_key_and_every_setting_has_a_row() -> None:
+    keys = {key for section in sections(Config) for key in section.model_fields}
+    keys |= {
+        field.name
+        for family in FAMILIES
+        for method in family.registered.values()
+        for field in dataclasses.fields(method.settings_kind)
+    }
+    assert {key for key in keys if f"\n| `{key}` | " not in page()} == set()
+
+
+def test_every_link_leads_to_a_heading_of_the_page() -> None:
+    headings = re.findall(r"^#+ (.*)$", page(), re.MULTILINE)
+    there = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert len(there) == len(headings), "two headings have the same name"
+    assert set(re.findall(r"\(#([^)]*)\)", page())) <= there
+
+
+def test_no_cell_of_a_table_is_long() -> None:
+    cells = [cell for line in page().splitlines() if line.startswith("|") for cell in line.split(" | ")]
+    assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
+
+
+@pytest.mark.parametrize(
+    ("key", "takes"),
+    [
+        ("data.window_days", "whole number, 1 to 36,500"),
+        ("data.items.title", "column or `null`"),
+        ("data.items.attributes", "name → column"),
+        ("data.interactions.require", "list of section"),
+        ("tuning.feedforward", "whole number, ≥ 64, in steps of 64"),
+        ("tuning.item_dropout", "number, ≥ 0, < 1"),
+        ("rerank.fields", "list of `category`, `description`"),
+        ("resources.rerank_actors", "whole number or `[whole number, whole number]`"),
+        ("arms.assignment", "`all`, `split`"),
+        ("denoise.settings", "mapping"),
+    ],
+)
+def test_what_a_key_takes_is_told_in_words(key: str, takes: str) -> None:
+    *path, last = key.split(".")
+    section: Any = Config
+    for name in path:
+        section = section.model_fields[name].annotation
+    field = section.model_fields[last]
+    assert Words(dict.fromkeys(sections(Config), "section")).of(field.annotation, field.metadata) == takes
+
+
+@dataclasses.dataclass
+class Own:
+    first: int = 1
+    """Said
+    on two lines."""
+    second: float = 2.0
+    third: str = ""
+    """Said."""
+
+
+@dataclasses.dataclass
+class Inherits(Own):
+    fourth: int = 4
+    """Said last."""
+
+
+def test_a_setting_is_described_by_the_text_below_it_where_it_stands() -> None:
+    assert described(Own) == {"first": "Said\non two lines.", "second": "", "third": "Said."}
+    assert described(Inherits) == {"fourth": "Said last."}
