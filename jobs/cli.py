@@ -28,6 +28,7 @@ DayOption = Annotated[
     datetime,
     typer.Option("--date", formats=["%Y-%m-%d"], help="The day to recommend for; only days before it are known."),
 ]
+PublishedDay = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The published day.")]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the settings as they would be used, and stop.")
 ]

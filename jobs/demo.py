@@ -35,9 +35,11 @@ SEED = 7  # conf/demo.yaml was written looking at the shop of seed 0; this one h
 Root = Annotated[
     Path, typer.Option("--root", help="Folder for the shop and the slates; its shop/, truth/ and out/ are made anew.")
 ]
+Seed = Annotated[int, typer.Option("--seed", help="Of the shop: another seed, another shop.")]
+Users = Annotated[int, typer.Option("--users", min=1, help="How many shoppers the shop has.")]
 
 
-def demo(root: Root = Path("demo"), seed: int = SEED, users: int = 1200) -> None:
+def demo(root: Root = Path("demo"), seed: Seed = SEED, users: Users = 1200) -> None:
     """Make a shop, run the night on it, and judge the slates by the planted truth."""
     console = results_console()
     make_room(root)
@@ -101,7 +103,7 @@ def _print_truth(console: Console, work: Day, shop: Shop) -> None:
 def _print_next(console: Console, work: Day, report: str, root: Path) -> None:
     sets = f"--config conf/demo.yaml --set data.root={root / 'shop'} --set output.root={root / 'out'} --date {work.dt}"
     console.print(
-        f"report:  {report}\n\nWhat to try next:\n"
+        f"report:  {report}\n\nWhat to try next, after `. .venv/bin/activate`:\n"
         f"  python -m jobs.show {sets} --user user-0001\n"
         f"  python -m jobs.evaluate {sets} --horizon-days 7\n"
         f"  python -m jobs.daily {sets}              # again: nothing is done\n"

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
+from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDay, command, day_of, settings
 from rayrec.config import Config
 from rayrec.errors import DataError, MissingFileError, PublicationError
 from rayrec.evaluation import evaluated
@@ -27,7 +27,7 @@ SHOWN = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
 
 def evaluate(
     config: ConfigPath,
-    date: DayOption,
+    date: PublishedDay,
     horizon_days: Annotated[
         int, typer.Option("--horizon-days", min=1, max=366, help="Days to judge, from --date on.")
     ] = 7,

@@ -2,8 +2,9 @@
 
     python -m jobs.forget --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --users users.csv
 
-The file is a CSV with a header, or parquet; its column `user_id` (or --column) holds the ids. Run it while no night
-runs. A call that was killed is completed by the next one; one that finds nothing new to forget changes nothing.
+The file, here or at an fsspec URL, is a CSV with a header, or parquet; its column `user_id` (or --column) holds the
+ids. Run it while no night runs. A call that was killed is completed by the next one; one that finds nothing new to
+forget changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rayrec.storage import Storage
 
 def forget(
     config: ConfigPath,
-    users: Annotated[str, typer.Option("--users", help="The file of user ids: CSV with a header, or parquet.")],
+    users: Annotated[str, typer.Option("--users", help="The file or URL of user ids: CSV with a header, or parquet.")],
     column: Annotated[str, typer.Option("--column", help="The column that holds the ids.")] = "user_id",
     date: Annotated[
         datetime | None,

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, DayOption, Overrides, command, day_of, settings
+from jobs.cli import ConfigPath, Overrides, PublishedDay, command, day_of, settings
 from rayrec.evaluation.people import read_people
 from rayrec.evaluation.terminal import print_person, results_console
 
 
 def show(
     config: ConfigPath,
-    date: DayOption,
+    date: PublishedDay,
     user: Annotated[str, typer.Option("--user", help="The user's id, as in the data.")],
     overrides: Overrides = None,
     ranks: Annotated[int, typer.Option("--ranks", min=1, help="How much of each slate to show.")] = 10,
