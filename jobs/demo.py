@@ -103,7 +103,7 @@ def _print_truth(console: Console, work: Day, shop: Shop) -> None:
 def _print_next(console: Console, work: Day, report: str, root: Path) -> None:
     sets = f"--config conf/demo.yaml --set data.root={root / 'shop'} --set output.root={root / 'out'} --date {work.dt}"
     console.print(
-        f"report:  {report}\n\nWhat to try next:\n"
+        f"report:  {report}\n\nWhat to try next, after `. .venv/bin/activate`:\n"
         f"  python -m jobs.show {sets} --user user-0001\n"
         f"  python -m jobs.evaluate {sets} --horizon-days 7\n"
         f"  python -m jobs.daily {sets}              # again: nothing is done\n"

@@ -2,8 +2,9 @@
 
     python -m jobs.forget --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --users users.csv
 
-The file is a CSV with a header, or parquet; its column `user_id` (or --column) holds the ids. Run it while no night
-runs. A call that was killed is completed by the next one; one that finds nothing new to forget changes nothing.
+The file, here or at an fsspec URL, is a CSV with a header, or parquet; its column `user_id` (or --column) holds the
+ids. Run it while no night runs. A call that was killed is completed by the next one; one that finds nothing new to
+forget changes nothing.
 """
 
 from __future__ import annotations

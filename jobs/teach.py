@@ -1,10 +1,11 @@
 """Write an instruction table: what each user's history says of them, by rules or by an LLM of yours.
 
 python -m jobs.teach --config conf/movietweetings.yaml --set data.root=DIR --set output.root=OUT --date 2013-08-25 \\
-    --table preferences.parquet [--checkpoint /models/some-instruct-model]
+    --table DIR/preferences.parquet [--checkpoint /models/some-instruct-model]
 
-Point data.instructions at the table for the nights after. Look at it first: it is what the LLM will be told. The LLM
-reads where `resources` has a reader of texts read: rerank_num_cpus, rerank_num_gpus, rerank_threads, vllm.
+The nights after find it with `data.instructions: {path: preferences.parquet}`, which is below data.root: so write it
+there. Look at it first: it is what the LLM will be told. The LLM of --checkpoint reads where `resources` has a reader
+of texts read: rerank_num_cpus, rerank_num_gpus, rerank_threads, vllm.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ BESIDE = {  # and of the rooms beside it a room knows only
     "evaluation": {"denoising", "instructions", "offpolicy", "publishing", "retrieval", "slates"},
     "pipeline": ROOMS,
 }
-FACE = PACKAGE / "__init__.py"  # gives `read_slates` to whoever serves slates
+FACE = PACKAGE / "__init__.py"  # what whoever serves slates needs
 KNOW_RAY = {"pipeline", "cluster.py", "spot.py", "workers.py"}
 
 

@@ -1,8 +1,7 @@
 """Arrow schemas of every table that two stages meet in.
 
-One noun, one schema (see the README's table of nouns). A *ragged* column is a list column whose rows have different
-lengths; all list columns of one row of one table that describe the same events (or the same candidates) have equal
-length and order.
+One noun, one schema. A *ragged* column is a list column whose rows have different lengths; all list columns of one row
+of one table that describe the same events (or the same candidates) have equal length and order.
 
 Inside a run an item is its **code**: int32, the row number in the run's catalogue, which is sorted by item_id.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
 import uuid
 from collections.abc import Mapping
 
@@ -35,9 +36,9 @@ def find_manifest(storage: Storage, date: datetime.date, product: str = "slates"
     return Manifest.from_json(data, storage.url(path))
 
 
-def published_dates(root: str) -> list[datetime.date]:
+def published_dates(root: str | os.PathLike[str]) -> list[datetime.date]:
     """The dates that have a manifest under the output root, oldest first."""
-    dates = (layout.date_of_manifest(file.path) for file in Storage(root).list("slates"))
+    dates = (layout.date_of_manifest(file.path) for file in Storage(os.fspath(root)).list("slates"))
     return sorted(date for date in dates if date is not None)
 
 

@@ -230,5 +230,6 @@ def test_the_locks_that_nodes_install_pin_every_package_by_hash_and_name_no_host
     pins = re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
     assert ("ray", ray.__version__) in pins
     assert dict(pins)["torch"].partition("+")[1] == ""  # a local build, such as +cpu, is no GPU build
+    assert dict(pins)["boto3"] == boto3.__version__  # the head's autoscaler imports it with rayrec.spot
     assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", text)
     assert all(re.search(rf"^{re.escape(name)}==\S+ \\\n +--hash=sha256:", text, re.MULTILINE) for name, _ in pins)

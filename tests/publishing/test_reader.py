@@ -14,10 +14,10 @@ import pytest
 from small_day import ARMS, DATE, USERS, commit_all, publish_day, record, whole_day
 
 import rayrec
-from rayrec import read_slates
+from rayrec import published_dates, read_slates
 from rayrec.contracts.schemas import SLATE
 from rayrec.errors import PublicationError, StorageError
-from rayrec.publishing import Run, published_dates, read_manifest
+from rayrec.publishing import Run, read_manifest
 from rayrec.storage import Storage
 
 
@@ -64,6 +64,16 @@ def test_a_date_that_is_not_published_names_the_newest_that_are(root: str) -> No
         read_slates(root, "2011-09-01")
     assert "2011-08-31" in error.value.do
     assert published_dates(root) == [DATE]
+
+
+def test_the_newest_day_is_the_last_that_has_a_manifest(root: str) -> None:
+    storage = Storage(root)
+    manifest = storage.read("slates/dt=2011-08-31/manifest.json")
+    storage.write("slates/dt=2011-08-30/manifest.json", manifest)
+    storage.write("slates/dt=2011-09-01/arm=llm/shard=0000-begun.parquet", b"of a night that has not published")
+    assert published_dates(Path(root)) == [datetime.date(2011, 8, 30), DATE]
+    storage.delete("slates/dt=2011-08-31/manifest.json")  # withdrawn
+    assert published_dates(root)[-1] == datetime.date(2011, 8, 30)
 
 
 def test_an_empty_root_says_so(tmp_path: Path) -> None:
