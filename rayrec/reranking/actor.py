@@ -11,8 +11,9 @@ guidance.py). Writes reranked_schema: the same rows in the same order, plus `sco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from rayrec.reranking import guidance
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure, Float32
 from rayrec.reranking.guidance import Parts
+from rayrec.reranking.prompt import Int
+
+_BLOCK = 4096  # rows scored at a time: many times what an engine reads at once
 
 
 @dataclass(frozen=True)
@@ -43,44 +47,72 @@ class Reranker:
         self._layout = model.layout(spec.instruction, engine.longest)
         self._read = model.reader(engine.longest)
         known = model.token_index(catalogue["item_id"].combine_chunks())
-        self._index: npt.NDArray[np.int64] = known.fill_null(-1).to_numpy().astype(np.int64)
+        self._index: Int = known.fill_null(-1).to_numpy().astype(np.int64)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """candidate_schema -> reranked_schema, row for row."""
-        scores, errors = as_columns(self._scores(table))
+        """candidate_schema -> reranked_schema, row for row.
+
+        A block of rows at a time: prompts, hidden states and probabilities are larger than the table by far.
+        """
+        answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(table)
+        for rows in self._blocks(table):
+            for row, answer in zip(rows.tolist(), self._scores(table.take(pa.array(rows))), strict=True):
+                answers[row] = answer
+        scores, errors = as_columns(answers)
         return table.append_column("score.llm", scores).append_column("error", errors)
 
+    def _blocks(self, table: pa.Table) -> Iterator[Int]:
+        """Row numbers, ascending in each block. Rows whose histories begin alike are in one block, or in two that
+        follow each other: what they share is read once there."""
+        if len(table) <= _BLOCK:
+            yield np.arange(len(table))
+            return
+        history = self._layout.prompts(*self._events(table), self._spec.now)
+        tokens = history.values.astype(">u4").tobytes()  # bytes that sort as the tokens do
+        starts = (4 * history.offsets).tolist()
+        asks = table["ask"].to_pylist() if "ask" in table.column_names else [None] * len(table)
+        keys = [(tokens[start:end], ask or "") for (start, end), ask in zip(pairwise(starts), asks, strict=True)]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+        for start in range(0, len(order), _BLOCK):
+            yield np.sort(order[start : start + _BLOCK])
+
     def _scores(self, table: pa.Table) -> list[Float32 | Failure]:
-        """One answer a row, [candidates] each."""
+        """One answer a row, [candidates] each.
+
+        Where rows share what is read (variants that do not touch the history), it is read once for all of them, and
+        scored for every candidate that any of them has.
+        """
         candidates = Ragged.from_arrow(table["candidate"])
-        index = candidates.like(self._index[candidates.values])
-        distinct, place = _distinct(self._parts(table))
-        # Where rows share a prompt (variants that do not touch the history), the engine reads it once for all of them.
-        offers = _unions(index, place, len(distinct))
+        index = candidates.like(self._index[candidates.values])  # [rows]: artefact indices, -1: unknown
+        distinct, place = _distinct(self._parts(table))  # what is read, each once; [rows]: which of it
+        offers = _unions(index, place, len(distinct))  # [distinct]: artefact indices, ascending
         first = self._layout.vocabulary.first_item
-        ask = [row for row, parts in enumerate(distinct) if parts]
-        states = guidance.states(self._engine, [distinct[row] for row in ask])
-        scored = self._engine.answers(states, [(offers[row] + first).tolist() for row in ask])
+        ask = [at for at, parts in enumerate(distinct) if parts]  # of `distinct`: where there is something to read
+        states = guidance.states(self._engine, [distinct[at] for at in ask])
+        scored = self._engine.answers(states, [(offers[at] + first).tolist() for at in ask])
         answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(distinct)
-        for row, answer in zip(ask, scored, strict=True):
-            answers[row] = answer
+        for at, answer in zip(ask, scored, strict=True):
+            answers[at] = answer
         return [
-            self._pick(answers[place[row]], offers[place[row]], index[row], bool(distinct[place[row]]))
-            for row in range(len(place))
+            self._pick(answers[at], offers[at], index[row], bool(distinct[at])) for row, at in enumerate(place.tolist())
         ]
 
-    def _parts(self, table: pa.Table) -> list[Parts]:
+    def _events(self, table: pa.Table) -> tuple[Ragged, Ragged]:
+        """The events whose items the model knows: artefact indices and times."""
         items = Ragged.from_arrow(table["item"])
         times = Ragged.from_arrow(table["ts"])
         codes = self._index[items.values]
         known = codes >= 0
-        kept = items.filter(known).like(codes[known])
+        kept = items.filter(known)
+        return kept.like(codes[known]), kept.like(times.values[known])
+
+    def _parts(self, table: pa.Table) -> list[Parts]:
         words, guided = None, np.zeros(len(table), np.bool_)
         if "ask" in table.column_names:
             words = self._read([text or "" for text in table["ask"].to_pylist()])
         if "intends" in table.column_names:
             guided = table["intends"].to_numpy()
-        return guidance.parts(self._layout, kept, kept.like(times.values[known]), self._spec.now, words, guided)
+        return guidance.parts(self._layout, *self._events(table), self._spec.now, words, guided)
 
     def _pick(
         self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
