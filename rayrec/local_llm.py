@@ -12,7 +12,8 @@ from typing import Any
 
 from rayrec.errors import ConfigError
 
-_SHAPING = (".json", ".jinja", ".safetensors")  # configuration, tokenizer, chat template, weights
+# Configuration, chat template, weights; a tokenizer is JSON, lists of words and merges, or a SentencePiece model.
+_SHAPING = (".json", ".jinja", ".safetensors", ".txt", ".model")
 
 
 def checkpoint_digest(*folders: Path) -> str:

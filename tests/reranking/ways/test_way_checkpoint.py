@@ -121,7 +121,16 @@ def test_the_digest_follows_the_content(qwen3: Checkpoint, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
+    "file",
+    [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "model.safetensors",
+        "merges.txt",
+        "tokenizer.model",
+    ],
 )
 def test_who_reads_and_who_tunes_a_checkpoint_know_it_by_the_same_files(
     file: str, qwen3: Checkpoint, tmp_path: Path
