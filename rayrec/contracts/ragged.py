@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rayrec.errors import DataError
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -37,7 +39,8 @@ class Ragged:
         return cls(values, offsets)
 
     def to_arrow(self, value_type: pa.DataType) -> pa.ListArray:
-        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values, value_type))
+        """Raises DataError for more values than an Arrow list column holds."""
+        return pa.ListArray.from_arrays(list_offsets(self.offsets), pa.array(self.values, value_type))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -81,3 +84,14 @@ class Ragged:
     def like(self, values: npt.NDArray[Any]) -> Ragged:
         """Other values on the same rows."""
         return Ragged(values, self.offsets)
+
+
+def list_offsets(offsets: npt.NDArray[np.int64]) -> pa.Int32Array:
+    """Of an Arrow list column, which counts its values in 32 bits. Raises DataError for more of them."""
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise DataError(
+            f"a column of one shard would hold {int(offsets[-1]):,} values, more than the 2^31 - 1 that fit",
+            where="data.shards",
+            do="give more shards",
+        )
+    return pa.array(offsets.astype(np.int32))

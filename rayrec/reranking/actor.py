@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.contracts.ragged import Ragged, list_offsets
 from rayrec.reranking import guidance
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure, Float32
@@ -130,9 +130,9 @@ def as_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.S
     """One answer a row as `score.llm` (ragged float32, null where it failed) and `error` (null where it did not)."""
     missing = np.array([isinstance(answer, Failure) for answer in answers], np.bool_)
     filled = [np.empty(0, np.float32) if isinstance(answer, Failure) else answer for answer in answers]
-    offsets = np.concatenate([[0], np.cumsum([len(scores) for scores in filled])]).astype(np.int32)
     values = np.concatenate([np.empty(0, np.float32), *filled])
-    scores = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, pa.float32()), mask=pa.array(missing))
+    offsets = list_offsets(Ragged.from_lengths(values, [len(scores) for scores in filled]).offsets)
+    scores = pa.ListArray.from_arrays(offsets, pa.array(values, pa.float32()), mask=pa.array(missing))
     errors = [answer.reason if isinstance(answer, Failure) else None for answer in answers]
     return scores, pa.array(errors, pa.string())
 
