@@ -101,7 +101,8 @@ class Loop:
             progress.epoch += 1
             row = {"epoch": progress.epoch, "loss": loss, "tokens": tokens, "seconds": time.monotonic() - started}
             if self._validation is not None:
-                row["validation"] = self.validate()
+                # All stop at the same epoch and keep the same one, though their last bits may differ.
+                row["validation"] = self._worker.agreed(self.validate())
                 self._keep_best(row["validation"])
             progress.curve.append(row)
             after_epoch(self)

@@ -110,6 +110,23 @@ def test_validation_stops_the_loop_and_keeps_the_best_epoch(tmp_path: Path) -> N
     assert len(judged) == min(card.epochs + 2, 30)
 
 
+@dataclass(frozen=True)
+class Second(Worker):
+    """One that finds other validation losses than the first worker, who says these."""
+
+    said: list[float] = field(default_factory=list)
+
+    def agreed(self, value: Any) -> Any:
+        return self.said.pop(0) if isinstance(value, float) else value
+
+
+def test_all_workers_stop_where_the_first_one_does(tmp_path: Path) -> None:
+    given = spec(tmp_path, pairs_shop(30), settings=settings(epochs=9, patience=2), now=NOW // 2, until=NOW)
+    card = tune_here(given, Second(said=[3.0, 2.0, 2.5, 2.25, 1.0]), lambda row: None)
+    assert [row["validation"] for row in card.curve] == [3.0, 2.0, 2.5, 2.25]
+    assert card.epochs == 2
+
+
 def test_nothing_at_or_after_now_is_learned_from(tmp_path: Path) -> None:
     table = pairs_shop()
     ts, item = Ragged.from_arrow(table["ts"]), Ragged.from_arrow(table["item"])
