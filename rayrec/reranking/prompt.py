@@ -49,18 +49,18 @@ class Layout:
         `words`: token ids of what each user asks for; a row without any has the layout's own instruction. Rows with
         neither events nor words come out empty: there is nothing to read. Rows too long lose their oldest events.
         """
-        lengths = np.minimum(item.lengths, self.events)
-        start = item.offsets[1:] - lengths
-        at = np.repeat(start - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        times = ts.values[at]
-        until = np.append(times[1:], now)[: len(times)]
-        until[np.cumsum(lengths)[lengths > 0] - 1] = now
-        body = interleave(self.vocabulary, item.values[at], times, lengths, until)[0]
+        newest = np.minimum(item.lengths, self.events)
+        item, ts = item.tails(newest), ts.tails(newest)
+        until = np.append(ts.values[1:], now)[: len(ts.values)]  # the next event's time
+        until[ts.offsets[1:][newest > 0] - 1] = now  # where there is none
+        body = interleave(self.vocabulary, item.values, ts.values, newest, until)[0]
+
         asks = np.zeros(len(item), np.bool_) if words is None else words.lengths > 0
-        alone = asks & (lengths == 0)
+        alone = asks & (newest == 0)
         body = body.joined(Ragged.from_lengths(np.full(alone.sum(), self.longest_gap), alone.astype(np.int64)))
-        own = Ragged.from_lengths(np.tile(self.words, int((~asks).sum())), np.where(asks, 0, len(self.words)))
-        prefix = self.prefixes(own if words is None else words.joined(own))
+
+        others = Ragged.from_lengths(np.tile(self.words, int((~asks).sum())), np.where(asks, 0, len(self.words)))
+        prefix = self.prefixes(others if words is None else words.joined(others))
         kept = np.minimum(body.lengths, self.tokens - prefix.lengths)
         return prefix.filter((kept > 0)[prefix.rows]).joined(body.tails(kept))
 

@@ -204,6 +204,11 @@ def _targets(
     """For queries after the events `at`: items first taken within the horizon of `cut`, or at least in the next group.
 
     A query's targets weigh 1/sqrt(their number) each, times their keep weights.
+
+    Events are ordered by row and time, so row x span + time, with a span that no time reaches, rises along them, and
+    one search finds for every query the event before which it ends. Rows 0 0 1, times 5 9 2, span 20: the clock shows
+    5 9 22; a query of row 0 at 5 with a horizon of 10 ends where 15 would stand, before event 2. Its targets are the
+    `fresh` events, those that take an item of their row for the first time, from behind `at` to there.
     """
     fresh = np.sort(np.unique(rows * (int(item.max(initial=0)) + 1) + item, return_index=True)[1])
     origin = int(ts.min(initial=0))

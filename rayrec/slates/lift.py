@@ -31,9 +31,10 @@ def held(free: Ragged, scores: Floats, read: Bools, lift: int) -> Floats:
         order = positions_of(np.sort(descending_keys(values, block.mask), axis=1))
         ladder = _ladder(np.take_along_axis(values, order, axis=1), many, lift - down, down)
         rank = np.arange(values.shape[1])
+        above, below = ladder[:, : len(rank)], ladder[:, lift:]  # of each rank r: B(r - up), B(r + down)
         low, high, end = np.empty_like(values), np.empty_like(values), np.empty_like(block.mask)
-        np.put_along_axis(high, order, ladder[:, : len(rank)], axis=1)
-        np.put_along_axis(low, order, ladder[:, lift:], axis=1)
+        np.put_along_axis(high, order, above, axis=1)
+        np.put_along_axis(low, order, below, axis=1)
         np.put_along_axis(end, order, rank + down >= many, axis=1)
         at = block.take[block.mask]
         low, high, end = low[block.mask], high[block.mask], end[block.mask]
@@ -44,6 +45,7 @@ def held(free: Ragged, scores: Floats, read: Bools, lift: int) -> Floats:
 def _ladder(falling: Floats, many: npt.NDArray[np.int64], up: int, down: int) -> Floats:
     """B(1 - up) .. B(n + down), [b, up + n + down], from each row's scores [b, n], of which `many` [b, 1] are real.
 
+    So wide because the best item looks `up` places above itself and the last one `down` places below.
     Strictly falling: equal scores are parted by the smallest step. Above the best there is no bound; below the last
     come unit steps, so that what was not read keeps its order there.
     """
