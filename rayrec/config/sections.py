@@ -222,9 +222,9 @@ class Resources(Section):
 
     ingest_tasks: int | None = Field(None, ge=1)  # None: as many as the cluster has CPUs
     score_tasks: int | None = Field(None, ge=1)
-    fit_num_cpus: float = Field(2, gt=0)  # of the task that fits the item model
+    fit_num_cpus: float = Field(2, gt=0)  # of the task that fits the item model; at most the largest node's
     tune_workers: int = Field(1, ge=1)
-    tune_num_cpus: float = Field(2, gt=0)  # of each worker
+    tune_num_cpus: float = Field(2, gt=0)  # of each worker; at most the largest node's
     tune_num_gpus: Literal[0, 1] = 0
     rerank_actors: int | tuple[int, int] = 1  # number, or (min, max) to autoscale
     rerank_num_gpus: float = Field(0, ge=0)  # of each actor: a part of one, or whole ones
