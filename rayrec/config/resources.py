@@ -22,11 +22,11 @@ class Resources(Section):
     score_tasks: int | None = Field(None, ge=1)
     """Tasks at once that denoise and retrieve; `null`: as many as the cluster has CPUs."""
     fit_num_cpus: float = Field(2, gt=0)
-    """CPUs of the task that fits the item models."""
+    """CPUs of the task that fits the item models; at most the largest node's."""
     tune_workers: int = Field(1, ge=1)
     """Workers that tune together, here and in `jobs.embed`."""
     tune_num_cpus: float = Field(2, gt=0)
-    """CPUs of each worker."""
+    """CPUs of each worker; at most the largest node's."""
     tune_num_gpus: Literal[0, 1] = 0
     """GPUs of each worker that tunes the LLM. The model made from scratch needs none; `tuning.base` may."""
     rerank_actors: int | tuple[int, int] = 1
