@@ -13,7 +13,10 @@ from rayrec.settings import require
 
 @dataclass(frozen=True)
 class Cap:
-    """The influence of many events does not add up (REFERENCES section 2), so few may go at once."""
+    """How much of a user may go. Few events at once: the influence of many does not add up.
+
+    REFERENCES section 2.
+    """
 
     max_share: float = 0.2
     """Share of a user's judged events that may go, 0 to 1."""
