@@ -137,7 +137,7 @@ def committed(day: Day, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.T
     catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
     catalogue = catalogue.append_column("attributes", ATTRIBUTES)
     monkeypatch.setattr(commit, "catalogue_of", lambda _: catalogue)
-    monkeypatch.setattr(commit, "loaded", lambda *_: None)
+    monkeypatch.setattr(commit, "loaded_part", lambda *_: None)
     monkeypatch.setattr(commit, "blend_of", lambda *_: Blend.default(PERSONAL, NAMES))
     monkeypatch.setattr(commit, "prior_of", lambda _: prior())
     monkeypatch.setattr(commit, "items_of", lambda *_: KNOWN)
