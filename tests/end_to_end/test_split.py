@@ -66,7 +66,8 @@ def test_the_users_of_every_arm_are_judged(first_night: tuple[Made, Night], spli
     made, together = first_night
     _, apart = split
     everybody, found = (evaluate(night.day.config, made.shop.date, 7) for night in (together, apart))
-    judged = {row["system"]: row["users"] for row in found.found.comparison.to_pylist() if row["against"] is None}
+    rows_of = [row for row in found.found.comparison.to_pylist() if row["metric"] == "hr@10" and row["against"] is None]
+    judged = {row["system"]: row["users"] for row in rows_of}
     assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)
     assert found.decision is not None
     assert [verdict.arm for verdict in found.decision.verdicts] == ["llm", "soft"]
