@@ -78,12 +78,12 @@ def read(checkpoint: Checkpoint, asks: list[Ask], settings: Mapping[str, int]) -
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
     for row, ask in enumerate(asks):
-        reading = way.reading(ask)
-        prompts = next(reading)
+        dialogue = way.dialogue(ask)
+        prompts = next(dialogue)
         place[row] = places(decoder.decode(prompts[0]), ask.candidates)
         while True:
             try:
-                prompts = reading.send(engine.log_probs(prompts, way.ids))
+                prompts = dialogue.send(engine.log_probs(prompts, way.ids))
             except StopIteration as end:
                 if isinstance(end.value, Failure):
                     raise SystemExit(f"the checkpoint could not be asked: {end.value.reason}") from None

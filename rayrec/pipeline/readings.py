@@ -2,7 +2,7 @@
 
 A *reading* is one way in which the LLM scores a retrieve variant's candidates: a rerank variant, and whose rows of the
 instruction table are put to it. Arms that share both share the reading. A reading's scores are the column
-`llm.<reading>` of a shard's table, beside `asked.<reading>` (which users intend something: for them the LLM weighs
+`llm.<reading>` of a shard's table, beside `intends.<reading>` (which users intend something: for them the LLM weighs
 more) and `error`.
 
 Under a split a reading is of the users of the arms that it serves, and of the users of every arm that explores and
@@ -29,7 +29,7 @@ from rayrec.slates.arms import ArmPath, Variant
 
 Bools = npt.NDArray[np.bool_]
 
-LLM, ASKED, WAY = "llm.", "asked.", "way."  # begin the columns of a reading
+SCORES, INTENDS, WAY = "llm.", "intends.", "way."  # begin the columns of a reading
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def requested(day: Day, reading: Reading, user_ids: pa.ChunkedArray) -> tuple[pa
 
 def with_reading(table: pa.Table, reading: Reading | None) -> pa.Table:
     """A shard's table with one reading's scores as `score.llm` and its `asked`; without any where there is none."""
-    out = table.select([name for name in table.column_names if not name.startswith((LLM, ASKED, WAY))])
-    if reading is None or f"{LLM}{reading.name}" not in table.column_names:
+    out = table.select([name for name in table.column_names if not name.startswith((SCORES, INTENDS, WAY))])
+    if reading is None or f"{SCORES}{reading.name}" not in table.column_names:
         return out
-    asked = pc.fill_null(table[f"{ASKED}{reading.name}"], False)
-    return out.append_column("score.llm", table[f"{LLM}{reading.name}"]).append_column("asked", asked)
+    asked = pc.fill_null(table[f"{INTENDS}{reading.name}"], False)
+    return out.append_column("score.llm", table[f"{SCORES}{reading.name}"]).append_column("asked", asked)

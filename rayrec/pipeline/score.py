@@ -28,7 +28,7 @@ from rayrec.pipeline.lesson_files import LessonFiles
 from rayrec.pipeline.loaded_stages import candidate_stages, denoise_stages
 from rayrec.pipeline.models import Models, asks_llm, loaded
 from rayrec.pipeline.readers import Readers
-from rayrec.pipeline.readings import ASKED, LLM, WAY, Reading, looked_at, readings, requested, served
+from rayrec.pipeline.readings import INTENDS, SCORES, WAY, Reading, looked_at, readings, requested, served
 from rayrec.pipeline.rereading import keep_reread
 from rayrec.pipeline.searching import search, searches
 from rayrec.pipeline.teaching import ASK, WANTED, lessons, taken, teaching
@@ -191,7 +191,7 @@ class RerankShard:
                 scores, error = (part[name].combine_chunks().take(back) for name in ("score.llm", "error"))
                 intends = part["intends"].combine_chunks().take(back)
                 way = pc.if_else(pc.is_valid(scores), self._readers.named(method), pa.scalar(None, pa.string()))
-                for kind, column in ((LLM, scores), (ASKED, intends), (WAY, way)):
+                for kind, column in ((SCORES, scores), (INTENDS, intends), (WAY, way)):
                     table = table.append_column(f"{kind}{reading.name}", column)
                 served_by = np.any([members[arm] for arm in arms], axis=0)
                 errors.append(pc.if_else(pa.array(served_by), error, pa.scalar(None, pa.string())))

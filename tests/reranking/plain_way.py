@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings
+from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
 
@@ -33,7 +33,7 @@ class PlainWay(Way):
     def neutral(self, candidates: int) -> float:
         return self.indifferent
 
-    def reading(self, ask: Ask) -> Reading:
+    def dialogue(self, ask: Ask) -> Dialogue:
         self.heard.append(ask)
         yield from ()
         if ask.instruction == self.fails:

@@ -75,8 +75,9 @@ class WaySettings:
         require(self.example_events >= 1, "example_events must be at least 1")
 
 
-Reading = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
-"""One ask as it is read: yields prompts, is sent an answer for each (see NextToken), returns the scores."""
+Dialogue = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
+"""What passes between a way and the LLM for one ask: it yields prompts, is sent an answer for each (see NextToken), and
+returns the scores."""
 
 
 class Way(ABC):
@@ -102,7 +103,7 @@ class Way(ABC):
         return 0.0
 
     @abstractmethod
-    def reading(self, ask: Ask) -> Reading:
+    def dialogue(self, ask: Ask) -> Dialogue:
         """The prompts of one ask, round by round, and its scores: a function of the ask and the answers alone."""
 
     def score(self, asks: Sequence[Ask]) -> list[Float32 | Failure]:
@@ -111,13 +112,13 @@ class Way(ABC):
         The asks are read side by side, so that the engine gets the prompts of a round all at once.
         """
         results: list[Float32 | Failure] = [Failure("not scored")] * len(asks)
-        readings = [self.reading(ask) for ask in asks]
+        dialogues = [self.dialogue(ask) for ask in asks]
         answers: dict[int, list[Float32 | Failure] | None] = dict.fromkeys(range(len(asks)))
         while answers:
             asked: dict[int, list[list[int]]] = {}
             for row, heard in answers.items():
                 try:
-                    asked[row] = next(readings[row]) if heard is None else readings[row].send(heard)
+                    asked[row] = next(dialogues[row]) if heard is None else dialogues[row].send(heard)
                 except StopIteration as end:
                     results[row] = end.value
             if not asked:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from rayrec.hashing import seed_of
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.labels import LABELS
 from rayrec.reranking.ways.listing import Listing
@@ -90,7 +90,7 @@ class Label(Way):
     def neutral(self, candidates: int) -> float:
         return -math.log(max(candidates, 1))
 
-    def reading(self, ask: Ask) -> Reading:
+    def dialogue(self, ask: Ask) -> Dialogue:
         """Log-probabilities over the ask's candidates, that each is the first choice."""
         texts = sorted(set(ask.candidates))
         beginning = self._listing.beginning(ask)

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import Ask, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.listing import Listing
 from rayrec.reranking.ways.next_token import NextToken
@@ -73,7 +73,7 @@ class Pairwise(Way):
         """The mean of all ranks' scores."""
         return -math.lgamma(candidates + 1) / max(candidates, 1)
 
-    def reading(self, ask: Ask) -> Reading:
+    def dialogue(self, ask: Ask) -> Dialogue:
         """-log(rank), ranks from 1."""
         beginning = self._listing.beginning(ask)
         order = list(range(len(ask.candidates)))

@@ -20,7 +20,7 @@ import numpy as np
 
 from rayrec.errors import ConfigError
 from rayrec.reranking.base import Failure, Float32
-from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Frame, Reading, Way, WaySettings, register
+from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Dialogue, Frame, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
 from rayrec.settings import read_settings, require
@@ -107,7 +107,7 @@ class YesNo(Way):
     def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
         return cls(engine, checkpoint, cls.read(settings))
 
-    def reading(self, ask: Ask) -> Reading:
+    def dialogue(self, ask: Ask) -> Dialogue:
         """Log-odds. A candidate whose prompt alone fails is NaN in its place; a Failure only where all of them fail."""
         beginning, most = [*self._frame.beginning(ask), *self._item], self._settings.item_tokens
         answers = yield [
