@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.denoise_rank import Kept
 from benchmarks.instruct_asks import Int, Scores
 
-EPOCHS = 10
+EPOCHS = 30  # by the validation split: see benchmarks/notes/requests.md
 
 
 def sasrec(python: str, kept: Kept, users: Int, seed: int) -> Scores:

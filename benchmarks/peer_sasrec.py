@@ -45,7 +45,7 @@ def main() -> None:
         n_factors=64,
         n_blocks=2,
         n_heads=2,
-        session_max_len=100,
+        session_max_len=50,
         loss="softmax",
         lr=1e-3,
         batch_size=128,
