@@ -147,7 +147,7 @@ def test_every_yaml_block_is_a_config_that_the_job_takes(document: str, text: st
     written = tmp_path / "config.yaml"
     content = merged(minimal(), yaml.safe_load(text))
     written.write_text(yaml.safe_dump(content, sort_keys=False))
-    load(written, [f"output.root={tmp_path}"])
+    assert load(written, [f"output.root={tmp_path}"]).name == content["name"]
 
 
 def test_the_readme_reads_slates_as_the_reader_does() -> None:
