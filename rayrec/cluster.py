@@ -14,9 +14,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
@@ -24,6 +25,7 @@ from ray.exceptions import AuthenticationError
 
 from rayrec.config import Resources
 from rayrec.errors import RayrecError
+from rayrec.threads import on_threads
 
 # A Unix socket's path holds 107 bytes (103 on macOS); Ray appends /session_<time>_<pid>/sockets/plasma_store, up to 66.
 _LONGEST_TEMP_DIR = 37
@@ -72,6 +74,12 @@ def placeable_cpus(num_cpus: float) -> float:
     """
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     return min(num_cpus, largest or num_cpus)
+
+
+def task(work: Callable[..., Any], num_cpus: float) -> Any:
+    """`work` as a Ray task, `.remote(…)`: placed by so many CPUs, or by the largest node's, and on as many threads."""
+    cpus = placeable_cpus(num_cpus)
+    return ray.remote(num_cpus=cpus, max_retries=3)(on_threads(cpus, work))
 
 
 def _address() -> str:

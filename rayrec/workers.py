@@ -19,6 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.threads import on_threads
 
 T = TypeVar("T")
 _LAST_LINES_S = 10.0  # that the last lines may take to be printed
@@ -58,7 +59,7 @@ ALONE = Worker()
 
 @dataclass(frozen=True)
 class Workers:
-    """What the work asks of the cluster; `gpus` a worker, 0 or 1."""
+    """What the work asks of the cluster; `gpus` a worker, 0 or 1. Each computes on as many threads as it has CPUs."""
 
     count: int = 1
     cpus: float = 1
@@ -75,7 +76,7 @@ def run(work: Callable[[Worker, Report], object], workers: Workers, name: str) -
     with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder, _told_by_workers() as lines:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"work": work, "lines": lines},
+            train_loop_config={"work": on_threads(workers.cpus, work), "lines": lines},
             scaling_config=ScalingConfig(
                 num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
             ),

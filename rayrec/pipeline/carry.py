@@ -18,6 +18,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from rayrec.errors import RayrecError
+from rayrec.threads import threads
 
 UNIT = "unit"  # the column that says which shard (or split) a row belongs to
 _ERROR = "rayrec_error"
@@ -120,7 +121,8 @@ class _Task:
         self.__name__ = getattr(stage, "__name__", type(stage).__name__)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _apply(_built(self._stage, self._spec), table)
+        with threads(1):  # as many as Ray Data gives a task CPUs
+            return _apply(_built(self._stage, self._spec), table)
 
 
 class _Actor:

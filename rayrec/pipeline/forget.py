@@ -27,7 +27,7 @@ import ray
 import scipy.sparse as sp
 
 from rayrec import artefacts, forgotten
-from rayrec.cluster import placeable_cpus
+from rayrec.cluster import task
 from rayrec.config import Config
 from rayrec.errors import DataError, StorageError
 from rayrec.forgotten import Forgotten, Request
@@ -135,8 +135,8 @@ def unlearn(before: Day, now: Day) -> list[dict[str, Any]]:
         if not artefacts.exists(now.storage, item_model.KIND, fingerprint):
             if not artefacts.exists(before.storage, item_model.KIND, old_fingerprint):
                 continue
-            task = ray.remote(num_cpus=placeable_cpus(now.config.resources.fit_num_cpus), max_retries=3)(_unlearn)
-            ray.get(task.remote(before, now, cut, old_fingerprint, fingerprint))
+            correcting = task(_unlearn, now.config.resources.fit_num_cpus)
+            ray.get(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
         how = artefacts.load_meta(now.storage, item_model.KIND, fingerprint)["more"].get("unlearned")
         rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
     return rows

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import ray
 
 from rayrec import artefacts
-from rayrec.cluster import placeable_cpus
+from rayrec.cluster import placeable_cpus, task
 from rayrec.contracts.ragged import Ragged
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import anything_asked
@@ -104,7 +104,7 @@ def fit_blends(day: Day, data: Ingested, models: Sequence[Models]) -> dict[str, 
     if missing:
         scoring = Scoring(day, past, "transformers", day.config.blend.sample_users, data.users, lessons_folder(day))
         _write_lessons(scoring)
-        fitting = ray.remote(num_cpus=1, max_retries=3)(_fit_blend)
+        fitting = task(_fit_blend, 1)
         ray.get([fitting.remote(scoring, variant, named[variant.name]) for variant in missing])
     return named
 

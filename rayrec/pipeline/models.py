@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from rayrec import artefacts
-from rayrec.cluster import placeable_cpus
+from rayrec.cluster import task
 from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
@@ -121,8 +121,7 @@ def start_fit(day: Day, data: Ingested, cut: int) -> Fit:
     specs, fingerprint = item_model_of(day, data, cut)
     if artefacts.exists(day.storage, item_model.KIND, fingerprint):
         return Fit(fingerprint)
-    fit = ray.remote(num_cpus=placeable_cpus(day.config.resources.fit_num_cpus), max_retries=3)(_fit)
-    return Fit(fingerprint, fit.remote(day, specs, cut, fingerprint))
+    return Fit(fingerprint, task(_fit, day.config.resources.fit_num_cpus).remote(day, specs, cut, fingerprint))
 
 
 def _fit(day: Day, specs: tuple[SourceSpec, ...], cut: int, fingerprint: str) -> None:
