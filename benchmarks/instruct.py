@@ -32,7 +32,7 @@ import numpy as np
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_rank import Kept, refitted, scores_of
 from benchmarks.instruct_asks import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
-from benchmarks.instruct_model import Asked, tuned
+from benchmarks.instruct_model import Asked, tuned, weighed
 from benchmarks.instruct_peer import sasrec
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
@@ -47,7 +47,8 @@ Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> mea
 COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")
 LISTENING = "listening: "
 PEER = "SASRec (RecTools)"
-ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.guidance
+PROMPTS = "LLM, prompts alone"  # without rayrec.reranking.agreement
+ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.guidance, too
 UNSEEN = 0.2  # share of the facet pairs that tuning never names together
 
 
@@ -104,6 +105,19 @@ def spread(scores: Scores, items: int) -> Scores:
     return lambda users: np.array(np.broadcast_to(scores(users), (len(users), items)))
 
 
+def once(scores: Scores) -> Scores:
+    """The same scores, computed once for the same users."""
+    known: dict[bytes, Floats] = {}
+
+    def kept(users: Int) -> Floats:
+        key = users.tobytes()
+        if key not in known:
+            known[key] = scores(users)
+        return known[key].copy()
+
+    return kept
+
+
 def searching(bench: Bench, texts: list[str]) -> Scores:
     words = [" ".join(bench.facets.name[n] for n in bench.facets.of_item[row]) for row in range(bench.case.items)]
     titles = bench.case.catalogue["title"].to_pylist()
@@ -132,9 +146,11 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     def ask(question: str, ranker: str, scores: Scores, satisfied: np.ndarray | None = None) -> None:
         out[question, ranker] = judged_by(scores, judged, history, satisfied)
 
-    def ask_llm(question: str, texts: list[str], satisfied: np.ndarray | None = None) -> None:
-        """Beside their histories: as the nightly job does, and in one prompt alone."""
-        ask(question, "LLM", asked.scores(texts), satisfied)
+    def ask_llm(question: str, texts: list[str], requests: list[str], satisfied: np.ndarray | None = None) -> None:
+        """Beside their histories: as the nightly job does, and without parts of that."""
+        prompts = once(asked.scores(texts))
+        ask(question, "LLM", weighed(prompts, facets, requests), satisfied)
+        ask(question, PROMPTS, prompts, satisfied)
         ask(question, ONE_PROMPT, asked.scores(texts, guided=False), satisfied)
 
     for name, scores in plain.items():
@@ -155,27 +171,31 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     requests = bench.rows(list(wanted.text))
     ask("search", "BM25", searching(bench, requests), fits)
     ask("search", "popularity + filter", filtered(plain["popularity"], fits, row_of), fits)
-    ask("search", "LLM", asked.scores([say("", t, history=False) for t in requests], history=False), fits)
+    alone = asked.scores([say("", text, history=False) for text in requests], history=False)
+    ask("search", "LLM", weighed(alone, facets, requests), fits)
 
     together = [say("", text, history=True) for text in requests]
     ask("personalised", "EASE + filter", filtered(plain["EASE"], fits, row_of), fits)
     ask("personalised", "LLM not asked + filter", filtered(asked.scores(None), fits, row_of), fits)
-    ask_llm("personalised", together, fits)
+    ask_llm("personalised", together, requests, fits)
     shuffled = bench.rows([wanted.text[n] for n in rng.permutation(len(wanted.text))])
-    ask("shuffled", "LLM", asked.scores([say("", text, history=True) for text in shuffled]), fits)
+    others = asked.scores([say("", text, history=True) for text in shuffled])
+    ask("shuffled", "LLM", weighed(others, facets, shuffled), fits)
     ask("no request", "LLM", asked.scores(None), fits)
     moods = bench.rows(list(RulesTeacher(facets).vague(judged.target, rng).text))
-    ask_llm("vague", [say("", text, history=True, vague=True) for text in moods])
+    ask_llm("vague", [say("", text, history=True, vague=True) for text in moods], moods)
 
     for kind in (*spoken_kinds(facets), "both", "unseen"):
         heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, bench.known)
         for split in ("train", "held_out"):
             told = Sentences(bench.templates, split)
-            texts = [told("", text, history=True) if text else "" for text in bench.rows(heard.words(facets, split))]
-            ask_llm(f"{LISTENING}{kind}, {split}", texts, heard.satisfied)
+            words = bench.rows(heard.words(facets, split))
+            texts = [told("", text, history=True) if text else "" for text in words]
+            ask_llm(f"{LISTENING}{kind}, {split}", texts, words, heard.satisfied)
         written = [text for text in heard.unread(facets) if text is not None]
         if len(written) == len(judged.users):
-            ask_llm(f"{LISTENING}{kind}, unread", bench.rows(written), heard.satisfied)
+            whole = bench.rows(written)  # frame and all: who reads it does not know where the request begins
+            ask_llm(f"{LISTENING}{kind}, unread", whole, whole, heard.satisfied)
     return out | _new_items(bench, asked, say)
 
 
@@ -185,7 +205,7 @@ def _new_items(bench: Bench, asked: Asked, say: Sentences) -> Measures:
         return {}
     wanted = RulesTeacher(bench.facets).specific(judged.target, np.random.default_rng([bench.seed, 5]))
     words = bench.rows(list(wanted.text), judged)
-    told = asked.scores([say("", text, history=True) for text in words])
+    told = weighed(asked.scores([say("", text, history=True) for text in words]), bench.facets, words)
     rankers = {"BM25": searching(bench, words), "LLM not asked": asked.scores(None), "LLM": told}
     return {("new item", name): judged_by(scores, judged, bench.history) for name, scores in rankers.items()}
 

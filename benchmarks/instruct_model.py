@@ -14,8 +14,10 @@ from benchmarks.denoise_data import HeldOut
 from benchmarks.instruct_asks import Int, Scores
 from rayrec.config import Tuning
 from rayrec.contracts.ragged import Ragged
+from rayrec.instructions.facets import Facets
 from rayrec.instructions.templates import Templates
 from rayrec.reranking import artefact, guidance
+from rayrec.reranking.agreement import Agreement
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import EngineSettings, ItemHead, item_vectors
 from rayrec.reranking.prompt import Layout
@@ -65,6 +67,19 @@ class Asked:
             return out
 
         return scores
+
+
+def weighed(scores: Scores, facets: Facets, requests: Sequence[str]) -> Scores:
+    """What requests name is weighed, as the nightly job does. `requests`: of each user of the case, "": nothing."""
+    agreement = Agreement(facets)
+
+    def both(users: Int) -> npt.NDArray[np.float32]:
+        found = scores(users)
+        everything = np.arange(found.shape[1])
+        named = agreement.named([requests[user] for user in users])
+        return found + np.stack([agreement.lift(one, everything) for one in named])
+
+    return both
 
 
 def tuned(

@@ -1,9 +1,9 @@
 """Requests in the words of somebody who had read neither the templates, the teacher's phrases nor the stop words.
 
 The held-out phrases were written by the hands that wrote tuning's, and read while it was built. unread_requests.yaml
-was written by a language model that saw nothing of this project, after tuning had been settled: an earlier set had
-been read by then, and its figures looked at. One choice has seen the figures of this one (guidance.py's weights).
-Whoever changes tuning to raise them has read it: then it wants to be written anew.
+was written by a language model that saw nothing of this project, after all that reads requests had been settled. It is
+the third such set: one choice had seen the figures of the second. Whoever changes something to raise the figures of
+this one has read it: then it wants to be written anew.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ class RerankShard:
                 start += len(rows)
                 back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
                 scores, error = (part[name].combine_chunks().take(back) for name in ("score.llm", "error"))
-                intends = part["intends"].combine_chunks().take(back)
+                intends = pc.is_valid(part["request"].combine_chunks()).take(back)
                 way = pc.if_else(pc.is_valid(scores), self._readers.named(method), pa.scalar(None, pa.string()))
                 for kind, column in ((SCORES, scores), (INTENDS, intends), (WAY, way)):
                     table = table.append_column(f"{kind}{reading.name}", column)
@@ -218,7 +218,7 @@ class RerankShard:
         told = told_in_words(day, reading.method, preference, intention, has_events(rows))
         read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
         rows = rows.select(read).append_column("ask", told)
-        return place, rows.append_column("intends", pc.is_valid(intention))
+        return place, rows.append_column("request", intention)
 
 
 def _engine_pool(scoring: Scoring) -> ActorPool:

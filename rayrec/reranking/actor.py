@@ -1,8 +1,9 @@
 """Reranking by item tokens: one engine for the whole job, then one shard's candidates after another.
 
 Reads candidate_schema, with or without a column `ask` (string: what the user asks for; "" or null: nothing, the
-instruction that everybody has stands there) and `intends` (bool: the ask is a request, which is read by itself, too:
-guidance.py). Writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
+instruction that everybody has stands there) and `request` (string: what of it is a request, in the user's own words;
+null: nothing). A request is read by itself, too (guidance.py), and the facets that it names are weighed (agreement.py).
+Writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
 
     neither a known event nor an ask            scores NaN: there is nothing to read
     candidate that came after the tuning        NaN in its place
@@ -20,7 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.contracts.ragged import Ragged, list_offsets
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.naming import Named
 from rayrec.reranking import guidance
+from rayrec.reranking.agreement import Agreement
 from rayrec.reranking.artefact import LocalModel
 from rayrec.reranking.base import Engine, Failure, Float32
 from rayrec.reranking.guidance import Parts
@@ -40,14 +44,20 @@ class RerankSpec:
 class Reranker:
     """Plain: built with a started engine; `rayrec.pipeline` wraps it into an actor."""
 
-    def __init__(self, engine: Engine, model: LocalModel, catalogue: pa.Table, spec: RerankSpec) -> None:
-        """`catalogue`: ITEM, the run's; its row numbers are the item codes of the tables to come."""
+    def __init__(
+        self, engine: Engine, model: LocalModel, catalogue: pa.Table, spec: RerankSpec, facets: Facets | None = None
+    ) -> None:
+        """`catalogue`: ITEM, the run's; its row numbers are the item codes of the tables to come. `facets`: its own,
+        which requests may name; None: what they name is not weighed."""
         self._engine = engine
         self._spec = spec
         self._layout = model.layout(spec.instruction, engine.longest)
         self._read = model.reader(engine.longest)
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: Int = known.fill_null(-1).to_numpy().astype(np.int64)
+        self._code = np.zeros(self._index.max(initial=-1) + 1, np.int64)  # of each artefact index
+        self._code[self._index[self._index >= 0]] = np.flatnonzero(self._index >= 0)
+        self._agreement = None if facets is None else Agreement(facets)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema -> reranked_schema, row for row.
@@ -84,17 +94,19 @@ class Reranker:
         """
         candidates = Ragged.from_arrow(table["candidate"])
         index = candidates.like(self._index[candidates.values])  # [rows]: artefact indices, -1: unknown
-        distinct, place = _distinct(self._parts(table))  # what is read, each once; [rows]: which of it
+        read = list(zip(self._parts(table), self._named(table), strict=True))
+        distinct, place = _distinct(read)  # what is read, each once; [rows]: which of it
         offers = _unions(index, place, len(distinct))  # [distinct]: artefact indices, ascending
         first = self._layout.vocabulary.first_item
-        ask = [at for at, parts in enumerate(distinct) if parts]  # of `distinct`: where there is something to read
-        states = guidance.states(self._engine, [distinct[at] for at in ask])
+        ask = [at for at, (parts, _) in enumerate(distinct) if parts]  # of `distinct`: where there is something to read
+        states = guidance.states(self._engine, [distinct[at][0] for at in ask])
         scored = self._engine.answers(states, [(offers[at] + first).tolist() for at in ask])
         answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(distinct)
         for at, answer in zip(ask, scored, strict=True):
-            answers[at] = answer
+            answers[at] = self._agreeing(answer, distinct[at][1], offers[at])
         return [
-            self._pick(answers[at], offers[at], index[row], bool(distinct[at])) for row, at in enumerate(place.tolist())
+            self._pick(answers[at], offers[at], index[row], bool(distinct[at][0]))
+            for row, at in enumerate(place.tolist())
         ]
 
     def _events(self, table: pa.Table) -> tuple[Ragged, Ragged]:
@@ -110,9 +122,19 @@ class Reranker:
         words, guided = None, np.zeros(len(table), np.bool_)
         if "ask" in table.column_names:
             words = self._read([text or "" for text in table["ask"].to_pylist()])
-        if "intends" in table.column_names:
-            guided = table["intends"].to_numpy()
+        if "request" in table.column_names:
+            guided = table["request"].is_valid().to_numpy()
         return guidance.parts(self._layout, *self._events(table), self._spec.now, words, guided)
+
+    def _named(self, table: pa.Table) -> list[Named]:
+        if self._agreement is None or "request" not in table.column_names:
+            return [Named()] * len(table)
+        return self._agreement.named(table["request"].to_pylist())
+
+    def _agreeing(self, answer: Float32 | Failure, named: Named, offer: npt.NDArray[np.int64]) -> Float32 | Failure:
+        if isinstance(answer, Failure) or self._agreement is None or not named:
+            return answer
+        return answer + self._agreement.lift(named, self._code[offer])
 
     def _pick(
         self, answer: Float32 | Failure, offer: npt.NDArray[np.int64], index: npt.NDArray[np.int64], read: bool
@@ -137,10 +159,10 @@ def as_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.S
     return scores, pa.array(errors, pa.string())
 
 
-def _distinct(asked: Sequence[Parts]) -> tuple[list[Parts], npt.NDArray[np.int64]]:
+def _distinct(asked: Sequence[tuple[Parts, Named]]) -> tuple[list[tuple[Parts, Named]], npt.NDArray[np.int64]]:
     """What is read, each once, and which of it each row has, [rows]."""
-    number = {parts: at for at, parts in enumerate(dict.fromkeys(asked))}
-    return list(number), np.array([number[parts] for parts in asked], np.int64)
+    number = {one: at for at, one in enumerate(dict.fromkeys(asked))}
+    return list(number), np.array([number[one] for one in asked], np.int64)
 
 
 def _unions(index: Ragged, place: npt.NDArray[np.int64], count: int) -> Ragged:

@@ -121,7 +121,7 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
     plain = [*random_rows(15), ("new", "llm", [], [2, 4])]
     asks = [None] * 16 + ["a lamp", "a red lamp"] * 8
     given = asking([*plain, *((user, "kept", items, offers[::-1]) for user, _, items, offers in plain)], asks)
-    given = given.append_column("intends", pa.array([ask is not None for ask in asks]))
+    given = given.append_column("request", pa.array(asks, pa.string()))
     honest, read = reranker._engine.states, []
 
     def watch(prompts: Any) -> Any:

@@ -136,7 +136,7 @@ def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
 
     monkeypatch.setattr(vllm_engine, "states", watch)
     plain, once = reranker(pa.table(rows))["score.llm"].to_pylist()
-    same, guided = reranker(pa.table({**rows, "intends": [False, True]}))["score.llm"].to_pylist()
+    same, guided = reranker(pa.table({**rows, "request": [None, WISH]}))["score.llm"].to_pylist()
     assert asked == [2, 4]  # the history alone is the other row's prompt
     assert plain == same
     assert once != guided
