@@ -1,4 +1,5 @@
-"""What was asked for in words, and what the LLM heard of it: a request that names nothing it knows changes little.
+"""What was asked for in words, what the LLM heard of it, and which facets are weighed for it: a request that names
+nothing that is known changes little.
 
 A user's own words are theirs: they are counted, and shown only where several users say the same.
 """
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.contracts.schemas import EVERYBODY
+from rayrec.instructions.facets import BELOW, Facets
 from rayrec.instructions.hearing import Hearing, pieces
+from rayrec.instructions.naming import Named, Naming
 
 ASKED = pa.schema(
     [
@@ -20,6 +23,7 @@ ASKED = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),  # of the instruction table that say so
         pa.field("arms", pa.string(), nullable=False),  # whose; "" for all
         pa.field("heard", pa.string()),  # null: every word, or single users' own
+        pa.field("weighed", pa.string()),  # the facets that are wanted, and those that are not; null: none are weighed
         pa.field("named", pa.bool_(), nullable=False),  # whether anything of the catalogue is named
     ]
 )
@@ -27,15 +31,17 @@ _SHOWN_FROM = 5  # users, unless it is said for everybody
 _MOST = 20_000  # different texts that are looked at, those of most rows
 
 
-def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]) -> pa.Table:
-    """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `names`: of
-    facets."""
+def asked(requests: pa.Table, taught: Iterable[str] | None, facets: Facets, *, weighs: bool) -> pa.Table:
+    """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `facets`: of
+    the catalogue; `weighs`: whether those that a request names are weighed (rayrec.reranking.agreement)."""
     if not requests.num_rows:
         return ASKED.empty_table()
     texts = _texts(requests)
     hearing = None if taught is None else Hearing(taught)
     words = [None if hearing is None else hearing(text) for text in texts["text"].to_pylist()]
-    known = frozenset(word for name in names for word in pieces(name))
+    naming = Naming(facets)
+    weighed = [_in_words(naming(text), facets) if weighs else None for text in texts["intention"].to_pylist()]
+    known = frozenset(word for name in facets.name for word in pieces(name))
     shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["user_id_count_distinct"], _SHOWN_FROM))
     table = pa.table(
         {
@@ -44,6 +50,7 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]
             "rows": texts["text_count"],
             "arms": [", ".join(sorted(filter(None, arms))) for arms in texts["arm_distinct"].to_pylist()],
             "heard": pc.if_else(shown, pa.array(words, pa.string()), None),
+            "weighed": pc.if_else(shown, pa.array(weighed, pa.string()), None),
             "named": [text is None or not known.isdisjoint(text.split()) for text in words],
         }
     )
@@ -56,6 +63,12 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, names: Iterable[str]
     return pa.concat_tables([table.filter(shown).cast(ASKED), pa.Table.from_pylist(together, ASKED)])
 
 
+def _in_words(named: Named, facets: Facets) -> str:
+    called = [f"below {name}" if kind == BELOW else name for kind, name in zip(facets.kind, facets.name, strict=True)]
+    against = [f"not {called[facet]}" for facet in named.unwanted]
+    return ", ".join([*(called[facet] for facet in named.wanted), *against])
+
+
 def heard(table: pa.Table) -> tuple[int, int]:
     """How many different texts there are, and how many of them name something."""
     named = table.filter(table["named"])
@@ -63,18 +76,24 @@ def heard(table: pa.Table) -> tuple[int, int]:
 
 
 def _texts(requests: pa.Table) -> pa.Table:
-    """The different texts, and who says them: text, text_count, user_id_count_distinct, arm_distinct, everybody_any."""
+    """The different texts, and who says them: text, intention, text_count, user_id_count_distinct, arm_distinct,
+    everybody_any."""
     intention, preference = (pc.fill_null(requests[name], "") for name in ("intention", "preference"))
     said = pc.binary_join_element_wise(intention, preference, ". ")
     table = pa.table(
         {
             "text": pc.utf8_trim(said, ". "),
+            "intention": intention,
             "user_id": requests["user_id"],
             "arm": pc.fill_null(requests["arm"], ""),
             "everybody": pc.equal(requests["user_id"], EVERYBODY),
         }
     )
-    found = table.group_by("text").aggregate(
+    found = table.group_by(["text", "intention"]).aggregate(
         [("text", "count"), ("user_id", "count_distinct"), ("arm", "distinct"), ("everybody", "any")]
     )
-    return found.sort_by([("text_count", "descending"), ("text", "ascending")]).slice(0, _MOST).combine_chunks()
+    return (
+        found.sort_by([("text_count", "descending"), ("text", "ascending"), ("intention", "ascending")])
+        .slice(0, _MOST)
+        .combine_chunks()
+    )

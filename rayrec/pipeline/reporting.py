@@ -216,7 +216,7 @@ def _card(night: Night) -> Card | None:
 def _asked(day: Day, card: Card | None) -> pa.Table:
     if not anything_asked(day):
         return ASKED.empty_table()
-    return asked(requests(day), None if card is None else card.taught, facets(day).name)
+    return asked(requests(day), None if card is None else card.taught, facets(day), weighs=card is not None)
 
 
 def _losses(card: Card | None) -> pa.Table:

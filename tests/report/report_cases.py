@@ -7,6 +7,7 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
+from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import INSTRUCTION, QUARANTINE, SLATE
 from rayrec.evaluation.asked import asked
 from rayrec.evaluation.beyond import ItemFacts, beyond_accuracy
@@ -18,6 +19,7 @@ from rayrec.evaluation.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED
 from rayrec.evaluation.summary import SUMMARY, merge, summarise_slates
 from rayrec.evaluation.taken_out import AGES, POPULAR
 from rayrec.evaluation.wording import wording
+from rayrec.instructions.facets import BELOW, CATEGORY, Facets
 from rayrec.offpolicy.published import ESTIMATES
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -155,7 +157,7 @@ def full(name: str = HOSTILE) -> ReportData:
         preferences=preferences(judged, truth.wanted, "control", 0),
         logged="12,000 rows of feedback on 1,200 slates",
         offpolicy=pa.Table.from_pylist(estimates(), ESTIMATES),
-        asked=asked(requests(), ["red lamp", "something in"], ["lamp"]),
+        asked=asked(requests(), ["red lamp", "something in"], facets(), weighs=True),
         wording=wording("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
@@ -166,6 +168,11 @@ def requests() -> pa.Table:
     rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
     rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
     return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
+
+
+def facets() -> Facets:
+    """Lamps, and prices below 5; no item has them."""
+    return Facets((CATEGORY, BELOW), ("lamp", "5"), Ragged.from_lengths(np.empty(0, np.int64), [0]))
 
 
 def bare() -> ReportData:
