@@ -19,6 +19,7 @@ SMALL = (
     "tuning.width=32",
     "tuning.heads=1",
     "tuning.feedforward=64",
+    "resources.tune_num_cpus=1",  # two threads only wait for each other in a model so small, for ever beside other work
     "blend.cuts=1",
 )
 USERS = 150
@@ -50,6 +51,18 @@ class Made:
 
 def make(folder: Path) -> Made:
     return Made(make_shop(folder, seed=3, users=USERS), folder / "out")
+
+
+def differences(slates: pa.Table, others: pa.Table, *, but: tuple[str, ...] = ()) -> list[str]:
+    """Where two runs have not the same rows: nothing, or a few lines that say what is wrong."""
+    one, other = rows(slates, but=but), rows(others, but=but)
+    if one.equals(other):
+        return []
+    if len(one) != len(other):
+        return [f"{len(one)} rows, {len(other)} rows"]
+    pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+    found = [f"{row} != {instead}" for row, instead in pairs if row != instead]
+    return found[:5] or [f"{one.schema} != {other.schema}"]
 
 
 def rows(slates: pa.Table, *, but: tuple[str, ...] = ()) -> pa.Table:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 import test_worker_kills as this_module
-from nights import Made, rows
+from nights import Made, differences
 
 from rayrec import read_slates
 from rayrec.pipeline import daily, score
@@ -85,7 +85,7 @@ def test_a_killed_process_costs_no_row(
     assert (root / "killed").exists()
     slates = read_slates(root, made.shop.date, verify=True)
     first = read_slates(night.day.config.output.root, made.shop.date)
-    assert rows(slates).equals(rows(first))
+    assert not differences(slates, first)
     named = {file.path for file in other.manifest.files}
     assert {info.path for info in other.day.storage.list("slates")} - named == {
         f"slates/dt={other.day.dt}/manifest.json"
