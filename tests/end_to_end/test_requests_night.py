@@ -67,7 +67,7 @@ def share(table: pa.Table, category: str) -> float:
 def test_a_campaign_of_one_arm_is_heard_in_that_arm(asked: tuple[Made, Night]) -> None:
     made, night = asked
     told, untold = (share(top(made, night, arm), "Camping") for arm in ("campaign", "llm"))
-    assert told > untold + 0.2
+    assert told > 0.9 > untold + 0.4
 
 
 def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, Night]) -> None:
@@ -106,8 +106,12 @@ def test_the_report_says_what_was_heard(asked: tuple[Made, Night]) -> None:
     _, night = asked
     card = artefact.read_card(night.day.storage, night.models.llm if night.models and night.models.llm else "")
     assert card.settings["epochs"] == 8
-    rows = {row["text"]: (row["heard"], row["arms"], row["named"]) for row in report_data(night, []).asked.to_pylist()}
-    assert rows == {"something in camping": ("something in camping", "campaign", True), None: (None, "", False)}
+    told = ("heard", "weighed", "arms", "named")
+    rows = {row["text"]: tuple(row[name] for name in told) for row in report_data(night, []).asked.to_pylist()}
+    assert rows == {
+        "something in camping": ("something in camping", "camping", "campaign", True),
+        None: (None, None, "", False),
+    }
 
 
 def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, Night]) -> None:
