@@ -74,9 +74,8 @@ class Naming:
         turned_down = -1  # where the last name ended, if it was turned down
         for at, end, numbers in self._found(heard):
             against = _against(said, at)
-            if (against is not None and against <= _NEAR) or (
-                0 <= turned_down < at and _OR.issuperset(said[turned_down:at])
-            ):
+            with_the_last = 0 <= turned_down < at and _OR.issuperset(said[turned_down:at])
+            if with_the_last or (against is not None and against <= _NEAR):
                 unwanted.update(numbers)
                 turned_down = end
             elif against is None:
