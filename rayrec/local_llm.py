@@ -1,4 +1,4 @@
-"""A local Hugging Face checkpoint: its digest; and as something to tune, its decoder with LoRA and its tokenizer.
+"""A local Hugging Face checkpoint: its digest; and to be tuned, its decoder, plain or with LoRA, and tokenizer.
 
 Safetensors only, nothing is downloaded, and no code of the checkpoint runs. `where` names the setting that holds the
 folder, for errors.
@@ -43,22 +43,24 @@ def digest_of(folder: str, where: str) -> str:
     return f"{path.name}@{checkpoint_digest(path)}"
 
 
-def with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
-    """The causal LM with fresh LoRA (alpha 2 x rank) on all linear layers but the head. Raises ConfigError.
-
-    `more`: for `from_pretrained`.
-    """
-    from peft import LoraConfig, get_peft_model
+def causal_lm(folder: str, where: str, **more: Any) -> Any:
+    """The causal LM, `more` for `from_pretrained`. Raises ConfigError."""
     from transformers import AutoModelForCausalLM
 
     try:
-        causal = AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"the base model cannot be loaded: {error}", where=f"{where}: {folder}") from None
+
+
+def with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
+    """As `causal_lm`, with fresh LoRA (alpha 2 x rank) on all linear layers but the head."""
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(causal, config)
+    return get_peft_model(causal_lm(folder, where, **more), config)
 
 
 def tokenizer_of(folder: str, where: str) -> Any:

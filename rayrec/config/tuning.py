@@ -15,7 +15,7 @@ class Tuning(Section):
     """The LLM of `rerank.method: item_token`, and how it learns, anew every night, from users' own events."""
 
     base: str = "scratch"
-    """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA."""
+    """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`)."""
     layers: int = Field(2, ge=1)
     """Layers; this and the next three keys: of the model made from scratch."""
     width: int = Field(64, ge=32)
@@ -57,8 +57,8 @@ class Tuning(Section):
     """The highest, after the warm-up."""
     weight_decay: float = Field(0.01, ge=0)
     """Of the matrices."""
-    lora_rank: int = Field(16, ge=1)
-    """Rank of the adapters, where `base` is a checkpoint."""
+    lora_rank: int = Field(16, ge=0)
+    """Rank of the adapters, where `base` is a checkpoint; 0: none, all of it is tuned, in float32."""
     choose: Literal["all", "random", "similar", "diverse", "influence"] = "all"
     """Whom to learn from: all users, or some, chosen for the users who acted last; needs `budget`."""
     budget: float = Field(1.0, gt=0, le=1)

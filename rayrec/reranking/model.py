@@ -5,8 +5,8 @@ An item's vector is its own plus, where the settings say so, the sum of the embe
 part of their own share one, and are told apart by their words. `export` adds the parts: engines see one plain matrix.
 
     scratch   a small Llama, all of it trained
-    a base    a local Hugging Face checkpoint with LoRA on its linear layers, plus vectors for the added tokens;
-              `export` merges the LoRA and writes a plain checkpoint
+    a base    a local Hugging Face checkpoint plus vectors for the added tokens: with LoRA on its linear layers, which
+              `export` merges, or all of it in float32; what is written is a plain checkpoint
 
 Only what is trained is kept in checkpoints: `trained` names it.
 """
@@ -138,7 +138,7 @@ def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | N
     torch.manual_seed(seed_of("model", settings.seed) % 2**63)
     if settings.base == "scratch":
         return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
-    return ItemLM(_with_lora(settings, vocabulary, longest), vocabulary, tuned)
+    return ItemLM(_of_base(settings, longest), vocabulary, tuned)
 
 
 def base_digest(base: str) -> str:
@@ -181,8 +181,15 @@ def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
     )
 
 
-def _with_lora(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
-    model = local_llm.with_lora(settings.base, settings.lora_rank, "tuning.base")
+def _of_base(settings: Tuning, longest: int) -> Any:
+    if settings.lora_rank:
+        model = local_llm.with_lora(settings.base, settings.lora_rank, "tuning.base")
+        model.enable_input_require_grads()
+    else:
+        # Steps of tuning are often smaller than half precision can add to a weight.
+        model = local_llm.causal_lm(settings.base, "tuning.base", dtype=torch.float32)
+        if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+            model.get_output_embeddings().requires_grad_(False)  # words are never answers
     room = model.config.max_position_embeddings
     if room < longest:
         raise ConfigError(
@@ -190,7 +197,6 @@ def _with_lora(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
             where="tuning.events",
             do="lower tuning.events",
         )
-    model.enable_input_require_grads()
     return model
 
 

@@ -1,4 +1,4 @@
-"""A local checkpoint as the base: LoRA and item vectors, merged into a plain checkpoint that any engine loads."""
+"""A local checkpoint as the base: item vectors and LoRA, or all of it, as a plain checkpoint that any engine loads."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def test_lora_on_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path, base: Path) -> None:
+@pytest.mark.parametrize("rank", [pytest.param(4, id="LoRA"), pytest.param(0, id="in full")])
+def test_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path, base: Path, rank: int) -> None:
     given = spec(
         tmp_path,
         pairs_shop(),
-        settings=settings(base=str(base), epochs=15, lora_rank=4, item_dropout=0.0),
+        settings=settings(base=str(base), epochs=15, lora_rank=rank, item_dropout=0.0),
     )
     card = tune_here(given, Worker(), lambda row: None)
     assert card.base.startswith(base.name + "@")
@@ -62,6 +63,8 @@ def test_lora_on_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_pat
     model = artefact.localise(Storage(given.root), given.path)
     tensors = load_file(Path(model.folder) / "model.safetensors")
     assert not [name for name in tensors if "lora" in name]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not np.array_equal(tensors[name], load_file(base / "model.safetensors")[name])  # the base itself has learned
     first = card.vocabulary.first_item
     if "lm_head.weight" in tensors:
         np.testing.assert_array_equal(tensors["lm_head.weight"][first:], tensors["model.embed_tokens.weight"][first:])
