@@ -83,8 +83,7 @@ class Facets:
     def has(self, item: Ints, facet: Ints) -> Bools:
         """Whether each item has the facet beside it, [n]."""
         key = item * len(self) + facet
-        place = np.searchsorted(self._keys, key)
-        found: Bools = np.append(self._keys, -1)[place] == key
+        found: Bools = self._keys[np.searchsorted(self._keys[:-1], key)] == key
         return found
 
     def satisfied(self, item: Ints, include: Ints, exclude: Ints) -> Bools:
@@ -124,7 +123,8 @@ class Facets:
 
     @cached_property
     def _keys(self) -> Ints:
-        return np.asarray(self.of_item.rows * len(self) + self.of_item.values, np.int64)
+        """(item, facet) as one number, ascending; the last is none, for what would stand behind all."""
+        return np.append(self.of_item.rows * len(self) + self.of_item.values, -1)
 
     @cached_property
     def _numbers(self) -> dict[tuple[str, str], int]:
