@@ -201,7 +201,7 @@ class _Years(_Attribute):
 class _Amounts(_Attribute):
     def facets(self, text: str) -> Iterator[tuple[str, str]]:
         if (amount := _number(text)) is not None:
-            yield from ((BELOW, f"{bound:g}") for bound in _ROUND if amount < bound)
+            yield from ((BELOW, f"{bound:.12g}") for bound in _ROUND if amount < bound)
 
 
 def _reader(name: str, attributes: list[dict[str, str]]) -> _Attribute | None:

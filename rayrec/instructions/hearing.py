@@ -13,7 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
-_PIECE = re.compile(r"\d+\.\d+|\w+|[^\w\s]")
+_PIECE = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\w+|[^\w\s]")
 _NUMBER, _YEAR, _DECADE = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"(?:1[89]|2[01])\d\d"), re.compile(r"\d\d(\d0s)")
 _BOUNDS = frozenset({"below", "max", "maximum", "most", "than", "to", "under", "until", "up", "within"})
 _BEFORE = 3  # pieces
@@ -27,8 +27,8 @@ _SPELT = dict(
 
 
 def pieces(text: str) -> list[str]:
-    """Words, numbers and marks, in lower case."""
-    return _PIECE.findall(text.lower())
+    """Words, numbers and marks, in lower case; numbers without the commas of their thousands."""
+    return [piece if piece == "," else piece.replace(",", "") for piece in _PIECE.findall(text.lower())]
 
 
 class Hearing:

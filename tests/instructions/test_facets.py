@@ -69,6 +69,12 @@ def test_a_price_that_most_items_are_below_can_be_asked_for() -> None:
     assert sum(amount < 5 for amount in amounts) > 0.5 * FILMS
 
 
+def test_large_amounts_are_called_as_people_write_them() -> None:
+    amounts = [50_000 * row for row in range(FILMS)]
+    facets = Facets.of(catalogue(attributes=[[("price", str(amount))] for amount in amounts]))
+    assert facets.items_of([facets.number(BELOW, "1000000")]).tolist() == [amount < 1e6 for amount in amounts]
+
+
 def test_values_and_shared_words_are_facets(facets: Facets) -> None:
     dark = facets.items_of([facets.number(VALUE, "dark")])
     red = facets.items_of([facets.number(WORD, "red")])

@@ -33,6 +33,7 @@ HEARING = Hearing(TAUGHT)
         ("something from 1994", "something 1990s"),
         ("under £7.50, a lantern", "under 5 , lantern"),
         ("under 0.75", "under 0.5"),
+        ("under 1,500, comedy", "under 5 , comedy"),
         ("under 0.2", "under"),
         ("a lantern for my 7 year old", "lantern"),
         ("sofa", ""),

@@ -40,6 +40,7 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("etwas für Kinder", {"für kinder"}),
         ("red, under £7", {"red", "5"}),
         ("no more than 10", {"10"}),
+        ("under £1,500", {"10"}),
         ("a set of 5", set()),
         ("some other thing", set()),  # a value that is only a stop word
         ("something new", set()),  # one of the news would be a plural
