@@ -2,7 +2,8 @@
 
 Ray tells each task's libraries their number of threads by OMP_NUM_THREADS, which a library reads once, when it is
 loaded. A process that runs several tasks keeps the number of the first: a fit that reserved two CPUs computed on one or
-on two, by which process was free, and so its last bits, and with them the order of near ties, came by chance.
+on two, by which process was free. Rounding may depend on that number (a tuning's does), and with it the order of near
+ties.
 """
 
 from __future__ import annotations
