@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from benchmarks.instruct_unread import unread
 from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.facets import BELOW, CATEGORY, DECADE, WORD, Facets
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, WORD
+from rayrec.instructions.facets import Facets
 from rayrec.instructions.teachers.rules import RulesTeacher
 
 Int = npt.NDArray[np.int64]

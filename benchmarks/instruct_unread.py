@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from rayrec.instructions.facets import CATEGORY, DECADE
+from rayrec.instructions.facet_scheme import CATEGORY, DECADE
 
 _FILE = Path(__file__).with_name("unread_requests.yaml")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.contracts.schemas import EVERYBODY
-from rayrec.instructions.facets import BELOW, Facets
+from rayrec.instructions.facet_scheme import BELOW, FacetScheme
 from rayrec.instructions.hearing import Hearing, pieces
 from rayrec.instructions.naming import Named, Naming
 
@@ -31,17 +31,17 @@ _SHOWN_FROM = 5  # users, unless it is said for everybody
 _MOST = 20_000  # different texts that are looked at, those of most rows
 
 
-def asked(requests: pa.Table, taught: Iterable[str] | None, facets: Facets, *, weighs: bool) -> pa.Table:
-    """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `facets`: of
-    the catalogue; `weighs`: whether those that a request names are weighed (rayrec.reranking.agreement)."""
+def asked(requests: pa.Table, taught: Iterable[str] | None, scheme: FacetScheme, *, weighs: bool) -> pa.Table:
+    """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `scheme`:
+    the facets there are; `weighs`: whether those that a request names are weighed (rayrec.reranking.agreement)."""
     if not requests.num_rows:
         return ASKED.empty_table()
     texts = _texts(requests)
     hearing = None if taught is None else Hearing(taught)
     words = [None if hearing is None else hearing(text) for text in texts["text"].to_pylist()]
-    naming = Naming(facets)
-    weighed = [_in_words(naming(text), facets) if weighs else None for text in texts["intention"].to_pylist()]
-    known = frozenset(word for name in facets.name for word in pieces(name))
+    naming = Naming(scheme)
+    weighed = [_in_words(naming(text), scheme) if weighs else None for text in texts["intention"].to_pylist()]
+    known = frozenset(word for name in scheme.name for word in pieces(name))
     shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["user_id_count_distinct"], _SHOWN_FROM))
     table = pa.table(
         {
@@ -63,8 +63,8 @@ def asked(requests: pa.Table, taught: Iterable[str] | None, facets: Facets, *, w
     return pa.concat_tables([table.filter(shown).cast(ASKED), pa.Table.from_pylist(together, ASKED)])
 
 
-def _in_words(named: Named, facets: Facets) -> str:
-    called = [f"below {name}" if kind == BELOW else name for kind, name in zip(facets.kind, facets.name, strict=True)]
+def _in_words(named: Named, scheme: FacetScheme) -> str:
+    called = [f"below {name}" if kind == BELOW else name for kind, name in zip(scheme.kind, scheme.name, strict=True)]
     against = [f"not {called[facet]}" for facet in named.unwanted]
     return ", ".join([*(called[facet] for facet in named.wanted), *against])
 

@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rayrec.instructions.facets import BELOW, WORD, Facets, stop_words
+from rayrec.instructions.facet_scheme import BELOW, WORD, FacetScheme
 from rayrec.instructions.hearing import Hearing, is_bound, pieces
+from rayrec.instructions.stopwords import stop_words
 
 _NOT = re.compile(r"n['’]t\b")
 _AGAINST = frozenset(
@@ -50,11 +51,11 @@ class Named:
 class Naming:
     """Reads requests; the same text always names the same."""
 
-    def __init__(self, facets: Facets) -> None:
-        self._facets = facets
+    def __init__(self, scheme: FacetScheme) -> None:
+        self._kind = scheme.kind
         names = [
             (number, kind, tuple(_words(name)))
-            for number, (kind, name) in enumerate(zip(facets.kind, facets.name, strict=True))
+            for number, (kind, name) in enumerate(zip(scheme.kind, scheme.name, strict=True))
             if not stop_words().issuperset(_words(name))
         ]
         self._bounds = {words[0]: number for number, kind, words in names if kind == BELOW}
@@ -84,8 +85,8 @@ class Naming:
         wanted.update(
             self._bounds[word] for at, word in enumerate(heard) if word in self._bounds and is_bound(said, at)
         )
-        if any(self._facets.kind[number] not in (WORD, BELOW) for number in wanted):
-            wanted = {number for number in wanted if self._facets.kind[number] != WORD}
+        if any(self._kind[number] not in (WORD, BELOW) for number in wanted):
+            wanted = {number for number in wanted if self._kind[number] != WORD}
         return Named(tuple(sorted(wanted - unwanted)), tuple(sorted(unwanted)))
 
     def _found(self, heard: Sequence[str]) -> Iterator[tuple[int, int, list[int]]]:

@@ -214,7 +214,7 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
     config = day.config
     asked = day.templates.digest if anything_asked(day) else None
     tuning = config.tuning.model_dump(mode="json") | {"base": day.base}  # by its content, wherever it lies
-    settings = [tuning, config.denoise.model_dump(mode="json"), instruction(day), asked]
+    settings = [artefact.FORMAT, tuning, config.denoise.model_dump(mode="json"), instruction(day), asked]
     return digest(
         [settings, day.data_fingerprint, one.cut, one.item_model, models[0].item_model, [m.cut for m in models]]
     )

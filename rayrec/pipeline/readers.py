@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from rayrec.config import Rerank
-from rayrec.pipeline.asking import anything_asked, facets
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.demonstrations import demonstration_pool
 from rayrec.pipeline.models import Models, catalogue_of, instruction
@@ -51,8 +50,7 @@ class Readers:
         model, asked = localise(self.day.storage, str(models.llm)), instruction(self.day)
         settings = replace(self._settings(self.day.config.rerank), longest=model.longest_prompt(asked))
         started = engines.start(self.engine, model, settings)
-        named = facets(self.day) if anything_asked(self.day) else None
-        return Reranker(started, model, catalogue_of(self.day), RerankSpec(asked, models.cut), named)
+        return Reranker(started, model, catalogue_of(self.day), RerankSpec(asked, models.cut))
 
     def _text(self, method: Rerank) -> TextReranker:
         checkpoint = Checkpoint.open(str(method.checkpoint), method.adapter)

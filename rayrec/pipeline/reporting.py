@@ -216,7 +216,9 @@ def _card(night: Night) -> Card | None:
 def _asked(day: Day, card: Card | None) -> pa.Table:
     if not anything_asked(day):
         return ASKED.empty_table()
-    return asked(requests(day), None if card is None else card.taught, facets(day), weighs=card is not None)
+    if card is None or card.facets is None:
+        return asked(requests(day), None, facets(day).scheme, weighs=False)
+    return asked(requests(day), card.taught, card.facets, weighs=True)
 
 
 def _losses(card: Card | None) -> pa.Table:

@@ -44,11 +44,9 @@ class RerankSpec:
 class Reranker:
     """Plain: built with a started engine; `rayrec.pipeline` wraps it into an actor."""
 
-    def __init__(
-        self, engine: Engine, model: LocalModel, catalogue: pa.Table, spec: RerankSpec, facets: Facets | None = None
-    ) -> None:
-        """`catalogue`: ITEM, the run's; its row numbers are the item codes of the tables to come. `facets`: its own,
-        which requests may name; None: what they name is not weighed."""
+    def __init__(self, engine: Engine, model: LocalModel, catalogue: pa.Table, spec: RerankSpec) -> None:
+        """`catalogue`: ITEM, the run's; its row numbers are the item codes of the tables to come. Requests may name the
+        facets that the model was tuned with; an item has those that its own texts say."""
         self._engine = engine
         self._spec = spec
         self._layout = model.layout(spec.instruction, engine.longest)
@@ -57,7 +55,8 @@ class Reranker:
         self._index: Int = known.fill_null(-1).to_numpy().astype(np.int64)
         self._code = np.zeros(self._index.max(initial=-1) + 1, np.int64)  # of each artefact index
         self._code[self._index[self._index >= 0]] = np.flatnonzero(self._index >= 0)
-        self._agreement = None if facets is None else Agreement(facets)
+        named = model.card.facets
+        self._agreement = None if named is None else Agreement(Facets.of(catalogue, named))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema -> reranked_schema, row for row.

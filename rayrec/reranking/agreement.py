@@ -25,7 +25,7 @@ class Agreement:
 
     def __init__(self, facets: Facets) -> None:
         self._facets = facets
-        self._naming = Naming(facets)
+        self._naming = Naming(facets.scheme)
 
     def named(self, requests: Sequence[str | None]) -> list[Named]:
         """What each request names; nothing where there is none."""

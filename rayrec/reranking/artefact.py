@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.hashing import digest
+from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.hearing import Hearing
 from rayrec.reranking import node_cache
 from rayrec.reranking.prompt import Layout
@@ -32,7 +33,7 @@ from rayrec.storage import Storage
 
 RECORD = "rayrec.json"
 STALE = "stale.json"
-FORMAT = 1
+FORMAT = 2
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _MARKS = 2  # tokens around a prompt's words: <user>, <history>
 _ROOM = 2  # tokens that words leave at least: of an item and a gap
@@ -51,6 +52,7 @@ class Card:
     curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
     epochs: int  # whose weights these are: the best on validation, else the last
     taught: tuple[str, ...] | None = None  # the words that are heard of a request; None: all
+    facets: FacetScheme | None = None  # those that a request may name; None: it was tuned without requests
     chosen: Mapping[str, Any] | None = None  # method, budget, users, of: whom it was tuned on, if not on everybody
 
     def as_json(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class Card:
         fields["item_ids"] = tuple(fields["item_ids"])
         fields["curve"] = tuple(fields["curve"])
         fields["taught"] = None if fields.get("taught") is None else tuple(fields["taught"])
+        fields["facets"] = None if fields.get("facets") is None else FacetScheme.from_json(fields["facets"])
         return cls(**fields)
 
 

@@ -22,7 +22,8 @@ import torch
 from rayrec.config import Tuning
 from rayrec.errors import DataError, MissingFileError
 from rayrec.hashing import hash_strings, mixed, seed_of
-from rayrec.instructions.facets import WORD, Facets, meaningful_words, words_without_facets
+from rayrec.instructions.facet_scheme import WORD
+from rayrec.instructions.facets import Facets, meaningful_words, words_without_facets
 from rayrec.instructions.hearing import Hearing
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
@@ -290,6 +291,7 @@ def _card(spec: TuningSpec, made: _Prepared, loop: Loop, choice: Choice | None) 
         curve=curve,
         epochs=loop.progress.best_epoch or loop.progress.epoch,
         taught=None if made.hearing is None else tuple(sorted(made.hearing.words)),
+        facets=None if made.task.asking is None else made.task.asking.teacher.facets.scheme,
         chosen=None if choice is None else choice.as_json(),
     )
 

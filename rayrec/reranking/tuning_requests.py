@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from rayrec.config import Form
 from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.facets import WORD
+from rayrec.instructions.facet_scheme import WORD
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout

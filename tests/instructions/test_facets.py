@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
-from rayrec.instructions.facets import BELOW, CATEGORY, DECADE, VALUE, WORD, Facets, words_without_facets
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
+from rayrec.instructions.facets import Facets, words_without_facets
 from rayrec.instructions.teachers.rules import RulesTeacher, phrases
 
 FILMS = 40

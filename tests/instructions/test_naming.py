@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.facets import BELOW, CATEGORY, DECADE, VALUE, WORD, Facets
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD, FacetScheme
+from rayrec.instructions.facets import Facets
 from rayrec.instructions.naming import Named, Naming
 from rayrec.instructions.teachers.rules import RulesTeacher
 
@@ -19,13 +20,13 @@ NAMES = [
     *((VALUE, name) for name in ("other", "red")),
     *((WORD, name) for name in ("glass", "night")),
 ]
-FACETS = Facets(tuple(k for k, _ in NAMES), tuple(n for _, n in NAMES), Ragged.from_lengths(np.empty(0, np.int64), [0]))
-NAMING = Naming(FACETS)
+SCHEME = FacetScheme(tuple(k for k, _ in NAMES), tuple(n for _, n in NAMES), {})
+NAMING = Naming(SCHEME)
 
 
 def read(text: str) -> tuple[set[str], set[str]]:
     named = NAMING(text)
-    return {FACETS.name[n] for n in named.wanted}, {FACETS.name[n] for n in named.unwanted}
+    return {SCHEME.name[n] for n in named.wanted}, {SCHEME.name[n] for n in named.unwanted}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_what_stands_around_names_changes_nothing(names: list[str], around: list
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_the_teachers_own_phrases_are_read_as_they_are_meant(split: str) -> None:
     """All kinds of facets, in every phrase."""
-    teacher = RulesTeacher(FACETS, split)  # type: ignore[arg-type]
+    teacher = RulesTeacher(Facets(SCHEME, Ragged.from_lengths(np.empty(0, np.int64), [])), split)  # type: ignore[arg-type]
     number = {name: n for n, (_, name) in enumerate(NAMES)}
     for place in range(60):
         for name in ("comedy", "1990s", "5", "red", "glass"):
@@ -107,4 +108,4 @@ def test_the_teachers_own_phrases_are_read_as_they_are_meant(split: str) -> None
 
 
 def test_where_the_catalogue_has_no_facets_nothing_is_named() -> None:
-    assert Naming(Facets((), (), Ragged.from_lengths(np.empty(0, np.int64), [0])))("a comedy, no war") == Named()
+    assert Naming(FacetScheme((), (), {}))("a comedy, no war") == Named()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.instruct_unread import unread
-from rayrec.instructions.facets import CATEGORY, DECADE, WORD
+from rayrec.instructions.facet_scheme import CATEGORY, DECADE, WORD
 
 
 @pytest.mark.parametrize("named", [{CATEGORY: "<kind>"}, {DECADE: "<years>"}, {CATEGORY: "<kind>", DECADE: "<years>"}])

@@ -7,7 +7,6 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import INSTRUCTION, QUARANTINE, SLATE
 from rayrec.evaluation.asked import asked
 from rayrec.evaluation.beyond import ItemFacts, beyond_accuracy
@@ -19,7 +18,7 @@ from rayrec.evaluation.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED
 from rayrec.evaluation.summary import SUMMARY, merge, summarise_slates
 from rayrec.evaluation.taken_out import AGES, POPULAR
 from rayrec.evaluation.wording import wording
-from rayrec.instructions.facets import BELOW, CATEGORY, Facets
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, FacetScheme
 from rayrec.offpolicy.published import ESTIMATES
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -157,7 +156,7 @@ def full(name: str = HOSTILE) -> ReportData:
         preferences=preferences(judged, truth.wanted, "control", 0),
         logged="12,000 rows of feedback on 1,200 slates",
         offpolicy=pa.Table.from_pylist(estimates(), ESTIMATES),
-        asked=asked(requests(), ["red lamp", "something in"], facets(), weighs=True),
+        asked=asked(requests(), ["red lamp", "something in"], scheme(), weighs=True),
         wording=wording("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
@@ -170,9 +169,9 @@ def requests() -> pa.Table:
     return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
 
 
-def facets() -> Facets:
-    """Lamps, and prices below 5; no item has them."""
-    return Facets((CATEGORY, BELOW), ("lamp", "5"), Ragged.from_lengths(np.empty(0, np.int64), [0]))
+def scheme() -> FacetScheme:
+    """Lamps, and prices below 5."""
+    return FacetScheme((CATEGORY, BELOW), ("lamp", "5"), {"price": BELOW})
 
 
 def bare() -> ReportData:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pyarrow as pa
 import pytest
-from report_cases import HOSTILE, bare, facets, full, requests
+from report_cases import HOSTILE, bare, full, requests, scheme
 
 from rayrec.contracts.schemas import INSTRUCTION
 from rayrec.evaluation.asked import ASKED, asked, heard
@@ -15,7 +15,7 @@ from rayrec.evaluation.report import render
 
 
 def test_what_was_heard_and_what_names_nothing() -> None:
-    table = asked(requests(), ["red lamp", "something in"], facets(), weighs=True)
+    table = asked(requests(), ["red lamp", "something in"], scheme(), weighs=True)
     said = {row["text"]: row for row in table.to_pylist() if row["text"] is not None}
     assert set(said) == {HOSTILE, "a red lamp", "Lamps, please"}
     found = {text: (row["heard"], row["arms"], row["rows"], row["named"]) for text, row in said.items()}
@@ -37,12 +37,12 @@ def test_what_was_heard_and_what_names_nothing() -> None:
 )
 def test_the_facets_that_a_request_names_are_told(intention: str | None, preference: str | None, weighed: str) -> None:
     row = {"user_id": "*", "arm": None, "preference": preference, "intention": intention}
-    table = asked(pa.Table.from_pylist([row], INSTRUCTION), ["lamp"], facets(), weighs=True)
+    table = asked(pa.Table.from_pylist([row], INSTRUCTION), ["lamp"], scheme(), weighs=True)
     assert table["weighed"].to_pylist() == [weighed]
 
 
 def test_single_users_own_words_are_counted_but_not_told() -> None:
-    table = asked(requests(), ["lamp"], facets(), weighs=True)
+    table = asked(requests(), ["lamp"], scheme(), weighs=True)
     own = [(row["named"], row["texts"], row["rows"]) for row in table.to_pylist() if row["text"] is None]
     assert sorted(own) == [(False, 1, 6), (True, 1, 1)]
     page = render(dataclasses.replace(full(), asked=table))
@@ -52,14 +52,14 @@ def test_single_users_own_words_are_counted_but_not_told() -> None:
 
 
 def test_a_reader_of_every_word_misses_nothing() -> None:
-    table = asked(requests(), None, facets(), weighs=False)
+    table = asked(requests(), None, scheme(), weighs=False)
     assert heard(table) == (5, 5)
     assert set(table["heard"].to_pylist()) == {None}
     assert set(table["weighed"].to_pylist()) == {None}
 
 
 def test_nobody_asks() -> None:
-    assert asked(requests().slice(0, 0), ["lamp"], facets(), weighs=True).equals(ASKED.empty_table())
+    assert asked(requests().slice(0, 0), ["lamp"], scheme(), weighs=True).equals(ASKED.empty_table())
     assert "Nothing was asked for in words." in render(bare())
 
 

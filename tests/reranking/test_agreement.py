@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_model import INSTRUCTION, KNOWN, catalogue
+from small_model import INSTRUCTION, KNOWN
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.facets import CATEGORY, DECADE, Facets
+from rayrec.contracts.schemas import ITEM
+from rayrec.instructions.facet_scheme import CATEGORY, DECADE, FacetScheme
+from rayrec.instructions.facets import Facets
 from rayrec.instructions.naming import Named
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.agreement import AGREES, Agreement
@@ -18,13 +21,22 @@ from rayrec.reranking.prompt import DAY_US
 
 NOW = 100 * DAY_US
 COMEDY, WAR, NINETIES = range(3)
-# Of the catalogue's 300 items every third is a comedy, every fifth a war film, and every seventh is of the 1990s.
-HAS = [[f for f, step in ((COMEDY, 3), (WAR, 5), (NINETIES, 7)) if code % step == 0] for code in range(300)]
-FACETS = Facets(
-    (CATEGORY, CATEGORY, DECADE),
-    ("comedy", "war", "1990s"),
-    Ragged.from_lengths(np.array([f for row in HAS for f in row], np.int64), [len(row) for row in HAS]),
-)
+SCHEME = FacetScheme((CATEGORY, CATEGORY, DECADE), ("comedy", "war", "1990s"), {"year": DECADE})
+
+
+def catalogue() -> pa.Table:
+    """Of its 300 items every third is a comedy, every fifth a war film, and every seventh is of the 1990s."""
+    rows = [
+        {
+            "item_id": f"i{code:03}",
+            "title": f"Thing {code}",
+            "category": "|".join(name for name, step in (("comedy", 3), ("war", 5)) if code % step == 0),
+            "available": True,
+            "attributes": [("year", "2001" if code % 7 else "1994")],
+        }
+        for code in range(300)
+    ]
+    return pa.Table.from_pylist(rows, ITEM)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +50,9 @@ FACETS = Facets(
 )
 def test_each_facet_counts_for_or_against(named: Named, expected: list[int]) -> None:
     codes = np.array([105, 3, 5, 7])  # 105 = 3 x 5 x 7
-    np.testing.assert_allclose(Agreement(FACETS).lift(named, codes), np.array(expected) * AGREES)
+    np.testing.assert_allclose(
+        Agreement(Facets.of(catalogue(), SCHEME)).lift(named, codes), np.array(expected) * AGREES
+    )
 
 
 def given(requests: list[str | None], asks: list[str | None] | None = None) -> pa.Table:
@@ -56,8 +70,9 @@ def given(requests: list[str | None], asks: list[str | None] | None = None) -> p
     return pa.table(rows)
 
 
-def scores(engine: Engine, model: LocalModel, table: pa.Table, facets: Facets | None = FACETS) -> np.ndarray:
-    found = Reranker(engine, model, catalogue(), RerankSpec(INSTRUCTION, NOW), facets)(table)
+def scores(engine: Engine, model: LocalModel, table: pa.Table, scheme: FacetScheme | None = SCHEME) -> np.ndarray:
+    tuned = replace(model, card=replace(model.card, facets=scheme))
+    found = Reranker(engine, tuned, catalogue(), RerankSpec(INSTRUCTION, NOW))(table)
     return np.array(found["score.llm"].to_pylist(), np.float32)
 
 

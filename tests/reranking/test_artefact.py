@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_model import INSTRUCTION, KNOWN, PATH, publish
 
 from rayrec.errors import DataError, MissingFileError
+from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.reranking import artefact
+from rayrec.reranking.artefact import Card
 from rayrec.storage import Storage
 
 
@@ -32,6 +35,16 @@ def test_a_remote_model_is_copied_once_and_reads_back_whole(remote: Storage, tmp
     assert artefact.localise(remote, PATH, tmp_path).folder == model.folder
     assert (Path(model.folder) / "model.safetensors").stat().st_mtime_ns == stamp
     assert len(model.layout(INSTRUCTION, 128).words) > 0
+
+
+def test_a_card_reads_back_as_it_was(remote: Storage) -> None:
+    card = artefact.read_card(remote, PATH)
+    scheme = FacetScheme(("category", "below"), ("lamps", "5"), {"price": "below"})
+    taught = replace(card, taught=("lamp",), facets=scheme)
+    assert Card.from_json(json.loads(json.dumps(taught.as_json()))) == taught
+    broken = taught.as_json() | {"facets": {"kind": ["category"], "name": [], "attributes": {}}}
+    with pytest.raises(ValueError, match="no facets"):
+        Card.from_json(broken)
 
 
 def test_actors_that_copy_at_once_end_with_one_whole_folder(remote: Storage, tmp_path: Path) -> None:

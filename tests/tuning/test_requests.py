@@ -12,6 +12,7 @@ from tuning_cases import as_table, settings
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
+from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.facets import Facets, meaningful_words
 from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
@@ -152,7 +153,7 @@ def test_queries_know_what_is_asked_of_them(facets: Facets, examples: Examples) 
 
 
 def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: Examples) -> None:
-    bare = Facets((), (), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
+    bare = Facets(FacetScheme((), (), {}), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
     given, heard = asking(bare, specific=1.0, contrary=1.0, search=1.0)
     assert requested(examples, LAYOUT, given, np.random.default_rng(7)) is examples
     assert not heard.texts
@@ -186,7 +187,7 @@ def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_rea
 
 
 def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(facets: Facets, examples: Examples) -> None:
-    words = replace(facets, kind=("word",) * len(facets))
+    words = replace(facets, scheme=replace(facets.scheme, kind=("word",) * len(facets)))
     for asked, expected in ((facets, True), (words, False)):
         given, heard = asking(asked, specific=1.0)
         given = replace(given, fillers=("please",), asides=("lantern",))

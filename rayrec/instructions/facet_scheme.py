@@ -1,0 +1,159 @@
+"""Which facets a catalogue has: categories, decades, prices and words of titles, and how they are told of an item.
+
+    category   each part of `category`, split at | > ; , /
+    decade     of a numeric attribute whose values are years
+    below      prices and other numeric attributes: less than a round number; the sets are nested
+    value      a value of any other attribute
+    word       a word that enough titles share, unless it is a stop word (stopwords.yaml)
+
+The scheme is all that takes the whole catalogue to decide. It is learned once, with a model, and kept with it; by a
+given scheme the facets of an item are told from that item alone, whatever the texts of others say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.contracts.ragged import Ragged
+from rayrec.instructions.cleaning import clean
+from rayrec.instructions.stopwords import stop_words
+
+CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
+KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)
+_FEWEST, _MOST_SHARE = 5, 0.5  # a facet holds at least so many items, and at most this share of them
+_MOST_BELOW = 0.95  # of bounds: people who say "under 5" mean it where most things are
+_WORDS, _VALUES, _CHARS = 300, 200, 40
+_TEXTS = 4096  # different ones of each kind that are read once: catalogues say the same of many items
+_NUMERIC = 0.8  # an attribute is of numbers where this share of its values are
+_ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
+_SPLIT = re.compile(r"[|>;,/]")
+_WORD = re.compile(r"[a-z]{3,}")
+
+
+@dataclass(frozen=True)
+class FacetScheme:
+    """F facets, in the order (kind, name), so that they do not depend on the order of items.
+
+    `attributes`: name -> the kind of facet that its values are read as. Others are free text, which items do not share.
+    """
+
+    kind: tuple[str, ...]
+    name: tuple[str, ...]  # as a sentence says it: "drama", "1990s", "5"
+    attributes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, catalogue: pa.Table) -> FacetScheme:
+        """From ITEM."""
+        items = catalogue.num_rows
+        attributes = _attributes(catalogue)
+        categories = {part for text in catalogue["category"].to_pylist() for part in _parts(text)}
+        words = _common_words(catalogue, without=categories)
+        held = Counter[tuple[str, str]]()
+        for pairs in _told(catalogue, attributes, words):
+            held.update(set(pairs))
+        most = {kind: max((_MOST_BELOW if kind == BELOW else _MOST_SHARE) * items, _FEWEST) for kind in KINDS}
+        usable = [pair for pair, count in held.items() if _FEWEST <= count <= most[pair[0]]]
+        names = sorted(usable, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
+        return cls(tuple(kind for kind, _ in names), tuple(name for _, name in names), attributes)
+
+    def of_items(self, catalogue: pa.Table) -> Ragged:
+        """The facets of each item of ITEM, int64 numbers, ascending, one row an item."""
+        number = {pair: facet for facet, pair in enumerate(zip(self.kind, self.name, strict=True))}
+        words = frozenset(name for kind, name in number if kind == WORD)
+        rows = [
+            sorted({number[pair] for pair in pairs if pair in number})
+            for pairs in _told(catalogue, self.attributes, words)
+        ]
+        values = np.fromiter((facet for row in rows for facet in row), np.int64)
+        return Ragged.from_lengths(values, [len(row) for row in rows])
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> FacetScheme:
+        """Of what `dataclasses.asdict` made of one. Raises KeyError, TypeError, ValueError where it is none."""
+        kind, name, attributes = tuple(content["kind"]), tuple(content["name"]), dict(content["attributes"])
+        if len(kind) != len(name) or not {*kind, *attributes.values()} <= set(KINDS):
+            raise ValueError("these are no facets")
+        return cls(kind, name, attributes)
+
+
+def _told(catalogue: pa.Table, attributes: Mapping[str, str], words: frozenset[str]) -> Iterator[list[tuple[str, str]]]:
+    """What may be facets of each item, by kind and name, of its own texts alone; some may stand twice."""
+    read = [(name, kind, _READ[kind]) for name, kind in sorted(attributes.items())]
+    columns = (catalogue[name].to_pylist() for name in ("category", "attributes", "title"))
+    for category, pairs, title in zip(*columns, strict=True):
+        found = [(CATEGORY, part) for part in _parts(category)]
+        own = dict(pairs or ())
+        for attribute, kind, told in read:
+            if (text := own.get(attribute)) is not None:
+                found += [(kind, name) for name in told(text)]
+        yield found + [(WORD, word) for word in _WORD.findall(title.lower()) if word in words]
+
+
+def _common_words(catalogue: pa.Table, without: Iterable[str]) -> frozenset[str]:
+    """The words that most titles share, of equally many the first by the alphabet."""
+    shared = Counter(word for title in catalogue["title"].to_pylist() for word in set(_WORD.findall(title.lower())))
+    no_names = stop_words().union(without)
+    common = sorted((-count, word) for word, count in shared.items() if word not in no_names)
+    return frozenset(word for _, word in common[:_WORDS])
+
+
+def _attributes(catalogue: pa.Table) -> dict[str, str]:
+    texts: dict[str, list[str]] = {}
+    for pairs in catalogue["attributes"].to_pylist():
+        for name, text in dict(pairs or ()).items():
+            if text is not None:
+                texts.setdefault(name, []).append(text)
+    kinds = {name: _kind_of(values) for name, values in sorted(texts.items())}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def _kind_of(texts: Sequence[str]) -> str | None:
+    """How an attribute with these values is read; None: free text."""
+    numbers = [number for number in map(_number, texts) if number is not None]
+    if len(numbers) >= _NUMERIC * len(texts):
+        years = all(number == int(number) and 1800 <= number < 2200 for number in numbers)
+        return DECADE if years else BELOW
+    return VALUE if len(set(texts)) <= _VALUES else None
+
+
+@lru_cache(_TEXTS)
+def _parts(category: str | None) -> tuple[str, ...]:
+    parts = (clean(part, _CHARS).lower() for part in _SPLIT.split(category or ""))
+    return tuple(part for part in parts if part and not part.startswith("("))
+
+
+@lru_cache(_TEXTS)
+def _values(text: str) -> tuple[str, ...]:
+    value = clean(text, _CHARS).lower()
+    return (value,) if value else ()
+
+
+@lru_cache(_TEXTS)
+def _decades(text: str) -> tuple[str, ...]:
+    number = _number(text)
+    return () if number is None else (f"{int(number) // 10 * 10}s",)
+
+
+@lru_cache(_TEXTS)
+def _bounds(text: str) -> tuple[str, ...]:
+    number = _number(text)
+    return () if number is None else tuple(f"{bound:.12g}" for bound in _ROUND if number < bound)
+
+
+_READ: Mapping[str, Callable[[str], tuple[str, ...]]] = {VALUE: _values, DECADE: _decades, BELOW: _bounds}
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
