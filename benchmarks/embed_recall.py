@@ -1,9 +1,9 @@
 """Retrieval: what several interests a user add to EASE, and to the night's own sources, as candidates.
 
 Known is everything before the date; wanted are the new items that users with at least 3 events took within the horizon
-after it. Every row proposes 100 items a user: of several sources, those that are best by reciprocal rank fusion, with
-its authors' constant. (When sources gave their best in turn, the union found up to 3% less on days before.) EASE and
-user_embedding take the regularisation that was best on the horizon before the date.
+after it. Every row proposes 100 items a user: of several sources, those that are best by reciprocal rank fusion, as a
+reader of titles is given them. EASE and user_embedding take the regularisation that was best on the horizon before the
+date.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from benchmarks.baselines import GRIDS, Moment
 from rayrec.contracts.ragged import Ragged
-from rayrec.ordering import best, padded_rows, ranks
-from rayrec.retrieval.base import retriever_kind
+from rayrec.ordering import best
+from rayrec.reranking.text_actor import fused
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.retrieval.sources import SourceSpec, read_sources
@@ -28,7 +28,6 @@ from rayrec.slates.examples import is_taken, known_at, taken_after, usable
 SIZE = 100
 BAR = 1.05  # x EASE alone
 RESAMPLES = 1000
-FUSION = 60
 OURS = tuple(SourceSpec(f"user_embedding {lam:g}", "user_embedding", SIZE, {"lam": lam}) for lam in (10.0, 30.0, 100.0))
 ALONE, UNION = "EASE alone", "night's sources + user_embedding"
 
@@ -72,7 +71,7 @@ def report(now: Moment, before: Moment, horizon: int, name: str) -> bool:
         UNION: [*night, ours],
     }
     tables = {row: proposals(now, model, specs, judged.users) for row, specs in lists.items()}
-    found = {row: judged.recall(fused(tables[row], specs, SIZE)) for row, specs in lists.items()}
+    found = {row: judged.recall(first(table)) for row, table in tables.items()}
     print(f"\nrecall@{SIZE}, {len(judged.users):,} users, {ease.name}, {ours.name}")
     for row, recall in found.items():
         low, high = ratio_interval(recall, found[ALONE])
@@ -94,19 +93,11 @@ def proposals(moment: Moment, model: ItemModel, specs: Sequence[SourceSpec], use
     return stage(moment.known(users))
 
 
-def fused(table: pa.Table, specs: Sequence[SourceSpec], size: int) -> Ragged:
-    """The `size` best of each user's proposals by reciprocal rank fusion (Cormack et al. 2009): item codes."""
+def first(table: pa.Table) -> Ragged:
+    """The best SIZE of each user's proposals, as a reader of titles would be given them: item codes."""
     candidate = Ragged.from_arrow(table["candidate"])
-    total = np.zeros(len(candidate.values), np.float32)
-    for k, spec in enumerate(specs):
-        score = Ragged.from_arrow(table[f"score.s{k}"]).values
-        for block in padded_rows(candidate.offsets):
-            rank = ranks(score[block.take], block.mask)[block.mask]
-            place = block.take[block.mask]
-            opinion = score[place] > 0 if retriever_kind(spec.kind).personal else np.ones(len(place), np.bool_)
-            total[place] += np.where(opinion, 1 / (FUSION + 1 + rank), 0)
-    places = best(candidate.like(total), size)
-    return Ragged(candidate.values[places.values], places.offsets)
+    places = best(fused(table), SIZE)
+    return places.like(candidate.values[places.values])
 
 
 def ratio_interval(ours: Floats, theirs: Floats) -> tuple[float, float]:
@@ -123,7 +114,7 @@ def _chosen(moment: Moment, horizon: int) -> tuple[SourceSpec, SourceSpec]:
     model = moment.fit([spec for grid in grids for spec in grid])
 
     def worth(spec: SourceSpec) -> Any:
-        return judged.recall(fused(proposals(moment, model, [spec], judged.users), [spec], SIZE)).mean()
+        return judged.recall(first(proposals(moment, model, [spec], judged.users))).mean()
 
     ease, ours = (max(grid, key=worth) for grid in grids)
     return ease, ours

@@ -35,7 +35,8 @@ TASK_FORMS = ("T0", "T1", "T2", "T3")
 SPLITS = ("train", "held_out")
 
 _AXES = {"preference": PREFERENCES, "intention": INTENTIONS, "task_form": TASK_FORMS, "split": SPLITS}
-_OF_CANDIDATES = {"T0": ("item",), "T1": ("first", "second"), "T2": (), "T3": ("candidates",)}
+OF_CANDIDATES = {"T0": ("item",), "T1": ("first", "second"), "T2": (), "T3": ("candidates",)}
+_LETTER = {"first": "A", "second": "B"}
 FIELDS = ("preference", "intention", "history", "item", "first", "second", "candidates")
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
@@ -217,7 +218,7 @@ def _problem(template: Template) -> str | None:
 
 def _misplaced(template: Template, fields: tuple[str, ...]) -> str | None:
     """Whether the fields are those of the cell, and what is of the candidates stands last."""
-    last = _OF_CANDIDATES[template.task_form]
+    last = OF_CANDIDATES[template.task_form]
     needed = {
         "preference": template.preference == "P2",
         "history": template.preference == "P1",
@@ -235,6 +236,9 @@ def _misplaced(template: Template, fields: tuple[str, ...]) -> str | None:
         return f"{{{'} {'.join(last)}}} must stand behind all other fields"
     if template.task_form == "T2" and template.has_history and not template.text.endswith("{history}"):
         return "{history} must end the text of T2"
+    lead = {field: words for words, field in template.parts}
+    if unlettered := [f for f, letter in _LETTER.items() if f in lead and not re.search(rf"\b{letter}\W*$", lead[f])]:
+        return f"the letter {_LETTER[unlettered[0]]} must stand before {{{unlettered[0]}}}: by it the item is chosen"
     return None
 
 

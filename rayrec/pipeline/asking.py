@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.config import Rerank
 from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.sentences import Sentences
@@ -48,20 +47,14 @@ def has_events(table: pa.Table) -> Bools:
     return result
 
 
-def told_in_words(
-    day: Day, method: Rerank, preference: pa.Array, intention: pa.Array, history: Bools
-) -> pa.StringArray:
-    """What the LLM is told, string [n]; null where nothing is asked. `history` [n]: who has events to read.
-
-    By item tokens a matching template says it; who reads text is told the plain words, and says the rest itself.
-    """
+def told_in_words(day: Day, preference: pa.Array, intention: pa.Array, history: Bools) -> pa.StringArray:
+    """What the LLM that reads item tokens is told, string [n]: a matching template with what is asked; null where
+    nothing is. `history` [n]: who has events to read."""
     say = Sentences(day.templates)
 
     def told(liked: str, wanted: str, has: bool) -> str | None:
         if not liked and not wanted:
             return None
-        if method.reads_text:
-            return ". ".join(part for part in (wanted, liked) if part)
         return say(liked, wanted, history=has)
 
     rows = zip(preference.to_pylist(), intention.to_pylist(), history.tolist(), strict=True)

@@ -31,7 +31,7 @@ from rayrec.pipeline.day import Day
 from rayrec.pipeline.ingest import Ingested, ingest
 from rayrec.pipeline.kept import counted, keep_summary
 from rayrec.pipeline.learn import fit_blends, fit_models, tune_models
-from rayrec.pipeline.models import Models, instruction, sources_of
+from rayrec.pipeline.models import Models, asks_llm, instruction, sources_of
 from rayrec.pipeline.score import Scoring, reranked
 from rayrec.pipeline.split import require_sample_ratio
 from rayrec.progress import Progress
@@ -40,6 +40,7 @@ from rayrec.publishing.run import Publication, Run
 from rayrec.publishing.versions import versions
 from rayrec.reranking import artefact
 from rayrec.reranking.ways.engines import way_named
+from rayrec.reranking.ways.prompts import by_cell
 from rayrec.retrieval import item_model
 from rayrec.slates.assemble import check_slate
 from rayrec.slates.rules import unknown
@@ -89,7 +90,9 @@ def check(day: Day) -> None:
         check_slate(path.at("slate").read(Slate), sources, tuple(day.config.data.items.attributes))
     for variant in day.arms.variants("rerank"):
         if (rerank := variant.read(Rerank)).reads_text:
-            way_named(rerank.method).read(rerank.settings)
+            way = way_named(rerank.method)
+            if way.read(rerank.settings).by_templates:
+                by_cell(day.templates, way.task_form)
     instruction(day)
     _ = day.templates, day.checkpoints, day.base
 
@@ -151,16 +154,16 @@ def provenance(day: Day, data: Ingested, models: Models, blends: dict[str, str])
     named = {item_model.KIND: models.item_model}
     for variant in day.arms.variants("rerank"):
         named[f"blend of {', '.join(day.arms.arms_of(variant))}"] = blends[variant.name]
-    prompt = ""
+    told: list[object] = [instruction(day), day.templates.digest]
     if models.llm is not None:
         card = artefact.read_card(day.storage, models.llm)
         named[LLM] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
-        prompt = digest([instruction(day), day.templates.digest, card.as_json()["vocabulary"], card.events])
+        told += [card.as_json()["vocabulary"], card.events]
     return Provenance(
         users_in=data.users,
         models=named,
-        prompt_hash=prompt,
+        prompt_hash=digest(told) if any(asks_llm(variant) for variant in day.arms.variants("rerank")) else "",
         input_rows=data.input_rows,
         quarantined_rows=data.quarantined,
         versions=versions(),

@@ -18,6 +18,7 @@ import ray
 
 from rayrec import artefacts
 from rayrec.cluster import placeable_cpus, task
+from rayrec.config import Rerank
 from rayrec.contracts.ragged import Ragged
 from rayrec.hashing import digest, hash_strings
 from rayrec.pipeline.asking import anything_asked
@@ -223,7 +224,8 @@ def _llm_fingerprint(day: Day, one: Models, models: Sequence[Models]) -> str:
 def blend_fingerprint(day: Day, variant: Variant, past: Sequence[Models]) -> str:
     """Of everything that can change the weights that a rerank variant learns on the cuts of `past`."""
     known = [(models.cut, models.item_model, models.llm if asks_llm(variant) else None) for models in past]
-    asked = day.templates.digest if anything_asked(day) else None
+    told = anything_asked(day) or variant.read(Rerank).reads_text
+    asked = [anything_asked(day), day.templates.digest if told else None]
     read = day.checkpoints.get(variant.name)
     lessons = [instruction(day), day.config.retrieval.exclude_seen]
     blend = day.config.blend.model_dump(mode="json")

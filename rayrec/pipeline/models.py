@@ -13,7 +13,7 @@ import ray
 
 from rayrec import artefacts
 from rayrec.cluster import task
-from rayrec.config import Denoise, Rerank, Retrieval, Slate
+from rayrec.config import Denoise, Instruction, Rerank, Retrieval, Slate
 from rayrec.hashing import digest
 from rayrec.instructions.cleaning import clean
 from rayrec.pipeline.day import Day
@@ -83,6 +83,12 @@ def asks_factors(variant: Variant) -> bool:
 
 def instruction(day: Day) -> str:
     return clean(day.config.instruction.text, day.config.instruction.max_chars)
+
+
+def intention(day: Day) -> str:
+    """What a reader of titles is told of users who ask for nothing; "" as long as the config asks for nothing either,
+    but for what comes next: templates say that in words of their own."""
+    return "" if day.config.instruction.text == Instruction().text else instruction(day)
 
 
 def item_model_of(day: Day, data: Ingested, cut: int) -> tuple[tuple[SourceSpec, ...], str]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from rayrec.config import Rerank
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.demonstrations import demonstration_pool
-from rayrec.pipeline.models import Models, catalogue_of, instruction
+from rayrec.pipeline.models import Models, catalogue_of, instruction, intention
 from rayrec.reranking import engines
 from rayrec.reranking.actor import Reranker, RerankSpec
 from rayrec.reranking.artefact import localise
@@ -54,11 +54,12 @@ class Readers:
 
     def _text(self, method: Rerank) -> TextReranker:
         checkpoint = Checkpoint.open(str(method.checkpoint), method.adapter)
-        way = ways.start(method.method, method.engine, checkpoint, self._settings(method), method.settings)
+        templates = self.day.templates
+        way = ways.start(method.method, method.engine, checkpoint, self._settings(method), method.settings, templates)
         catalogue = catalogue_of(self.day)
         titles = tuple(catalogue["title"].to_pylist())
         texts = tuple(item_texts(catalogue, method.fields))
-        words, settings = instruction(self.day), ways.way_named(method.method).read(method.settings)
+        words, settings = intention(self.day), ways.way_named(method.method).read(method.settings)
         shown = None
         if settings.demonstrations != "none":
             shown = Demonstrator.of(settings, demonstration_pool(self.day), way, texts, words)

@@ -215,10 +215,12 @@ class RerankShard:
             preference, intention = pa.nulls(len(rows), pa.string()), rows[ASK].combine_chunks()
         else:
             preference, intention = requested(day, reading, rows["user_id"])
-        told = told_in_words(day, reading.method, preference, intention, has_events(rows))
         read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
-        rows = rows.select(read).append_column("ask", told)
-        return place, rows.append_column("request", intention)
+        if reading.method.reads_text:
+            told = rows.select(read).append_column("preference", preference)
+        else:
+            told = rows.select(read).append_column("ask", told_in_words(day, preference, intention, has_events(rows)))
+        return place, told.append_column("request", intention)
 
 
 def _engine_pool(scoring: Scoring) -> ActorPool:

@@ -2,7 +2,7 @@
 
 Of a user's candidates the `depth` that the retrievers rank highest together are read, in that order; the others score
 NaN, below all that were read. Together: reciprocal rank fusion, sum over sources of 1 / (60 + rank), where a source
-has an opinion (Cormack et al. 2009). `score.llm` itself is no source.
+speaks for the item: by a score above 0 (Cormack et al. 2009). `score.llm` itself is no source.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class TextReranker:
     way: Way
     texts: tuple[str, ...]  # of each item of the catalogue, by code
     titles: tuple[str, ...]  # the part of each text that is its title
-    instruction: str  # clean words, for users who ask for nothing
+    intention: str  # clean words, of users who ask for nothing; "": what comes next
     depth: int
     demonstrator: Demonstrator | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """candidate_schema, with or without a column `ask`, -> reranked_schema, row for row."""
+        """candidate_schema, with or without columns `request` and `preference` (string: what users intend and what
+        they like; null: nothing is said), -> reranked_schema, row for row."""
         candidate = Ragged.from_arrow(table["candidate"])
         read, asks = self.asks(table)
         answers: list[Float32 | Failure] = []
@@ -52,7 +53,10 @@ class TextReranker:
     def asks(self, table: pa.Table) -> tuple[Ragged, list[Ask]]:
         """What is read of each row: places in its flat candidates, int64, in the retrievers' order; and the asks."""
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
-        asked = table["ask"].to_pylist() if "ask" in table.column_names else [None] * len(table)
+        intended, liked = (
+            table[name].to_pylist() if name in table.column_names else [None] * len(table)
+            for name in ("request", "preference")
+        )
         read = best(fused(table), self.depth)
         chosen = read.like(candidate.values[read.values])
         users = table["user_id"].to_pylist()
@@ -60,10 +64,11 @@ class TextReranker:
         shown = nothing if self.demonstrator is None else self.demonstrator(users, history)
         asks = [
             Ask(
-                asked[row] or self.instruction,
+                intended[row] or ("" if liked[row] else self.intention),
                 tuple(self.texts[code] for code in history[row]),
                 tuple(self.texts[code] for code in chosen[row]),
                 shown[row],
+                liked[row] or "",
             )
             for row in range(len(table))
         ]
@@ -86,5 +91,5 @@ def fused(table: pa.Table) -> Ragged:
             for block in padded_rows(candidate.offsets):
                 at = block.take[block.mask]
                 rank = ranks(values[block.take], block.mask)[block.mask]
-                total[at] += np.where(values[at] != 0, 1 / (_FUSION + 1 + rank), 0).astype(np.float32)
+                total[at] += np.where(values[at] > 0, 1 / (_FUSION + 1 + rank), 0).astype(np.float32)
     return candidate.like(total)

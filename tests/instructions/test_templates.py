@@ -142,6 +142,14 @@ def test_the_digest_is_that_of_the_words(shipped: Templates, tmp_path: Path) -> 
             {"task_form": "T1", "text": "{preference} {intention} is {second} or {first}?"},
             r"\{first\} \{second\} must stand behind",
         ),
+        (
+            {"task_form": "T1", "text": "{preference} {intention}\n1: {first}\n2: {second}"},
+            r"the letter A must stand before \{first\}",
+        ),
+        (
+            {"task_form": "T1", "text": "{preference} {intention}\nA: {first}\nor: {second}"},
+            r"the letter B must stand before \{second\}",
+        ),
         ({"task_form": "T2", "text": "Take {history} of {preference} {intention}"}, r"\{history\} must end the text"),
         ({"text": "  \n "}, "no words"),
         ({"text": "{preference} {intention} {item}"}, "no words"),

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import Failure
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings
 from rayrec.reranking.ways.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from rayrec.reranking.ways.next_token import NextToken
 class PlainWay(Way):
     """A candidate scores what `worth` makes of its text, and nothing of the others'; fails where `fails` is asked."""
 
-    name = "plain"
+    name, task_form = "plain", "T0"
 
     def __init__(self, worth: Callable[[str], float], indifferent: float = 0.0) -> None:
         self.worth, self.indifferent, self.fails = worth, indifferent, "fail"
@@ -27,7 +28,13 @@ class PlainWay(Way):
         return WaySettings()
 
     @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
+    def load(
+        cls,
+        engine: NextToken,
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        templates: Templates | None = None,
+    ) -> Self:
         raise NotImplementedError
 
     def neutral(self, candidates: int) -> float:
@@ -36,6 +43,6 @@ class PlainWay(Way):
     def dialogue(self, ask: Ask) -> Dialogue:
         self.heard.append(ask)
         yield from ()
-        if ask.instruction == self.fails:
+        if ask.intention == self.fails:
             return Failure("as told")
         return np.array([self.worth(text) for text in ask.candidates], np.float32)

@@ -30,7 +30,7 @@ def table(users: int = 30) -> pa.Table:
         "score.ease": [scores] * users,
     }
     asks = pa.array([f"request {n}" for n in range(users)])
-    return pa.table(columns, schema=candidate_schema(("ease",))).append_column("ask", asks)
+    return pa.table(columns, schema=candidate_schema(("ease",))).append_column("request", asks)
 
 
 def reader(texts: tuple[str, ...] = PUSHY, depth: int = ITEMS) -> TextReranker:
@@ -65,7 +65,7 @@ def test_everything_else_of_the_prompt_stays_as_it_was() -> None:
     (whole,) = one.way.heard  # type: ignore[attr-defined]
     read_again(one, scored, users=1, seed=1)
     for again in one.way.heard[1:]:  # type: ignore[attr-defined]
-        assert (again.instruction, again.history) == (whole.instruction, whole.history)
+        assert (again.intention, again.history) == (whole.intention, whole.history)
         changed = [k for k in range(ITEMS) if again.candidates[k] != whole.candidates[k]]
         assert [again.candidates[k] for k in changed] == [TITLES[k] for k in changed]
         assert len(changed) == 1

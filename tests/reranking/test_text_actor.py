@@ -27,7 +27,7 @@ def table() -> pa.Table:
         "ts": [[1, 2], [], [3]],
         "candidate": [[4, 5, 6, 7], [8, 9], [0]],
         "source": [[0] * 4, [0] * 2, [0]],
-        "score.ease": [[0.1, 0.9, 0.5, 0.0], [0.0, 0.2], [0.3]],
+        "score.ease": [[0.1, 0.9, 0.5, -0.2], [0.0, 0.2], [0.3]],
         "score.popularity": [[4.0, 1.0, 3.0, 2.0], [1.0, 2.0], [1.0]],
     }
     return pa.table(columns, schema=candidate_schema(SOURCES))
@@ -37,7 +37,7 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
     way = PlainWay(number)
     out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
-    by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease and popularity, 60 + rank
+    by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease (above 0) and popularity, 60 + rank
     np.testing.assert_allclose(fused(table())[0], by_hand, rtol=1e-6)
     assert way.heard[0] == Ask("anything", ("item 1", "item 2"), ("item 4", "item 6"))
     assert way.heard[1].history == ()
@@ -48,8 +48,10 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
 
 def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
     way = PlainWay(number)
-    asked = table().append_column("ask", pa.array(["a lamp", "fail", None]))
+    asked = table().append_column("request", pa.array(["a lamp", "fail", None]))
+    asked = asked.append_column("preference", pa.array(["red things", None, None]))
     out = TextReranker(way, TEXTS, TEXTS, "anything", depth=9)(asked)
-    assert [ask.instruction for ask in way.heard] == ["a lamp", "fail", "anything"]
+    assert [ask.intention for ask in way.heard] == ["a lamp", "fail", "anything"]
+    assert [ask.preference for ask in way.heard] == ["red things", "", ""]
     assert out["error"].to_pylist() == [None, "as told", None]
     assert out["score.llm"].is_null().to_pylist() == [False, True, False]

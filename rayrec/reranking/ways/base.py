@@ -7,21 +7,17 @@ with one class, registered by name, plus its test; all pass tests/reranking/ways
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from rayrec.errors import ConfigError
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import Failure, Float32
-from rayrec.reranking.ways.checkpoint import Chat, Checkpoint
+from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
-from rayrec.reranking.ways.words import Ids, Words
 from rayrec.settings import require
 
-REQUEST = "Someone asks for a recommendation.\nRequest:"
-TAKEN = "\nWhat they took so far, oldest first:"
 DEMONSTRATIONS = ("none", "nearest", "difficult", "coverage")
-_EXAMPLE, _NEXT, _END = "Example. Somebody took, oldest first:", "\nand then:", "\n\n"
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,11 @@ class Example:
 class Ask:
     """What one user is to be ranked for. All of it may be anybody's text."""
 
-    instruction: str
+    intention: str  # what they want now, in words; "": nothing is said
     history: tuple[str, ...]  # item texts, oldest first
     candidates: tuple[str, ...]  # item texts
     examples: tuple[Example, ...] = ()
+    preference: str = ""  # what they like, in words
 
     def with_candidate(self, place: int, text: str) -> Ask:
         """The same with another text in one place."""
@@ -53,7 +50,7 @@ class WaySettings:
     prompt_tokens: int = 2048
     """Tokens of a whole prompt, 64 or more; the checkpoint's own bound may be lower. Bounds memory."""
     instruction_tokens: int = 128
-    """Tokens of the request."""
+    """Tokens of what is asked: of the intention, and of the preference what is left."""
     item_tokens: int = 48
     """Tokens of one item's text, in the history and among the candidates."""
     events: int = 20
@@ -64,6 +61,11 @@ class WaySettings:
     """So many examples, where there are any."""
     example_events: int = 5
     """Newest items of an example's history."""
+
+    @property
+    def by_templates(self) -> bool:
+        """Whether the prompts are those of `instruction.templates`."""
+        return True
 
     def __post_init__(self) -> None:
         require(self.prompt_tokens >= 64, "prompt_tokens must be at least 64")
@@ -84,6 +86,7 @@ class Way(ABC):
     """Built once in an actor with a started engine."""
 
     name: ClassVar[str]
+    task_form: ClassVar[str]  # of the templates that it reads
     settings_kind: ClassVar[type[WaySettings]]  # the dataclass that `rerank.settings` are read as
     engine: NextToken
     ids: Sequence[int]  # the next tokens that its prompts are asked for
@@ -95,8 +98,15 @@ class Way(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        """`engine` runs `checkpoint`. Raises ConfigError if the checkpoint cannot be asked in this way."""
+    def load(
+        cls,
+        engine: NextToken,
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        templates: Templates | None = None,
+    ) -> Self:
+        """`engine` runs `checkpoint`; `templates` say how things are put, None: rayrec's own. Raises ConfigError if
+        the checkpoint cannot be asked in this way, or the templates lack what it is asked by."""
 
     def neutral(self, candidates: int) -> float:
         """What a candidate scores among so many where the checkpoint prefers none."""
@@ -126,69 +136,6 @@ class Way(ABC):
             all_answers = iter(self.engine.log_probs([prompt for rows in asked.values() for prompt in rows], self.ids))
             answers = {row: [next(all_answers) for _ in prompts] for row, prompts in asked.items()}
         return results
-
-
-@dataclass(frozen=True)
-class Frame:
-    """The part of a prompt that all prompts of one user share: examples, who asks for what, and what they took.
-
-    `room`: the tokens that are left for the rest of the message, whatever the user's texts.
-    """
-
-    chat: Chat
-    words: Words
-    settings: WaySettings
-    request: Ids  # our wording before the instruction
-    taken: Ids  # before the history
-    room: int  # tokens that are kept free for the rest of the message
-    longest: int
-
-    def __post_init__(self) -> None:
-        if self._history_room(self.settings.instruction_tokens) < 0:
-            raise ConfigError(
-                f"prompts of {self.longest} tokens are too short for what must stand in them",
-                where="rerank.settings",
-                do="raise prompt_tokens, or lower instruction_tokens, item_tokens, window or examples",
-            )
-
-    def beginning(self, ask: Ask) -> list[int]:
-        """The chat template's opening, the instruction and the newest events that fit, oldest first."""
-        instruction = self.words.of(ask.instruction, self.settings.instruction_tokens)
-        room = self._history_room(len(instruction))
-        bullet = self._bullet
-        newest: list[Ids] = []
-        for text in reversed(ask.history[len(ask.history) - min(self.settings.events, len(ask.history)) :]):
-            line = bullet + self.words.of(text, self.settings.item_tokens)
-            room -= len(line)
-            if room < 0:
-                break
-            newest.append(line)
-        events = [token for line in reversed(newest) for token in line] or self.words.own(" nothing")
-        shown = [token for example in ask.examples for token in self._example(example)]
-        return [*self.chat.opening, *shown, *self.request, *instruction, *self.taken, *events]
-
-    @property
-    def _bullet(self) -> Ids:
-        return self.words.own("\n-")
-
-    def _example(self, example: Example) -> Iterator[int]:
-        own, most = self.words.own, self.settings.item_tokens
-        yield from own(_EXAMPLE)
-        for text in example.history[-self.settings.example_events :]:
-            yield from (*self._bullet, *self.words.of(text, most))
-        yield from (*own(_NEXT), *self._bullet, *self.words.of(example.taken, most), *own(_END))
-
-    def _examples_room(self) -> int:
-        if self.settings.demonstrations == "none":
-            return 0
-        line = len(self._bullet) + self.settings.item_tokens
-        around = sum(len(self.words.own(text)) for text in (_EXAMPLE, _NEXT, _END))
-        return self.settings.examples * (around + (self.settings.example_events + 1) * line)
-
-    def _history_room(self, instruction: int) -> int:
-        around = len(self.chat.opening) + len(self.chat.closing) + len(self.request) + len(self.taken)
-        nothing = len(self.words.own(" nothing"))
-        return self.longest - around - instruction - self.room - self._examples_room() - nothing
 
 
 WAYS: dict[str, type[Way]] = {}

@@ -60,14 +60,14 @@ class Demonstrator:
     fixed: tuple[int, ...] | None
 
     @classmethod
-    def of(cls, settings: WaySettings, pool: Pool, way: Way, texts: tuple[str, ...], instruction: str) -> Self | None:
+    def of(cls, settings: WaySettings, pool: Pool, way: Way, texts: tuple[str, ...], intention: str) -> Self | None:
         """As the way's settings say, None: no examples. Reads the pool with `way` where its opinion is asked for."""
         count = min(settings.examples, len(pool))
         if settings.demonstrations == "none" or not count:
             return None
         fixed = None
         if settings.demonstrations == "difficult":
-            fixed = np.argsort(expected(pool, way, texts, instruction), kind="stable")[:count]
+            fixed = np.argsort(expected(pool, way, texts, intention), kind="stable")[:count]
         elif settings.demonstrations == "coverage":
             fixed = vote_k(similarity(pool.history, pool.history), count)
         return cls(pool, texts, count, settings.example_events, None if fixed is None else tuple(fixed.tolist()))
@@ -120,7 +120,7 @@ def vote_k(alike: Floats, count: int) -> Ints:
     return np.array(chosen, np.int64)
 
 
-def expected(pool: Pool, way: Way, texts: Sequence[str], instruction: str) -> Floats:
+def expected(pool: Pool, way: Way, texts: Sequence[str], intention: str) -> Floats:
     """How far the checkpoint prefers what each user took to a few other items of the pool, [users]; what it could not
     read is +inf."""
     asks = []
@@ -128,7 +128,7 @@ def expected(pool: Pool, way: Way, texts: Sequence[str], instruction: str) -> Fl
         others = np.setdiff1d(pool.taken, np.append(pool.history[row], pool.taken[row]))
         drawn = np.random.default_rng(seed_of("beside", pool.users[row])).permutation(others)[:_BESIDE]
         candidates = tuple(texts[code] for code in (pool.taken[row], *drawn))
-        asks.append(Ask(instruction, tuple(texts[code] for code in pool.history[row]), candidates))
+        asks.append(Ask(intention, tuple(texts[code] for code in pool.history[row]), candidates))
     found = [np.inf if isinstance(answer, Failure) else _over_the_rest(answer) for answer in way.score(asks)]
     return np.nan_to_num(np.array(found, np.float64), nan=np.inf, posinf=np.inf)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayrec.errors import ConfigError
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.engines import engine_named
 from rayrec.reranking.ways.base import WAYS, Way
@@ -26,8 +27,15 @@ def way_named(method: str) -> type[Way]:
     return WAYS[method]
 
 
-def start(method: str, choice: str, checkpoint: Checkpoint, engine: EngineSettings, settings: Mapping[str, Any]) -> Way:
+def start(
+    method: str,
+    choice: str,
+    checkpoint: Checkpoint,
+    engine: EngineSettings,
+    settings: Mapping[str, Any],
+    templates: Templates,
+) -> Way:
     """`choice`: the engine, as in rerank.engine (see rayrec.reranking.engines); `settings`: of the way."""
     way = way_named(method)
     longest = way.read(settings).prompt_tokens
-    return way.load(_ENGINES[engine_named(choice).name](checkpoint, engine, longest), checkpoint, settings)
+    return way.load(_ENGINES[engine_named(choice).name](checkpoint, engine, longest), checkpoint, settings, templates)

@@ -1,6 +1,7 @@
 """label: candidates listed under one-token labels; one forward gives the log-probability of every label.
 
-    <opening> request, history | A. item  B. item  ...  Which one first? <closing>   ->  log P(A), log P(B), ...
+    <opening> a reranking template (T3): what is asked, history | A. item  B. item  ...  The first one? <closing>
+                                                                ->  log P(A), log P(B), ...
 
 Where a candidate stands changes its score (position bias), so lists are read in several orders: each shuffle forwards
 and backwards, so that a bias that is linear in the position cancels within one pair. An ask is done once the order of
@@ -26,16 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.hashing import seed_of
+from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.base import Failure
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.labels import LABELS
-from rayrec.reranking.ways.listing import Listing
+from rayrec.reranking.ways.labels import LABELS, Labels
 from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.prompts import Prompts, by_cell
+from rayrec.reranking.ways.words import Ids
 from rayrec.settings import read_settings, require
 
-_CANDIDATES = "\n\nCandidates:"
-_QUESTION = "\n\nWhich candidate should be recommended first? Answer with its letter only."
+_ENDING = "\nAnswer with the letter of the first one only."
 _WHERE = "rerank.settings (label)"
 _EXACT = 1e-20  # of the squared residual
 
@@ -64,28 +66,39 @@ class Label(Way):
     """Candidates listed under letters, and all letters scored at once: for few prompts."""
 
     name = "label"
+    task_form = "T3"
     settings_kind = LabelSettings
 
-    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: LabelSettings) -> None:
-        self.engine, self._settings = engine, settings
-        self._listing = Listing.of(
-            checkpoint,
+    def __init__(
+        self, engine: NextToken, checkpoint: Checkpoint, settings: LabelSettings, templates: Templates
+    ) -> None:
+        self.engine, self._settings, self._words = engine, settings, checkpoint.words
+        chat = checkpoint.chat()
+        self._labels = Labels.of(checkpoint, chat, settings.window, _WHERE)
+        self._prompts = Prompts(
+            chat,
+            checkpoint.words,
             settings,
-            most=settings.window,
-            heading=_CANDIDATES,
-            question=_QUESTION,
+            by_cell(templates, self.task_form),
+            candidates=sum(len(line) + settings.item_tokens for line in self._labels.lines),
             longest=engine.longest,
-            where=_WHERE,
+            ending=_ENDING,
         )
-        self.ids = self._listing.labels.ids
+        self.ids = self._labels.ids
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> LabelSettings:
         return read_settings(LabelSettings, settings, _WHERE)
 
     @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        return cls(engine, checkpoint, cls.read(settings))
+    def load(
+        cls,
+        engine: NextToken,
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        templates: Templates | None = None,
+    ) -> Self:
+        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def neutral(self, candidates: int) -> float:
         return -math.log(max(candidates, 1))
@@ -93,14 +106,17 @@ class Label(Way):
     def dialogue(self, ask: Ask) -> Dialogue:
         """Log-probabilities over the ask's candidates, that each is the first choice."""
         texts = sorted(set(ask.candidates))
-        beginning = self._listing.beginning(ask)
-        seed = seed_of("label", ask.instruction, *ask.history, "candidates", *texts)
+        beginning = self._prompts.beginning(ask)
+        seed = seed_of("label", ask.preference, ask.intention, *ask.history, "candidates", *texts)
         lists: list[Ints] = []
         log_probs: list[Doubles] = []
         scores, top = np.zeros(len(texts)), None
         for pair in range((self._settings.permutations + 1) // 2 if texts else 0):
             new = self._lists(len(texts), seed_of(seed, pair))
-            answers = yield [self._listing.prompt(beginning, [texts[place] for place in places]) for places in new]
+            answers = yield [
+                self._prompts.prompt(beginning, {"candidates": self._listed([texts[place] for place in places])})
+                for places in new
+            ]
             for places, answer in zip(new, answers, strict=True):
                 if isinstance(answer, Failure):
                     return answer
@@ -112,6 +128,9 @@ class Label(Way):
                 break
         found = dict(zip(texts, scores - np.logaddexp.reduce(scores) if texts else scores, strict=True))
         return np.array([found[text] for text in ask.candidates], np.float32)
+
+    def _listed(self, texts: Sequence[str]) -> Ids:
+        return self._labels.listed([self._words.of(text, self._settings.item_tokens) for text in texts])
 
     def _lists(self, count: int, seed: int) -> list[Ints]:
         """One pair: a shuffle of `count` texts cut into windows of about the same length, and each read backwards."""

@@ -29,16 +29,22 @@ class Labels:
     @classmethod
     def of(cls, checkpoint: Checkpoint, chat: Chat, count: int, where: str) -> Self:
         """Raises ConfigError where fewer than `count` letters are one token each; `where` in the config."""
-        words = checkpoint.words
-        ids = tuple(checkpoint.answer_ids(chat, LABELS).values())[:count]
-        if len(ids) < count:
-            raise ConfigError(
-                f"{count} labels are needed, {len(ids)} letters are one token each where this checkpoint answers",
-                where=f"{where}; {checkpoint.folder}",
-                do="ask for fewer, or choose another checkpoint",
-            )
+        words, ids = checkpoint.words, answer_ids(checkpoint, chat, LABELS, where, count)
         return cls(ids, tuple((*words.own("\n"), label, *words.own(".")) for label in ids))
 
-    def listed(self, texts: Sequence[Ids]) -> list[int]:
+    def listed(self, texts: Sequence[Ids]) -> Ids:
         """Texts one a line, each behind its label."""
-        return [token for line, text in zip(self.lines, texts, strict=False) for token in (*line, *text)]
+        return tuple(token for line, text in zip(self.lines, texts, strict=False) for token in (*line, *text))
+
+
+def answer_ids(checkpoint: Checkpoint, chat: Chat, letters: str, where: str, count: int | None = None) -> Ids:
+    """The ids of the first `count` usable ones of `letters`, None: of all, as answers. Raises ConfigError as `of`."""
+    count = len(letters) if count is None else count
+    ids = tuple(checkpoint.answer_ids(chat, letters).values())[:count]
+    if len(ids) < count:
+        raise ConfigError(
+            f"{count} labels are needed, {len(ids)} letters are one token each where this checkpoint answers",
+            where=f"{where}; {checkpoint.folder}",
+            do="ask for fewer, or choose another checkpoint",
+        )
+    return ids

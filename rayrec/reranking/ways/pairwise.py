@@ -1,6 +1,6 @@
 """pairwise: the top candidates compared two by two along a sorting network (Batcher's odd-even merge sort).
 
-    <opening> request, history | A. item  B. item  Which one? <closing>   ->  log P(A) - log P(B)
+    <opening> a pairwise template (T1): what is asked, history | A: item  B: item <closing>   ->  log P(A) - log P(B)
 
 Each pair is read in both orders and averaged, so that A before B cannot matter. The network fixes which places are
 compared, whatever the answers (63 comparisons in 10 rounds for 16 candidates): the comparisons of a round are read at
@@ -19,15 +19,15 @@ from typing import Any, Self
 
 import numpy as np
 
+from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.base import Failure
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.listing import Listing
+from rayrec.reranking.ways.labels import answer_ids
 from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.prompts import Prompts, by_cell
 from rayrec.settings import read_settings, require
 
-_CANDIDATES = "\n\nTwo candidates:"
-_QUESTION = "\n\nWhich of the two should be recommended first? Answer with its letter only."
 _WHERE = "rerank.settings (pairwise)"
 
 
@@ -46,28 +46,37 @@ class Pairwise(Way):
     """The top candidates compared two by two, in both orders: for a short head whose order matters most."""
 
     name = "pairwise"
+    task_form = "T1"
     settings_kind = PairwiseSettings
 
-    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: PairwiseSettings) -> None:
-        self.engine, self._settings = engine, settings
-        self._listing = Listing.of(
-            checkpoint,
+    def __init__(
+        self, engine: NextToken, checkpoint: Checkpoint, settings: PairwiseSettings, templates: Templates
+    ) -> None:
+        self.engine, self._settings, self._words = engine, settings, checkpoint.words
+        chat = checkpoint.chat()
+        self._prompts = Prompts(
+            chat,
+            checkpoint.words,
             settings,
-            most=2,
-            heading=_CANDIDATES,
-            question=_QUESTION,
+            by_cell(templates, self.task_form),
+            candidates=2 * settings.item_tokens,
             longest=engine.longest,
-            where=_WHERE,
         )
-        self.ids = self._listing.labels.ids
+        self.ids = answer_ids(checkpoint, chat, "AB", _WHERE)
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> PairwiseSettings:
         return read_settings(PairwiseSettings, settings, _WHERE)
 
     @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        return cls(engine, checkpoint, cls.read(settings))
+    def load(
+        cls,
+        engine: NextToken,
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        templates: Templates | None = None,
+    ) -> Self:
+        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def neutral(self, candidates: int) -> float:
         """The mean of all ranks' scores."""
@@ -75,12 +84,15 @@ class Pairwise(Way):
 
     def dialogue(self, ask: Ask) -> Dialogue:
         """-log(rank), ranks from 1."""
-        beginning = self._listing.beginning(ask)
+        beginning = self._prompts.beginning(ask)
         order = list(range(len(ask.candidates)))
-        texts = ask.candidates[: self._settings.top]
+        texts = [self._words.of(text, self._settings.item_tokens) for text in ask.candidates[: self._settings.top]]
         for compared in network(len(texts)):
             places = [place for high, low in compared for place in ((high, low), (low, high))]
-            answers = yield [self._listing.prompt(beginning, [texts[order[a]], texts[order[b]]]) for a, b in places]
+            answers = yield [
+                self._prompts.prompt(beginning, {"first": texts[order[a]], "second": texts[order[b]]})
+                for a, b in places
+            ]
             for (high, low), first, second in zip(compared, answers[::2], answers[1::2], strict=True):
                 if isinstance(first, Failure):
                     return first

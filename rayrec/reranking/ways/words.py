@@ -40,9 +40,10 @@ class Words:
         self._forbidden = self.added | {piece for piece in control if piece is not None}
         self._remembered = lru_cache(_KEPT)(self._read)
 
-    def of(self, text: str, most: int) -> Ids:
-        """Untrusted text, after a space, as at most `most` ids; none of them an added or control token."""
-        return self._remembered(text[:_READ], most)
+    def of(self, text: str, most: int, lead: str = " ") -> Ids:
+        """Untrusted text, after a space (`lead`: or nothing), as at most `most` ids; none of them an added or control
+        token."""
+        return self._remembered(text[:_READ], most, lead)
 
     @property
     def begin(self) -> Ids:
@@ -58,8 +59,8 @@ class Words:
         """Text of the checkpoint's chat template: added tokens are read as what they are."""
         return tuple(self._whole.encode(text, add_special_tokens=False).ids)
 
-    def _read(self, text: str, most: int) -> Ids:
-        words = " " + clean(text, _LETTERS * most)
+    def _read(self, text: str, most: int, lead: str) -> Ids:
+        words = lead + clean(text, _LETTERS * most)
         ids: list[int] = self._plain.encode(words, add_special_tokens=False).ids
         if not self._forbidden.isdisjoint(ids):
             spelt = (token for letter in words for token in self._plain.encode(letter, add_special_tokens=False).ids)

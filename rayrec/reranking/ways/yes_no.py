@@ -1,7 +1,7 @@
 """yes_no: one candidate a prompt, last; score = log P(yes) - log P(no).
 
-    <opening> request, history | one item, the question <closing>
-    shared by all candidates   | all that differs
+    <opening> a pointwise template (T0): what is asked, history | one item <closing>
+    shared by all candidates                                    | all that differs
 
 A prompt holds one candidate's text only, so that no candidate can reach another's score. The shared beginning comes
 first and its length does not depend on the item: engines read it once, from their prefix cache.
@@ -13,64 +13,44 @@ with the task of the judge, then <Instruct>, <Query>, <Document>, and "yes" or "
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
 from rayrec.errors import ConfigError
+from rayrec.instructions.templates import Template, Templates, load_templates
 from rayrec.reranking.base import Failure, Float32
-from rayrec.reranking.ways.base import REQUEST, TAKEN, Ask, Dialogue, Frame, Way, WaySettings, register
+from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.prompts import Prompts, by_cell
 from rayrec.settings import read_settings, require
 
-
-@dataclass(frozen=True)
-class Wording:
-    """Our words around the others' texts, and the two answers in their spellings, pair by pair."""
-
-    system: str | None
-    request: str
-    taken: str
-    item: str
-    question: str
-    answers: tuple[tuple[str, str], ...]  # (yes, no)
-
-
-PROMPTS = {
-    "plain": Wording(
-        None,
-        REQUEST,
-        TAKEN,
-        "\n\nProposed item:",
-        "\nShould this item be recommended to them now? Answer with Yes or No only.",
-        (("Yes", "No"), ("yes", "no")),
-    ),
-    "qwen3_reranker": Wording(
-        "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
-        'Note that the answer can only be "yes" or "no".',
-        "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them\n"
-        "<Query>:",
-        "\nTaken so far, oldest first:",
-        "\n<Document>:",
-        "",
-        (("yes", "no"),),
-    ),
-}
+PROMPTS = ("templates", "qwen3_reranker")
+_ANSWERS = {"templates": (("Yes", "No"), ("yes", "no")), "qwen3_reranker": (("yes", "no"),)}  # spellings of yes and no
+_JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+_INSTRUCT = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them\n"
+_QUERY, _TAKEN, _DOCUMENT = "<Query>: {intention}", "\nTaken so far, oldest first:{history}", "\n<Document>: {item}"
+_ANYTHING = "what they will want next"
 
 
 @dataclass(frozen=True)
 class YesNoSettings(WaySettings):
-    prompt: str = "plain"
-    """`plain`, or `qwen3_reranker`: the words that the Qwen3-Reranker checkpoints were trained on."""
+    prompt: str = "templates"
+    """`templates`, or `qwen3_reranker`: the words that the Qwen3-Reranker checkpoints were trained on."""
+
+    @property
+    def by_templates(self) -> bool:
+        return self.prompt == "templates"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.prompt in PROMPTS, f"prompt must be one of {', '.join(PROMPTS)}")
-        require(
-            self.prompt == "plain" or self.demonstrations == "none", f"prompt {self.prompt} takes no demonstrations"
-        )
+        require(self.by_templates or self.demonstrations == "none", f"prompt {self.prompt} takes no demonstrations")
 
 
 @register
@@ -78,19 +58,26 @@ class YesNo(Way):
     """One candidate a prompt, yes or no: no item's text can change another's score."""
 
     name = "yes_no"
+    task_form = "T0"
     settings_kind = YesNoSettings
 
-    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: YesNoSettings) -> None:
-        wording, words = PROMPTS[settings.prompt], checkpoint.words
-        chat = checkpoint.chat(wording.system)
-        self.engine, self._words, self._settings, self._closing = engine, words, settings, chat.closing
-        self._item, self._question = words.own(wording.item), words.own(wording.question)
-        rest = len(self._item) + settings.item_tokens + len(self._question)
-        self._frame = Frame(
-            chat, words, settings, words.own(wording.request), words.own(wording.taken), rest, engine.longest
+    def __init__(
+        self, engine: NextToken, checkpoint: Checkpoint, settings: YesNoSettings, templates: Templates
+    ) -> None:
+        self._as_query = settings.prompt == "qwen3_reranker"
+        chat = checkpoint.chat(_JUDGE if self._as_query else None)
+        self.engine, self._words, self._most = engine, checkpoint.words, settings.item_tokens
+        self._prompts = Prompts(
+            chat,
+            checkpoint.words,
+            settings,
+            _query_template if self._as_query else by_cell(templates, self.task_form),
+            candidates=settings.item_tokens,
+            longest=engine.longest,
         )
-        known = checkpoint.answer_ids(chat, [answer for pair in wording.answers for answer in pair])
-        pairs = [(known[yes], known[no]) for yes, no in wording.answers if yes in known and no in known]
+        answers = _ANSWERS[settings.prompt]
+        known = checkpoint.answer_ids(chat, [answer for pair in answers for answer in pair])
+        pairs = [(known[yes], known[no]) for yes, no in answers if yes in known and no in known]
         if not pairs:
             raise ConfigError(
                 "yes and no are not one token each where this checkpoint answers",
@@ -104,16 +91,31 @@ class YesNo(Way):
         return read_settings(YesNoSettings, settings, "rerank.settings (yes_no)")
 
     @classmethod
-    def load(cls, engine: NextToken, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Self:
-        return cls(engine, checkpoint, cls.read(settings))
+    def load(
+        cls,
+        engine: NextToken,
+        checkpoint: Checkpoint,
+        settings: Mapping[str, Any],
+        templates: Templates | None = None,
+    ) -> Self:
+        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def dialogue(self, ask: Ask) -> Dialogue:
         """Log-odds. A candidate whose prompt alone fails is NaN in its place; a Failure only where all of them fail."""
-        beginning, most = [*self._frame.beginning(ask), *self._item], self._settings.item_tokens
+        if self._as_query:
+            query = ". ".join(filter(None, (ask.intention, ask.preference))) or _ANYTHING
+            ask = replace(ask, intention=query, preference="")
+        beginning = self._prompts.beginning(ask)
         answers = yield [
-            [*beginning, *self._words.of(text, most), *self._question, *self._closing] for text in ask.candidates
+            self._prompts.prompt(beginning, {"item": self._words.of(text, self._most)}) for text in ask.candidates
         ]
         return _log_odds(answers)
+
+
+def _query_template(ask: Ask) -> Template:
+    cell, taken = ("P1", _TAKEN) if ask.history else ("P0", "")
+    text = f"{_INSTRUCT}{_QUERY}{taken}{_DOCUMENT}"
+    return Template(f"qwen3-reranker-{cell.lower()}", cell, "I2", "T0", "train", text)
 
 
 def _log_odds(answers: Sequence[Float32 | Failure]) -> Float32 | Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,9 @@ def pool(*rows: tuple[str, list[int], int]) -> Pool:
 
 def demonstrator(method: str, people: Pool, checkpoint: Checkpoint, count: int = 1) -> Demonstrator | None:
     """An engine that expects nothing of what ends in Ur, and everything else."""
-    oracle = Oracle(checkpoint, lambda text, n: [-5.0 if "Ur\nShould" in text else 0.0] * (n // 2) + [0.0] * (n // 2))
+    oracle = Oracle(
+        checkpoint, lambda text, n: [-5.0 if re.search(r"Item: .*Ur\W", text) else 0.0] * (n // 2) + [0.0] * (n // 2)
+    )
     given = WaySettings(demonstrations=method, examples=count)
     return Demonstrator.of(given, people, WAYS["yes_no"].load(oracle, checkpoint, {}), tuple(TITLES), "anything")
 
@@ -123,7 +126,7 @@ def test_examples_stand_first_and_the_rest_of_the_prompt_is_as_without(checkpoin
         WAYS[way].load(told, checkpoint, {**SHORT, **more, "demonstrations": "coverage"}).score([ask])
         heard.append(told.heard)
     for without, shown in zip(*heard, strict=True):
-        block = shown[shown.index("Example.") : shown.index("Someone asks")]
+        block = shown[shown.index("Example.") : shown.index("The user took")]
         assert shown.replace(block, "") == without
         assert block.count("Example.") == 2
         assert block.index("The Taste of Rome") < block.index("The Weight of Ur") < block.index("The Colour of Oslo")
@@ -134,7 +137,7 @@ def test_examples_leave_room_for_all_that_must_stand_in_the_prompt(qwen3: Checkp
     told = Oracle(qwen3, lambda text, count: [0.0] * count)
     told.longest = 700
     way = WAYS["yes_no"].load(told, qwen3, {**SHORT, "demonstrations": "nearest"})
-    ask = replace(ASK, instruction="tea " * 100, history=("z" * 500,) * 9, examples=(longest, longest))
+    ask = replace(ASK, intention="tea " * 100, history=("z" * 500,) * 9, examples=(longest, longest))
     (scores,) = way.score([ask])
     assert not isinstance(scores, Failure)
     assert np.isfinite(scores).all()

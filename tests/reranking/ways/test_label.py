@@ -92,7 +92,7 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_order_given(qwen3: Checkp
     together = label(qwen3, jagged).score(asks)
     for k in (0, 3, 5):
         np.testing.assert_array_equal(label(qwen3, jagged).score([asks[k]])[0], together[k])
-    backwards = label(qwen3, jagged).score([Ask(asks[2].instruction, asks[2].history, asks[2].candidates[::-1])])[0]
+    backwards = label(qwen3, jagged).score([Ask(asks[2].intention, asks[2].history, asks[2].candidates[::-1])])[0]
     np.testing.assert_array_equal(np.asarray(backwards)[::-1], together[2])
 
 

@@ -20,7 +20,7 @@ def compare(bias: float = 0.0) -> Callable[[str, int], list[float]]:
     """The item with the larger number is better; `bias`: what standing first is worth."""
 
     def answer(text: str, count: int) -> list[float]:
-        first, second = (int(number) for number in re.findall(r"\n[AB]\. item (\d+)", text))
+        first, second = (int(number) for number in re.findall(r"\n[AB]: item (\d+)", text))
         return [first + bias, second]
 
     return answer

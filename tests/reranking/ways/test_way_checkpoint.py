@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from rayrec.errors import ConfigError
+from rayrec.instructions.templates import load_templates
 from rayrec.local_llm import digest_of
 from rayrec.reranking.base import EngineSettings
 from rayrec.reranking.ways import engines
@@ -158,4 +159,4 @@ def test_ways_and_settings_that_do_not_exist_are_named(qwen3: Checkpoint) -> Non
             Label.read(settings)
     unsafe = EngineSettings(vllm={"trust_remote_code": True})
     with pytest.raises(ConfigError, match="trust_remote_code: not taken here"):
-        engines.start("yes_no", "vllm", qwen3, unsafe, {})
+        engines.start("yes_no", "vllm", qwen3, unsafe, {}, load_templates())

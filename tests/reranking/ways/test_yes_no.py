@@ -16,7 +16,7 @@ from rayrec.reranking.ways.yes_no import YesNo, _log_odds
 
 
 def number(text: str) -> int:
-    return int(re.findall(r"Proposed item: item (\d+)", text)[0])
+    return int(re.findall(r"Item: item (\d+)", text)[0])
 
 
 def by_number(text: str, count: int) -> list[float]:
@@ -54,12 +54,12 @@ def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: Chec
     YesNo.load(oracle, checkpoint, {"events": 5}).score([Ask("tea", tuple(TITLES), ("short", "long " * 500))])
     one, two = oracle.heard
     shared = one[: next(place for place in range(len(one)) if one[place] != two[place])]
-    assert shared.rstrip().endswith("Proposed item:")
+    assert shared.rstrip().endswith("Item:")
     assert [title in shared for title in TITLES] == [False] * (len(TITLES) - 5) + [True] * 5
     assert shared.index(TITLES[-2]) < shared.index(TITLES[-1])
 
 
-@pytest.mark.parametrize("tokens", [320, 340, 360])
+@pytest.mark.parametrize("tokens", [290, 310, 330])
 def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(qwen3: Checkpoint, tokens: int) -> None:
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
     oracle.longest = tokens
@@ -69,18 +69,3 @@ def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(qwen3: 
     held = [title in oracle.heard[0] for title in TITLES]
     assert held == sorted(held)
     assert 0 < sum(held) < len(TITLES)
-
-
-def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(qwen3: Checkpoint) -> None:
-    from rayrec.reranking.ways.yes_no import PROMPTS
-
-    wording, chat = PROMPTS["qwen3_reranker"], qwen3.chat(PROMPTS["qwen3_reranker"].system)
-    before, after = qwen3._rendered(wording.system) or ("", "")
-    assert before == (
-        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-    )
-    assert after == "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n" == chat.closing_text
-    assert wording.request.startswith("<Instruct>: ")
-    assert wording.request.endswith("\n<Query>:")
-    assert wording.item == "\n<Document>:"
