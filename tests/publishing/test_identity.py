@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rayrec.config import Config
 from rayrec.errors import ConfigError, DataError
@@ -175,3 +177,42 @@ def test_days_whose_files_are_gone_are_told_apart_by_the_rest(root: Path, name: 
     assert there == day(root)
     with pytest.raises(DataError):
         _ = there.data_fingerprint
+
+
+def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None:
+    reader = root / "models" / "reader"
+    reader.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (reader / name).write_text("{}")
+
+    def written(name: str, words: str, cells: int) -> str:
+        lead = {"P0": "", "P1": "{history}", "P2": "{preference}", "P2 ": "{preference} {history}"}
+        entries = [
+            {
+                "id": f"own-{number}",
+                "preference": who.strip(),
+                "intention": asked,
+                "task_form": "T0",
+                "split": "train",
+                "text": f"{words} {fields} {'{intention}' if asked == 'I2' else ''} {{item}}",
+            }
+            for number, ((who, fields), asked) in enumerate(product(lead.items(), ("I0", "I2")))
+        ]
+        (root / name).write_text(yaml.safe_dump(entries[:cells]), encoding="utf8")
+        return str(root / name)
+
+    def night(templates: str | None, method: str = "yes_no") -> Day:
+        rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "yes_no" else {})
+        return day(root, rerank=rerank, instruction={"templates": templates})
+
+    def blend(of: Day) -> str:
+        return learn.blend_fingerprint(of, next(iter(of.arms.variants("rerank"))), (Models(1, "item model"),))
+
+    whole, other = (written(f"{word}.yaml", f"Would they {word}?", 8) for word in ("take", "want"))
+    short = written("short.yaml", "Would they take?", 7)
+    for templates in (None, whole, other):
+        check(night(templates))
+    with pytest.raises(ConfigError, match="no template for P2 I2 T0"):
+        check(night(short))
+    assert len({blend(night(templates)) for templates in (None, whole, other)}) == 3
+    assert len({blend(night(templates, "none")) for templates in (None, whole, other)}) == 1

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Callable
 
 import numpy as np
 
-from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings
-from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.next_token import NextToken
+from rayrec.reranking.ways.base import Ask, Dialogue, Way
 
 
 class PlainWay(Way):
@@ -22,20 +18,6 @@ class PlainWay(Way):
     def __init__(self, worth: Callable[[str], float], indifferent: float = 0.0) -> None:
         self.worth, self.indifferent, self.fails = worth, indifferent, "fail"
         self.heard: list[Ask] = []
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
-        return WaySettings()
-
-    @classmethod
-    def load(
-        cls,
-        engine: NextToken,
-        checkpoint: Checkpoint,
-        settings: Mapping[str, Any],
-        templates: Templates | None = None,
-    ) -> Self:
-        raise NotImplementedError
 
     def neutral(self, candidates: int) -> float:
         return self.indifferent

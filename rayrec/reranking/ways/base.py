@@ -11,11 +11,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from rayrec.instructions.templates import Templates
+from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.base import Failure, Float32
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
-from rayrec.settings import require
+from rayrec.settings import read_settings, require
 
 DEMONSTRATIONS = ("none", "nearest", "difficult", "coverage")
 
@@ -91,13 +91,21 @@ class Way(ABC):
     engine: NextToken
     ids: Sequence[int]  # the next tokens that its prompts are asked for
 
-    @classmethod
     @abstractmethod
-    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
-        """`rerank.settings` as this way's own dataclass. Raises ConfigError: called before any work starts."""
+    def __init__(self, engine: NextToken, checkpoint: Checkpoint, settings: Any, templates: Templates) -> None:
+        """`settings`: of `settings_kind`. Raises ConfigError as `load` does."""
 
     @classmethod
-    @abstractmethod
+    def read(cls, settings: Mapping[str, Any]) -> WaySettings:
+        """`rerank.settings` as this way's own dataclass. Raises ConfigError: called before any work starts."""
+        return read_settings(cls.settings_kind, settings, cls.where())
+
+    @classmethod
+    def where(cls) -> str:
+        """Of the settings, in the config."""
+        return f"rerank.settings ({cls.name})"
+
+    @classmethod
     def load(
         cls,
         engine: NextToken,
@@ -107,6 +115,7 @@ class Way(ABC):
     ) -> Self:
         """`engine` runs `checkpoint`; `templates` say how things are put, None: rayrec's own. Raises ConfigError if
         the checkpoint cannot be asked in this way, or the templates lack what it is asked by."""
+        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def neutral(self, candidates: int) -> float:
         """What a candidate scores among so many where the checkpoint prefers none."""

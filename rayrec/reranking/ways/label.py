@@ -19,15 +19,14 @@ it cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from rayrec.hashing import seed_of
-from rayrec.instructions.templates import Templates, load_templates
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import Failure
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
@@ -35,10 +34,9 @@ from rayrec.reranking.ways.labels import LABELS, Labels
 from rayrec.reranking.ways.next_token import NextToken
 from rayrec.reranking.ways.prompts import Prompts, by_cell
 from rayrec.reranking.ways.words import Ids
-from rayrec.settings import read_settings, require
+from rayrec.settings import require
 
 _ENDING = "\nAnswer with the letter of the first one only."
-_WHERE = "rerank.settings (label)"
 _EXACT = 1e-20  # of the squared residual
 
 Doubles = npt.NDArray[np.float64]
@@ -74,7 +72,7 @@ class Label(Way):
     ) -> None:
         self.engine, self._settings, self._words = engine, settings, checkpoint.words
         chat = checkpoint.chat()
-        self._labels = Labels.of(checkpoint, chat, settings.window, _WHERE)
+        self._labels = Labels.of(checkpoint, chat, settings.window, self.where())
         self._prompts = Prompts(
             chat,
             checkpoint.words,
@@ -85,20 +83,6 @@ class Label(Way):
             ending=_ENDING,
         )
         self.ids = self._labels.ids
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> LabelSettings:
-        return read_settings(LabelSettings, settings, _WHERE)
-
-    @classmethod
-    def load(
-        cls,
-        engine: NextToken,
-        checkpoint: Checkpoint,
-        settings: Mapping[str, Any],
-        templates: Templates | None = None,
-    ) -> Self:
-        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def neutral(self, candidates: int) -> float:
         return -math.log(max(candidates, 1))

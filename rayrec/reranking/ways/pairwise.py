@@ -12,23 +12,19 @@ A score is -log(rank): of a rank, not of a margin, and blended as such.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
 
 import numpy as np
 
-from rayrec.instructions.templates import Templates, load_templates
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.base import Failure
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.labels import answer_ids
 from rayrec.reranking.ways.next_token import NextToken
 from rayrec.reranking.ways.prompts import Prompts, by_cell
-from rayrec.settings import read_settings, require
-
-_WHERE = "rerank.settings (pairwise)"
+from rayrec.settings import require
 
 
 @dataclass(frozen=True)
@@ -62,21 +58,7 @@ class Pairwise(Way):
             candidates=2 * settings.item_tokens,
             longest=engine.longest,
         )
-        self.ids = answer_ids(checkpoint, chat, "AB", _WHERE)
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> PairwiseSettings:
-        return read_settings(PairwiseSettings, settings, _WHERE)
-
-    @classmethod
-    def load(
-        cls,
-        engine: NextToken,
-        checkpoint: Checkpoint,
-        settings: Mapping[str, Any],
-        templates: Templates | None = None,
-    ) -> Self:
-        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
+        self.ids = answer_ids(checkpoint, chat, "AB", self.where())
 
     def neutral(self, candidates: int) -> float:
         """The mean of all ranks' scores."""

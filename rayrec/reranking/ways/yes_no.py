@@ -12,20 +12,19 @@ with the task of the judge, then <Instruct>, <Query>, <Document>, and "yes" or "
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
 import numpy as np
 
 from rayrec.errors import ConfigError
-from rayrec.instructions.templates import Template, Templates, load_templates
+from rayrec.instructions.templates import Template, Templates
 from rayrec.reranking.base import Failure, Float32
 from rayrec.reranking.ways.base import Ask, Dialogue, Way, WaySettings, register
 from rayrec.reranking.ways.checkpoint import Checkpoint
 from rayrec.reranking.ways.next_token import NextToken
 from rayrec.reranking.ways.prompts import Prompts, by_cell
-from rayrec.settings import read_settings, require
+from rayrec.settings import require
 
 PROMPTS = ("templates", "qwen3_reranker")
 _ANSWERS = {"templates": (("Yes", "No"), ("yes", "no")), "qwen3_reranker": (("yes", "no"),)}  # spellings of yes and no
@@ -85,20 +84,6 @@ class YesNo(Way):
                 do="choose another checkpoint for method yes_no",
             )
         self.ids = [*(yes for yes, _ in pairs), *(no for _, no in pairs)]
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> YesNoSettings:
-        return read_settings(YesNoSettings, settings, "rerank.settings (yes_no)")
-
-    @classmethod
-    def load(
-        cls,
-        engine: NextToken,
-        checkpoint: Checkpoint,
-        settings: Mapping[str, Any],
-        templates: Templates | None = None,
-    ) -> Self:
-        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def dialogue(self, ask: Ask) -> Dialogue:
         """Log-odds. A candidate whose prompt alone fails is NaN in its place; a Failure only where all of them fail."""
