@@ -28,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import yaml
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_rank import Kept, refitted, scores_of
@@ -212,7 +213,8 @@ def _new_items(bench: Bench, asked: Asked, say: Sentences) -> Measures:
 
 def tuning_of(case: HeldOut, sets: Sequence[str], epochs: int | None = None) -> Tuning:
     """The case's tuning with settings (key=value) changed; every target of a held-out item weighs the same."""
-    changed = dict(pair.split("=", 1) for pair in sets) | ({} if epochs is None else {"epochs": str(epochs)})
+    pairs = (pair.split("=", 1) for pair in sets)
+    changed = {key: yaml.safe_load(value) for key, value in pairs} | ({} if epochs is None else {"epochs": epochs})
     planned = case.config.tuning.planned(asked=True).model_dump()
     tuning = {**planned, **changed, "target_half_life_days": 0}
     return Tuning.model_validate(tuning, strict=False)

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from rayrec.config.section import Section
 
-Form = Literal["specific", "vague", "search", "contrary", "explicit"]  # see rayrec.reranking.tuning_requests
+Form = Literal["specific", "vague", "search", "contrary", "explicit", "turned"]  # see rayrec.reranking.tuning_requests
 
 
 class Tuning(Section):
@@ -30,9 +30,12 @@ class Tuning(Section):
     """Beyond it users are left out, chosen by a stable hash: memory bounds them."""
     words: int = Field(64, ge=1)
     """Tokens of an instruction that are read."""
-    forms: dict[Form, float] = Field({"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3})
+    forms: dict[Form, float] = Field(
+        {"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3, "turned": 0.0}
+    )
     """Prompts a user and epoch that ask for something, where an arm is asked anything. `specific`, `vague`: history and
-    request; `search`: request alone; `contrary`: one against the history; `explicit`: a sentence in its place."""
+    request; `search`: request alone; `contrary`: one against the history; `explicit`: a sentence in its place;
+    `turned`: history and item are given, the request is the answer."""
     obedience: float = Field(2.0, ge=0)
     """How much more it weighs that an answer is what was asked for than whose it is."""
     items_from: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"

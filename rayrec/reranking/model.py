@@ -114,6 +114,14 @@ class ItemLM(nn.Module):
         states: Tensor = _decoder(self.causal)(inputs_embeds=mixed, use_cache=False).last_hidden_state
         return states
 
+    def spoken(self) -> Tensor:
+        """What the model says each word by, [words, width]; not trained by what is said.
+
+        Words name items, too: pushed apart for the sake of speech they were heard less (benchmarks/notes/requests.md).
+        """
+        table: Tensor = self.causal.get_output_embeddings().weight
+        return table[: self.vocabulary.user].detach()
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -189,7 +197,7 @@ def _of_base(settings: Tuning, longest: int) -> Any:
         # Steps of tuning are often smaller than half precision can add to a weight.
         model = local_llm.causal_lm(settings.base, "tuning.base", dtype=torch.float32)
         if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-            model.get_output_embeddings().requires_grad_(False)  # words are never answers
+            model.get_output_embeddings().requires_grad_(False)  # items are the answers
     room = model.config.max_position_embeddings
     if room < longest:
         raise ConfigError(

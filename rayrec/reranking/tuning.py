@@ -34,7 +34,7 @@ from rayrec.reranking.choosing import Choice, choose
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Int, Sequences, item_counts
 from rayrec.reranking.tuning_loop import Loop, Task
-from rayrec.reranking.tuning_requests import Asking
+from rayrec.reranking.tuning_words import Asking
 from rayrec.smallest import Smallest
 from rayrec.storage import Storage
 from rayrec.workers import Worker

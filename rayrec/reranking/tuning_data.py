@@ -50,7 +50,10 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Examples:
-    """One epoch's prompts. `query`: places of the asking tokens in each row; the rest is per query, in that order."""
+    """One epoch's prompts. `query`: places of the asking tokens in each row; the rest is per query, in that order.
+
+    `said`: where the task is turned round, the words that the model is to say: each after one of a row's last tokens.
+    """
 
     tokens: Ragged  # int64 [rows]
     query: Ragged  # int64 [rows]
@@ -58,14 +61,25 @@ class Examples:
     target: Ragged  # int64 artefact indices, one row a query
     weight: Ragged  # float32, aligned with target
     asked: Int  # [queries, 3] what is asked for: two facets that an answer has and one that it has not; -1: nothing
+    said: Ragged  # int64 token ids [rows]
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def total_weight(self) -> float:
+        """Of all answers; what is said in a row weighs 1 together."""
+        return float(self.weight.values.sum()) + int(np.count_nonzero(self.said.lengths))
 
 
 def nothing_asked(queries: int) -> Int:
     """`Examples.asked` of prompts without a request."""
     return np.full((queries, 3), -1)
+
+
+def nothing_said(rows: int) -> Ragged:
+    """`Examples.said` of prompts that are answered with items."""
+    return Ragged.from_lengths(np.empty(0, np.int64), np.zeros(rows, np.int64))
 
 
 def epoch(events: Sequences, layout: Layout, settings: Tuning, now: int, rng: np.random.Generator) -> Examples:
@@ -116,12 +130,13 @@ def validation(events: Sequences, layout: Layout, now: int) -> Examples:
     read = prompts.lengths > 0
     prompts = Ragged.from_lengths(prompts.values, prompts.lengths[read])
     query = Ragged.from_lengths(prompts.lengths - 1, np.ones(len(prompts), np.int64))
-    return Examples(prompts, query, np.full(len(at), now), target, target.like(weights), nothing_asked(len(at)))
+    asked, said = nothing_asked(len(at)), nothing_said(len(prompts))
+    return Examples(prompts, query, np.full(len(at), now), target, target.like(weights), asked, said)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded token ids [rows, length] and, flat, where they ask and what is right."""
+    """Padded token ids [rows, length] and, flat, where they ask and what is right, in items and in words."""
 
     tokens: Int
     place: Int  # [queries] index into tokens.reshape(-1)
@@ -130,6 +145,9 @@ class Batch:
     query: Int  # [targets] which query each belongs to
     weight: npt.NDArray[np.float32]  # [targets]
     asked: Int  # [queries, 3]
+    speaking: Int  # [words] index into tokens.reshape(-1) of what each word is said after
+    said: Int  # [words] token ids
+    said_weight: npt.NDArray[np.float32]  # [words]
 
 
 def batches(examples: Examples, batch_tokens: int, rng: np.random.Generator | None) -> list[Int]:
@@ -157,6 +175,9 @@ def collate(examples: Examples, rows: Int, pad: int) -> Batch:
     place = examples.query.take(rows).values + np.repeat(np.arange(len(rows)) * tokens.shape[1], asked)
     queries = examples.query.like(np.arange(len(examples.cut))).take(rows).values
     counts = examples.target.lengths[queries]
+    said = examples.said.take(rows)
+    ends = np.arange(len(rows)) * tokens.shape[1] + lengths
+    behind = said.offsets[1:][said.rows] - np.arange(len(said.values))
     return Batch(
         tokens,
         place,
@@ -165,6 +186,9 @@ def collate(examples: Examples, rows: Int, pad: int) -> Batch:
         np.repeat(np.arange(len(queries)), counts),
         examples.weight.take(queries).values,
         examples.asked[queries],
+        ends[said.rows] - behind,
+        said.values,
+        (1 / said.lengths[said.rows]).astype(np.float32),
     )
 
 
@@ -238,4 +262,6 @@ def _with_prefix(
     rows = np.flatnonzero(asked.lengths > 0)
     place = asked.like(asked.values - body.offsets[:-1][asked.rows] + len(layout.prefix)).take(rows)
     prefix = Ragged.from_lengths(np.tile(layout.prefix, len(rows)), np.full(len(rows), len(layout.prefix)))
-    return Examples(prefix.joined(body.take(rows)), place, cut, target, target.like(weights), nothing_asked(len(cut)))
+    tokens = prefix.joined(body.take(rows))
+    said = nothing_said(len(tokens))
+    return Examples(tokens, place, cut, target, target.like(weights), nothing_asked(len(cut)), said)

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from rayrec.hashing import seed_of
 from rayrec.reranking.model import ItemLM
 from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Examples, Sequences, batches, collate, epoch, validation
-from rayrec.reranking.tuning_loss import Crowd, ItemLoss
-from rayrec.reranking.tuning_requests import Asking, requested
+from rayrec.reranking.tuning_loss import Crowd, ItemLoss, said_pieces
+from rayrec.reranking.tuning_requests import requested
+from rayrec.reranking.tuning_words import Asking
 from rayrec.workers import Worker
 
 _LOG = logging.getLogger(__name__)
@@ -85,8 +87,10 @@ class Loop:
         self._validation = (
             None
             if task.judged is None
-            else self._requested(
+            else _requested(
                 validation(task.judged, layout, task.now),
+                layout,
+                task.asking and task.asking.of_items,  # judged as it will be used: it is asked for items
                 np.random.default_rng(seed_of("validation", task.settings.seed)),
             )
         )
@@ -118,7 +122,7 @@ class Loop:
             vectors = self.model.vectors()
             for rows in batches(self._validation, self._task.settings.batch_tokens, None):
                 batch = collate(self._validation, rows, self._layout.vocabulary.pad)
-                states = self._states(batch, vectors)
+                states, _ = self._states(batch, vectors)
                 total += float(sum(self._loss.pieces(states, vectors, batch)))
                 weight += float(batch.weight.sum())
         return total / weight if weight else math.inf
@@ -159,7 +163,8 @@ class Loop:
         settings, progress = self._task.settings, self.progress
         rng = np.random.default_rng(seed_of("epoch", settings.seed, progress.epoch))
         torch.manual_seed(seed_of("dropout", settings.seed, progress.epoch, self._worker.rank))
-        examples = self._requested(epoch(self._task.events, self._layout, settings, self._task.now, rng), rng)
+        plain = epoch(self._task.events, self._layout, settings, self._task.now, rng)
+        examples = _requested(plain, self._layout, self._task.asking, rng)
         plan = batches(examples, settings.batch_tokens, rng)
         if not plan or not len(examples.target.values):
             raise DataError(
@@ -168,7 +173,7 @@ class Loop:
             )
         progress.steps = progress.steps or len(plan) * settings.epochs
         # Every target weighs the same in whatever batch it stands: divide by a batch's mean weight, not by its own.
-        scale = len(plan) / float(examples.weight.values.sum())
+        scale = len(plan) / examples.total_weight
         self.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for rows in plan:
@@ -176,23 +181,25 @@ class Loop:
         (total,) = self._worker.summed([total.to(self._worker.device)])
         return float(total) / len(plan), int(examples.tokens.lengths.sum())
 
-    def _requested(self, examples: Examples, rng: np.random.Generator) -> Examples:
-        return examples if self._task.asking is None else requested(examples, self._layout, self._task.asking, rng)
-
     def _step(self, examples: Examples, rows: np.ndarray[Any, Any], scale: float) -> float:
         self._optimizer.zero_grad(set_to_none=False)
         loss = 0.0
         if len(rows):
             batch = collate(examples, rows, self._layout.vocabulary.pad)
             vectors = self.model.vectors()
-            states = self._states(batch, vectors)
+            outputs = *self._states(batch, vectors), vectors
             # The logits are the largest thing here: made, used and dropped piece by piece, then one pass backwards.
-            leaves = [tensor.detach().requires_grad_() for tensor in (states, vectors)]
-            for piece in self._loss.pieces(leaves[0], leaves[1], batch, self._crowd(), self._task.settings.obedience):
+            leaves = [tensor.detach().requires_grad_() for tensor in outputs]
+            asking, speaking, items = leaves
+            obedience = self._task.settings.obedience
+            for piece in chain(
+                self._loss.pieces(asking, items, batch, self._crowd(), obedience),
+                said_pieces(speaking, self.model.spoken(), batch),
+            ):
                 torch.autograd.backward(piece * scale)
                 loss += float(piece.detach()) * scale
-            if leaves[0].grad is not None:
-                torch.autograd.backward([states, vectors], [leaf.grad for leaf in leaves])
+            used = [n for n, leaf in enumerate(leaves) if leaf.grad is not None]
+            torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
         self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
@@ -206,13 +213,14 @@ class Loop:
         rng = np.random.default_rng(seed_of("new items", self._task.settings.seed, self.progress.step))
         return Crowd.drawn(len(self.model.items), self.model.vocabulary.items, rng)
 
-    def _states(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """Final hidden states of the asking tokens, float32 [queries, width]."""
+    def _states(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Final hidden states, float32: of the tokens that ask for items [queries, width], and of those before words
+        that are to be said [words, width]."""
         device = self._worker.device
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            states = self.model(torch.from_numpy(batch.tokens).to(device), vectors)
-        asking: Tensor = states.flatten(0, 1)[torch.from_numpy(batch.place).to(device)].float()
-        return asking
+            states = self.model(torch.from_numpy(batch.tokens).to(device), vectors).flatten(0, 1)
+        asking, speaking = (states[torch.from_numpy(at).to(device)].float() for at in (batch.place, batch.speaking))
+        return asking, speaking
 
     def _sum_gradients(self) -> None:
         if self._worker.world == 1:
@@ -237,3 +245,7 @@ class Loop:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(tensors[name])
+
+
+def _requested(examples: Examples, layout: Layout, asking: Asking | None, rng: np.random.Generator) -> Examples:
+    return examples if asking is None else requested(examples, layout, asking, rng)

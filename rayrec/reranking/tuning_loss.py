@@ -6,6 +6,9 @@ The second is a part of the first, -log P(target) = -log P(satisfying) - log P(t
 more. Probabilities are over all items. Of the new ones a step looks at a few, drawn evenly, each of which stands for as
 many as were not drawn: its share of the sum and the weight of its targets are that many times larger (the estimate of
 the sum is unbiased; its logarithm is not quite).
+
+Where the task is turned round, what is to be said adds -log P(word) each, over all words: a language model's own loss,
+which reaches the words' own vectors only where they are read.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayrec.reranking.tuning_data import Batch, Int
-from rayrec.reranking.tuning_requests import Asking
+from rayrec.reranking.tuning_words import Asking
 
 _LOGITS = 1 << 24  # logits held at a time, numbers
 _FEWEST, _SHARE = 1000, 0.25  # new items in a step: so many, or this share of the tuned ones
@@ -116,3 +119,16 @@ class ItemLoss:
         wanted, unwanted = having | ~real, having & real
         found: Tensor = wanted[place[:, 0]] & wanted[place[:, 1]] & ~unwanted[place[:, 2]]
         return found
+
+
+def said_pieces(states: Tensor, table: Tensor, batch: Batch) -> Iterator[Tensor]:
+    """Parts of the loss of what is to be said, weighted and summed over the batch's words, nats.
+
+    states float32 [words said, width]; table [vocabulary, width]: what each word is said by.
+    """
+    size = max(1, _LOGITS // len(table))
+    said, weight = (torch.from_numpy(part).to(states.device) for part in (batch.said, batch.said_weight))
+    for start in range(0, len(states), size):
+        rows = slice(start, start + size)
+        logits = states[rows] @ table.float().T
+        yield (weight[rows] * nn.functional.cross_entropy(logits, said[rows], reduction="none")).sum()

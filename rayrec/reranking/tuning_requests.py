@@ -7,18 +7,16 @@ Whatever is asked, the answers are what the user then took, as far as it satisfi
     search     the request alone; besides the user's items, others that satisfy it, drawn as often as they are taken
     contrary   some newest events + a request for some item of the catalogue, rare facets as often as broad ones; the
                answers are drawn as for a search
-    explicit   a sentence about the user in place of the history
+    explicit   a sentence about the user in place of the history; in half of them a request, too, for what they then
+               took: preference and intention are of one person
+    turned     the task turned round (InstructRec, arXiv 2305.07001): history + the item then taken; the answer is the
+               request that it satisfies, word by word
 
-People do not ask as templates do. So half of the requests stand alone, without a template's words around them, words
-that mean nothing here are strewn in, and in most of them a share of the template's own words is left out or replaced
-by such: what is to be learned is to look for the words that do mean something. Words beyond all these are not heard at
-all (see rayrec.instructions.hearing). Nor is every word of a title meant that somebody says: who asks for a comedy for
-the night does not ask for "night". So words that titles share are strewn in, too, where something else is asked for.
+How words are said, and shaken up: tuning_words.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,36 +26,15 @@ import numpy.typing as npt
 from rayrec.config import Form
 from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.facet_scheme import WORD
-from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Examples, Int, nothing_asked
+from rayrec.reranking.tuning_data import Examples, Int, nothing_asked, nothing_said
+from rayrec.reranking.tuning_words import Asking, strewn
 
-_WORD = re.compile(r"\w+")
-_BARE, _FILLERS = 0.5, 12  # share of requests without a template; at most so many words strewn into one
-_ASIDE = 0.05  # share of the words strewn in that titles share
+_BARE = 0.5  # share of requests without a template
+_RELATED = 0.5  # share of explicit preferences beside which something is asked for
 _NEWEST = (8, 16, 32, 10_000)  # tokens of a history that a contrary request stands against: most need not be long
 _DRAWS, _MOST = 64, 16  # items drawn for a search, of which so many that satisfy it become answers
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Who asks, how often, and in what words.
-
-    `teacher`: of the facets by artefact index. `tokens`: texts -> token ids, one row a text. `shares`: form -> prompts
-    per user and epoch. `fillers`: words without a meaning here.
-    `meant`: words that no filler replaces. `asides`: words that mean something, and may be said without meaning it.
-    `items`: so many, the first, are asked for contrary to a history; None: all.
-    """
-
-    teacher: RulesTeacher
-    sentences: Sentences
-    tokens: Callable[[Sequence[str]], Ragged]
-    shares: Mapping[Form, float]
-    fillers: Sequence[str] = ()
-    meant: frozenset[str] = frozenset()
-    asides: Sequence[str] = ()
-    items: int | None = None
 
 
 def requested(examples: Examples, layout: Layout, asking: Asking, rng: np.random.Generator) -> Examples:
@@ -91,6 +68,7 @@ def together(parts: Sequence[Examples]) -> Examples:
         chained([part.target for part in parts]),
         chained([part.weight for part in parts]),
         np.concatenate([part.asked for part in parts]),
+        chained([part.said for part in parts]),
     )
 
 
@@ -149,17 +127,23 @@ class _Told:
             target.take(kept),
             weight.take(kept),
             _asked(requests)[number.rows[answered]],
+            nothing_said(len(rows)),
         )
 
     def once(self, words: Ragged, requests: Requests, answers: tuple[Ragged, Ragged], newest: Int) -> Examples:
         """The `newest` tokens [rows] before the anchors' queries, with other words before them, asked there alone."""
+        tokens = self.layout.prefixes(words).joined(self.before(newest))
+        query = Ragged.from_lengths(tokens.lengths - 1, np.ones(len(tokens), np.int64))
+        said = nothing_said(len(tokens))
+        return Examples(tokens, query, self.examples.cut[self.anchor.query], *answers, _asked(requests), said)
+
+    def before(self, newest: Int) -> Ragged:
+        """The `newest` tokens [rows] of the histories up to the anchors' queries."""
         plain, place = len(self.layout.prefix), self.examples.query.values[self.anchor.query]
         body = self.examples.tokens.take(self.anchor.row)
         at = np.arange(len(body.values)) - body.offsets[:-1][body.rows]
         body = body.filter((at >= plain) & (at <= place[body.rows]))
-        tokens = self.layout.prefixes(words).joined(body.tails(np.minimum(body.lengths, newest)))
-        query = Ragged.from_lengths(tokens.lengths - 1, np.ones(len(tokens), np.int64))
-        return Examples(tokens, query, self.examples.cut[self.anchor.query], *answers, _asked(requests))
+        return body.tails(np.minimum(body.lengths, newest))
 
     def alone(self, words: Ragged, asked: Int, target: Ragged, weight: Ragged) -> Examples:
         """Prompts of words without a history, asked once."""
@@ -167,7 +151,8 @@ class _Told:
         one = np.ones(len(prefix), np.int64)
         tokens = prefix.joined(Ragged.from_lengths(one * self.layout.longest_gap, one))
         query = Ragged.from_lengths(tokens.lengths - 1, one)
-        return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight, asked)
+        said = nothing_said(len(tokens))
+        return Examples(tokens, query, self.examples.cut[self.anchor.query], target, weight, asked, said)
 
 
 def _specific(told: _Told, rng: np.random.Generator) -> Examples:
@@ -215,11 +200,39 @@ def _explicit(told: _Told, rng: np.random.Generator) -> Examples:
     first = told.layout.vocabulary.first_item
     history = tokens.filter(before & (tokens.values >= first))
     said = told.asking.teacher.preferences(history.like(history.values - first), rng)
+    requests = told.asking.teacher.specific(anchor.item, rng).only(rng.random(len(said)) < _RELATED)
     keys = rng.integers(0, 2**31, len(said)).tolist()
-    texts = [told.asking.sentences(text, "", history=False, key=key) for text, key in zip(said, keys, strict=True)]
-    answers = examples.target.take(anchor.query), examples.weight.take(anchor.query)
+    rows = zip(said, requests.text, keys, strict=True)
+    texts = [told.asking.sentences(liked, wanted, history=False, key=key) for liked, wanted, key in rows]
+    target, weight = examples.target.take(anchor.query), examples.weight.take(anchor.query)
+    good = _satisfied(told.asking.teacher, target.values, target.rows, requests)
     words = told.asking.tokens([strewn(text, told.asking, rng) for text in texts])
-    return told.alone(words, nothing_asked(len(texts)), *answers)
+    return told.alone(words, _asked(requests), target.filter(good), weight.filter(good))
+
+
+def _turned(told: _Told, rng: np.random.Generator) -> Examples:
+    layout, item = told.layout, told.anchor.item
+    said = told.asking.tokens(told.asking.teacher.specific(item, rng).text)
+    one = np.ones(len(item), np.int64)
+    room = layout.tokens - len(layout.prefix) - said.lengths
+    history = told.before(np.minimum(rng.choice(_NEWEST, len(item)), np.maximum(room, 0)))
+    taken = Ragged.from_lengths(layout.vocabulary.first_item + item, one)
+    # What is said last is only ever an answer: as in any causal language model, each word is read to say the next.
+    read = said.filter(np.arange(len(said.values)) < said.offsets[1:][said.rows] - 1)
+    plain = layout.prefixes(Ragged.from_lengths(np.tile(layout.words, len(item)), len(layout.words) * one))
+    rows = np.flatnonzero((said.lengths > 0) & (room > 0))
+    none = Ragged.from_lengths(np.empty(0, np.int64), 0 * one[rows])
+    tokens = plain.joined(history).joined(taken).joined(read).take(rows)
+    nothing = Ragged.from_lengths(none.values, ())
+    return Examples(
+        tokens,
+        none,
+        np.empty(0, np.int64),
+        nothing,
+        nothing.like(np.empty(0, np.float32)),
+        nothing_asked(0),
+        said.take(rows),
+    )
 
 
 _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
@@ -228,33 +241,8 @@ _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {
     "search": _search,
     "contrary": _contrary,
     "explicit": _explicit,
+    "turned": _turned,
 }
-
-
-def strewn(text: str, asking: Asking, rng: np.random.Generator, asides: Sequence[str] = ()) -> str:
-    """The text with a few fillers between its words and, two times in three, without some of them or in their place.
-
-    `asides`: words that now and then stand for a filler.
-    """
-    words = text.split(" ")
-    if not asking.fillers:
-        return text
-
-    def filler() -> str:
-        among = asides if asides and rng.random() < _ASIDE else asking.fillers
-        return among[int(rng.integers(0, len(among)))]
-
-    changed = rng.random(len(words)) < rng.uniform(-0.5, 1)
-    dropped = rng.random(len(words)) < 0.5
-    said = []
-    for word, change, drop in zip(words, changed.tolist(), dropped.tolist(), strict=True):
-        if not change or asking.meant.intersection(_WORD.findall(word.lower())):
-            said.append(word)
-        elif not drop:
-            said.append(filler())
-    for _ in range(int(rng.integers(0, _FILLERS + 1))):
-        said.insert(int(rng.integers(0, len(said) + 1)), filler())
-    return " ".join(said)
 
 
 def _chosen(rows: int, share: float, rng: np.random.Generator) -> Int:

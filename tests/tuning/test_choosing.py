@@ -231,7 +231,7 @@ def test_gradients_of_users_are_those_of_autograd_for_each_alone(layout: Layout)
         batch = collate(examples, np.array([row]), layout.vocabulary.pad)
         vectors = lm.vectors().detach()
         predicted = vectors.clone().requires_grad_()  # read with `vectors`, predicted with these: the output layer
-        sum(loop._loss.pieces(loop._states(batch, vectors).detach(), predicted, batch)).backward()
+        sum(loop._loss.pieces(loop._states(batch, vectors)[0].detach(), predicted, batch)).backward()
         torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
 
 

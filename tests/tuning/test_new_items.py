@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tuning_cases import ITEMS, NOW, as_table, settings, spec
+from tuning_cases import ITEMS, NOTHING_SAID, NOW, as_table, settings, spec
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
@@ -142,7 +142,7 @@ def test_the_loss_of_crowds_is_on_average_that_of_everybody() -> None:
     at = np.arange(queries)
     asked = np.array([[0, -1, -1]] * 3 + [[-1, -1, -1]] * 3)
     target = np.array([5, 300, 3000, 7, 399, 3999])
-    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked)
+    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked, *NOTHING_SAID)
     loss = ItemLoss(having)
     whole = float(sum(loss.pieces(states, vectors, batch, obedience=2.0)))
     crowds = [Crowd.drawn(tuned, items, np.random.default_rng(seed)) for seed in range(300)]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from tuning_cases import ITEMS, NOW, pairs_shop, settings
+from tuning_cases import ITEMS, NOTHING_SAID, NOW, pairs_shop, settings
 
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import ITEM
@@ -22,7 +22,7 @@ from rayrec.reranking.prompt import Layout
 from rayrec.reranking.tuning_data import Batch, Sequences
 from rayrec.reranking.tuning_loop import Loop, Task
 from rayrec.reranking.tuning_loss import ItemLoss
-from rayrec.reranking.tuning_requests import Asking
+from rayrec.reranking.tuning_words import Asking
 from rayrec.workers import Worker
 
 
@@ -64,6 +64,7 @@ def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
         queries,
         np.array(weight, np.float32),
         np.array(asked),
+        *NOTHING_SAID,
     )
 
 

@@ -18,8 +18,9 @@ from rayrec.instructions.sentences import Sentences
 from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import load_templates
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Examples, Sequences, epoch
-from rayrec.reranking.tuning_requests import Asking, requested, strewn, together
+from rayrec.reranking.tuning_data import Examples, Sequences, collate, epoch
+from rayrec.reranking.tuning_requests import requested, together
+from rayrec.reranking.tuning_words import Asking, strewn
 from rayrec.reranking.vocabulary import Vocabulary
 from rayrec.units import DAY_US
 
@@ -141,6 +142,58 @@ def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
     assert len(heard.texts) == len(rows)
 
 
+def test_beside_some_preferences_their_user_asks_for_what_they_then_took(facets: Facets, examples: Examples) -> None:
+    given, heard = asking(facets, explicit=3.0)
+    out = requested(examples, LAYOUT, given, np.random.default_rng(4))
+    rows, asked = added(examples, out), out.asked[len(examples.cut) :]
+    related = asked[:, 0] >= 0
+    assert 0.3 < related.mean() < 0.7
+    for (_, (answers,)), facet, text in zip(rows, asked[:, 0].tolist(), heard.texts, strict=True):
+        assert answers
+        if facet >= 0:
+            assert facets.name[facet] in text
+            assert answers <= set(np.flatnonzero(facets.items_of([facet])).tolist())
+
+
+def test_turned_round_the_request_is_said_after_the_history_and_the_item(facets: Facets, examples: Examples) -> None:
+    given, heard = asking(facets, turned=1.0)
+
+    def three(texts: Sequence[str]) -> Ragged:
+        first = heard(texts)
+        return Ragged.from_lengths(np.repeat(first.values, 3) * 3 + np.tile([0, 1, 2], len(texts)), [3] * len(texts))
+
+    out = requested(examples, LAYOUT, replace(given, tokens=three), np.random.default_rng(8))
+    assert len(out) == 2 * len(examples)
+    assert len(out.cut) == len(examples.cut)  # no item is asked for
+    assert out.total_weight == pytest.approx(float(examples.weight.values.sum()) + len(examples))
+    plain = [examples.tokens[row][len(LAYOUT.prefix) :].tolist() for row in range(len(examples))]
+    for row, text in zip(range(len(examples), len(out)), heard.texts, strict=True):
+        tokens, words = out.tokens[row].tolist(), out.said[row].tolist()
+        assert tokens[: len(LAYOUT.prefix)] == LAYOUT.prefix.tolist()
+        *history, taken = tokens[len(LAYOUT.prefix) : -2]
+        assert tokens[-2:] == words[:2]
+        assert VOCABULARY.first_gap <= history[-1] < VOCABULARY.first_item <= taken
+        assert facets.items_of(*said(facets, text))[taken - VOCABULARY.first_item]
+        assert any(history == whole[n : n + len(history)] for whole in plain for n in range(len(whole)))
+
+    rows = np.array([0, len(examples), len(examples) + 1])
+    batch = collate(out, rows, VOCABULARY.pad)
+    flat = batch.tokens.reshape(-1)
+    assert batch.said.tolist() == [*out.said[len(examples)], *out.said[len(examples) + 1]]
+    np.testing.assert_array_equal(flat[batch.speaking][[1, 2, 4, 5]], batch.said[[0, 1, 3, 4]])
+    assert (flat[batch.speaking][[0, 3]] >= VOCABULARY.first_item).all()
+    np.testing.assert_allclose(batch.said_weight, 1 / 3)
+    assert len(batch.place) == examples.query.lengths[0]
+
+
+def test_a_request_for_which_there_is_no_room_is_not_said(facets: Facets, examples: Examples) -> None:
+    given, _ = asking(facets, turned=1.0)
+    narrow = replace(LAYOUT, tokens=len(LAYOUT.prefix) + 5)
+    out = requested(examples, narrow, given, np.random.default_rng(8))
+    assert out.tokens.lengths[len(examples) :].max() == narrow.tokens
+    assert len(requested(examples, replace(LAYOUT, tokens=5), given, np.random.default_rng(8))) == len(examples)
+
+
 def test_queries_know_what_is_asked_of_them(facets: Facets, examples: Examples) -> None:
     given, heard = asking(facets, contrary=1.0)
     out = requested(examples, LAYOUT, given, np.random.default_rng(6))
@@ -160,7 +213,7 @@ def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: Example
 
 
 def test_the_same_seed_asks_the_same(facets: Facets, examples: Examples) -> None:
-    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5}
+    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5, "turned": 0.5}
     one, two = (asking(facets, **shares) for _ in "ab")
     first, second = (requested(examples, LAYOUT, given, np.random.default_rng(5)) for given, _ in (one, two))
     assert one[1].texts == two[1].texts
@@ -198,7 +251,7 @@ def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(facet
 def test_examples_side_by_side_are_each_themselves(examples: Examples) -> None:
     both = together([examples, examples])
     assert len(both) == 2 * len(examples)
-    for part in ("tokens", "query", "target", "weight"):
+    for part in ("tokens", "query", "target", "weight", "said"):
         whole, once = getattr(both, part), getattr(examples, part)
         np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
         np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))

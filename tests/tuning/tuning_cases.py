@@ -16,6 +16,7 @@ from rayrec.units import DAY_US
 
 ITEMS = 24
 NOW = 40 * DAY_US
+NOTHING_SAID = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # the last members of a Batch
 INSTRUCTION = "Recommend what this user will want next."
 
 

@@ -34,6 +34,12 @@ class Requests:
     exclude: Ints  # [R, 1]
     text: tuple[str, ...]
 
+    def only(self, rows: Bools) -> Requests:
+        """These [R] as they are; the others ask for nothing."""
+        text = tuple(text if kept else "" for text, kept in zip(self.text, rows.tolist(), strict=True))
+        include, exclude = (np.where(rows[:, None], facets, -1) for facets in (self.include, self.exclude))
+        return Requests(include, exclude, text)
+
 
 @dataclass(frozen=True)
 class RulesTeacher:
