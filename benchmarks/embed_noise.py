@@ -12,7 +12,7 @@ import pyarrow as pa
 from benchmarks.embed_probe import auc
 from rayrec.contracts.ragged import Ragged
 from rayrec.contracts.schemas import HISTORY
-from rayrec.embeddings import Embedder, Events, disagreeing, leave_one_out
+from rayrec.embeddings import Embedder, Events, disagreeing, leave_one_out, overbearing
 from rayrec.embeddings.views import Viewer
 
 _COLUMNS = ("item", "ts", "event", "value", "dwell_ms")
@@ -27,8 +27,9 @@ class Denoising:
     auc_agreement: float  # of planted against own events, by least agreement
     auc_influence: float  # by most influence
     noisy: float  # cosine with the noise in
-    denoised: float
-    random: float  # as many events left out at random
+    disagreeing: float  # without the events that disagree
+    overbearing: float  # without as large a share, of greatest influence
+    random: float  # without as large a share, at random
 
 
 def with_noise(
@@ -91,18 +92,18 @@ def denoising(
     with_all = embedder.embed(viewer(noisy), texts)
     rows = []
     for k, text in enumerate(texts):
-        gone = disagreeing(noisy, found.agreement[k], share / (1 + share))
-        count = np.bincount(noisy.user[gone], minlength=len(noisy))
-        by_chance = np.lexsort((rng.random(len(gone)), noisy.user))
-        place = np.empty(len(gone), np.int64)
-        place[by_chance] = np.arange(len(gone)) - noisy.offsets[noisy.user]
-        random = place < count[noisy.user]
-        after, control = (embedder.embed(viewer(noisy.filter(~mask)), [text])[0] for mask in (gone, random))
+        most = share / (1 + share)
+        ways = (
+            disagreeing(noisy, found.agreement[k], most),
+            overbearing(noisy, found.influence[k], most),
+            overbearing(noisy, rng.uniform(0.1, 1, len(marks)), most),
+        )
+        after = [embedder.embed(viewer(noisy.filter(~mask)), [text])[0] for mask in ways]
         rows.append(
             (
                 auc(marks.astype(float), -found.agreement[k].astype(float)),
                 auc(marks.astype(float), found.influence[k].astype(float)),
-                *((vectors * wanted[k]).sum(1).mean() for vectors in (with_all[k], after, control)),
+                *((vectors * wanted[k]).sum(1).mean() for vectors in (with_all[k], *after)),
             )
         )
     return Denoising(len(users), *(float(value) for value in np.mean(rows, axis=0)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
 from rayrec import cluster
-from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
+from rayrec.embeddings.publication import EMBEDDINGS, INFLUENCES, NEIGHBOURS
 from rayrec.evaluation.terminal import results_console
 from rayrec.pipeline import embed as pipeline
 from rayrec.pipeline.day import Day
@@ -26,9 +26,10 @@ def embed(config: ConfigPath, date: DayOption, overrides: Overrides = None, prin
     with cluster.connect(work.config.resources):
         embedded = pipeline.run(work)
     where = work.storage.url(day_folder(EMBEDDINGS.name, work.date))
-    if embedded.neighbours is not None:
-        near = work.storage.url(day_folder(NEIGHBOURS.name, work.date))
-        console.print(f"neighbours: {near} ({embedded.neighbours.outcome})", soft_wrap=True)
+    for product, beside in ((NEIGHBOURS, embedded.neighbours), (INFLUENCES, embedded.influences)):
+        if beside is not None:
+            folder = work.storage.url(day_folder(product.name, work.date))
+            console.print(f"{product.name}: {folder} ({beside.outcome})", soft_wrap=True)
     if embedded.already:
         console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
         return

@@ -58,6 +58,8 @@ class EmbeddingInstruction(Section):
     """The question or task, 1 to 300 characters."""
     answer: Answer | None = None
     """Where the log has the answer; at least one instruction needs one."""
+    leave_out: float = Field(0.0, ge=0, le=0.5)
+    """Share of each user's events, at most, that its vector does without: those of most influence on it; five stay."""
 
 
 class EmbeddingModel(Section):
@@ -144,6 +146,13 @@ class Neighbours(Section):
     """Nearest items; 0: none are published."""
 
 
+class Influence(Section):
+    """What a vector rests on: its change without each event, one at a time, per instruction. One embedding an event."""
+
+    events: int = Field(0, ge=0, le=1000)
+    """Events of most influence that are published of every user, per instruction; 0: none are."""
+
+
 class Embeddings(Section):
     """User vectors that answer to an instruction, made by `jobs.embed`: which views are read, what is asked of them."""
 
@@ -175,6 +184,8 @@ class Embeddings(Section):
     """How it learns to."""
     neighbours: Neighbours = Neighbours()
     """Whether nearest users and items are published too."""
+    influence: Influence = Influence()
+    """Whether what the vectors rest on is published too."""
 
     @model_validator(mode="after")
     def _taught(self) -> Embeddings:

@@ -6,9 +6,9 @@ For a notebook: `read_embeddings` for what is published, `Embedder` to ask for a
 
 from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.events import Events, Items
-from rayrec.embeddings.influence import EventInfluence, disagreeing, leave_one_out
+from rayrec.embeddings.influence import EventInfluence, disagreeing, leave_one_out, overbearing
 from rayrec.embeddings.neighbours import Index, Nearest
-from rayrec.embeddings.reader import read_embeddings, read_neighbours
+from rayrec.embeddings.reader import read_embeddings, read_influences, read_neighbours
 from rayrec.embeddings.schema import vectors_of
 
 __all__ = [
@@ -20,7 +20,9 @@ __all__ = [
     "Nearest",
     "disagreeing",
     "leave_one_out",
+    "overbearing",
     "read_embeddings",
+    "read_influences",
     "read_neighbours",
     "vectors_of",
 ]

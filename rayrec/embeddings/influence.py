@@ -59,11 +59,39 @@ def disagreeing(
 
     agreement: [events]. Of each user at most `max_share`, and never so many that fewer than `min_keep` stay.
     """
-    order = np.lexsort((np.arange(len(agreement)), agreement, events.user))
+    return _first(events, -agreement, max_share, min_keep)
+
+
+def overbearing(
+    events: Events, influence: npt.NDArray[np.floating[Any]], max_share: float, min_keep: int = 5
+) -> npt.NDArray[np.bool_]:
+    """The events to leave out for one purpose, [events]: those of greatest influence; otherwise as `disagreeing`."""
+    return _first(events, influence, max_share, min_keep)
+
+
+def left_out(events: Events, found: EventInfluence, k: int, max_share: float) -> npt.NDArray[np.bool_]:
+    """The events that the nightly job leaves out of vectors under the k-th instruction, [events]."""
+    return overbearing(events, found.influence[k], max_share)
+
+
+def embed_without(
+    embedder: Embedder, viewer: Viewer, events: Events, instruction: str, max_share: float
+) -> npt.NDArray[np.float32]:
+    """Unit vectors [users, dim] under one instruction, made without `left_out`."""
+    gone = left_out(events, leave_one_out(embedder, viewer, events, [instruction]), 0, max_share)
+    vectors: npt.NDArray[np.float32] = embedder.embed(viewer(events.filter(~gone)), [instruction])[0]
+    return vectors
+
+
+def _first(
+    events: Events, score: npt.NDArray[np.floating[Any]], max_share: float, min_keep: int
+) -> npt.NDArray[np.bool_]:
+    """Each user's events of highest score, above 0."""
+    order = np.lexsort((np.arange(len(score)), -score, events.user))
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order)) - events.offsets[events.user]
     room = np.minimum(np.floor(events.lengths * max_share), np.maximum(events.lengths - min_keep, 0))
-    out: npt.NDArray[np.bool_] = (agreement < 0) & (rank < room[events.user])
+    out: npt.NDArray[np.bool_] = (score > 0) & (rank < room[events.user])
     return out
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.embeddings.publication import EMBEDDINGS, NEIGHBOURS
-from rayrec.embeddings.schema import embedding_schema, neighbour_schema
+from rayrec.embeddings.publication import EMBEDDINGS, INFLUENCES, NEIGHBOURS
+from rayrec.embeddings.schema import INFLUENCE, embedding_schema, neighbour_schema
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.hashing import shard_of
 from rayrec.publishing import layout
@@ -59,6 +59,18 @@ def read_neighbours(
     """NEIGHBOURS rows of one instruction, ordered by shard, user_id and rank; otherwise as `read_embeddings`."""
     arm = f"{instruction}.{of}"
     return _published(Storage(os.fspath(root)), date, NEIGHBOURS, arm, lambda _: neighbour_schema(of), users, verify)
+
+
+def read_influences(
+    root: str | os.PathLike[str],
+    date: str | datetime.date,
+    instruction: str,
+    *,
+    users: Collection[str] | None = None,
+    verify: bool = False,
+) -> pa.Table:
+    """INFLUENCE rows of one instruction, ordered by shard, user_id and rank; otherwise as `read_embeddings`."""
+    return _published(Storage(os.fspath(root)), date, INFLUENCES, instruction, lambda _: INFLUENCE, users, verify)
 
 
 def _published(

@@ -1,6 +1,10 @@
-"""EMBEDDING and NEIGHBOURS: what is published, and what must hold for it before it is written."""
+"""EMBEDDING, NEIGHBOURS and INFLUENCE: what is published, and what must hold for it before it is written."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -92,9 +96,7 @@ def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: i
     are sorted, each there once and of this shard, and every vector is finite and of length 1.
     """
 
-    def fail(what: str) -> None:
-        raise _wrong("embedding", what, f"instruction {instruction}, shard {shard}")
-
+    fail = partial(_fail, "embedding", f"instruction {instruction}, shard {shard}")
     dim = getattr(table.schema.field("vector").type, "list_size", 1) if "vector" in table.column_names else 1
     if not table.schema.equals(embedding_schema(dim)):
         fail(f"columns are not those of an embedding: {table.schema}")
@@ -121,13 +123,54 @@ def check_neighbours(table: pa.Table, *, arm: str, shard: int, shards: int) -> p
     users are sorted and of this shard, ranks are 1..n, no similarity is above the one before it, all are cosines, and
     nobody is their own neighbour.
     """
-
-    def fail(what: str) -> None:
-        raise _wrong("neighbour", what, f"list {arm}, shard {shard}")
-
     instruction, of = arm.rsplit(".", 1)
+    fail = partial(_fail, "neighbour", f"list {arm}, shard {shard}")
     if not table.schema.equals(neighbour_schema(of)):
         fail(f"columns are not those of {of}: {table.schema}")
+    table, begins = _ranked(table, instruction, shard, shards, fail)
+    if not _descending(table["similarity"], begins, -1, 1):
+        fail("similarities are no cosines in descending order")
+    column = table["user_id"].combine_chunks()
+    if of == "users" and pc.any(pc.equal(column, table[NEIGHBOUR_COLUMNS[of]]), min_count=0).as_py():
+        fail("somebody is their own neighbour")
+    return column.filter(pa.array(begins))
+
+
+INFLUENCE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("instruction_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # 1, 2, ...
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("ts", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("event", pa.string(), nullable=False),  # as data.events calls it
+        pa.field("influence", pa.float32(), nullable=False),  # 1 - cos(with all events, without this one), in [0, 2]
+        pa.field("agreement", pa.float32(), nullable=False),  # with the user's other events, in [-1, 1]
+        pa.field("left_out", pa.bool_(), nullable=False),  # of the vector that is published
+    ]
+)
+"""One row a (user, instruction, event), sorted by user_id and rank in a file of one instruction and one shard."""
+
+
+def check_influences(table: pa.Table, *, instruction: str, shard: int, shards: int) -> pa.Array:
+    """The users of INFLUENCE rows.
+
+    Raises PublicationError unless: the schema is INFLUENCE's, nothing is missing, the instruction is this one, users
+    are sorted and of this shard, ranks are 1..n, and influences lie in [0, 2], none above the one before it.
+    """
+    fail = partial(_fail, "influence", f"instruction {instruction}, shard {shard}")
+    if not table.schema.equals(INFLUENCE):
+        fail(f"columns are not those of influences: {table.schema}")
+    table, begins = _ranked(table, instruction, shard, shards, fail)
+    if not _descending(table["influence"], begins, 0, 2):
+        fail("influences do not lie in [0, 2] in descending order")
+    return table["user_id"].combine_chunks().filter(pa.array(begins))
+
+
+def _ranked(
+    table: pa.Table, instruction: str, shard: int, shards: int, fail: Callable[[str], NoReturn]
+) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+    """Rows whose users are in order and ranked from 1, in one chunk; and which of them begin a user."""
     table = table.combine_chunks()
     if any(column.null_count for column in table.columns):
         fail("a value is missing")
@@ -144,12 +187,14 @@ def check_neighbours(table: pa.Table, *, arm: str, shard: int, shards: int) -> p
     first = np.flatnonzero(begins)
     if not np.array_equal(table["rank"].to_numpy(), np.arange(len(begins)) - np.repeat(first, _runs(begins)) + 1):
         fail("ranks are not 1..n")
-    similarity = table["similarity"].to_numpy()
-    if not bool((np.abs(similarity) <= 1 + _UNIT).all()) or bool((np.diff(similarity)[~begins[1:]] > 0).any()):
-        fail("similarities are no cosines in descending order")
-    if of == "users" and pc.any(pc.equal(column, table[NEIGHBOUR_COLUMNS[of]]), min_count=0).as_py():
-        fail("somebody is their own neighbour")
-    return users
+    return table, begins
+
+
+def _descending(column: pa.ChunkedArray, begins: npt.NDArray[np.bool_], low: float, high: float) -> bool:
+    """Whether all numbers lie in [low, high], but for rounding, and within a user none is above the one before it."""
+    values = column.to_numpy()
+    inside = (values >= low - _UNIT) & (values <= high + _UNIT)  # NaN is not
+    return bool(inside.all()) and not bool((np.diff(values)[~begins[1:]] > 0).any())
 
 
 def _runs(begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -157,8 +202,8 @@ def _runs(begins: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     return np.diff(np.append(np.flatnonzero(begins), len(begins)))
 
 
-def _wrong(noun: str, what: str, where: str) -> PublicationError:
-    return PublicationError(
+def _fail(noun: str, where: str, what: str) -> NoReturn:
+    raise PublicationError(
         f"a wrong {noun} was about to be written: {what}",
         where=where,
         do="nothing was written; this is a defect of the model, please report it with this message",

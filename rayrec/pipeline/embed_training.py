@@ -40,15 +40,16 @@ def settings_of(day: Day) -> Embeddings:
 
 def of_vectors(settings: Embeddings) -> dict[str, Any]:
     """The settings that can change a vector, as JSON content; a local checkpoint is known by its content."""
-    content = settings.model_dump(mode="json", exclude={"neighbours"})
+    content = settings.model_dump(mode="json", exclude={"neighbours", "influence"})
     content["model"]["base"] = _base_digest(settings.model)
     return content
 
 
 def model_fingerprint(day: Day) -> str:
-    """Of everything that can change the weights: not of instructions that are asked but not taught."""
+    """Of everything that can change the weights: not of instructions that are asked but not taught, nor of what their
+    vectors do without."""
     settings = of_vectors(settings_of(day))
-    taught = {name: one for name, one in settings["instructions"].items() if one["answer"]}
+    taught = {name: _taught(one) for name, one in settings["instructions"].items() if one["answer"]}
     content = ordered(settings | {"instructions": taught}, "instructions", "sources")  # an order is part of a model
     return digest([content, day.data_fingerprint, day.cut])
 
@@ -96,6 +97,10 @@ def _stopped(day: Day, checkpoint: str) -> bytes | None:
         return None
     _LOG.warning("train: goes on from a run that was stopped")
     return data
+
+
+def _taught(instruction: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in instruction.items() if key != "leave_out"}
 
 
 @lru_cache(maxsize=1)

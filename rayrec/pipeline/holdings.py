@@ -23,7 +23,7 @@ from rayrec.forgotten import Forgotten
 from rayrec.publishing import erasure
 from rayrec.storage import Storage
 
-PUBLICATIONS = ("slates", "embeddings", "neighbours")  # folders whose days have manifests
+PUBLICATIONS = ("slates", "embeddings", "neighbours", "influences")  # folders whose days have manifests
 _ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
 _EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
 _USER = "user_id"

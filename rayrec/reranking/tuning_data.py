@@ -82,6 +82,15 @@ def nothing_said(rows: int) -> Ragged:
     return Ragged.from_lengths(np.empty(0, np.int64), np.zeros(rows, np.int64))
 
 
+def answered_in_words(tokens: Ragged, said: Ragged) -> Examples:
+    """Prompts that ask for no item: int64 token ids [rows], each row's last ones followed by one of `said` each."""
+    none = np.empty(0, np.int64)
+    no_target = Ragged.from_lengths(none, none)
+    no_query = Ragged.from_lengths(none, np.zeros(len(tokens), np.int64))
+    no_weight = no_target.like(np.empty(0, np.float32))
+    return Examples(tokens, no_query, none, no_target, no_weight, nothing_asked(0), said)
+
+
 def epoch(events: Sequences, layout: Layout, settings: Tuning, now: int, rng: np.random.Generator) -> Examples:
     """All users once: a random window of `settings.events` events each, a query after every group but the last."""
     item, ts, weight = _shuffled_ties(events, rng)

@@ -28,7 +28,7 @@ from rayrec.contracts.ragged import Ragged
 from rayrec.instructions.facet_scheme import WORD
 from rayrec.instructions.teachers.rules import Requests, RulesTeacher
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Examples, Int, nothing_asked, nothing_said
+from rayrec.reranking.tuning_data import Examples, Int, answered_in_words, nothing_said
 from rayrec.reranking.tuning_words import Asking, strewn
 
 _BARE = 0.5  # share of requests without a template
@@ -221,18 +221,7 @@ def _turned(told: _Told, rng: np.random.Generator) -> Examples:
     read = said.filter(np.arange(len(said.values)) < said.offsets[1:][said.rows] - 1)
     plain = layout.prefixes(Ragged.from_lengths(np.tile(layout.words, len(item)), len(layout.words) * one))
     rows = np.flatnonzero((said.lengths > 0) & (room > 0))
-    none = Ragged.from_lengths(np.empty(0, np.int64), 0 * one[rows])
-    tokens = plain.joined(history).joined(taken).joined(read).take(rows)
-    nothing = Ragged.from_lengths(none.values, ())
-    return Examples(
-        tokens,
-        none,
-        np.empty(0, np.int64),
-        nothing,
-        nothing.like(np.empty(0, np.float32)),
-        nothing_asked(0),
-        said.take(rows),
-    )
+    return answered_in_words(plain.joined(history).joined(taken).joined(read).take(rows), said.take(rows))
 
 
 _FORMS: Mapping[Form, Callable[[_Told, np.random.Generator], Examples]] = {

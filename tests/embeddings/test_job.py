@@ -11,10 +11,20 @@ import pytest
 
 from rayrec.config import Config, load
 from rayrec.demo_shop import Shop, make_shop
-from rayrec.embeddings import Embedder, Events, Items, read_embeddings, read_neighbours, vectors_of
+from rayrec.embeddings import (
+    Embedder,
+    Events,
+    Items,
+    leave_one_out,
+    read_embeddings,
+    read_influences,
+    read_neighbours,
+    vectors_of,
+)
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.pipeline import embed
 from rayrec.pipeline.day import Day
+from rayrec.pipeline.embed_beside import record_of
 from rayrec.pipeline.embed_training import model_fingerprint, settings_of
 from rayrec.pipeline.ingest import histories, read_catalogue
 from rayrec.publishing.layout import manifest_path
@@ -88,7 +98,7 @@ def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(published:
     night, _ = published
     whole = read_embeddings(night.config.output.root, night.date, "again")
     night.storage.delete(manifest_path(night.date, "embeddings"))
-    run_id = embed.record_of(night).run_id
+    run_id = record_of(night).run_id
     night.storage.delete(f"runs/dt={night.dt}/{run_id}/receipts/shard=0001.json")
     assert embed.run(night).publication.outcome == "published"
     assert read_embeddings(night.config.output.root, night.date, "again", verify=True).equals(whole)
@@ -144,6 +154,80 @@ def test_neighbours_are_published_beside_the_vectors_they_are_of(
         day(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
 
 
+def test_what_the_vectors_rest_on_is_published_beside_them(published: tuple[Day, embed.Embedded], shop: Shop) -> None:
+    night, embedded = published
+    root = night.config.output.root
+    swept = [file.path for file in night.storage.list("work")]
+    assert swept
+    for path in swept:
+        night.storage.delete(path)  # what is needed of it is read again
+    more = day(shop, Path(root), "embeddings.influence={events: 3}")
+    first = embed.run(more)
+    assert first.already
+    assert first.influences is not None
+    assert first.influences.manifest.arms == ("again", "next", "patient")
+    table = histories(night, 1).sort_by("user_id")
+    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
+    catalogue = read_catalogue(night)
+    events = Events.of(table, night.event_weights, night.cut)
+    found = leave_one_out(model, model.viewer(Items.of(catalogue, "price")), events, ["Is this shopper patient"])
+    users = table["user_id"].to_pylist()
+    rows = read_influences(root, night.date, "patient", users=users, verify=True)
+    assert not any(rows["left_out"].to_pylist())
+    assert set(rows["event"].to_pylist()) <= set(night.config.data.events)
+    at = 0
+    for n, user in enumerate(users):
+        own = slice(events.offsets[n], events.offsets[n + 1])
+        many = min(3, int(events.lengths[n]))
+        part = rows.slice(at, many)
+        best = np.argsort(-found.influence[0, own], kind="stable")[:many]
+        assert part["user_id"].to_pylist() == [user] * many
+        assert part["rank"].to_pylist() == list(range(1, many + 1))
+        np.testing.assert_array_equal(part["influence"].to_numpy(), found.influence[0, own][best])
+        np.testing.assert_array_equal(part["agreement"].to_numpy(), found.agreement[0, own][best])
+        items = [catalogue["item_id"][int(code)].as_py() for code in events.item[own][best]]
+        assert part["item_id"].to_pylist() == items
+        assert part["ts"].cast(pa.int64()).to_pylist() == events.ts[own][best].tolist()
+        at += many
+    assert at == len(rows)
+    again = embed.run(more).influences
+    assert again is not None
+    assert again.manifest == first.influences.manifest
+    with pytest.raises(PublicationError, match=r"influence\.events: 3 -> 4"):
+        embed.run(day(shop, Path(root), "embeddings.influence={events: 4}"))
+
+
+def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
+    published: tuple[Day, embed.Embedded], shop: Shop, tmp_path: Path
+) -> None:
+    night, _ = published
+    instruction = "embeddings.instructions.patient={text: Is this shopper patient, leave_out: 0.3}"
+    less = day(shop, tmp_path, instruction, "embeddings.influence={events: 1000}")
+    assert model_fingerprint(less) == model_fingerprint(night)
+    assert record_of(less).identity != record_of(night).identity
+    embed.run(less)
+    rows = read_influences(tmp_path, night.date, "patient")
+    gone = rows.filter(rows["left_out"])
+    assert 0 < len(gone) < 0.3 * len(rows)
+    assert not any(read_influences(tmp_path, night.date, "again")["left_out"].to_pylist())
+    for name, same in (("again", True), ("patient", False)):
+        before, after = (vectors_of(read_embeddings(d.config.output.root, d.date, name)) for d in (night, less))
+        assert np.array_equal(before, after) == same
+    user = gone["user_id"][0].as_py()
+    codes = {item: code for code, item in enumerate(read_catalogue(less)["item_id"].to_pylist())}
+    table = pa.concat_tables([histories(less, shard) for shard in range(less.config.data.shards)])
+    events = Events.of(table.filter(pc.equal(table["user_id"], user)), less.event_weights, less.cut)
+    without = gone.filter(pc.equal(gone["user_id"], user))
+    pairs = set(
+        zip((codes[i] for i in without["item_id"].to_pylist()), without["ts"].cast(pa.int64()).to_pylist(), strict=True)
+    )
+    kept = np.array([pair not in pairs for pair in zip(events.item.tolist(), events.ts.tolist(), strict=True)])
+    model = Embedder.load(less.storage, model_fingerprint(less))
+    viewer = model.viewer(Items.of(read_catalogue(less), "price"))
+    expected = model.embed(viewer(events.filter(kept)), ["Is this shopper patient"])[0]
+    np.testing.assert_array_equal(vectors_of(read_embeddings(tmp_path, less.date, "patient", users=[user])), expected)
+
+
 def test_embeddings_do_not_change_what_slates_are(shop: Shop, tmp_path: Path) -> None:
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
     assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
@@ -157,4 +241,4 @@ def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: Shop, tmp_pa
     taught = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
     assert model_fingerprint(more) == model_fingerprint(night)
     assert model_fingerprint(taught) != model_fingerprint(night)
-    assert embed.record_of(more).identity != embed.record_of(night).identity
+    assert record_of(more).identity != record_of(night).identity

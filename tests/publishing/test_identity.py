@@ -15,7 +15,7 @@ import yaml
 from rayrec.config import Config
 from rayrec.errors import ConfigError, DataError
 from rayrec.hashing import digest, ordered
-from rayrec.pipeline import embed, learn
+from rayrec.pipeline import embed_beside, embed_influence, embed_neighbours, learn
 from rayrec.pipeline.daily import check
 from rayrec.pipeline.day import Day
 from rayrec.pipeline.embed_training import model_fingerprint
@@ -112,7 +112,7 @@ def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
 def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert model_fingerprint(turned) != model_fingerprint(usual)
-    for record_of in (embed.record_of, embed.neighbours_record_of):
+    for record_of in (embed_beside.record_of, embed_influence.record_of, embed_neighbours.record_of):
         assert record_of(turned).identity != record_of(usual).identity
 
 
