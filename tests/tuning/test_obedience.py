@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from rayrec.instructions.teachers.rules import RulesTeacher
 from rayrec.instructions.templates import load_templates
 from rayrec.reranking import model, vocabulary
 from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Batch, Sequences
+from rayrec.reranking.tuning_data import Batch, Examples, Sequences, nothing_said
 from rayrec.reranking.tuning_loop import Loop, Task
-from rayrec.reranking.tuning_loss import ItemLoss
+from rayrec.reranking.tuning_loss import Crowd, ItemLoss
 from rayrec.reranking.tuning_words import Asking
 from rayrec.workers import Worker
 
@@ -98,6 +99,23 @@ def test_the_items_that_satisfy_are_those_of_the_facets(loop: Loop) -> None:
     for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
         expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
         np.testing.assert_array_equal(row, expected)
+
+
+def test_a_step_whose_answers_are_none_of_those_it_shows_changes_no_weight_by_them(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = Ragged.from_lengths(np.full(3, loop.model.vocabulary.first_gap), [3])
+    one = Ragged.from_lengths(np.array([0]), [1])
+    asked, weight = np.full((1, 3), -1), one.like(np.ones(1, np.float32))
+    examples = Examples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, asked, nothing_said(1))
+    everybody = Crowd.everybody(ITEMS)
+    hidden = replace(everybody, place=np.where(np.arange(ITEMS) == 0, -1, everybody.place))
+    for crowd, moved in ((hidden, False), (everybody, True)):
+        monkeypatch.setattr(loop, "_crowd", lambda crowd=crowd: crowd)
+        loss = loop._step(examples, np.array([0]), 1.0)
+        gradients = [p.grad for p in loop.model.trained().values() if p.grad is not None]
+        assert (loss > 0) == moved
+        assert any(bool(gradient.any()) for gradient in gradients) == moved
 
 
 class Largest(TorchDispatchMode):
