@@ -198,9 +198,9 @@ class Loop:
             ):
                 torch.autograd.backward(piece * scale)
                 loss += float(piece.detach()) * scale
+            # None at all, where the rows hold no answer that this step shows.
             used = [n for n, leaf in enumerate(leaves) if leaf.grad is not None]
-            if used:  # the rows may hold no answer that this step shows
-                torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
+            torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
         self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
