@@ -33,7 +33,7 @@ from rayrec.storage import Storage
 
 RECORD = "rayrec.json"
 STALE = "stale.json"
-FORMAT = 2
+FORMAT = 3  # of what is written, and of what tuning makes of the same settings
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _MARKS = 2  # tokens around a prompt's words: <user>, <history>
 _ROOM = 2  # tokens that words leave at least: of an item and a gap
