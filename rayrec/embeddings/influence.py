@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.embeddings.embedder import Embedder
+from rayrec.embeddings.embedder import Embedder, Vectors
 from rayrec.embeddings.events import Events
 from rayrec.embeddings.views import Viewer
 
@@ -31,15 +31,21 @@ class EventInfluence:
 def leave_one_out(embedder: Embedder, viewer: Viewer, events: Events, instructions: Sequence[str]) -> EventInfluence:
     """The pull of an event is the embedding with it less the embedding without it. A user's only event agrees (0)."""
     whole = embedder.embed(viewer(events), instructions)
-    without = np.empty((len(instructions), len(events.item), embedder.dim), np.float32)
+    influence, agreement = np.empty((2, len(instructions), len(events.item)), np.float32)
     for first, last in _chunks(events.lengths):
-        chosen = np.arange(first, last)
-        copies = events.take(np.repeat(chosen, events.lengths[first:last]))
-        one = np.arange(len(copies)) + events.offsets[first]  # the event that each copy lacks
-        left_out = copies.offsets[:-1] + one - events.offsets[events.user[one]]
+        part = events.take(np.arange(first, last))
+        copies = part.take(part.user)
+        lacking = copies.offsets[:-1] + np.arange(len(copies)) - part.offsets[part.user]
         mask = np.ones(len(copies.item), np.bool_)
-        mask[left_out] = False
-        without[:, one] = embedder.embed(viewer(copies.filter(mask)), instructions)
+        mask[lacking] = False
+        without = embedder.embed(viewer(copies.filter(mask)), instructions)
+        own = slice(events.offsets[first], events.offsets[last])
+        influence[:, own], agreement[:, own] = _compared(whole[:, first:last], without, part)
+    return EventInfluence(influence, agreement)
+
+
+def _compared(whole: Vectors, without: Vectors, events: Events) -> tuple[Vectors, Vectors]:
+    """Influence and agreement [instructions, events] of vectors [instructions, users, dim] and [.., events, dim]."""
     pull = whole[:, events.user] - without
     influence = 1 - (whole[:, events.user] * without).sum(-1)
     together = np.zeros_like(whole)
@@ -49,7 +55,7 @@ def leave_one_out(embedder: Embedder, viewer: Viewer, events: Events, instructio
     others = together[:, events.user] - pull
     length = np.linalg.norm(pull, axis=-1) * np.linalg.norm(others, axis=-1)
     agreement = np.where(length > 1e-12, (pull * others).sum(-1) / np.maximum(length, 1e-12), 0)
-    return EventInfluence(influence.clip(0, 2), agreement.astype(np.float32))
+    return influence.clip(0, 2), agreement.astype(np.float32)
 
 
 def disagreeing(

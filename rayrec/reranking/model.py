@@ -117,7 +117,7 @@ class ItemLM(nn.Module):
     def spoken(self) -> Tensor:
         """What the model says each word by, [words, width]; not trained by what is said.
 
-        Words name items, too: pushed apart for the sake of speech they were heard less (benchmarks/notes/requests.md).
+        Words name items, too: trained by speech they were heard less, in one seed (benchmarks/notes/requests.md).
         """
         table: Tensor = self.causal.get_output_embeddings().weight
         return table[: self.vocabulary.user].detach()
