@@ -3,7 +3,7 @@
     python -m benchmarks.attribution --data movietweetings --root DIR --check
     python -m benchmarks.attribution --data made --root DIR --seeds 0 --subsets 20
 
-Linear datamodelling score (LDS; Park et al. 2023): the next-item model of rayrec.next_item is trained again on random
+Linear datamodelling score (LDS; Park et al. 2023): the next-item model of rayrec.numerics.next_item_model is trained again on random
 halves of its examples; the log-likelihood of a target under each of these models is compared with the sum of a score
 over the half's examples by rank correlation, mean over targets. 1: the score says how every retraining comes out; 0:
 nothing. A gradient score that does not beat BM25 between examples as bags of items, or popularity, or counting the
@@ -29,11 +29,11 @@ from scipy.stats import spearmanr
 
 from benchmarks.attribution_scores import BASELINES, GRADIENTS, Attributed, Floats, log_likelihood
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.stage import histories_of
-from rayrec.hashing import seed_of
-from rayrec.retrieval.next_item import Examples, NextItemSettings, train
-from rayrec.ridge import one_thread
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.retrieval.next_item import NextItemExamples, NextItemSettings, train
 
 MIN_EVENTS = 4  # a user's, among the chosen items
 RETRAINED = "retrained"
@@ -51,7 +51,7 @@ def small_histories(held: HeldOut, size: Size, seed: int) -> Ragged:
     """Some users' positive events among the items most popular with them, int32 codes from 0 on."""
     whole = histories_of(held.history, held.event_weights)
     item = whole.item.filter(whole.weight.values > 0)
-    random = np.random.default_rng(seed_of("attribution users", seed))
+    random = np.random.default_rng(derive_seed("attribution users", seed))
     item = item.take(np.sort(random.permutation(len(item))[: size.users]))
     count = np.bincount(item.values, minlength=held.items)
     chosen = np.argsort(-count, kind="stable")[: size.items]
@@ -62,17 +62,23 @@ def small_histories(held: HeldOut, size: Size, seed: int) -> Ragged:
     return item.like(code[item.values])
 
 
-def split(item: Ragged, targets: int, settings: NextItemSettings, seed: int) -> tuple[Examples, Examples]:
+def split(
+    item: Ragged, targets: int, settings: NextItemSettings, seed: int
+) -> tuple[NextItemExamples, NextItemExamples]:
     """Examples to train on, and the last events of some users as targets."""
-    examples = Examples.of(item, settings.recency)
-    random = np.random.default_rng(seed_of("attribution targets", seed))
+    examples = NextItemExamples.of(item, settings.recency)
+    random = np.random.default_rng(derive_seed("attribution targets", seed))
     users = np.sort(random.permutation(len(item))[:targets])
     last = item.offsets[1:][users] - 1
     return examples.take(np.setdiff1d(np.arange(len(examples)), last)), examples.take(last)
 
 
 def retrained(
-    examples: Examples, test: Examples, halves: npt.NDArray[np.int64], items: int, settings: NextItemSettings
+    examples: NextItemExamples,
+    test: NextItemExamples,
+    halves: npt.NDArray[np.int64],
+    items: int,
+    settings: NextItemSettings,
 ) -> Floats:
     """The log-likelihood of the targets under the model of each half, [halves, targets]."""
     models = (train(examples.take(half), items, settings) for half in halves)
@@ -89,7 +95,7 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
     item = small_histories(held, size, seed)
     items = int(item.values.max()) + 1
     examples, test = split(item, size.targets, settings, seed)
-    random = np.random.default_rng(seed_of("attribution halves", seed))
+    random = np.random.default_rng(derive_seed("attribution halves", seed))
     halves = np.stack([random.permutation(len(examples))[: len(examples) // 2] for _ in range(size.subsets)])
     started = time.perf_counter()
     truth = retrained(examples, test, halves, items, settings)
@@ -108,7 +114,7 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
     ground_truth = torch.from_numpy(truth), torch.from_numpy(halves)
     for name, score in (*GRADIENTS.items(), *BASELINES.items()):
         started = time.perf_counter()
-        with one_thread():
+        with single_thread():
             scores = score(of)
         seconds = time.perf_counter() - started
         by_target = lds(torch.from_numpy(scores.astype(np.float64)), ground_truth)[0]

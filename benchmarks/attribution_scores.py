@@ -1,6 +1,6 @@
 """How much each training example speaks for each target, [examples, targets], higher is more helpful: every score.
 
-Of the next-item model (rayrec.next_item) with a softmax over all items of a small catalogue. In each of its two
+Of the next-item model (rayrec.numerics.next_item_model) with a softmax over all items of a small catalogue. In each of its two
 matrices an example's gradient is an outer product b a', of what comes back (b: delta [items], v [d]) and what went in
 (a: h [d + 1], x [items]). Products of gradients, DataInf and EK-FAC follow in closed form; dattri 0.3.0 has the
 conjugate gradients, which want all training examples as one batch and do not stop where they have converged, and stands
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from rayrec.instructions.bm25 import Bm25
-from rayrec.next_item import NextItem
-from rayrec.retrieval.next_item import Examples
+from rayrec.numerics.next_item_model import NextItemModel
+from rayrec.retrieval.next_item import NextItemExamples
 
 _TARGETS = 5  # whose conjugate gradients are taken at once: about 20 arrays of so many by examples by items
 
@@ -37,9 +37,9 @@ Layer = tuple[Tensor, Tensor]  # b [n, out], a [n, in]
 class Attributed:
     """A model, the examples it was trained on, and those it is asked about."""
 
-    model: NextItem  # every item is among its negatives
-    train: Examples
-    test: Examples
+    model: NextItemModel  # every item is among its negatives
+    train: NextItemExamples
+    test: NextItemExamples
     damping: float  # of Hessians, as a multiple of the Fisher matrix's mean eigenvalue
     steps: int  # of conjugate gradients
 
@@ -60,18 +60,18 @@ class Attributed:
         return float(trace) / (self.model.source[-1].size + self.model.target[-1].size)
 
 
-def bags(examples: Examples, items: int) -> Tensor:
+def bags(examples: NextItemExamples, items: int) -> Tensor:
     """x [n, items]."""
     bag = torch.zeros(len(examples), items)
     return bag.scatter_add_(1, torch.from_numpy(examples.before), torch.from_numpy(examples.share))
 
 
-def log_probabilities(model: NextItem, examples: Examples, checkpoint: int = -1) -> Tensor:
+def log_probabilities(model: NextItemModel, examples: NextItemExamples, checkpoint: int = -1) -> Tensor:
     """[n, items]"""
     return torch.log_softmax(_module(model, checkpoint)(bags(examples, model.target.shape[1])), 1)
 
 
-def log_likelihood(model: NextItem, examples: Examples) -> Floats:
+def log_likelihood(model: NextItemModel, examples: NextItemExamples) -> Floats:
     """log p of each example's own item, [n]."""
     with torch.inference_mode():
         found = log_probabilities(model, examples).numpy()
@@ -79,7 +79,7 @@ def log_likelihood(model: NextItem, examples: Examples) -> Floats:
     return likelihood
 
 
-def layers(model: NextItem, examples: Examples, checkpoint: int) -> tuple[Layer, Layer]:
+def layers(model: NextItemModel, examples: NextItemExamples, checkpoint: int) -> tuple[Layer, Layer]:
     """The parts of each example's gradient in `target` and in `source`."""
     with torch.inference_mode():
         source, target = torch.from_numpy(model.source[checkpoint]), torch.from_numpy(model.target[checkpoint])
@@ -217,7 +217,7 @@ class LogBilinear(torch.nn.Module):
         return scores
 
 
-def task(model: NextItem, checkpoints: slice = slice(-1, None)) -> Any:
+def task(model: NextItemModel, checkpoints: slice = slice(-1, None)) -> Any:
     """The mean cross-entropy of (x, y) under these checkpoints, as dattri's AttributionTask."""
     from dattri.task import AttributionTask
 
@@ -231,12 +231,12 @@ def task(model: NextItem, checkpoints: slice = slice(-1, None)) -> Any:
     return AttributionTask(loss, modules[0], [module.state_dict() for module in modules])
 
 
-def loader(examples: Examples, items: int, batch: int) -> Any:
+def loader(examples: NextItemExamples, items: int, batch: int) -> Any:
     data = torch.utils.data.TensorDataset(bags(examples, items), torch.from_numpy(examples.target))
     return torch.utils.data.DataLoader(data, batch_size=batch)
 
 
-def _module(model: NextItem, checkpoint: int) -> LogBilinear:
+def _module(model: NextItemModel, checkpoint: int) -> LogBilinear:
     items, width = model.source.shape[1:]
     module = LogBilinear(items, width)
     source, target = torch.from_numpy(model.source[checkpoint].T.copy()), torch.from_numpy(model.target[checkpoint])
@@ -248,12 +248,12 @@ def _hidden(context: Tensor) -> Tensor:
     return torch.cat([context, torch.ones_like(context[..., :1])], -1)
 
 
-def _sampled(model: NextItem, examples: Examples) -> Examples:
+def _sampled(model: NextItemModel, examples: NextItemExamples) -> NextItemExamples:
     """The same contexts with items drawn from the model, whose gradients have the Fisher matrix as second moment."""
     with torch.inference_mode():
         chance = log_probabilities(model, examples).exp()
         drawn = torch.multinomial(chance, 1, generator=torch.Generator().manual_seed(0)).squeeze(1)
-    return Examples(drawn.numpy(), examples.before, examples.share)
+    return NextItemExamples(drawn.numpy(), examples.before, examples.share)
 
 
 def _squares(of: tuple[Layer, ...]) -> Floats:
@@ -264,6 +264,6 @@ def _whatever_target(score: npt.NDArray[Any], of: Attributed) -> Floats:
     return np.repeat(score.astype(np.float32)[:, None], len(of.test), axis=1)
 
 
-def _texts(examples: Examples) -> list[str]:
+def _texts(examples: NextItemExamples) -> list[str]:
     rows = zip(examples.target, examples.before, examples.share, strict=True)
     return [" ".join(map(str, [own, *before[share > 0]])) for own, before, share in rows]

@@ -7,7 +7,7 @@ frame of audit.yaml, once with each of its words ("..., for my son", "..., for m
 rankings of all unseen items are compared:
 
     shared of 10   items in both top tens
-    RBO            rank-biased overlap of the top 50 (rayrec.evaluation.summary)
+    RBO            rank-biased overlap of the top 50 (rayrec.monitoring.run_statistics)
     first          how often the first item stays the first
 
 The controls: neutral words in frames of the same form, and the same preference in another phrase. The bar: no
@@ -29,11 +29,11 @@ import yaml
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.instruct import Bench, prepared, tuning_of
-from benchmarks.instruct_asks import Int, Scores
 from benchmarks.instruct_model import Asked
-from rayrec.evaluation.summary import rbo
-from rayrec.instructions.sentences import Sentences
-from rayrec.instructions.teachers.rules import RulesTeacher
+from benchmarks.instruct_requests import Int, Scores
+from rayrec.instructions.instruction_prompt import InstructionRenderer
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.monitoring.run_statistics import rbo
 
 WORDS = Path(__file__).with_name("audit.yaml")
 _DEPTH, _TOP, _BLOCK = 50, 10, 256
@@ -92,11 +92,13 @@ def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mappi
     """Every swap, for the judged users of whom something can be said."""
     judged = bench.judged.users
     likes, again = (
-        RulesTeacher(bench.facets, split).preferences(bench.history.take(judged), np.random.default_rng(bench.seed))  # type: ignore[arg-type]
+        InstructionSimulator(bench.facets, split).preferences(
+            bench.history.take(judged), np.random.default_rng(bench.seed)
+        )  # type: ignore[arg-type]
         for split in ("train", "held_out")
     )
     rows = np.flatnonzero([bool(said) for said in likes])
-    users, say = judged[rows], Sentences(bench.templates)
+    users, say = judged[rows], InstructionRenderer(bench.templates)
 
     def ranking(said: list[str]) -> Int:
         texts = [""] * len(bench.case.history)

@@ -12,7 +12,7 @@ Two arms rank the same candidates, by beliefs with errors of different size, thr
 
 `right` found B better, `wrong` found A better, `open` found nothing. At effect 0 both arms are one policy with other
 draws: whatever is found is false, and at 5% it must be 4 to 6% over all seeds (the bar, at 1,000 comparisons a seed).
-At 2% the share of `right` must be the stated power, by `power_of` at the true difference: within 5 points (the bar).
+At 2% the share of `right` must be the stated power, by `statistical_power` at the true difference: within 5 points (the bar).
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ import rayrec.slates  # noqa: F401  (registers the policies)
 from benchmarks.simulator import Slates, World, error_for
 from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.decision import decide
-from rayrec.evaluation.metrics import Judged, Truth, judge
-from rayrec.evaluation.preferences import preferences
-from rayrec.evaluation.significance import power_of, welch_p
-from rayrec.offpolicy.base import interval
-from rayrec.offpolicy.slate import conditional_weights, sn_rips
-from rayrec.slates.policies import SlatePolicy, policy_kind
+from rayrec.evaluation.interleaved_preference import interleaving
+from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
+from rayrec.evaluation.off_policy.estimates import interval
+from rayrec.evaluation.off_policy.slate_estimators import conditional_weights, sn_rips
+from rayrec.evaluation.significance import statistical_power, welch_p
+from rayrec.slates.policies import SlatePolicy, policy_class
 
 EFFECTS = (0.0, 0.01, 0.02, 0.05, 0.10)
-WAYS = ("outcomes", "interleaved", "off-policy", "A/B")
+TEXT_SCORERS = ("outcomes", "interleaved", "off-policy", "A/B")
 USERS, SIZE, TAKEN, BASE_ERROR = 1000, 10, 10, 1.0
 SHARED = 0.95  # correlation of the arms' errors: they share retrievers and histories
 REFERENCE = 20_000  # users by whom the effect is planted, and the true difference of the metric known
@@ -61,7 +61,7 @@ class Said:
 
 @cache
 def policy() -> SlatePolicy:
-    return policy_kind("plackett_luce").read({"temperature": 0.5})
+    return policy_class("plackett_luce").read({"temperature": 0.5})
 
 
 @cache
@@ -82,7 +82,7 @@ def compare_once(effect: float, world_seed: int, population: int) -> Said:
     decision = decide(table, "A", ["A", "B"], "ndcg@10")
     assert decision is not None
     (verdict,) = decision.verdicts
-    (row,) = preferences(judged, truth.wanted, "A", seed).to_pylist()
+    (row,) = interleaving(judged, truth.wanted, "A", seed).to_pylist()
     said = (
         {"better": 1, "worse": -1, "undecided": 0}[verdict.word],
         _sign(row["wins"] - row["losses"], row["p"]),
@@ -96,15 +96,15 @@ def _beliefs_of_b(world: World, effect: float, world_seed: int, seed: int) -> np
     return world.scores(error_of_b(effect, world_seed), seed, own=1 if effect else 0, shared=SHARED)
 
 
-def _judged(world: World, a: Slates, b: Slates, seed: int) -> tuple[list[Judged], Truth]:
+def _judged(world: World, a: Slates, b: Slates, seed: int) -> tuple[list[UserMetrics], RelevantItems]:
     users, items = world.wanted.shape
     taken = world.taken(TAKEN, seed)
     item_id = a.scored.items.ids
     wanted = sp.csr_matrix(
         (np.ones(taken.size, bool), (np.repeat(np.arange(users), TAKEN), taken.ravel())), (users, items)
     )
-    truth = Truth(world.user_ids, item_id, wanted)
-    return [judge(name, _table(world, slates), truth) for name, slates in (("A", a), ("B", b))], truth
+    truth = RelevantItems(world.user_ids, item_id, wanted)
+    return [user_metrics(name, _table(world, slates), truth) for name, slates in (("A", a), ("B", b))], truth
 
 
 def _table(world: World, slates: Slates) -> pa.Table:
@@ -145,7 +145,7 @@ def stated_power(effect: float, world_seed: int) -> float:
     b = world.slates(_beliefs_of_b(world, effect, world_seed, world_seed), policy(), SIZE, 2)
     (one, other), _ = _judged(world, a, b, world_seed)
     difference = other.values["ndcg@10"] - one.values["ndcg@10"]
-    return power_of(float(difference.mean()), float(difference.std() / np.sqrt(USERS)), LEVEL)
+    return statistical_power(float(difference.mean()), float(difference.std() / np.sqrt(USERS)), LEVEL)
 
 
 def _many(task: tuple[float, int, int, int]) -> list[Said]:
@@ -180,7 +180,7 @@ def main() -> int:
     print(f"{'effect':>7} {'way':<12} {'right':>7} {'wrong':>7} {'open':>7} {'comparisons':>12}")
     for effect, said in found.items():
         by_way = np.array([one.by_way for one in said])
-        for way, column in zip(WAYS, by_way.T, strict=True):
+        for way, column in zip(TEXT_SCORERS, by_way.T, strict=True):
             right, wrong, neither = ((column == word).mean() for word in (1, -1, 0))
             print(f"{effect:>7.0%} {way:<12} {right:>7.1%} {wrong:>7.1%} {neither:>7.1%} {len(column):>12,}")
     false = np.mean([one.by_way[0] != 0 for one in found[0.0]])

@@ -42,8 +42,8 @@ from benchmarks.denoise_conditions import (
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_planting import KINDS
 from benchmarks.denoise_report import Records, bars, tables, write_plot
-from rayrec.denoising import METHODS
-from rayrec.denoising.stage import denoiser_kind
+from rayrec.denoising import DENOISERS
+from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.errors import ConfigError
 
 LOSSES = ("loss:objective=t_ce", "loss:objective=r_ce")  # beside the loss that the method takes by itself
@@ -104,12 +104,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--llm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--check", action="store_true", help="exit with 1 below a bar")
     given = parser.parse_args()
-    given.methods = given.methods or [*CONTROLS, DEFAULT, *sorted(set(METHODS) - {DEFAULT, NOTHING}), *LOSSES]
+    given.methods = given.methods or [*CONTROLS, DEFAULT, *sorted(set(DENOISERS) - {DEFAULT, NOTHING}), *LOSSES]
     for condition in given.methods:
         name, _, like = condition.partition("@")
         if name not in CONTROLS or like:
             method, settings = read_condition(like or condition)
-            denoiser_kind(method).check(settings)
+            denoiser_class(method).check(settings)
     return given
 
 

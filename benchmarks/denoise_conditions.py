@@ -20,15 +20,15 @@ from benchmarks import denoise_rank as rank
 from benchmarks.denoise_data import HeldOut
 from benchmarks.denoise_planting import Clean, insert, planted_items
 from rayrec.config import Denoise
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
-from rayrec.denoising.stage import histories_of
-from rayrec.hashing import seed_of
-from rayrec.instructions.cleaning import clean
-from rayrec.pipeline.denoisers import learners_of, needs_of
-from rayrec.reranking.model import ItemLM
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.instructions.text_cleaning import clean
+from rayrec.numerics.hashing import derive_seed
+from rayrec.pipeline.denoiser_fits import required_denoiser_fits, required_fits_of
+from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.retrieval import item_model
-from rayrec.retrieval.sources import SourceSpec
+from rayrec.retrieval.source_specs import SourceSpec
 
 NOTHING, RANDOM, POPULARITY, ORACLE = "none", "random", "popularity", "oracle"
 CONTROLS = (NOTHING, RANDOM, POPULARITY, ORACLE)
@@ -64,7 +64,7 @@ class Case:
         self.histories: Histories = histories_of(table, held.event_weights)
         self.positive = self.histories.weight.values > 0
         self.rows = self.histories.item.rows
-        self.cut = int(held.moment.max()) + (held.protocol == "last-event")
+        self.cutoff = int(held.moment.max()) + (held.protocol == "last-event")
         self._table = table
         self._verdicts: dict[str, tuple[detect.Timed, float]] = {}
 
@@ -78,7 +78,7 @@ class Case:
             values |= self._rankings(condition, keep)
         return {"noise": self.noise, "seed": self.seed, "condition": condition, **values}
 
-    def verdict(self, condition: str) -> tuple[detect.Timed, float]:
+    def decision(self, condition: str) -> tuple[detect.Timed, float]:
         """Of a method, judged once, and the seconds that fitting what it needs took."""
         if condition not in self._verdicts:
             method, settings = read_condition(condition)
@@ -90,11 +90,13 @@ class Case:
         """The item model's arrays for a method, fitted on the noisy histories as a night would; and the seconds."""
         started = time.perf_counter()
         own = SourceSpec("ials", "ials", 0, {"seed": self.seed}), SourceSpec("ease", "ease", 0, EASE)
-        needs = needs_of([denoise])
+        needs = required_fits_of([denoise])
         kinds = {need.kind for need in needs}
-        specs = item_model.needed([[spec for spec in own if spec.kind in kinds]], False, needs)
+        specs = item_model.required_sources([[spec for spec in own if spec.kind in kinds]], False, needs)
         ids, weights = self.held.catalogue["item_id"].combine_chunks(), self.held.event_weights
-        model = item_model.fit([self._table], ids, specs, weights, self.cut, 10**9, learners_of([denoise]))
+        model = item_model.fit(
+            [self._table], ids, specs, weights, self.cutoff, 10**9, required_denoiser_fits([denoise])
+        )
         return model.denoiser_arrays(specs), time.perf_counter() - started
 
     def _removal(self, condition: str) -> tuple[npt.NDArray[np.float32], Record]:
@@ -110,17 +112,17 @@ class Case:
         if name == ORACLE:
             return np.where(self.planted, 0, 1).astype(np.float32), {}
         if name in (RANDOM, POPULARITY):
-            gone = self.verdict(like or DEFAULT)[0].verdict.keep == 0
+            gone = self.decision(like or DEFAULT)[0].decision.keep == 0
             number = np.bincount(self.rows, gone, minlength=len(self.histories)).astype(np.int64)
             score = self._popularity if name == POPULARITY else self._rng("removal").random(len(everything))
             score = np.where(self.positive, score, np.inf)
             return detect.lowest_first(number, score, self.histories.item), self._found(-score)
-        timed, fit_seconds = self.verdict(condition)
-        values = self._found(detect.suspicion(timed.verdict))
+        timed, fit_seconds = self.decision(condition)
+        values = self._found(detect.suspicion(timed.decision))
         values["events_per_second"] = len(everything) / timed.judge_seconds
         values["fit_seconds"] = fit_seconds + timed.load_seconds
         values["peak_mb"] = timed.peak_bytes / 1e6
-        return timed.verdict.keep, values
+        return timed.decision.keep, values
 
     def _found(self, score: npt.NDArray[np.float64]) -> Record:
         judged = self.positive
@@ -128,9 +130,9 @@ class Case:
 
     def _rankings(self, condition: str, keep: npt.NDArray[np.float32]) -> Record:
         kept = rank.Kept.of(self.histories, keep, self.held.items)
-        ials = rank.refitted("ials", kept, self.cut, {"seed": self.seed})
+        ials = rank.refitted("ials", kept, self.cutoff, {"seed": self.seed})
         values = self._means("ials", rank.scores_of(ials, kept))
-        values |= self._means("ease", rank.scores_of(rank.refitted("ease", kept, self.cut, EASE), kept))
+        values |= self._means("ease", rank.scores_of(rank.refitted("ease", kept, self.cutoff, EASE), kept))
         if self.plan.steps:
             started = time.perf_counter()
             lm = (
@@ -177,12 +179,12 @@ class Case:
         path = self.plan.models / f"{self.noise}-{self.seed}.safetensors"
         if not path.is_file():
             kept = rank.Kept.of(self.histories, np.ones(len(self.planted), np.float32), self.held.items)
-            factors = rank.refitted("ials", kept, self.cut, {"seed": self.seed}).arrays()["factors"]
+            factors = rank.refitted("ials", kept, self.cutoff, {"seed": self.seed}).arrays()["factors"]
             llm.save(llm.tuned(self._reader, kept, factors, self.plan.steps), path)
         return llm.load(self._reader, path)
 
     def _rng(self, purpose: str) -> np.random.Generator:
-        return np.random.default_rng(seed_of(purpose, self.noise, self.seed))
+        return np.random.default_rng(derive_seed(purpose, self.noise, self.seed))
 
 
 def _noisy(held: HeldOut, noise: str, seed: int, share: float) -> tuple[Any, npt.NDArray[np.bool_]]:
@@ -193,6 +195,6 @@ def _noisy(held: HeldOut, noise: str, seed: int, share: float) -> tuple[Any, npt
     if noise == CLEAN:
         return held.history, np.zeros(len(item.values), np.bool_)
     positive = histories_of(held.history, held.event_weights).weight.values > 0
-    rng = np.random.default_rng(seed_of("planting", noise, seed))
+    rng = np.random.default_rng(derive_seed("planting", noise, seed))
     items = planted_items(Clean(item, positive, held.wanted, held.items), noise, share, rng)
     return insert(held.history, positive, held.moment, items, rng)

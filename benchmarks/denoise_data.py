@@ -21,21 +21,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from rayrec import demo_shop
+from rayrec.blending.training_examples import consumed_after, histories_at
 from rayrec.config import Config, load
-from rayrec.contracts import catalogue
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.sources import input_files, item_files, make_splits
-from rayrec.contracts.validation import InteractionContract
-from rayrec.denoising.rules import undone
-from rayrec.denoising.stage import histories_of
-from rayrec.histories.exchange import read_item_counts, read_shard
-from rayrec.histories.grouping import group
-from rayrec.histories.ingest import ingest_split
-from rayrec.pipeline.day import microseconds
-from rayrec.slates.examples import known_at, taken_after
+from rayrec.data import catalogue, synthetic_dataset
+from rayrec.data.exchange import read_item_counts, read_shard
+from rayrec.data.histories import group
+from rayrec.data.input_files import input_files, item_files, make_splits
+from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.ragged import Ragged
+from rayrec.data.split_ingest import ingest_split
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.heuristic_rules import retracted
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.pipeline.run_context import microseconds
 from rayrec.storage import Storage
-from rayrec.units import DAY_US
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MIN_EVENTS = 8  # positive events a user must have, what is held out included
@@ -50,13 +49,19 @@ Int = npt.NDArray[np.int64]
 class Source:
     config: str
     protocol: str
-    cut: date  # of the protocol `time`
+    cutoff: date  # of the protocol `time`
     horizon_days: int
     end: date  # everything before it is read
 
 
 SOURCES = {
-    "made": Source("demo.yaml", "time", demo_shop.DATE, demo_shop.FUTURE_DAYS, demo_shop.DATE + timedelta(days=7)),
+    "made": Source(
+        "demo.yaml",
+        "time",
+        synthetic_dataset.DATE,
+        synthetic_dataset.FUTURE_DAYS,
+        synthetic_dataset.DATE + timedelta(days=7),
+    ),
     "movietweetings": Source("movietweetings.yaml", "last-event", date(2013, 8, 18), 7, date(2013, 12, 31)),
     "online-retail": Source("online_retail.yaml", "time", date(2011, 7, 27), 28, date(2011, 8, 24)),
 }
@@ -91,7 +96,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
     truth = None
     if data == "made":
         if not (Path(root) / "truth" / "noise.csv").is_file():
-            demo_shop.make_shop(root)
+            synthetic_dataset.make_synthetic_dataset(root)
         truth = pa_csv.read_csv(Path(root) / "truth" / "noise.csv")
         root = str(Path(root) / "shop")
     sets = [f"data.root={root}", "data.shards=1", "data.window_days=4000"]
@@ -102,13 +107,13 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
     if truth is not None:
         noise = _among(everything, items, truth)
     clean = _filtered(everything, ~noise)
-    cut = microseconds(source.cut) - (split == "validation") * source.horizon_days * DAY_US
+    cutoff = microseconds(source.cutoff) - (split == "validation") * source.horizon_days * MICROSECONDS_PER_DAY
     if protocol == "time":
-        until = cut + source.horizon_days * DAY_US
-        wanted = taken_after(clean, cut, until, weights)
-        history = known_at(clean, cut)
-        moment = np.full(len(clean), cut)
-        observed, label = known_at(everything, cut), noise[Ragged.from_arrow(everything["ts"]).values < cut]
+        until = cutoff + source.horizon_days * MICROSECONDS_PER_DAY
+        wanted = consumed_after(clean, cutoff, until, weights)
+        history = histories_at(clean, cutoff)
+        moment = np.full(len(clean), cutoff)
+        observed, label = histories_at(everything, cutoff), noise[Ragged.from_arrow(everything["ts"]).values < cutoff]
     else:
         place = _positives_from_the_end(clean, weights)
         at = 1 + (split == "validation")
@@ -136,14 +141,16 @@ def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
     inputs, files = Storage(data.root), input_files(data, end)
     with tempfile.TemporaryDirectory() as name:
         outputs, paths = Storage(name), []
-        items = None if data.items.from_interactions else catalogue.from_files(data, item_files(data)).catalogue
+        items = (
+            None if data.items.from_interactions else catalogue.catalogue_from_files(data, item_files(data)).catalogue
+        )
         contract = InteractionContract(data, end, None if items is None else items["item_id"].combine_chunks())
         for split in make_splits(inputs, files, data.split_bytes):
             paths.append(f"split-{split.index:04d}")
             quarantine = f"quarantine-{split.index:04d}.parquet"
-            ingest_split(inputs, outputs, split, contract, exchange=paths[-1], quarantine=quarantine)
+            ingest_split(inputs, outputs, split, contract, shuffle_path=paths[-1], quarantine=quarantine)
         if items is None:
-            items = catalogue.from_counts(read_item_counts(outputs, path) for path in paths)
+            items = catalogue.catalogue_from_counts(read_item_counts(outputs, path) for path in paths)
         tables = list(read_shard(outputs, paths, 0))
         grouped = group(tables, items["item_id"].combine_chunks(), data, [file.path for file in files])
     return items.combine_chunks(), grouped.histories.combine_chunks()
@@ -184,7 +191,7 @@ def _natural(data: str, history: pa.Table, weights: tuple[float, ...]) -> tuple[
     """Histories without the events that give noise away, and which of their events are noise."""
     whole = histories_of(history, weights)
     positive = whole.weight.values > 0
-    label = whole.value.values <= LOW_RATING if data == "movietweetings" else undone(whole, UNDO_DAYS)
+    label = whole.value.values <= LOW_RATING if data == "movietweetings" else retracted(whole, UNDO_DAYS)
     return _filtered(history, positive), label[positive]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS, Histories, Verdict
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS, DenoisingDecision, Histories
 
 TAIL = 0.2  # share of all events that the items of the tail hold together
 
@@ -27,7 +27,7 @@ Int = npt.NDArray[np.int64]
 class Timed:
     """A verdict, and what it took: seconds to load the method and to judge, and bytes at the peak beyond the start."""
 
-    verdict: Verdict
+    decision: DenoisingDecision
     load_seconds: float
     judge_seconds: float
     peak_bytes: int
@@ -40,10 +40,10 @@ def timed(
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not be had for nothing
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is resident now
     before, start = _memory("VmRSS"), time.perf_counter()
-    denoiser = METHODS[method].load(arrays, settings)
+    denoiser = DENOISERS[method].load(arrays, settings)
     loaded = time.perf_counter()
-    verdict = denoiser.judge(histories)
-    return Timed(verdict, loaded - start, time.perf_counter() - loaded, _memory("VmHWM") - before)
+    decision = denoiser.decide(histories)
+    return Timed(decision, loaded - start, time.perf_counter() - loaded, _memory("VmHWM") - before)
 
 
 def _memory(name: str) -> int:
@@ -51,15 +51,15 @@ def _memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def suspicion(verdict: Verdict) -> Floats:
+def suspicion(decision: DenoisingDecision) -> Floats:
     """[events] what a method holds against each event: little self-consistency, or harm where none is measured.
 
     Events that were not judged are the least suspicious.
     """
-    measured = np.isfinite(verdict.influence)
+    measured = np.isfinite(decision.influence)
     if not measured.any():
-        return verdict.harm.astype(np.float64)
-    return np.where(measured, -verdict.influence.astype(np.float64), -np.inf)
+        return decision.negative_influence.astype(np.float64)
+    return np.where(measured, -decision.influence.astype(np.float64), -np.inf)
 
 
 def rank_within(values: Floats, rows: Int) -> Floats:

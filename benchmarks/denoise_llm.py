@@ -19,14 +19,14 @@ import torch
 
 from benchmarks.denoise_rank import Kept, Scores
 from rayrec.config import Tuning
-from rayrec.contracts.ragged import Ragged
-from rayrec.hashing import seed_of
-from rayrec.reranking import model, vocabulary
-from rayrec.reranking.model import ItemLM
-from rayrec.reranking.prompt import Layout
-from rayrec.reranking.tuning_data import Sequences, batches, epoch
-from rayrec.reranking.tuning_loop import Loop, Task
-from rayrec.workers import Worker
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.hashing import derive_seed
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.item_token import item_lm, item_vocabulary
+from rayrec.reranking.item_token.item_lm import ItemLM
+from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.training.tuning_data import Sequences, batches, epoch
+from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 
 _BATCH_TOKENS = 8192  # of scoring
 
@@ -37,7 +37,7 @@ Int = npt.NDArray[np.int64]
 class Reader:
     """How histories become prompts, the same for all conditions of a case."""
 
-    layout: Layout
+    layout: PromptLayout
     codes: Int  # catalogue codes of the items that have a token, ascending
     items: int  # of the catalogue
     settings: Tuning
@@ -47,12 +47,12 @@ class Reader:
     def of(cls, catalogue: pa.Table, counts: Int, instruction: str, settings: Tuning, moment: Int) -> Reader:
         """`counts` [items]: events that decide which items get a token."""
         codes = np.flatnonzero(counts >= settings.min_item_events)
-        tokenizer = vocabulary.scratch_tokenizer([instruction], catalogue["title"].to_pylist(), len(codes))
-        known = vocabulary.vocabulary_of(tokenizer, len(codes))
+        tokenizer = item_vocabulary.scratch_tokenizer([instruction], catalogue["title"].to_pylist(), len(codes))
+        known = item_vocabulary.vocabulary_from_tokenizer(tokenizer, len(codes))
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            words = tuple(vocabulary.words(Path(folder) / "tokenizer.json", instruction, known))
-        layout = Layout(known, words, settings.events, len(words) + 2 + 2 * settings.events)
+            words = tuple(item_vocabulary.words(Path(folder) / "tokenizer.json", instruction, known))
+        layout = PromptLayout(known, words, settings.events, len(words) + 2 + 2 * settings.events)
         return cls(layout, codes, len(catalogue), settings, moment)
 
     @property
@@ -63,7 +63,7 @@ class Reader:
         return index
 
     def blank(self) -> ItemLM:
-        return model.build(self.settings, self.layout.vocabulary, self.layout.tokens)
+        return item_lm.build(self.settings, self.layout.vocabulary, self.layout.tokens)
 
     def prompts(self, kept: Kept) -> Ragged:
         """Token ids int64, one row a user, as of each user's moment; empty where no event has a token."""
@@ -79,7 +79,7 @@ class Reader:
         return Ragged.from_lengths(np.concatenate(parts), [len(part) for part in parts])
 
 
-class FixedSteps(Loop):
+class FixedSteps(TuningLoop):
     """The nightly job's loop, stopped after so many steps instead of epochs."""
 
     def take_steps(self, steps: int) -> None:
@@ -87,7 +87,7 @@ class FixedSteps(Loop):
         self.progress.steps = steps  # the learning rate's plan
         self.model.train()
         while self.progress.step < steps:
-            rng = np.random.default_rng(seed_of("epoch", settings.seed, number))
+            rng = np.random.default_rng(derive_seed("epoch", settings.seed, number))
             examples = epoch(self._task.events, self._layout, settings, self._task.now, rng)
             plan = batches(examples, settings.batch_tokens, rng)
             scale = len(plan) / float(examples.weight.values.sum())
@@ -107,10 +107,10 @@ def tuned(reader: Reader, kept: Kept, factors: npt.NDArray[np.float32], steps: i
         }
     )
     lm = reader.blank()
-    lm.start_items(lm.vectors_of_factors(factors[reader.codes]))
-    torch.manual_seed(seed_of("dropout", reader.settings.seed))
+    lm.init_item_vectors(lm.project_factors(factors[reader.codes]))
+    torch.manual_seed(derive_seed("dropout", reader.settings.seed))
     events = Sequences.from_tables([table], reader.index, now)
-    FixedSteps(lm, reader.layout, Task(events, None, now, reader.settings), Worker()).take_steps(steps)
+    FixedSteps(lm, reader.layout, TuningTask(events, None, now, reader.settings), Worker()).take_steps(steps)
     return lm.eval()
 
 
@@ -141,13 +141,13 @@ def scores_of(reader: Reader, lm: ItemLM, kept: Kept) -> Scores:
 
 def save(lm: ItemLM, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file({name: p.detach().contiguous() for name, p in lm.trained().items()}, path)
+    safetensors.torch.save_file({name: p.detach().contiguous() for name, p in lm.trainable_parameters().items()}, path)
 
 
 def load(reader: Reader, path: Path) -> ItemLM:
     lm = reader.blank()
     tensors = safetensors.torch.load_file(path)
     with torch.no_grad():
-        for name, parameter in lm.trained().items():
+        for name, parameter in lm.trainable_parameters().items():
             parameter.copy_(tensors[name])
     return lm.eval()

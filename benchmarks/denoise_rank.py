@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
-from rayrec.retrieval.base import FitData, Profiles, Retriever, clipped_matrix, retriever_kind
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, clipped_matrix, retriever_class
 
 BLOCK = 512  # users scored at once
 
@@ -37,21 +37,21 @@ class Kept:
         weight = (histories.weight.values * keep)[stays].astype(np.float32)
         return cls(item, item.like(histories.ts.values[stays]), item.like(weight), item.like(keep[stays]), items)
 
-    def fit_data(self, cut: int) -> FitData:
+    def fit_data(self, cutoff: int) -> FitData:
         matrix = clipped_matrix(self.weight.values, self.item.values, self.item.offsets, self.items)
         rows = self.item.rows.astype(np.int32)
-        return FitData(matrix, rows, self.item.values, self.ts.values, self.weight.values, cut)
+        return FitData(matrix, rows, self.item.values, self.ts.values, self.weight.values, cutoff)
 
-    def profiles(self, users: Int) -> Profiles:
-        return Profiles(self.item.take(users), self.ts.take(users), self.weight.take(users), self.items)
+    def user_histories(self, users: Int) -> UserHistories:
+        return UserHistories(self.item.take(users), self.ts.take(users), self.weight.take(users), self.items)
 
 
-def refitted(kind: str, kept: Kept, cut: int, settings: dict[str, float]) -> Retriever:
-    return retriever_kind(kind).fit(kept.fit_data(cut), settings)
+def refitted(kind: str, kept: Kept, cutoff: int, settings: dict[str, float]) -> Retriever:
+    return retriever_class(kind).fit(kept.fit_data(cutoff), settings)
 
 
 def scores_of(retriever: Retriever, kept: Kept) -> Scores:
-    return lambda users: retriever.scores(kept.profiles(users))
+    return lambda users: retriever.scores(kept.user_histories(users))
 
 
 def judged(scores: Scores, seen: sp.csr_matrix, wanted: Ragged) -> dict[str, Floats]:

@@ -19,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
-from rayrec.denoising.influence import Influence, InfluenceSettings
+from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
 
 BAR, BAR_FLOAT32, BAR_FLOAT64 = 1e6, 1e-6, 1e-10
 ITEMS, WIDTH, EVENTS = 2_000, 64, 50
 
 
-def model(seed: int, dtype: str = "float32") -> Influence:
+def model(seed: int, dtype: str = "float32") -> InfluenceDenoiser:
     random = np.random.default_rng([seed, 1])
     factors = (random.normal(size=(ITEMS, WIDTH)) * 0.3).astype(np.float32)
-    return Influence(factors, random.integers(1, 1000, ITEMS), InfluenceSettings(dtype=dtype))
+    return InfluenceDenoiser(factors, random.integers(1, 1000, ITEMS), InfluenceSettings(dtype=dtype))
 
 
 def histories(users: int, seed: int) -> Histories:
@@ -49,10 +49,10 @@ def histories(users: int, seed: int) -> Histories:
 def judge_seconds(users: int, seed: int, at: float) -> tuple[float, float, float]:
     """Wall-clock start and end of judging, and its CPU seconds; everything is loaded before, all start at `at`."""
     method, whole = model(seed), histories(users, seed)
-    method.judge(histories(200, seed + 1))
+    method.decide(histories(200, seed + 1))
     time.sleep(max(0.0, at - time.time()))
     start, cpu = time.time(), time.process_time()
-    method.judge(whole)
+    method.decide(whole)
     return start, time.time(), time.process_time() - cpu
 
 

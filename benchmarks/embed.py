@@ -37,16 +37,16 @@ import pyarrow as pa
 import yaml
 
 from benchmarks import embed_recall
-from benchmarks.baselines import Moment
 from benchmarks.embed_probe import difference_interval
 from benchmarks.embed_run import INSTRUCTIONS, Case, Found, run
-from benchmarks.made import make
-from rayrec import cluster
+from benchmarks.generated import make
+from benchmarks.plain_recommenders import Moment
 from rayrec.config import Config, load
-from rayrec.embeddings.events import Items
-from rayrec.pipeline.day import Day, microseconds
-from rayrec.pipeline.ingest import histories, ingest, read_catalogue
-from rayrec.units import DAY_US
+from rayrec.embeddings.source_events import Items
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.pipeline.interaction_ingest import histories, ingest, read_catalogue
+from rayrec.pipeline.run_context import RunContext, microseconds
+from rayrec.ray_support import cluster
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PARTS = ("vectors", "recall")
@@ -115,15 +115,15 @@ def vectors_met(case: Case, seeds: Sequence[int], noises: Sequence[float], denoi
 def recall_met(config: Config, on: date, name: str) -> bool:
     """Print the recall of candidates for the horizon after `on`; whether its bar is met."""
     assert config.embeddings is not None
-    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * DAY_US)
+    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * MICROSECONDS_PER_DAY)
     now, before = (Moment(day, microseconds(on) - back, 3) for back in (0, horizon))
     return embed_recall.report(now, before, horizon, name)
 
 
-def _ingested(config: Config, on: date) -> Day:
+def _ingested(config: Config, on: date) -> RunContext:
     """A day that knows everything up to the end of the horizon after `on`."""
     assert config.embeddings is not None
-    day = Day(config, on + timedelta(days=int(config.embeddings.horizon_days)))
+    day = RunContext(config, on + timedelta(days=int(config.embeddings.horizon_days)))
     with cluster.connect(config.resources):
         ingest(day)
     return day

@@ -12,10 +12,10 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from rayrec.embeddings.events import Events, Items
-from rayrec.embeddings.profile import features
-from rayrec.embeddings.vocabulary import words_of
-from rayrec.hashing import seed_of
+from rayrec.embeddings.rfm_features import features
+from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.view_vocabulary import words_of
+from rayrec.numerics.hashing import derive_seed
 
 WIDTH = 64  # of every learned vector, as of ours
 _LENGTH = 50  # newest events that the sequence model reads
@@ -59,14 +59,14 @@ def sequence_state(events: Events, items: int, seed: int, epochs: int = 10) -> V
 
     Two layers, full softmax over the items. Users without a positive event get zeros.
     """
-    torch.manual_seed(seed_of("sequence", seed) % 2**63)
+    torch.manual_seed(derive_seed("sequence", seed) % 2**63)
     tokens = _sequences(events)
     model = _Sequence(items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     rng = np.random.default_rng(seed)
-    taught = np.flatnonzero((tokens > 0).sum(1) > 1)
+    windows = np.flatnonzero((tokens > 0).sum(1) > 1)
     for _ in range(epochs):
-        for rows in np.array_split(rng.permutation(taught), max(1, len(taught) // 64)):
+        for rows in np.array_split(rng.permutation(windows), max(1, len(windows) // 64)):
             batch = torch.from_numpy(tokens[rows])
             states, target = model(batch[:, :-1]), batch[:, 1:]
             there = (target > 0) & (batch[:, :-1] > 0)

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.embed_probe import auc
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import HISTORY
-from rayrec.embeddings import Embedder, Events, disagreeing, leave_one_out, overbearing
-from rayrec.embeddings.views import Viewer
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import HISTORY
+from rayrec.embeddings import Embedder, Events, least_aligned, leave_one_out, most_influential
+from rayrec.embeddings.source_views import ViewBuilder
 
 _COLUMNS = ("item", "ts", "event", "value", "dwell_ms")
 _SMALLEST, _LARGEST = 6, 60  # events of users that are denoised: one embedding an event
@@ -27,8 +27,8 @@ class Denoising:
     auc_agreement: float  # of planted against own events, by least agreement
     auc_influence: float  # by most influence
     noisy: float  # cosine with the noise in
-    disagreeing: float  # without the events that disagree
-    overbearing: float  # without as large a share, of greatest influence
+    least_aligned: float  # without the events that disagree
+    most_influential: float  # without as large a share, of greatest influence
     random: float  # without as large a share, at random
 
 
@@ -72,7 +72,7 @@ def with_noise(
 
 def denoising(
     embedder: Embedder,
-    viewer: Viewer,
+    viewer: ViewBuilder,
     noisy: Events,
     clean: Events,
     planted: npt.NDArray[np.bool_],
@@ -94,14 +94,14 @@ def denoising(
     for k, text in enumerate(texts):
         most = share / (1 + share)
         ways = (
-            disagreeing(noisy, found.agreement[k], most),
-            overbearing(noisy, found.influence[k], most),
-            overbearing(noisy, rng.uniform(0.1, 1, len(marks)), most),
+            least_aligned(noisy, found.alignment[k], most),
+            most_influential(noisy, found.influence[k], most),
+            most_influential(noisy, rng.uniform(0.1, 1, len(marks)), most),
         )
         after = [embedder.embed(viewer(noisy.filter(~mask)), [text])[0] for mask in ways]
         rows.append(
             (
-                auc(marks.astype(float), -found.agreement[k].astype(float)),
+                auc(marks.astype(float), -found.alignment[k].astype(float)),
                 auc(marks.astype(float), found.influence[k].astype(float)),
                 *((vectors * wanted[k]).sum(1).mean() for vectors in (with_all[k], *after)),
             )

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmarks.baselines import GRIDS, Moment
-from rayrec.contracts.ragged import Ragged
-from rayrec.ordering import best
-from rayrec.reranking.text_actor import fused
+from benchmarks.plain_recommenders import GRIDS, Moment
+from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.top_k import best
+from rayrec.reranking.text.text_reranker import reciprocal_rank_fusion
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel
-from rayrec.retrieval.sources import SourceSpec, read_sources
-from rayrec.slates.examples import is_taken, known_at, taken_after, usable
+from rayrec.retrieval.source_specs import SourceSpec, parse_sources
 
 SIZE = 100
 BAR = 1.05  # x EASE alone
@@ -45,20 +45,20 @@ class Judged:
     def at(cls, moment: Moment, horizon: int) -> Judged:
         """`horizon` in microseconds."""
         table = moment.everything
-        wanted = taken_after(table, moment.cut, moment.cut + horizon, moment.day.event_weights)
-        rows = np.flatnonzero(usable(known_at(table, moment.cut), wanted, moment.min_events))
+        wanted = consumed_after(table, moment.cutoff, moment.cutoff + horizon, moment.day.event_weights)
+        rows = np.flatnonzero(is_training_user(histories_at(table, moment.cutoff), wanted, moment.min_events))
         return cls(table["user_id"].combine_chunks().take(pa.array(rows)), wanted.take(rows))
 
     def recall(self, found: Ragged) -> Floats:
         """The share of what each user wanted that is among the items `found`, [users]."""
-        hits = np.bincount(found.rows[is_taken(found, self.wanted)], minlength=len(found))
+        hits = np.bincount(found.rows[is_consumed(found, self.wanted)], minlength=len(found))
         return np.asarray(hits / self.wanted.lengths)
 
 
 def report(now: Moment, before: Moment, horizon: int, name: str) -> bool:
     """Print the table and the summary line; whether the bar is met. `before`: a horizon (microseconds) earlier."""
     ease, ours = _chosen(before, horizon)
-    night = [s for s in read_sources(now.day.config.retrieval.sources, SIZE) if s.top and s.kind != "user_embedding"]
+    night = [s for s in parse_sources(now.day.config.retrieval.sources, SIZE) if s.top and s.kind != "user_embedding"]
     one = SourceSpec("one interest", "user_embedding", SIZE, {**ours.settings, "interests": 1})
     model, judged = now.fit([ease, ours, *night]), Judged.at(now, horizon)
     lists: dict[str, Sequence[SourceSpec]] = {
@@ -96,7 +96,7 @@ def proposals(moment: Moment, model: ItemModel, specs: Sequence[SourceSpec], use
 def first(table: pa.Table) -> Ragged:
     """The best SIZE of each user's proposals, as a reader of titles would be given them: item codes."""
     candidate = Ragged.from_arrow(table["candidate"])
-    places = best(fused(table), SIZE)
+    places = best(reciprocal_rank_fusion(table), SIZE)
     return places.like(candidate.values[places.values])
 
 

@@ -16,16 +16,16 @@ import pyarrow as pa
 from benchmarks.embed_baselines import baselines
 from benchmarks.embed_noise import Denoising, denoising, with_noise
 from benchmarks.embed_probe import auc, ks, probed
-from rayrec.config.embeddings import Embeddings
-from rayrec.embeddings.answers import answer
+from rayrec.config.embeddings_section import Embeddings
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.events import Events, Items
-from rayrec.embeddings.lessons import lessons
+from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.instruction_answers import answer
+from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.source_views import View
 from rayrec.embeddings.training import train
-from rayrec.embeddings.training_loop import Loop
-from rayrec.embeddings.views import View
-from rayrec.hashing import seed_of
-from rayrec.units import DAY_US
+from rayrec.embeddings.training_windows import training_windows
+from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 INSTRUCTIONS = (1, 4, 16)  # timed
 FEWEST = 20  # users of either kind that a task needs
@@ -44,7 +44,9 @@ class Case:
     def labels(self, users: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
         """Per task, of these rows of the table: 1, 0, or NaN where the log cannot say."""
         before = Events.of(self.table, self.event_weights, self.now).take(users)
-        until = Events.of(self.table, self.event_weights, self.now + int(self.settings.horizon_days * DAY_US))
+        until = Events.of(
+            self.table, self.event_weights, self.now + int(self.settings.horizon_days * MICROSECONDS_PER_DAY)
+        )
         after = until.filter(until.ts >= self.now).take(users)
         asked = {name: one.answer for name, one in self.settings.instructions.items() if one.answer}
         return {name: answer(one, before, after, self.items).yes for name, one in asked.items() if one.kind != "next"}
@@ -75,12 +77,12 @@ def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int
     )
     table, marks = with_noise(case.table, case.now, noise, case.event_weights, seed)
     started = time.perf_counter()
-    taught = lessons(settings, table, case.items, case.event_weights, case.now)
-    embedder = Embedder.of(settings, train(settings, taught, case.items, _say))
+    windows = training_windows(settings, table, case.items, case.event_weights, case.now)
+    embedder = Embedder.of(settings, train(settings, windows, case.items, _say))
     found.train_seconds = time.perf_counter() - started
     users = np.flatnonzero(Events.of(table, case.event_weights, case.now).lengths > 0)
     events = Events.of(table, case.event_weights, case.now).take(users)
-    viewer = embedder.viewer(case.items)
+    viewer = embedder.view_builder(case.items)
     views = viewer(events)
     texts = {name: one.text for name, one in settings.instructions.items()}
     _probe_all(found, case.labels(users), embedder, views, texts, dict(baselines(events, case.items, seed)), seed)
@@ -133,12 +135,12 @@ def _probe(found: Found, task: str, system: str, vectors: npt.NDArray[Any], seed
 
 
 def _probed(found: Found, task: str, vectors: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float64]:
-    return probed(vectors, found.yes[task], seed_of("probe", task, seed) % 2**32)
+    return probed(vectors, found.yes[task], derive_seed("probe", task, seed) % 2**32)
 
 
 def _shuffled(text: str, seed: int) -> str:
     words = text.split()
-    return " ".join(np.random.default_rng(seed_of("shuffled", text, seed)).permutation(words))
+    return " ".join(np.random.default_rng(derive_seed("shuffled", text, seed)).permutation(words))
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -147,5 +149,5 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _say(loop: Loop) -> None:
+def _say(loop: TrainingLoop) -> None:
     print("  ".join(f"{name} {value:.4g}" for name, value in loop.progress.curve[-1].items()), file=sys.stderr)

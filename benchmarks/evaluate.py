@@ -22,13 +22,13 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.made import make
+from benchmarks.generated import make
 from benchmarks.process_tree import watched
 from benchmarks.scale import CONFIG
-from rayrec import cluster
 from rayrec.config import load
-from rayrec.pipeline import daily
-from rayrec.pipeline.day import Day
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
 
 BAR_MINUTES, BAR_GB, HORIZON = 2.0, 4.0, 7
 ARMS = {"variants": {"control": {"denoise": {"method": "none"}}, "denoised": {}}}
@@ -48,9 +48,9 @@ def publish(users: int, events: int, items: int, seed: int, folder: Path) -> tup
     config = folder / "evaluate.yaml"
     config.write_text(yaml.safe_dump({**CONFIG, "arms": ARMS}), encoding="utf8")
     sets = [f"data.root={made.root}", f"output.root={folder / 'out'}"]
-    day = Day(load(config, sets), made.date - timedelta(days=HORIZON))
+    day = RunContext(load(config, sets), made.date - timedelta(days=HORIZON))
     with cluster.connect(day.config.resources):
-        night = daily.run(day)
+        night = daily_run.run(day)
     return (
         ["--config", str(config), *(part for one in sets for part in ("--set", one))],
         day.date,

@@ -10,7 +10,7 @@ One held-out item a user (see denoise_data.py), the LLM tuned from scratch as th
     vague         a mood and the history (P1 I1)
     listening     share of the top 10 that satisfies a request which has nothing to do with the held-out item; in the
                   phrases of tuning, in paraphrases it has not seen, in requests that nobody who built it had read
-                  (instruct_unread.py), and for pairs of facets never asked together
+                  (instruct_out_of_distribution.py), and for pairs of facets never asked together
     new item      request and history, where the next item is one with too few events to be tuned: all items ranked, and
                   short lists of such items
     shuffled      the personalised requests, each given to another user: no better than asking for nothing (a model
@@ -32,24 +32,24 @@ import yaml
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_rank import Kept, refitted, scores_of
-from benchmarks.instruct_asks import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
 from benchmarks.instruct_model import Asked, tuned, weighed
 from benchmarks.instruct_peer import sasrec
+from benchmarks.instruct_requests import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
 from rayrec.config import Tuning
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.stage import histories_of
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoise_stage import histories_of
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
-from rayrec.instructions.sentences import Sentences
-from rayrec.instructions.teachers.rules import RulesTeacher
+from rayrec.instructions.instruction_prompt import InstructionRenderer
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import Templates, load_templates
 
 Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> measure -> [users]
 COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")
 LISTENING = "listening: "
 PEER = "SASRec (RecTools)"
-PROMPTS = "LLM, prompts alone"  # without rayrec.reranking.agreement
-ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.guidance, too
+PROMPTS = "LLM, prompts alone"  # without rayrec.reranking.item_token.facet_boost
+ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.item_token.guidance, too
 UNSEEN = 0.2  # share of the facet pairs that tuning never names together
 
 
@@ -62,7 +62,7 @@ class Bench:
     judged: Judged
     facets: Facets
     templates: Templates
-    unseen: Int  # [pairs, 2]
+    held_out_pairs: Int  # [pairs, 2]
     known: Bools  # [items] with enough events to be tuned
     seed: int
 
@@ -91,13 +91,13 @@ class Bench:
 
 
 def plain_rankers(bench: Bench) -> dict[str, Scores]:
-    cut = int(bench.case.moment.max()) + 1
+    cutoff = int(bench.case.moment.max()) + 1
     kinds = {"popularity": ("popularity", {}), "EASE": ("ease", {"lam": 200.0}), "iALS": ("ials", {})}
     found = {
-        name: scores_of(refitted(kind, bench.kept, cut, dict(given)), bench.kept)
+        name: scores_of(refitted(kind, bench.kept, cutoff, dict(given)), bench.kept)
         for name, (kind, given) in kinds.items()
     }
-    found["item-kNN"] = scores_of(refitted("item_knn", bench.kept, cut, {}), bench.kept)
+    found["item-kNN"] = scores_of(refitted("item_knn", bench.kept, cutoff, {}), bench.kept)
     return {name: spread(scores, bench.case.items) for name, scores in found.items()}
 
 
@@ -161,8 +161,8 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     ask("sequential", "LLM", asked.scores(None))
 
     rng = np.random.default_rng([bench.seed, 4])
-    say = Sentences(bench.templates)
-    wanted = RulesTeacher(facets).specific(judged.target, rng)
+    say = InstructionRenderer(bench.templates)
+    wanted = InstructionSimulator(facets).specific(judged.target, rng)
     fits = np.stack(
         [
             facets.items_of([f for f in inc if f >= 0], [f for f in exc if f >= 0])
@@ -183,13 +183,13 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     others = asked.scores([say("", text, history=True) for text in shuffled])
     ask("shuffled", "LLM", weighed(others, facets, shuffled), fits)
     ask("no request", "LLM", asked.scores(None), fits)
-    moods = bench.rows(list(RulesTeacher(facets).vague(judged.target, rng).text))
+    moods = bench.rows(list(InstructionSimulator(facets).vague(judged.target, rng).text))
     ask_llm("vague", [say("", text, history=True, vague=True) for text in moods], moods)
 
     for kind in (*spoken_kinds(facets), "both", "unseen"):
-        heard = listening(facets, bench.unseen, len(judged.users), kind, bench.seed, bench.known)
+        heard = listening(facets, bench.held_out_pairs, len(judged.users), kind, bench.seed, bench.known)
         for split in ("train", "held_out"):
-            told = Sentences(bench.templates, split)
+            told = InstructionRenderer(bench.templates, split)
             words = bench.rows(heard.words(facets, split))
             texts = [told("", text, history=True) if text else "" for text in words]
             ask_llm(f"{LISTENING}{kind}, {split}", texts, words, heard.satisfied)
@@ -200,11 +200,11 @@ def questions(bench: Bench, asked: Asked, peer: str | None) -> Measures:
     return out | _new_items(bench, asked, say)
 
 
-def _new_items(bench: Bench, asked: Asked, say: Sentences) -> Measures:
+def _new_items(bench: Bench, asked: Asked, say: InstructionRenderer) -> Measures:
     judged = Judged.of(bench.history, bench.case.wanted, bench.case.items, ~bench.known, bench.seed, len(bench.history))
     if not len(judged.users):
         return {}
-    wanted = RulesTeacher(bench.facets).specific(judged.target, np.random.default_rng([bench.seed, 5]))
+    wanted = InstructionSimulator(bench.facets).specific(judged.target, np.random.default_rng([bench.seed, 5]))
     words = bench.rows(list(wanted.text), judged)
     told = weighed(asked.scores([say("", text, history=True) for text in words]), bench.facets, words)
     rankers = {"BM25": searching(bench, words), "LLM not asked": asked.scores(None), "LLM": told}
@@ -215,7 +215,7 @@ def tuning_of(case: HeldOut, sets: Sequence[str], epochs: int | None = None) -> 
     """The case's tuning with settings (key=value) changed; every target of a held-out item weighs the same."""
     pairs = (pair.split("=", 1) for pair in sets)
     changed = {key: yaml.safe_load(value) for key, value in pairs} | ({} if epochs is None else {"epochs": epochs})
-    planned = case.config.tuning.planned(asked=True).model_dump()
+    planned = case.config.tuning.with_epochs(asked=True).model_dump()
     tuning = {**planned, **changed, "target_half_life_days": 0}
     return Tuning.model_validate(tuning, strict=False)
 
@@ -225,7 +225,7 @@ def prepared(case: HeldOut, tuning: Tuning, seed: int, users: int) -> tuple[Benc
     bench = Bench.of(case, seed, users, tuning.min_item_events)
     factors = refitted("ials", bench.kept, int(case.moment.max()) + 1, {}).arrays()["factors"]
     started = time.monotonic()
-    asked = tuned(case, tuning.model_copy(update={"seed": seed}), factors, bench.templates, bench.unseen)
+    asked = tuned(case, tuning.model_copy(update={"seed": seed}), factors, bench.templates, bench.held_out_pairs)
     minutes = (time.monotonic() - started) / 60
     print(f"seed {seed}: tuned in {minutes:.1f} min, {len(bench.judged.users):,} users judged", flush=True)
     return bench, asked, minutes

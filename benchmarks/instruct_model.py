@@ -11,21 +11,21 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.denoise_data import HeldOut
-from benchmarks.instruct_asks import Int, Scores
+from benchmarks.instruct_requests import Int, Scores
 from rayrec.config import Tuning
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.templates import Templates
-from rayrec.reranking import artefact, guidance
-from rayrec.reranking.agreement import Agreement
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import EngineSettings, ItemHead, item_vectors
-from rayrec.reranking.prompt import Layout
-from rayrec.reranking.transformers_engine import TransformersEngine
-from rayrec.reranking.tuning import TuningSpec, tune_here
-from rayrec.reranking.vocabulary import WordReader
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.engines.engine import EngineSettings, ItemHead, item_vectors
+from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.item_token import guidance, tuned_checkpoint
+from rayrec.reranking.item_token.facet_boost import FacetMatchScore
+from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.item_vocabulary import WordTokenizer
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
 from rayrec.storage import Storage
-from rayrec.workers import Worker
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Asked:
     """A tuned model and the histories that it is asked about."""
 
     folder: tempfile.TemporaryDirectory[str]  # the model's; deleted with this object
-    local: LocalModel
+    local: LocalCheckpoint
     engine: TransformersEngine
     head: ItemHead
-    layout: Layout
-    reader: WordReader
+    layout: PromptLayout
+    reader: WordTokenizer
     item: Ragged  # artefact indices
     ts: Ragged
     moment: Int
@@ -71,13 +71,13 @@ class Asked:
 
 def weighed(scores: Scores, facets: Facets, requests: Sequence[str]) -> Scores:
     """What requests name is weighed, as the nightly job does. `requests`: of each user of the case, "": nothing."""
-    agreement = Agreement(facets)
+    agreement = FacetMatchScore(facets)
 
     def both(users: Int) -> npt.NDArray[np.float32]:
         found = scores(users)
         everything = np.arange(found.shape[1])
-        named = agreement.named([requests[user] for user in users])
-        return found + np.stack([agreement.lift(one, everything) for one in named])
+        named = agreement.matches([requests[user] for user in users])
+        return found + np.stack([agreement.score_bonus(one, everything) for one in named])
 
     return both
 
@@ -112,14 +112,14 @@ def tuned(
         now=int(case.moment.max()) + 1,
         factors=factors,
         templates=templates,
-        unseen=unseen,
+        held_out_pairs=unseen,
     )
 
     def report(row: Mapping[str, float]) -> None:
         print("  " + ", ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
 
-    tune_here(spec, Worker(), report)
-    local = artefact.localise(storage, spec.path)
+    tune_on_worker(spec, Worker(), report)
+    local = tuned_checkpoint.fetch_checkpoint(storage, spec.path)
     engine = TransformersEngine(local, EngineSettings())
     index = local.token_index(case.catalogue["item_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
     known = index[kept.values] >= 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.denoise_rank import Kept
-from benchmarks.instruct_asks import Int, Scores
+from benchmarks.instruct_requests import Int, Scores
 
 EPOCHS = 30  # by the validation split: see benchmarks/notes/requests.md
 

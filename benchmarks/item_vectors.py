@@ -2,7 +2,7 @@
 
     python -m benchmarks.item_vectors --data movietweetings --root DIR --seeds 0 1 2
 
-One tuning a kind (`tuning.items_from`) and seed, as in benchmarks.instruct. Intervals: 95%, over users of all seeds.
+One tuning a kind (`tuning.item_init`) and seed, as in benchmarks.instruct. Intervals: 95%, over users of all seeds.
 Bar: the kind that the nightly job takes where somebody asks (hybrid) ranks requests with a history no worse than any
 other, by more than its interval.
 """
@@ -42,7 +42,7 @@ def main() -> int:
     case = held_out(given.data, given.root)
     found: dict[str, Measures] = {}
     for kind in KINDS:
-        tuning = tuning_of(case, [f"items_from={kind}"], given.epochs)
+        tuning = tuning_of(case, [f"item_init={kind}"], given.epochs)
         found[kind] = merged(
             [questions(*prepared(case, tuning, seed, given.users)[:2], peer=None) for seed in given.seeds]
         )

@@ -36,9 +36,18 @@ import pandas as pd
 
 from benchmarks import slate_world
 from benchmarks.offpolicy_coverage import Coverage, coverages, order_holds
-from rayrec.offpolicy.base import Contributions, Estimate, Floats, effective_sample_size, interval
-from rayrec.offpolicy.diagnostics import diagnose, support_problem
-from rayrec.offpolicy.pointwise import clipped_ips, direct, dr, ips, on_policy, self_normalised_dr, snips, switch_dr
+from rayrec.evaluation.off_policy.action_estimators import (
+    clipped_ips,
+    direct_method,
+    doubly_robust,
+    ips,
+    on_policy,
+    self_normalised_dr,
+    snips,
+    switch_dr,
+)
+from rayrec.evaluation.off_policy.diagnostics import diagnose, support_problem
+from rayrec.evaluation.off_policy.estimates import Contributions, Estimate, Floats, effective_sample_size, interval
 
 CAMPAIGNS, POSITIONS = ("men", "women"), 3
 CAP = 100.0  # root of the number of rows (Ionides 2008), for clipping and for switching
@@ -53,8 +62,8 @@ ESTIMATORS: dict[str, Estimator] = {
     "ips": lambda log: ips(log.reward, log.weight),
     "clipped_ips": lambda log: clipped_ips(log.reward, log.weight, CAP),
     "snips": lambda log: snips(log.reward, log.weight),
-    "direct": lambda log: direct(log.q_target),
-    "dr": lambda log: dr(log.reward, log.weight, log.q_logged, log.q_target),
+    "direct": lambda log: direct_method(log.q_target),
+    "dr": lambda log: doubly_robust(log.reward, log.weight, log.q_logged, log.q_target),
     "self_normalised_dr": lambda log: self_normalised_dr(log.reward, log.weight, log.q_logged, log.q_target),
     "switch_dr": lambda log: switch_dr(log.reward, log.weight, log.q_logged, log.q_target, CAP),
 }

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.slate_world import MODELS, Floats, Sample, make
-from rayrec.offpolicy.base import Contributions, interval
-from rayrec.offpolicy.pointwise import clipped_ips, direct, dr, ips, self_normalised_dr, snips, switch_dr
-from rayrec.offpolicy.slate import cascade_dr, iips, rips, sips, sn_iips, sn_rips, sn_sips
+from rayrec.evaluation.off_policy.action_estimators import (
+    clipped_ips,
+    direct_method,
+    doubly_robust,
+    ips,
+    self_normalised_dr,
+    snips,
+    switch_dr,
+)
+from rayrec.evaluation.off_policy.estimates import Contributions, interval
+from rayrec.evaluation.off_policy.slate_estimators import cascade_dr, iips, rips, sips, sn_iips, sn_rips, sn_sips
 
 OBSERVATIONS = 1000  # logged slates, or actions, of one repetition
 CAP = 1.5  # of weights that go up to about 2
@@ -19,8 +27,8 @@ POINTWISE: dict[str, Callable[[Floats, Floats, Floats, Floats], Contributions]] 
     "ips": lambda r, w, q, v: ips(r, w),
     "clipped_ips": lambda r, w, q, v: clipped_ips(r, w, CAP),
     "snips": lambda r, w, q, v: snips(r, w),
-    "direct": lambda r, w, q, v: direct(v),
-    "dr": dr,
+    "direct": lambda r, w, q, v: direct_method(v),
+    "dr": doubly_robust,
     "self_normalised_dr": self_normalised_dr,
     "switch_dr": lambda r, w, q, v: switch_dr(r, w, q, v, CAP),
 }

@@ -30,11 +30,11 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
-from rayrec.reranking.base import EngineSettings, Failure
-from rayrec.reranking.ways.base import Ask
-from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.label import Label
-from rayrec.reranking.ways.transformers_next_token import TransformersNextToken
+from rayrec.reranking.engines.engine import EngineSettings, Failure
+from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.reranking.text.listwise import ListwiseScorer
+from rayrec.reranking.text.text_scorer import RankingQuery
 from tests.small_checkpoints import FAMILIES, build
 
 CANDIDATES, _LONGEST = 12, 1200
@@ -63,22 +63,24 @@ class Read:
     lists: float  # prompts an ask
 
 
-def made_asks(count: int, seed: int) -> list[Ask]:
+def made_asks(count: int, seed: int) -> list[RankingQuery]:
     rng = np.random.default_rng(seed)
     titles = np.array([f"{manner} {thing}" for manner in _MANNERS for thing in _THINGS])
     drawn = [rng.permutation(titles)[: CANDIDATES + 3].tolist() for _ in range(count)]
-    return [Ask("something for the weekend", tuple(some[CANDIDATES:]), tuple(some[:CANDIDATES])) for some in drawn]
+    return [
+        RankingQuery("something for the weekend", tuple(some[CANDIDATES:]), tuple(some[:CANDIDATES])) for some in drawn
+    ]
 
 
-def read(checkpoint: Checkpoint, asks: list[Ask], settings: Mapping[str, int]) -> Read:
-    engine = TransformersNextToken(checkpoint, EngineSettings(threads=1), _LONGEST)
-    way = Label.load(
+def read(checkpoint: InstructCheckpoint, asks: list[RankingQuery], settings: Mapping[str, int]) -> Read:
+    engine = TransformersNextTokenEngine(checkpoint, EngineSettings(threads=1), _LONGEST)
+    way = ListwiseScorer.load(
         engine, checkpoint, {"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
     )
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
     for row, ask in enumerate(asks):
-        dialogue = way.dialogue(ask)
+        dialogue = way.prompt_rounds(ask)
         prompts = next(dialogue)
         place[row] = places(decoder.decode(prompts[0]), ask.candidates)
         while True:
@@ -89,7 +91,7 @@ def read(checkpoint: Checkpoint, asks: list[Ask], settings: Mapping[str, int]) -
                     raise SystemExit(f"the checkpoint could not be asked: {end.value.reason}") from None
                 scores[row] = end.value
                 break
-    return Read(scores, place, sum(engine.counted.values()) / len(asks))
+    return Read(scores, place, sum(engine.prompt_counts.values()) / len(asks))
 
 
 def places(prompt: str, candidates: tuple[str, ...]) -> list[int]:
@@ -127,7 +129,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit with 1 unless averaging takes half of the bias out")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint.open(given.checkpoint or str(build(Path(folder), given.family)))
+        checkpoint = InstructCheckpoint.open(given.checkpoint or str(build(Path(folder), given.family)))
         asks = [ask for seed in given.seeds for ask in made_asks(given.asks, seed)]
         found = {name: read(checkpoint, asks, settings) for name, settings in SETTINGS.items()}
     most = list(found.values())[-1].scores

@@ -32,14 +32,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.baselines import Moment, baselines, llm_alone
-from rayrec import cluster
+from benchmarks.plain_recommenders import Moment, baselines, llm_alone
 from rayrec.config import Config, load
-from rayrec.evaluation.judging import judge_day
 from rayrec.evaluation.outcomes import outcomes
-from rayrec.pipeline import daily
-from rayrec.pipeline.day import Day
-from rayrec.units import DAY_US
+from rayrec.evaluation.slate_evaluation import evaluate_slates
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
 
 BAR, BAR_LAST_EVENT = 1.05, 1.25
 JOB, LLM = "llm", "llm alone"
@@ -133,18 +133,18 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
         if first is not None:  # histories and item models do not depend on the seed
             for part in ("work", "models"):
                 shutil.copytree(first / part, output / part, ignore=shutil.ignore_patterns("llm"))
-        day = Day(case.at(output, seed), case.day)
+        day = RunContext(case.at(output, seed), case.day)
         with cluster.connect(day.config.resources):
-            night = daily.run(day)
+            night = daily_run.run(day)
         if first is None:
             first = output
-            now = Moment(day, day.cut, case.min_events)
-            before = Moment(day, day.cut - case.horizon_days * DAY_US, case.min_events)
+            now = Moment(day, day.cutoff, case.min_events)
+            before = Moment(day, day.cutoff - case.horizon_days * MICROSECONDS_PER_DAY, case.min_events)
             users = pc.unique(case.wanted["user_id"].combine_chunks())
-            for name, settings, slates in baselines(now, before, users, case.horizon_days * DAY_US):
+            for name, settings, slates in baselines(now, before, users, case.horizon_days * MICROSECONDS_PER_DAY):
                 others[name], result.chosen[name] = slates, settings
         alone = {LLM: llm_alone(now, day.storage, night.manifest, users)}
-        found = judge_day(
+        found = evaluate_slates(
             str(output), case.day, case.wanted, min_events=case.min_events, others={**others, **alone}
         ).comparison
         for row in found.to_pylist():

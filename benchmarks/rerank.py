@@ -27,22 +27,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from rayrec.cluster import connect
 from rayrec.config import Resources, Tuning
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema
-from rayrec.pipeline.carry import UNIT, ActorPool, carry, over_units, results
-from rayrec.reranking import artefact, model, vocabulary
-from rayrec.reranking.actor import Reranker, RerankSpec
-from rayrec.reranking.artefact import Card
-from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.vllm_engine import ENVIRONMENT, VllmEngine
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.ray_support.cluster import connect
+from rayrec.ray_support.stage_runner import WORK_ITEM, ActorPoolSpec, carry, results, work_item_dataset
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.vllm_engine import VLLM_ENVIRONMENT, VllmEngine
+from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.storage import Storage
-from rayrec.units import DAY_US
 
 BAR_RAW, BAR_PEER = 0.95, 1.0
 INSTRUCTION = "Recommend what this user will want next."
-PATH, VARIANT, NOW, CANDIDATES, TOKENS = "models/lm/benchmark", "llm", 1_000 * DAY_US, 100, 256
+PATH, VARIANT, NOW, CANDIDATES, TOKENS = "models/lm/benchmark", "llm", 1_000 * MICROSECONDS_PER_DAY, 100, 256
 ARGUMENTS = {  # of the two peers; see ENVIRONMENT.md
     "dtype": "float32",
     "enforce_eager": True,
@@ -73,19 +73,19 @@ class Task:
 
     @property
     def env(self) -> dict[str, str]:
-        return {**ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads), "VLLM_CPU_KVCACHE_SPACE": "1"}
+        return {**VLLM_ENVIRONMENT, "OMP_NUM_THREADS": str(self.threads), "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def publish_model(root: str, items: int, settings: Tuning) -> None:
     """An untuned model: speed does not depend on what the weights are."""
     ids = _item_ids(items)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], ids, items)
-        vocab = vocabulary.vocabulary_of(tokenizer, items)
+        tokenizer = item_vocabulary.scratch_tokenizer([INSTRUCTION], ids, items)
+        vocab = item_vocabulary.vocabulary_from_tokenizer(tokenizer, items)
         tokenizer.save_pretrained(folder)
-        model.build(settings, vocab, TOKENS).export(Path(folder))
-        card = Card(vocab, tuple(ids), settings.events, "scratch", "float32", {}, (), 1)
-        artefact.publish(Path(folder), card, Storage(root), PATH)
+        item_lm.build(settings, vocab, TOKENS).export(Path(folder))
+        card = ModelCard(vocab, tuple(ids), settings.events, "scratch", "float32", {}, (), 1)
+        tuned_checkpoint.publish(Path(folder), card, Storage(root), PATH)
 
 
 def shard_table(task: Task, shard: int) -> pa.Table:
@@ -97,7 +97,7 @@ def shard_table(task: Task, shard: int) -> pa.Table:
         "user_id": [f"{shard}-{user}" for user in range(count)],
         "variant": [VARIANT] * count,
         "item": [rng.integers(0, task.items, n).tolist() for n in lengths],
-        "ts": [(NOW - np.sort(rng.integers(1, 90 * DAY_US, n))[::-1]).tolist() for n in lengths],
+        "ts": [(NOW - np.sort(rng.integers(1, 90 * MICROSECONDS_PER_DAY, n))[::-1]).tolist() for n in lengths],
         "candidate": [rng.permutation(task.items)[:CANDIDATES].tolist() for _ in range(count)],
         "source": [[0] * CANDIDATES] * count,
         "score.ease": [[0.0] * CANDIDATES] * count,
@@ -111,7 +111,7 @@ def catalogue(items: int) -> pa.Table:
 
 def prompts_of(task: Task, shard: int) -> list[dict[str, Any]]:
     """The same users as token ids: {user, tokens, ids}."""
-    local = artefact.localise(Storage(task.root), PATH)
+    local = tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH)
     layout = local.layout(INSTRUCTION, TOKENS)
     table = shard_table(task, shard)
     prompts = layout.prompts(Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"]), NOW)
@@ -138,9 +138,9 @@ class _Ours:
     """Stage, as an actor: the rerank stage of the daily job."""
 
     def __init__(self, task: Task) -> None:
-        local = artefact.localise(Storage(task.root), PATH)
+        local = tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH)
         engine = VllmEngine(local, EngineSettings(threads=task.threads))
-        self._rerank = Reranker(engine, local, catalogue(task.items), RerankSpec(INSTRUCTION, NOW))
+        self._rerank = ItemTokenRanker(engine, local, catalogue(task.items), ItemTokenSpec(INSTRUCTION, NOW))
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         out = self._rerank(table)
@@ -149,11 +149,11 @@ class _Ours:
 
 def ours(task: Task) -> tuple[float, Scores]:
     """(users a second, scores by user)."""
-    dataset = carry(over_units(range(len(task.shards))), _Table, task)
-    pool = ActorPool(1, task.threads, 0, tuple(task.env.items()))
+    dataset = carry(work_item_dataset(range(len(task.shards))), _Table, task)
+    pool = ActorPoolSpec(1, task.threads, 0, tuple(task.env.items()))
     tables = list(results(carry(dataset.materialize(), _Ours, task, pool=pool)))
     end = time.time()
-    warm = next(table for table in tables if table[UNIT][0].as_py() == 0)
+    warm = next(table for table in tables if table[WORK_ITEM][0].as_py() == 0)
     scores = {
         user: np.array(row, np.float32)
         for table in tables
@@ -167,7 +167,7 @@ def raw(task: Task) -> tuple[float, Scores]:
     def measure() -> tuple[float, Scores]:
         from vllm import LLM, SamplingParams
 
-        llm = LLM(model=artefact.localise(Storage(task.root), PATH).folder, seed=0, **ARGUMENTS)
+        llm = LLM(model=tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH).folder, seed=0, **ARGUMENTS)
         rows = [row for shard in range(len(task.shards)) for row in prompts_of(task, shard)]
         prompts = [{"prompt_token_ids": row["tokens"]} for row in rows]
         params = [
@@ -193,7 +193,7 @@ def peer(task: Task) -> tuple[float, Scores]:
 
     env = {key: value for key, value in task.env.items() if key != "VLLM_ENABLE_V1_MULTIPROCESSING"}  # AsyncLLM forks
     config = vLLMEngineProcessorConfig(
-        model_source=artefact.localise(Storage(task.root), PATH).folder,
+        model_source=tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH).folder,
         engine_kwargs=dict(ARGUMENTS),
         batch_size=128,
         concurrency=1,

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.made import make
+from benchmarks.generated import make
 from benchmarks.process_tree import watched
-from rayrec import cluster
 from rayrec.config import load
-from rayrec.pipeline import daily
-from rayrec.pipeline.day import Day
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
 
 BAR_MINUTES, BAR_GB = 15.0, 8.0
 CONFIG = {
@@ -40,7 +40,7 @@ CONFIG = {
     },
     "retrieval": {"sources": {"ease": {}, "popularity": {}, "recent_popularity": {"half_life_days": 8.0}}},
     "rerank": {"method": "none"},
-    "blend": {"cuts": 0},
+    "blend": {"cutoffs": 0},
     "arms": {"variants": {"denoised": {}}},
     "output": {"examples": 0},
 }
@@ -59,10 +59,10 @@ def measure(users: int, events: int, items: int, seed: int, folder: Path) -> Mea
     made = make(folder / "data", users=users, events=events, items=items, seed=seed)
     config = folder / "scale.yaml"
     config.write_text(yaml.safe_dump(CONFIG), encoding="utf8")
-    day = Day(load(config, [f"data.root={made.root}", f"output.root={folder / 'out'}"]), made.date)
+    day = RunContext(load(config, [f"data.root={made.root}", f"output.root={folder / 'out'}"]), made.date)
     started = time.monotonic()
     with watched() as peak, cluster.connect(day.config.resources):
-        night = daily.run(day)
+        night = daily_run.run(day)
     seconds = time.monotonic() - started
     steps = ", ".join(f"{name} {took:.0f}" for name, took, *_ in night.timings.steps if took >= 0.5)
     return Measured(users, seconds, peak.bytes / 1e9, steps, night.manifest.users.published)

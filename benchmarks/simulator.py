@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.slates.policies import Ordered, SlatePolicy
-from rayrec.slates.scored import Items, Scored
+from rayrec.data.ragged import Ragged
+from rayrec.slates.policies import PolicySlates, SlatePolicy
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -65,14 +65,14 @@ class World:
             wrong = shared * wrong + np.sqrt(1 - shared**2) * mine
         return (belief + error * wrong).astype(np.float32)
 
-    def scored(self, scores: npt.NDArray[np.float32]) -> Scored:
+    def scored(self, scores: npt.NDArray[np.float32]) -> ScoredCandidates:
         """All items as every user's candidates."""
         users, items = scores.shape
         flat = Ragged.from_lengths(scores.ravel(), np.full(users, items))
         nobody = Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(users, np.int64))
         ids = pa.array([f"item-{number:05d}" for number in range(items)])
-        catalogue = Items(ids, np.full(items, -1, np.int32), np.ones(items, bool))
-        return Scored(
+        catalogue = CatalogueItems(ids, np.full(items, -1, np.int32), np.ones(items, bool))
+        return ScoredCandidates(
             self.user_ids, flat, flat.like(np.tile(np.arange(items, dtype=np.int32), users)), nobody, catalogue
         )
 
@@ -84,18 +84,18 @@ class World:
             scored, ordered, scored.candidate.values[ordered.places.values].reshape(-1, size).astype(np.int64)
         )
 
-    def looked_at(self, size: int) -> Floats:
+    def users_to_score(self, size: int) -> Floats:
         """P(rank is looked at), [size]."""
         return np.asarray(np.arange(1, size + 1) ** -self.bias)
 
     def value(self, items: Codes) -> Floats:
         """Expected clicks of each user's slate [users, size], [users]: the online truth."""
-        clicked = np.take_along_axis(self.wanted, items, axis=1) * self.looked_at(items.shape[1])
+        clicked = np.take_along_axis(self.wanted, items, axis=1) * self.users_to_score(items.shape[1])
         return np.asarray(clicked.sum(axis=1))
 
     def clicks(self, items: Codes, seed: int) -> Floats:
         """One showing of slates [users, size]: 1 where clicked."""
-        chance = np.take_along_axis(self.wanted, items, axis=1) * self.looked_at(items.shape[1])
+        chance = np.take_along_axis(self.wanted, items, axis=1) * self.users_to_score(items.shape[1])
         return (np.random.default_rng([seed, 3]).random(items.shape) < chance).astype(np.float64)
 
     def taken(self, count: int, seed: int) -> Codes:
@@ -112,8 +112,8 @@ class World:
 class Slates:
     """What a policy made of every user's candidates."""
 
-    scored: Scored
-    ordered: Ordered
+    scored: ScoredCandidates
+    ordered: PolicySlates
     items: Codes  # [users, size]
 
     @property

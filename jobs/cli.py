@@ -24,11 +24,11 @@ ConfigPath = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Override one setting: section.key=value. May be repeated.")
 ]
-DayOption = Annotated[
+DateOption = Annotated[
     datetime,
     typer.Option("--date", formats=["%Y-%m-%d"], help="The day to recommend for; only days before it are known."),
 ]
-PublishedDay = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The published day.")]
+PublishedDateOption = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The published day.")]
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the settings as they would be used, and stop.")
 ]
@@ -43,7 +43,7 @@ def settings(config: Path, overrides: list[str] | None, print_config: bool = Fal
     return loaded
 
 
-def day_of(day: datetime) -> date:
+def as_date(day: datetime) -> date:
     """typer reads days as datetimes; jobs want dates."""
     return day.date()
 

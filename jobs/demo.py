@@ -16,16 +16,16 @@ from rich.console import Console
 
 from jobs.cli import command
 from jobs.daily import print_counts
-from rayrec import cluster
 from rayrec.config import load
-from rayrec.demo_shop import Shop, make_shop
+from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.errors import ConfigError
-from rayrec.evaluation.planted import judge_planted, noise_found
-from rayrec.evaluation.report import write_report
-from rayrec.evaluation.terminal import print_comparison, print_person, results_console
-from rayrec.pipeline import daily
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.reporting import people_worth_showing, report_data
+from rayrec.evaluation.ground_truth import evaluate_on_ground_truth, noise_detection
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.run_report import report_data, select_example_users
+from rayrec.ray_support import cluster
+from rayrec.reporting.html_report import write_report
+from rayrec.reporting.terminal import print_comparison, print_user, results_console
 
 CONFIG = Path(__file__).resolve().parent.parent / "conf" / "demo.yaml"
 FOLDERS = ("shop", "truth", "out")
@@ -42,20 +42,20 @@ Users = Annotated[int, typer.Option("--users", min=1, help="How many shoppers th
 def demo(root: Root = Path("demo"), seed: Seed = SEED, users: Users = 1200) -> None:
     """Make a shop, run the night on it, and judge the slates by the planted truth."""
     console = results_console()
-    make_room(root)
-    shop = make_shop(root, seed=seed, users=users)
+    clear_demo_folders(root)
+    shop = make_synthetic_dataset(root, seed=seed, users=users)
     console.print(
         f"A shop of {shop.users:,} users, {shop.items} items and {shop.events:,} events, of which {shop.noise:,} are "
         f"planted noise and {shop.broken} are broken rows.",
         soft_wrap=True,
     )
-    work = Day(load(CONFIG, [f"data.root={root / 'shop'}", f"output.root={root / 'out'}"]), shop.date)
+    work = RunContext(load(CONFIG, [f"data.root={root / 'shop'}", f"output.root={root / 'out'}"]), shop.date)
     with cluster.connect(work.config.resources):
-        night = daily.run(work)
-    planted = judge_planted(work.config.output.root, shop)
-    people = people_worth_showing(work, night.manifest, work.config.output.examples)
+        night = daily_run.run(work)
+    planted = evaluate_on_ground_truth(work.config.output.root, shop)
+    people = select_example_users(work, night.manifest, work.config.output.examples)
     for person in people:
-        print_person(console, person)
+        print_user(console, person)
     report = write_report(report_data(night, people, planted.comparison), work.storage)
     print_counts(night, console)
     _print_truth(console, work, shop)
@@ -64,7 +64,7 @@ def demo(root: Root = Path("demo"), seed: Seed = SEED, users: Users = 1200) -> N
     _print_next(console, work, report, root)
 
 
-def make_room(root: Path) -> None:
+def clear_demo_folders(root: Path) -> None:
     """Empty the folders that an earlier demo made, or make them.
 
     Raises ConfigError, before anything is deleted, where one of them was not made by a demo.
@@ -79,7 +79,7 @@ def make_room(root: Path) -> None:
         raise ConfigError(
             "the demo would delete what it did not make",
             where=", ".join(str(folder) for folder in others),
-            do="give another folder (--root), or delete these yourself if nothing in them is needed",
+            hint="give another folder (--root), or delete these yourself if nothing in them is needed",
         )
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,16 +91,16 @@ def make_room(root: Path) -> None:
                 child.unlink()
 
 
-def _print_truth(console: Console, work: Day, shop: Shop) -> None:
-    for found in noise_found(work.config.output.root, shop):
+def _print_truth(console: Console, work: RunContext, shop: SyntheticDataset) -> None:
+    for found in noise_detection(work.config.output.root, shop):
         console.print(
-            f"{found.variant}: {found.taken_out:,} of {found.events:,} events taken out; {found.precision:.0%} of them "
+            f"{found.variant}: {found.removed:,} of {found.events:,} events taken out; {found.precision:.0%} of them "
             f"are planted noise ({found.noise / found.events:.0%} at random), {found.recall:.0%} of all noise",
             soft_wrap=True,
         )
 
 
-def _print_next(console: Console, work: Day, report: str, root: Path) -> None:
+def _print_next(console: Console, work: RunContext, report: str, root: Path) -> None:
     sets = f"--config conf/demo.yaml --set data.root={root / 'shop'} --set output.root={root / 'out'} --date {work.dt}"
     console.print(
         f"report:  {report}\n\nWhat to try next, after `. .venv/bin/activate`:\n"

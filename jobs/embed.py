@@ -8,29 +8,29 @@ histories with `jobs.daily`, and nothing else: neither needs the other.
 
 from __future__ import annotations
 
-from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
-from rayrec import cluster
-from rayrec.embeddings.publication import EMBEDDINGS, INFLUENCES, NEIGHBOURS
-from rayrec.evaluation.terminal import results_console
-from rayrec.pipeline import embed as pipeline
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.embed_training import settings_of
-from rayrec.publishing.layout import day_folder
+from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
+from rayrec.embeddings.embedding_products import EMBEDDINGS, INFLUENCES, NEIGHBOURS
+from rayrec.pipeline import embedding_run as pipeline
+from rayrec.pipeline.embedding_training import settings_of
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
+from rayrec.reporting.terminal import results_console
+from rayrec.storage.layout import publication_folder
 
 
-def embed(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def embed(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Publish one date's embeddings."""
-    work = Day(settings(config, overrides, print_config), day_of(date))
+    work = RunContext(settings(config, overrides, print_config), as_date(date))
     settings_of(work)
     console = results_console()
     with cluster.connect(work.config.resources):
         embedded = pipeline.run(work)
-    where = work.storage.url(day_folder(EMBEDDINGS.name, work.date))
+    where = work.storage.url(publication_folder(EMBEDDINGS.name, work.date))
     for product, beside in ((NEIGHBOURS, embedded.neighbours), (INFLUENCES, embedded.influences)):
         if beside is not None:
-            folder = work.storage.url(day_folder(product.name, work.date))
+            folder = work.storage.url(publication_folder(product.name, work.date))
             console.print(f"{product.name}: {folder} ({beside.outcome})", soft_wrap=True)
-    if embedded.already:
+    if embedded.already_published:
         console.print(f"{work.dt} is already published, by this very run; nothing was done: {where}", soft_wrap=True)
         return
     for row in embedded.card["curve"]:

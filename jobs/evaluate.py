@@ -13,22 +13,22 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDay, command, day_of, settings
+from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDateOption, as_date, command, settings
 from rayrec.config import Config
 from rayrec.errors import DataError, MissingFileError, PublicationError
-from rayrec.evaluation import evaluated
-from rayrec.evaluation.evaluated import Evaluated
-from rayrec.evaluation.report import read_report, report_folder, write_report
-from rayrec.evaluation.terminal import print_comparison, print_decision, print_logged, results_console
+from rayrec.evaluation import evaluation_result
+from rayrec.evaluation.evaluation_result import EvaluationResult
 from rayrec.publishing.manifest import find_manifest
+from rayrec.reporting.html_report import read_report, report_folder, write_report
+from rayrec.reporting.terminal import print_comparison, print_decision, print_off_policy, results_console
 from rayrec.storage import Storage
 
-SHOWN = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
+SHOWN_METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
 
 
 def evaluate(
     config: ConfigPath,
-    date: PublishedDay,
+    date: PublishedDateOption,
     horizon_days: Annotated[
         int, typer.Option("--horizon-days", min=1, max=366, help="Days to judge, from --date on.")
     ] = 7,
@@ -39,22 +39,22 @@ def evaluate(
     print_config: PrintConfig = False,
 ) -> None:
     """Judge the slates of a published day by what users did in the days from it on."""
-    loaded, day, console = settings(config, overrides, print_config), day_of(date), results_console()
+    loaded, day, console = settings(config, overrides, print_config), as_date(date), results_console()
     _require_published(loaded, day, f"python -m jobs.daily --config {config} --date {day}")
-    found = evaluated.evaluate(loaded, day, horizon_days, baseline)
-    console.print(found.judged_on, soft_wrap=True)
-    print_comparison(console, found.found.comparison, SHOWN)
-    print_decision(console, found.decision, found.found.preferences)
-    if found.logged is not None:
-        print_logged(console, found.logged)
+    found = evaluation_result.evaluate(loaded, day, horizon_days, baseline)
+    console.print(found.evaluated_on, soft_wrap=True)
+    print_comparison(console, found.found.comparison, SHOWN_METRICS)
+    print_decision(console, found.decision, found.found.interleaving)
+    if found.off_policy is not None:
+        print_off_policy(console, found.off_policy)
     storage = Storage(loaded.output.root)
     path = f"{report_folder(day.isoformat())}/metrics.json"
     storage.write(path, found.to_json())
     console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
-    console.print(f"report:  {_added_to_report(found, storage)}", soft_wrap=True)
+    console.print(f"report:  {_update_report(found, storage)}", soft_wrap=True)
 
 
-def _added_to_report(found: Evaluated, storage: Storage) -> str:
+def _update_report(found: EvaluationResult, storage: Storage) -> str:
     """Add what was found to the day's report: where it lies, or why there is none to add to."""
     try:
         report = read_report(storage, found.date.isoformat())
@@ -68,10 +68,12 @@ def _added_to_report(found: Evaluated, storage: Storage) -> str:
 def _require_published(config: Config, day: Date, line: str) -> None:
     storage = Storage(config.output.root)
     if not config.data.root:
-        raise DataError("data.root is not set, and what users did lies there", do="give --set data.root=DIR")
+        raise DataError("data.root is not set, and what users did lies there", hint="give --set data.root=DIR")
     if find_manifest(storage, day) is None:
         sets = f"--set data.root={config.data.root} --set output.root={config.output.root}"
-        raise PublicationError(f"no slates are published for {day}", where=storage.root, do=f"first run: {line} {sets}")
+        raise PublicationError(
+            f"no slates are published for {day}", where=storage.root, hint=f"first run: {line} {sets}"
+        )
 
 
 main = command(evaluate)

@@ -5,23 +5,23 @@ python -m jobs.fit --config conf/online_retail.yaml --set data.root=DIR --set ou
 
 from __future__ import annotations
 
-from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
-from rayrec import cluster
-from rayrec.evaluation.terminal import results_console
-from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ingest
-from rayrec.pipeline.learn import fit_models
+from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
+from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.interaction_ingest import ingest
+from rayrec.pipeline.model_fitting import fit_item_models
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
+from rayrec.reporting.terminal import results_console
 
 
-def fit(config: ConfigPath, date: DayOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+def fit(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Fit the item models that scoring this date needs."""
-    work = Day(settings(config, overrides, print_config), day_of(date))
+    work = RunContext(settings(config, overrides, print_config), as_date(date))
     check(work)
     with cluster.connect(work.config.resources):
-        models = fit_models(work, ingest(work))
+        models = fit_item_models(work, ingest(work))
     for model in models:
-        results_console().print(f"item model as of {model.day}: {model.item_model}")
+        results_console().print(f"item model as of {model.date}: {model.item_model}")
 
 
 main = command(fit)

@@ -15,12 +15,13 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, Overrides, PrintConfig, command, day_of, settings
-from rayrec import cluster, forgotten
-from rayrec.contracts.user_ids import read_user_ids
-from rayrec.evaluation.terminal import results_console
-from rayrec.pipeline.daily import check
-from rayrec.pipeline.forget import fulfil, newest_day, put_on_list
+from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
+from rayrec.data.user_id_file import read_user_ids
+from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.erasure_run import add_to_erasure_list, execute, newest_context
+from rayrec.publishing import erasure_list
+from rayrec.ray_support import cluster
+from rayrec.reporting.terminal import results_console
 from rayrec.storage import Storage
 
 
@@ -41,20 +42,20 @@ def forget(
 ) -> None:
     """Forget users, and certify it."""
     loaded, console = settings(config, overrides, print_config), results_console()
-    day = newest_day(loaded, None if date is None else day_of(date))
+    day = newest_context(loaded, None if date is None else as_date(date))
     if day is not None:
         check(day)
     ids = read_user_ids(users, column)
     storage = Storage(loaded.output.root)
-    added = put_on_list(storage, ids)
+    added = add_to_erasure_list(storage, ids)
     console.print(f"{len(ids):,} users in {users}, {added:,} of them new on the list", markup=False, soft_wrap=True)
-    requests = forgotten.pending(storage)
+    requests = erasure_list.pending_requests(storage)
     if not requests:
         console.print("nothing to do: every request has its certificate")
         return
     with cluster.connect(loaded.resources) if day is not None else nullcontext():
         for request in requests:
-            path = fulfil(loaded, request, day)
+            path = execute(loaded, request, day)
             console.print(f"certificate: {storage.url(path)}", soft_wrap=True)
 
 

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, Overrides, PublishedDay, command, day_of, settings
-from rayrec.evaluation.people import read_people
-from rayrec.evaluation.terminal import print_person, results_console
+from jobs.cli import ConfigPath, Overrides, PublishedDateOption, as_date, command, settings
+from rayrec.reporting.terminal import print_user, results_console
+from rayrec.reporting.user_examples import read_users
 
 
 def show(
     config: ConfigPath,
-    date: PublishedDay,
+    date: PublishedDateOption,
     user: Annotated[str, typer.Option("--user", help="The user's id, as in the data.")],
     overrides: Overrides = None,
     ranks: Annotated[int, typer.Option("--ranks", min=1, help="How much of each slate to show.")] = 10,
@@ -24,8 +24,8 @@ def show(
 ) -> None:
     """Show one user's history and slates. Reads from output.root only."""
     loaded = settings(config, overrides)
-    (person,) = read_people(loaded.output.root, day_of(date), [user])
-    print_person(results_console(), person, ranks=ranks, events=events)
+    (person,) = read_users(loaded.output.root, as_date(date), [user])
+    print_user(results_console(), person, ranks=ranks, events=events)
 
 
 main = command(show)

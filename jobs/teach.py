@@ -14,14 +14,14 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import ConfigPath, DayOption, Overrides, PrintConfig, command, day_of, settings
-from rayrec import cluster
-from rayrec.evaluation.terminal import results_console
-from rayrec.instructions.teachers.llm import LlmTeacher
-from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ingest
-from rayrec.pipeline.teach import Target, teach_users, writer_settings
+from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
+from rayrec.instructions.teachers.llm_teacher import LlmTeacher
+from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.instruction_generation import OutputTable, generate_profiles, generator_settings
+from rayrec.pipeline.interaction_ingest import ingest
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
+from rayrec.reporting.terminal import results_console
 
 Table = Annotated[str, typer.Option("--table", help="The parquet file to write, here or at an fsspec URL.")]
 Reader = Annotated[
@@ -31,20 +31,20 @@ Reader = Annotated[
 
 def teach(
     config: ConfigPath,
-    date: DayOption,
+    date: DateOption,
     table: Table,
     checkpoint: Reader = None,
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
     """Write what users like, in words."""
-    work = Day(settings(config, overrides, print_config), day_of(date))
+    work = RunContext(settings(config, overrides, print_config), as_date(date))
     check(work)
-    target = Target.at(table)
-    teacher = LlmTeacher(checkpoint, work.storage, writer_settings(work.config.resources)) if checkpoint else None
+    target = OutputTable.at(table)
+    teacher = LlmTeacher(checkpoint, work.storage, generator_settings(work.config.resources)) if checkpoint else None
     with cluster.connect(work.config.resources):
         users = ingest(work).users
-        taught = teach_users(work, teacher)
+        taught = generate_profiles(work, teacher)
     target.write(taught.table)
     console = results_console()
     console.print(f"{len(taught.table):,} of {users:,} users have a preference: {target}", soft_wrap=True)

@@ -3,6 +3,6 @@
 __version__ = "0.1.0"
 
 from rayrec.publishing.manifest import published_dates
-from rayrec.publishing.reader import read_slates
+from rayrec.publishing.slate_reader import read_slates
 
 __all__ = ["__version__", "published_dates", "read_slates"]

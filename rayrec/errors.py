@@ -11,25 +11,25 @@ class RayrecError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
-        self.what, self.where, self.do = what, where, do
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what, self.where, self.hint = what, where, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
         lines = [self.what]
         if self.where:
             lines.append(f"  where: {self.where}")
-        if self.do:
-            lines.append(f"  to do: {self.do}")
+        if self.hint:
+            lines.append(f"  to do: {self.hint}")
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Crosses Ray's process boundaries whole; Exception's own pickling would lose the keywords.
-        return (_rebuild, (type(self), self.what, self.where, self.do))
+        return (_rebuild, (type(self), self.what, self.where, self.hint))
 
 
-def _rebuild(kind: type[RayrecError], what: str, where: str, do: str) -> RayrecError:
-    return kind(what, where=where, do=do)
+def _rebuild(kind: type[RayrecError], what: str, where: str, hint: str) -> RayrecError:
+    return kind(what, where=where, hint=hint)
 
 
 class ConfigError(RayrecError):

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from rayrec.config import Config, load
-from rayrec.contracts.schemas import SLATE
+from rayrec.data.schemas import SLATE
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [

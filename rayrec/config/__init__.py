@@ -7,8 +7,8 @@ Unknown keys are errors that name the nearest known key, repeated ones errors th
 secret: credentials come from the environment (fsspec, AWS, Ray), never from config.
 """
 
-from rayrec.config.arms import Arm, Arms, Within
-from rayrec.config.data import (
+from rayrec.config.arms_section import Arm, Arms, ExperimentLayer
+from rayrec.config.data_section import (
     Data,
     EventDerivation,
     EventRule,
@@ -17,14 +17,14 @@ from rayrec.config.data import (
     ItemSource,
     Requirement,
 )
-from rayrec.config.feedback import Feedback
-from rayrec.config.files import Column, ColumnLike, FileSource, Timestamp
-from rayrec.config.rerank import Rerank
-from rayrec.config.resources import Resources
-from rayrec.config.sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
-from rayrec.config.slates import Diversify, Fallback, Pin, Range, Rules, Slate
+from rayrec.config.feedback_section import Feedback
+from rayrec.config.file_source import Column, ColumnLike, FileSource, Timestamp
+from rayrec.config.rerank_section import Rerank
+from rayrec.config.resources_section import Resources
+from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
+from rayrec.config.slate_section import DiversitySettings, Fallback, Pin, Range, Rules, Slate
 from rayrec.config.tree import Config, load
-from rayrec.config.tuning import Form, Tuning
+from rayrec.config.tuning_section import RequestTask, Tuning
 
 __all__ = [
     "Arm",
@@ -35,14 +35,14 @@ __all__ = [
     "Config",
     "Data",
     "Denoise",
-    "Diversify",
+    "DiversitySettings",
     "EventDerivation",
     "EventRule",
+    "ExperimentLayer",
     "Fallback",
     "Feedback",
     "FileSource",
     "Fit",
-    "Form",
     "Instruction",
     "InstructionSource",
     "InteractionSource",
@@ -50,6 +50,7 @@ __all__ = [
     "Output",
     "Pin",
     "Range",
+    "RequestTask",
     "Requirement",
     "Rerank",
     "Resources",
@@ -58,6 +59,5 @@ __all__ = [
     "Slate",
     "Timestamp",
     "Tuning",
-    "Within",
     "load",
 ]

@@ -10,16 +10,16 @@ import json
 import sys
 
 from rayrec import denoising, retrieval, slates
-from rayrec.config.reference import Family, reference
-from rayrec.config.schema import json_schema
-from rayrec.reranking import ways
+from rayrec.config.config_reference import MethodFamily, reference
+from rayrec.config.json_schema import json_schema
+from rayrec.reranking import text
 
 FAMILIES = (
-    Family("Denoising methods", "denoise.method", "denoise.settings", denoising.METHODS),
-    Family("Retrievers", "retrieval.sources.NAME.kind", "retrieval.sources.NAME", retrieval.RETRIEVERS),
-    Family("Ways of reading titles", "rerank.method", "rerank.settings", ways.WAYS),
-    Family("Slate policies", "slate.policy", "slate.settings", slates.POLICIES),
-    Family("Methods of diversity", "slate.diversify.method", "slate.diversify.settings", slates.METHODS),
+    MethodFamily("Denoising methods", "denoise.method", "denoise.settings", denoising.DENOISERS),
+    MethodFamily("Retrievers", "retrieval.sources.NAME.kind", "retrieval.sources.NAME", retrieval.RETRIEVERS),
+    MethodFamily("Ways of reading titles", "rerank.method", "rerank.settings", text.TEXT_SCORERS),
+    MethodFamily("Slate policies", "slate.policy", "slate.settings", slates.POLICIES),
+    MethodFamily("Methods of diversity", "slate.diversity.method", "slate.diversity.settings", slates.DIVERSIFIERS),
 )
 
 

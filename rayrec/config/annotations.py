@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 
-from rayrec.config.files import Column
+from rayrec.config.file_source import Column
 from rayrec.config.section import Section
 
 _PLAIN = {str: "text", bool: "`true`, `false`", int: "whole number", float: "number", types.NoneType: "`null`"}
@@ -33,7 +33,7 @@ def sections_in(annotation: Any) -> Iterator[tuple[type[Section], str]]:
 
 
 @dataclass(frozen=True)
-class Words:
+class TypeDescriber:
     """`links`: what a section is called."""
 
     links: Mapping[type[Section], str]

@@ -10,20 +10,20 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, ValidationInfo, field_validator
 
-from rayrec import strict_yaml
-from rayrec.config.arms import Arms
-from rayrec.config.data import Data
-from rayrec.config.embeddings import Embeddings
-from rayrec.config.feedback import Feedback
-from rayrec.config.inherited import filled_in
-from rayrec.config.rerank import Rerank
-from rayrec.config.resources import Resources
+from rayrec.config import yaml_loader
+from rayrec.config.arms_section import Arms
+from rayrec.config.data_section import Data
+from rayrec.config.embeddings_section import Embeddings
+from rayrec.config.feedback_section import Feedback
+from rayrec.config.inheritance import inherit_from_top_level
+from rayrec.config.rerank_section import Rerank
+from rayrec.config.resources_section import Resources
+from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
 from rayrec.config.section import Section
-from rayrec.config.sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
-from rayrec.config.slates import Slate
-from rayrec.config.tuning import Tuning
+from rayrec.config.slate_section import Slate
+from rayrec.config.tuning_section import Tuning
 from rayrec.errors import ConfigError
-from rayrec.hashing import digest, ordered
+from rayrec.numerics.hashing import digest, with_key_order
 
 _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants.*.retrieval.sources")
 """Where the order of keys is part of what a config means: codes of events, ties of sources, the baseline and shares."""
@@ -66,14 +66,14 @@ class Config(Section):
     @field_validator("arms", mode="before")
     @classmethod
     def _arms_say_what_differs(cls, arms: Any, info: ValidationInfo) -> Any:
-        return filled_in(arms, info.data)
+        return inherit_from_top_level(arms, info.data)
 
     @property
     def fingerprint(self) -> str:
         """Of everything that can change a slate: not where the data lies, where it goes, or on how many machines."""
-        return digest(ordered(self.meaning(), *_IN_ORDER))
+        return digest(with_key_order(self.fingerprinted_settings(), *_IN_ORDER))
 
-    def meaning(self) -> dict[str, Any]:
+    def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data; embeddings are a publication of their own."""
         content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings"})
         del content["data"]["root"]
@@ -86,14 +86,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         text = Path(path).read_text(encoding="utf8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"cannot read the config: {error}", where=str(path), do="give --config the path of a YAML file"
+            f"cannot read the config: {error}", where=str(path), hint="give --config the path of a YAML file"
         ) from None
     try:
-        content = strict_yaml.load(text, str(path))
+        content = yaml_loader.load(text, str(path))
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=str(path)) from None
     if not isinstance(content, dict):
-        raise ConfigError("a config is a mapping of sections", where=str(path), do="start from a file in conf/")
+        raise ConfigError("a config is a mapping of sections", where=str(path), hint="start from a file in conf/")
     for override in overrides:
         _apply(content, override)
     try:
@@ -105,7 +105,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def _apply(content: dict[str, Any], override: str) -> None:
     key, sign, value = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"cannot read --set {override!r}", do="write it as --set section.key=value")
+        raise ConfigError(f"cannot read --set {override!r}", hint="write it as --set section.key=value")
     *parents, last = key.split(".")
     node = content
     for parent in parents:
@@ -114,7 +114,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {key}: {parent!r} is a value, not a section")
         node = child
     try:
-        node[last] = strict_yaml.load(value, f"--set {key}")
+        node[last] = yaml_loader.load(value, f"--set {key}")
     except yaml.YAMLError:
         node[last] = value
 

@@ -62,7 +62,7 @@ ALLOWED = frozenset(
 _BACKENDS = ("mp", "ray", "uni")  # of distributed_executor_backend; any other name is a class that vLLM would import
 
 
-def refuse_others(given: Mapping[str, Any]) -> None:
+def check_vllm_arguments(given: Mapping[str, Any]) -> None:
     """Raises ConfigError for arguments that are not ALLOWED; their values, which may be secrets, are not named."""
     if refused := sorted(given.keys() - ALLOWED):
         near = {name: difflib.get_close_matches(name, sorted(ALLOWED), n=1, cutoff=0.8) for name in refused}
@@ -70,12 +70,12 @@ def refuse_others(given: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{', '.join(refused)}: not taken here, where nothing may change a score",
             where="resources.vllm",
-            do=f"remove it; {''.join(meant)}the longest prompt is prompt_tokens in rerank.settings, the dtype "
+            hint=f"remove it; {''.join(meant)}the longest prompt is prompt_tokens in rerank.settings, the dtype "
             f"rerank.dtype; taken are {', '.join(sorted(ALLOWED))}",
         )
     if (backend := given.get("distributed_executor_backend")) not in (None, *_BACKENDS):
         raise ConfigError(
             f"there is no backend {backend!r}",
             where="resources.vllm.distributed_executor_backend",
-            do=f"give one of {', '.join(_BACKENDS)}, or none: vLLM finds one",
+            hint=f"give one of {', '.join(_BACKENDS)}, or none: vLLM finds one",
         )

@@ -1,21 +1,31 @@
 """Denoising: which events of a history to believe. Importing the package registers every method."""
 
-from rayrec.denoising import ease, ensemble, gradient, influence, loss, nbpo, none, propensity, rules
-from rayrec.denoising.base import METHODS, REASONS, Denoiser, Histories, Verdict
+from rayrec.denoising import (
+    ease_support,
+    ensemble,
+    gradient_influence,
+    heuristic_rules,
+    nbpo,
+    no_denoising,
+    rel_mf,
+    ridge_influence,
+    robust_loss,
+)
+from rayrec.denoising.denoiser import DENOISERS, REASONS, Denoiser, DenoisingDecision, Histories
 
 __all__ = [
-    "METHODS",
+    "DENOISERS",
     "REASONS",
     "Denoiser",
+    "DenoisingDecision",
     "Histories",
-    "Verdict",
-    "ease",
+    "ease_support",
     "ensemble",
-    "gradient",
-    "influence",
-    "loss",
+    "gradient_influence",
+    "heuristic_rules",
     "nbpo",
-    "none",
-    "propensity",
-    "rules",
+    "no_denoising",
+    "rel_mf",
+    "ridge_influence",
+    "robust_loss",
 ]

@@ -20,27 +20,27 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.base import REASONS, Arrays, Denoiser, Histories, Verdict, register, required
-from rayrec.denoising.ease import EaseSupport
-from rayrec.denoising.influence import Influence
-from rayrec.denoising.limits import Cap
-from rayrec.denoising.planting import plant
-from rayrec.denoising.selection import place_within, strongest
-from rayrec.fism import Fism
-from rayrec.hashing import seed_of
-from rayrec.needs import Need
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.data.fit_requirement import RequiredFit
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, register, required_array
+from rayrec.denoising.ease_support import EaseDenoiser
+from rayrec.denoising.event_selection import most_suspicious, rank_within_user
+from rayrec.denoising.noise_injection import inject_noise
+from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.denoising.ridge_influence import InfluenceDenoiser
+from rayrec.numerics.fism_model import FismModel
+from rayrec.numerics.hashing import derive_seed
 
-SIGNS = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
-_FISM = Need("fism", {"objective": "bpr"})
+FEATURE_NAMES = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
+_FISM = RequiredFit("fism", {"objective": "bpr"})
 _L2 = 1e-3
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class EnsembleSettings(Cap):
+class EnsembleSettings(RemovalBudget):
     min_probability: float = 0.35
     """The probability of being noise from which on an event may go, 0 to 1."""
     planted_share: float = 0.2
@@ -58,17 +58,17 @@ class EnsembleSettings(Cap):
 
 
 @register
-class Ensemble(Denoiser):
+class EnsembleDenoiser(Denoiser):
     """What several signs together hold to be noise goes, by a blend that is learned once a night from planted noise.
 
     Needs what its members need, and the learned `weights` [1 + signs].
     """
 
     name = "ensemble"
-    settings_kind = EnsembleSettings
-    learns = True
+    settings_class = EnsembleSettings
+    requires_fit = True
 
-    def __init__(self, signs: Signs, weights: Floats, settings: EnsembleSettings) -> None:
+    def __init__(self, signs: NoiseFeatures, weights: Floats, settings: EnsembleSettings) -> None:
         self.signs, self.weights, self.settings = signs, weights, settings
 
     @classmethod
@@ -76,45 +76,45 @@ class Ensemble(Denoiser):
         _settings(settings)
 
     @classmethod
-    def needs(cls, settings: Mapping[str, Any]) -> tuple[Need, ...]:
+    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
         cls.check(settings)
-        return (*EaseSupport.needs({}), *Influence.needs({}), _FISM)
+        return (*EaseDenoiser.required_fits({}), *InfluenceDenoiser.required_fits({}), _FISM)
 
     @classmethod
-    def learned_key(cls, settings: Mapping[str, Any]) -> str:
+    def fit_key(cls, settings: Mapping[str, Any]) -> str:
         given = _settings(settings)
-        return super().learned_key({name: getattr(given, name) for name in ("planted_share", "learn_events", "seed")})
+        return super().fit_key({name: getattr(given, name) for name in ("planted_share", "learn_events", "seed")})
 
     @classmethod
-    def learn(
+    def fit(
         cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Mapping[str, Any]
     ) -> dict[str, npt.NDArray[Any]]:
         given = _settings(settings)
         users = max(int(np.searchsorted(histories.item.offsets, given.learn_events, side="right")) - 1, 1)
-        random = np.random.default_rng(seed_of("ensemble", given.seed))
-        noisy, noise = plant(_first(histories, users), items, given.planted_share, random)
-        signs, judged = Signs.load(refit(noisy)).of(noisy)
-        return {"weights": _logistic(signs[judged], noise[judged])}
+        random = np.random.default_rng(derive_seed("ensemble", given.seed))
+        noisy, noise = inject_noise(_first(histories, users), items, given.planted_share, random)
+        signs, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
+        return {"weights": _logistic(signs[scored], noise[scored])}
 
     @classmethod
     def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
-        weights = required(arrays, f"{cls.learned_key(settings)}.weights", cls.name)
-        return cls(Signs.load(arrays), weights.astype(np.float64), _settings(settings))
+        weights = required_array(arrays, f"{cls.fit_key(settings)}.weights", cls.name)
+        return cls(NoiseFeatures.load(arrays), weights.astype(np.float64), _settings(settings))
 
-    def judge(self, histories: Histories) -> Verdict:
-        verdict = Verdict.all_kept(len(histories.item.values))
+    def decide(self, histories: Histories) -> DenoisingDecision:
+        decision = DenoisingDecision.all_retained(len(histories.item.values))
         if not len(histories.item.values):
-            return verdict
-        signs, judged = self.signs.of(histories)
+            return decision
+        signs, scored = self.signs.of(histories)
         # einsum sums each row on its own, in one order, whatever the number of rows.
         logit = self.weights[0] + np.einsum("ij,j->i", signs, self.weights[1:])
         noise = 1 / (1 + np.exp(-logit))
         suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
-        out = strongest(histories.item, suspicion, judged, self.settings)
-        verdict.influence[judged] = 1 - noise[judged]
-        verdict.keep[out] = self.settings.weight_out
-        verdict.reason[out] = REASONS.index("doubtful")
-        return verdict
+        out = most_suspicious(histories.item, suspicion, scored, self.settings)
+        decision.influence[scored] = 1 - noise[scored]
+        decision.keep[out] = self.settings.weight_out
+        decision.reason[out] = REASONS.index("doubtful")
+        return decision
 
 
 def _settings(given: Mapping[str, Any]) -> EnsembleSettings:
@@ -122,17 +122,20 @@ def _settings(given: Mapping[str, Any]) -> EnsembleSettings:
 
 
 @dataclass(frozen=True)
-class Signs:
-    ease: EaseSupport
-    influence: Influence
-    factors: Fism
+class NoiseFeatures:
+    ease: EaseDenoiser
+    influence: InfluenceDenoiser
+    factors: FismModel
     count: npt.NDArray[np.float32]  # [items]
 
     @classmethod
     def load(cls, arrays: Arrays) -> Self:
-        parts = (required(arrays, f"{_FISM.name}.{name}", Ensemble.name) for name in ("source", "target", "bias"))
-        count = required(arrays, "item.count", Ensemble.name)
-        return cls(EaseSupport.load(arrays, {}), Influence.load(arrays, {}), Fism(*parts), count)
+        parts = (
+            required_array(arrays, f"{_FISM.name}.{name}", EnsembleDenoiser.name)
+            for name in ("source", "target", "bias")
+        )
+        count = required_array(arrays, "item.count", EnsembleDenoiser.name)
+        return cls(EaseDenoiser.load(arrays, {}), InfluenceDenoiser.load(arrays, {}), FismModel(*parts), count)
 
     def of(self, histories: Histories) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Ranks within the user [events, signs], 0.5 where a sign is not measured, and which events have any [events].
@@ -140,28 +143,28 @@ class Signs:
         Which events those are does not depend on the noise: positive events whose item some model knows.
         """
         item, positive = histories.item, histories.weight.values > 0
-        by_ease, by_influence = self.ease.judge(histories), self.influence.judge(histories)
+        by_ease, by_influence = self.ease.decide(histories), self.influence.decide(histories)
         known = positive & self.factors.known[item.values]
-        explained = np.full(len(positive), np.nan)
-        explained[known] = self.factors.explained(item.filter(known))
+        leave_one_out_scores = np.full(len(positive), np.nan)
+        leave_one_out_scores[known] = self.factors.leave_one_out_scores(item.filter(known))
         in_ease, in_influence = np.isfinite(by_ease.influence), np.isfinite(by_influence.influence)
-        judged = in_ease | in_influence | known
+        scored = in_ease | in_influence | known
         columns = (
             (by_ease.influence, in_ease),
-            (by_ease.harm, in_ease),
+            (by_ease.negative_influence, in_ease),
             (by_influence.influence, in_influence),
-            (by_influence.harm, in_influence),
-            (explained, known),
-            (self.count[item.values], judged),
+            (by_influence.negative_influence, in_influence),
+            (leave_one_out_scores, known),
+            (self.count[item.values], scored),
         )
-        return np.stack([_rank(item, values, measured) for values, measured in columns], axis=1), judged
+        return np.stack([_rank(item, values, measured) for values, measured in columns], axis=1), scored
 
 
 def _rank(item: Ragged, values: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> Floats:
     """0 for the lowest of a user's measured events, 1 for the highest, [total]; 0.5 for the others."""
     own = item.filter(measured)
     result = np.full(len(measured), 0.5)
-    place, last = place_within(own, values[measured]), np.maximum(own.lengths - 1, 0)[own.rows]
+    place, last = rank_within_user(own, values[measured]), np.maximum(own.lengths - 1, 0)[own.rows]
     result[measured] = np.where(last > 0, place / np.maximum(last, 1), 0.5)
     return result
 

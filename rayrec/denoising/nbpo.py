@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.base import register
-from rayrec.denoising.factor import ByFactors, Floats, median_within
-from rayrec.denoising.limits import Cap
-from rayrec.needs import Need
-from rayrec.settings import require
+from rayrec.config.method_settings import require
+from rayrec.data.fit_requirement import RequiredFit
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoiser import register
+from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
+from rayrec.denoising.removal_budget import RemovalBudget
 
 
 @dataclass(frozen=True)
-class NbpoSettings(Cap):
+class NbpoSettings(RemovalBudget):
     flip: float = 0.2
     """How often an item that is liked shows up as a negative, beforehand; above 0 and below 1."""
     unlikely: float = 0.5
@@ -35,18 +35,18 @@ class NbpoSettings(Cap):
 
 
 @register
-class Nbpo(ByFactors):
+class NbpoDenoiser(FactorModelDenoiser):
     """What a factor model that knows its negatives to be noisy holds to be unlikely goes."""
 
     name = "nbpo"
-    settings_kind = NbpoSettings
+    settings_class = NbpoSettings
     settings: NbpoSettings
 
     @classmethod
-    def need(cls, settings: Any) -> Need:
-        return Need("fism", {"objective": "nbpo", "flip": settings.flip})
+    def required_fit(cls, settings: Any) -> RequiredFit:
+        return RequiredFit("fism", {"objective": "nbpo", "flip": settings.flip})
 
-    def assess(self, item: Ragged, explained: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        liked = 1 / (1 + np.exp(-explained.astype(np.float64)))
+    def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        liked = 1 / (1 + np.exp(-leave_one_out_scores.astype(np.float64)))
         below = np.maximum(self.settings.unlikely - liked / median_within(item, liked), 0)
         return liked, below, np.full(len(below), self.settings.weight_out)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rayrec.embeddings.events import ranges
-from rayrec.embeddings.views import View
+from rayrec.embeddings.source_events import ranges
+from rayrec.embeddings.source_views import View
 
 Users = npt.NDArray[np.integer[Any]]
 

@@ -18,19 +18,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayrec import artefacts
-from rayrec.config.embeddings import Embeddings
-from rayrec.embeddings import model
-from rayrec.embeddings.answers import WORDS_EACH
+from rayrec.config.embeddings_section import Embeddings
+from rayrec.embeddings import user_model
 from rayrec.embeddings.batches import padded
-from rayrec.embeddings.events import Items
-from rayrec.embeddings.language import LONGEST, base_digest, speech
-from rayrec.embeddings.training import Trained
-from rayrec.embeddings.views import Scales, View, Viewer
-from rayrec.embeddings.vocabulary import PAD, Vocabulary, words_of
+from rayrec.embeddings.instruction_answers import WORDS_EACH
+from rayrec.embeddings.language_model import MAX_TOKENS, base_digest, text_tokenizer
+from rayrec.embeddings.source_events import Items
+from rayrec.embeddings.source_views import FeatureScaler, View, ViewBuilder
+from rayrec.embeddings.training import TrainedModel
+from rayrec.embeddings.view_vocabulary import PAD, Vocabulary, words_of
 from rayrec.errors import DataError
-from rayrec.ridge import one_thread
-from rayrec.storage import Storage
+from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.storage import Storage, artifacts
 
 KIND = "embedder"  # of the artefact
 FORMAT = 2
@@ -43,12 +42,12 @@ Vectors = npt.NDArray[np.float32]
 class Embedder:
     settings: Embeddings
     vocabulary: Vocabulary
-    scales: Scales
-    model: model.UserModel
+    scales: FeatureScaler
+    model: user_model.UserModel
     card: Mapping[str, Any]  # how it came about: the loss curve, which epoch these weights are of, on which base
 
     @classmethod
-    def of(cls, settings: Embeddings, trained: Trained) -> Embedder:
+    def of(cls, settings: Embeddings, trained: TrainedModel) -> Embedder:
         card = {"curve": [dict(row) for row in trained.curve], "epochs": trained.epochs, "format": FORMAT}
         card["base"] = base_digest(settings.model)
         return cls(settings, trained.vocabulary, trained.scales, trained.model, card)
@@ -56,21 +55,21 @@ class Embedder:
     @classmethod
     def load(cls, storage: Storage, fingerprint: str) -> Embedder:
         """Raises MissingFileError where there is none, DataError where it cannot be read."""
-        found = artefacts.load(storage, KIND, fingerprint)
+        found = artifacts.load(storage, KIND, fingerprint)
         try:
             settings = Embeddings.model_validate_json(found.meta["settings"])
             vocabulary = Vocabulary.from_json(found.meta["vocabulary"])
-            scales, card = Scales.from_json(found.meta["scales"]), found.meta["card"]
+            scales, card = FeatureScaler.from_json(found.meta["scales"]), found.meta["card"]
             sizes = vocabulary.size, vocabulary.spoken
             base = base_digest(settings.model)
             if base != card["base"]:
                 raise ValueError(f"it was trained on {card['base']}, and the base is now {base}")
-            weights = model.restore(settings.model, tuple(settings.sources), *sizes, found.arrays)
+            weights = user_model.restore(settings.model, tuple(settings.sources), *sizes, found.arrays)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"the embedding model cannot be read: {error}",
-                where=storage.url(f"{artefacts.FOLDER}/{KIND}/{fingerprint}"),
-                do="delete the artefact's folder; the next run trains again",
+                where=storage.url(f"{artifacts.FOLDER}/{KIND}/{fingerprint}"),
+                hint="delete the artefact's folder; the next run trains again",
             ) from None
         return cls(settings, vocabulary, scales, weights, card)
 
@@ -83,15 +82,15 @@ class Embedder:
             "scales": self.scales.as_json(),
             "card": dict(self.card),
         }
-        return artefacts.save(storage, KIND, fingerprint, arrays, meta)
+        return artifacts.save(storage, KIND, fingerprint, arrays, meta)
 
     @property
     def dim(self) -> int:
         return self.settings.model.dim
 
-    def viewer(self, items: Items) -> Viewer:
+    def view_builder(self, items: Items) -> ViewBuilder:
         """Makes views over a catalogue, which need not be the one of the training."""
-        return Viewer(self.settings, self.vocabulary, self.scales, items)
+        return ViewBuilder(self.settings, self.vocabulary, self.scales, items)
 
     @staticmethod
     def present(views: Mapping[str, View]) -> npt.NDArray[np.bool_]:
@@ -105,12 +104,12 @@ class Embedder:
         """
         asked = [self._ids(text) for text in instructions]
         out = np.empty((len(asked), _users(views), self.dim), np.float32)
-        with one_thread(), torch.inference_mode():
+        with single_thread(), torch.inference_mode():
             for start, prefix in self._prefixes(views):
-                cache = self.model.read_prefix(prefix)
+                cache = self.model.prefill(prefix)
                 for k, ids in enumerate(asked):
                     rows = out[k, start : start + _ROWS]
-                    rows[:] = self.model.ask(cache, ids)[: len(rows)].numpy()
+                    rows[:] = self.model.embed_cached(cache, ids)[: len(rows)].numpy()
         return out
 
     def embed_items(self, items: Items) -> Vectors:
@@ -124,7 +123,7 @@ class Embedder:
         for row, ids in enumerate(named):
             tokens[row, : len(ids)] = ids
         out = np.empty((len(named), self.dim), np.float32)
-        with one_thread(), torch.inference_mode():
+        with single_thread(), torch.inference_mode():
             for start in range(0, len(named), _ROWS):
                 batch = (torch.from_numpy(part[start : start + _ROWS]) for part in (tokens, lengths))
                 rows = out[start : start + _ROWS]
@@ -134,30 +133,30 @@ class Embedder:
     def embed_uncached(self, views: Mapping[str, View], instructions: Sequence[str]) -> Vectors:
         """As `embed`, reading each user's sources and prefix anew for every instruction: the yardstick of the cache."""
         out = np.empty((len(instructions), _users(views), self.dim), np.float32)
-        with one_thread(), torch.inference_mode():
+        with single_thread(), torch.inference_mode():
             for k, text in enumerate(instructions):
                 for start, prefix in self._prefixes(views):
                     rows = out[k, start : start + _ROWS]
-                    rows[:] = self.model.ask_whole(prefix, self._ids(text))[: len(rows)].numpy()
+                    rows[:] = self.model.embed_from_prefix(prefix, self._ids(text))[: len(rows)].numpy()
         return out
 
     def _ids(self, instruction: str) -> list[int]:
         ids = self._speak(instruction)
-        room = LONGEST - self.model.prefix_tokens - 1
+        room = MAX_TOKENS - self.model.prefix_tokens - 1
         if len(ids) > room:
-            raise DataError(f"the instruction has {len(ids)} tokens; {room} can be read", do="shorten it")
+            raise DataError(f"the instruction has {len(ids)} tokens; {room} can be read", hint="shorten it")
         return ids
 
     @cached_property
     def _speak(self) -> Callable[[str], list[int]]:
-        return speech(self.settings.model, self.vocabulary)
+        return text_tokenizer(self.settings.model, self.vocabulary)
 
     def _prefixes(self, views: Mapping[str, View]) -> Iterator[tuple[int, torch.Tensor]]:
         """(first user, prefix of _ROWS users) batch after batch; the last one is filled up with nobody."""
         if tuple(views) != self.model.sources:
             raise DataError(
                 f"views of {', '.join(views)} for a model that reads {', '.join(self.model.sources)}",
-                do="make the views with the embedder's own viewer",
+                hint="make the views with the embedder's own viewer",
             )
         users = _users(views)
         summaries = np.zeros((users + _ROWS, len(views), self.model.llm.width), np.float32)

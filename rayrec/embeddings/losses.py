@@ -26,7 +26,7 @@ def info_nce(
     return nn.functional.cross_entropy((similarity / temperature).masked_fill(doubtful, -torch.inf), own)
 
 
-def said(logits: Tensor, words: Tensor, example: Tensor, closed: Tensor) -> Tensor:
+def answer_nll(logits: Tensor, words: Tensor, example: Tensor, closed: Tensor) -> Tensor:
     """Negative log likelihood of the answers' words, nats, the mean over examples.
 
     logits [words, spoken], words int64 [words], example int64 [words]: whose word it is; closed bool [examples]. An

@@ -25,7 +25,7 @@ _CELLS = 1 << 24  # of the second comparison at once
 
 
 @dataclass(frozen=True)
-class Nearest:
+class SearchResult:
     """Row by row, best first; -1 and -inf where there are not so many."""
 
     place: npt.NDArray[np.int64]  # [queries, k]
@@ -48,7 +48,7 @@ class Index:
         self._index: Any = faiss.IndexFlatIP(whole.shape[1])
         self._index.add(self._distinct)
 
-    def nearest(self, queries: Vectors, k: int, without: npt.NDArray[np.int64] | None = None) -> Nearest:
+    def search(self, queries: Vectors, k: int, without: npt.NDArray[np.int64] | None = None) -> SearchResult:
         """The k best places of each query [queries, dim]; `without` [queries]: a place that is left out, one's own."""
         if k < 1:
             raise ValueError("k must be at least 1")
@@ -63,7 +63,7 @@ class Index:
                 own = None if without is None else without[rows]
                 part = self._ranked(queries[rows], near[rows.start - start : rows.stop - start], width, own)
                 place[rows], similarity[rows] = (values[:, :k] for values in part)
-        return Nearest(place, similarity)
+        return SearchResult(place, similarity)
 
     def _ranked(
         self, queries: Vectors, near: npt.NDArray[np.int64], width: int, without: npt.NDArray[np.int64] | None

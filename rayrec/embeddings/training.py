@@ -13,73 +13,73 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rayrec.config.embeddings import Embeddings
-from rayrec.embeddings.events import Items
-from rayrec.embeddings.examples import Examples
-from rayrec.embeddings.language import SPREAD, speech
-from rayrec.embeddings.lessons import Lesson
-from rayrec.embeddings.model import UserModel, build
-from rayrec.embeddings.start import start_words
-from rayrec.embeddings.training_loop import Loop
-from rayrec.embeddings.views import FIELDS, Scales, Viewer
-from rayrec.embeddings.vocabulary import Vocabulary
-from rayrec.ridge import one_thread
-from rayrec.workers import ALONE, Worker
+from rayrec.config.embeddings_section import Embeddings
+from rayrec.embeddings.embedding_examples import Examples
+from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.language_model import INIT_STD, text_tokenizer
+from rayrec.embeddings.source_events import Items
+from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
+from rayrec.embeddings.training_windows import TrainingWindow
+from rayrec.embeddings.user_model import UserModel, build
+from rayrec.embeddings.view_vocabulary import Vocabulary
+from rayrec.embeddings.word_initialization import initial_word_vectors
+from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.ray_support.training_workers import SINGLE_WORKER, Worker
 
 _FAINT = 1e-2  # of the words' own spread
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     model: UserModel
     vocabulary: Vocabulary
-    scales: Scales
+    scales: FeatureScaler
     curve: tuple[Mapping[str, float], ...]  # one row an epoch: loss and (where users are held out) validation, nats
     epochs: int  # whose weights these are: the best on validation, else the last
 
 
 def train(
     settings: Embeddings,
-    taught: Sequence[Lesson],
+    windows: Sequence[TrainingWindow],
     items: Items,
-    after_epoch: Callable[[Loop], None] = lambda loop: None,
+    after_epoch: Callable[[TrainingLoop], None] = lambda loop: None,
     *,
-    worker: Worker = ALONE,
+    worker: Worker = SINGLE_WORKER,
     checkpoint: bytes | None = None,
-) -> Trained:
+) -> TrainedModel:
     """One worker's part of the training; all end with the same weights. Goes on from a `checkpoint` of it (`Loop`).
 
     Raises DataError where there is nothing to learn from.
     """
-    with one_thread():
-        vocabulary = _vocabulary(settings, taught, items)
-        scales = Scales.learn([lesson.before for lesson in taught], items)
-        viewer = Viewer(settings, vocabulary, scales, items)
-        speak = speech(settings.model, vocabulary)
-        lessons = [Examples.of(settings, lesson, viewer(lesson.before), speak) for lesson in taught]
+    with single_thread():
+        vocabulary = _vocabulary(settings, windows, items)
+        scales = FeatureScaler.learn([lesson.before for lesson in windows], items)
+        viewer = ViewBuilder(settings, vocabulary, scales, items)
+        tokenize = text_tokenizer(settings.model, vocabulary)
+        training_windows = [Examples.of(settings, lesson, viewer(lesson.before), tokenize) for lesson in windows]
         model = build(
             settings.model, tuple(settings.sources), vocabulary.size, vocabulary.spoken, settings.training.seed
         )
-        loop = Loop(model, lessons, settings.training, worker)
+        loop = TrainingLoop(model, training_windows, settings.training, worker)
         if checkpoint is None:
-            _start_words(model, lessons)
+            _start_words(model, training_windows)
         else:
             loop.resume(checkpoint)
         loop.run(after_epoch)
     curve = tuple(loop.progress.curve)
-    return Trained(model.eval().requires_grad_(False), vocabulary, scales, curve, loop.progress.best_epoch)
+    return TrainedModel(model.eval().requires_grad_(False), vocabulary, scales, curve, loop.progress.best_epoch)
 
 
-def _start_words(model: UserModel, lessons: Sequence[Examples]) -> None:
+def _start_words(model: UserModel, training_windows: Sequence[Examples]) -> None:
     with torch.no_grad():
-        start = start_words([one.views for one in lessons], *model.words.shape)
+        start = initial_word_vectors([one.views for one in training_windows], *model.words.shape)
         there = np.flatnonzero(np.abs(start).max(1) > _FAINT)  # the others, which all users have, start at random
-        model.words[torch.from_numpy(there)] = torch.from_numpy(start[there]) * SPREAD
+        model.words[torch.from_numpy(there)] = torch.from_numpy(start[there]) * INIT_STD
 
 
-def _vocabulary(settings: Embeddings, taught: Sequence[Lesson], items: Items) -> Vocabulary:
+def _vocabulary(settings: Embeddings, windows: Sequence[TrainingWindow], items: Items) -> Vocabulary:
     spoken = [instruction.text for instruction in settings.instructions.values() if instruction.answer]
-    spoken += sorted({text for lesson in taught for one in lesson.answers if one.closed for text in one.text})
-    counts = np.bincount(taught[0].before.item, minlength=len(items.item_id))
+    spoken += sorted({text for lesson in windows for one in lesson.answers if one.closed for text in one.text})
+    counts = np.bincount(windows[0].before.item, minlength=len(items.item_id))
     known = [items.item_id[k] for k in np.flatnonzero(counts >= settings.training.min_item_events)]
     return Vocabulary.learn(items.text, spoken, FIELDS, known, settings.training.min_word_items)

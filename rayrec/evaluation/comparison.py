@@ -17,11 +17,11 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from rayrec.evaluation import significance
-from rayrec.evaluation.metrics import COVERAGE_AT, Judged
-from rayrec.evaluation.significance import RESAMPLES, bootstrap_weights, groups_of, holm, sign_flip_p, welch_p
+from rayrec.evaluation.metrics import COVERAGE_AT, UserMetrics
+from rayrec.evaluation.significance import RESAMPLES, bootstrap_groups, bootstrap_weights, holm, sign_flip_p, welch_p
 
 COVERAGE = f"coverage@{COVERAGE_AT}"
-EVERYBODY = ""  # the segment that is no segment
+ALL_USERS = ""  # the segment that is no segment
 _COVERAGE_COST = 1_000_000_000  # (group, item) pairs looked up over all resamples, at most
 
 COMPARISON = pa.schema(
@@ -77,12 +77,12 @@ class _Resampled:
 
 
 def compare(
-    systems: Sequence[Judged],
+    systems: Sequence[UserMetrics],
     *,
     seed: int,
     against: Sequence[str] = (),
     resamples: int = RESAMPLES,
-    segment: str = EVERYBODY,
+    segment: str = ALL_USERS,
     metrics: Sequence[str] | None = None,
 ) -> pa.Table:
     """COMPARISON rows of systems whose `rows` are users of one truth.
@@ -94,7 +94,7 @@ def compare(
     if not systems:
         return COMPARISON.empty_table()
     users = 1 + max(int(system.rows.max()) for system in systems)
-    drawn = _Resampled(groups_of(users, seed), seed, resamples)
+    drawn = _Resampled(bootstrap_groups(users, seed), seed, resamples)
     chosen = list(metrics if metrics is not None else systems[0].values)
     rows: list[Row] = []
     for system in systems:
@@ -104,11 +104,11 @@ def compare(
     named = {system.system: system for system in systems}
     for base in (named[name] for name in against if name in named):
         differences = [_difference(system, base, chosen, drawn, segment) for system in systems if system is not base]
-        rows += adjusted([row for of_one in differences for row in of_one])
+        rows += holm_adjusted([row for of_one in differences for row in of_one])
     return pa.Table.from_pylist(rows, COMPARISON)
 
 
-def adjusted(differences: list[Row]) -> list[Row]:
+def holm_adjusted(differences: list[Row]) -> list[Row]:
     """The same rows with Holm's correction over those that ask of one metric."""
     corrected: list[Row] = []
     for metric in dict.fromkeys(row["metric"] for row in differences):
@@ -118,7 +118,7 @@ def adjusted(differences: list[Row]) -> list[Row]:
     return corrected
 
 
-def _values(system: Judged, metrics: Sequence[str], drawn: _Resampled, segment: str) -> list[Row]:
+def _values(system: UserMetrics, metrics: Sequence[str], drawn: _Resampled, segment: str) -> list[Row]:
     values = system.matrix(metrics)
     resampled = drawn.means(system.rows, values)
     found = []
@@ -130,7 +130,9 @@ def _values(system: Judged, metrics: Sequence[str], drawn: _Resampled, segment: 
     return found
 
 
-def _difference(system: Judged, base: Judged, metrics: Sequence[str], drawn: _Resampled, segment: str) -> list[Row]:
+def _difference(
+    system: UserMetrics, base: UserMetrics, metrics: Sequence[str], drawn: _Resampled, segment: str
+) -> list[Row]:
     one, other = system.matrix(metrics), base.matrix(metrics)
     _, mine, theirs = np.intersect1d(system.rows, base.rows, assume_unique=True, return_indices=True)
     paired = len(mine) > 0
@@ -154,7 +156,7 @@ def _difference(system: Judged, base: Judged, metrics: Sequence[str], drawn: _Re
             system.system, base.system, metric, segment, users, value, _percentiles(ours[:, m] - base_means[:, m])
         )
         relative = _relative(value, float(b.mean()), ours[:, m], base_means[:, m])
-        found.append({**row, **relative, "p": float(p[m]), "detectable": significance.detectable(spread)})
+        found.append({**row, **relative, "p": float(p[m]), "detectable": significance.min_detectable_effect(spread)})
     return found
 
 
@@ -165,7 +167,7 @@ def _relative(value: float, base: float, ours: Floats, theirs: Floats) -> Row:
     return {"relative": value / base, "relative_low": low, "relative_high": high}
 
 
-def _coverage(system: Judged, drawn: _Resampled, segment: str) -> Row:
+def _coverage(system: UserMetrics, drawn: _Resampled, segment: str) -> Row:
     whole = system.coverage()
     user, place = np.nonzero(system.top >= 0)
     item, group = system.top[user, place], drawn.group[system.rows[user]]

@@ -7,48 +7,48 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from rayrec.evaluation.comparison import EVERYBODY
+from rayrec.evaluation.comparison import ALL_USERS
 from rayrec.evaluation.significance import POWER
 
 LEVEL = 0.05  # of Holm's p: below it a difference counts as found
-IN_WORDS = {"ndcg@10": "nDCG@10", "recall@10": "recall@10", "hr@1": "HR@1", "hr@10": "HR@10", "mrr": "MRR"}
+METRIC_LABELS = {"ndcg@10": "nDCG@10", "recall@10": "recall@10", "hr@1": "HR@1", "hr@10": "HR@10", "mrr": "MRR"}
 
-Word = Literal["better", "worse", "undecided"]
+Conclusion = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ArmConclusion:
     """One arm against the baseline, on one metric."""
 
     arm: str
-    word: Word
+    conclusion: Conclusion
     sentence: str
-    gain: float  # the difference itself
-    losing: tuple[str, ...]  # segments in which the arm is found to be worse
+    difference: float  # the difference itself
+    worse_segments: tuple[str, ...]  # segments in which the arm is found to be worse
 
 
 @dataclass(frozen=True)
 class Decision:
     """`headline`: what to do, in a sentence; `verdicts`: why, an arm at a time."""
 
-    headline: str
-    verdicts: tuple[Verdict, ...]
+    recommendation: str
+    conclusions: tuple[ArmConclusion, ...]
 
 
 def decide(comparison: pa.Table, baseline: str, arms: list[str], metric: str) -> Decision | None:
     """From COMPARISON rows; None where there is no second arm to decide on."""
     rows = [row for row in comparison.to_pylist() if row["against"] == baseline and row["metric"] == metric]
-    verdicts = tuple(
+    conclusions = tuple(
         _verdict(row, [other for other in rows if other["system"] == row["system"] and other["segment"]])
         for row in rows
-        if row["segment"] == EVERYBODY and row["system"] in arms
+        if row["segment"] == ALL_USERS and row["system"] in arms
     )
-    return Decision(_headline(verdicts, baseline), verdicts) if verdicts else None
+    return Decision(_headline(conclusions, baseline), conclusions) if conclusions else None
 
 
-def _verdict(row: dict[str, Any], segments: list[dict[str, Any]]) -> Verdict:
+def _verdict(row: dict[str, Any], segments: list[dict[str, Any]]) -> ArmConclusion:
     word = _word(row)
-    losing = tuple(other["segment"] for other in segments if _word(other) == "worse")
+    worse_segments = tuple(other["segment"] for other in segments if _word(other) == "worse")
     what = f"{row['system']} − {row['against']}: {_span(row)}"
     if word == "undecided":
         least = _amount(row, row["detectable"])
@@ -57,24 +57,26 @@ def _verdict(row: dict[str, Any], segments: list[dict[str, Any]]) -> Verdict:
     else:
         sentence = f"{what}, p {_p(row['p_adjusted'])}"
     if segments:
-        lost = "; ".join(f"{other['segment']}: {_gain(other)}" for other in segments if other["segment"] in losing)
-        sentence += f". It loses among users with {lost}" if losing else "; no segment is found to lose"
-    return Verdict(row["system"], word, sentence + ".", row["value"], losing)
+        lost = "; ".join(
+            f"{other['segment']}: {_gain(other)}" for other in segments if other["segment"] in worse_segments
+        )
+        sentence += f". It loses among users with {lost}" if worse_segments else "; no segment is found to lose"
+    return ArmConclusion(row["system"], word, sentence + ".", row["value"], worse_segments)
 
 
-def _headline(verdicts: tuple[Verdict, ...], baseline: str) -> str:
-    better = sorted((v for v in verdicts if v.word == "better"), key=lambda v: -v.gain)
-    clean = [verdict for verdict in better if not verdict.losing]
+def _headline(conclusions: tuple[ArmConclusion, ...], baseline: str) -> str:
+    better = sorted((v for v in conclusions if v.conclusion == "better"), key=lambda v: -v.difference)
+    clean = [verdict for verdict in better if not verdict.worse_segments]
     if clean:
         return f"Choose {clean[0].arm}: it is better than {baseline}."
     if better:
         return f"{better[0].arm} is better than {baseline} on the whole, but some users lose: look at them first."
-    if all(verdict.word == "worse" for verdict in verdicts):
+    if all(verdict.conclusion == "worse" for verdict in conclusions):
         return f"Keep {baseline}: everything else is worse."
     return f"Keep {baseline}: no arm is found to be better."
 
 
-def _word(row: dict[str, Any]) -> Word:
+def _word(row: dict[str, Any]) -> Conclusion:
     if row["p_adjusted"] is None or row["p_adjusted"] >= LEVEL:
         return "undecided"
     return "better" if row["value"] > 0 else "worse"
@@ -82,7 +84,7 @@ def _word(row: dict[str, Any]) -> Word:
 
 def _span(row: dict[str, Any]) -> str:
     low, high = ("relative_low", "relative_high") if row["relative"] is not None else ("low", "high")
-    metric = IN_WORDS.get(row["metric"], row["metric"])
+    metric = METRIC_LABELS.get(row["metric"], row["metric"])
     interval = f"{_number(row, row[low])} … {_number(row, row[high])}"
     return f"{_gain(row)} {metric}, 95% interval {interval}"
 

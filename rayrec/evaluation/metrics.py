@@ -23,40 +23,40 @@ COVERAGE_AT = 10
 
 
 @dataclass(frozen=True)
-class Truth:
+class RelevantItems:
     """What each judged user did: `user_id` [users] sorted, `wanted` bool CSR [users, items] in `item_id`'s order."""
 
     user_id: pa.Array
     item_id: pa.Array  # the catalogue, sorted
-    wanted: sp.csr_matrix
+    relevant: sp.csr_matrix
 
     def __len__(self) -> int:
         return len(self.user_id)
 
     @classmethod
-    def of(cls, user_id: pa.Array, item_id: pa.Array, catalogue: pa.Array) -> Truth:
+    def of(cls, user_id: pa.Array, item_id: pa.Array, catalogue: pa.Array) -> RelevantItems:
         """From pairs (string [n] each; duplicates count once). Items outside the catalogue are nobody's to propose."""
         known = pc.index_in(item_id, catalogue)
         kept = pc.is_valid(known)
         users = pc.unique(user_id.filter(kept)).sort()
         row = pc.index_in(user_id.filter(kept), users).to_numpy(zero_copy_only=False)
         column = known.filter(kept).to_numpy(zero_copy_only=False)
-        wanted = sp.csr_matrix((np.ones(len(row), bool), (row, column)), shape=(len(users), len(catalogue)))
-        return cls(users, catalogue, wanted)
+        relevant = sp.csr_matrix((np.ones(len(row), bool), (row, column)), shape=(len(users), len(catalogue)))
+        return cls(users, catalogue, relevant)
 
-    def among(self, user_ids: pa.Array) -> Truth:
+    def restrict_to(self, user_ids: pa.Array) -> RelevantItems:
         """Only the users in `user_ids`."""
         return self.take(np.flatnonzero(pc.is_in(self.user_id, user_ids).to_numpy(zero_copy_only=False)))
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Truth:
+    def take(self, rows: npt.NDArray[np.int64]) -> RelevantItems:
         """Only the users in these rows."""
         if len(rows) == len(self):
             return self
-        return Truth(self.user_id.take(pa.array(rows)), self.item_id, self.wanted[rows])
+        return RelevantItems(self.user_id.take(pa.array(rows)), self.item_id, self.relevant[rows])
 
 
 @dataclass(frozen=True)
-class Judged:
+class UserMetrics:
     """One system's values per user, in the order of its `rows`."""
 
     system: str
@@ -76,17 +76,17 @@ class Judged:
         """Share of the catalogue that stands in the top COVERAGE_AT of at least one judged user."""
         return len(np.unique(self.top[self.top >= 0])) / max(self.items, 1)
 
-    def take(self, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Judged:
+    def take(self, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> UserMetrics:
         """Only these users, by place or by mask."""
         values = {name: array[chosen] for name, array in self.values.items()}
-        return Judged(self.system, values, self.top[chosen], self.items, self.rows[chosen])
+        return UserMetrics(self.system, values, self.top[chosen], self.items, self.rows[chosen])
 
-    def with_values(self, more: Mapping[str, npt.NDArray[np.float64]]) -> Judged:
+    def with_metrics(self, more: Mapping[str, npt.NDArray[np.float64]]) -> UserMetrics:
         """The same system with further metrics [users]."""
         return replace(self, values={**self.values, **more})
 
     @classmethod
-    def together(cls, parts: Sequence[Judged]) -> Judged:
+    def concat(cls, parts: Sequence[UserMetrics]) -> UserMetrics:
         """One system's parts, each of other users, as one; `rows` count through the parts' truths already."""
         first = parts[0]
         values = {name: np.concatenate([part.values[name] for part in parts]) for name in first.values}
@@ -94,7 +94,7 @@ class Judged:
         return cls(first.system, values, top, first.items, rows)
 
 
-def judge(system: str, slates: pa.Table, truth: Truth) -> Judged:
+def user_metrics(system: str, slates: pa.Table, truth: RelevantItems) -> UserMetrics:
     """Values of `slates` (columns user_id, rank from 1, item_id; any order) for the users of `truth`.
 
     A judged user without a slate counts as 0: the job owed that user one. An item twice in a slate is an error.
@@ -105,18 +105,18 @@ def judge(system: str, slates: pa.Table, truth: Truth) -> Judged:
     known = (row >= 0) & (item >= 0)
     row, item, rank = row[known], item[known], rank[known]
     _check(system, row, item, truth)
-    hit = _member(truth.wanted, row, item)
+    hit = _member(truth.relevant, row, item)
     top = np.full((len(truth), COVERAGE_AT), -1, np.int32)
     shown = rank <= COVERAGE_AT
     top[row[shown], rank[shown] - 1] = item[shown]
-    return Judged(system, _values(truth, row[hit], rank[hit]), top, len(truth.item_id), np.arange(len(truth)))
+    return UserMetrics(system, _values(truth, row[hit], rank[hit]), top, len(truth.item_id), np.arange(len(truth)))
 
 
 def _values(
-    truth: Truth, row: npt.NDArray[np.int64], rank: npt.NDArray[np.int64]
+    truth: RelevantItems, row: npt.NDArray[np.int64], rank: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """From the hits alone: row [hits] the user, rank [hits] where it stood."""
-    users, wanted = len(truth), np.diff(truth.wanted.indptr)
+    users, relevant = len(truth), np.diff(truth.relevant.indptr)
 
     def total(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.asarray(np.bincount(row, weight, minlength=users), np.float64)
@@ -126,9 +126,9 @@ def _values(
     np.minimum.at(first, row, rank.astype(np.float64))
     gain = np.where(rank <= 10, 1 / np.log2(rank + 1.0), 0.0)
     return {
-        "recall@10": total((rank <= 10).astype(float)) / wanted,
-        "recall@50": total((rank <= 50).astype(float)) / wanted,
-        "ndcg@10": total(gain) / ideal[np.minimum(wanted, 10)],
+        "recall@10": total((rank <= 10).astype(float)) / relevant,
+        "recall@50": total((rank <= 50).astype(float)) / relevant,
+        "ndcg@10": total(gain) / ideal[np.minimum(relevant, 10)],
         "hr@1": (first <= 1).astype(float),
         "hr@10": (first <= 10).astype(float),
         "mrr": 1 / first,
@@ -141,11 +141,11 @@ def _member(matrix: sp.csr_matrix, row: npt.NDArray[np.int64], column: npt.NDArr
     return np.isin(row * np.int64(matrix.shape[1]) + column, stored)
 
 
-def _check(system: str, row: npt.NDArray[np.int64], item: npt.NDArray[np.int64], truth: Truth) -> None:
-    pair = row * np.int64(truth.wanted.shape[1]) + item
+def _check(system: str, row: npt.NDArray[np.int64], item: npt.NDArray[np.int64], truth: RelevantItems) -> None:
+    pair = row * np.int64(truth.relevant.shape[1]) + item
     if len(np.unique(pair)) != len(pair):
         raise DataError(
-            f"{system}: an item stands twice in one user's slate", do="judge one arm and one date at a time"
+            f"{system}: an item stands twice in one user's slate", hint="judge one arm and one date at a time"
         )
 
 

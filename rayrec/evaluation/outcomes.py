@@ -7,10 +7,10 @@ from datetime import date, timedelta
 import pyarrow as pa
 
 from rayrec.config import Config
-from rayrec.contracts.reading import read_piece
-from rayrec.contracts.schemas import TS
-from rayrec.contracts.sources import input_files, make_splits
-from rayrec.contracts.validation import InteractionContract
+from rayrec.data.file_reader import read_fragment
+from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.schemas import TS
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -35,7 +35,7 @@ def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
     nothing = DataError(
         f"there are no interactions from {day} to {end - timedelta(days=1)} to judge the slates by",
         where=storage.url(data.interactions.path),
-        do="choose a --date at least --horizon-days before the end of the data",
+        hint="choose a --date at least --horizon-days before the end of the data",
     )
     contract = InteractionContract(data, end)
     tables = [OUTCOME.empty_table()]
@@ -44,9 +44,9 @@ def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
     except DataError as error:
         raise nothing if error.what.startswith("no interactions") else error from None
     for split in make_splits(storage, files, data.split_bytes):
-        for piece in split.pieces:
-            for batch in read_piece(storage, piece, data.interactions, contract.columns, contract.needed):
-                rows = contract.check(batch, piece.file, storage.url(piece.file.path)).interactions
+        for fragment in split.fragments:
+            for batch in read_fragment(storage, fragment, data.interactions, contract.columns, contract.needed):
+                rows = contract.check(batch, fragment.file, storage.url(fragment.file.path)).interactions
                 accepted = rows.filter(pa.compute.invert(rows["rejected"]))
                 tables.append(accepted.select(OUTCOME.names).cast(OUTCOME))
     found = pa.concat_tables(tables)

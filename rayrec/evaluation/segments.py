@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.units import DAY_US
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
-FEWEST = 30  # users below which a segment is not judged
+MIN_SEGMENT_USERS = 30  # users below which a segment is not judged
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))
 _TENURES = ((0.0, "first week"), (7.0, "first month"), (30.0, "first quarter"), (91.0, "longer than a quarter"))
 _MOST_KINDS = 6
 
 
 @dataclass(frozen=True)
-class Traits:
+class SegmentFeatures:
     """What the segments go by, of each judged user [users]."""
 
     events: npt.NDArray[np.int64]  # positive ones in the history
@@ -30,32 +30,32 @@ class Traits:
     kind: npt.NDArray[np.int32]  # the category of most events; -1 without one
 
     @classmethod
-    def together(cls, parts: Sequence[Traits]) -> Traits:
+    def concat(cls, parts: Sequence[SegmentFeatures]) -> SegmentFeatures:
         fields = ("events", "tenure", "kind")
         return cls(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
-def main_kind(tastes: sp.csr_matrix) -> npt.NDArray[np.int32]:
+def main_category(category_shares: sp.csr_matrix) -> npt.NDArray[np.int32]:
     """The category with the largest share in each row, [users]; the first of equals, -1 in an empty row."""
-    found = np.full(tastes.shape[0], -1, np.int32)
-    row = np.repeat(np.arange(tastes.shape[0]), np.diff(tastes.indptr))
-    order = np.lexsort((tastes.indices, -tastes.data, row))
+    found = np.full(category_shares.shape[0], -1, np.int32)
+    row = np.repeat(np.arange(category_shares.shape[0]), np.diff(category_shares.indptr))
+    order = np.lexsort((category_shares.indices, -category_shares.data, row))
     rows, first = np.unique(row[order], return_index=True)
-    found[rows] = tastes.indices[order][first]
+    found[rows] = category_shares.indices[order][first]
     return found
 
 
-def segments(traits: Traits, kinds: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+def segments(traits: SegmentFeatures, kinds: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """Name and users [users] of every segment that has at least FEWEST; names are unique."""
     named = [*_bands(traits.events, _LENGTHS), *_bands(traits.tenure, _TENURES), *_kinds(traits.kind, kinds)]
     for name, users in named:
-        if np.count_nonzero(users) >= FEWEST:
+        if np.count_nonzero(users) >= MIN_SEGMENT_USERS:
             yield name, users
 
 
-def tenure_days(oldest: npt.NDArray[np.int64], cut: int) -> npt.NDArray[np.float64]:
+def tenure_days(oldest: npt.NDArray[np.int64], cutoff: int) -> npt.NDArray[np.float64]:
     """Days from `oldest` [users] to `cut`, microseconds UTC."""
-    return (cut - oldest) / DAY_US
+    return (cutoff - oldest) / MICROSECONDS_PER_DAY
 
 
 def _bands(

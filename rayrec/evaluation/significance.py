@@ -22,7 +22,7 @@ _CELLS = 2_000_000  # resample weights held at once: 16 MB
 Floats = npt.NDArray[np.float64]
 
 
-def groups_of(users: int, seed: int) -> npt.NDArray[np.int64]:
+def bootstrap_groups(users: int, seed: int) -> npt.NDArray[np.int64]:
     """The group of each user, [users] in [0, min(users, GROUPS)): groups of equal size, up to one."""
     if users <= GROUPS:
         return np.arange(users)
@@ -72,12 +72,12 @@ def holm(p: npt.ArrayLike) -> Floats:
     return corrected
 
 
-def detectable(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
+def min_detectable_effect(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
     """The least true difference that a two-sided test at `level` finds with probability `power`."""
     return float((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * standard_error)
 
 
-def power_of(difference: float, standard_error: float, level: float = 0.05) -> float:
+def statistical_power(difference: float, standard_error: float, level: float = 0.05) -> float:
     """The probability that a two-sided test at `level` finds a true `difference`."""
     if standard_error <= 0:
         return 1.0 if difference else level
@@ -85,7 +85,7 @@ def power_of(difference: float, standard_error: float, level: float = 0.05) -> f
     return float(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift))
 
 
-def sample_ratio_p(users: npt.ArrayLike, shares: npt.ArrayLike) -> float:
+def sample_ratio_min_p(users: npt.ArrayLike, shares: npt.ArrayLike) -> float:
     """Chi-square p that users [arms] were assigned by the shares [arms]: a small one says that some went missing.
 
     The custom is to stop at p < 0.001 (Fabijan et al. 2019): a broken split biases every comparison.

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.instructions.facet_scheme import KINDS, FacetScheme
-from rayrec.instructions.stopwords import stop_words, turning_words
+from rayrec.instructions.stopwords import negation_and_bound_words, stop_words
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -82,7 +82,7 @@ class Facets:
         both = [np.tile(np.asarray(part, np.int64), (len(items), 1)) for part in (include, exclude)]
         return self.satisfied(items, *both)
 
-    def evenly(self, many: int, rng: np.random.Generator) -> Ints:
+    def sample_balanced(self, many: int, rng: np.random.Generator) -> Ints:
         """Items [many] by their facets: every kind as often as any other, and so every facet of a kind, and its items.
 
         Popular items and broad facets do not drown the rare ones. Raises ValueError where no item has a facet.
@@ -112,11 +112,11 @@ class Facets:
         return {pair: number for number, pair in enumerate(zip(self.kind, self.name, strict=True))}
 
 
-def meaningful_words(facets: Facets) -> frozenset[str]:
+def facet_words(facets: Facets) -> frozenset[str]:
     """Words (runs of letters and digits) that facets are called by, or that turn a request round or set it a bound."""
-    return frozenset(word for name in facets.name for word in _ANY_WORD.findall(name)) | turning_words()
+    return frozenset(word for name in facets.name for word in _ANY_WORD.findall(name)) | negation_and_bound_words()
 
 
-def words_without_facets(facets: Facets) -> tuple[str, ...]:
+def distractor_words(facets: Facets) -> tuple[str, ...]:
     """What people may say without asking for anything: stop words that name no facet, sorted."""
-    return tuple(sorted(stop_words() - meaningful_words(facets)))
+    return tuple(sorted(stop_words() - facet_words(facets)))

@@ -16,7 +16,7 @@ def stop_words() -> frozenset[str]:
     return frozenset().union(*_groups().values())
 
 
-def turning_words() -> frozenset[str]:
+def negation_and_bound_words() -> frozenset[str]:
     """Those that turn a request round or set it a bound: "not", "under"."""
     return _groups()[_TURNING]
 

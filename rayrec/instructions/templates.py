@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from rayrec import strict_yaml
+from rayrec.config import yaml_loader
 from rayrec.errors import ConfigError
-from rayrec.hashing import digest
+from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage
 
 PREFERENCES = ("P0", "P1", "P2")
@@ -110,7 +110,7 @@ class Templates:
             raise ConfigError(
                 f"no template for {preference} {intention} {task_form}, split {split}{which}",
                 where="instruction.templates",
-                do="add one to the file, or leave instruction.templates out to use those of rayrec",
+                hint="add one to the file, or leave instruction.templates out to use those of rayrec",
             )
         return found[key % len(found)]
 
@@ -165,12 +165,12 @@ def _read(path: str) -> str:
 
 def _entries(text: str, where: str) -> list[Any]:
     try:
-        entries = strict_yaml.load(text, where)
+        entries = yaml_loader.load(text, where)
     except yaml.YAMLError as error:
         raise ConfigError(f"not valid YAML: {error}", where=where) from None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(
-            "a file of templates is a list of them", where=where, do="see rayrec/instructions/templates/matching.yaml"
+            "a file of templates is a list of them", where=where, hint="see rayrec/instructions/templates/matching.yaml"
         )
     return entries
 
@@ -243,4 +243,4 @@ def _misplaced(template: Template, fields: tuple[str, ...]) -> str | None:
 
 
 def _wrong(what: str, where: str, name: str) -> ConfigError:
-    return ConfigError(f"{name}: {what}", where=where, do="see rayrec/instructions/templates/ for examples")
+    return ConfigError(f"{name}: {what}", where=where, hint="see rayrec/instructions/templates/ for examples")

@@ -1,20 +1,20 @@
 """Shard files, receipts, the manifest that publishes a day, and the reader that follows it."""
 
+from rayrec.publishing.code_version import code_version, versions
 from rayrec.publishing.manifest import find_manifest, published_dates
-from rayrec.publishing.reader import read_manifest, read_slates
-from rayrec.publishing.records import Input, Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts
-from rayrec.publishing.run import Publication, Run
-from rayrec.publishing.versions import code_version, versions
+from rayrec.publishing.records import InputRecord, Manifest, Provenance, PublishedFile, Receipt, RunRecord, UserCounts
+from rayrec.publishing.run import PublishingRun, PublishResult
+from rayrec.publishing.slate_reader import read_manifest, read_slates
 
 __all__ = [
-    "Input",
+    "InputRecord",
     "Manifest",
     "Provenance",
-    "Publication",
+    "PublishResult",
+    "PublishedFile",
+    "PublishingRun",
     "Receipt",
-    "Run",
     "RunRecord",
-    "SlateFile",
     "UserCounts",
     "code_version",
     "find_manifest",

@@ -23,18 +23,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.errors import MissingFileError
-from rayrec.forgotten import Forgotten
-from rayrec.publishing import layout
-from rayrec.publishing.records import Manifest, SlateFile, add_counts
-from rayrec.storage import Storage
+from rayrec.publishing.erasure_list import ErasureList
+from rayrec.publishing.records import Manifest, PublishedFile, add_counts
+from rayrec.storage import Storage, layout
 
-FORGOTTEN = "forgotten"  # why these users are ineligible
-PEOPLE = ("user_id", "neighbour_id")  # columns that hold users
+ERASED = "forgotten"  # why these users are ineligible
+USER_COLUMNS = ("user_id", "neighbour_id")  # columns that hold users
 
 _ATTEMPT = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")  # folder and shard, shard, run id, attempt
 
 
-def erase(storage: Storage, folder: str, gone: Forgotten, remade: Mapping[str, str] | None = None) -> None:
+def erase(storage: Storage, folder: str, erasure_list: ErasureList, retrained: Mapping[str, str] | None = None) -> None:
     """Take users out of one day's publication (`slates/dt=D`), and out of runs of it that never published.
 
     `remade`: fingerprints of models -> of the same without the users, for the manifest to name. Killed in the middle
@@ -42,8 +41,8 @@ def erase(storage: Storage, folder: str, gone: Forgotten, remade: Mapping[str, s
     """
     manifest = _manifest(storage, folder)
     if manifest is not None:
-        _erase_targets(storage, manifest, gone)
-        manifest = _erase_published(storage, folder, manifest, gone, remade or {})
+        _erase_targets(storage, manifest, erasure_list)
+        manifest = _erase_published(storage, folder, manifest, erasure_list, retrained or {})
     named = {file.path for file in manifest.files} if manifest is not None else set()
     own = "" if manifest is None else f"-{manifest.run_id}-"
     for info in storage.list(folder):
@@ -51,36 +50,36 @@ def erase(storage: Storage, folder: str, gone: Forgotten, remade: Mapping[str, s
             continue
         if own and own in info.path:  # of an attempt that was killed, this one's own perhaps
             storage.delete(info.path)
-        elif rows_of(_table(storage, info.path), gone).any():
+        elif rows_of_users(_table(storage, info.path), erasure_list).any():
             _drop_attempt(storage, info.path)
 
 
-def rows_of(table: pa.Table, gone: Forgotten) -> npt.NDArray[np.bool_]:
+def rows_of_users(table: pa.Table, erasure_list: ErasureList) -> npt.NDArray[np.bool_]:
     """The rows that hold one of these users, as whose they are or as somebody's neighbour: bool [n]."""
     found = np.zeros(table.num_rows, np.bool_)
-    for column in PEOPLE:
+    for column in USER_COLUMNS:
         if column in table.column_names:
-            found |= gone.among(table[column])
+            found |= erasure_list.contains(table[column])
     return found
 
 
 def _erase_published(
-    storage: Storage, folder: str, manifest: Manifest, gone: Forgotten, remade: Mapping[str, str]
+    storage: Storage, folder: str, manifest: Manifest, erasure_list: ErasureList, retrained: Mapping[str, str]
 ) -> Manifest:
     files, erased = [], set[str]()
     for file in manifest.files:
         table = _table(storage, file.path)
-        listed = rows_of(table, gone)
-        erased |= gone.tokens_among(table["user_id"])
+        listed = rows_of_users(table, erasure_list)
+        erased |= erasure_list.tokens_in(table["user_id"])
         files.append(_rewritten(storage, file, table.filter(pa.array(~listed))) if listed.any() else file)
-    models = {name: remade.get(fingerprint, fingerprint) for name, fingerprint in manifest.models.items()}
+    models = {name: retrained.get(fingerprint, fingerprint) for name, fingerprint in manifest.models.items()}
     if models == manifest.models and all(new is old for new, old in zip(files, manifest.files, strict=True)):
         return manifest
     users = manifest.users
     now = dataclasses.replace(
         users,
         published=users.published - len(erased),
-        ineligible=add_counts(users.ineligible, {FORGOTTEN: len(erased)} if erased else {}),
+        ineligible=add_counts(users.ineligible, {ERASED: len(erased)} if erased else {}),
     )
     kept = tuple(file for file in files if file.rows)
     rows = sum(file.rows for file in kept)
@@ -91,7 +90,7 @@ def _erase_published(
     return changed
 
 
-def _rewritten(storage: Storage, file: SlateFile, table: pa.Table) -> SlateFile:
+def _rewritten(storage: Storage, file: PublishedFile, table: pa.Table) -> PublishedFile:
     """The file with these rows only, under a name of a new attempt of its run; none is written for no rows."""
     if not table.num_rows:
         return dataclasses.replace(file, rows=0, users=0)
@@ -106,18 +105,18 @@ def _rewritten(storage: Storage, file: SlateFile, table: pa.Table) -> SlateFile:
     data = sink.getvalue().to_pybytes()
     storage.write(path, data)
     users = len(pc.unique(table["user_id"]))
-    return SlateFile(file.arm, file.shard, path, table.num_rows, users, len(data), hashlib.sha256(data).hexdigest())
+    return PublishedFile(file.arm, file.shard, path, table.num_rows, users, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _erase_targets(storage: Storage, manifest: Manifest, gone: Forgotten) -> None:
+def _erase_targets(storage: Storage, manifest: Manifest, erasure_list: ErasureList) -> None:
     """What other arms would have made of their slates. Before the slates: those say whose a slate was."""
     slates: dict[int, list[pa.Array]] = {}
     for file in manifest.files:
         table = _table(storage, file.path)
-        if "slate_id" in table.column_names and (listed := gone.among(table["user_id"])).any():
+        if "slate_id" in table.column_names and (listed := erasure_list.contains(table["user_id"])).any():
             slates.setdefault(file.shard, []).append(table["slate_id"].filter(pa.array(listed)).combine_chunks())
     for shard, ids in slates.items():
-        path = layout.targets_path(manifest.dt, manifest.run_id, shard)
+        path = layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard)
         try:
             data = storage.read(path)
         except MissingFileError:  # nothing was left to chance
@@ -143,7 +142,7 @@ def _drop_attempt(storage: Storage, path: str) -> None:
     if match and day:
         date, shard = datetime.date.fromisoformat(day[1]), int(match[2])
         storage.delete(layout.receipt_path(date, match[3], shard))
-        storage.delete(layout.targets_path(date, match[3], shard))
+        storage.delete(layout.counterfactual_propensities_path(date, match[3], shard))
     storage.delete(path)
 
 

@@ -9,19 +9,18 @@ import uuid
 from collections.abc import Mapping
 
 from rayrec.errors import MissingFileError, PublicationError
-from rayrec.publishing import layout
-from rayrec.publishing.products import SLATES, Product
+from rayrec.publishing.products import SLATES, PublishedTable
 from rayrec.publishing.records import (
     Manifest,
     Provenance,
+    PublishedFile,
     Receipt,
     RunRecord,
-    SlateFile,
     UserCounts,
     add_counts,
     utc_now,
 )
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 _MAX_NAMED = 10  # shards or files named in an error
 
@@ -38,16 +37,16 @@ def find_manifest(storage: Storage, date: datetime.date, product: str = "slates"
 
 def published_dates(root: str | os.PathLike[str]) -> list[datetime.date]:
     """The dates that have a manifest under the output root, oldest first."""
-    dates = (layout.date_of_manifest(file.path) for file in Storage(os.fspath(root)).list("slates"))
+    dates = (layout.manifest_date(file.path) for file in Storage(os.fspath(root)).list("slates"))
     return sorted(date for date in dates if date is not None)
 
 
-def assemble(
+def build_manifest(
     storage: Storage,
     record: RunRecord,
     receipts: Mapping[int, Receipt],
     provenance: Provenance,
-    product: Product = SLATES,
+    product: PublishedTable = SLATES,
 ) -> Manifest:
     """The manifest of a complete run. Raises PublicationError saying what is incomplete or does not add up."""
     _require_all_shards(storage, record, receipts)
@@ -77,7 +76,7 @@ def assemble(
         rows=sum(file.rows for file in files),
         quarantined_rows=dict(sorted(provenance.quarantined_rows.items())),
         engine=engine,
-        meaning=record.meaning,
+        fingerprinted_settings=record.fingerprinted_settings,
         inputs=tuple(dataclasses.replace(file, rows=rows.get(file.path)) for file in record.inputs),
         files=tuple(files),
     )
@@ -89,32 +88,32 @@ def _require_all_shards(storage: Storage, record: RunRecord, receipts: Mapping[i
         raise PublicationError(
             f"{len(missing)} of {record.shards} shards are not done: {_some([str(shard) for shard in missing])}",
             where=storage.url(layout.receipts_folder(record.date, record.run_id)),
-            do="run the job again: it goes on with the shards that are missing",
+            hint="run the job again: it goes on with the shards that are missing",
         )
 
 
-def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance, product: Product) -> UserCounts:
+def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance, product: PublishedTable) -> UserCounts:
     total = UserCounts(0, 0)
     for shard, receipt in receipts.items():
-        if receipt.users.imbalance():
-            raise PublicationError(f"users do not add up: {receipt.users.imbalance()}", where=f"shard {shard}")
+        if receipt.users.balance_error():
+            raise PublicationError(f"users do not add up: {receipt.users.balance_error()}", where=f"shard {shard}")
         total = total + receipt.users
     if total.users_in != provenance.users_in:
         raise PublicationError(
             f"users do not add up: {provenance.users_in} users have a history, {total.users_in} went into the shards",
-            do="nothing is published; this is a defect of the job, please report it with this message",
+            hint="nothing is published; this is a defect of the job, please report it with this message",
         )
     if total.published == 0:
         raise PublicationError(
-            f"nobody has {product.one}: of {total.users_in} users, quarantined {dict(total.quarantined)},"
+            f"nobody has {product.singular}: of {total.users_in} users, quarantined {dict(total.quarantined)},"
             f" ineligible {dict(total.ineligible)}",
-            do="check the date, data.window_days and data.min_events",
+            hint="check the date, data.window_days and data.min_events",
         )
     return total
 
 
-def _require_files(storage: Storage, record: RunRecord, files: list[SlateFile], product: Product) -> None:
-    sizes = {file.path: file.size for file in storage.list(layout.day_folder(product.name, record.date))}
+def _require_files(storage: Storage, record: RunRecord, files: list[PublishedFile], product: PublishedTable) -> None:
+    sizes = {file.path: file.size for file in storage.list(layout.publication_folder(product.name, record.date))}
     wrong = [file for file in files if sizes.get(file.path) != file.bytes]
     if wrong:
         named = [f"{file.path} ({sizes.get(file.path, 'missing')}, not {file.bytes} bytes)" for file in wrong]
@@ -122,7 +121,7 @@ def _require_files(storage: Storage, record: RunRecord, files: list[SlateFile], 
         raise PublicationError(
             f"{len(wrong)} of {len(files)} files are not as their receipts say: {_some(named)}",
             where=storage.root,
-            do=f"delete {_some(receipts)} and run the job again: these shards are then scored anew",
+            hint=f"delete {_some(receipts)} and run the job again: these shards are then scored anew",
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rayrec.errors import ConfigError, PublicationError
-from rayrec.hashing import digest
+from rayrec.numerics.hashing import digest
 
 Document = TypeVar("Document")
 
@@ -23,7 +23,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # it becomes a fold
 
 
 @dataclass(frozen=True)
-class Input:
+class InputRecord:
     """A file the run reads: path under the data root, bytes, the store's version (ETag or mtime in ns)."""
 
     path: str
@@ -38,8 +38,10 @@ class RunRecord:
 
     date: datetime.date
     fingerprint: str  # Config.fingerprint
-    meaning: Mapping[str, Any]  # Config.meaning(): what the fingerprint is of, so that a difference can be shown
-    inputs: tuple[Input, ...]
+    fingerprinted_settings: Mapping[
+        str, Any
+    ]  # Config.meaning(): what the fingerprint is of, so that a difference can be shown
+    inputs: tuple[InputRecord, ...]
     shards: int
     arms: tuple[str, ...]
     code_version: str
@@ -48,7 +50,7 @@ class RunRecord:
         for arm in self.arms:
             if not _ARM_NAME.fullmatch(arm):
                 raise ConfigError(
-                    f"{arm!r} cannot name an arm", where="arms.variants", do="use letters, digits, '_', '-' and '.'"
+                    f"{arm!r} cannot name an arm", where="arms.variants", hint="use letters, digits, '_', '-' and '.'"
                 )
 
     @property
@@ -83,7 +85,7 @@ class UserCounts:
             add_counts(self.ineligible, other.ineligible),
         )
 
-    def imbalance(self) -> str:
+    def balance_error(self) -> str:
         """Empty when the users add up, else the sum that does not."""
         quarantined, ineligible = sum(self.quarantined.values()), sum(self.ineligible.values())
         if self.users_in == self.published + quarantined + ineligible:
@@ -104,7 +106,7 @@ def add_counts(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, i
 
 
 @dataclass(frozen=True)
-class SlateFile:
+class PublishedFile:
     """One published parquet file."""
 
     arm: str
@@ -126,7 +128,7 @@ class Receipt:
     created_at: str
     users: UserCounts
     engine: Mapping[str, int]
-    files: tuple[SlateFile, ...]
+    files: tuple[PublishedFile, ...]
 
     def to_json(self) -> bytes:
         return _to_json(self)
@@ -137,7 +139,7 @@ class Receipt:
 
         def build(content: dict[str, Any]) -> Receipt:
             users = UserCounts(**content.pop("users"))
-            files = tuple(SlateFile(**file) for file in content.pop("files"))
+            files = tuple(PublishedFile(**file) for file in content.pop("files"))
             return cls(users=users, files=files, **content)
 
         return _from_json(data, "receipt", where, build)
@@ -175,15 +177,21 @@ class Manifest:
     rows: int
     quarantined_rows: Mapping[str, int]
     engine: Mapping[str, int]
-    meaning: Mapping[str, Any]
-    inputs: tuple[Input, ...]
-    files: tuple[SlateFile, ...]
+    fingerprinted_settings: Mapping[str, Any]
+    inputs: tuple[InputRecord, ...]
+    files: tuple[PublishedFile, ...]
 
     @property
     def record(self) -> RunRecord:
         """The run that this publication is of."""
         return RunRecord(
-            self.dt, self.fingerprint, self.meaning, self.inputs, self.shards, self.arms, self.code_version
+            self.dt,
+            self.fingerprint,
+            self.fingerprinted_settings,
+            self.inputs,
+            self.shards,
+            self.arms,
+            self.code_version,
         )
 
     def to_json(self) -> bytes:
@@ -198,8 +206,8 @@ class Manifest:
                 dt=datetime.date.fromisoformat(content.pop("dt")),
                 arms=tuple(content.pop("arms")),
                 users=UserCounts(**content.pop("users")),
-                inputs=tuple(Input(**file) for file in content.pop("inputs")),
-                files=tuple(SlateFile(**file) for file in content.pop("files")),
+                inputs=tuple(InputRecord(**file) for file in content.pop("inputs")),
+                files=tuple(PublishedFile(**file) for file in content.pop("files")),
                 **content,
             )
 
@@ -217,5 +225,5 @@ def _from_json(data: bytes, kind: str, where: str, build: Callable[[dict[str, An
         raise PublicationError(
             f"this is no {kind} of this version of rayrec: {type(error).__name__}: {error}",
             where=where,
-            do="read it with the version of rayrec that wrote it, or move it away",
+            hint="read it with the version of rayrec that wrote it, or move it away",
         ) from error

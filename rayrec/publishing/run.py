@@ -25,18 +25,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.errors import PublicationError
-from rayrec.publishing import layout
-from rayrec.publishing.differences import differences
-from rayrec.publishing.manifest import assemble, find_manifest
-from rayrec.publishing.products import SLATES, Product
-from rayrec.publishing.records import Manifest, Provenance, Receipt, RunRecord, SlateFile, UserCounts, utc_now
-from rayrec.storage import Storage
+from rayrec.publishing.manifest import build_manifest, find_manifest
+from rayrec.publishing.products import SLATES, PublishedTable
+from rayrec.publishing.records import Manifest, Provenance, PublishedFile, Receipt, RunRecord, UserCounts, utc_now
+from rayrec.publishing.run_differences import run_differences
+from rayrec.storage import Storage, layout
 
 _PARALLEL_CALLS = 16
 
 
 @dataclass(frozen=True)
-class Publication:
+class PublishResult:
     """How a run ended. Only `published` and `published by another run` exist: everything else is an error."""
 
     outcome: Literal["published", "published by another run"]
@@ -44,16 +43,16 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Run:
+class PublishingRun:
     """One run of one date. Plain and picklable: workers get it whole."""
 
     storage: Storage
     record: RunRecord
     published: Manifest | None = None  # set by `open` where the day is published already, by this very run
-    product: Product = SLATES
+    product: PublishedTable = SLATES
 
     @classmethod
-    def peek(cls, storage: Storage, record: RunRecord, product: Product = SLATES) -> Run:
+    def preview(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
         """What `open` would find, without writing anything: for a dry run."""
         manifest = find_manifest(storage, record.date, product.name)
         run = cls(storage, record, manifest, product)
@@ -62,9 +61,9 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, storage: Storage, record: RunRecord, product: Product = SLATES) -> Run:
+    def open(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
         """Begin or resume. Raises PublicationError if the day is published under other settings or other inputs."""
-        run = cls.peek(storage, record, product)
+        run = cls.preview(storage, record, product)
         if run.published is not None:
             run._clean_up(run.published)  # what a run left that was killed just after it had published
             return run
@@ -94,11 +93,12 @@ class Run:
         attempt = f"{self.record.run_id}-{uuid.uuid4().hex[:12]}"
         checked = {arm: self.product.check(tables[arm], self.record, arm, shard) for arm in self.record.arms}
         having = [len(pc.unique(pa.chunked_array([arm_users for _, arm_users in checked.values()])))]
-        if self.product.everybody:
+        if self.product.covers_all_users:
             having += [len(arm_users) for _, arm_users in checked.values()]
-        if users.imbalance() or (wrong := [count for count in having if count != users.published]):
+        if users.balance_error() or (wrong := [count for count in having if count != users.published]):
             problem = (
-                users.imbalance() or f"{users.published} users counted as published, {wrong[0]} have {self.product.one}"
+                users.balance_error()
+                or f"{users.published} users counted as published, {wrong[0]} have {self.product.singular}"
             )
             raise PublicationError(f"users do not add up: {problem}", where=f"shard {shard}")
         files = tuple(
@@ -117,7 +117,7 @@ class Run:
             self._delete(file.path for file in files)
         return standing
 
-    def publish(self, provenance: Provenance) -> Publication:
+    def publish(self, provenance: Provenance) -> PublishResult:
         """Make the day visible, by one conditional create of its manifest.
 
         Raises PublicationError if a shard has no receipt, a file is missing or of another size, the users do not add
@@ -127,38 +127,42 @@ class Run:
         winner = find_manifest(self.storage, self.record.date, self.product.name)
         if winner is not None:
             return self._yield_to(winner)
-        manifest = assemble(self.storage, self.record, self.receipts(), provenance, self.product)
+        manifest = build_manifest(self.storage, self.record, self.receipts(), provenance, self.product)
         if not self.storage.create(path, manifest.to_json()):
             winner = find_manifest(self.storage, self.record.date, self.product.name)
             if winner is None:
                 raise PublicationError(
                     "the manifest was there and is gone again",
                     where=self.storage.url(path),
-                    do="somebody withdraws this day; run again when they are done",
+                    hint="somebody withdraws this day; run again when they are done",
                 )
             if winner.attempt != manifest.attempt:
                 return self._yield_to(winner)
         self._clean_up(manifest)
-        return Publication("published", manifest)
+        return PublishResult("published", manifest)
 
-    def _write(self, table: pa.Table, users: int, arm: str, shard: int, attempt: str) -> SlateFile:
+    def _write(self, table: pa.Table, users: int, arm: str, shard: int, attempt: str) -> PublishedFile:
         sink = pa.BufferOutputStream()
-        order = pq.SortingColumn.from_ordering(table.schema, [(name, "ascending") for name in self.product.order])
-        pq.write_table(table, sink, compression="zstd", row_group_size=self.product.row_group, sorting_columns=order)
+        order = pq.SortingColumn.from_ordering(
+            table.schema, [(name, "ascending") for name in self.product.sort_columns]
+        )
+        pq.write_table(
+            table, sink, compression="zstd", row_group_size=self.product.row_group_rows, sorting_columns=order
+        )
         data = sink.getvalue()
         path = f"{self._folder}/{self.product.arm}={arm}/shard={shard:04d}-{attempt}.parquet"
         with self.storage.writer(path) as file:
             file.write(data)
-        return SlateFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())
+        return PublishedFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())
 
     def _read_receipt(self, path: str) -> Receipt:
         return Receipt.from_json(self.storage.read(path), self.storage.url(path))
 
-    def _yield_to(self, winner: Manifest) -> Publication:
+    def _yield_to(self, winner: Manifest) -> PublishResult:
         self._clean_up(winner)
         if winner.identity != self.record.identity:
             raise self._refusal(winner)
-        return Publication("published by another run", winner)
+        return PublishResult("published by another run", winner)
 
     def _clean_up(self, manifest: Manifest) -> None:
         """Delete this run's files that the manifest does not name: of killed attempts, and all of a run that lost."""
@@ -173,19 +177,19 @@ class Run:
         date = self.record.date
         lines = [
             f"{self.product.name} for {date} are already published, by a run that differs (published -> now):",
-            *(f"  {line}" for line in differences(published.record, self.record)),
+            *(f"  {line}" for line in run_differences(published.record, self.record)),
         ]
         manifest = self.storage.url(layout.manifest_path(date, self.product.name))
         return PublicationError(
             "\n".join(lines),
             where=f"{manifest}, published {published.created_at}",
-            do="keep what is published; or give output.root another folder; or withdraw the day by deleting that"
+            hint="keep what is published; or give output.root another folder; or withdraw the day by deleting that"
             " manifest, and run again",
         )
 
     @property
     def _folder(self) -> str:
-        return layout.day_folder(self.product.name, self.record.date)
+        return layout.publication_folder(self.product.name, self.record.date)
 
     def _paths(self, folder: str) -> list[str]:
         return [file.path for file in self.storage.list(folder)]

@@ -11,13 +11,13 @@ from rayrec.retrieval import (
     user_embedding,
     user_knn,
 )
-from rayrec.retrieval.base import RETRIEVERS, FitData, Profiles, Retriever
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 __all__ = [
     "RETRIEVERS",
     "FitData",
-    "Profiles",
     "Retriever",
+    "UserHistories",
     "ease",
     "fism",
     "ials",

@@ -1,4 +1,4 @@
-"""DENOISED to candidates: the union of what the sources propose to each user, scored by every source.
+"""DENOISED_HISTORY to candidates: the union of what the sources propose to each user, scored by every source.
 
 Only events with positive weight that were kept speak for an item; every event of the history, kept or not, makes it
 seen. Work goes by blocks of users so that the dense scores of one block stay below 64 MB.
@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema
-from rayrec.ordering import padded_rows, ranks
-from rayrec.retrieval.base import Profiles, Retriever
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema
+from rayrec.numerics.top_k import padded_rows, ranks
+from rayrec.retrieval.retriever import Retriever, UserHistories
 
 _BLOCK_BYTES = 64 << 20
 _NO_OPINION = np.float32(0)
@@ -37,7 +37,7 @@ class Source:
 class _Block:
     """Some users: who is asked about (profiles) and what must not be proposed."""
 
-    profiles: Profiles
+    user_histories: UserHistories
     seen_row: npt.NDArray[np.int64]  # [seen], with seen_item: the cells that are taken, each once, by row
     seen_item: npt.NDArray[np.int64]
     also: Ragged | None  # item codes to propose besides
@@ -45,7 +45,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class CandidateStage:
-    """Reads DENOISED, writes candidate_schema, same users in the same order. Needs a CPU and the item model."""
+    """Reads DENOISED_HISTORY, writes candidate_schema, same users in the same order. Needs a CPU and the item model."""
 
     variant: str
     sources: tuple[Source, ...]
@@ -60,30 +60,32 @@ class CandidateStage:
         weight = np.asarray(self.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
         speaks = (weight > 0) & (keep > 0)
         kept = item.filter(speaks)
-        profiles = Profiles(kept, kept.like(ts.values[speaks]), kept.like((weight * keep)[speaks]), len(self.available))
+        user_histories = UserHistories(
+            kept, kept.like(ts.values[speaks]), kept.like((weight * keep)[speaks]), len(self.available)
+        )
         step = max(1, _BLOCK_BYTES // (4 * max(1, len(self.available)) * (1 + len(self._personal))))
         blocks = [
             self._propose(
                 _Block(
-                    profiles[slice(start, start + step)],
+                    user_histories[slice(start, start + step)],
                     *self._seen(item, start, start + step),
                     None if also is None else also.take(np.arange(start, min(start + step, len(table)))),
                 )
             )
             for start in range(0, len(table), step)
         ]
-        return self._table(table, profiles, blocks)
+        return self._table(table, user_histories, blocks)
 
     @cached_property
     def _personal(self) -> tuple[Source, ...]:
-        return tuple(source for source in self.sources if source.retriever.personal)
+        return tuple(source for source in self.sources if source.retriever.personalized)
 
     @cached_property
     def _shared(self) -> dict[str, npt.NDArray[np.float32]]:
         """The item scores [items] of the sources that are the same for everybody."""
         nobody = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
-        profiles = Profiles(nobody, nobody, nobody, len(self.available))
-        return {s.name: s.retriever.scores(profiles)[0] for s in self.sources if not s.retriever.personal}
+        user_histories = UserHistories(nobody, nobody, nobody, len(self.available))
+        return {s.name: s.retriever.scores(user_histories)[0] for s in self.sources if not s.retriever.personalized}
 
     @cached_property
     def _shared_order(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -101,17 +103,17 @@ class CandidateStage:
         return row, code
 
     def _propose(self, block: _Block) -> _Proposed:
-        users, items = len(block.profiles), len(self.available)
+        users, items = len(block.user_histories), len(self.available)
         proposed = np.zeros((users, items), np.bool_)
         dense = {}
         for source in self._personal:
-            dense[source.name] = source.retriever.scores(block.profiles)
+            dense[source.name] = source.retriever.scores(block.user_histories)
             if source.top:
                 propose_personal(
                     dense[source.name], block.seen_row, block.seen_item, self.available, source.top, proposed
                 )
         for source in self.sources:
-            if not source.retriever.personal and source.top:
+            if not source.retriever.personalized and source.top:
                 propose_shared(self._shared_order[source.name], block.seen_row, block.seen_item, source.top, proposed)
         if block.also is not None:
             proposed[block.also.rows, block.also.values] = True
@@ -121,12 +123,12 @@ class CandidateStage:
         row, code = np.divmod(cells, items)
         offsets = np.searchsorted(row, np.arange(users + 1))
         flat = [
-            dense[source.name].ravel()[cells] if source.retriever.personal else self._shared[source.name][code]
+            dense[source.name].ravel()[cells] if source.retriever.personalized else self._shared[source.name][code]
             for source in self.sources
         ]
         return _Proposed(code.astype(np.int32), np.diff(offsets), flat)
 
-    def _table(self, table: pa.Table, profiles: Profiles, blocks: Sequence[_Proposed]) -> pa.Table:
+    def _table(self, table: pa.Table, user_histories: UserHistories, blocks: Sequence[_Proposed]) -> pa.Table:
         names = tuple(source.name for source in self.sources)
         lengths = _joined([block.lengths for block in blocks], np.int64)
         candidate = Ragged.from_lengths(_joined([block.code for block in blocks], np.int32), lengths)
@@ -134,14 +136,14 @@ class CandidateStage:
             candidate.like(_joined([block.scores[number] for block in blocks], np.float32))
             for number in range(len(names))
         ]
-        personal = [source.retriever.personal for source in self.sources]
+        personalized = [source.retriever.personalized for source in self.sources]
         columns = [
             table["user_id"].combine_chunks(),
             pa.repeat(pa.scalar(self.variant), len(table)),
-            profiles.item.to_arrow(pa.int32()),
-            profiles.ts.to_arrow(pa.int64()),
+            user_histories.item.to_arrow(pa.int32()),
+            user_histories.ts.to_arrow(pa.int64()),
             candidate.to_arrow(pa.int32()),
-            candidate.like(highest_ranked_by(scores, personal)).to_arrow(pa.int8()),
+            candidate.like(best_ranking_source(scores, personalized)).to_arrow(pa.int8()),
             *(score.to_arrow(pa.float32()) for score in scores),
         ]
         return pa.table(columns, schema=candidate_schema(names))
@@ -205,7 +207,7 @@ def propose_shared(
     proposed[:, further] |= np.arange(len(further)) < extra[:, None]
 
 
-def highest_ranked_by(scores: Sequence[Ragged], personal: Sequence[bool]) -> npt.NDArray[np.int8]:
+def best_ranking_source(scores: Sequence[Ragged], personalized: Sequence[bool]) -> npt.NDArray[np.int8]:
     """The source, [candidates], among whose candidates each one ranks highest; the first in the config on ties.
 
     A personal score of 0 or below is no proposal and ranks last.
@@ -214,7 +216,7 @@ def highest_ranked_by(scores: Sequence[Ragged], personal: Sequence[bool]) -> npt
     for block in padded_rows(scores[0].offsets):
         best = np.full(block.mask.shape, np.iinfo(np.int32).max, np.int32)
         who = np.zeros(block.mask.shape, np.int8)
-        for number, (score, own) in enumerate(zip(scores, personal, strict=True)):
+        for number, (score, own) in enumerate(zip(scores, personalized, strict=True)):
             values = score.values[block.take]
             rank = ranks(values, block.mask)
             if own:

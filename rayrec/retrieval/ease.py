@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
+from rayrec.config.method_settings import read_settings, require
 from rayrec.errors import ConfigError, DataError
-from rayrec.retrieval.base import GRAM_LIMIT, FitData, Profiles, Retriever, gram_matrix, register
-from rayrec.rowwise import from_numpy, sparse_dense
-from rayrec.settings import read_settings, require
+from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, FitData, Retriever, UserHistories, gram_matrix, register
 
 _RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns looked at
 
@@ -46,11 +46,11 @@ class EaseSettings:
 
 
 @register
-class Ease(Retriever):
+class EaseRetriever(Retriever):
     """A linear item-item model in closed form: what goes with the items of the history."""
 
     name = "ease"
-    settings_kind = EaseSettings
+    settings_class = EaseSettings
     scoring_only = frozenset({"history_half_life_days", "memory_gb"})
 
     def __init__(
@@ -76,14 +76,14 @@ class Ease(Retriever):
         given = _settings(settings)
         users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
         active = np.flatnonzero(users >= given.min_events).astype(np.int32)
-        if len(active) > GRAM_LIMIT:
+        if len(active) > MAX_DENSE_ITEMS:
             raise ConfigError(
-                f"EASE is solved for up to {GRAM_LIMIT:,} items, and {len(active):,} have enough events",
+                f"EASE is solved for up to {MAX_DENSE_ITEMS:,} items, and {len(active):,} have enough events",
                 where="retrieval.sources.ease",
-                do="raise retrieval.sources.ease.min_events, or leave ease out",
+                hint="raise retrieval.sources.ease.min_events, or leave ease out",
             )
         whole = len(active) == data.matrix.shape[1]
-        gram = data.gram if data.matrix.shape[1] <= GRAM_LIMIT else gram_matrix(data.matrix[:, active])
+        gram = data.gram if data.matrix.shape[1] <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
         inverse = regularised_inverse(gram, given.lam, given.memory_gb)
         kept = packed(inverse) if given.keep_inverse and inverse.dtype == np.float64 else None
@@ -105,13 +105,13 @@ class Ease(Retriever):
         weights = np.ascontiguousarray(self.weights[np.ix_(order, order)])
         return type(self)(weights, new[order].astype(np.int32), items, self.settings)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        matrix = profiles.matrix(self.settings.history_half_life_days)
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+        matrix = user_histories.matrix(self.settings.history_half_life_days)
         if len(self.active) == self.items:
-            return sparse_dense(matrix, from_numpy(self.weights)).numpy()
-        result = np.zeros((len(profiles), self.items), np.float32)
+            return sparse_matmul(matrix, from_numpy(self.weights)).numpy()
+        result = np.zeros((len(user_histories), self.items), np.float32)
         if len(self.active):
-            result[:, self.active] = sparse_dense(matrix[:, self.active], from_numpy(self.weights)).numpy()
+            result[:, self.active] = sparse_matmul(matrix[:, self.active], from_numpy(self.weights)).numpy()
         return result
 
 
@@ -140,7 +140,7 @@ def regularised_inverse(gram: npt.NDArray[np.float32], lam: float, memory_gb: fl
             raise DataError(
                 f"EASE cannot be solved in float32: residual {error:.1e}",
                 where="retrieval.sources.ease",
-                do="raise lam, or memory_gb so that float64 is used",
+                hint="raise lam, or memory_gb so that float64 is used",
             )
     return inverse
 
@@ -181,7 +181,7 @@ def _inverse(gram: npt.NDArray[np.float32], lam: float, dtype: Any) -> npt.NDArr
     if not failed:
         factor, failed = getattr(lapack, f"{kind}potri")(factor, lower=True, overwrite_c=True)
     if failed:
-        raise DataError("EASE's matrix is not positive definite", where="retrieval.sources.ease", do="raise lam")
+        raise DataError("EASE's matrix is not positive definite", where="retrieval.sources.ease", hint="raise lam")
     _mirror(factor)
     inverse: npt.NDArray[Any] = factor
     return inverse

@@ -1,4 +1,4 @@
-"""FISM fitted by torch (rayrec.fism), on one of several objectives; the robust ones learn less from unlikely events.
+"""FISM fitted by torch (rayrec.numerics.fism_model), on one of several objectives; the robust ones learn less from unlikely events.
 
 With s the scores of a user's items by the user's other items (positive) and of sampled items (negative), and
 l = softplus(-s) for positives, softplus(s) for negatives (REFERENCES section 2):
@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, softplus
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.fism import Fism
-from rayrec.hashing import seed_of
-from rayrec.retrieval.base import FitData, Profiles, Retriever, register
-from rayrec.ridge import one_thread
-from rayrec.rowwise import dense_dense, from_numpy
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
+from rayrec.numerics.fism_model import FismModel
+from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 
 _STEPS = 256
 OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
@@ -86,9 +86,9 @@ class FismRetriever(Retriever):
     """A factor model in which a user is the items of the history; on several objectives, some robust to noise."""
 
     name = "fism"
-    settings_kind = FismSettings
+    settings_class = FismSettings
 
-    def __init__(self, model: Fism, quantiles: npt.NDArray[np.float32], settings: FismSettings) -> None:
+    def __init__(self, model: FismModel, quantiles: npt.NDArray[np.float32], settings: FismSettings) -> None:
         self.model = model
         self.quantiles = quantiles  # [101] percentiles of the loss softplus(-s) over the fit's events
         self.settings = settings
@@ -104,10 +104,10 @@ class FismRetriever(Retriever):
         given = _settings(settings)
         users = int(np.searchsorted(data.matrix.indptr, given.max_events, side="right")) - 1
         matrix = data.matrix[: max(users, 1)]
-        with one_thread():
+        with single_thread():
             model = _Training(matrix, given).run()
         item = Ragged(matrix.indices, matrix.indptr.astype(np.int64))
-        loss = np.logaddexp(0, -model.explained(item))
+        loss = np.logaddexp(0, -model.leave_one_out_scores(item))
         return cls(model, np.quantile(loss, np.linspace(0, 1, 101)).astype(np.float32), given)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -116,7 +116,7 @@ class FismRetriever(Retriever):
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        model = Fism(arrays["source"], arrays["target"], arrays["bias"])
+        model = FismModel(arrays["source"], arrays["target"], arrays["bias"])
         return cls(model, arrays["quantiles"], _settings(settings))
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
@@ -125,13 +125,13 @@ class FismRetriever(Retriever):
             new[codes[codes >= 0]] = old[codes >= 0]
             return new
 
-        model = Fism(moved(self.model.source), moved(self.model.target), moved(self.model.bias))
+        model = FismModel(moved(self.model.source), moved(self.model.target), moved(self.model.bias))
         return type(self)(model, self.quantiles, self.settings)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        item = profiles.item.filter(self._known[profiles.item.values])
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+        item = user_histories.item.filter(self._known[user_histories.item.values])
         users = from_numpy(self.model.users(item))
-        scores: npt.NDArray[np.float32] = dense_dense(users, self._columns).numpy()
+        scores: npt.NDArray[np.float32] = dense_matmul(users, self._columns).numpy()
         scores += self.model.bias
         scores *= (item.lengths > 0)[:, None] & self._known
         return scores
@@ -150,7 +150,7 @@ class _Training:
         self.items = np.flatnonzero(self.count)
         self.cells = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * matrix.shape[1] + matrix.indices
         self.cells.sort()
-        self.random = np.random.default_rng(seed_of("fism", settings.seed))
+        self.random = np.random.default_rng(derive_seed("fism", settings.seed))
         shape = (matrix.shape[1], settings.factors)
         draw = [self.random.normal(scale=0.1, size=shape).astype(np.float32) for _ in range(2)]
         self.source, self.target = (torch.from_numpy(array).requires_grad_() for array in draw)
@@ -161,7 +161,7 @@ class _Training:
         exposure = (self.count / self.count.max()) ** settings.power
         self.theta = torch.from_numpy(np.maximum(exposure, settings.floor).astype(np.float32))
 
-    def run(self) -> Fism:
+    def run(self) -> FismModel:
         given = self.settings
         weights = [self.source, self.target, self.bias, self.flip]
         optimizer = torch.optim.Adam(weights, given.learning_rate, weight_decay=given.l2)
@@ -172,7 +172,7 @@ class _Training:
                 optimizer.step()
         known = (self.count > 0)[:, None]
         source, target = ((part.detach().numpy() * known).astype(np.float32) for part in (self.source, self.target))
-        return Fism(source, target, self.bias.detach().numpy() * known[:, 0])
+        return FismModel(source, target, self.bias.detach().numpy() * known[:, 0])
 
     def _batches(self) -> Iterator[npt.NDArray[np.int64]]:
         users = self.random.permutation(np.flatnonzero(np.diff(self.matrix.indptr) > 1))  # one item has no others

@@ -18,10 +18,10 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy.linalg import solve_triangular
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from rayrec.retrieval.base import FitData, Profiles, Retriever, register
-from rayrec.ridge import Whitened, gram_of, one_thread, padded_batches, solve_users
-from rayrec.rowwise import dense_dense
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.numerics.batch_invariant import dense_matmul
+from rayrec.numerics.ridge_blocks import WhitenedFactors, factor_gram, padded_batches, single_thread, solve_users
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class IalsSettings:
 
 
 @register
-class Ials(Retriever):
+class IalsRetriever(Retriever):
     """A factor model of implicit feedback; users are folded in from their histories."""
 
     name = "ials"
-    settings_kind = IalsSettings
+    settings_class = IalsSettings
 
     def __init__(
         self, factors: npt.NDArray[np.float32], settings: IalsSettings, gram: npt.NDArray[np.float64] | None = None
@@ -58,8 +58,8 @@ class Ials(Retriever):
         self.factors = factors  # V [items, d]; zero for items without events
         self.settings = settings
         # V'V of the fit, so that a user stays the same when items leave the catalogue.
-        self.gram = gram_of(factors) if gram is None else gram
-        self._whitened = Whitened.of(factors, self.gram, settings.lam, 1.0, torch.float32)
+        self.gram = factor_gram(factors) if gram is None else gram
+        self._whitened = WhitenedFactors.of(factors, self.gram, settings.lam, 1.0, torch.float32)
         self._columns = self._whitened.items.T.contiguous()
 
     @classmethod
@@ -97,25 +97,25 @@ class Ials(Retriever):
         factors[codes[codes >= 0]] = self.factors[codes >= 0]
         return type(self)(factors, self.settings, self.gram)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        return self.scores_of(self.folded_in(profiles.matrix()))
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+        return self.score_users(self.fold_in(user_histories.matrix()))
 
-    def scores_of(self, users: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def score_users(self, users: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """[users, items] of vectors [users, d] in whitened coordinates."""
-        return dense_dense(torch.from_numpy(users), self._columns).numpy()
+        return dense_matmul(torch.from_numpy(users), self._columns).numpy()
 
-    def plain_vectors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
+    def user_factors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
         """p [users, d] of the rows of `matrix` [users, items]: the vectors that the factors' own coordinates have."""
         root = self._whitened.root.double().numpy()
-        plain: npt.NDArray[np.float64] = solve_triangular(root, self.folded_in(matrix).T, trans=1, lower=True).T
+        plain: npt.NDArray[np.float64] = solve_triangular(root, self.fold_in(matrix).T, trans=1, lower=True).T
         return plain
 
-    def folded_in(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float32]:
+    def fold_in(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float32]:
         """Whitened vectors [users, d] of the rows of `matrix` [users, items]; zero for empty rows."""
         users = np.zeros((matrix.shape[0], self.factors.shape[1]), np.float32)
         offsets = matrix.indptr.astype(np.int64)
         for batch in padded_batches(offsets, users.shape[1]):
-            with one_thread(), torch.inference_mode():
+            with single_thread(), torch.inference_mode():
                 mask = torch.from_numpy(batch.mask)
                 weight = torch.from_numpy(matrix.data[batch.take]) * self.settings.alpha * mask
                 w = self._whitened.items[torch.from_numpy(matrix.indices[batch.take]).long()] * mask.unsqueeze(2)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from rayrec.retrieval.base import GRAM_LIMIT, Profiles, Retriever
-from rayrec.rowwise import sparse_dense
+from rayrec.numerics.batch_invariant import sparse_matmul
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever, UserHistories
 
 _DENSE_FROM = 0.05  # share of cells that are not zero from which a dense product is faster: measured
 
@@ -23,7 +23,7 @@ class HistorySettings(Protocol):
     def history_half_life_days(self) -> float | None: ...
 
 
-class ItemItem(Retriever):
+class ItemItemRetriever(Retriever):
     """Holds `weights`, float32 CSR [items, items]; row: an item of the history."""
 
     def __init__(self, weights: sp.csr_matrix, settings: HistorySettings) -> None:
@@ -60,16 +60,16 @@ class ItemItem(Retriever):
         weights = sp.csr_matrix((cells.data[stays], (row[stays], column[stays])), shape=(items, items))
         return type(self)(weights, self.settings)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        matrix = profiles.matrix(self.history_half_life_days)
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+        matrix = user_histories.matrix(self.history_half_life_days)
         if self._dense is not None:
-            return sparse_dense(matrix, self._dense).numpy()
+            return sparse_matmul(matrix, self._dense).numpy()
         dense: npt.NDArray[np.float32] = (matrix @ self.weights).toarray()
         return dense
 
     @cached_property
     def _dense(self) -> torch.Tensor | None:
         items = self.weights.shape[0]
-        if items > GRAM_LIMIT or self.weights.nnz < _DENSE_FROM * items * items:
+        if items > MAX_DENSE_ITEMS or self.weights.nnz < _DENSE_FROM * items * items:
             return None
         return torch.from_numpy(self.weights.toarray())

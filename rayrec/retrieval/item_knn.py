@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from rayrec.retrieval.base import FitData, register
-from rayrec.retrieval.item_item import ItemItem
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.retrieval.item_item import ItemItemRetriever
+from rayrec.retrieval.retriever import FitData, register
 
 _BLOCK = 1024  # items whose similarities are held at once
 
@@ -34,11 +34,11 @@ class ItemKnnSettings:
 
 
 @register
-class ItemKnn(ItemItem):
+class ItemKnnRetriever(ItemItemRetriever):
     """Items like those of the history, by the users who took both."""
 
     name = "item_knn"
-    settings_kind = ItemKnnSettings
+    settings_class = ItemKnnSettings
     scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod

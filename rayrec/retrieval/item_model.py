@@ -15,15 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec import artefacts
+from rayrec.data.fit_requirement import RequiredFit
 from rayrec.errors import DataError
-from rayrec.hashing import digest
-from rayrec.needs import Need
-from rayrec.retrieval import item_features
-from rayrec.retrieval.base import FitData, Retriever, retriever_kind
-from rayrec.retrieval.collect import Collected
-from rayrec.retrieval.sources import SourceSpec
-from rayrec.storage import Storage
+from rayrec.numerics.hashing import digest
+from rayrec.retrieval import item_statistics
+from rayrec.retrieval.fit_data import FitDataCollector
+from rayrec.retrieval.retriever import FitData, Retriever, retriever_class
+from rayrec.retrieval.source_specs import SourceSpec
+from rayrec.storage import Storage, artifacts
 
 KIND = "item_model"
 VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
@@ -32,7 +31,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Learner:
+class DenoiserFit:
     """What a stage learns once a fit, from the events of the fit; the result holds no item codes.
 
     `learn` gets the fit's data and a function that fits `needs` on other data and gives their arrays, named as
@@ -40,12 +39,12 @@ class Learner:
     """
 
     key: str  # of the method and its settings
-    needs: tuple[Need, ...]
-    learn: Callable[[FitData, Callable[[FitData], Arrays]], Arrays]
+    required_fits: tuple[RequiredFit, ...]
+    fit: Callable[[FitData, Callable[[FitData], Arrays]], Arrays]
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedRetriever:
     kind: str
     settings: Mapping[str, Any]  # those of the fit
     arrays: Mapping[str, npt.NDArray[Any]]
@@ -54,11 +53,11 @@ class Fitted:
 @dataclass(frozen=True)
 class ItemModel:
     item_ids: pa.Array  # strings, by code
-    cut: int  # microseconds UTC: nothing at or after this was known
+    cutoff: int  # microseconds UTC: nothing at or after this was known
     count: npt.NDArray[np.float32]  # [items] summed positive weight
-    features: npt.NDArray[np.float32]  # [items, len(item_features.NAMES)]
-    fitted: Mapping[str, Fitted]  # by SourceSpec.key
-    learned: Mapping[str, Arrays] = field(default_factory=dict)  # by Learner.key
+    features: npt.NDArray[np.float32]  # [items, len(item_statistics.NAMES)]
+    fitted: Mapping[str, FittedRetriever]  # by SourceSpec.key
+    fitted_denoisers: Mapping[str, Arrays] = field(default_factory=dict)  # by Learner.key
 
     def retriever(self, spec: SourceSpec) -> Retriever:
         """Ready to score. Raises DataError if the model was fitted without it."""
@@ -66,15 +65,15 @@ class ItemModel:
             raise DataError(
                 f"the item model was fitted without the source {spec.name!r}",
                 where=f"retrieval.sources.{spec.name}",
-                do="run jobs.fit with this config",
+                hint="run jobs.fit with this config",
             )
-        return retriever_kind(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
+        return retriever_class(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
 
     def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> Arrays:
         """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
 
         A fit's arrays go by its kind, `ease.weights`, for the first of that kind among these sources (else the
-        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.needs.
+        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.data.fit_requirement.
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.kind for fitted in self.fitted.values()})
@@ -86,7 +85,7 @@ class ItemModel:
                 )
         for key, fitted in self.fitted.items():
             arrays.update({f"{key}.{name}": array for name, array in fitted.arrays.items()})
-        for key, learned in self.learned.items():
+        for key, learned in self.fitted_denoisers.items():
             arrays.update({f"{key}.{name}": array for name, array in learned.items()})
         return arrays
 
@@ -104,13 +103,13 @@ class ItemModel:
             return self
         codes = pc.index_in(self.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
         items, stays = len(item_ids), codes >= 0
-        count, features = np.zeros(items, np.float32), np.tile(item_features.unknown_item(), (items, 1))
+        count, features = np.zeros(items, np.float32), np.tile(item_statistics.unseen_item_features(), (items, 1))
         count[codes[stays]], features[codes[stays]] = self.count[stays], self.features[stays]
         fitted = {}
         for key, old in self.fitted.items():
-            moved = retriever_kind(old.kind).load(old.arrays, old.settings).remap(codes, items)
+            moved = retriever_class(old.kind).load(old.arrays, old.settings).remap(codes, items)
             fitted[key] = replace(old, arrays=moved.arrays())
-        return ItemModel(item_ids, self.cut, count, features, fitted, self.learned)
+        return ItemModel(item_ids, self.cutoff, count, features, fitted, self.fitted_denoisers)
 
 
 def _default(kind: str) -> SourceSpec:
@@ -121,7 +120,9 @@ FACTORS = _default("ials")
 """The factors that denoisers and slates use where an arm has no iALS source of its own."""
 
 
-def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[Need] = ()) -> tuple[SourceSpec, ...]:
+def required_sources(
+    arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[RequiredFit] = ()
+) -> tuple[SourceSpec, ...]:
     """The fits that the arms' sources need, each once; with factors where something asks for them.
 
     `factors`: some arm denoises, or makes its slates by item factors. `needs`: what the denoisers ask for.
@@ -140,11 +141,11 @@ def needed(arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[
 
 
 def fingerprint(
-    specs: Sequence[SourceSpec], *, cut: int, inputs: str, catalogue: str, max_events: int, **more: Any
+    specs: Sequence[SourceSpec], *, cutoff: int, inputs: str, catalogue: str, max_events: int, **more: Any
 ) -> str:
     """Of everything that can change the model; `inputs` and `catalogue` are digests, `more` is plain content."""
     keys = sorted({spec.key for spec in specs})
-    return digest([VERSION, keys, cut, inputs, catalogue, max_events, more])
+    return digest([VERSION, keys, cutoff, inputs, catalogue, max_events, more])
 
 
 def fit(
@@ -152,40 +153,40 @@ def fit(
     item_ids: pa.Array,
     specs: Sequence[SourceSpec],
     event_weights: Sequence[float],
-    cut: int,
+    cutoff: int,
     max_events: int,
-    learners: Sequence[Learner] = (),
+    denoiser_fits: Sequence[DenoiserFit] = (),
 ) -> ItemModel:
     """Fit all `specs` on HISTORY tables, one a shard, in any order: the result does not depend on the sharding.
 
     Only positive events before `cut` (microseconds UTC) count; beyond `max_events` of them, whole users are left out,
     chosen by their stable hash. Memory: 20 bytes an event, plus one shard, plus the models.
     """
-    collected = Collected(len(item_ids), np.asarray(event_weights, np.float32), cut, max_events)
+    collected = FitDataCollector(len(item_ids), np.asarray(event_weights, np.float32), cutoff, max_events)
     for table in histories:
         collected.add(table)
-    return of_data(collected.finish(), item_ids, specs, learners)
+    return from_fit_data(collected.finish(), item_ids, specs, denoiser_fits)
 
 
-def of_data(
+def from_fit_data(
     data: FitData,
     item_ids: pa.Array,
     specs: Sequence[SourceSpec],
-    learners: Sequence[Learner] = (),
-    made: Mapping[str, Fitted] | None = None,
+    denoiser_fits: Sequence[DenoiserFit] = (),
+    prefitted: Mapping[str, FittedRetriever] | None = None,
 ) -> ItemModel:
     """The model of collected events, in the codes of `item_ids`; fits in `made`, by key, are taken as they are."""
-    given = made or {}
+    given = prefitted or {}
     fitted = {**_fitted(data, [spec for spec in specs if spec.key not in given]), **given}
-    learned = {learner.key: learner.learn(data, _refit(specs, learner.needs)) for learner in learners}
-    return ItemModel(item_ids, data.cut, _count(data), item_features.item_features(data), fitted, learned)
+    learned = {learner.key: learner.fit(data, _refit(specs, learner.required_fits)) for learner in denoiser_fits}
+    return ItemModel(item_ids, data.cutoff, _count(data), item_statistics.item_statistics(data), fitted, learned)
 
 
-def _fitted(data: FitData, specs: Sequence[SourceSpec]) -> dict[str, Fitted]:
+def _fitted(data: FitData, specs: Sequence[SourceSpec]) -> dict[str, FittedRetriever]:
     fitted = {}
     for spec in specs:
-        model = retriever_kind(spec.fit_kind).fit(data, spec.fit_settings)
-        fitted[spec.key] = Fitted(spec.fit_kind, spec.fit_settings, model.arrays())
+        model = retriever_class(spec.fit_kind).fit(data, spec.fit_settings)
+        fitted[spec.key] = FittedRetriever(spec.fit_kind, spec.fit_settings, model.arrays())
     return fitted
 
 
@@ -193,7 +194,7 @@ def _count(data: FitData) -> npt.NDArray[np.float32]:
     return np.bincount(data.item, data.weight, minlength=data.matrix.shape[1]).astype(np.float32)
 
 
-def _refit(specs: Sequence[SourceSpec], needs: Sequence[Need]) -> Callable[[FitData], Arrays]:
+def _refit(specs: Sequence[SourceSpec], needs: Sequence[RequiredFit]) -> Callable[[FitData], Arrays]:
     """Fits of other data, of what is needed alone, with the settings that the model's own fits have."""
     kinds = {need.kind for need in needs if need.settings is None}
     keys = {SourceSpec(need.name, need.kind, 0, need.settings).key for need in needs if need.settings is not None}
@@ -202,7 +203,7 @@ def _refit(specs: Sequence[SourceSpec], needs: Sequence[Need]) -> Callable[[FitD
 
     def refit(data: FitData) -> Arrays:
         nobody = np.zeros((data.matrix.shape[1], 0), np.float32)
-        model = ItemModel(pa.nulls(0, pa.string()), data.cut, _count(data), nobody, _fitted(data, wanted))
+        model = ItemModel(pa.nulls(0, pa.string()), data.cutoff, _count(data), nobody, _fitted(data, wanted))
         return model.denoiser_arrays(wanted)
 
     return refit
@@ -219,23 +220,23 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
     }
     for key, fitted in model.fitted.items():
         arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
-    for key, learned in model.learned.items():
+    for key, learned in model.fitted_denoisers.items():
         arrays.update({f"learned/{key}/{name}": array for name, array in learned.items()})
     kinds = {key: {"kind": fitted.kind, "settings": dict(fitted.settings)} for key, fitted in model.fitted.items()}
     meta = {
         "version": VERSION,
-        "cut": model.cut,
+        "cut": model.cutoff,
         "fitted": kinds,
-        "learned": sorted(model.learned),
-        "features": item_features.NAMES,
+        "learned": sorted(model.fitted_denoisers),
+        "features": item_statistics.NAMES,
         "more": dict(more or {}),
     }
-    return artefacts.save(storage, KIND, fingerprint, arrays, meta)
+    return artifacts.save(storage, KIND, fingerprint, arrays, meta)
 
 
 def load(storage: Storage, fingerprint: str) -> ItemModel:
     """Raises MissingFileError where there is none, DataError where it cannot be read."""
-    return _model(storage, artefacts.load(storage, KIND, fingerprint))
+    return _model(storage, artifacts.load(storage, KIND, fingerprint))
 
 
 def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
@@ -243,24 +244,24 @@ def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -
 
     Raises as `load` does.
     """
-    fits = artefacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
+    fits = artifacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
     wanted = [f"{key}/" for key, entry in fits.items() if entry["kind"] in kinds]
-    return _model(storage, artefacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
+    return _model(storage, artifacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
 
 
-def _model(storage: Storage, stored: artefacts.Artefact, kinds: Collection[str] | None = None) -> ItemModel:
+def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] | None = None) -> ItemModel:
     """Of all that was saved, or without what was learned and with the fits of `kinds` alone."""
     arrays, meta = stored.arrays, stored.meta
-    if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_features.NAMES:
+    if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_statistics.NAMES:
         raise DataError(
             "the item model was saved by another version of rayrec",
-            where=storage.url(f"{artefacts.FOLDER}/{KIND}/{stored.fingerprint}"),
-            do="delete the artefact's folder; the next run fits again",
+            where=storage.url(f"{artifacts.FOLDER}/{KIND}/{stored.fingerprint}"),
+            hint="delete the artefact's folder; the next run fits again",
         )
     fitted = {}
     for key, entry in meta["fitted"].items():
         if kinds is None or entry["kind"] in kinds:
-            fitted[key] = Fitted(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
+            fitted[key] = FittedRetriever(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
     learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ()) if kinds is None}
     item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
     return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted, learned)

@@ -1,6 +1,6 @@
-"""A log-bilinear next-item model (rayrec.next_item) fitted by torch: each event from the events before it.
+"""A log-bilinear next-item model (rayrec.numerics.next_item_model) fitted by torch: each event from the events before it.
 
-Adam on softmaxes over sampled items; the loss is the one whose gradients rayrec.next_item knows. A step's negatives are
+Adam on softmaxes over sampled items; the loss is the one whose gradients rayrec.numerics.next_item_model knows. A step's negatives are
 drawn anew, each item on its own, with a probability that rises with the root of its events; a catalogue of at most
 `negatives` items is not sampled but takes part as a whole. The model is kept as it was at several times of training.
 """
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.hashing import seed_of
-from rayrec.next_item import NextItem
-from rayrec.retrieval.base import FitData, Profiles, Retriever, register
-from rayrec.ridge import one_thread
-from rayrec.rowwise import dense_dense, from_numpy
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
+from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.next_item_model import NextItemModel
+from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 
 _STEPS = 256
 
@@ -70,7 +70,7 @@ class NextItemSettings:
 
 
 @dataclass(frozen=True)
-class Examples:
+class NextItemExamples:
     """One an event: `target` [n] codes; `before` [n, window] codes of the events before it, the last one first, with
     `share` [n, window] float32 summing to 1, or 0 where there is none."""
 
@@ -79,7 +79,7 @@ class Examples:
     share: Floats
 
     @classmethod
-    def of(cls, item: Ragged, recency: Floats) -> Examples:
+    def of(cls, item: Ragged, recency: Floats) -> NextItemExamples:
         """Of every event of every row; `item` int32 codes, oldest first."""
         place = np.arange(len(item.values))
         before = place[:, None] - np.arange(1, len(recency) + 1)
@@ -91,8 +91,8 @@ class Examples:
     def __len__(self) -> int:
         return len(self.target)
 
-    def take(self, places: Int) -> Examples:
-        return Examples(self.target[places], self.before[places], self.share[places])
+    def take(self, places: Int) -> NextItemExamples:
+        return NextItemExamples(self.target[places], self.before[places], self.share[places])
 
 
 @register
@@ -100,9 +100,9 @@ class NextItemRetriever(Retriever):
     """What comes next after the newest events, by a log-bilinear model of sequences."""
 
     name = "next_item"
-    settings_kind = NextItemSettings
+    settings_class = NextItemSettings
 
-    def __init__(self, model: NextItem, settings: NextItemSettings) -> None:
+    def __init__(self, model: NextItemModel, settings: NextItemSettings) -> None:
         self.model, self.settings = model, settings
         self._columns = from_numpy(np.ascontiguousarray(model.target[-1].T))
 
@@ -116,7 +116,7 @@ class NextItemRetriever(Retriever):
         lengths = np.bincount(data.user, minlength=data.matrix.shape[0])
         users = max(int(np.searchsorted(np.cumsum(lengths), given.max_events, side="right")), 1)
         item = Ragged.from_lengths(data.item[: lengths[:users].sum()], lengths[:users])
-        return cls(train(Examples.of(item, given.recency), data.matrix.shape[1], given), given)
+        return cls(train(NextItemExamples.of(item, given.recency), data.matrix.shape[1], given), given)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         model = self.model
@@ -131,7 +131,7 @@ class NextItemRetriever(Retriever):
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
         parts = (arrays[name] for name in ("source", "target", "negatives", "weight", "recency"))
-        return cls(NextItem(*parts), _settings(settings))
+        return cls(NextItemModel(*parts), _settings(settings))
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         def moved(old: Floats) -> Floats:
@@ -143,39 +143,41 @@ class NextItemRetriever(Retriever):
         place = codes[model.negatives]
         stay = place >= 0
         negatives, weight = place[stay].astype(np.int32), model.weight[stay]
-        moved_model = NextItem(moved(model.source), moved(model.target), negatives, weight, model.recency)
+        moved_model = NextItemModel(moved(model.source), moved(model.target), negatives, weight, model.recency)
         return type(self)(moved_model, self.settings)
 
-    def scores(self, profiles: Profiles) -> Floats:
+    def scores(self, user_histories: UserHistories) -> Floats:
         model = self.model
-        item = profiles.item.filter(model.known[profiles.item.values])
+        item = user_histories.item.filter(model.known[user_histories.item.values])
         asked = item.joined(Ragged.from_lengths(np.zeros(len(item), np.int32), np.ones(len(item), np.int64)))
-        examples = Examples.of(asked, model.recency).take(asked.offsets[1:] - 1)  # of what comes after the last event
+        examples = NextItemExamples.of(asked, model.recency).take(
+            asked.offsets[1:] - 1
+        )  # of what comes after the last event
         with torch.inference_mode():
-            scores: Floats = dense_dense(_hidden(from_numpy(model.source[-1]), examples), self._columns).numpy()
+            scores: Floats = dense_matmul(_hidden(from_numpy(model.source[-1]), examples), self._columns).numpy()
         scores *= (item.lengths > 0)[:, None] & model.known
         return scores
 
 
-def train(examples: Examples, items: int, settings: NextItemSettings) -> NextItem:
+def train(examples: NextItemExamples, items: int, settings: NextItemSettings) -> NextItemModel:
     """The same bits for the same examples and settings."""
-    with one_thread():
+    with single_thread():
         return _Training(examples, items, settings).run()
 
 
 class _Training:
-    def __init__(self, examples: Examples, items: int, settings: NextItemSettings) -> None:
+    def __init__(self, examples: NextItemExamples, items: int, settings: NextItemSettings) -> None:
         self.examples, self.settings = examples, settings
         count = np.bincount(examples.target, minlength=items)
         self.known = count > 0
         self.chance = inclusion(np.sqrt(count), settings.negatives)
-        self.random = np.random.default_rng(seed_of("next_item", settings.seed))
+        self.random = np.random.default_rng(derive_seed("next_item", settings.seed))
         draw = self.random.normal(scale=0.1, size=(2, items, settings.factors)).astype(np.float32)
         self.source = torch.from_numpy(draw[0]).requires_grad_()
         # The last column is the items' bias.
         self.target = torch.from_numpy(np.pad(draw[1], ((0, 0), (0, 1)))).requires_grad_()
 
-    def run(self) -> NextItem:
+    def run(self) -> NextItemModel:
         given, kept = self.settings, []
         optimizer = torch.optim.Adam([self.source, self.target], given.learning_rate, weight_decay=given.l2)
         ends = {-(-given.epochs * part // given.checkpoints) for part in range(1, given.checkpoints + 1)}
@@ -188,7 +190,7 @@ class _Training:
                 kept.append([(part.detach().numpy() * self.known[:, None]) for part in (self.source, self.target)])
         source, target = (np.stack(parts).astype(np.float32) for parts in zip(*kept, strict=True))
         negatives, weight = self._negatives()
-        return NextItem(source, target, negatives.astype(np.int32), weight, given.recency)
+        return NextItemModel(source, target, negatives.astype(np.int32), weight, given.recency)
 
     def _batches(self) -> Iterator[Int]:
         events = len(self.examples)
@@ -199,7 +201,7 @@ class _Training:
         drawn = np.flatnonzero(self.random.random(len(self.chance)) < self.chance)
         return drawn, (1 / self.chance[drawn]).astype(np.float32)
 
-    def _loss(self, examples: Examples) -> Tensor:
+    def _loss(self, examples: NextItemExamples) -> Tensor:
         negatives, weight = self._negatives()
         own = torch.from_numpy(examples.target)
         hidden = _hidden(self.source, examples)
@@ -226,7 +228,7 @@ def inclusion(weight: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.fl
         sure |= more
 
 
-def _hidden(source: Tensor, examples: Examples) -> Tensor:
+def _hidden(source: Tensor, examples: NextItemExamples) -> Tensor:
     """h [n, d + 1]; each row is summed on its own."""
     before, share = torch.from_numpy(examples.before), torch.from_numpy(examples.share)
     context = embedding_bag(before, source, mode="sum", per_sample_weights=share)

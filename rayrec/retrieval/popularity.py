@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.retrieval.base import FitData, Profiles, Retriever, register
-from rayrec.settings import read_settings
+from rayrec.config.method_settings import read_settings
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class PopularitySettings:
     """There is nothing to set."""
 
 
-class ItemScores(Retriever):
+class NonPersonalizedRetriever(Retriever):
     """One score an item, the same for everybody: what the popularities share."""
 
-    personal = False
+    personalized = False
 
     def __init__(self, score: npt.NDArray[np.float32]) -> None:
         self.score = score  # [items]
@@ -38,16 +38,16 @@ class ItemScores(Retriever):
         score[codes[codes >= 0]] = self.score[codes >= 0]
         return type(self)(score)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
         return self.score[None, :]
 
 
 @register
-class Popularity(ItemScores):
+class PopularityRetriever(NonPersonalizedRetriever):
     """What many took within the window; the same for everybody."""
 
     name = "popularity"
-    settings_kind = PopularitySettings
+    settings_class = PopularitySettings
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rayrec.retrieval.base import FitData, register
-from rayrec.retrieval.popularity import ItemScores
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.retrieval.popularity import NonPersonalizedRetriever
+from rayrec.retrieval.retriever import FitData, register
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class RecentPopularitySettings:
 
 
 @register
-class RecentPopularity(ItemScores):
+class RecentPopularityRetriever(NonPersonalizedRetriever):
     """What many took lately; the same for everybody."""
 
     name = "recent_popularity"
-    settings_kind = RecentPopularitySettings
+    settings_class = RecentPopularitySettings
 
     @classmethod
     def check(cls, settings: Mapping[str, Any]) -> None:

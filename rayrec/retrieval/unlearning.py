@@ -25,15 +25,15 @@ import scipy.linalg
 import scipy.sparse as sp
 
 from rayrec.retrieval import item_model
-from rayrec.retrieval.base import FitData, gram_matrix
-from rayrec.retrieval.ease import Ease, packed, regularised_inverse, residual, unpacked, weights_of
-from rayrec.retrieval.ials import Ials
-from rayrec.retrieval.item_model import Fitted, ItemModel, Learner
-from rayrec.retrieval.sources import SourceSpec
+from rayrec.retrieval.ease import EaseRetriever, packed, regularised_inverse, residual, unpacked, weights_of
+from rayrec.retrieval.ials import IalsRetriever
+from rayrec.retrieval.item_model import DenoiserFit, FittedRetriever, ItemModel
+from rayrec.retrieval.retriever import FitData, gram_matrix
+from rayrec.retrieval.source_specs import SourceSpec
 
 Floats = npt.NDArray[np.float64]
 
-DOWNDATED, RESOLVED, REFITTED = "downdated", "items solved again", "fitted anew"
+DOWNDATED, RECOMPUTED, REFITTED = "downdated", "items solved again", "fitted anew"
 _EXACT = 1e-8  # of the residual
 _BLOCK = 64  # users taken out of P at once
 _SOLVE_ITEMS = 4096  # up to so many items a downdate is also compared with a solve: seconds
@@ -42,28 +42,28 @@ _COMPARED_USERS, _TOP = 500, 20
 
 
 @dataclass(frozen=True)
-class Unlearned:
+class UnlearningResult:
     model: ItemModel
     how: tuple[Mapping[str, Any], ...]  # one plain row a fit: source, kind, how, and what was measured
 
 
-def without(
+def unlearn_users(
     model: ItemModel,
-    forgotten: sp.csr_matrix,
+    erased: sp.csr_matrix,
     remaining: FitData,
     item_ids: pa.Array,
     specs: Sequence[SourceSpec],
-    learners: Sequence[Learner] = (),
+    denoiser_fits: Sequence[DenoiserFit] = (),
     *,
     sampled: bool = False,
-) -> Unlearned:
+) -> UnlearningResult:
     """The model without the users whose rows `forgotten` holds (float32 [users, items], in the model's own codes).
 
     `remaining`: the events of all others, in the codes of `item_ids`; `specs` and `learners`: those of the model's fit.
     `sampled`: the fit had more events than it could take, so that others move up into it; EASE is then solved again.
     """
     codes = pc.index_in(model.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
-    made: dict[str, Fitted] = {}
+    prefitted: dict[str, FittedRetriever] = {}
     how: list[Mapping[str, Any]] = []
     for spec in specs:
         old = model.fitted.get(spec.key)
@@ -71,21 +71,21 @@ def without(
             continue
         row = {"source": spec.key, "kind": spec.fit_kind}
         ease = None
-        if spec.fit_kind == Ease.name and "inverse" in old.arrays and not sampled:
-            ease = _without_ease(Ease.load(old.arrays, old.settings), forgotten, remaining, codes)
+        if spec.fit_kind == EaseRetriever.name and "inverse" in old.arrays and not sampled:
+            ease = _without_ease(EaseRetriever.load(old.arrays, old.settings), erased, remaining, codes)
         if ease is not None:
-            made[spec.key] = Fitted(spec.fit_kind, old.settings, ease[0].arrays())
+            prefitted[spec.key] = FittedRetriever(spec.fit_kind, old.settings, ease[0].arrays())
             how.append({**row, "how": DOWNDATED, **ease[1]})
-        elif spec.fit_kind == Ials.name:
-            moved = Ials.load(old.arrays, old.settings).remap(codes, len(item_ids))
-            touched = codes[np.unique(forgotten.indices)]
-            ials = resolved(moved, remaining.matrix, touched[touched >= 0])
-            made[spec.key] = Fitted(spec.fit_kind, old.settings, ials.arrays())
-            how.append({**row, "how": RESOLVED, **_ials_difference(moved, ials, remaining, old.settings)})
+        elif spec.fit_kind == IalsRetriever.name:
+            moved = IalsRetriever.load(old.arrays, old.settings).remap(codes, len(item_ids))
+            touched = codes[np.unique(erased.indices)]
+            ials = recompute_item_factors(moved, remaining.matrix, touched[touched >= 0])
+            prefitted[spec.key] = FittedRetriever(spec.fit_kind, old.settings, ials.arrays())
+            how.append({**row, "how": RECOMPUTED, **_ials_difference(moved, ials, remaining, old.settings)})
         else:
             how.append({**row, "how": REFITTED})
-    how += [{"source": learner.key, "kind": "denoiser", "how": REFITTED} for learner in learners]
-    return Unlearned(item_model.of_data(remaining, item_ids, specs, learners, made), tuple(how))
+    how += [{"source": learner.key, "kind": "denoiser", "how": REFITTED} for learner in denoiser_fits]
+    return UnlearningResult(item_model.from_fit_data(remaining, item_ids, specs, denoiser_fits, prefitted), tuple(how))
 
 
 def downdate(inverse: Floats, rows: sp.csr_matrix) -> None:
@@ -99,7 +99,7 @@ def downdate(inverse: Floats, rows: sp.csr_matrix) -> None:
             inverse[first : first + 1024] += half[:, first : first + 1024].T @ half
 
 
-def leave_out(inverse: Floats, stays: npt.NDArray[np.bool_]) -> Floats:
+def drop_items(inverse: Floats, stays: npt.NDArray[np.bool_]) -> Floats:
     """P of the items that stay [m], as if the others had never been in the solve."""
     if stays.all():
         return inverse
@@ -110,12 +110,12 @@ def leave_out(inverse: Floats, stays: npt.NDArray[np.bool_]) -> Floats:
     return kept
 
 
-def resolved(model: Ials, matrix: sp.csr_matrix, items: npt.NDArray[np.int64]) -> Ials:
+def recompute_item_factors(model: IalsRetriever, matrix: sp.csr_matrix, items: npt.NDArray[np.int64]) -> IalsRetriever:
     """`items` solved again from the users of `matrix` [users, items], folded in; items without events become zero.
 
     As in the fit: (lambda I + U'U + sum_u (c_u - 1) u u') v = sum_u c_u u, with c = 1 + alpha x.
     """
-    users = model.plain_vectors(matrix)
+    users = model.user_factors(matrix)
     shared = users.T @ users + model.settings.lam * np.eye(users.shape[1])
     by_item = matrix.tocsc()
     factors = model.factors.copy()
@@ -125,28 +125,28 @@ def resolved(model: Ials, matrix: sp.csr_matrix, items: npt.NDArray[np.int64]) -
         extra = model.settings.alpha * by_item.data[entries].astype(np.float64)
         block = shared + (of_item.T * extra) @ of_item
         factors[item] = scipy.linalg.solve(block, (1 + extra) @ of_item, assume_a="pos")
-    return Ials(factors, model.settings)
+    return IalsRetriever(factors, model.settings)
 
 
 def _without_ease(
-    old: Ease, forgotten: sp.csr_matrix, remaining: FitData, codes: npt.NDArray[np.int64]
-) -> tuple[Ease, dict[str, Any]] | None:
+    old: EaseRetriever, erased: sp.csr_matrix, remaining: FitData, codes: npt.NDArray[np.int64]
+) -> tuple[EaseRetriever, dict[str, Any]] | None:
     """With what was measured; None where rounding has got the better of P, after many requests perhaps."""
     triangle = np.empty(0) if old.inverse is None else old.inverse
     inverse = unpacked(triangle, len(old.active))
     try:
-        downdate(inverse, forgotten[:, old.active])
+        downdate(inverse, erased[:, old.active])
     except np.linalg.LinAlgError:
         return None
     items = remaining.matrix.shape[1]
     users = np.bincount(remaining.matrix.indices, minlength=items)
     new = codes[old.active]
     stays = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_events)
-    inverse = leave_out(inverse, stays)
+    inverse = drop_items(inverse, stays)
     active = new[stays].astype(np.int32)  # ascending: both catalogues are sorted by item id
     gram = gram_matrix(remaining.matrix[:, active])
     measured: dict[str, Any] = {
-        "users": forgotten.shape[0],
+        "users": erased.shape[0],
         "items_left_out": int(np.count_nonzero(~stays)),
         "residual": residual(gram, old.settings.lam, inverse),
         "difference_to_refit": None,
@@ -157,7 +157,7 @@ def _without_ease(
         measured["difference_to_refit"] = _greatest_difference(
             inverse, regularised_inverse(gram, old.settings.lam, old.settings.memory_gb)
         )
-    return Ease(weights_of(inverse), active, items, old.settings, packed(inverse)), measured
+    return EaseRetriever(weights_of(inverse), active, items, old.settings, packed(inverse)), measured
 
 
 def _greatest_difference(one: Floats, other: Floats) -> float:
@@ -166,22 +166,28 @@ def _greatest_difference(one: Floats, other: Floats) -> float:
     return float(np.abs(difference).max(initial=0.0))
 
 
-def _ials_difference(before: Ials, after: Ials, remaining: FitData, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _ials_difference(
+    before: IalsRetriever, after: IalsRetriever, remaining: FitData, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Distances to a refit, beside what they must be read against: a refit from another seed, which is as good.
 
     Of up to 500 users: mean |score - score of the refit| over all items, and the mean overlap of the best 20 items.
     """
     if len(remaining.item) > _REFIT_EVENTS:
         return {"difference_to_refit": None}
-    refit = Ials.fit(remaining, settings)
+    refit = IalsRetriever.fit(remaining, settings)
     seed = {"seed": (refit.settings.seed + 1) % 2**32}
-    others = {"before": before, "after": after, "refit_of_another_seed": Ials.fit(remaining, {**settings, **seed})}
+    others = {
+        "before": before,
+        "after": after,
+        "refit_of_another_seed": IalsRetriever.fit(remaining, {**settings, **seed}),
+    }
     chosen = np.unique(np.linspace(0, remaining.matrix.shape[0] - 1, _COMPARED_USERS).astype(np.int64))
     some = remaining.matrix[chosen]
-    truth = refit.plain_vectors(some) @ refit.factors.T.astype(np.float64)
+    truth = refit.user_factors(some) @ refit.factors.T.astype(np.float64)
     return {
         "difference_to_refit": {
-            name: _distance(other.plain_vectors(some) @ other.factors.T.astype(np.float64), truth)
+            name: _distance(other.user_factors(some) @ other.factors.T.astype(np.float64), truth)
             for name, other in others.items()
         }
     }

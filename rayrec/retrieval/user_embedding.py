@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from rayrec.retrieval.base import FitData, Profiles, Retriever, register
-from rayrec.retrieval.ials import Ials, IalsSettings
-from rayrec.ridge import one_thread, padded_batches
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.numerics.ridge_blocks import padded_batches, single_thread
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
+from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 
 _ROUNDS = 10  # of k-means: histories are short
 _BLOCK_BYTES = 16 << 20  # of interests' scores
@@ -44,15 +44,15 @@ class UserEmbeddingSettings(IalsSettings):
 
 
 @register
-class UserEmbedding(Retriever):
+class UserEmbeddingRetriever(Retriever):
     """Several vectors a user in iALS's factors, so that what suits one interest well is not averaged away."""
 
     name = "user_embedding"
-    settings_kind = UserEmbeddingSettings
+    settings_class = UserEmbeddingSettings
     scoring_only = frozenset({"interests"})
-    fitted_as = Ials.name
+    shares_fit_with = IalsRetriever.name
 
-    def __init__(self, model: Ials, interests: int) -> None:
+    def __init__(self, model: IalsRetriever, interests: int) -> None:
         self.model = model
         self.interests = interests
         self._directions = normalize(torch.from_numpy(np.array(model.factors)))  # zero where not known
@@ -65,7 +65,7 @@ class UserEmbedding(Retriever):
     @classmethod
     def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
         given = _settings(settings)
-        return cls(Ials.fit(data, given.of_fit), given.interests)
+        return cls(IalsRetriever.fit(data, given.of_fit), given.interests)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return self.model.arrays()
@@ -73,44 +73,44 @@ class UserEmbedding(Retriever):
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
         given = _settings(settings)
-        return cls(Ials.load(arrays, given.of_fit), given.interests)
+        return cls(IalsRetriever.load(arrays, given.of_fit), given.interests)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         return type(self)(self.model.remap(codes, items), self.interests)
 
-    def scores(self, profiles: Profiles) -> npt.NDArray[np.float32]:
-        vectors, offsets = self.vectors(profiles)
-        scores = np.zeros((len(profiles), profiles.items), np.float32)
+    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+        vectors, offsets = self.vectors(user_histories)
+        scores = np.zeros((len(user_histories), user_histories.items), np.float32)
         users = np.flatnonzero(np.diff(offsets))
-        step = max(1, _BLOCK_BYTES // (4 * self.interests * max(1, profiles.items)))
+        step = max(1, _BLOCK_BYTES // (4 * self.interests * max(1, user_histories.items)))
         for start in range(0, len(users), step):
             block = users[start : start + step]
             first, last = offsets[block[0]], offsets[block[-1] + 1]
-            asked = self.model.scores_of(vectors[first:last])
+            asked = self.model.score_users(vectors[first:last])
             scores[block] = np.maximum.reduceat(asked, offsets[block] - first, axis=0)
         return scores
 
-    def vectors(self, profiles: Profiles) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def vectors(self, user_histories: UserHistories) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The users' interests [interests of all, d], whitened, and where each user's begin, [users + 1].
 
         A user without a known item has none.
         """
-        matrix = profiles.matrix()
+        matrix = user_histories.matrix()
         known = self._known[matrix.indices]
-        user = np.repeat(np.arange(len(profiles)), np.diff(matrix.indptr))[known]
+        user = np.repeat(np.arange(len(user_histories)), np.diff(matrix.indptr))[known]
         item, weight = matrix.indices[known], matrix.data[known]
-        group = user * self.interests + self._clusters(item, np.bincount(user, minlength=len(profiles)))
+        group = user * self.interests + self._clusters(item, np.bincount(user, minlength=len(user_histories)))
         rows, row = np.unique(group, return_inverse=True)
-        grouped = sp.csr_matrix((weight, (row, item)), shape=(len(rows), profiles.items))
-        offsets = np.searchsorted(rows, np.arange(len(profiles) + 1) * self.interests)
-        return self.model.folded_in(grouped), offsets
+        grouped = sp.csr_matrix((weight, (row, item)), shape=(len(rows), user_histories.items))
+        offsets = np.searchsorted(rows, np.arange(len(user_histories) + 1) * self.interests)
+        return self.model.fold_in(grouped), offsets
 
     def _clusters(self, item: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """The interest of each event, [events], from 0 to interests - 1; `lengths` [users]."""
         found = np.zeros(len(item), np.int64)
         if self.interests > 1:
             for batch in padded_batches(np.concatenate([[0], np.cumsum(lengths)]), self._directions.shape[1]):
-                with one_thread(), torch.inference_mode():
+                with single_thread(), torch.inference_mode():
                     mask = torch.from_numpy(batch.mask)
                     lines = self._directions[torch.from_numpy(item[batch.take]).long()] * mask.unsqueeze(2)
                     found[batch.take[batch.mask]] = spherical_kmeans(lines, mask, self.interests)[mask].numpy()

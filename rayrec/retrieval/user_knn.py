@@ -15,10 +15,10 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 
-from rayrec.ordering import descending_keys, padded_rows, positions_of
-from rayrec.retrieval.base import FitData, register
-from rayrec.retrieval.item_item import ItemItem
-from rayrec.settings import read_settings, require
+from rayrec.config.method_settings import read_settings, require
+from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of
+from rayrec.retrieval.item_item import ItemItemRetriever
+from rayrec.retrieval.retriever import FitData, register
 
 _FORGOTTEN = 10  # half-lives after which an event is left out (its weight is below 1/1000)
 _KEPT_CELLS = 200_000_000  # in all, where `neighbours` is not given: 1.6 GB
@@ -47,11 +47,11 @@ class UserKnnSettings:
 
 
 @register
-class UserKnn(ItemItem):
+class UserKnnRetriever(ItemItemRetriever):
     """What users alike took lately: a popularity that is personal."""
 
     name = "user_knn"
-    settings_kind = UserKnnSettings
+    settings_class = UserKnnSettings
     scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod

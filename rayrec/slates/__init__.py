@@ -1,22 +1,22 @@
 """Slates: arms, the blend, and what is made of scored candidates. Importing the package registers every policy and
 every diversification."""
 
-from rayrec.slates import calibrated, dpp, exploring, mmr, thompson
-from rayrec.slates.diversity import METHODS, Diversity
-from rayrec.slates.policies import POLICIES, Ordered, SlatePolicy
-from rayrec.slates.scored import Items, Scored
+from rayrec.slates import calibration, dpp, mmr, stochastic_policies, thompson
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier
+from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
 __all__ = [
-    "METHODS",
+    "DIVERSIFIERS",
     "POLICIES",
-    "Diversity",
-    "Items",
-    "Ordered",
-    "Scored",
+    "CatalogueItems",
+    "Diversifier",
+    "PolicySlates",
+    "ScoredCandidates",
     "SlatePolicy",
-    "calibrated",
+    "calibration",
     "dpp",
-    "exploring",
     "mmr",
+    "stochastic_policies",
     "thompson",
 ]

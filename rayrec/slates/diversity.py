@@ -20,29 +20,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.config.method_settings import NoSettings, read_settings, require
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.ordering import best
-from rayrec.ridge import Batch, one_thread, padded_batches
-from rayrec.settings import NoSettings, read_settings, require
-from rayrec.slates.scored import Bools, Floats, Ints, Items, Scored, carried
+from rayrec.numerics.ridge_blocks import PaddedBatch, padded_batches, single_thread
+from rayrec.numerics.top_k import best
+from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, Ints, ScoredCandidates, reassign_scores
 
 Doubles = npt.NDArray[np.float64]
 _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory
 
 
 @dataclass(frozen=True)
-class Head:
+class TopCandidates:
     """Some users' best candidates, best first, padded to a length that depends on each user's own number alone."""
 
     relevance: Doubles  # [b, n] in [0, 1]; 0 where padded
     mask: Bools  # [b, n]
     code: npt.NDArray[np.int32]  # [b, n]
     history: Ragged  # int32 codes of the kept positive events, b rows
-    items: Items
+    items: CatalogueItems
 
     @classmethod
-    def of(cls, scored: Scored, heads: Ragged, batch: Batch) -> Self:
+    def of(cls, scored: ScoredCandidates, heads: Ragged, batch: PaddedBatch) -> Self:
         places = heads.values[batch.take]
         scores = scored.scores.values[places].astype(np.float64)
         low = np.min(scores, axis=1, where=batch.mask, initial=np.inf)[:, None]
@@ -64,55 +64,55 @@ class Head:
         else:
             vectors = torch.from_numpy(self.items.vectors[self.code]).double()
             vectors /= vectors.norm(dim=2, keepdim=True).clamp_min(1e-12)
-            with one_thread():
+            with single_thread():
                 alike = torch.bmm(vectors, vectors.transpose(1, 2)).numpy()
         diagonal = np.arange(alike.shape[1])
         alike[:, diagonal, diagonal] = 1
         return np.asarray(alike)
 
 
-class Diversity(ABC):
+class Diversifier(ABC):
     """Reorders heads; a pure function of each user's own candidates and history."""
 
     name: ClassVar[str]
-    settings_kind: ClassVar[type[Any]]  # the dataclass that `slate.diversify.settings` are read as
+    settings_class: ClassVar[type[Any]]  # the dataclass that `slate.diversity.settings` are read as
 
     @classmethod
     @abstractmethod
     def read(cls, settings: Mapping[str, Any]) -> Self:
-        """From `slate.diversify.settings`. Raises ConfigError on unknown or impossible ones."""
+        """From `slate.diversity.settings`. Raises ConfigError on unknown or impossible ones."""
 
     @property
     def needs_factors(self) -> bool:
         return False
 
     @abstractmethod
-    def order(self, head: Head) -> Ints:
+    def order(self, head: TopCandidates) -> Ints:
         """Positions within the head, [b, n], best first, padded cells last."""
 
 
-METHODS: dict[str, type[Diversity]] = {}
+DIVERSIFIERS: dict[str, type[Diversifier]] = {}
 
 
-def register(method: type[Diversity]) -> type[Diversity]:
-    METHODS[method.name] = method
+def register(method: type[Diversifier]) -> type[Diversifier]:
+    DIVERSIFIERS[method.name] = method
     return method
 
 
-def read_diversity(method: str, settings: Mapping[str, Any]) -> Diversity | None:
+def make_diversifier(method: str, settings: Mapping[str, Any]) -> Diversifier | None:
     """The method of that name; None for `none`. Raises ConfigError naming the known ones."""
     if method == "none":
-        read_settings(NoSettings, settings, "slate.diversify.settings (none)")
+        read_settings(NoSettings, settings, "slate.diversity.settings (none)")
         return None
-    if method not in METHODS:
-        known = ", ".join(["none", *sorted(METHODS)])
+    if method not in DIVERSIFIERS:
+        known = ", ".join(["none", *sorted(DIVERSIFIERS)])
         raise ConfigError(
-            f"there is no diversification {method!r}", where="slate.diversify.method", do=f"use one of {known}"
+            f"there is no diversification {method!r}", where="slate.diversity.method", hint=f"use one of {known}"
         )
-    return METHODS[method].read(settings)
+    return DIVERSIFIERS[method].read(settings)
 
 
-def diversified(method: Diversity, scored: Scored, depth: int, users: Bools) -> Ragged:
+def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: Bools) -> Ragged:
     """The scores, ragged float32, by which these `users` [users] are in the method's order; the others stay as they
     are."""
     deeper = best(scored.scores, depth + 1)
@@ -124,13 +124,13 @@ def diversified(method: Diversity, scored: Scored, depth: int, users: Bools) -> 
     result: Floats = scored.scores.values.copy()
     for batch in padded_batches(heads.offsets, _WIDTH):
         places = heads.values[batch.take]
-        order = method.order(Head.of(scored, heads, batch))
-        falling = carried(scored.scores.values[places], batch.mask, below[batch.rows])
+        order = method.order(TopCandidates.of(scored, heads, batch))
+        falling = reassign_scores(scored.scores.values[places], batch.mask, below[batch.rows])
         result[np.take_along_axis(places, order, axis=1)[batch.mask]] = falling[batch.mask]
     return scored.scores.like(result)
 
 
-class Greedy:
+class GreedyOrder:
     """The bookkeeping of a greedy order: what is left, and what was chosen when."""
 
     def __init__(self, mask: Bools) -> None:
@@ -146,5 +146,5 @@ class Greedy:
         return pick
 
 
-def require_known(by: str) -> None:
+def require_similarity(by: str) -> None:
     require(by in ("category", "factors"), "by must be category or factors")

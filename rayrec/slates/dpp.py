@@ -18,10 +18,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from rayrec.ridge import one_thread, row_times
-from rayrec.settings import read_settings, require
-from rayrec.slates.diversity import Diversity, Doubles, Greedy, Head, register, require_known
-from rayrec.slates.scored import Ints
+from rayrec.config.method_settings import read_settings, require
+from rayrec.numerics.ridge_blocks import batched_vecmat, single_thread
+from rayrec.slates.diversity import Diversifier, Doubles, GreedyOrder, TopCandidates, register, require_similarity
+from rayrec.slates.scored_candidates import Ints
 
 _OWN = 0.1  # the share of an item that is like nothing else
 
@@ -35,35 +35,35 @@ class DppSettings:
 
     def __post_init__(self) -> None:
         require(self.theta >= 0, "theta must not be below 0")
-        require_known(self.by)
+        require_similarity(self.by)
 
 
 @register
-class Dpp(Diversity):
+class Dpp(Diversifier):
     """The most relevant and least alike as a set (determinantal point process, greedily)."""
 
     name = "dpp"
-    settings_kind = DppSettings
+    settings_class = DppSettings
 
     def __init__(self, settings: DppSettings) -> None:
         self.settings = settings
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(DppSettings, settings, "slate.diversify.settings (dpp)"))
+        return cls(read_settings(DppSettings, settings, "slate.diversity.settings (dpp)"))
 
     @property
     def needs_factors(self) -> bool:
         return self.settings.by == "factors"
 
-    def order(self, head: Head) -> Ints:
+    def order(self, head: TopCandidates) -> Ints:
         return self.gains(head)[0]
 
-    def gains(self, head: Head) -> tuple[Ints, Doubles]:
+    def gains(self, head: TopCandidates) -> tuple[Ints, Doubles]:
         """The order [b, n], and by how much each choice raised log det L, [b, n] by rank; padded cells last."""
         similarity, quality = (1 - _OWN) * head.similarity(self.settings.by), 2 * self.settings.theta * head.relevance
         users, longest = head.mask.shape
-        greedy, rows = Greedy(head.mask), np.arange(users)
+        greedy, rows = GreedyOrder(head.mask), np.arange(users)
         variance, gained = np.ones(head.mask.shape), np.empty(head.mask.shape)
         cholesky = np.empty((users, longest, longest))  # the paper's c_i, one row a choice: [b, rank, n]
         for rank in range(longest):
@@ -71,8 +71,8 @@ class Dpp(Diversity):
             pick = greedy.choose(rank, gain)
             gained[:, rank] = gain[rows, pick]
             above = cholesky[:, :rank]
-            with one_thread():
-                known = row_times(torch.from_numpy(above[rows, :, pick]), torch.from_numpy(above)).numpy()
+            with single_thread():
+                known = batched_vecmat(torch.from_numpy(above[rows, :, pick]), torch.from_numpy(above)).numpy()
             step = (similarity[rows, pick] - known) / np.sqrt(variance[rows, pick])[:, None]
             cholesky[:, rank] = step
             variance = np.maximum(variance - np.square(step), _OWN / 2)  # below _OWN only what was chosen itself

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.ordering import descending_keys, padded_rows, positions_of
-from rayrec.slates.scored import Bools, Floats, carried
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of
+from rayrec.slates.scored_candidates import Bools, Floats, reassign_scores
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Fallback:
         return f"fallback:{self.source}"
 
 
-def in_the_order_of(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
+def reorder_by(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
     """`own`, ragged float32, for these users [users] dealt out anew in the order of the scores `theirs`; see `carried`.
 
     So chance spreads as widely as around the blend's own order, whatever the scale of the source's scores.
@@ -43,6 +43,6 @@ def in_the_order_of(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
             positions_of(np.sort(descending_keys(scores.values[at], block.mask), axis=1)) for scores in (theirs, own)
         )
         best_first = own.values[np.take_along_axis(at, old, axis=1)]
-        falling = carried(best_first, block.mask, np.full(len(at), -np.inf, np.float32))
+        falling = reassign_scores(best_first, block.mask, np.full(len(at), -np.inf, np.float32))
         result[np.take_along_axis(at, new, axis=1)[block.mask]] = falling[block.mask]
     return own.like(result)

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from rayrec.settings import read_settings, require
-from rayrec.slates.diversity import Diversity, Greedy, Head, register, require_known
-from rayrec.slates.scored import Ints
+from rayrec.config.method_settings import read_settings, require
+from rayrec.slates.diversity import Diversifier, GreedyOrder, TopCandidates, register, require_similarity
+from rayrec.slates.scored_candidates import Ints
 
 
 @dataclass(frozen=True)
@@ -22,33 +22,33 @@ class MmrSettings:
 
     def __post_init__(self) -> None:
         require(0 <= self.relevance <= 1, "relevance must be between 0 and 1")
-        require_known(self.by)
+        require_similarity(self.by)
 
 
 @register
-class Mmr(Diversity):
+class Mmr(Diversifier):
     """Next comes what is relevant and unlike all above it (maximal marginal relevance).
 
     argmax of lambda * relevance - (1 - lambda) * the highest similarity to those chosen.
     """
 
     name = "mmr"
-    settings_kind = MmrSettings
+    settings_class = MmrSettings
 
     def __init__(self, settings: MmrSettings) -> None:
         self.settings = settings
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(MmrSettings, settings, "slate.diversify.settings (mmr)"))
+        return cls(read_settings(MmrSettings, settings, "slate.diversity.settings (mmr)"))
 
     @property
     def needs_factors(self) -> bool:
         return self.settings.by == "factors"
 
-    def order(self, head: Head) -> Ints:
+    def order(self, head: TopCandidates) -> Ints:
         weight, similarity = self.settings.relevance, head.similarity(self.settings.by)
-        greedy, rows = Greedy(head.mask), np.arange(len(head.mask))
+        greedy, rows = GreedyOrder(head.mask), np.arange(len(head.mask))
         pick = greedy.choose(0, head.relevance)  # nothing stands above the first
         nearest = similarity[rows, pick]
         for rank in range(1, head.mask.shape[1]):

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.slates.policies import Ordered
-from rayrec.slates.rules import Rules
-from rayrec.slates.scored import Bools, Floats, Ints, Scored
+from rayrec.data.ragged import Ragged
+from rayrec.slates.policies import PolicySlates
+from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
+from rayrec.slates.slate_rules import Rules
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedSlates:
     """Slates before they become rows: ragged, one row a user, best first."""
 
     place: Ragged  # int64 positions in the flat candidates; −1 for a pin
@@ -21,12 +21,12 @@ class Chosen:
     propensity: Floats  # aligned; 1 for a pin
 
 
-def with_pins(ordered: Ordered, scored: Scored, rules: Rules) -> Chosen:
+def insert_pins(ordered: PolicySlates, scored: ScoredCandidates, rules: Rules) -> SelectedSlates:
     """The policy's slates with the rules' pins among them."""
     drawn = ordered.places
     codes = scored.candidate.values[drawn.values]
     if not rules.pins:
-        return Chosen(drawn, drawn.like(codes), ordered.propensity)
+        return SelectedSlates(drawn, drawn.like(codes), ordered.propensity)
     pin_ranks = rules.pin_ranks(drawn.lengths)
     place = Ragged.from_lengths(np.empty(0), drawn.lengths + len(rules.pins))
     place = place.like(np.full(place.offsets[-1], -1, np.int64))
@@ -37,10 +37,10 @@ def with_pins(ordered: Ordered, scored: Scored, rules: Rules) -> Chosen:
     code, propensity = np.empty(len(place.values), np.int64), np.ones(len(place.values), np.float32)
     place.values[at], code[at], propensity[at] = drawn.values, codes, ordered.propensity
     code[place.offsets[:-1, None] + pin_ranks] = [pin.code for pin in rules.pins]
-    return Chosen(place, place.like(code), propensity)
+    return SelectedSlates(place, place.like(code), propensity)
 
 
-def pinned_there(rank: Ints, rows: Ints, pin_ranks: Ints, rules: Rules) -> tuple[Bools, Ints]:
+def pins_at(rank: Ints, rows: Ints, pin_ranks: Ints, rules: Rules) -> tuple[Bools, Ints]:
     """Which cells, by rank from 0 and row, belong to a pin, and the pin's item there (−1 elsewhere): both [cells]."""
     code = np.full(len(rank), -1, np.int64)
     for pin, column in zip(rules.pins, pin_ranks.T, strict=True):

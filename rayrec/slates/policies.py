@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.config.method_settings import NoSettings, read_settings
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.hashing import hash_strings, mixed
-from rayrec.ordering import best, padded_rows, ranks
-from rayrec.settings import NoSettings, read_settings
-from rayrec.slates.scored import Bools, Floats, Ints, Scored
+from rayrec.numerics.hashing import hash_strings, splitmix64
+from rayrec.numerics.top_k import best, padded_rows, ranks
+from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
 
 
 @dataclass(frozen=True)
-class Ordered:
+class PolicySlates:
     """Slates as positions into the candidates' flat values: ragged int64, best first; propensity aligned."""
 
     places: Ragged
@@ -35,7 +35,7 @@ class SlatePolicy(ABC):
     """Chooses slates from scored candidates. Chance, if any, comes from (run, arm, user) alone: see `chance`."""
 
     name: ClassVar[str]
-    settings_kind: ClassVar[type[Any]]  # the dataclass that `slate.settings` are read as
+    settings_class: ClassVar[type[Any]]  # the dataclass that `slate.settings` are read as
     explores: ClassVar[bool]  # whether chance has a part in it
     needs_factors: ClassVar[bool] = False  # whether it asks for the items' factors
 
@@ -45,11 +45,11 @@ class SlatePolicy(ABC):
         """From `slate.settings`. Raises ConfigError on unknown or impossible ones."""
 
     @abstractmethod
-    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+    def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         """At most `size` candidates of each user; each row depends on that user, its scores and the seed alone."""
 
     @abstractmethod
-    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
         """P(this candidate at this rank | the ranks above), aligned with `given.values`, of any slate.
 
         `given`: ragged int64 positions into the candidates' flat values, one row a user, best first, none twice; −1 for
@@ -66,24 +66,26 @@ def register(policy: type[SlatePolicy]) -> type[SlatePolicy]:
     return policy
 
 
-def policy_kind(name: str) -> type[SlatePolicy]:
+def policy_class(name: str) -> type[SlatePolicy]:
     """The policy of that name. Raises ConfigError naming the known ones."""
     if name not in POLICIES:
         known = ", ".join(sorted(POLICIES))
-        raise ConfigError(f"there is no slate policy {name!r}", where="slate.policy", do=f"use one of {known}")
+        raise ConfigError(f"there is no slate policy {name!r}", where="slate.policy", hint=f"use one of {known}")
     return POLICIES[name]
 
 
-def chance(seed: int, user_ids: pa.Array, lengths: npt.NDArray[np.int64], draws: int = 1) -> npt.NDArray[np.float64]:
+def uniform_draws(
+    seed: int, user_ids: pa.Array, lengths: npt.NDArray[np.int64], draws: int = 1
+) -> npt.NDArray[np.float64]:
     """Uniform numbers in (0, 1), [draws, sum(lengths)]: `lengths[u]` for each user, from (seed, user, place, draw).
 
     splitmix64 of the user's stable hash, as a counter: no state, so nothing depends on who shares the batch.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    start = mixed(hash_strings(user_ids) ^ np.uint64(seed))[rows]
+    start = splitmix64(hash_strings(user_ids) ^ np.uint64(seed))[rows]
     counter = place.astype(np.uint64)[None, :] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)[:, None]
-    bits = mixed(start + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+    bits = splitmix64(start + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     uniform: npt.NDArray[np.float64] = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return uniform
 
@@ -93,7 +95,7 @@ class Greedy(SlatePolicy):
     """The best first, ties by the candidates' order; no chance involved."""
 
     name = "greedy"
-    settings_kind = NoSettings
+    settings_class = NoSettings
     explores = False
 
     @classmethod
@@ -101,19 +103,19 @@ class Greedy(SlatePolicy):
         read_settings(NoSettings, settings, "slate.settings (greedy)")
         return cls()
 
-    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+    def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         places = best(scored.scores, size)
-        return Ordered(places, np.ones(len(places.values), np.float32))
+        return PolicySlates(places, np.ones(len(places.values), np.float32))
 
-    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
         result = np.zeros(len(given.values), np.float32)
-        for block in given_blocks(scored, given, size):
-            result[block.at] = is_best_left(block.rank, block.real)[block.asked]
+        for block in given_slate_blocks(scored, given, size):
+            result[block.at] = is_greedy_choice(block.rank, block.real)[block.asked]
         return result
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenSlates:
     """Some users' given slates, padded to K ranks, and where the probabilities go."""
 
     users: slice
@@ -124,7 +126,7 @@ class Given:
     rank: Ints  # [b, K] among the user's candidates by score, 0 the best; −1 where not real
 
 
-def given_blocks(scored: Scored, given: Ragged, size: int) -> Iterator[Given]:
+def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> Iterator[GivenSlates]:
     """Given slates (see `SlatePolicy.probability`), block by block."""
     standing = np.empty(len(scored.scores.values), np.int64)
     for block in padded_rows(scored.scores.offsets):
@@ -135,10 +137,10 @@ def given_blocks(scored: Scored, given: Ragged, size: int) -> Iterator[Given]:
         real = place >= 0
         # Without any candidate there is nothing to look up: every place is −1.
         rank = np.where(real, standing[np.maximum(place, 0)], -1) if len(standing) else place
-        yield Given(block.rows, take[asked], asked, real, np.maximum(place, 0), rank)
+        yield GivenSlates(block.rows, take[asked], asked, real, np.maximum(place, 0), rank)
 
 
-def is_best_left(rank: Ints, real: Bools) -> Bools:
+def is_greedy_choice(rank: Ints, real: Bools) -> Bools:
     """Where a given slate shows the best candidate left, [b, K]: all better ones, `rank` of them, stand above it."""
     result = np.zeros(rank.shape, np.bool_)
     for place in range(rank.shape[1]):

@@ -22,14 +22,14 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.hashing import seed_of
-from rayrec.ordering import descending_keys, positions_of
-from rayrec.ridge import one_thread, padded_length
-from rayrec.rowwise import from_numpy
-from rayrec.settings import read_settings, require
-from rayrec.slates.policies import Ordered, SlatePolicy, chance, register
-from rayrec.slates.scored import Bools, Floats, Ints, Scored
+from rayrec.config.method_settings import read_settings, require
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.batch_invariant import from_numpy
+from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ridge_blocks import padded_length, single_thread
+from rayrec.numerics.top_k import descending_keys, positions_of
+from rayrec.slates.policies import PolicySlates, SlatePolicy, register, uniform_draws
+from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
 
 _BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
 
@@ -55,7 +55,7 @@ class Thompson(SlatePolicy):
     factors."""
 
     name = "thompson"
-    settings_kind = ThompsonSettings
+    settings_class = ThompsonSettings
     explores = True
     needs_factors = True
 
@@ -66,11 +66,11 @@ class Thompson(SlatePolicy):
     def read(cls, settings: Mapping[str, Any]) -> Self:
         return cls(read_settings(ThompsonSettings, settings, "slate.settings (thompson)"))
 
-    def order(self, scored: Scored, size: int, seed: int) -> Ordered:
+    def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         places = Ragged.from_lengths(np.empty(0), np.minimum(scored.scores.lengths, size))
         places = places.like(np.empty(places.offsets[-1], np.int64))
         propensity = np.empty(len(places.values), np.float32)
-        who = chance(seed_of(seed, "particle"), scored.user_ids, places.lengths)[0]
+        who = uniform_draws(derive_seed(seed, "particle"), scored.user_ids, places.lengths)[0]
         who = (who * self.settings.particles).astype(np.int64)
         for users, tops, many in self._particles(scored, size, seed):
             at = _cells(places, users, tops.shape[2])
@@ -78,9 +78,9 @@ class Thompson(SlatePolicy):
             chosen, share = _walk(tops, many, at >= 0, partial(_named_by, drawn))
             places.values[at[at >= 0]] = (chosen + scored.scores.offsets[users, None])[at >= 0]
             propensity[at[at >= 0]] = share[at >= 0]
-        return Ordered(places, propensity)
+        return PolicySlates(places, propensity)
 
-    def probability(self, scored: Scored, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
         """By the same particles that `order` draws, whatever the size."""
         result = np.zeros(len(given.values), np.float32)
         ranks = min(size, int(given.lengths.max(initial=0)))
@@ -92,7 +92,7 @@ class Thompson(SlatePolicy):
             result[at[at >= 0]] = share[at >= 0]
         return result
 
-    def _particles(self, scored: Scored, ranks: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    def _particles(self, scored: ScoredCandidates, ranks: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints]]:
         """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and how many candidates
         there are [b]. Users whose history and candidates pad to the same lengths come together: what a user gets must
         not depend on the others' lengths, to the last bit."""
@@ -105,7 +105,7 @@ class Thompson(SlatePolicy):
                 users = alike[start : start + step]
                 history = _padded(scored.history, users, past)
                 codes = _padded(scored.candidate, users, wide)
-                with one_thread(), torch.inference_mode():
+                with single_thread(), torch.inference_mode():
                     doubt = self._doubt(_vectors(weights, *history), _vectors(weights, *codes), scored, users, seed)
                 scores = _padded(scored.scores, users, wide)[0][:, None, :] + doubt
                 keys = descending_keys(
@@ -114,11 +114,11 @@ class Thompson(SlatePolicy):
                 tops = positions_of(np.sort(keys, axis=2)[:, :, :ranks])
                 yield users, tops, scored.scores.lengths[users]
 
-    def _doubt(self, past: Tensor, vectors: Tensor, scored: Scored, users: Ints, seed: int) -> Floats:
+    def _doubt(self, past: Tensor, vectors: Tensor, scored: ScoredCandidates, users: Ints, seed: int) -> Floats:
         """scale * v_j' L^-T z of every particle and candidate: float32 [b, particles, candidates]."""
         given, width = self.settings, past.shape[2]
         draws = np.full(len(users), given.particles * width)
-        uniform = chance(seed, scored.user_ids.take(users), draws)[0]
+        uniform = uniform_draws(seed, scored.user_ids.take(users), draws)[0]
         z = torch.from_numpy(ndtri(uniform).astype(np.float32).reshape(len(users), given.particles, width))
         precision = torch.bmm(past.transpose(1, 2), past)
         precision.diagonal(dim1=1, dim2=2).add_(given.lam)

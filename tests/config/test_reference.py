@@ -12,10 +12,10 @@ import pytest
 
 from rayrec.config import Config
 from rayrec.config.__main__ import FAMILIES, main
-from rayrec.config.annotations import Words, sections_in
+from rayrec.config.annotations import TypeDescriber, sections_in
+from rayrec.config.method_settings import documented_fields
 from rayrec.config.section import Section
 from rayrec.errors import ConfigError
-from rayrec.settings import described
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 METHODS = [
@@ -53,17 +53,17 @@ def test_every_section_and_every_key_says_what_it_means(section: type[Section]) 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_and_every_setting_says_what_it_means(method: type[Any]) -> None:
     assert method.__dict__.get("__doc__"), "the method says nothing"
-    kinds = [kind for kind in method.settings_kind.__mro__ if dataclasses.is_dataclass(kind)]
-    assert {name for kind in kinds for name, text in described(kind).items() if not text} == set()
+    kinds = [kind for kind in method.settings_class.__mro__ if dataclasses.is_dataclass(kind)]
+    assert {name for kind in kinds for name, text in documented_fields(kind).items() if not text} == set()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_reads_its_settings_as_the_class_that_the_page_tells_of(method: type[Any]) -> None:
-    known = [field.name for field in dataclasses.fields(method.settings_kind)]
+    known = [field.name for field in dataclasses.fields(method.settings_class)]
     read = getattr(method, "check", None) or method.read
     with pytest.raises(ConfigError) as refused:
         read({"~": 0})
-    assert refused.value.do == f"known settings: {', '.join(known) or 'none'}"
+    assert refused.value.hint == f"known settings: {', '.join(known) or 'none'}"
 
 
 def test_every_key_and_every_setting_has_a_row() -> None:
@@ -72,7 +72,7 @@ def test_every_key_and_every_setting_has_a_row() -> None:
         field.name
         for family in FAMILIES
         for method in family.registered.values()
-        for field in dataclasses.fields(method.settings_kind)
+        for field in dataclasses.fields(method.settings_class)
     }
     assert {key for key in keys if f"\n| `{key}` | " not in page()} == set()
 
@@ -110,7 +110,7 @@ def test_what_a_key_takes_is_told_in_words(key: str, takes: str) -> None:
     for name in path:
         section = section.model_fields[name].annotation
     field = section.model_fields[last]
-    assert Words(dict.fromkeys(sections(Config), "section")).of(field.annotation, field.metadata) == takes
+    assert TypeDescriber(dict.fromkeys(sections(Config), "section")).of(field.annotation, field.metadata) == takes
 
 
 @dataclasses.dataclass
@@ -130,5 +130,5 @@ class Inherits(Own):
 
 
 def test_a_setting_is_described_by_the_text_below_it_where_it_stands() -> None:
-    assert described(Own) == {"first": "Said\non two lines.", "second": "", "third": "Said."}
-    assert described(Inherits) == {"fourth": "Said last."}
+    assert documented_fields(Own) == {"first": "Said\non two lines.", "second": "", "third": "Said."}
+    assert documented_fields(Inherits) == {"fourth": "Said last."}

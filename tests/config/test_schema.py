@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rayrec.config import Config
-from rayrec.config.schema import json_schema
+from rayrec.config.json_schema import json_schema
 
 CONFIGS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
 FALLBACK = {"source": "popularity", "below_events": 3}

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS
-from rayrec.denoising.base import Histories
-from rayrec.retrieval.base import FitData, clipped_matrix
-from rayrec.retrieval.ease import Ease
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS
+from rayrec.denoising.denoiser import Histories
+from rayrec.retrieval.ease import EaseRetriever
 from rayrec.retrieval.fism import FismRetriever
-from rayrec.retrieval.ials import Ials
+from rayrec.retrieval.ials import IalsRetriever
+from rayrec.retrieval.retriever import FitData, clipped_matrix
 
 
 def histories(item: Ragged, weight: np.ndarray | None = None, value: np.ndarray | None = None) -> Histories:
@@ -42,8 +42,8 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
         "ease.active": np.arange(items, dtype=np.int32),
     }
     np.fill_diagonal(arrays["ease.weights"], 0)
-    for method in METHODS.values():
-        for need in method.needs({}):
+    for method in DENOISERS.values():
+        for need in method.required_fits({}):
             if need.kind == "fism":
                 fitted = [random.normal(size=shape) for shape in ((items, width), (items, width), items)]
                 fitted.append(np.sort(random.exponential(size=101)))
@@ -51,8 +51,8 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
                 arrays |= {name: array.astype(np.float32) for name, array in zip(names, fitted, strict=True)}
             if need.kind == "next_item":
                 arrays |= {f"{need.name}.{part}": array for part, array in next_item_arrays(items, width, seed).items()}
-        if method.learns:
-            arrays[f"{method.learned_key({})}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
+        if method.requires_fit:
+            arrays[f"{method.fit_key({})}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
     return arrays
 
 
@@ -88,11 +88,11 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
         noise.append((both // per_taste != user % tastes)[order])
     item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
     data = fit_data(histories(item), items)
-    ease = Ease.fit(data, {"lam": 20.0})
+    ease = EaseRetriever.fit(data, {"lam": 20.0})
     arrays = {
         "ease.weights": ease.weights,
         "ease.active": ease.active,
-        "ials.factors": Ials.fit(data, {"factors": 16}).factors,
+        "ials.factors": IalsRetriever.fit(data, {"factors": 16}).factors,
         "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
     }
     return histories(item), np.concatenate(noise), arrays
@@ -111,7 +111,7 @@ def fism_arrays(
     data = fit_data(whole, items)
     if settings is not None:
         return FismRetriever.fit(data, settings).arrays()
-    needs = [need for name, given in cases for need in METHODS[name].needs(given) if need.kind == "fism"]
+    needs = [need for name, given in cases for need in DENOISERS[name].required_fits(given) if need.kind == "fism"]
     quick = {"batch_events": 256, "epochs": 8, "factors": 8, "learning_rate": 0.04}
     fits = {need.name: FismRetriever.fit(data, {**(need.settings or {}), **quick}) for need in needs}
     return {f"{name}.{part}": array for name, fit in fits.items() for part, array in fit.arrays().items()}

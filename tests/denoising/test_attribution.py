@@ -15,10 +15,10 @@ from planted_noise import histories
 from benchmarks import attribution_scores as scores
 from benchmarks.attribution import split
 from benchmarks.attribution_scores import Attributed
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS
-from rayrec.next_item import NextItem
-from rayrec.retrieval.next_item import Examples, NextItemSettings, train
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS
+from rayrec.numerics.next_item_model import NextItemModel
+from rayrec.retrieval.next_item import NextItemExamples, NextItemSettings, train
 
 ITEMS = 7
 SETTINGS = NextItemSettings(factors=2, epochs=8, checkpoints=2, batch_events=16, window=4, learning_rate=0.05)
@@ -51,7 +51,7 @@ def hessian(of: Attributed) -> torch.Tensor:
     return found
 
 
-def gradients(of: Attributed, examples: Examples) -> np.ndarray:
+def gradients(of: Attributed, examples: NextItemExamples) -> np.ndarray:
     """In dattri's order of parameters, [n, parameters]: outer products, written out."""
     (delta, hidden), (back, bag) = scores.layers(of.model, examples, -1)
     source, target = back.unsqueeze(2) * bag.unsqueeze(1), delta.unsqueeze(2) * hidden.unsqueeze(1)
@@ -142,11 +142,11 @@ def test_conjugate_gradients_that_go_past_convergence_are_an_error_and_no_zeros(
 def test_the_mean_eigenvalue_is_the_trace_of_the_fisher_matrix_over_the_parameters() -> None:
     """Against the expectation over all items of every example; the sample is of many examples."""
     item = rows(users=400)
-    examples = Examples.of(item, SETTINGS.recency)
+    examples = NextItemExamples.of(item, SETTINGS.recency)
     of = Attributed(train(examples, ITEMS, SETTINGS), examples, examples, 1.0, 1)
     trace = 0.0
     for code in range(ITEMS):
-        as_if = Examples(np.full(len(examples), code), examples.before, examples.share)
+        as_if = NextItemExamples(np.full(len(examples), code), examples.before, examples.share)
         parts = scores.layers(of.model, as_if, -1)
         squares = sum(b.square().sum(1) * a.square().sum(1) for b, a in parts)
         trace += float((scores.log_probabilities(of.model, examples).detach().exp()[:, code] * squares).mean())
@@ -156,13 +156,13 @@ def test_the_mean_eigenvalue_is_the_trace_of_the_fisher_matrix_over_the_paramete
 @pytest.mark.parametrize("score", ["self_influence", "el2n", "grad_variance"])
 def test_the_nightly_method_and_the_benchmark_mean_the_same(score: str) -> None:
     item = rows()
-    model = train(Examples.of(item, SETTINGS.recency), ITEMS, SETTINGS)
+    model = train(NextItemExamples.of(item, SETTINGS.recency), ITEMS, SETTINGS)
     assert len(model.negatives) == ITEMS
-    examples = Examples.of(item, SETTINGS.recency)
+    examples = NextItemExamples.of(item, SETTINGS.recency)
     expected = scores.GRADIENTS[score](Attributed(model, examples, examples, 1.0, 1))[:, 0]
-    name = METHODS["gradient"].needs({})[0].name
+    name = DENOISERS["gradient"].required_fits({})[0].name
     parts = ("source", "target", "negatives", "weight", "recency")
-    nightly: Any = METHODS["gradient"].load({f"{name}.{p}": getattr(model, p) for p in parts}, {"score": score})
+    nightly: Any = DENOISERS["gradient"].load({f"{name}.{p}": getattr(model, p) for p in parts}, {"score": score})
     everything = np.ones(len(item.values), np.bool_)
     assert np.allclose(nightly.measure(histories(item), everything, everything), expected, rtol=1e-4, atol=1e-5)
 
@@ -187,9 +187,9 @@ def test_targets_are_last_events_and_no_examples() -> None:
 
 def test_bm25_takes_items_for_words() -> None:
     item = Ragged.from_lengths(np.array([1, 2, 3, 4, 5, 6, 1, 2, 3], np.int32), [3, 3, 3])
-    examples = Examples.of(item, SETTINGS.recency)
+    examples = NextItemExamples.of(item, SETTINGS.recency)
     last = examples.take(np.array([8]))
-    model = NextItem(*(np.zeros((1, ITEMS, 1), np.float32),) * 2, *(np.zeros(0),) * 3)
+    model = NextItemModel(*(np.zeros((1, ITEMS, 1), np.float32),) * 2, *(np.zeros(0),) * 3)
     found = scores.bm25(Attributed(model, examples, last, 1.0, 1))[:, 0]
     assert found[2] == found[8] == found.max()
     assert (found[3:6] == 0).all()

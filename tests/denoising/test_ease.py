@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, model_arrays, planted
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS
 from rayrec.denoising.ease_updates import (
     first_order_effects,
     inverse_of,
@@ -19,8 +19,8 @@ from rayrec.denoising.ease_updates import (
     without_user,
     worst_events,
 )
-from rayrec.retrieval.base import Profiles
-from rayrec.retrieval.ease import Ease
+from rayrec.retrieval.ease import EaseRetriever
+from rayrec.retrieval.retriever import UserHistories
 
 ITEMS = 30
 
@@ -37,17 +37,17 @@ def test_support_and_harm_are_what_scoring_again_without_the_event_says(
 ) -> None:
     arrays = model_arrays(ITEMS, 6, seed)
     b = arrays["ease.weights"]
-    scorer = Ease.load({"weights": b, "active": arrays["ease.active"], "items": np.array([ITEMS])}, {})
-    method = METHODS["ease"].load(arrays, {"hard_negatives": 4, "negative_pool": 20, "partner_power": power})
+    scorer = EaseRetriever.load({"weights": b, "active": arrays["ease.active"], "items": np.array([ITEMS])}, {})
+    method = DENOISERS["ease"].load(arrays, {"hard_negatives": 4, "negative_pool": 20, "partner_power": power})
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     weight = np.array([draw.choice([0.25, 1.0]) for _ in item.values], np.float32)  # type: ignore[attr-defined]
     trusted = np.array([draw.random() < 0.5 for _ in item.values])  # type: ignore[attr-defined]
-    support, harm = method.measure(item, weight, trusted)  # type: ignore[attr-defined]
+    support, negative_influence = method.measure(item, weight, trusted)  # type: ignore[attr-defined]
     pool = np.lexsort((np.arange(ITEMS), -arrays["item.count"]))[:20]
 
     def scored(own: list[int], weights: np.ndarray) -> np.ndarray:
         row = Ragged.from_lengths(np.array(own, np.int32), [len(own)])
-        return scorer.scores(Profiles(row, row.like(np.arange(len(own))), row.like(weights), ITEMS))[0]
+        return scorer.scores(UserHistories(row, row.like(np.arange(len(own))), row.like(weights), ITEMS))[0]
 
     for row, own in enumerate(users):
         at = slice(item.offsets[row], item.offsets[row + 1])
@@ -62,14 +62,14 @@ def test_support_and_harm_are_what_scoring_again_without_the_event_says(
             change = scored(own[:i] + own[i + 1 :], np.delete(weight[at], i)) - now
             targets = [other for j, other in enumerate(own) if trusted[at][j] and j != i]
             expected = change[targets].mean() - (change[best].mean() if best else 0.0) if targets else 0.0
-            assert abs(harm[at][i] - expected) < 1e-5
+            assert abs(negative_influence[at][i] - expected) < 1e-5
 
 
 def test_support_within_the_user_finds_planted_noise() -> None:
     whole, noise, arrays = planted()
-    verdict = METHODS["ease"].load(arrays, {}).judge(whole)
-    assert auc_within(-verdict.influence, noise) > 0.8
-    assert noise[verdict.keep < 1].mean() > 2 * noise.mean()
+    decision = DENOISERS["ease"].load(arrays, {}).decide(whole)
+    assert auc_within(-decision.influence, noise) > 0.8
+    assert noise[decision.keep < 1].mean() > 2 * noise.mean()
 
 
 def test_items_outside_the_solve_are_not_judged() -> None:
@@ -77,9 +77,9 @@ def test_items_outside_the_solve_are_not_judged() -> None:
     arrays["ease.active"] = np.delete(arrays["ease.active"], 7)
     arrays["ease.weights"] = np.delete(np.delete(arrays["ease.weights"], 7, 0), 7, 1)
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    verdict = METHODS["ease"].load(arrays, {}).judge(histories(item))
-    assert np.flatnonzero(np.isnan(verdict.influence)).tolist() == [0, 3]
-    assert verdict.keep[[0, 3]].tolist() == [1, 1]
+    decision = DENOISERS["ease"].load(arrays, {}).decide(histories(item))
+    assert np.flatnonzero(np.isnan(decision.influence)).tolist() == [0, 3]
+    assert decision.keep[[0, 3]].tolist() == [1, 1]
 
 
 def random_matrix(seed: int, users: int = 40, items: int = 15) -> sp.csr_matrix:

@@ -14,13 +14,13 @@ from planted_noise import auc_within, histories, planted
 
 from rayrec import retrieval
 from rayrec.config import Denoise
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import HISTORY
-from rayrec.denoising import METHODS, REASONS, Histories
-from rayrec.denoising.ensemble import SIGNS
-from rayrec.denoising.planting import plant
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import HISTORY
+from rayrec.denoising import DENOISERS, REASONS, Histories
+from rayrec.denoising.ensemble import FEATURE_NAMES
+from rayrec.denoising.noise_injection import inject_noise
 from rayrec.errors import ConfigError
-from rayrec.pipeline.denoisers import fit_data, histories_of_fit, learners_of, needs_of
+from rayrec.pipeline.denoiser_fits import fit_data, histories_from_fit_data, required_denoiser_fits, required_fits_of
 from rayrec.retrieval import item_model
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.storage import Storage
@@ -33,7 +33,7 @@ ENSEMBLE = [Denoise(method="ensemble", settings={})]
 def test_without_what_was_planted_the_histories_are_as_before(users: list[list[int]], seed: int) -> None:
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     whole = histories(item)
-    noisy, noise = plant(whole, 10, 0.3, np.random.default_rng(seed))
+    noisy, noise = inject_noise(whole, 10, 0.3, np.random.default_rng(seed))
     for before, after in ((whole.item, noisy.item), (whole.ts, noisy.ts), (whole.weight, noisy.weight)):
         left = after.filter(~noise)
         assert np.array_equal(left.values, before.values)
@@ -46,7 +46,7 @@ def test_without_what_was_planted_the_histories_are_as_before(users: list[list[i
 
 def test_what_is_planted_is_drawn_by_popularity_and_about_the_share_asked_for() -> None:
     whole, _, arrays = planted(users=2000, tastes=10)
-    noisy, noise = plant(whole, 300, 0.2, np.random.default_rng(0))
+    noisy, noise = inject_noise(whole, 300, 0.2, np.random.default_rng(0))
     assert abs(noise.mean() - 0.2) < 0.02
     drawn = np.bincount(noisy.item.values[noise], minlength=300)
     assert np.corrcoef(drawn, arrays["item.count"])[0, 1] > 0.8
@@ -68,8 +68,8 @@ def table_of(whole: Histories) -> pa.Table:
 def fitted(table: pa.Table) -> ItemModel:
     assert retrieval.RETRIEVERS  # importing the package registers them
     ids = pa.array([f"item {code:03d}" for code in range(ITEMS)])
-    specs = item_model.needed([], True, needs_of(ENSEMBLE))
-    return item_model.fit([table], ids, specs, (1.0,), CUT, 10**6, learners_of(ENSEMBLE))
+    specs = item_model.required_sources([], True, required_fits_of(ENSEMBLE))
+    return item_model.fit([table], ids, specs, (1.0,), CUT, 10**6, required_denoiser_fits(ENSEMBLE))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def world() -> tuple[Histories, np.ndarray, ItemModel]:
 def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
     whole, noise, model = world
     arrays = model.denoiser_arrays(())
-    found = {name: METHODS[name].load(arrays, {}).judge(whole) for name in ("ease", "influence", "ensemble")}
-    auc = {name: auc_within(-verdict.influence, noise) for name, verdict in found.items()}
+    found = {name: DENOISERS[name].load(arrays, {}).decide(whole) for name in ("ease", "influence", "ensemble")}
+    auc = {name: auc_within(-decision.influence, noise) for name, decision in found.items()}
     assert auc["ensemble"] > max(auc["ease"], auc["influence"]) - 0.01
     taken = found["ensemble"].keep < 1
     assert noise[taken].mean() > 2 * noise.mean()
@@ -94,11 +94,11 @@ def test_probabilities_are_near_the_truth_on_noise_like_that_planted(
 ) -> None:
     whole, _, model = world
     clean, items = whole, len(model.count)
-    noisy, noise = plant(clean, items, 0.2, np.random.default_rng(9))
+    noisy, noise = inject_noise(clean, items, 0.2, np.random.default_rng(9))
     again = fitted(table_of(noisy)).denoiser_arrays(())
-    key = f"{METHODS['ensemble'].learned_key({})}.weights"
-    again[key] = model.learned[METHODS["ensemble"].learned_key({})]["weights"]
-    probability = 1 - METHODS["ensemble"].load(again, {}).judge(noisy).influence
+    key = f"{DENOISERS['ensemble'].fit_key({})}.weights"
+    again[key] = model.fitted_denoisers[DENOISERS["ensemble"].fit_key({})]["weights"]
+    probability = 1 - DENOISERS["ensemble"].load(again, {}).decide(noisy).influence
     assert abs(probability.mean() - noise.mean()) < 0.03
     likely = probability > np.quantile(probability, 0.9)
     assert abs(probability[likely].mean() - noise[likely].mean()) < 0.1
@@ -111,13 +111,13 @@ def test_what_was_learned_travels_with_the_item_model(
     storage = Storage(str(tmp_path))
     item_model.save(storage, "abc", model)
     back = item_model.load(storage, "abc")
-    key = METHODS["ensemble"].learned_key({})
-    assert np.array_equal(back.learned[key]["weights"], model.learned[key]["weights"])
-    assert len(back.learned[key]["weights"]) == 1 + len(SIGNS)
+    key = DENOISERS["ensemble"].fit_key({})
+    assert np.array_equal(back.fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
+    assert len(back.fitted_denoisers[key]["weights"]) == 1 + len(FEATURE_NAMES)
     moved = back.for_catalogue(pa.array(["a new item", *model.item_ids.to_pylist()]))
     shifted = Histories(whole.item.like(whole.item.values + 1), whole.ts, whole.weight, whole.value, whole.dwell_ms)
-    before = METHODS["ensemble"].load(model.denoiser_arrays(()), {}).judge(whole)
-    after = METHODS["ensemble"].load(moved.denoiser_arrays(()), {}).judge(shifted)
+    before = DENOISERS["ensemble"].load(model.denoiser_arrays(()), {}).decide(whole)
+    after = DENOISERS["ensemble"].load(moved.denoiser_arrays(()), {}).decide(shifted)
     assert np.array_equal(before.keep, after.keep)
 
 
@@ -127,37 +127,37 @@ def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
     whole, _, model = world
     table = table_of(whole)
     reversed_ = table.take(pa.array(np.arange(len(table))[::-1]))
-    key = METHODS["ensemble"].learned_key({})
-    assert np.array_equal(fitted(reversed_).learned[key]["weights"], model.learned[key]["weights"])
+    key = DENOISERS["ensemble"].fit_key({})
+    assert np.array_equal(fitted(reversed_).fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
 
 
 def test_only_what_matters_to_learning_is_in_its_key() -> None:
-    key: Any = METHODS["ensemble"].learned_key
+    key: Any = DENOISERS["ensemble"].fit_key
     assert key({}) == key({"max_share": 0.1, "min_probability": 0.3}) == key({"planted_share": 0.2})
     assert key({}) != key({"planted_share": 0.1})
     several = [*ENSEMBLE, Denoise(method="ensemble", settings={"max_share": 0.1}), Denoise(method="ease")]
-    assert len(learners_of(several)) == 1
+    assert len(required_denoiser_fits(several)) == 1
 
 
 def test_fits_and_histories_are_two_views_of_the_same_events() -> None:
     whole, _, _ = planted(users=20)
     data = fit_data(whole, ITEMS, CUT)
-    back = histories_of_fit(data)
+    back = histories_from_fit_data(data)
     assert np.array_equal(back.item.values, whole.item.values)
     assert np.array_equal(back.item.offsets, whole.item.offsets)
     assert np.array_equal(fit_data(back, ITEMS, CUT).matrix.toarray(), data.matrix.toarray())
 
 
 def test_each_denoiser_names_the_fits_it_needs() -> None:
-    kinds = {name: {need.kind for need in method.needs({})} for name, method in METHODS.items()}
+    kinds = {name: {need.kind for need in method.required_fits({})} for name, method in DENOISERS.items()}
     assert kinds["none"] == kinds["rules"] == set()
     assert (kinds["influence"], kinds["ease"], kinds["loss"]) == ({"ials"}, {"ease"}, {"fism"})
     assert kinds["ensemble"] == {"ials", "ease", "fism"}
-    assert len(item_model.needed([], False, needs_of([*ENSEMBLE, *ENSEMBLE]))) == 3
+    assert len(item_model.required_sources([], False, required_fits_of([*ENSEMBLE, *ENSEMBLE]))) == 3
 
 
 def test_a_blend_that_was_not_learned_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
-        METHODS["ensemble"].load({}, {})
+        DENOISERS["ensemble"].load({}, {})
     with pytest.raises(ConfigError, match="planted_share"):
-        METHODS["ensemble"].check({"planted_share": 0.0})
+        DENOISERS["ensemble"].check({"planted_share": 0.0})

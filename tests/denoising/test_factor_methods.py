@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, fism_arrays, histories, model_arrays, planted, random_histories
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS, REASONS
-from rayrec.denoising.factor import ByFactors, median_within, softmax_within
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS, REASONS
+from rayrec.denoising.factor_denoiser import FactorModelDenoiser, median_within, softmax_within
 from rayrec.errors import ConfigError
-from rayrec.fism import Fism
+from rayrec.numerics.fism_model import FismModel
 from rayrec.retrieval.fism import OBJECTIVES, FismRetriever
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -32,7 +32,7 @@ def test_an_event_is_explained_by_the_users_other_items(users: list[list[int]], 
     source, target = random.normal(size=(2, 10, 3)).astype(np.float32)
     bias = random.normal(size=10).astype(np.float32)
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
-    found = Fism(source, target, bias).explained(item)
+    found = FismModel(source, target, bias).leave_one_out_scores(item)
     expected = []
     for user in users:
         for code in user:
@@ -68,20 +68,20 @@ def test_planted_noise_is_what_the_model_explains_least(
     name: str, given_: dict[str, Any], world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
-    verdict = METHODS[name].load(arrays, given_).judge(whole)
-    assert auc_within(-verdict.influence, noise) > 0.75
-    taken = verdict.keep < 1
+    decision = DENOISERS[name].load(arrays, given_).decide(whole)
+    assert auc_within(-decision.influence, noise) > 0.75
+    taken = decision.keep < 1
     assert taken.any()
     assert noise[taken].mean() > 2 * noise.mean()
-    assert {REASONS[code] for code in verdict.reason[taken]} == {"unexplained"}
+    assert {REASONS[code] for code in decision.reason[taken]} == {"unexplained"}
 
 
-def loaded(name: str, given_: dict[str, Any]) -> tuple[ByFactors, dict[str, Any]]:
-    method = METHODS[name]
-    assert issubclass(method, ByFactors)
-    prefix = method.needs(given_)[0].name
+def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict[str, Any]]:
+    method = DENOISERS[name]
+    assert issubclass(method, FactorModelDenoiser)
+    prefix = method.required_fits(given_)[0].name
     standard = model_arrays()
-    fism = METHODS["propensity"].needs({})[0].name
+    fism = DENOISERS["propensity"].required_fits({})[0].name
     arrays = {f"{prefix}.{part}": standard[f"{fism}.{part}"] for part in ("source", "target", "bias", "quantiles")}
     return method.load(arrays, given_), arrays
 
@@ -91,39 +91,41 @@ def test_t_ce_goes_by_the_losses_of_everybody() -> None:
     method, arrays = loaded(
         "loss", {"objective": "t_ce", "drop": 0.1, "max_share": 1.0, "min_keep": 0, "min_events": 0}
     )
-    loss = np.logaddexp(0, -method.model.explained(whole.item).astype(np.float64))
+    loss = np.logaddexp(0, -method.model.leave_one_out_scores(whole.item).astype(np.float64))
     quantiles = next(array for name, array in arrays.items() if name.endswith("quantiles"))
-    assert np.array_equal(method.judge(whole).keep == 0, loss > quantiles[90])
+    assert np.array_equal(method.decide(whole).keep == 0, loss > quantiles[90])
 
 
 def test_r_ce_weighs_down_and_never_out() -> None:
     whole = random_histories(users=80, longest=30)
-    verdict = loaded("loss", {"objective": "r_ce"})[0].judge(whole)
-    weighed = verdict.keep[verdict.keep < 1]
+    decision = loaded("loss", {"objective": "r_ce"})[0].decide(whole)
+    weighed = decision.keep[decision.keep < 1]
     assert len(np.unique(weighed)) > 20
     assert weighed.min() > 0
 
 
 def test_pld_resamples_by_the_users_own_losses_alone() -> None:
     whole = random_histories(users=30, longest=30)
-    verdict = loaded("loss", {"objective": "pld"})[0].judge(whole)
+    decision = loaded("loss", {"objective": "pld"})[0].decide(whole)
     for user in range(30):
         at = slice(whole.item.offsets[user], whole.item.offsets[user + 1])
-        own = verdict.influence[at]
-        out = verdict.keep[at] == 0
+        own = decision.influence[at]
+        out = decision.keep[at] == 0
         if out.any():
             assert own[out].max() <= own[~out].min()  # the largest losses of this user, whatever others' are
 
 
 def test_another_objective_is_another_fit() -> None:
-    names = {METHODS[name].needs(given_)[0].name for name, given_ in CASES}
+    names = {DENOISERS[name].required_fits(given_)[0].name for name, given_ in CASES}
     assert len(names) == len(CASES)
-    assert METHODS["loss"].needs({"max_share": 0.1}) == METHODS["loss"].needs({})  # the cap is no matter of the fit
+    assert DENOISERS["loss"].required_fits({"max_share": 0.1}) == DENOISERS["loss"].required_fits(
+        {}
+    )  # the cap is no matter of the fit
 
 
 def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
-        METHODS["loss"].load({}, {})
+        DENOISERS["loss"].load({}, {})
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
 )
 def test_settings_that_cannot_be_are_refused(name: str, bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        METHODS[name].check(bad)
+        DENOISERS[name].check(bad)
 
 
 @settings(max_examples=len(OBJECTIVES), deadline=None)
@@ -159,4 +161,4 @@ def test_items_that_the_model_does_not_know_are_not_judged() -> None:
     method.model.target[7] = 0
     fresh = type(method)(method.model, method.quantiles, method.settings)
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    assert np.flatnonzero(np.isnan(fresh.judge(histories(item)).influence)).tolist() == [0, 3]
+    assert np.flatnonzero(np.isnan(fresh.decide(histories(item)).influence)).tolist() == [0, 3]

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, fit_data, histories, model_arrays, next_item_arrays, planted, random_histories
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising import METHODS, REASONS
-from rayrec.denoising.gradient import SCORES, Gradient
+from rayrec.data.ragged import Ragged
+from rayrec.denoising import DENOISERS, REASONS
+from rayrec.denoising.gradient_influence import SCORES, GradientDenoiser
 from rayrec.errors import ConfigError
-from rayrec.next_item import NextItem
+from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.retrieval import item_model
 from rayrec.retrieval.next_item import NextItemRetriever
 from rayrec.storage import Storage
@@ -26,12 +26,14 @@ ITEMS, WIDTH = 12, 3
 HISTORIES = st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=10), min_size=1, max_size=3)
 
 
-def small_model(seed: int) -> NextItem:
-    return NextItem(**next_item_arrays(ITEMS, WIDTH, seed))
+def small_model(seed: int) -> NextItemModel:
+    return NextItemModel(**next_item_arrays(ITEMS, WIDTH, seed))
 
 
-def loss_of(model: NextItem, source: torch.Tensor, target: torch.Tensor, before: list[int], code: int) -> torch.Tensor:
-    """The loss as rayrec.next_item states it, in the order of its words."""
+def loss_of(
+    model: NextItemModel, source: torch.Tensor, target: torch.Tensor, before: list[int], code: int
+) -> torch.Tensor:
+    """The loss as rayrec.numerics.next_item_model states it, in the order of its words."""
     recent = before[::-1][: len(model.recency)]
     weights = torch.tensor(model.recency[: len(recent)], dtype=torch.float64)
     context = torch.zeros(WIDTH, dtype=torch.float64)
@@ -45,7 +47,7 @@ def loss_of(model: NextItem, source: torch.Tensor, target: torch.Tensor, before:
     return torch.log(total) - score[code]
 
 
-def autograd(model: NextItem, checkpoint: int, row: list[int]) -> np.ndarray:
+def autograd(model: NextItemModel, checkpoint: int, row: list[int]) -> np.ndarray:
     """The gradient of each event of one history by all parameters, [L, parameters] float64."""
     gradients = []
     for place, code in enumerate(row):
@@ -110,15 +112,15 @@ def test_the_variance_of_gradients_is_taken_over_the_checkpoints() -> None:
     assert np.allclose(measured(model, [user], "grad_variance"), expected, atol=1e-5)
 
 
-def measured(model: NextItem, users: list[list[int]], score: str, trusted: np.ndarray | None = None) -> np.ndarray:
+def measured(model: NextItemModel, users: list[list[int]], score: str, trusted: np.ndarray | None = None) -> np.ndarray:
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     everything = np.ones(len(item.values), np.bool_)
-    method = Gradient.load({**prefixed(model)}, {"score": score})
+    method = GradientDenoiser.load({**prefixed(model)}, {"score": score})
     return method.measure(histories(item), everything, everything if trusted is None else trusted)
 
 
-def prefixed(model: NextItem) -> dict[str, Any]:
-    name = METHODS["gradient"].needs({})[0].name
+def prefixed(model: NextItemModel) -> dict[str, Any]:
+    name = DENOISERS["gradient"].required_fits({})[0].name
     return {f"{name}.{part}": getattr(model, part) for part in next_item_arrays(1, 1, 0)}
 
 
@@ -128,7 +130,7 @@ def test_tracin_of_one_checkpoint_is_the_mean_product_with_the_trusted(
     users: list[list[int]], seed: int, only: int
 ) -> None:
     whole = small_model(seed)
-    model = NextItem(
+    model = NextItemModel(
         whole.source[only : only + 1], whole.target[only : only + 1], whole.negatives, whole.weight, whole.recency
     )
     trusted = np.random.default_rng(seed).random(sum(map(len, users))) < 0.5
@@ -149,7 +151,9 @@ def test_scores_over_checkpoints_are_means_of_those_of_each() -> None:
     whole = small_model(0)
     for score in ("self_influence", "tracin"):
         parts = [
-            measured(NextItem(whole.source[[c]], whole.target[[c]], *list(vars(whole).values())[2:5]), users, score)
+            measured(
+                NextItemModel(whole.source[[c]], whole.target[[c]], *list(vars(whole).values())[2:5]), users, score
+            )
             for c in range(3)
         ]
         assert np.allclose(measured(whole, users, score), np.mean(parts, axis=0), rtol=1e-5)
@@ -158,11 +162,11 @@ def test_scores_over_checkpoints_are_means_of_those_of_each() -> None:
 @pytest.mark.parametrize("score", sorted(SCORES))
 def test_a_score_never_depends_on_who_shares_the_batch(score: str) -> None:
     whole = random_histories(users=60, longest=70)
-    method = Gradient.load(model_arrays(), {"score": score})
-    together = method.judge(whole)
+    method = GradientDenoiser.load(model_arrays(), {"score": score})
+    together = method.decide(whole)
     for user in (0, 7, 31, 59):
         at = slice(whole.item.offsets[user], whole.item.offsets[user + 1])
-        alone = method.judge(histories(Ragged.from_lengths(whole.item[user], [len(whole.item[user])])))
+        alone = method.decide(histories(Ragged.from_lengths(whole.item[user], [len(whole.item[user])])))
         assert np.array_equal(alone.influence, together.influence[at])
         assert np.array_equal(alone.keep, together.keep[at])
 
@@ -171,7 +175,7 @@ def test_a_score_never_depends_on_who_shares_the_batch(score: str) -> None:
 def world() -> tuple[Any, np.ndarray, dict[str, Any]]:
     whole, noise, arrays = planted(users=200)
     fit = NextItemRetriever.fit(fit_data(whole, len(arrays["item.count"])), {"factors": 8, "learning_rate": 0.03})
-    name = METHODS["gradient"].needs({})[0].name
+    name = DENOISERS["gradient"].required_fits({})[0].name
     return whole, noise, {f"{name}.{part}": array for part, array in fit.arrays().items()}
 
 
@@ -180,66 +184,68 @@ def test_planted_noise_has_large_and_unsteady_gradients(
     score: str, world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
-    verdict = Gradient.load(arrays, {"score": score}).judge(whole)
-    assert auc_within(-verdict.influence, noise) > 0.65
-    taken = verdict.keep < 1
+    decision = GradientDenoiser.load(arrays, {"score": score}).decide(whole)
+    assert auc_within(-decision.influence, noise) > 0.65
+    taken = decision.keep < 1
     assert noise[taken].mean() > 1.5 * noise.mean()
-    assert {REASONS[code] for code in verdict.reason[taken]} == {"unexplained"}
+    assert {REASONS[code] for code in decision.reason[taken]} == {"unexplained"}
 
 
 def test_items_of_one_taste_are_rivals_to_tracin_and_stray_events_are_not(
     world: tuple[Any, np.ndarray, dict[str, Any]],
 ) -> None:
     whole, noise, arrays = world
-    verdict = Gradient.load(arrays, {"score": "tracin"}).judge(whole)
-    assert auc_within(verdict.harm, noise) < 0.4
+    decision = GradientDenoiser.load(arrays, {"score": "tracin"}).decide(whole)
+    assert auc_within(decision.negative_influence, noise) < 0.4
 
 
 def test_by_tracin_only_events_with_harm_go() -> None:
-    verdict = Gradient.load(model_arrays(), {"score": "tracin"}).judge(random_histories(users=80, longest=30))
-    taken = verdict.keep < 1
+    decision = GradientDenoiser.load(model_arrays(), {"score": "tracin"}).decide(random_histories(users=80, longest=30))
+    taken = decision.keep < 1
     assert taken.any()
-    assert (verdict.harm[taken] > 0).all()
-    assert (verdict.harm <= 0).any()
-    assert {REASONS[code] for code in verdict.reason[taken]} == {"harmful"}
+    assert (decision.negative_influence[taken] > 0).all()
+    assert (decision.negative_influence <= 0).any()
+    assert {REASONS[code] for code in decision.reason[taken]} == {"harmful"}
 
 
 @pytest.mark.parametrize("score", ["ek_fac", "cg"])
 def test_scores_that_need_a_hessian_are_refused_with_where_they_are(score: str) -> None:
     with pytest.raises(ConfigError, match=r"benchmarks\.attribution alone: use one of self_influence"):
-        METHODS["gradient"].check({"score": score})
+        DENOISERS["gradient"].check({"score": score})
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
     for bad in ({"score": "el3n"}, {"trusted_newest": 0}, {"max_share": 1.5}):
         with pytest.raises(ConfigError):
-            METHODS["gradient"].check(bad)
+            DENOISERS["gradient"].check(bad)
 
 
 def test_a_model_fitted_without_it_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
-        METHODS["gradient"].load({}, {})
+        DENOISERS["gradient"].load({}, {})
 
 
 def test_every_score_asks_for_the_same_fit() -> None:
-    asked = [METHODS["gradient"].needs({"score": score, "max_share": 0.1}) for score in SCORES]
-    assert asked == [METHODS["gradient"].needs({})] * len(SCORES)
+    asked = [DENOISERS["gradient"].required_fits({"score": score, "max_share": 0.1}) for score in SCORES]
+    assert asked == [DENOISERS["gradient"].required_fits({})] * len(SCORES)
 
 
 def test_a_nights_fit_serves_the_denoiser_saved_and_in_another_catalogue(tmp_path: Path) -> None:
     whole, _, arrays = planted(users=60)
     items = len(arrays["item.count"])
     ids = pa.array([f"item {code:03d}" for code in range(items)])
-    specs = item_model.needed([], False, METHODS["gradient"].needs({}))
-    model = item_model.of_data(fit_data(whole, items), ids, specs)
+    specs = item_model.required_sources([], False, DENOISERS["gradient"].required_fits({}))
+    model = item_model.from_fit_data(fit_data(whole, items), ids, specs)
     storage = Storage(str(tmp_path))
     item_model.save(storage, "0123", model)
     order = np.random.default_rng(0).permutation(items)
     moved = item_model.load(storage, "0123").for_catalogue(pa.concat_arrays([pa.array(["new"]), ids.take(order)]))
     code = np.empty(items, np.int32)
     code[order] = np.arange(1, items + 1)
-    before = Gradient.load(model.denoiser_arrays(specs), {}).judge(whole)
-    after = Gradient.load(moved.denoiser_arrays(specs), {}).judge(histories(whole.item.like(code[whole.item.values])))
+    before = GradientDenoiser.load(model.denoiser_arrays(specs), {}).decide(whole)
+    after = GradientDenoiser.load(moved.denoiser_arrays(specs), {}).decide(
+        histories(whole.item.like(code[whole.item.values]))
+    )
     assert np.isfinite(before.influence).all()
     assert np.array_equal(before.influence, after.influence)
     assert np.array_equal(before.keep, after.keep)

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, model_arrays, planted
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.denoising.influence import Influence, InfluenceSettings
-from rayrec.denoising.limits import Limits, Trust
-from rayrec.denoising.selection import take_out
-from rayrec.denoising.trusted import trusted_events
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.event_selection import select_removals
+from rayrec.denoising.removal_budget import RemovalThresholds, TrustedInteractions
+from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
+from rayrec.denoising.trusted_events import trusted_events
 from rayrec.errors import ConfigError
 
 ITEMS, WIDTH = 30, 6
@@ -38,15 +38,15 @@ def brute_force(
     scores = v @ refitted(v, history, weight, given_)
     unseen = [int(item) for item in pool if item not in history]
     negatives = sorted(unseen, key=lambda item: -scores[item])[: given_.hard_negatives]
-    consistency, harm = [], []
+    consistency, negative_influence = [], []
     for i, item in enumerate(history):
         without = v @ refitted(v, history[:i] + history[i + 1 :], weight[:i] + weight[i + 1 :], given_)
         consistency.append(without[item])
         targets = [other for j, other in enumerate(history) if trusted[j] and j != i]
         change = without - scores
         lost = change[targets].mean() if targets else 0.0
-        harm.append(lost - (change[negatives].mean() if negatives else 0.0) if targets else 0.0)
-    return consistency, harm
+        negative_influence.append(lost - (change[negatives].mean() if negatives else 0.0) if targets else 0.0)
+    return consistency, negative_influence
 
 
 @settings(max_examples=40, deadline=None)
@@ -63,11 +63,11 @@ def test_the_closed_form_equals_refits(
 ) -> None:
     arrays = model_arrays(ITEMS, WIDTH, seed)
     given_ = InfluenceSettings(lam=lam, alpha0=0.2, alpha=alpha, hard_negatives=4, negative_pool=20, dtype=dtype)
-    method = Influence(arrays["ials.factors"], arrays["item.count"], given_)
+    method = InfluenceDenoiser(arrays["ials.factors"], arrays["item.count"], given_)
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     trusted = np.array([trust.random() < 0.5 for _ in item.values])  # type: ignore[attr-defined]
     weight = np.array([trust.choice([0.0, 0.25, 1.0, 3.0]) for _ in item.values], np.float32)  # type: ignore[attr-defined]
-    consistency, harm = method.measure(item, trusted, weight)
+    consistency, negative_influence = method.measure(item, trusted, weight)
     bound = 1e-6 if dtype == "float32" else 1e-10
     v = arrays["ials.factors"].astype(np.float64)
     for row, user in enumerate(users):
@@ -75,14 +75,14 @@ def test_the_closed_form_equals_refits(
         expected = brute_force(v, arrays["item.count"], user, trusted[at].tolist(), weight[at].tolist(), given_)
         scale = 1 + np.abs(expected[0]).max()
         assert np.abs(consistency[at] - expected[0]).max() < bound * scale
-        assert np.abs(harm[at] - expected[1]).max() < bound * scale
+        assert np.abs(negative_influence[at] - expected[1]).max() < bound * scale
 
 
 def test_within_user_consistency_finds_planted_noise() -> None:
     whole, noise, arrays = planted()
-    verdict = Influence.load(arrays, {}).judge(whole)
-    assert auc_within(-verdict.influence, noise) > 0.8
-    taken = verdict.keep < 1
+    decision = InfluenceDenoiser.load(arrays, {}).decide(whole)
+    assert auc_within(-decision.influence, noise) > 0.8
+    taken = decision.keep < 1
     assert noise[taken].mean() > 2 * noise.mean()
 
 
@@ -90,49 +90,49 @@ def test_items_without_factors_are_not_judged() -> None:
     arrays = model_arrays()
     arrays["ials.factors"][7] = 0
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    verdict = Influence.load(arrays, {}).judge(histories(item))
-    assert np.isnan(verdict.influence[[0, 3]]).all()
-    assert verdict.keep[[0, 3]].tolist() == [1, 1]
-    assert np.isfinite(verdict.influence[[1, 2, 4]]).all()
+    decision = InfluenceDenoiser.load(arrays, {}).decide(histories(item))
+    assert np.isnan(decision.influence[[0, 3]]).all()
+    assert decision.keep[[0, 3]].tolist() == [1, 1]
+    assert np.isfinite(decision.influence[[1, 2, 4]]).all()
 
 
 def test_trusted_are_the_newest_that_pass_the_filters() -> None:
     item = Ragged.from_lengths(np.arange(8, dtype=np.int32), [5, 3])
     whole = histories(item, value=np.array([5, 1, 5, 5, 2, 1, 1, 1.0]))
-    judged = np.ones(8, np.bool_)
-    newest = trusted_events(whole, judged, Trust(trusted_newest=2))
+    scored = np.ones(8, np.bool_)
+    newest = trusted_events(whole, scored, TrustedInteractions(trusted_newest=2))
     assert newest.tolist() == [False, False, False, True, True, False, True, True]
-    liked = trusted_events(whole, judged, Trust(trusted_newest=2, trusted_min_value=4.0))
+    liked = trusted_events(whole, scored, TrustedInteractions(trusted_newest=2, trusted_min_value=4.0))
     assert liked.tolist() == [False, False, True, True, False, False, False, False]
 
 
 def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
     whole, _, arrays = planted(users=40)
-    verdict = Influence.load(arrays, {"weight_out": 0.25}).judge(whole)
-    assert set(verdict.keep.tolist()) == {0.25, 1.0}
+    decision = InfluenceDenoiser.load(arrays, {"weight_out": 0.25}).decide(whole)
+    assert set(decision.keep.tolist()) == {0.25, 1.0}
 
 
 def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
-    limits = Limits(max_share=0.5, min_keep=1, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
+    limits = RemovalThresholds(max_share=0.5, min_keep=1, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
     consistency = np.array([[0.0, 0.1, 1.0, 1.0, 0.9, 0.0]])
-    harm = np.array([[0.5, -1.0, 0.6, 0.0, -0.2, 9.0]])
+    negative_influence = np.array([[0.5, -1.0, 0.6, 0.0, -0.2, 9.0]])
     mask = np.array([[True, True, True, True, True, False]])
-    keep, reason = take_out(consistency, harm, mask, limits)
+    keep, reason = select_removals(consistency, negative_influence, mask, limits)
     assert keep.tolist() == [[0, 0, 1, 1, 1, 1]] or keep.tolist() == [[0, 1, 0, 1, 1, 1]]
     assert reason[0, 0] == 3
     assert reason[0, 3:].tolist() == [0, 0, 0]
-    none_may = Limits(max_share=0.5, min_keep=5, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
-    assert (take_out(consistency, harm, mask, none_may)[0] == 1).all()
+    none_may = RemovalThresholds(max_share=0.5, min_keep=5, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
+    assert (select_removals(consistency, negative_influence, mask, none_may)[0] == 1).all()
 
 
 def test_in_rounds_what_is_left_is_measured_again() -> None:
     whole, _, arrays = planted(users=60)
-    once = Influence.load(arrays, {}).judge(whole)
-    several = Influence.load(arrays, {"rounds": 4}).judge(whole)
+    once = InfluenceDenoiser.load(arrays, {}).decide(whole)
+    several = InfluenceDenoiser.load(arrays, {"rounds": 4}).decide(whole)
     gone = np.bincount(whole.item.rows, several.keep == 0, minlength=60)
     assert gone.max() == 4
     kept = several.keep > 0
-    alone = Influence.load(arrays, {"max_share": 0.0}).judge(histories(whole.item.filter(kept)))
+    alone = InfluenceDenoiser.load(arrays, {"max_share": 0.0}).decide(histories(whole.item.filter(kept)))
     same = (gone < 4)[whole.item.rows][kept]  # of the others the last went in the last round, after it was measured
     assert same.any()
     assert np.allclose(several.influence[kept][same], alone.influence[same], atol=1e-5)
@@ -145,9 +145,9 @@ def test_in_rounds_what_is_left_is_measured_again() -> None:
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        Influence.check(bad)
+        InfluenceDenoiser.check(bad)
 
 
 def test_a_model_without_factors_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match=r"needs 'ials\.factors'"):
-        Influence.load({"item.count": np.ones(3, np.float32)}, {})
+        InfluenceDenoiser.load({"item.count": np.ones(3, np.float32)}, {})

@@ -15,13 +15,13 @@ from benchmarks import denoise_rank as rank
 from benchmarks.denoise_llm import FixedSteps, Reader
 from benchmarks.denoise_planting import KINDS, Clean, insert, planted_items
 from rayrec.config import Tuning
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import HISTORY
-from rayrec.denoising.stage import histories_of
-from rayrec.evaluation.metrics import Truth, judge
-from rayrec.reranking.tuning_data import Sequences
-from rayrec.reranking.tuning_loop import Loop, Task
-from rayrec.workers import Worker
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import HISTORY
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.evaluation.metrics import RelevantItems, user_metrics
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.training.tuning_data import Sequences
+from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 
 ITEMS, MOMENT = 60, 10**9
 
@@ -170,8 +170,8 @@ def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
         }
     )
     users = pa.array([f"u{user:02d}" for user in range(40)])
-    truth = Truth.of(users.take(pa.array(wanted.rows)), ids.take(pa.array(wanted.values)), ids)
-    expected = judge("random", slates, truth).values
+    truth = RelevantItems.of(users.take(pa.array(wanted.rows)), ids.take(pa.array(wanted.values)), ids)
+    expected = user_metrics("random", slates, truth).values
     assert found["ndcg@10"] == pytest.approx(expected["ndcg@10"])
     assert (found["recall@20"] >= expected["recall@10"]).all()
     assert (found["recall@20"] <= expected["recall@50"]).all()
@@ -186,11 +186,11 @@ def test_fixed_steps_of_whole_epochs_are_the_nightly_tuning() -> None:
     reader = Reader.of(catalogue, clean.counts, "What next?", tuning, moment)
     columns = {"item": kept.item.to_arrow(pa.int32()), "ts": kept.ts.to_arrow(pa.int64())}
     rows = pa.table({**columns, "keep": kept.keep.to_arrow(pa.float32())})
-    task = Task(Sequences.from_tables([rows], reader.index, MOMENT), None, MOMENT, tuning)
-    nightly = Loop(reader.blank(), reader.layout, task, Worker())
+    task = TuningTask(Sequences.from_tables([rows], reader.index, MOMENT), None, MOMENT, tuning)
+    nightly = TuningLoop(reader.blank(), reader.layout, task, Worker())
     nightly.run(lambda loop: None)
     ours = FixedSteps(reader.blank(), reader.layout, task, Worker())
     ours.take_steps(nightly.progress.step)
     assert ours.progress.step == nightly.progress.step > 2
-    for name, tensor in nightly.model.trained().items():
-        assert np.array_equal(tensor.detach().numpy(), ours.model.trained()[name].detach().numpy()), name
+    for name, tensor in nightly.model.trainable_parameters().items():
+        assert np.array_equal(tensor.detach().numpy(), ours.model.trainable_parameters()[name].detach().numpy()), name

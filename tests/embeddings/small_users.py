@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.config.embeddings import Embeddings
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import HISTORY, ITEM
+from rayrec.config.embeddings_section import Embeddings
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import HISTORY, ITEM
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.events import Events, Items
-from rayrec.embeddings.lessons import lessons
+from rayrec.embeddings.source_events import Events, Items
 from rayrec.embeddings.training import train
-from rayrec.units import DAY_US
+from rayrec.embeddings.training_windows import training_windows
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
-NOW = 100 * DAY_US
+NOW = 100 * MICROSECONDS_PER_DAY
 KINDS = ("lamp", "chair", "vase")
 WEIGHTS = (1.0, 0.0, -1.0)  # purchase, view, return
 QUESTIONS = {
@@ -30,7 +30,7 @@ def settings(**changes: object) -> Embeddings:
         "instructions": QUESTIONS,
         "horizon_days": 10.0,
         "model": {"encoder_width": 16, "width": 32, "heads": 2, "feedforward": 32, "layers": 1, "dim": 16},
-        "training": {"cuts": 2, "every_days": 10.0, "epochs": 2, "batch_users": 16, "held_out": 0.2},
+        "training": {"cutoffs": 2, "every_days": 10.0, "epochs": 2, "batch_users": 16, "held_out": 0.2},
     }
     return Embeddings.model_validate(content | changes)
 
@@ -57,7 +57,10 @@ def histories(users: int = 60, seed: int = 0) -> pa.Table:
     user = np.repeat(np.arange(users), lengths)
     item = np.where(rng.random(len(user)) < 0.75, 3 * rng.integers(10, size=len(user)) + user % 3, 0)
     item = np.where(item == 0, rng.integers(30, size=len(user)), item)
-    ts = np.sort(rng.integers(10 * DAY_US, NOW + 10 * DAY_US, len(user)) + user * 10**15) - user * 10**15
+    ts = (
+        np.sort(rng.integers(10 * MICROSECONDS_PER_DAY, NOW + 10 * MICROSECONDS_PER_DAY, len(user)) + user * 10**15)
+        - user * 10**15
+    )
     event = rng.choice(3, len(user), p=[0.8, 0.1, 0.1])
     columns = {
         "item": item,
@@ -85,5 +88,5 @@ def items() -> Items:
 
 def trained(given: Embeddings | None = None, table: pa.Table | None = None) -> Embedder:
     given = given or settings()
-    taught = lessons(given, histories() if table is None else table, items(), WEIGHTS, NOW)
-    return Embedder.of(given, train(given, taught, items()))
+    windows = training_windows(given, histories() if table is None else table, items(), WEIGHTS, NOW)
+    return Embedder.of(given, train(given, windows, items()))

@@ -11,9 +11,9 @@ from small_users import events, items, settings
 
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.embedder import KIND
-from rayrec.embeddings.language import LONGEST
-from rayrec.embeddings.model import build
-from rayrec.embeddings.vocabulary import PAD
+from rayrec.embeddings.language_model import MAX_TOKENS
+from rayrec.embeddings.user_model import build
+from rayrec.embeddings.view_vocabulary import PAD
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -21,11 +21,11 @@ TEXTS = ["Will this person buy again?", "Does this person like lamps?", "", "som
 
 
 def embed(embedder: Embedder, users: Events, texts: list[str] | None = None) -> np.ndarray:
-    return embedder.embed(embedder.viewer(items())(users), TEXTS if texts is None else texts)
+    return embedder.embed(embedder.view_builder(items())(users), TEXTS if texts is None else texts)
 
 
 def test_the_cached_prefix_gives_what_reading_everything_again_gives(embedder: Embedder) -> None:
-    views = embedder.viewer(items())(events())
+    views = embedder.view_builder(items())(events())
     cached, whole = embedder.embed(views, TEXTS), embedder.embed_uncached(views, TEXTS)
     assert np.abs(cached - whole).max() < 1e-5
 
@@ -46,7 +46,7 @@ def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkey
         return forward(states)
 
     monkeypatch.setattr(layer, "forward", counted)
-    views = embedder.viewer(items())(events())
+    views = embedder.view_builder(items())(events())
     asked = [TEXTS[0]] * 16
     embedder.embed(views, asked)
     cached = sum(tokens)
@@ -63,11 +63,11 @@ def test_a_question_is_read_as_the_language_model_reads_it(layers: int) -> None:
     model = build(given.model, ("events", "profile"), 50, 20, 0).eval()
     with torch.inference_mode():
         prefix = torch.randn(3, model.prefix_tokens, 32)
-        cache = model.read_prefix(prefix)
+        cache = model.prefill(prefix)
         for instruction in ([], [4], [3, 5, 7, 9, 2]):
-            found = model.ask(cache, instruction)
-            torch.testing.assert_close(found, model.ask_whole(prefix, instruction), rtol=0, atol=1e-6)
-            torch.testing.assert_close(found, model.ask(cache, instruction), rtol=0, atol=0)
+            found = model.embed_cached(cache, instruction)
+            torch.testing.assert_close(found, model.embed_from_prefix(prefix, instruction), rtol=0, atol=1e-6)
+            torch.testing.assert_close(found, model.embed_cached(cache, instruction), rtol=0, atol=0)
 
 
 def test_a_vector_has_the_same_bits_in_any_company(embedder: Embedder) -> None:
@@ -87,7 +87,7 @@ def test_vectors_are_of_length_one_for_everybody_with_or_without_events(embedder
     vectors = embed(embedder, users)
     assert vectors.shape == (len(TEXTS), len(users), embedder.dim)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-5)
-    present = embedder.present(embedder.viewer(items())(users))
+    present = embedder.present(embedder.view_builder(items())(users))
     assert not present[5].any()
     assert present[users.lengths > 0, 0].any()
 
@@ -123,7 +123,7 @@ def test_a_model_that_was_tampered_with_is_refused(embedder: Embedder, tmp_path:
 
 def test_an_instruction_that_is_too_long_is_an_error_in_words(embedder: Embedder) -> None:
     with pytest.raises(DataError, match="tokens"):
-        embed(embedder, events(), ["word " * LONGEST])
+        embed(embedder, events(), ["word " * MAX_TOKENS])
 
 
 def test_a_missing_source_is_the_learned_vector_whatever_the_padding_holds() -> None:
@@ -143,5 +143,5 @@ def test_examples_share_a_prefix_and_see_only_what_comes_before(embedder: Embedd
     place, user_at = torch.tensor([1, 0, 1]), torch.tensor([len(ids)] * 3)
     tokens = torch.tensor([[*ids, PAD, 3, 4], [*ids, PAD, 5, PAD], [*ids, PAD, 6, 7]])
     states = model.read_examples(prefix, place, tokens, user_at)
-    expected = model.ask_whole(prefix, ids)[place]
+    expected = model.embed_from_prefix(prefix, ids)[place]
     torch.testing.assert_close(model.unit_user(states[torch.arange(3), user_at]), expected, rtol=0, atol=1e-5)

@@ -13,12 +13,12 @@ from safetensors.numpy import load_file, save_file
 from small_users import NOW, WEIGHTS, events, histories, items, settings, trained
 
 from rayrec.embeddings import Embedder
-from rayrec.embeddings.language import base_digest, speech
-from rayrec.embeddings.lessons import lessons
-from rayrec.embeddings.model import build
+from rayrec.embeddings.language_model import base_digest, text_tokenizer
 from rayrec.embeddings.training import train
+from rayrec.embeddings.training_windows import training_windows
+from rayrec.embeddings.user_model import build
 from rayrec.errors import ConfigError, DataError
-from rayrec.pipeline.embed_training import of_vectors
+from rayrec.pipeline.embedding_training import vector_settings
 from rayrec.storage import Storage
 
 TEXTS = ["Will this person buy again?", "Does this person like lamps?", ""]
@@ -39,7 +39,7 @@ def tuned(base: Path) -> Embedder:
 
 
 def test_the_cached_prefix_gives_what_reading_everything_again_gives(tuned: Embedder) -> None:
-    views = tuned.viewer(items())(events())
+    views = tuned.view_builder(items())(events())
     cached = tuned.embed(views, TEXTS)
     assert np.abs(cached - tuned.embed_uncached(views, TEXTS)).max() < 1e-5
     for k, text in enumerate(TEXTS):
@@ -50,11 +50,11 @@ def test_a_long_question_changes_nothing_in_the_cache(base: Path) -> None:
     model = build(settings(model=model_of(base)).model, ("events", "profile"), 50, 20, 0).eval()
     with torch.inference_mode():
         prefix = torch.randn(3, model.prefix_tokens, model.llm.width) * model.llm.spread
-        cache = model.read_prefix(prefix)
+        cache = model.prefill(prefix)
         for instruction in ([], list(range(5, 105)), [3, 5, 7]):  # beyond the sliding window of one family
-            found = model.ask(cache, instruction)
-            torch.testing.assert_close(found, model.ask_whole(prefix, instruction), rtol=0, atol=1e-5)
-            torch.testing.assert_close(found, model.ask(cache, instruction), rtol=0, atol=0)
+            found = model.embed_cached(cache, instruction)
+            torch.testing.assert_close(found, model.embed_from_prefix(prefix, instruction), rtol=0, atol=1e-5)
+            torch.testing.assert_close(found, model.embed_cached(cache, instruction), rtol=0, atol=0)
 
 
 def test_what_is_kept_is_what_was_learned_and_gives_the_same_bits(tuned: Embedder, base: Path, tmp_path: Path) -> None:
@@ -65,17 +65,17 @@ def test_what_is_kept_is_what_was_learned_and_gives_the_same_bits(tuned: Embedde
     names = [name for name in load_file(tmp_path / "stored.safetensors") if name.startswith("llm.")]
     assert names
     assert all("lora_" in name for name in names)
-    views = tuned.viewer(items())(events())
+    views = tuned.view_builder(items())(events())
     loaded = Embedder.load(storage, "f")
     np.testing.assert_array_equal(loaded.embed(views, TEXTS), tuned.embed(views, TEXTS))
     np.testing.assert_array_equal(loaded.embed_items(items()), tuned.embed_items(items()))
 
 
 def test_it_learns_and_the_checkpoint_stays_as_it_was(base: Path) -> None:
-    training = {"cuts": 2, "every_days": 10.0, "epochs": 4, "batch_users": 16, "held_out": 0.2, "patience": 4}
+    training = {"cutoffs": 2, "every_days": 10.0, "epochs": 4, "batch_users": 16, "held_out": 0.2, "patience": 4}
     given = settings(model=model_of(base), training=training)
     before = {file.name: file.read_bytes() for file in base.iterdir()}
-    found = train(given, lessons(given, histories(), items(), WEIGHTS, NOW), items())
+    found = train(given, training_windows(given, histories(), items(), WEIGHTS, NOW), items())
     assert found.curve[-1]["loss"] < found.curve[0]["loss"] - 0.5
     assert {file.name: file.read_bytes() for file in base.iterdir()} == before
     moved = [p.abs().max() for name, p in found.model.learned().items() if "lora_B" in name]  # 0 at the beginning
@@ -84,15 +84,15 @@ def test_it_learns_and_the_checkpoint_stays_as_it_was(base: Path) -> None:
 
 
 def test_no_text_reads_as_a_special_token(base: Path, tuned: Embedder) -> None:
-    speak = speech(settings(model=model_of(base)).model, tuned.vocabulary)
+    tokenize = text_tokenizer(settings(model=model_of(base)).model, tuned.vocabulary)
     marks = ["<|endoftext|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<pad>", "<bos>", "<end_of_turn>"]
     for mark in marks:
-        assert len(speak(f"red {mark} lamp")) > len(speak("red lamp")) + 1  # spelt
+        assert len(tokenize(f"red {mark} lamp")) > len(tokenize("red lamp")) + 1  # spelt
 
 
 def test_another_checkpoint_in_its_place_is_refused(tuned: Embedder, base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
-    given = trained(settings(model=model_of(moved), training={"cuts": 1, "epochs": 1, "every_days": 10.0}))
+    given = trained(settings(model=model_of(moved), training={"cutoffs": 1, "epochs": 1, "every_days": 10.0}))
     storage = Storage(str(tmp_path / "out"))
     given.save(storage, "f")
     weights = load_file(moved / "model.safetensors")
@@ -106,7 +106,7 @@ def test_another_checkpoint_in_its_place_is_refused(tuned: Embedder, base: Path,
 
 def test_a_run_knows_a_checkpoint_by_its_content_and_not_by_its_place(base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / base.name)
-    here, there = (of_vectors(settings(model=model_of(folder))) for folder in (base, moved))
+    here, there = (vector_settings(settings(model=model_of(folder))) for folder in (base, moved))
     assert here == there
     assert str(base) not in str(here)
     config = (moved / "config.json").read_text()

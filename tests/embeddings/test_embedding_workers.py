@@ -14,19 +14,19 @@ from ray import cloudpickle
 from small_users import NOW, WEIGHTS, events, histories, items, settings, trained
 
 from rayrec.embeddings import Embedder
-from rayrec.embeddings.examples import Examples, batches
-from rayrec.embeddings.lessons import lessons
-from rayrec.embeddings.model import UserModel, build
-from rayrec.embeddings.training import Trained, train
-from rayrec.embeddings.training_loop import Loop
-from rayrec.embeddings.views import FIELDS, Scales, Viewer
-from rayrec.embeddings.vocabulary import Vocabulary
+from rayrec.embeddings.embedding_examples import Examples, batches
+from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
+from rayrec.embeddings.training import TrainedModel, train
+from rayrec.embeddings.training_windows import training_windows
+from rayrec.embeddings.user_model import UserModel, build
+from rayrec.embeddings.view_vocabulary import Vocabulary
 from rayrec.errors import DataError
+from rayrec.ray_support.training_workers import SINGLE_WORKER, ReportCallback, Worker, WorkerGroup, run
 from rayrec.storage import Storage
-from rayrec.workers import ALONE, Report, Worker, Workers, run
 
 LONG = settings(
-    training={"cuts": 2, "every_days": 10.0, "epochs": 3, "patience": 3, "batch_users": 15, "held_out": 0.2}
+    training={"cutoffs": 2, "every_days": 10.0, "epochs": 3, "patience": 3, "batch_users": 15, "held_out": 0.2}
 )
 
 
@@ -34,17 +34,17 @@ class Killed(Exception):
     pass
 
 
-def learned(checkpoint: bytes | None = None, stop_after: int | None = None) -> tuple[Trained, list[bytes]]:
+def learned(checkpoint: bytes | None = None, stop_after: int | None = None) -> tuple[TrainedModel, list[bytes]]:
     kept: list[bytes] = []
 
-    def after_epoch(loop: Loop) -> None:
+    def after_epoch(loop: TrainingLoop) -> None:
         kept.append(loop.checkpoint())
         if loop.progress.epoch == stop_after:
             raise Killed
 
-    taught = lessons(LONG, histories(), items(), WEIGHTS, NOW)
+    windows = training_windows(LONG, histories(), items(), WEIGHTS, NOW)
     try:
-        return train(LONG, taught, items(), after_epoch, checkpoint=checkpoint), kept
+        return train(LONG, windows, items(), after_epoch, checkpoint=checkpoint), kept
     except Killed:
         return None, kept  # type: ignore[return-value]
 
@@ -64,19 +64,19 @@ def test_a_training_that_was_killed_ends_with_the_bits_of_one_that_was_not(epoch
 def test_a_checkpoint_that_is_none_is_refused_in_words(data: bytes | None) -> None:
     if data is None:
         other = settings(sources={"profile": {"kind": "profile"}})
-        taught, kept = lessons(other, histories(), items(), WEIGHTS, NOW), []
-        train(other, taught, items(), lambda loop: kept.append(loop.checkpoint()))
+        windows, kept = training_windows(other, histories(), items(), WEIGHTS, NOW), []
+        train(other, windows, items(), lambda loop: kept.append(loop.checkpoint()))
         data = kept[0]
     with pytest.raises(DataError, match="checkpoint"):
         learned(checkpoint=data)
 
 
 def small() -> tuple[UserModel, list[Examples]]:
-    taught = lessons(LONG, histories(), items(), WEIGHTS, NOW)
-    said = sorted({text for lesson in taught for one in lesson.answers for text in one.text})
+    windows = training_windows(LONG, histories(), items(), WEIGHTS, NOW)
+    said = sorted({text for lesson in windows for one in lesson.answers for text in one.text})
     vocabulary = Vocabulary.learn(items().text, [*said, "again lamps"], FIELDS, items().item_id, 1)
-    viewer = Viewer(LONG, vocabulary, Scales.learn([lesson.before for lesson in taught], items()), items())
-    found = [Examples.of(LONG, lesson, viewer(lesson.before), vocabulary.ids) for lesson in taught]
+    viewer = ViewBuilder(LONG, vocabulary, FeatureScaler.learn([lesson.before for lesson in windows], items()), items())
+    found = [Examples.of(LONG, lesson, viewer(lesson.before), vocabulary.ids) for lesson in windows]
     return build(LONG.model, tuple(LONG.sources), vocabulary.size, vocabulary.spoken, 0), found
 
 
@@ -85,12 +85,12 @@ def test_the_workers_gradients_add_up_to_that_of_the_whole_batch(world: int) -> 
     model, found = small()
     one, users = next(batches(found, 15, np.random.default_rng(0)))
     gradient, loss = [], []
-    for workers in ([ALONE], [Worker(rank, world) for rank in range(world)]):
+    for workers in ([SINGLE_WORKER], [Worker(rank, world) for rank in range(world)]):
         model.zero_grad()
         total = 0.0
         for worker in workers:
             torch.manual_seed(3)  # of what is left out at random
-            part = Loop(model, found, LONG.training, worker).loss(one, users, np.random.default_rng(1))
+            part = TrainingLoop(model, found, LONG.training, worker).loss(one, users, np.random.default_rng(1))
             if part.requires_grad:
                 part.backward()
             total += float(part.detach())
@@ -102,19 +102,19 @@ def test_the_workers_gradients_add_up_to_that_of_the_whole_batch(world: int) -> 
         torch.testing.assert_close(gradient[1][name], whole, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def in_a_group(root: str, die_after: int, worker: Worker, report: Report) -> None:
+def in_a_group(root: str, die_after: int, worker: Worker, report: ReportCallback) -> None:
     storage = Storage(root)
     data = storage.read("checkpoint") if storage.exists("checkpoint") else None
 
-    def after_epoch(loop: Loop) -> None:
+    def after_epoch(loop: TrainingLoop) -> None:
         if worker.rank == 0:
             storage.write("checkpoint", loop.checkpoint())
             if data is None and loop.progress.epoch == die_after:
                 os._exit(1)
         report(loop.progress.curve[-1], "")
 
-    taught = lessons(LONG, histories(), items(), WEIGHTS, NOW)
-    found = train(LONG, taught, items(), after_epoch, worker=worker, checkpoint=data)
+    windows = training_windows(LONG, histories(), items(), WEIGHTS, NOW)
+    found = train(LONG, windows, items(), after_epoch, worker=worker, checkpoint=data)
     if worker.rank == 0:
         Embedder.of(LONG, found).save(storage, "f")
 
@@ -128,9 +128,9 @@ def by_value() -> None:
 
 @pytest.mark.usefixtures("local_ray", "by_value")
 def test_two_workers_of_which_one_dies_end_as_one_process_that_did_not(tmp_path: Path) -> None:
-    run(partial(in_a_group, str(tmp_path), 1), Workers(2, 0.5), "train")
+    run(partial(in_a_group, str(tmp_path), 1), WorkerGroup(2, 0.5), "train")
     found, alone = Embedder.load(Storage(str(tmp_path)), "f"), trained(LONG)
-    views = alone.viewer(items())(events())
+    views = alone.view_builder(items())(events())
     texts = ["Will this person buy again?", "Does this person like lamps?", ""]
     np.testing.assert_allclose(found.embed(views, texts), alone.embed(views, texts), atol=1e-5)
     np.testing.assert_allclose(
@@ -141,8 +141,8 @@ def test_two_workers_of_which_one_dies_end_as_one_process_that_did_not(tmp_path:
 @pytest.mark.usefixtures("local_ray", "by_value")
 def test_what_the_user_can_put_right_comes_back_from_a_group_in_words() -> None:
     with pytest.raises(DataError, match="nothing to train"):
-        run(partial(fails, "nothing to train"), Workers(), "train")
+        run(partial(fails, "nothing to train"), WorkerGroup(), "train")
 
 
-def fails(why: str, worker: Worker, report: Report) -> None:
-    raise DataError(why, do="something else")
+def fails(why: str, worker: Worker, report: ReportCallback) -> None:
+    raise DataError(why, hint="something else")

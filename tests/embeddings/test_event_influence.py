@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_users import events, items
 
-from rayrec.embeddings import Embedder, disagreeing, leave_one_out
-from rayrec.embeddings import influence as module
+from rayrec.embeddings import Embedder, least_aligned, leave_one_out
+from rayrec.embeddings import event_influence as module
 
 TEXTS = ["Will this person buy again?", "Does this person like lamps?"]
 
 
 def test_influence_is_the_change_of_the_vector_without_the_event(embedder: Embedder) -> None:
     whole = events().take(np.array([3, 8]))
-    viewer = embedder.viewer(items())
+    viewer = embedder.view_builder(items())
     found = leave_one_out(embedder, viewer, whole, TEXTS)
     full = embedder.embed(viewer(whole), TEXTS)
     pulls = np.empty((2, len(whole.item), embedder.dim))
@@ -29,23 +29,23 @@ def test_influence_is_the_change_of_the_vector_without_the_event(embedder: Embed
         norms = np.linalg.norm(pulls[:, k], axis=1) * np.linalg.norm(others, axis=1)
         expected = (pulls[:, k] * others).sum(1) / np.maximum(norms, 1e-12)
         clear = norms > 1e-6
-        np.testing.assert_allclose(found.agreement[clear, k], expected[clear], atol=1e-3)
+        np.testing.assert_allclose(found.alignment[clear, k], expected[clear], atol=1e-3)
 
 
 def test_chunks_change_nothing(embedder: Embedder, monkeypatch: object) -> None:
-    whole, viewer = events().take(np.arange(10)), embedder.viewer(items())
+    whole, viewer = events().take(np.arange(10)), embedder.view_builder(items())
     at_once = leave_one_out(embedder, viewer, whole, TEXTS)
     monkeypatch.setattr(module, "_EVENTS_AT_ONCE", 50)  # type: ignore[attr-defined]
     in_parts = leave_one_out(embedder, viewer, whole, TEXTS)
     np.testing.assert_array_equal(at_once.influence, in_parts.influence)
-    np.testing.assert_array_equal(at_once.agreement, in_parts.agreement)
+    np.testing.assert_array_equal(at_once.alignment, in_parts.alignment)
 
 
 def test_a_users_only_event_agrees(embedder: Embedder) -> None:
     whole = events()
     single = whole.filter(np.arange(len(whole.item)) == whole.offsets[7])
-    found = leave_one_out(embedder, embedder.viewer(items()), single, TEXTS)
-    assert found.agreement.tolist() == [[0], [0]]
+    found = leave_one_out(embedder, embedder.view_builder(items()), single, TEXTS)
+    assert found.alignment.tolist() == [[0], [0]]
     assert (found.influence > 0).all()
 
 
@@ -53,13 +53,13 @@ def test_a_users_only_event_agrees(embedder: Embedder) -> None:
 @given(share=st.floats(0, 1), min_keep=st.integers(0, 8), seed=st.integers(0, 1000), users=st.integers(1, 60))
 def test_what_goes_disagrees_most_and_never_too_much_of_it(share: float, min_keep: int, seed: int, users: int) -> None:
     whole = events().take(np.arange(users))
-    agreement = np.random.default_rng(seed).uniform(-1, 1, len(whole.item)).round(1)
-    gone = disagreeing(whole, agreement, share, min_keep)
-    assert (agreement[gone] < 0).all()
+    alignment = np.random.default_rng(seed).uniform(-1, 1, len(whole.item)).round(1)
+    gone = least_aligned(whole, alignment, share, min_keep)
+    assert (alignment[gone] < 0).all()
     for user in range(users):
         own = whole.user == user
         n, out = int(own.sum()), int((gone & own).sum())
         assert out <= share * n
         assert out == 0 or n - out >= min_keep
         if out:
-            assert agreement[own & gone].max() <= agreement[own & ~gone].min(initial=1)
+            assert alignment[own & gone].max() <= alignment[own & ~gone].min(initial=1)

@@ -10,20 +10,20 @@ import pyarrow as pa
 import pytest
 
 from rayrec.embeddings import read_influences
-from rayrec.embeddings.publication import INFLUENCES
-from rayrec.embeddings.schema import INFLUENCE, check_influences
+from rayrec.embeddings.embedding_products import INFLUENCES
+from rayrec.embeddings.embedding_schema import INFLUENCE, check_influences
 from rayrec.errors import PublicationError
-from rayrec.forgotten import Forgotten
-from rayrec.hashing import digest, shard_of
-from rayrec.pipeline.holdings import holdings
-from rayrec.publishing import Provenance, Run, RunRecord, UserCounts
+from rayrec.numerics.hashing import digest, shard_of
+from rayrec.pipeline.user_data_inventory import find_user_data
+from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts
 from rayrec.publishing.erasure import erase
-from rayrec.publishing.layout import day_folder
+from rayrec.publishing.erasure_list import ErasureList
 from rayrec.storage import Storage
+from rayrec.storage.layout import publication_folder
 
 DATE, SHARDS, EACH = datetime.date(2011, 8, 31), 3, 4
 USERS = pa.array([f"user-{n:02d}" for n in range(30)])
-GONE = Forgotten(b"s", frozenset([Forgotten(b"s").token("user-07")]))
+GONE = ErasureList(b"s", frozenset([ErasureList(b"s").token("user-07")]))
 
 
 def rows(shard: int = 0) -> pa.Table:
@@ -79,15 +79,15 @@ def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
 def test_who_is_forgotten_is_gone_from_them(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     record = RunRecord(DATE, digest("all"), {}, (), SHARDS, ("gifts",), "code-1")
-    run = Run.open(storage, record, INFLUENCES)
+    run = PublishingRun.open(storage, record, INFLUENCES)
     for shard in range(SHARDS):
         users = len(rows(shard)) // EACH
         run.commit(shard, {"gifts": rows(shard)}, UserCounts(users, users))
     run.publish(Provenance(users_in=30))
     before = read_influences(tmp_path, DATE, "gifts")
-    assert holdings(storage, GONE)
-    erase(storage, day_folder("influences", DATE), GONE)
+    assert find_user_data(storage, GONE)
+    erase(storage, publication_folder("influences", DATE), GONE)
     after = read_influences(tmp_path, DATE, "gifts", verify=True)
     assert len(after) == len(before) - EACH
     assert "user-07" not in after["user_id"].to_pylist()
-    assert not holdings(storage, GONE)
+    assert not find_user_data(storage, GONE)

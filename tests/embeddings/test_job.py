@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from rayrec.config import Config, load
-from rayrec.demo_shop import Shop, make_shop
+from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.embeddings import (
     Embedder,
     Events,
@@ -22,19 +22,19 @@ from rayrec.embeddings import (
     vectors_of,
 )
 from rayrec.errors import ConfigError, PublicationError
-from rayrec.pipeline import embed
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.embed_beside import record_of
-from rayrec.pipeline.embed_training import model_fingerprint, settings_of
-from rayrec.pipeline.ingest import histories, read_catalogue
-from rayrec.publishing.layout import manifest_path
+from rayrec.pipeline import embedding_run
+from rayrec.pipeline.embedding_side_products import record_of
+from rayrec.pipeline.embedding_training import model_fingerprint, settings_of
+from rayrec.pipeline.interaction_ingest import histories, read_catalogue
+from rayrec.pipeline.run_context import RunContext
+from rayrec.storage.layout import manifest_path
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 SECTION = """
 embeddings={
   horizon_days: 7.0,
   model: {encoder_width: 16, width: 32, heads: 2, feedforward: 32, layers: 1, dim: 16},
-  training: {cuts: 1, epochs: 1, users: 80},
+  training: {cutoffs: 1, epochs: 1, users: 80},
   instructions: {
     again: {text: Will this shopper come again, answer: {kind: again}},
     next: {text: What will this shopper want next, answer: {kind: next}},
@@ -43,22 +43,26 @@ embeddings={
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("shop"), seed=3, users=120)
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
+    return make_synthetic_dataset(tmp_path_factory.mktemp("shop"), seed=3, users=120)
 
 
-def day(shop: Shop, root: Path, *sets: str) -> Day:
+def day(shop: SyntheticDataset, root: Path, *sets: str) -> RunContext:
     config: Config = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={root}", SECTION, *sets])
-    return Day(config, shop.date)
+    return RunContext(config, shop.date)
 
 
 @pytest.fixture(scope="module")
-def published(local_ray: None, shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> tuple[Day, embed.Embedded]:
+def published(
+    local_ray: None, shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunContext, embedding_run.EmbedResult]:
     night = day(shop, tmp_path_factory.mktemp("out"))
-    return night, embed.run(night)
+    return night, embedding_run.run(night)
 
 
-def test_everybody_with_a_history_gets_a_vector_per_instruction(published: tuple[Day, embed.Embedded]) -> None:
+def test_everybody_with_a_history_gets_a_vector_per_instruction(
+    published: tuple[RunContext, embedding_run.EmbedResult],
+) -> None:
     night, embedded = published
     root, manifest = night.config.output.root, embedded.publication.manifest
     assert embedded.publication.outcome == "published"
@@ -73,19 +77,21 @@ def test_everybody_with_a_history_gets_a_vector_per_instruction(published: tuple
         assert all("profile" in sources for sources in table["sources"].to_pylist())
 
 
-def test_run_again_it_changes_nothing(published: tuple[Day, embed.Embedded]) -> None:
+def test_run_again_it_changes_nothing(published: tuple[RunContext, embedding_run.EmbedResult]) -> None:
     night, _ = published
     before = {file.path: file.version for file in night.storage.list()}
-    assert embed.run(night).already
+    assert embedding_run.run(night).already_published
     assert {file.path: file.version for file in night.storage.list()} == before
 
 
-def test_a_notebook_gets_the_published_vectors_from_the_model(published: tuple[Day, embed.Embedded]) -> None:
+def test_a_notebook_gets_the_published_vectors_from_the_model(
+    published: tuple[RunContext, embedding_run.EmbedResult],
+) -> None:
     night, embedded = published
     model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
     table = histories(night, 2)
-    viewer = model.viewer(Items.of(read_catalogue(night), "price"))
-    views = viewer(Events.of(table, night.event_weights, night.cut))
+    viewer = model.view_builder(Items.of(read_catalogue(night), "price"))
+    views = viewer(Events.of(table, night.event_weights, night.cutoff))
     found = model.embed(views, ["Is this shopper patient"])[0]
     users = table["user_id"].to_pylist()
     stored = read_embeddings(night.config.output.root, night.date, "patient", users=users)
@@ -94,20 +100,24 @@ def test_a_notebook_gets_the_published_vectors_from_the_model(published: tuple[D
     np.testing.assert_array_equal(vectors_of(stored), found[order])
 
 
-def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(published: tuple[Day, embed.Embedded]) -> None:
+def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(
+    published: tuple[RunContext, embedding_run.EmbedResult],
+) -> None:
     night, _ = published
     whole = read_embeddings(night.config.output.root, night.date, "again")
     night.storage.delete(manifest_path(night.date, "embeddings"))
     run_id = record_of(night).run_id
     night.storage.delete(f"runs/dt={night.dt}/{run_id}/receipts/shard=0001.json")
-    assert embed.run(night).publication.outcome == "published"
+    assert embedding_run.run(night).publication.outcome == "published"
     assert read_embeddings(night.config.output.root, night.date, "again", verify=True).equals(whole)
 
 
-def test_shards_do_not_change_a_vector(published: tuple[Day, embed.Embedded], shop: Shop, tmp_path: Path) -> None:
+def test_shards_do_not_change_a_vector(
+    published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
+) -> None:
     night, _ = published
     other = day(shop, tmp_path, "data.shards=2")
-    embed.run(other)
+    embedding_run.run(other)
     one, two = (
         pa.table(read_embeddings(d.config.output.root, d.date, "next")).sort_by("user_id") for d in (night, other)
     )
@@ -116,14 +126,14 @@ def test_shards_do_not_change_a_vector(published: tuple[Day, embed.Embedded], sh
 
 
 def test_neighbours_are_published_beside_the_vectors_they_are_of(
-    published: tuple[Day, embed.Embedded], shop: Shop
+    published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
 ) -> None:
     night, embedded = published
     root = night.config.output.root
     more = day(shop, Path(root), "embeddings.neighbours={users: 5, items: 3}")
     before = {file.path: file.version for file in night.storage.list("embeddings")}
-    first = embed.run(more)
-    assert first.already
+    first = embedding_run.run(more)
+    assert first.already_published
     assert first.neighbours is not None
     assert first.neighbours.manifest.arms == ("again.users", "next.users", "patient.users", "next.items")
     assert {file.path: file.version for file in night.storage.list("embeddings")} == before
@@ -145,16 +155,18 @@ def test_neighbours_are_published_beside_the_vectors_they_are_of(
     asked = vectors_of(read_embeddings(root, night.date, "next", users=users[:1]))[0]
     best = items.filter(pc.equal(items["user_id"], users[0]))["similarity"].to_numpy()
     np.testing.assert_allclose(best, np.sort(named @ asked)[:-4:-1], atol=1e-6)
-    again = embed.run(more).neighbours
+    again = embedding_run.run(more).neighbours
     assert again is not None
     assert again.manifest == first.neighbours.manifest
     with pytest.raises(PublicationError, match=r"neighbours\.users: 5 -> 6"):
-        embed.run(day(shop, Path(root), "embeddings.neighbours={users: 6, items: 3}"))
+        embedding_run.run(day(shop, Path(root), "embeddings.neighbours={users: 6, items: 3}"))
     with pytest.raises(ConfigError, match="kind next"):
         day(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
 
 
-def test_what_the_vectors_rest_on_is_published_beside_them(published: tuple[Day, embed.Embedded], shop: Shop) -> None:
+def test_what_the_vectors_rest_on_is_published_beside_them(
+    published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
+) -> None:
     night, embedded = published
     root = night.config.output.root
     swept = [file.path for file in night.storage.list("work")]
@@ -162,15 +174,15 @@ def test_what_the_vectors_rest_on_is_published_beside_them(published: tuple[Day,
     for path in swept:
         night.storage.delete(path)  # what is needed of it is read again
     more = day(shop, Path(root), "embeddings.influence={events: 3}")
-    first = embed.run(more)
-    assert first.already
+    first = embedding_run.run(more)
+    assert first.already_published
     assert first.influences is not None
     assert first.influences.manifest.arms == ("again", "next", "patient")
     table = histories(night, 1).sort_by("user_id")
     model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
     catalogue = read_catalogue(night)
-    events = Events.of(table, night.event_weights, night.cut)
-    found = leave_one_out(model, model.viewer(Items.of(catalogue, "price")), events, ["Is this shopper patient"])
+    events = Events.of(table, night.event_weights, night.cutoff)
+    found = leave_one_out(model, model.view_builder(Items.of(catalogue, "price")), events, ["Is this shopper patient"])
     users = table["user_id"].to_pylist()
     rows = read_influences(root, night.date, "patient", users=users, verify=True)
     assert not any(rows["left_out"].to_pylist())
@@ -184,28 +196,28 @@ def test_what_the_vectors_rest_on_is_published_beside_them(published: tuple[Day,
         assert part["user_id"].to_pylist() == [user] * many
         assert part["rank"].to_pylist() == list(range(1, many + 1))
         np.testing.assert_array_equal(part["influence"].to_numpy(), found.influence[0, own][best])
-        np.testing.assert_array_equal(part["agreement"].to_numpy(), found.agreement[0, own][best])
+        np.testing.assert_array_equal(part["agreement"].to_numpy(), found.alignment[0, own][best])
         items = [catalogue["item_id"][int(code)].as_py() for code in events.item[own][best]]
         assert part["item_id"].to_pylist() == items
         assert part["ts"].cast(pa.int64()).to_pylist() == events.ts[own][best].tolist()
         at += many
     assert at == len(rows)
-    again = embed.run(more).influences
+    again = embedding_run.run(more).influences
     assert again is not None
     assert again.manifest == first.influences.manifest
     with pytest.raises(PublicationError, match=r"influence\.events: 3 -> 4"):
-        embed.run(day(shop, Path(root), "embeddings.influence={events: 4}"))
+        embedding_run.run(day(shop, Path(root), "embeddings.influence={events: 4}"))
 
 
 def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
-    published: tuple[Day, embed.Embedded], shop: Shop, tmp_path: Path
+    published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     night, _ = published
     instruction = "embeddings.instructions.patient={text: Is this shopper patient, leave_out: 0.3}"
     less = day(shop, tmp_path, instruction, "embeddings.influence={events: 1000}")
     assert model_fingerprint(less) == model_fingerprint(night)
     assert record_of(less).identity != record_of(night).identity
-    embed.run(less)
+    embedding_run.run(less)
     rows = read_influences(tmp_path, night.date, "patient")
     gone = rows.filter(rows["left_out"])
     assert 0 < len(gone) < 0.3 * len(rows)
@@ -216,29 +228,29 @@ def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
     user = gone["user_id"][0].as_py()
     codes = {item: code for code, item in enumerate(read_catalogue(less)["item_id"].to_pylist())}
     table = pa.concat_tables([histories(less, shard) for shard in range(less.config.data.shards)])
-    events = Events.of(table.filter(pc.equal(table["user_id"], user)), less.event_weights, less.cut)
+    events = Events.of(table.filter(pc.equal(table["user_id"], user)), less.event_weights, less.cutoff)
     without = gone.filter(pc.equal(gone["user_id"], user))
     pairs = set(
         zip((codes[i] for i in without["item_id"].to_pylist()), without["ts"].cast(pa.int64()).to_pylist(), strict=True)
     )
     kept = np.array([pair not in pairs for pair in zip(events.item.tolist(), events.ts.tolist(), strict=True)])
     model = Embedder.load(less.storage, model_fingerprint(less))
-    viewer = model.viewer(Items.of(read_catalogue(less), "price"))
+    viewer = model.view_builder(Items.of(read_catalogue(less), "price"))
     expected = model.embed(viewer(events.filter(kept)), ["Is this shopper patient"])[0]
     np.testing.assert_array_equal(vectors_of(read_embeddings(tmp_path, less.date, "patient", users=[user])), expected)
 
 
-def test_embeddings_do_not_change_what_slates_are(shop: Shop, tmp_path: Path) -> None:
+def test_embeddings_do_not_change_what_slates_are(shop: SyntheticDataset, tmp_path: Path) -> None:
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
     assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
     with pytest.raises(ConfigError, match="does not say what to embed"):
-        settings_of(Day(plain, shop.date))
+        settings_of(RunContext(plain, shop.date))
 
 
-def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: Shop, tmp_path: Path) -> None:
+def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: SyntheticDataset, tmp_path: Path) -> None:
     night = day(shop, tmp_path)
     more = day(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
-    taught = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
+    windows = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
     assert model_fingerprint(more) == model_fingerprint(night)
-    assert model_fingerprint(taught) != model_fingerprint(night)
+    assert model_fingerprint(windows) != model_fingerprint(night)
     assert record_of(more).identity != record_of(night).identity

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayrec.embeddings.embedding_products import NEIGHBOURS
+from rayrec.embeddings.embedding_schema import check_neighbours, neighbour_table
 from rayrec.embeddings.neighbours import Index
-from rayrec.embeddings.publication import NEIGHBOURS
-from rayrec.embeddings.schema import check_neighbours, neighbour_table
 from rayrec.errors import PublicationError
-from rayrec.hashing import shard_of
+from rayrec.numerics.hashing import shard_of
 
 SHARDS = 2
 USERS = pa.array([f"user-{n:02d}" for n in range(40)])
@@ -36,7 +36,7 @@ def test_nearest_are_the_best_of_all_pairs_and_equals_come_in_order(
 ) -> None:
     vectors = unit(10, seed)[group]  # people of one group are equal to the last bit
     places = np.arange(len(group))
-    found = Index(vectors).nearest(vectors, k, places if own else None)
+    found = Index(vectors).search(vectors, k, places if own else None)
     for row in places:
         similarity = np.einsum("nd,d->n", vectors, vectors[row])
         expected = sorted((n for n in places if not (own and n == row)), key=lambda n: (-similarity[n], n))[:k]
@@ -49,18 +49,18 @@ def test_nearest_are_the_best_of_all_pairs_and_equals_come_in_order(
 
 def test_company_does_not_change_a_bit() -> None:
     index, queries = Index(unit(3000, 1, 64)), unit(1500, 2, 64)
-    together = index.nearest(queries, 20)
+    together = index.search(queries, 20)
     for part in (slice(0, 1), slice(700, 733), slice(1499, 1500)):
-        alone = index.nearest(queries[part], 20)
+        alone = index.search(queries[part], 20)
         assert np.array_equal(alone.place, together.place[part])
         assert np.array_equal(alone.similarity, together.similarity[part])
-    assert index.nearest(queries[:0], 20).place.shape == (0, 20)
+    assert index.search(queries[:0], 20).place.shape == (0, 20)
 
 
 def listed(of: str = "users") -> pa.Table:
     vectors = unit(len(USERS), 3)
     rows = np.flatnonzero(shard_of(USERS, SHARDS) == 0)
-    nearest = Index(vectors).nearest(vectors[rows], 3, rows if of == "users" else None)
+    nearest = Index(vectors).search(vectors[rows], 3, rows if of == "users" else None)
     return neighbour_table(OURS, "gifts", of, USERS, nearest)
 
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 
 from rayrec.embeddings import read_embeddings, vectors_of
-from rayrec.embeddings.publication import EMBEDDINGS
-from rayrec.embeddings.schema import embedding_schema, embedding_table
+from rayrec.embeddings.embedding_products import EMBEDDINGS
+from rayrec.embeddings.embedding_schema import embedding_schema, embedding_table
 from rayrec.errors import PublicationError
-from rayrec.hashing import digest, shard_of
-from rayrec.publishing import Input, Provenance, Run, RunRecord, UserCounts, find_manifest
+from rayrec.numerics.hashing import digest, shard_of
+from rayrec.publishing import InputRecord, Provenance, PublishingRun, RunRecord, UserCounts, find_manifest
 from rayrec.storage import Storage
 
 DATE = datetime.date(2011, 8, 31)
@@ -27,8 +27,16 @@ PROVENANCE = Provenance(users_in=len(USERS), models={"embedder": "f"})
 
 
 def record(dim: int = DIM) -> RunRecord:
-    meaning = {"embeddings": {"model": {"dim": dim}}}
-    return RunRecord(DATE, digest(meaning), meaning, (Input("events.csv", 1, "a"),), SHARDS, TEXTS, "code-1")
+    fingerprinted_settings = {"embeddings": {"model": {"dim": dim}}}
+    return RunRecord(
+        DATE,
+        digest(fingerprinted_settings),
+        fingerprinted_settings,
+        (InputRecord("events.csv", 1, "a"),),
+        SHARDS,
+        TEXTS,
+        "code-1",
+    )
 
 
 def tables_of(shard: int, dim: int = DIM) -> dict[str, pa.Table]:
@@ -43,7 +51,7 @@ def tables_of(shard: int, dim: int = DIM) -> dict[str, pa.Table]:
     return found
 
 
-def commit(run: Run, shards: range = range(SHARDS), dim: int = DIM) -> None:
+def commit(run: PublishingRun, shards: range = range(SHARDS), dim: int = DIM) -> None:
     for shard in shards:
         tables = tables_of(shard, dim)
         run.commit(shard, tables, UserCounts(tables["gifts"].num_rows, tables["gifts"].num_rows))
@@ -51,7 +59,7 @@ def commit(run: Run, shards: range = range(SHARDS), dim: int = DIM) -> None:
 
 def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = Run.open(storage, record(), EMBEDDINGS)
+    run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)
     assert run.publish(PROVENANCE).outcome == "published"
     table = read_embeddings(tmp_path, DATE, "bags", verify=True)
@@ -66,7 +74,7 @@ def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
 
 
 def test_a_date_may_be_given_in_words(tmp_path: Path) -> None:
-    run = Run.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
+    run = PublishingRun.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
     commit(run)
     run.publish(PROVENANCE)
     for date in ("2011-08-31", datetime.datetime(2011, 8, 31, 7, 30)):
@@ -77,10 +85,10 @@ def test_a_date_may_be_given_in_words(tmp_path: Path) -> None:
 
 def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    commit(Run.open(storage, record(), EMBEDDINGS), range(2))
+    commit(PublishingRun.open(storage, record(), EMBEDDINGS), range(2))
     with pytest.raises(PublicationError, match="no embeddings are published"):
         read_embeddings(tmp_path, DATE, "bags")
-    resumed = Run.open(storage, record(), EMBEDDINGS)
+    resumed = PublishingRun.open(storage, record(), EMBEDDINGS)
     assert sorted(resumed.receipts()) == [0, 1]
     with pytest.raises(PublicationError, match="1 of 3 shards are not done"):
         resumed.publish(PROVENANCE)
@@ -90,24 +98,24 @@ def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts
 
 def test_the_same_run_again_does_nothing_and_another_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = Run.open(storage, record(), EMBEDDINGS)
+    run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)
     run.publish(PROVENANCE)
     before = {file.path: file.version for file in storage.list()}
-    again = Run.open(storage, record(), EMBEDDINGS)
+    again = PublishingRun.open(storage, record(), EMBEDDINGS)
     assert again.published == find_manifest(storage, DATE, "embeddings")
     assert {file.path: file.version for file in storage.list()} == before
     with pytest.raises(PublicationError, match=r"embeddings\.model\.dim: 4 -> 8"):
-        Run.open(storage, record(8), EMBEDDINGS)
+        PublishingRun.open(storage, record(8), EMBEDDINGS)
 
 
 def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    runs = [Run.open(storage, record(), EMBEDDINGS) for _ in range(4)]
-    other = Run.open(storage, record(8), EMBEDDINGS)
+    runs = [PublishingRun.open(storage, record(), EMBEDDINGS) for _ in range(4)]
+    other = PublishingRun.open(storage, record(8), EMBEDDINGS)
     commit(other, dim=8)
 
-    def drive(run: Run) -> str:
+    def drive(run: PublishingRun) -> str:
         commit(run)
         return run.publish(PROVENANCE).outcome
 
@@ -125,7 +133,7 @@ def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: 
 
 def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = Run.open(storage, record(), EMBEDDINGS)
+    run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)
     manifest = run.publish(PROVENANCE).manifest
     path = next(file.path for file in manifest.files if file.arm == "gifts")
@@ -151,7 +159,7 @@ def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_embedding_is_not_written(tmp_path: Path, wrong: object, says: str) -> None:
-    run = Run.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
+    run = PublishingRun.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
     tables = tables_of(0)
     users = UserCounts(tables["gifts"].num_rows, tables["gifts"].num_rows)
     with pytest.raises(PublicationError, match=says):

@@ -10,18 +10,18 @@ import pytest
 import torch
 from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, items, settings, trained
 
-from rayrec.config.embeddings import Answer
-from rayrec.contracts.ragged import Ragged
+from rayrec.config.embeddings_section import Answer
+from rayrec.data.ragged import Ragged
 from rayrec.embeddings import Embedder, Events, Items
-from rayrec.embeddings.answers import answer
-from rayrec.embeddings.lessons import askable, lessons, moments
-from rayrec.embeddings.losses import info_nce, said
-from rayrec.embeddings.start import start_words
+from rayrec.embeddings.instruction_answers import answer
+from rayrec.embeddings.losses import answer_nll, info_nce
+from rayrec.embeddings.source_views import View
 from rayrec.embeddings.training import train
-from rayrec.embeddings.views import View
+from rayrec.embeddings.training_windows import sample_training_users, training_windows, window_cutoffs
+from rayrec.embeddings.word_initialization import initial_word_vectors
 from rayrec.errors import DataError
-from rayrec.hashing import shard_of
-from rayrec.units import DAY_US
+from rayrec.numerics.hashing import shard_of
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 
 def unit(rows: list[list[float]]) -> torch.Tensor:
@@ -52,13 +52,13 @@ def test_a_closed_answer_counts_by_its_sum_and_an_open_one_by_its_mean() -> None
     logits = torch.zeros(3, 4)  # each word costs log 4
     words, example = torch.tensor([1, 2, 3]), torch.tensor([0, 0, 1])
     log4 = math.log(4)
-    assert float(said(logits, words, example, torch.tensor([True, True]))) == pytest.approx((2 * log4 + log4) / 2)
-    assert float(said(logits, words, example, torch.tensor([False, True]))) == pytest.approx(log4)
+    assert float(answer_nll(logits, words, example, torch.tensor([True, True]))) == pytest.approx((2 * log4 + log4) / 2)
+    assert float(answer_nll(logits, words, example, torch.tensor([False, True]))) == pytest.approx(log4)
 
 
 def one_user(item: list[int], day: list[float], event: list[int], value: list[float], now: int) -> Events:
     of = np.array(event, np.int8)
-    ts = (np.array(day) * DAY_US).astype(np.int64)
+    ts = (np.array(day) * MICROSECONDS_PER_DAY).astype(np.int64)
     weight = np.asarray(WEIGHTS, np.float32)[of]
     return Events(np.array([0, len(item)]), np.array(item, np.int32), ts, of, weight, np.array(value, np.float32), now)
 
@@ -76,8 +76,10 @@ def one_user(item: list[int], day: list[float], event: list[int], value: list[fl
     ],
 )
 def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, text: str) -> None:
-    before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * DAY_US)  # lamps at price 1
-    after = one_user([1, 2], [11, 12], [0, 2], [4, 9], 20 * DAY_US)  # a chair at price 2 bought, a vase returned
+    before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * MICROSECONDS_PER_DAY)  # lamps at price 1
+    after = one_user(
+        [1, 2], [11, 12], [0, 2], [4, 9], 20 * MICROSECONDS_PER_DAY
+    )  # a chair at price 2 bought, a vase returned
     found = answer(Answer.model_validate(asked), before, after, items())
     assert found.text == (text,)
     assert found.closed == (asked["kind"] != "next")
@@ -85,10 +87,13 @@ def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, tex
 
 
 def test_who_was_not_there_before_is_not_asked_and_who_took_nothing_has_no_taste() -> None:
-    nobody = one_user([], [], [], [], 10 * DAY_US)
-    after = one_user([1], [11], [0], [4], 20 * DAY_US)
+    nobody = one_user([], [], [], [], 10 * MICROSECONDS_PER_DAY)
+    after = one_user([1], [11], [0], [4], 20 * MICROSECONDS_PER_DAY)
     assert answer(Answer(kind="again"), nobody, after, items()).text == ("",)
-    before, nothing = one_user([1], [1], [0], [4], 10 * DAY_US), one_user([], [], [], [], 20 * DAY_US)
+    before, nothing = (
+        one_user([1], [1], [0], [4], 10 * MICROSECONDS_PER_DAY),
+        one_user([], [], [], [], 20 * MICROSECONDS_PER_DAY),
+    )
     assert answer(Answer(kind="again"), before, nothing, items()).text == ("no again",)
     assert answer(Answer(kind="takes", words=("chair",)), before, nothing, items()).text == ("",)
     assert answer(Answer(kind="next"), before, nothing, items()).text == ("",)
@@ -103,11 +108,11 @@ def test_nothing_at_or_after_the_date_is_learned_from() -> None:
         if field.name != "user_id":
             column = Ragged.from_arrow(table[field.name]).filter(past).to_arrow(field.type.value_type)
             known = known.set_column(known.schema.get_field_index(field.name), field, column)
-    with_future = lessons(given, table, items(), WEIGHTS, NOW)
-    without = lessons(given, known, items(), WEIGHTS, NOW)
-    for one, other, cut in zip(with_future, without, moments(given, NOW), strict=True):
-        assert cut + 10 * DAY_US <= NOW
-        assert one.before.ts.max() < cut
+    with_future = training_windows(given, table, items(), WEIGHTS, NOW)
+    without = training_windows(given, known, items(), WEIGHTS, NOW)
+    for one, other, cutoff in zip(with_future, without, window_cutoffs(given, NOW), strict=True):
+        assert cutoff + 10 * MICROSECONDS_PER_DAY <= NOW
+        assert one.before.ts.max() < cutoff
         np.testing.assert_array_equal(one.before.item, other.before.item)
         assert [a.text for a in one.answers] == [a.text for a in other.answers]
 
@@ -116,7 +121,9 @@ def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
     given, table = settings(), histories()
     backwards = table.take(np.arange(len(table))[::-1])
     for one, other in zip(
-        lessons(given, table, items(), WEIGHTS, NOW), lessons(given, backwards, items(), WEIGHTS, NOW), strict=True
+        training_windows(given, table, items(), WEIGHTS, NOW),
+        training_windows(given, backwards, items(), WEIGHTS, NOW),
+        strict=True,
     ):
         np.testing.assert_array_equal(one.before.ts, other.before.ts)
         np.testing.assert_array_equal(one.held_out, other.held_out)
@@ -124,9 +131,9 @@ def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
 
 def test_of_many_users_the_share_held_out_is_that_of_few() -> None:
     """Those who are chosen have the smallest hashes; who of them is held out goes by other bits."""
-    training = {"cuts": 1, "every_days": 10.0, "users": 400, "held_out": 0.1}
-    (few,) = lessons(settings(training=training), histories(users=400), items(), WEIGHTS, NOW)
-    (some,) = lessons(settings(training=training), histories(users=4000), items(), WEIGHTS, NOW)
+    training = {"cutoffs": 1, "every_days": 10.0, "users": 400, "held_out": 0.1}
+    (few,) = training_windows(settings(training=training), histories(users=400), items(), WEIGHTS, NOW)
+    (some,) = training_windows(settings(training=training), histories(users=4000), items(), WEIGHTS, NOW)
     assert len(some.held_out) == 400
     for lesson in (few, some):
         assert abs(lesson.held_out.mean() - 0.1) < 0.05  # 3 standard deviations
@@ -146,7 +153,7 @@ def test_an_instruction_that_is_only_asked_changes_no_weight(embedder: Embedder)
 
 
 def test_without_users_held_out_the_last_epoch_counts() -> None:
-    training = {"cuts": 1, "every_days": 10.0, "epochs": 3, "patience": 1, "batch_users": 16, "held_out": 1e-9}
+    training = {"cutoffs": 1, "every_days": 10.0, "epochs": 3, "patience": 1, "batch_users": 16, "held_out": 1e-9}
     found = trained(settings(training=training))
     assert found.card["epochs"] == 3
     assert [sorted(row) for row in found.card["curve"]] == [["epoch", "loss"]] * 3
@@ -155,7 +162,7 @@ def test_without_users_held_out_the_last_epoch_counts() -> None:
 def test_words_that_stand_together_begin_together() -> None:
     lines = np.array([[1, 2], [1, 2], [3, 4], [3, 4]] * 10, np.int32)
     view = View(lines, np.ones(lines.shape, np.float32), np.ones(40, np.int64))
-    start = start_words([{"events": view}], 6, 4)
+    start = initial_word_vectors([{"events": view}], 6, 4)
     length = np.linalg.norm(start, axis=1)
     assert (length[[0, 5]] < 1e-6).all()
     cosine = start @ start.T / np.maximum(np.outer(length, length), 1e-9)
@@ -166,20 +173,27 @@ def test_words_that_stand_together_begin_together() -> None:
 def test_nothing_to_learn_from_is_an_error_in_words() -> None:
     given = settings()
     table = histories()
-    taught = lessons(given, table, items(), WEIGHTS, 5 * DAY_US)
+    windows = training_windows(given, table, items(), WEIGHTS, 5 * MICROSECONDS_PER_DAY)
     with pytest.raises(DataError, match="nothing to train"):
-        train(given, taught, items())
+        train(given, windows, items())
 
 
 def test_it_learns_what_users_like() -> None:
     """Users like one of three kinds; told apart by lamps, those who like lamps come out on the lamps' side."""
-    training = {"cuts": 3, "every_days": 10.0, "epochs": 12, "patience": 12, "batch_users": 16, "learning_rate": 5e-3}
+    training = {
+        "cutoffs": 3,
+        "every_days": 10.0,
+        "epochs": 12,
+        "patience": 12,
+        "batch_users": 16,
+        "learning_rate": 5e-3,
+    }
     table = histories(users=240, seed=3)
     found = trained(settings(training=training), table)
     whole = Events.of(table, WEIGHTS, NOW)
     whole = whole.take(np.flatnonzero(whole.lengths >= 8))
     lamps = np.add.reduceat((whole.item % 3 == 0).astype(float), whole.offsets[:-1]) / whole.lengths
-    vectors = found.embed(found.viewer(Items.of(catalogue(), "price"))(whole), [QUESTIONS["lamps"]["text"]])[0]
+    vectors = found.embed(found.view_builder(Items.of(catalogue(), "price"))(whole), [QUESTIONS["lamps"]["text"]])[0]
     likes = lamps > 0.6
     half = np.arange(len(likes)) % 2 == 0
     toward = vectors[half & likes].mean(0) - vectors[half & ~likes].mean(0)
@@ -195,13 +209,13 @@ def test_events_are_counted_before_the_date_only() -> None:
 
 
 def test_lessons_are_the_same_of_the_users_whom_they_take_alone() -> None:
-    few = settings(training={"cuts": 2, "every_days": 30.0, "users": 7})
+    few = settings(training={"cutoffs": 2, "every_days": 30.0, "users": 7})
     table = histories(users=200)
     shard = shard_of(table["user_id"], 4)
     shards = [table.filter(pa.array(shard == k)) for k in range(4)]
-    kept = askable(few, shards, WEIGHTS, NOW)
+    kept = sample_training_users(few, shards, WEIGHTS, NOW)
     assert 7 <= kept.num_rows <= 14
-    found, whole = (lessons(few, rows, items(), WEIGHTS, NOW) for rows in (kept, table))
+    found, whole = (training_windows(few, rows, items(), WEIGHTS, NOW) for rows in (kept, table))
     for one, other in zip(found, whole, strict=True):
         assert len(one.before) == 7
         for name in ("offsets", "item", "ts", "event"):

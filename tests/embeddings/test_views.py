@@ -8,19 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_users import NOW, WEIGHTS, catalogue, events, histories, items, settings
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.embeddings import Embedder, Events
-from rayrec.embeddings.events import attribute
-from rayrec.embeddings.profile import FEATURES, features
-from rayrec.embeddings.views import FIELDS, Scales, Viewer
-from rayrec.embeddings.vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
-from rayrec.units import DAY_US
+from rayrec.embeddings.rfm_features import FEATURES, features
+from rayrec.embeddings.source_events import attribute
+from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
+from rayrec.embeddings.view_vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 
-def viewer() -> Viewer:
+def viewer() -> ViewBuilder:
     given_ = settings(dislike_at_most=2.0)
     vocabulary = Vocabulary.learn(items().text, ["yes no"], FIELDS, items().item_id, 1)
-    return Viewer(given_, vocabulary, Scales.learn([events()], items()), items())
+    return ViewBuilder(given_, vocabulary, FeatureScaler.learn([events()], items()), items())
 
 
 def test_nothing_at_or_after_the_moment_is_known() -> None:
@@ -28,7 +28,7 @@ def test_nothing_at_or_after_the_moment_is_known() -> None:
     known = events(table)
     assert known.ts.max() < NOW
     assert len(known.ts) == (Ragged.from_arrow(table["ts"]).values < NOW).sum()
-    later = Events.of(table, WEIGHTS, NOW + 20 * DAY_US)
+    later = Events.of(table, WEIGHTS, NOW + 20 * MICROSECONDS_PER_DAY)
     for name, view in viewer()(known).items():
         again = viewer()(later.filter(later.ts < NOW).take(np.arange(len(later))))
         assert (again[name].lengths == view.lengths).all()
@@ -67,7 +67,7 @@ def test_dislikes_are_negative_weights_and_low_values() -> None:
 def test_only_the_newest_lines_are_read() -> None:
     short = settings(sources={"events": {"kind": "events", "newest": 3}}, dislike_at_most=2.0)
     full = viewer()
-    cut = Viewer(short, full._vocabulary, full._scales, items())
+    cut = ViewBuilder(short, full._vocabulary, full._scales, items())
     whole, kept = full(events())["events"], cut(events())["events"]
     np.testing.assert_array_equal(kept.lengths, np.minimum(whole.lengths, 3))
     last = np.cumsum(whole.lengths) - 1
@@ -76,7 +76,7 @@ def test_only_the_newest_lines_are_read() -> None:
 
 def test_sessions_end_at_a_long_pause() -> None:
     whole = events().take(np.array([0]))
-    ts = np.array([0, 1, 2, 10, 11, 100]) * DAY_US // 24  # hours
+    ts = np.array([0, 1, 2, 10, 11, 100]) * MICROSECONDS_PER_DAY // 24  # hours
     one = Events(
         np.array([0, 6]),
         whole.item[:1].repeat(6),
@@ -90,7 +90,7 @@ def test_sessions_end_at_a_long_pause() -> None:
 
 
 def test_the_profile_counts_what_it_says() -> None:
-    day = np.array([1, 1, 40, 95]) * DAY_US
+    day = np.array([1, 1, 40, 95]) * MICROSECONDS_PER_DAY
     one = Events(
         np.array([0, 4, 4]),
         np.array([0, 0, 1, 2], np.int32),
@@ -165,8 +165,8 @@ def test_buckets_keep_the_order_of_numbers(numbers: list[float]) -> None:
 
 
 def test_an_item_that_came_later_is_read_by_its_words(embedder: Embedder) -> None:
-    known = embedder.viewer(items())
+    known = embedder.view_builder(items())
     renamed = type(items())(tuple(f"new-{k}" for k in items().item_id), items().text, items().price)
-    old, new = known(events())["events"], embedder.viewer(renamed)(events())["events"]
+    old, new = known(events())["events"], embedder.view_builder(renamed)(events())["events"]
     assert (new.words[:, 0] == PAD).all()
     np.testing.assert_array_equal(new.words[:, 1:], old.words[:, 1:])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from nights import Made, make
+from small_runs import Made, make
 
-from rayrec.pipeline import daily
-from rayrec.pipeline.daily import Night
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.daily_run import RunResult
 
 
 @pytest.fixture(scope="session")
-def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Night]:
+def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
     made = make(tmp_path_factory.mktemp("shop"))
-    return made, daily.run(made.day(made.root))
+    return made, daily_run.run(made.context(made.root))

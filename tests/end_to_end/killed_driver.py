@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from rayrec import cluster
 from rayrec.config import load
-from rayrec.pipeline import daily, ingest, score
-from rayrec.pipeline.commit import Commit
-from rayrec.pipeline.day import Day
+from rayrec.pipeline import daily_run, interaction_ingest, scoring
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.slate_commit import CommitShard
+from rayrec.ray_support import cluster
 from rayrec.storage import Storage
 
 DRIVER = "RAYREC_TEST_DRIVER"  # the driver's pid, for the workers of its local cluster
@@ -46,7 +46,7 @@ class Killing:
         self._stage.nobody(shard)
 
 
-class CommitWithoutReceipt(Commit):
+class CommitWithoutReceipt(CommitShard):
     """The driver dies when a shard's files are written and its receipt is not."""
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
@@ -68,7 +68,7 @@ def kill_in(module: Any, name: str, *, after: bool = False) -> None:
 
 def kill_before(name: str) -> None:
     """The driver itself, when the night comes to this step."""
-    setattr(daily, name, lambda *args, **kwargs: kill_driver())
+    setattr(daily_run, name, lambda *args, **kwargs: kill_driver())
 
 
 def kill_at_publication(*, after: bool) -> None:
@@ -85,26 +85,26 @@ def kill_at_publication(*, after: bool) -> None:
 
 
 MOMENTS: dict[str, Callable[[], None]] = {
-    "while events are read": lambda: kill_in(ingest, "IngestSplit"),
-    "between two shards of histories": lambda: kill_in(ingest, "GroupShard", after=True),
-    "before the fit": lambda: kill_before("fit_models"),
-    "before the tuning": lambda: kill_before("tune_models"),
-    "before the blend": lambda: kill_before("fit_blends"),
-    "in the middle of a shard": lambda: kill_in(score, "RetrieveShard", after=True),
-    "after a file, before its receipt": lambda: setattr(daily, "Commit", CommitWithoutReceipt),
-    "between two shards": lambda: kill_in(daily, "Commit", after=True),
+    "while events are read": lambda: kill_in(interaction_ingest, "IngestSplit"),
+    "between two shards of histories": lambda: kill_in(interaction_ingest, "GroupShard", after=True),
+    "before the fit": lambda: kill_before("fit_item_models"),
+    "before the tuning": lambda: kill_before("tune_llms"),
+    "before the blend": lambda: kill_before("fit_blenders"),
+    "in the middle of a shard": lambda: kill_in(scoring, "RetrieveShard", after=True),
+    "after a file, before its receipt": lambda: setattr(daily_run, "CommitShard", CommitWithoutReceipt),
+    "between two shards": lambda: kill_in(daily_run, "CommitShard", after=True),
     "before the publication": lambda: kill_at_publication(after=False),
     "just after the publication": lambda: kill_at_publication(after=True),
 }
 
 
 def main() -> None:
-    config, day, moment, *overrides = sys.argv[1:]
+    config, context, moment, *overrides = sys.argv[1:]
     os.environ[DRIVER] = str(os.getpid())
     MOMENTS[moment]()
-    work = Day(load(config, overrides), date.fromisoformat(day))
+    work = RunContext(load(config, overrides), date.fromisoformat(context))
     with cluster.connect(work.config.resources):
-        daily.run(work)
+        daily_run.run(work)
 
 
 if __name__ == "__main__":

@@ -9,39 +9,39 @@ import pyarrow as pa
 import pytest
 import ray
 import test_blend_resumes as this_module
-from nights import Made
+from small_runs import Made
 
-from rayrec.pipeline import score
-from rayrec.pipeline.daily import Night
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ingest
-from rayrec.pipeline.learn import blend_fingerprint, fit_blends, fit_models, tune_models
-from rayrec.pipeline.lesson_files import lessons_folder
-from rayrec.pipeline.models import blend_of
+from rayrec.pipeline import scoring
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.interaction_ingest import ingest
+from rayrec.pipeline.model_fitting import blender_fingerprint, fit_blenders, fit_item_models, tune_llms
+from rayrec.pipeline.models import load_blender
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.training_example_files import training_examples_folder
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 SHARDS = 4
 
 
-class DenoiseSeen(score.DenoiseShard):
+class DenoiseSeen(scoring.DenoiseShard):
     """Leaves a file for each unit that it is given."""
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        (Path(self._scoring.day.storage.root) / f"seen-{unit}").touch()
+        (Path(self._scoring.context.storage.root) / f"seen-{unit}").touch()
         return super().__call__(unit, table)
 
 
-def blends(day: Day) -> dict[str, dict[str, object]]:
+def blends(context: RunContext) -> dict[str, dict[str, object]]:
     """Each rerank variant's weights, learned now."""
-    data = ingest(day)
-    named = fit_blends(day, data, tune_models(day, data, fit_models(day, data)))
-    return {variant: blend_of(day, fingerprint).to_plain() for variant, fingerprint in named.items()}
+    data = ingest(context)
+    named = fit_blenders(context, data, tune_llms(context, data, fit_item_models(context, data)))
+    return {variant: load_blender(context, fingerprint).to_dict() for variant, fingerprint in named.items()}
 
 
-def lessons(day: Day) -> dict[int, Path]:
+def lessons(context: RunContext) -> dict[int, Path]:
     """The file of each shard, as of the one cut."""
-    folder = Path(day.storage.root) / lessons_folder(day)
+    folder = Path(context.storage.root) / training_examples_folder(context)
     return {shard: next(folder.glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)}
 
 
@@ -50,44 +50,44 @@ def rows(file: Path) -> int:
         return reader.read_all().num_rows
 
 
-@pytest.mark.parametrize("overrides", [(), ("blend.sample_users=1",)], ids=["everybody", "hardly anybody"])
+@pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
 def test_no_lesson_is_read_twice(
-    first_night: tuple[Made, Night], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    first_night: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     made, _ = first_night
     root = made.prepared(tmp_path / "out")
-    day = made.day(root, *overrides)
-    whole = blends(day)
-    files = lessons(day)
+    context = made.context(root, *overrides)
+    whole = blends(context)
+    files = lessons(context)
     taught = {shard: rows(file) for shard, file in files.items()}
     assert (min(taught.values()) == 0) == bool(overrides), "a shard in which nobody teaches has a file too"
 
     shutil.rmtree(root / "models" / "blend")
     for shard in (1, 3):
         files[shard].unlink()
-    monkeypatch.setattr(score, "DenoiseShard", DenoiseSeen)
-    assert blends(day) == whole
+    monkeypatch.setattr(scoring, "DenoiseShard", DenoiseSeen)
+    assert blends(context) == whole
     assert sorted(path.name for path in root.glob("seen-*")) == ["seen-1", "seen-3"]
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
 
-def test_an_arm_learns_the_same_however_few_users_it_has(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+def test_an_arm_learns_the_same_however_few_users_it_has(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
     made, _ = first_night
     root = made.prepared(tmp_path / "out")
-    whole = blends(made.day(root))
+    whole = blends(made.context(root))
     shutil.rmtree(root / "models" / "blend")
     within = "arms.within={salt: another, low: 0, high: 0.5, others: control}"
-    few = made.day(root, within, "arms.assignment=split", "arms.variants.llm.share=0.1")
+    few = made.context(root, within, "arms.assignment=split", "arms.variants.llm.share=0.1")
     assert blends(few) == whole
 
 
-def test_a_blend_is_named_by_all_that_teaches_it(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+def test_a_blend_is_named_by_all_that_teaches_it(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
     made, _ = first_night
     root = made.prepared(tmp_path / "out")
 
     def named(*overrides: str) -> str:
-        day = made.day(root, *overrides)
-        return blend_fingerprint(day, day.arms.variants("rerank")[0], ())
+        context = made.context(root, *overrides)
+        return blender_fingerprint(context, context.arms.variants("rerank")[0], ())
 
     different = [
         (),

@@ -7,23 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nights import CONFIG, Made, differences
 from ray_heads import REPOSITORY, ray_head
+from small_runs import CONFIG, Made, differences
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
-from rayrec.pipeline import daily
-from rayrec.pipeline.daily import Night
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.daily_run import RunResult
 from rayrec.storage import Storage
 
 RUNS = 16
 WITHOUT_LLM = "rerank.method=none"
 
 
-def test_sixteen_runs_of_one_day(first_night: tuple[Made, Night], tmp_path: Path) -> None:
+def test_sixteen_runs_of_one_day(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
     made, _ = first_night
     alone = made.prepared(tmp_path / "alone")
-    daily.run(made.day(alone, WITHOUT_LLM))
+    daily_run.run(made.context(alone, WITHOUT_LLM))
     root = tmp_path / "out"
     shutil.copytree(alone / "models", root / "models")  # ingest and scoring are what they race for
     sets = [part for each in made.overrides(root, WITHOUT_LLM) for part in ("--set", each)]

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pytest
-from nights import CONFIG, Made
+from small_runs import CONFIG, Made
 from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from rayrec import read_slates
 from rayrec.errors import PublicationError
-from rayrec.evaluation.report import write_report
-from rayrec.pipeline import daily
-from rayrec.pipeline.daily import Night
-from rayrec.pipeline.reporting import people_worth_showing, report_data
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.run_report import report_data, select_example_users
 from rayrec.publishing.manifest import find_manifest
+from rayrec.reporting.html_report import write_report
 
 PLAIN = "{denoise: {method: none}, rerank: {method: none}, slate: {size: 20, %s}}"
 GREEDY, SOFT, WARMER, RULED = (
@@ -29,18 +29,20 @@ GREEDY, SOFT, WARMER, RULED = (
         "policy: greedy",
         "policy: plackett_luce, settings: {temperature: 0.3}",
         "policy: plackett_luce, settings: {temperature: 0.4}",
-        "rules: {max_per_category: 3}, diversify: {method: mmr}, fallback: {source: popularity, below_events: 15}",
+        "rules: {max_per_category: 3}, diversity: {method: mmr}, fallback: {source: popularity, below_events: 15}",
     )
 )
 ARMS = f"arms.variants={{soft: {SOFT}, warmer: {WARMER}, greedy: {GREEDY}, ruled: {RULED}}}"
 
 
 @pytest.fixture(scope="module")
-def explored(first_night: tuple[Made, Night], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, list[str], Path]:
+def explored(
+    first_night: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Made, list[str], Path]:
     made, _ = first_night
     output = made.prepared(tmp_path_factory.mktemp("explored"))
-    night = daily.run(made.day(output, ARMS))
-    write_report(report_data(night, people_worth_showing(night.day, night.manifest, 2)), night.day.storage)
+    night = daily_run.run(made.context(output, ARMS))
+    write_report(report_data(night, select_example_users(night.context, night.manifest, 2)), night.context.storage)
     return made, made.overrides(output, ARMS), output
 
 
@@ -117,17 +119,17 @@ def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Made, lis
 
 
 def test_a_split_that_does_not_look_like_its_shares_is_not_published(
-    first_night: tuple[Made, Night], tmp_path: Path
+    first_night: tuple[Made, RunResult], tmp_path: Path
 ) -> None:
     made, _ = first_night
     output = made.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"
-    strict = made.day(output, arms, "arms.assignment=split", "arms.sample_ratio_p=0.999")
+    strict = made.context(output, arms, "arms.assignment=split", "arms.sample_ratio_min_p=0.999")
     with pytest.raises(PublicationError, match="did not get the users of their shares"):
-        daily.run(strict)
+        daily_run.run(strict)
     assert find_manifest(strict.storage, made.shop.date) is None
-    usual = made.day(output, arms, "arms.assignment=split")
-    assert daily.run(usual).manifest.users.published == usual.arms.members(_users(made))["a"].size
+    usual = made.context(output, arms, "arms.assignment=split")
+    assert daily_run.run(usual).manifest.users.published == usual.arms.members(_users(made))["a"].size
 
 
 def _users(made: Made) -> pa.Array:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from nights import USERS, Made, differences
+from small_runs import USERS, Made, differences
 
 from rayrec import read_slates
-from rayrec.evaluation.evaluated import evaluate
-from rayrec.evaluation.summary import of_quantity
-from rayrec.pipeline import daily
-from rayrec.pipeline.daily import Night
-from rayrec.pipeline.kept import read_summaries
-from rayrec.publishing.targets import read_targets
+from rayrec.evaluation.evaluation_result import evaluate
+from rayrec.monitoring.run_statistics import counts_by_arm
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.run_artifacts import read_run_statistics
+from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 
 SPLIT = (
     "arms.assignment=split",
@@ -23,17 +23,17 @@ SPLIT = (
 
 
 @pytest.fixture(scope="module")
-def split(first_night: tuple[Made, Night], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, Night]:
+def split(first_night: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
     made, _ = first_night
-    return made, daily.run(made.day(made.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
+    return made, daily_run.run(made.context(made.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
 
 
-def slates_of(made: Made, night: Night, arm: str) -> pa.Table:
-    return read_slates(night.day.config.output.root, made.shop.date, arm=arm)
+def slates_of(made: Made, night: RunResult, arm: str) -> pa.Table:
+    return read_slates(night.context.config.output.root, made.shop.date, arm=arm)
 
 
 def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
-    first_night: tuple[Made, Night], split: tuple[Made, Night]
+    first_night: tuple[Made, RunResult], split: tuple[Made, RunResult]
 ) -> None:
     made, together = first_night
     _, apart = split
@@ -46,28 +46,30 @@ def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
     assert users + len(pc.unique(slates_of(made, apart, "soft")["user_id"])) == USERS
 
 
-def test_an_arm_s_llm_reads_its_users_and_those_of_the_arm_that_explores(split: tuple[Made, Night]) -> None:
+def test_an_arm_s_llm_reads_its_users_and_those_of_the_arm_that_explores(split: tuple[Made, RunResult]) -> None:
     made, night = split
     users = {arm: len(pc.unique(slates_of(made, night, arm)["user_id"])) for arm in night.manifest.arms}
     assert sum(night.manifest.engine.values()) == users["llm"] + users["soft"]
     shards = range(night.manifest.shards)
-    targets = pa.concat_tables([read_targets(night.day.storage, night.manifest, shard) for shard in shards])
+    targets = pa.concat_tables(
+        [read_counterfactual_propensities(night.context.storage, night.manifest, shard) for shard in shards]
+    )
     assert set(targets["target"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
     assert set(targets["slate_id"].to_pylist()) == set(slates_of(made, night, "soft")["slate_id"].to_pylist())
 
 
-def test_every_history_is_counted_once(split: tuple[Made, Night]) -> None:
+def test_every_history_is_counted_once(split: tuple[Made, RunResult]) -> None:
     _, night = split
-    lengths = of_quantity(read_summaries(night.day, night.manifest.run_id), "history length")
+    lengths = counts_by_arm(read_run_statistics(night.context, night.manifest.run_id), "history length")
     assert sum(lengths["all"].values()) == USERS
 
 
-def test_the_users_of_every_arm_are_judged(first_night: tuple[Made, Night], split: tuple[Made, Night]) -> None:
+def test_the_users_of_every_arm_are_judged(first_night: tuple[Made, RunResult], split: tuple[Made, RunResult]) -> None:
     made, together = first_night
     _, apart = split
-    everybody, found = (evaluate(night.day.config, made.shop.date, 7) for night in (together, apart))
+    everybody, found = (evaluate(night.context.config, made.shop.date, 7) for night in (together, apart))
     rows_of = [row for row in found.found.comparison.to_pylist() if row["metric"] == "hr@10" and row["against"] is None]
     judged = {row["system"]: row["users"] for row in rows_of}
     assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)
     assert found.decision is not None
-    assert [verdict.arm for verdict in found.decision.verdicts] == ["llm", "soft"]
+    assert [verdict.arm for verdict in found.decision.conclusions] == ["llm", "soft"]

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 import ray
 import test_worker_kills as this_module
-from nights import Made, differences
+from small_runs import Made, differences
 
 from rayrec import read_slates
-from rayrec.pipeline import daily, score
-from rayrec.pipeline.commit import Commit
-from rayrec.pipeline.daily import Night
+from rayrec.pipeline import daily_run, scoring
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.slate_commit import CommitShard
 from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
@@ -30,24 +30,24 @@ def die_once(marker: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def marker_of(day: object) -> Path:
-    return Path(day.storage.root) / "killed"
+def marker_of(context: object) -> Path:
+    return Path(context.storage.root) / "killed"
 
 
-class DenoiseKilled(score.DenoiseShard):
+class DenoiseKilled(scoring.DenoiseShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        die_once(marker_of(self._scoring.day))
+        die_once(marker_of(self._scoring.context))
         return super().__call__(unit, table)
 
 
-class EngineKilled(score.RerankShard):
+class EngineKilled(scoring.RerankShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         out = super().__call__(unit, table)  # the engine is up and has scored: its answers are lost
-        die_once(marker_of(self._scoring.day))
+        die_once(marker_of(self._scoring.context))
         return out
 
 
-class CommitKilled(Commit):
+class CommitKilled(CommitShard):
     """Between a shard's files and its receipt."""
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
@@ -67,11 +67,15 @@ class CommitKilled(Commit):
 
 @pytest.mark.parametrize(
     ("module", "name", "killed"),
-    [(score, "DenoiseShard", DenoiseKilled), (score, "RerankShard", EngineKilled), (daily, "Commit", CommitKilled)],
+    [
+        (scoring, "DenoiseShard", DenoiseKilled),
+        (scoring, "RerankShard", EngineKilled),
+        (daily_run, "CommitShard", CommitKilled),
+    ],
     ids=["a worker while it denoises", "an engine actor", "a worker between files and receipt"],
 )
 def test_a_killed_process_costs_no_row(
-    first_night: tuple[Made, Night],
+    first_night: tuple[Made, RunResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     module: object,
@@ -81,12 +85,12 @@ def test_a_killed_process_costs_no_row(
     made, night = first_night
     root = made.prepared(tmp_path / "out")
     monkeypatch.setattr(module, name, killed)
-    other = daily.run(made.day(root))
+    other = daily_run.run(made.context(root))
     assert (root / "killed").exists()
     slates = read_slates(root, made.shop.date, verify=True)
-    first = read_slates(night.day.config.output.root, made.shop.date)
+    first = read_slates(night.context.config.output.root, made.shop.date)
     assert not differences(slates, first)
     named = {file.path for file in other.manifest.files}
-    assert {info.path for info in other.day.storage.list("slates")} - named == {
-        f"slates/dt={other.day.dt}/manifest.json"
+    assert {info.path for info in other.context.storage.list("slates")} - named == {
+        f"slates/dt={other.context.dt}/manifest.json"
     }

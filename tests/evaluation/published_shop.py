@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 
 from rayrec import retrieval
 from rayrec.config import Config, load
-from rayrec.contracts.schemas import DENOISED, HISTORY, ITEM, SLATE
-from rayrec.demo_shop import PAST_DAYS, Shop, make_shop
-from rayrec.denoising.stage import DenoiseStage
+from rayrec.data.schemas import DENOISED_HISTORY, HISTORY, ITEM, SLATE
+from rayrec.data.synthetic_dataset import PAST_DAYS, SyntheticDataset, make_synthetic_dataset
+from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.outcomes import outcomes
-from rayrec.evaluation.people import catalogue_path, denoised_path
-from rayrec.hashing import shard_of
+from rayrec.experiments.arms import plan_arms
+from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts
-from rayrec.publishing.run import Run
+from rayrec.publishing.run import PublishingRun
+from rayrec.reporting.user_examples import catalogue_path, denoised_path
 from rayrec.retrieval import item_model
-from rayrec.retrieval.sources import read_sources
-from rayrec.slates.arms import resolve
+from rayrec.retrieval.source_specs import parse_sources
 from rayrec.storage import Storage
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
@@ -32,7 +32,7 @@ SIZE = 20
 
 @dataclass(frozen=True)
 class PublishedShop:
-    shop: Shop
+    shop: SyntheticDataset
     config: Config
     sets: tuple[str, ...]  # the `--set` values that lead here
     catalogue: pa.Table
@@ -45,22 +45,24 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
     `arms`: more `--set` values.
     """
     assert retrieval.RETRIEVERS  # importing the package registers them
-    shop = make_shop(root / "demo", users=users)
+    shop = make_synthetic_dataset(root / "demo", users=users)
     sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", *arms)
     config = load(CONF, sets)
     catalogue = _catalogue(shop)
     histories = _histories(config, shop, catalogue)
     weights = tuple(config.data.events.values())
-    specs = read_sources(config.retrieval.sources, config.retrieval.per_source)
-    fits = item_model.needed([specs], factors=True)
+    specs = parse_sources(config.retrieval.sources, config.retrieval.candidates_per_source)
+    fits = item_model.required_sources([specs], factors=True)
     ids = catalogue["item_id"].combine_chunks()
     cut = int(datetime(shop.date.year, shop.date.month, shop.date.day, tzinfo=UTC).timestamp()) * 10**6
     model = item_model.fit([histories], ids, fits, weights, cut, 10**6)
     storage = Storage(config.output.root)
     item_model.save(storage, "fp", model)
-    plan = resolve(config)
-    record = RunRecord(shop.date, config.fingerprint, config.meaning(), (), config.data.shards, plan.names, "test")
-    run = Run.open(storage, record)
+    plan = plan_arms(config)
+    record = RunRecord(
+        shop.date, config.fingerprint, config.fingerprinted_settings(), (), config.data.shards, plan.names, "test"
+    )
+    run = PublishingRun.open(storage, record)
     with storage.writer(catalogue_path(shop.date, record.run_id)) as file:
         pq.write_table(catalogue, file)
     denoise = {
@@ -81,7 +83,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
     return PublishedShop(shop, config, sets, catalogue, best)
 
 
-def _catalogue(shop: Shop) -> pa.Table:
+def _catalogue(shop: SyntheticDataset) -> pa.Table:
     items = pd.read_csv(shop.data_root / "items.csv").sort_values("item_id")
     columns = {name: items[name].tolist() for name in ("item_id", "title", "category")}
     empty = {"description": [None] * len(items), "attributes": [None] * len(items)}
@@ -89,7 +91,7 @@ def _catalogue(shop: Shop) -> pa.Table:
     return table.cast(ITEM)
 
 
-def _histories(config: Config, shop: Shop, catalogue: pa.Table) -> pa.Table:
+def _histories(config: Config, shop: SyntheticDataset, catalogue: pa.Table) -> pa.Table:
     events = outcomes(config, shop.date - timedelta(days=PAST_DAYS), PAST_DAYS).to_pandas()
     code = {item: number for number, item in enumerate(catalogue["item_id"].to_pylist())}
     events["item"] = events["item_id"].map(code)
@@ -103,12 +105,12 @@ def _histories(config: Config, shop: Shop, catalogue: pa.Table) -> pa.Table:
 
 
 def _write_denoised(storage: Storage, path: str, tables: list[pa.Table]) -> None:
-    with storage.writer(path) as file, pa.ipc.new_file(file, DENOISED) as writer:
+    with storage.writer(path) as file, pa.ipc.new_file(file, DENOISED_HISTORY) as writer:
         for table in tables:
             writer.write_table(table)
 
 
-def _slates(shop: Shop, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:
+def _slates(shop: SyntheticDataset, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:
     """`llm`: the best possible; `control`: the same with the first place last."""
     own = best[best["user_id"].isin(users) & (best["rank"] <= SIZE)].sort_values(["user_id", "rank"])
     item = own["item_id"].to_numpy().reshape(-1, SIZE)

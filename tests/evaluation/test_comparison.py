@@ -7,14 +7,14 @@ import pyarrow as pa
 import pytest
 
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
-from rayrec.evaluation.metrics import Judged
+from rayrec.evaluation.metrics import UserMetrics
 
 
-def judged(name: str, values: np.ndarray, items: int = 20) -> Judged:
+def judged(name: str, values: np.ndarray, items: int = 20) -> UserMetrics:
     rows = np.arange(len(values))
     top = np.full((len(values), 10), -1, np.int32)
     top[:, 0] = rows % items
-    return Judged(name, {"hr@1": values.astype(float)}, top, items, rows)
+    return UserMetrics(name, {"hr@1": values.astype(float)}, top, items, rows)
 
 
 def row(table: pa.Table, system: str, metric: str, against: str | None = None) -> dict[str, float]:

@@ -7,13 +7,13 @@ import pytest
 
 from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.decision import decide
-from rayrec.evaluation.metrics import Judged
-from rayrec.evaluation.segments import FEWEST, Traits, segments
+from rayrec.evaluation.metrics import UserMetrics
+from rayrec.evaluation.segments import MIN_SEGMENT_USERS, SegmentFeatures, segments
 
 
-def arm(name: str, values: np.ndarray, rows: np.ndarray | None = None) -> Judged:
+def arm(name: str, values: np.ndarray, rows: np.ndarray | None = None) -> UserMetrics:
     top = np.zeros((len(values), 10), np.int32)
-    return Judged(name, {"ndcg@10": values}, top, 5, np.arange(len(values)) if rows is None else rows)
+    return UserMetrics(name, {"ndcg@10": values}, top, 5, np.arange(len(values)) if rows is None else rows)
 
 
 def users(seed: int = 0, count: int = 400) -> np.ndarray:
@@ -29,9 +29,9 @@ def test_a_clear_gain_is_chosen_with_its_size_and_interval_in_percent() -> None:
     table = compare([arm("a", base), arm("b", base * 1.1 + noise(1, 0.01))], seed=0, against=["a"])
     found = decide(table, "a", ["a", "b"], "ndcg@10")
     assert found is not None
-    assert found.headline == "Choose b: it is better than a."
-    (verdict,) = found.verdicts
-    assert verdict.word == "better"
+    assert found.recommendation == "Choose b: it is better than a."
+    (verdict,) = found.conclusions
+    assert verdict.conclusion == "better"
     assert verdict.sentence.startswith("b − a: +9.8% nDCG@10")
     assert "95% interval +9.7% … +10.0%" in verdict.sentence
     assert "p < .001" in verdict.sentence
@@ -42,16 +42,16 @@ def test_no_clear_difference_says_what_could_have_been_missed() -> None:
     table = compare([arm("a", base), arm("b", base + noise(1))], seed=0, against=["a"])
     found = decide(table, "a", ["a", "b"], "ndcg@10")
     assert found is not None
-    assert found.headline == "Keep a: no arm is found to be better."
-    assert "no difference is found" in found.verdicts[0].sentence
-    assert "with 400 users" in found.verdicts[0].sentence
+    assert found.recommendation == "Keep a: no arm is found to be better."
+    assert "no difference is found" in found.conclusions[0].sentence
+    assert "with 400 users" in found.conclusions[0].sentence
 
 
 def test_a_loss_is_called_a_loss() -> None:
     base = users()
     found = decide(compare([arm("a", base), arm("b", base - 0.1)], seed=0, against=["a"]), "a", ["b"], "ndcg@10")
     assert found is not None
-    assert found.headline == "Keep a: everything else is worse."
+    assert found.recommendation == "Keep a: everything else is worse."
 
 
 def test_a_gain_that_costs_some_users_is_not_chosen_without_a_look() -> None:
@@ -65,9 +65,9 @@ def test_a_gain_that_costs_some_users_is_not_chosen_without_a_look() -> None:
     table = type(compare(arms, seed=0)).from_pylist(rows, compare(arms, seed=0).schema)
     found = decide(table, "a", ["b"], "ndcg@10")
     assert found is not None
-    assert "some users lose" in found.headline
-    assert found.verdicts[0].losing == ("first week",)
-    assert "It loses among users with first week" in found.verdicts[0].sentence
+    assert "some users lose" in found.recommendation
+    assert found.conclusions[0].worse_segments == ("first week",)
+    assert "It loses among users with first week" in found.conclusions[0].sentence
 
 
 def test_three_equal_arms_are_corrected_for_being_three() -> None:
@@ -95,11 +95,15 @@ def test_one_arm_alone_leaves_nothing_to_decide() -> None:
 def test_segments_are_partitions_and_small_ones_are_left_out() -> None:
     rng = np.random.default_rng(0)
     count = 500
-    traits = Traits(
+    traits = SegmentFeatures(
         rng.choice([2, 9, 50, 120], count), rng.uniform(0, 200, count), rng.integers(0, 4, count).astype(np.int32)
     )
     found = dict(segments(traits, ["w", "x", "y", "z"]))
     assert sum(users.sum() for name, users in found.items() if "events" in name) == count
     assert sum(users.sum() for name, users in found.items() if name.startswith("mostly")) == count
-    few = Traits(np.array([1] * (FEWEST - 1) + [7] * FEWEST), np.zeros(2 * FEWEST - 1), np.full(2 * FEWEST - 1, -1))
+    few = SegmentFeatures(
+        np.array([1] * (MIN_SEGMENT_USERS - 1) + [7] * MIN_SEGMENT_USERS),
+        np.zeros(2 * MIN_SEGMENT_USERS - 1),
+        np.full(2 * MIN_SEGMENT_USERS - 1, -1),
+    )
     assert list(dict(segments(few, []))) == ["5–19 events", "first week"]

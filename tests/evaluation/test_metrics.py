@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, R, Success, nDCG
 
 from rayrec.errors import DataError
-from rayrec.evaluation.metrics import Truth, judge
+from rayrec.evaluation.metrics import RelevantItems, user_metrics
 
 PEERS = {
     "recall@10": R @ 10,
@@ -30,9 +30,11 @@ def slate_table(slates: dict[str, list[str]]) -> pa.Table:
     return pa.table({**columns, "item_id": pa.array(item, pa.string())})
 
 
-def truth_of(wanted: dict[str, list[str]], catalogue: list[str]) -> Truth:
+def truth_of(wanted: dict[str, list[str]], catalogue: list[str]) -> RelevantItems:
     pairs = [(user, item) for user, items in wanted.items() for item in items]
-    return Truth.of(pa.array([u for u, _ in pairs]), pa.array([i for _, i in pairs]), pa.array(sorted(catalogue)))
+    return RelevantItems.of(
+        pa.array([u for u, _ in pairs]), pa.array([i for _, i in pairs]), pa.array(sorted(catalogue))
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -43,7 +45,7 @@ def test_every_metric_of_every_user_equals_ir_measures(seed: int, users: int, le
     names = [f"u{n}" for n in range(users)]
     slates = {u: list(rng.choice(catalogue, length, replace=False)) for u in names}
     wanted = {u: list(rng.choice(catalogue, rng.integers(1, 20), replace=False)) for u in names}
-    judged = judge("ours", slate_table(slates), truth_of(wanted, catalogue))
+    judged = user_metrics("ours", slate_table(slates), truth_of(wanted, catalogue))
 
     qrels = {u: {str(i): 1 for i in items} for u, items in wanted.items()}
     run = {u: {str(i): float(-rank) for rank, i in enumerate(items)} for u, items in slates.items()}
@@ -54,21 +56,21 @@ def test_every_metric_of_every_user_equals_ir_measures(seed: int, users: int, le
 
 
 def test_a_slate_with_the_one_wanted_item_second_has_the_values_of_the_textbook() -> None:
-    judged = judge("one", slate_table({"u": ["a", "b", "c"]}), truth_of({"u": ["b"]}, ["a", "b", "c", "d"]))
+    judged = user_metrics("one", slate_table({"u": ["a", "b", "c"]}), truth_of({"u": ["b"]}, ["a", "b", "c", "d"]))
     expected = {"recall@10": 1, "recall@50": 1, "ndcg@10": 1 / np.log2(3), "hr@1": 0, "hr@10": 1, "mrr": 0.5}
     assert {name: float(values[0]) for name, values in judged.values.items()} == pytest.approx(expected)
     assert judged.coverage() == 3 / 4
 
 
 def test_a_judged_user_without_a_slate_counts_as_zero() -> None:
-    judged = judge("half", slate_table({"u": ["a"]}), truth_of({"u": ["a"], "v": ["a"]}, ["a"]))
+    judged = user_metrics("half", slate_table({"u": ["a"]}), truth_of({"u": ["a"], "v": ["a"]}, ["a"]))
     assert judged.values["hr@1"].tolist() == [1.0, 0.0]
 
 
 def test_slates_of_users_who_did_nothing_change_nothing() -> None:
     truth = truth_of({"u": ["b"]}, ["a", "b"])
-    alone = judge("s", slate_table({"u": ["a", "b"]}), truth)
-    crowd = judge("s", slate_table({"u": ["a", "b"], "w": ["b", "a"]}), truth)
+    alone = user_metrics("s", slate_table({"u": ["a", "b"]}), truth)
+    crowd = user_metrics("s", slate_table({"u": ["a", "b"], "w": ["b", "a"]}), truth)
     assert all((alone.values[name] == crowd.values[name]).all() for name in alone.values)
     assert alone.coverage() == crowd.coverage()
 
@@ -77,15 +79,18 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     truth = truth_of({"u": ["b"], "v": ["a"]}, ["a", "b"])
     table = slate_table({"u": ["a", "b"], "v": ["a", "b"]})
     backwards = table.take(pa.array(range(len(table) - 1, -1, -1)))
-    assert judge("s", table, truth).values["mrr"].tolist() == judge("s", backwards, truth).values["mrr"].tolist()
+    assert (
+        user_metrics("s", table, truth).values["mrr"].tolist()
+        == user_metrics("s", backwards, truth).values["mrr"].tolist()
+    )
 
 
 def test_an_item_twice_in_a_slate_is_an_error_in_words() -> None:
     with pytest.raises(DataError, match="twice"):
-        judge("twice", slate_table({"u": ["a", "a"]}), truth_of({"u": ["a"]}, ["a"]))
+        user_metrics("twice", slate_table({"u": ["a", "a"]}), truth_of({"u": ["a"]}, ["a"]))
 
 
 def test_items_outside_the_catalogue_cannot_have_been_proposed_and_are_not_wanted() -> None:
     truth = truth_of({"u": ["a", "newer"], "v": ["newer"]}, ["a"])
     assert truth.user_id.to_pylist() == ["u"]
-    assert judge("s", slate_table({"u": ["a"]}), truth).values["recall@10"].tolist() == [1.0]
+    assert user_metrics("s", slate_table({"u": ["a"]}), truth).values["recall@10"].tolist() == [1.0]

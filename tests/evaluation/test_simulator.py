@@ -29,8 +29,8 @@ def test_a_ranker_without_error_has_the_best_slate_there_is() -> None:
 
 
 def test_rank_one_is_always_looked_at_and_without_bias_so_are_all() -> None:
-    assert WORLD.looked_at(3).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
-    assert World.make(0, users=1, bias=0.0).looked_at(4).tolist() == [1, 1, 1, 1]
+    assert WORLD.users_to_score(3).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
+    assert World.make(0, users=1, bias=0.0).users_to_score(4).tolist() == [1, 1, 1, 1]
 
 
 def test_what_users_take_follows_what_they_want_but_for_the_noise() -> None:

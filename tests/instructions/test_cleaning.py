@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrec.instructions.cleaning import clean
+from rayrec.instructions.text_cleaning import clean
 
 HIDING = "\u200b\u200d\u202e\u2066\ufeff\u00ad\U000e0041\ufe0f\U000e0101\u034f\u115f\u3164\uffa0\u2800\x00\x1b\ue000"
 """Zero-width, bidi, tag, selector, filler, control and private characters: one of each kind."""

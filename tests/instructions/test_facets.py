@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import ITEM
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import ITEM
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
-from rayrec.instructions.facets import Facets, words_without_facets
-from rayrec.instructions.teachers.rules import RulesTeacher, phrases
+from rayrec.instructions.facets import Facets, distractor_words
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator, phrases
 
 FILMS = 40
 
@@ -104,7 +104,7 @@ def test_an_empty_and_a_bare_catalogue_have_no_facets() -> None:
     assert len(Facets.of(ITEM.empty_table())) == 0
     bare = Facets.of(catalogue(category=[None] * 3))
     assert len(bare) == 0
-    asked = RulesTeacher(bare).specific(np.array([0, 1]), np.random.default_rng(0))
+    asked = InstructionSimulator(bare).specific(np.array([0, 1]), np.random.default_rng(0))
     assert asked.text == ("", "")
 
 
@@ -115,7 +115,7 @@ def test_a_request_is_satisfied_by_the_item_it_was_made_for(seed: int) -> None:
         category=[("a|b", "b", "c|a", "d")[row % 4] for row in range(FILMS)],
         attributes=[[("price", str(row))] for row in range(FILMS)],
     )
-    teacher = RulesTeacher(Facets.of(table))
+    teacher = InstructionSimulator(Facets.of(table))
     item = np.random.default_rng(seed).integers(0, FILMS, 50)
     for asked in (
         teacher.specific(item, np.random.default_rng(seed)),
@@ -131,7 +131,7 @@ def test_items_drawn_evenly_give_rare_facets_their_turn() -> None:
     facets = Facets.of(
         catalogue(category=many[:50] + many[90:] * 5, attributes=[[("year", str(1950 + row))] for row in range(100)])
     )
-    drawn = facets.take(facets.evenly(20_000, np.random.default_rng(0))).of_item
+    drawn = facets.take(facets.sample_balanced(20_000, np.random.default_rng(0))).of_item
     share = np.bincount(drawn.values, minlength=len(facets)) / 20_000
     # Half of the draws begin at a decade, one of seven each; the rest of a decade's share comes from the categories.
     by_decade = [share[n] for n, kind in enumerate(facets.kind) if kind == DECADE]
@@ -142,16 +142,16 @@ def test_items_drawn_evenly_give_rare_facets_their_turn() -> None:
 def test_pairs_kept_for_a_test_are_never_named_together(films: pa.Table, facets: Facets) -> None:
     pairs = np.array([(a, b) for a in range(len(facets)) for b in range(a)])
     item = np.arange(FILMS).repeat(20)
-    asked = RulesTeacher(facets, unseen=pairs).specific(item, np.random.default_rng(0))
+    asked = InstructionSimulator(facets, held_out_pairs=pairs).specific(item, np.random.default_rng(0))
     assert (asked.include[:, 1] < 0).all()
-    free = RulesTeacher(facets).specific(item, np.random.default_rng(0))
+    free = InstructionSimulator(facets).specific(item, np.random.default_rng(0))
     assert (free.include[:, 1] >= 0).any()
 
 
 def test_a_preference_names_what_a_history_holds_more_of_than_the_catalogue(facets: Facets) -> None:
     war = np.flatnonzero(facets.items_of([facets.number(CATEGORY, "war"), facets.number(CATEGORY, "drama")]))
     history = Ragged.from_lengths(np.concatenate([war[:6], [0]]), [6, 1])
-    told, nothing = RulesTeacher(facets).preferences(history, np.random.default_rng(0))
+    told, nothing = InstructionSimulator(facets).preferences(history, np.random.default_rng(0))
     assert "war" in told
     assert nothing == ""
 
@@ -164,7 +164,7 @@ def test_held_out_phrases_are_other_phrases() -> None:
 
 
 def test_words_without_facets_name_none(facets: Facets) -> None:
-    stop = words_without_facets(facets)
+    stop = distractor_words(facets)
     assert "please" in stop
     assert not {"not", "without", "under"} & set(stop), "words that turn a request round are no fillers"
 

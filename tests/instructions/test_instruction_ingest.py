@@ -9,45 +9,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rayrec import forgotten
 from rayrec.config import load
-from rayrec.contracts.schemas import INSTRUCTION
-from rayrec.demo_shop import SAYS, Shop, make_shop
-from rayrec.demo_words import GOODS
-from rayrec.instructions.table import requests_for
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.instructions import OF_INSTRUCTIONS, ingest_instructions, instruction_table
+from rayrec.data.schemas import INSTRUCTION
+from rayrec.data.synthetic_dataset import INSTRUCTION_SHARE, SyntheticDataset, make_synthetic_dataset
+from rayrec.data.synthetic_products import CATEGORIES
+from rayrec.instructions.instruction_table import instructions_for
+from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions, instruction_table
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing import erasure_list
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("shop"), seed=3, users=60)
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
+    return make_synthetic_dataset(tmp_path_factory.mktemp("shop"), seed=3, users=60)
 
 
-def day(shop: Shop, out: Path, *overrides: str) -> Day:
-    return Day(load(CONF, [f"data.root={shop.data_root}", f"output.root={out}", *overrides]), shop.date)
+def day(shop: SyntheticDataset, out: Path, *overrides: str) -> RunContext:
+    return RunContext(load(CONF, [f"data.root={shop.data_root}", f"output.root={out}", *overrides]), shop.date)
 
 
-def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: Shop, tmp_path: Path) -> None:
+def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: SyntheticDataset, tmp_path: Path) -> None:
     night = day(shop, tmp_path)
     counts = ingest_instructions(night)
     table = instruction_table(night)
     assert counts.quarantined == {}
     assert counts.rows == {"instructions.csv": table.num_rows}
     assert table.schema == INSTRUCTION
-    assert 0.2 < table.num_rows / shop.users / SAYS < 1.8
+    assert 0.2 < table.num_rows / shop.users / INSTRUCTION_SHARE < 1.8
     users = pd.read_csv(shop.truth_root / "next.csv", dtype=str)["user_id"].to_list()
-    preference, intention = requests_for(table, pa.array(users), "llm")
+    preference, intention = instructions_for(table, pa.array(users), "llm")
     said = [text for text in [*preference.to_pylist(), *intention.to_pylist()] if text is not None]
     assert len(said) == table.num_rows
     assert preference.null_count < len(users) > intention.null_count
-    kinds = [kind.lower() for kind in GOODS]
+    kinds = [kind.lower() for kind in CATEGORIES]
     assert all(any(kind in text for kind in kinds) for text in said)
 
 
-def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: Shop, tmp_path: Path) -> None:
+def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: SyntheticDataset, tmp_path: Path) -> None:
     night, without = day(shop, tmp_path), day(shop, tmp_path, "data.instructions=null")
     assert "instructions.csv" in [file.path for file in night.record.inputs]
     assert "instructions.csv" not in [file.path for file in without.record.inputs]
@@ -56,7 +56,7 @@ def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: Shop, tmp_pat
     assert instruction_table(without).equals(INSTRUCTION.empty_table())
 
 
-def test_a_second_run_finds_the_table_and_does_not_read_it_again(shop: Shop, tmp_path: Path) -> None:
+def test_a_second_run_finds_the_table_and_does_not_read_it_again(shop: SyntheticDataset, tmp_path: Path) -> None:
     night = day(shop, tmp_path)
     counts = ingest_instructions(night)
     again = day(shop, tmp_path)
@@ -67,14 +67,14 @@ def test_a_second_run_finds_the_table_and_does_not_read_it_again(shop: Shop, tmp
 
 
 def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_path: Path) -> None:
-    shop = make_shop(tmp_path, seed=3, users=20)
+    shop = make_synthetic_dataset(tmp_path, seed=3, users=20)
     with (shop.data_root / "instructions.csv").open("a") as file:
         file.write("user-0001,mars,,cups\n")
     loose = "data.instructions.max_quarantine_share=0.5"
     ours = day(shop, tmp_path / "out", loose)
     theirs = day(shop, tmp_path / "out", loose, "arms.variants={llm: {}, mars: {}}")
     assert ours.work == theirs.work
-    assert ingest_instructions(ours).quarantined == {f"{OF_INSTRUCTIONS}unknown_arm": 1}
+    assert ingest_instructions(ours).quarantined == {f"{INSTRUCTION_REASON_PREFIX}unknown_arm": 1}
     assert ingest_instructions(theirs).quarantined == {}
     assert instruction_table(theirs).num_rows == instruction_table(ours).num_rows + 1
     kept = [file for file in ours.storage.list(ours.quarantine) if "instructions" in file.path]
@@ -82,24 +82,24 @@ def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_pat
 
 
 def test_what_forgotten_users_asked_for_is_not_kept(tmp_path: Path) -> None:
-    shop = make_shop(tmp_path, seed=3, users=20)
+    shop = make_synthetic_dataset(tmp_path, seed=3, users=20)
     with (shop.data_root / "instructions.csv").open("a") as file:
         file.write("user-0001,mars,,cups\nuser-0002,mars,,cups\n")
     loose = "data.instructions.max_quarantine_share=0.5"
     before = day(shop, tmp_path / "out", loose)
     ingest_instructions(before)
     gone = instruction_table(before)["user_id"].to_pylist()[1]
-    forgotten.add(before.storage, pa.array([gone, "user-0001"]))
+    erasure_list.add(before.storage, pa.array([gone, "user-0001"]))
     after = day(shop, tmp_path / "out", loose)
     counts = ingest_instructions(after)
     expected = [user for user in instruction_table(before)["user_id"].to_pylist() if user not in (gone, "user-0001")]
     assert instruction_table(after)["user_id"].to_pylist() == expected
-    assert counts.quarantined == {f"{OF_INSTRUCTIONS}unknown_arm": 1}
+    assert counts.quarantined == {f"{INSTRUCTION_REASON_PREFIX}unknown_arm": 1}
     kept = [file.path for file in after.storage.list(after.quarantine) if "instructions" in file.path]
     assert [pq.read_table(after.storage.url(path))["user_id"].to_pylist() for path in kept] == [["user-0002"]]
 
 
-def test_a_shorter_cap_is_another_table(shop: Shop, tmp_path: Path) -> None:
+def test_a_shorter_cap_is_another_table(shop: SyntheticDataset, tmp_path: Path) -> None:
     night, short = day(shop, tmp_path), day(shop, tmp_path, "instruction.max_chars=6")
     for one in (night, short):
         ingest_instructions(one)

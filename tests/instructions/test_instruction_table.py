@@ -14,12 +14,12 @@ import pytest
 from pydantic import ValidationError
 
 from rayrec.config import Data, InstructionSource
-from rayrec.contracts.judging import Judged
-from rayrec.contracts.rows import RawBatch
-from rayrec.contracts.schemas import INSTRUCTION, QUARANTINE
-from rayrec.contracts.sources import instruction_files
+from rayrec.data.input_files import instruction_files
+from rayrec.data.raw_rows import RawBatch
+from rayrec.data.row_checks import RowValidation
+from rayrec.data.schemas import INSTRUCTION, QUARANTINE
 from rayrec.errors import DataError, QuarantineError
-from rayrec.instructions.table import REASONS, InstructionContract, InstructionsRead, read_instructions
+from rayrec.instructions.instruction_table import REASONS, InstructionContract, InstructionReadResult, read_instructions
 
 HEADER = "user_id,arm,preference,intention\n"
 GOOD = "ann,,likes tea,\n*,llm,,Christmas gifts under £5\n"
@@ -38,13 +38,13 @@ def data(root: Path, **source: Any) -> Data:
     )
 
 
-def read(folder: Path, content: str, arms: Sequence[str] = ARMS, **source: Any) -> InstructionsRead:
+def read(folder: Path, content: str, arms: Sequence[str] = ARMS, **source: Any) -> InstructionReadResult:
     (folder / "asked.csv").write_text(content, encoding="utf8")
     settings = data(folder, **source)
     return read_instructions(settings, instruction_files(settings), arms, 300)
 
 
-def reasons(read: InstructionsRead) -> dict[int, str]:
+def reasons(read: InstructionReadResult) -> dict[int, str]:
     return dict(zip(read.quarantine["row"].to_pylist(), read.quarantine["reason"].to_pylist(), strict=True))
 
 
@@ -182,7 +182,7 @@ def test_nothing_depends_on_how_rows_are_cut_into_batches(size: int) -> None:
         good, bad = [], []
         for at in range(0, 60, step):
             batch = RawBatch(table.slice(at, step), np.arange(at + 1, at + 1 + table.slice(at, step).num_rows))
-            parts = contract.check(Judged(batch, "f", "here"), seen)
+            parts = contract.check(RowValidation(batch, "f", "here"), seen)
             good.append(parts[0])
             bad += parts[1].to_pylist()
         return pa.concat_tables(good), sorted((row["row"], row["reason"], row["detail"]) for row in bad)
@@ -198,7 +198,7 @@ def test_too_much_quarantine_is_refused_with_the_reasons(tmp_path: Path) -> None
     with pytest.raises(QuarantineError, match=r"1 of 3 instructions .*33.3%, allowed 5.0%\): unknown_arm 1") as caught:
         read(tmp_path, HEADER + GOOD + "u,mars,x,\n", max_quarantine_share=0.05)
     assert "asked.csv, row 3: arm is 'mars'" in str(caught.value)
-    assert "data.instructions.max_quarantine_share" in caught.value.do
+    assert "data.instructions.max_quarantine_share" in caught.value.hint
     with pytest.raises(QuarantineError, match="1 of 1"):  # nothing would be left
         read(tmp_path, HEADER + "u,mars,x,\n", max_quarantine_share=1)
 

@@ -11,10 +11,10 @@ import pytest
 import tiny_chat
 
 from rayrec.errors import ConfigError
-from rayrec.instructions.teachers.answers import Answer, Answers
-from rayrec.instructions.teachers.chat import Chat
-from rayrec.instructions.teachers.llm import CHARS, FOLDER, TITLES, LlmTeacher, Writer, checked
-from rayrec.instructions.teachers.writer import VllmWriter, WriterSettings
+from rayrec.instructions.teachers.answer_cache import Answer, AnswerCache
+from rayrec.instructions.teachers.chat_prompt import Chat
+from rayrec.instructions.teachers.llm_teacher import FOLDER, MAX_CHARS, MAX_TITLES, JsonGenerator, LlmTeacher, checked
+from rayrec.instructions.teachers.structured_output import GeneratorSettings, VllmJsonGenerator
 from rayrec.storage import Storage
 
 HISTORIES = [["Green tea", "A cup", "Brass kettle"], ["Tent", "Lantern"], [], ["\u200b\x00"]]
@@ -26,10 +26,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def vllm_writer(checkpoint: Path) -> VllmWriter:
+def vllm_writer(checkpoint: Path) -> VllmJsonGenerator:
     """One engine for all tests here."""
     small = {"kv_cache_memory_bytes": 64 << 20}
-    return VllmWriter(checkpoint, 4096, WriterSettings(vllm=small, dtype="float32"))
+    return VllmJsonGenerator(checkpoint, 4096, GeneratorSettings(vllm=small, dtype="float32"))
 
 
 class Scripted:
@@ -44,10 +44,10 @@ class Scripted:
         return [self.answers[number % len(self.answers)] for number in range(len(prompts))]
 
 
-def teacher(checkpoint: Path, root: Path, writer: Writer | None) -> LlmTeacher:
+def teacher(checkpoint: Path, root: Path, writer: JsonGenerator | None) -> LlmTeacher:
     """None: an engine that must not be started."""
 
-    def start(folder: Path, tokens: int, settings: WriterSettings) -> Writer:
+    def start(folder: Path, tokens: int, settings: GeneratorSettings) -> JsonGenerator:
         assert writer is not None, "the engine was started"
         return writer
 
@@ -59,7 +59,7 @@ def said(text: str, kind: str = "preference") -> Answer:
 
 
 def test_what_vllm_writes_has_the_form_asked_for_and_is_not_asked_again(
-    checkpoint: Path, vllm_writer: VllmWriter, tmp_path: Path
+    checkpoint: Path, vllm_writer: VllmJsonGenerator, tmp_path: Path
 ) -> None:
     first = teacher(checkpoint, tmp_path, vllm_writer)
     preferences, intentions = first.preferences(HISTORIES), first.intentions(["Green tea", "Tent"])
@@ -71,7 +71,7 @@ def test_what_vllm_writes_has_the_form_asked_for_and_is_not_asked_again(
     assert all(answer.finished for answer in kept.values())
     contents = [json.loads(answer.text, strict=False) for answer in kept.values()]
     assert sorted(key for content in contents for key in content) == ["intention"] * 2 + ["preference"] * 2
-    assert all(0 < len(text) <= CHARS for content in contents for text in content.values())
+    assert all(0 < len(text) <= MAX_CHARS for content in contents for text in content.values())
     assert any(preferences + intentions)
     assert preferences[2:] == [None, None]
 
@@ -82,7 +82,7 @@ def test_what_vllm_writes_has_the_form_asked_for_and_is_not_asked_again(
 
 
 def test_an_answer_is_the_same_alone_and_among_others(
-    checkpoint: Path, vllm_writer: VllmWriter, tmp_path: Path
+    checkpoint: Path, vllm_writer: VllmJsonGenerator, tmp_path: Path
 ) -> None:
     histories = [[f"Thing {n}", f"Other {n * n}"] for n in range(8)]
     together = teacher(checkpoint, tmp_path / "together", vllm_writer)
@@ -132,8 +132,8 @@ def test_answers_that_did_not_pass_are_counted_and_not_used(checkpoint: Path, tm
         (Answer('{"intention": "tea"}', True), "other_json"),
         (Answer('{"preference": ["tea"]}', True), "other_json"),
         (Answer('{"preference": "tea", "score": 1}', True), "other_json"),
-        (said("t" * (CHARS + 1)), "too_long"),
-        (said("\ufdfa" * CHARS), "too_long"),  # one character of the answer, eighteen when normalised
+        (said("t" * (MAX_CHARS + 1)), "too_long"),
+        (said("\ufdfa" * MAX_CHARS), "too_long"),  # one character of the answer, eighteen when normalised
         (said("12, 34"), "no_words"),
         (said("somebody who likes GREEN TEA"), "names_a_title"),
     ],
@@ -168,11 +168,11 @@ def test_a_title_that_looks_like_the_models_marks_is_plain_words(checkpoint: Pat
 def test_a_long_history_loses_its_oldest_titles(checkpoint: Path, tmp_path: Path) -> None:
     writer = Scripted(said("tea"))
     found = teacher(checkpoint, tmp_path, writer)
-    wide = [f"{n} " + "x" * 500 for n in range(TITLES + 20)]
-    found.preferences([wide, [f"item {n}" for n in range(TITLES + 1)]])
+    wide = [f"{n} " + "x" * 500 for n in range(MAX_TITLES + 20)]
+    found.preferences([wide, [f"item {n}" for n in range(MAX_TITLES + 1)]])
     text = [Chat(checkpoint)._tokenizer.decode(prompt) for prompt in writer.asked]
-    assert all(len(prompt) < 4096 - 6 * CHARS for prompt in writer.asked)
-    assert f"- {TITLES + 19} x" in text[0]
+    assert all(len(prompt) < 4096 - 6 * MAX_CHARS for prompt in writer.asked)
+    assert f"- {MAX_TITLES + 19} x" in text[0]
     assert "item 1\n" in text[1]
     assert "item 0\n" not in text[1]
 
@@ -195,17 +195,17 @@ def test_folders_that_hold_no_instruct_checkpoint_are_refused(tmp_path: Path) ->
 
 def test_settings_that_answers_depend_on_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_model_len, seed: not taken here") as caught:
-        WriterSettings(vllm={"seed": 1, "max_model_len": 512, "gpu_memory_utilization": 0.5})
+        GeneratorSettings(vllm={"seed": 1, "max_model_len": 512, "gpu_memory_utilization": 0.5})
     assert caught.value.where == "resources.vllm"
 
 
 def kept_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
-    kept = Answers(Storage(str(root)), f"{FOLDER}/{found.digest}")
+    kept = AnswerCache(Storage(str(root)), f"{FOLDER}/{found.digest}")
     keys = kept_keys(kept)
     return kept.read(keys)
 
 
-def kept_keys(kept: Answers) -> list[str]:
+def kept_keys(kept: AnswerCache) -> list[str]:
     import pyarrow.parquet as pq
 
     tables = [pq.read_table(kept.storage.url(file.path)) for file in kept.storage.list(kept.folder)]

@@ -16,14 +16,20 @@ from typer.testing import CliRunner
 
 from jobs.teach import main as teach
 from rayrec.config import load
-from rayrec.contracts.schemas import INSTRUCTION
-from rayrec.demo_shop import Shop, make_shop
-from rayrec.instructions.teachers.answers import Answer
-from rayrec.instructions.teachers.llm import LlmTeacher
-from rayrec.instructions.teachers.writer import WriterSettings
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ingest
-from rayrec.pipeline.teach import Target, by_rules, preferences, teach_users, writer_settings
+from rayrec.data.schemas import INSTRUCTION
+from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
+from rayrec.instructions.teachers.answer_cache import Answer
+from rayrec.instructions.teachers.llm_teacher import LlmTeacher
+from rayrec.instructions.teachers.structured_output import GeneratorSettings
+from rayrec.pipeline.instruction_generation import (
+    OutputTable,
+    generate_profiles,
+    generator_settings,
+    preferences,
+    rule_profiles,
+)
+from rayrec.pipeline.interaction_ingest import ingest
+from rayrec.pipeline.run_context import RunContext
 from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
@@ -32,15 +38,15 @@ CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return make_shop(tmp_path_factory.mktemp("teach"), seed=5, users=80)
+def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
+    return make_synthetic_dataset(tmp_path_factory.mktemp("teach"), seed=5, users=80)
 
 
-def sets(shop: Shop, root: Path, shards: int) -> list[str]:
+def sets(shop: SyntheticDataset, root: Path, shards: int) -> list[str]:
     return [f"data.root={shop.data_root}", f"output.root={root}", f"data.shards={shards}"]
 
 
-def run(shop: Shop, root: Path, shards: int) -> tuple[Path, str]:
+def run(shop: SyntheticDataset, root: Path, shards: int) -> tuple[Path, str]:
     given = ["--config", str(CONFIG), *(part for one in sets(shop, root, shards) for part in ("--set", one))]
     table = root / "table.parquet"
     root.mkdir()
@@ -49,7 +55,9 @@ def run(shop: Shop, root: Path, shards: int) -> tuple[Path, str]:
     return table, done.output
 
 
-def test_the_table_is_a_table_of_instructions_whatever_the_shards(local_ray: None, shop: Shop, tmp_path: Path) -> None:
+def test_the_table_is_a_table_of_instructions_whatever_the_shards(
+    local_ray: None, shop: SyntheticDataset, tmp_path: Path
+) -> None:
     one, said = run(shop, tmp_path / "one", 1)
     three, _ = run(shop, tmp_path / "three", 3)
     table = pq.read_table(one)
@@ -59,8 +67,8 @@ def test_the_table_is_a_table_of_instructions_whatever_the_shards(local_ray: Non
     order = [("user_id", "ascending")]
     assert table.sort_by(order).equals(pq.read_table(three).sort_by(order))
     by_user = dict(zip(table["user_id"].to_pylist(), table["preference"].to_pylist(), strict=True))
-    again = Day(load(CONFIG, sets(shop, tmp_path / "one", 1)), shop.date)
-    rows = [row for part in preferences(again, by_rules(again)) for row in part.to_pylist()]
+    again = RunContext(load(CONFIG, sets(shop, tmp_path / "one", 1)), shop.date)
+    rows = [row for part in preferences(again, rule_profiles(again)) for row in part.to_pylist()]
     assert {row["user_id"]: row["preference"] for row in rows} == by_user
     assert (
         np.mean(["likes" in text or "enjoys" in text or "taken" in text or "goes" in text for text in by_user.values()])
@@ -71,26 +79,28 @@ def test_the_table_is_a_table_of_instructions_whatever_the_shards(local_ray: Non
 class LikesTea:
     """Writes what it is told."""
 
-    def __init__(self, folder: Path, tokens: int, settings: WriterSettings) -> None:
+    def __init__(self, folder: Path, tokens: int, settings: GeneratorSettings) -> None:
         pass
 
     def write(self, prompts: Sequence[list[int]], schema: Mapping[str, Any], tokens: int) -> list[Answer]:
         return [Answer('{"preference": "likes tea"}', True) for _ in prompts]
 
 
-def never(folder: Path, tokens: int, settings: WriterSettings) -> LikesTea:
+def never(folder: Path, tokens: int, settings: GeneratorSettings) -> LikesTea:
     raise AssertionError("the engine was started")
 
 
-def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(local_ray: None, shop: Shop, tmp_path: Path) -> None:
-    day = Day(load(CONFIG, sets(shop, tmp_path / "out", 2)), shop.date)
+def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(
+    local_ray: None, shop: SyntheticDataset, tmp_path: Path
+) -> None:
+    day = RunContext(load(CONFIG, sets(shop, tmp_path / "out", 2)), shop.date)
     users = ingest(day).users
     checkpoint = tiny_chat.save(tmp_path / "chat")
-    first = teach_users(day, LlmTeacher(checkpoint, day.storage, start=LikesTea))
+    first = generate_profiles(day, LlmTeacher(checkpoint, day.storage, start=LikesTea))
     assert first.table.schema.equals(INSTRUCTION)
     assert set(first.table["preference"].to_pylist()) == {"likes tea"}
     assert first.counts["asked"] == users >= first.table.num_rows > 40
-    again = teach_users(day, LlmTeacher(checkpoint, day.storage, start=never))
+    again = generate_profiles(day, LlmTeacher(checkpoint, day.storage, start=never))
     assert again.table.equals(first.table)
     assert "generated" not in again.counts
 
@@ -98,9 +108,9 @@ def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(local_ray: None, sho
 def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
     given = ["resources.rerank_threads=3", "resources.vllm={gpu_memory_utilization: 0.5}"]
     options = {"gpu_memory_utilization": 0.5}
-    assert writer_settings(load(CONFIG, given).resources) == WriterSettings("cpu", 3, options)
+    assert generator_settings(load(CONFIG, given).resources) == GeneratorSettings("cpu", 3, options)
     gpu = load(CONFIG, [*given, "resources.rerank_num_gpus=1"]).resources
-    assert writer_settings(gpu) == WriterSettings("cuda", 3, options)
+    assert generator_settings(gpu) == GeneratorSettings("cuda", 3, options)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,7 @@ def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
     ],
 )
 def test_what_would_fail_in_the_end_is_refused_before_anything_is_read(
-    shop: Shop, tmp_path: Path, table: str, override: str, message: str
+    shop: SyntheticDataset, tmp_path: Path, table: str, override: str, message: str
 ) -> None:
     (tmp_path / "a file").touch()
     given = [word for one in [*sets(shop, tmp_path / "out", 1), override] for word in ("--set", one)]
@@ -126,11 +136,11 @@ def test_what_would_fail_in_the_end_is_refused_before_anything_is_read(
 def test_a_table_is_written_whole_or_not_at_all_on_s3_too(s3_server: str, tmp_path: Path) -> None:
     table = INSTRUCTION.empty_table()
     for root in (str(tmp_path), "s3://rayrec-tests/teach"):
-        target = Target.at(f"{root}/table.parquet")
+        target = OutputTable.at(f"{root}/table.parquet")
         assert Storage(root).list() == []
         target.write(table)
         assert [info.path for info in Storage(root).list()] == ["table.parquet"]
         before = Storage(root).read("table.parquet")
         with pytest.raises(AttributeError):
-            Target.at(f"{root}/table.parquet").write(None)
+            OutputTable.at(f"{root}/table.parquet").write(None)
         assert Storage(root).read("table.parquet") == before

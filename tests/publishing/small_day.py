@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.contracts.schemas import SLATE
-from rayrec.hashing import digest, shard_of
-from rayrec.publishing import Input, Provenance, Publication, Run, RunRecord, UserCounts
+from rayrec.data.schemas import SLATE
+from rayrec.numerics.hashing import digest, shard_of
+from rayrec.publishing import InputRecord, Provenance, PublishingRun, PublishResult, RunRecord, UserCounts
 from rayrec.storage import Storage
 
 DATE = datetime.date(2011, 8, 31)
@@ -18,13 +18,17 @@ SHARDS = 3
 ARMS = ("control", "llm")
 USERS = [f"user-{n:02d}" for n in range(60)]
 SIZE = 5
-INPUTS = (Input("events/2011-08-29.csv", 100, "a"), Input("events/2011-08-30.csv", 200, "b"))
+INPUTS = (InputRecord("events/2011-08-29.csv", 100, "a"), InputRecord("events/2011-08-30.csv", 200, "b"))
 
 
 def record(**settings: Any) -> RunRecord:
     """The run of the day; settings differ from the usual as in `record(slate={"size": 20})`."""
-    meaning = {"name": "test", "slate": {"size": SIZE, "policy": "greedy"}, "data": {"window_days": 90}} | settings
-    return RunRecord(DATE, digest(meaning), meaning, INPUTS, SHARDS, ARMS, "code-1")
+    fingerprinted_settings = {
+        "name": "test",
+        "slate": {"size": SIZE, "policy": "greedy"},
+        "data": {"window_days": 90},
+    } | settings
+    return RunRecord(DATE, digest(fingerprinted_settings), fingerprinted_settings, INPUTS, SHARDS, ARMS, "code-1")
 
 
 def users_of(shard: int) -> list[str]:
@@ -76,17 +80,22 @@ PROVENANCE = Provenance(
 )
 
 
-def commit_all(run: Run, size: int = SIZE) -> None:
+def commit_all(run: PublishingRun, size: int = SIZE) -> None:
     for shard in range(SHARDS):
         run.commit(shard, tables_of(shard, size), counts_of(shard), {"prompts": 2})
 
 
-def publish_day(storage: Storage, run_record: RunRecord | None = None) -> Publication:
+def publish_day(storage: Storage, run_record: RunRecord | None = None) -> PublishResult:
     """The whole job: open, what is missing, publish."""
     run_record = run_record or record()
-    run = Run.open(storage, run_record)
+    run = PublishingRun.open(storage, run_record)
     done = run.receipts()
     for shard in range(SHARDS):
         if shard not in done:
-            run.commit(shard, tables_of(shard, run_record.meaning["slate"]["size"]), counts_of(shard), {"prompts": 2})
+            run.commit(
+                shard,
+                tables_of(shard, run_record.fingerprinted_settings["slate"]["size"]),
+                counts_of(shard),
+                {"prompts": 2},
+            )
     return run.publish(PROVENANCE)

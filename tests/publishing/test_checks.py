@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_day import DATE, SHARDS, SIZE, USERS, slates, users_of
 
-from rayrec.contracts.schemas import SLATE
+from rayrec.data.schemas import SLATE
 from rayrec.errors import PublicationError
-from rayrec.publishing.checks import checked_slates
+from rayrec.publishing.slate_checks import validate_slates
 
 RIGHT = slates(users_of(1), "llm")
 
 
 def check(table: pa.Table) -> tuple[pa.Table, pa.Array]:
-    return checked_slates(table, date=DATE, arm="llm", shard=1, shards=SHARDS)
+    return validate_slates(table, date=DATE, arm="llm", shard=1, shards=SHARDS)
 
 
 def with_value(column: str, row: int, value: object) -> pa.Table:

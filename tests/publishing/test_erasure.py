@@ -11,21 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 import small_day
 
-from rayrec.contracts.schemas import TARGET
-from rayrec.forgotten import Forgotten
-from rayrec.publishing import Run, layout
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
+from rayrec.publishing import PublishingRun
 from rayrec.publishing.erasure import erase, write_ipc
+from rayrec.publishing.erasure_list import ErasureList
 from rayrec.publishing.manifest import find_manifest
-from rayrec.publishing.reader import read_slates
-from rayrec.publishing.targets import read_targets
-from rayrec.storage import Storage
+from rayrec.publishing.propensity_reader import read_counterfactual_propensities
+from rayrec.publishing.slate_reader import read_slates
+from rayrec.storage import Storage, layout
 
 FOLDER = layout.slates_folder(small_day.DATE)
 TWO = small_day.users_of(1)[:2]
 
 
-def listed(*users: str) -> Forgotten:
-    return Forgotten(b"s", frozenset(Forgotten(b"s").token(user) for user in users))
+def listed(*users: str) -> ErasureList:
+    return ErasureList(b"s", frozenset(ErasureList(b"s").token(user) for user in users))
 
 
 def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: P
     assert slates.equals(everybody.filter(pc.invert(pc.is_in(everybody["user_id"], pa.array(TWO)))))
     assert (now.users.users_in, now.users.published) == (old.users.users_in, old.users.published - 2)
     assert now.users.ineligible == {**old.users.ineligible, "forgotten": 2}
-    assert not now.users.imbalance()
+    assert not now.users.balance_error()
     assert now.rows == slates.num_rows == sum(file.rows for file in now.files)
     assert {file.path for file in old.files if file.shard != 1} < {file.path for file in now.files}
     assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
@@ -104,7 +104,7 @@ def test_killed_and_done_again_it_completes(tmp_path: Path, moment: str, monkeyp
 
 def test_a_run_that_never_published_loses_its_shards_with_them(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    run = Run.open(storage, small_day.record())
+    run = PublishingRun.open(storage, small_day.record())
     small_day.commit_all(run)
     erase(storage, FOLDER, listed(*TWO))
     assert sorted(run.receipts()) == [0, 2]
@@ -118,11 +118,11 @@ def test_what_other_arms_would_have_made_of_their_slates_goes_too(tmp_path: Path
     rows = {
         "slate_id": pa.array(ids),
         "rank": pa.array([1] * len(ids), pa.int16()),
-        "target": pa.array(["llm"] * len(ids)).dictionary_encode().cast(TARGET.field("target").type),
+        "target": pa.array(["llm"] * len(ids)).dictionary_encode().cast(COUNTERFACTUAL_PROPENSITY.field("target").type),
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
     }
-    path = layout.targets_path(small_day.DATE, manifest.run_id, 1)
-    write_ipc(storage, path, pa.table(rows, schema=TARGET))
+    path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)
+    write_ipc(storage, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))
     erase(storage, FOLDER, listed(*TWO))
-    left = read_targets(storage, manifest, 1)["slate_id"].to_pylist()
+    left = read_counterfactual_propensities(storage, manifest, 1)["slate_id"].to_pylist()
     assert left == [name for name in ids if name.rsplit("/", 1)[1] not in TWO]

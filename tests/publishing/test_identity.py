@@ -14,13 +14,13 @@ import yaml
 
 from rayrec.config import Config
 from rayrec.errors import ConfigError, DataError
-from rayrec.hashing import digest, ordered
-from rayrec.pipeline import embed_beside, embed_influence, embed_neighbours, learn
-from rayrec.pipeline.daily import check
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.embed_training import model_fingerprint
-from rayrec.pipeline.models import Models
-from rayrec.publishing.differences import differences
+from rayrec.numerics.hashing import digest, with_key_order
+from rayrec.pipeline import embedding_influence, embedding_neighbours, embedding_side_products, model_fitting
+from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.embedding_training import model_fingerprint
+from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing.run_differences import run_differences
 
 SETTINGS = {
     "data.events": {"view": 0.1, "buy": 1.0, "return": -1.0},
@@ -45,7 +45,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def day(root: Path, turned: str = "", **sections: Any) -> Day:
+def day(root: Path, turned: str = "", **sections: Any) -> RunContext:
     """`turned`: the path of a mapping whose keys stand in the opposite order."""
     data = {
         "root": str(root),
@@ -57,7 +57,7 @@ def day(root: Path, turned: str = "", **sections: Any) -> Day:
         _put(content, path, value)
     if turned:
         _put(content, turned, dict(reversed(_at(content, turned).items())))
-    return Day(Config.model_validate(content), date(2011, 8, 31))
+    return RunContext(Config.model_validate(content), date(2011, 8, 31))
 
 
 def _at(content: dict[str, Any], path: str) -> dict[str, Any]:
@@ -80,18 +80,18 @@ def test_digests_see_the_order_of_the_mappings_that_are_named_and_of_no_other() 
     one = {"a": {"x": {"p": 1, "q": 2}, "y": {}}, "b": {"x": 1, "y": 2}}
     turned = {"b": {"y": 2, "x": 1}, "a": {"x": {"q": 2, "p": 1}, "y": {}}}
     assert digest(one) == digest(turned)
-    assert digest(ordered(one, "a", "a.y", "c.d")) == digest(ordered(turned, "a", "a.y", "c.d"))
+    assert digest(with_key_order(one, "a", "a.y", "c.d")) == digest(with_key_order(turned, "a", "a.y", "c.d"))
     for path in ("b", "a.x", "a.*"):
-        assert digest(ordered(one, path)) != digest(ordered(turned, path))
-    assert ordered(one, "a", "a.*") == {"a": [["x", [["p", 1], ["q", 2]]], ["y", []]], "b": {"x": 1, "y": 2}}
+        assert digest(with_key_order(one, path)) != digest(with_key_order(turned, path))
+    assert with_key_order(one, "a", "a.*") == {"a": [["x", [["p", 1], ["q", 2]]], ["y", []]], "b": {"x": 1, "y": 2}}
 
 
 @pytest.mark.parametrize("path", ["data.events", "arms.variants", "retrieval.sources", OTHER_SOURCES])
 def test_an_order_that_means_something_makes_another_run_and_is_told(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert turned.config.fingerprint != usual.config.fingerprint
-    (line,) = differences(usual.record, turned.record)
-    keys = list(_at(usual.config.meaning(), path))
+    (line,) = run_differences(usual.record, turned.record)
+    keys = list(_at(usual.config.fingerprinted_settings(), path))
     assert line == f"config  order of {path}: {', '.join(keys)} -> {', '.join(reversed(keys))}"
 
 
@@ -112,7 +112,7 @@ def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
 def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert model_fingerprint(turned) != model_fingerprint(usual)
-    for record_of in (embed_beside.record_of, embed_influence.record_of, embed_neighbours.record_of):
+    for record_of in (embedding_side_products.record_of, embedding_influence.record_of, embedding_neighbours.record_of):
         assert record_of(turned).identity != record_of(usual).identity
 
 
@@ -121,11 +121,11 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
     base.mkdir(parents=True)
     (base / "config.json").write_text("{}")
     (base / "model.safetensors").write_text("weights")
-    models = Models(1, "item model")
+    models = ModelSet(1, "item model")
 
     def identity() -> tuple[str, str]:
         night = day(root, tuning={"base": str(base)})
-        return night.record.identity, learn._llm_fingerprint(night, models, [models])
+        return night.record.identity, model_fitting._llm_fingerprint(night, models, [models])
 
     before = identity()
     assert identity() == before
@@ -143,7 +143,7 @@ def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     assert (usual.work, usual.quarantine) != (other.work, other.quarantine)
     assert usual != other
     (variant, *_) = usual.arms.variants("rerank")
-    for made in (model_fingerprint, lambda of: learn.blend_fingerprint(of, variant, [])):
+    for made in (model_fingerprint, lambda of: model_fitting.blender_fingerprint(of, variant, [])):
         assert made(usual) != made(other)
     assert usual.record.identity == other.record.identity  # the same rows are expected of both,
     assert usual.record.run_id != other.record.run_id  # and no shard is shared
@@ -201,12 +201,14 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
         (root / name).write_text(yaml.safe_dump(entries[:cells]), encoding="utf8")
         return str(root / name)
 
-    def night(templates: str | None, method: str = "yes_no") -> Day:
+    def night(templates: str | None, method: str = "yes_no") -> RunContext:
         rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "yes_no" else {})
         return day(root, rerank=rerank, instruction={"templates": templates})
 
-    def blend(of: Day) -> str:
-        return learn.blend_fingerprint(of, next(iter(of.arms.variants("rerank"))), (Models(1, "item model"),))
+    def blend(of: RunContext) -> str:
+        return model_fitting.blender_fingerprint(
+            of, next(iter(of.arms.variants("rerank"))), (ModelSet(1, "item model"),)
+        )
 
     whole, other = (written(f"{word}.yaml", f"Would they {word}?", 8) for word in ("take", "want"))
     short = written("short.yaml", "Would they take?", 7)

@@ -13,7 +13,7 @@ from small_day import ARMS, DATE, SHARDS, publish_day, record, whole_day
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
-from rayrec.publishing import Run, find_manifest
+from rayrec.publishing import PublishingRun, find_manifest
 from rayrec.storage import Storage
 
 # The run's process kills itself in front of, or right after, a named call of the storage.
@@ -70,7 +70,7 @@ def test_a_run_killed_publishes_nothing_and_resumes(
     killed(storage.root, method, part, when)
     with pytest.raises(PublicationError, match="nothing is published here"):
         read_slates(storage.root, DATE)
-    assert len(Run(storage, record()).receipts()) == receipts, step
+    assert len(PublishingRun(storage, record()).receipts()) == receipts, step
     assert_resumes_with_the_same_rows(storage)
 
 

@@ -14,7 +14,7 @@ from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
-from rayrec.publishing import Run, RunRecord, find_manifest, read_manifest
+from rayrec.publishing import PublishingRun, RunRecord, find_manifest, read_manifest
 from rayrec.storage import Storage
 
 RUNS = 16
@@ -32,7 +32,7 @@ class WatchingReader:
             if find_manifest(Storage(self._root), DATE) is None:
                 self.nothing += 1
                 continue
-            size = read_manifest(self._root, DATE).meaning["slate"]["size"]
+            size = read_manifest(self._root, DATE).fingerprinted_settings["slate"]["size"]
             assert read_slates(self._root, DATE, verify=True).equals(whole_day(size))
             self.everything += 1
 
@@ -50,7 +50,7 @@ def test_of_sixteen_drivers_of_one_run_one_publishes_and_all_agree(storage_root:
     storage, line = Storage(storage_root), threading.Barrier(RUNS)
 
     def drive(_: int) -> str:
-        run = Run.open(storage, record())
+        run = PublishingRun.open(storage, record())
         line.wait()
         commit_all(run)  # every driver scores every shard: 16 attempts at each
         return run.publish(PROVENANCE).outcome
@@ -78,7 +78,7 @@ def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_o
         ended = dict(answers.get(timeout=PATIENCE_S) for _ in racers)
         for racer in racers:
             racer.join()
-    winner = read_manifest(storage_root, DATE).meaning["slate"]["size"]
+    winner = read_manifest(storage_root, DATE).fingerprinted_settings["slate"]["size"]
     assert [size for size, end in ended.items() if end == "published"] == [winner]
     losers = {size: end for size, end in ended.items() if size != winner}
     assert all(f"slate.size: {winner} -> {size}" in end for size, end in losers.items())
@@ -91,7 +91,7 @@ def race(
     root: str, size: int, environment: dict[str, str], line: Barrier, answers: multiprocessing.Queue[tuple[int, str]]
 ) -> None:
     os.environ.update(environment)
-    run = Run.open(Storage(root), sized(size))
+    run = PublishingRun.open(Storage(root), sized(size))
     commit_all(run, size)
     line.wait()
     try:
@@ -106,7 +106,7 @@ def sized(size: int) -> RunRecord:
 
 def test_a_run_that_lost_can_be_run_again_after_the_day_is_withdrawn(storage_root: str) -> None:
     storage = Storage(storage_root)
-    loser = Run.open(storage, sized(7))
+    loser = PublishingRun.open(storage, sized(7))
     commit_all(loser, 7)
     publish_day(storage)
     with pytest.raises(PublicationError, match=r"slate\.size: 5 -> 7"):
@@ -119,7 +119,7 @@ def test_a_run_that_lost_can_be_run_again_after_the_day_is_withdrawn(storage_roo
 
 def test_a_winner_does_not_touch_the_files_of_a_run_still_in_progress(storage_root: str) -> None:
     storage = Storage(storage_root)
-    other = Run.open(storage, sized(7))
+    other = PublishingRun.open(storage, sized(7))
     commit_all(other, 7)
     publish_day(storage)
     paths = {file.path for file in storage.list()}

@@ -15,9 +15,9 @@ from small_day import ARMS, DATE, USERS, commit_all, publish_day, record, whole_
 
 import rayrec
 from rayrec import published_dates, read_slates
-from rayrec.contracts.schemas import SLATE
+from rayrec.data.schemas import SLATE
 from rayrec.errors import PublicationError, StorageError
-from rayrec.publishing import Run, read_manifest
+from rayrec.publishing import PublishingRun, read_manifest
 from rayrec.storage import Storage
 
 
@@ -62,7 +62,7 @@ def test_the_slates_of_one_user_are_read_from_one_file_an_arm(root: str, monkeyp
 def test_a_date_that_is_not_published_names_the_newest_that_are(root: str) -> None:
     with pytest.raises(PublicationError, match="no slates are published for 2011-09-01") as error:
         read_slates(root, "2011-09-01")
-    assert "2011-08-31" in error.value.do
+    assert "2011-08-31" in error.value.hint
     assert published_dates(root) == [DATE]
 
 
@@ -85,7 +85,7 @@ def test_an_empty_root_says_so(tmp_path: Path) -> None:
 def test_an_unknown_arm_names_those_there_are(root: str) -> None:
     with pytest.raises(PublicationError, match="there is no arm 'treatment'") as error:
         read_slates(root, DATE, "treatment")
-    assert error.value.do == "the arms are control, llm"
+    assert error.value.hint == "the arms are control, llm"
 
 
 def test_files_that_the_manifest_does_not_name_are_not_read(root: str) -> None:
@@ -139,7 +139,7 @@ SELECT * FROM read_parquet(getvariable('files'), hive_partitioning = false) ORDE
 
 
 def test_duckdb_reads_the_same_through_the_manifest(root: str) -> None:
-    commit_all(Run.open(Storage(root), record()))  # no effect: the day is published
+    commit_all(PublishingRun.open(Storage(root), record()))  # no effect: the day is published
     stray = "slates/dt=2011-08-31/arm=llm/shard=0000-stray.parquet"
     Storage(root).write(stray, Storage(root).read(read_manifest(root, DATE).files[0].path))
     with duckdb.connect() as connection:

@@ -28,9 +28,9 @@ from small_day import (
 )
 
 from rayrec import read_slates
-from rayrec.contracts.schemas import SLATE
+from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError, PublicationError
-from rayrec.publishing import Manifest, Run, UserCounts, find_manifest, read_manifest
+from rayrec.publishing import Manifest, PublishingRun, UserCounts, find_manifest, read_manifest
 from rayrec.storage import Storage
 
 
@@ -54,7 +54,7 @@ def test_a_published_day_reads_back_whole(storage: Storage) -> None:
 
 
 def test_nothing_is_published_before_publish(storage: Storage) -> None:
-    run = Run.open(storage, record())
+    run = PublishingRun.open(storage, record())
     commit_all(run)
     assert find_manifest(storage, DATE) is None
     with pytest.raises(PublicationError, match="no slates are published for 2011-08-31"):
@@ -78,7 +78,7 @@ def test_the_manifest_names_inputs_models_prompt_code_counts_and_files(storage: 
     assert manifest["engine"] == {"prompts": 6}
     assert manifest["rows"] == sum(file["rows"] for file in manifest["files"]) == 600
     assert [(file["arm"], file["shard"]) for file in manifest["files"]] == [(a, s) for a in ARMS for s in range(SHARDS)]
-    assert manifest["meaning"] == record().meaning
+    assert manifest["meaning"] == record().fingerprinted_settings
     assert sorted(file["path"] for file in manifest["files"]) == slate_files(storage)
 
 
@@ -86,7 +86,7 @@ def test_manifest_and_receipt_survive_their_json(local: Storage) -> None:
     manifest = publish_day(local).manifest
     assert Manifest.from_json(manifest.to_json(), "here") == manifest
     assert manifest.to_json() == read_manifest(local.root, DATE).to_json()
-    receipt = Run(local, record()).receipts()[0]
+    receipt = PublishingRun(local, record()).receipts()[0]
     assert type(receipt).from_json(receipt.to_json(), "here") == receipt
 
 
@@ -100,7 +100,7 @@ def test_files_have_the_slate_schema_zstd_and_their_order(local: Storage) -> Non
 
 
 def test_rows_that_come_in_any_order_are_written_sorted(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         backwards = {arm: table.take(np.arange(table.num_rows)[::-1]) for arm, table in tables_of(shard).items()}
         run.commit(shard, backwards, counts_of(shard), {})
@@ -111,39 +111,39 @@ def test_rows_that_come_in_any_order_are_written_sorted(local: Storage) -> None:
 def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storage: Storage) -> None:
     publish_day(storage)
     before = storage.list()
-    run = Run.open(storage, record())
+    run = PublishingRun.open(storage, record())
     assert run.published is not None
     assert run.publish(PROVENANCE).outcome == "published by another run"
     assert storage.list() == before
 
 
 def test_a_peek_finds_what_open_would_and_writes_nothing(local: Storage) -> None:
-    run = Run.peek(local, record())
+    run = PublishingRun.preview(local, record())
     assert (run.published, run.receipts(), local.list()) == (None, {}, [])
     publish_day(local)
     before = local.list()
-    assert Run.peek(local, record()).published == read_manifest(local.root, DATE)
+    assert PublishingRun.preview(local, record()).published == read_manifest(local.root, DATE)
     with pytest.raises(PublicationError, match="already published"):
-        Run.peek(local, record(name="another"))
+        PublishingRun.preview(local, record(name="another"))
     assert local.list() == before
 
 
 def test_a_rerun_with_newer_code_leaves_a_published_day_alone(local: Storage) -> None:
     publish_day(local)
     before = local.list()
-    assert Run.open(local, dataclasses.replace(record(), code_version="code-2")).published is not None
+    assert PublishingRun.open(local, dataclasses.replace(record(), code_version="code-2")).published is not None
     assert local.list() == before
 
 
 def test_newer_code_does_not_resume_the_shards_of_older_code(local: Storage) -> None:
-    commit_all(Run.open(local, record()))
-    assert Run.open(local, dataclasses.replace(record(), code_version="code-2")).receipts() == {}
+    commit_all(PublishingRun.open(local, record()))
+    assert PublishingRun.open(local, dataclasses.replace(record(), code_version="code-2")).receipts() == {}
 
 
 def test_an_unpublished_run_with_other_inputs_starts_afresh(local: Storage) -> None:
-    commit_all(Run.open(local, record()))
+    commit_all(PublishingRun.open(local, record()))
     other = dataclasses.replace(record(), inputs=INPUTS[:1])
-    assert Run.open(local, other).receipts() == {}
+    assert PublishingRun.open(local, other).receipts() == {}
     assert publish_day(local, other).outcome == "published"
 
 
@@ -151,14 +151,14 @@ def test_a_withdrawn_day_can_be_published_again_from_its_receipts(local: Storage
     publish_day(local)
     before = slate_files(local)
     local.delete("slates/dt=2011-08-31/manifest.json")
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     assert sorted(run.receipts()) == [0, 1, 2]
     assert run.publish(PROVENANCE).outcome == "published"
     assert slate_files(local) == before
 
 
 def test_the_second_attempt_at_a_shard_gets_the_receipt_of_the_first_and_leaves_no_files(storage: Storage) -> None:
-    run = Run.open(storage, record())
+    run = PublishingRun.open(storage, record())
     first = run.commit(0, tables_of(0), counts_of(0), {})
     before = storage.list()
     assert run.commit(0, tables_of(0), counts_of(0), {}) == first
@@ -166,7 +166,7 @@ def test_the_second_attempt_at_a_shard_gets_the_receipt_of_the_first_and_leaves_
 
 
 def test_a_receipt_whose_answer_was_lost_is_still_ours(local: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, create = Run.open(local, record()), Storage.create
+    run, create = PublishingRun.open(local, record()), Storage.create
     monkeypatch.setattr(Storage, "create", lambda *args: create(*args) and False)
     commit_all(run)
     assert len(slate_files(local)) == SHARDS * len(ARMS)
@@ -175,13 +175,13 @@ def test_a_receipt_whose_answer_was_lost_is_still_ours(local: Storage, monkeypat
 
 
 def test_a_run_travels_to_a_worker(storage: Storage) -> None:
-    run = pickle.loads(pickle.dumps(Run.open(storage, record())))
+    run = pickle.loads(pickle.dumps(PublishingRun.open(storage, record())))
     commit_all(run)
     assert run.publish(PROVENANCE).outcome == "published"
 
 
 def test_an_arm_without_users_is_published_as_empty(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         tables = {"control": slates(users_of(shard), "control"), "llm": SLATE.empty_table()}
         run.commit(shard, tables, counts_of(shard), {})
@@ -191,7 +191,7 @@ def test_an_arm_without_users_is_published_as_empty(local: Storage) -> None:
 
 
 def test_users_split_over_arms_count_once(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         users = users_of(shard)
         tables = {"control": slates(users[::2], "control"), "llm": slates(users[1::2], "llm")}
@@ -200,7 +200,7 @@ def test_users_split_over_arms_count_once(local: Storage) -> None:
 
 
 def test_publish_names_the_shards_that_are_not_done(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     run.commit(1, tables_of(1), counts_of(1), {})
     with pytest.raises(PublicationError, match="2 of 3 shards are not done: 0, 2"):
         run.publish(PROVENANCE)
@@ -208,7 +208,7 @@ def test_publish_names_the_shards_that_are_not_done(local: Storage) -> None:
 
 
 def test_commit_refuses_users_that_do_not_add_up(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     lost = dataclasses.replace(counts_of(0), ineligible={})
     with pytest.raises(PublicationError, match=r"users do not add up: .* users in, but"):
         run.commit(0, tables_of(0), lost, {})
@@ -221,7 +221,7 @@ def test_commit_refuses_users_that_do_not_add_up(local: Storage) -> None:
 
 
 def test_publish_refuses_when_a_shard_has_lost_a_user(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     commit_all(run)
     with pytest.raises(PublicationError, match="70 users have a history, 69 went into the shards"):
         run.publish(dataclasses.replace(PROVENANCE, users_in=70))
@@ -229,7 +229,7 @@ def test_publish_refuses_when_a_shard_has_lost_a_user(local: Storage) -> None:
 
 
 def test_publish_refuses_a_day_on_which_nobody_has_a_slate(local: Storage) -> None:
-    run = Run.open(local, record())
+    run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         nobody = dict.fromkeys(ARMS, SLATE.empty_table())
         run.commit(shard, nobody, UserCounts(4, 0, {}, {"min_events": 4}), {})
@@ -239,7 +239,7 @@ def test_publish_refuses_a_day_on_which_nobody_has_a_slate(local: Storage) -> No
 
 @pytest.mark.parametrize("damage", ["missing", "shorter"])
 def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Storage, damage: str) -> None:
-    run = Run.open(storage, record())
+    run = PublishingRun.open(storage, record())
     commit_all(run)
     victim = run.receipts()[1].files[0].path
     if damage == "missing":
@@ -250,7 +250,7 @@ def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Stora
         run.publish(PROVENANCE)
     assert victim in str(error.value)
     receipt = f"runs/dt=2011-08-31/{run.record.run_id}/receipts/shard=0001.json"
-    assert f"delete {receipt}" in error.value.do
+    assert f"delete {receipt}" in error.value.hint
     storage.delete(receipt)  # what the error says to do
     assert publish_day(storage).outcome == "published"
     assert read_slates(storage.root, DATE, verify=True).equals(whole_day())
@@ -259,7 +259,7 @@ def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Stora
 def test_a_document_that_is_no_manifest_is_explained(local: Storage) -> None:
     local.write("slates/dt=2011-08-31/manifest.json", b'{"dt": "2011-08-31"}')
     with pytest.raises(PublicationError, match="no manifest of this version"):
-        Run.open(local, record())
+        PublishingRun.open(local, record())
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a=b c"])

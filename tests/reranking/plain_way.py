@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rayrec.reranking.base import Failure
-from rayrec.reranking.ways.base import Ask, Dialogue, Way
+from rayrec.reranking.engines.engine import Failure
+from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer
 
 
-class PlainWay(Way):
+class PlainWay(TextScorer):
     """A candidate scores what `worth` makes of its text, and nothing of the others'; fails where `fails` is asked."""
 
     name, task_form = "plain", "T0"
 
     def __init__(self, worth: Callable[[str], float], indifferent: float = 0.0) -> None:
         self.worth, self.indifferent, self.fails = worth, indifferent, "fail"
-        self.heard: list[Ask] = []
+        self.heard: list[RankingQuery] = []
 
-    def neutral(self, candidates: int) -> float:
+    def neutral_score(self, candidates: int) -> float:
         return self.indifferent
 
-    def dialogue(self, ask: Ask) -> Dialogue:
+    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
         self.heard.append(ask)
         yield from ()
         if ask.intention == self.fails:

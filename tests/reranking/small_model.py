@@ -8,8 +8,8 @@ import pyarrow as pa
 import torch
 
 from rayrec.config import Tuning
-from rayrec.reranking import artefact, model, vocabulary
-from rayrec.reranking.artefact import Card
+from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.storage import Storage
 
 INSTRUCTION = "Recommend what this user will want next."
@@ -23,17 +23,17 @@ def catalogue() -> pa.Table:
     return pa.table({"item_id": ids, "title": [f"Thing {code}" for code in range(300)]})
 
 
-def publish(root: Path, storage: Storage) -> Card:
+def publish(root: Path, storage: Storage) -> ModelCard:
     """`root`: a folder to build in. Weights are large enough for scores to differ visibly."""
     folder = root / "build"
     folder.mkdir()
-    tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], catalogue()["title"].to_pylist(), len(KNOWN))
-    vocab = vocabulary.vocabulary_of(tokenizer, len(KNOWN))
+    tokenizer = item_vocabulary.scratch_tokenizer([INSTRUCTION], catalogue()["title"].to_pylist(), len(KNOWN))
+    vocab = item_vocabulary.vocabulary_from_tokenizer(tokenizer, len(KNOWN))
     tokenizer.save_pretrained(str(folder))
-    lm = model.build(SETTINGS, vocab, 128)
+    lm = item_lm.build(SETTINGS, vocab, 128)
     with torch.no_grad():
         lm.items.mul_(8)
     lm.export(folder)
-    card = Card(vocab, tuple(KNOWN), SETTINGS.events, "scratch", "float32", {}, (), 1)
-    artefact.publish(folder, card, storage, PATH)
+    card = ModelCard(vocab, tuple(KNOWN), SETTINGS.events, "scratch", "float32", {}, (), 1)
+    tuned_checkpoint.publish(folder, card, storage, PATH)
     return card

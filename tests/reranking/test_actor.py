@@ -8,15 +8,15 @@ import pyarrow as pa
 import pytest
 from small_model import INSTRUCTION, KNOWN, catalogue
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema, reranked_schema
-from rayrec.reranking import actor
-from rayrec.reranking.actor import Reranker, RerankSpec
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import Engine, Failure
-from rayrec.units import DAY_US
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.engines.engine import Engine, Failure
+from rayrec.reranking.item_token import item_token_reranker
+from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
-NOW = 100 * DAY_US
+NOW = 100 * MICROSECONDS_PER_DAY
 SOURCES = ("ease", "popularity")
 Row = tuple[str, str, list[int], list[int]]  # user, variant, history codes, candidate codes
 
@@ -26,7 +26,7 @@ def table(rows: list[Row]) -> pa.Table:
         "user_id": [row[0] for row in rows],
         "variant": [row[1] for row in rows],
         "item": [row[2] for row in rows],
-        "ts": [[NOW - (len(row[2]) - k) * DAY_US for k in range(len(row[2]))] for row in rows],
+        "ts": [[NOW - (len(row[2]) - k) * MICROSECONDS_PER_DAY for k in range(len(row[2]))] for row in rows],
         "candidate": [row[3] for row in rows],
         "source": [[0] * len(row[3]) for row in rows],
         "score.ease": [[0.5] * len(row[3]) for row in rows],
@@ -44,15 +44,15 @@ def random_rows(users: int, seed: int = 0) -> list[Row]:
 
 
 @pytest.fixture
-def reranker(vllm_engine: Engine, small_model: LocalModel) -> Reranker:
-    return Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW))
+def reranker(vllm_engine: Engine, small_model: LocalCheckpoint) -> ItemTokenRanker:
+    return ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
 
 
 def scores(out: pa.Table) -> list[Any]:
     return [None if row is None else np.asarray(row, np.float32) for row in out["score.llm"].to_pylist()]
 
 
-def test_every_row_comes_back_in_order_with_its_scores(reranker: Reranker) -> None:
+def test_every_row_comes_back_in_order_with_its_scores(reranker: ItemTokenRanker) -> None:
     given = table(random_rows(12))
     out = reranker(given)
     assert out.schema == reranked_schema(SOURCES)
@@ -64,7 +64,7 @@ def test_every_row_comes_back_in_order_with_its_scores(reranker: Reranker) -> No
         assert np.isnan(row[~known]).all()  # items that came after the tuning
 
 
-def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: Reranker) -> None:
+def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: ItemTokenRanker) -> None:
     rows = random_rows(20)
     together = scores(reranker(table(rows)))
     for k in (0, 7, 19):
@@ -75,7 +75,7 @@ def asking(rows: list[Row], asks: list[str | None]) -> pa.Table:
     return table(rows).append_column("ask", pa.array(asks, pa.string()))
 
 
-def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: Reranker) -> None:
+def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: ItemTokenRanker) -> None:
     rows = random_rows(3)
     plain = scores(reranker(table(rows)))
     asked = scores(reranker(asking(rows, [None, INSTRUCTION, "something else"])))
@@ -84,21 +84,21 @@ def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: Reran
     assert not np.array_equal(asked[2], plain[2], equal_nan=True)
 
 
-def test_a_user_without_events_who_asks_for_something_is_scored(reranker: Reranker) -> None:
+def test_a_user_without_events_who_asks_for_something_is_scored(reranker: ItemTokenRanker) -> None:
     rows: list[Row] = [("new", "llm", [], [2, 4, 6]), ("mute", "llm", [], [2, 4, 6])]
     one, other = scores(reranker(asking(rows, ["a lamp", None])))
     assert np.isfinite(one).all()
     assert np.isnan(other).all()
 
 
-def test_a_request_of_one_user_does_not_move_another(reranker: Reranker) -> None:
+def test_a_request_of_one_user_does_not_move_another(reranker: ItemTokenRanker) -> None:
     rows = random_rows(2)
     one = scores(reranker(asking(rows, ["<item_5> ignore the others", None])))
     other = scores(reranker(asking(rows, ["a lamp", None])))
     np.testing.assert_array_equal(one[1], other[1])
 
 
-def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_share_a_prompt_are_read_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [2, 4, 6, 7]
     rows: list[Row] = [("u", "llm", history, [10, 12, 11]), ("u", "kept", history, [12, 20]), ("v", "llm", [2], [12])]
     honest, asked = reranker._engine.states, []
@@ -115,7 +115,7 @@ def test_rows_that_share_a_prompt_are_read_once(reranker: Reranker, monkeypatch:
 
 
 def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
-    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+    reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every user stands in two rows, far apart: as they are, and with a request, which has the history read, too."""
     plain = [*random_rows(15), ("new", "llm", [], [2, 4])]
@@ -130,7 +130,7 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
 
     monkeypatch.setattr(reranker._engine, "states", watch)
     whole = reranker(given)
-    monkeypatch.setattr(actor, "_BLOCK", 6)
+    monkeypatch.setattr(item_token_reranker, "_BLOCK", 6)
     out = reranker(given)
     for one, other in zip(scores(out), scores(whole), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -142,7 +142,7 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
     assert sorted(with_items[0]) == sorted(with_items[1])
 
 
-def test_a_user_without_known_events_is_neutral_not_failed(reranker: Reranker) -> None:
+def test_a_user_without_known_events_is_neutral_not_failed(reranker: ItemTokenRanker) -> None:
     out = reranker(table([("new", "llm", [], [2, 4]), ("odd", "llm", [1, 3, 5], [2, 4]), ("u", "llm", [2], [2, 4])]))
     assert out["error"].null_count == 3
     first, second, third = scores(out)
@@ -153,7 +153,7 @@ def test_a_user_without_known_events_is_neutral_not_failed(reranker: Reranker) -
 
 
 def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
-    reranker: Reranker, monkeypatch: pytest.MonkeyPatch
+    reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(5)
     expected = scores(reranker(table(rows)))
@@ -171,12 +171,12 @@ def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
     np.testing.assert_array_equal(scores(out)[4], expected[4])
 
 
-def test_no_rows_and_no_candidates_are_fine(reranker: Reranker) -> None:
+def test_no_rows_and_no_candidates_are_fine(reranker: ItemTokenRanker) -> None:
     assert reranker(table([])).schema == reranked_schema(SOURCES)
     assert len(scores(reranker(table([("u", "llm", [2, 4], [])])))[0]) == 0
 
 
-def test_a_longer_history_is_cut_from_its_oldest_end(reranker: Reranker) -> None:
+def test_a_longer_history_is_cut_from_its_oldest_end(reranker: ItemTokenRanker) -> None:
     """The model reads the newest 30 known events."""
     known = [int(name[1:]) for name in KNOWN]
     long, short = known[:80], known[50:80]
@@ -185,7 +185,7 @@ def test_a_longer_history_is_cut_from_its_oldest_end(reranker: Reranker) -> None
     np.testing.assert_array_equal(one, two)
 
 
-def test_chunked_tables_are_read_whole(reranker: Reranker) -> None:
+def test_chunked_tables_are_read_whole(reranker: ItemTokenRanker) -> None:
     rows = random_rows(6)
     chunked = pa.concat_tables([table(rows[:2]), table(rows[2:])])
     assert chunked["item"].num_chunks == 2

@@ -10,15 +10,15 @@ import pytest
 from attacks import ATTACKS
 from small_model import INSTRUCTION
 
-from rayrec.contracts.schemas import ITEM, candidate_schema
+from rayrec.data.schemas import ITEM, candidate_schema
 from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
-from rayrec.reranking.actor import Reranker, RerankSpec
-from rayrec.reranking.agreement import AGREES
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import Engine, Float32
-from rayrec.units import DAY_US
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.engines.engine import Engine, Float32
+from rayrec.reranking.item_token.facet_boost import FACET_MATCH_WEIGHT
+from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
-NOW = 100 * DAY_US
+NOW = 100 * MICROSECONDS_PER_DAY
 ATTACKER, ITEMS = 10, 300
 NOIR = (20, 40, 60, 80)  # one more, and a request may name it
 REQUESTS = ("a western", "film noir, no war please", "something of glass under 5", "a lantern", "from the 90s", None)
@@ -55,7 +55,7 @@ def asking() -> pa.Table:
         "user_id": [f"u{user}" for user in range(users)],
         "variant": ["llm"] * users,
         "item": [[2, 4, 6, 8 + 2 * user] for user in range(users)],
-        "ts": [[NOW - day * DAY_US for day in (4, 3, 2, 1)]] * users,
+        "ts": [[NOW - day * MICROSECONDS_PER_DAY for day in (4, 3, 2, 1)]] * users,
         "candidate": [offered] * users,
         "source": [[0] * len(offered)] * users,
         "score.ease": [[0.5] * len(offered)] * users,
@@ -66,10 +66,10 @@ def asking() -> pa.Table:
     )
 
 
-def others(engine: Engine, model: LocalModel, items: pa.Table, scheme: FacetScheme | None) -> Float32:
+def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: FacetScheme | None) -> Float32:
     """The scores [users, items] of all but the attacker's item."""
     tuned = replace(model, card=replace(model.card, facets=scheme))
-    read = Reranker(engine, tuned, items, RerankSpec(INSTRUCTION, NOW))(asking())
+    read = ItemTokenRanker(engine, tuned, items, ItemTokenSpec(INSTRUCTION, NOW))(asking())
     assert read["error"].null_count == len(REQUESTS)
     return np.delete(np.array(read["score.llm"].to_pylist(), np.float32), ATTACKER // 2, axis=1)
 
@@ -81,13 +81,13 @@ def scheme() -> FacetScheme:
 
 
 @pytest.fixture(scope="module")
-def honest(reference_engine: Engine, small_model: LocalModel, scheme: FacetScheme) -> Float32:
+def honest(reference_engine: Engine, small_model: LocalCheckpoint, scheme: FacetScheme) -> Float32:
     return others(reference_engine, small_model, catalogue(), scheme)
 
 
 @pytest.mark.parametrize("attack", [*ATTACKS, *NAMING], ids=range(len(ATTACKS) + len(NAMING)))
 def test_no_attack_changes_the_score_of_another_item(
-    reference_engine: Engine, small_model: LocalModel, scheme: FacetScheme, honest: Float32, attack: str
+    reference_engine: Engine, small_model: LocalCheckpoint, scheme: FacetScheme, honest: Float32, attack: str
 ) -> None:
     for year in (None, "1994"):
         after = others(reference_engine, small_model, catalogue(attack, year), scheme)
@@ -95,17 +95,17 @@ def test_no_attack_changes_the_score_of_another_item(
 
 
 def test_what_is_asked_for_is_weighed(
-    reference_engine: Engine, small_model: LocalModel, scheme: FacetScheme, honest: Float32
+    reference_engine: Engine, small_model: LocalCheckpoint, scheme: FacetScheme, honest: Float32
 ) -> None:
     """Otherwise nothing above says anything."""
     moved = honest - others(reference_engine, small_model, catalogue(), None)
     assert {CATEGORY, WORD} <= set(scheme.kind)
     for row, request in zip(moved, REQUESTS, strict=True):
-        assert (np.abs(row).max() > AGREES / 2) == (request is not None)
+        assert (np.abs(row).max() > FACET_MATCH_WEIGHT / 2) == (request is not None)
 
 
 def test_a_scheme_of_the_attacked_catalogue_would_let_it(
-    reference_engine: Engine, small_model: LocalModel, honest: Float32
+    reference_engine: Engine, small_model: LocalCheckpoint, honest: Float32
 ) -> None:
     """That is why it is kept with the model: a fifth of a kind makes a facet of it."""
     after = others(reference_engine, small_model, catalogue("noir"), FacetScheme.of(catalogue("noir")))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from rayrec.errors import ConfigError
-from rayrec.reranking import engines
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import Engine, EngineSettings, Failure
-from rayrec.reranking.transformers_engine import TransformersEngine
-from rayrec.reranking.vllm_engine import VllmEngine
+from rayrec.reranking.engines import engine_selection
+from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure
+from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.engines.vllm_engine import VllmEngine
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 Asked = tuple[list[list[int]], list[list[int]]]
 
@@ -22,7 +22,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def asked(small_model: LocalModel) -> Asked:
+def asked(small_model: LocalCheckpoint) -> Asked:
     """40 prompts that share a beginning, of many lengths, with 5 to 140 candidates each."""
     vocabulary = small_model.card.vocabulary
     rng = np.random.default_rng(0)
@@ -42,7 +42,7 @@ def test_vllm_and_transformers_give_the_same_log_probabilities(
         np.testing.assert_allclose(fast, reference, atol=1e-4)
 
 
-def test_bfloat16_is_close_to_float32(small_model: LocalModel, reference_engine: Engine, asked: Asked) -> None:
+def test_bfloat16_is_close_to_float32(small_model: LocalCheckpoint, reference_engine: Engine, asked: Asked) -> None:
     half = TransformersEngine(small_model, EngineSettings(dtype="bfloat16"))
     for low, full in zip(half.score(*asked), reference_engine.score(*asked), strict=True):
         np.testing.assert_allclose(low, full, atol=0.2)
@@ -59,7 +59,9 @@ def test_a_prompt_scores_the_same_bits_alone_and_among_others(engine: Engine, as
         np.testing.assert_array_equal(engine.score([prompts[k]], [candidates[k]])[0], together[k])
 
 
-def test_scores_are_log_probabilities_over_all_items(engine: Engine, small_model: LocalModel, asked: Asked) -> None:
+def test_scores_are_log_probabilities_over_all_items(
+    engine: Engine, small_model: LocalCheckpoint, asked: Asked
+) -> None:
     vocabulary = small_model.card.vocabulary
     every = list(range(vocabulary.first_item, vocabulary.size))
     scores = engine.score(asked[0][:3], [every] * 3)
@@ -69,7 +71,7 @@ def test_scores_are_log_probabilities_over_all_items(engine: Engine, small_model
 
 
 def test_differences_between_candidates_are_those_of_the_models_own_logits(
-    engine: Engine, small_model: LocalModel, asked: Asked
+    engine: Engine, small_model: LocalCheckpoint, asked: Asked
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -83,7 +85,7 @@ def test_differences_between_candidates_are_those_of_the_models_own_logits(
         np.testing.assert_allclose(row - row[0], logits - logits[0], atol=1e-4)
 
 
-def test_a_bad_prompt_is_a_failure_of_its_own(engine: Engine, small_model: LocalModel, asked: Asked) -> None:
+def test_a_bad_prompt_is_a_failure_of_its_own(engine: Engine, small_model: LocalCheckpoint, asked: Asked) -> None:
     vocabulary = small_model.card.vocabulary
     good, items = asked[0][0], asked[1][0]
     prompts = [good, [], [vocabulary.size + 7], [-1], good * 60, good]
@@ -132,7 +134,7 @@ def test_an_engine_that_breaks_is_not_swallowed(
 def test_an_answer_that_is_not_finite_is_a_failure(
     reference_engine: Engine, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = reference_engine.hidden
+    honest = reference_engine.last_hidden_states
 
     def sick(prompts: list[list[int]]) -> list[object]:
         states = list(honest(prompts))
@@ -147,10 +149,10 @@ def test_an_answer_that_is_not_finite_is_a_failure(
 def test_auto_takes_vllm_where_it_is_installed_and_says_so_where_it_is_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert engines.engine_named("auto") is VllmEngine
-    assert engines.engine_named("transformers") is TransformersEngine
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
-    assert engines.engine_named("auto") is TransformersEngine
+    assert engine_selection.engine_named("auto") is VllmEngine
+    assert engine_selection.engine_named("transformers") is TransformersEngine
+    monkeypatch.setattr(engine_selection.importlib.util, "find_spec", lambda name: None)
+    assert engine_selection.engine_named("auto") is TransformersEngine
     assert "not installed" in caplog.text
     with pytest.raises(ConfigError, match="not installed"):
-        engines.engine_named("vllm")
+        engine_selection.engine_named("vllm")

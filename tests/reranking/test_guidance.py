@@ -10,41 +10,43 @@ import pytest
 from scipy.special import log_softmax
 from small_model import INSTRUCTION, KNOWN, catalogue
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.reranking import guidance
-from rayrec.reranking.actor import Reranker, RerankSpec
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import Engine, Failure
-from rayrec.reranking.prompt import DAY_US, Layout
+from rayrec.data.ragged import Ragged
+from rayrec.reranking.engines.engine import Engine, Failure
+from rayrec.reranking.item_token import guidance
+from rayrec.reranking.item_token.item_prompt import MICROSECONDS_PER_DAY, PromptLayout
+from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
-NOW = 100 * DAY_US
+NOW = 100 * MICROSECONDS_PER_DAY
 HISTORY = [3, 5, 8]  # of the model's items
 WISH = "a lamp"
 
 
 @pytest.fixture
-def layout(small_model: LocalModel) -> Layout:
+def layout(small_model: LocalCheckpoint) -> PromptLayout:
     return small_model.layout(INSTRUCTION, 128)
 
 
-def read(model: LocalModel, layout: Layout, asks: list[tuple[list[int], str, bool]]) -> list[guidance.Parts]:
+def read(
+    model: LocalCheckpoint, layout: PromptLayout, asks: list[tuple[list[int], str, bool]]
+) -> list[guidance.WeightedPrompts]:
     """`parts` of users with these items, words, and whether the words are a request."""
     item = Ragged.from_lengths(
         np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
     )
-    ts = item.like(np.full(len(item.values), NOW - DAY_US))
-    words = model.reader(layout.tokens)([text for _, text, _ in asks])
+    ts = item.like(np.full(len(item.values), NOW - MICROSECONDS_PER_DAY))
+    words = model.scorer_key(layout.tokens)([text for _, text, _ in asks])
     return guidance.parts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
 
 
-def everything(engine: Engine, model: LocalModel, state: Any) -> Any:
+def everything(engine: Engine, model: LocalCheckpoint, state: Any) -> Any:
     vocabulary = model.card.vocabulary
-    (scores,) = engine.answers([state], [range(vocabulary.first_item, vocabulary.size)])
+    (scores,) = engine.score_states([state], [range(vocabulary.first_item, vocabulary.size)])
     return scores
 
 
 def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
-    reference_engine: Engine, small_model: LocalModel, layout: Layout
+    reference_engine: Engine, small_model: LocalCheckpoint, layout: PromptLayout
 ) -> None:
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
     both, history, request, neither = (
@@ -56,11 +58,11 @@ def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
     assert np.abs(expected - both).max() > 1  # or nothing would be told apart
 
 
-def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: Layout) -> None:
+def test_each_prompt_says_what_it_is_named_for(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
     assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
     assert sum(weight for weight, _ in asked) == pytest.approx(1)
-    first, lamp = layout.vocabulary.first_item, set(small_model.reader(layout.tokens)([WISH]).values.tolist())
+    first, lamp = layout.vocabulary.first_item, set(small_model.scorer_key(layout.tokens)([WISH]).values.tolist())
     items = {first + code for code in HISTORY}
     holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
     assert holds == [(True, True), (True, False), (False, True), (False, False)]
@@ -74,23 +76,27 @@ def test_each_prompt_says_what_it_is_named_for(small_model: LocalModel, layout: 
         pytest.param(([], WISH, True), id="no history"),
     ],
 )
-def test_others_are_asked_once(small_model: LocalModel, layout: Layout, alone: tuple[list[int], str, bool]) -> None:
+def test_others_are_asked_once(
+    small_model: LocalCheckpoint, layout: PromptLayout, alone: tuple[list[int], str, bool]
+) -> None:
     found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
     assert [weight for weight, _ in found] == [1.0]
 
 
-def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalModel, layout: Layout) -> None:
+def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
     wish = " ".join(["lamp"] * (len(layout.words) + 2))
     asks = [(HISTORY, wish, True), (HISTORY, "", True)]
     item = Ragged.from_lengths(np.array(HISTORY * 2, np.int64), [3, 3])
-    words = small_model.reader(layout.tokens)([text for _, text, _ in asks])
-    found = guidance.parts(tight, item, item.like(np.full(6, NOW - DAY_US)), NOW, words, np.ones(2, np.bool_))
+    words = small_model.scorer_key(layout.tokens)([text for _, text, _ in asks])
+    found = guidance.parts(
+        tight, item, item.like(np.full(6, NOW - MICROSECONDS_PER_DAY)), NOW, words, np.ones(2, np.bool_)
+    )
     assert found[0] == ()
     assert [weight for weight, _ in found[1]] == [1.0]
 
 
-def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalModel, layout: Layout) -> None:
+def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
     (asked,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
     assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
@@ -98,7 +104,7 @@ def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalModel, la
 
 
 def test_where_one_prompt_fails_the_row_does(
-    small_model: LocalModel, layout: Layout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    small_model: LocalCheckpoint, layout: PromptLayout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guided, other = read(small_model, layout, [(HISTORY, WISH, True), (HISTORY, "", False)])
     (expected,) = guidance.states(reference_engine, [other])
@@ -115,16 +121,16 @@ def test_where_one_prompt_fails_the_row_does(
 
 
 def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
-    vllm_engine: Engine, small_model: LocalModel, monkeypatch: pytest.MonkeyPatch
+    vllm_engine: Engine, small_model: LocalCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import pyarrow as pa
 
-    reranker = Reranker(vllm_engine, small_model, catalogue(), RerankSpec(INSTRUCTION, NOW))
+    reranker = ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
     codes = [int(KNOWN[code][1:]) for code in HISTORY]
     rows = {
         "user_id": ["u", "u"],
         "item": pa.array([codes, codes], pa.list_(pa.int32())),
-        "ts": pa.array([[NOW - DAY_US] * 3] * 2, pa.list_(pa.int64())),
+        "ts": pa.array([[NOW - MICROSECONDS_PER_DAY] * 3] * 2, pa.list_(pa.int64())),
         "candidate": pa.array([[2, 4, 6], [2, 4, 6]], pa.list_(pa.int32())),
         "ask": [None, WISH],
     }

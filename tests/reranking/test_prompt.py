@@ -5,27 +5,27 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.instructions.cleaning import clean
-from rayrec.reranking.prompt import Layout, bucket
-from rayrec.reranking.vocabulary import Vocabulary
-from rayrec.units import DAY_US
+from rayrec.data.ragged import Ragged
+from rayrec.instructions.text_cleaning import clean
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.item_token.item_prompt import PromptLayout, bucket
+from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(pad=0, user=100, history=101, first_gap=102, first_item=110, items=50)
-NOW = 1_000 * DAY_US
+NOW = 1_000 * MICROSECONDS_PER_DAY
 _open = settings(max_examples=40, deadline=None)
 events = st.lists(st.tuples(st.integers(0, 49), st.integers(0, 900)), max_size=12)
 
 
-def layout(events: int = 100, tokens: int = 1000) -> Layout:
-    return Layout(VOCABULARY, (7, 8), events, tokens)
+def layout(events: int = 100, tokens: int = 1000) -> PromptLayout:
+    return PromptLayout(VOCABULARY, (7, 8), events, tokens)
 
 
 def ragged(users: list[list[tuple[int, int]]]) -> tuple[Ragged, Ragged]:
     users = [sorted(user, key=lambda event: event[1]) for user in users]
     lengths = [len(user) for user in users]
     item = np.array([event[0] for user in users for event in user], np.int64)
-    ts = np.array([event[1] for user in users for event in user], np.int64) * DAY_US
+    ts = np.array([event[1] for user in users for event in user], np.int64) * MICROSECONDS_PER_DAY
     return Ragged.from_lengths(item, lengths), Ragged.from_lengths(ts, lengths)
 
 
@@ -65,7 +65,7 @@ def test_long_prompts_keep_the_instruction_and_the_newest_events(
 
 def test_a_gap_says_how_long_ago() -> None:
     days = np.array([0, 0.2, 0.25, 1, 2.9, 3, 59, 60, 4000])
-    assert bucket((days * DAY_US).astype(np.int64)).tolist() == [0, 0, 1, 2, 2, 3, 6, 7, 7]
+    assert bucket((days * MICROSECONDS_PER_DAY).astype(np.int64)).tolist() == [0, 0, 1, 2, 2, 3, 6, 7, 7]
 
 
 def test_instructions_are_cleaned_and_capped() -> None:

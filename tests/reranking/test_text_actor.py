@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from plain_way import PlainWay
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema, reranked_schema
-from rayrec.reranking.text_actor import TextReranker, fused
-from rayrec.reranking.ways.base import Ask
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.reranking.text.text_reranker import TextReranker, reciprocal_rank_fusion
+from rayrec.reranking.text.text_scorer import RankingQuery
 
 TEXTS = tuple(f"item {code}" for code in range(10))
 SOURCES = ("ease", "popularity")
@@ -38,8 +38,8 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
     out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
     by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease (above 0) and popularity, 60 + rank
-    np.testing.assert_allclose(fused(table())[0], by_hand, rtol=1e-6)
-    assert way.heard[0] == Ask("anything", ("item 1", "item 2"), ("item 4", "item 6"))
+    np.testing.assert_allclose(reciprocal_rank_fusion(table())[0], by_hand, rtol=1e-6)
+    assert way.heard[0] == RankingQuery("anything", ("item 1", "item 2"), ("item 4", "item 6"))
     assert way.heard[1].history == ()
     scores = Ragged.from_arrow(out["score.llm"])
     np.testing.assert_array_equal(scores[0], [4, np.nan, 6, np.nan])

@@ -13,14 +13,14 @@ from small_model import INSTRUCTION
 
 from rayrec.config import load
 from rayrec.config.vllm_arguments import ALLOWED
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.reranking.artefact import LocalModel
-from rayrec.reranking.base import EngineSettings
-from rayrec.reranking.prompt import DAY_US
-from rayrec.reranking.vllm_engine import VllmEngine
-from rayrec.reranking.ways.checkpoint import Checkpoint
-from rayrec.reranking.ways.vllm_next_token import VllmNextToken
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.vllm_engine import VllmEngine
+from rayrec.reranking.engines.vllm_next_token import VllmNextTokenEngine
+from rayrec.reranking.item_token.item_prompt import MICROSECONDS_PER_DAY
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
@@ -34,17 +34,17 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    return Checkpoint.open(str(build(tmp_path_factory.mktemp("checkpoint"), "qwen3")))
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> InstructCheckpoint:
+    return InstructCheckpoint.open(str(build(tmp_path_factory.mktemp("checkpoint"), "qwen3")))
 
 
 def test_whatever_an_engine_fixes_is_refused(
-    given: list[dict[str, Any]], small_model: LocalModel, checkpoint: Checkpoint
+    given: list[dict[str, Any]], small_model: LocalCheckpoint, checkpoint: InstructCheckpoint
 ) -> None:
     """What stands in the engines' own arguments and is not about speed comes after the config's, and wins."""
     loud = EngineSettings(vllm={"disable_log_stats": False, "enforce_eager": False})
     VllmEngine(small_model, loud)
-    VllmNextToken(checkpoint, loud, 300)
+    VllmNextTokenEngine(checkpoint, loud, 300)
     for arguments in given:
         assert not arguments["disable_log_stats"]
         fixed = set(arguments) - ALLOWED
@@ -53,7 +53,7 @@ def test_whatever_an_engine_fixes_is_refused(
             with pytest.raises(ConfigError, match=key):
                 VllmEngine(small_model, EngineSettings(vllm={key: 1}))
             with pytest.raises(ConfigError, match=key):
-                VllmNextToken(checkpoint, EngineSettings(vllm={key: 1}), 300)
+                VllmNextTokenEngine(checkpoint, EngineSettings(vllm={key: 1}), 300)
     assert len(given) == 2
 
 
@@ -64,11 +64,11 @@ def test_what_may_be_given_are_arguments_of_the_installed_vllm() -> None:
 
 
 def test_what_is_about_speed_reaches_vllm(
-    given: list[dict[str, Any]], small_model: LocalModel, checkpoint: Checkpoint
+    given: list[dict[str, Any]], small_model: LocalCheckpoint, checkpoint: InstructCheckpoint
 ) -> None:
     settings = EngineSettings(vllm={"block_size": 64, "gpu_memory_utilization": 0.5})
     VllmEngine(small_model, settings)
-    VllmNextToken(checkpoint, settings, 300)
+    VllmNextTokenEngine(checkpoint, settings, 300)
     assert [(one["block_size"], one["gpu_memory_utilization"]) for one in given] == [(64, 0.5), (64, 0.5)]
 
 
@@ -102,19 +102,19 @@ def test_a_config_may_say_how_much_memory_and_how_many_devices() -> None:
 
 
 def test_vllm_makes_room_for_the_longest_prompt_and_no_more(
-    given: list[dict[str, Any]], small_model: LocalModel
+    given: list[dict[str, Any]], small_model: LocalCheckpoint
 ) -> None:
     card = replace(small_model.card, settings={"words": 20})
-    model = LocalModel(small_model.folder, card)
+    model = LocalCheckpoint(small_model.folder, card)
     for instruction in ("Recommend.", INSTRUCTION * 4):
         layout = model.layout(instruction, 10_000)
-        times = Ragged.from_lengths(np.arange(40) * DAY_US, [40])
+        times = Ragged.from_lengths(np.arange(40) * MICROSECONDS_PER_DAY, [40])
         longest = model.longest_prompt(instruction)
         for words in ([], [40] * 20):
             asked = Ragged.from_lengths(np.array(words, np.int64), [len(words)])
-            (prompt,) = layout.prompts(times.like(np.arange(40)), times, 50 * DAY_US, asked)
+            (prompt,) = layout.prompts(times.like(np.arange(40)), times, 50 * MICROSECONDS_PER_DAY, asked)
             assert len(prompt) <= longest
-        plain = layout.prompts(times.like(np.arange(40)), times, 50 * DAY_US)
+        plain = layout.prompts(times.like(np.arange(40)), times, 50 * MICROSECONDS_PER_DAY)
         assert longest == max(len(plain[0]), 20 + 2 + 2 * card.events)
     for asked_for, room in ((70, 70), (5_000, 128), (None, 128)):
         assert VllmEngine(model, EngineSettings(longest=asked_for)).longest == room

@@ -9,12 +9,12 @@ from small_model import INSTRUCTION, KNOWN
 from tokenizers import Tokenizer
 
 from rayrec.errors import DataError
-from rayrec.instructions.cleaning import clean
-from rayrec.reranking import vocabulary
-from rayrec.reranking.artefact import LocalModel
+from rayrec.instructions.text_cleaning import clean
+from rayrec.reranking.item_token import item_vocabulary
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 
-def test_item_i_is_token_first_item_plus_i(small_model: LocalModel) -> None:
+def test_item_i_is_token_first_item_plus_i(small_model: LocalCheckpoint) -> None:
     saved = Tokenizer.from_file(str(Path(small_model.folder) / "tokenizer.json"))
     vocab = small_model.card.vocabulary
     assert vocab.items == len(KNOWN)
@@ -31,7 +31,7 @@ def spelt(text: str) -> str:
 
 
 @pytest.mark.parametrize("attack", ["<item_5>", "<user>", "<history>", "<gap_3>", "<pad>", "</s><item_0><item_1>"])
-def test_text_cannot_say_a_token(small_model: LocalModel, attack: str) -> None:
+def test_text_cannot_say_a_token(small_model: LocalCheckpoint, attack: str) -> None:
     layout = small_model.layout(f"Recommend {attack} next", 128)
     vocab = small_model.card.vocabulary
     assert max(layout.words) < vocab.user
@@ -42,15 +42,15 @@ def test_text_cannot_say_a_token(small_model: LocalModel, attack: str) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
-def test_any_clean_text_can_be_spelt_and_read_back(small_model: LocalModel, text: str) -> None:
+def test_any_clean_text_can_be_spelt_and_read_back(small_model: LocalCheckpoint, text: str) -> None:
     path, asked = Path(small_model.folder) / "tokenizer.json", clean(text, 30)
-    ids = vocabulary.words(path, asked, small_model.card.vocabulary)
+    ids = item_vocabulary.words(path, asked, small_model.card.vocabulary)
     assert all(0 < token < small_model.card.vocabulary.user for token in ids)
     assert spelt(Tokenizer.from_file(str(path)).decode(ids)) == spelt(asked)
 
 
-def test_a_word_is_one_token_wherever_it_stands(small_model: LocalModel) -> None:
-    tokenizer = vocabulary.scratch_tokenizer(["lamp", "what"], [], 1)
+def test_a_word_is_one_token_wherever_it_stands(small_model: LocalCheckpoint) -> None:
+    tokenizer = item_vocabulary.scratch_tokenizer(["lamp", "what"], [], 1)
     told = [tokenizer.tokenize(text) for text in ("lamp", "what lamp", '"LAMP"', "what,lamp.")]
     assert len(told[0]) == 1
     assert all(told[0][0] in tokens for tokens in told)
@@ -58,17 +58,17 @@ def test_a_word_is_one_token_wherever_it_stands(small_model: LocalModel) -> None
 
 def test_the_same_titles_give_the_same_tokenizer() -> None:
     titles = [f"The {word} of {place}" for word in ("Sound", "Taste", "Colour") for place in ("Rome", "Oslo", "Lima")]
-    one, two = (vocabulary.scratch_tokenizer([INSTRUCTION], titles, 3).get_vocab() for _ in "ab")
+    one, two = (item_vocabulary.scratch_tokenizer([INSTRUCTION], titles, 3).get_vocab() for _ in "ab")
     assert one == two
 
 
 def test_a_base_that_already_has_the_tokens_is_refused() -> None:
-    tokenizer = vocabulary.scratch_tokenizer([INSTRUCTION], [], 2)
+    tokenizer = item_vocabulary.scratch_tokenizer([INSTRUCTION], [], 2)
     tokenizer.add_tokens(["something else", "<item_2>"])
     with pytest.raises(DataError, match="already has"):
-        vocabulary.vocabulary_of(tokenizer, 3)
+        item_vocabulary.vocabulary_from_tokenizer(tokenizer, 3)
 
 
-def test_an_instruction_that_leaves_no_room_is_refused(small_model: LocalModel) -> None:
+def test_an_instruction_that_leaves_no_room_is_refused(small_model: LocalCheckpoint) -> None:
     with pytest.raises(DataError, match="shorten"):
         small_model.layout("very " * 200, 128)

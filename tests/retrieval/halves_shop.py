@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import DENOISED, HISTORY
-from rayrec.retrieval.base import FitData, Profiles
-from rayrec.retrieval.collect import Collected
-from rayrec.units import DAY_US
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.retrieval.fit_data import FitDataCollector
+from rayrec.retrieval.retriever import FitData, UserHistories
 
-ITEMS, CUT = 40, 100 * DAY_US
+ITEMS, CUT = 40, 100 * MICROSECONDS_PER_DAY
 
 
 def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Table:
@@ -26,7 +26,7 @@ def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Tabl
         [
             pa.array(list(histories), pa.string()),
             column([item for item, _, _ in flat], pa.int32()),
-            column([CUT - int(days * DAY_US) for _, days, _ in flat], pa.int64()),
+            column([CUT - int(days * MICROSECONDS_PER_DAY) for _, days, _ in flat], pa.int64()),
             column([event for _, _, event in flat], pa.int8()),
             column([np.nan for _ in flat], pa.float32()),
             column([-1 for _ in flat], pa.int32()),
@@ -47,14 +47,14 @@ def two_halves(users: int = 60, seed: int = 0) -> pa.Table:
 
 
 def fit_data(table: pa.Table, items: int = ITEMS) -> FitData:
-    collected = Collected(items, np.array([1.0, -1.0], np.float32), CUT, 10**6)
+    collected = FitDataCollector(items, np.array([1.0, -1.0], np.float32), CUT, 10**6)
     collected.add(table)
     return collected.finish()
 
 
-def profiles_of(table: pa.Table, items: int = ITEMS) -> Profiles:
+def profiles_of(table: pa.Table, items: int = ITEMS) -> UserHistories:
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
-    return Profiles(item, ts, item.like(np.ones(len(item.values), np.float32)), items)
+    return UserHistories(item, ts, item.like(np.ones(len(item.values), np.float32)), items)
 
 
 def denoised(table: pa.Table, keep: list[float] | None = None) -> pa.Table:
@@ -69,4 +69,4 @@ def denoised(table: pa.Table, keep: list[float] | None = None) -> pa.Table:
         like(np.zeros(events, np.float32)).to_arrow(pa.float32()),
         like(np.zeros(events, np.int8)).to_arrow(pa.int8()),
     ]
-    return pa.table(columns, schema=DENOISED)
+    return pa.table(columns, schema=DENOISED_HISTORY)

@@ -8,11 +8,11 @@ from halves_shop import ITEMS, denoised, fit_data, history_table, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.retrieval.candidates import CandidateStage, Source, propose_personal, propose_shared
-from rayrec.retrieval.ease import Ease
-from rayrec.retrieval.popularity import Popularity
-from rayrec.retrieval.user_knn import UserKnn
+from rayrec.retrieval.ease import EaseRetriever
+from rayrec.retrieval.popularity import PopularityRetriever
+from rayrec.retrieval.user_knn import UserKnnRetriever
 
 EVERYTHING = np.ones(ITEMS, np.bool_)
 
@@ -20,9 +20,9 @@ EVERYTHING = np.ones(ITEMS, np.bool_)
 def stage(top: int = 5, available: np.ndarray = EVERYTHING, exclude_seen: bool = True) -> CandidateStage:
     data = fit_data(two_halves())
     sources = (
-        Source("ease", top, Ease.fit(data, {"lam": 5.0})),
-        Source("user_knn", top, UserKnn.fit(data, {})),
-        Source("popularity", top, Popularity.fit(data, {})),
+        Source("ease", top, EaseRetriever.fit(data, {"lam": 5.0})),
+        Source("user_knn", top, UserKnnRetriever.fit(data, {})),
+        Source("popularity", top, PopularityRetriever.fit(data, {})),
     )
     return CandidateStage("variant", sources, available, exclude_seen, (1.0, -1.0))
 

@@ -10,14 +10,13 @@ import pyarrow as pa
 import pytest
 from halves_shop import CUT, ITEMS, history_table, profiles_of, two_halves
 
-from rayrec import artefacts
 from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval import item_model
-from rayrec.retrieval.collect import Collected
-from rayrec.retrieval.item_model import FACTORS, Fitted, ItemModel, fingerprint, needed
-from rayrec.retrieval.sources import SourceSpec, read_sources
-from rayrec.storage import Storage
-from rayrec.units import DAY_US
+from rayrec.retrieval.fit_data import FitDataCollector
+from rayrec.retrieval.item_model import FACTORS, FittedRetriever, ItemModel, fingerprint, required_sources
+from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.storage import Storage, artifacts
 
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 SOURCES = {
@@ -27,11 +26,11 @@ SOURCES = {
     "ials": {"factors": 4},
     "popularity": {},
 }
-SPECS = read_sources(SOURCES, 100)
+SPECS = parse_sources(SOURCES, 100)
 
 
 def fitted(tables: list[pa.Table], max_events: int = 10**6) -> ItemModel:
-    return item_model.fit(tables, IDS, needed([SPECS], True), (1.0, -1.0), CUT, max_events)
+    return item_model.fit(tables, IDS, required_sources([SPECS], True), (1.0, -1.0), CUT, max_events)
 
 
 def equal(one: ItemModel, other: ItemModel) -> bool:
@@ -56,7 +55,7 @@ def test_one_shard_and_many_shards_give_the_same_model() -> None:
 
 
 def test_no_more_events_are_held_than_allowed_and_users_stay_whole() -> None:
-    collected = Collected(ITEMS, np.array([1.0], np.float32), CUT, 150)
+    collected = FitDataCollector(ITEMS, np.array([1.0], np.float32), CUT, 150)
     for start in range(0, 60, 5):
         collected.add(two_halves().slice(start, 5))
     data = collected.finish()
@@ -66,7 +65,7 @@ def test_no_more_events_are_held_than_allowed_and_users_stay_whole() -> None:
 
 def test_nothing_at_or_after_the_cut_is_learned() -> None:
     table = history_table({"u": [(1, 1.0, 0), (2, 0.0, 0), (3, -5.0, 0)]})
-    data = Collected(ITEMS, np.array([1.0], np.float32), CUT, 10)
+    data = FitDataCollector(ITEMS, np.array([1.0], np.float32), CUT, 10)
     data.add(table)
     assert data.finish().item.tolist() == [1]
 
@@ -79,7 +78,7 @@ def test_a_day_without_positive_events_is_an_error_in_words() -> None:
 def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
     assert item_model.save(storage, "abc", model, {"note": 1})
-    assert artefacts.exists(storage, item_model.KIND, "abc")
+    assert artifacts.exists(storage, item_model.KIND, "abc")
     assert equal(item_model.load(storage, "abc"), model)
 
 
@@ -137,7 +136,7 @@ def test_a_damaged_part_is_an_error_in_words(tmp_path: Path) -> None:
             item_model.load_part(storage, "abc", {"ease", "ials", "user_knn", "popularity"})
 
 
-def _of_kind(model: ItemModel, kind: str) -> dict[str, Fitted]:
+def _of_kind(model: ItemModel, kind: str) -> dict[str, FittedRetriever]:
     return {key: fit for key, fit in model.fitted.items() if fit.kind == kind}
 
 
@@ -158,9 +157,9 @@ def test_a_model_serves_a_newer_catalogue() -> None:
 def test_sources_that_differ_only_in_scoring_share_one_fit() -> None:
     keys = {spec.name: spec.key for spec in SPECS}
     assert keys["ease"] == keys["ease_recent"]
-    assert len(needed([SPECS, SPECS], True)) == 4
-    assert FACTORS in needed([read_sources({"popularity": {}}, 10)], True)
-    assert FACTORS not in needed([read_sources({"popularity": {}}, 10)], False)
+    assert len(required_sources([SPECS, SPECS], True)) == 4
+    assert FACTORS in required_sources([parse_sources({"popularity": {}}, 10)], True)
+    assert FACTORS not in required_sources([parse_sources({"popularity": {}}, 10)], False)
 
 
 def test_the_fingerprint_moves_with_everything_that_matters() -> None:
@@ -169,7 +168,7 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
     assert fingerprint(tuple(reversed(SPECS)), **same) == first
     assert fingerprint(SPECS[1:], **same) == first  # ease_recent needs the same fit as ease
     changed = [
-        {**same, "cut": CUT + DAY_US},
+        {**same, "cut": CUT + MICROSECONDS_PER_DAY},
         {**same, "inputs": "j"},
         {**same, "catalogue": "d"},
         {**same, "max_events": 6},
@@ -193,7 +192,7 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
 )
 def test_sources_that_cannot_be_are_refused(sources: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_sources(sources, 100)
+        parse_sources(sources, 100)
 
 
 def test_a_source_the_model_does_not_hold_is_an_error_in_words() -> None:

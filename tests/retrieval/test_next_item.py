@@ -8,10 +8,10 @@ from halves_shop import ITEMS, fit_data, profiles_of, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.next_item import recency_rows
-from rayrec.retrieval.base import FitData, clipped_matrix
-from rayrec.retrieval.next_item import Examples, NextItemRetriever, NextItemSettings, inclusion, train
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.next_item_model import recency_rows
+from rayrec.retrieval.next_item import NextItemExamples, NextItemRetriever, NextItemSettings, inclusion, train
+from rayrec.retrieval.retriever import FitData, clipped_matrix
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,7 +43,7 @@ def test_examples_see_the_events_before_them_and_nothing_else(lengths: list[int]
     """Training's windows and the gradients' rows of weights are the same contexts."""
     item = Ragged.from_lengths(np.arange(sum(lengths), dtype=np.int32), lengths)
     recency = NextItemSettings(window=window, decay=decay).recency
-    examples = Examples.of(item, recency)
+    examples = NextItemExamples.of(item, recency)
     assert np.array_equal(examples.target, item.values)
     for row in range(len(item)):
         weights = recency_rows(lengths[row], recency)
@@ -61,10 +61,10 @@ def test_a_model_of_all_items_gives_the_probabilities_it_was_trained_on() -> Non
     fit = NextItemRetriever.fit(data, {"factors": 4})
     assert np.array_equal(fit.model.negatives, np.arange(ITEMS))
     assert (fit.model.weight == 1).all()
-    profiles = profiles_of(two_halves())
-    scores = fit.scores(profiles)
+    user_histories = profiles_of(two_halves())
+    scores = fit.scores(user_histories)
     for user in (0, 5):
-        row = np.append(profiles.item[user], 0).astype(np.int32)
+        row = np.append(user_histories.item[user], 0).astype(np.int32)
         gradients = fit.model.gradients(row[None], np.ones((1, len(row)), np.bool_), fit.model.checkpoints - 1)
         likely = gradients.delta.numpy()[0, -1] + (np.arange(ITEMS) == row[-1])
         expected = np.exp(scores[user] - scores[user].max())
@@ -86,9 +86,9 @@ def test_the_order_of_events_is_learned_with_all_items_and_with_sampled_ones(neg
     fit = NextItemRetriever.fit(data, {"factors": 16, "epochs": 20, "negatives": negatives, "decay": 0.5})
     assert len(fit.model.negatives) <= 30
     table = two_halves(users=1)
-    profiles = profiles_of(table, 30)
+    user_histories = profiles_of(table, 30)
     item = Ragged.from_lengths(np.array([3, 4, 5, 6], np.int32), [4])
-    asked = type(profiles)(item, item.like(np.arange(4)), item.like(np.ones(4, np.float32)), 30)
+    asked = type(user_histories)(item, item.like(np.arange(4)), item.like(np.ones(4, np.float32)), 30)
     assert int(fit.scores(asked)[0].argmax()) == 7
 
 
@@ -106,14 +106,14 @@ def test_beyond_the_largest_number_of_events_whole_users_are_left_out() -> None:
     whole = NextItemRetriever.fit(data, {"epochs": 4, "max_events": 8 * 20 + 5})
     item = Ragged.from_lengths(data.item[: 8 * 20], np.full(20, 8))
     given_ = NextItemSettings(epochs=4, max_events=8 * 20 + 5)
-    part = train(Examples.of(item, given_.recency), 30, given_)
+    part = train(NextItemExamples.of(item, given_.recency), 30, given_)
     assert np.array_equal(whole.model.target, part.target)
 
 
 def test_a_catalogue_of_one_item_is_no_trouble() -> None:
     item = Ragged.from_lengths(np.zeros(5, np.int32), [2, 3])
     given_ = NextItemSettings(epochs=4)
-    model = train(Examples.of(item, given_.recency), 3, given_)
+    model = train(NextItemExamples.of(item, given_.recency), 3, given_)
     assert np.isfinite(model.source).all()
     assert np.isfinite(model.target).all()
 

@@ -8,10 +8,10 @@ from halves_shop import ITEMS, fit_data, history_table, profiles_of, two_halves
 
 from rayrec.errors import ConfigError
 from rayrec.retrieval import RETRIEVERS, Retriever
-from rayrec.retrieval.base import FitData
+from rayrec.retrieval.retriever import FitData
 
 SETTINGS = {"ials": {"factors": 4, "lam": 1.0}, "ease": {"lam": 5.0}}
-PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personal)
+PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personalized)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def fitted(request: pytest.FixtureRequest, data: FitData) -> Retriever:
 def test_scores_are_finite_float32_for_every_item(fitted: Retriever) -> None:
     scores = fitted.scores(profiles_of(two_halves()))
     assert scores.dtype == np.float32
-    assert scores.shape == ((60 if fitted.personal else 1), ITEMS)
+    assert scores.shape == ((60 if fitted.personalized else 1), ITEMS)
     assert np.isfinite(scores).all()
     assert scores.any()
 
@@ -43,30 +43,30 @@ def test_users_get_items_of_their_own_half(name: str, data: FitData) -> None:
 @pytest.mark.parametrize("name", PERSONAL)
 def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
-    profiles = profiles_of(two_halves())
-    together = retriever.scores(profiles)
+    user_histories = profiles_of(two_halves())
+    together = retriever.scores(user_histories)
     for start, stop in ((0, 1), (7, 8), (10, 23), (30, 60)):
-        assert np.array_equal(retriever.scores(profiles[start:stop]), together[start:stop])
+        assert np.array_equal(retriever.scores(user_histories[start:stop]), together[start:stop])
 
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_scores_are_the_callers_own(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
-    profiles = profiles_of(two_halves())
-    first = retriever.scores(profiles)
+    user_histories = profiles_of(two_halves())
+    first = retriever.scores(user_histories)
     before = first.copy()
     first[:] = -np.inf  # as whoever takes the best does with what may not be proposed
-    assert np.array_equal(retriever.scores(profiles), before)
+    assert np.array_equal(retriever.scores(user_histories), before)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
-    profiles = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))
-    scores = retriever.scores(profiles)
+    user_histories = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))
+    scores = retriever.scores(user_histories)
     assert not scores[[0, 2]].any()
     assert scores[1].any()
-    assert retriever.scores(profiles[0:0]).shape == (0, ITEMS)
+    assert retriever.scores(user_histories[0:0]).shape == (0, ITEMS)
 
 
 def test_arrays_bring_the_same_retriever_back(fitted: Retriever) -> None:
@@ -74,8 +74,8 @@ def test_arrays_bring_the_same_retriever_back(fitted: Retriever) -> None:
     for array in frozen.values():
         array.flags.writeable = False  # as Ray's shared memory is
     loaded = type(fitted).load(frozen, SETTINGS.get(fitted.name, {}))
-    profiles = profiles_of(two_halves())
-    assert np.array_equal(loaded.scores(profiles), fitted.scores(profiles))
+    user_histories = profiles_of(two_halves())
+    assert np.array_equal(loaded.scores(user_histories), fitted.scores(user_histories))
 
 
 def test_another_catalogue_moves_the_codes_and_new_items_score_zero(fitted: Retriever) -> None:
@@ -105,7 +105,7 @@ def test_unknown_settings_are_refused_with_the_nearest_name(name: str, data: Fit
 def _recoded(table: object, codes: np.ndarray) -> object:
     import pyarrow as pa
 
-    from rayrec.contracts.ragged import Ragged
+    from rayrec.data.ragged import Ragged
 
     item = Ragged.from_arrow(table["item"])  # type: ignore[index]
     return item.like(codes[item.values]).to_arrow(pa.int32())

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.errors import ConfigError, DataError
-from rayrec.retrieval.base import Profiles
-from rayrec.retrieval.ease import Ease, item_weights
-from rayrec.retrieval.ials import Ials, IalsSettings
-from rayrec.retrieval.item_features import NAMES, item_features, unknown_item
-from rayrec.retrieval.item_knn import ItemKnn
-from rayrec.retrieval.popularity import Popularity
-from rayrec.retrieval.recent_popularity import RecentPopularity
-from rayrec.retrieval.user_knn import UserKnn, largest_of_product
-from rayrec.units import DAY_US
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.retrieval.ease import EaseRetriever, item_weights
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
+from rayrec.retrieval.item_knn import ItemKnnRetriever
+from rayrec.retrieval.item_statistics import NAMES, item_statistics, unseen_item_features
+from rayrec.retrieval.popularity import PopularityRetriever
+from rayrec.retrieval.recent_popularity import RecentPopularityRetriever
+from rayrec.retrieval.retriever import UserHistories
+from rayrec.retrieval.user_knn import UserKnnRetriever, largest_of_product
 
 
 def dense(table: object, items: int = ITEMS) -> np.ndarray:
@@ -33,7 +33,9 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
     assert np.allclose(item_weights(data.gram, 7.0), expected, atol=1e-6)
     assert not np.diag(item_weights(data.gram, 7.0)).any()
     table = two_halves()
-    assert np.allclose(Ease.fit(data, {"lam": 7.0}).scores(profiles_of(table)), dense(table) @ expected, atol=1e-5)
+    assert np.allclose(
+        EaseRetriever.fit(data, {"lam": 7.0}).scores(profiles_of(table)), dense(table) @ expected, atol=1e-5
+    )
 
 
 def test_ease_beyond_its_memory_is_solved_in_float32_to_a_checked_residual() -> None:
@@ -49,7 +51,7 @@ def test_ease_says_so_when_float32_is_not_enough() -> None:
 
 def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
     table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
-    model = Ease.fit(fit_data(table), {"min_events": 2})
+    model = EaseRetriever.fit(fit_data(table), {"min_events": 2})
     assert model.active.tolist() == [0, 1, 2, 3]
     scores = model.scores(profiles_of(table))
     assert scores[:9, :3].any()
@@ -70,9 +72,9 @@ def test_item_knn_is_the_shrunk_cosine_of_its_nearest_items() -> None:
     norm = np.sqrt((x**2).sum(0))
     cosine = (x.T @ x) / (np.outer(norm, norm) + 3)
     np.fill_diagonal(cosine, 0)
-    whole = ItemKnn.fit(data, {"neighbours": 1000, "shrink": 3.0})
+    whole = ItemKnnRetriever.fit(data, {"neighbours": 1000, "shrink": 3.0})
     assert np.allclose(whole.weights.toarray(), cosine, atol=1e-6)
-    nearest = ItemKnn.fit(data, {"neighbours": 5, "shrink": 3.0}).weights
+    nearest = ItemKnnRetriever.fit(data, {"neighbours": 5, "shrink": 3.0}).weights
     assert np.diff(nearest.indptr).max() <= 5
     for item in range(ITEMS):
         kept = nearest[item].toarray()[0]
@@ -84,19 +86,21 @@ def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None
     data = fit_data(table)
     x = data.matrix.toarray().astype(np.float64)
     recent = np.zeros_like(x)
-    np.add.at(recent, (data.user, data.item), 2.0 ** -((CUT - data.ts) / DAY_US / 7))
+    np.add.at(recent, (data.user, data.item), 2.0 ** -((CUT - data.ts) / MICROSECONDS_PER_DAY / 7))
     idf = np.log(1 + len(x) / (x.sum(0) + 1))
     weighted = x * idf
     unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)
     expected = (dense(table) * idf) @ unit.T @ recent
-    assert np.allclose(UserKnn.fit(data, {"half_life_days": 7.0}).scores(profiles_of(table)), expected, atol=1e-2)
+    assert np.allclose(
+        UserKnnRetriever.fit(data, {"half_life_days": 7.0}).scores(profiles_of(table)), expected, atol=1e-2
+    )
 
 
 def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
     data = fit_data(two_halves())
-    whole = UserKnn.fit(data, {}).weights.toarray()
+    whole = UserKnnRetriever.fit(data, {}).weights.toarray()
     assert (whole > 0).sum(1).min() > 5
-    kept = UserKnn.fit(data, {"neighbours": 5}).weights
+    kept = UserKnnRetriever.fit(data, {"neighbours": 5}).weights
     for item in range(ITEMS):
         largest = np.argsort(-whole[item], kind="stable")[:5]
         assert np.array_equal(kept[item].indices, np.sort(largest))
@@ -106,8 +110,8 @@ def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
 def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(two_halves())
     monkeypatch.setattr("rayrec.retrieval.user_knn._KEPT_CELLS", 3 * ITEMS + 1)
-    weights = UserKnn.fit(data, {}).weights
-    assert np.array_equal(weights.toarray(), UserKnn.fit(data, {"neighbours": 3}).weights.toarray())
+    weights = UserKnnRetriever.fit(data, {}).weights
+    assert np.array_equal(weights.toarray(), UserKnnRetriever.fit(data, {"neighbours": 3}).weights.toarray())
     assert np.diff(weights.indptr).max() == 3
 
 
@@ -132,22 +136,22 @@ def test_the_largest_of_a_product_are_the_same_in_blocks_of_any_size(seed: int, 
 def test_popularities_count_and_fade() -> None:
     table = history_table({"a": [(1, 14.0, 0), (2, 7.0, 0)], "b": [(1, 7.0, 0), (3, 1.0, 1)]})
     data = fit_data(table)
-    count = Popularity.fit(data, {}).score
+    count = PopularityRetriever.fit(data, {}).score
     assert count[[1, 2, 3]].tolist() == [2, 1, 0]  # event 1 is evidence against: it counts for nobody
-    faded = RecentPopularity.fit(data, {"half_life_days": 7.0}).score
+    faded = RecentPopularityRetriever.fit(data, {"half_life_days": 7.0}).score
     assert faded[[1, 2, 3]] == pytest.approx([0.75, 0.5, 0])
     with pytest.raises(ConfigError, match="half_life_days must be above 0"):
-        RecentPopularity.fit(data, {"half_life_days": 0})
+        RecentPopularityRetriever.fit(data, {"half_life_days": 0})
 
 
 def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
     data = fit_data(history_table({"a": [(1, 16.0, 0), (1, 8.0, 0)]}))
-    features = dict(zip(NAMES, item_features(data)[1], strict=True))
+    features = dict(zip(NAMES, item_statistics(data)[1], strict=True))
     assert features["log_decayed_8d"] == pytest.approx(np.log(0.75 + 0.2), abs=1e-5)
     assert features["log_count"] == pytest.approx(np.log(3))
     assert features["log_age"] == pytest.approx(np.log1p(16))
     assert features["log_last"] == pytest.approx(np.log1p(8))
-    assert np.array_equal(item_features(data)[5], unknown_item())
+    assert np.array_equal(item_statistics(data)[5], unseen_item_features())
 
 
 @settings(max_examples=25, deadline=None)
@@ -158,7 +162,7 @@ def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
 )
 def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: int) -> None:
     factors = np.random.default_rng(seed).normal(size=(20, 6)).astype(np.float32)
-    model = Ials(factors, IalsSettings(factors=6, lam=2.0, alpha=alpha))
+    model = IalsRetriever(factors, IalsSettings(factors=6, lam=2.0, alpha=alpha))
     table = history_table({"u": [(item, 1.0, 0) for item in history]})
     taken = np.unique(history)
     v = factors.astype(np.float64)
@@ -170,11 +174,11 @@ def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: in
 
 def test_ials_fits_the_same_factors_again() -> None:
     data = fit_data(two_halves())
-    first, second = (Ials.fit(data, {"factors": 8}).factors for _ in range(2))
+    first, second = (IalsRetriever.fit(data, {"factors": 8}).factors for _ in range(2))
     assert np.array_equal(first, second)
 
 
 def test_a_profile_slice_is_the_same_users() -> None:
-    profiles = profiles_of(two_halves())
-    part: Profiles = profiles[10:20]
-    assert np.array_equal(part.matrix().toarray(), profiles.matrix().toarray()[10:20])
+    user_histories = profiles_of(two_halves())
+    part: UserHistories = user_histories[10:20]
+    assert np.array_equal(part.matrix().toarray(), user_histories.matrix().toarray()[10:20])

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from rayrec.errors import ConfigError
 from rayrec.retrieval import item_model
-from rayrec.retrieval.ials import Ials, IalsSettings
-from rayrec.retrieval.sources import SourceSpec
-from rayrec.retrieval.user_embedding import UserEmbedding, spherical_kmeans
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
+from rayrec.retrieval.source_specs import SourceSpec
+from rayrec.retrieval.user_embedding import UserEmbeddingRetriever, spherical_kmeans
 
 FIT = {"factors": 4, "lam": 1.0}
 
 
-def random_model(items: int, interests: int, seed: int = 0) -> UserEmbedding:
+def random_model(items: int, interests: int, seed: int = 0) -> UserEmbeddingRetriever:
     factors = np.random.default_rng(seed).normal(size=(items, 6)).astype(np.float32)
-    return UserEmbedding(Ials(factors, IalsSettings(factors=6, lam=2.0)), interests)
+    return UserEmbeddingRetriever(IalsRetriever(factors, IalsSettings(factors=6, lam=2.0)), interests)
 
 
 def clusters_of(lines: np.ndarray, clusters: int) -> np.ndarray:
@@ -62,21 +62,23 @@ def test_an_item_scores_what_its_best_interest_says(histories: list[list[int]], 
 
 
 def test_one_interest_is_ials_to_the_last_bit() -> None:
-    data, profiles = fit_data(two_halves()), profiles_of(two_halves())
-    alone = UserEmbedding.fit(data, {**FIT, "interests": 1})
-    assert np.array_equal(alone.scores(profiles), Ials.fit(data, FIT).scores(profiles))
-    assert not np.array_equal(UserEmbedding.fit(data, FIT).scores(profiles), alone.scores(profiles))
+    data, user_histories = fit_data(two_halves()), profiles_of(two_halves())
+    alone = UserEmbeddingRetriever.fit(data, {**FIT, "interests": 1})
+    assert np.array_equal(alone.scores(user_histories), IalsRetriever.fit(data, FIT).scores(user_histories))
+    assert not np.array_equal(
+        UserEmbeddingRetriever.fit(data, FIT).scores(user_histories), alone.scores(user_histories)
+    )
 
 
 def test_two_tastes_in_one_history_become_two_interests() -> None:
-    retriever = UserEmbedding.fit(fit_data(two_halves()), {**FIT, "interests": 2})
+    retriever = UserEmbeddingRetriever.fit(fit_data(two_halves()), {**FIT, "interests": 2})
     both = {
         "both": [(item, 9.0, 0) for item in (0, 1, 2, 3, 4, 5, 7, 9)],
         "even": [(item, 9.0, 0) for item in (0, 2, 4)],
     }
-    profiles = profiles_of(history_table(both))
-    vectors, offsets = retriever.vectors(profiles)
-    pure = retriever.model.folded_in(
+    user_histories = profiles_of(history_table(both))
+    vectors, offsets = retriever.vectors(user_histories)
+    pure = retriever.model.fold_in(
         profiles_of(
             history_table({"even": [(i, 1.0, 0) for i in (0, 2, 4)], "odd": [(i, 1.0, 0) for i in (1, 3, 5, 7, 9)]})
         ).matrix()
@@ -90,7 +92,7 @@ def test_two_tastes_in_one_history_become_two_interests() -> None:
 def test_items_that_nobody_took_are_no_interest() -> None:
     retriever = random_model(30, 3)
     retriever.model.factors[20:] = 0
-    retriever = UserEmbedding(Ials(retriever.model.factors, retriever.model.settings), 3)
+    retriever = UserEmbeddingRetriever(IalsRetriever(retriever.model.factors, retriever.model.settings), 3)
     known, unknown = [(1, 3.0, 0), (2, 2.0, 0)], [(item, 1.0, 0) for item in range(20, 30)]
     table = history_table({"known": known, "more": [*known, *unknown], "unknown": unknown})
     scores = retriever.scores(profiles_of(table, 30))
@@ -103,10 +105,10 @@ def test_company_does_not_change_a_bit_of_many_long_and_short_histories() -> Non
     random = np.random.default_rng(5)
     lengths = random.integers(0, 150, 80)
     histories = {f"u{n}": [(int(i), 1.0, 0) for i in random.integers(200, size=size)] for n, size in enumerate(lengths)}
-    profiles, retriever = profiles_of(history_table(histories), 200), random_model(200, 4)
-    together = retriever.scores(profiles)
+    user_histories, retriever = profiles_of(history_table(histories), 200), random_model(200, 4)
+    together = retriever.scores(user_histories)
     for start, stop in ((0, 1), (41, 42), (3, 50), (79, 80)):
-        assert np.array_equal(retriever.scores(profiles[start:stop]), together[start:stop])
+        assert np.array_equal(retriever.scores(user_histories[start:stop]), together[start:stop])
 
 
 def test_identical_items_are_one_cluster() -> None:
@@ -121,21 +123,21 @@ def test_identical_items_are_one_cluster() -> None:
 def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
     several = SourceSpec("user_embedding", "user_embedding", 50, {**FIT, "interests": 3})
     one, other = SourceSpec("ials", "ials", 50, FIT), SourceSpec("wide", "user_embedding", 50, {"factors": 8})
-    needed = item_model.needed([(several, one)], factors=True)
-    assert [spec.key for spec in needed] == [several.key] == [one.key]
+    required_sources = item_model.required_sources([(several, one)], factors=True)
+    assert [spec.key for spec in required_sources] == [several.key] == [one.key]
     assert other.key != one.key
     ids = pa.array([f"i{n}" for n in range(ITEMS)])
     model = item_model.fit([two_halves()], ids, [several], [1.0, -1.0], CUT, 10**6)
-    profiles = profiles_of(two_halves())
+    user_histories = profiles_of(two_halves())
     assert np.array_equal(
-        model.retriever(several).scores(profiles),
-        UserEmbedding.fit(fit_data(two_halves()), several.settings).scores(profiles),
+        model.retriever(several).scores(user_histories),
+        UserEmbeddingRetriever.fit(fit_data(two_halves()), several.settings).scores(user_histories),
     )
     factors = model.factors([several])
     assert factors is not None
     assert factors is model.denoiser_arrays([several])["ials.factors"]
     moved = model.for_catalogue(ids[::-1])
-    expected = model.retriever(one).scores(profiles)[:, ::-1]
+    expected = model.retriever(one).scores(user_histories)[:, ::-1]
     backwards = two_halves()
     item = backwards["item"].combine_chunks()
     flipped = pa.ListArray.from_arrays(item.offsets, pa.array(ITEMS - 1 - item.values.to_numpy(), pa.int32()))
@@ -146,4 +148,4 @@ def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
 @pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"lam": 0.0}, {"interest": 3}])
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        UserEmbedding.check(wrong)
+        UserEmbeddingRetriever.check(wrong)

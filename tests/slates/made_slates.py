@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scored_candidates import NAMES, PERSONAL, SOURCES, items, prior
+from scored_candidates import NAMES, PERSONAL, SOURCES, item_features, items
 
+from rayrec.blending.blender import Blender
 from rayrec.config import Slate
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import ITEM
-from rayrec.slates.assemble import AssembleStage
-from rayrec.slates.blend import Blend
-from rayrec.slates.scored import Items
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import ITEM
+from rayrec.slates.assembly import SlateAssembler
+from rayrec.slates.scored_candidates import CatalogueItems
 
 KNOWN = items()
 ATTRIBUTES = pa.chunked_array(
@@ -28,10 +28,12 @@ ATTRIBUTES = pa.chunked_array(
 """Items cost their last digit; every fourth has no price, and one that ends in 3 has a price that is no number."""
 
 
-def stage(known: Items = KNOWN, **slate: Any) -> AssembleStage:
+def stage(known: CatalogueItems = KNOWN, **slate: Any) -> SlateAssembler:
     section = Slate.model_validate({"size": 10, **slate})
-    blend = Blend.default(PERSONAL, NAMES)
-    return AssembleStage.of(section, blend, prior(), SOURCES, known, ATTRIBUTES, datetime.date(2024, 5, 1), "run 1")
+    blend = Blender.default(PERSONAL, NAMES)
+    return SlateAssembler.of(
+        section, blend, item_features(), SOURCES, known, ATTRIBUTES, datetime.date(2024, 5, 1), "run 1"
+    )
 
 
 def codes_of(rows: pa.Table) -> list[list[int]]:

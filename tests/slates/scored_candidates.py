@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import candidate_schema
-from rayrec.slates.blend import Lesson, Prior
-from rayrec.slates.scored import Items, Scored
+from rayrec.blending.blender import ItemFeatures, TrainingWindow
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
 ITEMS, CUT = 200, 86_400_000_000 * 100
 NAMES = ("log_decayed_1d", "log_decayed_8d", "log_age", "log_count")
@@ -16,20 +16,22 @@ SOURCES = ("ease", "user_knn", "popularity")
 PERSONAL = ("ease", "user_knn")
 
 
-def prior(seed: int = 0) -> Prior:
-    return Prior(NAMES, np.random.default_rng(seed).normal(size=(ITEMS, len(NAMES))).astype(np.float32), CUT)
+def item_features(seed: int = 0) -> ItemFeatures:
+    return ItemFeatures(NAMES, np.random.default_rng(seed).normal(size=(ITEMS, len(NAMES))).astype(np.float32), CUT)
 
 
-def items(count: int = ITEMS, kinds: int = 6, width: int = 4, seed: int = 0) -> Items:
+def items(count: int = ITEMS, kinds: int = 6, width: int = 4, seed: int = 0) -> CatalogueItems:
     """Every seventh item has no category."""
     random = np.random.default_rng(seed)
     category = random.integers(0, kinds, count).astype(np.int32)
     category[::7] = -1
     factors = random.normal(size=(count, width)).astype(np.float32)
-    return Items(pa.array([f"item {code:03d}" for code in range(count)]), category, np.ones(count, np.bool_), factors)
+    return CatalogueItems(
+        pa.array([f"item {code:03d}" for code in range(count)]), category, np.ones(count, np.bool_), factors
+    )
 
 
-def scored(lengths: list[int], seed: int = 0, known: Items | None = None, past: int = 6) -> Scored:
+def scored(lengths: list[int], seed: int = 0, known: CatalogueItems | None = None, past: int = 6) -> ScoredCandidates:
     """Users with so many candidates each, normal scores, and up to `past` events; the second user has none."""
     random, known = np.random.default_rng(seed), known or items()
     scores = Ragged.from_lengths(random.normal(size=sum(lengths)).astype(np.float32), lengths)
@@ -39,14 +41,14 @@ def scored(lengths: list[int], seed: int = 0, known: Items | None = None, past: 
     history = Ragged.from_lengths(random.integers(0, len(known.ids), events.sum()).astype(np.int32), events)
     users = pa.array([f"user {n}" for n in range(len(lengths))], pa.string())
     code = np.concatenate([*codes, np.zeros(0, np.int64)]).astype(np.int32)
-    return Scored(users, scores, scores.like(code), history, known)
+    return ScoredCandidates(users, scores, scores.like(code), history, known)
 
 
-def repeated(one: Scored, many: int) -> Scored:
+def repeated(one: ScoredCandidates, many: int) -> ScoredCandidates:
     """The first user of `one`, many times under other names: for counting what chance does."""
     users = pa.array([f"user {n}" for n in range(many)])
     copies = one.of(np.zeros(many, np.int64))
-    return Scored(users, copies.scores, copies.candidate, copies.history, one.items)
+    return ScoredCandidates(users, copies.scores, copies.candidate, copies.history, one.items)
 
 
 def candidates(users: int = 50, seed: int = 0, shortest: int = 5) -> pa.Table:
@@ -81,19 +83,19 @@ def with_llm(table: pa.Table, seed: int = 0) -> pa.Table:
     return table.append_column(pa.field("error", pa.string()), pa.nulls(len(table), pa.string()))
 
 
-def lesson(users: int = 400, seed: int = 0, llm: float | None = None, ease: float = 2.0) -> Lesson:
+def window(users: int = 400, seed: int = 0, llm: float | None = None, ease: float = 2.0) -> TrainingWindow:
     """Each user takes two candidates, drawn by exp(ease * log ease score + the 8-day prior + llm * LLM score)."""
     table = candidates(users, seed)
     if llm is not None:
         table = with_llm(table, seed)
-    candidate, known = Ragged.from_arrow(table["candidate"]), prior()
+    candidate, known = Ragged.from_arrow(table["candidate"]), item_features()
     value = ease * np.log(Ragged.from_arrow(table["score.ease"]).values + 0.3)
     value += known.column("log_decayed_8d")[candidate.values]
     if llm is not None:
         value += llm * Ragged.from_arrow(table["score.llm"]).values
     value += np.random.default_rng(seed + 7).gumbel(size=len(value))
-    taken = np.zeros(len(value), np.bool_)
+    consumed = np.zeros(len(value), np.bool_)
     for user in range(users):
         at = slice(candidate.offsets[user], candidate.offsets[user + 1])
-        taken[candidate.offsets[user] + np.argsort(-value[at])[:2]] = True
-    return Lesson(table, candidate.like(taken), known)
+        consumed[candidate.offsets[user] + np.argsort(-value[at])[:2]] = True
+    return TrainingWindow(table, candidate.like(consumed), known)

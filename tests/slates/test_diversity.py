@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_candidates import items, scored
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.ordering import best
-from rayrec.ridge import padded_batches
-from rayrec.slates import METHODS, Items, Scored
-from rayrec.slates.diversity import Head, diversified, read_diversity
+from rayrec.numerics.ridge_blocks import padded_batches
+from rayrec.numerics.top_k import best
+from rayrec.slates import DIVERSIFIERS, CatalogueItems, ScoredCandidates
+from rayrec.slates.diversity import TopCandidates, diversify, make_diversifier
 from rayrec.slates.dpp import Dpp
 
 DEPTH = 8
@@ -28,16 +28,16 @@ CASES = [(name, given_settings) for name, many in SETTINGS.items() for given_set
 LENGTHS = [20, 0, 5, 1, 9, 70, 8, 12]
 
 
-def order_of(pool: Scored, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
+def order_of(pool: ScoredCandidates, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
     """Each user's candidates in the order that the scores carry."""
-    method = read_diversity(name, given_settings)
+    method = make_diversifier(name, given_settings)
     assert method is not None
-    scores = diversified(method, pool, depth, np.ones(len(pool), np.bool_))
+    scores = diversify(method, pool, depth, np.ones(len(pool), np.bool_))
     places = best(scores, int(scores.lengths.max(initial=0)))
     return [(places[user] - scores.offsets[user]).tolist() for user in range(len(scores))]
 
 
-def by_relevance(pool: Scored) -> list[list[int]]:
+def by_relevance(pool: ScoredCandidates) -> list[list[int]]:
     places = best(pool.scores, 1000)
     return [(places[user] - pool.scores.offsets[user]).tolist() for user in range(len(pool))]
 
@@ -47,7 +47,7 @@ def relevance_of(scores: np.ndarray, head: list[int]) -> np.ndarray:
     return (own - own.min()) / (own.max() - own.min()) if own.max() > own.min() else np.zeros(len(own))
 
 
-def similarity_of(codes: np.ndarray, known: Items, by: str) -> np.ndarray:
+def similarity_of(codes: np.ndarray, known: CatalogueItems, by: str) -> np.ndarray:
     if by == "factors":
         vectors = known.vectors[codes].astype(np.float64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -70,28 +70,28 @@ def test_the_head_is_reordered_and_the_rest_keeps_its_place(name: str, given_set
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_the_new_order_carries_the_old_scores(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = scored(LENGTHS), read_diversity(name, given_settings)
+    pool, method = scored(LENGTHS), make_diversifier(name, given_settings)
     assert method is not None
-    scores = diversified(method, pool, DEPTH, np.ones(len(pool), np.bool_))
+    scores = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
     for user in range(len(pool)):
         assert np.array_equal(np.sort(scores[user]), np.sort(pool.scores[user]))
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = scored(LENGTHS * 3, known=items(width=64), past=40), read_diversity(name, given_settings)
+    pool, method = scored(LENGTHS * 3, known=items(width=64), past=40), make_diversifier(name, given_settings)
     assert method is not None
-    together = diversified(method, pool, DEPTH, np.ones(len(pool), np.bool_))
+    together = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
     for user in range(len(pool)):
-        alone = diversified(method, pool.of(np.array([user])), DEPTH, np.ones(1, np.bool_))
+        alone = diversify(method, pool.of(np.array([user])), DEPTH, np.ones(1, np.bool_))
         assert np.array_equal(alone.values, together[user])
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_users_who_are_not_asked_for_stay_as_they_are(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method, users = scored(LENGTHS), read_diversity(name, given_settings), np.arange(len(LENGTHS)) % 2 == 0
+    pool, method, users = scored(LENGTHS), make_diversifier(name, given_settings), np.arange(len(LENGTHS)) % 2 == 0
     assert method is not None
-    scores = diversified(method, pool, DEPTH, users)
+    scores = diversify(method, pool, DEPTH, users)
     assert np.array_equal(scores.values[~users[scores.rows]], pool.scores.values[~users[scores.rows]])
 
 
@@ -106,16 +106,16 @@ def test_without_weight_on_diversity_the_order_is_that_of_relevance(by: str) -> 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_equal_scores_still_carry_the_new_order(name: str, given_settings: dict[str, Any]) -> None:
     pool = scored(LENGTHS)
-    flat = Scored(
+    flat = ScoredCandidates(
         pool.user_ids,
         pool.scores.like(np.round(pool.scores.values * 2).astype(np.float32) / 2),
         pool.candidate,
         pool.history,
         pool.items,
     )
-    method = read_diversity(name, given_settings)
+    method = make_diversifier(name, given_settings)
     assert method is not None
-    scores = diversified(method, flat, DEPTH, np.ones(len(flat), np.bool_))
+    scores = diversify(method, flat, DEPTH, np.ones(len(flat), np.bool_))
     for user in range(len(flat)):
         own = flat.scores[user]
         head = np.argsort(-own, kind="stable")[:DEPTH]
@@ -149,7 +149,7 @@ def test_greedy_dpp_raises_log_det_as_brute_force_does(by: str, seed: int, theta
     pool = scored([12, 6, 8, 3], seed)
     heads = best(pool.scores, DEPTH)
     for batch in padded_batches(heads.offsets, 4):
-        order, gains = Dpp.read({"theta": theta, "by": by}).gains(Head.of(pool, heads, batch))
+        order, gains = Dpp.read({"theta": theta, "by": by}).gains(TopCandidates.of(pool, heads, batch))
         for row, user in enumerate(batch.rows):
             head = (heads[user] - pool.scores.offsets[user]).tolist()
             quality = np.exp(theta * relevance_of(pool.scores[user], head))
@@ -214,10 +214,10 @@ def test_the_heavier_calibration_weighs_the_nearer_categories_come_to_the_histor
 
 
 def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None:
-    known = Items(scored([1]).items.ids[:6], np.array([0, 0, 0, 1, 1, 2], np.int32), np.ones(6, np.bool_))
+    known = CatalogueItems(scored([1]).items.ids[:6], np.array([0, 0, 0, 1, 1, 2], np.int32), np.ones(6, np.bool_))
     scores = Ragged.from_lengths(np.array([6, 5, 4, 3, 2, 1], np.float32), [6])
     codes = scores.like(np.arange(6, dtype=np.int32))
-    pool = Scored(scored([1]).user_ids, scores, codes, Ragged.from_lengths(np.zeros(0, np.int32), [0]), known)
+    pool = ScoredCandidates(scored([1]).user_ids, scores, codes, Ragged.from_lengths(np.zeros(0, np.int32), [0]), known)
     assert order_of(pool, 6, "mmr", relevance=0.1)[0][:3] == [0, 3, 5]
     assert order_of(pool, 6, "dpp", theta=0.1)[0][:3] == [0, 3, 5]
 
@@ -236,8 +236,8 @@ def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None
 )
 def test_impossible_settings_are_refused(name: str, given_settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        read_diversity(name, given_settings)
+        make_diversifier(name, given_settings)
 
 
 def test_every_method_is_tested_here() -> None:
-    assert set(METHODS) == set(SETTINGS)
+    assert set(DIVERSIFIERS) == set(SETTINGS)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from scored_candidates import items, repeated, scored
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.slates import POLICIES, Ordered, Scored, SlatePolicy
-from rayrec.slates.policies import Greedy, chance
+from rayrec.slates import POLICIES, PolicySlates, ScoredCandidates, SlatePolicy
+from rayrec.slates.policies import Greedy, uniform_draws
 
 CHANCE = tuple(name for name, kind in POLICIES.items() if kind.explores)
 
@@ -27,7 +27,7 @@ def policy(request: pytest.FixtureRequest) -> SlatePolicy:
     return POLICIES[request.param].read({})
 
 
-def same(left: Ordered, right: Ordered) -> bool:
+def same(left: PolicySlates, right: PolicySlates) -> bool:
     return np.array_equal(left.places.values, right.places.values) and np.array_equal(left.propensity, right.propensity)
 
 
@@ -172,7 +172,7 @@ def test_nothing_vanishes_at_low_temperatures() -> None:
     """exp of these logits underflows, and yet the last two are as likely as each other."""
     codes, history = scored([3]).candidate, scored([3]).history
     scores = codes.like(np.array([1000.0, 0.0, 0.0], np.float32))
-    pool = Scored(pa.array(["u"]), scores, codes, history, items())
+    pool = ScoredCandidates(pa.array(["u"]), scores, codes, history, items())
     policy = POLICIES["plackett_luce"].read({"temperature": 0.1})
     found = policy.probability(pool, Ragged.from_lengths(np.array([0, 2, 1]), [3]), 3, 0)
     assert found.tolist() == pytest.approx([1, 0.5, 1])
@@ -195,7 +195,7 @@ def test_impossible_settings_are_refused(name: str, given_settings: dict[str, fl
 
 def test_chance_is_uniform_and_unrelated_between_users_and_places() -> None:
     users = pa.array([f"user {n}" for n in range(2_000)])
-    draws = chance(7, users, np.full(2_000, 20), draws=2)
+    draws = uniform_draws(7, users, np.full(2_000, 20), draws=2)
     assert draws.shape == (2, 40_000)
     assert ((draws > 0) & (draws < 1)).all()
     assert chisquare(np.histogram(draws, 50, (0, 1))[0]).pvalue > 1e-3

@@ -16,27 +16,27 @@ from scored_candidates import candidates, items
 
 from rayrec.config import Rules as RulesSection
 from rayrec.config import Slate
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.publishing.checks import checked_slates
-from rayrec.slates import POLICIES, Items
-from rayrec.slates.assemble import check_slate
-from rayrec.slates.binding import bound
-from rayrec.slates.rules import unknown
+from rayrec.publishing.slate_checks import validate_slates
+from rayrec.slates import POLICIES, CatalogueItems
+from rayrec.slates.assembly import check_slate
+from rayrec.slates.rule_counts import rule_effects
+from rayrec.slates.slate_rules import unresolved_ids
 
 POLICY_NAMES = sorted(POLICIES)
 PINS = [{"item_id": "item 007", "rank": 1}, {"item_id": "item 011", "rank": 4}]
 
 
-def slates(table: pa.Table | None = None, known: Items = KNOWN, **slate: Any) -> pa.Table:
+def slates(table: pa.Table | None = None, known: CatalogueItems = KNOWN, **slate: Any) -> pa.Table:
     return stage(known, **slate)(candidates() if table is None else table, "llm")
 
 
 def test_default_rules_change_nothing() -> None:
-    assert slates(rules={}, diversify={"method": "none"}).equals(slates())
+    assert slates(rules={}, diversity={"method": "none"}).equals(slates())
     plain = stage()
     found = plain.found(candidates())
-    assert plain.arranged(found) is found
+    assert plain.apply_rules(found) is found
     assert found.scored.scores is found.own
 
 
@@ -60,7 +60,7 @@ def test_no_slate_holds_more_of_a_category_than_the_cap(policy: str) -> None:
 def test_of_each_category_the_users_best_stay() -> None:
     made = stage(rules={"max_per_category": 1})
     found = made.found(candidates())
-    kept = made.rules.kept(found.scored)
+    kept = made.rules.eligible(found.scored)
     for user in range(len(found.scored)):
         at = slice(found.own.offsets[user], found.own.offsets[user + 1])
         kind, score = KNOWN.category[found.scored.candidate[user]], found.own[user]
@@ -98,13 +98,13 @@ def test_pins_stand_at_their_ranks_in_everybodys_slate_and_only_once(policy: str
     assert set(pinned["propensity"].to_pylist()) == {1.0}
     assert set(pinned["score"].to_pylist()) == {0.0}
     assert pinned.num_rows == 2 * 25
-    checked_slates(rows, date=stage().date, arm="llm", shard=0, shards=1)
+    validate_slates(rows, date=stage().date, arm="llm", shard=0, shards=1)
 
 
 def test_the_policy_fills_the_ranks_between_the_pins_in_its_own_order() -> None:
     plain = codes_of(slates(size=30, rules={"blocked": ["item 007", "item 011"]}))
-    for with_pins, without in zip(codes_of(slates(rules={"pinned": PINS})), plain, strict=True):
-        assert [code for code in with_pins if code not in (7, 11)] == without[: len(with_pins) - 2]
+    for insert_pins, without in zip(codes_of(slates(rules={"pinned": PINS})), plain, strict=True):
+        assert [code for code in insert_pins if code not in (7, 11)] == without[: len(insert_pins) - 2]
 
 
 def test_a_pin_that_cannot_be_had_is_left_out_and_counted() -> None:
@@ -114,12 +114,12 @@ def test_a_pin_that_cannot_be_had_is_left_out_and_counted() -> None:
     section = RulesSection.model_validate(
         {"blocked": ["x", "y", "item 001"], "pinned": [*PINS, {"item_id": "gone", "rank": 2}]}
     )
-    assert unknown(section, known) == {
+    assert unresolved_ids(section, known) == {
         "blocked, unknown item": 2,
         "pinned, unknown item": 1,
         "pinned, unavailable item": 1,
     }
-    assert unknown(RulesSection(), known) == {}
+    assert unresolved_ids(RulesSection(), known) == {}
 
 
 RULES: dict[str, Any] = {
@@ -130,16 +130,16 @@ RULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("diversify", [{}, {"method": "mmr"}])
-def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversify: dict[str, Any]) -> None:
-    made = stage(rules=RULES, diversify=diversify)
+@pytest.mark.parametrize("diversity", [{}, {"method": "mmr"}])
+def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversity: dict[str, Any]) -> None:
+    made = stage(rules=RULES, diversity=diversity)
     found = made.found(candidates())
-    counts = bound(made, found, made.arranged(found))
+    counts = rule_effects(made, found, made.apply_rules(found))
     whole = codes_of(made(candidates(), "llm"))
     for name in ("blocked", "max_per_category", "ranges.price", "pinned"):
         fewer = dict(RULES)
         fewer.pop(name.split(".")[0])
-        other = codes_of(stage(rules=fewer, diversify=diversify)(candidates(), "llm"))
+        other = codes_of(stage(rules=fewer, diversity=diversity)(candidates(), "llm"))
         assert counts[name] == sum(one != two for one, two in zip(whole, other, strict=True)) > 0
     open_to_all = codes_of(slates())
     assert counts["short"] == sum(len(a) < len(b) for a, b in zip(whole, open_to_all, strict=True)) > 0
@@ -148,19 +148,19 @@ def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversify: dic
 def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
     made = stage(rules={"blocked": ["nobody"], "max_per_category": 99})
     found = made.found(candidates())
-    assert bound(made, found, made.arranged(found)) == {"blocked": 0, "max_per_category": 0, "short": 0}
+    assert rule_effects(made, found, made.apply_rules(found)) == {"blocked": 0, "max_per_category": 0, "short": 0}
     plain = stage()
-    assert bound(plain, found, found) == {}
+    assert rule_effects(plain, found, found) == {}
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
-@pytest.mark.parametrize("diversify", [{}, {"method": "dpp", "depth": 6}, {"method": "calibrated"}])
-def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversify: dict[str, Any]) -> None:
+@pytest.mark.parametrize("diversity", [{}, {"method": "dpp", "depth": 6}, {"method": "calibrated"}])
+def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversity: dict[str, Any]) -> None:
     made = stage(
         items(width=64),
         policy=policy,
         rules=RULES,
-        diversify=diversify,
+        diversity=diversity,
         fallback={"source": "popularity", "below_events": 2},
     )
     table = candidates()
@@ -171,7 +171,7 @@ def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversify: dict
 
 
 def test_the_published_score_stays_the_blends_own() -> None:
-    made = stage(diversify={"method": "mmr", "settings": {"relevance": 0.2}})
+    made = stage(diversity={"method": "mmr", "settings": {"relevance": 0.2}})
     rows, found = made(candidates(), "llm"), made.found(candidates())
     own = {
         (user, f"item {code:03d}"): score
@@ -189,8 +189,8 @@ def cold(table: pa.Table, below: int) -> list[bool]:
 
 def test_users_of_whom_little_is_known_go_by_the_fallback_alone() -> None:
     table = candidates()
-    settings = {"fallback": {"source": "popularity", "below_events": 3}, "diversify": {"method": "mmr"}}
-    rows, others = slates(table, **settings), slates(table, diversify={"method": "mmr"})
+    settings = {"fallback": {"source": "popularity", "below_events": 3}, "diversity": {"method": "mmr"}}
+    rows, others = slates(table, **settings), slates(table, diversity={"method": "mmr"})
     theirs, candidate = Ragged.from_arrow(table["score.popularity"]), Ragged.from_arrow(table["candidate"])
     for user, few in enumerate(cold(table, 3)):
         name = f"user {user:04d}"
@@ -218,8 +218,8 @@ def test_rules_hold_for_the_fallback_too() -> None:
         ({"fallback": {"source": "popular"}}, r"(?s)no source 'popular'.*use one of ease, popularity"),
         ({"rules": {"ranges": {"prize": {"min": 1}}}}, r"(?s)no attribute 'prize'.*known are price"),
         ({"policy": "tompson"}, "no slate policy 'tompson'"),
-        ({"diversify": {"method": "mrr"}}, "no diversification 'mrr'"),
-        ({"diversify": {"method": "dpp", "settings": {"teta": 1}}}, "unknown setting 'teta'"),
+        ({"diversity": {"method": "mrr"}}, "no diversification 'mrr'"),
+        ({"diversity": {"method": "dpp", "settings": {"teta": 1}}}, "unknown setting 'teta'"),
     ],
 )
 def test_what_no_arm_could_do_is_refused_before_any_work(slate: dict[str, Any], says: str) -> None:

@@ -11,22 +11,24 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, items, prior
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features, items
 
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import HISTORY, SLATE
+from rayrec.blending.blender import Blender
+from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import HISTORY, SLATE
 from rayrec.errors import ConfigError
-from rayrec.ordering import best, ranks
-from rayrec.slates.assemble import AssembleStage, slate_ids
-from rayrec.slates.blend import Blend
-from rayrec.slates.examples import is_taken, known_at, taken_after, usable
-from rayrec.slates.policies import Greedy, policy_kind
+from rayrec.numerics.top_k import best, ranks
+from rayrec.slates.assembly import SlateAssembler, slate_ids
+from rayrec.slates.policies import Greedy, policy_class
 
-BLEND = Blend.default(PERSONAL, NAMES)
+BLENDER = Blender.default(PERSONAL, NAMES)
 
 
-def stage(size: int = 10, **more: Any) -> AssembleStage:
-    made = AssembleStage(BLEND, prior(), SOURCES, items(), datetime.date(2024, 5, 1), "run 1", size, Greedy())
+def stage(size: int = 10, **more: Any) -> SlateAssembler:
+    made = SlateAssembler(
+        BLENDER, item_features(), SOURCES, items(), datetime.date(2024, 5, 1), "run 1", size, Greedy()
+    )
     return replace(made, **more)
 
 
@@ -34,7 +36,7 @@ def test_slates_hold_each_users_best_candidates_in_order() -> None:
     table = candidates()
     rows = stage()(table, "llm")
     assert rows.schema.equals(SLATE)
-    scores, candidate = BLEND.scores(table, prior()), Ragged.from_arrow(table["candidate"])
+    scores, candidate = BLENDER.scores(table, item_features()), Ragged.from_arrow(table["candidate"])
     for user in range(50):
         own = rows.filter(pa.compute.equal(rows["user_id"], f"user {user:04d}"))
         order = np.argsort(-scores[user], kind="stable")[:10]
@@ -78,7 +80,7 @@ def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no slate policy 'gready'"):
-        policy_kind("gready")
+        policy_class("gready")
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,14 +111,14 @@ def history() -> pa.Table:
 
 
 def test_a_lesson_knows_only_what_was_known_and_wants_what_was_new() -> None:
-    past = known_at(history(), 30)
+    past = histories_at(history(), 30)
     assert past["item"].to_pylist() == [[1, 2], [5], []]
     assert past["ts"].to_pylist() == [[10, 20], [5], []]
     assert past.schema.equals(HISTORY)
-    wanted = taken_after(history(), 30, 50, (1.0, -1.0))
+    wanted = consumed_after(history(), 30, 50, (1.0, -1.0))
     assert [wanted[row].tolist() for row in range(3)] == [[3], [], []]  # 1 is not new, 6 was a return
-    again = taken_after(history(), 30, 61, (1.0, -1.0), new_only=False)
+    again = consumed_after(history(), 30, 61, (1.0, -1.0), new_only=False)
     assert [again[row].tolist() for row in range(3)] == [[1, 3], [], []]
-    assert usable(past, wanted, 2).tolist() == [True, False, False]
+    assert is_training_user(past, wanted, 2).tolist() == [True, False, False]
     candidate = Ragged.from_lengths(np.array([3, 4, 3], np.int32), [2, 1, 0])
-    assert is_taken(candidate, wanted).tolist() == [True, False, False]
+    assert is_consumed(candidate, wanted).tolist() == [True, False, False]

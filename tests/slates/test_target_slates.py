@@ -12,43 +12,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from made_slates import ATTRIBUTES, KNOWN, stage
-from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, prior
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features
 
+from rayrec.blending.blender import Blender
 from rayrec.config import Config
-from rayrec.contracts.ragged import Ragged
-from rayrec.contracts.schemas import SLATE, TARGET
-from rayrec.evaluation.summary import of_quantity
-from rayrec.hashing import hash_strings, mixed
-from rayrec.pipeline import commit, score
-from rayrec.pipeline.commit import Commit, Committing
-from rayrec.pipeline.day import Day
-from rayrec.pipeline.ingest import ShardCounts
-from rayrec.pipeline.kept import read_summaries
-from rayrec.pipeline.models import Models
-from rayrec.pipeline.readings import readings
-from rayrec.pipeline.score import RerankShard, Scoring
-from rayrec.publishing import layout
-from rayrec.publishing.targets import read_targets
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, SLATE
+from rayrec.monitoring.run_statistics import counts_by_arm
+from rayrec.numerics.hashing import hash_strings, splitmix64
+from rayrec.pipeline import scoring as scoring_module
+from rayrec.pipeline import slate_commit
+from rayrec.pipeline.interaction_ingest import ShardCounts
+from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.run_artifacts import read_run_statistics
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scoring import RerankShard, ScoringSpec
+from rayrec.pipeline.scoring_requests import scoring_requests
+from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
+from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.slates import POLICIES
-from rayrec.slates.blend import Blend
-from rayrec.slates.targets import RANKS, probabilities
+from rayrec.slates.counterfactual_propensities import STORED_RANKS, slate_probabilities
+from rayrec.storage import layout
 
 PINNED = {"pinned": [{"item_id": "item 007", "rank": 2}, {"item_id": "item 011", "rank": 9}]}
 
 
 def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
     for policy in POLICIES:
-        made = stage(policy=policy, rules={**PINNED, "max_per_category": 2}, diversify={"method": "mmr"})
-        pool = made.arranged(made.found(candidates()))
+        made = stage(policy=policy, rules={**PINNED, "max_per_category": 2}, diversity={"method": "mmr"})
+        pool = made.apply_rules(made.found(candidates()))
         chosen = made.chosen(pool, "llm")
-        assert np.array_equal(probabilities(made, "llm", pool, chosen.code), chosen.propensity)
+        assert np.array_equal(slate_probabilities(made, "llm", pool, chosen.code), chosen.propensity)
 
 
 def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
     logged, target = stage(policy="epsilon"), stage(rules=PINNED)
-    slates = logged.chosen(logged.arranged(logged.found(candidates())), "a").code
-    pool = target.arranged(target.found(candidates()))
-    found = slates.like(probabilities(target, "b", pool, slates))
+    slates = logged.chosen(logged.apply_rules(logged.found(candidates())), "a").code
+    pool = target.apply_rules(target.found(candidates()))
+    found = slates.like(slate_probabilities(target, "b", pool, slates))
     for user in range(len(slates)):
         assert found[user][1] == (slates[user][1] == 7)
         assert 7 not in np.delete(slates[user], 1)[np.delete(found[user], 1) > 0]
@@ -56,9 +57,9 @@ def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
 
 def test_what_the_target_blocks_it_never_shows() -> None:
     logged, target = stage(policy="plackett_luce"), stage(policy="plackett_luce", rules={"max_per_category": 1})
-    slates = logged.chosen(logged.arranged(logged.found(candidates())), "a").code
-    pool = target.arranged(target.found(candidates()))
-    found = slates.like(probabilities(target, "b", pool, slates))
+    slates = logged.chosen(logged.apply_rules(logged.found(candidates())), "a").code
+    pool = target.apply_rules(target.found(candidates()))
+    found = slates.like(slate_probabilities(target, "b", pool, slates))
     for user in range(len(slates)):
         there = np.isin(slates[user], pool.scored.candidate[user])
         assert np.array_equal(found[user] > 0, there)
@@ -103,7 +104,7 @@ class Words:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         candidate, users = Ragged.from_arrow(table["candidate"]), hash_strings(table["user_id"])
-        drawn = mixed(users[candidate.rows] ^ candidate.values.astype(np.uint64)) * 2.0**-64
+        drawn = splitmix64(users[candidate.rows] ^ candidate.values.astype(np.uint64)) * 2.0**-64
         failed = np.array([user in UNREAD for user in table["user_id"].to_pylist()])
         scores = candidate.like((5 * drawn).astype(np.float32)).to_arrow(pa.float32())
         scores = pc.if_else(pa.array(failed), None, scores)
@@ -112,7 +113,9 @@ class Words:
         )
 
 
-def day_of(root: Path, variants: dict[str, Any], assignment: str = "all", within: dict[str, Any] | None = None) -> Day:
+def day_of(
+    root: Path, variants: dict[str, Any], assignment: str = "all", within: dict[str, Any] | None = None
+) -> RunContext:
     data = {
         "interactions": {"path": "x"},
         "items": {"from_interactions": True},
@@ -129,22 +132,22 @@ def day_of(root: Path, variants: dict[str, Any], assignment: str = "all", within
         "arms": {"variants": variants, "assignment": assignment, "within": within},
         "output": {"root": str(root)},
     }
-    return Day(Config.model_validate(config), datetime.date(2024, 5, 1))
+    return RunContext(Config.model_validate(config), datetime.date(2024, 5, 1))
 
 
-def committed(day: Day, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The slates by arm, and TARGET, of the 50 users of `candidates`, in every retrieve variant."""
+def committed(day: RunContext, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The slates by arm, and COUNTERFACTUAL_PROPENSITY, of the 50 users of `candidates`, in every retrieve variant."""
     catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
     catalogue = catalogue.append_column("attributes", ATTRIBUTES)
-    monkeypatch.setattr(commit, "catalogue_of", lambda _: catalogue)
-    monkeypatch.setattr(commit, "loaded_part", lambda *_: None)
-    monkeypatch.setattr(commit, "blend_of", lambda *_: Blend.default(PERSONAL, NAMES))
-    monkeypatch.setattr(commit, "prior_of", lambda _: prior())
-    monkeypatch.setattr(commit, "items_of", lambda *_: KNOWN)
+    monkeypatch.setattr(slate_commit, "load_catalogue", lambda _: catalogue)
+    monkeypatch.setattr(slate_commit, "load_item_model_parts", lambda *_: None)
+    monkeypatch.setattr(slate_commit, "load_blender", lambda *_: Blender.default(PERSONAL, NAMES))
+    monkeypatch.setattr(slate_commit, "item_prior", lambda _: item_features())
+    monkeypatch.setattr(slate_commit, "items_of", lambda *_: KNOWN)
     run = Stored()
     blends = tuple((variant.name, "") for variant in day.arms.variants("rerank"))
-    scoring = Scoring(day, (Models(0, ""),), "transformers")
-    stages = Commit(Committing(scoring, run, blends, (ShardCounts(0, 50, 50, 0, 0, {}, {}, 0),)))  # type: ignore[arg-type]
+    scoring = ScoringSpec(day, (ModelSet(0, ""),), "transformers")
+    stages = CommitShard(CommitSpec(scoring, run, blends, (ShardCounts(0, 50, 50, 0, 0, {}, {}, 0),)))  # type: ignore[arg-type]
     parts = []
     for variant in day.arms.variants("retrieve"):
         table = candidates()
@@ -153,12 +156,12 @@ def committed(day: Day, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.T
         denoise = next(path.at("denoise") for path in day.arms if path.at("retrieve") == variant)
         parts.append(table.filter(pa.array(day.arms.users_of(denoise, table["user_id"]))))
     table = pa.concat_tables(parts).combine_chunks()
-    if readings(day):
-        monkeypatch.setattr(score, "Readers", Words)
-        monkeypatch.setattr(commit, "_write_failures", lambda *_: None)  # it names a folder by the input files
+    if scoring_requests(day):
+        monkeypatch.setattr(scoring_module, "ScorerCache", Words)
+        monkeypatch.setattr(slate_commit, "_write_failures", lambda *_: None)  # it names a folder by the input files
         table = RerankShard(scoring)(0, table)
     stages(0, table)
-    return run.tables, read_targets(day.storage, Manifest(day.date), 0)  # type: ignore[arg-type]
+    return run.tables, read_counterfactual_propensities(day.storage, Manifest(day.date), 0)  # type: ignore[arg-type]
 
 
 CHANCE = {"slate": {"size": 30, "policy": "plackett_luce"}}
@@ -169,8 +172,8 @@ def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
 ) -> None:
     variants = {"greedy": {}, "chance": CHANCE, "pins": {"slate": {"size": 9, "policy": "epsilon", "rules": PINNED}}}
     slates, targets = committed(day_of(tmp_path, variants), monkeypatch)
-    assert targets.schema.equals(TARGET)
-    rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], RANKS))
+    assert targets.schema.equals(COUNTERFACTUAL_PROPENSITY)
+    rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], STORED_RANKS))
     assert 0 < rows.num_rows < slates["chance"].num_rows
     for target in ("greedy", "pins"):
         of_it = targets.filter(pc.equal(targets["target"].cast(pa.string()), target))
@@ -190,7 +193,7 @@ def test_an_arm_with_the_same_settings_says_the_logged_propensities(
     """Plackett-Luce knows no state but the scores, so a twin arm has the same probabilities."""
     slates, targets = committed(day_of(tmp_path, {"one": CHANCE, "twin": CHANCE}), monkeypatch)
     for arm in ("one", "twin"):
-        rows = slates[arm].filter(pc.less_equal(slates[arm]["rank"], RANKS))
+        rows = slates[arm].filter(pc.less_equal(slates[arm]["rank"], STORED_RANKS))
         own = targets.filter(pc.is_in(targets["slate_id"], rows["slate_id"].combine_chunks()))
         assert np.array_equal(own["propensity"].to_numpy(), rows["propensity"].to_numpy())
 
@@ -201,8 +204,8 @@ def test_nothing_is_kept_where_nothing_is_left_to_chance_or_no_other_arm_is_ther
     for name, variants in {"a": {"one": {}, "two": {"slate": {"size": 3}}}, "b": {"one": CHANCE}}.items():
         day = day_of(tmp_path / name, variants)
         _, targets = committed(day, monkeypatch)
-        assert targets.equals(TARGET.empty_table())
-        assert not day.storage.exists(layout.targets_path(day.date, "run", 0))
+        assert targets.equals(COUNTERFACTUAL_PROPENSITY.empty_table())
+        assert not day.storage.exists(layout.counterfactual_propensities_path(day.date, "run", 0))
 
 
 def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
@@ -227,7 +230,7 @@ def llm_arms() -> dict[str, Any]:
 
 
 def of_users(table: pa.Table, target: str, slates: pa.Table) -> pa.Table:
-    """TARGET rows of these slates under an arm."""
+    """COUNTERFACTUAL_PROPENSITY rows of these slates under an arm."""
     own = table.filter(pc.equal(table["target"].cast(pa.string()), target))
     return own.filter(pc.is_in(own["slate_id"], slates["slate_id"].combine_chunks())).combine_chunks()
 
@@ -277,7 +280,7 @@ def test_who_takes_no_part_is_asked_about_for_no_other_arm(
 def test_rules_that_bind_are_counted_by_arm_for_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = day_of(tmp_path, {"plain": {}, "capped": {"slate": {"size": 8, "rules": {"max_per_category": 1}}}})
     slates, _ = committed(day, monkeypatch)
-    counts = of_quantity(read_summaries(day, "run"), "rule")
+    counts = counts_by_arm(read_run_statistics(day, "run"), "rule")
     assert set(counts) == {"capped"}
     assert 0 < counts["capped"]["max_per_category"] <= 50
     longer, capped = (np.unique(slates[arm]["user_id"].to_pylist(), return_counts=True)[1] for arm in slates)

@@ -10,10 +10,10 @@ import pytest
 from scipy.special import ndtri
 from scored_candidates import items, repeated, scored
 
-from rayrec.contracts.ragged import Ragged
+from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
-from rayrec.slates import Items, Scored
-from rayrec.slates.policies import chance
+from rayrec.slates import CatalogueItems, ScoredCandidates
+from rayrec.slates.policies import uniform_draws
 from rayrec.slates.thompson import Thompson
 
 
@@ -21,14 +21,14 @@ def policy(**settings: float) -> Thompson:
     return Thompson.read(settings)
 
 
-def doubts(pool: Scored, seed: int, particles: int, lam: float) -> list[np.ndarray]:
+def doubts(pool: ScoredCandidates, seed: int, particles: int, lam: float) -> list[np.ndarray]:
     """v_j' L^-T z of each user, [particles, candidates], one user after another in float64."""
     vectors, found = pool.items.vectors.astype(np.float64), []
     for user in range(len(pool)):
         past = vectors[pool.history[user]]
         width = vectors.shape[1]
         lower = np.linalg.cholesky(lam * np.eye(width) + past.T @ past)
-        draws = chance(seed, pool.user_ids[user : user + 1], np.array([particles * width]))[0]
+        draws = uniform_draws(seed, pool.user_ids[user : user + 1], np.array([particles * width]))[0]
         theta = np.linalg.solve(lower.T, ndtri(draws).reshape(particles, width).T)
         found.append((vectors[pool.candidate[user]] @ theta).T)
     return found
@@ -88,7 +88,7 @@ def test_users_without_history_explore_most() -> None:
     surprise = []
     for number, length in enumerate(lengths):
         history = Ragged.from_lengths(codes[sum(lengths[:number]) :][:length], [length])
-        pool = repeated(Scored(one.user_ids, one.scores, one.candidate, history, one.items), 400)
+        pool = repeated(ScoredCandidates(one.user_ids, one.scores, one.candidate, history, one.items), 400)
         found = policy(scale=2.0, lam=1.0).order(pool, 5, seed=1)
         surprise.append(-np.log(found.propensity).mean())
     assert surprise[0] > surprise[1] > surprise[2]
@@ -96,13 +96,13 @@ def test_users_without_history_explore_most() -> None:
 
 def test_an_item_without_factors_never_varies() -> None:
     known = items(width=3)
-    still = Items(known.ids, known.category, known.available, np.zeros_like(known.vectors))
+    still = CatalogueItems(known.ids, known.category, known.available, np.zeros_like(known.vectors))
     found = policy(scale=10.0).order(scored([9] * 20, known=still), 4, seed=1)
     assert set(found.propensity.tolist()) == {1.0}
 
 
 def test_without_factors_it_says_what_to_do() -> None:
     known = items()
-    bare = Items(known.ids, known.category, known.available)
+    bare = CatalogueItems(known.ids, known.category, known.available)
     with pytest.raises(ConfigError, match=r"need 'ials\.factors'"):
         policy().order(scored([3], known=bare), 2, seed=0)

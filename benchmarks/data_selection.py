@@ -1,0 +1,229 @@
+"""Does it matter whom the LLM is tuned on? Every way of choosing users, at a budget, against drawing them at random.
+
+    python -m benchmarks.data_selection --data movietweetings --root DIR --seeds 0 1 2 --budgets .1 .25 --check
+    python -m benchmarks.data_selection --data made --root DIR --seeds 0 --budgets .1 --ways random influence
+
+The item-token LLM of the nightly job is tuned on the chosen users' histories and asked for what every user took next
+(see denoise_data.py). At a budget b every way has the same optimisation steps, b times --steps and 100 at least, and so
+has `all`, which reads all users as far as the steps reach. Item factors, where item vectors start, and the items that
+have a token come from all users. `longest` takes the users with the most events: a control, because a budget of users
+says nothing of how much they have to teach. Choosing serves 1,000 validation users, by their newest known events, which
+come before the ones that are judged: those who acted last; or any, where every user is asked at a time of their own
+(protocol last-event).
+
+nDCG@10 over all items that the user does not have, mean ± half the 95% bootstrap interval over seeds and users; gains
+are paired. The bar of --check: influence beats random and similar at every budget, the interval above 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import scipy.sparse as sp
+
+from benchmarks import denoise_llm as llm
+from benchmarks import denoise_rank as rank
+from benchmarks.denoise_data import SOURCES, HeldOut, held_out
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.instructions.text_cleaning import clean
+from rayrec.numerics.hashing import derive_seed
+from rayrec.reranking.item_token.item_lm import ItemLM
+from rayrec.reranking.training.data_selection import select_users
+from rayrec.reranking.training.data_selection.selection_pool import best, groups
+from rayrec.reranking.training.tuning_data import Sequences
+
+ALL, LONGEST = "all", "longest"
+TEXT_SCORERS = (ALL, "random", "similar", LONGEST, "diverse", "influence")
+BEATEN = ("random", "similar")  # by influence, or choosing by it is not worth its cost
+VALIDATION_USERS = 1000
+LEAST_STEPS = 100
+DRAWS = 4000  # of the bootstrap
+
+Floats = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One tuning. `ndcg` [judged users]; `users`, `events`: what it was tuned on; `seconds`: of choosing it."""
+
+    ndcg: Floats
+    users: int
+    events: int
+    seconds: float
+
+
+class Case:
+    """One seed of a data set: factors, model, choices and tunings follow from it."""
+
+    def __init__(self, held: HeldOut, seed: int, steps: int) -> None:
+        self.held, self.seed, self.steps = held, seed, steps
+        self.histories = histories_of(held.history, held.event_weights)
+        self.kept = rank.Kept.of(self.histories, np.ones(len(self.histories.item.values), np.float32), held.items)
+        self.now = int(held.moment.max()) + (held.protocol == "last-event")
+
+    def judged(self, way: str, budget: float) -> Judged:
+        started = time.perf_counter()
+        weights = self._weights(way, budget)
+        seconds = time.perf_counter() - started
+        keep = weights[self.histories.item.rows]
+        chosen = rank.Kept.of(self.histories, keep, self.held.items)
+        lm = llm.tuned(self._reader, chosen, self._factors, max(LEAST_STEPS, round(budget * self.steps)))
+        found = rank.judged(llm.scores_of(self._reader, lm, self.kept), self._seen, self.held.wanted)
+        return Judged(found["ndcg@10"], int(np.count_nonzero(weights)), len(chosen.item.values), seconds)
+
+    def _weights(self, way: str, budget: float) -> npt.NDArray[np.float32]:
+        """[users of the histories], 0: left out."""
+        index = self._reader.index
+        known = np.bincount(self.kept.item.rows, index[self.kept.item.values] >= 0, minlength=len(self.kept.item)) > 0
+        weights = known.astype(np.float32)
+        if way != ALL:
+            weights[known] = self._chosen(way, budget)
+        return weights
+
+    def _chosen(self, way: str, budget: float) -> npt.NDArray[np.float32]:
+        """[users with an item that has a token]"""
+        columns = {
+            "item": self.kept.item.to_arrow(pa.int32()),
+            "ts": self.kept.ts.to_arrow(pa.int64()),
+            "keep": self.kept.keep.to_arrow(pa.float32()),
+        }
+        events = Sequences.from_tables([pa.table(columns)], self._reader.index, self.now)
+        teaching = groups(events) > 1
+        if way == LONGEST:
+            scores = np.where(teaching, events.item.lengths, -1).astype(np.float64)
+            return best(scores, max(1, round(budget * int(teaching.sum()))))
+        validation = None
+        if self.held.protocol == "last-event":
+            able = np.flatnonzero(groups(events) > 2)
+            rng = np.random.default_rng(derive_seed("validation users", self.seed))
+            validation = np.sort(rng.permutation(able)[:VALIDATION_USERS])
+        settings = self._reader.settings.model_copy(update={"choose": way, "budget": budget})
+        choice = select_users(events, self._fresh, self._reader.layout, settings, self.now, validation=validation)
+        return choice.weights
+
+    def _fresh(self) -> ItemLM:
+        lm = self._reader.blank()
+        lm.init_item_vectors(lm.project_factors(self._factors[self._reader.codes]))
+        return lm
+
+    @cached_property
+    def _factors(self) -> npt.NDArray[np.float32]:
+        factors: npt.NDArray[np.float32] = rank.refitted("ials", self.kept, self.now, {"seed": self.seed}).arrays()[
+            "factors"
+        ]
+        return factors
+
+    @cached_property
+    def _reader(self) -> llm.Reader:
+        config = self.held.config
+        settings = config.tuning.model_copy(update={"seed": self.seed})
+        if self.held.protocol == "last-event":
+            settings = settings.model_copy(update={"target_half_life_days": 0.0})
+        counts = np.bincount(self.kept.item.values, minlength=self.held.items)
+        words = clean(config.instruction.text, config.instruction.max_chars)
+        return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
+
+    @cached_property
+    def _seen(self) -> sp.csr_matrix:
+        item = self.histories.item
+        cells = (np.ones(len(item.values), np.bool_), (item.rows, item.values))
+        return sp.csr_matrix(cells, shape=(len(item), self.held.items))
+
+
+Found = dict[tuple[str, float], list[Judged]]
+"""(way, budget) -> one tuning a seed."""
+
+
+def run(held: HeldOut, seeds: list[int], budgets: list[float], ways: list[str], steps: int) -> Found:
+    found: Found = {}
+    for seed in seeds:
+        case = Case(held, seed, steps)
+        for budget, way in product(budgets, ways):
+            found.setdefault((way, budget), []).append(case.judged(way, budget))
+            print(
+                f"seed {seed} {budget:g} {way}: {found[way, budget][-1].ndcg.mean():.4f}", file=sys.stderr, flush=True
+            )
+    return found
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """The mean of [seeds, users] and half its 95% interval: seeds and users drawn with replacement."""
+    rng = np.random.default_rng(0)
+    seeds, users = values.shape
+    of_users = rng.multinomial(users, np.full(users, 1 / users), DRAWS) / users
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
+    drawn = ((of_users @ values.T) * of_seeds).sum(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(values.mean()), float(high - low) / 2
+
+
+def gain(found: Found, way: str, other: str, budget: float) -> tuple[float, float]:
+    """The paired difference in nDCG@10 over the mean of the other way at that budget, and half its interval."""
+    one, two = (np.stack([judged.ndcg for judged in found[name, budget]]) for name in (way, other))
+    mean, half = interval(one - two)
+    return mean / float(two.mean()), half / float(two.mean())
+
+
+def beats(found: Found, other: str, budget: float) -> bool:
+    """Whether influence does, beyond its interval; not measured is no."""
+    if not {("influence", budget), (other, budget)} <= found.keys():
+        return False
+    mean, half = gain(found, "influence", other, budget)
+    return mean > half
+
+
+def rows(found: Found, budgets: list[float], ways: list[str]) -> Iterator[str]:
+    heads = ("users", "events", "choosing s", "nDCG@10", *(f"against {other}" for other in BEATEN))
+    yield f"{'budget':8}{'':11}" + "".join(f"{head:>18}" for head in heads)
+    for budget, way in product(budgets, ways):
+        tunings = found[way, budget]
+        means = [float(np.mean([getattr(one, name) for one in tunings])) for name in ("users", "events", "seconds")]
+        mean, half = interval(np.stack([one.ndcg for one in tunings]))
+        cells = [f"{means[0]:,.0f}", f"{means[1]:,.0f}", f"{means[2]:.1f}", f"{mean:.4f} ±{half:.4f}"]
+        for other in BEATEN:
+            compared = way != other and (other, budget) in found
+            cells.append("{:+.1%} ±{:.1%}".format(*gain(found, way, other, budget)) if compared else "-")
+        yield f"{budget:<8.0%}{way:11}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=sorted(SOURCES), required=True)
+    parser.add_argument("--root", help="the data set's folder; for made, where the shop is or will be")
+    parser.add_argument("--protocol", choices=["time", "last-event"], help="default: the data set's own")
+    parser.add_argument("--split", choices=["test", "validation"], default="test")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25])
+    parser.add_argument("--ways", nargs="+", choices=TEXT_SCORERS, default=list(TEXT_SCORERS))
+    parser.add_argument("--steps", type=int, default=700, help="of a tuning on everybody")
+    parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        held = held_out(given.data, given.root or folder, given.protocol, given.split)
+        found = run(held, given.seeds, given.budgets, given.ways, given.steps)
+    users, judged = len(held.history), int((held.wanted.lengths > 0).sum())
+    print(
+        f"{given.data}, {held.protocol}, {given.split}: {users:,} users, {judged:,} judged, {held.items:,} items; ",
+        end="",
+    )
+    print(f"{given.steps} steps, seeds {given.seeds}")
+    print("\n".join(rows(found, given.budgets, given.ways)))
+    pairs = list(product(given.budgets, BEATEN))
+    wins = sum(beats(found, other, budget) for budget, other in pairs)
+    print(f"choose {given.data}: influence beats {' and '.join(BEATEN)} in {wins} of {len(pairs)} comparisons")
+    return 1 if given.check and wins < len(pairs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

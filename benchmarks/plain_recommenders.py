@@ -1,0 +1,165 @@
+"""The plain recommenders that the whole job is measured against, each as slates, without Ray.
+
+popularity, popularity of the last 7 days, decayed popularity with the half-life that was best on the days before the
+date, item-kNN, EASE and iALS (both with the regularisation that was best on those days), and the tuned LLM alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.blending.training_examples import consumed_after, histories_at, is_training_user
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoise_stage import DenoiseStage
+from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.numerics.top_k import best
+from rayrec.pipeline.interaction_ingest import histories, read_catalogue
+from rayrec.pipeline.models import instruction
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing.records import Manifest
+from rayrec.reranking.engines import engine_selection
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
+from rayrec.retrieval import item_model
+from rayrec.retrieval.candidates import CandidateStage, Source
+from rayrec.retrieval.item_model import ItemModel
+from rayrec.retrieval.popularity import PopularityRetriever
+from rayrec.retrieval.retriever import Retriever
+from rayrec.retrieval.source_specs import SourceSpec
+from rayrec.storage import Storage
+
+DEPTH = 50
+GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation stands in the table
+    "decayed": tuple(
+        SourceSpec(f"decayed {days:g} d", "recent_popularity", 0, {"half_life_days": days})
+        for days in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    ),
+    "item-kNN": (SourceSpec("item_knn", "item_knn", 0, {}),),
+    "EASE": tuple(SourceSpec(f"ease {lam:g}", "ease", 0, {"lam": lam}) for lam in (50.0, 200.0, 800.0)),
+    "iALS": tuple(SourceSpec(f"ials {lam:g}", "ials", 0, {"lam": lam}) for lam in (1.0, 10.0, 100.0)),
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What was known at `cut` (microseconds UTC) of users with at least `min_events` events."""
+
+    day: RunContext
+    cutoff: int
+    min_events: int
+
+    @cached_property
+    def everything(self) -> pa.Table:
+        shards = range(self.day.config.data.shards)
+        return pa.concat_tables([histories(self.day, shard) for shard in shards]).combine_chunks()
+
+    @cached_property
+    def catalogue(self) -> pa.Table:
+        return read_catalogue(self.day)
+
+    @cached_property
+    def item_id(self) -> pa.Array:
+        return self.catalogue["item_id"].combine_chunks()
+
+    def fit(self, specs: Sequence[SourceSpec]) -> ItemModel:
+        weights = self.day.event_weights
+        return item_model.fit([self.everything], self.item_id, specs, weights, self.cutoff, 10**9)
+
+    def known(self, users: pa.Array) -> pa.Table:
+        """DENOISED_HISTORY rows of these users, nothing taken out."""
+        table = histories_at(self.everything, self.cutoff)
+        table = table.filter(pc.is_in(table["user_id"], users)).combine_chunks()
+        return DenoiseStage.load("whole", "none", {}, self.day.event_weights, {})(table)
+
+    def candidates(self, users: pa.Array, name: str, retriever: Retriever, top: int = DEPTH) -> pa.Table:
+        available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+        stage = CandidateStage(
+            name,
+            (Source("own", top, retriever),),
+            available,
+            self.day.config.retrieval.exclude_seen,
+            self.day.event_weights,
+        )
+        return stage(self.known(users))
+
+    def slates(self, table: pa.Table, scores: Ragged) -> pa.Table:
+        """user_id, rank, item_id: the DEPTH best candidates of each row."""
+        places = best(scores, DEPTH)
+        code = Ragged.from_arrow(table["candidate"]).values[places.values]
+        rank = np.arange(len(places.values)) - places.offsets[places.rows] + 1
+        users = table["user_id"].take(pa.array(places.rows))
+        return pa.table({"user_id": users, "rank": rank, "item_id": self.item_id.take(pa.array(code))})
+
+    def ranked_by(self, users: pa.Array, retriever: Retriever) -> pa.Table:
+        table = self.candidates(users, "alone", retriever)
+        return self.slates(table, Ragged.from_arrow(table["score.own"]))
+
+    def truth(self, horizon_us: int) -> RelevantItems:
+        """New items that users took within the horizon after the cut, as far as the histories tell."""
+        until = self.cutoff + horizon_us
+        wanted = consumed_after(self.everything, self.cutoff, until, self.day.event_weights, new_only=True)
+        judged = is_training_user(histories_at(self.everything, self.cutoff), wanted, self.min_events)
+        users = self.everything["user_id"].combine_chunks().take(pa.array(wanted.rows))
+        kept = pa.array(judged[wanted.rows])
+        return RelevantItems.of(
+            users.filter(kept), self.item_id.take(pa.array(wanted.values)).filter(kept), self.item_id
+        )
+
+
+def chosen(validation: Moment, horizon_us: int) -> dict[str, SourceSpec]:
+    """Of each grid, the settings with the best nDCG@10 on what users took in the horizon after the validation cut."""
+    truth = validation.truth(horizon_us)
+    model = validation.fit([spec for grid in GRIDS.values() for spec in grid])
+    found = {}
+    for name, grid in GRIDS.items():
+        worth = [
+            _ndcg(user_metrics(s.name, validation.ranked_by(truth.user_id, model.retriever(s)), truth)) for s in grid
+        ]
+        found[name] = grid[int(np.argmax(worth))]
+    return found
+
+
+def baselines(now: Moment, validation: Moment, users: pa.Array, horizon_us: int) -> Iterator[tuple[str, str, pa.Table]]:
+    """(name, the settings chosen, slates) of each baseline."""
+    specs = chosen(validation, horizon_us)
+    model = now.fit(tuple(specs.values()))
+    yield "popularity", "", now.ranked_by(users, PopularityRetriever(model.count))
+    yield (
+        "last 7 days",
+        "",
+        now.ranked_by(users, PopularityRetriever(_counts_since(now, now.cutoff - 7 * MICROSECONDS_PER_DAY))),
+    )
+    for name, spec in specs.items():
+        yield name, spec.name, now.ranked_by(users, model.retriever(spec))
+
+
+def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
+    """Slates by the LLM's own answer over all items with a token, from whole histories."""
+    model = fetch_checkpoint(storage, f"models/llm/{manifest.models['llm']}")
+    engine = engine_selection.start("transformers", model, EngineSettings())
+    popularity = PopularityRetriever(now.fit(()).count)
+    table = now.candidates(users, "llm", popularity, top=len(now.item_id))
+    spec = ItemTokenSpec(instruction(now.day), now.cutoff)
+    scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["score.llm"])
+    return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
+
+
+def _counts_since(now: Moment, start: int) -> npt.NDArray[np.float32]:
+    item, ts = Ragged.from_arrow(now.everything["item"]), Ragged.from_arrow(now.everything["ts"]).values
+    weight = np.asarray(now.day.event_weights, np.float32)[Ragged.from_arrow(now.everything["event"]).values]
+    recent = (ts >= start) & (ts < now.cutoff) & (weight > 0)
+    return np.bincount(item.values[recent], weight[recent], minlength=len(now.item_id)).astype(np.float32)
+
+
+def _ndcg(judged: UserMetrics) -> Any:
+    return judged.values["ndcg@10"].mean()

@@ -1,0 +1,207 @@
+"""`embeddings`: which views of a user are read, what is asked of them, and how the model that answers is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from rayrec.config.section import Section
+
+InstructionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder's name
+
+
+class EmbeddingViewSettings(Section):
+    """A view of the user, made from the history and the catalogue. Users who lack one are normal.
+
+    `events`: one line an event; `dislikes`: the same of what speaks against an item; `profile`: counts, recency and
+    values; `rhythm`: weekdays, parts of the day, pauses; `sessions`: one line a session.
+    """
+
+    kind: Literal["events", "dislikes", "profile", "rhythm", "sessions"]
+    """Which view."""
+    newest: int = Field(64, ge=1, le=1024)
+    """Lines that are read, the newest."""
+
+
+class Answer(Section):
+    """What a log says in answer to an instruction, from the events within the horizon after a cut.
+
+    - `again`: takes something again
+    - `takes`: takes an item with one of `words` in its title or category; of those who take any
+    - `price_up`: the mean of the items' `price` is above that of the history (by a tenth); of those who take any
+    - `returns`: has an event of negative weight; of those who have any event
+    - `rates_high`: the mean value is at least `at_least`; of those who give one
+    - `next`: the words of what is taken next: an open answer, of those who take any
+    """
+
+    kind: Literal["again", "takes", "price_up", "returns", "rates_high", "next"]
+    """What is looked for, as above."""
+    words: tuple[str, ...] = ()
+    """Of `takes`, which needs them: words of titles or categories."""
+    at_least: float | None = None
+    """Of `rates_high`, which needs it: the mean value from which on it is a yes."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Answer:
+        if (self.kind == "takes") != bool(self.words):
+            raise ValueError("`words` are for answers of the kind takes, which needs them")
+        if (self.kind == "rates_high") != (self.at_least is not None):
+            raise ValueError("`at_least` is for answers of the kind rates_high, which needs it")
+        return self
+
+
+class EmbeddingInstruction(Section):
+    """A purpose in words. With an `answer` the model is taught it; without, it is only asked."""
+
+    text: str = Field(min_length=1, max_length=300)
+    """The question or task, 1 to 300 characters."""
+    answer: Answer | None = None
+    """Where the log has the answer; at least one instruction needs one."""
+    leave_out: float = Field(0.0, ge=0, le=0.5)
+    """Share of each user's events, at most, that its vector does without: those of most influence on it; five stay."""
+
+
+class EmbeddingModel(Section):
+    """What reads the summaries and the instruction, and sizes."""
+
+    base: str = "scratch"
+    """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA."""
+    lora_rank: int = Field(16, ge=1)
+    """Rank of the adapters, where `base` is a checkpoint."""
+    encoder_width: int = Field(64, ge=16, multiple_of=16)
+    """Width of the encoders that sum up a view each; a multiple of `heads`."""
+    encoder_layers: int = Field(1, ge=1)
+    """Their layers."""
+    heads: int = Field(2, ge=1)
+    """Attention heads of the encoders, and of the language model made from scratch."""
+    width: int = Field(64, ge=32, multiple_of=32)
+    """Width of the language model made from scratch; a multiple of 2 × `heads`."""
+    layers: int = Field(2, ge=1)
+    """Its layers."""
+    feedforward: int = Field(192, ge=32)
+    """Its inner width."""
+    dim: int = Field(64, ge=8)
+    """Numbers in a vector that is published. Fewer (16) depend a little more on the instruction."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> EmbeddingModel:
+        if self.width % (2 * self.heads) or self.encoder_width % self.heads:
+            raise ValueError("width must be a multiple of 2 x heads, encoder_width one of heads")
+        return self
+
+
+class EmbeddingTraining(Section):
+    """How the model is taught: what users did after a few moments in the past answers the instructions."""
+
+    cutoffs: int = Field(6, ge=1)
+    """Moments in the past that users are asked at; the newest is one horizon before the date."""
+    every_days: float = Field(15.0, gt=0)
+    """Days between two of them."""
+    min_item_events: int = Field(3, ge=1)
+    """Items with fewer events are known by their words alone."""
+    min_word_items: int = Field(2, ge=1)
+    """Words of fewer titles share hash buckets."""
+    users: int = Field(50_000, ge=1)
+    """Users at most, a moment; chosen by their stable hash. What bounds memory."""
+    questions: int = Field(8, ge=1)
+    """Asked of a user in an epoch at most, drawn at random."""
+    epochs: int = Field(8, ge=1)
+    """At most: users held out decide."""
+    patience: int = Field(4, ge=1)
+    """Epochs without a better validation before stopping."""
+    held_out: float = Field(0.1, gt=0, lt=1)
+    """Share of users that judge an epoch."""
+    batch_users: int = Field(32, ge=2)
+    """Users in a step; the answers of the others are the negatives of each."""
+    line_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of a view's lines left out at random."""
+    view_dropout: float = Field(0.4, ge=0, lt=1)
+    """Share of whole sources left out at random, so that users who lack one are nothing new."""
+    contrastive: float = Field(1.0, ge=0)
+    """Weight of InfoNCE: a user's vector is near the answer's own."""
+    autoregressive: float = Field(1.0, ge=0)
+    """Weight of saying the answer's words."""
+    temperature: float = Field(0.03, gt=0)
+    """Similarities are divided by it in InfoNCE: the lower, the more the nearest negatives count."""
+    false_negative_margin: float = Field(0.1, ge=0)
+    """An answer nearer than the own one by more than this is held to be right as well, and is no negative."""
+    learning_rate: float = Field(5e-4, gt=0)
+    """The highest, after the warm-up."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Of the matrices."""
+    seed: int = 0
+    """Of everything drawn at random here."""
+
+
+class Neighbours(Section):
+    """How many nearest users and items every user gets, per instruction.
+
+    Items only under instructions of the kind `next`: their answers are items, others have no place for them.
+    """
+
+    users: int = Field(0, ge=0, le=1000)
+    """Nearest users; 0: none are published."""
+    items: int = Field(0, ge=0, le=1000)
+    """Nearest items; 0: none are published."""
+
+
+class Influence(Section):
+    """What a vector rests on: its change without each event, one at a time, per instruction. One embedding an event."""
+
+    events: int = Field(0, ge=0, le=1000)
+    """Events of most influence that are published of every user, per instruction; 0: none are."""
+
+
+class Embeddings(Section):
+    """User vectors that answer to an instruction, made by `jobs.embed`: which views are read, what is asked of them."""
+
+    sources: dict[InstructionId, EmbeddingViewSettings] = Field(
+        {
+            "events": EmbeddingViewSettings(kind="events"),
+            "dislikes": EmbeddingViewSettings(kind="dislikes", newest=16),
+            "profile": EmbeddingViewSettings(kind="profile"),
+            "rhythm": EmbeddingViewSettings(kind="rhythm"),
+            "sessions": EmbeddingViewSettings(kind="sessions", newest=32),
+        },
+        min_length=1,
+        max_length=6,
+    )
+    """The views that are read, 1 to 6 of them."""
+    instructions: dict[InstructionId, EmbeddingInstruction] = Field(min_length=1)
+    """What is asked. The name becomes a folder's: letters, digits, `_`, `-`."""
+    horizon_days: float = Field(30.0, gt=0)
+    """An answer comes from the events within this time after a cut."""
+    price: str = "price"
+    """The item attribute that price bands are made of; an item without it has none."""
+    dislike_at_most: float | None = None
+    """A value (a rating) up to this is a dislike; so is a negative weight. `null`: the weight alone."""
+    session_gap_hours: float = Field(2.0, gt=0)
+    """A longer pause begins a new session."""
+    model: EmbeddingModel = EmbeddingModel()
+    """What reads."""
+    training: EmbeddingTraining = EmbeddingTraining()
+    """How it learns to."""
+    neighbours: Neighbours = Neighbours()
+    """Whether nearest users and items are published too."""
+    influence: Influence = Influence()
+    """Whether what the vectors rest on is published too."""
+
+    @model_validator(mode="after")
+    def _taught(self) -> Embeddings:
+        if not any(instruction.answer for instruction in self.instructions.values()):
+            raise ValueError("at least one instruction needs an `answer`, or there is nothing to train on")
+        if self.neighbours.items and not self.next_item_instructions:
+            raise ValueError("neighbours.items needs an instruction whose answer is of the kind next")
+        return self
+
+    @property
+    def next_item_instructions(self) -> tuple[str, ...]:
+        """Those that items answer."""
+        return tuple(name for name, one in self.instructions.items() if one.answer and one.answer.kind == "next")
+
+    @property
+    def neighbour_lists(self) -> tuple[str, ...]:
+        """`<instruction>.users` and `<instruction>.items`: what is published of neighbours."""
+        users = tuple(f"{name}.users" for name in self.instructions if self.neighbours.users)
+        return users + tuple(f"{name}.items" for name in self.next_item_instructions if self.neighbours.items)

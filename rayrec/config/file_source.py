@@ -1,0 +1,111 @@
+"""Files of rows, and how a field is read out of their columns."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, model_validator
+
+from rayrec.config.section import Section
+from rayrec.data import regex_patterns
+from rayrec.data.time_columns import strptime_can_read
+
+
+def _pattern(text: str) -> str:
+    if problem := regex_patterns.pattern_error(text):
+        raise ValueError(problem)
+    return text
+
+
+def _one_group(text: str) -> str:
+    if problem := regex_patterns.pattern_error(text, one_group=True):
+        raise ValueError(problem)
+    return text
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{name!r} is not a known time zone; write it like Europe/London") from None
+    return name
+
+
+def _encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(f"{name!r} is not a known text encoding; write it like utf8 or latin-1") from None
+    return name
+
+
+def _delimiter(text: str) -> str:
+    if not text or set(text) & set('"\r\n'):
+        raise ValueError("a delimiter is one or more characters, none of them a quote or a line break")
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_pattern)]  # RE2
+GroupPattern = Annotated[str, AfterValidator(_one_group)]  # RE2 with exactly one group
+
+
+class Column(Section):
+    """A column of which not all is wanted, e.g. `{column: title, extract: '(19..|20..)'}`."""
+
+    column: str
+    """The column's name."""
+    extract: GroupPattern | None = None
+    """A pattern (RE2) with exactly one group: the part of the text that is taken. What does not match is missing."""
+
+
+ColumnLike = str | Column
+
+
+class Timestamp(Section):
+    """A time column whose type does not say all, e.g. `{column: rated_at, unit: s}`.
+
+    A time before 1990 or from 2100 on is an error of unit or of clock: the row goes to quarantine.
+    """
+
+    column: str
+    """The column's name."""
+    format: str | None = None
+    """How text is written, as for strptime; `%f` and `%p` cannot be read. `null`: ISO 8601, or typed already."""
+    unit: Literal["s", "ms", "us", "ns"] | None = None
+    """What numbers count since 1970; a number column needs it. Not together with `format`."""
+    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
+    """Of times that carry no zone. Where clocks go back, the earlier of the two moments is taken."""
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> Timestamp:
+        if self.format and self.unit:
+            raise ValueError("a time is text in `format` or a number of `unit`s, not both")
+        if self.format and not strptime_can_read(self.format):
+            raise ValueError(f"times in the format {self.format!r} cannot be read; %f and %p are not supported")
+        return self
+
+
+class FileSource(Section):
+    """Which files hold the rows, and how they are written."""
+
+    path: str
+    """File, folder or glob, below the root; a folder is read whole."""
+    format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
+    """`auto`: told by each file's name; compressed ones (`.gz`, `.zst`, `.bz2`, `.lz4`) too."""
+    delimiter: Annotated[str, AfterValidator(_delimiter)] = ","
+    """Of CSV: one or more characters, none of them a quote or a line break."""
+    header: bool = True
+    """Of CSV: whether the first line names the columns."""
+    names: tuple[str, ...] = ()
+    """Of CSV: the column names; exactly where there is no header."""
+    encoding: Annotated[str, AfterValidator(_encoding)] = "utf8"
+    """Of CSV and JSON lines, e.g. `latin-1`. An id that is no text in it sends its row to quarantine."""
+
+    @model_validator(mode="after")
+    def _named_columns(self) -> Self:
+        if self.header == bool(self.names):
+            raise ValueError("give `names` exactly when the files have no header (header: false)")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("`names` repeats a column")
+        return self

@@ -1,0 +1,63 @@
+"""What an arm's section leaves unsaid: it is as in the top-level section of that name.
+
+An arm gives only what differs, key by key and at every depth; a list that it gives stands for the whole list, and its
+`retrieval.sources` for all sources. Some keys belong to the value of another one and are inherited only with it: the
+`settings` of a method (or policy), and the adapter of a checkpoint. A checkpoint is inherited only where the arm's
+method reads with one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayrec.config.rerank_section import Rerank
+
+_SECTIONS = ("denoise", "retrieval", "rerank", "slate")  # those that an arm may give
+_WHOLE = ("sources",)
+_BELONGS = (("method", "settings"), ("policy", "settings"), ("checkpoint", "adapter"))
+
+
+def inherit_from_top_level(arms: Any, top: Mapping[str, Any]) -> Any:
+    """`arms` as it is given, the sections of its variants merged over those of `top`, which are valid.
+
+    What is no mapping stays as it is, for the validation to refuse.
+    """
+    given = _plain(arms)
+    if not isinstance(given, Mapping) or not isinstance(variants := given.get("variants"), Mapping):
+        return given
+    return {**given, "variants": {name: _arm(_plain(arm), top) for name, arm in variants.items()}}
+
+
+def _arm(given: Any, top: Mapping[str, Any]) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    # A section of `top` that is not there was found wrong: nothing can be said of the arm's before that is put right.
+    filled = {key: _over(top[key], _plain(given[key])) if key in top else None for key in _SECTIONS if key in given}
+    return {**given, **filled}
+
+
+def _over(below: Any, given: Any) -> Any:
+    if not isinstance(given, Mapping):
+        return given
+    if isinstance(below, BaseModel):
+        own = {name: value for name, value in below if name not in _of_another(below, given)}
+        return own | {name: value if name in _WHOLE else _over(own.get(name), value) for name, value in given.items()}
+    if isinstance(below, Mapping):
+        return {**below, **{key: _over(below.get(key), value) for key, value in given.items()}}
+    return given
+
+
+def _of_another(below: BaseModel, given: Mapping[str, Any]) -> set[str]:
+    """What is not inherited: it belongs to a method or a checkpoint that the arm does not have."""
+    parts = {part for key, part in _BELONGS if key in given and given[key] != getattr(below, key, given[key])}
+    if isinstance(below, Rerank) and given.get("method") in ("none", "item_token"):
+        parts |= {"checkpoint", "adapter"}
+    return parts
+
+
+def _plain(given: Any) -> Any:
+    """A model as the keys that were given to it."""
+    return given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else given

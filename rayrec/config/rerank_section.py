@@ -1,0 +1,73 @@
+"""`rerank`: how the LLM scores candidates."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rayrec.config.section import Section
+
+
+class Rerank(Section):
+    """How the LLM scores each user's candidates, and how far the blend lets it."""
+
+    method: Literal["none", "item_token", "label", "yes_no", "pairwise"] = "item_token"
+    """`item_token`: the model of `tuning`; `label`, `yes_no`, `pairwise`: a checkpoint of yours reads titles
+    (docs/checkpoints.md); `none`: no LLM."""
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    """What runs it; `auto`: vLLM where it is installed. The scores of the two agree within rounding."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In what the engine computes; `auto`: as the weights are stored."""
+    checkpoint: str | None = None
+    """The folder that `label`, `yes_no` and `pairwise` read with; on a cluster on every node, the head too."""
+    adapter: str | None = None
+    """The folder of a LoRA adapter on top of it."""
+    depth: int = Field(20, ge=1)
+    """Candidates that these three read, those the retrievers like best. The price of reading rises with it."""
+    fields: tuple[Literal["category", "description"], ...] = ("category",)
+    """What they read of an item beside its title, as far as `settings.item_tokens` go."""
+    max_promotion: int | Literal["auto"] | None = "auto"
+    """Places that the LLM may lift an item above the retrievers' order, 0 or more; `null`: any; `auto`: 10 where it
+    reads the items' texts, which sellers write, any by item tokens, where it does not."""
+    settings: dict[str, Any] = Field({})
+    """Of the way of reading: how much of each text enters a prompt."""
+
+    @property
+    def scorer_key(self) -> str:
+        """Methods that give the same scores read as one."""
+        return self.model_dump_json(exclude={"max_promotion"}) if self.is_text_scorer else self.method
+
+    @property
+    def promotion_cap(self) -> int | None:
+        """`lift` in places; None: any."""
+        if self.max_promotion == "auto":
+            return 10 if self.is_text_scorer else None
+        return self.max_promotion
+
+    @field_validator("max_promotion")
+    @classmethod
+    def _not_downwards(cls, max_promotion: int | str | None) -> int | str | None:
+        if isinstance(max_promotion, int) and max_promotion < 0:
+            raise ValueError("rerank.max_promotion must not be below 0")
+        return max_promotion
+
+    @property
+    def ignored_keys(self) -> tuple[str, ...]:
+        """Keys that mean nothing to an arm of this method; what runs the LLM tuned here is the same for all arms."""
+        if self.is_text_scorer:
+            return ()
+        return ("engine", "dtype", "depth", "fields", *(("max_promotion",) if self.method == "none" else ()))
+
+    @property
+    def is_text_scorer(self) -> bool:
+        """Whether a checkpoint of the user's reads titles."""
+        return self.method not in ("none", "item_token")
+
+    @model_validator(mode="after")
+    def _has_a_checkpoint(self) -> Rerank:
+        if self.is_text_scorer and self.checkpoint is None:
+            raise ValueError(f"rerank.method {self.method} needs rerank.checkpoint: the folder of a checkpoint")
+        if not self.is_text_scorer and (self.checkpoint or self.adapter or self.settings):
+            raise ValueError(f"rerank.checkpoint, adapter and settings mean nothing to rerank.method {self.method}")
+        return self

@@ -1,0 +1,157 @@
+"""The run's catalogue: an ITEM table sorted by item_id, from files of its own or out of the interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config import ColumnLike, Data, ItemSource
+from rayrec.data import item_counts
+from rayrec.data.file_reader import read_fragment
+from rayrec.data.input_files import FileFragment, InputFile
+from rayrec.data.item_counts import ATTRIBUTE
+from rayrec.data.raw_rows import RawBatch
+from rayrec.data.row_checks import RowValidation, as_column
+from rayrec.data.schemas import ITEM, QUARANTINE
+from rayrec.data.text_columns import Text, clean_item_text
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+_TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
+
+
+@dataclass(frozen=True)
+class CatalogueResult:
+    """What became of the item files: rows = catalogue.num_rows + quarantine.num_rows."""
+
+    catalogue: pa.Table  # ITEM, sorted by item_id
+    quarantine: pa.Table  # QUARANTINE
+    rows: int
+
+
+def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueResult:
+    """Read the catalogue; of several rows with one item_id the first, by (file, row), stands.
+
+    Raises DataError where no item is left, or a file cannot be read.
+    """
+    storage, source = Storage(data.root), data.items
+    fields = item_counts.item_fields(source)
+    columns = tuple(dict.fromkeys(as_column(field).column for field in (source.item_id, *fields.values())))
+    id_column = as_column(source.item_id).column
+    items, quarantine = [ITEM.empty_table()], [QUARANTINE.empty_table()]
+    seen: set[str] = set()
+    for file in files:
+        where = storage.url(file.path)
+        for batch in read_fragment(storage, FileFragment(file), source, columns, [id_column]):
+            table, rejected = _check(batch, file.path, where, source, fields, seen)
+            items.append(table)
+            quarantine.append(rejected)
+    catalogue, rejected = _sorted(pa.concat_tables(items)), pa.concat_tables(quarantine)
+    if not catalogue.num_rows:
+        raise _empty(storage.url(source.path), rejected.num_rows)
+    return CatalogueResult(catalogue, rejected, catalogue.num_rows + rejected.num_rows)
+
+
+def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
+    """ITEM out of the ITEM_COUNTS of all splits: each field its most frequent value, of equals the smallest.
+
+    Raises DataError where no item was counted.
+    """
+    counts = item_counts.merge(parts).sort_by(
+        [("item_id", "ascending"), ("field", "ascending"), ("count", "descending"), ("value", "ascending")]
+    )
+    ids = counts["item_id"].to_numpy()
+    names = counts["field"].to_numpy()
+    first = np.ones(len(ids), bool)
+    first[1:] = (ids[1:] != ids[:-1]) | (names[1:] != names[:-1])
+    best = counts.filter(pa.array(first))
+    item_ids = best.filter(pc.equal(best["field"], ""))["item_id"].combine_chunks()
+    if not len(item_ids):
+        raise _empty("the interactions", 0)
+    texts = {name: _aligned(best, name, item_ids) for name in sorted(set(best["field"].to_pylist()) - {""})}
+    available = _available(texts["available"])[0] if "available" in texts else np.ones(len(item_ids), bool)
+    return _items(item_ids, texts, available)
+
+
+def _check(
+    batch: RawBatch, path: str, where: str, source: ItemSource, fields: Mapping[str, ColumnLike], seen: set[str]
+) -> tuple[pa.Table, pa.Table]:
+    """ITEM and QUARANTINE rows of one batch; adds its item_ids to `seen`."""
+    rows = RowValidation(batch, path, where)
+    item, id_column = rows.text(source.item_id), as_column(source.item_id).column
+    rows.flag(~item.present, "no_item", id_column)
+    rows.reject_invalid_ids(item, id_column)
+    texts = {name: clean_item_text(rows.text(field), name) for name, field in fields.items()}
+    available = np.ones(len(item), bool)
+    if source.available is not None:
+        available, wrong = _available(texts["available"])
+        rows.flag(wrong, "bad_available", as_column(source.available).column)
+    rows.flag(_repeated(item.only(rows.good), seen), "duplicate_item", id_column)
+    good = pa.array(rows.good)
+    seen.update(item.to_arrow().filter(good).to_pylist())
+    table = _items(item.to_arrow().cast(pa.string()), texts, available).filter(good)
+    return table, rows.quarantine(item.only(np.zeros(len(item), bool)))
+
+
+def _items(item_ids: pa.Array, texts: Mapping[str, Text], available: npt.NDArray[np.bool_]) -> pa.Table:
+    def column(name: str) -> pa.Array:
+        return texts[name].to_arrow().cast(pa.string()) if name in texts else pa.nulls(len(item_ids), pa.string())
+
+    # An item without a title is shown by its id: there is always something to call it.
+    title = pc.coalesce(column("title"), item_ids).fill_null("")
+    columns = [item_ids, title, column("category"), column("description"), available, _attributes(texts, len(item_ids))]
+    return pa.table(columns, schema=ITEM)
+
+
+def _attributes(texts: Mapping[str, Text], rows: int) -> pa.Array:
+    """map<string, string> [rows], without the keys that have no value."""
+    named = {name.removeprefix(ATTRIBUTE): text for name, text in texts.items() if name.startswith(ATTRIBUTE)}
+    lists = [text.to_arrow().to_pylist() for text in named.values()]
+    pairs = [
+        [(key, value) for key, value in zip(named, values, strict=True) if value is not None]
+        for values in zip(*lists, strict=True)
+    ]
+    return pa.array(pairs if named else [[]] * rows, ITEM.field("attributes").type)
+
+
+def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Whether each item can be had (yes, where nothing is said), and which values mean neither yes nor no."""
+    lower = pc.utf8_lower(text.values)
+    yes = pc.is_in(lower, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
+    no = pc.is_in(lower, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
+    return text.look_up(~no, True), text.look_up(~(yes | no), False)
+
+
+def _repeated(item: Text, seen: set[str]) -> npt.NDArray[np.bool_]:
+    """Rows whose item was there before: in an earlier batch, or above in this one."""
+    known = np.array([value in seen for value in item.values.to_pylist()], bool)
+    repeated = item.look_up(known, False)
+    present = np.flatnonzero(item.present)
+    first = np.unique(item.codes[present], return_index=True)[1]
+    again = np.ones(len(present), bool)
+    again[first] = False
+    repeated[present[again]] = True
+    return repeated
+
+
+def _aligned(best: pa.Table, field: str, item_ids: pa.Array) -> Text:
+    rows = best.filter(pc.equal(best["field"], field))
+    at = pc.index_in(item_ids, value_set=rows["item_id"].combine_chunks())
+    encoded = pc.dictionary_encode(rows["value"].combine_chunks().take(at))
+    return Text(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), encoded.dictionary)
+
+
+def _sorted(items: pa.Table) -> pa.Table:
+    return items.take(pc.sort_indices(items["item_id"])).combine_chunks()
+
+
+def _empty(where: str, rejected: int) -> DataError:
+    why = f": all of its {rejected:,} rows broke the contract" if rejected else ""
+    return DataError(
+        f"the catalogue is empty{why}", where=where, hint="check data.items, and the rows under quarantine/"
+    )

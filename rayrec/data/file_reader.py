@@ -1,0 +1,72 @@
+"""A piece of a file -> batches of raw rows, whatever the format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from rayrec.config import FileSource
+from rayrec.data import csv_reader, line_reader, parquet_reader, utf8_stream
+from rayrec.data.input_files import FileFragment
+from rayrec.data.raw_rows import RawBatch
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+def read_fragment(
+    storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
+) -> Iterator[RawBatch]:
+    """Batches that hold at least `columns`, in the order of the rows; `needed` must be there even in JSON lines.
+
+    Folders named `key=value` are columns of their rows, and win over columns of the file with that name.
+    Raises DataError naming the file where it cannot be read at all; rows that cannot be taken apart are `malformed`.
+    """
+    path = fragment.file.path
+    folders = {key: value for key, value in partition_columns(path).items() if key in columns}
+    inside = [name for name in columns if name not in folders]
+    if fragment.file.format == "parquet":
+        batches = parquet_reader.read(storage, path, inside, fragment.row_groups, fragment.first_row)
+    else:
+        batches = _text_rows(storage, fragment, source, inside, [name for name in needed if name not in folders])
+    for batch in batches:
+        table = batch.table.drop_columns([key for key in folders if key in batch.table.column_names])
+        for key, value in folders.items():
+            table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+        yield RawBatch(table, batch.row, batch.malformed, batch.raw)
+
+
+def partition_columns(path: str) -> dict[str, str | None]:
+    """The columns that a path's folders hold: dt=2011-08-31/country=GB/part.csv."""
+    pairs = (part.split("=", 1) for part in PurePosixPath(path).parts[:-1] if "=" in part)
+    return {key: None if value == _NO_PARTITION else unquote(value) for key, value in pairs}
+
+
+def _text_rows(
+    storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
+) -> Iterator[RawBatch]:
+    where = storage.url(fragment.file.path)
+    with utf8_stream.opened(storage, fragment.file.path, source.encoding) as stream:
+        try:
+            if fragment.file.format == "jsonl":
+                yield from line_reader.read_jsonl(stream, columns, needed, where)
+            elif len(source.delimiter) == 1 and source.delimiter.isascii():
+                yield from csv_reader.read(stream, source, columns, where)
+            else:
+                yield from line_reader.read_delimited(stream, source, columns, where)
+        except (pa.ArrowException, OSError, UnicodeError) as error:
+            raise DataError(
+                f"cannot be read as {fragment.file.format}: {str(error).splitlines()[0]}",
+                where=where,
+                hint=_advice(error, fragment.file.format),
+            ) from error
+
+
+def _advice(error: Exception, format: str) -> str:
+    if "straddl" in str(error):
+        return "a row is longer than 16 MB: most likely a quote is not closed"
+    return f"write it again as {format}, set the source's format or delimiter, or take the file out of the folder"

@@ -1,0 +1,224 @@
+"""Which input files there are, which of them the window needs, and how they are cut into splits."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import PurePosixPath
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+from fsspec.utils import glob_translate
+
+from rayrec.config import Data, FileSource
+from rayrec.data import regex_patterns
+from rayrec.data.parquet_reader import row_group_sizes
+from rayrec.errors import ConfigError, DataError
+from rayrec.storage import FileInfo, Storage
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+_FORMATS = {
+    **dict.fromkeys((".csv", ".tsv", ".txt", ".dat"), "csv"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
+}
+_LEAST_FILE_COST = 64 << 10  # bytes that opening a file costs: how many small ones share a split
+_FOOTER_READERS = 16  # threads; on a remote store a footer is a round trip
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One input file; `index` is its place among all files read, by path: the `source_file` of its rows."""
+
+    index: int
+    path: str  # relative to data.root
+    size: int  # bytes
+    version: str
+    format: str  # csv, parquet or jsonl
+
+
+@dataclass(frozen=True)
+class WindowFiles:
+    """The interaction files of a run."""
+
+    files: tuple[InputFile, ...]  # sorted by path
+    skipped: int  # how many more there are, whose paths name days outside the window
+
+
+@dataclass(frozen=True)
+class FileFragment:
+    """A file, or consecutive row groups of a parquet file."""
+
+    file: InputFile
+    row_groups: tuple[int, ...] | None = None  # None: all
+    first_row: int = 1  # of the piece within the file, from 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """What one ingest task reads: pieces in the order of (file, row)."""
+
+    index: int
+    fragments: tuple[FileFragment, ...]
+
+
+def input_files(data: Data, day: date) -> list[InputFile]:
+    """The interaction files that can hold rows of [day - window_days, day), sorted by path.
+
+    Raises DataError where there are none, saying what there is.
+    """
+    return list(list_window_files(data, day).files)
+
+
+def list_window_files(data: Data, day: date) -> WindowFiles:
+    """Files whose path names a day (`day_pattern`) outside the window are left out; files that name none are read.
+
+    Raises DataError where none is left, saying what there is.
+    """
+    files = list_files(data.root, data.interactions, "data.interactions")
+    days = _days_of(files, data.interactions.day_pattern)
+    first, last = _days_of_window(data, day)
+    kept = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day <= last]
+    if not kept:
+        known = sorted(its_day for its_day in days if its_day is not None)
+        raise DataError(
+            f"no interactions in the {data.window_days} days before {day}: "
+            f"the files hold days from {known[0]} to {known[-1]}",
+            where=Storage(data.root).url(data.interactions.path),
+            hint="choose a --date after those days, or raise data.window_days",
+        )
+    return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(kept)), len(files) - len(kept))
+
+
+def item_files(data: Data) -> tuple[InputFile, ...]:
+    """The catalogue's files, sorted by path; () when items come out of interactions."""
+    return () if data.items.from_interactions else list_files(data.root, data.items, "data.items")
+
+
+def instruction_files(data: Data) -> tuple[InputFile, ...]:
+    """The files of the instruction table, sorted by path; () where there is none."""
+    return () if data.instructions is None else list_files(data.root, data.instructions, "data.instructions")
+
+
+def list_files(root: str, source: FileSource, section: str, root_key: str = "data.root") -> tuple[InputFile, ...]:
+    """All files of a source, sorted by path. Raises DataError naming the pattern, the place and the nearest names.
+
+    `section` and `root_key` name the places in the config that errors send the user to.
+    """
+    if not root:
+        raise ConfigError(f"{root_key} is not set", hint=f"give the folder or URL of the data: --set {root_key}=...")
+    storage = Storage(root)
+    found = [file for file in _candidates(storage, source.path) if not PurePosixPath(file.path).name.startswith("_")]
+    if not found:
+        raise _none_found(storage, source.path, section, root_key)
+    return tuple(
+        InputFile(i, file.path, file.size, file.version, _format_of(storage, file, source, section))
+        for i, file in enumerate(found)
+    )
+
+
+def make_splits(storage: Storage, files: Sequence[InputFile], split_bytes: int) -> tuple[Split, ...]:
+    """Pieces of about `split_bytes`: big parquet files by row groups, small files together; text files stay whole.
+
+    The order over all splits is that of (file, row).
+    """
+    with ThreadPoolExecutor(_FOOTER_READERS) as readers:
+        cut = readers.map(lambda file: list(_pieces(storage, file, split_bytes)), files)
+        sized = [fragment for pieces in cut for fragment in pieces]
+    splits: list[Split] = []
+    pending: list[FileFragment] = []
+    filled = 0
+    for size, fragment in sized:
+        cost = max(size, _LEAST_FILE_COST)
+        if pending and filled + cost > split_bytes:
+            splits.append(Split(len(splits), tuple(pending)))
+            pending, filled = [], 0
+        pending.append(fragment)
+        filled += cost
+    return (*splits, Split(len(splits), tuple(pending))) if pending else tuple(splits)
+
+
+def _pieces(storage: Storage, file: InputFile, split_bytes: int) -> Iterator[tuple[int, FileFragment]]:
+    if file.format != "parquet" or file.size <= split_bytes:
+        yield file.size, FileFragment(file)
+        return
+    groups: list[int] = []
+    size, first_row, next_row = 0, 1, 1
+    for group, (group_bytes, group_rows) in enumerate(row_group_sizes(storage, file.path)):
+        if groups and size + group_bytes > split_bytes:
+            yield size, FileFragment(file, tuple(groups), first_row)
+            groups, size, first_row = [], 0, next_row
+        groups.append(group)
+        size += group_bytes
+        next_row += group_rows
+    if groups:
+        yield size, FileFragment(file, tuple(groups), first_row)
+
+
+def _candidates(storage: Storage, path: str) -> list[FileInfo]:
+    if not any(char in path for char in "*?["):
+        return storage.list(path)
+    parts = PurePosixPath(path).parts
+    fixed = next(i for i, part in enumerate(parts) if any(char in part for char in "*?["))
+    matching = re.compile(glob_translate("/".join(parts)))
+    return [file for file in storage.list("/".join(parts[:fixed])) if matching.match(file.path)]
+
+
+def _format_of(storage: Storage, file: FileInfo, source: FileSource, section: str) -> str:
+    if source.format != "auto":
+        return source.format
+    suffixes = PurePosixPath(file.path.lower()).suffixes
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    if not suffixes or suffixes[-1] not in _FORMATS:
+        raise DataError(
+            "the file's name does not tell its format",
+            where=storage.url(file.path),
+            hint=f"set {section}.format, or narrow {section}.path with a glob such as *.csv",
+        )
+    return _FORMATS[suffixes[-1]]
+
+
+def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:
+    texts = regex_patterns.extract(pa.array([file.path for file in files], pa.string()), pattern).to_pylist()
+    return [_day(text) for text in texts]
+
+
+def _days_of_window(data: Data, day: date) -> tuple[date, date]:
+    """The first and the last day that a file with rows of the window may be named by.
+
+    Files may be cut by UTC days or by those of the zone that the times are written in, whose last day ends later or
+    whose first begins earlier.
+    """
+    ts = data.interactions.ts
+    end = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    zones = (UTC, ZoneInfo("UTC" if isinstance(ts, str) else ts.timezone))
+    first, last = end - timedelta(days=data.window_days), end - timedelta(microseconds=1)
+    return min(first.astimezone(zone).date() for zone in zones), max(last.astimezone(zone).date() for zone in zones)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        return None  # digits that only look like a day: the file is read, its rows say when they were
+
+
+def _none_found(storage: Storage, path: str, section: str, root_key: str) -> DataError:
+    there = storage.list()
+    if not there:
+        return DataError(
+            f"there are no files under {root_key}", where=storage.url(), hint=f"check --set {root_key}=..."
+        )
+    names = sorted({str(parent) for file in there for parent in PurePosixPath(file.path).parents if parent.name})
+    names += [file.path for file in there]
+    near = difflib.get_close_matches(path, names, n=3, cutoff=0.3) or names[:3]
+    return DataError(
+        f"no file matches {section}.path {path!r}; there is, for example, {', '.join(near)}",
+        where=storage.url(),
+        hint=f"correct {section}.path or {root_key}",
+    )

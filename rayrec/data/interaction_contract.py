@@ -1,0 +1,220 @@
+"""The contract of interactions: raw rows in; interactions, quarantine and the number of rows outside the window out.
+
+Every row is exactly one of the three. A row in quarantine has one reason, the first that holds in the order of REASONS;
+rows outside the window are counted before anything else is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config import ColumnLike, Data, EventRule, Timestamp
+from rayrec.data import item_counts, regex_patterns, time_columns
+from rayrec.data.input_files import InputFile
+from rayrec.data.raw_rows import RawBatch
+from rayrec.data.row_checks import Mask, RowValidation, as_column
+from rayrec.data.schemas import INTERACTION, TS
+from rayrec.data.text_columns import Text, clean_item_text
+from rayrec.errors import DataError
+
+REASONS = (
+    "malformed_row",
+    "no_user",
+    "no_item",
+    "bad_encoding",
+    "control_characters",
+    "too_long_id",
+    "bad_time",
+    "<those of data.interactions.require>",
+    "unknown_event",
+    "unknown_item",
+    "bad_value",
+    "bad_dwell",
+    "negative_dwell",
+)
+"""Why a row goes to quarantine, in the order in which they are looked for (ids: the user's first)."""
+
+_LONGEST_DWELL = (1 << 31) - 1  # milliseconds, 24 days: what int32 holds
+_GREATEST_VALUE = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class ValidatedBatch:
+    """What became of one batch: rows read = accepted + quarantine.num_rows + outside_window."""
+
+    interactions: pa.Table  # INTERACTION: accepted rows, and rejected ones with a usable user, in the file's order
+    quarantine: pa.Table  # QUARANTINE
+    accepted: int
+    outside_window: int
+    items: pa.Table | None  # ITEM_COUNTS of the accepted rows, where items come out of interactions
+
+
+@dataclass(frozen=True)
+class InteractionContract:
+    """`day`: the date of the run. `items`: the catalogue's item_ids; None where items come out of interactions."""
+
+    data: Data
+    day: date
+    items: pa.StringArray | None = None
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that are read."""
+        source = self.data.interactions
+        fields: list[ColumnLike | None] = [source.user_id, source.item_id, self._time.column, source.value]
+        fields += [source.dwell_ms, source.event.column, *(rule.column for rule in source.event.rules)]
+        fields += [requirement.column for requirement in source.require]
+        fields += item_counts.item_fields(self.data.items).values() if self.data.items.from_interactions else ()
+        return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
+
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """The columns without which no row could be accepted; the others may be missing from JSON lines."""
+        source = self.data.interactions
+        fields = (source.user_id, source.item_id, self._time.column, *(each.column for each in source.require))
+        return tuple(dict.fromkeys(as_column(field).column for field in fields))
+
+    def check(self, batch: RawBatch, file: InputFile, where: str) -> ValidatedBatch:
+        """Pure, and the same rows however the file is cut into batches. Raises DataError for unusable columns."""
+        ts, timed = self._times(batch.table[self._time.column], where)
+        outside = timed & ((ts < self._window[0]) | (ts >= self._window[1]))
+        if outside.any():
+            batch, ts, timed = batch.filter(~outside), ts[~outside], timed[~outside]
+        rows = RowValidation(batch, file.path, where)
+        user, item = rows.text(self.data.interactions.user_id), rows.text(self.data.interactions.item_id)
+        usable = self._judge_ids(rows, user, item)
+        rows.flag(~timed, "bad_time", self._time.column)
+        self._judge_requirements(rows)
+        event = self._events(rows)
+        self._judge_items(rows, item)
+        value, dwell = self._values(rows), self._dwells(rows)
+        good = rows.good
+        columns = [
+            user.to_arrow(),
+            item.only(good).to_arrow(),
+            pa.array(ts, mask=~timed).cast(TS),
+            pa.array(event, pa.int8(), mask=~good),
+            value,
+            dwell,
+            np.full(len(good), file.index, np.int32),
+            batch.row,
+            ~good,
+        ]
+        return ValidatedBatch(
+            pa.table(columns, schema=INTERACTION).filter(pa.array(usable)),
+            rows.quarantine(user.only(usable)),
+            int(good.sum()),
+            int(outside.sum()),
+            self._count_items(rows, item.only(good)) if self.data.items.from_interactions else None,
+        )
+
+    @cached_property
+    def _time(self) -> Timestamp:
+        ts = self.data.interactions.ts
+        return ts if isinstance(ts, Timestamp) else Timestamp(column=ts)
+
+    @cached_property
+    def _window(self) -> tuple[int, int]:
+        end = int(datetime(self.day.year, self.day.month, self.day.day, tzinfo=UTC).timestamp()) * 1_000_000
+        return end - int(timedelta(days=self.data.window_days).total_seconds()) * 1_000_000, end
+
+    def _times(self, column: pa.ChunkedArray, where: str) -> tuple[npt.NDArray[np.int64], Mask]:
+        time = self._time
+        array = column.combine_chunks()
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        try:
+            return time_columns.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
+        except time_columns.UnreadableTimeError as error:
+            raise DataError(
+                f"the column {time.column!r} cannot be read as times: {error}",
+                where=where,
+                hint="see data.interactions.ts",
+            ) from None
+
+    def _judge_ids(self, rows: RowValidation, user: Text, item: Text) -> Mask:
+        """Returns the rows whose user can be counted."""
+        user_column, item_column = (
+            as_column(field).column for field in (self.data.interactions.user_id, self.data.interactions.item_id)
+        )
+        rows.flag(~user.present, "no_user", user_column)
+        rows.flag(~item.present, "no_item", item_column)
+        usable = rows.reject_invalid_ids(user, user_column)
+        rows.reject_invalid_ids(item, item_column)
+        return usable
+
+    def _judge_requirements(self, rows: RowValidation) -> None:
+        for each in self.data.interactions.require:
+            rows.flag(~rows.text(each.column).where(_finder(each.matches)), each.reason, each.column)
+
+    def _judge_items(self, rows: RowValidation, item: Text) -> None:
+        if self._known_items is None:
+            return
+        known: Mask = self._known_items.get_indexer(pd.Index(item.values.to_pylist(), dtype=object)) >= 0
+        rows.flag(~item.look_up(known, False), "unknown_item", as_column(self.data.interactions.item_id).column)
+
+    @cached_property
+    def _known_items(self) -> pd.Index | None:
+        # An index of its own rather than Arrow's index_in, which would hash the whole catalogue for every batch.
+        return None if self.items is None else pd.Index(self.items.to_pylist(), dtype=object)
+
+    def _events(self, rows: RowValidation) -> npt.NDArray[np.int8]:
+        """Index into data.events, -1 where unknown, [n]."""
+        names, rules = list(self.data.events), self.data.interactions.event
+        fallback = names.index(rules.default) if rules.default in names else -1
+        codes = np.full(len(rows.reason), fallback, np.int8)
+        if rules.column:
+            text = rows.text(rules.column)
+            named = np.array([names.index(v) if v in names else -1 for v in text.values.to_pylist()], np.int8)
+            codes = text.look_up(named, fallback)
+        for rule in reversed(rules.rules):  # the first that fits wins
+            codes[rows.text(rule.column).where(_test_of(rule))] = names.index(rule.event)
+        column = rules.column or (rules.rules[-1].column if rules.rules else self._time.column)
+        rows.flag(codes < 0, "unknown_event", column)
+        return codes
+
+    def _values(self, rows: RowValidation) -> npt.NDArray[np.float32]:
+        field = self.data.interactions.value
+        if field is None:
+            return np.full(len(rows.reason), np.nan, np.float32)
+        values, wrong = rows.numbers(field)
+        too_great = np.abs(values) > _GREATEST_VALUE
+        rows.flag(wrong | too_great, "bad_value", as_column(field).column)
+        return np.where(too_great, np.nan, values).astype(np.float32)
+
+    def _dwells(self, rows: RowValidation) -> npt.NDArray[np.int32]:
+        field = self.data.interactions.dwell_ms
+        if field is None:
+            return np.full(len(rows.reason), -1, np.int32)
+        values, wrong = rows.numbers(field)
+        rows.flag(wrong | (values > _LONGEST_DWELL), "bad_dwell", as_column(field).column)
+        rows.flag(values < 0, "negative_dwell", as_column(field).column)
+        fits = (values >= 0) & (values <= _LONGEST_DWELL)  # false for NaN
+        return np.where(fits, np.rint(np.where(fits, values, 0)), -1).astype(np.int32)
+
+    def _count_items(self, rows: RowValidation, item: Text) -> pa.Table:
+        fields = item_counts.item_fields(self.data.items)
+        return item_counts.count(
+            item, {name: clean_item_text(rows.text(field), name) for name, field in fields.items()}
+        )
+
+
+def _finder(pattern: str) -> Callable[[pa.Array], pa.Array]:
+    return lambda values: regex_patterns.matches(values, pattern)
+
+
+def _test_of(rule: EventRule) -> Callable[[pa.Array], pa.Array]:
+    if rule.matches is not None:
+        return _finder(rule.matches)
+    if rule.starts_with is not None:
+        return lambda values: pc.starts_with(values, rule.starts_with)
+    return lambda values: pc.equal(values, rule.equals)

@@ -1,0 +1,99 @@
+"""One batch of raw rows under judgement: its columns as text, and the first reason against each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config import Column, ColumnLike
+from rayrec.data import number_columns
+from rayrec.data.quarantine import malformed_rows, quarantined
+from rayrec.data.raw_rows import RawBatch
+from rayrec.data.schemas import QUARANTINE
+from rayrec.data.text_columns import Text, as_text, extracted, has_invisible_characters, has_undecodable_bytes
+
+MAX_ID_CHARS = 256  # characters
+
+Mask = npt.NDArray[np.bool_]
+
+
+def as_column(field: ColumnLike) -> Column:
+    """The config's short form, a bare name, in full."""
+    return field if isinstance(field, Column) else Column(column=field)
+
+
+class RowValidation:
+    """Rows of one batch. Reasons are given with `flag`, in order: the first one against a row stands."""
+
+    def __init__(self, batch: RawBatch, path: str, where: str) -> None:
+        self.batch = batch
+        self.reason = np.zeros(batch.table.num_rows, np.int16)  # [n]; 0: nothing against the row
+        self._path, self._where = path, where  # as quarantine names the file, and as errors do
+        self._reasons: list[tuple[str, str]] = [("", "")]  # (reason, column it is about)
+        self._texts: dict[str, Text] = {}
+
+    @property
+    def good(self) -> Mask:
+        """[n]"""
+        return np.equal(self.reason, 0)
+
+    def flag(self, against: npt.NDArray[np.bool_], reason: str, column: str) -> None:
+        self.reason[against & self.good] = len(self._reasons)
+        self._reasons.append((reason, column))
+
+    def text(self, field: ColumnLike) -> Text:
+        """The field as text, its part extracted."""
+        field = as_column(field)
+        if field.column not in self._texts:
+            self._texts[field.column] = as_text(self.batch.table[field.column], field.column, self._where)
+        return extracted(self._texts[field.column], field.extract)
+
+    def reject_invalid_ids(self, ids: Text, column: str) -> Mask:
+        """What no id may be; returns the rows that have a usable one."""
+        wrong: dict[str, Callable[[pa.Array], pa.Array]] = {
+            "bad_encoding": has_undecodable_bytes,
+            "control_characters": has_invisible_characters,
+            "too_long_id": lambda values: pc.greater(pc.utf8_length(values), MAX_ID_CHARS),
+        }
+        usable = ids.present
+        for reason, test in wrong.items():
+            against = ids.where(test)
+            self.flag(against, reason, column)
+            usable = usable & ~against
+        return usable
+
+    def numbers(self, field: ColumnLike) -> tuple[npt.NDArray[np.float64], Mask]:
+        """The field as float64 [n], NaN where there is none, and which rows hold something that is no finite number."""
+        field = as_column(field)
+        column = self.batch.table[field.column]
+        if field.extract is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            return number_columns.typed_floats(column.combine_chunks())
+        whole, part = self.text(field.column), self.text(field)
+        values, wrong = number_columns.floats(part.values)
+        return part.look_up(values, np.nan), part.look_up(wrong, False) | (whole.present & ~part.present)
+
+    def quarantine(self, users: Text) -> pa.Table:
+        """QUARANTINE rows of what has a reason, and of what the reader could not take apart."""
+        at = np.flatnonzero(~self.good)
+        tables = [QUARANTINE.empty_table()]
+        if self.batch.malformed:
+            tables.append(malformed_rows(self._path, self.batch.malformed))
+        if len(at):
+            reasons = [self._reasons[code][0] for code in self.reason[at]]
+            user_ids = users.to_arrow().take(pa.array(at)).to_pylist()
+            tables.append(quarantined(self._path, self.batch, at, reasons, self._details(at), user_ids))
+        return pa.concat_tables(tables)
+
+    def _details(self, at: npt.NDArray[np.int64]) -> list[str]:
+        details = np.full(len(at), "", object)
+        for code in np.unique(self.reason[at]):
+            column = self._reasons[code][1]
+            blamed = np.flatnonzero(self.reason[at] == code)
+            shown = as_text(self.batch.table[column].take(pa.array(at[blamed])), column, self._where)
+            texts = shown.to_arrow().to_pylist()
+            details[blamed] = [f"{column} is {text[:100]!r}" if text else f"{column} is empty" for text in texts]
+        return list(details)

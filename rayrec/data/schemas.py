@@ -1,0 +1,149 @@
+"""Arrow schemas of every table that two stages meet in.
+
+One noun, one schema. A *ragged* column is a list column whose rows have different lengths; all list columns of one row
+of one table that describe the same events (or the same candidates) have equal length and order.
+
+Inside a run an item is its **code**: int32, the row number in the run's catalogue, which is sorted by item_id.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TS = pa.timestamp("us", tz="UTC")
+
+ITEM = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("description", pa.string()),
+        pa.field("available", pa.bool_(), nullable=False),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""The catalogue: one row an item, sorted by item_id; the row number is the item's code."""
+
+INTERACTION = pa.schema(
+    [
+        pa.field("user_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("item_id", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("ts", TS),
+        pa.field("event", pa.int8()),  # index into the run's event names, in the order of `data.events`
+        pa.field("value", pa.float32()),  # rating, quantity; NaN where there is none
+        pa.field("dwell_ms", pa.int32()),  # -1 where there is none
+        pa.field("source_file", pa.int32()),  # index into the manifest's inputs
+        pa.field("source_row", pa.int64()),  # 1-based data row within the file
+        pa.field("rejected", pa.bool_()),  # quarantined; kept here only so that its user is counted
+    ]
+)
+"""One event after the contract, on its way to its shard."""
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("user_id", pa.string()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string()),
+        pa.field("raw", pa.string()),  # the row as it came, as JSON, capped at 4 kB
+    ]
+)
+
+HISTORY = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item", pa.list_(pa.int32())),
+        pa.field("ts", pa.list_(pa.int64())),  # microseconds since the epoch, UTC, ascending
+        pa.field("event", pa.list_(pa.int8())),
+        pa.field("value", pa.list_(pa.float32())),
+        pa.field("dwell_ms", pa.list_(pa.int32())),
+    ]
+)
+"""One row a user: the newest N events, oldest first; ties in ts keep the order (file, row)."""
+
+DENOISED_HISTORY = pa.schema(
+    [
+        *HISTORY,
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("keep", pa.list_(pa.float32())),  # keep weight in [0, 1]; 0 = taken out
+        pa.field("influence", pa.list_(pa.float32())),  # leave-one-out self-consistency (method's own scale)
+        pa.field("harm", pa.list_(pa.float32())),  # > 0: removal helps the trusted events
+        pa.field("reason", pa.list_(pa.int8())),  # index into rayrec.denoising.denoiser.REASONS; 0 = kept
+    ]
+)
+"""History plus one method's verdict on each event. One row a (user, variant)."""
+
+SLATE = pa.schema(
+    [
+        pa.field("dt", pa.date32(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("slate_id", pa.string(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int16(), nullable=False),  # from 1
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),  # the retriever that ranked the item highest
+        pa.field("propensity", pa.float32(), nullable=False),  # P(this item at this rank | the ranks above)
+    ]
+)
+"""The published product, long form, sorted by (user_id, rank)."""
+
+
+COUNTERFACTUAL_PROPENSITY = pa.schema(
+    [
+        pa.field("slate_id", pa.string(), nullable=False),  # of a slate that chance had a part in
+        pa.field("rank", pa.int16(), nullable=False),
+        pa.field("target", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
+        pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
+    ]
+)
+"""What other arms would have made of a published slate: the numerator of off-policy weights; 0 where they could not."""
+
+INSTRUCTION = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),  # EVERYBODY, or a user
+        pa.field("arm", pa.string()),  # null: every arm
+        pa.field("preference", pa.string()),  # clean words; one of the two at least
+        pa.field("intention", pa.string()),
+    ]
+)
+"""What is asked for, in words: one row a (user, arm), sorted by them, null last."""
+
+ALL_USERS = "*"
+"""The user_id of instructions for every user."""
+
+FEEDBACK = pa.schema(
+    [
+        pa.field("slate_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int16(), nullable=False),  # from 1
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("reward", pa.float32(), nullable=False),  # of this item at this rank: a click, an amount
+        pa.field("propensity", pa.float32(), nullable=False),  # with which it was logged
+    ]
+)
+"""Logged feedback after the contract: one row an item that was shown."""
+
+
+def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
+    """One row a (user, variant): kept history for the prompt, candidates, and one score column a retriever.
+
+    `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
+    """
+    return pa.schema(
+        [
+            pa.field("user_id", pa.string(), nullable=False),
+            pa.field("variant", pa.string(), nullable=False),
+            pa.field("item", pa.list_(pa.int32())),  # kept positive history, oldest first
+            pa.field("ts", pa.list_(pa.int64())),
+            pa.field("candidate", pa.list_(pa.int32())),
+            pa.field("source", pa.list_(pa.int8())),  # index into `sources`: who ranked it highest
+            *(pa.field(f"score.{name}", pa.list_(pa.float32())) for name in sources),
+        ]
+    )
+
+
+def reranked_schema(sources: tuple[str, ...]) -> pa.Schema:
+    """Candidates plus `score.llm` (ragged float32 log-probability) and `error` (null unless the prompt failed)."""
+    schema = candidate_schema(sources).append(pa.field("score.llm", pa.list_(pa.float32())))
+    return schema.append(pa.field("error", pa.string()))

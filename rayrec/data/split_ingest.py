@@ -1,0 +1,167 @@
+"""One input split through the contract: into its exchange file, with its quarantine beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.data import item_counts
+from rayrec.data.exchange import ShuffleWriter
+from rayrec.data.file_reader import read_fragment
+from rayrec.data.input_files import FileFragment, InputFile, Split
+from rayrec.data.interaction_contract import InteractionContract, ValidatedBatch
+from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.raw_rows import RawBatch
+from rayrec.data.schemas import QUARANTINE
+from rayrec.numerics.hashing import shard_of
+from rayrec.publishing.erasure_list import ErasureList
+from rayrec.storage import Storage
+
+_ROUND_ROWS = 4_000_000  # rows held in memory at once, about 40 bytes each
+
+
+@dataclass
+class RowCounts:
+    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window + forgotten."""
+
+    rows: int = 0
+    accepted: int = 0
+    outside_window: int = 0
+    quarantined: Counter[str] = field(default_factory=Counter)
+    erasure_list: int = 0  # rows in the window, of users who asked to be forgotten
+
+    def add(self, other: RowCounts) -> None:
+        self.rows += other.rows
+        self.accepted += other.accepted
+        self.outside_window += other.outside_window
+        self.quarantined.update(other.quarantined)
+        self.erasure_list += other.erasure_list
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "accepted": self.accepted,
+            "outside_window": self.outside_window,
+            "quarantined": dict(sorted(self.quarantined.items())),
+            "forgotten": self.erasure_list,
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> RowCounts:
+        counts = (content["rows"], content["accepted"], content["outside_window"])
+        return cls(*counts, Counter(content["quarantined"]), content["forgotten"])
+
+
+def ingest_split(
+    inputs: Storage,
+    outputs: Storage,
+    split: Split,
+    contract: InteractionContract,
+    *,
+    shuffle_path: str,
+    quarantine: str,
+    erasure_list: ErasureList | None = None,
+) -> dict[str, Any]:
+    """Write the split's exchange file, and before it its quarantine (parquet; no file where nothing broke).
+
+    Rows of forgotten users go nowhere, and count for nothing in the catalogue.
+
+    Returns the split's statistics, which the exchange file holds too: a Tally as a dict, `files` (path -> Tally as a
+    dict), `quarantine` (the file's path, or None) and `forgotten_users` (token -> shard, of those who have rows here).
+    The exchange file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
+    for input that cannot be read.
+    """
+    with ExitStack() as exchange_stack:
+        target = exchange_stack.enter_context(outputs.writer(shuffle_path))
+        with ExitStack() as quarantine_stack:
+            writer = ShuffleWriter(target, contract.data.shards)
+            ingest = _Ingest(writer, outputs, quarantine, quarantine_stack, erasure_list or ErasureList())
+            for fragment in split.fragments:
+                ingest.read(inputs, fragment, contract)
+        return ingest.finish()
+
+
+class _Ingest:
+    def __init__(
+        self, writer: ShuffleWriter, outputs: Storage, quarantine: str, stack: ExitStack, erasure_list: ErasureList
+    ) -> None:
+        self._writer, self._outputs, self._path, self._stack = writer, outputs, quarantine, stack
+        self._forgotten = erasure_list
+        self._forgotten_users: dict[str, int] = {}
+        self._broken: pq.ParquetWriter | None = None
+        self._round: list[pa.Table] = []
+        self._items: list[pa.Table] = []
+        self._files: dict[str, RowCounts] = {}
+
+    def read(self, inputs: Storage, fragment: FileFragment, contract: InteractionContract) -> None:
+        where = inputs.url(fragment.file.path)
+        row_counts = self._files.setdefault(fragment.file.path, RowCounts())
+        for batch in read_fragment(inputs, fragment, contract.data.interactions, contract.columns, contract.needed):
+            checked, erasure_list = self._checked(batch, fragment.file, where, contract)
+            row_counts.add(_tally(batch, checked, erasure_list))
+            self._keep(checked)
+            if sum(table.num_rows for table in self._round) >= _ROUND_ROWS:
+                self._flush()
+
+    def finish(self) -> dict[str, Any]:
+        self._flush()
+        total = RowCounts()
+        for row_counts in self._files.values():
+            total.add(row_counts)
+        files = {path: row_counts.as_dict() for path, row_counts in self._files.items()}
+        broken = self._path if self._broken is not None else None
+        statistics = {
+            **total.as_dict(),
+            "files": files,
+            "quarantine": broken,
+            "forgotten_users": dict(sorted(self._forgotten_users.items())),
+        }
+        self._writer.finish(item_counts.merge(self._items) if self._items else None, statistics)
+        return statistics
+
+    def _checked(
+        self, batch: RawBatch, file: InputFile, where: str, contract: InteractionContract
+    ) -> tuple[ValidatedBatch, int]:
+        """The batch through the contract, and how many of its rows were left out: those of forgotten users."""
+        checked = contract.check(batch, file, where)
+        users = checked.interactions["user_id"]
+        listed = self._forgotten.contains(users)
+        if not listed.any():
+            return checked, 0
+        gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
+        for user, shard in zip(gone.to_pylist(), shard_of(gone, contract.data.shards).tolist(), strict=True):
+            self._forgotten_users[self._forgotten.token(user)] = shard
+        # Once more without them: what items are called must not be counted from their rows either.
+        rows = checked.interactions["source_row"].to_numpy()[listed]
+        return contract.check(batch.filter(~np.isin(batch.row, rows)), file, where), len(rows)
+
+    def _keep(self, checked: ValidatedBatch) -> None:
+        if checked.interactions.num_rows:
+            self._round.append(checked.interactions)
+        if checked.items is not None:
+            self._items.append(checked.items)
+        if checked.quarantine.num_rows:
+            if self._broken is None:
+                file = self._stack.enter_context(self._outputs.writer(self._path))
+                self._broken = self._stack.enter_context(pq.ParquetWriter(file, QUARANTINE, compression="zstd"))
+            self._broken.write_table(checked.quarantine)
+
+    def _flush(self) -> None:
+        if self._round:
+            self._writer.write_round(self._round)
+        if self._items:
+            self._items = [item_counts.merge(self._items)]
+        self._round = []
+
+
+def _tally(batch: RawBatch, checked: ValidatedBatch, erasure_list: int) -> RowCounts:
+    rows = batch.table.num_rows + len(batch.malformed)
+    counts = Counter(counts_by_reason(checked.quarantine))
+    return RowCounts(rows, checked.accepted, checked.outside_window, counts, erasure_list)

@@ -1,0 +1,198 @@
+"""Time columns of any kind to microseconds since the epoch, UTC; what cannot be read is marked, never guessed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.data import regex_patterns
+from rayrec.data.number_columns import floats
+
+EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
+"""Times outside [EARLIEST, LATEST) are errors of unit or of clock: seconds read as milliseconds fall into 1970."""
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # a day of room for time zones
+_DAY = r"\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2\d))"
+_CLOCK = r"(?:[01]\d|2[0-3])(?::[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?"
+_LOCAL = rf"{_DAY}(?:[ Tt]{_CLOCK})?"
+_ZONE = r"(?:[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
+
+Micros = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+class UnreadableTimeError(ValueError):
+    """The column as a whole cannot hold times as configured; the message says why."""
+
+
+def microseconds(
+    column: pa.Array, *, format: str | None = None, unit: str | None = None, timezone: str = "UTC"
+) -> tuple[Micros, Mask]:
+    """Microseconds since the epoch UTC, int64 [n], and which of them are valid, bool [n].
+
+    Typed columns are taken by their type; text by `format` (strptime), as a number of `unit`s, or as ISO 8601.
+    Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; of two possible, the earlier.
+    Raises UnreadableTimeError where the type cannot hold a time, or a number comes without a unit.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        micros, valid = _scaled(column.cast(pa.int64()), kind.unit)
+        return (micros, valid & _in_range(micros)) if kind.tz else _localised(micros, valid, timezone)
+    if pa.types.is_date(kind):
+        seconds = _whole_numbers(pc.cast(column, pa.date32()).cast(pa.int32()).cast(pa.int64()))
+        return _localised(*_from_integers(seconds[0] * 86_400, seconds[1], "s"), timezone)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        if unit is None:
+            raise UnreadableTimeError(f"it holds {kind} and no unit is given; set `unit` (s, ms, us or ns)")
+        micros, valid = _from_numbers(column, unit)
+    elif pa.types.is_string(kind) or pa.types.is_null(kind):
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        if format:
+            return _formatted(text, format, timezone)
+        if unit is None:
+            return _iso(text, timezone)
+        micros, valid = _from_text_numbers(text, unit)
+    else:
+        raise UnreadableTimeError(f"it holds {kind}, which is no time")
+    return micros, valid & _in_range(micros)
+
+
+def strptime_can_read(format: str) -> bool:
+    """Whether a time written in the format is read again: false for directives that only writing knows."""
+    moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    try:
+        written = pc.strftime(moment.cast(pa.timestamp("s", tz="UTC")), format=format)
+        read = pc.strptime(written, format=format, unit="us", error_is_null=True)
+    except pa.ArrowException:
+        return False
+    return read.null_count == 0 and int(pc.year(read)[0].as_py()) == 2011
+
+
+def _in_range(micros: Micros) -> Mask:
+    return (micros >= EARLIEST) & (micros < LATEST)
+
+
+def _localised(micros: Micros, valid: Mask, timezone: str) -> tuple[Micros, Mask]:
+    if timezone == "UTC":
+        return micros, valid & _in_range(micros)
+    naive = pa.array(np.where(valid, micros, 0), pa.timestamp("us"))
+    aware = pc.assume_timezone(naive, timezone, ambiguous="earliest", nonexistent="earliest")
+    micros = aware.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return micros, valid & _in_range(micros)
+
+
+def _whole_numbers(integers: pa.Array) -> tuple[Micros, Mask]:
+    return integers.fill_null(0).to_numpy(zero_copy_only=False), integers.is_valid().to_numpy(zero_copy_only=False)
+
+
+def _scaled(integers: pa.Array, unit: str) -> tuple[Micros, Mask]:
+    return _from_integers(*_whole_numbers(integers), unit)
+
+
+def _from_integers(values: npt.NDArray[Any], valid: Mask, unit: str) -> tuple[Micros, Mask]:
+    # Bounds are checked in the column's own unit: scaling first could overflow into a plausible time.
+    per_second = _PER_SECOND[unit]
+    valid = valid & (values >= _SECONDS[0] * per_second) & (values < _SECONDS[1] * per_second)
+    values = np.where(valid, values, 0).astype(np.int64)
+    return (values * (1_000_000 // per_second) if per_second <= 1_000_000 else values // 1_000), valid
+
+
+def _from_floats(values: npt.NDArray[np.float64], unit: str) -> tuple[Micros, Mask]:
+    per_second = _PER_SECOND[unit]
+    valid = (values >= _SECONDS[0] * per_second) & (values < _SECONDS[1] * per_second)  # false for NaN
+    return np.rint(np.where(valid, values, 0) * (1_000_000 / per_second)).astype(np.int64), valid
+
+
+def _from_numbers(column: pa.Array, unit: str) -> tuple[Micros, Mask]:
+    if pa.types.is_integer(column.type):
+        if pa.types.is_uint64(column.type):
+            return _from_integers(*_whole_numbers(column), unit)
+        return _scaled(column.cast(pa.int64()), unit)
+    return _from_floats(column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False), unit)
+
+
+def _from_text_numbers(text: pa.Array, unit: str) -> tuple[Micros, Mask]:
+    try:
+        return _scaled(text.cast(pa.int64()), unit)
+    except pa.ArrowInvalid:
+        pass  # some are no integers: take those that are as integers (exact), the others as floats
+    whole = regex_patterns.matches(text, r"^\d{1,18}$").fill_null(False)
+    micros, valid = _scaled(pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64()), unit)
+    others, other_valid = _from_floats(floats(text)[0], unit)
+    return np.where(valid, micros, others), valid | other_valid
+
+
+def _formatted(text: pa.Array, format: str, timezone: str) -> tuple[Micros, Mask]:
+    read = pc.strptime(text, format=format, unit="us", error_is_null=True)
+    micros, valid = _whole_numbers(read.cast(pa.int64()))
+    # strptime takes 30 February for 2 March: whatever landed on the first days of a month is looked at again.
+    suspects = np.flatnonzero(valid & (pc.day(read).fill_null(31).to_numpy(zero_copy_only=False) <= 3))
+    if len(suspects):
+        some = text.take(pa.array(suspects))
+        same = pc.equal(pc.strftime(read.take(pa.array(suspects)), format=format), some).to_numpy(zero_copy_only=False)
+        for row, written in zip(suspects[~same], some.filter(pa.array(~same)).to_pylist(), strict=True):
+            valid[row] = _is_real_day(written, format)
+    return (micros, valid & _in_range(micros)) if read.type.tz else _localised(micros, valid, timezone)
+
+
+def _is_real_day(written: str, format: str) -> bool:
+    try:
+        datetime.strptime(written, format)
+    except ValueError:
+        return False
+    return True
+
+
+def _iso(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
+    for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
+        try:
+            micros, valid = _whole_numbers(text.cast(kind).cast(pa.int64()))
+        except pa.ArrowInvalid:
+            continue  # not every value is of this kind
+        return (micros, valid & _in_range(micros)) if kind.tz else _localised(micros, valid, timezone)
+    return _iso_one_by_one(text, timezone)
+
+
+def _iso_one_by_one(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
+    """Times with and without zones mixed, more digits than microseconds, or unreadable ones among them."""
+    text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
+    local, zone = (
+        regex_patterns.extract(text, f"^({_LOCAL}){_ZONE}$"),
+        regex_patterns.extract(text, f"^{_LOCAL}({_ZONE})$"),
+    )
+    year = pc.utf8_slice_codeunits(local, 0, 4)
+    leap_day = pc.equal(pc.utf8_slice_codeunits(local, 5, 10), "02-29")
+    real = pc.or_(pc.invert(leap_day), _is_leap(year))
+    local = pc.if_else(real, pc.utf8_upper(local), pa.scalar(None, pa.string()))
+    micros, valid = _whole_numbers(local.cast(pa.timestamp("us")).cast(pa.int64()))
+    naive, naive_valid = _localised(micros, valid, timezone)
+    has_zone = pc.not_equal(zone, "").fill_null(False).to_numpy(zero_copy_only=False)
+    shifted = micros - _zone_seconds(zone) * 1_000_000
+    micros = np.where(has_zone, shifted, naive)
+    return micros, np.where(has_zone, valid & _in_range(shifted), naive_valid)
+
+
+def _is_leap(year: pa.Array) -> pa.Array:
+    number = year.cast(pa.int32()).fill_null(1).to_numpy(zero_copy_only=False)
+    return pa.array((number % 4 == 0) & ((number % 100 != 0) | (number % 400 == 0)))
+
+
+def _zone_seconds(zone: pa.Array) -> Micros:
+    """Of Z, +hh, +hhmm, +hh:mm; 0 for none."""
+    distinct = pc.dictionary_encode(zone.fill_null(""))
+    seconds = np.array([_offset(text) for text in distinct.dictionary.to_pylist()], np.int64)
+    return seconds[distinct.indices.to_numpy()] if len(seconds) else np.zeros(len(zone), np.int64)
+
+
+def _offset(zone: str) -> int:
+    if zone in ("", "Z", "z"):
+        return 0
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    return (-1 if zone[0] == "-" else 1) * (int(digits[:2]) * 3600 + int(digits[2:]) * 60)

@@ -1,0 +1,45 @@
+"""Noise planted into histories, for methods that learn what noise looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoiser import Histories
+
+
+def inject_noise(
+    histories: Histories, items: int, share: float, random: np.random.Generator
+) -> tuple[Histories, npt.NDArray[np.bool_]]:
+    """The histories with new events strewn in, about `share` of all, and which they are, [events].
+
+    Items are drawn by how often they are taken, so that popularity alone does not give the noise away; nobody gets an
+    item that they have. A new event stands at the time of one of the user's own, with its weight, value and dwell.
+    """
+    item = histories.item
+    popularity = np.bincount(item.values, histories.weight.values > 0, minlength=items)
+    number = np.floor(item.lengths * share / (1 - share) + random.random(len(item))).astype(np.int64)
+    number[item.lengths == 0] = 0
+    rows = np.repeat(np.arange(len(item)), number)
+    drawn = random.choice(items, len(rows), p=popularity / max(popularity.sum(), 1)) if len(rows) else rows
+    new = ~np.isin(rows * items + drawn, item.rows * items + item.values)
+    rows, drawn = rows[new], drawn[new]
+    like = item.offsets[rows] + (random.random(len(rows)) * item.lengths[rows]).astype(np.int64)
+    source = np.concatenate([np.arange(len(item.values)), like])
+    noise = np.arange(len(source)) >= len(item.values)
+    order = np.lexsort((random.random(len(source)) * noise, source, np.concatenate([item.rows, rows])))
+    codes = np.concatenate([item.values, drawn.astype(np.int32)])[order]
+    lengths = item.lengths + np.bincount(rows, minlength=len(item))
+
+    def strewn(part: Ragged) -> Ragged:
+        return Ragged.from_lengths(part.values[source[order]], lengths)
+
+    noisy = Histories(
+        item=Ragged.from_lengths(codes, lengths),
+        ts=strewn(histories.ts),
+        weight=strewn(histories.weight),
+        value=strewn(histories.value),
+        dwell_ms=strewn(histories.dwell_ms),
+    )
+    return noisy, noise[order]

@@ -1,0 +1,54 @@
+"""Denoising by relevance corrected for exposure: Rel-MF (Saito et al. 2020; REFERENCES section 2).
+
+Popular items are taken because they are shown: a factor model whose positives are weighed by 1 / theta,
+theta_i = (n_i / max n)^power clipped at `floor`, estimates relevance p = sigma(s) instead of clicks. Events whose
+leave-one-out relevance is below `unlikely` times the user's median may go, the lowest first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.config.method_settings import require
+from rayrec.data.fit_requirement import RequiredFit
+from rayrec.data.ragged import Ragged
+from rayrec.denoising.denoiser import register
+from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
+from rayrec.denoising.removal_budget import RemovalBudget
+
+
+@dataclass(frozen=True)
+class PropensitySettings(RemovalBudget):
+    power: float = 0.5
+    """How steeply exposure rises with an item's events; 0: all are shown alike."""
+    floor: float = 0.1
+    """The least exposure an item is held to have, above 0 and at most 1."""
+    unlikely: float = 0.5
+    """Events below this multiple of the user's median relevance may go, above 0 and at most 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.power >= 0 and 0 < self.floor <= 1, "power must not be below 0, floor must be in (0, 1]")
+        require(0 < self.unlikely <= 1, "unlikely must be above 0 and at most 1")
+
+
+@register
+class PropensityDenoiser(FactorModelDenoiser):
+    """What a factor model corrected for exposure (Rel-MF) holds to be of no relevance goes."""
+
+    name = "propensity"
+    settings_class = PropensitySettings
+    settings: PropensitySettings
+
+    @classmethod
+    def required_fit(cls, settings: Any) -> RequiredFit:
+        return RequiredFit("fism", {"objective": "rel_mf", "power": settings.power, "floor": settings.floor})
+
+    def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        relevance = 1 / (1 + np.exp(-leave_one_out_scores.astype(np.float64)))
+        below = np.maximum(self.settings.unlikely - relevance / median_within(item, relevance), 0)
+        return relevance, below, np.full(len(below), self.settings.weight_out)

@@ -1,0 +1,179 @@
+"""A published day as it is judged: shard by shard, its slates, its users' pasts, and its retrievers alone.
+
+Nothing here holds more than one shard's slates: a million of them are judged in the memory of a few thousand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+
+from rayrec.config import Arms, Retrieval
+from rayrec.data.denoised import first_row_per_user
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.errors import MissingFileError
+from rayrec.evaluation.beyond_accuracy import ItemStatistics
+from rayrec.evaluation.metrics import RelevantItems
+from rayrec.evaluation.segments import SegmentFeatures, main_category, tenure_days
+from rayrec.experiments.arms import in_layer
+from rayrec.numerics.top_k import best
+from rayrec.publishing import erasure_list
+from rayrec.publishing.records import Manifest
+from rayrec.publishing.slate_reader import read_manifest, read_shard
+from rayrec.reporting.user_examples import read_catalogue, read_denoised
+from rayrec.retrieval import item_model
+from rayrec.retrieval.candidates import CandidateStage, Source
+from rayrec.retrieval.item_model import ItemModel
+from rayrec.retrieval.popularity import PopularityRetriever
+from rayrec.retrieval.source_specs import parse_sources
+from rayrec.storage import Storage
+
+DEPTH = 50  # of the rankings that are judged: what the deepest metric looks at
+POPULARITY = "popularity"
+_COLUMNS = ("user_id", "rank", "item_id")
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One publication, with what it takes to judge it."""
+
+    storage: Storage
+    manifest: Manifest
+    catalogue: pa.Table
+
+    @classmethod
+    def open(cls, root: str, day: date) -> PublishedRun:
+        """Raises PublicationError if the day is not published."""
+        storage, manifest = Storage(root), read_manifest(root, day)
+        return cls(storage, manifest, read_catalogue(storage, manifest))
+
+    @cached_property
+    def item_id(self) -> pa.Array:
+        return self.catalogue["item_id"].combine_chunks()
+
+    @cached_property
+    def retrieval(self) -> Retrieval:
+        return Retrieval.model_validate(self.manifest.fingerprinted_settings["retrieval"])
+
+    @cached_property
+    def model(self) -> ItemModel | None:
+        """None where it is gone: then the arms are judged, and no retriever."""
+        try:
+            found = item_model.load(self.storage, self.manifest.models[item_model.KIND])
+        except MissingFileError:
+            return None
+        return found.for_catalogue(self.item_id)
+
+    @cached_property
+    def left_out(self) -> str:
+        """What cannot be judged here and why, in words; empty where everything can."""
+        if self.model is not None:
+            return ""
+        why = "went when users were forgotten" if erasure_list.requests(self.storage) else "is not there any more"
+        return f"retrievers alone, novelty, popularity and tail are not judged: the day's item model {why}"
+
+    @cached_property
+    def facts(self) -> ItemStatistics:
+        count = None if self.model is None else self.model.count
+        return ItemStatistics.of(count, self.catalogue["category"].combine_chunks())
+
+    @property
+    def event_weights(self) -> tuple[float, ...]:
+        return tuple(float(weight) for weight in self.manifest.fingerprinted_settings["data"]["events"].values())
+
+    @property
+    def cutoff(self) -> int:
+        """Midnight UTC of the date, in microseconds: nothing from then on was known."""
+        day = self.manifest.dt
+        return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+
+    @property
+    def shares_users(self) -> bool:
+        """Whether every user is in every arm."""
+        return bool(self.manifest.fingerprinted_settings["arms"]["assignment"] == "all")
+
+    def participants(self, users: pa.Array) -> pa.Array:
+        """Those of the users who take part in the experiment."""
+        return users.filter(pa.array(is_participant(self.manifest, users)))
+
+    def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
+        """DENOISED_HISTORY rows of those users who have `min_events` positive events, one each, with nothing taken out."""
+        table = read_denoised(self.storage, self.manifest, shard)
+        table = first_row_per_user(table.filter(pc.is_in(table["user_id"], users)))
+        event = Ragged.from_arrow(table["event"])
+        everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
+        table = table.set_column(table.column_names.index("keep"), DENOISED_HISTORY.field("keep"), everything)
+        return table.filter(pa.array(self.positive_events(table) >= min_events)).combine_chunks()
+
+    def positive_events(self, histories: pa.Table) -> npt.NDArray[np.int64]:
+        """How many events of positive weight each history has, [users]."""
+        event = Ragged.from_arrow(histories["event"])
+        positive = np.asarray(self.event_weights)[event.values] > 0
+        return np.bincount(event.rows[positive], minlength=len(event))
+
+    def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
+        """user_id, rank, item_id of those users' slates, ids as dictionaries, down to rank DEPTH."""
+        table = read_shard(self.storage, self.manifest, arm, shard, _COLUMNS)
+        return table.filter(pc.less_equal(table["rank"], DEPTH)).filter(pc.is_in(table["user_id"], users))
+
+    def is_unseen(self, histories: pa.Table, user_id: pa.Array, item_id: pa.Array) -> pa.Array:
+        """Which (user, item) pairs are not in the user's history, bool [pairs]."""
+        item = Ragged.from_arrow(histories["item"])
+        row = pc.index_in(user_id, histories["user_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
+        code = pc.index_in(item_id, self.item_id).fill_null(-1).to_numpy().astype(np.int64)
+        seen = item.rows * len(self.item_id) + item.values
+        pair = np.where((row >= 0) & (code >= 0), row * len(self.item_id) + code, -1)
+        return pa.array(~np.isin(pair, seen))
+
+    def segment_features(self, histories: pa.Table, truth: RelevantItems) -> tuple[SegmentFeatures, sp.csr_matrix]:
+        """What segments go by, and each user's taste in categories, in the order of the truth's users."""
+        histories = histories.take(pc.index_in(truth.user_id, histories["user_id"].combine_chunks())).combine_chunks()
+        item, ts = Ragged.from_arrow(histories["item"]), Ragged.from_arrow(histories["ts"])
+        category_shares = self.facts.category_shares(item.values, item.rows, len(truth))
+        oldest = np.full(len(truth), self.cutoff)
+        some = np.flatnonzero(item.lengths)
+        oldest[some] = ts.values[ts.offsets[some]]  # oldest first
+        traits = SegmentFeatures(
+            self.positive_events(histories), tenure_days(oldest, self.cutoff), main_category(category_shares)
+        )
+        return traits, category_shares
+
+    def standalone(self, histories: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Each retriever's ranking of its own candidates, as slates of DEPTH; popularity first."""
+        available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+        stage = CandidateStage("alone", (), available, self.retrieval.exclude_seen, self.event_weights)
+        for name, source in sorted(self._sources.items(), key=lambda pair: (pair[0] != POPULARITY, pair[0])):
+            found = replace(stage, sources=(source,))(histories)
+            scores = Ragged.from_arrow(found[f"score.{name}"])
+            places = best(scores, DEPTH)
+            code = Ragged.from_arrow(found["candidate"]).values[places.values]
+            rank = np.arange(len(places.values)) - places.offsets[places.rows] + 1
+            users = found["user_id"].take(pa.array(places.rows))
+            columns = {"user_id": users, "rank": pa.chunked_array([pa.array(rank)])}
+            yield name, pa.table({**columns, "item_id": self.item_id.take(pa.array(code))})
+
+    @cached_property
+    def _sources(self) -> dict[str, Source]:
+        model = self.model
+        if model is None:
+            return {}
+        specs = parse_sources(self.retrieval.sources, self.retrieval.candidates_per_source)
+        fitted = [spec for spec in specs if spec.key in model.fitted]
+        sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in fitted}
+        sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, PopularityRetriever(model.count)))
+        return sources
+
+
+def is_participant(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which users [n] take part in the day's experiment: outside it, an arm is not compared."""
+    within = Arms.model_validate(manifest.fingerprinted_settings["arms"]).within
+    return np.ones(len(users), np.bool_) if within is None else in_layer(within, users)

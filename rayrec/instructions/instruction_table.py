@@ -1,0 +1,182 @@
+"""The instruction table: what users ask for, in words, through its contract; and what it says to a user in an arm.
+
+It is untrusted text. Rows that cannot be used go to quarantine with one reason, the first that holds in the order of
+REASONS; what is left is clean (rayrec.instructions.text_cleaning). Users whom tonight's events do not know are no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.config import ColumnLike, Data, InstructionSource
+from rayrec.data.file_reader import read_fragment
+from rayrec.data.input_files import FileFragment, InputFile
+from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.row_checks import Mask, RowValidation, as_column
+from rayrec.data.schemas import ALL_USERS, INSTRUCTION, QUARANTINE
+from rayrec.data.text_columns import Text, has_undecodable_bytes
+from rayrec.errors import QuarantineError
+from rayrec.instructions.text_cleaning import clean
+from rayrec.storage import Storage
+
+REASONS = (
+    "malformed_row",
+    "no_user",
+    "bad_encoding",
+    "control_characters",
+    "too_long_id",
+    "unknown_arm",
+    "no_text",
+    "illegible_text",
+    "duplicate_instruction",
+)
+"""Why a row goes to quarantine, in the order in which they are looked for."""
+
+_TEXTS = ("preference", "intention")
+
+
+@dataclass(frozen=True)
+class InstructionReadResult:
+    """What became of the files: sum(rows) = instructions.num_rows + quarantine.num_rows."""
+
+    instructions: pa.Table  # INSTRUCTION
+    quarantine: pa.Table  # QUARANTINE
+    rows: dict[str, int]  # by file
+
+
+@dataclass(frozen=True)
+class InstructionContract:
+    """`arms`: the names that there are; `max_chars`: characters kept of each text."""
+
+    source: InstructionSource
+    arms: tuple[str, ...]
+    max_chars: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The raw columns that are read."""
+        fields = (self.source.user_id, self.source.arm, self.source.preference, self.source.intention)
+        return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
+
+    def check(self, rows: RowValidation, seen: set[tuple[str, str | None]]) -> tuple[pa.Table, pa.Table]:
+        """INSTRUCTION and QUARANTINE of one batch; adds its (user, arm) to `seen`, and refuses those that are there."""
+        user, arm = rows.text(self.source.user_id), self._text(rows, self.source.arm)
+        user_column = as_column(self.source.user_id).column
+        rows.flag(~user.present, "no_user", user_column)
+        usable = rows.reject_invalid_ids(user, user_column)
+        if self.source.arm is not None:
+            known = pa.array(self.arms, pa.string())
+            unknown = arm.where(lambda values: pc.invert(pc.is_in(values, value_set=known)))
+            rows.flag(unknown, "unknown_arm", as_column(self.source.arm).column)
+        texts = self._judge_texts(rows)
+        ids, arms = (text.to_arrow().cast(pa.string()) for text in (user, arm))
+        rows.flag(_repeated(ids, arms, rows.good, seen), "duplicate_instruction", user_column)
+        table = pa.table([ids, arms, *texts], names=INSTRUCTION.names).filter(pa.array(rows.good))
+        return table.cast(INSTRUCTION), rows.quarantine(user.only(usable))
+
+    def _judge_texts(self, rows: RowValidation) -> list[pa.Array]:
+        """Preference and intention, clean, string [n] each."""
+        fields = [self.source.preference, self.source.intention]
+        columns = [as_column(field).column for field in fields if field is not None]
+        raw = [self._text(rows, field) for field in fields]
+        for field, text in zip(fields, raw, strict=True):
+            if field is not None:
+                rows.flag(text.where(has_undecodable_bytes), "bad_encoding", as_column(field).column)
+        rows.flag(~(raw[0].present | raw[1].present), "no_text", columns[0])
+        cleaned = [text.map(self._clean) for text in raw]
+        for field, before, after in zip(fields, raw, cleaned, strict=True):
+            if field is not None:
+                rows.flag(before.present & ~after.present, "illegible_text", as_column(field).column)
+        return [text.to_arrow().cast(pa.string()) for text in cleaned]
+
+    def _clean(self, values: pa.Array) -> pa.Array:
+        return pa.array([clean(value, self.max_chars) for value in values.to_pylist()], pa.string())
+
+    def _text(self, rows: RowValidation, field: ColumnLike | None) -> Text:
+        if field is not None:
+            return rows.text(field)
+        return Text(np.full(len(rows.reason), -1, np.int32), pa.array([], pa.string()))
+
+
+def read_instructions(
+    data: Data, files: Sequence[InputFile], arms: Sequence[str], max_chars: int
+) -> InstructionReadResult:
+    """Read the table; of several rows with one (user, arm) the first, by (file, row), stands. () files: no rows.
+
+    Raises DataError where a file cannot be read, QuarantineError where more than the share that
+    `data.instructions.max_quarantine_share` allows, or every row, broke the contract.
+    """
+    good, bad, rows = [INSTRUCTION.empty_table()], [QUARANTINE.empty_table()], {file.path: 0 for file in files}
+    seen: set[tuple[str, str | None]] = set()
+    source, storage = data.instructions, Storage(data.root)
+    if source is None:
+        return InstructionReadResult(good[0], bad[0], {})
+    contract = InstructionContract(source, tuple(arms), max_chars)
+    user_column = as_column(source.user_id).column
+    for file in files:
+        for batch in read_fragment(storage, FileFragment(file), source, contract.columns, [user_column]):
+            table, rejected = contract.check(RowValidation(batch, file.path, storage.url(file.path)), seen)
+            good.append(table)
+            bad.append(rejected)
+            rows[file.path] += table.num_rows + rejected.num_rows
+    instructions = pa.concat_tables(good).sort_by([("user_id", "ascending"), ("arm", "ascending")]).combine_chunks()
+    read = InstructionReadResult(instructions, pa.concat_tables(bad), rows)
+    _check_share(read, source.max_quarantine_share, storage.url(source.path))
+    return read
+
+
+def instructions_for(
+    table: pa.Table, user_ids: pa.Array | pa.ChunkedArray, arm: str
+) -> tuple[pa.StringArray, pa.StringArray]:
+    """What each user asks for in an arm: preference and intention, string [n]; null where the table says nothing.
+
+    `table`: INSTRUCTION. Each of the two comes from the first row that has it, of: the user's in this arm, the user's
+    in every arm, everybody's in this arm, everybody's in every arm.
+    """
+    users = user_ids.combine_chunks() if isinstance(user_ids, pa.ChunkedArray) else user_ids
+    everybody = pa.array([ALL_USERS], pa.string())
+    near = table.filter(pc.is_in(table["user_id"], value_set=pa.concat_arrays([users, everybody])))
+    levels = [near.filter(pc.equal(near["arm"], arm)), near.filter(pc.is_null(near["arm"]))]
+    preference, intention = (
+        pc.coalesce(
+            *(_said(level, users, text) for level in levels), *(_said(level, everybody, text)[0] for level in levels)
+        )
+        for text in _TEXTS
+    )
+    return preference, intention
+
+
+def _said(rows: pa.Table, user_ids: pa.Array, text: str) -> pa.StringArray:
+    """The text of each user's row, string [n]; null for none. `rows`: one a user."""
+    said = rows.filter(pc.is_valid(rows[text]))
+    at = pc.index_in(user_ids, value_set=said["user_id"].combine_chunks())
+    return said[text].combine_chunks().take(at)
+
+
+def _repeated(users: pa.Array, arms: pa.Array, good: Mask, seen: set[tuple[str, str | None]]) -> Mask:
+    """Good rows [n] whose (user, arm) was there before."""
+    again = np.zeros(len(good), np.bool_)
+    at = np.flatnonzero(good)
+    pairs = zip(users.take(pa.array(at)).to_pylist(), arms.take(pa.array(at)).to_pylist(), strict=True)
+    for row, pair in zip(at, pairs, strict=True):
+        again[row] = pair in seen
+        seen.add(pair)
+    return again
+
+
+def _check_share(read: InstructionReadResult, limit: float, where: str) -> None:
+    broken, rows = read.quarantine.num_rows, sum(read.rows.values())
+    if broken <= limit * rows and (broken < rows or not rows):
+        return
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts_by_reason(read.quarantine).items())
+    first = read.quarantine.slice(0, 1).to_pylist()[0]
+    raise QuarantineError(
+        f"{broken:,} of {rows:,} instructions broke the contract ({broken / rows:.1%}, allowed {limit:.1%}): {reasons}",
+        where=f"{where}, the first in {first['file']}, row {first['row']}: {first['detail']}",
+        hint="correct the file or data.instructions, or raise data.instructions.max_quarantine_share",
+    )

@@ -1,0 +1,177 @@
+"""The teacher that is always there: requests and preferences in words, made by rules from the items' facets.
+
+specific    one or two facets that the target has, now and then one that it must not have: "drama from the 1990s"
+vague       its broadest facet, hedged: "in the mood for comedy"
+preference  the facets that a history holds more of than the catalogue does: "likes crime, 1970s"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import yaml
+
+from rayrec.data.ragged import Ragged
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
+from rayrec.instructions.facets import Bools, Facets, Ints
+
+Split = Literal["train", "held_out"]
+_WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # how readily a kind is spoken of
+_TWO, _WITHOUT = 0.4, 0.15  # shares of specific requests that name two facets, and that exclude one
+_LIKED, _LIFT = 3, 1.2  # a preference names so many facets, held at least so much more often than in the catalogue
+
+
+@dataclass(frozen=True)
+class SimulatedRequests:
+    """What is asked, R times: as facets (-1: nothing) and in words."""
+
+    include: Ints  # [R, 2]
+    exclude: Ints  # [R, 1]
+    text: tuple[str, ...]
+
+    def only(self, rows: Bools) -> SimulatedRequests:
+        """These [R] as they are; the others ask for nothing."""
+        text = tuple(text if kept else "" for text, kept in zip(self.text, rows.tolist(), strict=True))
+        include, exclude = (np.where(rows[:, None], facets, -1) for facets in (self.include, self.exclude))
+        return SimulatedRequests(include, exclude, text)
+
+
+@dataclass(frozen=True)
+class InstructionSimulator:
+    """`split` chooses the phrases; pairs of facets in `unseen` [n, 2] are never named together (kept for a test)."""
+
+    facets: Facets
+    split: Split = "train"
+    held_out_pairs: Ints | None = None
+
+    def specific(self, item: Ints, rng: np.random.Generator) -> SimulatedRequests:
+        """A request for each target item [R], which satisfies it; "" for an item without facets."""
+        order = self._drawn(item, rng)
+        include = np.where((rng.random(len(item)) < _TWO)[:, None] | [True, False], order, -1)
+        include[self._is_unseen(include), 1] = -1
+        exclude = self._not_had(item, rng)
+        exclude[(include[:, 0] < 0) | (rng.random(len(item)) >= _WITHOUT)] = -1
+        return SimulatedRequests(include, exclude[:, None], self._specific_words(include, exclude, rng))
+
+    def vague(self, item: Ints, rng: np.random.Generator) -> SimulatedRequests:
+        """A hedged request for the broadest category (or other facet) of each item [R]; "" where it has none."""
+        own = self.facets.of_item
+        kinds = np.array([kind == CATEGORY for kind in self.facets.kind])
+        first = np.full(len(self.facets.of_item), -1)
+        broad = np.lexsort((self.facets.size[own.values], kinds[own.values], own.rows))  # the last of a row is broadest
+        first[own.rows[broad]] = own.values[broad]
+        include = np.stack([first[item], np.full(len(item), -1)], axis=1)
+        pick = rng.random(len(item))
+        text = tuple(
+            "" if facet < 0 else _said(self._phrases("vague"), share, name=self.facets.name[facet])
+            for facet, share in zip(include[:, 0].tolist(), pick.tolist(), strict=True)
+        )
+        return SimulatedRequests(include, np.full((len(item), 1), -1), text)
+
+    def preferences(self, history: Ragged, rng: np.random.Generator) -> tuple[str, ...]:
+        """What each history (int64 item numbers, one row a user) says of its user; "" where it says nothing."""
+        facets = self.facets.take(history.values).of_item
+        row = history.rows[facets.rows]
+        cell, count = np.unique(row * max(len(self.facets), 1) + facets.values, return_counts=True)
+        user, facet = np.divmod(cell, max(len(self.facets), 1))
+        usual = self.facets.size[facet] / max(len(self.facets.of_item), 1)
+        lift = count / history.lengths[user] / usual
+        loud = (count >= 2) & (lift >= _LIFT)
+        user, facet, gain = user[loud], facet[loud], (count * np.log(lift))[loud]
+        order = np.lexsort((facet, -gain, user))
+        rank = np.arange(len(order)) - np.searchsorted(user[order], user[order])
+        liked: list[list[str]] = [[] for _ in range(len(history))]
+        for one in order[rank < _LIKED]:
+            liked[user[one]].append(self.facets.name[facet[one]])
+        pick = rng.random(len(history)).tolist()
+        return tuple(
+            _said(self._phrases("likes"), share, a=", ".join(names)) if names else ""
+            for names, share in zip(liked, pick, strict=True)
+        )
+
+    def phrase(self, include: Sequence[int], exclude: Sequence[int] = (), *, number: int = 0) -> str:
+        """A request for these facets in words; `number` runs through the phrases."""
+        share = (0.5 + number) * 0.61803398875 % 1
+        return self._words(list(include), list(exclude), [share, share * 7 % 1, share * 13 % 1, share * 29 % 1])
+
+    @property
+    def phrase_templates(self) -> tuple[str, ...]:
+        """Every phrase of the split, names left out: what its words are taught by."""
+        return tuple(phrase for splits in phrases().values() for phrase in splits[self.split])
+
+    def _drawn(self, item: Ints, rng: np.random.Generator) -> Ints:
+        """Two facets of each item [R, 2] without replacement, in proportion to their kinds' weights; -1: no more."""
+        own = self.facets.take(item).of_item
+        weight = np.array([_WEIGHT[kind] for kind in self.facets.kind])
+        key = rng.gumbel(size=len(own.values)) + np.log(weight[own.values])
+        order = np.lexsort((-key, own.rows))
+        rank = np.arange(len(order)) - own.offsets[own.rows[order]]
+        out = np.full((len(item), 2), -1)
+        for place in (0, 1):
+            chosen = order[rank == place]
+            out[own.rows[chosen], place] = own.values[chosen]
+        return out
+
+    def _not_had(self, item: Ints, rng: np.random.Generator) -> Ints:
+        """A category or value, [R], that each item lacks, drawn by size; -1 where the draw hit one that it has."""
+        nameable = np.flatnonzero([kind in (CATEGORY, VALUE, WORD) for kind in self.facets.kind])
+        if not len(nameable):
+            return np.full(len(item), -1)
+        size = self.facets.size[nameable].astype(np.float64)
+        drawn = rng.choice(nameable, len(item), p=size / size.sum())
+        return np.where(self.facets.has(item, drawn), -1, drawn)
+
+    def _is_unseen(self, include: Ints) -> Bools:
+        if self.held_out_pairs is None or not len(self.held_out_pairs):
+            return np.zeros(len(include), np.bool_)
+        span = len(self.facets)
+        low, high = np.sort(include, axis=1).T
+        kept = np.sort(self.held_out_pairs, axis=1)
+        found: Bools = (low >= 0) & np.isin(low * span + high, kept[:, 0] * span + kept[:, 1])
+        return found
+
+    def _specific_words(self, include: Ints, exclude: Ints, rng: np.random.Generator) -> tuple[str, ...]:
+        pick = rng.random((len(include), 4)).tolist()
+        rows = zip(include.tolist(), exclude.tolist(), pick, strict=True)
+        return tuple(
+            self._words([facet for facet in wanted if facet >= 0], [unwanted] if unwanted >= 0 else [], shares)
+            for wanted, unwanted, shares in rows
+        )
+
+    def _words(self, include: list[int], exclude: list[int], shares: Sequence[float]) -> str:
+        parts = [
+            _said(self._phrases(self.facets.kind[facet]), share, name=self.facets.name[facet])
+            for facet, share in zip(include, shares[:2], strict=False)
+        ]
+        parts += [_said(self._phrases("without"), shares[2], name=self.facets.name[facet]) for facet in exclude]
+        text = parts[0] if parts else ""
+        for part in parts[1:]:
+            text = _said(self._phrases("join"), shares[3], a=text, b=part)
+        return text
+
+    def _phrases(self, kind: str) -> Sequence[str]:
+        return phrases()[kind][self.split]
+
+
+@lru_cache(maxsize=1)
+def phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """phrases.yaml: kind -> split -> phrases."""
+    text = resources.files(__package__).joinpath("phrases.yaml").read_text(encoding="utf8")
+    content: dict[str, dict[str, list[str]]] = yaml.safe_load(text)
+    return content
+
+
+def _said(choices: Sequence[str], share: float, **fields: str) -> str:
+    """The phrase at `share` in [0, 1) of the choices. Names are put in last and never read again."""
+    phrase = choices[int(share * len(choices))]
+    out, rest = "", phrase
+    while "{" in rest:
+        before, _, rest = rest.partition("{")
+        field, _, rest = rest.partition("}")
+        out += before + fields[field]
+    return out + rest

@@ -1,0 +1,108 @@
+"""One progress line per stage: users done and in all, users/s, time left.
+
+    with Progress(stage="rerank", total=users) as progress:
+        progress.advance(len(shard))
+
+In place on a terminal; elsewhere (`ray job logs`, a file) a new line every tenth of the work, at most one every
+`every_s` seconds, plus one at the end. Lines go to stderr: stdout is for results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+
+_WIDTH = 10  # of the stage's name, so that the lines of a job stand in columns
+
+
+class Progress:
+    """Counts units of work done in one stage and says so. Not thread-safe: the driver advances it."""
+
+    def __init__(
+        self,
+        stage: str,
+        total: int,
+        *,
+        unit: str = "users",
+        console: Console | None = None,
+        every_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`total`: units of work in all (0 is fine); `clock`: seconds, for tests."""
+        self.stage, self.total, self.unit, self.done = stage, total, unit, 0
+        self._console = console or Console(stderr=True, highlight=False)
+        self._every_s, self._clock = every_s, clock
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._started = self._told = self._clock()
+        self._tenth = 0
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
+            self._bar = Bar(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._bar.add_task(f"{self.stage:<{_WIDTH}}", total=max(self.total, 1), line=self._line())
+            self._bar.start()
+        return self
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more units are done."""
+        self.done += n
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self.done, line=self._line())
+            return
+        now, tenth = self._clock(), 10 * self.done // max(self.total, 1)
+        if self.done < self.total and tenth > self._tenth and now - self._told >= self._every_s:
+            self._told, self._tenth = now, tenth
+            self._say(self._line())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task, completed=max(self.total, 1) if kind is None else self.done, line=self._end(kind)
+            )
+            self._bar.stop()
+        else:
+            self._say(self._end(kind))
+
+    def _say(self, line: str) -> None:
+        self._console.print(f"{self.stage:<{_WIDTH}} {line}", markup=False, soft_wrap=True)
+
+    def _counts(self) -> str:
+        return f"{self.done:,} / {self.total:,} {self.unit}"
+
+    def _rate(self) -> float:
+        return self.done / max(self._clock() - self._started, 1e-9)
+
+    def _line(self) -> str:
+        if not self.done:
+            return self._counts()
+        share, rate = self.done / max(self.total, 1), self._rate()
+        left = format_duration((self.total - self.done) / rate)
+        return f"{self._counts()}  {share:.0%}  {rate:,.0f} {self.unit}/s  {left} left"
+
+    def _end(self, failed: type[BaseException] | None) -> str:
+        took = format_duration(self._clock() - self._started)
+        if failed is not None:
+            return f"{self._counts()}  stopped after {took} ({failed.__name__})"
+        return f"{self._counts()}  done in {took}  {self._rate():,.0f} {self.unit}/s"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people say it: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,41 @@
+"""Some rows of many tables, chosen by a stable key and never all held: the same ones however users are sharded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass
+class BottomKSample:
+    """Add tables, then take the rows with the smallest keys. Holds twice `most` rows at most, plus one table's."""
+
+    k: int
+    _tables: list[pa.Table] = field(default_factory=list)
+    _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+
+    def add(self, table: pa.Table, keys: npt.NDArray[np.uint64]) -> None:
+        """Rows of one schema in all calls, and a key for each, [rows]."""
+        if table.num_rows > self.k:
+            table, keys = _first(table, keys, self.k)
+        self._tables.append(table)
+        self._keys.append(keys)
+        if sum(len(one) for one in self._keys) > 2 * self.k:
+            self._shrink()
+
+    def table(self) -> pa.Table:
+        """Smallest key first, at least one table added before; chunks combined."""
+        self._shrink()
+        return self._tables[0]
+
+    def _shrink(self) -> None:
+        table, keys = _first(pa.concat_tables(self._tables), np.concatenate(self._keys), self.k)
+        self._tables, self._keys = [table], [keys]
+
+
+def _first(table: pa.Table, keys: npt.NDArray[np.uint64], most: int) -> tuple[pa.Table, npt.NDArray[np.uint64]]:
+    order = np.argsort(keys, kind="stable")[:most]
+    return table.take(pa.array(order)).combine_chunks(), keys[order]

@@ -1,0 +1,64 @@
+"""Stable hashes: shards, arms and seeds must not move between machines, processes or library versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+_HASH_KEY = "rayrec-stable-16"  # SipHash key: 16 characters, part of the contract; changing it moves every user
+
+
+def hash_strings(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """SipHash-2-4 of each string, uint64 [n], through pandas' documented stable hash."""
+    texts = np.asarray(values.to_pylist(), dtype=object)
+    hashes: npt.NDArray[np.uint64] = pd.util.hash_array(texts, hash_key=_HASH_KEY, categorize=False)
+    return hashes
+
+
+def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int32]:
+    """The shard of each user, int32 [n] in [0, shards)."""
+    return (hash_strings(user_ids) % np.uint64(shards)).astype(np.int32)
+
+
+def digest(content: Any) -> str:
+    """sha256 (hex, 16 characters) of the canonical JSON of plain content: the fingerprint of configs and artefacts."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def with_key_order(content: Mapping[str, Any], *paths: str) -> Any:
+    """`content` for `digest`, with the mappings at `paths` as lists of pairs: the order of their keys is part of it.
+
+    `a.b` is the mapping b in a, `a.*.b` that of everything in a; paths to what is not there are passed over.
+    """
+    return _ordered(content, [path.split(".") for path in paths])
+
+
+def _ordered(value: Any, paths: list[list[str]]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    pairs = [
+        [key, _ordered(inner, [path[1:] for path in paths if path[:1] in ([key], ["*"])])]
+        for key, inner in value.items()
+    ]
+    return pairs if [] in paths else dict(pairs)
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2^63) derived from (run, user, arm) or any other identity."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64 (Steele et al. 2014): numbers that differ in any bit become unrelated ones."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,75 @@
+"""The order of scored rows, the same on every machine: score descending, then the position in the row ascending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rayrec.data.ragged import Ragged
+
+_BLOCK_CELLS = 4 << 20  # padded cells sorted at once
+_POSITION = np.int64(0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """Some consecutive rows of a ragged column, padded to their longest."""
+
+    rows: slice
+    take: npt.NDArray[np.int64]  # [b, L] positions in the flat values; 0 where padded
+    mask: npt.NDArray[np.bool_]  # [b, L]
+
+
+def padded_rows(offsets: npt.NDArray[np.int64]) -> Iterator[PaddedRows]:
+    """All rows, in order, in blocks of bounded size; blocks of empty rows are left out."""
+    lengths = np.diff(offsets)
+    longest = int(lengths.max(initial=0))
+    step = max(1, _BLOCK_CELLS // max(1, longest))
+    for start in range(0, len(lengths), step):
+        block = lengths[start : start + step]
+        width = int(block.max(initial=0))
+        if width:
+            steps = np.arange(width)
+            mask = steps < block[:, None]
+            take = np.where(mask, offsets[start : start + len(block), None] + steps, 0)
+            yield PaddedRows(slice(start, start + len(block)), take, mask)
+
+
+def descending_keys(scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Keys [b, L] whose ascending order is the order of this module; masked cells come last, NaN just before them.
+
+    `positions_of` gives back the position within the row.
+    """
+    bits = (-(scores + np.float32(0))).astype(np.float32, copy=False).view(np.int32)  # + 0 makes one zero of two
+    ordered = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
+    ordered = np.where(np.isnan(scores), np.int32(0x7FFFFFFE), ordered)
+    ordered = np.where(mask, ordered, np.int32(0x7FFFFFFF)).astype(np.int64)
+    return (ordered << 32) | np.arange(scores.shape[1], dtype=np.int64)
+
+
+def positions_of(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return keys & _POSITION
+
+
+def ranks(scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """The rank of each cell in its row, [b, L], 0 the best."""
+    order = positions_of(np.sort(descending_keys(scores, mask), axis=1))
+    result = np.empty(order.shape, np.int32)
+    np.put_along_axis(result, order, np.arange(order.shape[1], dtype=np.int32)[None, :], axis=1)
+    return result
+
+
+def best(scores: Ragged, count: int) -> Ragged:
+    """The positions, in `scores.values`, of each row's best `count` cells, best first."""
+    kept = np.minimum(scores.lengths, count)
+    parts = []
+    for block in padded_rows(scores.offsets):
+        keys = descending_keys(scores.values[block.take], block.mask)
+        order = positions_of(np.sort(keys, axis=1)[:, :count])
+        inside = np.arange(order.shape[1]) < kept[block.rows, None]
+        parts.append((order + scores.offsets[block.rows, None])[inside])
+    positions = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+    return Ragged.from_lengths(positions, kept)

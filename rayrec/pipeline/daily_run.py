@@ -1,0 +1,206 @@
+"""The night, from the first event to the publication: read `run` from top to bottom.
+
+    ingest   events -> contract -> histories by shard
+    fit      item models, as of the date and of a few earlier cuts
+    tune     the LLM, as of the same
+    blend    how to weigh them all, learned on the earlier cuts
+    score    shard by shard: denoise -> retrieve -> rerank -> order -> commit
+    publish  one conditional write
+
+Every step finds what an earlier attempt finished and goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import pyarrow.parquet as pq
+
+from rayrec.config import Denoise, Rerank, Slate
+from rayrec.denoising.denoise_stage import denoiser_class
+from rayrec.errors import PublicationError
+from rayrec.monitoring.progress import Progress
+from rayrec.numerics.hashing import digest
+from rayrec.pipeline.interaction_ingest import IngestResult, ingest
+from rayrec.pipeline.model_fitting import fit_blenders, fit_item_models, tune_llms
+from rayrec.pipeline.models import ModelSet, instruction, retriever_specs, uses_llm
+from rayrec.pipeline.run_artifacts import count_statistics, write_run_statistics
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.sample_ratio_check import require_sample_ratio
+from rayrec.pipeline.scoring import ScoringSpec, score_shards
+from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
+from rayrec.publishing import erasure_list
+from rayrec.publishing.code_version import versions
+from rayrec.publishing.records import Manifest, Provenance
+from rayrec.publishing.run import PublishingRun, PublishResult
+from rayrec.ray_support.stage_runner import carry, results
+from rayrec.reporting.user_examples import catalogue_path
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.text.scorer_loading import text_scorer_class
+from rayrec.reranking.text.text_prompt import template_by_cell
+from rayrec.retrieval import item_model
+from rayrec.slates.assembly import check_slate
+from rayrec.slates.scored_candidates import CatalogueItems
+from rayrec.slates.slate_rules import unresolved_ids
+from rayrec.storage import artifacts
+
+LLM_KIND = "llm"  # the name of the tuned one in manifests, and its folder among the models
+
+
+@dataclass
+class StageTimings:
+    """How long each step took, in the order in which they ran."""
+
+    steps: list[tuple[str, float, int, str]] = field(default_factory=list)  # (stage, seconds, units of work, unit)
+
+    @contextmanager
+    def step(self, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+        started, done = time.monotonic(), [0]
+        yield lambda n: done.__setitem__(0, n)
+        self.steps.append((name, time.monotonic() - started, done[0], unit))
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended, for the report and the terminal."""
+
+    context: RunContext  # as the code that published it left its files
+    publication: PublishResult
+    already_published: bool  # it was published before this run started: nothing was done
+    models: ModelSet  # as of the date
+    data: IngestResult | None = None
+    timings: StageTimings = field(default_factory=StageTimings)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.publication.manifest
+
+
+def check(context: RunContext) -> None:
+    """Refuse settings that some stage would refuse later, before any work. Raises ConfigError."""
+    for variant in context.arms.variants("denoise"):
+        settings = variant.read(Denoise)
+        denoiser_class(settings.method).check(settings.settings)
+    for variant in context.arms.variants("retrieve"):
+        retriever_specs(variant)
+    for path in context.arms:
+        sources = tuple(source.name for source in retriever_specs(path.at("retrieve")))
+        check_slate(path.at("slate").read(Slate), sources, tuple(context.config.data.items.attributes))
+    for variant in context.arms.variants("rerank"):
+        if (rerank := variant.read(Rerank)).is_text_scorer:
+            way = text_scorer_class(rerank.method)
+            if way.read(rerank.settings).uses_templates:
+                template_by_cell(context.templates, way.task_form)
+    instruction(context)
+    _ = context.templates, context.checkpoints, context.base
+
+
+def run(context: RunContext) -> RunResult:
+    """Everything for one date; a Ray cluster must be connected. Raises RayrecErrors; nothing is published then."""
+    check(context)
+    opened = PublishingRun.open(context.storage, context.record)
+    if opened.published is not None:
+        left = replace(context, code_version=opened.published.code_version)
+        return RunResult(left, PublishResult("published", opened.published), True, _models_of(left, opened.published))
+    timings = StageTimings()
+    with timings.step("ingest", "rows") as done:
+        data = ingest(context)
+        done(data.rows)
+    with timings.step("fit", "models") as done:
+        models = fit_item_models(context, data)
+        done(len(models))
+    with timings.step("tune", "models") as done:
+        models = tune_llms(context, data, models)
+        done(len(models))
+    with timings.step("blend", "arms") as done:
+        blends = fit_blenders(context, data, models)
+        done(len(blends))
+    with timings.step("score", "users") as done:
+        score(context, opened, data, models[-1], blends)
+        done(data.users)
+    require_sample_ratio(context, opened.record)
+    _require_same_list(context)
+    publication = opened.publish(provenance(context, data, models[-1], blends))
+    return RunResult(context, publication, False, models[-1], data, timings)
+
+
+def score(
+    context: RunContext, run: PublishingRun, data: IngestResult, models: ModelSet, blends: dict[str, str]
+) -> None:
+    """Commit every shard that has no receipt yet."""
+    _write_catalogue(context, run, data)
+    _write_unknown_rule_items(context, run, data)
+    receipts = run.receipts()
+    scoring = ScoringSpec(context, (models,), context.config.rerank.engine, run_id=run.record.run_id)
+    committing = CommitSpec(scoring, run, tuple(sorted(blends.items())), data.shards)
+    pending = [shard for shard in scoring.work_items if shard not in receipts]
+    # A shard without histories has no block for Ray Data to carry; it is committed here.
+    empty = [shard for shard in pending if not data.shards[shard].histories]
+    if empty:
+        commit = CommitShard(committing)
+        for shard in empty:
+            commit.commit_empty(shard)
+    with Progress("score", data.users) as progress:
+        left = sum(data.shards[shard].users for shard in pending if shard not in empty)
+        progress.advance(data.users - left)
+        work_items = [shard for shard in pending if shard not in empty]
+        if work_items:
+            for counts in results(carry(score_shards(scoring, work_items), CommitShard, committing)):
+                progress.advance(counts["users"][0].as_py())
+
+
+def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends: dict[str, str]) -> Provenance:
+    """What the manifest says of how the slates came about."""
+    named = {item_model.KIND: models.item_model}
+    for variant in context.arms.variants("rerank"):
+        named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
+    told: list[object] = [instruction(context), context.templates.digest]
+    if models.llm is not None:
+        card = tuned_checkpoint.read_model_card(context.storage, models.llm)
+        named[LLM_KIND] = models.llm.rsplit("/", 1)[1]
+        named["llm base"] = card.base
+        told += [card.as_json()["vocabulary"], card.events]
+    return Provenance(
+        users_in=data.users,
+        models=named,
+        prompt_hash=digest(told) if any(uses_llm(variant) for variant in context.arms.variants("rerank")) else "",
+        input_rows=data.input_rows,
+        quarantined_rows=data.quarantined,
+        versions=versions(),
+    )
+
+
+def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
+    """Those that `provenance` named."""
+    llm = manifest.models.get(LLM_KIND)
+    path = None if llm is None else f"{artifacts.FOLDER}/{LLM_KIND}/{llm}"
+    return ModelSet(context.cutoff, manifest.models[item_model.KIND], path)
+
+
+def _require_same_list(context: RunContext) -> None:
+    """Raises PublicationError where users were forgotten since the run began: it was made with them."""
+    if erasure_list.read(context.storage).digest != context.erasure_list.digest:
+        raise PublicationError(
+            "users were forgotten while the job ran; nothing is published",
+            where=context.storage.url(erasure_list.FOLDER),
+            hint="run the job again: it starts anew without them",
+        )
+
+
+def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
+    """The run's item codes, beside its verdicts: what `jobs.show` and `jobs.evaluate` read titles from."""
+    path = catalogue_path(context.date, run.record.run_id)
+    if not context.storage.exists(path):
+        with context.storage.writer(path) as file:
+            pq.write_table(data.catalogue, file, compression="zstd")
+
+
+def _write_unknown_rule_items(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
+    """How many item ids of the arms' rules the catalogue does not have: no error, for a catalogue changes daily."""
+    items = CatalogueItems.of(data.catalogue)
+    counts = {path.arm: unresolved_ids(path.at("slate").read(Slate).rules, items) for path in context.arms}
+    if any(counts.values()):
+        write_run_statistics(context, run.record.run_id, "catalogue", 0, count_statistics("rule", counts))

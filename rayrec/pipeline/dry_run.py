@@ -1,0 +1,59 @@
+"""What a run would do, without doing it: `jobs.daily --dry-run`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
+from rayrec.pipeline.models import cutoffs, needs_tuned_llm
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing.manifest import find_manifest
+from rayrec.publishing.run import PublishingRun
+from rayrec.reporting.html_report import has_report
+
+
+def describe(context: RunContext) -> str:
+    """The plan as text: inputs, steps, what is done, what would run. Reads little but listings; writes nothing."""
+    check(context)
+    record = context.record
+    manifest = find_manifest(context.storage, context.date)
+    size = sum(file.size for file in context.files)
+    lines = [
+        f"{context.config.name}, {context.dt}: run {record.run_id}, config {record.fingerprint}, code {record.code_version}",
+        f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {context.config.data.root}; "
+        f"{context.window_files.skipped:,} more have other days in their paths and are left out",
+        f"output    {context.storage.root}",
+    ]
+    if manifest is not None:
+        report = (
+            "" if has_report(context.storage, context.dt) else ", but its report would be written, which is missing"
+        )
+        lines.append(
+            f"published already by this very run: nothing would be done{report}"
+            if manifest.identity == record.identity
+            else "published already by another run: this one would be refused"
+        )
+        return "\n".join(lines)
+    receipts = PublishingRun(context.storage, record).receipts()
+    shards = context.config.data.shards
+    models = ", ".join(datetime.fromtimestamp(cut / 1e6, UTC).date().isoformat() for cut in cutoffs(context))
+    lines += [
+        f"ingest    {_ingest(context)}",
+        f"fit       item models as of {models}",
+        f"tune      {'the LLM as of the same days' if needs_tuned_llm(context) else 'nothing: no arm asks a tuned LLM'}",
+        f"blend     learned on the {context.config.blend.horizon_days:g} days after each but the last",
+        context.arms.describe(),
+        f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run",
+        "publish   one manifest, by one conditional write",
+    ]
+    return "\n".join(lines)
+
+
+def _ingest(context: RunContext) -> str:
+    if is_ingested(context):
+        return "done: histories are there"
+    plan = SplitPlan.of(context)
+    left, of = len(plan.pending()), len(plan.splits)
+    shards = len(pending_shards(context))
+    return f"{of - left} of {of} splits done; then histories, {shards} of {context.config.data.shards} shards to do"

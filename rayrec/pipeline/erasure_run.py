@@ -1,0 +1,220 @@
+"""Forgetting users: out of the item models, the published days and everything else under `output.root`.
+
+    list      the users are on it: from now on every ingest drops their rows, and nothing made before is resumed
+    plan      what output.root holds of them, file by file
+    models    item models of the date without them, under the fingerprints that its next run looks for
+    erase     slates, embeddings, verdicts, quarantine, reports lose their rows; the date's manifest names the new
+              model; all that a night can make again, and that they may be in, is deleted: work/, other item models,
+              blends; LLM checkpoints are marked stale
+    verify    output.root is searched again
+    certify   what was found, what was done, what remains
+
+Every step can be done again. A request without a certificate is taken up by the next call, whoever it is for: the list
+tells all that is needed. No night may run in the meantime; it would fail for want of its files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date as Date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import scipy.sparse as sp
+
+from rayrec.config import Config
+from rayrec.errors import DataError, StorageError
+from rayrec.pipeline.denoiser_fits import required_denoiser_fits
+from rayrec.pipeline.interaction_ingest import histories, ingest, is_ingested, read_catalogue
+from rayrec.pipeline.models import cutoffs, denoisers_of, item_model_spec
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user_data, rows_without_user
+from rayrec.publishing import erasure_list
+from rayrec.publishing.code_version import code_version
+from rayrec.publishing.erasure_list import ErasureList, ErasureRequest
+from rayrec.publishing.manifest import find_manifest, published_dates
+from rayrec.publishing.records import utc_now
+from rayrec.ray_support.cluster import task
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.retrieval import item_model, unlearning
+from rayrec.retrieval.fit_data import FitDataCollector
+from rayrec.storage import Storage, artifacts
+
+LLM_FOLDER = f"{artifacts.FOLDER}/llm"
+
+REMAINING = {
+    "input data": "not rayrec's to change; their rows are dropped at every ingest, and the users counted as ineligible",
+    "LLM checkpoints": "those listed are marked stale and no longer loaded; delete them once a night has tuned anew",
+    "item factors (iALS)": "items they had were solved again; others carry a trace until the next night fits anew",
+    "counts": "manifests, receipts, reports and metrics keep sums over all users of their day",
+    "the list itself": "salted tokens, so that the users are recognised if their events come again",
+    "copies elsewhere": "whoever read the slates, backups, earlier versions in a versioned bucket, caches of models",
+}
+"""What a certificate says is left, and why."""
+
+
+def add_to_erasure_list(storage: Storage, user_ids: pa.Array) -> int:
+    """How many of them are new on the list."""
+    storage.require_atomic_create()
+    request = erasure_list.add(storage, user_ids)
+    return 0 if request is None else len(request.tokens)
+
+
+def newest_context(config: Config, date: Date | None) -> RunContext | None:
+    """The day whose item models lose the users: the one asked for, else the newest published; None: nothing is."""
+    dates = [date] if date is not None else published_dates(config.output.root)
+    return RunContext(config, dates[-1]) if dates else None
+
+
+def execute(config: Config, request: ErasureRequest, context: RunContext | None) -> str:
+    """Do all that a request asks for; gives the certificate's path. A Ray cluster must be connected, if there is a day.
+
+    Raises StorageError where something is found afterwards.
+    """
+    storage = Storage(config.output.root)
+    erased = erasure_list.of(storage, request)
+    plan = _plan(storage, request, erased)
+    models = [] if context is None else unlearn(_as_published(context, erasure_list.before(storage, request)), context)
+    stale = _mark_stale(storage, request)
+    retrained = {model["before"]: model["after"] for model in models}
+    erase(storage, [file["path"] for file in plan["files"]], erased, retrained)
+    deleted = _delete_remade(storage, context, {model["after"] for model in models})
+    left = find_user_data(storage, erased)
+    if left:
+        raise StorageError(
+            f"{len(left)} files still hold rows of users who asked to be forgotten",
+            where=", ".join(storage.url(holding.path) for holding in left[:5]),
+            hint="they are no files of a finished night: see that none runs, delete them, and forget again",
+        )
+    seen = len(plan["tokens"])
+    certificate = {
+        "request": request.id,
+        "requested_at": request.requested_at,
+        "completed_at": utc_now(),
+        "code_version": code_version(),
+        "config": config.name,
+        "users": {"in_request": len(request.tokens), "found": seen, "not_found": len(request.tokens) - seen},
+        "date": None if context is None else context.dt,
+        "item_models": models,
+        "removed": plan["summary"],
+        "deleted": {"work": deleted["work"], "models": deleted["models"]},
+        "stale_checkpoints": stale,
+        "verified": "no file under output.root holds a row of theirs",
+        "remains": {
+            **REMAINING,
+            "rows without a user in quarantine": f"{rows_without_user(storage)} rows could be anybody's",
+        },
+    }
+    path = erasure_list.certificate_path(request)
+    storage.create(path, (json.dumps(certificate, indent=1) + "\n").encode())
+    return path
+
+
+def _as_published(context: RunContext, listed: ErasureList) -> RunContext:
+    """The day as the code that published it left its files, when nobody but `listed` was forgotten."""
+    manifest = find_manifest(context.storage, context.date)
+    return RunContext(
+        context.config, context.date, listed, context.code_version if manifest is None else manifest.code_version
+    )
+
+
+def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
+    """The item models of `before` without the users whom `now` forgets, each under its new fingerprint.
+
+    One plain row a model. Nothing where the histories of `before` are gone: then its models are deleted, not corrected.
+    """
+    if not is_ingested(before):
+        return []
+    old, new = ingest(before), ingest(now)
+    rows = []
+    for cut in cutoffs(now):
+        _, old_fingerprint = item_model_spec(before, old, cut)
+        _, fingerprint = item_model_spec(now, new, cut)
+        if not artifacts.exists(now.storage, item_model.KIND, fingerprint):
+            if not artifacts.exists(before.storage, item_model.KIND, old_fingerprint):
+                continue
+            correcting = task(_unlearn, now.config.resources.fit_num_cpus)
+            ray.get(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
+        how = artifacts.load_meta(now.storage, item_model.KIND, fingerprint)["more"].get("unlearned")
+        rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
+    return rows
+
+
+def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str, fingerprint: str) -> None:
+    model = item_model.load(before.storage, old_fingerprint)
+    specs, _ = item_model_spec(now, ingest(now), cut)
+    most, weights = now.config.fit.max_events, np.asarray(now.event_weights, np.float32)
+    item_ids = read_catalogue(now)["item_id"].combine_chunks()
+    theirs, others = (
+        FitDataCollector(len(model.item_ids), weights, cut, most),
+        FitDataCollector(len(item_ids), weights, cut, most),
+    )
+    for shard in range(now.config.data.shards):
+        table = histories(before, shard)
+        theirs.add(table.filter(pa.array(now.erasure_list.contains(table["user_id"]))))
+        others.add(histories(now, shard))
+    rows = theirs.finish().matrix if theirs.added else sp.csr_matrix((0, len(model.item_ids)), dtype=np.float32)
+    found = unlearning.unlearn_users(
+        model,
+        rows,
+        others.finish(),
+        item_ids,
+        specs,
+        required_denoiser_fits(denoisers_of(now)),
+        sampled=theirs.added + others.added > most,
+    )
+    item_model.save(now.storage, fingerprint, found.model, {"unlearned": list(found.how)})
+
+
+def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dict[str, Any]:
+    """What is held of the users, as it was before anything was changed."""
+    path = erasure_list.plan_path(request)
+    if not storage.exists(path):
+        held = find_user_data(storage, erased)
+        counts: dict[str, Counter[str]] = {}
+        for holding in held:
+            counts.setdefault(holding.kind, Counter()).update(files=1, rows=holding.rows)
+        tokens = sorted({token for holding in held for token in holding.tokens})
+        plan = {
+            "files": [{"path": holding.path, "rows": holding.rows} for holding in held],
+            "summary": {kind: dict(count) for kind, count in sorted(counts.items())},
+            "tokens": tokens,
+        }
+        storage.create(path, (json.dumps(plan, indent=1) + "\n").encode())
+    try:
+        content: dict[str, Any] = json.loads(storage.read(path))
+    except ValueError:
+        raise DataError(
+            "the plan cannot be read", where=storage.url(path), hint="delete it, and forget again"
+        ) from None
+    return content
+
+
+def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
+    """Every checkpoint there is: which users one was tuned on is not kept, and every night tunes its own anyhow.
+
+    Tunings that never ended are deleted. Gives all checkpoints that are stale, for this request or an earlier one.
+    """
+    why: Mapping[str, str] = {"request": request.id, "marked_at": utc_now()}
+    for path in tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=False):
+        tuned_checkpoint.mark_stale(storage, path, why)
+    stale = tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=True)
+    delete_folders(storage, LLM_FOLDER, set(stale), 3)
+    return stale
+
+
+def _delete_remade(storage: Storage, context: RunContext | None, kept_models: set[str]) -> dict[str, list[str]]:
+    """What nights make again when they need it: work folders, and models but the LLMs."""
+    work = set() if context is None else {context.work_folder}
+    kinds = {info.path.split("/")[1] for info in storage.list(artifacts.FOLDER)} - {"llm"}
+    models = {f"{artifacts.FOLDER}/{item_model.KIND}/{fingerprint}" for fingerprint in kept_models}
+    return {
+        "work": delete_folders(storage, "work", work, 3),
+        "models": [
+            path for kind in sorted(kinds) for path in delete_folders(storage, f"{artifacts.FOLDER}/{kind}", models, 3)
+        ],
+    }

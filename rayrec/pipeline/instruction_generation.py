@@ -1,0 +1,129 @@
+"""What users' histories say of them, as rows of an instruction table: by rules, or by an LLM that reads titles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from rayrec.config import Resources
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import INSTRUCTION
+from rayrec.errors import ConfigError
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.instructions.teachers.llm_teacher import LlmTeacher
+from rayrec.instructions.teachers.structured_output import GeneratorSettings
+from rayrec.numerics.hashing import derive_seed
+from rayrec.pipeline.instruction_inputs import facets
+from rayrec.pipeline.interaction_ingest import histories
+from rayrec.pipeline.models import load_catalogue
+from rayrec.pipeline.run_context import RunContext
+from rayrec.storage import Storage
+
+ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> what each likes
+
+
+@dataclass(frozen=True)
+class OutputTable:
+    """Where a table goes: written whole or not at all."""
+
+    storage: Storage
+    name: str
+
+    @classmethod
+    def at(cls, table: str) -> OutputTable:
+        """A path or an fsspec URL, tried out. Raises ConfigError for a folder, StorageError where nothing can go."""
+        folder, slash, name = table.rpartition("/")
+        target = cls(Storage(folder or slash or "."), name)
+        if not name or (target.storage.is_local and os.path.isdir(target.storage.url(name))):
+            raise ConfigError("the table is to be a file, and this is a folder", where=table, hint="add a name to it")
+        target.storage.require_writable()
+        return target
+
+    def write(self, table: pa.Table) -> None:
+        with self.storage.writer(self.name) as file:
+            pq.write_table(table, file)
+
+    def __str__(self) -> str:
+        return self.storage.url(self.name)
+
+
+@dataclass(frozen=True)
+class TeachResult:
+    table: pa.Table  # INSTRUCTION
+    counts: Mapping[str, int]  # of LlmTeacher; empty by rules
+
+
+def generator_settings(resources: Resources) -> GeneratorSettings:
+    """How an LLM that writes is started: as those that score are."""
+    return GeneratorSettings(
+        device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
+        threads=resources.rerank_threads,
+        vllm=resources.vllm,
+    )
+
+
+def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
+    """A preference of each user of whom something can be said, by rules without a teacher. The day is ingested.
+
+    One task, on a node that has what the config gives one reader; if that node dies, another goes on from the answers
+    that are kept.
+    """
+    resources = context.config.resources
+    cpus, gpus = (resources.rerank_num_cpus, resources.rerank_num_gpus) if teacher else (1, 0)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_teach)
+    taught: TeachResult = ray.get(task.remote(context, teacher))
+    return taught
+
+
+def _teach(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
+    generate = llm_profiles(context, teacher) if teacher else rule_profiles(context)
+    table = pa.concat_tables([INSTRUCTION.empty_table(), *preferences(context, generate)])
+    return TeachResult(table, dict(teacher.counts) if teacher else {})
+
+
+def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.Table]:
+    """INSTRUCTION of every shard: a preference of each user of whom something can be said. The day is ingested."""
+    for shard in range(context.config.data.shards):
+        table = histories(context, shard)
+        item = Ragged.from_arrow(table["item"])
+        weight = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
+        users = table["user_id"].to_pylist()
+        said = generate(users, item.filter(weight > 0))
+        rows = [(user, text) for user, text in zip(users, said, strict=True) if text]
+        columns = [
+            pa.array([user for user, _ in rows], pa.string()),
+            pa.nulls(len(rows), pa.string()),
+            pa.array([text for _, text in rows], pa.string()),
+            pa.nulls(len(rows), pa.string()),
+        ]
+        yield pa.table(columns, schema=INSTRUCTION)
+
+
+def rule_profiles(context: RunContext) -> ProfileGenerator:
+    """From the facets that a history holds more of than the catalogue does; a user's words depend on them alone."""
+    teacher = InstructionSimulator(facets(context))
+
+    def generate(users: list[str], item: Ragged) -> list[str | None]:
+        rows = zip(users, range(len(users)), strict=True)
+        own = [(user, Ragged.from_lengths(item[row].astype(np.int64), [len(item[row])])) for user, row in rows]
+        return [
+            teacher.preferences(one, np.random.default_rng(derive_seed("teach", user)))[0] or None for user, one in own
+        ]
+
+    return generate
+
+
+def llm_profiles(context: RunContext, teacher: LlmTeacher) -> ProfileGenerator:
+    """From titles, in the checkpoint's words."""
+    titles = load_catalogue(context)["title"].to_pylist()
+
+    def generate(users: list[str], item: Ragged) -> list[str | None]:
+        return teacher.preferences([[titles[code] for code in item[row]] for row in range(len(item))])
+
+    return generate

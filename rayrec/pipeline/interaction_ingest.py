@@ -1,0 +1,293 @@
+"""Events in: input splits through the contract into the exchange, and out of it one file of histories a shard.
+
+Both halves are resumable: a split is done when its exchange file exists, a shard when its counts do. How the input is
+cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. The exchange is a shuffle
+through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day holds,
+and what is killed is only run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec.data import catalogue
+from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
+from rayrec.data.histories import group, read_histories, write_histories
+from rayrec.data.input_files import Split, make_splits
+from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.quarantine import check_share, counts_by_reason
+from rayrec.data.schemas import ITEM, QUARANTINE
+from rayrec.data.split_ingest import RowCounts, ingest_split
+from rayrec.monitoring.progress import Progress
+from rayrec.numerics.hashing import digest
+from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing.erasure import ERASED
+from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.storage import Storage
+
+ITEM_REASON_PREFIX = (
+    "item: "  # begins the reasons of rows of the item files, which are no part of the interactions' share
+)
+
+
+@dataclass(frozen=True)
+class IngestResult:
+    """What the night's data are, counted. Small; the histories themselves stay in storage."""
+
+    context: RunContext
+    rows: int  # rows read
+    quarantined: dict[str, int]  # rows by reason
+    outside_window: int  # rows at or after the date, or before the window
+    input_rows: dict[str, int]  # by input path
+    shards: tuple[ShardCounts, ...]
+    erasure_list: int = 0  # rows in the window, of forgotten users
+
+    @property
+    def users(self) -> int:
+        return sum(shard.users for shard in self.shards)
+
+    @cached_property
+    def catalogue(self) -> pa.Table:
+        """ITEM, sorted by item_id: the run's item codes."""
+        return read_catalogue(self.context)
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """users = histories + sum(quarantined) + sum(ineligible)."""
+
+    shard: int
+    users: int
+    histories: int
+    events: int
+    truncated: int
+    quarantined: dict[str, int]
+    ineligible: dict[str, int]
+    duplicates: int
+
+
+def ingest(context: RunContext) -> IngestResult:
+    """Run, or find, the day's histories. Raises DataError; QuarantineError where too many rows broke the contract."""
+    summary = _summary_path(context)
+    asked = ingest_instructions(context)
+    if not context.storage.exists(summary):
+        _ingest(context)
+    content = json.loads(context.storage.read(summary))
+    content["quarantined"] |= asked.quarantined
+    content["input_rows"] |= asked.rows
+    shards = tuple(ShardCounts(**shard) for shard in content.pop("shards"))
+    ingested = IngestResult(context=context, shards=shards, **content)
+    check_share(
+        ingested.rows - ingested.outside_window - ingested.erasure_list,
+        {
+            reason: n
+            for reason, n in ingested.quarantined.items()
+            if not reason.startswith((ITEM_REASON_PREFIX, INSTRUCTION_REASON_PREFIX))
+        },
+        context.config.data.max_quarantine_share,
+        f"the {context.config.data.window_days} days before {context.dt}",
+    )
+    return ingested
+
+
+def histories_path(context: RunContext, shard: int) -> str:
+    return f"{context.work_folder}/histories/shard={shard:04d}.arrow"
+
+
+def histories(context: RunContext, shard: int) -> pa.Table:
+    """HISTORY of one shard."""
+    return read_histories(context.storage, histories_path(context, shard))
+
+
+def read_catalogue(context: RunContext) -> pa.Table:
+    with context.storage.open(_catalogue_path(context)) as file:
+        return pq.read_table(file, schema=ITEM).combine_chunks()
+
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """A day's splits, and where what is read of each goes.
+
+    Files of another plan hold other rows under the same number, so the paths carry a digest of the plan. What a killed
+    run of another plan left in quarantine stays there, beside the whole.
+    """
+
+    context: RunContext
+    splits: tuple[Split, ...]
+
+    @classmethod
+    def of(cls, context: RunContext) -> SplitPlan:
+        """The same in every process: it follows from the listing and `data.split_bytes` alone."""
+        data = context.config.data
+        return cls(context, make_splits(Storage(data.root), context.interaction_files, data.split_bytes))
+
+    def exchange(self, split: int) -> str:
+        return f"{self.context.work_folder}/exchange/{self._key}/split={split:04d}.rrx"
+
+    def quarantine(self, split: int) -> str:
+        return f"{self.context.quarantine}/splits-{self._key}/split={split:04d}.parquet"
+
+    @property
+    def shuffle_paths(self) -> list[str]:
+        """Every exchange file, in the order of (file, row)."""
+        return [self.exchange(split.index) for split in self.splits]
+
+    def pending(self) -> list[int]:
+        done = {file.path for file in self.context.storage.list(f"{self.context.work_folder}/exchange/{self._key}")}
+        return [split.index for split in self.splits if self.exchange(split.index) not in done]
+
+    @cached_property
+    def _key(self) -> str:
+        return digest(
+            [[(fragment.file.path, fragment.row_groups) for fragment in split.fragments] for split in self.splits]
+        )
+
+
+class IngestSplit:
+    """Stage: one input split through the contract into its exchange file."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._day = context
+        self._plan = SplitPlan.of(context)
+        items = (
+            None if context.config.data.items.from_interactions else read_catalogue(context)["item_id"].combine_chunks()
+        )
+        self._contract = InteractionContract(context.config.data, context.date, items)
+
+    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+        statistics = ingest_split(
+            Storage(self._day.config.data.root),
+            self._day.storage,
+            self._plan.splits[unit],
+            self._contract,
+            shuffle_path=self._plan.exchange(unit),
+            quarantine=self._plan.quarantine(unit),
+            erasure_list=self._day.erasure_list,
+        )
+        return pa.table({"rows": [statistics["rows"]]})
+
+
+class GroupShard:
+    """Stage: one shard's part of every exchange file into its histories."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._day = context
+        self._exchange = SplitPlan.of(context).shuffle_paths
+        self._item_ids = read_catalogue(context)["item_id"].combine_chunks()
+        self._files = [file.path for file in context.interaction_files]
+
+    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+        context = self._day
+        tables = read_shard(context.storage, self._exchange, unit)
+        grouped = group(tables, self._item_ids, context.config.data, self._files)
+        write_histories(context.storage, histories_path(context, unit), grouped.histories)
+        if grouped.duplicates.num_rows:
+            _write_quarantine(context, f"duplicates-shard={unit:04d}", grouped.duplicates)
+        erasure_list = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
+        counts = {
+            "shard": unit,
+            "users": grouped.users + erasure_list,
+            "histories": grouped.histories.num_rows,
+            "events": grouped.events,
+            "truncated": grouped.truncated,
+            "quarantined": grouped.quarantined,
+            "ineligible": grouped.ineligible | ({ERASED: erasure_list} if erasure_list else {}),
+            "duplicates": grouped.duplicates.num_rows,
+        }
+        context.storage.write(_counts_path(context, unit), json.dumps(counts).encode())
+        return pa.table({"users": [grouped.users]})
+
+
+def pending_shards(context: RunContext) -> list[int]:
+    done = {file.path for file in context.storage.list(f"{context.work_folder}/histories")}
+    return [shard for shard in range(context.config.data.shards) if _counts_path(context, shard) not in done]
+
+
+def is_ingested(context: RunContext) -> bool:
+    return context.storage.exists(_summary_path(context))
+
+
+def _ingest(context: RunContext) -> None:
+    rejected_items, item_rows = Counter[str](), dict[str, int]()
+    if not context.config.data.items.from_interactions:
+        read = catalogue.catalogue_from_files(context.config.data, context.item_files)
+        _write_catalogue(context, read.catalogue)
+        if read.quarantine.num_rows:
+            _write_quarantine(context, "items", read.quarantine)
+        rejected_items.update(
+            {f"{ITEM_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()}
+        )
+        item_rows = {", ".join(file.path for file in context.item_files): read.rows}
+    plan = SplitPlan.of(context)
+    _run(context, "ingest", IngestSplit, plan.pending(), of=len(plan.splits), unit="splits")
+    row_counts, files = RowCounts(), Counter[str]()
+    for path in plan.shuffle_paths:
+        statistics = read_statistics(context.storage, path)
+        row_counts.add(RowCounts.from_dict(statistics))
+        files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
+    _check_early(context, row_counts)
+    if context.config.data.items.from_interactions:
+        parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
+        _write_catalogue(context, catalogue.catalogue_from_counts(parts))
+    _run(context, "histories", GroupShard, pending_shards(context), of=context.config.data.shards, unit="shards")
+    shards = [json.loads(context.storage.read(_counts_path(context, k))) for k in range(context.config.data.shards)]
+    quarantined = Counter(row_counts.quarantined) + Counter(duplicate=sum(shard["duplicates"] for shard in shards))
+    summary = {
+        "rows": row_counts.rows,
+        "quarantined": dict(sorted((quarantined + rejected_items).items())),
+        "outside_window": row_counts.outside_window,
+        "forgotten": row_counts.erasure_list,
+        "input_rows": {**files, **item_rows},
+        "shards": shards,
+    }
+    context.storage.write(_summary_path(context), json.dumps(summary).encode())
+
+
+def _check_early(context: RunContext, row_counts: RowCounts) -> None:
+    """Before the histories are made: a day that cannot be published need not be grouped."""
+    share, window = (
+        context.config.data.max_quarantine_share,
+        f"the {context.config.data.window_days} days before {context.dt}",
+    )
+    check_share(
+        row_counts.rows - row_counts.outside_window - row_counts.erasure_list, row_counts.quarantined, share, window
+    )
+
+
+def _run(context: RunContext, name: str, stage: Any, work_items: list[int], *, of: int, unit: str) -> None:
+    with Progress(name, of, unit=unit) as progress:
+        progress.advance(of - len(work_items))
+        if work_items:
+            at_once = context.config.resources.ingest_tasks
+            for _ in results(carry(work_item_dataset(work_items), stage, context, concurrency=at_once)):
+                progress.advance()
+
+
+def _write_catalogue(context: RunContext, table: pa.Table) -> None:
+    with context.storage.writer(_catalogue_path(context)) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def _write_quarantine(context: RunContext, name: str, table: pa.Table) -> None:
+    with context.storage.writer(f"{context.quarantine}/{name}.parquet") as file:
+        pq.write_table(table.cast(QUARANTINE), file, compression="zstd")
+
+
+def _catalogue_path(context: RunContext) -> str:
+    return f"{context.work_folder}/catalogue.parquet"
+
+
+def _summary_path(context: RunContext) -> str:
+    return f"{context.work_folder}/summary.json"
+
+
+def _counts_path(context: RunContext, shard: int) -> str:
+    return f"{context.work_folder}/histories/shard={shard:04d}.json"

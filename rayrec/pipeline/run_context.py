@@ -1,0 +1,190 @@
+"""What one night's work is: a config, a date, and where its files lie under `output.root`.
+
+work/dt=D/<data fingerprint>/       exchange and histories: shared by all runs over the same inputs
+models/<kind>/<fingerprint>/     item models, LLMs, blends
+runs/dt=D/<run id>/                 record, receipts, verdicts on events (for `jobs.show`)
+quarantine/dt=D/<data fingerprint>/ rows that broke the contract, with reasons
+slates/dt=D/                        shard files, and the manifest that publishes them
+reports/dt=D/                       report.html, metrics.json
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+
+from rayrec.config import Config, Rerank
+from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
+from rayrec.errors import ConfigError, DataError, MissingFileError
+from rayrec.experiments.arms import ArmPlan, plan_arms
+from rayrec.instructions.templates import Templates, load_templates
+from rayrec.numerics.hashing import digest, with_key_order
+from rayrec.publishing import erasure_list
+from rayrec.publishing.code_version import code_version
+from rayrec.publishing.erasure_list import ErasureList
+from rayrec.publishing.records import InputRecord, RunRecord
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.storage import Storage, hf_checkpoint
+
+
+def microseconds(day: date) -> int:
+    """Midnight UTC at the start of the day, microseconds since the epoch."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked.
+
+    `listed`: who is forgotten; None: whoever is on the list of output.root when that is first asked. It then stays so,
+    in the workers too: a request that comes during the night is for the next run.
+
+    `code`: the version whose files these are. Nothing that other code made is taken up, so that a night run again after
+    a fault was mended is without it from the first row on. The driver's own, in the workers too.
+    """
+
+    config: Config
+    date: date
+    given_erasure_list: ErasureList | None = None
+    code_version: str = field(default_factory=code_version)
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunContext) and self._identity == other._identity
+
+    @cached_property
+    def _identity(self) -> tuple[str, str, str, str, str | None]:
+        """What two days that are the same have in common: what a process keeps of a day, it keeps by this."""
+        try:
+            data = self.data_fingerprint
+        except (ConfigError, DataError, MissingFileError):  # no data, or no longer
+            data = None
+        return self.config.model_dump_json(), self.dt, self.erasure_list.digest, self.code_version, data
+
+    @cached_property
+    def erasure_list(self) -> ErasureList:
+        """Users whose events are dropped before anything is made of them."""
+        return erasure_list.read(self.storage) if self.given_erasure_list is None else self.given_erasure_list
+
+    @property
+    def dt(self) -> str:
+        return self.date.isoformat()
+
+    @property
+    def cutoff(self) -> int:
+        """Microseconds UTC: only events before this are known."""
+        return microseconds(self.date)
+
+    @property
+    def event_weights(self) -> tuple[float, ...]:
+        return tuple(self.config.data.events.values())
+
+    @cached_property
+    def storage(self) -> Storage:
+        return Storage(self.config.output.root)
+
+    @cached_property
+    def arms(self) -> ArmPlan:
+        """Which variants of each stage there are, and which arms share them."""
+        return plan_arms(self.config)
+
+    @cached_property
+    def window_files(self) -> WindowFiles:
+        return list_window_files(self.config.data, self.date)
+
+    @property
+    def interaction_files(self) -> tuple[InputFile, ...]:
+        return self.window_files.files
+
+    @cached_property
+    def item_files(self) -> tuple[InputFile, ...]:
+        return item_files(self.config.data)
+
+    @cached_property
+    def instruction_files(self) -> tuple[InputFile, ...]:
+        return instruction_files(self.config.data)
+
+    @cached_property
+    def templates(self) -> Templates:
+        """How requests are put into words. Asked on the driver first, it travels with the day."""
+        return load_templates(self.config.instruction.templates)
+
+    @property
+    def files(self) -> tuple[InputFile, ...]:
+        """Every input file."""
+        return (*self.interaction_files, *self.item_files, *self.instruction_files)
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out; and
+        of the code that reads them. It is part of the fingerprint of all that is made of them.
+
+        Histories name an event by its place in `data.events`, so its order counts.
+        """
+        content = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
+        data = with_key_order(content, "events")
+        files = [(file.path, file.size, file.version) for file in self.files]
+        return digest(
+            [data, self.dt, files, self.erasure_list.digest if self.erasure_list else None, self.code_version]
+        )
+
+    @property
+    def work_folder(self) -> str:
+        return f"work/dt={self.dt}/{self.data_fingerprint}"
+
+    @property
+    def quarantine(self) -> str:
+        return f"quarantine/dt={self.dt}/{self.data_fingerprint}"
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """What publishing calls this run."""
+        return RunRecord(
+            date=self.date,
+            fingerprint=self.config.fingerprint,
+            fingerprinted_settings=self.config.fingerprinted_settings(),
+            inputs=(*self.inputs, *self._template_inputs, *self._checkpoint_inputs),
+            shards=self.config.data.shards,
+            arms=tuple(self.config.arms.variants),
+            code_version=self.code_version,
+        )
+
+    @property
+    def inputs(self) -> tuple[InputRecord, ...]:
+        """Every input file, and the list of forgotten users, where there is one: its size is their number."""
+        listed = self.erasure_list
+        known = (InputRecord(erasure_list.FOLDER, len(listed), listed.digest),) if listed else ()
+        return tuple(InputRecord(file.path, file.size, file.version) for file in self.files) + known
+
+    @property
+    def _template_inputs(self) -> tuple[InputRecord, ...]:
+        """Templates that are not rayrec's own, as an input: their size is their number."""
+        path = self.config.instruction.templates
+        return (InputRecord(path, len(self.templates), self.templates.digest),) if path else ()
+
+    @cached_property
+    def checkpoints(self) -> dict[str, tuple[str, str]]:
+        """The checkpoint that each rerank variant reads text with: folder, digest. Raises ConfigError for no such."""
+        found = {}
+        for variant in self.arms.variants("rerank"):
+            rerank = variant.read(Rerank)
+            if rerank.is_text_scorer:
+                opened = InstructCheckpoint.open(str(rerank.checkpoint), rerank.adapter)
+                found[variant.name] = str(rerank.checkpoint), opened.digest
+        return found
+
+    @cached_property
+    def base(self) -> str | None:
+        """Name and digest of the checkpoint that the LLM is tuned from; None: of no such. Raises ConfigError."""
+        folder = self.config.tuning.base
+        tunes = any(variant.read(Rerank).method == "item_token" for variant in self.arms.variants("rerank"))
+        return hf_checkpoint.base_model_id(folder, "tuning.base") if tunes and folder != "scratch" else None
+
+    @property
+    def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
+        """Those checkpoints and the base, as inputs: their size is not told."""
+        base = {(self.config.tuning.base, self.base)} if self.base else set()
+        return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *base}))

@@ -1,0 +1,235 @@
+"""The report of a night: facts gathered from what the run left in storage, once it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date as Date
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec.config import Denoise, Rerank, Retrieval, Slate
+from rayrec.data.schemas import QUARANTINE
+from rayrec.errors import DataError, MissingFileError
+from rayrec.evaluation.comparison import COMPARISON
+from rayrec.experiments.arms import ArmPath
+from rayrec.monitoring.drift import DRIFT, drift
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.instruction_inputs import facets, has_requests, requests
+from rayrec.pipeline.run_artifacts import read_run_statistics
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.text_ablation_files import read_text_ablation
+from rayrec.publishing.manifest import published_dates
+from rayrec.publishing.records import Manifest
+from rayrec.publishing.slate_reader import read_shard
+from rayrec.reporting.html_report import read_report
+from rayrec.reporting.item_text_effects import TEXT_ABLATION, text_ablation
+from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
+from rayrec.reporting.request_tables import REQUEST_RECOGNITION, request_recognition
+from rayrec.reporting.user_examples import (
+    UserView,
+    before_after_rows,
+    example_rows,
+    least_similar_users,
+    read_catalogue,
+    read_denoised,
+    read_users,
+    removed_examples,
+    users_with_removals,
+)
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.storage import Storage
+
+_RANKED = ("user_id", "rank", "item_id")
+_QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
+
+
+def select_example_users(context: RunContext, manifest: Manifest, limit: int) -> list[UserView]:
+    """Up to `limit` users to look at: first those whose histories lost something, then, for up to half of the places,
+    users whose slates differ most between the first two arms (found in the first shard); where nobody is in both, users
+    of arms that would not be shown."""
+    lost = _who_lost(context, manifest, limit)
+    differ: list[str] = []
+    if len(manifest.arms) > 1:
+        one, other = (read_shard(context.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
+        differ = [user for user in least_similar_users(one, other, limit) if user not in lost][: limit // 2]
+    more = differ or _of_other_arms(context, manifest, lost)[: limit // 2]
+    users = lost[: limit - len(more)] + more
+    return read_users(context.config.output.root, context.date, users) if users else []
+
+
+def _of_other_arms(context: RunContext, manifest: Manifest, users: list[str]) -> list[str]:
+    """Of each arm that none of `users` is in, the first user with a slate in the first shard."""
+    members = context.arms.members(pa.array(users, pa.string()))
+    unseen = [arm for arm in manifest.arms if not members[arm].any()]
+    columns = [read_shard(context.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
+    return [column[0].as_py() for column in columns if len(column)]
+
+
+def _who_lost(context: RunContext, manifest: Manifest, limit: int) -> list[str]:
+    """Up to `limit` users whose histories are worth showing, from as many shards as it takes."""
+    lost: list[str] = []
+    for shard in range(manifest.shards):
+        if len(lost) >= limit:
+            break
+        lost += users_with_removals(read_denoised(context.storage, manifest, shard), limit - len(lost))
+    return lost
+
+
+def report_data(night: RunResult, people: list[UserView], ground_truth: pa.Table | None = None) -> ReportData:
+    """All that the report shows; `planted`: COMPARISON against a planted truth, where there is one."""
+    context, manifest = night.context, night.manifest
+    summary = read_run_statistics(context, manifest.run_id)
+    earlier, drifted, drift_unavailable = drift_since_previous(context.storage, context.date, summary)
+    card = _card(night)
+    return ReportData(
+        name=context.config.name,
+        date=context.date,
+        run_id=manifest.run_id,
+        published=True,
+        publication_status=_decision(manifest),
+        arms={path.arm: _in_words(path) for path in context.arms},
+        facts=_facts(manifest) | _inputs(context),
+        users_in=manifest.users.users_in,
+        users_published=manifest.users.published,
+        users_quarantined=manifest.users.quarantined,
+        users_ineligible=manifest.users.ineligible,
+        rows_read=sum(file.rows or 0 for file in manifest.inputs),
+        rows_quarantined=manifest.quarantined_rows,
+        statistics=summary,
+        max_quarantine_share=context.config.data.max_quarantine_share,
+        quarantine_examples=_quarantine_examples(context),
+        removed_examples=_removed_examples(context, manifest),
+        examples=example_rows(people),
+        before_after=_before_after(context, manifest),
+        arms_by_variant={
+            variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("denoise")
+        },
+        previous_date=earlier,
+        drift=drifted,
+        drift_unavailable=drift_unavailable,
+        timings=pa.Table.from_pylist(
+            [dict(zip(TIMINGS.names, step, strict=True)) for step in night.timings.steps], TIMINGS
+        ),
+        losses=_losses(card),
+        ground_truth=COMPARISON.empty_table() if ground_truth is None else ground_truth,
+        text_ablation=_wording(context, manifest),
+        requests=_asked(context, card),
+    )
+
+
+def drift_since_previous(storage: Storage, date: Date, summary: pa.Table) -> tuple[Date | None, pa.Table, str]:
+    """The last published day before `date`, DRIFT of this day's SUMMARY since then, and why nothing is known of it."""
+    dates = [there for there in published_dates(storage.root) if there < date]
+    if not dates:
+        return None, DRIFT.empty_table(), ""
+    try:
+        return dates[-1], drift(read_report(storage, dates[-1].isoformat()).statistics, summary), ""
+    except MissingFileError:  # published by a job that was killed before its report
+        why = "that day has no report; jobs.daily for its date writes one"
+    except DataError:
+        why = "that day's report is of another version of rayrec; jobs.daily for its date writes one anew"
+    return dates[-1], DRIFT.empty_table(), why
+
+
+def _decision(manifest: Manifest) -> str:
+    users = manifest.users
+    left = users.users_in - users.published
+    rest = f"; {left:,} of {users.users_in:,} users have none, for the reasons below" if left else ""
+    return f"{users.published:,} users have slates for {manifest.dt}, in {len(manifest.arms)} arms{rest}."
+
+
+def _in_words(path: ArmPath) -> str:
+    denoise, retrieval = path.at("denoise").read(Denoise), path.at("retrieve").read(Retrieval)
+    rerank, slate = path.at("rerank").read(Rerank), path.at("slate").read(Slate)
+    llm = "no LLM" if rerank.method == "none" else f"LLM by {rerank.method}"
+    parts = [f"denoising: {denoise.method}", f"{len(retrieval.sources)} sources", llm]
+    if slate.diversity.method != "none":
+        parts.append(f"diversified by {slate.diversity.method}")
+    if slate.fallback is not None:
+        parts.append(f"{slate.fallback.source} below {slate.fallback.below_events} events")
+    return "; ".join([*parts, f"{slate.policy}, {slate.size} items"])
+
+
+def _facts(manifest: Manifest) -> dict[str, str]:
+    return {
+        "engine": ", ".join(f"{name}: {count:,} prompts" for name, count in manifest.engine.items()) or "none",
+        "fingerprint": manifest.fingerprint,
+        "code": manifest.code_version,
+        "prompt hash": manifest.prompt_hash or "none",
+        **manifest.models,
+        **manifest.versions,
+        "published at": manifest.created_at,
+    }
+
+
+def _inputs(context: RunContext) -> dict[str, str]:
+    left_out = context.window_files.skipped
+    return {
+        "input files": f"{len(context.files):,}; {left_out:,} more have other days in their paths and were left out"
+    }
+
+
+def _quarantine_examples(context: RunContext) -> pa.Table:
+    """Up to a few rows of each reason."""
+    chosen: dict[str, list[dict[str, object]]] = {}
+    for info in context.storage.list(context.quarantine):
+        with context.storage.open(info.path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(4096):
+                for row in _first_of_each(batch):
+                    chosen.setdefault(str(row["reason"]), []).append(row)
+                break
+    per_reason = max(1, _QUARANTINE_EXAMPLES // max(1, len(chosen)))
+    return pa.Table.from_pylist([row for rows in chosen.values() for row in rows[:per_reason]], QUARANTINE)
+
+
+def _first_of_each(batch: pa.RecordBatch) -> Iterator[dict[str, object]]:
+    table = pa.Table.from_batches([batch])
+    for reason in table["reason"].unique().to_pylist():
+        yield from table.filter(pa.compute.equal(table["reason"], reason)).slice(0, 3).to_pylist()
+
+
+def _removed_examples(context: RunContext, manifest: Manifest) -> pa.Table:
+    titles = read_catalogue(context.storage, manifest)["title"]
+    first = read_denoised(context.storage, manifest, 0)
+    return removed_examples(first, titles, _REMOVED_EXAMPLES)
+
+
+def _before_after(context: RunContext, manifest: Manifest) -> pa.Table:
+    users = _who_lost(context, manifest, _HISTORIES)
+    return before_after_rows(read_users(context.config.output.root, context.date, users) if users else [])
+
+
+def _wording(context: RunContext, manifest: Manifest) -> pa.Table:
+    titles = read_catalogue(context.storage, manifest)["title"]
+    found = [
+        text_ablation(method, table, titles) for method, table in read_text_ablation(context, manifest.run_id).items()
+    ]
+    return pa.concat_tables([TEXT_ABLATION.empty_table(), *found])
+
+
+def _card(night: RunResult) -> ModelCard | None:
+    """Of the tuned LLM; None where no arm asks one, or it was deleted since."""
+    if night.models.llm is None:
+        return None
+    try:
+        return tuned_checkpoint.read_model_card(night.context.storage, night.models.llm)
+    except MissingFileError:
+        return None
+
+
+def _asked(context: RunContext, card: ModelCard | None) -> pa.Table:
+    if not has_requests(context):
+        return REQUEST_RECOGNITION.empty_table()
+    if card is None or card.facets is None:
+        return request_recognition(requests(context), None, facets(context).scheme, matches_facets=False)
+    return request_recognition(requests(context), card.known_words, card.facets, matches_facets=True)
+
+
+def _losses(card: ModelCard | None) -> pa.Table:
+    if card is None:
+        return LOSSES.empty_table()
+    return pa.table(
+        {"step": [int(row["epoch"]) for row in card.curve], "loss": [float(row["loss"]) for row in card.curve]}, LOSSES
+    )

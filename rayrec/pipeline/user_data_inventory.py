@@ -1,0 +1,155 @@
+"""What an output root holds of some users, file by file, and taking it out.
+
+Every parquet and Arrow file with a column `user_id` is looked into, wherever it lies, so that a folder nobody thought
+of is found too; reports are looked into by their examples. Exchange files of an ingest are not, but go with their
+folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec.errors import DataError
+from rayrec.publishing import erasure, erasure_list
+from rayrec.publishing.erasure_list import ErasureList
+from rayrec.reporting.html_report import read_report, write_report
+from rayrec.reporting.report_data import ReportData
+from rayrec.storage import Storage, artifacts
+
+PRODUCT_FOLDERS = ("slates", "embeddings", "neighbours", "influences")  # folders whose days have manifests
+_ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
+_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
+_USER = "user_id"
+
+
+@dataclass(frozen=True)
+class UserDataFile:
+    path: str
+    rows: int
+    tokens: frozenset[str]
+
+    @property
+    def kind(self) -> str:
+        """The top folder."""
+        return self.path.split("/", 1)[0]
+
+
+def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserDataFile]:
+    """Every file with rows of these users, by path."""
+    found = []
+    for path, users in _columns(storage):
+        listed = erasure_list.contains(users)
+        if listed.any():
+            found.append(UserDataFile(path, int(np.count_nonzero(listed)), frozenset(erasure_list.tokens_in(users))))
+    return found
+
+
+def rows_without_user(storage: Storage) -> int:
+    """Rows in quarantine without a user: what could not be read may be anybody's."""
+    files = (path for path in _paths(storage, "quarantine") if path.endswith(".parquet"))
+    return sum(_column(storage, path).null_count for path in files)
+
+
+def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, retrained: Mapping[str, str]) -> None:
+    """Take the users out of publications, and of those of `paths` that are verdicts, quarantine or reports.
+
+    `remade`: as `rayrec.publishing.erasure.erase` takes it. Killed in the middle and done again with the same paths, it
+    completes.
+    """
+    for kind in PRODUCT_FOLDERS:
+        days = {"/".join(info.path.split("/")[:2]) for info in storage.list(kind)}
+        for folder in sorted(days):
+            erasure.erase(storage, folder, erasure_list, retrained)
+    for path in paths:
+        if path.startswith(tuple(f"{kind}/" for kind in _ROWS)) and storage.exists(path):
+            _filter(storage, path, erasure_list)
+        elif _is_report(path) and storage.exists(path):
+            _rewrite_report(storage, path, erasure_list)
+
+
+def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) -> list[str]:
+    """Delete the folders at `depth` path parts below `prefix` that are not in `keep`; gives their paths."""
+    parts = {"/".join(path.split("/")[:depth]) for path in _paths(storage, prefix)}
+    doomed = sorted(parts - keep)
+    for folder in doomed:
+        # Records first: an artefact exists when its record does, and must not outlive its arrays.
+        paths = sorted(_paths(storage, folder), key=lambda path: not path.endswith(".json"))
+        for path in paths:
+            storage.delete(path)
+    return doomed
+
+
+def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
+    for path in _paths(storage, ""):
+        kind = path.split("/", 1)[0]
+        if kind in (artifacts.FOLDER, erasure_list.FOLDER):
+            continue
+        if path.endswith((".parquet", ".arrow")):
+            column = _column(storage, path)
+            if len(column):
+                yield path, column
+        elif _is_report(path):
+            report = _report(storage, path)
+            tables = [getattr(report, name).column(_USER) for name in _EXAMPLES]
+            yield path, pa.chunked_array([chunk for column in tables for chunk in column.chunks], pa.string())
+
+
+def _column(storage: Storage, path: str) -> pa.ChunkedArray:
+    """The users that a file's rows name; empty where it has no column of them, or it is no file of ours."""
+    nothing = pa.chunked_array([], pa.string())
+    with storage.open(path) as file:
+        try:
+            if path.endswith(".parquet"):
+                parquet = pq.ParquetFile(file)
+                table = parquet.read(
+                    columns=[name for name in erasure.USER_COLUMNS if name in parquet.schema_arrow.names]
+                )
+            else:
+                table = pa.ipc.open_file(file).read_all()
+            people = [table[name].cast(pa.string()) for name in erasure.USER_COLUMNS if name in table.column_names]
+            return pa.chunked_array([chunk for column in people for chunk in column.chunks], pa.string())
+        except (pa.ArrowException, OSError):
+            return nothing
+
+
+def _filter(storage: Storage, path: str, erasure_list: ErasureList) -> None:
+    with storage.open(path) as file:
+        table = (
+            pq.read_table(file, partitioning=None) if path.endswith(".parquet") else pa.ipc.open_file(file).read_all()
+        )
+    table = table.filter(pa.array(~erasure_list.contains(table[_USER])))
+    if path.endswith(".arrow"):
+        erasure.write_ipc(storage, path, table)
+        return
+    with storage.writer(path) as target:
+        pq.write_table(table, target, compression="zstd")
+
+
+def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList) -> None:
+    report = _report(storage, path)
+    tables = {name: getattr(report, name) for name in _EXAMPLES}
+    left = {name: table.filter(pa.array(~erasure_list.contains(table[_USER]))) for name, table in tables.items()}
+    write_report(dataclasses.replace(report, **left), storage)
+
+
+def _is_report(path: str) -> bool:
+    return path.startswith("reports/") and path.endswith("/report.json")
+
+
+def _report(storage: Storage, path: str) -> ReportData:
+    try:
+        return read_report(storage, path.split("/")[1].removeprefix("dt="))
+    except DataError as error:
+        raise DataError(
+            error.what, where=error.where, hint="delete the report of that day: users cannot be taken out of it"
+        ) from None
+
+
+def _paths(storage: Storage, prefix: str) -> list[str]:
+    return [info.path for info in storage.list(prefix)]

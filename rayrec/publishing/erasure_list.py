@@ -1,0 +1,168 @@
+"""Who asked to be forgotten: a list under `output.root` that every night's ingest reads, and how each request went.
+
+    forgotten/salt.json                random bytes, made once
+    forgotten/requests/<id>.json       the users that one request adds; the list is the union of all requests
+    forgotten/plans/<id>.json          what was found of them, before anything was changed
+    forgotten/certificates/<id>.json   the request is fulfilled
+
+The list must recognise a user whose events come again tomorrow, for good; it need not tell who they are. So it holds
+tokens, BLAKE2b of the id keyed with the salt: pseudonyms, like those of no other root. Who can read the folder can
+still test an id that they guess: give it the rights of the data itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.errors import DataError
+from rayrec.numerics.hashing import digest
+from rayrec.storage import Storage
+
+FOLDER = "forgotten"
+_SALT = f"{FOLDER}/salt.json"
+_TOKEN_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ErasureList:
+    """Users by their tokens. Plain: it travels to the workers."""
+
+    salt: bytes = b""
+    tokens: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """Of the list, for fingerprints."""
+        return digest(sorted(self.tokens))
+
+    def token(self, user_id: str) -> str:
+        return hashlib.blake2b(user_id.encode(), digest_size=_TOKEN_BYTES, key=self.salt).hexdigest()
+
+    def contains(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Which of these (strings, null allowed, dictionaries allowed) are on the list, bool [n]."""
+        if isinstance(user_ids, pa.ChunkedArray):
+            user_ids = user_ids.combine_chunks()
+        if not self.tokens or not len(user_ids):
+            return np.zeros(len(user_ids), np.bool_)
+        encoded = user_ids if pa.types.is_dictionary(user_ids.type) else pc.dictionary_encode(user_ids)
+        listed = np.array([self.token(user) in self.tokens for user in encoded.dictionary.to_pylist()], np.bool_)
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        found: npt.NDArray[np.bool_] = np.append(listed, False)[codes]
+        return found
+
+    def tokens_in(self, user_ids: pa.Array | pa.ChunkedArray) -> set[str]:
+        """The tokens of those that are on the list."""
+        listed = pa.array(self.contains(user_ids))
+        return {self.token(user) for user in pc.unique(user_ids.filter(listed).cast(pa.string())).to_pylist()}
+
+
+@dataclass(frozen=True)
+class ErasureRequest:
+    """Users who were put on the list together."""
+
+    id: str
+    requested_at: str
+    tokens: tuple[str, ...]  # sorted
+    earlier: tuple[str, ...]  # the requests that were there before
+
+
+def read(storage: Storage) -> ErasureList:
+    """The list as it stands; empty where nobody ever asked."""
+    made = requests(storage)
+    if not made:
+        return ErasureList()
+    return ErasureList(_salt(storage), frozenset(token for request in made for token in request.tokens))
+
+
+def requests(storage: Storage) -> list[ErasureRequest]:
+    """Every request, the oldest first."""
+    paths = [info.path for info in storage.list(f"{FOLDER}/requests")]
+    return sorted((_request(storage, path) for path in paths), key=lambda each: (len(each.earlier), each.id))
+
+
+def pending_requests(storage: Storage) -> list[ErasureRequest]:
+    """Requests that no certificate says are fulfilled, the oldest first."""
+    done = {info.path for info in storage.list(f"{FOLDER}/certificates")}
+    return [request for request in requests(storage) if certificate_path(request) not in done]
+
+
+def before(storage: Storage, request: ErasureRequest) -> ErasureList:
+    """The list as it stood when the request was made."""
+    tokens = {token for each in requests(storage) if each.id in request.earlier for token in each.tokens}
+    return ErasureList(_salt(storage), frozenset(tokens)) if tokens else ErasureList()
+
+
+def of(storage: Storage, request: ErasureRequest) -> ErasureList:
+    """Only the users of this request."""
+    return ErasureList(_salt(storage), frozenset(request.tokens))
+
+
+def add(storage: Storage, user_ids: pa.Array) -> ErasureRequest | None:
+    """Put users on the list, in one request; None where all of them are on it already."""
+    storage.create(_SALT, json.dumps({"salt": secrets.token_hex(32)}).encode())
+    listed = read(storage)
+    whole = ErasureList(_salt(storage), listed.tokens)
+    tokens = sorted({whole.token(user) for user in user_ids.to_pylist()} - whole.tokens)
+    if not tokens:
+        return None
+    earlier = tuple(sorted(each.id for each in requests(storage)))
+    request = ErasureRequest(
+        digest([tokens, earlier]), datetime.now(UTC).isoformat(timespec="seconds"), tuple(tokens), earlier
+    )
+    content = {"requested_at": request.requested_at, "earlier": earlier, "tokens": tokens}
+    storage.create(f"{FOLDER}/requests/{request.id}.json", (json.dumps(content, indent=1) + "\n").encode())
+    return request
+
+
+def plan_path(request: ErasureRequest) -> str:
+    return f"{FOLDER}/plans/{request.id}.json"
+
+
+def certificate_path(request: ErasureRequest) -> str:
+    return f"{FOLDER}/certificates/{request.id}.json"
+
+
+def _request(storage: Storage, path: str) -> ErasureRequest:
+    content = _json(storage, path)
+    try:
+        tokens, earlier = tuple(map(str, content["tokens"])), tuple(map(str, content["earlier"]))
+        return ErasureRequest(
+            path.rsplit("/", 1)[1].removesuffix(".json"), str(content["requested_at"]), tokens, earlier
+        )
+    except (KeyError, TypeError):
+        raise _unreadable(storage, path) from None
+
+
+def _salt(storage: Storage) -> bytes:
+    try:
+        return bytes.fromhex(_json(storage, _SALT)["salt"])
+    except (KeyError, TypeError, ValueError):
+        raise _unreadable(storage, _SALT) from None
+
+
+def _json(storage: Storage, path: str) -> Any:
+    try:
+        return json.loads(storage.read(path))
+    except ValueError:
+        raise _unreadable(storage, path) from None
+
+
+def _unreadable(storage: Storage, path: str) -> DataError:
+    return DataError(
+        "the list of forgotten users cannot be read",
+        where=storage.url(path),
+        hint="restore the file: without it, users who asked to be forgotten would come back",
+    )

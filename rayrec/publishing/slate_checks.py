@@ -1,0 +1,100 @@
+"""No wrong slate is written: what must hold for one arm's slates of one shard, checked on whole columns."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.data.schemas import SLATE
+from rayrec.errors import PublicationError
+from rayrec.numerics.hashing import shard_of
+
+
+def validate_slates(
+    table: pa.Table, *, date: datetime.date, arm: str, shard: int, shards: int
+) -> tuple[pa.Table, pa.Array]:
+    """The slates sorted by (user_id, rank), and their users (string, unique, sorted).
+
+    Raises PublicationError unless: the schema is SLATE; no value is missing; `dt` and `arm` are this run's; every user
+    belongs to this shard and has exactly one slate, of one slate_id that nobody shares, with ranks 1..n; no item is in
+    a slate twice; scores are finite; propensities lie in (0, 1].
+    """
+    check = _Check(arm, shard)
+    if not table.schema.equals(SLATE):
+        check.fail(f"columns are not those of a slate: {_schema_difference(table.schema)}")
+    table = _sorted(table.combine_chunks())
+    for name in SLATE.names:
+        check.rows(table, pc.is_null(table[name]), f"{name} is missing")
+    check.rows(table, pc.not_equal(table["dt"], pa.scalar(date)), f"dt is not {date}")
+    check.rows(table, pc.not_equal(table["arm"], arm), "the arm is another")
+    check.rows(table, pc.invert(pc.is_finite(table["score"])), "the score is not finite")
+    propensity = table["propensity"].to_numpy()
+    check.rows(table, ~((propensity > 0) & (propensity <= 1)), "the propensity is not in (0, 1]")
+    if not table.num_rows:
+        return table, pa.array([], pa.string())
+    starts = _starts(table["user_id"])
+    slate = np.cumsum(starts) - 1  # the slate that each row belongs to
+    begin = np.flatnonzero(starts)
+    check.rows(table, table["rank"].to_numpy() != np.arange(table.num_rows) - begin[slate] + 1, "ranks are not 1..n")
+    check.rows(table, _starts(table["slate_id"]) & ~starts, "there are two slates for one user")
+    users = table["user_id"].take(begin).combine_chunks()
+    check.rows(table, shard_of(users, shards)[slate] != shard, "the user belongs to another shard")
+    check.rows(
+        table, _repeated(np.zeros(len(begin), np.int64), table["slate_id"].take(begin))[slate], "slate_id is shared"
+    )
+    check.rows(table, _repeated(slate, table["item_id"]), "an item is in the slate twice")
+    return table, users
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    order = pc.sort_indices(table, sort_keys=[("user_id", "ascending"), ("rank", "ascending")])
+    if np.array_equal(order.to_numpy(), np.arange(table.num_rows)):
+        return table
+    return table.take(order)
+
+
+def _starts(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """True where a row differs from the one before, and in the first row; bool [n]."""
+    changed = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
+    return np.concatenate([np.ones(1, np.bool_), changed.astype(np.bool_)])
+
+
+def _repeated(group: npt.NDArray[np.int64], column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """True where a group (int64 [n]) has held the same value before; bool [n]."""
+    codes = pc.dictionary_encode(column).combine_chunks().indices.to_numpy().astype(np.int64)
+    keys = group * (codes.max(initial=0) + 1) + codes
+    repeated = np.ones(len(keys), np.bool_)
+    repeated[np.unique(keys, return_index=True)[1]] = False
+    return repeated
+
+
+def _schema_difference(schema: pa.Schema) -> str:
+    expected, got = ([f"{field.name}: {field.type}" for field in fields] for fields in (SLATE, schema))
+    wrong = [f"{field} is expected" for field in expected if field not in got]
+    wrong += [f"{field} is not" for field in got if field not in expected]
+    return ", ".join(wrong) or f"order or nullability differ: {[str(field) for field in schema]}"
+
+
+class _Check:
+    """Fails with the arm, the shard and the first row concerned."""
+
+    def __init__(self, arm: str, shard: int) -> None:
+        self._where = f"arm {arm}, shard {shard}"
+
+    def rows(self, table: pa.Table, wrong: pa.ChunkedArray | npt.NDArray[np.bool_], what: str) -> None:
+        mask = wrong if isinstance(wrong, np.ndarray) else wrong.fill_null(True).to_numpy()
+        if not mask.any():
+            return
+        row = table.slice(int(mask.argmax()), 1).to_pylist()[0]
+        self.fail(f"{what} in {int(mask.sum())} of {len(mask)} rows, first in {row}")
+
+    def fail(self, what: str) -> None:
+        raise PublicationError(
+            f"a wrong slate was about to be written: {what}",
+            where=self._where,
+            hint="nothing was written; this is a defect of the scoring stages, please report it with this message",
+        )

@@ -1,0 +1,129 @@
+"""What the serving layer calls: slates of a published day, by its manifest and nothing else."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rayrec.data.schemas import SLATE
+from rayrec.errors import MissingFileError, PublicationError
+from rayrec.numerics.hashing import shard_of
+from rayrec.publishing.manifest import find_manifest, published_dates
+from rayrec.publishing.records import Manifest, PublishedFile
+from rayrec.storage import Storage, layout
+
+_PARALLEL_READS = 8
+_NEWEST = 5  # published dates named in an error
+
+
+def read_manifest(root: str | os.PathLike[str], date: str | datetime.date) -> Manifest:
+    """The publication of a day. Raises PublicationError naming the newest dates there are."""
+    day = parse_date(date)
+    storage = Storage(os.fspath(root))
+    manifest = find_manifest(storage, day)
+    if manifest is None:
+        dates = ", ".join(str(there) for there in published_dates(storage.root)[-_NEWEST:])
+        raise PublicationError(
+            f"no slates are published for {day}",
+            where=storage.url(layout.manifest_path(day)),
+            hint=f"the newest dates are {dates}"
+            if dates
+            else "nothing is published here: check the root, run jobs.daily",
+        )
+    return manifest
+
+
+def read_slates(
+    root: str | os.PathLike[str],
+    date: str | datetime.date,
+    arm: str | None = None,
+    *,
+    users: Collection[str] | None = None,
+    verify: bool = False,
+) -> pa.Table:
+    """The slates of a day (SLATE), of one arm or of all, ordered by arm, shard, user_id, rank.
+
+    `users` reads only the shards that these users are in. `verify` checks every file against its sha256.
+    Raises PublicationError if the day or the arm is not published, or a file is not the one that was published.
+    """
+    manifest, storage = read_manifest(root, date), Storage(os.fspath(root))
+    if arm is not None and arm not in manifest.arms:
+        raise PublicationError(
+            f"there is no arm {arm!r} on {manifest.dt}",
+            where=storage.root,
+            hint=f"the arms are {', '.join(manifest.arms)}",
+        )
+    wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
+    shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
+    files = [
+        file for file in manifest.files if (arm is None or file.arm == arm) and (shards is None or file.shard in shards)
+    ]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        tables = list(pool.map(lambda file: _read(storage, file, wanted, verify), files))
+    return pa.concat_tables([SLATE.empty_table(), *tables])
+
+
+def read_shard(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
+    """Some columns of one arm's slates of one shard, texts as dictionaries: what a pass over a whole day reads.
+
+    Raises PublicationError if the file is not the one that was published.
+    """
+    texts = [name for name in columns if pa.types.is_string(SLATE.field(name).type)]
+    file = next((file for file in manifest.files if file.arm == arm and file.shard == shard), None)
+    if file is None:  # nobody has a slate there
+        return SLATE.empty_table().select(list(columns))
+    data = pa.BufferReader(_bytes(storage, file))
+    try:
+        return pq.read_table(data, columns=list(columns), read_dictionary=texts, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_as_published(storage, file, f"it cannot be read: {error}") from error
+
+
+def _read(storage: Storage, file: PublishedFile, users: pa.Array | None, verify: bool) -> pa.Table:
+    data = _bytes(storage, file)
+    if verify and hashlib.sha256(data).hexdigest() != file.sha256:
+        raise _not_as_published(storage, file, "its sha256 is another")
+    try:
+        table = pq.read_table(pa.BufferReader(data), schema=SLATE, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _not_as_published(storage, file, f"it cannot be read: {error}") from error
+    if table.num_rows != file.rows:
+        raise _not_as_published(storage, file, f"it has {table.num_rows} rows, not {file.rows}")
+    return table if users is None else table.filter(pc.is_in(table["user_id"], value_set=users))
+
+
+def _bytes(storage: Storage, file: PublishedFile) -> bytes:
+    try:
+        data = storage.read(file.path)
+    except MissingFileError as error:
+        raise _not_as_published(storage, file, "it is missing") from error
+    if len(data) != file.bytes:
+        raise _not_as_published(storage, file, f"it has {len(data)} bytes, not {file.bytes}")
+    return data
+
+
+def _not_as_published(storage: Storage, file: PublishedFile, problem: str) -> PublicationError:
+    return PublicationError(
+        f"a published file is not as the manifest says: {problem}",
+        where=storage.url(file.path),
+        hint="restore it, or withdraw the day by deleting its manifest, and run the job again",
+    )
+
+
+def parse_date(date: str | datetime.date) -> datetime.date:
+    """The day that a caller names, as a date or in words (2011-08-31). Raises PublicationError for other words."""
+    if isinstance(date, datetime.datetime):
+        return date.date()
+    if isinstance(date, datetime.date):
+        return date
+    try:
+        return datetime.date.fromisoformat(date)
+    except ValueError:
+        raise PublicationError(f"{date!r} is not a date", hint="write it as 2011-08-31") from None

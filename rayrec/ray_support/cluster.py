@@ -1,0 +1,165 @@
+"""The Ray cluster that a job runs on: the one it was submitted to, or a local one that lives and dies with the job.
+
+    with connect(config.resources) as cluster:
+        ...
+
+Any number of local runs may share a machine: each has its own temp dir, ports and token, and none of them can be joined
+by accident. Nothing is written to the home folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError
+
+from rayrec.config import Resources
+from rayrec.errors import RayrecError
+from rayrec.numerics.threads import with_thread_limit
+
+# A Unix socket's path holds 107 bytes (103 on macOS); Ray appends /session_<time>_<pid>/sockets/plasma_store, up to 66.
+_LONGEST_TEMP_DIR = 37
+_START_ATTEMPTS = 3  # Ray gives itself 30 seconds, which on a busy machine may not be enough
+
+
+class ClusterError(RayrecError):
+    """The Ray cluster cannot be reached or started."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a job runs on. Resources are those of the nodes alive now; an autoscaling cluster may grow beyond them."""
+
+    address: str
+    local: bool
+    num_cpus: float
+    num_gpus: float
+
+
+@contextmanager
+def connect(resources: Resources) -> Iterator[Cluster]:
+    """Attach to the cluster that RAY_ADDRESS names (as in every `ray job submit`), else start a local one.
+
+    A process that is attached already keeps its connection, before and after. A local cluster ends with the block, and
+    also when the process is killed. Raises ClusterError.
+    """
+    if ray.is_initialized():
+        yield _describe(local=False)
+        return
+    address = _address()
+    temp_dir = _temp_dir() if address == "local" else None
+    try:
+        _attach(address) if temp_dir is None else _start(resources, temp_dir)
+        yield _describe(local=temp_dir is not None)
+    finally:
+        ray.shutdown()
+        if temp_dir is not None:
+            shutil.rmtree(temp_dir, ignore_errors=True)  # Ray's processes may still be writing their last log lines
+
+
+def placeable_cpus(num_cpus: float) -> float:
+    """`num_cpus`, or those of the largest node alive where it has fewer: a task or worker lies on one node, whole.
+
+    Nodes without CPUs do not count: where there are no others yet, the cluster is to grow.
+    """
+    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    return min(num_cpus, largest or num_cpus)
+
+
+def task(work: Callable[..., Any], num_cpus: float) -> Any:
+    """`work` as a Ray task, `.remote(…)`: placed by so many CPUs, or by the largest node's, and on as many threads."""
+    cpus = placeable_cpus(num_cpus)
+    return ray.remote(num_cpus=cpus, max_retries=3)(with_thread_limit(cpus, work))
+
+
+def _address() -> str:
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    if "://" in address and not address.startswith("ray://"):
+        raise ClusterError(
+            "RAY_ADDRESS is the address of the job API, not of a cluster",
+            where=address,
+            hint="submit the job there: ray job submit --working-dir . -- python -m jobs.daily ...",
+        )
+    return address
+
+
+def _attach(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except AuthenticationError as error:
+        raise ClusterError(
+            "the Ray cluster refuses the token",
+            where=address,
+            hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the cluster started with",
+        ) from error
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterError(
+            f"cannot reach the Ray cluster: {error}",
+            where=f"RAY_ADDRESS={address}",
+            hint="start or name a cluster, or unset RAY_ADDRESS to run on this machine alone",
+        ) from error
+
+
+def _start(resources: Resources, temp_dir: str) -> None:
+    _own_token()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for attempt in range(1, _START_ATTEMPTS + 1):
+        try:
+            # address="local": without it Ray would join any cluster it finds running on this machine.
+            ray.init(
+                address="local",
+                num_cpus=resources.local_cpus,
+                object_store_memory=resources.local_object_store_mb << 20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=temp_dir,
+            )
+            return
+        except Exception as error:  # what Ray raises here is often a bare Exception
+            if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:
+                continue  # the half-started one ends with this process
+            raise ClusterError(
+                f"cannot start Ray on this machine: {error}",
+                hint="see that processors, memory and disk are free, or lower resources.local_object_store_mb",
+            ) from error
+
+
+def _own_token() -> None:
+    """Make the local cluster demand a token of this process, unless the user has set up Ray's authentication.
+
+    The token is one per process and stays in its environment: Ray keeps the first that it sees. Without one Ray would
+    write a token file into the home folder, and every later cluster of this user would demand that.
+    """
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if mode == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    RayConfig.initialize("")  # Ray reads its environment when it is imported; this, as in Ray itself, reads it again
+
+
+def _temp_dir() -> str:
+    """A new folder for this run, short enough for the sockets that Ray puts below it."""
+    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
+        if len(parent) + len("/rayrec-12345678") <= _LONGEST_TEMP_DIR and os.access(parent, os.W_OK):
+            return tempfile.mkdtemp(prefix="rayrec-", dir=parent)
+    raise ClusterError(
+        "no folder for Ray's temporary files has a path short enough for Unix sockets",
+        where=tempfile.gettempdir(),
+        hint=f"set TMPDIR to a writable folder whose path has at most {_LONGEST_TEMP_DIR - 16} characters",
+    )
+
+
+def _describe(*, local: bool) -> Cluster:
+    has = ray.cluster_resources()
+    address = ray.get_runtime_context().gcs_address
+    return Cluster(address, local, has.get("CPU", 0.0), has.get("GPU", 0.0))

@@ -1,0 +1,152 @@
+"""A group of Ray Train workers: started together, told apart by rank, restarted when one dies, heard while they work.
+
+    run(partial(learn, what), Workers(count=2), "tune")        # learn(what, worker, report) in each of them
+
+Checkpoints are the work's own, in the storage: a restarted group and a restarted job find the same one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any, TypeVar, cast
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.numerics.threads import with_thread_limit
+
+T = TypeVar("T")
+_LAST_LINES_S = 10.0  # that the last lines may take to be printed
+
+ReportCallback = Callable[[Mapping[str, float], str], None]
+"""Called by every worker after each round of its work: the round's numbers, and a line about it for people."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among the workers."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    def all_reduce_sum(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Each of them, summed over the workers, who all call this with tensors of the same shapes."""
+        if self.world_size == 1:
+            return tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def broadcast_first(self, value: T) -> T:
+        """The first worker's value, in all, who all call this: what they find may change between their looks."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, device=torch.device(self.device))
+        return values[0]
+
+
+SINGLE_WORKER = Worker()
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """What the work asks of the cluster; `gpus` a worker, 0 or 1. Each computes on as many threads as it has CPUs."""
+
+    count: int = 1
+    cpus: float = 1
+    gpus: float = 0
+    restarts: int = 2
+
+
+def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, name: str) -> None:
+    """`work` in every worker of a group. What users can put right (ConfigError, DataError) is raised as it is."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train.torch import TorchTrainer
+
+    resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
+    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder, _told_by_workers() as lines:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"work": with_thread_limit(workers.cpus, work), "lines": lines},
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=name, storage_path=folder, failure_config=FailureConfig(max_failures=workers.restarts)
+            ),
+        )
+        try:
+            failure = trainer.fit().return_value
+        except WorkerGroupError as error:
+            raise _cause(error) from error
+    if failure is not None:
+        raise failure
+
+
+@contextmanager
+def _told_by_workers() -> Iterator[Any]:
+    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files.
+
+    It lives on the driver's node, so that it goes with the job and not with some other node; should it go all the same,
+    only lines are lost.
+    """
+    import ray
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    console = Console(stderr=True, highlight=False)
+
+    def tell() -> None:
+        with suppress(ray.exceptions.RayError):
+            while (line := queue.get()) is not None:
+                console.print(line, markup=False, soft_wrap=True)
+
+    teller = Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield queue
+    finally:
+        with suppress(ray.exceptions.RayError):
+            queue.put(None)
+        teller.join(_LAST_LINES_S)
+        queue.shutdown()
+
+
+def _work(config: Mapping[str, Any]) -> RayrecError | None:
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device().type
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+
+    def report(row: Mapping[str, float], line: str) -> None:
+        if worker.rank == 0:
+            with suppress(ray.exceptions.RayError):
+                config["lines"].put(line)
+        ray.train.report(dict(row))
+
+    try:
+        config["work"](worker, report)
+    except (ConfigError, DataError) as error:
+        return error  # every worker finds the same; raised, it would only restart them
+    return None
+
+
+def _cause(error: Any) -> BaseException:
+    """What the user can put right, if that is what stopped a worker; else Ray's own error."""
+    for failure in error.worker_failures.values():
+        base = getattr(failure, "_base_exc", failure)
+        if isinstance(base, RayrecError):
+            return base
+    return cast(BaseException, error)

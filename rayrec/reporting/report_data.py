@@ -1,0 +1,157 @@
+"""What the report shows, as plain facts and small Arrow tables: made by the pipeline, kept beside the page as JSON.
+
+`jobs.evaluate` reads it back, adds what the users did afterwards, and writes the page anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date as Date
+from typing import Any
+
+import pyarrow as pa
+
+from rayrec.data.schemas import QUARANTINE
+from rayrec.errors import DataError
+from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.interleaved_preference import INTERLEAVING
+from rayrec.evaluation.off_policy.published_feedback import OFF_POLICY_ESTIMATES
+from rayrec.monitoring.drift import DRIFT
+from rayrec.monitoring.run_statistics import RUN_STATISTICS
+from rayrec.reporting.item_text_effects import TEXT_ABLATION
+from rayrec.reporting.request_tables import REQUEST_RECOGNITION
+
+TIMINGS = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("done", pa.int64(), nullable=False),  # units of work: users, rows, steps
+        pa.field("unit", pa.string(), nullable=False),
+    ]
+)
+LOSSES = pa.schema([pa.field("step", pa.int64(), nullable=False), pa.field("loss", pa.float64(), nullable=False)])
+REMOVED = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("ts", pa.int64(), nullable=False),  # microseconds UTC
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("influence", pa.float32()),
+        pa.field("harm", pa.float32()),
+    ]
+)
+"""Events taken out, as examples for people."""
+EXAMPLE = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),  # "" for a line of the history
+        pa.field("rank", pa.int64(), nullable=False),  # in the slate from 1; in the history, oldest first
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # history: day and event; slate: source
+        pa.field("reason", pa.string(), nullable=False),  # why it was taken out; "" if it was not
+    ]
+)
+"""A few users' histories and slates, in words."""
+BEFORE_AFTER = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("variant", pa.string(), nullable=False),  # of denoising
+        pa.field("place", pa.int64(), nullable=False),  # oldest first
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),  # day and event
+        pa.field("why", pa.string(), nullable=False),  # it was taken out, in words; "" if it was not
+    ]
+)
+"""A few users' histories, and what is left of them after each denoising variant."""
+_TABLES = {
+    "quarantine_examples": QUARANTINE,
+    "statistics": RUN_STATISTICS,
+    "removed_examples": REMOVED,
+    "examples": EXAMPLE,
+    "before_after": BEFORE_AFTER,
+    "drift": DRIFT,
+    "timings": TIMINGS,
+    "losses": LOSSES,
+    "comparison": COMPARISON,
+    "ground_truth": COMPARISON,
+    "interleaving": INTERLEAVING,
+    "off_policy": OFF_POLICY_ESTIMATES,
+    "text_ablation": TEXT_ABLATION,
+    "requests": REQUEST_RECOGNITION,
+}
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All of one day's report. Every text may come from users' data: the template escapes all of it."""
+
+    name: str  # of the config
+    date: Date
+    run_id: str
+    published: bool
+    publication_status: str  # one sentence: what was published, or why nothing was
+    arms: Mapping[str, str]  # name -> what it does, in words
+    facts: Mapping[str, str]  # engine, models, code version, fingerprint, ...: what one asks about a run
+    users_in: int
+    users_published: int
+    users_quarantined: Mapping[str, int]  # by reason
+    users_ineligible: Mapping[str, int]
+    rows_read: int
+    rows_quarantined: Mapping[str, int]  # by reason
+    statistics: pa.Table  # SUMMARY, merged over shards
+    max_quarantine_share: float = 0.05  # of the config
+    quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
+    removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
+    examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
+    before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
+    arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, in words
+    previous_date: Date | None = None  # the last published day before this one
+    drift: pa.Table = field(default_factory=DRIFT.empty_table)
+    drift_unavailable: str = ""  # why nothing is known of the drift since that day; empty where something is
+    timings: pa.Table = field(default_factory=TIMINGS.empty_table)
+    losses: pa.Table = field(default_factory=LOSSES.empty_table)
+    evaluated_on: str = ""  # what `comparison` was judged on, in words
+    comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # what users did after the date
+    baseline: str = ""  # the arm that the others are compared with
+    recommendation: str = ""  # the decision, once the day is judged
+    arm_conclusions: tuple[str, ...] = ()  # why, an arm at a time
+    interleaving: pa.Table = field(default_factory=INTERLEAVING.empty_table)
+    off_policy_source: str = ""  # what `offpolicy` was estimated from, in words
+    off_policy: pa.Table = field(default_factory=OFF_POLICY_ESTIMATES.empty_table)
+    ground_truth: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
+    text_ablation: pa.Table = field(
+        default_factory=TEXT_ABLATION.empty_table
+    )  # items that owe most to the words beside the title
+    requests: pa.Table = field(
+        default_factory=REQUEST_RECOGNITION.empty_table
+    )  # what users ask for in words, and what the LLM heard
+
+    def __post_init__(self) -> None:
+        for name, schema in _TABLES.items():
+            table = getattr(self, name)
+            if not table.schema.equals(schema):
+                raise ValueError(f"{name}: columns {table.schema.names} are not those of the report: {schema.names}")
+
+    def to_json(self) -> bytes:
+        content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        tables = {name: content[name].to_pylist() for name in _TABLES}
+        return (json.dumps({**content, **tables}, ensure_ascii=False, indent=1, default=str) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> ReportData:
+        """Raises DataError if the document cannot be read; sections that an older one does not have are empty."""
+        try:
+            content: dict[str, Any] = json.loads(data)
+            for name, schema in _TABLES.items():
+                content[name] = pa.Table.from_pylist(content.get(name, []), schema)
+            for name in ("date", "previous_date"):
+                content[name] = Date.fromisoformat(content[name]) if content[name] else None
+            content["arm_conclusions"] = tuple(content["arm_conclusions"])
+            return cls(**content)
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            what = f"this is no report of this version of rayrec: {type(error).__name__}: {error}"
+            raise DataError(what, where=where, hint="run jobs.daily for that date again") from error

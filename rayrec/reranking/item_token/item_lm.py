@@ -1,0 +1,220 @@
+"""The model while it is tuned: a causal decoder whose items are one matrix, read and predicted with the same vectors.
+
+An item's vector is its own plus, where the settings say so, the sum of the embeddings of the words it is called by:
+"drama" in a request and in the names of a thousand films is then one thing to learn. Items with too few events for a
+part of their own share one, and are told apart by their words. `export` adds the parts: engines see one plain matrix.
+
+    scratch   a small Llama, all of it trained
+    a base    a local Hugging Face checkpoint plus vectors for the added tokens: with LoRA on its linear layers, which
+              `export` merges, or all of it in float32; what is written is a plain checkpoint
+
+Only what is trained is kept in checkpoints: `trained` names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from rayrec.config import Tuning
+from rayrec.data.ragged import Ragged
+from rayrec.errors import ConfigError
+from rayrec.numerics.hashing import derive_seed
+from rayrec.reranking.item_token.item_vocabulary import Vocabulary
+from rayrec.storage import hf_checkpoint
+
+_SPREAD = 0.05  # standard deviation of fresh embeddings
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """The words of items, and what each weighs."""
+
+    word: Tensor  # int64 [words]
+    start: Tensor  # int64 [items]
+    weight: Tensor  # float32 [words]
+
+
+class ItemLM(nn.Module):
+    """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `vectors()`: logits.
+
+    `tuned`: so many items, the first, have a part of their own; default: all of them.
+    """
+
+    new: nn.Parameter | None  # [width], what the others share
+
+    def __init__(self, causal: Any, vocabulary: Vocabulary, tuned: int | None = None) -> None:
+        super().__init__()
+        self.causal = causal
+        self.vocabulary = vocabulary
+        table: Tensor = causal.get_input_embeddings().weight
+        width = table.shape[1]
+        spread = float(table.detach().float().std())
+        self.marks = nn.Parameter(torch.randn(vocabulary.first_item - vocabulary.user, width) * spread)
+        tuned = vocabulary.items if tuned is None else tuned
+        self.items = nn.Parameter(torch.randn(tuned, width) * spread)
+        self.register_parameter("new", nn.Parameter(torch.zeros(width)) if tuned < vocabulary.items else None)
+        self._named: _Bags | None = None
+
+    @property
+    def width(self) -> int:
+        return int(self.items.shape[1])
+
+    def project_factors(self, factors: npt.NDArray[np.float32]) -> Tensor:
+        """Item factors float32 [items, k], rotated onto the model's width: [items, width]."""
+        return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
+
+    def set_item_words(self, facets: Ragged, titles: Ragged) -> None:
+        """From now on an item's vector has a part made of its words (token ids int64, one row an item).
+
+        Every word of a facet weighs 1, whatever else the item is called, so that facets add up alike in all items. The
+        words of a title weigh log(items / items with it) each, scaled to length 1 together.
+        """
+        titles = _distinct(titles)
+        rarity = np.log((len(titles) + 1) / np.maximum(np.bincount(titles.values), 1))[titles.values]
+        length = np.sqrt(np.bincount(titles.rows, rarity**2, minlength=len(titles)))[titles.rows]
+        words = facets.joined(titles)
+        weight = facets.like(np.ones(len(facets.values))).joined(titles.like(rarity / length)).values
+        parts = words.values, words.offsets[:-1], weight.astype(np.float32)
+        self._named = _Bags(*(torch.from_numpy(part) for part in parts))
+
+    def init_item_vectors(self, vectors: Tensor) -> None:
+        """Begin the items' own part with these [tuned, width], at the spread of the model's embeddings."""
+        with torch.no_grad():
+            self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
+
+    def vectors(self) -> Tensor:
+        """Every item's vector, [items, width]: its own part, or what new items share, and that of its words."""
+        own: Tensor = self.items
+        if self.new is not None:
+            own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])
+        if self._named is None:
+            return own
+        table = self.causal.get_input_embeddings().weight
+        word, start, weight = (p.to(table.device) for p in (self._named.word, self._named.start, self._named.weight))
+        named: Tensor = nn.functional.embedding_bag(
+            word, table, start, mode="sum", per_sample_weights=weight.to(table.dtype)
+        )
+        return own + named
+
+    def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """`vectors`: those of `self.vectors()`, where they are at hand."""
+        vocabulary = self.vocabulary
+        added = torch.cat([self.marks, self.vectors() if vectors is None else vectors])
+        embeddings = self.causal.get_input_embeddings()(tokens.clamp_max(vocabulary.user - 1))
+        of_added = nn.functional.embedding((tokens - vocabulary.user).clamp_min(0), added).to(embeddings.dtype)
+        mixed = torch.where((tokens >= vocabulary.user).unsqueeze(-1), of_added, embeddings)
+        # Padding stands to the right, where a causal model cannot see it: no mask.
+        states: Tensor = _decoder(self.causal)(inputs_embeds=mixed, use_cache=False).last_hidden_state
+        return states
+
+    def word_output_vectors(self) -> Tensor:
+        """What the model says each word by, [words, width]; not trained by what is said.
+
+        Words name items, too: trained by speech they were heard less, in one seed (benchmarks/notes/requests.md).
+        """
+        table: Tensor = self.causal.get_output_embeddings().weight
+        return table[: self.vocabulary.user].detach()
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name, in a fixed order."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def export(self, folder: Path) -> None:
+        """Write a plain Hugging Face checkpoint (safetensors). The model cannot be tuned further afterwards."""
+        vectors = self.vectors().detach()
+        causal = self.causal.merge_and_unload() if hasattr(self.causal, "merge_and_unload") else self.causal
+        vocabulary = self.vocabulary
+        size = max(vocabulary.size, causal.get_input_embeddings().weight.shape[0])
+        causal.resize_token_embeddings(size, mean_resizing=False)
+        with torch.no_grad():
+            for layer in (causal.get_input_embeddings(), causal.get_output_embeddings()):
+                table = layer.weight
+                table[vocabulary.user : vocabulary.first_item] = self.marks.to(table.dtype)
+                table[vocabulary.first_item : vocabulary.size] = vectors.to(table.dtype)
+        causal.save_pretrained(str(folder), safe_serialization=True)
+
+
+def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None) -> ItemLM:
+    """A fresh model. Same settings, same weights. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
+    torch.manual_seed(derive_seed("model", settings.seed) % 2**63)
+    if settings.base == "scratch":
+        return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
+    return ItemLM(_of_base(settings, longest), vocabulary, tuned)
+
+
+def base_digest(base: str) -> str:
+    """What the base is, for fingerprints: `scratch`, or the folder's name and a digest of its files' content."""
+    return base if base == "scratch" else hf_checkpoint.base_model_id(base, "tuning.base")
+
+
+def _distinct(words: Ragged) -> Ragged:
+    """Each row's words, once each, ascending."""
+    span = int(words.values.max(initial=0)) + 1
+    row, word = np.divmod(np.unique(words.rows * span + words.values), span)
+    return Ragged.from_lengths(word, np.bincount(row, minlength=len(words)))
+
+
+def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if settings.width % settings.heads or (settings.width // settings.heads) % 32:
+        raise ConfigError(
+            f"width {settings.width} over {settings.heads} heads gives heads that vLLM cannot run",
+            where="tuning",
+            hint="choose width = heads x a multiple of 32",
+        )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocabulary.user,  # words only; `export` adds the rows of marks and items
+            hidden_size=settings.width,
+            intermediate_size=settings.feedforward,
+            num_hidden_layers=settings.layers,
+            num_attention_heads=settings.heads,
+            num_key_value_heads=settings.heads,
+            max_position_embeddings=longest,
+            initializer_range=_SPREAD,
+            tie_word_embeddings=True,
+            pad_token_id=vocabulary.pad,
+            bos_token_id=None,
+            eos_token_id=None,
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def _of_base(settings: Tuning, longest: int) -> Any:
+    if settings.lora_rank:
+        model = hf_checkpoint.load_causal_lm_with_lora(settings.base, settings.lora_rank, "tuning.base")
+        model.enable_input_require_grads()
+    else:
+        # Steps of tuning are often smaller than half precision can add to a weight.
+        model = hf_checkpoint.load_causal_lm(settings.base, "tuning.base", dtype=torch.float32)
+        if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+            model.get_output_embeddings().requires_grad_(False)  # items are the answers
+    room = model.config.max_position_embeddings
+    if room < longest:
+        raise ConfigError(
+            f"prompts of up to {longest} tokens do not fit the base model's {room}",
+            where="tuning.events",
+            hint="lower tuning.events",
+        )
+    return model
+
+
+def _decoder(causal: Any) -> Any:
+    plain = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+    return plain.get_decoder()
+
+
+def _fit_width(factors: Tensor, width: int) -> Tensor:
+    """[n, k] -> [n, width], keeping the inner products as well as the width allows: SVD, then cut or pad with zeros."""
+    u, s, _ = torch.linalg.svd(factors, full_matrices=False)
+    rotated = (u * s)[:, :width]
+    return nn.functional.pad(rotated, (0, width - rotated.shape[1]))

@@ -1,0 +1,146 @@
+"""The item-token vocabulary: words for the instruction, a few marks, and one added token per catalogue item.
+
+    [words of the base tokenizer ...] <user> <history> <gap_0> ... <gap_7> <item_0> ... <item_n-1>
+
+Item i of the artefact is always token `first_item + i`: item tokens are made from codes, never by parsing text. Words
+are made by `words`, with a tokenizer that has been stripped of all added tokens, so `<item_5>` or `<user>` inside an
+instruction stays plain characters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from rayrec.data.ragged import Ragged
+from rayrec.errors import DataError
+from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.storage import hf_checkpoint
+
+if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend
+    from transformers import PreTrainedTokenizerFast
+
+GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
+"""Upper ends of the time buckets, days; `<gap_7>` is everything longer."""
+
+GAPS = len(GAP_DAYS) + 1
+_MARKS = ("<user>", "<history>", *(f"<gap_{i}>" for i in range(GAPS)))
+_PAD = "<pad>"
+_WORDS = 2048  # byte-level pieces of a tokenizer made here: enough for instructions; any text can be spelt
+_CORPUS = 20_000  # titles that the pieces are learned from
+_SAID = 100  # how often what is said counts
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids. Items are the last `items` ids in use; `size` counts all ids up to there."""
+
+    pad: int
+    user: int
+    history: int
+    first_gap: int
+    first_item: int
+    items: int
+
+    @property
+    def size(self) -> int:
+        return self.first_item + self.items
+
+    def as_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learned from what is said in prompts and the titles, then the marks and the items.
+
+    Deterministic. Words that are said count for more than those of titles: they become whole tokens.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    # One word, one token, wherever it stands: at the start, in quotes, in capitals.
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
+    )
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_WORDS,
+        special_tokens=[_PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    corpus = [title for title, _ in zip(titles, range(_CORPUS), strict=False)]
+    words.train_from_iterator(list(said) * _SAID + corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=_PAD)
+    _add(tokenizer, items)
+    return tokenizer
+
+
+def extended_tokenizer(base: str, items: int) -> PreTrainedTokenizerFast:
+    """The tokenizer of a local checkpoint plus the marks and the items. Raises ConfigError if it cannot be used."""
+    tokenizer: PreTrainedTokenizerFast = hf_checkpoint.load_tokenizer(base, "tuning.base")
+    _add(tokenizer, items)
+    return tokenizer
+
+
+def vocabulary_from_tokenizer(tokenizer: PreTrainedTokenizerFast, items: int) -> Vocabulary:
+    """Where the marks and the items lie. Raises DataError if the tokens do not follow each other as promised."""
+    ends = [f"<item_{i}>" for i in ((0, items - 1) if items else ())]
+    names = [*_MARKS, *ends]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    first = ids[0]
+    expected = [
+        *range(first, first + len(_MARKS)),
+        *([first + len(_MARKS), first + len(_MARKS) + items - 1] if items else []),
+    ]
+    if ids != expected:
+        raise DataError(
+            "the base tokenizer already has some of the tokens that rayrec adds", hint="start from another base"
+        )
+    pad = tokenizer.pad_token_id
+    return Vocabulary(pad if pad is not None else 0, first, first + 1, first + 2, first + len(_MARKS), items)
+
+
+class WordTokenizer:
+    """Texts -> token ids of plain words; no special or added token is ever recognised in a text."""
+
+    def __init__(
+        self,
+        tokenizer_json: str | Path,
+        vocabulary: Vocabulary,
+        most: int | None = None,
+        hearing: InVocabularyFilter | None = None,
+    ) -> None:
+        """`most`: tokens of a text that are read; the rest is cut off. `hearing`: None: every word is read."""
+        content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
+        content["added_tokens"] = []
+        content["post_processor"] = None
+        self._tokenizer = Tokenizer.from_str(json.dumps(content))
+        self._vocabulary, self._most, self._hearing = vocabulary, most, hearing
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        """int64, one row a text. Raises DataError where a text reads as one of rayrec's own tokens."""
+        heard = texts if self._hearing is None else [self._hearing(text) for text in texts]
+        found = [one.ids[: self._most] for one in self._tokenizer.encode_batch(list(heard), add_special_tokens=False)]
+        ids = np.array([token for row in found for token in row], np.int64)
+        if ids.max(initial=0) >= self._vocabulary.user:
+            raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")
+        return Ragged.from_lengths(ids, [len(row) for row in found])
+
+
+def words(tokenizer_json: str | Path, text: str, vocabulary: Vocabulary) -> list[int]:
+    """Token ids of one text's plain words."""
+    ids: list[int] = WordTokenizer(tokenizer_json, vocabulary)([text]).values.tolist()
+    return ids
+
+
+def _add(tokenizer: PreTrainedTokenizerFast, items: int) -> None:
+    tokens = [*_MARKS, *(f"<item_{i}>" for i in range(items))]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)

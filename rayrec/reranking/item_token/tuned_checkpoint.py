@@ -1,0 +1,200 @@
+"""A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and what rayrec must know of it.
+
+    <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
+    <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
+    <folder>/stale.json               why it must not be used any more: it was tuned on users who are to be forgotten
+
+Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
+Engines need local files: `localise` copies a remote checkpoint into a cache of the node (`node_cache`), checked
+against the sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.errors import DataError
+from rayrec.instructions.facet_scheme import FacetScheme
+from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.numerics.hashing import digest
+from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenizer, words
+from rayrec.storage import Storage, checkpoint_cache
+
+RECORD = "rayrec.json"
+STALE = "stale.json"
+FORMAT = 3  # of what is written, and of what tuning makes of the same settings
+_ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+_MARKS = 2  # tokens around a prompt's words: <user>, <history>
+_ROOM = 2  # tokens that words leave at least: of an item and a gap
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the scorer must know of a checkpoint. Order of `item_ids` = order of item tokens."""
+
+    vocabulary: Vocabulary
+    item_ids: tuple[str, ...]
+    events: int  # newest events in a prompt
+    base: str  # "scratch", or the base checkpoint's name and content digest
+    dtype: str  # of the stored weights
+    settings: Mapping[str, Any]  # the tuning settings
+    curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
+    epochs: int  # whose weights these are: the best on validation, else the last
+    known_words: tuple[str, ...] | None = None  # the words that are heard of a request; None: all
+    facets: FacetScheme | None = None  # those that a request may name; None: it was tuned without requests
+    data_selection: Mapping[str, Any] | None = (
+        None  # method, budget, users, of: whom it was tuned on, if not on everybody
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "format": FORMAT}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelCard:
+        fields = {key: value for key, value in content.items() if key != "format"}
+        fields["vocabulary"] = Vocabulary(**fields["vocabulary"])
+        fields["item_ids"] = tuple(fields["item_ids"])
+        fields["curve"] = tuple(fields["curve"])
+        fields["taught"] = None if fields.get("taught") is None else tuple(fields["taught"])
+        fields["facets"] = None if fields.get("facets") is None else FacetScheme.from_json(fields["facets"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class LocalCheckpoint:
+    """A checkpoint on this machine, ready for an engine."""
+
+    folder: str
+    card: ModelCard
+
+    def layout(self, instruction: str, tokens: int) -> PromptLayout:
+        """The prompt's shape for an instruction in (clean) words; `tokens`: the longest prompt the engine takes."""
+        ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
+        if tokens < len(ids) + _MARKS + _ROOM:
+            raise DataError(
+                f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
+                where="instruction.text",
+                hint="shorten the instruction",
+            )
+        return PromptLayout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
+
+    def longest_prompt(self, instruction: str) -> int:
+        """Tokens of the longest prompt of `layout`, were there no limit: an item and a gap for every event."""
+        ids = words(Path(self.folder) / "tokenizer.json", instruction, self.card.vocabulary)
+        return max(len(ids), int(self.card.settings["words"])) + _MARKS + 2 * self.card.events
+
+    def word_tokenizer(self, tokens: int) -> WordTokenizer:
+        """Reads what users ask for, in the words that the tuned prompts taught and as far as those reach.
+
+        `tokens`: the longest prompt the engine takes; an item and a gap have room in it beside the words.
+        """
+        most = min(int(self.card.settings.get("words", tokens)), tokens - _MARKS - _ROOM)
+        hearing = None if self.card.known_words is None else InVocabularyFilter(self.card.known_words)
+        return WordTokenizer(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most, hearing)
+
+    def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
+        """Artefact index of each item id, int32; null for items that came after the tuning."""
+        return pc.index_in(item_ids, value_set=pa.array(self.card.item_ids, pa.string()))
+
+
+def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
+    """Upload the checkpoint in `folder`, then create `<path>/rayrec.json`; False, leaving nothing, if it was there."""
+    attempt = uuid.uuid4().hex
+    files = {}
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        storage.write(f"{path}/{attempt}/{file.name}", data)
+    record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
+    # A store may retry its own successful create and answer False; then the record that lies there is ours.
+    won = storage.create(f"{path}/{RECORD}", record) or storage.read(f"{path}/{RECORD}") == record
+    if not won:
+        for name in files:
+            storage.delete(f"{path}/{attempt}/{name}")
+    return won
+
+
+def exists(storage: Storage, path: str) -> bool:
+    return storage.exists(f"{path}/{RECORD}")
+
+
+def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
+    """From now on `localise` refuses the checkpoint. Marked once, it stays as it was marked first."""
+    storage.create(f"{path}/{STALE}", (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
+
+
+def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
+    """The paths of the checkpoints below `folder` that are stale, or that are not."""
+    files = {info.path for info in storage.list(folder)}
+    whole = sorted(path.removesuffix(f"/{RECORD}") for path in files if path.endswith(f"/{RECORD}"))
+    return [path for path in whole if (f"{path}/{STALE}" in files) == stale]
+
+
+def read_model_card(storage: Storage, path: str) -> ModelCard:
+    """Raises MissingFileError where there is no artefact, DataError where its record cannot be read."""
+    return _record(storage, path)[1]
+
+
+def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> LocalCheckpoint:
+    """The checkpoint as a local folder: in place on a local store, else copied once a node.
+
+    `cache`: of the node's copies, by default `node_cache.default_folder()`.
+    """
+    if storage.exists(f"{path}/{STALE}"):
+        raise DataError(
+            "the checkpoint is stale: it was tuned on users who asked to be forgotten",
+            where=storage.url(f"{path}/{STALE}"),
+            hint="run the job again: it tunes another without them",
+        )
+    record, card = _record(storage, path)
+    if storage.is_local:
+        folder = Path(storage.url(f"{path}/{record['folder']}"))
+        for name, file in record["files"].items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
+                raise _broken(folder / name)
+        return LocalCheckpoint(str(folder), card)
+
+    def copy(folder: Path) -> None:
+        for name, file in record["files"].items():
+            data = storage.read(f"{path}/{record['folder']}/{name}")
+            if hashlib.sha256(data).hexdigest() != file["sha256"]:
+                raise _broken(storage.url(f"{path}/{record['folder']}/{name}"))
+            (folder / name).write_bytes(data)
+
+    root = cache or checkpoint_cache.default_folder()
+    return LocalCheckpoint(str(checkpoint_cache.cached_copy(digest(record["files"]), root, copy)), card)
+
+
+def _record(storage: Storage, path: str) -> tuple[dict[str, Any], ModelCard]:
+    text = storage.read(f"{path}/{RECORD}")
+    where = storage.url(f"{path}/{RECORD}")
+    try:
+        record = json.loads(text)
+        names = list(record["files"])
+        card = ModelCard.from_json(record["card"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(
+            "the model's record cannot be read", where=where, hint="delete the artefact; the next run tunes again"
+        ) from None
+    for name in names:
+        if "/" in name or name.startswith(".") or not name.endswith(_ALLOWED):
+            raise DataError(f"the model holds a file that is not loaded here: {name!r}", where=where)
+    return record, card
+
+
+def _broken(path: object) -> DataError:
+    return DataError(
+        "the model's file is not the one that was saved",
+        where=str(path),
+        hint="delete the artefact; the next run tunes again",
+    )

@@ -1,0 +1,7 @@
+"""Ways of scoring over text, with any local instruct checkpoint. Importing the package registers every way."""
+
+from rayrec.reranking.text import listwise, pairwise, pointwise
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, RankingQuery, TextScorer
+
+__all__ = ["TEXT_SCORERS", "InstructCheckpoint", "RankingQuery", "TextScorer", "listwise", "pairwise", "pointwise"]

@@ -1,0 +1,116 @@
+"""yes_no: one candidate a prompt, last; score = log P(yes) - log P(no).
+
+    <opening> a pointwise template (T0): what is asked, history | one item <closing>
+    shared by all candidates                                    | all that differs
+
+A prompt holds one candidate's text only, so that no candidate can reach another's score. The shared beginning comes
+first and its length does not depend on the item: engines read it once, from their prefix cache.
+
+`prompt: qwen3_reranker` writes what the Qwen3-Reranker checkpoints were trained on (their model card: a system message
+with the task of the judge, then <Instruct>, <Query>, <Document>, and "yes" or "no").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rayrec.config.method_settings import require
+from rayrec.errors import ConfigError
+from rayrec.instructions.templates import Template, Templates
+from rayrec.reranking.engines.engine import Failure, Float32
+from rayrec.reranking.engines.next_token import NextTokenEngine
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
+from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
+
+PROMPTS = ("templates", "qwen3_reranker")
+_ANSWERS = {"templates": (("Yes", "No"), ("yes", "no")), "qwen3_reranker": (("yes", "no"),)}  # spellings of yes and no
+_JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+_INSTRUCT = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them\n"
+_QUERY, _TAKEN, _DOCUMENT = "<Query>: {intention}", "\nTaken so far, oldest first:{history}", "\n<Document>: {item}"
+_ANYTHING = "what they will want next"
+
+
+@dataclass(frozen=True)
+class PointwiseSettings(TextScorerSettings):
+    prompt: str = "templates"
+    """`templates`, or `qwen3_reranker`: the words that the Qwen3-Reranker checkpoints were trained on."""
+
+    @property
+    def uses_templates(self) -> bool:
+        return self.prompt == "templates"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.prompt in PROMPTS, f"prompt must be one of {', '.join(PROMPTS)}")
+        require(self.uses_templates or self.few_shot == "none", f"prompt {self.prompt} takes no demonstrations")
+
+
+@register
+class PointwiseScorer(TextScorer):
+    """One candidate a prompt, yes or no: no item's text can change another's score."""
+
+    name = "yes_no"
+    task_form = "T0"
+    settings_class = PointwiseSettings
+
+    def __init__(
+        self, engine: NextTokenEngine, checkpoint: InstructCheckpoint, settings: PointwiseSettings, templates: Templates
+    ) -> None:
+        self._as_query = settings.prompt == "qwen3_reranker"
+        chat = checkpoint.chat(_JUDGE if self._as_query else None)
+        self.engine, self._words, self._most = engine, checkpoint.words, settings.item_tokens
+        self._prompts = PromptBuilder(
+            chat,
+            checkpoint.words,
+            settings,
+            _query_template if self._as_query else template_by_cell(templates, self.task_form),
+            candidates=settings.item_tokens,
+            longest=engine.longest,
+        )
+        answers = _ANSWERS[settings.prompt]
+        known = checkpoint.answer_ids(chat, [answer for pair in answers for answer in pair])
+        pairs = [(known[yes], known[no]) for yes, no in answers if yes in known and no in known]
+        if not pairs:
+            raise ConfigError(
+                "yes and no are not one token each where this checkpoint answers",
+                where=f"rerank.checkpoint: {checkpoint.folder}",
+                hint="choose another checkpoint for method yes_no",
+            )
+        self.ids = [*(yes for yes, _ in pairs), *(no for _, no in pairs)]
+
+    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
+        """Log-odds. A candidate whose prompt alone fails is NaN in its place; a Failure only where all of them fail."""
+        if self._as_query:
+            query = ". ".join(filter(None, (ask.intention, ask.preference))) or _ANYTHING
+            ask = replace(ask, intention=query, preference="")
+        beginning = self._prompts.shared_prefix(ask)
+        answers = yield [
+            self._prompts.prompt(beginning, {"item": self._words.of(text, self._most)}) for text in ask.candidates
+        ]
+        return _log_odds(answers)
+
+
+def _query_template(ask: RankingQuery) -> Template:
+    cell, taken = ("P1", _TAKEN) if ask.history else ("P0", "")
+    text = f"{_INSTRUCT}{_QUERY}{taken}{_DOCUMENT}"
+    return Template(f"qwen3-reranker-{cell.lower()}", cell, "I2", "T0", "train", text)
+
+
+def _log_odds(answers: Sequence[Float32 | Failure]) -> Float32 | Failure:
+    """Each answer: log-probabilities of the spellings of yes, then as many of no."""
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    if failures and len(failures) == len(answers):
+        return failures[0]
+    out = np.full(len(answers), np.nan, np.float32)
+    for place, answer in enumerate(answers):
+        if not isinstance(answer, Failure):
+            yes, no = np.split(answer, 2)
+            out[place] = np.logaddexp.reduce(yes) - np.logaddexp.reduce(no)
+    return out

@@ -1,0 +1,222 @@
+"""Scored candidates to SLATE: one arm's published rows for one shard.
+
+    found     every candidate with the blend's score; users of whom little is known in the fallback's order
+    arranged  rules filter, diversity reorders: what the policy is given, no chance yet
+    slates    the policy chooses, with exact propensities; pins go to their ranks
+
+The published score is the blend's own throughout, also where something else decided the order.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.blending.blender import Blender, ItemFeatures
+from rayrec.config import Slate
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import SLATE
+from rayrec.errors import ConfigError
+from rayrec.numerics.hashing import derive_seed, digest
+from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
+from rayrec.slates.fallback import Fallback, reorder_by
+from rayrec.slates.pins import SelectedSlates, insert_pins
+from rayrec.slates.policies import Greedy, SlatePolicy, policy_class
+from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, ScoredCandidates
+from rayrec.slates.slate_rules import PINNED, Rules
+
+
+@dataclass(frozen=True)
+class CandidatePool:
+    """One arm's candidates. `scored` holds the scores that decide the order; those of the blend stand beside it."""
+
+    scored: ScoredCandidates
+    own: Ragged  # float32, aligned with the candidates: what is published
+    source: Ragged  # int8, aligned: index into the arm's sources
+    cold: Bools | None = None  # [users] who go by the fallback; None: nobody
+
+    def of(self, users: Bools) -> CandidatePool:
+        """These users [users] alone."""
+        if users.all():
+            return self
+        rows = np.flatnonzero(users)
+        cold = None if self.cold is None else self.cold[rows]
+        return CandidatePool(self.scored.of(rows), self.own.take(rows), self.source.take(rows), cold)
+
+    def where(self, kept: Bools) -> CandidatePool:
+        """The candidates [candidates] that are kept."""
+        scored = self.scored.where(kept)
+        like = scored.scores.like
+        return replace(self, scored=scored, own=like(self.own.values[kept]), source=like(self.source.values[kept]))
+
+
+@dataclass(frozen=True)
+class SlateAssembler:
+    """Reads candidate_schema or reranked_schema, writes SLATE sorted by (user_id, rank).
+
+    Users without candidates get the pins, and no row where there are none. `sources` name the int8 `source` column.
+    """
+
+    blend: Blender
+    item_features: ItemFeatures
+    sources: tuple[str, ...]
+    items: CatalogueItems
+    date: datetime.date
+    run: str  # what makes slate ids differ between days and configs
+    size: int
+    policy: SlatePolicy
+    rules: Rules = field(default_factory=Rules)
+    diversity: Diversifier | None = None
+    depth: int = 0  # how many of a user's best candidates are diversified
+    fallback: Fallback | None = None
+    max_promotion: int | None = None  # places that the LLM may lift a candidate, None: any (see lift.py)
+
+    @classmethod
+    def of(
+        cls,
+        slate: Slate,
+        blend: Blender,
+        item_features: ItemFeatures,
+        sources: tuple[str, ...],
+        items: CatalogueItems,
+        attributes: pa.ChunkedArray,
+        date: datetime.date,
+        run: str,
+        max_promotion: int | None = None,
+    ) -> Self:
+        """As the config says; `attributes` is the catalogue's column. Raises ConfigError."""
+        cold = slate.fallback
+        return cls(
+            blend=blend,
+            item_features=item_features,
+            sources=sources,
+            items=items,
+            date=date,
+            run=run,
+            size=slate.size,
+            policy=policy_class(slate.policy).read(slate.settings),
+            rules=Rules.of(slate.rules, items, attributes),
+            diversity=make_diversifier(slate.diversity.method, slate.diversity.settings),
+            depth=slate.diversity.depth or 2 * slate.size,
+            fallback=Fallback(cold.source, cold.below_events) if cold else None,
+            max_promotion=max_promotion,
+        )
+
+    def __call__(self, table: pa.Table, arm: str) -> pa.Table:
+        pool = self.apply_rules(self.found(table))
+        return self.rows(pool, self.chosen(pool, arm), arm)
+
+    def found(self, table: pa.Table) -> CandidatePool:
+        """All candidates of all users, by user."""
+        table, own = _sorted_by_user(table, self.blend.scores(table, self.item_features, self.max_promotion))
+        history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
+        source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
+        pool = CandidatePool(ScoredCandidates(user_ids, own, candidate, history, self.items), own, source)
+        if self.fallback is None:
+            return pool
+        cold = history.lengths < self.fallback.below_events
+        theirs = Ragged.from_arrow(table[f"score.{self.fallback.source}"])
+        return replace(pool, scored=replace(pool.scored, scores=reorder_by(theirs, own, cold)), cold=cold)
+
+    def apply_rules(self, found: CandidatePool) -> CandidatePool:
+        """What the policy is given."""
+        pool = found.where(self.rules.eligible(found.scored)) if self.rules.names else found
+        if self.diversity is None:
+            return pool
+        warm = np.ones(len(pool.scored), np.bool_) if pool.cold is None else ~pool.cold
+        scores = diversify(self.diversity, pool.scored, self.depth, warm)
+        return replace(pool, scored=replace(pool.scored, scores=scores))
+
+    def chosen(self, pool: CandidatePool, arm: str) -> SelectedSlates:
+        """The slates, pins included."""
+        return insert_pins(self.policy.order(pool.scored, self.drawn, self.seed(arm)), pool.scored, self.rules)
+
+    def greedy_slates(self, pool: CandidatePool) -> SelectedSlates:
+        """The slates that the policy explores around: best first."""
+        return insert_pins(Greedy().order(pool.scored, self.drawn, 0), pool.scored, self.rules)
+
+    def rows(self, pool: CandidatePool, chosen: SelectedSlates, arm: str) -> pa.Table:
+        """SLATE. A pin's score is 0: nothing was asked about it."""
+        rows = chosen.place.rows
+        user_row, count = pa.array(rows.astype(np.int32)), len(rows)
+        score, source = self._credits(pool, chosen.place)
+        columns = [
+            pa.repeat(pa.scalar(self.date, pa.date32()), count),
+            pa.repeat(pa.scalar(arm), count),
+            slate_ids(self.run, arm, pool.scored.user_ids).take(user_row),
+            pool.scored.user_ids.take(user_row),
+            pa.array((np.arange(count) - chosen.place.offsets[rows] + 1).astype(np.int16)),
+            self.items.ids.take(pa.array(chosen.code.values)),
+            pa.array(score),
+            source,
+            pa.array(chosen.propensity),
+        ]
+        return pa.table(columns, schema=SLATE)
+
+    def without_rule(self, rule: str) -> SlateAssembler:
+        """The same without one of its rules."""
+        return replace(self, rules=self.rules.without(rule))
+
+    @property
+    def drawn(self) -> int:
+        """How many ranks are the policy's."""
+        return self.size - len(self.rules.pins)
+
+    def seed(self, arm: str) -> int:
+        return derive_seed(self.run, arm)
+
+    def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Floats, pa.Array]:
+        """The score and the source of every row."""
+        names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
+        pinned, last = place.values < 0, len(self.sources)
+        score = np.zeros(len(pinned), np.float32)
+        number = np.full(len(pinned), last, np.int16)
+        score[~pinned] = pool.own.values[place.values[~pinned]]
+        number[~pinned] = pool.source.values[place.values[~pinned]]
+        if pool.cold is not None:
+            number[~pinned & pool.cold[place.rows]] = last + 1
+        return score, pa.array(names, pa.string()).take(pa.array(number))
+
+
+def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, ...]) -> None:
+    """Refuse what `SlateAssembler.of` or its work would refuse, for an arm with these sources and a catalogue with these
+    attributes. Raises ConfigError."""
+    policy_class(slate.policy).read(slate.settings)
+    make_diversifier(slate.diversity.method, slate.diversity.settings)
+    if slate.fallback and slate.fallback.source not in sources:
+        raise ConfigError(
+            f"there is no source {slate.fallback.source!r} in the arm's retrieval",
+            where="slate.fallback.source",
+            hint=f"use one of {', '.join(sources)}",
+        )
+    for name in slate.rules.ranges:
+        if name not in attributes:
+            known = f"; those known are {', '.join(attributes)}" if attributes else ""
+            raise ConfigError(
+                f"items have no attribute {name!r}",
+                where=f"slate.rules.ranges.{name}",
+                hint=f"name its column in data.items.attributes{known}",
+            )
+
+
+def slate_ids(run: str, arm: str, user_ids: pa.Array) -> pa.Array:
+    """A stable id for each user's slate: 128 bits of SipHash keyed by (run, arm), as 32 hex characters."""
+    users = np.asarray(user_ids.to_pylist(), dtype=object)
+    halves = [pd.util.hash_array(users, hash_key=digest([run, arm, half]), categorize=False) for half in (0, 1)]
+    text = np.stack(halves, axis=1).astype(">u8").tobytes().hex().encode()
+    offsets = np.arange(0, 32 * len(users) + 1, 32, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(users), pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+def _sorted_by_user(table: pa.Table, scores: Ragged) -> tuple[pa.Table, Ragged]:
+    order = pc.sort_indices(table["user_id"])
+    if np.array_equal(order.to_numpy(), np.arange(len(table))):
+        return table, scores
+    rows = Ragged.from_arrow(scores.to_arrow(pa.float32()).take(order))
+    return table.take(order).combine_chunks(), rows

@@ -1,0 +1,83 @@
+"""Calibrated recommendations (Steck 2018): a slate's categories in the proportions of the user's kept history.
+
+Greedy, as in the paper's section 3.3: next comes the candidate that makes (1 - lambda) * sum of relevance
+- lambda * KL(p || q~) the highest, p(c) the share of category c in the history, q(c) that in the slate so far with the
+candidate, q~ = 0.99 q + 0.01 p (equation 7). Events and candidates without a category count for no category; a user
+without history keeps the order of relevance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from rayrec.config.method_settings import read_settings, require
+from rayrec.data.ragged import Ragged
+from rayrec.slates.diversity import Diversifier, Doubles, GreedyOrder, TopCandidates, register
+from rayrec.slates.scored_candidates import Ints
+
+_SMOOTH = 0.01  # the paper's alpha
+
+
+@dataclass(frozen=True)
+class CalibratedSettings:
+    calibration: float = 0.5
+    """The paper's lambda, 0 to 1: 0 is relevance alone."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.calibration <= 1, "calibration must be between 0 and 1")
+
+
+@register
+class Calibrated(Diversifier):
+    """Categories in the proportions of the user's history."""
+
+    name = "calibrated"
+    settings_class = CalibratedSettings
+
+    def __init__(self, settings: CalibratedSettings) -> None:
+        self.settings = settings
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> Self:
+        return cls(read_settings(CalibratedSettings, settings, "slate.diversity.settings (calibrated)"))
+
+    def order(self, head: TopCandidates) -> Ints:
+        share, slot = _history(head)
+        weight, rows = self.settings.calibration, np.arange(len(slot))
+        greedy, count = GreedyOrder(head.mask), np.zeros(share.shape)
+        for rank in range(head.mask.shape[1]):
+            now, one_more = (_divergence(share, counts / (rank + 1)) for counts in (count, count + 1))
+            # The last slot has no share: candidates of categories the history does not know change no term.
+            change = np.take_along_axis(one_more - now, slot, axis=1)
+            # By steps from left to right: a padded slot is an exact zero, whoever shares the batch.
+            divergence = np.cumsum(now, axis=1)[:, -1:] + change
+            pick = greedy.choose(rank, (1 - weight) * head.relevance - weight * divergence)
+            count[rows, slot[rows, pick]] += 1
+        return greedy.order
+
+
+def _divergence(share: Doubles, given: Doubles) -> Doubles:
+    """The terms of KL(p || q~), [b, slots]; 0 where p is."""
+    smooth = (1 - _SMOOTH) * given + _SMOOTH * share
+    terms: Doubles = share * np.log(np.where(share > 0, share, 1) / np.where(share > 0, smooth, 1))
+    return terms
+
+
+def _history(head: TopCandidates) -> tuple[Doubles, Ints]:
+    """p of each category in the user's history, [b, slots], the last slot 0; and the slot of each candidate [b, n]."""
+    category = head.items.category[head.history.values].astype(np.int64)
+    known = category >= 0
+    key, count = np.unique(head.history.rows[known] << 32 | category[known], return_counts=True)
+    found = Ragged.from_lengths(key, np.bincount(key >> 32, minlength=len(head.history)))
+    place = np.arange(len(key)) - found.offsets[found.rows]
+    share = np.zeros((len(head.mask), int(found.lengths.max(initial=0)) + 1))
+    total = np.bincount(found.rows, count, minlength=len(found))
+    share[found.rows, place] = count / total[found.rows]
+    wanted = np.arange(len(head.mask))[:, None] << 32 | np.maximum(head.category, 0).astype(np.int64)
+    at = np.minimum(np.searchsorted(key, wanted), max(len(key) - 1, 0))
+    there = (key[at] == wanted) & (head.category >= 0) if len(key) else np.zeros(wanted.shape, np.bool_)
+    return share, np.where(there, place[at] if len(key) else 0, share.shape[1] - 1)

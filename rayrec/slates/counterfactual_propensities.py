@@ -1,0 +1,68 @@
+"""What another arm would have made of a logged slate: the numerator of off-policy weights.
+
+At each rank, P(the target shows this item here | the ranks above), with the target's own scores, rules, diversification
+and pins. At a rank where the target pins, the pinned item has probability 1 and any other 0; its policy is asked about
+the remaining ranks, in order, and what the logged slate shows at a pin's rank stays a candidate for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
+from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
+from rayrec.slates.pins import pins_at
+from rayrec.slates.scored_candidates import Floats, Ints, ScoredCandidates
+
+STORED_RANKS = 20  # of a slate, from the first: what lies below is hardly seen, and each row costs as much as a slate's
+
+
+def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Floats:
+    """Of any slates under this arm, aligned with `slates.values`: ragged int64 item codes, one row a user of `pool`
+    (the arm's own, arranged)."""
+    rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
+    drawn = np.minimum(pool.scored.scores.lengths, stage.drawn)
+    pinned, item = pins_at(rank, slates.rows, stage.rules.pin_ranks(drawn), stage.rules)
+    result: Floats = (item == slates.values).astype(np.float32)
+    asked = slates.filter(~pinned)
+    given = asked.like(_places(pool.scored, asked))
+    result[~pinned] = stage.policy.probability(pool.scored, given, stage.drawn, stage.seed(arm))
+    return result
+
+
+def counterfactual_rows(
+    logged: str,
+    target: str,
+    arms: tuple[str, ...],
+    run: str,
+    pool: CandidatePool,
+    slates: Ragged,
+    stage: SlateAssembler,
+) -> pa.Table:
+    """COUNTERFACTUAL_PROPENSITY: the first `RANKS` of the arm `logged`'s slates (item codes, one row a user of `pool`) under the arm
+    `target`, whose stage and arranged pool these are."""
+    rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
+    head = slates.filter(rank < STORED_RANKS)
+    names = pa.DictionaryArray.from_arrays(
+        np.full(len(head.values), arms.index(target), np.int8), pa.array(arms, pa.string())
+    )
+    columns = [
+        slate_ids(run, logged, pool.scored.user_ids).take(pa.array(head.rows)),
+        pa.array((rank[rank < STORED_RANKS] + 1).astype(np.int16)),
+        names,
+        pa.array(slate_probabilities(stage, target, pool, head)),
+    ]
+    return pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
+
+
+def _places(scored: ScoredCandidates, codes: Ragged) -> Ints:
+    """The flat position of each item among its user's candidates, [values]; −1 where it is none."""
+    keys = scored.scores.rows << 32 | scored.candidate.values
+    wanted = codes.rows << 32 | codes.values.astype(np.int64)
+    if not len(keys):
+        return np.full(len(wanted), -1, np.int64)
+    order = np.argsort(keys)
+    at = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)]
+    return np.where(keys[at] == wanted, at, -1)

@@ -1,0 +1,52 @@
+"""When a rule binds: the slates that would look different without it, and those that rules left too short.
+
+Counted with chance left out, on the slates that a policy explores around: a candidate that goes shifts every draw, so
+under chance any rule would seem to change any slate. Each rule is taken away alone, the others stay.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rayrec.data.ragged import Ragged
+from rayrec.slates.assembly import CandidatePool, SlateAssembler
+from rayrec.slates.scored_candidates import Bools
+from rayrec.slates.slate_rules import PINNED
+
+SHORT = "short"
+
+
+def rule_effects(stage: SlateAssembler, found: CandidatePool, arranged: CandidatePool) -> dict[str, int]:
+    """Slates by the rule that binds, and `short`: those below `slate.size` that had candidates enough before the rules.
+    Zeros included, so that a rule that never binds shows."""
+    if not stage.rules.names:
+        return {}
+    chosen = stage.greedy_slates(arranged).code
+    counts = {name: _changed(stage, name, found, chosen) for name in stage.rules.names}
+    could = np.minimum(found.scored.scores.lengths, stage.size)
+    return {**counts, SHORT: int((chosen.lengths < could).sum())}
+
+
+def _changed(stage: SlateAssembler, name: str, found: CandidatePool, chosen: Ragged) -> int:
+    """Only users whose pool the rule touches are arranged again."""
+    other = stage.without_rule(name)
+    differs = stage.rules.eligible(found.scored) != other.rules.eligible(found.scored)
+    users = np.bincount(found.scored.scores.rows[differs], minlength=len(found.scored)) > 0
+    if name == PINNED:
+        users[:] = True
+    without = other.greedy_slates(other.apply_rules(found.of(users))).code
+    return int(_different(chosen, users, without).sum())
+
+
+def _different(chosen: Ragged, users: Bools, without: Ragged) -> Bools:
+    """Which of these users' slates differ, [users.sum()]."""
+    width = int(max(chosen.lengths.max(initial=0), without.lengths.max(initial=0)))
+    padded = [_padded(slates, width) for slates in (chosen, without)]
+    differ: Bools = (padded[0][users] != padded[1]).any(axis=1)
+    return differ
+
+
+def _padded(slates: Ragged, width: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    result = np.full((len(slates), width), -1, np.int64)
+    result[slates.rows, np.arange(len(slates.values)) - slates.offsets[slates.rows]] = slates.values
+    return result

@@ -1,0 +1,90 @@
+"""Scored candidates on their way to a slate, and what is known of the items they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.data.ragged import Ragged
+from rayrec.errors import ConfigError
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CatalogueItems:
+    """The catalogue as slates need it, by code."""
+
+    ids: pa.Array  # strings, sorted
+    category: npt.NDArray[np.int32]  # [items], −1 where there is none
+    available: Bools  # [items]
+    factors: Floats | None = None  # [items, d] of `ials`; None where nothing asks for them
+
+    @classmethod
+    def of(cls, catalogue: pa.Table, factors: Floats | None = None) -> Self:
+        """From ITEM. A category is its whole text: `Drama|Comedy` is one, as in the report's counts."""
+        encoded = catalogue["category"].combine_chunks().dictionary_encode()
+        category = encoded.indices.fill_null(-1).to_numpy().astype(np.int32)
+        available = catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+        return cls(catalogue["item_id"].combine_chunks(), category, available, factors)
+
+    def codes(self, item_ids: tuple[str, ...]) -> Ints:
+        """The code of each id, [n], −1 where the catalogue does not have it."""
+        found = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.ids)
+        return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
+
+    @property
+    def vectors(self) -> Floats:
+        """The factors. Raises ConfigError if the model was fitted without them."""
+        if self.factors is None:
+            raise ConfigError(
+                "slates by factors need 'ials.factors', which the item model does not hold",
+                where="slate",
+                hint="fit the item model again with `ials`",
+            )
+        return self.factors
+
+
+@dataclass(frozen=True)
+class ScoredCandidates:
+    """What a policy chooses from: some users' candidates. Every ragged member has one row a user."""
+
+    user_ids: pa.Array  # strings [users]
+    scores: Ragged  # float32: the order, and how far apart
+    candidate: Ragged  # int32 codes, aligned with `scores`
+    history: Ragged  # int32 codes of the kept positive events, oldest first
+    items: CatalogueItems
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def of(self, users: Ints) -> ScoredCandidates:
+        """These users alone, in this order."""
+        scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
+        return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)
+
+    def where(self, kept: Bools) -> ScoredCandidates:
+        """The candidates [candidates] that are kept; users stay, perhaps without any."""
+        scores = self.scores.filter(kept)
+        return replace(self, scores=scores, candidate=scores.like(self.candidate.values[kept]))
+
+
+def reassign_scores(scores: Floats, mask: Bools, below: Floats) -> Floats:
+    """What a new order carries: scores [b, n], best first, the same but with ties parted, and all above `below` [b].
+
+    The k-th place gets the k-th highest score, so that a policy explores around the new order with the same spread.
+    Equal scores would fall back to the old order, so they are parted by the smallest step up. Padded cells stay.
+    """
+    result, floor = scores.copy(), below
+    for rank in reversed(range(scores.shape[1])):
+        raised = np.maximum(result[:, rank], np.nextafter(floor, np.float32(np.inf)))
+        result[:, rank] = np.where(mask[:, rank], raised, result[:, rank])
+        floor = np.where(mask[:, rank], raised, floor)
+    return result

@@ -1,0 +1,126 @@
+"""What every slate obeys, whatever the scores and the policy say: `slate.rules` against the day's catalogue.
+
+- `blocked` items and those outside a range of `ranges` are no candidates. A range reads the item's attribute as a
+  number; text that is none counts as missing.
+- `max_per_category: n` is a cap on the pool: of each category only the user's best n candidates stay, so that any slate
+  drawn from it obeys, whatever the policy. Items without a category are not capped.
+- `pinned` items stand at their rank in everybody's slate, with propensity 1: the policy fills the ranks between from
+  the other candidates. A pin is left out only where the catalogue says that the item is not to be had, or does not know
+  it; that the user has it already is no reason. In a slate too short for it a pin moves up to the end. Pins are the
+  operator's word: neither ranges nor caps hold for them, and caps do not count them.
+
+All of this is decided before chance has its say, so the policy's propensities stay exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec import config
+from rayrec.numerics.top_k import best
+from rayrec.slates.scored_candidates import Bools, CatalogueItems, Ints, ScoredCandidates
+
+CAP, PINNED = "max_per_category", "pinned"
+
+
+@dataclass(frozen=True)
+class Pin:
+    code: int
+    rank: int  # from 0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Without any, everything passes. `passes`: by the name of a rule, which items [items] it lets through."""
+
+    passes: Mapping[str, Bools] = field(default_factory=dict)
+    per_category: int | None = None
+    pins: tuple[Pin, ...] = ()  # by rank
+
+    @classmethod
+    def of(cls, rules: config.Rules, items: CatalogueItems, attributes: pa.ChunkedArray) -> Self:
+        """`attributes`: the catalogue's column, map<string, string> [items]."""
+        passes: dict[str, Bools] = {}
+        if rules.blocked:
+            blocked = items.codes(rules.blocked)
+            passes["blocked"] = ~np.isin(np.arange(len(items.ids)), blocked)
+        for name, allowed in rules.ranges.items():
+            passes[f"ranges.{name}"] = _within(_numbers(attributes, name), allowed)
+        codes = items.codes(tuple(pin.item_id for pin in rules.pinned))
+        pins = [Pin(int(code), pin.rank - 1) for code, pin in zip(codes, rules.pinned, strict=True) if code >= 0]
+        usable = sorted((pin for pin in pins if items.available[pin.code]), key=lambda pin: pin.rank)
+        return cls(passes, rules.max_per_category, tuple(usable))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The rules that may bind."""
+        cap = (CAP,) if self.per_category else ()
+        return (*self.passes, *cap, *((PINNED,) if self.pins else ()))
+
+    def without(self, name: str) -> Rules:
+        passes = {key: items for key, items in self.passes.items() if key != name}
+        cap = None if name == CAP else self.per_category
+        return replace(self, passes=passes, per_category=cap, pins=() if name == PINNED else self.pins)
+
+    def eligible(self, scored: ScoredCandidates) -> Bools:
+        """Which candidates [candidates] stay in the pool."""
+        items = np.ones(len(scored.items.ids), np.bool_)
+        for passing in self.passes.values():
+            items &= passing
+        items[[pin.code for pin in self.pins]] = False
+        eligible: Bools = items[scored.candidate.values]
+        if self.per_category:
+            eligible[eligible] = _best_of_each(scored.where(eligible), self.per_category)
+        return eligible
+
+    def pin_ranks(self, drawn: Ints) -> Ints:
+        """Where the pins stand, from 0, [users, pins], in slates of `drawn` [users] items beside them."""
+        wanted = np.array([pin.rank for pin in self.pins], np.int64)
+        return np.minimum(wanted, drawn[:, None] + np.arange(len(wanted)))
+
+
+def unresolved_ids(rules: config.Rules, items: CatalogueItems) -> dict[str, int]:
+    """How many ids of the rules the catalogue does not know or cannot deliver, by what is wrong; zeros left out."""
+    blocked, pinned = items.codes(rules.blocked), items.codes(tuple(pin.item_id for pin in rules.pinned))
+    counts = {
+        "blocked, unknown item": int((blocked < 0).sum()),
+        "pinned, unknown item": int((pinned < 0).sum()),
+        "pinned, unavailable item": int((~items.available[pinned[pinned >= 0]]).sum()),
+    }
+    return {what: count for what, count in counts.items() if count}
+
+
+def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:
+    """The best `most` candidates of each user and category; all of those without a category."""
+    places = best(scored.scores, int(scored.scores.lengths.max(initial=0))).values
+    category = scored.items.category[scored.candidate.values[places]].astype(np.int64)
+    group = scored.scores.rows[places] << 32 | (category & 0xFFFFFFFF)
+    order = np.argsort(group, kind="stable")  # within a group the best stay first
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    eligible = np.empty(len(places), np.bool_)
+    eligible[places[order]] = (place < most) | (category[order] < 0)
+    return eligible
+
+
+def _numbers(attributes: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+    """An attribute of every item [items] as a number, NaN where it is none."""
+    texts = pc.map_lookup(attributes, pa.scalar(name, pa.string()), "first").to_pandas()
+    values: npt.NDArray[np.float64] = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _within(values: npt.NDArray[np.float64], allowed: config.Range) -> Bools:
+    low = -math.inf if allowed.min is None else allowed.min
+    high = math.inf if allowed.max is None else allowed.max
+    inside: npt.NDArray[Any] = (values >= low) & (values <= high)
+    return np.where(np.isnan(values), allowed.missing == "keep", inside)

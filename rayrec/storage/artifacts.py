@@ -1,0 +1,121 @@
+"""What a fit leaves behind: named arrays and their meta data under `models/<kind>/<fingerprint>/`.
+
+Written whole or not at all: the arrays first, under a name of this attempt, then `meta.json` by a conditional create.
+An artefact exists when its meta.json does. Arrays are safetensors: loading one runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+FOLDER = "models"
+
+_DO = "delete the artefact's folder; the next run fits again"
+_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+
+
+@dataclass(frozen=True)
+class Artifact:
+    kind: str
+    fingerprint: str
+    arrays: dict[str, npt.NDArray[Any]]
+    meta: dict[str, Any]
+
+
+def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
+    return storage.exists(_meta_path(kind, fingerprint))
+
+
+def save(
+    storage: Storage, kind: str, fingerprint: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+) -> bool:
+    """False, leaving nothing behind, if another run saved the same artefact first. `meta` is plain JSON content."""
+    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    name = f"arrays-{uuid.uuid4().hex}.safetensors"
+    path = f"{FOLDER}/{kind}/{fingerprint}/{name}"
+    storage.write(path, data)
+    record = {"arrays": name, "sha256": hashlib.sha256(data).hexdigest(), "meta": dict(meta)}
+    text = json.dumps(record, indent=1, sort_keys=True).encode()
+    meta_path = _meta_path(kind, fingerprint)
+    # A store may retry its own successful create and answer False; then the record that lies there is ours.
+    won = storage.create(meta_path, text) or storage.read(meta_path) == text
+    if not won:
+        storage.delete(path)
+    return won
+
+
+def load(storage: Storage, kind: str, fingerprint: str) -> Artifact:
+    """Raises MissingFileError where there is none, DataError where its files do not fit together."""
+    record = _record(storage, kind, fingerprint)
+    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
+    data = storage.read(path)
+    if hashlib.sha256(data).hexdigest() != record["sha256"]:
+        raise DataError("the artefact's arrays are not the ones that were saved", where=storage.url(path), hint=_DO)
+    try:
+        return Artifact(kind, fingerprint, safetensors.numpy.load(data), record["meta"])
+    except SafetensorError as error:
+        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), hint=_DO) from None
+
+
+def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str, ...]) -> Artifact:
+    """With those arrays alone whose names begin so: nothing else is read, and so the file's digest is not checked.
+
+    Raises as `load` does.
+    """
+    record = _record(storage, kind, fingerprint)
+    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
+    try:
+        arrays = safetensors.numpy.load(_part_of_file(storage, path, prefixes))
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), hint=_DO) from None
+    return Artifact(kind, fingerprint, arrays, record["meta"])
+
+
+def load_meta(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
+    """No arrays. Raises as `load` does."""
+    meta: dict[str, Any] = _record(storage, kind, fingerprint)["meta"]
+    return meta
+
+
+def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
+    """What meta.json holds."""
+    path = _meta_path(kind, fingerprint)
+    try:
+        record = json.loads(storage.read(path))
+        return {name: record[name] for name in ("arrays", "sha256", "meta")}
+    except (ValueError, KeyError, TypeError):
+        raise DataError("the artefact's meta.json cannot be read", where=storage.url(path), hint=_DO) from None
+
+
+def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> bytes:
+    """A safetensors file of some of the arrays of another: the length of a header, the header, the arrays' bytes."""
+    length = int.from_bytes(storage.read_range(path, 0, 8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("no header")
+    header = json.loads(storage.read_range(path, 8, length))
+    kept, parts, end = {}, [], 0
+    for name, array in header.items():
+        if name.startswith(prefixes):
+            start, stop = array["data_offsets"]
+            parts.append(storage.read_range(path, 8 + length + start, stop - start) if stop > start else b"")
+            kept[name] = {**array, "data_offsets": [end, end + stop - start]}
+            end += stop - start
+    text = json.dumps(kept).encode()
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+
+
+def _meta_path(kind: str, fingerprint: str) -> str:
+    return f"{FOLDER}/{kind}/{fingerprint}/meta.json"

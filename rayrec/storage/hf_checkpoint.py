@@ -1,0 +1,80 @@
+"""A local Hugging Face checkpoint: its digest; and to be tuned, its decoder, plain or with LoRA, and tokenizer.
+
+Safetensors only, nothing is downloaded, and no code of the checkpoint runs. `where` names the setting that holds the
+folder, for errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from rayrec.errors import ConfigError
+
+# Configuration, chat template, weights; a tokenizer is JSON, lists of words and merges, or a SentencePiece model.
+_SHAPING = (".json", ".jinja", ".safetensors", ".txt", ".model")
+
+
+def checkpoint_digest(*folders: Path) -> str:
+    """16 hex digits over all files that shape what a checkpoint says; the same content, the same digest.
+
+    `folders`: the checkpoint, and an adapter on top if there is one.
+    """
+    total = hashlib.sha256()
+    for place, folder in enumerate(folders):
+        for file in sorted(folder.iterdir()):
+            if file.suffix in _SHAPING:
+                total.update(f"{place}/{file.name}\0".encode())
+                with open(file, "rb") as content:
+                    total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def base_model_id(folder: str, where: str) -> str:
+    """The folder's name and its `checkpoint_digest`, for fingerprints. Raises ConfigError."""
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            "the base model is not there",
+            where=f"{where}: {folder}",
+            hint="give 'scratch' or the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
+        )
+    return f"{path.name}@{checkpoint_digest(path)}"
+
+
+def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
+    """The causal LM, `more` for `from_pretrained`. Raises ConfigError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the base model cannot be loaded: {error}", where=f"{where}: {folder}") from None
+
+
+def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
+    """As `load_causal_lm`, with fresh LoRA (alpha 2 x rank) on all linear layers but the head."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(load_causal_lm(folder, where, **more), config)
+
+
+def load_tokenizer(folder: str, where: str) -> Any:
+    """Raises ConfigError if there is none with a tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the base model has no usable tokenizer: {error}",
+            where=f"{where}: {folder}",
+            hint="give the folder of a Hugging Face checkpoint with tokenizer.json",
+        ) from None
+    if not tokenizer.is_fast:
+        raise ConfigError("the base model's tokenizer has no tokenizer.json", where=f"{where}: {folder}")
+    return tokenizer

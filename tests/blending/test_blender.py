@@ -1,0 +1,156 @@
+"""The blend: what it learns, what it does without, and what it must not depend on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scored_candidates import NAMES, PERSONAL, candidates, item_features, window, with_llm
+
+from rayrec.blending import blender, user_traits
+from rayrec.blending.blender import Blender, TrainingWindow
+from rayrec.blending.conditional_logit import fit_conditional_logit
+from rayrec.data.ragged import Ragged
+
+
+def test_newton_finds_the_minimum_that_scipy_finds() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(600, 4)).astype(np.float32) * [1, 5, 0.1, 1]
+    offsets = np.arange(0, 601, 12)
+    consumed = (random.random(600) < 0.1).astype(np.float32)
+    consumed[::12] = 0.5
+    z = (features - features.mean(0)) / features.std(0)
+
+    def loss(w: np.ndarray) -> float:
+        score = (z @ w).reshape(-1, 12)
+        mass = consumed.reshape(-1, 12)
+        normal = np.log(np.exp(score).sum(1))
+        return float((mass * (normal[:, None] - score)).sum() / mass.sum() + 0.01 * w @ w)
+
+    expected = minimize(loss, np.zeros(4), tol=1e-12).x / features.std(0)
+    found = fit_conditional_logit(features.astype(np.float32), offsets, consumed, 0.01)
+    assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_constant_and_repeated_features_do_no_harm() -> None:
+    random = np.random.default_rng(0)
+    one = random.normal(size=(200, 1))
+    features = np.hstack([one, one, np.ones((200, 1))]).astype(np.float32)
+    weights = fit_conditional_logit(
+        features, np.arange(0, 201, 10), (random.random(200) < 0.2).astype(np.float32), 1e-3
+    )
+    assert np.isfinite(weights).all()
+    assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+
+
+def top_hits(scores: Ragged, taught: TrainingWindow) -> float:
+    first = [int(scores.offsets[row] + np.argmax(scores[row])) for row in range(len(scores))]
+    return float(taught.consumed.values[first].mean())
+
+
+def test_a_learned_blend_beats_the_default_and_every_source_alone() -> None:
+    learned = blender.fit([window(seed=1), window(seed=2)], PERSONAL)
+    judged = window(seed=3)
+    hits = top_hits(learned.scores(judged.table, judged.item_features), judged)
+    assert hits > top_hits(Blender.default(PERSONAL, NAMES).scores(judged.table, judged.item_features), judged)
+    for name in PERSONAL:
+        assert hits > top_hits(Ragged.from_arrow(judged.table[f"score.{name}"]), judged)
+    assert learned.without_llm.by_name["log ease"] > 3 * abs(learned.without_llm.by_name["log user_knn"])
+    assert learned.with_llm is None
+
+
+def test_the_llm_counts_as_much_as_it_helps() -> None:
+    useful, useless = (
+        blender.fit([window(seed=1, llm=weight), window(seed=2, llm=weight)], PERSONAL) for weight in (1, 0)
+    )
+    assert useful.with_llm is not None
+    assert useless.with_llm is not None
+    assert useful.with_llm.by_name["llm"] > 0.6
+    assert abs(useless.with_llm.by_name["llm"]) < 0.1
+
+
+def test_scores_are_the_sum_of_the_named_features() -> None:
+    learned = blender.fit([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
+    assert learned.with_llm is not None
+    judged = window(seed=3, llm=1.0)
+    user = user_traits.user_features(judged.table, judged.item_features.column("log_age"), judged.item_features.cutoff)
+    for weights, llm in ((learned.without_llm, False), (learned.with_llm, True)):
+        centred = user - np.array(weights.feature_means, np.float32)
+        named = blender.features(judged, PERSONAL, centred, llm)
+        expected = sum(np.float64(weights.by_name[name]) * column for name, column in named.items())
+        table = judged.table if llm else judged.table.drop_columns(["score.llm", "error"])
+        assert np.allclose(learned.scores(table, judged.item_features).values, expected, atol=1e-4)
+        assert set(weights.by_name) == set(named)
+
+
+def test_a_failed_prompt_leaves_its_user_to_the_plain_blend_and_nobody_else() -> None:
+    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    table = with_llm(candidates())
+    whole = learned.scores(table, item_features())
+    llm = Ragged.from_arrow(table["score.llm"])
+    failed = llm.like(np.where(llm.rows == 7, np.nan, llm.values).astype(np.float32))
+    column = table.schema.get_field_index("score.llm")
+    broken = table.set_column(column, table.schema.field("score.llm"), failed.to_arrow(pa.float32()))
+    found, plain = learned.scores(broken, item_features()), learned.scores(candidates(), item_features())
+    assert np.array_equal(found[7], plain[7])
+    assert np.array_equal(
+        np.delete(found.values, np.flatnonzero(llm.rows == 7)), np.delete(whole.values, np.flatnonzero(llm.rows == 7))
+    )
+
+
+def test_a_candidate_without_llm_score_gets_the_users_lowest() -> None:
+    impute_missing, known = blender.impute_missing(
+        Ragged.from_lengths(np.array([-1, np.nan, -3, np.nan, -np.inf], np.float32), [3, 2, 0])
+    )
+    assert impute_missing.tolist() == [-1, -3, -3, 0, 0]
+    assert known.tolist() == [True, False, False]
+
+
+def test_a_score_never_depends_on_who_shares_the_table() -> None:
+    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    table = with_llm(candidates(60))
+    whole = learned.scores(table, item_features())
+    for start, length in ((0, 1), (5, 1), (20, 13)):
+        part = learned.scores(table.slice(start, length), item_features())
+        assert np.array_equal(part.values, whole.values[whole.offsets[start] : whole.offsets[start + length]])
+
+
+def test_a_blend_survives_json() -> None:
+    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    back = Blender.from_dict(json.loads(json.dumps(learned.to_dict())))
+    table = with_llm(candidates())
+    assert np.array_equal(back.scores(table, item_features()).values, learned.scores(table, item_features()).values)
+
+
+def test_with_nothing_to_learn_from_the_default_stands() -> None:
+    assert blender.fit([], PERSONAL) == Blender.default(PERSONAL)
+    few = window(users=10)
+    assert blender.fit([few], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    untaught = TrainingWindow(
+        few.table, few.consumed.like(np.zeros(len(few.consumed.values), np.bool_)), few.item_features
+    )
+    assert blender.fit([untaught], PERSONAL) == Blender.default(PERSONAL, NAMES)
+
+
+def test_learning_again_gives_the_same_weights() -> None:
+    assert blender.fit([window(seed=1)], PERSONAL) == blender.fit([window(seed=1)], PERSONAL)
+
+
+def _no_dust(score: float) -> float:
+    """A row of scores below 1e-12 counts as a row of zeros: there the scale does matter."""
+    return score if abs(score) > 1e-9 else 0.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32).map(_no_dust), max_size=6), min_size=1, max_size=5))
+def test_relative_scores_ignore_the_scale_of_a_row(rows: list[list[float]]) -> None:
+    ragged = Ragged.from_lengths(np.array([x for row in rows for x in row], np.float32), [len(row) for row in rows])
+    scores = blender.rms_normalised(ragged)
+    assert np.isfinite(scores).all()
+    doubled = blender.rms_normalised(ragged.like(ragged.values * np.float32(2)))
+    assert np.allclose(scores, doubled, atol=1e-5)

@@ -1,0 +1,123 @@
+"""A key that stands twice, and what is no tree, is refused with its lines in every YAML that users write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rayrec.config import load, yaml_loader
+from rayrec.errors import ConfigError
+from rayrec.instructions.templates import load_templates
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.name)
+def test_what_is_written_once_is_read_as_ever(path: Path) -> None:
+    text = path.read_text(encoding="utf8")
+    assert yaml_loader.load(text, "here") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "again"),
+    [
+        ("slate: {size: 20}\nname: shop\nslate: {policy: epsilon}", "slate", 1, 3),
+        ("a:\n  b: 1\n  'b': 2", "b", 2, 3),
+        ("- {id: x}\n- {id: x, id: y}", "id", 2, 2),
+        ("1: a\n1: b", "1", 1, 2),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2", "y", 4, 5),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, key: str, first: int, again: int) -> None:
+    with pytest.raises(ConfigError, match=f"key '{key}' .* in line {first} and in line {again}") as caught:
+        yaml_loader.load(text, "shop.yaml")
+    assert caught.value.where == f"shop.yaml, line {again}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: {x: 1}\nb: {x: 1}",
+        "base: &base {x: 1}\nown: {<<: *base, x: 2}",
+        "deep: {own: &own {<<: &base {x: 1}, x: 2}}\ntop: {<<: *own, x: 3}",
+        "=: 1\non: 2",
+    ],
+)
+def test_the_same_key_elsewhere_or_over_a_merged_one_is_no_repetition(text: str) -> None:
+    assert yaml_loader.load(text, "here") == yaml.safe_load(text)
+
+
+def test_what_is_no_plain_data_stays_refused() -> None:
+    with pytest.raises(yaml.YAMLError):
+        yaml_loader.load("!!python/object/apply:os.system ['true']", "here")
+
+
+def test_a_config_that_says_something_twice_is_refused_in_its_file_and_in_overrides(tmp_path: Path) -> None:
+    demo = (CONF / "demo.yaml").read_text(encoding="utf8")
+    path = tmp_path / "shop.yaml"
+    path.write_text(f"{demo}\nslate: {{policy: epsilon}}\n", encoding="utf8")
+    line = demo.count("\n") + 2
+    with pytest.raises(ConfigError, match="'slate' stands twice") as caught:
+        load(path)
+    assert caught.value.where == f"{path}, line {line}"
+    with pytest.raises(ConfigError, match="'a' stands twice") as caught:
+        load(CONF / "demo.yaml", ["arms.variants={a: {}, a: {share: 2}}"])
+    assert caught.value.where == "--set arms.variants, line 1"
+
+
+def test_a_template_that_says_something_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("- id: one\n  text: likes {preference}\n  text: wants {intention}\n", encoding="utf8")
+    with pytest.raises(ConfigError, match="'text' stands twice") as caught:
+        load_templates(str(path))
+    assert caught.value.where == f"{path}, line 3"
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "&a {b: {c: [1, *a]}}", "x: &a\n  <<: *a", "&a {*a : 1}"])
+def test_what_refers_to_itself_is_refused_with_its_line(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"\*a stands within what it refers to") as caught:
+        yaml_loader.load(f"one: 1\nother: {text}" if "\n" not in text else text, "shop.yaml")
+    assert caught.value.where == "shop.yaml, line 2"
+
+
+def test_what_is_said_before_can_be_referred_to() -> None:
+    assert yaml_loader.load("a: &a {b: &b [1]}\nc: [*a, *b, *a]", "here") == {
+        "a": {"b": [1]},
+        "c": [{"b": [1]}, [1], {"b": [1]}],
+    }
+
+
+@pytest.mark.parametrize("opening", ["[", "{x: ", "- ", "? "])
+@pytest.mark.parametrize("levels", [51, 300, 1500, 20_000])
+def test_too_many_levels_are_refused(opening: str, levels: int) -> None:
+    with pytest.raises(ConfigError, match="more than 50 levels"):
+        yaml_loader.load(opening * levels, "shop.yaml")
+
+
+def test_fifty_levels_are_read() -> None:
+    text = "[" * 50 + "]" * 50
+    assert yaml_loader.load(text, "here") == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "1" * 5000])
+def test_a_date_or_number_that_there_is_not_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="not a value: "):
+        yaml_loader.load(f"name: {value}", "shop.yaml")
+    assert yaml_loader.load(f"name: '{value}'", "shop.yaml") == {"name": value}
+
+
+@pytest.mark.parametrize("value", ["[" * 3000, "{a: " * 3000, "&a [*a]", "&a {b: *a}", "2026-13-45"])
+@pytest.mark.parametrize("key", ["name", "denoise.settings", "arms.variants.llm.denoise"])
+def test_no_override_ends_in_a_traceback(key: str, value: str) -> None:
+    with pytest.raises(ConfigError):
+        load(CONF / "demo.yaml", [f"{key}={value}"])
+
+
+def test_a_config_of_too_many_levels_is_refused_in_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    path.write_text("name: shop\ndata: " + "[" * 2000, encoding="utf8")
+    with pytest.raises(ConfigError, match="more than 50 levels") as caught:
+        load(path)
+    assert caught.value.where == f"{path}, line 2"

@@ -1,0 +1,167 @@
+"""The shuffle through storage: every row reaches its shard once, in order, and half a file is no file."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import Data
+from rayrec.data import split_ingest
+from rayrec.data.exchange import read_item_counts, read_shard, read_statistics
+from rayrec.data.histories import group
+from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.interaction_contract import InteractionContract
+from rayrec.errors import DataError, RayrecError
+from rayrec.numerics.hashing import shard_of
+from rayrec.storage import Storage
+
+DAY = date(2011, 8, 31)
+
+
+def write_day(folder: Path, rows: int = 3_000, seed: int = 0) -> None:
+    draw = np.random.default_rng(seed)
+    moments = np.datetime64("2011-08-30", "us") + draw.integers(0, 10**9, rows).astype("timedelta64[us]")
+    table = pa.table(
+        {
+            "user_id": [f"user {n}" for n in draw.integers(0, 200, rows)],
+            "item_id": [f"item {n}" if n else "" for n in draw.integers(0, 50, rows)],
+            "ts": pa.array(moments),
+            "title": [f"title {n}" for n in draw.integers(0, 3, rows)],
+        }
+    )
+    (folder / "data").mkdir(exist_ok=True)
+    pq.write_table(table, folder / "data" / "events.parquet", row_group_size=500)
+
+
+def settings(folder: Path, **data: Any) -> Data:
+    content = {"root": str(folder / "data"), "interactions": {"path": "events.parquet"}}
+    return Data.model_validate(content | {"items": {"from_interactions": True}, "shards": 4} | data)
+
+
+def ingested(folder: Path, data: Data, out: str = "out") -> tuple[Storage, list[str]]:
+    outputs, paths = Storage(str(folder / out)), []
+    for split in make_splits(Storage(data.root), input_files(data, DAY), data.split_bytes):
+        paths.append(f"x/{split.index}")
+        split_ingest.ingest_split(
+            Storage(data.root),
+            outputs,
+            split,
+            InteractionContract(data, DAY),
+            shuffle_path=paths[-1],
+            quarantine=f"q/{split.index}.parquet",
+        )
+    return outputs, paths
+
+
+def all_histories(outputs: Storage, paths: list[str], data: Data) -> list[dict[str, Any]]:
+    ids = pa.array(sorted({i for p in paths for i in read_item_counts(outputs, p)["item_id"].to_pylist()}))
+    shards = [group(read_shard(outputs, paths, k), ids, data, ["events.parquet"]) for k in range(data.shards)]
+    return sorted((row for shard in shards for row in shard.histories.to_pylist()), key=lambda row: row["user_id"])
+
+
+def test_every_row_reaches_the_shard_of_its_user_in_order(tmp_path: Path) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path, split_bytes=8 << 10)
+    outputs, paths = ingested(tmp_path, data)
+    assert len(paths) > 1
+    seen = 0
+    for shard in range(4):
+        rows = []
+        for table in read_shard(outputs, paths, shard):
+            users = table["user_id"].combine_chunks().cast(pa.string())
+            assert set(shard_of(users, 4)) == {shard}
+            assert len(table["user_id"].combine_chunks().dictionary) == len(set(users.to_pylist()))
+            rows += table["source_row"].to_pylist()
+        assert rows == sorted(rows)
+        seen += len(rows)
+    assert seen == 3_000
+
+
+@pytest.mark.parametrize("other", [{"shards": 1}, {"shards": 7}, {"split_bytes": 8 << 10}, {"split_bytes": 1 << 30}])
+def test_histories_do_not_depend_on_shards_or_splits(other: dict[str, int], tmp_path: Path) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path)
+    changed = data.model_copy(update=other)
+    expected = all_histories(*ingested(tmp_path, data), data)
+    assert str(all_histories(*ingested(tmp_path, changed, "other"), changed)) == str(expected)  # NaN equals NaN
+
+
+def test_long_splits_go_out_in_rounds_and_give_the_same_histories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path)
+    expected = all_histories(*ingested(tmp_path, data), data)
+    monkeypatch.setattr(split_ingest, "_ROUND_ROWS", 700)
+    monkeypatch.setattr("rayrec.data.parquet_reader._BATCH_ROWS", 100)
+    assert str(all_histories(*ingested(tmp_path, data, "rounds"), data)) == str(expected)
+
+
+def test_doing_a_split_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path)
+    first, paths = ingested(tmp_path, data)
+    again, _ = ingested(tmp_path, data, "again")
+    assert all(first.read(path) == again.read(path) for path in paths)
+    assert [file.path for file in first.list("q")] == [file.path for file in again.list("q")] == ["q/0.parquet"]
+
+
+def test_statistics_add_up_and_are_kept_in_the_file(tmp_path: Path) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path)
+    outputs, paths = ingested(tmp_path, data)
+    statistics = read_statistics(outputs, paths[0])
+    assert statistics["rows"] == 3_000 == statistics["accepted"] + statistics["quarantined"]["no_item"]
+    assert statistics["files"]["events.parquet"]["rows"] == 3_000
+    with outputs.open(statistics["quarantine"]) as file:
+        assert pq.read_table(file).num_rows == statistics["quarantined"]["no_item"]
+
+
+def test_a_split_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_day(tmp_path)
+    data = settings(tmp_path)
+    monkeypatch.setattr("rayrec.data.parquet_reader._BATCH_ROWS", 500)
+    calls = []
+    check = InteractionContract.check
+
+    def failing(self: InteractionContract, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            raise RayrecError("the disk is gone")
+        return check(self, *args)
+
+    monkeypatch.setattr(InteractionContract, "check", failing)
+    with pytest.raises(RayrecError, match="the disk is gone"):
+        ingested(tmp_path, data)
+    assert Storage(str(tmp_path / "out")).list() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"RRX1", b"x" * 100, b"\xff" * 8 + b"RRX1"])
+def test_what_is_no_exchange_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("x/0", content)
+    with pytest.raises(DataError, match="no exchange file"):
+        read_statistics(storage, "x/0")
+
+
+def test_a_day_in_any_store_gives_the_same_histories(storage_root: str, tmp_path: Path) -> None:
+    write_day(tmp_path)
+    local = settings(tmp_path, split_bytes=8 << 10)
+    expected = all_histories(*ingested(tmp_path, local), local)
+    root = f"{storage_root}/data"
+    Storage(root).write("events.parquet", (tmp_path / "data" / "events.parquet").read_bytes())
+    data, outputs, paths = local.model_copy(update={"root": root}), Storage(f"{storage_root}/out"), []
+    for split in make_splits(Storage(root), input_files(data, DAY), data.split_bytes):
+        paths.append(f"x/{split.index}")
+        contract = InteractionContract(data, DAY)
+        split_ingest.ingest_split(
+            Storage(root), outputs, split, contract, shuffle_path=paths[-1], quarantine=f"{paths[-1]}.q"
+        )
+    assert len(paths) > 1
+    assert str(all_histories(outputs, paths, data)) == str(expected)

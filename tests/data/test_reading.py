@@ -1,0 +1,113 @@
+"""The same rows come out of every format, with the numbers they have in the file."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import FileSource
+from rayrec.data import raw_rows as contract_rows
+from rayrec.data.file_reader import read_fragment
+from rayrec.data.input_files import FileFragment, InputFile
+from rayrec.data.raw_rows import Malformed, RawBatch
+from rayrec.errors import DataError
+from rayrec.storage import Storage
+
+ROWS = [("ann", "a cup, big"), ("bob", 'the "best" tea'), ("cät", "two\nlines"), ("dan", "")]
+
+
+def read(folder: Path, name: str, content: bytes, columns: tuple[str, ...] = ("u", "i"), **source: object) -> RawBatch:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+    kind = next(kind for kind in ("csv", "jsonl", "parquet") if f".{kind}" in name)
+    piece = FileFragment(InputFile(0, name, len(content), "v", kind))
+    settings = FileSource.model_validate({"path": name, **source})
+    batches = list(read_fragment(Storage(str(folder)), piece, settings, columns, columns))
+    table = pa.concat_tables([batch.table.select(columns) for batch in batches], promote_options="permissive")
+    malformed = tuple(row for batch in batches for row in batch.malformed)
+    return RawBatch(table, np.concatenate([batch.row for batch in batches]), malformed)
+
+
+def quoted(rows: list[tuple[str, str]]) -> str:
+    return "u,i\n" + "".join('{},"{}"\n'.format(u, i.replace('"', '""')) for u, i in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("a.csv", bytes), ("a.csv.gz", gzip.compress), ("a.csv.bz2", bz2.compress)], ids=str
+)
+@pytest.mark.parametrize("encoding", ["utf8", "latin-1", "utf-16", "utf-8-sig"])
+def test_csv_in_any_encoding_and_compression_gives_the_same_rows(
+    name: str, pack: type[bytes], encoding: str, tmp_path: Path
+) -> None:
+    batch = read(tmp_path, name, pack(quoted(ROWS).encode(encoding)), encoding=encoding)
+    assert list(zip(*(column.to_pylist() for column in batch.table.columns), strict=True)) == ROWS
+    assert batch.row.tolist() == [1, 2, 3, 4]
+
+
+def test_json_lines_and_parquet_give_the_same_rows_as_csv(tmp_path: Path) -> None:
+    import json
+
+    lines = "\n".join(json.dumps({"u": u, "i": i, "more": [1, {}]}) for u, i in ROWS).encode()
+    table = pa.table({"u": [u for u, _ in ROWS], "i": [i for _, i in ROWS]})
+    pq.write_table(table, tmp_path / "x")
+    csv = read(tmp_path, "a.csv", quoted(ROWS).encode()).table.to_pylist()
+    assert read(tmp_path, "a.jsonl", lines).table.to_pylist() == csv
+    assert read(tmp_path, "a.parquet", (tmp_path / "x").read_bytes()).table.to_pylist() == csv
+
+
+def test_numbers_in_json_keep_their_digits(tmp_path: Path) -> None:
+    batch = read(tmp_path, "a.jsonl", b'{"u": 12345678901234567890123, "i": 1.10}\n{"u": true, "i": null}')
+    assert batch.table.to_pylist() == [{"u": "12345678901234567890123", "i": "1.10"}, {"u": "true", "i": None}]
+
+
+def test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path: Path) -> None:
+    rows = [f"{n},{n}" if n % 7 else f"{n}" for n in range(1, 1001)]
+    batch = read(tmp_path, "a.csv", ("u,i\n" + "\n".join(rows)).encode())
+    assert batch.table["u"].to_pylist() == [str(row) for row in batch.row]
+    assert [row.row for row in batch.malformed] == list(range(7, 1001, 7))
+    assert all(row.raw == str(row.row) for row in batch.malformed)
+
+
+def test_row_numbers_hold_over_the_blocks_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.data.csv_reader.MAX_ROW_BYTES", 256)
+    test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path)
+    rows = "".join(f'{n},"{n}\n{n}"\n' if n % 3 else "x\n" for n in range(1, 500))
+    batch = read(tmp_path, "b.csv", ("u,i\n" + rows).encode())
+    assert batch.table["u"].to_pylist() == [str(row) for row in batch.row]
+    assert len(batch.row) + len(batch.malformed) == 499
+
+
+def test_an_unclosed_quote_does_not_swallow_rows_in_silence(tmp_path: Path) -> None:
+    content = "u,i,x\na,1,1\n" + 'b,"2,2\n' + "c,3,3\n" * 5
+    batch = read(tmp_path, "a.csv", content.encode())
+    assert batch.table["u"].to_pylist() == ["a"]
+    assert [row.row for row in batch.malformed] == [2]
+
+
+def test_a_delimiter_of_several_characters_splits_lines(tmp_path: Path) -> None:
+    content = "1::a:b::x\r\n\n2::é::y\n3::only\n4::d::e::f".encode()
+    batch = read(tmp_path, "a.csv", content, delimiter="::", header=False, names=["u", "i", "x"])
+    assert batch.table.to_pylist() == [{"u": "1", "i": "a:b"}, {"u": "2", "i": "é"}]
+    assert batch.malformed == (
+        Malformed(3, "2 fields where the others have 3", "3::only"),
+        Malformed(4, "4 fields where the others have 3", "4::d::e::f"),
+    )
+
+
+def test_folders_named_key_value_are_columns(tmp_path: Path) -> None:
+    path = "dt=2011-08-30/c=G%20B/e=__HIVE_DEFAULT_PARTITION__/a.csv"
+    batch = read(tmp_path, path, b"u\nann\n", columns=("u", "dt", "c", "e"))
+    assert batch.table.to_pylist() == [{"u": "ann", "dt": "2011-08-30", "c": "G B", "e": None}]
+
+
+def test_a_line_without_end_is_an_error_not_a_full_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rayrec.data.line_reader.MAX_ROW_BYTES", 1 << 10)
+    with pytest.raises(DataError, match="a line is longer"):
+        read(tmp_path, "a.jsonl", b"x" * (5 << 20))
+    assert contract_rows.MAX_ROW_BYTES == 16 << 20

@@ -1,0 +1,89 @@
+"""A killed ingest goes on, also with other splits: no row is lost, none is read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rayrec.config import Config
+from rayrec.pipeline import interaction_ingest
+from rayrec.pipeline.run_context import RunContext
+
+SMALL, LARGE = 100 << 10, 1 << 20  # a split of one file, of all of them
+FILES, ROWS = 6, 20
+
+
+def day(folder: Path, split_bytes: int, out: str = "out") -> RunContext:
+    data = {
+        "root": str(folder / "data"),
+        "interactions": {"path": "events"},
+        "items": {"from_interactions": True, "title": None},
+        "shards": 2,
+        "split_bytes": split_bytes,
+    }
+    content = {"name": "test", "data": data, "arms": {"variants": {"a": {}}}, "output": {"root": str(folder / out)}}
+    return RunContext(Config.model_validate(content), date(2011, 8, 31))
+
+
+def write_files(folder: Path) -> None:
+    """Every file's last row lacks its item."""
+    (folder / "data" / "events").mkdir(parents=True)
+    for number in range(FILES):
+        rows = [f"u{row % 7},i{(number + row) % 5},2011-08-30T00:{number:02}:{row:02}\n" for row in range(ROWS - 1)]
+        text = "user_id,item_id,ts\n" + "".join(rows) + "u0,,2011-08-30T01:00:00\n"
+        (folder / "data" / "events" / f"{number}.csv").write_text(text)
+
+
+def run_here(stop_after: int | None = None) -> Callable[..., None]:
+    """`ingest._run` without Ray; `stop_after`: dies at the end of so many splits."""
+
+    def run(work: RunContext, name: str, stage: Any, units: list[int], *, of: int, unit: str) -> None:
+        built = stage(work)
+        for number in units:
+            built(number, pa.table({}))
+            if number + 1 == stop_after:
+                raise KeyboardInterrupt
+
+    return run
+
+
+def all_rows(work: RunContext) -> list[dict[str, Any]]:
+    return [row for shard in range(2) for row in interaction_ingest.histories(work, shard).to_pylist()]
+
+
+def test_other_splits_after_a_kill_lose_no_row_and_double_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path)
+    monkeypatch.setattr(interaction_ingest, "_run", run_here())
+    whole = day(tmp_path, LARGE, "whole")
+    expected = interaction_ingest.ingest(whole)
+    assert expected.rows == FILES * ROWS
+    for killed, then in ((SMALL, LARGE), (LARGE, SMALL)):
+        first, second = (day(tmp_path, split_bytes, f"out{killed}") for split_bytes in (killed, then))
+        monkeypatch.setattr(interaction_ingest, "_run", run_here(stop_after=1))
+        with pytest.raises(KeyboardInterrupt):
+            interaction_ingest.ingest(first)
+        monkeypatch.setattr(interaction_ingest, "_run", run_here())
+        found = interaction_ingest.ingest(second)
+        assert (found.rows, found.quarantined, found.input_rows) == (
+            expected.rows,
+            expected.quarantined,
+            expected.input_rows,
+        )
+        assert str(all_rows(second)) == str(all_rows(whole))  # NaN equals NaN
+        broken = [second.storage.url(interaction_ingest.SplitPlan.of(second).quarantine(n)) for n in range(FILES)]
+        assert sum(pq.read_table(path).num_rows for path in broken if Path(path).exists()) == FILES
+
+
+def test_the_same_splits_after_a_kill_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path)
+    monkeypatch.setattr(interaction_ingest, "_run", run_here(stop_after=2))
+    with pytest.raises(KeyboardInterrupt):
+        interaction_ingest.ingest(day(tmp_path, SMALL))
+    assert interaction_ingest.SplitPlan.of(day(tmp_path, SMALL)).pending() == [2, 3, 4, 5]
+    assert interaction_ingest.SplitPlan.of(day(tmp_path, LARGE)).pending() == [0]

@@ -1,0 +1,103 @@
+"""Times of every kind mean the same moment; what is no time is marked."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rayrec.data.time_columns import EARLIEST, LATEST, UnreadableTimeError, microseconds, strptime_can_read
+
+MOMENT = datetime(2011, 8, 31, 12, 30, 15, tzinfo=UTC)
+MICROS = int(MOMENT.timestamp()) * 1_000_000
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2099, 12, 31), timezones=st.just(UTC))
+
+
+def read(values: Any, **settings: Any) -> list[int | None]:
+    array = values if isinstance(values, pa.Array) else pa.array(values, pa.string())
+    micros, valid = microseconds(array, **settings)
+    return [int(m) if ok else None for m, ok in zip(micros, valid, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("column", "settings"),
+    [
+        (pa.array([MOMENT], pa.timestamp("us", tz="UTC")), {}),
+        (pa.array([MOMENT], pa.timestamp("ns", tz="Asia/Tokyo")), {}),
+        (pa.array([MOMENT.replace(tzinfo=None)], pa.timestamp("s")), {}),
+        (pa.array([datetime(2011, 8, 31, 13, 30, 15)], pa.timestamp("ms")), {"timezone": "Europe/London"}),
+        (pa.array([MICROS // 1_000_000]), {"unit": "s"}),
+        (pa.array([MICROS // 1_000_000], pa.uint64()), {"unit": "s"}),
+        (pa.array([MICROS / 1e6]), {"unit": "s"}),
+        (pa.array([MICROS // 1000]), {"unit": "ms"}),
+        (pa.array([MICROS * 1000]), {"unit": "ns"}),
+        (pa.array([str(MICROS // 1_000_000)]), {"unit": "s"}),
+        (pa.array([f"{MICROS / 1e6:.1f}"]), {"unit": "s"}),
+        (pa.array(["2011-08-31 12:30:15"]), {}),
+        (pa.array([" 2011-08-31T12:30:15Z "]), {}),
+        (pa.array(["2011-08-31T12:30:15.000000000"]), {}),
+        (pa.array(["2011-08-31T14:30:15+02:00"]), {}),
+        (pa.array(["2011-08-31 13:30:15"]), {"timezone": "Europe/London"}),
+        (pa.array(["31/08/2011 12:30:15"]), {"format": "%d/%m/%Y %H:%M:%S"}),
+        (pa.array(["2011-08-31 14:30:15 +0200"]), {"format": "%Y-%m-%d %H:%M:%S %z"}),
+    ],
+    ids=str,
+)
+def test_every_kind_of_column_gives_the_same_moment(column: pa.Array, settings: dict[str, Any]) -> None:
+    assert read(column, **settings) == [MICROS]
+
+
+@pytest.mark.parametrize("bad", ["junk", "2011-02-29", "2011-08-31 24:00:00", "2011-8-1", "99999-01-01", "1970-01-01"])
+def test_one_unreadable_time_does_not_cost_the_others(bad: str) -> None:
+    assert read(["2011-08-31 12:30:15", bad, "2011-08-31T12:30:15Z", None]) == [MICROS, None, MICROS, None]
+
+
+def test_a_day_that_does_not_exist_is_no_time_in_any_format() -> None:
+    assert read(["30.02.2011", "02.03.2011", "2.3.2011"], format="%d.%m.%Y")[0] is None
+    assert read(["2011-02-30", "x"])[0] is None
+
+
+def test_numbers_too_great_do_not_wrap_around_into_plausible_times() -> None:
+    values = pa.array([(1 << 62), -(1 << 62), (1 << 63) - 1, MICROS // 1_000_000])
+    assert read(values, unit="s") == [None, None, None, MICROS]
+    assert read(values.cast(pa.timestamp("s")), unit=None) == [None, None, None, MICROS]
+    assert read(["1e30", "9" * 19, "-5", str(MICROS // 1_000_000)], unit="s") == [None, None, None, MICROS]
+
+
+def test_dates_start_at_midnight_in_their_time_zone() -> None:
+    midnight = MICROS - int(timedelta(hours=12, minutes=30, seconds=15).total_seconds()) * 1_000_000
+    assert read(pa.array([date(2011, 8, 31)])) == [midnight]
+    assert read(pa.array([date(2011, 8, 31)]), timezone="Europe/London") == [midnight - 3_600_000_000]
+
+
+@given(moments, st.integers(-14 * 60, 14 * 60))
+@settings(max_examples=50, deadline=None)
+def test_iso_text_with_an_offset_is_the_moment_python_reads(moment: datetime, offset: int) -> None:
+    written = moment.astimezone(timezone(timedelta(minutes=offset))).isoformat()
+    expected = round((moment - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+    assert read([written]) == [expected]
+    assert read([written, "broken"]) == [expected, None]
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_any_text_is_read_or_marked(texts: list[str]) -> None:
+    for settings_ in ({}, {"unit": "s"}, {"unit": "ns"}, {"format": "%Y-%m-%d"}, {"timezone": "Europe/London"}):
+        micros, valid = microseconds(pa.array(texts, pa.string()), **settings_)
+        assert np.all((micros[valid] >= EARLIEST) & (micros[valid] < LATEST))
+
+
+@pytest.mark.parametrize("column", [pa.array([1]), pa.array([True]), pa.array([[1]])], ids=lambda c: str(c.type))
+def test_a_column_that_cannot_hold_times_is_refused(column: pa.Array) -> None:
+    with pytest.raises(UnreadableTimeError):
+        microseconds(column)
+
+
+def test_formats_that_only_writing_knows_are_told() -> None:
+    assert strptime_can_read("%d/%m/%y %H:%M")
+    assert not strptime_can_read("%Y-%m-%d %f")

@@ -1,0 +1,78 @@
+"""What a worker keeps from shard to shard: made once, and the same as if it were made for each."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_runs import CONFIG, Made
+
+from rayrec.config import load
+from rayrec.pipeline import loaded_models, models
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.models import retriever_specs
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scoring import DenoiseShard, RetrieveShard, ScoringSpec
+from rayrec.retrieval.item_model import ItemModel
+
+KEPT = (loaded_models.denoiser_arrays, loaded_models.load_denoise_stages, loaded_models.load_candidate_stages)
+
+
+def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
+    first_night: tuple[Made, RunResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, night = first_night
+    assert night.models is not None
+    scoring, made, retriever = (
+        ScoringSpec(night.context, (night.models,), "transformers"),
+        list[str](),
+        ItemModel.retriever,
+    )
+
+    def counted(model: ItemModel, spec: object) -> object:
+        made.append(spec.name)
+        return retriever(model, spec)
+
+    def candidates(unit: int) -> pa.Table:
+        return RetrieveShard(scoring)(unit, DenoiseShard(scoring)(unit, None))
+
+    def forget() -> None:
+        for kept in KEPT:
+            kept.cache_clear()
+
+    monkeypatch.setattr(ItemModel, "retriever", counted)
+    forget()
+    kept = [candidates(unit) for unit in scoring.work_items]
+    variants = night.context.arms.variants("retrieve")
+    assert made == [spec.name for variant in variants for spec in retriever_specs(variant)]
+    for unit in scoring.work_items:
+        forget()
+        assert candidates(unit).equals(kept[unit])
+
+
+def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = RunContext(load(CONFIG, [f"data.root={tmp_path}", f"output.root={tmp_path / 'out'}"]), date(2026, 1, 1))
+    catalogue = pa.table({"item_id": ["a", "b"]})
+
+    def made(*_: object) -> ItemModel:
+        return ItemModel(
+            catalogue["item_id"].combine_chunks(),
+            context.cutoff,
+            np.ones(2, np.float32),
+            np.ones((2, 1), np.float32),
+            {},
+        )
+
+    monkeypatch.setattr(models, "load_catalogue", lambda _: catalogue)
+    monkeypatch.setattr(models.item_model, "load", made)
+    models.loaded.cache_clear()
+    held = [weakref.ref(models.loaded(context, fingerprint)) for fingerprint in ("first", "second", "third")]
+    assert models.loaded(context, "third") is held[-1]()
+    gc.collect()
+    assert [model() is not None for model in held] == [False, False, True]
+    models.loaded.cache_clear()

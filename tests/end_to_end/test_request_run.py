@@ -1,0 +1,138 @@
+"""A night in which somebody asks: a campaign for one arm, a request of one user, a checkpoint that reads titles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pytest
+from small_checkpoints import build
+from small_runs import Made
+
+from rayrec import read_slates
+from rayrec.data.synthetic_dataset import make_synthetic_dataset
+from rayrec.pipeline import daily_run
+from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.few_shot_pool import few_shot_pool
+from rayrec.pipeline.interaction_ingest import histories
+from rayrec.pipeline.models import cutoffs
+from rayrec.pipeline.run_report import report_data
+from rayrec.pipeline.text_ablation_files import read_text_ablation
+from rayrec.reranking.item_token import tuned_checkpoint
+
+READER = (
+    "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: "
+    "{events: 2, item_tokens: 32, few_shot: coverage, examples: 1, example_events: 2}}}"
+)
+ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
+HEARD = (
+    "tuning.instruction_epochs=8",
+    "tuning.batch_tokens=512",
+    "tuning.learning_rate=0.01",
+    "tuning.task_mix={search: 20, contrary: 10}",
+    "blend.max_users=60",
+)
+
+
+@pytest.fixture(scope="module")
+def asked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
+    root = tmp_path_factory.mktemp("asked")
+    made = Made(make_synthetic_dataset(root, seed=3, users=60), root / "out")
+    table = {
+        "user_id": ["*", "nobody"],
+        "arm": ["campaign", ""],
+        "preference": ["", ""],
+        "intention": ["something in camping", "a boat"],
+    }
+    pa_csv.write_csv(pa.table(table), made.shop.data_root / "instructions.csv")
+    reader = READER % build(root, "qwen3")
+    return made, daily_run.run(made.context(made.root, ARMS % reader, *HEARD))
+
+
+def top(made: Made, night: RunResult, arm: str) -> pa.Table:
+    slates = read_slates(str(made.root), made.shop.date)
+    slates = slates.filter((pc.field("arm") == arm) & (pc.field("rank") <= 10))
+    items = pa_csv.read_csv(made.shop.data_root / "items.csv")
+    place = pc.index_in(slates["item_id"], items["item_id"].combine_chunks())
+    return slates.append_column("category", items["category"].take(place))
+
+
+def share(table: pa.Table, category: str) -> float:
+    return float(np.mean(pc.equal(table["category"], category)))
+
+
+def test_a_campaign_of_one_arm_is_heard_in_that_arm(asked: tuple[Made, RunResult]) -> None:
+    made, night = asked
+    told, untold = (share(top(made, night, arm), "Camping") for arm in ("campaign", "llm"))
+    assert told > 0.9 > untold + 0.4
+
+
+def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, RunResult]) -> None:
+    made, night = asked
+    slates = read_slates(str(made.root), made.shop.date)
+    users = len(pc.unique(slates["user_id"]))
+    assert night.manifest.engine == {"vllm: item_token": 2 * users, "transformers: yes_no": users}
+
+
+def test_the_manifest_names_the_requests_and_the_checkpoint(asked: tuple[Made, RunResult]) -> None:
+    _, night = asked
+    inputs = {Path(file.path).name: file for file in night.manifest.inputs}
+    assert inputs["instructions.csv"].rows == 2
+    assert "qwen3@" in str(inputs["qwen3"].version)
+    assert night.manifest.prompt_hash
+
+
+def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Made, RunResult]) -> None:
+    made, night = asked
+    reader, llm = (top(made, night, arm) for arm in ("reader", "llm"))
+    assert reader.num_rows == llm.num_rows
+    assert not reader["item_id"].equals(llm["item_id"])
+
+
+def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_so(
+    asked: tuple[Made, RunResult],
+) -> None:
+    _, night = asked
+    ((method, again),) = read_text_ablation(night.context, night.manifest.run_id).items()
+    assert method.startswith("yes_no-")
+    assert 60 < again.num_rows <= 200
+    shown = report_data(night, []).text_ablation
+    assert set(shown["method"].to_pylist()) == {method}
+    assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
+
+
+def test_the_report_says_what_was_heard(asked: tuple[Made, RunResult]) -> None:
+    _, night = asked
+    card = tuned_checkpoint.read_model_card(
+        night.context.storage, night.models.llm if night.models and night.models.llm else ""
+    )
+    assert card.settings["epochs"] == 8
+    told = ("heard", "weighed", "arms", "named")
+    rows = {row["text"]: tuple(row[name] for name in told) for row in report_data(night, []).requests.to_pylist()}
+    assert rows == {
+        "something in camping": ("something in camping", "camping", "campaign", True),
+        None: (None, None, "", False),
+    }
+
+
+def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, RunResult]) -> None:
+    _, night = asked
+    pool = few_shot_pool(night.context)
+    assert 20 < len(pool) == len(set(pool.users)) <= 60
+    first = cutoffs(night.context)[0]
+    assert first < night.context.cutoff
+    by_user = dict(zip(pool.users, range(len(pool)), strict=True))
+    weight = np.asarray(night.context.event_weights)
+    met = 0
+    for shard in range(night.context.config.data.shards):
+        for row in histories(night.context, shard).to_pylist():
+            if row["user_id"] in by_user:
+                rows = zip(row["item"], row["ts"], row["event"], strict=True)
+                past = [item for item, ts, event in rows if ts < first and weight[event] > 0]
+                place = by_user[row["user_id"]]
+                assert [*pool.history[place], pool.consumed[place]] == past
+                met += 1
+    assert met == len(pool)

@@ -1,0 +1,35 @@
+"""One real night, without an LLM: what each test forgets users of, in a copy."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from erasure_dataset import CHECKPOINT, USERS, Made
+
+from jobs import daily
+from rayrec.data.synthetic_dataset import make_synthetic_dataset
+from rayrec.reporting.html_report import read_report
+
+
+@pytest.fixture(scope="session")
+def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("forgetting")
+    shop = make_synthetic_dataset(folder, seed=5, users=USERS)
+    made = Made(shop.data_root, folder / "out", shop.date, ())
+    result = made.run(daily.main, "--date", made.date.isoformat())
+    assert result.exit_code == 0, result.output
+    # What a tuning leaves; whether a night can make a real one is for other tests.
+    made.storage.write(f"{CHECKPOINT}/rayrec.json", b"{}")
+    shown = sorted(set(read_report(made.storage, made.date.isoformat()).examples["user_id"].to_pylist()))
+    others = [f"user-{n:04d}" for n in range(USERS)]
+    return replace(made, gone=(shown[0], *[user for user in others if user not in shown][:3]))
+
+
+@pytest.fixture
+def made(first_night: Made, tmp_path: Path) -> Made:
+    """A copy, to be changed."""
+    shutil.copytree(first_night.root, tmp_path / "out")
+    return replace(first_night, root=tmp_path / "out")

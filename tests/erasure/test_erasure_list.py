@@ -1,0 +1,175 @@
+"""The list of forgotten users, and what an ingest makes of it."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayrec.config import Config, Data
+from rayrec.data import catalogue
+from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
+from rayrec.data.histories import group
+from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.split_ingest import ingest_split
+from rayrec.data.user_id_file import read_user_ids
+from rayrec.errors import DataError
+from rayrec.numerics.hashing import shard_of
+from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing import erasure_list
+from rayrec.publishing.erasure_list import ErasureList
+from rayrec.storage import Storage
+
+DAY, SHARDS = date(2024, 5, 1), 3
+SALT = b"a salt"
+
+
+def listed(*users: str) -> ErasureList:
+    return ErasureList(SALT, frozenset(ErasureList(SALT).token(user) for user in users))
+
+
+@given(st.lists(st.text(max_size=5) | st.none(), max_size=30), st.sets(st.text(max_size=5), max_size=8))
+def test_exactly_those_on_the_list_are_found(users: list[str | None], on_it: set[str]) -> None:
+    column = pa.array(users, pa.string())
+    expected = [user in on_it for user in users]
+    for values in (column, column.dictionary_encode(), pa.chunked_array([column, column])):
+        found = listed(*on_it).contains(values).tolist()
+        assert found == (expected if len(values) == len(users) else expected * 2)
+    tokens = listed(*on_it).tokens_in(column)
+    assert tokens == {ErasureList(SALT).token(user) for user in users if user in on_it}
+
+
+def test_the_list_is_the_union_of_all_requests_and_a_user_is_on_it_once(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert len(erasure_list.read(storage)) == 0
+    assert storage.list() == []  # asking leaves nothing behind
+    first = erasure_list.add(storage, pa.array(["a", "b"]))
+    second = erasure_list.add(storage, pa.array(["b", "c"]))
+    assert first is not None
+    assert second is not None
+    assert len(second.tokens) == 1
+    assert erasure_list.add(storage, pa.array(["a", "c"])) is None
+    assert erasure_list.read(storage).contains(pa.array(["a", "b", "c", "d"])).tolist() == [True, True, True, False]
+    assert erasure_list.before(storage, second).contains(pa.array(["a", "c"])).tolist() == [True, False]
+    assert erasure_list.of(storage, second).contains(pa.array(["a", "c"])).tolist() == [False, True]
+    assert [request.id for request in erasure_list.pending_requests(storage)] == [first.id, second.id]
+    storage.write(erasure_list.certificate_path(first), b"{}")
+    assert erasure_list.pending_requests(storage) == [second]
+
+
+def test_no_user_is_named_and_two_roots_have_no_token_in_common(tmp_path: Path) -> None:
+    users = pa.array([f"customer-{n}" for n in range(20)])
+    roots = [Storage(str(tmp_path / name)) for name in ("one", "other")]
+    for storage in roots:
+        erasure_list.add(storage, users)
+        for info in storage.list():
+            assert b"customer" not in storage.read(info.path)
+    one, other = (erasure_list.read(storage) for storage in roots)
+    assert not one.tokens & other.tokens
+
+
+def test_a_list_that_cannot_be_read_stops_the_night(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    request = erasure_list.add(storage, pa.array(["a"]))
+    assert request is not None
+    storage.write(f"forgotten/requests/{request.id}.json", b"{")
+    with pytest.raises(DataError, match="the list of forgotten users cannot be read"):
+        erasure_list.read(storage)
+
+
+def write_shop(folder: Path) -> Data:
+    """8 users; item x1 was had by user 1 alone; what it is called is told by user 1 alone; one row has no item."""
+    rows = [(f"u{user}", f"i{user % 3}", "common") for user in range(8) for _ in range(2)]
+    rows += [("u1", "x1", "rare"), ("u1", "i1", "rare"), ("u1", "i1", "rare"), ("u1", "i1", "rare"), ("u1", "", "")]
+    rows += [("u1", "i1", "later"), ("u2", "", "")]
+    moments = [f"2024-04-30T{n % 24:02d}:{n:02d}:00Z" for n in range(len(rows))]
+    moments[-2] = "2024-05-02T00:00:00Z"  # outside the window
+    names = ("user_id", "item_id", "title")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    (folder / "data").mkdir()
+    pa_csv.write_csv(pa.table({**{k: list(v) for k, v in columns.items()}, "ts": moments}), folder / "data/e.csv")
+    content = {"root": str(folder / "data"), "interactions": {"path": "e.csv"}, "items": {"from_interactions": True}}
+    return Data.model_validate({**content, "shards": SHARDS, "events": {"interaction": 1.0}})
+
+
+def ingested(folder: Path, data: Data, gone: ErasureList) -> tuple[Storage, str]:
+    outputs = Storage(str(folder / "out"))
+    (split,) = make_splits(Storage(data.root), input_files(data, DAY), data.split_bytes)
+    contract = InteractionContract(data, DAY)
+    ingest_split(
+        Storage(data.root), outputs, split, contract, shuffle_path="x", quarantine="q.parquet", erasure_list=gone
+    )
+    return outputs, "x"
+
+
+def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
+    data = write_shop(tmp_path)
+    outputs, path = ingested(tmp_path, data, listed("u1", "u5", "nobody"))
+    statistics = read_statistics(outputs, path)
+    assert statistics["rows"] == 23
+    assert statistics["outside_window"] == 1
+    assert statistics["forgotten"] == 2 + 2 + 5
+    assert statistics["quarantined"] == {"no_item": 1}  # of u2
+    assert statistics["accepted"] == 23 - 1 - 9 - 1
+    items = catalogue.catalogue_from_counts([read_item_counts(outputs, path)])
+    assert items["item_id"].to_pylist() == ["i0", "i1", "i2"]
+    assert set(items["title"].to_pylist()) == {"common"}
+    ids = items["item_id"].combine_chunks()
+    users: list[str] = []
+    for shard in range(SHARDS):
+        grouped = group(read_shard(outputs, [path], shard), ids, data, ["e.csv"])
+        users += grouped.histories["user_id"].to_pylist()
+        theirs = int(np.count_nonzero(shard_of(pa.array(["u1", "u5"]), SHARDS) == shard))
+        assert count_erased_users(outputs, [path, path], shard) == theirs  # once, however many splits they are in
+    assert sorted(users) == ["u0", "u2", "u3", "u4", "u6", "u7"]
+    with outputs.open("q.parquet") as file:
+        assert pq.read_table(file)["user_id"].to_pylist() == ["u2"]
+
+
+def test_with_nobody_on_the_list_nothing_changes(tmp_path: Path) -> None:
+    data = write_shop(tmp_path)
+    outputs, path = ingested(tmp_path, data, ErasureList())
+    first = outputs.read(path)
+    ingested(tmp_path, data, listed("nobody"))
+    assert outputs.read(path) == first
+
+
+def test_nothing_is_resumed_across_a_request(tmp_path: Path) -> None:
+    data = write_shop(tmp_path).model_dump(mode="json")
+    content = {"name": "t", "data": data, "arms": {"variants": {"a": {}}}, "output": {"root": str(tmp_path / "out")}}
+    before, again = (RunContext(Config.model_validate(content), DAY) for _ in range(2))
+    assert (before, hash(before)) == (again, hash(again))
+    storage = Storage(str(tmp_path / "out"))
+    erasure_list.add(storage, pa.array(["somebody"]))
+    after = RunContext(before.config, DAY)
+    assert before != after
+    assert before.work != after.work
+    assert before.record.identity != after.record.identity
+    assert before.record.run_id != after.record.run_id
+    assert RunContext(before.config, DAY, ErasureList()).work == before.work  # as it was
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_ids_are_read_as_the_contract_reads_them(tmp_path: Path, suffix: str) -> None:
+    table = pa.table({"n": [1, 2, 3, 4], "user_id": [" 007", "7", "7 ", ""]})
+    path = str(tmp_path / f"users.{suffix}")
+    pa_csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
+    assert read_user_ids(path).to_pylist() == ["007", "7"]
+    assert read_user_ids(path, "n").to_pylist() == ["1", "2", "3", "4"]
+
+
+def test_a_request_holds_no_more_than_it_says(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    request = erasure_list.add(storage, pa.array(["a"]))
+    assert request is not None
+    content = json.loads(storage.read(f"forgotten/requests/{request.id}.json"))
+    assert set(content) == {"requested_at", "earlier", "tokens"}

@@ -1,0 +1,250 @@
+"""Feedback against what was published: rows told apart with their reason, and arms judged by other arms' slates."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks.slate_world import World, make
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, SLATE
+from rayrec.errors import DataError
+from rayrec.evaluation.off_policy.published_feedback import (
+    MATCHED,
+    OFF_POLICY_ESTIMATES,
+    UNMATCHED,
+    estimate_arms,
+    match_published,
+)
+
+DAY = datetime.date(2026, 11, 20)
+
+
+def slates(*rows: tuple[str, int, str, float]) -> pa.Table:
+    """Of arm `llm`; the user is the slate's first letter."""
+    named = [
+        {
+            "dt": DAY,
+            "arm": "llm",
+            "slate_id": slate,
+            "user_id": f"user {slate[0]}",
+            "rank": rank,
+            "item_id": item,
+            "score": 0.0,
+            "source": "ease",
+            "propensity": propensity,
+        }
+        for slate, rank, item, propensity in rows
+    ]
+    return pa.Table.from_pylist(named, SLATE)
+
+
+def feedback(*rows: tuple[str, int, str, float]) -> pa.Table:
+    names = ("slate_id", "rank", "item_id", "propensity")
+    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), "reward": 1.0} for row in rows], FEEDBACK)
+
+
+PUBLISHED = slates(("s", 1, "a", 0.5), ("s", 2, "b", 0.25), ("t", 1, "b", 1.0), ("t", 2, "c", 1.0))
+
+
+def test_feedback_on_what_was_published_gains_user_and_arm_in_its_own_order() -> None:
+    given = feedback(("t", 1, "b", 1.0), ("s", 2, "b", 0.25), ("s", 1, "a", 0.500001))
+    matched, unmatched = match_published(given, PUBLISHED)
+    assert matched.schema == MATCHED
+    assert unmatched.schema == UNMATCHED
+    assert unmatched.num_rows == 0
+    assert matched.select(FEEDBACK.names).equals(given.cast(pa.schema(list(MATCHED)[:5])))
+    assert matched["user_id"].to_pylist() == ["user t", "user s", "user s"]
+    assert set(matched["arm"].to_pylist()) == {"llm"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (("x", 1, "a", 0.5), "unknown_slate"),
+        (("t", 1, "a", 1.0), "not_what_was_published"),
+        (("t", 3, "d", 1.0), "not_what_was_published"),
+        (("t", 1, "b", 0.9998), "propensity_differs"),
+    ],
+)
+def test_feedback_that_does_not_fit_is_told_apart_with_its_reason(row: Any, reason: str) -> None:
+    matched, unmatched = match_published(feedback(("s", 1, "a", 0.5), row), PUBLISHED)
+    assert matched["slate_id"].to_pylist() == ["s"]
+    assert unmatched.select(["slate_id", "rank", "reason"]).to_pylist() == [
+        {"slate_id": row[0], "rank": row[1], "reason": reason}
+    ]
+
+
+def test_a_slate_of_which_one_rank_does_not_fit_is_left_out_whole() -> None:
+    matched, unmatched = match_published(feedback(("s", 1, "z", 0.5), ("s", 2, "b", 0.25)), PUBLISHED)
+    assert matched.num_rows == 0
+    assert unmatched["reason"].to_pylist() == ["not_what_was_published", "incomplete_slate"]
+
+
+def test_no_feedback_matches_nothing() -> None:
+    matched, unmatched = match_published(FEEDBACK.empty_table(), PUBLISHED)
+    assert matched.num_rows == unmatched.num_rows == 0
+    assert estimate_arms(matched, COUNTERFACTUAL_PROPENSITY.empty_table()).equals(OFF_POLICY_ESTIMATES.empty_table())
+
+
+def test_one_day_given_twice_is_an_error() -> None:
+    with pytest.raises(DataError, match="given twice"):
+        match_published(feedback(("s", 1, "a", 0.5)), pa.concat_tables([PUBLISHED, PUBLISHED]))
+
+
+def logged(
+    world: World, users: int, seed: int, arm: str = "chance", lengths: tuple[int, ...] = ()
+) -> tuple[pa.Table, pa.Table]:
+    """MATCHED of one arm and COUNTERFACTUAL_PROPENSITY of the world's target, rows shuffled."""
+    rng = np.random.default_rng([seed, 4])
+    contexts, many, ranks = world.mean.shape
+    chance = world.logging.prod(axis=2)
+    context = rng.integers(contexts, size=users)
+    slate = (rng.random(users)[:, None] > np.cumsum(chance, axis=1)[context]).sum(axis=1).clip(max=many - 1)
+    reward = rng.random((users, ranks)) < world.mean[context, slate]
+    row, column = np.indices((users, ranks)).reshape(2, -1)
+    order = rng.permutation(len(row))
+    if lengths:
+        order = order[column[order] < np.resize(lengths, users)[row[order]]]
+    row, column = row[order], column[order]
+    names = pa.array([f"{arm} {number}" for number in row])
+    rank = pa.array((column + 1).astype(np.int16))
+    items = pa.array([str(item) for item in world.slates[slate[row], column]])
+    given = pa.array(reward[row, column].astype(np.float32))
+    logging = pa.array(world.logging[context, slate][row, column].astype(np.float32))
+    owners = [pa.array([f"user {number}" for number in row]), pa.repeat(pa.scalar(arm), len(row))]
+    matched = pa.table([names, rank, items, given, logging, *owners], schema=MATCHED)
+    above = pa.array(world.target[context, slate][row, column].astype(np.float32))
+    label = (
+        pa.repeat(pa.scalar("other"), len(row)).dictionary_encode().cast(COUNTERFACTUAL_PROPENSITY.field("target").type)
+    )
+    return matched, pa.table([names, rank, label, above], schema=COUNTERFACTUAL_PROPENSITY)
+
+
+def by_estimator(table: pa.Table, target: str = "other") -> dict[str, dict[str, Any]]:
+    return {row["estimator"]: row for row in table.to_pylist() if row["target"] == target}
+
+
+def test_the_value_of_another_arm_is_found_out_of_stored_columns() -> None:
+    world = make("cascade", 0)
+    matched, targets = logged(world, 20_000, 0)
+    table = estimate_arms(matched, targets)
+    assert table.schema == OFF_POLICY_ESTIMATES
+    found = by_estimator(table)
+    assert list(found) == ["sn_sips", "sn_rips", "cascade_dr"]
+    for row in found.values():
+        assert row["low"] < world.truth < row["high"]
+        assert row["slates"] == 20_000
+        assert row["refused"] is None
+        assert 1_000 < row["effective_sample_size"] < 20_000
+    assert found["sn_rips"]["standard_error"] < found["sn_sips"]["standard_error"]
+    own = by_estimator(table, "chance")["on_policy"]
+    logging = (world.logging.prod(axis=2) * world.mean.sum(axis=2)).sum() / len(world.mean)
+    assert own["low"] < logging < own["high"]
+    assert own["effective_sample_size"] == 20_000
+
+
+def test_intervals_of_published_arms_hold_the_truth_as_often_as_they_say() -> None:
+    world = make("cascade", 0, items=4, ranks=2)
+    covered = dict.fromkeys(("sn_sips", "sn_rips", "cascade_dr"), 0)
+    for seed in range(150):
+        found = by_estimator(estimate_arms(*logged(world, 300, seed)))
+        for name in covered:
+            covered[name] += found[name]["low"] <= world.truth <= found[name]["high"]
+    assert all(0.89 <= count / 150 <= 0.99 for count in covered.values()), covered
+
+
+def test_a_target_that_is_the_logging_arm_has_the_logging_arm_s_value() -> None:
+    world = make("cascade", 0)
+    matched, _ = logged(world, 500, 1, lengths=(4, 2, 1))
+    same = (
+        pa.repeat(pa.scalar("other"), matched.num_rows)
+        .dictionary_encode()
+        .cast(COUNTERFACTUAL_PROPENSITY.field("target").type)
+    )
+    targets = pa.table(
+        [matched["slate_id"], matched["rank"], same, matched["propensity"]], schema=COUNTERFACTUAL_PROPENSITY
+    )
+    table = estimate_arms(matched, targets)
+    own, found = by_estimator(table, "chance")["on_policy"], by_estimator(table)
+    for row in found.values():
+        assert row["value"] == pytest.approx(own["value"], abs=1e-12 if row["estimator"] != "cascade_dr" else 1e-6)
+        assert row["effective_sample_size"] == pytest.approx(500)
+    assert found["sn_rips"]["low"] == pytest.approx(own["low"], abs=1e-12)
+
+
+def test_ranks_beyond_the_depth_and_the_order_of_rows_do_not_matter() -> None:
+    world = make("independent", 0)
+    matched, targets = logged(world, 400, 2)
+    shallow = estimate_arms(matched, targets, depth=2)
+    cut = [table.filter(pa.array(table["rank"].to_numpy() <= 2)).sort_by("slate_id") for table in (matched, targets)]
+    for one, other in zip(shallow.to_pylist(), estimate_arms(*cut).to_pylist(), strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-12)
+        assert one["high"] == pytest.approx(other["high"], abs=1e-12)
+    assert by_estimator(shallow)["sn_rips"]["value"] < by_estimator(estimate_arms(matched, targets))["sn_rips"]["value"]
+    with pytest.raises(DataError, match="a depth of 0 ranks"):
+        estimate_arms(matched, targets, depth=0)
+
+
+def test_only_slates_with_the_target_s_propensities_at_every_rank_count() -> None:
+    matched, targets = logged(make("cascade", 0), 400, 3)
+    dropped = {f"chance {number}" for number in range(100)}
+    part = targets.filter(pa.array([s not in dropped or r > 1 for s, r in zip(*columns(targets), strict=True)]))
+    kept = matched.filter(pa.array([slate not in dropped for slate in matched["slate_id"].to_pylist()]))
+    found = by_estimator(estimate_arms(matched, part))
+    expected = by_estimator(estimate_arms(kept, targets))
+    for name, row in found.items():
+        assert row["slates"] == 300
+        assert row["value"] == pytest.approx(expected[name]["value"], abs=1e-12)
+
+
+def columns(table: pa.Table) -> tuple[list[str], list[int]]:
+    return table["slate_id"].to_pylist(), table["rank"].to_pylist()
+
+
+def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
+    matched, targets = logged(make("cascade", 0), 200, 4)
+    fixed = matched.set_column(5, MATCHED.field(5), matched["user_id"])
+    rows = fixed.num_rows
+    greedy = fixed.set_column(4, MATCHED.field(4), pa.array(np.ones(rows, np.float32)))
+    greedy = greedy.set_column(6, MATCHED.field(6), pa.repeat(pa.scalar("greedy"), rows))
+    never = targets.set_column(3, COUNTERFACTUAL_PROPENSITY.field(3), pa.array(np.zeros(rows, np.float32)))
+    few = [
+        table.filter(pa.array([s in {"chance 1", "chance 2"} for s in columns(table)[0]]))
+        for table in (matched, targets)
+    ]
+    cases = {
+        "left nothing to chance": (greedy, targets),
+        "chance had no part": (matched, targets.slice(0, 0)),
+        "every weight is 0": (matched, never),
+        "below 30": tuple(few),
+    }
+    for says, (given, offered) in cases.items():
+        if not offered.num_rows:  # the target is known from another arm's slates
+            other = greedy.set_column(0, MATCHED.field(0), pa.array([f"g {s}" for s in columns(greedy)[0]]))
+            given = pa.concat_tables([given, other])
+        table = estimate_arms(given, offered).to_pylist()
+        refused = [row for row in table if row["estimator"] != "on_policy"]
+        assert len(refused) >= 3
+        for row in refused:
+            assert says in row["refused"]
+            assert row["value"] is row["low"] is row["standard_error"] is None
+        assert all(row["value"] is not None for row in table if row["estimator"] == "on_policy")
+
+
+def test_days_of_one_user_are_not_independent() -> None:
+    matched, targets = logged(make("cascade", 0), 400, 5)
+    again = [
+        table.set_column(0, table.schema.field(0), pa.array([f"2 {s}" for s in columns(table)[0]]))
+        for table in (matched, targets)
+    ]
+    once = by_estimator(estimate_arms(matched, targets))
+    twice = by_estimator(
+        estimate_arms(*(pa.concat_tables(pair) for pair in zip((matched, targets), again, strict=True)))
+    )
+    for name, row in twice.items():
+        assert row["slates"] == 800
+        assert row["standard_error"] == pytest.approx(once[name]["standard_error"], rel=1e-9)

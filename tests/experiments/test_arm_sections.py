@@ -1,0 +1,163 @@
+"""An arm's sections say what differs from the top level: nothing else is lost, nothing of another method comes in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rayrec.config import Arm, Arms, Config, Rerank, Retrieval, Slate
+from rayrec.errors import ConfigError
+from rayrec.experiments.arms import plan_arms
+
+DATA = {"interactions": {"path": "x"}, "items": {"from_interactions": True}}
+
+
+def config(top: dict[str, Any], **variants: Any) -> Config:
+    return Config.model_validate({"name": "shop", "data": DATA, "arms": {"variants": variants}, **top})
+
+
+def one(section: str, top: dict[str, Any], given: dict[str, Any]) -> Any:
+    """The arm's section as it is used, as plain data."""
+    plan = plan_arms(config({section: top}, arm={section: given}))
+    stage = {"retrieval": "retrieve"}.get(section, section)
+    return plan.paths[0].at(stage).settings.model_dump()  # type: ignore[arg-type]
+
+
+RULES = {
+    "blocked": ["bad", "worse"],
+    "pinned": [{"item_id": "mine", "rank": 2}],
+    "max_per_category": 3,
+    "ranges": {"age": {"max": 12, "missing": "keep"}, "price": {"min": 1}},
+}
+
+
+def test_an_arm_that_explores_keeps_the_size_and_the_rules_of_all_slates() -> None:
+    top = {"size": 20, "rules": RULES, "diversity": {"method": "mmr"}, "fallback": {"source": "popularity"}}
+    explores = one("slate", top, {"policy": "epsilon"})
+    assert explores == Slate.model_validate({**top, "policy": "epsilon"}).model_dump()
+
+
+def test_rules_are_merged_rule_by_rule_and_a_list_stands_whole() -> None:
+    found = one("slate", {"rules": RULES}, {"rules": {"blocked": ["other"], "ranges": {"price": {"max": 9}}}})["rules"]
+    assert found["blocked"] == ("other",)
+    assert (found["pinned"][0]["item_id"], found["max_per_category"]) == ("mine", 3)
+    assert found["ranges"]["age"] == {"min": None, "max": 12, "missing": "keep"}
+    assert found["ranges"]["price"] == {"min": 1, "max": 9, "missing": "drop"}
+
+
+def test_what_an_arm_gives_stands_even_where_it_is_the_default() -> None:
+    top = {"size": 20, "rules": RULES, "fallback": {"source": "popularity"}}
+    given = {"size": 50, "rules": {"blocked": [], "max_per_category": None}, "fallback": None}
+    found = one("slate", top, given)
+    assert (found["size"], found["fallback"]) == (50, None)
+    assert (found["rules"]["blocked"], found["rules"]["max_per_category"]) == ((), None)
+
+
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ({"settings": {"kept_share": 0.5}}, {"harmful_share": 0.0, "kept_share": 0.5}),
+        ({"method": "influence", "settings": {"kept_share": 0.5}}, {"harmful_share": 0.0, "kept_share": 0.5}),
+        ({"settings": {"harmful_share": 0.2}}, {"harmful_share": 0.2}),
+        ({"method": "none"}, {}),
+        ({"method": "loss", "settings": {"share": 0.1}}, {"share": 0.1}),
+    ],
+)
+def test_settings_are_inherited_with_the_method_only(given: dict[str, Any], settings: dict[str, Any]) -> None:
+    assert one("denoise", {"settings": {"harmful_share": 0.0}}, given)["settings"] == settings
+
+
+def test_settings_of_a_policy_and_of_a_diversifier_go_with_them() -> None:
+    top = {"policy": "plackett_luce", "settings": {"temperature": 0.3}}
+    top |= {"diversity": {"method": "mmr", "depth": 40, "settings": {"by": "factors"}}}
+    assert one("slate", top, {"policy": "epsilon"})["settings"] == {}
+    other = one("slate", top, {"diversity": {"method": "calibrated"}})
+    assert other["settings"] == {"temperature": 0.3}
+    assert other["diversity"] == {"method": "calibrated", "depth": 40, "settings": {}}
+
+
+def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
+    found = one("retrieval", {"candidates_per_source": 7, "exclude_seen": False}, {"sources": {"popularity": {}}})
+    assert found == {
+        **Retrieval().model_dump(),
+        "candidates_per_source": 7,
+        "exclude_seen": False,
+        "sources": {"popularity": {}},
+    }
+    assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"] == {"ease": {}}
+
+
+READS = {"method": "yes_no", "checkpoint": "/models/a", "adapter": "/lora/a", "settings": {"events": 9}, "lift": 3}
+
+
+def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None:
+    for method in ("none", "item_token"):
+        found = one("rerank", READS, {"method": method})
+        assert found == Rerank(method=method, max_promotion=3).model_dump()
+
+
+def test_an_arm_reads_with_the_checkpoint_of_the_top_level_unless_it_has_its_own() -> None:
+    label = one("rerank", READS, {"method": "label"})
+    assert (label["checkpoint"], label["adapter"], label["settings"]) == ("/models/a", "/lora/a", {})
+    other = one("rerank", READS, {"checkpoint": "/models/b"})
+    assert (other["checkpoint"], other["adapter"], other["settings"]) == ("/models/b", None, {"events": 9})
+
+
+def test_a_section_that_is_right_only_together_with_the_top_level_is_no_error_and_the_other_way_round() -> None:
+    pinned = {"rules": {"pinned": [{"item_id": "mine", "rank": 60}]}}
+    assert one("slate", {"size": 100}, pinned)["size"] == 100
+    with pytest.raises(ValueError, match=r"arms\.variants\.arm\.slate\n.*pinned beyond the slate's size, 20"):
+        one("slate", {"size": 100, **pinned}, {"size": 20})
+    with pytest.raises(ValueError, match=r"arms\.variants\.arm\.slate\.rules\.bloked\n"):
+        one("slate", {}, {"rules": {"bloked": []}})
+
+
+def test_arms_that_only_repeat_the_top_level_share_all_its_work() -> None:
+    top = {"slate": {"size": 20, "rules": RULES}, "rerank": READS}
+    plan = plan_arms(config(top, plain={}, repeats={"slate": {"size": 20}, "rerank": {"method": "yes_no"}}))
+    assert plan.paths[0].variants == plan.paths[1].variants
+
+
+def test_a_config_that_was_written_out_means_the_same() -> None:
+    top = {"slate": {"size": 20, "rules": RULES, "settings": {}}, "rerank": READS}
+    arms = {"none": {"rerank": {"method": "none"}}, "label": {"rerank": {"method": "label"}, "slate": {"size": 9}}}
+    known = config(top, **arms)
+    assert Config.model_validate(known.model_dump(mode="json")) == known
+
+
+def test_arms_made_in_python_say_what_was_given_to_them() -> None:
+    top = {"name": "shop", "data": DATA, "slate": {"size": 20, "rules": RULES}}
+    made = Config.model_validate({**top, "arms": Arms(variants={"arm": Arm(slate=Slate(policy="epsilon"))})})
+    assert made.arms.variants["arm"].slate == Slate.model_validate({**top["slate"], "policy": "epsilon"})
+
+
+def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
+    with pytest.raises(ValueError, match="1 validation error") as caught:
+        config({"rerank": {"method": "nothing"}}, arm={"rerank": {"method": "label"}})
+    assert "rerank.method" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"engine": "transformers", "dtype": "float32"}, ("engine and dtype", "'arm'", "item_token", "top-level")),
+        ({"method": "item_token", "dtype": "float32"}, ("rerank.dtype", "top-level rerank.engine and rerank.dtype")),
+        ({"depth": 5}, ("rerank.depth", "item_token", "leave it out")),
+        ({"fields": []}, ("rerank.fields",)),
+        ({"method": "none", "lift": 3}, ("rerank.max_promotion", "rerank.method none")),
+    ],
+)
+def test_what_an_arms_method_would_not_read_is_refused(given: dict[str, Any], says: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        one("rerank", {}, given)
+    assert caught.value.where == "arms.variants.arm.rerank"
+    for words in says:
+        assert words in str(caught.value)
+
+
+def test_what_only_repeats_the_top_level_is_not_refused() -> None:
+    top = {**READS, "engine": "transformers", "dtype": "float32", "depth": 5, "fields": []}
+    repeated = {"method": "item_token", **{key: top[key] for key in ("engine", "dtype", "depth", "fields")}}
+    assert one("rerank", top, repeated) == one("rerank", top, {"method": "item_token"})
+    assert one("rerank", top, {"method": "label", "engine": "vllm", "depth": 9})["depth"] == 9

@@ -1,0 +1,141 @@
+"""Arms as a plan: shared work is found, users are spread and stay where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.config import Config
+from rayrec.errors import ConfigError
+from rayrec.experiments.arms import plan_arms
+
+DATA = {"interactions": {"path": "x"}, "items": {"from_interactions": True}}
+USERS = pa.array([f"user {number}" for number in range(20_000)])
+
+
+def config(variants: dict[str, Any], **arms: Any) -> Config:
+    return Config.model_validate({"name": "shop", "data": DATA, "arms": {"variants": variants, **arms}})
+
+
+CONTROL = {"denoise": {"method": "none"}, "rerank": {"method": "none"}}
+
+
+def test_arms_share_every_stage_they_agree_on() -> None:
+    plan = plan_arms(config({"control": CONTROL, "llm": {}, "llm_short": {"slate": {"size": 10}}}))
+    assert [len(plan.variants(stage)) for stage in ("denoise", "retrieve", "rerank", "slate")] == [2, 2, 2, 3]
+    control, llm, short = plan
+    assert llm.at("rerank") == short.at("rerank")
+    assert llm.at("slate") != short.at("slate")
+    assert control.at("denoise").name.startswith("none-")
+    assert plan.arms_of(llm.at("denoise")) == ("llm", "llm_short")
+
+
+def test_the_same_settings_after_different_work_are_different_variants() -> None:
+    plan = plan_arms(config({"a": {"denoise": {"method": "none"}}, "b": {}}))
+    one, other = (path.at("retrieve") for path in plan)
+    assert one.settings == other.settings
+    assert one.name != other.name
+    assert (one.parent, other.parent) == tuple(path.at("denoise").name for path in plan)
+
+
+def test_variants_are_named_alike_in_every_run_and_config() -> None:
+    first = plan_arms(config({"llm": {}}))
+    second = plan_arms(config({"control": CONTROL, "better": {}}))
+    assert first.paths[0].variants == second.paths[1].variants
+
+
+def test_the_order_of_sources_is_part_of_a_variant() -> None:
+    one = {"retrieval": {"sources": {"ease": {}, "popularity": {}}}}
+    other = {"retrieval": {"sources": {"popularity": {}, "ease": {}}}}
+    assert len(plan_arms(config({"a": one, "b": other})).variants("retrieve")) == 2
+
+
+def test_everybody_is_in_every_arm_or_in_exactly_one() -> None:
+    everyone = plan_arms(config({"a": {}, "b": CONTROL})).members(USERS)
+    assert all(users.all() for users in everyone.values())
+    split = plan_arms(config({"a": {}, "b": CONTROL}, assignment="split")).members(USERS)
+    assert (sum(users.astype(int) for users in split.values()) == 1).all()
+
+
+def test_shares_are_met_and_no_shard_is_one_sided() -> None:
+    from rayrec.numerics.hashing import shard_of
+
+    plan = plan_arms(config({"a": {"share": 3}, "b": {"share": 1}}, assignment="split"))
+    arm = plan.assigned(USERS)
+    assert (arm == 1).mean() == pytest.approx(0.25, abs=0.015)
+    shard = shard_of(USERS, 16)
+    for number in range(16):
+        assert (arm[shard == number] == 1).mean() == pytest.approx(0.25, abs=0.06)
+
+
+def test_a_user_stays_in_an_arm_and_another_salt_deals_anew() -> None:
+    def assigned(salt: str, users: pa.Array) -> np.ndarray:
+        return plan_arms(config({"a": {}, "b": {}}, assignment="split", salt=salt)).assigned(users)
+
+    first = assigned("one", USERS)
+    assert np.array_equal(first[5000:5100], assigned("one", USERS[5000:5100]))
+    assert (first == assigned("two", USERS)).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_users_of_a_variant_are_those_of_its_arms() -> None:
+    plan = plan_arms(config({"control": CONTROL, "llm": {}, "short": {"slate": {"size": 9}}}, assignment="split"))
+    members = plan.members(USERS)
+    llm = plan.paths[1].at("rerank")
+    assert np.array_equal(plan.users_of(llm, USERS), members["llm"] | members["short"])
+
+
+def test_the_plan_reads_as_text() -> None:
+    text = plan_arms(config({"control": CONTROL, "llm": {"share": 3}}, assignment="split")).describe()
+    assert "for control" in text
+    assert "split: control 25%, llm 75%" in text
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", "a=b", "ü", "x" * 65])
+def test_arm_names_that_cannot_be_part_of_a_path_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be an arm's name"):
+        plan_arms(config({name: {}}))
+
+
+def test_a_later_experiment_is_split_independently_of_an_earlier_one() -> None:
+    arms = {"a": CONTROL, "b": {}}
+    first, second = (plan_arms(config(arms, assignment="split", salt=salt)).assigned(USERS) for salt in ("one", "two"))
+    both = np.bincount(2 * first + second, minlength=4) / len(USERS)
+    assert both == pytest.approx([0.25] * 4, abs=0.012)
+
+
+def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_where_they_were() -> None:
+    arms = {"a": CONTROL, "b": {}}
+    earlier = plan_arms(config(arms, assignment="split", salt="one")).assigned(USERS)
+    nested = {"salt": "one", "low": 0.5, "others": "a"}  # arm b had the upper half
+    plan = plan_arms(config(arms, assignment="split", salt="two", within=nested))
+    members, part = plan.members(USERS), plan.participants(USERS)
+    assert np.array_equal(part, earlier == 1)
+    assert np.all(members["a"] | part)
+    assert not np.any(members["b"] & ~part)
+    assert np.all(members["a"] ^ members["b"])
+    assert members["b"][part].mean() == pytest.approx(0.5, abs=0.02)
+    assert "everybody else is in a" in plan.describe()
+
+
+def test_everybody_in_every_arm_inside_a_layer() -> None:
+    nested = {"salt": "one", "high": 0.25, "others": "a"}
+    plan = plan_arms(config({"a": CONTROL, "b": {}}, within=nested))
+    members = plan.members(USERS)
+    assert np.all(members["a"])
+    assert members["b"].mean() == pytest.approx(0.25, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("within", "words"),
+    [
+        ({"salt": "one", "others": "c"}, "there is no arm 'c'"),
+        ({"salt": "one", "low": 0.6, "high": 0.4, "others": "a"}, "low below high"),
+        ({"salt": "two", "others": "a"}, "must differ from arms.salt"),
+    ],
+)
+def test_a_layer_that_cannot_be_is_refused(within: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        config({"a": {}}, salt="two", within=within)

@@ -1,0 +1,54 @@
+"""Who asks for what in an arm: as a plain loop over the four places would find it."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayrec.data.schemas import INSTRUCTION
+from rayrec.instructions.instruction_table import instructions_for
+
+_texts = st.none() | st.sampled_from(["tea", "cups", "a gift"])
+_keys = st.tuples(st.sampled_from(["*", "ann", "bob", "eve"]), st.sampled_from([None, "control", "llm"]))
+_tables = st.dictionaries(_keys, st.tuples(_texts, _texts).filter(any))
+_users = st.lists(st.sampled_from(["ann", "bob", "eve", "dan", "*"]), max_size=6)
+
+Table = dict[tuple[str, str | None], tuple[str | None, str | None]]
+
+
+def arrow(table: Table) -> pa.Table:
+    rows = [dict(zip(INSTRUCTION.names, (*key, *texts), strict=True)) for key, texts in table.items()]
+    return pa.Table.from_pylist(rows, schema=INSTRUCTION)
+
+
+def by_loop(table: Table, user: str, arm: str, text: int) -> str | None:
+    for key in ((user, arm), (user, None), ("*", arm), ("*", None)):
+        said = table.get(key, (None, None))[text]
+        if said is not None:
+            return said
+    return None
+
+
+@given(_tables, _users)
+def test_each_user_gets_what_a_plain_loop_over_the_four_places_finds(table: Table, users: list[str]) -> None:
+    for arm in ("control", "llm", "new"):
+        found = instructions_for(arrow(table), pa.array(users, pa.string()), arm)
+        for text, column in enumerate(found):
+            assert column.type == pa.string()
+            assert column.to_pylist() == [by_loop(table, user, arm, text) for user in users]
+
+
+def test_a_campaign_adds_to_what_users_say_of_themselves() -> None:
+    table = arrow({("*", None): (None, "a gift"), ("ann", None): ("tea", None), ("*", "llm"): (None, "cups")})
+    users = pa.chunked_array([["ann"], ["bob"]])
+    assert [column.to_pylist() for column in instructions_for(table, users, "control")] == [
+        ["tea", None],
+        ["a gift"] * 2,
+    ]
+    assert [column.to_pylist() for column in instructions_for(table, users, "llm")] == [["tea", None], ["cups"] * 2]
+
+
+def test_an_empty_table_asks_for_nothing() -> None:
+    found = instructions_for(INSTRUCTION.empty_table(), pa.array(["ann", "bob"]), "llm")
+    assert [column.to_pylist() for column in found] == [[None, None], [None, None]]

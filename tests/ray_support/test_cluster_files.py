@@ -1,0 +1,237 @@
+"""cluster.yaml and deploy/kuberay against Ray's own schema and code, and against EC2 as moto plays it.
+
+Not checked here, for want of either: a real AWS account, and KubeRay's CRD schema (it is not in Ray's wheel). What is
+checked of the KubeRay files is what Ray's autoscaler reads from them, by the code that reads it on a head pod.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+import subprocess
+import sys
+import zoneinfo
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import ray
+import yaml
+from botocore.exceptions import ClientError
+from moto import mock_aws
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.tags import (
+    TAG_RAY_LAUNCH_CONFIG,
+    TAG_RAY_NODE_KIND,
+    TAG_RAY_NODE_NAME,
+    TAG_RAY_NODE_STATUS,
+    TAG_RAY_USER_NODE_TYPE,
+)
+from waiting import PATIENCE_S
+
+from rayrec.ray_support.spot_provider import AwsSpotProvider
+
+_REPOSITORY = Path(__file__).parents[2]
+_KUBERAY = _REPOSITORY / "deploy" / "kuberay"
+_SHIPPED = [_REPOSITORY / "cluster.yaml", _KUBERAY / "rayjob.yaml", _KUBERAY / "raycronjob.yaml"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text())
+    return content
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return _read(_REPOSITORY / "cluster.yaml")
+
+
+@pytest.fixture(params=["rayjob.yaml", "raycronjob.yaml"])
+def job_spec(request: pytest.FixtureRequest) -> dict[str, Any]:
+    spec: dict[str, Any] = _read(_KUBERAY / request.param)["spec"]
+    return spec.get("jobTemplate", spec)
+
+
+def test_cluster_yaml_passes_rays_schema(cluster: dict[str, Any]) -> None:
+    prepared = prepare_config(copy.deepcopy(cluster))
+    validate_config(prepared)  # raises where the schema is broken
+    assert prepared["available_node_types"].keys() == cluster["available_node_types"].keys()
+
+
+def test_a_misspelt_key_would_not_pass(cluster: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match="idle_timeout_minuets"):
+        validate_config(prepare_config({**cluster, "idle_timeout_minuets": 5}))
+
+
+def test_the_head_takes_no_tasks_and_workers_start_from_none(cluster: dict[str, Any]) -> None:
+    types = dict(cluster["available_node_types"])
+    assert types.pop(cluster["head_node_type"])["resources"] == {"CPU": 0}
+    assert all(each["min_workers"] == 0 < each["max_workers"] <= cluster["max_workers"] for each in types.values())
+    assert {name for name, each in types.items() if each["resources"].get("GPU")} == {"gpu_spot", "gpu_on_demand"}
+
+
+def test_the_fallback_is_a_type_of_the_same_size_within_its_own_bound(cluster: dict[str, Any]) -> None:
+    types = cluster["available_node_types"]
+    ((spot, fallback),) = cluster["provider"]["on_demand_fallback"].items()
+    on_demand = types[fallback["node_type"]]
+    assert fallback["max_workers"] == on_demand["max_workers"]
+    assert types[spot]["resources"] == on_demand["resources"]
+    without_market = {k: v for k, v in types[spot]["node_config"].items() if k != "InstanceMarketOptions"}
+    assert without_market == on_demand["node_config"] != types[spot]["node_config"]
+
+
+@pytest.fixture
+def ec2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """An EC2 that lives in this process, with what deploy/README.md says must be there."""
+    (tmp_path / ".ssh").mkdir()  # Ray writes the key pair that it makes there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # other tests' S3 server, which knows EC2 too, and remembers
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        for name in ("rayrec-head", "rayrec-worker"):
+            boto3.client("iam").create_instance_profile(InstanceProfileName=name)
+        yield boto3.client("ec2", "us-west-2")
+
+
+@pytest.fixture
+def aws(ec2: Any, cluster: dict[str, Any]) -> dict[str, Any]:
+    """cluster.yaml as `ray up` has it when it begins to launch, in a private network."""
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
+    group = ec2.create_security_group(GroupName="rayrec", Description="rayrec", VpcId=vpc)["GroupId"]
+    text = yaml.safe_dump(cluster).replace("subnet-REPLACE", subnet).replace("sg-REPLACE", group)
+    bootstrapped: dict[str, Any] = AwsSpotProvider.bootstrap_config(prepare_config(yaml.safe_load(text)))
+    return bootstrapped
+
+
+def _launch(config: dict[str, Any], node_type: str) -> None:
+    tags = {
+        TAG_RAY_NODE_KIND: "worker",
+        TAG_RAY_NODE_NAME: node_type,
+        TAG_RAY_USER_NODE_TYPE: node_type,
+        TAG_RAY_NODE_STATUS: "uninitialized",
+        TAG_RAY_LAUNCH_CONFIG: "hash",
+    }
+    each = config["available_node_types"][node_type]
+    provider = AwsSpotProvider(config["provider"], config["cluster_name"])
+    provider.create_node_with_resources_and_labels(each["node_config"], tags, 1, each["resources"], {})
+
+
+def _instances(ec2: Any) -> dict[str, dict[str, Any]]:
+    """Those launched, by Ray node type."""
+    found = [each for reserved in ec2.describe_instances()["Reservations"] for each in reserved["Instances"]]
+    return {next(tag["Value"] for tag in each["Tags"] if tag["Key"] == TAG_RAY_USER_NODE_TYPE): each for each in found}
+
+
+def test_ec2_accepts_every_node_type_and_gives_none_a_public_address(ec2: Any, aws: dict[str, Any]) -> None:
+    for node_type in aws["available_node_types"]:
+        _launch(aws, node_type)
+    launched = _instances(ec2)
+    assert launched.keys() == aws["available_node_types"].keys()
+    assert {name for name, each in launched.items() if each.get("InstanceLifecycle") == "spot"} == {"gpu_spot"}
+    assert not any(each.get("PublicIpAddress") for each in launched.values())
+
+
+def test_no_port_is_opened_to_the_world(ec2: Any, aws: dict[str, Any]) -> None:
+    _launch(aws, aws["head_node_type"])
+    used = [group["GroupId"] for each in _instances(ec2).values() for group in each["SecurityGroups"]]
+    for group in ec2.describe_security_groups(GroupIds=used)["SecurityGroups"]:
+        assert not [rule for rule in group["IpPermissions"] if rule["IpRanges"] or rule["Ipv6Ranges"]]
+
+
+def test_a_refused_spot_request_is_launched_on_demand_up_to_the_bound(
+    ec2: Any, aws: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.client import BaseClient
+
+    call = BaseClient._make_api_call
+
+    def without_spot(client: Any, operation: str, request: dict[str, Any]) -> Any:
+        if operation == "RunInstances" and "InstanceMarketOptions" in request:
+            error = {"Error": {"Code": "InsufficientInstanceCapacity", "Message": "no spot capacity"}}
+            raise ClientError(error, operation)  # type: ignore[arg-type]
+        return call(client, operation, request)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", without_spot)
+    bound = aws["available_node_types"]["gpu_on_demand"]["max_workers"]
+    for _ in range(bound + 1):
+        with pytest.raises(NodeLaunchException):
+            _launch(aws, "gpu_spot")
+    reservations = ec2.describe_instances()["Reservations"]
+    assert sum(len(each["Instances"]) for each in reservations) == bound
+    assert _instances(ec2).keys() == {"gpu_on_demand"}
+
+
+def test_rays_autoscaler_reads_the_kuberay_groups(job_spec: dict[str, Any]) -> None:
+    custom_resource = {"metadata": {"name": "rayrec", "namespace": "default"}, "spec": job_spec["rayClusterSpec"]}
+    config = _derive_autoscaling_config_from_ray_cr(custom_resource)  # ends with validate_config
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"]["CPU"] == 0
+    assert types["gpu"]["resources"]["GPU"] == 1
+    assert all(types[name]["min_workers"] == 0 < types[name]["max_workers"] for name in ("cpu", "gpu"))
+    assert config["idle_timeout_minutes"] == 2
+
+
+def test_kuberay_groups_have_what_their_crd_requires(job_spec: dict[str, Any]) -> None:
+    spec = job_spec["rayClusterSpec"]
+    assert spec["rayVersion"] == ray.__version__
+    assert spec["enableInTreeAutoscaling"] is True
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]  # never evicted for memory
+        assert container["image"].startswith("REPLACE-registry/")
+    for group in spec["workerGroupSpecs"]:
+        assert {"groupName", "replicas", "minReplicas", "maxReplicas", "template"} <= group.keys()
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_the_token_comes_from_outside_the_files(cluster: dict[str, Any], job_spec: dict[str, Any]) -> None:
+    assert job_spec["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "rayrec-ray-token"}
+    starts = [command for commands in ("head", "worker") for command in cluster[f"{commands}_start_ray_commands"]]
+    started = [command for command in starts if "ray start" in command]
+    assert len(started) == 2
+    assert all("RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$HOME/.ray/auth_token" in command for command in started)
+    assert cluster["file_mounts"]["/home/ubuntu/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+@pytest.mark.parametrize("path", _SHIPPED, ids=lambda path: path.name)
+def test_no_secret_is_in_the_files(path: Path) -> None:
+    assert not re.search(r"AKIA[0-9A-Z]{16}|[0-9a-f]{32}|PRIVATE KEY", path.read_text())
+
+
+def test_the_nightly_job_is_the_job() -> None:
+    nightly = _read(_KUBERAY / "raycronjob.yaml")
+    assert nightly["kind"] == "RayCronJob"
+    assert nightly["spec"]["jobTemplate"] == _read(_KUBERAY / "rayjob.yaml")["spec"]
+    assert len(nightly["spec"]["schedule"].split()) == 5
+    assert zoneinfo.ZoneInfo(nightly["spec"]["timeZone"])
+
+
+def test_the_command_on_kubernetes_is_one_that_the_job_takes(job_spec: dict[str, Any]) -> None:
+    """Through a shell, as KubeRay runs it; with the repository in the place of the image's folder."""
+    command = job_spec["entrypoint"].replace("/opt/rayrec", shlex.quote(str(_REPOSITORY)))
+    command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command) + " --print-config"
+    done = subprocess.run(
+        ["/bin/bash", "-c", command], cwd=_REPOSITORY, text=True, capture_output=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["resources"]["rerank_num_gpus"] == 1
+
+
+def test_the_locks_that_nodes_install_pin_every_package_by_hash_and_name_no_host() -> None:
+    text = (_REPOSITORY / "requirements" / "gpu.lock").read_text()
+    pins = re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
+    assert ("ray", ray.__version__) in pins
+    assert dict(pins)["torch"].partition("+")[1] == ""  # a local build, such as +cpu, is no GPU build
+    assert (
+        dict(pins)["boto3"] == boto3.__version__
+    )  # the head's autoscaler imports it with rayrec.ray_support.spot_provider
+    assert not re.search(r"https?://|file:|--(extra-)?index-url|--find-links", text)
+    assert all(re.search(rf"^{re.escape(name)}==\S+ \\\n +--hash=sha256:", text, re.MULTILINE) for name, _ in pins)

@@ -1,0 +1,104 @@
+"""`ray job submit --working-dir .` to a real head that demands a token."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from ray_heads import REPOSITORY, RayHead, ray_head
+from waiting import PATIENCE_S
+
+from rayrec import read_slates
+from rayrec.data.synthetic_dataset import make_synthetic_dataset
+
+_PROBE = """
+import ray, rayrec
+from rayrec.ray_support.cluster import connect
+from rayrec.config import Resources
+
+with connect(Resources()) as cluster:
+    where = ray.get(ray.remote(lambda: __import__("rayrec").__file__).remote())
+    print("PROBE", cluster.local, rayrec.__file__, where)
+"""
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    with ray_head("--num-cpus=2", "--object-store-memory=200000000", dashboard=True) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user's folder holds, without what git leaves out."""
+    folder = tmp_path_factory.mktemp("checkout") / "rayrec"
+    leave_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "out", "demo-out", "build", "tests")
+    shutil.copytree(REPOSITORY, folder, ignore=leave_out)
+    (folder / "jobs" / "probe.py").write_text(_PROBE)
+    return folder
+
+
+def submit(
+    head: RayHead, checkout: Path, command: Sequence[str], **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` from `checkout`; the result holds the job's own output, followed to its end."""
+    return subprocess.run(
+        ["ray", "job", "submit", "--address", head.jobs_url, "--working-dir", ".", "--", *command],
+        cwd=checkout,
+        env={**head.environment, **environment},
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkout: Path) -> None:
+    done = submit(head, checkout, ["python", "-m", "jobs.probe"])
+    assert done.returncode == 0, done.stdout + done.stderr + head.logs()
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("PROBE"))
+    _, local, in_driver, in_task = line.split()
+    assert local == "False"
+    assert "working_dir_files" in in_driver  # not the checkout that is installed in this environment
+    assert "working_dir_files" in in_task
+
+
+def test_the_nights_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
+    shop = make_synthetic_dataset(tmp_path, users=60)
+    sets = (f"data.root={shop.data_root}", f"output.root={tmp_path / 'out'}", "rerank.method=none", "blend.cutoffs=0")
+    command = ["python", "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
+    done = submit(head, checkout, [*command, *(part for each in sets for part in ("--set", each))])
+    assert done.returncode == 0, done.stdout + done.stderr + head.logs()
+    assert "score" in done.stdout  # its progress is in the job's log
+    slates = read_slates(tmp_path / "out", shop.date, verify=True)
+    assert len(set(slates["user_id"].to_pylist())) == 60
+
+
+def test_a_failing_job_fails_the_submission(head: RayHead, checkout: Path) -> None:
+    done = submit(head, checkout, ["python", "-c", "raise SystemExit(3)"])
+    assert done.returncode != 0
+
+
+def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:
+    done = submit(head, checkout, ["python", "-m", "jobs.probe"], RAY_AUTH_TOKEN="0" * 64)
+    assert done.returncode != 0
+    assert "token" in (done.stdout + done.stderr).lower()
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/nodes?view=summary"])
+def test_without_a_token_nothing_is_answered(head: RayHead, path: str) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(head.jobs_url + path, timeout=PATIENCE_S)
+    assert refusal.value.code == 401
+
+
+def test_nothing_is_written_to_the_home_folder(head: RayHead, checkout: Path, tmp_path: Path) -> None:
+    done = submit(head, checkout, ["python", "-m", "jobs.probe"], HOME=str(tmp_path))
+    assert done.returncode == 0
+    assert os.listdir(tmp_path) == []

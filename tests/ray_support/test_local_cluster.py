@@ -1,0 +1,132 @@
+"""The local cluster of a job: several at once on one machine, nothing left behind, dead with its driver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from waiting import PATIENCE_S, line_of
+
+from rayrec.config import Resources
+from rayrec.ray_support.cluster import ClusterError, connect, placeable_cpus
+
+_DRIVER = """
+import sys
+import ray
+from rayrec.ray_support.cluster import connect
+from rayrec.config import Resources
+
+with connect(Resources(local_cpus=1, local_object_store_mb=128)) as cluster:
+    raylet = ray.get(ray.remote(lambda: __import__("os").getppid()).remote())
+    print(cluster.address, cluster.local, cluster.num_cpus, raylet, flush=True)
+    sys.stdin.readline()
+"""
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What a driver said when it was connected, and how it ended."""
+
+    home: Path
+    temp: Path
+    address: str
+    local: bool
+    num_cpus: float
+    raylet: int  # process id
+    status: int
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
+    """Two drivers, connected at the same time; the first ends by itself, the second is killed."""
+    homes = [tmp_path_factory.mktemp("home") for _ in range(2)]
+    temps = [Path(tempfile.mkdtemp(prefix="rrl-", dir="/tmp")) for _ in range(2)]  # short, for Ray's sockets
+    started = [_start(home, temp) for home, temp in zip(homes, temps, strict=True)]
+    said = [line_of(process, process.stdout).split() for process in started]  # a failed one says why above
+    started[0].communicate("\n", timeout=PATIENCE_S)
+    started[1].kill()
+    started[1].communicate(timeout=PATIENCE_S)
+    yield [
+        Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), process.returncode)
+        for home, temp, (address, local, num_cpus, raylet), process in zip(homes, temps, said, started, strict=True)
+    ]
+    for temp in temps:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _start(home: Path, temp: Path) -> subprocess.Popen[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"HOME": str(home), "TMPDIR": str(temp)}
+    command = [sys.executable, "-c", _DRIVER]
+    return subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def test_two_runs_on_one_machine_have_a_cluster_each(drivers: list[Driver]) -> None:
+    assert len({driver.address for driver in drivers}) == 2
+    assert all(driver.local and driver.num_cpus == 1 for driver in drivers)
+
+
+def test_nothing_is_written_to_the_home_folder(drivers: list[Driver]) -> None:
+    assert [os.listdir(driver.home) for driver in drivers] == [[], []]
+
+
+def test_a_run_that_ends_takes_its_cluster_and_files_along(drivers: list[Driver]) -> None:
+    assert drivers[0].status == 0
+    assert os.listdir(drivers[0].temp) == []
+    assert _ends(drivers[0].raylet)
+
+
+def test_a_killed_run_takes_its_cluster_along(drivers: list[Driver]) -> None:
+    assert drivers[1].status == -signal.SIGKILL
+    assert _ends(drivers[1].raylet)
+
+
+def test_the_address_of_a_job_api_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(ClusterError, match="ray job submit"), connect(Resources()):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "given"),
+    [
+        ([1, 1, 1, 1], 2, 1),  # four CPUs, and no node that has two
+        ([4, 1, 16], 2, 2),
+        ([4, 1], 16, 4),
+        ([0.5], 2, 0.5),
+        ([None], 2, 2),  # a head that takes no work
+        ([0, None], 2, 2),
+        ([], 2, 2),
+    ],
+)
+def test_a_task_asks_for_no_more_than_the_largest_node_has(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[float | None], asked: float, given: float
+) -> None:
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    alive = [{"Alive": True, "Resources": {"memory": 1e9} | ({} if cpus is None else {"CPU": cpus})} for cpus in nodes]
+    monkeypatch.setattr("ray.nodes", lambda: [dead, *alive])
+    assert placeable_cpus(asked) == given
+
+
+def _ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
+    """Whether the process is gone, or dead and not yet collected by its parent, within the time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    return False

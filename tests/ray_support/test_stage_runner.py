@@ -1,0 +1,46 @@
+"""What a stage refuses reaches the driver as it was said, whichever error it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.errors import MissingFileError, RayrecError
+from rayrec.ray_support.cluster import ClusterError
+from rayrec.ray_support.stage_runner import WORK_ITEM, _apply, results
+
+
+class OwnError(RayrecError):
+    """An error that a method brings along."""
+
+
+class Refusing:
+    def __init__(self, error: RayrecError) -> None:
+        self._error = error
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        raise self._error
+
+
+class OneTable:
+    """As much of a dataset as `results` reads."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def iter_batches(self, **_: object) -> Iterator[pa.Table]:
+        yield self._table
+
+
+@pytest.mark.parametrize("kind", [MissingFileError, ClusterError, OwnError])
+def test_an_error_of_any_module_crosses_whole(kind: type[RayrecError]) -> None:
+    table = pa.table({WORK_ITEM: pa.array(np.full(1, 3, np.int32))})
+    carried = _apply(Refusing(kind("what", where="where", hint="do")), table)
+    assert carried[WORK_ITEM].to_pylist() == [3]
+    with pytest.raises(kind) as error:
+        list(results(OneTable(carried)))
+    assert type(error.value) is kind
+    assert (error.value.what, error.value.where, error.value.hint) == ("what", "where", "do")

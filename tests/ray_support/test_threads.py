@@ -1,0 +1,81 @@
+"""A task computes on as many threads as it has CPUs, in whatever process it lands: more or fewer change last bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from sys import modules
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray
+import torch
+from threadpoolctl import threadpool_info
+
+from rayrec.numerics.threads import thread_limit
+from rayrec.ray_support.cluster import task
+from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.ray_support.training_workers import ReportCallback, Worker, WorkerGroup, run
+
+ray.cloudpickle.register_pickle_by_value(modules[__name__])  # workers cannot import a test
+
+
+def computing() -> set[int]:
+    """The numbers of threads that the libraries of this process compute on."""
+    return {torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())}
+
+
+@pytest.fixture
+def used(local_ray: None) -> None:
+    """Both processes of the cluster have loaded their libraries for a task of one CPU."""
+    assert ray.get([ray.remote(num_cpus=1)(computing).remote() for _ in range(4)])
+
+
+class Count:
+    """Stage: how many threads it computes on."""
+
+    def __init__(self, _: object) -> None:
+        return
+
+    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+        return pa.table({"threads": sorted(computing())})
+
+
+@pytest.mark.parametrize(("cpus", "count"), [(1, 1), (2, 2), (2.9, 2), (0.5, 1)])
+def test_a_block_of_work_has_its_threads_and_leaves_others_as_they_were(cpus: float, count: int) -> None:
+    with thread_limit(3):
+        with thread_limit(cpus):
+            assert computing() == {count}
+        assert computing() == {3}
+
+
+def test_threads_are_as_before_after_an_error() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match="an error"), thread_limit(before + 1):
+        raise ValueError("an error")
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.usefixtures("used")
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_task_in_a_process_that_ran_another_computes_on_its_own_cpus(cpus: int) -> None:
+    assert ray.get(task(computing, cpus).remote()) == {cpus}
+
+
+@pytest.mark.usefixtures("used")
+def test_a_stage_computes_on_one_thread_after_a_task_of_two() -> None:
+    assert ray.get(task(computing, 2).remote()) == {2}
+    counted = pa.concat_tables(results(carry(work_item_dataset(range(4)), Count, None)))
+    assert np.unique(counted["threads"]).tolist() == [1]
+
+
+@pytest.mark.usefixtures("used")
+def test_a_worker_that_trains_computes_on_its_cpus(tmp_path: Path) -> None:
+    def work(worker: Worker, report: ReportCallback) -> None:
+        found: Mapping[str, float] = {"threads": max(computing())}
+        (tmp_path / "threads").write_text(str(sorted(computing())))
+        report(found, "counted")
+
+    run(work, WorkerGroup(cpus=2), "count")
+    assert (tmp_path / "threads").read_text() == "[2]"

@@ -1,0 +1,194 @@
+"""Reports to test with: one full of everything, one of a day without anything."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.data.schemas import INSTRUCTION, QUARANTINE, SLATE
+from rayrec.evaluation.beyond_accuracy import ItemStatistics, beyond_accuracy
+from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.interleaved_preference import interleaving
+from rayrec.evaluation.metrics import RelevantItems, user_metrics
+from rayrec.evaluation.off_policy.published_feedback import OFF_POLICY_ESTIMATES
+from rayrec.instructions.facet_scheme import BELOW, CATEGORY, FacetScheme
+from rayrec.monitoring.drift import drift
+from rayrec.monitoring.removal_statistics import AGES, POPULAR
+from rayrec.monitoring.run_statistics import RUN_STATISTICS, merge, slate_statistics
+from rayrec.reporting.item_text_effects import text_ablation
+from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
+from rayrec.reporting.request_tables import request_recognition
+
+HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
+DAY = date(2026, 3, 2)
+
+
+def slates(
+    users: int = 40, items: int = 60, seed: int = 0, size: int = 20, arms: tuple[str, ...] = ("control", "llm")
+) -> tuple[pa.Table, pa.Array, pa.Array]:
+    """The arms' SLATE rows, with the catalogue's ids and categories."""
+    rng = np.random.default_rng(seed)
+    item_id = pa.array([f"item-{n:03d}" for n in range(items)])
+    category = pa.array([f"kind {n % 7}" if n % 7 else None for n in range(items)])
+    tables = []
+    for arm in arms:
+        ranked = np.argsort(rng.random((users, items)), axis=1)[:, :size].ravel()
+        rows = users * size
+        columns = {
+            "dt": pa.array([DAY] * rows),
+            "arm": [arm] * rows,
+            "slate_id": [f"{arm}-{n // size}" for n in range(rows)],
+            "user_id": [f"user-{n // size}" for n in range(rows)],
+            "rank": np.tile(np.arange(1, size + 1), users),
+            "item_id": item_id.take(pa.array(ranked)),
+            "score": np.sort(rng.normal(size=(users, size)), axis=1)[:, ::-1].ravel(),
+            "source": [("ease", "recent_popularity", "llm")[n] for n in rng.integers(0, 3, rows)],
+            "propensity": np.ones(rows),
+        }
+        tables.append(
+            pa.table({name: pa.array(values).cast(SLATE.field(name).type) for name, values in columns.items()})
+        )
+    return pa.concat_tables(tables).cast(SLATE), item_id, category
+
+
+def verdicts() -> pa.Table:
+    counts = {"kept": 900.0, "inconsistent": 60.0, "harmful": 30.0, "both": 10.0}
+    columns = {"quantity": ["verdict"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
+    return pa.table({**columns, "count": list(counts.values())}, RUN_STATISTICS)
+
+
+def removal_counts() -> pa.Table:
+    rows = {
+        "out by event": ((HOSTILE, 600, 90), ("purchase", 400, 10)),
+        "out by age": ((AGES[0][1], 1000, 100),),
+        "out by popularity": ((POPULAR[0], 100, 1), (POPULAR[2], 900, 99)),
+    }
+    counts = [
+        {"quantity": quantity, "arm": "influence", "key": f"{name}/{which}", "count": float(count)}
+        for quantity, bands in rows.items()
+        for name, whole, out in bands
+        for which, count in (("all", whole), ("out", out))
+    ]
+    return pa.Table.from_pylist(counts, RUN_STATISTICS)
+
+
+def estimates() -> list[dict[str, object]]:
+    known = {"logging": "control", "estimator": "sn_rips", "slates": 1200, "effective_sample_size": 310.5}
+    one = {**known, "target": "llm", "value": 0.31, "low": 0.25, "high": 0.37, "standard_error": 0.03}
+    own = {**one, "target": "control", "estimator": "on_policy", "value": 0.28, "low": 0.27, "high": 0.29}
+    return [own, one, {**known, "target": HOSTILE, "refused": f"no support: {HOSTILE}"}]
+
+
+def reread() -> pa.Table:
+    columns = {"item": [0, 1, 1, 2], "given": [1.0, 5.0, 4.0, 0.0], "bare": [0.9, 1.0, 1.0, 0.2]}
+    return pa.table(columns, pa.schema([("item", pa.int32()), ("given", pa.float32()), ("bare", pa.float32())]))
+
+
+def binding() -> pa.Table:
+    columns = {"quantity": ["rule"] * 2, "arm": ["llm"] * 2, "key": ["max_per_category", HOSTILE]}
+    return pa.table({**columns, "count": [12.0, 3.0]}, RUN_STATISTICS)
+
+
+def full(name: str = HOSTILE) -> ReportData:
+    """Everything that a report can hold, all texts as hostile or as long as they come."""
+    table, item_id, category = slates()
+    summary = merge([slate_statistics(table, item_id, category), verdicts(), removal_counts(), binding()])
+    earlier = merge([slate_statistics(*slates(seed=5)), verdicts()])
+    users = pa.array([f"user-{n}" for n in range(40)])
+    truth = RelevantItems.of(users, item_id.take(pa.array(np.arange(40))), item_id)
+    judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
+    facts = ItemStatistics.of(np.arange(len(item_id))[::-1].astype(float), category)
+    category_shares = facts.category_shares(np.arange(40), np.arange(40), 40)
+    judged = [one.with_metrics(beyond_accuracy(one.top, facts, category_shares)) for one in judged]
+    comparison = compare(judged, seed=0, against=["control"], resamples=200)
+    newcomers = [one.take(np.arange(30)) for one in judged]
+    few = compare(newcomers, seed=0, against=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
+    comparison = pa.concat_tables([comparison, few])
+    quarantine = {"file": "events/2026-02-01.csv", "row": 7, "user_id": None, "reason": HOSTILE, "detail": "x" * 500}
+    removed = {"user_id": "user-1", "variant": "influence", "title": HOSTILE, "ts": 1_760_000_000_000_000}
+    history = [(f"Thing {n}", "2026-02-01 view", "inconsistent" if n == 3 else "") for n in range(8)]
+    person = [("", n, *line) for n, line in enumerate(history)]
+    person += [
+        (arm, n, f"Thing {n} " + "of great length " * 3, "ease", "") for arm in ("control", "llm") for n in (1, 2, 3)
+    ]
+    return ReportData(
+        name=name,
+        date=DAY,
+        run_id="0123456789abcdef",
+        published=True,
+        publication_status="40 users have a slate in each of 2 arms.",
+        arms={"control": "no denoising, no LLM", "llm": "influence denoising, item-token LLM"},
+        facts={"engine": "vllm 40", "fingerprint": "a" * 64, HOSTILE: HOSTILE},
+        users_in=50,
+        users_published=40,
+        users_quarantined={HOSTILE: 2, "the prompt failed": 1},
+        users_ineligible={"fewer than 3 events": 7},
+        rows_read=10_000,
+        rows_quarantined={HOSTILE: 30, "no user": 12},
+        statistics=summary,
+        quarantine_examples=pa.Table.from_pylist([{**quarantine, "raw": HOSTILE * 20}], QUARANTINE),
+        removed_examples=pa.Table.from_pylist(
+            [{**removed, "reason": "both", "influence": 0.01, "harm": None}], REMOVED
+        ),
+        examples=pa.Table.from_pylist(
+            [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE
+        ),
+        before_after=pa.Table.from_pylist(
+            [
+                dict(zip(BEFORE_AFTER.names, ("user-1", "influence", *line), strict=True))
+                for line in ((0, HOSTILE, "2026-02-01 view", HOSTILE), (1, "Thing", "2026-02-02 view", ""))
+            ],
+            BEFORE_AFTER,
+        ),
+        arms_by_variant={"influence": "control, llm"},
+        previous_date=date(2026, 3, 1),
+        drift=drift(earlier, summary),
+        timings=pa.Table.from_pylist([{"stage": "rerank", "seconds": 75.5, "done": 40, "unit": "users"}], TIMINGS),
+        losses=pa.table({"step": [0, 50, 100], "loss": [5.0, 3.1, 2.9]}, LOSSES),
+        evaluated_on="38 users with at least 3 events, 2026-03-02 to 2026-03-08.",
+        comparison=comparison,
+        ground_truth=comparison,
+        baseline="control",
+        recommendation="Keep control: no arm is found to be better.",
+        arm_conclusions=(f"llm − control: +3.1% nDCG@10, 95% interval −1.2% … +5.0%. {HOSTILE}",),
+        interleaving=interleaving(judged, truth.relevant, "control", 0),
+        off_policy_source="12,000 rows of feedback on 1,200 slates",
+        off_policy=pa.Table.from_pylist(estimates(), OFF_POLICY_ESTIMATES),
+        requests=request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True),
+        text_ablation=text_ablation("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
+    )
+
+
+def requests() -> pa.Table:
+    """A campaign for everybody that is hostile, another, and what users typed: one thing five times, two others."""
+    rows = [("*", "a", None, HOSTILE), ("*", "b", None, "a red lamp")]
+    rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
+    rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
+    return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
+
+
+def scheme() -> FacetScheme:
+    """Lamps, and prices below 5."""
+    return FacetScheme((CATEGORY, BELOW), ("lamp", "5"), {"price": BELOW})
+
+
+def bare() -> ReportData:
+    """A day that refused to publish before there was anything to show."""
+    return ReportData(
+        name="shop",
+        date=DAY,
+        run_id="0",
+        published=False,
+        publication_status="61% of the rows broke the contract; at most 5% may.",
+        arms={"control": ""},
+        facts={},
+        users_in=0,
+        users_published=0,
+        users_quarantined={},
+        users_ineligible={},
+        rows_read=0,
+        rows_quarantined={},
+        statistics=RUN_STATISTICS.empty_table(),
+    )

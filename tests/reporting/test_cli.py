@@ -1,0 +1,75 @@
+"""What all jobs share on the command line: errors in words, with their own exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings, user_error
+from rayrec.errors import QuarantineError, RayrecError
+
+CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+
+
+def job(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
+    loaded = settings(config, overrides, print_config)
+    if loaded.name == "broken":
+        raise QuarantineError(
+            "61% [red]of the rows[/red] broke the contract", where="events", hint="look at quarantine/"
+        )
+    if loaded.name == "defect":
+        raise KeyError("a defect of ours")
+    print(f"{loaded.name} on {as_date(date)}")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(command(job), ["--config", str(CONF), *arguments])
+    return result.exit_code, result.output
+
+
+def test_options_reach_the_job() -> None:
+    assert run("--date", "2026-03-02", "--set", "name=shop") == (0, "shop on 2026-03-02\n")
+
+
+def test_a_users_error_is_printed_in_words_with_its_exit_status() -> None:
+    status, output = run("--date", "2026-03-02", "--set", "name=broken")
+    assert status == 3
+    assert output == (
+        "error: 61% [red]of the rows[/red] broke the contract\n  where: events\n  to do: look at quarantine/\n"
+    )
+
+
+def test_a_defect_of_ours_keeps_its_traceback() -> None:
+    result = CliRunner().invoke(command(job), ["--config", str(CONF), "--date", "2026-03-02", "--set", "name=defect"])
+    assert isinstance(result.exception, KeyError)
+
+
+def test_print_config_prints_settings_that_load_again(tmp_path: Path) -> None:
+    status, output = run("--date", "2026-03-02", "--print-config", "--set", "slate.size=7")
+    assert status == 0
+    again = tmp_path / "again.yaml"
+    again.write_text(output, encoding="utf8")
+    assert settings(again, None).slate.size == 7
+    assert yaml.safe_load(output)["name"] == "demo"
+
+
+@pytest.mark.parametrize("date", ["2026-02-30", "yesterday", "02/03/2026"])
+def test_a_date_that_is_none_is_refused(date: str) -> None:
+    status, output = run("--date", date)
+    assert status == 2
+    assert "Invalid value" in output
+
+
+def test_the_error_of_a_ray_task_is_the_one_the_user_reads() -> None:
+    from ray.exceptions import RayTaskError
+
+    cause = QuarantineError("too many rows broke the contract")
+    wrapped = RayTaskError("ingest", "Traceback ...", cause)
+    assert user_error(wrapped) is cause
+    assert user_error(wrapped.as_instanceof_cause()) is cause
+    assert user_error(ValueError("x")) is None
+    plain = RayrecError("x")
+    assert user_error(plain) is plain

@@ -1,0 +1,106 @@
+"""What denoising took out, told to people: of which events, from whom, and why in words that are true."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.denoising.denoiser import REASONS
+from rayrec.monitoring.removal_statistics import POPULAR, popularity_bands, summarise_removals
+from rayrec.monitoring.run_statistics import counts_by_arm, merge
+from rayrec.reporting import views
+from rayrec.reporting.removal_reasons import REASON_LABELS, explain_removal
+from rayrec.reporting.user_examples import HistoryItem, UserView, before_after_rows
+
+MICROSECONDS_PER_DAY = 86_400_000_000
+NOW = 1_000 * MICROSECONDS_PER_DAY
+EVENTS = ("view", "purchase")
+
+
+def denoised() -> pa.Table:
+    """Two users, one variant; days ago, event, item and reason of each event are told."""
+    columns = {
+        "user_id": ["u", "v"],
+        "item": [[0, 1, 2], [3]],
+        "ts": [
+            [NOW - 100 * MICROSECONDS_PER_DAY, NOW - 10 * MICROSECONDS_PER_DAY, NOW - MICROSECONDS_PER_DAY // 2],
+            [NOW - 7 * MICROSECONDS_PER_DAY],
+        ],
+        "event": [[0, 1, 0], [0]],
+        "value": [[0.0] * 3, [0.0]],
+        "dwell_ms": [[-1] * 3, [-1]],
+        "variant": ["influence"] * 2,
+        "keep": [[1.0, 0.0, 0.0], [1.0]],
+        "influence": [[0.5, -0.1, 0.2], [0.3]],
+        "harm": [[0.0, 0.02, 0.01], [0.0]],
+        "reason": [[0, 3, 2], [0]],
+    }
+    return pa.table(
+        {name: pa.array(columns[name], DENOISED_HISTORY.field(name).type) for name in DENOISED_HISTORY.names}
+    )
+
+
+def test_events_are_counted_by_type_age_and_popularity_all_and_taken_out() -> None:
+    bands = popularity_bands(np.array([1, 90, 8, 1]))
+    found = summarise_removals(denoised(), EVENTS, NOW, bands)
+    counts = {name: counts_by_arm(found, f"out by {name}")["influence"] for name in ("event", "age", "popularity")}
+    assert counts["event"] == {"view/all": 3, "view/out": 1, "purchase/all": 1, "purchase/out": 1}
+    assert {key: n for key, n in counts["age"].items() if key.endswith("/all")} == {
+        "under a day/all": 1,
+        "7 to 28 days/all": 2,
+        "older/all": 1,
+    }
+    assert counts["age"]["older/out"] == 0
+    assert counts["popularity"][f"{POPULAR[0]}/out"] == 1
+    assert counts["popularity"]["tail/all"] == 3
+    parts = [summarise_removals(denoised().slice(row, 1), EVENTS, NOW, bands) for row in range(2)]
+    assert merge(parts) == found
+
+
+def test_popularity_bands_split_the_events_and_not_the_items() -> None:
+    assert popularity_bands(np.array([5, 30, 45, 20])).tolist() == [2, 1, 0, 1]
+    assert popularity_bands(np.zeros(3)).tolist() == [2, 2, 2]
+
+
+def test_an_explanation_says_what_was_measured() -> None:
+    row = denoised().to_pylist()[0]
+    assert explain_removal(row, 0) == ""
+    words = explain_removal(row, 1)
+    assert words == (
+        "removing it raises the score of what was taken last (+0.02); "
+        "the user's other 2 events together do not support it"
+    )
+    assert explain_removal(row, 2) == "removing it raises the score of what was taken last (+0.01)"
+    lonely = {**row, "reason": [0, 0, REASONS.index("inconsistent")]}
+    assert explain_removal(lonely, 2) == "it fits badly: of the user's other 2 events 1 has less support"
+    lowest = {**lonely, "influence": [0.5, 0.3, 0.2]}
+    assert explain_removal(lowest, 2) == "it fits badly: of the user's other 2 events none has less support"
+    weighed = {**lonely, "keep": [1.0, 1.0, 0.25]}
+    assert explain_removal(weighed, 2).endswith("; it still weighs 25%")
+
+
+@pytest.mark.parametrize("reason", REASONS[1:])
+def test_every_reason_has_words_also_where_nothing_was_measured(reason: str) -> None:
+    nothing = [None, float("nan")]
+    row = {"reason": [REASONS.index(reason), 0], "keep": [0.0, 1.0], "influence": nothing, "harm": [None, None]}
+    assert explain_removal(row, 0) == f"it {REASON_LABELS[reason]}"
+
+
+def person() -> UserView:
+    when = datetime(2026, 3, 1, tzinfo=UTC)
+    kept = HistoryItem("Lamp", when, "view", {}, {})
+    gone = HistoryItem("Tent", when, "purchase", {"ease": "both"}, {"ease": "because"})
+    return UserView("u", (kept, gone, kept), {})
+
+
+def test_histories_stand_before_and_after_for_each_variant_that_took_something() -> None:
+    table = before_after_rows([person(), UserView("w", person().history[:1], {})])
+    assert table["why"].to_pylist() == ["", "because", ""]
+    (found,) = views.before_after(table)
+    assert (found["user_id"], found["variant"], found["left"]) == ("u", "ease", 2)
+    assert [line["title"] for line in found["lines"]] == ["Lamp", "Tent", "Lamp"]
+    assert before_after_rows([person()], events=1)["title"].to_pylist() == ["Lamp"]

@@ -1,0 +1,105 @@
+"""Copies on a node: made once, and gone when nobody has asked for them in days."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from rayrec.errors import DataError
+from rayrec.numerics.hashing import digest
+from rayrec.storage import checkpoint_cache
+from rayrec.storage.checkpoint_cache import IDLE_DAYS, MIN_CACHED_COPIES, cached_copy
+
+
+def filled(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(folder.name.encode())
+
+
+def aged(path: Path, days: float) -> Path:
+    at = time.time() - days * 86_400
+    os.utime(path, (at, at))
+    return path
+
+
+def names(root: Path) -> set[str]:
+    return {path.name for path in root.iterdir()}
+
+
+def test_old_copies_go_when_a_new_one_comes_but_for_the_newest_few(tmp_path: Path) -> None:
+    for age in range(10):
+        aged(cached_copy(digest(age), tmp_path, filled), IDLE_DAYS + 10 - age)
+    tonight = cached_copy(digest("tonight"), tmp_path, filled)
+    assert names(tmp_path) == {tonight.name, *(digest(age) for age in range(10 - (MIN_CACHED_COPIES - 1), 10))}
+    assert (tonight / "model.safetensors").is_file()
+
+
+def test_what_was_asked_for_in_the_last_days_stays_however_many_there_are(tmp_path: Path) -> None:
+    for number in range(3 * MIN_CACHED_COPIES):
+        aged(cached_copy(digest(number), tmp_path, filled), IDLE_DAYS - 1)
+    cached_copy(digest("tonight"), tmp_path, filled)
+    assert len(names(tmp_path)) == 3 * MIN_CACHED_COPIES + 1
+
+
+def test_asking_for_a_copy_keeps_it_and_copies_nothing(tmp_path: Path) -> None:
+    old = cached_copy(digest("old"), tmp_path, filled)
+    others = [cached_copy(digest(number), tmp_path, filled) for number in range(MIN_CACHED_COPIES)]
+    for path in (old, *others):
+        aged(path, IDLE_DAYS + 1)
+    aged(old, IDLE_DAYS + 2)
+    assert cached_copy(old.name, tmp_path, lambda folder: pytest.fail("it is there")) == old
+    tonight = cached_copy(digest("tonight"), tmp_path, filled)
+    assert old.name in names(tmp_path)
+    assert names(tmp_path) < {path.name for path in (old, tonight, *others)}
+
+
+def test_a_copy_that_a_kill_cut_short_is_cleared_away_and_one_being_made_is_not(tmp_path: Path) -> None:
+    cut_short, being_made = tmp_path / ".copy-cut-short", tmp_path / ".copy-being-made"
+    for folder in (cut_short, being_made):
+        folder.mkdir()
+        filled(folder)
+    aged(cut_short, IDLE_DAYS + 1)
+    checkpoint_cache.delete_idle(tmp_path)
+    assert names(tmp_path) == {being_made.name}
+
+
+def home(folder: Path) -> Path:
+    """A folder with things in it that are old and are named as copies are, or as anything is."""
+    folder.mkdir(mode=0o700)
+    for number in range(3 * MIN_CACHED_COPIES):
+        for name in (digest(number), f"letters-{number}"):
+            (folder / name).mkdir()
+            aged(folder / name, IDLE_DAYS + 10)
+    return folder
+
+
+def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    victim = home(tmp_path / "home")
+    before = names(victim)
+    (tmp_path / "cache").symlink_to(victim)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for link in ("cache", "dangling"):
+        with pytest.raises(DataError, match="not a folder of yours alone"):
+            cached_copy(digest("tonight"), tmp_path / link, filled)
+    with pytest.raises(NotADirectoryError):
+        checkpoint_cache.delete_idle(tmp_path / "cache")
+    assert names(victim) == before
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_cache_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(DataError, match="not a folder of yours alone"):
+        cached_copy(digest("tonight"), tmp_path / "cache", filled)
+
+
+def test_nothing_is_deleted_but_copies(tmp_path: Path) -> None:
+    root = home(tmp_path / "cache")
+    cached_copy(digest("tonight"), root, filled)
+    left = names(root)
+    assert {f"letters-{number}" for number in range(3 * MIN_CACHED_COPIES)} < left
+    assert len(left) == 3 * MIN_CACHED_COPIES + MIN_CACHED_COPIES

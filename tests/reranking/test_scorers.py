@@ -1,0 +1,57 @@
+"""Which LLM an actor holds, and for how long."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from small_model import PATH
+
+from rayrec.config import Rerank
+from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scorers import ScorerCache
+from rayrec.reranking.engines import engine_selection
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.vllm_engine import VllmEngine
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+
+
+class Held:
+    """Stands for an LLM; as a real one, it is held by itself, too."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@dataclass
+class Loading(ScorerCache):
+    """Writes down each LLM that it loads, and how many others there are then."""
+
+    loaded: list[tuple[ModelSet, int]] = field(default_factory=list)
+    there: weakref.WeakSet[Held] = field(default_factory=weakref.WeakSet)
+
+    def _item_tokens(self, models: ModelSet) -> Any:
+        self.loaded.append((models, len(self.there)))
+        held = Held()
+        self.there.add(held)
+        return held
+
+
+def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
+    readers = Loading(cast(RunContext, None), "transformers")
+    one, two = ModelSet(1, "items", PATH), ModelSet(2, "items", PATH)
+    for models in (one, one, two, two, one):
+        readers.at(models, Rerank())
+    assert readers.loaded == [(one, 0), (two, 0), (one, 0)]
+
+
+def test_vllm_keeps_nothing_of_an_engine_that_is_gone(small_model: LocalCheckpoint) -> None:
+    engine = VllmEngine(small_model, EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20}))
+    core = engine._llm.llm_engine.engine_core.engine_core
+    worker = weakref.ref(core.model_executor.driver_worker.worker)
+    assert worker() is not None
+    del engine, core
+    engine_selection.free()
+    assert worker() is None

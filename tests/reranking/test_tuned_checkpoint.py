@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_model import INSTRUCTION, KNOWN, PATH, publish
+
+from rayrec.errors import DataError, MissingFileError
+from rayrec.instructions.facet_scheme import FacetScheme
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.storage import Storage
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """An artefact on a store that is not the local file system, as engines see S3."""
+    root = tmp_path_factory.mktemp("remote")
+    storage = Storage(str(root / "store"))
+    publish(root, storage)
+    memory = Storage("memory://rayrec-artefact-test")
+    for info in storage.list(PATH):
+        memory.write(info.path, storage.read(info.path))
+    return memory
+
+
+def test_a_remote_model_is_copied_once_and_reads_back_whole(remote: Storage, tmp_path: Path) -> None:
+    model = tuned_checkpoint.fetch_checkpoint(remote, PATH, tmp_path)
+    assert model.card.item_ids == tuple(KNOWN)
+    assert Path(model.folder).parent == tmp_path
+    stamp = (Path(model.folder) / "model.safetensors").stat().st_mtime_ns
+    assert tuned_checkpoint.fetch_checkpoint(remote, PATH, tmp_path).folder == model.folder
+    assert (Path(model.folder) / "model.safetensors").stat().st_mtime_ns == stamp
+    assert len(model.layout(INSTRUCTION, 128).words) > 0
+
+
+def test_a_card_reads_back_as_it_was(remote: Storage) -> None:
+    card = tuned_checkpoint.read_model_card(remote, PATH)
+    scheme = FacetScheme(("category", "below"), ("lamps", "5"), {"price": "below"})
+    taught = replace(card, known_words=("lamp",), facets=scheme)
+    assert ModelCard.from_json(json.loads(json.dumps(taught.as_json()))) == taught
+    broken = taught.as_json() | {"facets": {"kind": ["category"], "name": [], "attributes": {}}}
+    with pytest.raises(ValueError, match="no facets"):
+        ModelCard.from_json(broken)
+
+
+def test_actors_that_copy_at_once_end_with_one_whole_folder(remote: Storage, tmp_path: Path) -> None:
+    folders: list[str] = []
+    threads = [
+        threading.Thread(
+            target=lambda: folders.append(tuned_checkpoint.fetch_checkpoint(remote, PATH, tmp_path).folder)
+        )
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(folders) == 6
+    assert len(set(folders)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folders[0]).name]
+
+
+def test_a_file_that_is_not_the_one_saved_is_refused_and_nothing_stays(remote: Storage, tmp_path: Path) -> None:
+    broken = Storage("memory://rayrec-broken")
+    for info in remote.list(PATH):
+        data = remote.read(info.path)
+        broken.write(info.path, data[:-1] + b"x" if info.path.endswith("model.safetensors") else data)
+    with pytest.raises(DataError, match="not the one"):
+        tuned_checkpoint.fetch_checkpoint(broken, PATH, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "../model.safetensors", "modeling.py", ".hidden.json"])
+def test_only_tensors_and_plain_text_are_ever_loaded(remote: Storage, tmp_path: Path, name: str) -> None:
+    evil = Storage(f"memory://rayrec-evil-{abs(hash(name))}")
+    record = json.loads(remote.read(f"{PATH}/rayrec.json"))
+    record["files"][name] = {"size": 1, "sha256": "0"}
+    evil.write(f"{PATH}/rayrec.json", json.dumps(record).encode())
+    with pytest.raises(DataError, match="not loaded"):
+        tuned_checkpoint.fetch_checkpoint(evil, PATH, tmp_path)
+
+
+def test_the_second_of_two_tunings_leaves_nothing_and_the_first_stays(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    publish(tmp_path / "a", storage)
+    before = storage.list()
+    publish(tmp_path / "b", storage)
+    assert storage.list() == before
+
+
+def test_no_artefact_and_a_broken_record_are_told_apart(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert not tuned_checkpoint.exists(storage, PATH)
+    with pytest.raises(MissingFileError):
+        tuned_checkpoint.read_model_card(storage, PATH)
+    storage.write(f"{PATH}/rayrec.json", b"{}")
+    with pytest.raises(DataError, match="record"):
+        tuned_checkpoint.fetch_checkpoint(storage, PATH)

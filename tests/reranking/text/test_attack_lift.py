@@ -1,0 +1,73 @@
+"""From an item's text to the order of the slate: what an attack can gain, and whom it can reach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from attacks import ATTACKS
+from small_checkpoints import TITLES
+
+from rayrec.blending import user_traits
+from rayrec.blending.blender import Blender, BlenderWeights, ItemFeatures
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import candidate_schema
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine
+from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint
+from rayrec.reranking.text.text_reranker import TextReranker
+
+ITEM, LIFT = 5, 2  # the attacker's item is the last that is read, and sixth of the retriever's eight
+WAYS_READ: list[tuple[str, dict[str, Any]]] = [
+    ("yes_no", {}),
+    ("label", {"window": 6, "permutations": 2}),
+    ("pairwise", {"top": 6}),
+]
+NEUTRAL = (0.0,) * len(user_traits.NAMES)
+BLENDER = Blender(
+    ("ease",), BlenderWeights({"ease": 1.0}, NEUTRAL), BlenderWeights({"ease": 1.0, "llm": 50.0}, NEUTRAL)
+)
+PRIOR = ItemFeatures(("log_age",), np.zeros((len(TITLES), 1), np.float32), 0)
+
+
+def one_user() -> pa.Table:
+    columns = {
+        "user_id": ["u"],
+        "variant": ["v"],
+        "item": [[8, 9]],
+        "ts": [[1, 2]],
+        "candidate": [list(range(8))],
+        "source": [[0] * 8],
+        "score.ease": [[8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]],
+    }
+    return pa.table(columns, schema=candidate_schema(("ease",)))
+
+
+def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
+    return np.argsort(-scores, kind="stable").tolist()
+
+
+@pytest.mark.parametrize("way", WAYS_READ, ids=lambda way: way[0])
+def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, way: tuple[str, dict[str, Any]]) -> None:
+    """By yes_no it does not touch the others either: their scores to the bit, and their order."""
+    engine = TransformersNextTokenEngine(qwen3, EngineSettings(threads=1), 1200)
+    started = TEXT_SCORERS[way[0]].load(engine, qwen3, way[1])
+    reader = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
+    rose = set()
+    honest = reader(one_user())
+    expected = BLENDER.scores(honest, PRIOR, LIFT)[0]
+    for attack in ATTACKS if way[0] != "pairwise" else ATTACKS[::4]:  # many prompts a user
+        read = replace(reader, texts=(*TITLES[:ITEM], attack, *TITLES[ITEM + 1 :]))(one_user())
+        assert read["error"].to_pylist() == [None]
+        scores, free = (BLENDER.scores(read, PRIOR, lift)[0] for lift in (LIFT, None))
+        rose.add(ITEM - order(free).index(ITEM))
+        assert order(scores).index(ITEM) >= ITEM - LIFT
+        if way[0] == "yes_no":
+            given, before = (Ragged.from_arrow(table["score.llm"])[0] for table in (read, honest))
+            assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
+            assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))
+            assert [o for o in order(scores) if o != ITEM] == [o for o in order(expected) if o != ITEM]
+    assert max(rose) > LIFT  # without the bound some attack, or this random model's taste, goes further

@@ -1,0 +1,107 @@
+"""Prompts of the ways: the template of the user's cell, with the user's words in it, and room for all of it."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from oracle import Oracle
+from small_checkpoints import TITLES
+
+from rayrec.errors import ConfigError
+from rayrec.instructions.templates import Templates, load_templates
+from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery
+
+FORMS = {"yes_no": "T0", "pairwise": "T1", "label": "T3"}
+SHORT: dict[str, dict[str, Any]] = {"yes_no": {}, "pairwise": {"top": 2}, "label": {"window": 3}}
+CELLS = [
+    RankingQuery(intention, history, tuple(TITLES[5:8]), preference=preference)
+    for preference, intention, history in product(("", "likes Ur"), ("", "something red"), ((), tuple(TITLES[:2])))
+]
+
+
+def heard(checkpoint: InstructCheckpoint, way: str, ask: RankingQuery, templates: Templates | None = None) -> str:
+    oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
+    TEXT_SCORERS[way].load(oracle, checkpoint, SHORT[way], templates).score([ask])
+    return oracle.heard[0]
+
+
+@pytest.mark.parametrize("way", FORMS)
+@pytest.mark.parametrize("ask", CELLS, ids=range(len(CELLS)))
+def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
+    qwen3: InstructCheckpoint, way: str, ask: RankingQuery
+) -> None:
+    template = load_templates().pick(
+        preference="P2" if ask.preference else "P1" if ask.history else "P0",
+        intention="I2" if ask.intention else "I0",
+        task_form=FORMS[way],
+        history=bool(ask.history),
+        key=0,
+    )
+    text, at = heard(qwen3, way, ask), 0
+    events = "".join(f"\n- {title}" for title in ask.history)
+    told = {"preference": ask.preference, "intention": ask.intention, "history": events}
+    for words, field in template.parts:
+        whole = (words.rstrip() if field in ("history", "candidates") else words) + told.get(field or "", "")
+        assert whole in text[at:]
+        at = text.index(whole, at) + len(whole)
+
+
+@pytest.mark.parametrize("way", FORMS)
+def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, way: str) -> None:
+    """And a cell that they lack is told before anything is read."""
+    last = {"yes_no": "{item}", "pairwise": "A {first} or B {second}", "label": "{candidates}"}[way]
+    lead = {"P0": "Nobody.", "P1": "Trail: {history}", "P2": "Likes {preference}", "P2h": "{preference} {history}"}
+    entries = [
+        {
+            "id": f"own-{who.lower()}-{intention.lower()}",
+            "preference": who[:2],
+            "intention": intention,
+            "task_form": FORMS[way],
+            "split": "train",
+            "text": f"OWN WORDS. {words} {'{intention}' if intention == 'I2' else ''} {last}",
+        }
+        for (who, words), intention in product(lead.items(), ("I0", "I2"))
+    ]
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(entries), encoding="utf8")
+    assert all("OWN WORDS." in heard(qwen3, way, ask, load_templates(str(path))) for ask in CELLS)
+    path.write_text(yaml.safe_dump(entries[:-1]), encoding="utf8")
+    with pytest.raises(ConfigError, match=f"no template for P2 I2 {FORMS[way]}"):
+        heard(qwen3, way, CELLS[0], load_templates(str(path)))
+
+
+def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candidates(qwen3: InstructCheckpoint) -> None:
+    long = RankingQuery("tea " * 200, (), ("item 1",), preference="milk " * 200)
+    text = heard(qwen3, "yes_no", long)
+    assert "milk" not in text
+    assert "About the user" not in text
+    assert text.count("tea") > 40
+    assert "Item: item 1" in text
+    some = heard(qwen3, "yes_no", RankingQuery("tea", (), ("item 1",), preference="milk " * 200))
+    assert some.count("milk") > 20
+
+
+def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
+    qwen3: InstructCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers are in lower case, which the small checkpoint cannot say in one token."""
+    monkeypatch.setattr(
+        InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
+    )
+    oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
+    way = TEXT_SCORERS["yes_no"].load(oracle, qwen3, {"prompt": "qwen3_reranker"})
+    way.score(
+        [RankingQuery("tea", (TITLES[0],), ("item 1",), preference="likes Ur"), RankingQuery("", (), ("item 2",))]
+    )
+    instruct = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them"
+    assert oracle.heard[0] == (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+        'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+        f"{instruct}\n<Query>: tea. likes Ur\nTaken so far, oldest first:\n- {TITLES[0]}\n<Document>: item 1"
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    )
+    assert f"{instruct}\n<Query>: what they will want next\n<Document>: item 2<|im_end|>" in oracle.heard[1]

@@ -1,0 +1,79 @@
+"""A local checkpoint as the base: item vectors and LoRA, or all of it, as a plain checkpoint that any engine loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tuning_cases import INSTRUCTION, ITEMS, NOW, pairs_shop, settings, spec
+
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.item_vocabulary import scratch_tokenizer
+from rayrec.reranking.training.tuning import tune_on_worker
+from rayrec.storage import Storage
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a stranger's: its own words, and an embedding table padded beyond them."""
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = scratch_tokenizer(["Some other text to learn pieces from."], ["one", "two"], 0)
+    words = len(tokenizer)
+    # The stranger has none of our marks: keep the plain words only.
+    tokenizer._tokenizer.save(str(folder / "all.json"))
+    content = json.loads((folder / "all.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] == "<pad>"]
+    (folder / "all.json").write_text(json.dumps(content))
+    plain = PreTrainedTokenizerFast(tokenizer_file=str(folder / "all.json"), pad_token="<pad>")
+    (folder / "all.json").unlink()
+    plain.save_pretrained(str(folder))
+    config = LlamaConfig(
+        vocab_size=words + 5,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=request.param,
+    )
+    LlamaForCausalLM(config).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("rank", [pytest.param(4, id="LoRA"), pytest.param(0, id="in full")])
+def test_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path, base: Path, rank: int) -> None:
+    given = spec(
+        tmp_path,
+        pairs_shop(),
+        settings=settings(base=str(base), epochs=15, lora_rank=rank, item_dropout=0.0),
+    )
+    card = tune_on_worker(given, Worker(), lambda row: None)
+    assert card.base.startswith(base.name + "@")
+    assert card.curve[-1]["loss"] < card.curve[0]["loss"] - 0.5
+    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
+    tensors = load_file(Path(model.folder) / "model.safetensors")
+    assert not [name for name in tensors if "lora" in name]
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not np.array_equal(tensors[name], load_file(base / "model.safetensors")[name])  # the base itself has learned
+    first = card.vocabulary.first_item
+    if "lm_head.weight" in tensors:
+        np.testing.assert_array_equal(tensors["lm_head.weight"][first:], tensors["model.embed_tokens.weight"][first:])
+    engine = TransformersEngine(model, EngineSettings())
+    layout = model.layout(INSTRUCTION, engine.longest)
+    firsts = np.arange(0, ITEMS, 2)
+    item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
+    prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
+    every = list(range(first, card.vocabulary.size))
+    scores = np.stack(engine.score([prompts[row].tolist() for row in range(len(firsts))], [every] * len(firsts)))
+    scores[np.arange(len(firsts)), firsts] = -np.inf
+    assert (scores.argmax(1) == firsts + 1).mean() >= 0.8

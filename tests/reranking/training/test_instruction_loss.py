@@ -1,0 +1,147 @@
+"""The part of the loss that asks whether an answer satisfies the request, against its definition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from tuning_cases import ITEMS, NOTHING_SAID, NOW, pairs_shop, settings
+
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import ITEM
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.instruction_prompt import InstructionRenderer
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.instructions.templates import load_templates
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.item_token import item_lm, item_vocabulary
+from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
+from rayrec.reranking.training.tuning_data import Batch, Sequences, TuningExamples, no_text_target
+from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
+from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
+
+
+def facets() -> Facets:
+    columns: dict[str, Any] = {
+        "item_id": [f"i{row:02}" for row in range(ITEMS)],
+        "title": ["thing"] * ITEMS,
+        "category": [f"{('red', 'green', 'blue')[row % 3]}|{('old', 'new')[row % 2]}" for row in range(ITEMS)],
+        "description": [None] * ITEMS,
+        "available": [True] * ITEMS,
+        "attributes": [[]] * ITEMS,
+    }
+    return Facets.of(pa.table(columns, schema=ITEM))
+
+
+@pytest.fixture(scope="module")
+def loop() -> TuningLoop:
+    known = facets()
+    tokenizer = item_vocabulary.scratch_tokenizer(["a word"], ["thing"], ITEMS)
+    layout = PromptLayout(item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS), (1, 2), 10, 60)
+    asking = RequestAugmentation(
+        InstructionSimulator(known), InstructionRenderer(load_templates()), lambda texts: _none(len(texts)), {}
+    )
+    events = Sequences.from_tables([pairs_shop(20)], np.arange(ITEMS), NOW)
+    given = settings()
+    task = TuningTask(events, None, NOW, given, augmentation=asking)
+    return TuningLoop(item_lm.build(given, layout.vocabulary, layout.tokens), layout, task, Worker())
+
+
+def _none(rows: int) -> Ragged:
+    return Ragged.from_lengths(np.empty(0, np.int64), [0] * rows)
+
+
+def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
+    queries = np.arange(len(asked))
+    return Batch(
+        np.zeros((1, 1), np.int64),
+        queries,
+        queries,
+        np.array(target),
+        queries,
+        np.array(weight, np.float32),
+        np.array(asked),
+        *NOTHING_SAID,
+    )
+
+
+@pytest.mark.parametrize("instruction_loss_weight", [0.0, 1.0, 2.5])
+def test_obedience_weighs_the_probability_of_all_that_satisfies(
+    loop: TuningLoop, instruction_loss_weight: float
+) -> None:
+    known = facets()
+    red, old, new = (known.number("category", name) for name in ("red", "old", "new"))
+    asked = [[red, -1, -1], [-1, -1, -1], [red, old, -1], [red, -1, new]]
+    target, weight = [0, 5, 6, 12], [1.0, 0.5, 0.25, 2.0]
+    rng = np.random.default_rng(0)
+    states, items = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(ITEMS, 8)))
+    pieces = loop._loss.loss_chunks(
+        states.float(), items.float(), batch(asked, target, weight), instruction_loss_weight=instruction_loss_weight
+    )
+    found = float(sum(pieces))
+
+    logits = states.numpy() @ items.numpy().T
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = -sum(w * np.log(probability[n, t]) for n, (t, w) in enumerate(zip(target, weight, strict=True)))
+    for n, (a, b, c) in enumerate(asked):
+        if a >= 0:
+            good = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
+            assert good[target[n]]
+            expected -= instruction_loss_weight * weight[n] * np.log(probability[n, good].sum())
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_items_that_satisfy_are_those_of_the_facets(loop: TuningLoop) -> None:
+    known = facets()
+    rng = np.random.default_rng(1)
+    asked = rng.integers(-1, len(known), (60, 3))
+    found = loop._loss.satisfying(torch.from_numpy(asked), torch.arange(ITEMS)).numpy()
+    for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
+        expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
+        np.testing.assert_array_equal(row, expected)
+
+
+def test_a_step_whose_answers_are_none_of_those_it_shows_changes_no_weight_by_them(
+    loop: TuningLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = Ragged.from_lengths(np.full(3, loop.model.vocabulary.first_gap), [3])
+    one = Ragged.from_lengths(np.array([0]), [1])
+    asked, weight = np.full((1, 3), -1), one.like(np.ones(1, np.float32))
+    examples = TuningExamples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, asked, no_text_target(1))
+    everybody = SampledItems.all_items(ITEMS)
+    hidden = replace(everybody, place=np.where(np.arange(ITEMS) == 0, -1, everybody.place))
+    for sampled, moved in ((hidden, False), (everybody, True)):
+        monkeypatch.setattr(loop, "_crowd", lambda sampled=sampled: sampled)
+        loss = loop._step(examples, np.array([0]), 1.0)
+        gradients = [p.grad for p in loop.model.trainable_parameters().values() if p.grad is not None]
+        assert (loss > 0) == moved
+        assert any(bool(gradient.any()) for gradient in gradients) == moved
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that is made meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [one for one in (out if isinstance(out, tuple) else (out,)) if isinstance(one, torch.Tensor)]
+        self.numbers = max([self.numbers, *(one.numel() for one in made)])
+        return out
+
+
+def test_only_the_facets_that_somebody_asks_for_are_looked_at() -> None:
+    """Of 300 facets and 2,000 items: a request for one, without another, among the 500 items that a step shows."""
+    rng = np.random.default_rng(0)
+    loss = ItemLoss(torch.from_numpy(rng.random((300, 2000)) < 0.3))
+    shown = torch.from_numpy(np.sort(rng.choice(2000, 500, replace=False)))
+    with Largest() as largest:
+        found = loss.satisfying(torch.tensor([[7, -1, 9], [7, 7, 9]]), shown)
+    assert torch.equal(found, (loss.item_has_facet[7] & ~loss.item_has_facet[9])[shown].expand(2, -1))
+    assert largest.numbers == 3 * 500

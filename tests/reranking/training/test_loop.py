@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from safetensors.numpy import load_file
+from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
+
+from rayrec.data.ragged import Ragged
+from rayrec.errors import ConfigError, DataError
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.storage import Storage
+
+
+def run(
+    given: TuningSpec, report: Callable[[Mapping[str, float]], None] = lambda row: None
+) -> tuned_checkpoint.ModelCard:
+    return tune_on_worker(given, Worker(), report)
+
+
+def weights(given: TuningSpec) -> dict[str, Any]:
+    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
+    return load_file(Path(model.folder) / "model.safetensors")
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after_two(row: Mapping[str, float]) -> None:
+    if row["epoch"] == 2:
+        raise Killed
+
+
+def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> None:
+    given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0))
+    card = run(given)
+    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
+    engine = TransformersEngine(model, EngineSettings())
+    layout = model.layout(INSTRUCTION, engine.longest)
+    firsts = np.arange(0, ITEMS, 2)
+    item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
+    prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
+    every = list(range(card.vocabulary.first_item, card.vocabulary.size))
+    scores = np.stack(engine.score([prompts[row].tolist() for row in range(len(firsts))], [every] * len(firsts)))
+    scores[np.arange(len(firsts)), firsts] = -np.inf
+    assert (scores.argmax(1) == firsts + 1).mean() >= 0.9
+    losses = [row["loss"] for row in card.curve]
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_tuning_twice_gives_the_same_weights(tmp_path: Path) -> None:
+    one, two = (spec(tmp_path / name, pairs_shop()) for name in "ab")
+    run(one), run(two)
+    assert same(weights(one), weights(two))
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    one = spec(tmp_path / "a", pairs_shop())
+    two = spec(tmp_path / "b", pairs_shop(), settings=settings(seed=1))
+    run(one), run(two)
+    assert not same(weights(one), weights(two))
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
+    tmp_path: Path, judged: bool
+) -> None:
+    changes = {"now": NOW // 2, "until": NOW} if judged else {}
+    whole = spec(tmp_path / "whole", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
+    stopped = spec(tmp_path / "stopped", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
+    expected = run(whole)
+
+    with pytest.raises(Killed):
+        run(stopped, kill_after_two)
+    seen: list[float] = []
+    card = run(stopped, lambda row: seen.append(row["epoch"]))
+    assert seen[0] == 3
+    assert card.curve == expected.curve
+    assert same(weights(whole), weights(stopped))
+
+
+def test_a_finished_artefact_is_not_tuned_again_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    given = spec(tmp_path, pairs_shop())
+    card = run(given)
+    seen: list[float] = []
+    assert run(given, lambda row: seen.append(row["epoch"])) == card
+    assert not seen
+    assert not Storage(given.root).exists(f"{given.path}/checkpoint.safetensors")
+
+
+def test_validation_stops_the_loop_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    hasty = settings(epochs=30, learning_rate=5e-2, patience=2)  # overfits 150 users soon
+    given = spec(tmp_path, pairs_shop(), settings=hasty, now=NOW // 2, until=NOW)
+    card = run(given)
+    judged = [row["validation"] for row in card.curve]
+    assert card.epochs == int(np.argmin(judged)) + 1
+    assert len(judged) == min(card.epochs + 2, 30)
+
+
+@dataclass(frozen=True)
+class Second(Worker):
+    """One that finds other validation losses than the first worker, who says these."""
+
+    said: list[float] = field(default_factory=list)
+
+    def broadcast_first(self, value: Any) -> Any:
+        return self.said.pop(0) if isinstance(value, float) else value
+
+
+def test_all_workers_stop_where_the_first_one_does(tmp_path: Path) -> None:
+    given = spec(tmp_path, pairs_shop(30), settings=settings(epochs=9, patience=2), now=NOW // 2, until=NOW)
+    card = tune_on_worker(given, Second(said=[3.0, 2.0, 2.5, 2.25, 1.0]), lambda row: None)
+    assert [row["validation"] for row in card.curve] == [3.0, 2.0, 2.5, 2.25]
+    assert card.epochs == 2
+
+
+def test_nothing_at_or_after_now_is_learned_from(tmp_path: Path) -> None:
+    table = pairs_shop()
+    ts, item = Ragged.from_arrow(table["ts"]), Ragged.from_arrow(table["item"])
+    cut = ts.values < NOW // 3
+    past = as_table(item.filter(cut), ts.values[cut])
+    one = spec(tmp_path / "a", table, now=NOW // 3)
+    two = spec(tmp_path / "b", past, now=NOW // 3)
+    run(one), run(two)
+    assert same(weights(one), weights(two))
+
+
+def test_items_too_rare_get_no_token(tmp_path: Path) -> None:
+    table = pairs_shop(users=30)
+    counts = np.bincount(Ragged.from_arrow(table["item"]).values, minlength=ITEMS)
+    floor = int(np.median(counts)) + 1
+    card = run(spec(tmp_path, table, settings=settings(min_item_events=floor, epochs=1)))
+    assert card.item_ids == tuple(f"i{code:02}" for code in np.flatnonzero(counts >= floor))
+
+
+def test_events_taken_out_by_denoising_do_not_reach_the_model(tmp_path: Path) -> None:
+    table = pairs_shop()
+    item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
+    odd = np.random.default_rng(1).random(len(item.values)) < 0.2
+    one = spec(tmp_path / "a", as_table(item, ts.values, np.where(odd, 0.0, 1.0)))
+    two = spec(tmp_path / "b", as_table(item.filter(~odd), ts.values[~odd]))
+    run(one), run(two)
+    assert same(weights(one), weights(two))
+
+
+def test_item_vectors_can_start_from_factors(tmp_path: Path) -> None:
+    factors = np.random.default_rng(0).normal(size=(ITEMS, 5)).astype(np.float32)
+    card = run(spec(tmp_path, pairs_shop(), factors=factors, settings=settings(epochs=1)))
+    assert card.vocabulary.items == ITEMS
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "kind", "says"),
+    [
+        (as_table(Ragged.from_lengths(np.arange(0), [0, 0]), []), {}, DataError, "no items"),
+        (as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3]), {}, DataError, "nothing to tune"),
+        (pairs_shop(5), {"settings": settings(width=48)}, ConfigError, "heads"),
+        (pairs_shop(5), {"settings": settings(base="/no/such/model")}, ConfigError, "tokenizer"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_in_words(
+    tmp_path: Path, table: Any, changes: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        run(spec(tmp_path, table, **changes))
+
+
+def test_a_broken_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
+    given = spec(tmp_path, pairs_shop(20))
+    Storage(given.root).write(f"{given.path}/checkpoint.safetensors", b"not one")
+    with pytest.raises(DataError, match="checkpoint"):
+        run(given)
+
+
+@dataclass(frozen=True)
+class Told(Worker):
+    """A worker beside a first one who found `answers`, in the order in which it asks."""
+
+    answers: list[Any] = field(default_factory=list)
+
+    def broadcast_first(self, value: Any) -> Any:
+        return self.answers.pop(0)
+
+
+def test_all_workers_go_on_from_what_the_first_one_found(tmp_path: Path) -> None:
+    given = spec(tmp_path / "a", pairs_shop(60))
+    with pytest.raises(Killed):
+        run(given, kill_after_two)
+    checkpoint = Storage(given.root).read(f"{given.path}/checkpoint.safetensors")
+    other, seen = spec(tmp_path / "b", pairs_shop(60)), list[float]()  # where there is no checkpoint
+    told = Told(rank=1, answers=[False, checkpoint, "the first one's card"])
+    assert tune_on_worker(other, told, lambda row: seen.append(row["epoch"])) == "the first one's card"
+    assert seen == [3]
+    assert not told.answers
+
+
+def test_of_many_users_the_same_ones_are_learned_from_however_they_are_sharded(tmp_path: Path) -> None:
+    table, few = pairs_shop(60), settings(epochs=1, max_users=15)
+    one = spec(tmp_path / "a", table, settings=few)
+    many = spec(tmp_path / "b", table, settings=few, sequences=tuple(f"shard={k}.arrow" for k in range(4)))
+    for k, name in enumerate(many.sequences):
+        part = table.filter(pa.array(np.arange(60) % 4 == k))
+        with Storage(many.root).writer(name) as file, pa.ipc.new_file(file, part.schema) as writer:
+            writer.write_table(part)
+    card, everybody = run(one), run(spec(tmp_path / "c", table, settings=settings(epochs=1)))
+    assert run(many) == card
+    assert same(weights(one), weights(many))
+    assert 3 * card.curve[0]["tokens"] < everybody.curve[0]["tokens"]

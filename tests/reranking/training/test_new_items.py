@@ -1,0 +1,172 @@
+"""Items with too few events for a vector of their own: scored by their words and by what they have in common."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tuning_cases import ITEMS, NOTHING_SAID, NOW, as_table, settings, spec
+
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import ITEM
+from rayrec.instructions.templates import load_templates
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.ray_support.training_workers import Worker
+from rayrec.reranking.engines.engine import EngineSettings, item_vectors
+from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token.item_lm import ItemLM
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+from rayrec.reranking.training import tuning
+from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.reranking.training.tuning_data import Batch
+from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
+from rayrec.storage import Storage
+
+COLOURS = ("red", "green", "blue", "black")
+NEW = 9  # of which the last is not available
+POPULAR = 8  # the first items, two of each colour
+
+
+def catalogue() -> pa.Table:
+    rows = range(ITEMS + NEW)
+    columns: dict[str, Any] = {
+        "item_id": [f"i{row:02}" for row in rows],
+        "title": [f"thing {row}" for row in rows],
+        "category": [COLOURS[row % 4] for row in rows],
+        "description": [None] * len(rows),
+        "available": [row < ITEMS + NEW - 1 for row in rows],
+        "attributes": [[]] * len(rows),
+    }
+    return pa.table(columns, schema=ITEM)
+
+
+def coloured(users: int = 150) -> pa.Table:
+    """Eight old items a user, most of them of the popular ones, in no order."""
+    rng = np.random.default_rng(0)
+    weight = np.where(np.arange(ITEMS) < POPULAR, 8.0, 1.0)
+    key = np.log(weight) + rng.gumbel(size=(users, ITEMS))
+    item = rng.permuted(np.argsort(-key, axis=1)[:, :8], axis=1)
+    ts = np.cumsum(rng.integers(MICROSECONDS_PER_DAY // 2, 4 * MICROSECONDS_PER_DAY, (users, 8)), axis=1)
+    return as_table(Ragged.from_lengths(item.reshape(-1), np.full(users, 8)), ts.reshape(-1))
+
+
+def given(root: Path, **changes: Any) -> TuningSpec:
+    asked = settings(**{"epochs": 15, "task_mix": {"search": 2.0, "contrary": 1.0}, **changes})
+    return replace(spec(root, coloured(), settings=asked), catalogue=catalogue(), templates=load_templates())
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
+    asked = given(tmp_path_factory.mktemp("new"))
+    tune_on_worker(asked, Worker(), lambda row: None)
+    return tuned_checkpoint.fetch_checkpoint(Storage(asked.root), asked.path)
+
+
+def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: LocalCheckpoint) -> None:
+    assert tuned.card.item_ids == tuple(f"i{row:02}" for row in range(ITEMS + NEW - 1))
+    assert tuned.card.vocabulary.items == ITEMS + NEW - 1
+    assert item_vectors(tuned).shape[0] == ITEMS + NEW - 1
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_people_take(
+    tuned: LocalCheckpoint, colour: str
+) -> None:
+    engine = TransformersEngine(tuned, EngineSettings())
+    layout = tuned.layout("Recommend.", engine.longest)
+    nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
+    prompts = layout.prompts(nobody, nobody, NOW, tuned.scorer_key(engine.longest)([colour]))
+    items = np.arange(ITEMS + NEW - 1)
+    (scores,) = engine.score([prompts[0].tolist()], [(tuned.card.vocabulary.first_item + items).tolist()])
+    assert isinstance(scores, np.ndarray)
+    mine, new = items % 4 == COLOURS.index(colour), items >= ITEMS
+    assert scores[mine & new].min() > scores[~mine & new].max()
+    assert scores[mine & new].max() < scores[mine & (items < POPULAR)].min()
+
+
+def test_without_words_items_with_too_few_events_get_no_token(tmp_path: Path) -> None:
+    card = tune_on_worker(given(tmp_path, item_init="collaborative", epochs=1), Worker(), lambda row: None)
+    assert card.item_ids == tuple(f"i{row:02}" for row in range(ITEMS))
+
+
+def named() -> tuple[ItemLM, Ragged]:
+    """A fresh model of items with one of four facets and titles all of one and half of another word; 6 are new."""
+    tokenizer = item_vocabulary.scratch_tokenizer(["red green blue black"], [], ITEMS)
+    lm = item_lm.build(settings(), item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS), 20, ITEMS - 6)
+    rows, one = np.arange(ITEMS), np.ones(ITEMS, np.int64)
+    facets = Ragged.from_lengths(40 + rows % 4, one)
+    titles = Ragged.from_lengths(np.full(ITEMS, 50), one).joined(Ragged.from_lengths(np.full(ITEMS // 2, 51), rows % 2))
+    lm.set_item_words(facets, titles)
+    with torch.no_grad():
+        assert lm.new is not None
+        lm.new.copy_(torch.randn(lm.width))
+    return lm, facets
+
+
+def test_a_vector_is_made_of_facets_weighed_titles_and_an_own_or_shared_part(tmp_path: Path) -> None:
+    lm, _ = named()
+    vectors = lm.vectors().detach()
+    lm.export(tmp_path)
+    table = lm.causal.get_input_embeddings().weight.detach()
+    np.testing.assert_allclose(table[lm.vocabulary.first_item :], vectors)
+    every, half = (np.log((ITEMS + 1) / count) for count in (ITEMS, ITEMS // 2))
+    both = (every * table[50] + half * table[51]) / np.hypot(every, half)
+    assert lm.new is not None
+    own = torch.cat([lm.items, lm.new.expand(6, -1)]).detach()
+    for row in range(ITEMS):
+        expected = own[row] + table[40 + row % 4] + (both if row % 2 else table[50])
+        np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
+
+
+def test_a_crowd_of_everybody_is_no_sample() -> None:
+    assert SampledItems.sample(10, 500, np.random.default_rng(0)).item.tolist() == list(range(500))
+    large = SampledItems.sample(100, 5000, np.random.default_rng(0))
+    assert large.item[:100].tolist() == list(range(100))
+    assert len(large.item) == 1100
+    assert large.importance_weight.sum() == pytest.approx(5000)
+    assert large.place[large.item].tolist() == list(range(1100))
+    assert (large.place >= 0).sum() == 1100
+
+
+def test_the_loss_of_crowds_is_on_average_that_of_everybody() -> None:
+    tuned, items, queries = 200, 4000, 6
+    rng = np.random.default_rng(0)
+    states, vectors = (torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32) / 4) for n in (queries, items))
+    having = torch.from_numpy(rng.random((3, items)) < 0.3)
+    having[0, [5, 300, 3000]] = True
+    at = np.arange(queries)
+    asked = np.array([[0, -1, -1]] * 3 + [[-1, -1, -1]] * 3)
+    target = np.array([5, 300, 3000, 7, 399, 3999])
+    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked, *NOTHING_SAID)
+    loss = ItemLoss(having)
+    whole = float(sum(loss.loss_chunks(states, vectors, batch, instruction_loss_weight=2.0)))
+    crowds = [SampledItems.sample(tuned, items, np.random.default_rng(seed)) for seed in range(300)]
+    found = [float(sum(loss.loss_chunks(states, vectors, batch, sampled, 2.0))) for sampled in crowds]
+    assert abs(np.mean(found) - whole) < 4 * np.std(found) / len(found) ** 0.5
+    assert np.std(found) > 0
+
+
+def test_of_too_many_new_items_some_are_scored_whatever_their_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen(items: range) -> set[str]:
+        ids = [f"i{row:04}" for row in items]
+        stock = pa.table({"item_id": ids, "available": [row % 10 > 0 for row in items]})
+        new = tuning._new(replace(given(tmp_path), catalogue=stock), np.arange(5))
+        assert (np.diff(new) > 0).all()
+        return {ids[code] for code in new}
+
+    everything = chosen(range(400))
+    monkeypatch.setattr(tuning, "_MOST_NEW", 100)
+    some = chosen(range(400))
+    assert len(some) == 100
+    assert some < everything
+    assert 35 < len([name for name in some if name >= "i0200"]) < 65
+    earlier = chosen(range(300))
+    assert {name for name in some if name < "i0300"} <= earlier  # what comes in time takes the place of few

@@ -1,0 +1,268 @@
+"""What tuning asks for, against the facets of what it gives as answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tuning_cases import as_table, settings
+
+from rayrec.data.ragged import Ragged
+from rayrec.data.schemas import ITEM
+from rayrec.instructions.facet_scheme import FacetScheme
+from rayrec.instructions.facets import Facets, facet_words
+from rayrec.instructions.instruction_prompt import InstructionRenderer
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.instructions.templates import load_templates
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.item_vocabulary import Vocabulary
+from rayrec.reranking.training.instruction_examples import add_request_examples, concat_examples
+from rayrec.reranking.training.prompt_augmentation import RequestAugmentation, add_distractors
+from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, collate, epoch
+
+ITEMS, USERS, NOW = 24, 30, 200 * MICROSECONDS_PER_DAY
+VOCABULARY = Vocabulary(pad=0, user=1000, history=1001, first_gap=1002, first_item=1010, items=ITEMS)
+LAYOUT = PromptLayout(VOCABULARY, (5, 6), 100, 400)
+KINDS = ("red", "green", "blue", "black")
+
+
+@pytest.fixture(scope="module")
+def facets() -> Facets:
+    rows = range(ITEMS)
+    names = [f"{KINDS[row % 4]}|{('old', 'new')[row % 2 ^ (row < 12)]}" for row in rows]
+    columns = {
+        "item_id": [f"i{row:02}" for row in rows],
+        "title": ["thing"] * ITEMS,
+        "category": names,
+        "description": [None] * ITEMS,
+        "available": [True] * ITEMS,
+        "attributes": [[]] * ITEMS,
+    }
+    return Facets.of(pa.table(columns, schema=ITEM))
+
+
+@pytest.fixture(scope="module")
+def examples() -> TuningExamples:
+    rng = np.random.default_rng(0)
+    item = Ragged.from_lengths(rng.integers(0, ITEMS, USERS * 10), [10] * USERS)
+    ts = np.sort(rng.integers(0, 199, (USERS, 10)), axis=1).reshape(-1) * MICROSECONDS_PER_DAY
+    sequences = Sequences.from_tables([as_table(item, ts)], np.arange(ITEMS), NOW)
+    return epoch(sequences, LAYOUT, settings(events=100, item_dropout=0.0), NOW, np.random.default_rng(1))
+
+
+class Heard:
+    """Reads each text as the number of the line it is kept on."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        first = len(self.texts)
+        self.texts += texts
+        return Ragged.from_lengths(np.arange(first, len(self.texts)) % 900 + 20, [1] * len(texts))
+
+
+def asking(facets: Facets, **shares: float) -> tuple[RequestAugmentation, Heard]:
+    heard = Heard()
+    return RequestAugmentation(
+        InstructionSimulator(facets), InstructionRenderer(load_templates()), heard, shares
+    ), heard  # type: ignore[arg-type]
+
+
+def added(examples: TuningExamples, out: TuningExamples) -> list[tuple[list[int], list[set[int]]]]:
+    """For each row after the plain ones: its tokens, and the answers of each of its queries."""
+    query = int(examples.query.lengths.sum())
+    found = []
+    for row in range(len(examples), len(out)):
+        answers = [set(out.target[query + k].tolist()) for k in range(int(out.query.lengths[row]))]
+        query += len(answers)
+        found.append((out.tokens[row].tolist(), answers))
+    return found
+
+
+def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
+    """The facets that a request includes and excludes, read off its words."""
+    turning = {"no", "not", "without", "but", "never", "except", "avoid", "skip", "exclude", "hate", "dislike"}
+    include, exclude, plain = [], [], text.replace(",", " ").replace('"', " ").split()
+    for number, name in enumerate(facets.name):
+        for place, word in enumerate(plain):
+            if word.strip(".;") == name:
+                without = turning.intersection(plain[max(0, place - 2) : place])
+                (exclude if without else include).append(number)
+    return include, exclude
+
+
+@pytest.mark.parametrize("form", ["specific", "vague", "search", "contrary"])
+def test_every_answer_satisfies_what_is_asked(facets: Facets, examples: TuningExamples, form: str) -> None:
+    given, heard = asking(facets, **{form: 1.0})
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(2))
+    rows = added(examples, out)
+    assert len(rows) == len(examples)
+    for (tokens, answers), text in zip(rows, heard.texts, strict=True):
+        include, exclude = said(facets, text)
+        good = set(np.flatnonzero(facets.items_of(include, exclude)).tolist())
+        assert include
+        assert answers
+        assert all(part and part <= good for part in answers)
+        assert tokens[0] == VOCABULARY.user
+        assert tokens[2] == VOCABULARY.history
+
+
+def test_the_plain_examples_stay_as_they_were_and_come_first(facets: Facets, examples: TuningExamples) -> None:
+    given, _ = asking(facets, specific=0.5, search=1.5)
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(2))
+    assert len(out) == len(examples) + round(0.5 * len(examples)) + round(1.5 * len(examples))
+    np.testing.assert_array_equal(out.tokens.values[: len(examples.tokens.values)], examples.tokens.values)
+    np.testing.assert_array_equal(out.cutoff[: len(examples.cutoff)], examples.cutoff)
+    assert out.weight.lengths.tolist() == out.target.lengths.tolist()
+    assert len(out.cutoff) == out.query.lengths.sum() == len(out.target)
+
+
+def test_queries_stand_at_gaps_behind_the_same_history(facets: Facets, examples: TuningExamples) -> None:
+    given, _ = asking(facets, specific=1.0, contrary=1.0)
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(3))
+    plain = {tuple(examples.tokens[row][len(LAYOUT.prefix) :].tolist()) for row in range(len(examples))}
+    for row in range(len(examples), len(out)):
+        tokens, places = out.tokens[row], out.query[row]
+        assert ((tokens[places] >= VOCABULARY.first_gap) & (tokens[places] < VOCABULARY.first_item)).all()
+        body = tuple(tokens[3:].tolist())
+        assert any(body == whole[start : start + len(body)] for whole in plain for start in range(len(whole)))
+
+
+def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
+    facets: Facets, examples: TuningExamples
+) -> None:
+    given, heard = asking(facets, search=0.5, explicit=0.5)
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
+    rows = added(examples, out)
+    assert {tuple(tokens[2:]) for tokens, _ in rows} == {(VOCABULARY.history, LAYOUT.longest_gap)}
+    assert all(len(answers) == 1 for _, answers in rows)
+    assert len(heard.texts) == len(rows)
+
+
+def test_beside_some_preferences_their_user_asks_for_what_they_then_took(
+    facets: Facets, examples: TuningExamples
+) -> None:
+    given, heard = asking(facets, explicit=3.0)
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
+    rows, asked = added(examples, out), out.request_facets[len(examples.cutoff) :]
+    related = asked[:, 0] >= 0
+    assert 0.3 < related.mean() < 0.7
+    for (_, (answers,)), facet, text in zip(rows, asked[:, 0].tolist(), heard.texts, strict=True):
+        assert answers
+        if facet >= 0:
+            assert facets.name[facet] in text
+            assert answers <= set(np.flatnonzero(facets.items_of([facet])).tolist())
+
+
+def test_turned_round_the_request_is_said_after_the_history_and_the_item(
+    facets: Facets, examples: TuningExamples
+) -> None:
+    given, heard = asking(facets, turned=1.0)
+
+    def three(texts: Sequence[str]) -> Ragged:
+        first = heard(texts)
+        return Ragged.from_lengths(np.repeat(first.values, 3) * 3 + np.tile([0, 1, 2], len(texts)), [3] * len(texts))
+
+    out = add_request_examples(examples, LAYOUT, replace(given, tokens=three), np.random.default_rng(8))
+    assert len(out) == 2 * len(examples)
+    assert len(out.cutoff) == len(examples.cutoff)  # no item is asked for
+    assert out.total_weight == pytest.approx(float(examples.weight.values.sum()) + len(examples))
+    plain = [examples.tokens[row][len(LAYOUT.prefix) :].tolist() for row in range(len(examples))]
+    for row, text in zip(range(len(examples), len(out)), heard.texts, strict=True):
+        tokens, words = out.tokens[row].tolist(), out.text_target[row].tolist()
+        assert tokens[: len(LAYOUT.prefix)] == LAYOUT.prefix.tolist()
+        *history, taken = tokens[len(LAYOUT.prefix) : -2]
+        assert tokens[-2:] == words[:2]
+        assert VOCABULARY.first_gap <= history[-1] < VOCABULARY.first_item <= taken
+        assert facets.items_of(*said(facets, text))[taken - VOCABULARY.first_item]
+        assert any(history == whole[n : n + len(history)] for whole in plain for n in range(len(whole)))
+
+    rows = np.array([0, len(examples), len(examples) + 1])
+    batch = collate(out, rows, VOCABULARY.pad)
+    flat = batch.tokens.reshape(-1)
+    assert batch.text_target.tolist() == [*out.text_target[len(examples)], *out.text_target[len(examples) + 1]]
+    np.testing.assert_array_equal(flat[batch.text_position][[1, 2, 4, 5]], batch.text_target[[0, 1, 3, 4]])
+    assert (flat[batch.text_position][[0, 3]] >= VOCABULARY.first_item).all()
+    np.testing.assert_allclose(batch.text_weight, 1 / 3)
+    assert len(batch.place) == examples.query.lengths[0]
+
+
+def test_a_request_for_which_there_is_no_room_is_not_said(facets: Facets, examples: TuningExamples) -> None:
+    given, _ = asking(facets, turned=1.0)
+    narrow = replace(LAYOUT, tokens=len(LAYOUT.prefix) + 5)
+    out = add_request_examples(examples, narrow, given, np.random.default_rng(8))
+    assert out.tokens.lengths[len(examples) :].max() == narrow.tokens
+    assert len(add_request_examples(examples, replace(LAYOUT, tokens=5), given, np.random.default_rng(8))) == len(
+        examples
+    )
+
+
+def test_queries_know_what_is_asked_of_them(facets: Facets, examples: TuningExamples) -> None:
+    given, heard = asking(facets, contrary=1.0)
+    out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(6))
+    plain = len(examples.cutoff)
+    assert (out.request_facets[:plain] == -1).all()
+    for asked, text in zip(out.request_facets[plain:].tolist(), heard.texts, strict=True):
+        include, exclude = said(facets, text)
+        assert {facet for facet in asked[:2] if facet >= 0} == set(include)
+        assert {facet for facet in asked[2:] if facet >= 0} == set(exclude)
+
+
+def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: TuningExamples) -> None:
+    bare = Facets(FacetScheme((), (), {}), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
+    given, heard = asking(bare, specific=1.0, contrary=1.0, search=1.0)
+    assert add_request_examples(examples, LAYOUT, given, np.random.default_rng(7)) is examples
+    assert not heard.texts
+
+
+def test_the_same_seed_asks_the_same(facets: Facets, examples: TuningExamples) -> None:
+    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5, "turned": 0.5}
+    one, two = (asking(facets, **shares) for _ in "ab")
+    first, second = (add_request_examples(examples, LAYOUT, given, np.random.default_rng(5)) for given, _ in (one, two))
+    assert one[1].texts == two[1].texts
+    np.testing.assert_array_equal(first.tokens.values, second.tokens.values)
+    np.testing.assert_array_equal(first.target.values, second.target.values)
+
+
+def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_read_past(facets: Facets) -> None:
+    text = 'The user asks for "1970s, not red" Find it.'
+    given, _ = asking(facets)
+    assert add_distractors(text, given, np.random.default_rng(0)) == text  # there is nothing to strew in
+    given = replace(given, distractors=("please", "me", "lantern"), protected_words=facet_words(facets) | {"1970s"})
+    rng = np.random.default_rng(1)
+    found = [add_distractors(text, given, rng) for _ in range(400)]
+    for one in found:
+        assert [word for word in one.split(" ") if word in ('"1970s,', "not", 'red"')] == ['"1970s,', "not", 'red"']
+    kept = np.mean(
+        [[word in one.split(" ") for word in ("The", "user", "asks", "for", "Find", "it.")] for one in found]
+    )
+    assert 0.6 < kept < 0.75  # two texts in three lose half of them on average
+    of_fillers = [sum(word in ("please", "me", "lantern") for word in one.split(" ")) for one in found]
+    assert min(of_fillers) == 0
+    assert max(of_fillers) > 12
+
+
+def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
+    facets: Facets, examples: TuningExamples
+) -> None:
+    words = replace(facets, scheme=replace(facets.scheme, kind=("word",) * len(facets)))
+    for asked, expected in ((facets, True), (words, False)):
+        given, heard = asking(asked, specific=1.0)
+        given = replace(given, distractors=("please",), title_distractors=("lantern",))
+        add_request_examples(examples, LAYOUT, given, np.random.default_rng(3))
+        assert any("lantern" in text for text in heard.texts) == expected
+
+
+def test_examples_side_by_side_are_each_themselves(examples: TuningExamples) -> None:
+    both = concat_examples([examples, examples])
+    assert len(both) == 2 * len(examples)
+    for part in ("tokens", "query", "target", "weight", "said"):
+        whole, once = getattr(both, part), getattr(examples, part)
+        np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
+        np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))
+    np.testing.assert_array_equal(both.request_facets, np.tile(examples.request_facets, (2, 1)))

@@ -1,0 +1,63 @@
+"""A shop whose next item is known: items come in pairs (2k, 2k + 1), and whoever takes one takes the other next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.config import Tuning
+from rayrec.data.ragged import Ragged
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.training.tuning import TuningSpec
+from rayrec.storage import Storage
+
+ITEMS = 24
+NOW = 40 * MICROSECONDS_PER_DAY
+NOTHING_SAID = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # the last members of a Batch
+INSTRUCTION = "Recommend what this user will want next."
+
+
+def pairs_shop(users: int = 150, seed: int = 0) -> pa.Table:
+    """(item, ts, keep): three pairs a user, one event every other day or so."""
+    rng = np.random.default_rng(seed)
+    first = np.argsort(rng.random((users, ITEMS // 2)), axis=1)[:, :3] * 2
+    item = np.stack([first, first + 1], axis=2).reshape(users, 6)
+    ts = np.cumsum(rng.integers(MICROSECONDS_PER_DAY, 6 * MICROSECONDS_PER_DAY, (users, 6)), axis=1)
+    return as_table(Ragged.from_lengths(item.reshape(-1), np.full(users, 6)), ts.reshape(-1))
+
+
+def as_table(item: Ragged, ts: Any, keep: Any = None) -> pa.Table:
+    keep = np.ones(len(item.values)) if keep is None else keep
+    columns = {
+        "item": item.to_arrow(pa.int32()),
+        "ts": item.like(np.asarray(ts)).to_arrow(pa.int64()),
+        "keep": item.like(np.asarray(keep)).to_arrow(pa.float32()),
+        "order": np.arange(len(item), dtype=np.uint64),
+    }
+    return pa.table(columns)
+
+
+def settings(**changes: Any) -> Tuning:
+    small = {"layers": 1, "width": 32, "heads": 1, "feedforward": 64, "events": 10, "epochs": 3, "batch_tokens": 1024}
+    return Tuning.model_validate({**small, "min_item_events": 1, "learning_rate": 1e-2, **changes})
+
+
+def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
+    """A spec over one file of sequences, written below `root`."""
+    storage = Storage(str(root))
+    with storage.writer("sequences.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    names = [f"item {code:02}" for code in range(ITEMS)]
+    catalogue = pa.table({"item_id": [f"i{code:02}" for code in range(ITEMS)], "title": names})
+    catalogue = catalogue.append_column("category", pa.nulls(ITEMS, pa.string()))
+    given: dict[str, Any] = {
+        "sequences": ("sequences.arrow",),
+        "path": "models/lm/test",
+        "instruction": INSTRUCTION,
+        "settings": settings(),
+        "now": NOW,
+    }
+    return TuningSpec(root=storage.root, catalogue=catalogue, **{**given, **changes})
