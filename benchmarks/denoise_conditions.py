@@ -20,11 +20,11 @@ from benchmarks import denoise_rank as rank
 from benchmarks.denoise_data import HeldOut
 from benchmarks.denoise_planting import Clean, insert, planted_items
 from rayrec.config import Denoise
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.denoiser_fits import required_denoiser_fits, required_fits_of
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.retrieval import item_model

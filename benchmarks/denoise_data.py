@@ -28,10 +28,10 @@ from rayrec.data.exchange import read_item_counts, read_shard
 from rayrec.data.histories import group
 from rayrec.data.input_files import input_files, item_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
-from rayrec.data.ragged import Ragged
 from rayrec.data.split_ingest import ingest_split
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.denoising.heuristic_rules import retracted
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.run_context import microseconds
 from rayrec.storage import Storage

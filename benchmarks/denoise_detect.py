@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS, DenoisingDecision, Histories
+from rayrec.numerics.ragged import Ragged
 
 TAIL = 0.2  # share of all events that the items of the tail hold together
 

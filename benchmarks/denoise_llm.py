@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.denoise_rank import Kept, Scores
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.item_prompt import PromptLayout

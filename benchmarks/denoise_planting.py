@@ -19,7 +19,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 KINDS = ("uniform", "popularity", "taste-swap")
 _ROUNDS = 200  # of drawing again what a user has already; who still lacks some then has nearly everything

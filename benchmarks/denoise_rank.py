@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, clipped_matrix, retriever_class
 
 BLOCK = 512  # users scored at once

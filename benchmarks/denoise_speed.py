@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import Histories
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
+from rayrec.numerics.ragged import Ragged
 
 BAR, BAR_FLOAT32, BAR_FLOAT64 = 1e6, 1e-6, 1e-10
 ITEMS, WIDTH, EVENTS = 2_000, 64, 50

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.embed_probe import auc
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY
 from rayrec.embeddings import Embedder, Events, least_aligned, leave_one_out, most_influential
 from rayrec.embeddings.source_views import ViewBuilder
+from rayrec.numerics.ragged import Ragged
 
 _COLUMNS = ("item", "ts", "event", "value", "dwell_ms")
 _SMALLEST, _LARGEST = 6, 60  # events of users that are denoised: one embedding an event

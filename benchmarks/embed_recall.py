@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from benchmarks.plain_recommenders import GRIDS, Moment
 from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.reranking.text.text_reranker import reciprocal_rank_fusion
 from rayrec.retrieval.candidates import CandidateStage, Source

@@ -36,13 +36,13 @@ from benchmarks.instruct_model import Asked, tuned, weighed
 from benchmarks.instruct_peer import sasrec
 from benchmarks.instruct_requests import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import Templates, load_templates
+from rayrec.numerics.ragged import Ragged
 
 Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> measure -> [users]
 COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")

@@ -13,10 +13,10 @@ import pyarrow as pa
 from benchmarks.denoise_data import HeldOut
 from benchmarks.instruct_requests import Int, Scores
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.templates import Templates
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.collectives import Worker
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings, ItemHead, item_vectors
 from rayrec.reranking.engines.transformers_engine import TransformersEngine
 from rayrec.reranking.item_token import guidance, tuned_checkpoint

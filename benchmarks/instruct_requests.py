@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.instruct_out_of_distribution import unread
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, WORD
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.numerics.ragged import Ragged
 
 Int = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

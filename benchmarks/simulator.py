@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.policies import PolicySlates, SlatePolicy
 from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 

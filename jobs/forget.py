@@ -16,10 +16,10 @@ from typing import Annotated
 import typer
 
 from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
+from rayrec.data import erasure_list
 from rayrec.data.user_id_file import read_user_ids
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.erasure_run import add_to_erasure_list, execute, newest_context
-from rayrec.publishing import erasure_list
 from rayrec.ray_support import cluster
 from rayrec.reporting.terminal import results_console
 from rayrec.storage import Storage

@@ -20,7 +20,7 @@ import pyarrow as pa
 from rayrec.blending import user_traits
 from rayrec.blending.conditional_logit import fit_conditional_logit
 from rayrec.blending.rank_promotion_cap import cap_promotion
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 LLM = "llm"
 LOG_OFFSET = np.float32(0.3)

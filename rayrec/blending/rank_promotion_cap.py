@@ -16,9 +16,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.ragged import Ragged
-from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of
-from rayrec.slates.scored_candidates import Bools, Floats, reassign_scores
+from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of, reassign_scores
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 def cap_promotion(free: Ragged, scores: Floats, read: Bools, max_promotion: int) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 
 def histories_at(table: pa.Table, cutoff: int) -> pa.Table:

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Data
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY, INTERACTION, QUARANTINE
 from rayrec.errors import DataError
+from rayrec.numerics.ragged import Ragged
 from rayrec.storage import Storage
 
 Rows = npt.NDArray[np.int64]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.data import item_counts
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.exchange import ShuffleWriter
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile, Split
@@ -21,7 +22,6 @@ from rayrec.data.quarantine import counts_by_reason
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.numerics.hashing import shard_of
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.storage import Storage
 
 _ROUND_ROWS = 4_000_000  # rows held in memory at once, about 40 bytes each

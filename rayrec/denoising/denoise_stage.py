@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, Histories
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 
 
 def denoiser_class(method: str) -> type[Denoiser]:

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.data.fit_requirement import RequiredFit
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
+from rayrec.numerics.ragged import Ragged
 
 REASONS = (
     "kept",

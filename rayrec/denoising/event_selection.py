@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import REASONS
 from rayrec.denoising.removal_budget import RemovalBudget, RemovalThresholds
+from rayrec.numerics.ragged import Ragged
 
 Bools = npt.NDArray[np.bool_]
 

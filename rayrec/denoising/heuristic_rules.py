@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import REASONS, Denoiser, DenoisingDecision, Histories, register
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 _RULES = ("undone", "burst", "repeated", "skimmed")  # strongest first

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from rayrec.config.method_settings import require
 from rayrec.data.fit_requirement import RequiredFit
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import register
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
 from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.numerics.ragged import Ragged
 
 
 @dataclass(frozen=True)

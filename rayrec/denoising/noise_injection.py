@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import Histories
+from rayrec.numerics.ragged import Ragged
 
 
 def inject_noise(

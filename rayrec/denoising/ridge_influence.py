@@ -33,12 +33,12 @@ from torch import Tensor
 
 from rayrec.config.method_settings import read_settings, require
 from rayrec.data.fit_requirement import RequiredFit
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
 from rayrec.denoising.trusted_events import trusted_events
 from rayrec.numerics.batch_invariant import dense_matmul
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import (
     PaddedBatch,
     RidgeBlocks,

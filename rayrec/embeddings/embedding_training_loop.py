@@ -26,8 +26,8 @@ from rayrec.embeddings.losses import answer_nll, info_nce
 from rayrec.embeddings.user_model import UserModel
 from rayrec.embeddings.view_vocabulary import PAD
 from rayrec.errors import DataError
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
-from rayrec.ray_support.training_workers import Worker
 
 _WARMUP = 30  # steps
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # that AdamW keeps of a parameter

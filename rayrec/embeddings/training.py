@@ -23,8 +23,8 @@ from rayrec.embeddings.training_windows import TrainingWindow
 from rayrec.embeddings.user_model import UserModel, build
 from rayrec.embeddings.view_vocabulary import Vocabulary
 from rayrec.embeddings.word_initialization import initial_word_vectors
+from rayrec.numerics.collectives import SINGLE_WORKER, Worker
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.ray_support.training_workers import SINGLE_WORKER, Worker
 
 _FAINT = 1e-2  # of the words' own spread
 

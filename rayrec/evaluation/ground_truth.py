@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.synthetic_dataset import SyntheticDataset
 from rayrec.evaluation.slate_evaluation import SlateEvaluation, evaluate_slates
+from rayrec.numerics.ragged import Ragged
 from rayrec.publishing.slate_reader import read_manifest
 from rayrec.reporting.user_examples import read_catalogue, read_denoised
 from rayrec.storage import Storage

@@ -17,16 +17,16 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 
 from rayrec.config import Arms, Retrieval
+from rayrec.data import erasure_list
 from rayrec.data.denoised import first_row_per_user
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.beyond_accuracy import ItemStatistics
 from rayrec.evaluation.metrics import RelevantItems
 from rayrec.evaluation.segments import SegmentFeatures, main_category, tenure_days
 from rayrec.experiments.arms import in_layer
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
-from rayrec.publishing import erasure_list
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_manifest, read_shard
 from rayrec.reporting.user_examples import read_catalogue, read_denoised

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.stopwords import stop_words
 from rayrec.instructions.text_cleaning import clean
+from rayrec.numerics.ragged import Ragged
 
 CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
 KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facet_scheme import KINDS, FacetScheme
 from rayrec.instructions.stopwords import negation_and_bound_words, stop_words
+from rayrec.numerics.ragged import Ragged
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

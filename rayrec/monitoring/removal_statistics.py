@@ -18,9 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.ragged import Ragged
 from rayrec.evaluation.beyond_accuracy import SHORT_HEAD_SHARE
 from rayrec.monitoring.run_statistics import RUN_STATISTICS, merge
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 AGES = (

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.denoised import first_row_per_user
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import REASONS
+from rayrec.numerics.ragged import Ragged
 
 Ints = npt.NDArray[np.int64]
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
+from rayrec.numerics.ragged import Ragged
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 _BLOCK_CELLS = 4 << 20  # padded cells sorted at once
 _POSITION = np.int64(0xFFFFFFFF)
@@ -73,3 +73,19 @@ def best(scores: Ragged, count: int) -> Ragged:
         parts.append((order + scores.offsets[block.rows, None])[inside])
     positions = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     return Ragged.from_lengths(positions, kept)
+
+
+def reassign_scores(
+    scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], below: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Scores [b, n], best first, for the same rows in a new order: ties parted, and all above `below` [b].
+
+    The k-th place gets the k-th highest score, so that a policy explores around the new order with the same spread.
+    Equal scores would fall back to the old order, so they are parted by the smallest step up. Padded cells stay.
+    """
+    result, floor = scores.copy(), below
+    for rank in reversed(range(scores.shape[1])):
+        raised = np.maximum(result[:, rank], np.nextafter(floor, np.float32(np.inf)))
+        result[:, rank] = np.where(mask[:, rank], raised, result[:, rank])
+        floor = np.where(mask[:, rank], raised, floor)
+    return result

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow.parquet as pq
 
 from rayrec.config import Denoise, Rerank, Slate
+from rayrec.data import erasure_list
 from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.errors import PublicationError
 from rayrec.monitoring.progress import Progress
@@ -32,7 +33,6 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.sample_ratio_check import require_sample_ratio
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
-from rayrec.publishing import erasure_list
 from rayrec.publishing.code_version import versions
 from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.run import PublishingRun, PublishResult

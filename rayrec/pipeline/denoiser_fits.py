@@ -9,9 +9,9 @@ import numpy as np
 
 from rayrec.config import Denoise
 from rayrec.data.fit_requirement import RequiredFit
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.denoising.denoiser import Denoiser, Histories
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.item_model import Arrays, DenoiserFit
 from rayrec.retrieval.retriever import FitData, clipped_matrix
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
-from rayrec.ray_support.training_workers import ReportCallback, Worker, WorkerGroup, run
+from rayrec.numerics.collectives import Worker
+from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker

@@ -17,11 +17,12 @@ from rayrec.embeddings.source_events import Items
 from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import sample_training_users, training_windows
 from rayrec.errors import ConfigError, MissingFileError
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import placeable_cpus
-from rayrec.ray_support.training_workers import ReportCallback, Worker, WorkerGroup, run
+from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.storage import artifacts
 
 _LOG = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.blending.training_examples import histories_at
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.numerics.bottom_k_sample import BottomKSample
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.interaction_ingest import histories, histories_path
 from rayrec.pipeline.models import cutoffs
 from rayrec.pipeline.run_context import RunContext

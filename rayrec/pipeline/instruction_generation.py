@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import ray
 
 from rayrec.config import Resources
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import INSTRUCTION
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
 from rayrec.instructions.teachers.structured_output import GeneratorSettings
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_inputs import facets
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.models import load_catalogue

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.instruction_prompt import InstructionRenderer
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.models import load_catalogue
 from rayrec.pipeline.run_context import RunContext

@@ -19,10 +19,10 @@ import ray
 from rayrec.blending.blender import TrainingWindow, fit
 from rayrec.blending.training_examples import histories_at, is_consumed
 from rayrec.config import Rerank
-from rayrec.data.ragged import Ragged
 from rayrec.experiments.arms import Variant
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest, hash_strings
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.distributed_tuning import tune
 from rayrec.pipeline.instruction_inputs import has_requests
 from rayrec.pipeline.interaction_ingest import IngestResult, histories

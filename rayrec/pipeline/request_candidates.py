@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.instruction_table import instructions_for
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_inputs import arms_with_requests, facets, requests
 from rayrec.pipeline.models import load_catalogue
 from rayrec.pipeline.run_context import RunContext

@@ -15,14 +15,14 @@ from datetime import UTC, date, datetime
 from functools import cached_property
 
 from rayrec.config import Config, Rerank
+from rayrec.data import erasure_list
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
 from rayrec.errors import ConfigError, DataError, MissingFileError
 from rayrec.experiments.arms import ArmPlan, plan_arms
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.numerics.hashing import digest, with_key_order
-from rayrec.publishing import erasure_list
 from rayrec.publishing.code_version import code_version
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.publishing.records import InputRecord, RunRecord
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage, hf_checkpoint

@@ -16,11 +16,11 @@ from ray.data import Dataset
 
 from rayrec.blending.training_examples import histories_at
 from rayrec.config import Retrieval
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.experiments.arms import Variant
 from rayrec.monitoring.removal_statistics import popularity_bands, summarise_removals
 from rayrec.numerics.hashing import digest
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_inputs import has_history, has_requests, render_instructions
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.loaded_models import load_candidate_stages, load_denoise_stages

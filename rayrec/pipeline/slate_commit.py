@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.config import Rerank, Slate
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY, QUARANTINE, SLATE
 from rayrec.experiments.arms import ArmPath
 from rayrec.monitoring.run_statistics import merge, slate_statistics
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.interaction_ingest import ShardCounts
 from rayrec.pipeline.models import (
     explores,

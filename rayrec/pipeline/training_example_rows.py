@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.blending.training_examples import consumed_after, histories_at, is_training_user
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.numerics.hashing import derive_seed, hash_strings
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.instruction_inputs import facets, has_requests
 from rayrec.pipeline.run_context import RunContext

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rayrec.data import erasure_list
+from rayrec.data.erasure_list import ErasureList
 from rayrec.errors import DataError
-from rayrec.publishing import erasure, erasure_list
-from rayrec.publishing.erasure_list import ErasureList
+from rayrec.publishing import erasure
 from rayrec.reporting.html_report import read_report, write_report
 from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, artifacts

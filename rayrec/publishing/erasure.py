@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rayrec.data.erasure_list import ErasureList
 from rayrec.errors import MissingFileError
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.publishing.records import Manifest, PublishedFile, add_counts
 from rayrec.storage import Storage, layout
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any, TypeVar, cast
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import with_thread_limit
 
 T = TypeVar("T")
@@ -26,35 +25,6 @@ _LAST_LINES_S = 10.0  # that the last lines may take to be printed
 
 ReportCallback = Callable[[Mapping[str, float], str], None]
 """Called by every worker after each round of its work: the round's numbers, and a line about it for people."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """This process among the workers."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: str = "cpu"
-
-    def all_reduce_sum(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Each of them, summed over the workers, who all call this with tensors of the same shapes."""
-        if self.world_size == 1:
-            return tensors
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        torch.distributed.all_reduce(flat)
-        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
-        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
-
-    def broadcast_first(self, value: T) -> T:
-        """The first worker's value, in all, who all call this: what they find may change between their looks."""
-        if self.world_size == 1:
-            return value
-        values = [value]
-        torch.distributed.broadcast_object_list(values, 0, device=torch.device(self.device))
-        return values[0]
-
-
-SINGLE_WORKER = Worker()
 
 
 @dataclass(frozen=True)

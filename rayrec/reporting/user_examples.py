@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY, ITEM
 from rayrec.denoising.denoiser import REASONS
 from rayrec.errors import DataError, MissingFileError
 from rayrec.monitoring.run_statistics import rbo
 from rayrec.numerics.hashing import shard_of
+from rayrec.numerics.ragged import Ragged
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_manifest, read_slates
 from rayrec.reporting.removal_reasons import explain_removal

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import candidate_schema
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import padded_rows, ranks
 from rayrec.retrieval.retriever import Retriever, UserHistories
 

@@ -27,10 +27,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, softplus
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
 from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.retriever import FitData, clipped_matrix
 
 _SALT = np.uint64(

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 
 from rayrec.blending.blender import Blender, ItemFeatures
 from rayrec.config import Slate
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import derive_seed, digest
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
 from rayrec.slates.fallback import Fallback, reorder_by
 from rayrec.slates.pins import SelectedSlates, insert_pins

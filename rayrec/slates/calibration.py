@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.diversity import Diversifier, Doubles, GreedyOrder, TopCandidates, register
 from rayrec.slates.scored_candidates import Ints
 

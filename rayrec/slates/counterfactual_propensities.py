@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
 from rayrec.slates.pins import pins_at
 from rayrec.slates.scored_candidates import Floats, Ints, ScoredCandidates

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 
 from rayrec.config.method_settings import NoSettings, read_settings, require
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, padded_batches, single_thread
-from rayrec.numerics.top_k import best
-from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, Ints, ScoredCandidates, reassign_scores
+from rayrec.numerics.top_k import best, reassign_scores
+from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, Ints, ScoredCandidates
 
 Doubles = npt.NDArray[np.float64]
 _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayrec.data.ragged import Ragged
-from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of
-from rayrec.slates.scored_candidates import Bools, Floats, reassign_scores
+from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of, reassign_scores
+from rayrec.slates.scored_candidates import Bools, Floats
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.policies import PolicySlates
 from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
 from rayrec.slates.slate_rules import Rules

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.config.method_settings import NoSettings, read_settings
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows, ranks
 from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
 from rayrec.slates.scored_candidates import Bools
 from rayrec.slates.slate_rules import PINNED

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -74,17 +74,3 @@ class ScoredCandidates:
         """The candidates [candidates] that are kept; users stay, perhaps without any."""
         scores = self.scores.filter(kept)
         return replace(self, scores=scores, candidate=scores.like(self.candidate.values[kept]))
-
-
-def reassign_scores(scores: Floats, mask: Bools, below: Floats) -> Floats:
-    """What a new order carries: scores [b, n], best first, the same but with ties parted, and all above `below` [b].
-
-    The k-th place gets the k-th highest score, so that a policy explores around the new order with the same spread.
-    Equal scores would fall back to the old order, so they are parted by the smallest step up. Padded cells stay.
-    """
-    result, floor = scores.copy(), below
-    for rank in reversed(range(scores.shape[1])):
-        raised = np.maximum(result[:, rank], np.nextafter(floor, np.float32(np.inf)))
-        result[:, rank] = np.where(mask[:, rank], raised, result[:, rank])
-        floor = np.where(mask[:, rank], raised, floor)
-    return result

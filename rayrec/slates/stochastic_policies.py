@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
 from rayrec.slates.policies import (
     PolicySlates,

@@ -23,9 +23,9 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import padded_length, single_thread
 from rayrec.numerics.top_k import descending_keys, positions_of
 from rayrec.slates.policies import PolicySlates, SlatePolicy, register, uniform_draws

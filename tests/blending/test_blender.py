@@ -15,7 +15,7 @@ from scored_candidates import NAMES, PERSONAL, candidates, item_features, window
 from rayrec.blending import blender, user_traits
 from rayrec.blending.blender import Blender, TrainingWindow
 from rayrec.blending.conditional_logit import fit_conditional_logit
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 
 def test_newton_finds_the_minimum_that_scipy_finds() -> None:

@@ -16,7 +16,7 @@ from rayrec.blending import blender
 from rayrec.blending.blender import Blender
 from rayrec.blending.rank_promotion_cap import cap_promotion
 from rayrec.config import Rerank
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 SCORES = st.one_of(st.sampled_from([0.0, 1.0, 1.0 + 2**-23, -1.0]), st.floats(-1e6, 1e6, width=32))

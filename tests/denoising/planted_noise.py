@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS
 from rayrec.denoising.denoiser import Histories
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.ease import EaseRetriever
 from rayrec.retrieval.fism import FismRetriever
 from rayrec.retrieval.ials import IalsRetriever

@@ -15,9 +15,9 @@ from planted_noise import histories
 from benchmarks import attribution_scores as scores
 from benchmarks.attribution import split
 from benchmarks.attribution_scores import Attributed
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS
 from rayrec.numerics.next_item_model import NextItemModel
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.next_item import NextItemExamples, NextItemSettings, train
 
 ITEMS = 7

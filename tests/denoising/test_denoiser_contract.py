@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from planted_noise import histories, model_arrays, random_histories
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Denoiser, Histories
 from rayrec.denoising.denoise_stage import DenoiseStage, denoiser_class
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 
 
 @pytest.fixture(params=sorted(DENOISERS))

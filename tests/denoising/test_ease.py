@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, model_arrays, planted
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS
 from rayrec.denoising.ease_updates import (
     first_order_effects,
@@ -19,6 +18,7 @@ from rayrec.denoising.ease_updates import (
     without_user,
     worst_events,
 )
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.ease import EaseRetriever
 from rayrec.retrieval.retriever import UserHistories
 

@@ -14,12 +14,12 @@ from planted_noise import auc_within, histories, planted
 
 from rayrec import retrieval
 from rayrec.config import Denoise
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Histories
 from rayrec.denoising.ensemble import FEATURE_NAMES
 from rayrec.denoising.noise_injection import inject_noise
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.denoiser_fits import fit_data, histories_from_fit_data, required_denoiser_fits, required_fits_of
 from rayrec.retrieval import item_model
 from rayrec.retrieval.item_model import ItemModel

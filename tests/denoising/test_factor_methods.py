@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, fism_arrays, histories, model_arrays, planted, random_histories
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS, REASONS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, median_within, softmax_within
 from rayrec.errors import ConfigError
 from rayrec.numerics.fism_model import FismModel
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.fism import OBJECTIVES, FismRetriever
 
 CASES: list[tuple[str, dict[str, Any]]] = [

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, fit_data, histories, model_arrays, next_item_arrays, planted, random_histories
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising import DENOISERS, REASONS
 from rayrec.denoising.gradient_influence import SCORES, GradientDenoiser
 from rayrec.errors import ConfigError
 from rayrec.numerics.next_item_model import NextItemModel
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval import item_model
 from rayrec.retrieval.next_item import NextItemRetriever
 from rayrec.storage import Storage

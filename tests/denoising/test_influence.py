@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, model_arrays, planted
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds, TrustedInteractions
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
 from rayrec.denoising.trusted_events import trusted_events
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 
 ITEMS, WIDTH = 30, 6
 

@@ -15,11 +15,11 @@ from benchmarks import denoise_rank as rank
 from benchmarks.denoise_llm import FixedSteps, Reader
 from benchmarks.denoise_planting import KINDS, Clean, insert, planted_items
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.collectives import Worker
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.training.tuning_data import Sequences
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 

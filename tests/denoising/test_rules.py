@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_noise import histories
 
-from rayrec.data.ragged import Ragged
 from rayrec.denoising.denoiser import REASONS, Histories
 from rayrec.denoising.heuristic_rules import RuleDenoiser, RulesSettings, burst, repeated, retracted, short_dwell
+from rayrec.numerics.ragged import Ragged
 
 SECOND, DAY = 1_000_000, 86_400_000_000
 

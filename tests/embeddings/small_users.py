@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config.embeddings_section import Embeddings
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY, ITEM
 from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.source_events import Events, Items
 from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import training_windows
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 NOW = 100 * MICROSECONDS_PER_DAY

@@ -22,7 +22,8 @@ from rayrec.embeddings.training_windows import training_windows
 from rayrec.embeddings.user_model import UserModel, build
 from rayrec.embeddings.view_vocabulary import Vocabulary
 from rayrec.errors import DataError
-from rayrec.ray_support.training_workers import SINGLE_WORKER, ReportCallback, Worker, WorkerGroup, run
+from rayrec.numerics.collectives import SINGLE_WORKER, Worker
+from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.storage import Storage
 
 LONG = settings(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import Index, read_neighbours
 from rayrec.embeddings.embedding_products import NEIGHBOURS
 from rayrec.embeddings.embedding_schema import neighbour_table
@@ -15,7 +16,6 @@ from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts, find_manifest
 from rayrec.publishing.erasure import erase
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.storage import Storage
 from rayrec.storage.layout import publication_folder
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import read_influences
 from rayrec.embeddings.embedding_products import INFLUENCES
 from rayrec.embeddings.embedding_schema import INFLUENCE, check_influences
@@ -17,7 +18,6 @@ from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts
 from rayrec.publishing.erasure import erase
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.storage import Storage
 from rayrec.storage.layout import publication_folder
 

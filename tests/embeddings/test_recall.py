@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.embed_recall import Judged, ratio_interval
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 
 
 def test_recall_is_the_share_of_what_was_wanted() -> None:

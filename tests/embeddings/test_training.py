@@ -11,7 +11,6 @@ import torch
 from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, items, settings, trained
 
 from rayrec.config.embeddings_section import Answer
-from rayrec.data.ragged import Ragged
 from rayrec.embeddings import Embedder, Events, Items
 from rayrec.embeddings.instruction_answers import answer
 from rayrec.embeddings.losses import answer_nll, info_nce
@@ -21,6 +20,7 @@ from rayrec.embeddings.training_windows import sample_training_users, training_w
 from rayrec.embeddings.word_initialization import initial_word_vectors
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_users import NOW, WEIGHTS, catalogue, events, histories, items, settings
 
-from rayrec.data.ragged import Ragged
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.rfm_features import FEATURES, features
 from rayrec.embeddings.source_events import attribute
 from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
 from rayrec.embeddings.view_vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrec.config import Config, Data
-from rayrec.data import catalogue
+from rayrec.data import catalogue, erasure_list
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
 from rayrec.data.histories import group
 from rayrec.data.input_files import input_files, make_splits
@@ -25,8 +26,6 @@ from rayrec.data.user_id_file import read_user_ids
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.pipeline.run_context import RunContext
-from rayrec.publishing import erasure_list
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.storage import Storage
 
 DAY, SHARDS = date(2024, 5, 1), 3

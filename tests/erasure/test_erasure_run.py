@@ -22,6 +22,8 @@ from jobs import daily as daily_job
 from jobs import evaluate as evaluate_job
 from jobs import forget as forget_job
 from rayrec import read_slates
+from rayrec.data import erasure_list
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.synthetic_dataset import DATE
 from rayrec.errors import DataError, PublicationError
 from rayrec.pipeline import erasure_run as pipeline
@@ -29,8 +31,7 @@ from rayrec.pipeline.daily_run import _require_same_list
 from rayrec.pipeline.interaction_ingest import histories, ingest
 from rayrec.pipeline.models import cutoffs, item_model_spec
 from rayrec.pipeline.user_data_inventory import _filter, find_user_data
-from rayrec.publishing import code_version, erasure_list
-from rayrec.publishing.erasure_list import ErasureList
+from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.reranking.item_token import tuned_checkpoint

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval import item_model, unlearning
 from rayrec.retrieval.ease import packed, unpacked

@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from jobs.show import main as show
+from rayrec.data import erasure_list
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.evaluation_result import evaluate as evaluate_day
 from rayrec.evaluation.ground_truth import ORACLE, evaluate_on_ground_truth, noise_detection
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import evaluate_slates
 from rayrec.monitoring.run_statistics import RUN_STATISTICS
-from rayrec.publishing import erasure_list
 from rayrec.publishing.slate_reader import read_manifest
 from rayrec.reporting.html_report import write_report
 from rayrec.reporting.report_data import ReportData

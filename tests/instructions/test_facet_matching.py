@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facet_matching import FacetMatcher, FacetMatches
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD, FacetScheme
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.numerics.ragged import Ragged
 
 NAMES = [
     *((CATEGORY, name) for name in ("comedy", "film-noir", "für kinder", "horror", "news", "sci-fi", "war", "western")),

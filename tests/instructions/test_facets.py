@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
 from rayrec.instructions.facets import Facets, distractor_words
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator, phrases
+from rayrec.numerics.ragged import Ragged
 
 FILMS = 40
 

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import load
+from rayrec.data import erasure_list
 from rayrec.data.schemas import INSTRUCTION
 from rayrec.data.synthetic_dataset import INSTRUCTION_SHARE, SyntheticDataset, make_synthetic_dataset
 from rayrec.data.synthetic_products import CATEGORIES
 from rayrec.instructions.instruction_table import instructions_for
 from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions, instruction_table
 from rayrec.pipeline.run_context import RunContext
-from rayrec.publishing import erasure_list
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import small_day
 
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
 from rayrec.publishing import PublishingRun
 from rayrec.publishing.erasure import erase, write_ipc
-from rayrec.publishing.erasure_list import ErasureList
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.publishing.slate_reader import read_slates

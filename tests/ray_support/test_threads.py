@@ -13,10 +13,11 @@ import ray
 import torch
 from threadpoolctl import threadpool_info
 
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import thread_limit
 from rayrec.ray_support.cluster import task
 from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
-from rayrec.ray_support.training_workers import ReportCallback, Worker, WorkerGroup, run
+from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 
 ray.cloudpickle.register_pickle_by_value(modules[__name__])  # workers cannot import a test
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax
 from small_model import INSTRUCTION, KNOWN, catalogue
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.item_token import guidance
 from rayrec.reranking.item_token.item_prompt import MICROSECONDS_PER_DAY, PromptLayout

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from plain_way import PlainWay
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.text.text_reranker import TextReranker, reciprocal_rank_fusion
 from rayrec.reranking.text.text_scorer import RankingQuery
 

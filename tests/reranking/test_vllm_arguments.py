@@ -13,8 +13,8 @@ from small_model import INSTRUCTION
 
 from rayrec.config import load
 from rayrec.config.vllm_arguments import ALLOWED
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_engine import VllmEngine
 from rayrec.reranking.engines.vllm_next_token import VllmNextTokenEngine

@@ -8,7 +8,7 @@ from halves_shop import ITEMS, denoised, fit_data, history_table, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.candidates import CandidateStage, Source, propose_personal, propose_shared
 from rayrec.retrieval.ease import EaseRetriever
 from rayrec.retrieval.popularity import PopularityRetriever

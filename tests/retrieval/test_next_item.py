@@ -8,8 +8,8 @@ from halves_shop import ITEMS, fit_data, profiles_of, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.next_item_model import recency_rows
+from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.next_item import NextItemExamples, NextItemRetriever, NextItemSettings, inclusion, train
 from rayrec.retrieval.retriever import FitData, clipped_matrix
 

@@ -105,7 +105,7 @@ def test_unknown_settings_are_refused_with_the_nearest_name(name: str, data: Fit
 def _recoded(table: object, codes: np.ndarray) -> object:
     import pyarrow as pa
 
-    from rayrec.data.ragged import Ragged
+    from rayrec.numerics.ragged import Ragged
 
     item = Ragged.from_arrow(table["item"])  # type: ignore[index]
     return item.like(codes[item.values]).to_arrow(pa.int32())

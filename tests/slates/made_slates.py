@@ -11,8 +11,8 @@ from scored_candidates import NAMES, PERSONAL, SOURCES, item_features, items
 
 from rayrec.blending.blender import Blender
 from rayrec.config import Slate
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import ITEM
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.assembly import SlateAssembler
 from rayrec.slates.scored_candidates import CatalogueItems
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.blending.blender import ItemFeatures, TrainingWindow
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import candidate_schema
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
 ITEMS, CUT = 200, 86_400_000_000 * 100

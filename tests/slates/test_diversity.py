@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_candidates import items, scored
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import padded_batches
 from rayrec.numerics.top_k import best
 from rayrec.slates import DIVERSIFIERS, CatalogueItems, ScoredCandidates

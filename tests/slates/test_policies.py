@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from scored_candidates import items, repeated, scored
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates import POLICIES, PolicySlates, ScoredCandidates, SlatePolicy
 from rayrec.slates.policies import Greedy, uniform_draws
 

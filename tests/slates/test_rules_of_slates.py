@@ -16,8 +16,8 @@ from scored_candidates import candidates, items
 
 from rayrec.config import Rules as RulesSection
 from rayrec.config import Slate
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.publishing.slate_checks import validate_slates
 from rayrec.slates import POLICIES, CatalogueItems
 from rayrec.slates.assembly import check_slate

@@ -15,9 +15,9 @@ from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_feature
 
 from rayrec.blending.blender import Blender
 from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY, SLATE
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, ranks
 from rayrec.slates.assembly import SlateAssembler, slate_ids
 from rayrec.slates.policies import Greedy, policy_class

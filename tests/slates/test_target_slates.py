@@ -16,10 +16,10 @@ from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_feature
 
 from rayrec.blending.blender import Blender
 from rayrec.config import Config
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, SLATE
 from rayrec.monitoring.run_statistics import counts_by_arm
 from rayrec.numerics.hashing import hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline import scoring as scoring_module
 from rayrec.pipeline import slate_commit
 from rayrec.pipeline.interaction_ingest import ShardCounts

@@ -10,8 +10,8 @@ import pytest
 from scipy.special import ndtri
 from scored_candidates import items, repeated, scored
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
+from rayrec.numerics.ragged import Ragged
 from rayrec.slates import CatalogueItems, ScoredCandidates
 from rayrec.slates.policies import uniform_draws
 from rayrec.slates.thompson import Thompson

@@ -16,9 +16,9 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
 from rayrec.instructions.facets import Bools, Facets, Ints
+from rayrec.numerics.ragged import Ragged
 
 Split = Literal["train", "held_out"]
 _WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # how readily a kind is spoken of

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 

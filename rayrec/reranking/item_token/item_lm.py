@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.storage import hf_checkpoint
 

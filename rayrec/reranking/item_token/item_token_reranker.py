@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged, list_offsets
 from rayrec.instructions.facet_matching import FacetMatches
 from rayrec.instructions.facets import Facets
+from rayrec.numerics.ragged import Ragged, list_offsets
 from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.item_token import guidance
 from rayrec.reranking.item_token.facet_boost import FacetMatchScore

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from rayrec.data.ragged import Ragged
 from rayrec.errors import DataError
 from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.numerics.ragged import Ragged
 from rayrec.storage import hf_checkpoint
 
 if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend

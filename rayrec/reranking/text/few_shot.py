@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Failure, Float32
 from rayrec.reranking.text.text_scorer import FewShotExample, RankingQuery, TextScorer, TextScorerSettings
 

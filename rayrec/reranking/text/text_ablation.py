@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.ragged import Ragged
 from rayrec.numerics.hashing import hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Failure, Float32
 from rayrec.reranking.text.text_reranker import TextReranker
 

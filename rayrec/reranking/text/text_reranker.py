@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows, ranks
 from rayrec.reranking.engines.engine import Failure, Float32
 from rayrec.reranking.item_token.item_token_reranker import score_columns

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rayrec.config import RequestTask
-from rayrec.data.ragged import Ragged
 from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.numerics.ragged import Ragged
 
 _WORD = re.compile(r"\w+")
 _FILLERS = 12  # at most so many words strewn into a request

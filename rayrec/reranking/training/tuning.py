@@ -28,8 +28,8 @@ from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import Templates
 from rayrec.numerics.bottom_k_sample import BottomKSample
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
-from rayrec.ray_support.training_workers import Worker
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard

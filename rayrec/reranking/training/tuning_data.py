@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.config import Tuning
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_prompt import PromptLayout, group_ends, interleave
 

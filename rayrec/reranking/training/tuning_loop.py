@@ -24,8 +24,8 @@ from torch import Tensor
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
-from rayrec.ray_support.training_workers import Worker
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.training.instruction_examples import add_request_examples

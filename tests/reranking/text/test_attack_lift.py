@@ -13,8 +13,8 @@ from small_checkpoints import TITLES
 
 from rayrec.blending import user_traits
 from rayrec.blending.blender import Blender, BlenderWeights, ItemFeatures
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import candidate_schema
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine
 from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint

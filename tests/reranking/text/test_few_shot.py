@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from oracle import Oracle
 from small_checkpoints import TITLES
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import HISTORY, candidate_schema
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import shard_of
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.few_shot_pool import few_shot_pool_of
 from rayrec.reranking.engines.engine import EngineSettings, Failure
 from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tuning_cases import as_table, settings
 
-from rayrec.data.ragged import Ragged
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary

@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tuning_cases import ITEMS, NOTHING_SAID, NOW, pairs_shop, settings
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import load_templates
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.collectives import Worker
+from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation

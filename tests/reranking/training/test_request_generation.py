@@ -14,7 +14,7 @@ from tuning_cases import INSTRUCTION, ITEMS, pairs_shop, settings, spec
 
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.templates import load_templates
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.collectives import Worker
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.training.tuning import tune_on_worker
 from rayrec.reranking.training.tuning_data import Batch

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 from tuning_cases import as_table, settings
 
-from rayrec.data.ragged import Ragged
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.facets import Facets, facet_words
 from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import load_templates
+from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary

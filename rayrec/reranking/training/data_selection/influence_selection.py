@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from rayrec.ray_support.training_workers import Worker
+from rayrec.numerics.collectives import Worker
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.training.data_selection.selection_pool import (
     SelectionPool,

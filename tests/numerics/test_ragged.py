@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.data.ragged import Ragged, list_offsets
 from rayrec.errors import DataError
+from rayrec.numerics.ragged import Ragged, list_offsets
 
 
 def test_rows_come_back_from_arrow_as_they_went() -> None:

@@ -1,0 +1,40 @@
+"""One process of a data-parallel training group, and what it shares with the others (torch.distributed)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a training group: the only one by default."""
+
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+
+    def all_reduce_sum(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Each of them, summed over the workers, all of which call this with tensors of the same shapes."""
+        if self.world_size == 1:
+            return tensors
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        torch.distributed.all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+    def broadcast_first(self, value: T) -> T:
+        """The first worker's value, for every worker. All call this where what each would find by itself may differ."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, 0, device=torch.device(self.device))
+        return values[0]
+
+
+SINGLE_WORKER = Worker()
