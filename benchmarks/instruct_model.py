@@ -131,7 +131,7 @@ def tuned(
         engine=engine,
         head=ItemHead(item_vectors(local)),
         layout=local.layout(case.config.instruction.text, engine.longest),
-        reader=local.reader(engine.longest),
+        reader=local.word_tokenizer(engine.longest),
         item=kept.filter(known).like(index[kept.values[known]]),
         ts=kept.filter(known).like(ts.values[positive][known]),
         moment=case.moment,

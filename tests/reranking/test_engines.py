@@ -141,7 +141,7 @@ def test_an_answer_that_is_not_finite_is_a_failure(
         states[1] = np.full_like(states[1], np.nan)
         return states
 
-    monkeypatch.setattr(reference_engine, "hidden", sick)
+    monkeypatch.setattr(reference_engine, "last_hidden_states", sick)
     answers = reference_engine.score(asked[0][:3], asked[1][:3])
     assert [isinstance(answer, Failure) for answer in answers] == [False, True, False]
 

@@ -35,7 +35,7 @@ def read(
         np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
     )
     ts = item.like(np.full(len(item.values), NOW - MICROSECONDS_PER_DAY))
-    words = model.scorer_key(layout.tokens)([text for _, text, _ in asks])
+    words = model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
     return guidance.parts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
 
 
@@ -62,7 +62,7 @@ def test_each_prompt_says_what_it_is_named_for(small_model: LocalCheckpoint, lay
     (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
     assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
     assert sum(weight for weight, _ in asked) == pytest.approx(1)
-    first, lamp = layout.vocabulary.first_item, set(small_model.scorer_key(layout.tokens)([WISH]).values.tolist())
+    first, lamp = layout.vocabulary.first_item, set(small_model.word_tokenizer(layout.tokens)([WISH]).values.tolist())
     items = {first + code for code in HISTORY}
     holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
     assert holds == [(True, True), (True, False), (False, True), (False, False)]
@@ -88,7 +88,7 @@ def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalCheck
     wish = " ".join(["lamp"] * (len(layout.words) + 2))
     asks = [(HISTORY, wish, True), (HISTORY, "", True)]
     item = Ragged.from_lengths(np.array(HISTORY * 2, np.int64), [3, 3])
-    words = small_model.scorer_key(layout.tokens)([text for _, text, _ in asks])
+    words = small_model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
     found = guidance.parts(
         tight, item, item.like(np.full(6, NOW - MICROSECONDS_PER_DAY)), NOW, words, np.ones(2, np.bool_)
     )

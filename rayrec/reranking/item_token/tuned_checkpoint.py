@@ -65,7 +65,7 @@ class ModelCard:
         fields["vocabulary"] = Vocabulary(**fields["vocabulary"])
         fields["item_ids"] = tuple(fields["item_ids"])
         fields["curve"] = tuple(fields["curve"])
-        fields["taught"] = None if fields.get("taught") is None else tuple(fields["taught"])
+        fields["known_words"] = None if fields.get("known_words") is None else tuple(fields["known_words"])
         fields["facets"] = None if fields.get("facets") is None else FacetScheme.from_json(fields["facets"])
         return cls(**fields)
 

@@ -81,7 +81,7 @@ def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_pe
     engine = TransformersEngine(tuned, EngineSettings())
     layout = tuned.layout("Recommend.", engine.longest)
     nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
-    prompts = layout.prompts(nobody, nobody, NOW, tuned.scorer_key(engine.longest)([colour]))
+    prompts = layout.prompts(nobody, nobody, NOW, tuned.word_tokenizer(engine.longest)([colour]))
     items = np.arange(ITEMS + NEW - 1)
     (scores,) = engine.score([prompts[0].tolist()], [(tuned.card.vocabulary.first_item + items).tolist()])
     assert isinstance(scores, np.ndarray)

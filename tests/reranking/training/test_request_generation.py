@@ -61,7 +61,7 @@ def test_a_tuned_model_says_what_would_have_been_asked_for(tuned: tuned_checkpoi
     model = AutoModelForCausalLM.from_pretrained(tuned.folder)
     vocabulary = tuned.card.vocabulary
     layout = tuned.layout(INSTRUCTION, 64)
-    read = tuned.scorer_key(64)
+    read = tuned.word_tokenizer(64)
     names = [read([colour])[0].tolist() for colour in COLOURS]
     assert all(len(name) == 1 for name in names)
     first = [name[0] for name in names]

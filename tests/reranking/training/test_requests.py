@@ -261,7 +261,7 @@ def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
 def test_examples_side_by_side_are_each_themselves(examples: TuningExamples) -> None:
     both = concat_examples([examples, examples])
     assert len(both) == 2 * len(examples)
-    for part in ("tokens", "query", "target", "weight", "said"):
+    for part in ("tokens", "query", "target", "weight", "text_target"):
         whole, once = getattr(both, part), getattr(examples, part)
         np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
         np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))

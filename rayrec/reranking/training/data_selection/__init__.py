@@ -29,7 +29,7 @@ from rayrec.reranking.training.data_selection.similarity_selection import by_sim
 from rayrec.reranking.training.data_selection.uniform_selection import by_random
 from rayrec.reranking.training.tuning_data import Int, Sequences
 
-__all__ = ["METHODS", "DataSelection", "SelectionPool", "choose", "newest_users"]
+__all__ = ["METHODS", "DataSelection", "SelectionPool", "latest_users", "select_users"]
 
 METHODS: Mapping[str, SelectionMethod] = {
     "random": by_random,
