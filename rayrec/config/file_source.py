@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AfterValidator, model_validator
 
+from rayrec.config import regex_patterns
 from rayrec.config.section import Section
-from rayrec.data import regex_patterns
-from rayrec.data.time_columns import strptime_can_read
 
 
 def _pattern(text: str) -> str:
@@ -48,6 +50,17 @@ def _delimiter(text: str) -> str:
 
 Pattern = Annotated[str, AfterValidator(_pattern)]  # RE2
 GroupPattern = Annotated[str, AfterValidator(_one_group)]  # RE2 with exactly one group
+
+
+def strptime_can_read(format: str) -> bool:
+    """Whether Arrow can parse what it writes in this format: false for directives that it can only write."""
+    moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    try:
+        written = pc.strftime(moment.cast(pa.timestamp("s", tz="UTC")), format=format)
+        read = pc.strptime(written, format=format, unit="us", error_is_null=True)
+    except pa.ArrowException:
+        return False
+    return read.null_count == 0 and int(pc.year(read)[0].as_py()) == 2011
 
 
 class Column(Section):

@@ -14,8 +14,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from rayrec.config import Data, FileSource
-from rayrec.data import regex_patterns
+from rayrec.config import Data, FileSource, regex_patterns
 from rayrec.data.parquet_reader import row_group_sizes
 from rayrec.errors import ConfigError, DataError
 from rayrec.storage import FileInfo, Storage

@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.config import ColumnLike, Data, EventRule, Timestamp
-from rayrec.data import item_counts, regex_patterns, time_columns
+from rayrec.config import ColumnLike, Data, EventRule, Timestamp, regex_patterns
+from rayrec.data import item_counts, time_columns
 from rayrec.data.input_files import InputFile
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.row_checks import Mask, RowValidation, as_column

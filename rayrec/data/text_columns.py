@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data import regex_patterns
+from rayrec.config import regex_patterns
 from rayrec.data.utf8_stream import UNDECODABLE
 from rayrec.errors import DataError
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data import regex_patterns
+from rayrec.config import regex_patterns
 from rayrec.data.number_columns import floats
 
 EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -62,17 +62,6 @@ def microseconds(
     else:
         raise UnreadableTimeError(f"it holds {kind}, which is no time")
     return micros, valid & _in_range(micros)
-
-
-def strptime_can_read(format: str) -> bool:
-    """Whether a time written in the format is read again: false for directives that only writing knows."""
-    moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
-    try:
-        written = pc.strftime(moment.cast(pa.timestamp("s", tz="UTC")), format=format)
-        read = pc.strptime(written, format=format, unit="us", error_is_null=True)
-    except pa.ArrowException:
-        return False
-    return read.null_count == 0 and int(pc.year(read)[0].as_py()) == 2011
 
 
 def _in_range(micros: Micros) -> Mask:

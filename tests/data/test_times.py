@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.time_columns import EARLIEST, LATEST, UnreadableTimeError, microseconds, strptime_can_read
+from rayrec.config.file_source import strptime_can_read
+from rayrec.data.time_columns import EARLIEST, LATEST, UnreadableTimeError, microseconds
 
 MOMENT = datetime(2011, 8, 31, 12, 30, 15, tzinfo=UTC)
 MICROS = int(MOMENT.timestamp()) * 1_000_000
