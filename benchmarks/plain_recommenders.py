@@ -150,7 +150,7 @@ def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array
     popularity = PopularityRetriever(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
     spec = ItemTokenSpec(instruction(now.day), now.cutoff)
-    scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["score.llm"])
+    scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["llm_score"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 
 

@@ -157,7 +157,7 @@ def ours(task: Task) -> tuple[float, Scores]:
     scores = {
         user: np.array(row, np.float32)
         for table in tables
-        for user, row in zip(table["user_id"].to_pylist(), table["score.llm"].to_pylist(), strict=True)
+        for user, row in zip(table["user_id"].to_pylist(), table["llm_score"].to_pylist(), strict=True)
     }
     return (task.users - task.shards[0]) / (end - warm["done"][0].as_py()), scores
 

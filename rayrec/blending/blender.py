@@ -54,13 +54,13 @@ class BlenderWeights:
 
 @dataclass(frozen=True)
 class Blender:
-    """`plain` orders candidates without an LLM's scores, `with_llm` those that have them, and `asked` those of users
-    who ask for something: then the LLM knows what the retrievers do not."""
+    """Weights for candidates without LLM scores (`without_llm`), with them (`with_llm`), and for users with a request
+    (`with_request`): there the LLM knows what the retrievers do not."""
 
     personalized: tuple[str, ...]  # sources whose scores are the user's own
     without_llm: BlenderWeights
     with_llm: BlenderWeights | None = None
-    asked: BlenderWeights | None = None
+    with_request: BlenderWeights | None = None
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
@@ -75,10 +75,10 @@ class Blender:
         )
 
     def scores(self, table: pa.Table, item_features: ItemFeatures, max_promotion: int | None = None) -> Ragged:
-        """The score of each candidate, ragged float32, from candidate_schema or reranked_schema rows.
+        """The score of each candidate, ragged float32, from candidate_schema or scored_schema rows.
 
-        A bool column `asked` says who asks for something; without one, nobody does. `lift`: so many places the LLM may
-        lift a candidate above where the same weights put it without the LLM, and no more; None: any (see lift.py).
+        A bool column `has_request` says who has a request; without one, nobody does. `max_promotion`: so many places the LLM
+        may lift a candidate above where the same weights put it without the LLM, and no more; None: any (see lift.py).
 
         Depends on each row alone. A user whose prompt failed (no LLM score at all) is ordered by `plain`.
         """
@@ -86,8 +86,8 @@ class Blender:
         user = user_traits.user_features(table, item_features.column("log_age"), item_features.cutoff)
         own = {name: rms_normalised(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personalized}
         result = self._weighed(self.without_llm, candidate, own, None, user, item_features)
-        if self.with_llm is not None and f"score.{LLM}" in table.column_names:
-            given = Ragged.from_arrow(table[f"score.{LLM}"])
+        if self.with_llm is not None and "llm_score" in table.column_names:
+            given = Ragged.from_arrow(table["llm_score"])
             llm, known = impute_missing(given)
 
             def ordered(weights: BlenderWeights) -> Floats:
@@ -98,9 +98,9 @@ class Blender:
                 return cap_promotion(free, moved, np.isfinite(given.values), max_promotion)
 
             result = np.where(np.repeat(known, candidate.lengths), ordered(self.with_llm), result)
-            asked = _asked(table)
-            if self.asked is not None and asked.any():
-                result = np.where(np.repeat(known & asked, candidate.lengths), ordered(self.asked), result)
+            requesting = _has_request(table)
+            if self.with_request is not None and requesting.any():
+                result = np.where(np.repeat(known & requesting, candidate.lengths), ordered(self.with_request), result)
         return candidate.like(result)
 
     def _weighed(
@@ -134,7 +134,7 @@ class Blender:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON content: an artefact's meta data."""
-        parts = {"plain": self.without_llm, "with_llm": self.with_llm, "asked": self.asked}
+        parts = {"without_llm": self.without_llm, "with_llm": self.with_llm, "with_request": self.with_request}
         named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
         return {"personal": list(self.personalized), **named}
 
@@ -143,19 +143,19 @@ class Blender:
         def weights(part: Mapping[str, Any] | None) -> BlenderWeights | None:
             if part is None:
                 return None
-            return BlenderWeights(dict(part["by_name"]), tuple(part["centre"]), float(part.get("level", 0.0)))
+            return BlenderWeights(dict(part["by_name"]), tuple(part["feature_means"]), float(part["llm_mean"]))
 
-        plain = weights(content["plain"])
+        plain = weights(content["without_llm"])
         if plain is None:
             raise ValueError("a blend needs plain weights")
-        return cls(tuple(content["personal"]), plain, weights(content["with_llm"]), weights(content["asked"]))
+        return cls(tuple(content["personal"]), plain, weights(content["with_llm"]), weights(content["with_request"]))
 
 
 @dataclass(frozen=True)
 class TrainingWindow:
     """Candidates as of an earlier cut, and which of them the user then took."""
 
-    table: pa.Table  # candidate_schema, or reranked_schema with `score.llm`
+    table: pa.Table  # candidate_schema, or reranked_schema with `llm_score`
     consumed: Ragged  # bool, aligned with `candidate`
     item_features: ItemFeatures
 
@@ -173,25 +173,25 @@ class TrainingWindow:
 def fit(windows: Sequence[TrainingWindow], personalized: Sequence[str], l2: float = L2) -> Blender:
     """Weights from past days. Users who took none of their candidates are left out; what they took beside is dropped.
 
-    With fewer than 20 users to learn from, the default is returned. Rows that ask for something (column `asked`) teach
-    the weights of those who ask, and nothing else.
+    With fewer than 20 users to learn from, the default is returned. Rows with a request (column `has_request`) teach
+    the weights of users with requests, and nothing else.
     """
     named = tuple(personalized)
-    asking = [window.where(_asked(window.table)) for window in windows]
-    windows = [window.where(~_asked(window.table)) for window in windows]
+    asking = [window.where(_has_request(window.table)) for window in windows]
+    windows = [window.where(~_has_request(window.table)) for window in windows]
     plain = _fit(windows, named, False, l2)
     if plain is None:
         return Blender.default(named, windows[0].item_features.names if windows else ())
-    if not all(f"score.{LLM}" in window.table.column_names for window in windows):
+    if not all("llm_score" in window.table.column_names for window in windows):
         return Blender(named, plain)
     return Blender(named, plain, _fit(windows, named, True, l2), _fit(asking, named, True, l2))
 
 
-def _asked(table: pa.Table) -> npt.NDArray[np.bool_]:
-    if "asked" not in table.column_names:
+def _has_request(table: pa.Table) -> npt.NDArray[np.bool_]:
+    if "has_request" not in table.column_names:
         return np.zeros(len(table), np.bool_)
-    asked: npt.NDArray[np.bool_] = table["asked"].to_numpy()
-    return asked
+    found: npt.NDArray[np.bool_] = table["has_request"].to_numpy()
+    return found
 
 
 _FEWEST = 20  # users
@@ -224,7 +224,7 @@ def _fit(
 
 def _level(windows: Sequence[TrainingWindow]) -> float:
     """The mean of the LLM's scores, over candidates that have one."""
-    values = np.concatenate([Ragged.from_arrow(window.table[f"score.{LLM}"]).values for window in windows])
+    values = np.concatenate([Ragged.from_arrow(window.table["llm_score"]).values for window in windows])
     return float(values[np.isfinite(values)].mean(dtype=np.float64))
 
 
@@ -232,7 +232,7 @@ def _useful(window: TrainingWindow, llm: bool) -> TrainingWindow:
     hits = np.bincount(window.consumed.rows, window.consumed.values, minlength=len(window.consumed))
     some = hits > 0
     if llm:
-        some &= impute_missing(Ragged.from_arrow(window.table[f"score.{LLM}"]))[1]
+        some &= impute_missing(Ragged.from_arrow(window.table["llm_score"]))[1]
     return window.where(some)
 
 
@@ -254,7 +254,7 @@ def features(window: TrainingWindow, personalized: Sequence[str], user: Floats, 
         score = rms_normalised(Ragged.from_arrow(window.table[f"score.{name}"]))
         found[name], found[f"log {name}"] = score, log_feature(score)
     if llm:
-        score = impute_missing(Ragged.from_arrow(window.table[f"score.{LLM}"]))[0]
+        score = impute_missing(Ragged.from_arrow(window.table["llm_score"]))[0]
         found[LLM], found[f"{LLM} x events"] = score, score * np.repeat(user[:, 0], candidate.lengths)
     return found
 

@@ -144,6 +144,6 @@ def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
 
 
 def reranked_schema(sources: tuple[str, ...]) -> pa.Schema:
-    """Candidates plus `score.llm` (ragged float32 log-probability) and `error` (null unless the prompt failed)."""
-    schema = candidate_schema(sources).append(pa.field("score.llm", pa.list_(pa.float32())))
+    """Candidates plus `llm_score` (ragged float32 log-probability) and `error` (null unless the prompt failed)."""
+    schema = candidate_schema(sources).append(pa.field("llm_score", pa.list_(pa.float32())))
     return schema.append(pa.field("error", pa.string()))

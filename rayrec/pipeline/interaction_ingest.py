@@ -244,7 +244,7 @@ def _ingest(context: RunContext) -> None:
         "rows": row_counts.rows,
         "quarantined": dict(sorted((quarantined + rejected_items).items())),
         "outside_window": row_counts.outside_window,
-        "forgotten": row_counts.erasure_list,
+        "erasure_list": row_counts.erasure_list,
         "input_rows": {**files, **item_rows},
         "shards": shards,
     }

@@ -210,7 +210,7 @@ class RerankShard:
                 part = out.slice(start, len(rows))
                 start += len(rows)
                 back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
-                scores, error = (part[name].combine_chunks().take(back) for name in ("score.llm", "error"))
+                scores, error = (part[name].combine_chunks().take(back) for name in ("llm_score", "error"))
                 intends = pc.is_valid(part["request"].combine_chunks()).take(back)
                 way = pc.if_else(
                     pc.is_valid(scores), self._readers.engine_and_method(method), pa.scalar(None, pa.string())

@@ -95,9 +95,11 @@ def instructions_of(
 
 
 def with_scores_of(table: pa.Table, scoring_request: ScoringRequest | None) -> pa.Table:
-    """A shard's table with one reading's scores as `score.llm` and its `asked`; without any where there is none."""
+    """A shard's table with one reading's scores as `llm_score` and its `has_request`; without any where there is none."""
     out = table.select([name for name in table.column_names if not name.startswith((LLM_SCORE, HAS_REQUEST, SCORER))])
     if scoring_request is None or f"{LLM_SCORE}{scoring_request.name}" not in table.column_names:
         return out
     asked = pc.fill_null(table[f"{HAS_REQUEST}{scoring_request.name}"], False)
-    return out.append_column("score.llm", table[f"{LLM_SCORE}{scoring_request.name}"]).append_column("asked", asked)
+    return out.append_column("llm_score", table[f"{LLM_SCORE}{scoring_request.name}"]).append_column(
+        "has_request", asked
+    )

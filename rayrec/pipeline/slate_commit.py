@@ -124,8 +124,8 @@ class CommitShard:
         rows = with_scores_of(table, scoring_request_of(self._day, path))
         rows = rows.filter(pc.equal(rows["variant"], path.at("retrieve").name))
         rows = rows.filter(pa.array(users_to_score(self._day, (path.arm,), rows["user_id"])))
-        if "score.llm" in rows.column_names:
-            rows = rows.filter(pc.is_valid(rows["score.llm"]))  # the arm's own users without a score have failed
+        if "llm_score" in rows.column_names:
+            rows = rows.filter(pc.is_valid(rows["llm_score"]))  # the arm's own users without a score have failed
         rows = rows.combine_chunks()
         found = stage.found(rows)
         members = self._day.arms.members(found.scored.user_ids)[path.arm]

@@ -83,7 +83,7 @@ def test_scores_are_the_sum_of_the_named_features() -> None:
         centred = user - np.array(weights.feature_means, np.float32)
         named = blender.features(judged, PERSONAL, centred, llm)
         expected = sum(np.float64(weights.by_name[name]) * column for name, column in named.items())
-        table = judged.table if llm else judged.table.drop_columns(["score.llm", "error"])
+        table = judged.table if llm else judged.table.drop_columns(["llm_score", "error"])
         assert np.allclose(learned.scores(table, judged.item_features).values, expected, atol=1e-4)
         assert set(weights.by_name) == set(named)
 
@@ -92,10 +92,10 @@ def test_a_failed_prompt_leaves_its_user_to_the_plain_blend_and_nobody_else() ->
     learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
     table = with_llm(candidates())
     whole = learned.scores(table, item_features())
-    llm = Ragged.from_arrow(table["score.llm"])
+    llm = Ragged.from_arrow(table["llm_score"])
     failed = llm.like(np.where(llm.rows == 7, np.nan, llm.values).astype(np.float32))
-    column = table.schema.get_field_index("score.llm")
-    broken = table.set_column(column, table.schema.field("score.llm"), failed.to_arrow(pa.float32()))
+    column = table.schema.get_field_index("llm_score")
+    broken = table.set_column(column, table.schema.field("llm_score"), failed.to_arrow(pa.float32()))
     found, plain = learned.scores(broken, item_features()), learned.scores(candidates(), item_features())
     assert np.array_equal(found[7], plain[7])
     assert np.array_equal(

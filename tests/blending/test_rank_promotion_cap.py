@@ -92,11 +92,11 @@ LEARNED = blender.fit([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSON
 
 def attacked(table: pa.Table, achieved: float) -> pa.Table:
     """The last candidate of every user is scored so by the LLM."""
-    llm = Ragged.from_arrow(table["score.llm"])
+    llm = Ragged.from_arrow(table["llm_score"])
     values = llm.values.copy()
     values[llm.offsets[1:] - 1] = achieved
-    column = table.schema.get_field_index("score.llm")
-    return table.set_column(column, table.schema.field("score.llm"), llm.like(values).to_arrow(pa.float32()))
+    column = table.schema.get_field_index("llm_score")
+    return table.set_column(column, table.schema.field("llm_score"), llm.like(values).to_arrow(pa.float32()))
 
 
 def test_published_slates_hold_the_bound_against_the_order_without_the_llm() -> None:
@@ -127,13 +127,13 @@ def test_what_the_llm_neither_likes_nor_dislikes_stays_where_the_retrievers_put_
     assert LEARNED.with_llm is not None
     assert LEARNED.with_llm.llm_mean == pytest.approx(-5, abs=0.1)
     table = with_llm(candidates(40))
-    llm = Ragged.from_arrow(table["score.llm"])
+    llm = Ragged.from_arrow(table["llm_score"])
     flat = llm.like(np.full(len(llm.values), LEARNED.with_llm.llm_mean, np.float32)).to_arrow(pa.float32())
-    column = table.schema.get_field_index("score.llm")
-    same = table.set_column(column, table.schema.field("score.llm"), flat)
+    column = table.schema.get_field_index("llm_score")
+    same = table.set_column(column, table.schema.field("llm_score"), flat)
     indifferent = replace(LEARNED, with_llm=replace(LEARNED.with_llm, llm_mean=0.0))
     free = indifferent.scores(
-        table.set_column(column, table.schema.field("score.llm"), llm.like(0 * llm.values).to_arrow(pa.float32())),
+        table.set_column(column, table.schema.field("llm_score"), llm.like(0 * llm.values).to_arrow(pa.float32())),
         item_features(),
     )
     np.testing.assert_allclose(LEARNED.scores(same, item_features(), max_promotion=10).values, free.values, atol=1e-5)
@@ -148,5 +148,5 @@ def test_the_bound_is_there_where_texts_are_read_unless_it_is_taken_away() -> No
         Rerank(method="label", checkpoint="x", max_promotion=3).scorer_key
         == Rerank(method="label", checkpoint="x").scorer_key
     )
-    with pytest.raises(ValueError, match=r"rerank\.lift"):
+    with pytest.raises(ValueError, match=r"rerank\.max_promotion"):
         Rerank(method="label", checkpoint="x", max_promotion=-1)

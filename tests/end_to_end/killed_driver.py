@@ -42,8 +42,8 @@ class Killing:
         kill_driver()
         return out
 
-    def nobody(self, shard: int) -> None:
-        self._stage.nobody(shard)
+    def commit_empty(self, shard: int) -> None:
+        self._stage.commit_empty(shard)
 
 
 class CommitWithoutReceipt(CommitShard):

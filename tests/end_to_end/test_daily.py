@@ -92,7 +92,7 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
         storage.write(f"{report_folder(dt)}/report.json", left)
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
-        assert made.context(root).code == code != night.context.code
+        assert made.context(root).code_version == code != night.context.code_version
     assert "its report would be written" in describe(made.context(root))
     sets = [word for one in made.overrides(root) for word in ("--set", one)]
     lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]

@@ -70,9 +70,9 @@ def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(models, "load_catalogue", lambda _: catalogue)
     monkeypatch.setattr(models.item_model, "load", made)
-    models.loaded.cache_clear()
-    held = [weakref.ref(models.loaded(context, fingerprint)) for fingerprint in ("first", "second", "third")]
-    assert models.loaded(context, "third") is held[-1]()
+    models.load_item_model.cache_clear()
+    held = [weakref.ref(models.load_item_model(context, fingerprint)) for fingerprint in ("first", "second", "third")]
+    assert models.load_item_model(context, "third") is held[-1]()
     gc.collect()
     assert [model() is not None for model in held] == [False, False, True]
-    models.loaded.cache_clear()
+    models.load_item_model.cache_clear()

@@ -49,7 +49,7 @@ def reranker(vllm_engine: Engine, small_model: LocalCheckpoint) -> ItemTokenRank
 
 
 def scores(out: pa.Table) -> list[Any]:
-    return [None if row is None else np.asarray(row, np.float32) for row in out["score.llm"].to_pylist()]
+    return [None if row is None else np.asarray(row, np.float32) for row in out["llm_score"].to_pylist()]
 
 
 def test_every_row_comes_back_in_order_with_its_scores(reranker: ItemTokenRanker) -> None:
@@ -167,7 +167,7 @@ def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
     monkeypatch.setattr(reranker._engine, "states", failing)
     out = reranker(table(rows))
     assert out["error"].to_pylist() == [None, None, None, "it would not be read", None]
-    assert out["score.llm"].is_null().to_pylist() == [False, False, False, True, False]
+    assert out["llm_score"].is_null().to_pylist() == [False, False, False, True, False]
     np.testing.assert_array_equal(scores(out)[4], expected[4])
 
 

@@ -71,7 +71,7 @@ def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: Face
     tuned = replace(model, card=replace(model.card, facets=scheme))
     read = ItemTokenRanker(engine, tuned, items, ItemTokenSpec(INSTRUCTION, NOW))(asking())
     assert read["error"].null_count == len(REQUESTS)
-    return np.delete(np.array(read["score.llm"].to_pylist(), np.float32), ATTACKER // 2, axis=1)
+    return np.delete(np.array(read["llm_score"].to_pylist(), np.float32), ATTACKER // 2, axis=1)
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def given(requests: list[str | None], asks: list[str | None] | None = None) -> p
 def scores(engine: Engine, model: LocalCheckpoint, table: pa.Table, scheme: FacetScheme | None = SCHEME) -> np.ndarray:
     tuned = replace(model, card=replace(model.card, facets=scheme))
     found = ItemTokenRanker(engine, tuned, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))(table)
-    return np.array(found["score.llm"].to_pylist(), np.float32)
+    return np.array(found["llm_score"].to_pylist(), np.float32)
 
 
 def test_the_rerankers_scores_move_by_what_a_request_names(

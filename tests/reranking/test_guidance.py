@@ -141,8 +141,8 @@ def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
         return honest(prompts)
 
     monkeypatch.setattr(vllm_engine, "states", watch)
-    plain, once = reranker(pa.table(rows))["score.llm"].to_pylist()
-    same, guided = reranker(pa.table({**rows, "request": [None, WISH]}))["score.llm"].to_pylist()
+    plain, once = reranker(pa.table(rows))["llm_score"].to_pylist()
+    same, guided = reranker(pa.table({**rows, "request": [None, WISH]}))["llm_score"].to_pylist()
     assert asked == [2, 4]  # the history alone is the other row's prompt
     assert plain == same
     assert once != guided

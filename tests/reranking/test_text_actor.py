@@ -41,7 +41,7 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
     np.testing.assert_allclose(reciprocal_rank_fusion(table())[0], by_hand, rtol=1e-6)
     assert way.heard[0] == RankingQuery("anything", ("item 1", "item 2"), ("item 4", "item 6"))
     assert way.heard[1].history == ()
-    scores = Ragged.from_arrow(out["score.llm"])
+    scores = Ragged.from_arrow(out["llm_score"])
     np.testing.assert_array_equal(scores[0], [4, np.nan, 6, np.nan])
     np.testing.assert_array_equal(scores[2], [0])
 
@@ -54,4 +54,4 @@ def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
     assert [ask.intention for ask in way.heard] == ["a lamp", "fail", "anything"]
     assert [ask.preference for ask in way.heard] == ["red things", "", ""]
     assert out["error"].to_pylist() == [None, "as told", None]
-    assert out["score.llm"].is_null().to_pylist() == [False, True, False]
+    assert out["llm_score"].is_null().to_pylist() == [False, True, False]

@@ -78,7 +78,7 @@ def with_llm(table: pa.Table, seed: int = 0) -> pa.Table:
     candidate = Ragged.from_arrow(table["candidate"])
     score = np.random.default_rng(seed + 100).normal(-5, 2, len(candidate.values)).astype(np.float32)
     table = table.append_column(
-        pa.field("score.llm", pa.list_(pa.float32())), candidate.like(score).to_arrow(pa.float32())
+        pa.field("llm_score", pa.list_(pa.float32())), candidate.like(score).to_arrow(pa.float32())
     )
     return table.append_column(pa.field("error", pa.string()), pa.nulls(len(table), pa.string()))
 
@@ -92,7 +92,7 @@ def window(users: int = 400, seed: int = 0, llm: float | None = None, ease: floa
     value = ease * np.log(Ragged.from_arrow(table["score.ease"]).values + 0.3)
     value += known.column("log_decayed_8d")[candidate.values]
     if llm is not None:
-        value += llm * Ragged.from_arrow(table["score.llm"]).values
+        value += llm * Ragged.from_arrow(table["llm_score"]).values
     value += np.random.default_rng(seed + 7).gumbel(size=len(value))
     consumed = np.zeros(len(value), np.bool_)
     for user in range(users):

@@ -99,7 +99,7 @@ class Words:
     """Instead of an LLM: a score that the user and the item decide, and no answer for UNREAD."""
 
     def __init__(self, *_: Any) -> None:
-        self.named = lambda _: "words"
+        self.engine_and_method = lambda _: "words"
         self.at = lambda *_: self
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -108,7 +108,7 @@ class Words:
         failed = np.array([user in UNREAD for user in table["user_id"].to_pylist()])
         scores = candidate.like((5 * drawn).astype(np.float32)).to_arrow(pa.float32())
         scores = pc.if_else(pa.array(failed), None, scores)
-        return table.append_column("score.llm", scores).append_column(
+        return table.append_column("llm_score", scores).append_column(
             "error", pc.if_else(pa.array(failed), "no answer", pa.scalar(None, pa.string()))
         )
 

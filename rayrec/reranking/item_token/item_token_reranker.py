@@ -3,7 +3,7 @@
 Reads candidate_schema, with or without a column `ask` (string: what the user asks for; "" or null: nothing, the
 instruction that everybody has stands there) and `request` (string: what of it is a request, in the user's own words;
 null: nothing). A request is read by itself, too (guidance.py), and the facets that it names are weighed (agreement.py).
-Writes reranked_schema: the same rows in the same order, plus `score.llm` and `error`.
+Writes reranked_schema: the same rows in the same order, plus `llm_score` and `error`.
 
     neither a known event nor an ask            scores NaN: there is nothing to read
     candidate that came after the tuning        NaN in its place
@@ -68,7 +68,7 @@ class ItemTokenRanker:
             for row, answer in zip(rows.tolist(), self._scores(table.take(pa.array(rows))), strict=True):
                 answers[row] = answer
         scores, errors = score_columns(answers)
-        return table.append_column("score.llm", scores).append_column("error", errors)
+        return table.append_column("llm_score", scores).append_column("error", errors)
 
     def _blocks(self, table: pa.Table) -> Iterator[Int]:
         """Row numbers, ascending in each block. Rows whose histories begin alike are in one block, or in two that
@@ -150,7 +150,7 @@ class ItemTokenRanker:
 
 
 def score_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.StringArray]:
-    """One answer a row as `score.llm` (ragged float32, null where it failed) and `error` (null where it did not)."""
+    """One answer a row as `llm_score` (ragged float32, null where it failed) and `error` (null where it did not)."""
     missing = np.array([isinstance(answer, Failure) for answer in answers], np.bool_)
     filled = [np.empty(0, np.float32) if isinstance(answer, Failure) else answer for answer in answers]
     values = np.concatenate([np.empty(0, np.float32), *filled])

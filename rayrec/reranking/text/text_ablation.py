@@ -31,13 +31,13 @@ def ablate_texts(reader: TextReranker, table: pa.Table, users: int, seed: int) -
 
     Items of which nothing but the title was read are never drawn; answers that fail are left out.
     """
-    scored = table.filter(pc.is_valid(table["score.llm"])).combine_chunks()
+    scored = table.filter(pc.is_valid(table["llm_score"])).combine_chunks()
     drawn = splitmix64(hash_strings(scored["user_id"]) ^ np.uint64(seed))
     order = np.argsort(drawn, kind="stable")[:users]
     scored, drawn = scored.take(pa.array(order)), drawn[order]
     read, asks = reader.queries(scored)
     code = Ragged.from_arrow(scored["candidate"]).values[read.values]
-    given = Ragged.from_arrow(scored["score.llm"]).values[read.values]
+    given = Ragged.from_arrow(scored["llm_score"]).values[read.values]
     worded = np.array([reader.texts[one] != reader.titles[one] for one in code], np.bool_)
     places, again = [], []
     for row, ask in enumerate(asks):

@@ -2,7 +2,7 @@
 
 Of a user's candidates the `depth` that the retrievers rank highest together are read, in that order; the others score
 NaN, below all that were read. Together: reciprocal rank fusion, sum over sources of 1 / (60 + rank), where a source
-speaks for the item: by a score above 0 (Cormack et al. 2009). `score.llm` itself is no source.
+speaks for the item: by a score above 0 (Cormack et al. 2009).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TextReranker:
                 answer = scores
             answers.append(answer)
         scores_column, errors = score_columns(answers)
-        return table.append_column("score.llm", scores_column).append_column("error", errors)
+        return table.append_column("llm_score", scores_column).append_column("error", errors)
 
     def queries(self, table: pa.Table) -> tuple[Ragged, list[RankingQuery]]:
         """What is read of each row: places in its flat candidates, int64, in the retrievers' order; and the asks."""
@@ -86,7 +86,7 @@ def reciprocal_rank_fusion(table: pa.Table) -> Ragged:
     candidate = Ragged.from_arrow(table["candidate"])
     total: npt.NDArray[np.float32] = np.zeros(len(candidate.values), np.float32)
     for name in table.column_names:
-        if name.startswith("score.") and name != "score.llm":
+        if name.startswith("score."):
             values = Ragged.from_arrow(table[name]).values
             for block in padded_rows(candidate.offsets):
                 at = block.take[block.mask]

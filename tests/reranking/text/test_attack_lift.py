@@ -66,7 +66,7 @@ def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, wa
         rose.add(ITEM - order(free).index(ITEM))
         assert order(scores).index(ITEM) >= ITEM - LIFT
         if way[0] == "yes_no":
-            given, before = (Ragged.from_arrow(table["score.llm"])[0] for table in (read, honest))
+            given, before = (Ragged.from_arrow(table["llm_score"])[0] for table in (read, honest))
             assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
             assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))
             assert [o for o in order(scores) if o != ITEM] == [o for o in order(expected) if o != ITEM]
