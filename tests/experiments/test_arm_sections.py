@@ -88,7 +88,13 @@ def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
     assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"] == {"ease": {}}
 
 
-READS = {"method": "yes_no", "checkpoint": "/models/a", "adapter": "/lora/a", "settings": {"events": 9}, "max_promotion": 3}
+READS = {
+    "method": "yes_no",
+    "checkpoint": "/models/a",
+    "adapter": "/lora/a",
+    "settings": {"events": 9},
+    "max_promotion": 3,
+}
 
 
 def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None:
