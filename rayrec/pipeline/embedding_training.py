@@ -11,11 +11,11 @@ from typing import Any
 
 from rayrec.config.embeddings_section import EmbeddingModel, Embeddings
 from rayrec.embeddings.embedder import KIND, Embedder
-from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.embedder_training import train
+from rayrec.embeddings.embedder_training_loop import TrainingLoop
 from rayrec.embeddings.language_model import base_digest
-from rayrec.embeddings.source_events import Items
-from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import sample_training_users, training_windows
+from rayrec.embeddings.user_events import Items
 from rayrec.errors import ConfigError, MissingFileError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, with_key_order

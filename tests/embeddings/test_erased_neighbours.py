@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import Index, read_neighbours
-from rayrec.embeddings.embedding_products import NEIGHBOURS
-from rayrec.embeddings.embedding_schema import neighbour_table
+from rayrec.embeddings.embedding_tables import NEIGHBOURS, neighbour_table
 from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts, find_manifest

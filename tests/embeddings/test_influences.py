@@ -11,8 +11,7 @@ import pytest
 
 from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import read_influences
-from rayrec.embeddings.embedding_products import INFLUENCES
-from rayrec.embeddings.embedding_schema import INFLUENCE, check_influences
+from rayrec.embeddings.embedding_tables import INFLUENCE, INFLUENCES, check_influences
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
@@ -37,8 +36,8 @@ def rows(shard: int = 0) -> pa.Table:
         "ts": np.arange(n),
         "event": ["buy"] * n,
         "influence": np.tile(np.linspace(1, 0, EACH), len(users)),
-        "agreement": np.zeros(n),
-        "left_out": [False] * n,
+        "alignment": np.zeros(n),
+        "removed": [False] * n,
     }
     return pa.table({name: pa.array(column).cast(INFLUENCE.field(name).type) for name, column in columns.items()}).cast(
         INFLUENCE
@@ -66,7 +65,7 @@ def test_rows_that_are_right_name_their_users() -> None:
         (with_column("influence", [2.5] * len(rows())), "descending"),
         (with_column("influence", [np.nan] * len(rows())), "descending"),
         (with_column("instruction_id", ["bags"] * len(rows())), "instruction"),
-        (rows().drop_columns(["left_out"]), "columns"),
+        (rows().drop_columns(["removed"]), "columns"),
     ],
 )
 def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
