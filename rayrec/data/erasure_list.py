@@ -1,9 +1,9 @@
-"""Who asked to be forgotten: a list under `output.root` that every night's ingest reads, and how each request went.
+"""The erasure list (GDPR): users whose rows every ingest drops, and the state of each erasure request.
 
-    forgotten/salt.json                random bytes, made once
-    forgotten/requests/<id>.json       the users that one request adds; the list is the union of all requests
-    forgotten/plans/<id>.json          what was found of them, before anything was changed
-    forgotten/certificates/<id>.json   the request is fulfilled
+    erasure/salt.json                  random bytes, made once
+    erasure/requests/<id>.json         the users that one request adds; the list is the union of all requests
+    erasure/plans/<id>.json            what was found of them, before anything was changed
+    erasure/certificates/<id>.json     the request is fulfilled
 
 The list must recognise a user whose events come again tomorrow, for good; it need not tell who they are. So it holds
 tokens, BLAKE2b of the id keyed with the salt: pseudonyms, like those of no other root. Who can read the folder can
@@ -28,7 +28,7 @@ from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage
 
-FOLDER = "forgotten"
+FOLDER = "erasure"
 _SALT = f"{FOLDER}/salt.json"
 _TOKEN_BYTES = 16
 
@@ -162,7 +162,7 @@ def _json(storage: Storage, path: str) -> Any:
 
 def _unreadable(storage: Storage, path: str) -> DataError:
     return DataError(
-        "the list of forgotten users cannot be read",
+        "the erasure list cannot be read",
         where=storage.url(path),
-        hint="restore the file: without it, users who asked to be forgotten would come back",
+        hint="restore the file: without it, erased users would come back",
     )

@@ -181,10 +181,10 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
 
 
 def _require_same_list(context: RunContext) -> None:
-    """Raises PublicationError where users were forgotten since the run began: it was made with them."""
+    """Raises PublicationError where the erasure list has grown since the run began: its rows were made with these users."""
     if erasure_list.read(context.storage).digest != context.erasure_list.digest:
         raise PublicationError(
-            "users were forgotten while the job ran; nothing is published",
+            "users were erased while the job ran; nothing is published",
             where=context.storage.url(erasure_list.FOLDER),
             hint="run the job again: it starts anew without them",
         )

@@ -55,7 +55,7 @@ def instruction_table(context: RunContext) -> pa.Table:
 
 
 def _remembered(context: RunContext, table: pa.Table) -> pa.Table:
-    """Without the rows of users who asked to be forgotten."""
+    """Without the rows of users on the erasure list."""
     return table.filter(pa.array(~context.erasure_list.contains(table["user_id"])))
 
 

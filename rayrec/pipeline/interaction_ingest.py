@@ -48,7 +48,7 @@ class IngestResult:
     outside_window: int  # rows at or after the date, or before the window
     input_rows: dict[str, int]  # by input path
     shards: tuple[ShardCounts, ...]
-    erasure_list: int = 0  # rows in the window, of forgotten users
+    erased: int = 0  # rows in the window, of users on the erasure list
 
     @property
     def users(self) -> int:
@@ -86,7 +86,7 @@ def ingest(context: RunContext) -> IngestResult:
     shards = tuple(ShardCounts(**shard) for shard in content.pop("shards"))
     ingested = IngestResult(context=context, shards=shards, **content)
     check_share(
-        ingested.rows - ingested.outside_window - ingested.erasure_list,
+        ingested.rows - ingested.outside_window - ingested.erased,
         {
             reason: n
             for reason, n in ingested.quarantined.items()
@@ -191,15 +191,15 @@ class GroupShard:
         write_histories(context.storage, histories_path(context, unit), grouped.histories)
         if grouped.duplicates.num_rows:
             _write_quarantine(context, f"duplicates-shard={unit:04d}", grouped.duplicates)
-        erasure_list = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
+        erased = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
         counts = {
             "shard": unit,
-            "users": grouped.users + erasure_list,
+            "users": grouped.users + erased,
             "histories": grouped.histories.num_rows,
             "events": grouped.events,
             "truncated": grouped.truncated,
             "quarantined": grouped.quarantined,
-            "ineligible": grouped.ineligible | ({ERASED: erasure_list} if erasure_list else {}),
+            "ineligible": grouped.ineligible | ({ERASED: erased} if erased else {}),
             "duplicates": grouped.duplicates.num_rows,
         }
         context.storage.write(_counts_path(context, unit), json.dumps(counts).encode())
@@ -244,7 +244,7 @@ def _ingest(context: RunContext) -> None:
         "rows": row_counts.rows,
         "quarantined": dict(sorted((quarantined + rejected_items).items())),
         "outside_window": row_counts.outside_window,
-        "erasure_list": row_counts.erasure_list,
+        "erased": row_counts.erased,
         "input_rows": {**files, **item_rows},
         "shards": shards,
     }
@@ -257,9 +257,7 @@ def _check_early(context: RunContext, row_counts: RowCounts) -> None:
         context.config.data.max_quarantine_share,
         f"the {context.config.data.window_days} days before {context.dt}",
     )
-    check_share(
-        row_counts.rows - row_counts.outside_window - row_counts.erasure_list, row_counts.quarantined, share, window
-    )
+    check_share(row_counts.rows - row_counts.outside_window - row_counts.erased, row_counts.quarantined, share, window)
 
 
 def _run(context: RunContext, name: str, stage: Any, work_items: list[int], *, of: int, unit: str) -> None:

@@ -185,7 +185,7 @@ def _write_sequences(context: RunContext, models: tuple[ModelSet, ...], which: S
 def _say_what_is_stale(context: RunContext) -> None:
     stale = tuned_checkpoint.checkpoints(context.storage, f"{artifacts.FOLDER}/llm", stale=True)
     if stale:
-        what = "tune: %d checkpoints are stale, because users were forgotten; they may be deleted: %s"
+        what = "tune: %d checkpoints are stale, because users were erased; they may be deleted: %s"
         _LOG.warning(what, len(stale), ", ".join(stale[:5]))
 
 

@@ -37,7 +37,7 @@ def microseconds(day: date) -> int:
 class RunContext:
     """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked.
 
-    `listed`: who is forgotten; None: whoever is on the list of output.root when that is first asked. It then stays so,
+    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. It then stays so,
     in the workers too: a request that comes during the night is for the next run.
 
     `code`: the version whose files these are. Nothing that other code made is taken up, so that a night run again after
@@ -154,7 +154,7 @@ class RunContext:
 
     @property
     def inputs(self) -> tuple[InputRecord, ...]:
-        """Every input file, and the list of forgotten users, where there is one: its size is their number."""
+        """Every input file, and the erasure list, where there is one: its size is the number of users on it."""
         listed = self.erasure_list
         known = (InputRecord(erasure_list.FOLDER, len(listed), listed.digest),) if listed else ()
         return tuple(InputRecord(file.path, file.size, file.version) for file in self.files) + known

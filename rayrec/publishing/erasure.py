@@ -2,9 +2,9 @@
 
 The files without them are written beside the old ones, then the manifest is replaced in one step, then the old files
 go: a reader sees the day before or after, and one who holds the old manifest is told that a file is missing. The users
-become ineligible, for the reason `forgotten`, so that they still add up. A model that was made again without them is
+become ineligible, for the reason `erased`, so that they still add up. A model that was made again without them is
 named in the place of the one that is deleted. Slates and embeddings are laid out alike:
-<kind>/dt=D/manifest.json names all there is. Of nearest users, rows go too whose neighbour is to be forgotten.
+<kind>/dt=D/manifest.json names all there is. Of nearest users, rows go too whose neighbour is to be erased.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rayrec.errors import MissingFileError
 from rayrec.publishing.records import Manifest, PublishedFile, add_counts
 from rayrec.storage import Storage, layout
 
-ERASED = "forgotten"  # why these users are ineligible
+ERASED = "erased"  # why these users are ineligible
 USER_COLUMNS = ("user_id", "neighbour_id")  # columns that hold users
 
 _ATTEMPT = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")  # folder and shard, shard, run id, attempt

@@ -1,4 +1,4 @@
-"""Who is forgotten is nobody's neighbour any more."""
+"""An erased user is no longer anybody's neighbour."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def publish(storage: Storage) -> None:
     run.publish(Provenance(users_in=30))
 
 
-def test_a_forgotten_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None:
+def test_an_erased_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     publish(storage)
     before = read_neighbours(tmp_path, DATE, "gifts", "users")
@@ -52,4 +52,4 @@ def test_a_forgotten_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> No
     assert not find_user_data(storage, GONE)
     now = find_manifest(storage, DATE, "neighbours")
     assert now is not None
-    assert (now.users.published, dict(now.users.ineligible)) == (29, {"forgotten": 1})
+    assert (now.users.published, dict(now.users.ineligible)) == (29, {"erased": 1})

@@ -1,4 +1,4 @@
-"""Influences that are published: what must hold for them, and that who is forgotten is gone from them."""
+"""Influences that are published: what must hold for them, and that erased users are gone from them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
         check_influences(rows(), instruction="gifts", shard=1, shards=SHARDS)
 
 
-def test_who_is_forgotten_is_gone_from_them(tmp_path: Path) -> None:
+def test_erased_users_are_gone_from_them(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     record = RunRecord(DATE, digest("all"), {}, (), SHARDS, ("gifts",), "code-1")
     run = PublishingRun.open(storage, record, INFLUENCES)

@@ -1,4 +1,4 @@
-"""The list of forgotten users, and what an ingest makes of it."""
+"""The erasure list, and what an ingest makes of it."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_a_list_that_cannot_be_read_stops_the_night(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None
-    storage.write(f"forgotten/requests/{request.id}.json", b"{")
-    with pytest.raises(DataError, match="the list of forgotten users cannot be read"):
+    storage.write(f"erasure/requests/{request.id}.json", b"{")
+    with pytest.raises(DataError, match="the erasure list cannot be read"):
         erasure_list.read(storage)
 
 
@@ -116,7 +116,7 @@ def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
     statistics = read_statistics(outputs, path)
     assert statistics["rows"] == 23
     assert statistics["outside_window"] == 1
-    assert statistics["forgotten"] == 2 + 2 + 5
+    assert statistics["erased"] == 2 + 2 + 5
     assert statistics["quarantined"] == {"no_item": 1}  # of u2
     assert statistics["accepted"] == 23 - 1 - 9 - 1
     items = catalogue.catalogue_from_counts([read_item_counts(outputs, path)])
@@ -170,5 +170,5 @@ def test_a_request_holds_no_more_than_it_says(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None
-    content = json.loads(storage.read(f"forgotten/requests/{request.id}.json"))
+    content = json.loads(storage.read(f"erasure/requests/{request.id}.json"))
     assert set(content) == {"requested_at", "earlier", "tokens"}

@@ -38,7 +38,7 @@ def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: P
     everybody = small_day.whole_day()
     assert slates.equals(everybody.filter(pc.invert(pc.is_in(everybody["user_id"], pa.array(TWO)))))
     assert (now.users.users_in, now.users.published) == (old.users.users_in, old.users.published - 2)
-    assert now.users.ineligible == {**old.users.ineligible, "forgotten": 2}
+    assert now.users.ineligible == {**old.users.ineligible, "erased": 2}
     assert not now.users.balance_error()
     assert now.rows == slates.num_rows == sum(file.rows for file in now.files)
     assert {file.path for file in old.files if file.shard != 1} < {file.path for file in now.files}
@@ -98,7 +98,7 @@ def test_killed_and_done_again_it_completes(tmp_path: Path, moment: str, monkeyp
     erase(storage, FOLDER, listed(*TWO))
     now = find_manifest(storage, small_day.DATE)
     assert now is not None
-    assert now.users.ineligible["forgotten"] == 2
+    assert now.users.ineligible["erased"] == 2
     assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
 
 

@@ -2,7 +2,7 @@
 
     <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
     <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
-    <folder>/stale.json               why it must not be used any more: it was tuned on users who are to be forgotten
+    <folder>/stale.json               why it must not be used any more: it was tuned on users who were erased
 
 Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
 Engines need local files: `localise` copies a remote checkpoint into a cache of the node (`node_cache`), checked
@@ -152,7 +152,7 @@ def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> 
     """
     if storage.exists(f"{path}/{STALE}"):
         raise DataError(
-            "the checkpoint is stale: it was tuned on users who asked to be forgotten",
+            "the checkpoint is stale: it was tuned on users who were erased",
             where=storage.url(f"{path}/{STALE}"),
             hint="run the job again: it tunes another without them",
         )
