@@ -151,10 +151,10 @@ def test_nothing_is_resumed_across_a_request(tmp_path: Path) -> None:
     erasure_list.add(storage, pa.array(["somebody"]))
     after = RunContext(before.config, DAY)
     assert before != after
-    assert before.work_folder != after.work
+    assert before.work_folder != after.work_folder
     assert before.record.identity != after.record.identity
     assert before.record.run_id != after.record.run_id
-    assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work  # as it was
+    assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work_folder  # as it was
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

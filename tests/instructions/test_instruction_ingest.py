@@ -73,7 +73,7 @@ def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_pat
     loose = "data.instructions.max_quarantine_share=0.5"
     ours = day(shop, tmp_path / "out", loose)
     theirs = day(shop, tmp_path / "out", loose, "arms.variants={llm: {}, mars: {}}")
-    assert ours.work_folder == theirs.work
+    assert ours.work_folder == theirs.work_folder
     assert ingest_instructions(ours).quarantined == {f"{INSTRUCTION_REASON_PREFIX}unknown_arm": 1}
     assert ingest_instructions(theirs).quarantined == {}
     assert instruction_table(theirs).num_rows == instruction_table(ours).num_rows + 1
