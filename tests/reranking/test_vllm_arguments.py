@@ -22,6 +22,8 @@ from rayrec.reranking.item_token.item_prompt import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
+pytestmark = pytest.mark.slow  # vLLM
+
 CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
 
