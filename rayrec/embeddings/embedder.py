@@ -28,7 +28,7 @@ from rayrec.embeddings.user_events import Items
 from rayrec.embeddings.word_vocabulary import PAD, Vocabulary, words_of
 from rayrec.errors import DataError
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, artifacts, layout
 
 KIND = "embedder"  # of the artifact
 FORMAT = 3
@@ -67,7 +67,7 @@ class Embedder:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"the embedding model cannot be read: {error}",
-                where=storage.url(f"{artifacts.FOLDER}/{KIND}/{fingerprint}"),
+                where=storage.url(layout.model_folder(KIND, fingerprint)),
                 hint="delete the artifact's folder; the next run trains again",
             ) from None
         return cls(settings, vocabulary, scaler, weights, card)

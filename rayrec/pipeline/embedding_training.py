@@ -23,7 +23,7 @@ from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import placeable_cpus
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
-from rayrec.storage import artifacts
+from rayrec.storage import artifacts, layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
     """One worker's part of the training; the first one saves the model, unless another run was faster."""
     if worker.broadcast_first(artifacts.exists(context.storage, KIND, fingerprint)):
         return
-    settings, checkpoint = settings_of(context), f"{artifacts.FOLDER}/{KIND}/{fingerprint}/checkpoint.safetensors"
+    settings, checkpoint = settings_of(context), layout.training_checkpoint_path(layout.model_folder(KIND, fingerprint))
     data = worker.broadcast_first(_stopped(context, checkpoint) if worker.rank == 0 else None)
     items = Items.of(read_catalogue(context), settings.price)
     tables = (histories(context, shard) for shard in range(context.config.data.shards))

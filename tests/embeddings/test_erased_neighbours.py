@@ -16,7 +16,6 @@ from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts, find_manifest
 from rayrec.publishing.erasure import erase
 from rayrec.storage import Storage
-from rayrec.storage.layout import publication_folder
 
 DATE, SHARDS = datetime.date(2011, 8, 31), 3
 USERS = pa.array([f"user-{n:02d}" for n in range(30)])
@@ -45,7 +44,7 @@ def test_an_erased_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None
     assert own == 10
     assert of_others
     assert len(find_user_data(storage, GONE)) > 1
-    erase(storage, publication_folder("neighbours", DATE), GONE)
+    erase(storage, "neighbours", DATE, GONE)
     after = read_neighbours(tmp_path, DATE, "gifts", "users", verify=True)
     assert len(after) == len(before) - own - of_others
     assert "user-07" not in {*after["user_id"].to_pylist(), *after["neighbour_id"].to_pylist()}

@@ -18,7 +18,6 @@ from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts
 from rayrec.publishing.erasure import erase
 from rayrec.storage import Storage
-from rayrec.storage.layout import publication_folder
 
 DATE, SHARDS, EACH = datetime.date(2011, 8, 31), 3, 4
 USERS = pa.array([f"user-{n:02d}" for n in range(30)])
@@ -85,7 +84,7 @@ def test_erased_users_are_gone_from_them(tmp_path: Path) -> None:
     run.publish(Provenance(users_in=30))
     before = read_influences(tmp_path, DATE, "gifts")
     assert find_user_data(storage, GONE)
-    erase(storage, publication_folder("influences", DATE), GONE)
+    erase(storage, "influences", DATE, GONE)
     after = read_influences(tmp_path, DATE, "gifts", verify=True)
     assert len(after) == len(before) - EACH
     assert "user-07" not in after["user_id"].to_pylist()

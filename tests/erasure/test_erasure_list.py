@@ -26,7 +26,7 @@ from rayrec.data.user_id_file import read_user_ids
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.pipeline.run_context import RunContext
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 DAY, SHARDS = date(2024, 5, 1), 3
 SALT = b"a salt"
@@ -61,7 +61,7 @@ def test_the_list_is_the_union_of_all_requests_and_a_user_is_on_it_once(tmp_path
     assert erasure_list.before(storage, second).contains(pa.array(["a", "c"])).tolist() == [True, False]
     assert erasure_list.of(storage, second).contains(pa.array(["a", "c"])).tolist() == [False, True]
     assert [request.id for request in erasure_list.pending_requests(storage)] == [first.id, second.id]
-    storage.write(erasure_list.certificate_path(first), b"{}")
+    storage.write(layout.erasure_certificate_path(first.id), b"{}")
     assert erasure_list.pending_requests(storage) == [second]
 
 

@@ -25,10 +25,9 @@ from rayrec.instructions.teachers.chat_prompt import Chat
 from rayrec.instructions.teachers.structured_output import GeneratorSettings, VllmJsonGenerator
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 from rayrec.storage.hf_checkpoint import checkpoint_digest
 
-FOLDER = "models/teacher"  # of the answers, by digest of the checkpoint
 MAX_TITLES = 30  # newest of a history that are shown
 MAX_CHARS = 200  # of an answer
 _TITLE_CHARS = 80
@@ -61,7 +60,7 @@ class _Question:
 
 
 class LlmTeacher:
-    """`checkpoint`: a local folder. The engine starts with the first question that no file under FOLDER answers.
+    """`checkpoint`: a local folder. The engine starts with the first question that no stored file answers.
 
     `counts`: rows asked about, answers generated, and rows left without words, by reason.
     Raises ConfigError for folders that hold no instruct checkpoint.
@@ -82,7 +81,7 @@ class LlmTeacher:
         self._tokens = _longest(self._checkpoint)
         _require_weights(self._checkpoint)
         self.digest = checkpoint_digest(self._checkpoint)
-        self._answers = AnswerCache(storage, f"{FOLDER}/{self.digest}")
+        self._answers = AnswerCache(storage, layout.teacher_answers_folder(self.digest))
         self.counts: Counter[str] = Counter()
 
     def preferences(self, histories: Sequence[Sequence[str]]) -> list[str | None]:
