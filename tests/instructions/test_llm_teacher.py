@@ -13,9 +13,9 @@ import tiny_chat
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.answer_cache import Answer, AnswerCache
 from rayrec.instructions.teachers.chat_prompt import Chat
-from rayrec.instructions.teachers.llm_teacher import FOLDER, MAX_CHARS, MAX_TITLES, JsonGenerator, LlmTeacher, checked
+from rayrec.instructions.teachers.llm_teacher import MAX_CHARS, MAX_TITLES, JsonGenerator, LlmTeacher, checked
 from rayrec.instructions.teachers.structured_output import GeneratorSettings, VllmJsonGenerator
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 HISTORIES = [["Green tea", "A cup", "Brass kettle"], ["Tent", "Lantern"], [], ["\u200b\x00"]]
 
@@ -200,7 +200,7 @@ def test_settings_that_answers_depend_on_are_refused() -> None:
 
 
 def kept_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
-    kept = AnswerCache(Storage(str(root)), f"{FOLDER}/{found.digest}")
+    kept = AnswerCache(Storage(str(root)), layout.teacher_answers_folder(found.digest))
     keys = kept_keys(kept)
     return kept.read(keys)
 
