@@ -24,7 +24,7 @@ from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_lm import ItemLM
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.tuning_data import Sequences, batches, epoch
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 

@@ -48,8 +48,8 @@ Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> mea
 COLUMNS = ("nDCG@10", "HR@1", "HR@10", "HR@1 of 100", "HR@10 of 100", "HR@1 of 10", "HR@5 of 10", "satisfied@10")
 LISTENING = "listening: "
 PEER = "SASRec (RecTools)"
-PROMPTS = "LLM, prompts alone"  # without rayrec.reranking.item_token.facet_boost
-ONE_PROMPT = "LLM, one prompt"  # without rayrec.reranking.item_token.guidance, too
+PROMPTS = "LLM, prompts alone"  # without the facet bonus
+ONE_PROMPT = "LLM, one prompt"  # without guidance either
 UNSEEN = 0.2  # share of the facet pairs that tuning never names together
 
 

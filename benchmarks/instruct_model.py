@@ -17,12 +17,13 @@ from rayrec.instructions.facets import Facets
 from rayrec.instructions.templates import Templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.engines.engine import EngineSettings, ItemHead, item_vectors
-from rayrec.reranking.engines.transformers_engine import TransformersEngine
-from rayrec.reranking.item_token import guidance, tuned_checkpoint
-from rayrec.reranking.item_token.facet_boost import FacetMatchScore
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.item_token.item_vocabulary import WordTokenizer
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
+from rayrec.reranking.item_token.request_guidance import FacetMatchScore, guided_states, weighted_prompts
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
 from rayrec.storage import Storage
@@ -34,7 +35,7 @@ class Asked:
 
     folder: tempfile.TemporaryDirectory[str]  # the model's; deleted with this object
     local: LocalCheckpoint
-    engine: TransformersEngine
+    engine: TransformersRunner
     head: ItemHead
     layout: PromptLayout
     reader: WordTokenizer
@@ -57,10 +58,10 @@ class Asked:
             # One `now` a call: each user's own clock is moved onto it.
             latest = int(now.max())
             told = ts.like(ts.values + (latest - now)[ts.rows])
-            parts = guidance.parts(self.layout, item, told, latest, asks, np.full(len(users), guided))
+            parts = weighted_prompts(self.layout, item, told, latest, asks, np.full(len(users), guided))
             out = np.full((len(users), self.items), -np.inf, np.float32)
             rows = [row for row, read in enumerate(parts) if read]
-            states = guidance.states(self.engine, [parts[row] for row in rows])
+            states = guided_states(self.engine, [parts[row] for row in rows])
             everything = [np.arange(len(self.codes))] * len(rows)
             for row, found in zip(rows, self.head.log_probs(states, everything), strict=True):
                 out[row, self.codes] = found
@@ -120,7 +121,7 @@ def tuned(
 
     tune_on_worker(spec, Worker(), report)
     local = tuned_checkpoint.fetch_checkpoint(storage, spec.path)
-    engine = TransformersEngine(local, EngineSettings())
+    engine = TransformersRunner(local.model_files, "hidden_state", EngineSettings())
     index = local.token_index(case.catalogue["item_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
     known = index[kept.values] >= 0
     codes = np.empty(len(local.card.item_ids), np.int64)
@@ -129,9 +130,9 @@ def tuned(
         folder=folder,
         local=local,
         engine=engine,
-        head=ItemHead(item_vectors(local)),
-        layout=local.layout(case.config.instruction.text, engine.longest),
-        reader=local.word_tokenizer(engine.longest),
+        head=ItemHead.of(local),
+        layout=local.layout(case.config.instruction.text, engine.max_prompt_tokens),
+        reader=local.word_tokenizer(engine.max_prompt_tokens),
         item=kept.filter(known).like(index[kept.values[known]]),
         ts=kept.filter(known).like(ts.values[positive][known]),
         moment=case.moment,

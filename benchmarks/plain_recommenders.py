@@ -26,9 +26,9 @@ from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.models import instruction
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.records import Manifest
-from rayrec.reranking.engines import engine_selection
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.engines.engine_registry import start_engine
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.retrieval import item_model
 from rayrec.retrieval.candidates import CandidateStage, Source
@@ -146,7 +146,7 @@ def baselines(now: Moment, validation: Moment, users: pa.Array, horizon_us: int)
 def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
     """Slates by the LLM's own answer over all items with a token, from whole histories."""
     model = fetch_checkpoint(storage, f"models/llm/{manifest.models['llm']}")
-    engine = engine_selection.start("transformers", model, EngineSettings())
+    engine = start_engine("transformers", model.model_files, "hidden_state", EngineSettings())
     popularity = PopularityRetriever(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
     spec = ItemTokenSpec(instruction(now.day), now.cutoff)

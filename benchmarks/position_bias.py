@@ -1,4 +1,4 @@
-"""Does the place in the list change what `label` says, before and after the lists are read in several orders?
+"""Does the place in the list change what `listwise` says, before and after the lists are read in several orders?
 
     python -m benchmarks.position_bias                          # a tiny random Qwen3: made here
     python -m benchmarks.position_bias --checkpoint FOLDER      # a real one
@@ -31,7 +31,7 @@ from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
 from rayrec.reranking.engines.engine import EngineSettings, Failure
-from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.listwise import ListwiseScorer
 from rayrec.reranking.text.text_scorer import RankingQuery
@@ -73,25 +73,27 @@ def made_asks(count: int, seed: int) -> list[RankingQuery]:
 
 
 def read(checkpoint: InstructCheckpoint, asks: list[RankingQuery], settings: Mapping[str, int]) -> Read:
-    engine = TransformersNextTokenEngine(checkpoint, EngineSettings(threads=1), _LONGEST)
+    engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(threads=1), _LONGEST)
     way = ListwiseScorer.load(
         engine, checkpoint, {"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
     )
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
+    count = 0
     for row, ask in enumerate(asks):
-        dialogue = way.prompt_rounds(ask)
-        prompts = next(dialogue)
+        rounds = way.prompt_rounds(ask)
+        prompts = next(rounds)
         place[row] = places(decoder.decode(prompts[0]), ask.candidates)
         while True:
             try:
-                prompts = dialogue.send(engine.log_probs(prompts, way.ids))
+                count += len(prompts)
+                prompts = rounds.send(engine.next_token_log_probs(prompts, way.ids))
             except StopIteration as end:
                 if isinstance(end.value, Failure):
                     raise SystemExit(f"the checkpoint could not be asked: {end.value.reason}") from None
                 scores[row] = end.value
                 break
-    return Read(scores, place, sum(engine.prompt_counts.values()) / len(asks))
+    return Read(scores, place, count / len(asks))
 
 
 def places(prompt: str, candidates: tuple[str, ...]) -> list[int]:

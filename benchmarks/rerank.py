@@ -34,9 +34,9 @@ from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.ray_support.cluster import connect
 from rayrec.ray_support.stage_runner import WORK_ITEM, ActorPoolSpec, carry, results, work_item_dataset
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.vllm_engine import VLLM_ENVIRONMENT, VllmEngine
+from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT, VllmRunner
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
-from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.storage import Storage
 
@@ -139,7 +139,7 @@ class _Ours:
 
     def __init__(self, task: Task) -> None:
         local = tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH)
-        engine = VllmEngine(local, EngineSettings(threads=task.threads))
+        engine = VllmRunner(local.model_files, "hidden_state", EngineSettings(threads=task.threads))
         self._rerank = ItemTokenRanker(engine, local, catalogue(task.items), ItemTokenSpec(INSTRUCTION, NOW))
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:

@@ -15,9 +15,8 @@ from typing import Annotated
 import typer
 
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
-from rayrec.instructions.teachers.llm_teacher import LlmTeacher
 from rayrec.pipeline.daily_run import check
-from rayrec.pipeline.instruction_generation import OutputTable, generate_profiles, generator_settings
+from rayrec.pipeline.instruction_generation import OutputTable, generate_profiles, llm_teacher
 from rayrec.pipeline.interaction_ingest import ingest
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
@@ -41,7 +40,7 @@ def teach(
     work = RunContext(settings(config, overrides, print_config), as_date(date))
     check(work)
     target = OutputTable.at(table)
-    teacher = LlmTeacher(checkpoint, work.storage, generator_settings(work.config.resources)) if checkpoint else None
+    teacher = llm_teacher(work, checkpoint) if checkpoint else None
     with cluster.connect(work.config.resources):
         users = ingest(work).users
         taught = generate_profiles(work, teacher)

@@ -12,15 +12,15 @@ from rayrec.config.section import Section
 class Rerank(Section):
     """How the LLM scores each user's candidates, and how far the blend lets it."""
 
-    method: Literal["none", "item_token", "label", "yes_no", "pairwise"] = "item_token"
-    """`item_token`: the model of `tuning`; `label`, `yes_no`, `pairwise`: a checkpoint of yours reads titles
+    method: Literal["none", "item_token", "listwise", "pointwise", "pairwise"] = "item_token"
+    """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours reads titles
     (docs/checkpoints.md); `none`: no LLM."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """What runs it; `auto`: vLLM where it is installed. The scores of the two agree within rounding."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """In what the engine computes; `auto`: as the weights are stored."""
     checkpoint: str | None = None
-    """The folder that `label`, `yes_no` and `pairwise` read with; on a cluster on every node, the head too."""
+    """The folder that `listwise`, `pointwise` and `pairwise` read with; on a cluster on every node, the head too."""
     adapter: str | None = None
     """The folder of a LoRA adapter on top of it."""
     depth: int = Field(20, ge=1)

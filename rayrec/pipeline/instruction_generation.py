@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +14,20 @@ import pyarrow.parquet as pq
 import ray
 
 from rayrec.config import Resources
+from rayrec.config.vllm_arguments import check_vllm_arguments
 from rayrec.data.schemas import INSTRUCTION
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
-from rayrec.instructions.teachers.structured_output import GeneratorSettings
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_inputs import facets
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.models import load_catalogue
 from rayrec.pipeline.run_context import RunContext
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.vllm_runner import VllmRunner
+from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage
 
 ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> what each likes
@@ -59,13 +64,24 @@ class TeachResult:
     counts: Mapping[str, int]  # of LlmTeacher; empty by rules
 
 
-def generator_settings(resources: Resources) -> GeneratorSettings:
-    """How an LLM that writes is started: as those that score are."""
-    return GeneratorSettings(
+def llm_teacher(context: RunContext, checkpoint: str) -> LlmTeacher:
+    """A teacher whose LLM starts with the same resources as those that score. Raises ConfigError."""
+    settings = generator_settings(context.config.resources)
+    check_vllm_arguments(settings.vllm)
+    return LlmTeacher(checkpoint, context.storage, partial(_start_generator, settings))
+
+
+def generator_settings(resources: Resources) -> EngineSettings:
+    return EngineSettings(
         device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
         threads=resources.rerank_threads,
         vllm=resources.vllm,
     )
+
+
+def _start_generator(settings: EngineSettings, checkpoint: Path, max_prompt_tokens: int, new_tokens: int) -> VllmRunner:
+    model = replace(InstructCheckpoint.open(str(checkpoint)).model_files, dtype="auto")
+    return VllmRunner(model, "json", settings, max_prompt_tokens, new_tokens)
 
 
 def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
@@ -124,6 +140,6 @@ def llm_profiles(context: RunContext, teacher: LlmTeacher) -> ProfileGenerator:
     titles = load_catalogue(context)["title"].to_pylist()
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:
-        return teacher.preferences([[titles[code] for code in item[row]] for row in range(len(item))])
+        return teacher.profiles([[titles[code] for code in item[row]] for row in range(len(item))])
 
     return generate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -11,14 +11,14 @@ from rayrec.config import Rerank
 from rayrec.pipeline.few_shot_pool import few_shot_pool
 from rayrec.pipeline.models import ModelSet, default_request, instruction, load_catalogue
 from rayrec.pipeline.run_context import RunContext
-from rayrec.reranking.engines import engine_selection
+from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.item_token.item_token_reranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
-from rayrec.reranking.text import scorer_loading as ways
 from rayrec.reranking.text.few_shot import FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
+from rayrec.reranking.text.text_scorer import start_text_scorer
 
 
 @dataclass
@@ -38,32 +38,34 @@ class ScorerCache:
             return self._texts[method.scorer_key]
         if self._tuned is None or self._tuned[0] != models:
             self._tuned = None
-            engine_selection.free()  # two of them would not fit where one does
+            engine_registry.free_memory()  # two of them would not fit where one does
             self._tuned = models, self._item_tokens(models)
         return self._tuned[1]
 
     def engine_and_method(self, method: Rerank) -> str:
         """Engine and way, as the manifest counts them."""
-        return f"{engine_selection.engine_named(method.engine if method.is_text_scorer else self.engine).name}: {method.method}"
+        return f"{engine_registry.engine_class(method.engine if method.is_text_scorer else self.engine).name}: {method.method}"
 
     def _item_tokens(self, models: ModelSet) -> ItemTokenRanker:
         model, asked = fetch_checkpoint(self.context.storage, str(models.llm)), instruction(self.context)
-        settings = replace(self._settings(self.context.config.rerank), longest=model.longest_prompt(asked))
-        started = engine_selection.start(self.engine, model, settings)
+        settings, longest = self._settings(self.context.config.rerank), model.longest_prompt(asked)
+        started = engine_registry.start_engine(self.engine, model.model_files, "hidden_state", settings, longest)
         return ItemTokenRanker(started, model, load_catalogue(self.context), ItemTokenSpec(asked, models.cutoff))
 
     def _text(self, method: Rerank) -> TextReranker:
         checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)
         templates = self.context.templates
-        way = ways.start(method.method, method.engine, checkpoint, self._settings(method), method.settings, templates)
+        scorer = start_text_scorer(
+            method.method, method.engine, checkpoint, self._settings(method), method.settings, templates
+        )
         catalogue = load_catalogue(self.context)
         titles = tuple(catalogue["title"].to_pylist())
         texts = tuple(item_texts(catalogue, method.fields))
-        words, settings = default_request(self.context), ways.text_scorer_class(method.method).read(method.settings)
+        words, settings = default_request(self.context), scorer.read(method.settings)
         shown = None
         if settings.few_shot != "none":
-            shown = FewShotSelector.of(settings, few_shot_pool(self.context), way, texts, words)
-        return TextReranker(way, texts, titles, words, method.depth, shown)
+            shown = FewShotSelector.of(settings, few_shot_pool(self.context), scorer, texts, words)
+        return TextReranker(scorer, texts, titles, words, method.depth, shown)
 
     def _settings(self, method: Rerank) -> EngineSettings:
         resources = self.context.config.resources

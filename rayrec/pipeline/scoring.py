@@ -49,7 +49,7 @@ from rayrec.pipeline.training_example_rows import (
     training_users,
 )
 from rayrec.ray_support.stage_runner import ActorPoolSpec, carry, work_item_dataset
-from rayrec.reranking.engines.vllm_engine import VLLM_ENVIRONMENT
+from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT
 from rayrec.reranking.text.text_reranker import TextReranker
 
 Ints = npt.NDArray[np.int64]
@@ -250,10 +250,10 @@ class RerankShard:
             preference, intention = instructions_of(context, scoring_request, rows["user_id"])
         read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
         if scoring_request.method.is_text_scorer:
-            told = rows.select(read).append_column("preference", preference)
+            told = rows.select(read).append_column("profile", preference)
         else:
             told = rows.select(read).append_column(
-                "ask", render_instructions(context, preference, intention, has_history(rows))
+                "instruction", render_instructions(context, preference, intention, has_history(rows))
             )
         return place, told.append_column("request", intention)
 

@@ -23,7 +23,7 @@ def text_ablation(method: str, reread: pa.Table, titles: pa.ChunkedArray | pa.Ar
     if not reread.num_rows:
         return TEXT_ABLATION.empty_table()
     code, place = np.unique(reread["item"].to_numpy(), return_inverse=True)
-    shifts = reread["given"].to_numpy().astype(np.float64) - reread["bare"].to_numpy()
+    shifts = reread["score"].to_numpy().astype(np.float64) - reread["score_title_only"].to_numpy()
     readings = np.bincount(place)
     shift = np.bincount(place, shifts) / readings
     typical = float(np.median(np.abs(shift)))

@@ -35,7 +35,7 @@ def request_recognition(
     requests: pa.Table, vocabulary: Iterable[str] | None, scheme: FacetScheme, *, matches_facets: bool
 ) -> pa.Table:
     """ASKED, most rows first; `requests`: INSTRUCTION. `taught`: the words that the LLM hears, None: all; `scheme`:
-    the facets there are; `weighs`: whether those that a request names are weighed (rayrec.reranking.item_token.facet_boost)."""
+    the facets there are; `weighs`: whether those that a request names are weighed (rayrec.reranking.item_token.request_guidance)."""
     if not requests.num_rows:
         return REQUEST_RECOGNITION.empty_table()
     texts = _texts(requests)

@@ -141,12 +141,12 @@ def test_what_the_llm_neither_likes_nor_dislikes_stays_where_the_retrievers_put_
 
 def test_the_bound_is_there_where_texts_are_read_unless_it_is_taken_away() -> None:
     assert Rerank(method="item_token").promotion_cap is None
-    assert Rerank(method="label", checkpoint="x").promotion_cap == 10
-    assert Rerank(method="label", checkpoint="x", max_promotion=None).promotion_cap is None
-    assert Rerank(method="yes_no", checkpoint="x", max_promotion=0).promotion_cap == 0
+    assert Rerank(method="listwise", checkpoint="x").promotion_cap == 10
+    assert Rerank(method="listwise", checkpoint="x", max_promotion=None).promotion_cap is None
+    assert Rerank(method="pointwise", checkpoint="x", max_promotion=0).promotion_cap == 0
     assert (
-        Rerank(method="label", checkpoint="x", max_promotion=3).scorer_key
-        == Rerank(method="label", checkpoint="x").scorer_key
+        Rerank(method="listwise", checkpoint="x", max_promotion=3).scorer_key
+        == Rerank(method="listwise", checkpoint="x").scorer_key
     )
     with pytest.raises(ValueError, match=r"rerank\.max_promotion"):
-        Rerank(method="label", checkpoint="x", max_promotion=-1)
+        Rerank(method="listwise", checkpoint="x", max_promotion=-1)

@@ -24,7 +24,7 @@ from rayrec.pipeline.text_ablation_files import read_text_ablation
 from rayrec.reranking.item_token import tuned_checkpoint
 
 READER = (
-    "{rerank: {method: yes_no, checkpoint: %s, depth: 2, engine: transformers, settings: "
+    "{rerank: {method: pointwise, checkpoint: %s, depth: 2, engine: transformers, settings: "
     "{events: 2, item_tokens: 32, few_shot: coverage, examples: 1, example_events: 2}}}"
 )
 ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
@@ -74,7 +74,7 @@ def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, RunResult
     made, night = asked
     slates = read_slates(str(made.root), made.shop.date)
     users = len(pc.unique(slates["user_id"]))
-    assert night.manifest.engine == {"vllm: item_token": 2 * users, "transformers: yes_no": users}
+    assert night.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
 
 
 def test_the_manifest_names_the_requests_and_the_checkpoint(asked: tuple[Made, RunResult]) -> None:
@@ -97,7 +97,7 @@ def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_s
 ) -> None:
     _, night = asked
     ((method, again),) = read_text_ablation(night.context, night.manifest.run_id).items()
-    assert method.startswith("yes_no-")
+    assert method.startswith("pointwise-")
     assert 60 < again.num_rows <= 200
     shown = report_data(night, []).text_ablation
     assert set(shown["method"].to_pylist()) == {method}

@@ -88,13 +88,7 @@ def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
     assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"] == {"ease": {}}
 
 
-READS = {
-    "method": "yes_no",
-    "checkpoint": "/models/a",
-    "adapter": "/lora/a",
-    "settings": {"events": 9},
-    "max_promotion": 3,
-}
+READS = {"method": "pointwise", "checkpoint": "/models/a", "adapter": "/lora/a", "settings": {"events": 9}, "lift": 3}
 
 
 def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None:
@@ -104,7 +98,7 @@ def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None
 
 
 def test_an_arm_reads_with_the_checkpoint_of_the_top_level_unless_it_has_its_own() -> None:
-    label = one("rerank", READS, {"method": "label"})
+    label = one("rerank", READS, {"method": "listwise"})
     assert (label["checkpoint"], label["adapter"], label["settings"]) == ("/models/a", "/lora/a", {})
     other = one("rerank", READS, {"checkpoint": "/models/b"})
     assert (other["checkpoint"], other["adapter"], other["settings"]) == ("/models/b", None, {"events": 9})
@@ -121,13 +115,13 @@ def test_a_section_that_is_right_only_together_with_the_top_level_is_no_error_an
 
 def test_arms_that_only_repeat_the_top_level_share_all_its_work() -> None:
     top = {"slate": {"size": 20, "rules": RULES}, "rerank": READS}
-    plan = plan_arms(config(top, plain={}, repeats={"slate": {"size": 20}, "rerank": {"method": "yes_no"}}))
+    plan = plan_arms(config(top, plain={}, repeats={"slate": {"size": 20}, "rerank": {"method": "pointwise"}}))
     assert plan.paths[0].variants == plan.paths[1].variants
 
 
 def test_a_config_that_was_written_out_means_the_same() -> None:
     top = {"slate": {"size": 20, "rules": RULES, "settings": {}}, "rerank": READS}
-    arms = {"none": {"rerank": {"method": "none"}}, "label": {"rerank": {"method": "label"}, "slate": {"size": 9}}}
+    arms = {"none": {"rerank": {"method": "none"}}, "label": {"rerank": {"method": "listwise"}, "slate": {"size": 9}}}
     known = config(top, **arms)
     assert Config.model_validate(known.model_dump(mode="json")) == known
 
@@ -140,7 +134,7 @@ def test_arms_made_in_python_say_what_was_given_to_them() -> None:
 
 def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
     with pytest.raises(ValueError, match="1 validation error") as caught:
-        config({"rerank": {"method": "nothing"}}, arm={"rerank": {"method": "label"}})
+        config({"rerank": {"method": "nothing"}}, arm={"rerank": {"method": "listwise"}})
     assert "rerank.method" in str(caught.value)
 
 
@@ -151,7 +145,7 @@ def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
         ({"method": "item_token", "dtype": "float32"}, ("rerank.dtype", "top-level rerank.engine and rerank.dtype")),
         ({"depth": 5}, ("rerank.depth", "item_token", "leave it out")),
         ({"fields": []}, ("rerank.fields",)),
-        ({"method": "none", "max_promotion": 3}, ("rerank.max_promotion", "rerank.method none")),
+        ({"method": "none", "lift": 3}, ("rerank.max_promotion", "rerank.method none")),
     ],
 )
 def test_what_an_arms_method_would_not_read_is_refused(given: dict[str, Any], says: tuple[str, ...]) -> None:
@@ -166,4 +160,4 @@ def test_what_only_repeats_the_top_level_is_not_refused() -> None:
     top = {**READS, "engine": "transformers", "dtype": "float32", "depth": 5, "fields": []}
     repeated = {"method": "item_token", **{key: top[key] for key in ("engine", "dtype", "depth", "fields")}}
     assert one("rerank", top, repeated) == one("rerank", top, {"method": "item_token"})
-    assert one("rerank", top, {"method": "label", "engine": "vllm", "depth": 9})["depth"] == 9
+    assert one("rerank", top, {"method": "listwise", "engine": "vllm", "depth": 9})["depth"] == 9

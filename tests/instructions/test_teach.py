@@ -20,7 +20,6 @@ from rayrec.data.schemas import INSTRUCTION
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.instructions.teachers.answer_cache import Answer
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
-from rayrec.instructions.teachers.structured_output import GeneratorSettings
 from rayrec.pipeline.instruction_generation import (
     OutputTable,
     generate_profiles,
@@ -30,6 +29,7 @@ from rayrec.pipeline.instruction_generation import (
 )
 from rayrec.pipeline.interaction_ingest import ingest
 from rayrec.pipeline.run_context import RunContext
+from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
@@ -77,16 +77,16 @@ def test_the_table_is_a_table_of_instructions_whatever_the_shards(
 
 
 class LikesTea:
-    """Writes what it is told."""
+    """Always gives the same answer."""
 
-    def __init__(self, folder: Path, tokens: int, settings: GeneratorSettings) -> None:
+    def __init__(self, folder: Path, max_prompt_tokens: int, new_tokens: int) -> None:
         pass
 
-    def write(self, prompts: Sequence[list[int]], schema: Mapping[str, Any], tokens: int) -> list[Answer]:
+    def generate_json(self, prompts: Sequence[list[int]], schema: Mapping[str, Any]) -> list[Answer]:
         return [Answer('{"preference": "likes tea"}', True) for _ in prompts]
 
 
-def never(folder: Path, tokens: int, settings: GeneratorSettings) -> LikesTea:
+def never(folder: Path, max_prompt_tokens: int, new_tokens: int) -> LikesTea:
     raise AssertionError("the engine was started")
 
 
@@ -99,7 +99,7 @@ def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(
     first = generate_profiles(day, LlmTeacher(checkpoint, day.storage, start=LikesTea))
     assert first.table.schema.equals(INSTRUCTION)
     assert set(first.table["preference"].to_pylist()) == {"likes tea"}
-    assert first.counts["asked"] == users >= first.table.num_rows > 40
+    assert first.counts["rows"] == users >= first.table.num_rows > 40
     again = generate_profiles(day, LlmTeacher(checkpoint, day.storage, start=never))
     assert again.table.equals(first.table)
     assert "generated" not in again.counts
@@ -108,9 +108,9 @@ def test_an_llm_is_asked_in_a_task_and_what_it_said_is_kept(
 def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
     given = ["resources.rerank_threads=3", "resources.vllm={gpu_memory_utilization: 0.5}"]
     options = {"gpu_memory_utilization": 0.5}
-    assert generator_settings(load(CONFIG, given).resources) == GeneratorSettings("cpu", 3, options)
+    assert generator_settings(load(CONFIG, given).resources) == EngineSettings(device="cpu", threads=3, vllm=options)
     gpu = load(CONFIG, [*given, "resources.rerank_num_gpus=1"]).resources
-    assert generator_settings(gpu) == GeneratorSettings("cuda", 3, options)
+    assert generator_settings(gpu) == EngineSettings(device="cuda", threads=3, vllm=options)
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,8 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
 
 def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     usual = day(root)
-    other = dataclasses.replace(usual, code_version="other")
-    assert (usual.work_folder, usual.quarantine) != (other.work_folder, other.quarantine)
+    other = dataclasses.replace(usual, code="other")
+    assert (usual.work, usual.quarantine) != (other.work, other.quarantine)
     assert usual != other
     (variant, *_) = usual.arms.variants("rerank")
     for made in (model_fingerprint, lambda of: model_fitting.blender_fingerprint(of, variant, [])):
@@ -201,8 +201,8 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
         (root / name).write_text(yaml.safe_dump(entries[:cells]), encoding="utf8")
         return str(root / name)
 
-    def night(templates: str | None, method: str = "yes_no") -> RunContext:
-        rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "yes_no" else {})
+    def night(templates: str | None, method: str = "pointwise") -> RunContext:
+        rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "pointwise" else {})
         return day(root, rerank=rerank, instruction={"templates": templates})
 
     def blend(of: RunContext) -> str:

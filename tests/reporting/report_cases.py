@@ -82,8 +82,10 @@ def estimates() -> list[dict[str, object]]:
 
 
 def reread() -> pa.Table:
-    columns = {"item": [0, 1, 1, 2], "given": [1.0, 5.0, 4.0, 0.0], "bare": [0.9, 1.0, 1.0, 0.2]}
-    return pa.table(columns, pa.schema([("item", pa.int32()), ("given", pa.float32()), ("bare", pa.float32())]))
+    columns = {"item": [0, 1, 1, 2], "score": [1.0, 5.0, 4.0, 0.0], "score_title_only": [0.9, 1.0, 1.0, 0.2]}
+    return pa.table(
+        columns, pa.schema([("item", pa.int32()), ("score", pa.float32()), ("score_title_only", pa.float32())])
+    )
 
 
 def binding() -> pa.Table:
@@ -157,7 +159,7 @@ def full(name: str = HOSTILE) -> ReportData:
         off_policy_source="12,000 rows of feedback on 1,200 slates",
         off_policy=pa.Table.from_pylist(estimates(), OFF_POLICY_ESTIMATES),
         requests=request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True),
-        text_ablation=text_ablation("yes_no", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
+        text_ablation=text_ablation("pointwise", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
 

@@ -4,9 +4,10 @@ import pytest
 from small_model import PATH, publish
 
 from rayrec.reranking.engines.engine import Engine, EngineSettings
-from rayrec.reranking.engines.transformers_engine import TransformersEngine
-from rayrec.reranking.engines.vllm_engine import VllmEngine
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
+from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.storage import Storage
 
@@ -21,10 +22,15 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
 
 @pytest.fixture(scope="session")
 def vllm_engine(small_model: LocalCheckpoint) -> Engine:
-    """vLLM on CPU, float32, one thread (see vllm_engine.py on bits): one for the whole session."""
-    return VllmEngine(small_model, EngineSettings(threads=1))
+    """vLLM on CPU, float32, one thread (see vllm_runner.py on bits): one for the whole session."""
+    return VllmRunner(small_model.model_files, "hidden_state", EngineSettings(threads=1))
 
 
 @pytest.fixture(scope="session")
 def reference_engine(small_model: LocalCheckpoint) -> Engine:
-    return TransformersEngine(small_model, EngineSettings())
+    return TransformersRunner(small_model.model_files, "hidden_state", EngineSettings())
+
+
+@pytest.fixture(scope="session")
+def item_head(small_model: LocalCheckpoint) -> ItemHead:
+    return ItemHead.of(small_model)

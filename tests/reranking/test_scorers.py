@@ -6,16 +6,15 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import pytest
 from small_model import PATH
 
 from rayrec.config import Rerank
 from rayrec.pipeline.models import ModelSet
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scorers import ScorerCache
-from rayrec.reranking.engines import engine_selection
+from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.vllm_engine import VllmEngine
+from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 
@@ -48,12 +47,12 @@ def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
     assert readers.loaded == [(one, 0), (two, 0), (one, 0)]
 
 
-@pytest.mark.slow  # vLLM
 def test_vllm_keeps_nothing_of_an_engine_that_is_gone(small_model: LocalCheckpoint) -> None:
-    engine = VllmEngine(small_model, EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20}))
+    settings = EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20})
+    engine = VllmRunner(small_model.model_files, "hidden_state", settings)
     core = engine._llm.llm_engine.engine_core.engine_core
     worker = weakref.ref(core.model_executor.driver_worker.worker)
     assert worker() is not None
     del engine, core
-    engine_selection.free()
+    engine_registry.free_memory()
     assert worker() is None

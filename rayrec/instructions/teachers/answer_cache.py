@@ -1,7 +1,7 @@
-"""Answers of a model, kept by what was asked: a folder of parquet files that only ever grows.
+"""Generated answers in storage, by the digest of their question: a folder of parquet files that only ever grows.
 
-Each file holds the answers of one batch under a name made from their keys, so that a batch asked twice at once is
-written twice with one name. Of two answers to one key the first, by file name, stands.
+Each file holds the answers of one batch under a name derived from their keys, so that two runs of the same batch write
+the same file. Of two answers to one key the first counts, in order of file names.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rayrec.numerics.hashing import digest
-from rayrec.storage import Storage, layout
-from rayrec.storage.tables import read_parquet, write_parquet
+from rayrec.storage import Storage
 
 _SCHEMA = pa.schema(
     [
@@ -26,23 +26,26 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Answer:
-    text: str  # as the model wrote it
-    finished: bool  # False: it would have gone on
+    """Text that a model generated; `finished`: it ended by itself, not at the token limit."""
+
+    text: str
+    finished: bool
 
 
 @dataclass(frozen=True)
 class AnswerCache:
-    """The answers below one folder of a storage."""
+    """The answers in one folder of a storage."""
 
     storage: Storage
     folder: str
 
     def read(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """Those of the keys that have been answered."""
+        """The stored answers to these keys."""
         wanted = set(keys)
         found: dict[str, Answer] = {}
         for part in self.storage.list(self.folder):
-            table = read_parquet(self.storage, part.path, _SCHEMA)
+            with self.storage.open(part.path) as file:
+                table = pq.read_table(file, schema=_SCHEMA)
             for key, text, finished in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if key in wanted:
                     found.setdefault(key, Answer(text, finished))
@@ -50,5 +53,5 @@ class AnswerCache:
 
     def add(self, answers: Mapping[str, Answer]) -> None:
         rows = [{"key": key, "text": answer.text, "finished": answer.finished} for key, answer in answers.items()]
-        path = layout.teacher_answers_path(self.folder, digest(sorted(answers)))
-        write_parquet(self.storage, path, pa.Table.from_pylist(rows, schema=_SCHEMA))
+        with self.storage.writer(f"{self.folder}/{digest(sorted(answers))}.parquet") as file:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")

@@ -1,0 +1,1 @@
+"""LLM engines: vLLM and transformers, behind one interface."""

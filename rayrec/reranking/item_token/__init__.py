@@ -1,0 +1,1 @@
+"""The item-token ranker: a tuned LLM with one token for each item."""

@@ -9,17 +9,17 @@ instruction stays plain characters.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rayrec.errors import DataError
 from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.instructions.safe_tokenizer import tokenizer_without_added_tokens
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage import hf_checkpoint
 
@@ -115,30 +115,22 @@ class WordTokenizer:
         self,
         tokenizer_json: str | Path,
         vocabulary: Vocabulary,
-        most: int | None = None,
-        hearing: InVocabularyFilter | None = None,
+        max_tokens: int | None = None,
+        word_filter: InVocabularyFilter | None = None,
     ) -> None:
-        """`most`: tokens of a text that are read; the rest is cut off. `hearing`: None: every word is read."""
-        content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
-        content["added_tokens"] = []
-        content["post_processor"] = None
-        self._tokenizer = Tokenizer.from_str(json.dumps(content))
-        self._vocabulary, self._most, self._hearing = vocabulary, most, hearing
+        """`max_tokens`: of a text; the rest is cut off. `word_filter`: applied to every text first."""
+        self._tokenizer = tokenizer_without_added_tokens(tokenizer_json)
+        self._vocabulary, self._max_tokens, self._word_filter = vocabulary, max_tokens, word_filter
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
         """int64, one row a text. Raises DataError where a text reads as one of rayrec's own tokens."""
-        heard = texts if self._hearing is None else [self._hearing(text) for text in texts]
-        found = [one.ids[: self._most] for one in self._tokenizer.encode_batch(list(heard), add_special_tokens=False)]
+        words = list(texts) if self._word_filter is None else [self._word_filter(text) for text in texts]
+        encoded = self._tokenizer.encode_batch(words, add_special_tokens=False)
+        found = [one.ids[: self._max_tokens] for one in encoded]
         ids = np.array([token for row in found for token in row], np.int64)
         if ids.max(initial=0) >= self._vocabulary.user:
             raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")
         return Ragged.from_lengths(ids, [len(row) for row in found])
-
-
-def words(tokenizer_json: str | Path, text: str, vocabulary: Vocabulary) -> list[int]:
-    """Token ids of one text's plain words."""
-    ids: list[int] = WordTokenizer(tokenizer_json, vocabulary)([text]).values.tolist()
-    return ids
 
 
 def _add(tokenizer: PreTrainedTokenizerFast, items: int) -> None:

@@ -1,4 +1,4 @@
-"""Ways of scoring over text, with any local instruct checkpoint. Importing the package registers every way."""
+"""Text rerankers: any local instruct checkpoint scores items by their titles. Importing this registers them all."""
 
 from rayrec.reranking.text import listwise, pairwise, pointwise
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint

@@ -1,14 +1,14 @@
-"""Worked examples in the prompt, for checkpoints that were not tuned: other users' histories and what they took next.
+"""Few-shot examples for checkpoints that were not tuned: other users' histories and what they consumed next.
 
-nearest     each user gets the histories most like theirs (cosine of the sets of items), the nearest last
-difficult   everybody gets those whose taken item the checkpoint itself expects least (PaRaDe, Drozdov et al. 2023)
-coverage    everybody gets a set chosen by vote-k over the same similarity (Su et al. 2022): each one chosen discounts
-            its neighbours by 10 for every neighbour of theirs that is chosen already
+nearest     for each user the most similar histories (cosine of the sets of items), the most similar last
+difficult   for all users those whose next item the checkpoint itself expects least (PaRaDe, Drozdov et al. 2023)
+coverage    for all users a set chosen by vote-k over the same similarity (Su et al. 2022): each example chosen
+            discounts its neighbours by 10 for every neighbour of theirs that is chosen already
 
-The last two are the same for all users of a run and stand first in the prompt: engines read them once. Examples are
-other users' events, and item texts: they are cleaned and cut as all texts are, but an item that stands in an example
-is read for every user and candidate. So the promise of `yes_no`, that no item's text reaches another item's score, is
-kept by candidates and broken by the texts of examples.
+The last two are the same for all users of a run and come first in the prompt, so that engines compute them once.
+Examples hold item texts: cleaned and cut like all texts, but the text of an item in an example reaches the scores of
+every user and candidate. So the promise of the pointwise reranker, that the text of an item changes no other item's
+score, holds for candidates and not for the texts of examples.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Failure, Float32
 from rayrec.reranking.text.text_scorer import FewShotExample, RankingQuery, TextScorer, TextScorerSettings
 
-_BESIDE = 7  # other items that stand beside the taken one where its difficulty is measured
+_ALTERNATIVES = 7  # other items against which the difficulty of the consumed one is measured
 _NEIGHBOURS, _DISCOUNT = 10, 10.0  # of vote-k: neighbours of each, rho
 
 Floats = npt.NDArray[np.float64]
@@ -35,11 +35,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FewShotPool:
-    """Users who may stand as examples, one row a user; nothing in it that is not known at every cut of the run."""
+    """Users who may be examples, one row a user; it holds nothing that is not known at every cutoff of the run."""
 
     users: tuple[str, ...]
     history: Ragged  # int32, oldest first
-    consumed: npt.NDArray[np.int32]  # [users] the item that came after it
+    consumed: npt.NDArray[np.int32]  # [users] the next item
 
     def __len__(self) -> int:
         return len(self.users)
@@ -51,7 +51,7 @@ class FewShotPool:
 
 @dataclass(frozen=True)
 class FewShotSelector:
-    """Who gets which examples. `fixed`: rows of the pool that everybody gets; None: each user the nearest."""
+    """Chooses the examples of each user. `fixed`: rows of the pool, for all users; None: the nearest ones."""
 
     pool: FewShotPool
     texts: tuple[str, ...]  # of each item, by code
@@ -61,35 +61,41 @@ class FewShotSelector:
 
     @classmethod
     def of(
-        cls, settings: TextScorerSettings, pool: FewShotPool, way: TextScorer, texts: tuple[str, ...], intention: str
+        cls,
+        settings: TextScorerSettings,
+        pool: FewShotPool,
+        scorer: TextScorer,
+        texts: tuple[str, ...],
+        default_request: str,
     ) -> Self | None:
-        """As the way's settings say, None: no examples. Reads the pool with `way` where its opinion is asked for."""
+        """As the settings say; None: no examples. For `difficult` the `scorer` scores the pool."""
         count = min(settings.examples, len(pool))
         if settings.few_shot == "none" or not count:
             return None
         fixed = None
         if settings.few_shot == "difficult":
-            fixed = np.argsort(checkpoint_margins(pool, way, texts, intention), kind="stable")[:count]
+            margins = checkpoint_margins(pool, scorer, texts, default_request)
+            fixed = np.argsort(margins, kind="stable")[:count]
         elif settings.few_shot == "coverage":
             fixed = vote_k(similarity(pool.history, pool.history), count)
         return cls(pool, texts, count, settings.example_events, None if fixed is None else tuple(fixed.tolist()))
 
     def __call__(self, users: Sequence[str], history: Ragged) -> list[tuple[FewShotExample, ...]]:
-        """The examples of each user, by id and history (item codes). Nobody is their own nearest."""
+        """The examples of each user, by id and history (item codes). A user is never an example for themselves."""
         if self.fixed is not None:
             shown = [self.pool.example(row, self.texts, self.events) for row in self.fixed]
             return [tuple(shown)] * len(users)
-        alike = similarity(history, self.pool.history)
-        alike[np.array(users, dtype=object)[:, None] == np.array(self.pool.users, dtype=object)[None, :]] = -1
-        order = np.argsort(-alike, axis=1, kind="stable")[:, : self.count]
+        similar = similarity(history, self.pool.history)
+        similar[np.array(users, dtype=object)[:, None] == np.array(self.pool.users, dtype=object)[None, :]] = -1
+        order = np.argsort(-similar, axis=1, kind="stable")[:, : self.count]
         return [
             tuple(self.pool.example(row, self.texts, self.events) for row in reversed(rows.tolist()) if found[row] >= 0)
-            for rows, found in zip(order, alike, strict=True)
+            for rows, found in zip(order, similar, strict=True)
         ]
 
 
 def similarity(one: Ragged, other: Ragged) -> Floats:
-    """Cosine of the sets of items of each two rows, [n, m]; 0 where one of them is empty."""
+    """Cosine between the sets of items of each pair of rows, [n, m]; 0 where one of them is empty."""
     a, b = (_sets(rows, max(int(part.values.max(initial=0)) for part in (one, other)) + 1) for rows in (one, other))
     size = np.sqrt(np.outer(a.sum(axis=1), b.sum(axis=1)))
     shared = np.asarray((a @ b.T).todense(), np.float64)
@@ -101,17 +107,17 @@ def _sets(rows: Ragged, items: int) -> sp.csr_matrix:
     return sp.csr_matrix((np.ones(len(cell)), np.divmod(cell, items)), shape=(len(rows), items))
 
 
-def vote_k(alike: Floats, count: int) -> Ints:
+def vote_k(similar: Floats, count: int) -> Ints:
     """`count` rows of the similarity matrix [n, n], in the order chosen (Su et al. 2022, algorithm 1).
 
-    A row votes for its nearest neighbours with rho^-(how many of those are chosen already); the one of most votes by
-    rows that are not chosen is next, of equals the first.
+    A row votes for its nearest neighbours with weight rho^-(number of those chosen already). The next row is the one
+    with most votes from rows that are not chosen yet, of equals the first.
     """
-    alike = alike.copy()
-    np.fill_diagonal(alike, -np.inf)
-    neighbours = min(_NEIGHBOURS, len(alike) - 1)
-    voted = np.zeros(alike.shape, np.bool_)
-    np.put_along_axis(voted, np.argsort(-alike, axis=1, kind="stable")[:, :neighbours], True, axis=1)
+    similar = similar.copy()
+    np.fill_diagonal(similar, -np.inf)
+    neighbours = min(_NEIGHBOURS, len(similar) - 1)
+    voted = np.zeros(similar.shape, np.bool_)
+    np.put_along_axis(voted, np.argsort(-similar, axis=1, kind="stable")[:, :neighbours], True, axis=1)
     chosen: list[int] = []
     for _ in range(count):
         weight = _DISCOUNT ** -voted[:, chosen].sum(axis=1).astype(np.float64)
@@ -122,18 +128,19 @@ def vote_k(alike: Floats, count: int) -> Ints:
     return np.array(chosen, np.int64)
 
 
-def checkpoint_margins(pool: FewShotPool, way: TextScorer, texts: Sequence[str], intention: str) -> Floats:
-    """How far the checkpoint prefers what each user took to a few other items of the pool, [users]; what it could not
-    read is +inf."""
-    asks = []
+def checkpoint_margins(pool: FewShotPool, scorer: TextScorer, texts: Sequence[str], request: str) -> Floats:
+    """How far the checkpoint prefers what each user consumed to a few other items of the pool, [users]; +inf where it
+    has no score."""
+    queries = []
     for row in range(len(pool)):
         others = np.setdiff1d(pool.consumed, np.append(pool.history[row], pool.consumed[row]))
-        drawn = np.random.default_rng(derive_seed("beside", pool.users[row])).permutation(others)[:_BESIDE]
-        candidates = tuple(texts[code] for code in (pool.consumed[row], *drawn))
-        asks.append(RankingQuery(intention, tuple(texts[code] for code in pool.history[row]), candidates))
-    found = [np.inf if isinstance(answer, Failure) else _over_the_rest(answer) for answer in way.score(asks)]
-    return np.nan_to_num(np.array(found, np.float64), nan=np.inf, posinf=np.inf)
+        sample = np.random.default_rng(derive_seed("beside", pool.users[row])).permutation(others)[:_ALTERNATIVES]
+        candidates = tuple(texts[code] for code in (pool.consumed[row], *sample))
+        queries.append(RankingQuery(request, tuple(texts[code] for code in pool.history[row]), candidates))
+    margins = [np.inf if isinstance(scores, Failure) else _margin(scores) for scores in scorer.score(queries)]
+    return np.nan_to_num(np.array(margins, np.float64), nan=np.inf, posinf=np.inf)
 
 
-def _over_the_rest(scores: Float32) -> float:
+def _margin(scores: Float32) -> float:
+    """The first score minus the mean of the others."""
     return float(scores[0] - scores[1:].mean()) if len(scores) > 1 else np.inf

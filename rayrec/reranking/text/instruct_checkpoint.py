@@ -1,10 +1,4 @@
-"""Any local Hugging Face instruct checkpoint: config.json, *.safetensors, tokenizer.json, maybe a chat template.
-
-The chat template is rendered once, around a mark, and split there: what stands before and after the mark are the
-template's own ids (`Chat`), everything between them is put together from ids here. No text of a user or an item is ever
-rendered through the template or parsed with its special tokens. Templates that write today's date get a fixed one, or
-scores would change overnight.
-"""
+"""A local Hugging Face instruct checkpoint: config.json, *.safetensors, tokenizer.json, and perhaps a chat template."""
 
 from __future__ import annotations
 
@@ -16,18 +10,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from rayrec.errors import ConfigError
-from rayrec.reranking.text.untrusted_text import SafeTokenizer, TokenIds
+from rayrec.instructions.chat_template import text_around_message
+from rayrec.instructions.safe_tokenizer import SafeTokenizer, TokenIds
+from rayrec.reranking.engines.engine import ModelFiles
 from rayrec.storage.hf_checkpoint import checkpoint_digest
 
-_MARK = "RAYREC-MESSAGE-HERE"
-_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"  # the date that Llama 3's templates fall back to
-_CLOSING = "\n\nAnswer:\n"  # without a chat template; a line break, so that labels begin a line as in the list
+_CLOSING = "\n\nAnswer:\n"  # without a chat template; a line break, so that a letter begins a line as in the list
 _WHERE = "rerank.checkpoint"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """What stands around the user's message in every prompt. `closing_text` is what `closing` was read from."""
+    """The token ids around the user's message in every prompt. `closing_text`: the text of `closing`."""
 
     opening: TokenIds
     closing: TokenIds
@@ -36,7 +30,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class InstructCheckpoint:
-    """Files on this machine; `adapter`: a PEFT LoRA folder to be used on top. Raises ConfigError when opened."""
+    """Files on this machine; `adapter`: the folder of a PEFT LoRA adapter. Raises ConfigError when opened."""
 
     folder: Path
     adapter: Path | None = None
@@ -51,92 +45,79 @@ class InstructCheckpoint:
 
     @property
     def digest(self) -> str:
-        """The folder's name and the digest of all that shapes a score; the same content, the same digest."""
+        """The folder's name and a digest of all files that change a score; the same content, the same digest."""
         folders = (self.folder,) if self.adapter is None else (self.folder, self.adapter)
         return f"{self.folder.name}@{checkpoint_digest(*folders)}"
 
     @cached_property
-    def words(self) -> SafeTokenizer:
+    def tokenizer(self) -> SafeTokenizer:
         return SafeTokenizer(self.folder / "tokenizer.json")
 
     @cached_property
-    def config(self) -> Any:
-        """The text model's Hugging Face config."""
+    def model_files(self) -> ModelFiles:
+        """The checkpoint for an engine."""
+        config = self._config()
+        return ModelFiles(
+            str(self.folder),
+            str(config.dtype or "float32").removeprefix("torch."),
+            int(config.vocab_size),
+            int(config.max_position_embeddings),
+            None if self.adapter is None else str(self.adapter),
+            self._lora_rank(),
+        )
+
+    def chat(self, system: str | None = None) -> Chat:
+        """The ids around one user message, up to where the model answers; `system`: our own words, never others'."""
+        tokenizer = self.tokenizer
+        around = text_around_message(self.folder, tokenizer, self._where, system=system)
+        if around is None:
+            before = tokenizer.encode_trusted(f"{system}\n\n" if system else "")
+            return Chat(tokenizer.begin + before, tokenizer.encode_trusted(_CLOSING), _CLOSING)
+        opening, closing = around
+        return Chat(tokenizer.encode_template(opening), tokenizer.encode_template(closing), closing)
+
+    def answer_ids(self, chat: Chat, answers: Sequence[str]) -> dict[str, int]:
+        """Ids of those `answers` that are exactly one token of their own where the model answers.
+
+        An answer of two tokens would be scored by its first, and two answers that begin alike would score the same.
+        """
+        found: dict[str, int] = {}
+        for answer in answers:
+            ids = self.tokenizer.encode_template(chat.closing_text + answer)
+            if ids[:-1] == chat.closing and ids[-1] not in self.tokenizer.added and ids[-1] not in found.values():
+                found[answer] = ids[-1]
+        return found
+
+    def letter_ids(self, chat: Chat, letters: str, count: int, where: str) -> TokenIds:
+        """Ids of the first `count` usable `letters` as answers. Raises ConfigError, which names `where`, for fewer."""
+        ids = tuple(self.answer_ids(chat, letters).values())[:count]
+        if len(ids) < count:
+            raise ConfigError(
+                f"{count} letters are needed, {len(ids)} are one token each where this checkpoint answers",
+                where=f"{where}; {self.folder}",
+                hint="lower window, or choose another checkpoint",
+            )
+        return ids
+
+    @property
+    def _where(self) -> str:
+        return f"{_WHERE}: {self.folder}"
+
+    def _config(self) -> Any:
+        """The Hugging Face config of the text model."""
         from transformers import AutoConfig
 
         try:
-            return AutoConfig.from_pretrained(
-                self.folder, local_files_only=True, trust_remote_code=False
-            ).get_text_config()
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"the checkpoint's config.json cannot be used: {error}", where=f"{_WHERE}: {self.folder}"
-            ) from None
+            raise ConfigError(f"the checkpoint's config.json cannot be used: {error}", where=self._where) from None
+        return config.get_text_config()
 
-    def dtype(self, choice: str) -> str:
-        """`choice`, or for "auto" the dtype that the weights are stored in."""
-        return choice if choice != "auto" else str(self.config.dtype or "float32").removeprefix("torch.")
-
-    @property
-    def lora_rank(self) -> int:
-        """Of the adapter; 0 without one."""
+    def _lora_rank(self) -> int:
         if self.adapter is None:
             return 0
         content = json.loads((self.adapter / "adapter_config.json").read_text(encoding="utf8"))
         return max(int(content["r"]), *map(int, content.get("rank_pattern", {}).values()), 1)
-
-    def chat(self, system: str | None = None) -> Chat:
-        """The ids around one user message, up to where the model answers; `system`: our own words, never others'."""
-        words = self.words
-        rendered = self._rendered(system)
-        if rendered is None:
-            return Chat(words.begin + words.own(f"{system}\n\n" if system else ""), words.own(_CLOSING), _CLOSING)
-        opening, closing = rendered
-        return Chat(words.whole(opening), words.whole(closing), closing)
-
-    def answer_ids(self, chat: Chat, answers: Sequence[str]) -> dict[str, int]:
-        """Those of `answers` that are exactly one token of their own where the model answers, with their ids."""
-        found: dict[str, int] = {}
-        for answer in answers:
-            ids = self.words.whole(chat.closing_text + answer)
-            if ids[:-1] == chat.closing and ids[-1] not in self.words.added and ids[-1] not in found.values():
-                found[answer] = ids[-1]
-        return found
-
-    def _rendered(self, system: str | None) -> tuple[str, str] | None:
-        """The chat template's text before and after the user's message; None where there is no template."""
-        from jinja2 import TemplateError
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        if not set(tokenizer.added_tokens_decoder) <= self.words.added:
-            raise ConfigError(
-                "tokenizer.json lacks special tokens that tokenizer_config.json names",
-                where=f"{_WHERE}: {self.folder}",
-                hint="save the tokenizer again with transformers (save_pretrained), which writes them into one file",
-            )
-        if tokenizer.chat_template is None:
-            return None
-        messages = [{"role": "system", "content": system}] if system else []
-        try:
-            text: str = tokenizer.apply_chat_template(
-                [*messages, {"role": "user", "content": _MARK}],
-                chat_template=_DAY + tokenizer.get_chat_template(),
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=False,
-            )
-        except (TemplateError, ValueError) as error:
-            raise ConfigError(
-                f"the checkpoint's chat template refuses the prompt: {error}", where=f"{_WHERE}: {self.folder}"
-            ) from None
-        if text.count(_MARK) != 1:
-            raise ConfigError(
-                "the checkpoint's chat template does not show the user's message exactly once",
-                where=f"{_WHERE}: {self.folder}",
-            )
-        before, after = text.split(_MARK)
-        return before, after
 
 
 def _require_files(folder: Path, patterns: Sequence[str], where: str) -> None:

@@ -1,19 +1,19 @@
-"""label: candidates listed under one-token labels; one forward gives the log-probability of every label.
+"""The listwise reranker: candidates listed under letters; one forward pass gives the log-probability of every letter.
 
-    <opening> a reranking template (T3): what is asked, history | A. item  B. item  ...  The first one? <closing>
-                                                                ->  log P(A), log P(B), ...
+    <opening> a reranking template (T3): instruction, history | A. item  B. item  ...  The first one? <closing>
+                                                              ->  log P(A), log P(B), ...
 
-Where a candidate stands changes its score (position bias), so lists are read in several orders: each shuffle forwards
-and backwards, so that a bias that is linear in the position cancels within one pair. An ask is done once the order of
-its top did not change from one pair to the next.
+The position in the list changes a score (position bias), so candidates are listed in several orders: each shuffle
+forwards and backwards, so that a bias that is linear in the position cancels within the pair. A query is done once the
+order of its top did not change from one pair to the next.
 
-More candidates than labels are spread over windows, shuffled anew for each pair. A label's log-probability then depends
-on who else is in the window; the model log p = s_item + c_list, fitted by least squares over all lists read, takes that
-out. With one window s is the plain mean.
+More candidates than letters are spread over windows, shuffled anew for each pair. The log-probability of a letter then
+depends on the other items of the window; the model log p = s_item + c_list, fitted by least squares over all lists,
+removes that. With one window s is the plain mean.
 
-Shuffles come from the ask's own texts, sorted: neither the batch nor the order in which candidates are given changes a
-score, and equal texts score the same. One candidate's text can change another's score in this way of scoring; in yes_no
-it cannot.
+Shuffles are derived from the query's own texts, sorted: neither the batch nor the order of the candidates changes a
+score, and equal texts score the same. The text of a candidate can change the scores of others, as it cannot in the
+pointwise reranker.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.method_settings import require
+from rayrec.instructions.safe_tokenizer import TokenIds
 from rayrec.instructions.templates import Templates
 from rayrec.numerics.hashing import derive_seed
-from rayrec.reranking.engines.engine import Failure
-from rayrec.reranking.engines.next_token import NextTokenEngine
-from rayrec.reranking.text.answer_labels import LABELS, ChoiceLetters
+from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
 from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
-from rayrec.reranking.text.untrusted_text import TokenIds
 
+_LETTERS = ascii_uppercase + ascii_lowercase
 _ENDING = "\nAnswer with the letter of the first one only."
 _EXACT = 1e-20  # of the squared residual
 
@@ -48,13 +48,13 @@ class ListwiseSettings(TextScorerSettings):
     window: int = 20
     """Candidates in one list at most, 2 to 52; the checkpoint needs a letter of one token for each."""
     permutations: int = 8
-    """Times that each candidate is listed at most: 1, or even up to 128. Price and steadiness rise with it."""
+    """Times that each candidate is listed at most: 1, or even up to 128. Cost and stability rise with it."""
     stable_top: int = 10
-    """Done once the order of so many did not change from one pair of lists to the next."""
+    """Stop once the order of this many did not change from one pair of lists to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(2 <= self.window <= len(LABELS), f"window must be between 2 and {len(LABELS)}")
+        require(2 <= self.window <= len(_LETTERS), f"window must be between 2 and {len(_LETTERS)}")
         require(self.permutations == 1 or self.permutations in range(2, 129, 2), "permutations must be 1 or even")
         require(self.stable_top >= 1, "stable_top must be at least 1")
 
@@ -63,42 +63,44 @@ class ListwiseSettings(TextScorerSettings):
 class ListwiseScorer(TextScorer):
     """Candidates listed under letters, and all letters scored at once: for few prompts."""
 
-    name = "label"
+    name = "listwise"
     task_form = "T3"
     settings_class = ListwiseSettings
 
     def __init__(
-        self, engine: NextTokenEngine, checkpoint: InstructCheckpoint, settings: ListwiseSettings, templates: Templates
+        self, engine: Engine, checkpoint: InstructCheckpoint, settings: ListwiseSettings, templates: Templates
     ) -> None:
-        self.engine, self._settings, self._words = engine, settings, checkpoint.words
-        chat = checkpoint.chat()
-        self._labels = ChoiceLetters.of(checkpoint, chat, settings.window, self.where())
+        self.engine, self._settings, self._tokenizer = engine, settings, checkpoint.tokenizer
+        chat, own = checkpoint.chat(), checkpoint.tokenizer.encode_trusted
+        self.ids = checkpoint.letter_ids(chat, _LETTERS, settings.window, self.where())
+        # Lines are put together from ids: some vocabularies would join the letter and the dot, and a letter in the
+        # list is to be the very token that it is as an answer.
+        self._lines = [(*own("\n"), letter, *own(".")) for letter in self.ids]
         self._prompts = PromptBuilder(
             chat,
-            checkpoint.words,
+            checkpoint.tokenizer,
             settings,
             template_by_cell(templates, self.task_form),
-            candidates=sum(len(line) + settings.item_tokens for line in self._labels.lines),
-            longest=engine.longest,
+            candidate_tokens=sum(len(line) + settings.item_tokens for line in self._lines),
+            max_tokens=engine.max_prompt_tokens,
             ending=_ENDING,
         )
-        self.ids = self._labels.ids
 
     def neutral_score(self, candidates: int) -> float:
         return -math.log(max(candidates, 1))
 
-    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
-        """Log-probabilities over the ask's candidates, that each is the first choice."""
-        texts = sorted(set(ask.candidates))
-        beginning = self._prompts.shared_prefix(ask)
-        seed = derive_seed("label", ask.preference, ask.intention, *ask.history, "candidates", *texts)
+    def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
+        """Log-probability that a candidate comes first, over the query's candidates."""
+        texts = sorted(set(query.candidates))
+        shared = self._prompts.shared_prefix(query)
+        seed = derive_seed("label", query.profile, query.request, *query.history, "candidates", *texts)
         lists: list[Ints] = []
         log_probs: list[Doubles] = []
         scores, top = np.zeros(len(texts)), None
         for pair in range((self._settings.permutations + 1) // 2 if texts else 0):
             new = self._lists(len(texts), derive_seed(seed, pair))
             answers = yield [
-                self._prompts.prompt(beginning, {"candidates": self._listed([texts[place] for place in places])})
+                self._prompts.prompt(shared, {"candidates": self._listed([texts[place] for place in places])})
                 for places in new
             ]
             for places, answer in zip(new, answers, strict=True):
@@ -111,13 +113,17 @@ class ListwiseScorer(TextScorer):
             if top == before:
                 break
         found = dict(zip(texts, scores - np.logaddexp.reduce(scores) if texts else scores, strict=True))
-        return np.array([found[text] for text in ask.candidates], np.float32)
+        return np.array([found[text] for text in query.candidates], np.float32)
 
     def _listed(self, texts: Sequence[str]) -> TokenIds:
-        return self._labels.listed([self._words.of(text, self._settings.item_tokens) for text in texts])
+        """Texts one a line, each after its letter."""
+        encode, most = self._tokenizer.encode_untrusted, self._settings.item_tokens
+        return tuple(
+            token for line, text in zip(self._lines, texts, strict=False) for token in (*line, *encode(text, most))
+        )
 
     def _lists(self, count: int, seed: int) -> list[Ints]:
-        """One pair: a shuffle of `count` texts cut into windows of about the same length, and each read backwards."""
+        """One pair: a shuffle of `count` texts in windows of about the same length, and each window backwards."""
         shuffled = np.random.default_rng(seed).permutation(count)
         windows = np.array_split(shuffled, -(-count // self._settings.window))
         return windows if self._settings.permutations == 1 else windows + [window[::-1] for window in windows]
@@ -127,15 +133,15 @@ def item_effects(lists: Sequence[Ints], log_probs: Sequence[Doubles], items: int
     """s of the least squares fit log p = s_item + c_list, float64 [items], up to a constant.
 
     `lists`: the items of each list; `log_probs`: theirs there. Every item is in some list. Lists that share no item
-    with the others leave the constant between them open: their means are then taken for equal. The normal equations
-    without c are solved by conjugate gradients, all sums in a fixed order: the same bits on any number of threads.
+    with others have no common constant: their means are then assumed equal. The normal equations without c are solved
+    by conjugate gradients, with all sums in a fixed order: the same bits on any number of threads.
     """
     item = np.concatenate(lists)
     place = np.repeat(np.arange(len(lists)), [len(places) for places in lists])
     per_list = np.bincount(place)
 
     def within_lists(value: Doubles) -> Doubles:
-        """Values [entries] less their list's mean, summed by item."""
+        """Values [entries] minus the mean of their list, summed by item."""
         return np.asarray(np.bincount(item, value - (np.bincount(place, value) / per_list)[place], items), np.float64)
 
     scores = np.zeros(items)

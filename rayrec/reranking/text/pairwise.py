@@ -1,12 +1,12 @@
-"""pairwise: the top candidates compared two by two along a sorting network (Batcher's odd-even merge sort).
+"""The pairwise reranker: the top candidates compared two by two along a sorting network (Batcher 1968).
 
-    <opening> a pairwise template (T1): what is asked, history | A: item  B: item <closing>   ->  log P(A) - log P(B)
+    <opening> a pairwise template (T1): instruction, history | A: item  B: item <closing>   ->  log P(A) - log P(B)
 
-Each pair is read in both orders and averaged, so that A before B cannot matter. The network fixes which places are
-compared, whatever the answers (63 comparisons in 10 rounds for 16 candidates): the comparisons of a round are read at
-once, and no answer can lead to more of them. Candidates come in the retriever's order; those beyond `top` keep it.
+Each pair is compared in both orders and averaged, so that standing first does not matter. The network fixes which
+places are compared, whatever the answers (63 comparisons in 10 rounds for 16 candidates): all comparisons of a round
+go to the engine at once. Candidates come in the order of the retrievers; those beyond `top` keep it.
 
-A score is -log(rank): of a rank, not of a margin, and blended as such.
+A score is -log(rank): it has the scale of a rank, not of a margin, and is blended as such.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ import numpy as np
 
 from rayrec.config.method_settings import require
 from rayrec.instructions.templates import Templates
-from rayrec.reranking.engines.engine import Failure
-from rayrec.reranking.engines.next_token import NextTokenEngine
-from rayrec.reranking.text.answer_labels import answer_ids
+from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
 from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
@@ -30,7 +28,7 @@ from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextSc
 @dataclass(frozen=True)
 class PairwiseSettings(TextScorerSettings):
     top: int = 16
-    """Candidates that are sorted, 2 to 128; powers of two waste nothing, and those behind keep their order."""
+    """Candidates that are sorted, 2 to 128; powers of two cost least. The others keep the retrievers' order."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,34 +44,34 @@ class PairwiseScorer(TextScorer):
     settings_class = PairwiseSettings
 
     def __init__(
-        self, engine: NextTokenEngine, checkpoint: InstructCheckpoint, settings: PairwiseSettings, templates: Templates
+        self, engine: Engine, checkpoint: InstructCheckpoint, settings: PairwiseSettings, templates: Templates
     ) -> None:
-        self.engine, self._settings, self._words = engine, settings, checkpoint.words
+        self.engine, self._settings, self._tokenizer = engine, settings, checkpoint.tokenizer
         chat = checkpoint.chat()
         self._prompts = PromptBuilder(
             chat,
-            checkpoint.words,
+            checkpoint.tokenizer,
             settings,
             template_by_cell(templates, self.task_form),
-            candidates=2 * settings.item_tokens,
-            longest=engine.longest,
+            candidate_tokens=2 * settings.item_tokens,
+            max_tokens=engine.max_prompt_tokens,
         )
-        self.ids = answer_ids(checkpoint, chat, "AB", self.where())
+        self.ids = checkpoint.letter_ids(chat, "AB", 2, self.where())
 
     def neutral_score(self, candidates: int) -> float:
-        """The mean of all ranks' scores."""
+        """The mean score of all ranks."""
         return -math.lgamma(candidates + 1) / max(candidates, 1)
 
-    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
+    def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
         """-log(rank), ranks from 1."""
-        beginning = self._prompts.shared_prefix(ask)
-        order = list(range(len(ask.candidates)))
-        texts = [self._words.of(text, self._settings.item_tokens) for text in ask.candidates[: self._settings.top]]
+        shared = self._prompts.shared_prefix(query)
+        order = list(range(len(query.candidates)))
+        encode, most = self._tokenizer.encode_untrusted, self._settings.item_tokens
+        texts = [encode(text, most) for text in query.candidates[: self._settings.top]]
         for compared in sorting_network(len(texts)):
             places = [place for high, low in compared for place in ((high, low), (low, high))]
             answers = yield [
-                self._prompts.prompt(beginning, {"first": texts[order[a]], "second": texts[order[b]]})
-                for a, b in places
+                self._prompts.prompt(shared, {"first": texts[order[a]], "second": texts[order[b]]}) for a, b in places
             ]
             for (high, low), first, second in zip(compared, answers[::2], answers[1::2], strict=True):
                 if isinstance(first, Failure):

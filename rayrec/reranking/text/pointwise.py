@@ -1,13 +1,13 @@
-"""yes_no: one candidate a prompt, last; score = log P(yes) - log P(no).
+"""The pointwise reranker: one candidate a prompt, at its end; score = log P(yes) - log P(no).
 
-    <opening> a pointwise template (T0): what is asked, history | one item <closing>
-    shared by all candidates                                    | all that differs
+    <opening> a pointwise template (T0): instruction, history | one item <closing>
+    shared by all candidates                                  | different for each
 
-A prompt holds one candidate's text only, so that no candidate can reach another's score. The shared beginning comes
-first and its length does not depend on the item: engines read it once, from their prefix cache.
+A prompt holds the text of one candidate, so that no candidate can change the score of another. The shared part comes
+first and its length does not depend on the item: the engine computes it once and keeps it in its prefix cache.
 
-`prompt: qwen3_reranker` writes what the Qwen3-Reranker checkpoints were trained on (their model card: a system message
-with the task of the judge, then <Instruct>, <Query>, <Document>, and "yes" or "no").
+`prompt: qwen3_reranker` writes the prompt that the Qwen3-Reranker checkpoints were trained on (their model card: a
+system message with the judge's task, then <Instruct>, <Query>, <Document>, and "yes" or "no").
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 from rayrec.config.method_settings import require
 from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Template, Templates
-from rayrec.reranking.engines.engine import Failure, Float32
-from rayrec.reranking.engines.next_token import NextTokenEngine
+from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
 from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
@@ -40,7 +39,7 @@ _ANYTHING = "what they will want next"
 @dataclass(frozen=True)
 class PointwiseSettings(TextScorerSettings):
     prompt: str = "templates"
-    """`templates`, or `qwen3_reranker`: the words that the Qwen3-Reranker checkpoints were trained on."""
+    """`templates`, or `qwen3_reranker`: the prompt that the Qwen3-Reranker checkpoints were trained on."""
 
     @property
     def uses_templates(self) -> bool:
@@ -49,30 +48,30 @@ class PointwiseSettings(TextScorerSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.prompt in PROMPTS, f"prompt must be one of {', '.join(PROMPTS)}")
-        require(self.uses_templates or self.few_shot == "none", f"prompt {self.prompt} takes no demonstrations")
+        require(self.uses_templates or self.few_shot == "none", f"prompt {self.prompt} takes no few-shot examples")
 
 
 @register
 class PointwiseScorer(TextScorer):
-    """One candidate a prompt, yes or no: no item's text can change another's score."""
+    """One candidate a prompt, yes or no: the text of an item cannot change the score of another."""
 
-    name = "yes_no"
+    name = "pointwise"
     task_form = "T0"
     settings_class = PointwiseSettings
 
     def __init__(
-        self, engine: NextTokenEngine, checkpoint: InstructCheckpoint, settings: PointwiseSettings, templates: Templates
+        self, engine: Engine, checkpoint: InstructCheckpoint, settings: PointwiseSettings, templates: Templates
     ) -> None:
         self._as_query = settings.prompt == "qwen3_reranker"
         chat = checkpoint.chat(_JUDGE if self._as_query else None)
-        self.engine, self._words, self._most = engine, checkpoint.words, settings.item_tokens
+        self.engine, self._tokenizer, self._item_tokens = engine, checkpoint.tokenizer, settings.item_tokens
         self._prompts = PromptBuilder(
             chat,
-            checkpoint.words,
+            checkpoint.tokenizer,
             settings,
             _query_template if self._as_query else template_by_cell(templates, self.task_form),
-            candidates=settings.item_tokens,
-            longest=engine.longest,
+            candidate_tokens=settings.item_tokens,
+            max_tokens=engine.max_prompt_tokens,
         )
         answers = _ANSWERS[settings.prompt]
         known = checkpoint.answer_ids(chat, [answer for pair in answers for answer in pair])
@@ -81,30 +80,31 @@ class PointwiseScorer(TextScorer):
             raise ConfigError(
                 "yes and no are not one token each where this checkpoint answers",
                 where=f"rerank.checkpoint: {checkpoint.folder}",
-                hint="choose another checkpoint for method yes_no",
+                hint="choose another checkpoint for method pointwise",
             )
         self.ids = [*(yes for yes, _ in pairs), *(no for _, no in pairs)]
 
-    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
-        """Log-odds. A candidate whose prompt alone fails is NaN in its place; a Failure only where all of them fail."""
+    def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
+        """Log-odds. A candidate whose own prompt fails is NaN in its place; a Failure only where all of them fail."""
         if self._as_query:
-            query = ". ".join(filter(None, (ask.intention, ask.preference))) or _ANYTHING
-            ask = replace(ask, intention=query, preference="")
-        beginning = self._prompts.shared_prefix(ask)
+            wanted = ". ".join(filter(None, (query.request, query.profile))) or _ANYTHING
+            query = replace(query, request=wanted, profile="")
+        shared = self._prompts.shared_prefix(query)
         answers = yield [
-            self._prompts.prompt(beginning, {"item": self._words.of(text, self._most)}) for text in ask.candidates
+            self._prompts.prompt(shared, {"item": self._tokenizer.encode_untrusted(text, self._item_tokens)})
+            for text in query.candidates
         ]
         return _log_odds(answers)
 
 
-def _query_template(ask: RankingQuery) -> Template:
-    cell, taken = ("P1", _TAKEN) if ask.history else ("P0", "")
-    text = f"{_INSTRUCT}{_QUERY}{taken}{_DOCUMENT}"
+def _query_template(query: RankingQuery) -> Template:
+    cell, history = ("P1", _TAKEN) if query.history else ("P0", "")
+    text = f"{_INSTRUCT}{_QUERY}{history}{_DOCUMENT}"
     return Template(f"qwen3-reranker-{cell.lower()}", cell, "I2", "T0", "train", text)
 
 
 def _log_odds(answers: Sequence[Float32 | Failure]) -> Float32 | Failure:
-    """Each answer: log-probabilities of the spellings of yes, then as many of no."""
+    """Of answers with the log-probabilities of the spellings of yes, then as many of no."""
     failures = [answer for answer in answers if isinstance(answer, Failure)]
     if failures and len(failures) == len(answers):
         return failures[0]

@@ -1,8 +1,8 @@
-"""How much of a score is the words beside an item's title: a few users read again with the title alone.
+"""Text ablation: how much the text beside an item's title changes its score, measured on a sample of users.
 
-Of each sampled user two candidates are read again, one at a time, everything else in the prompt as it was: the one that
-the checkpoint lifted furthest above the retrievers' order, and one by chance. Where an item's category or description
-works on the reader, its score falls by more than others' do.
+Of each sampled user two candidates are scored again with the title alone, one at a time, everything else in the prompt
+unchanged: the one that the checkpoint moved furthest above the retrievers' order, and one at random. Where the
+category or description of an item works on the checkpoint, its score falls by more than that of other items.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from rayrec.reranking.text.text_reranker import TextReranker
 TEXT_ABLATION = pa.schema(
     [
         pa.field("item", pa.int32(), nullable=False),  # code in the day's catalogue
-        pa.field("given", pa.float32(), nullable=False),  # its score as it was read
-        pa.field("bare", pa.float32(), nullable=False),  # its score by its title alone, all else as it was
+        pa.field("score", pa.float32(), nullable=False),  # with its whole text
+        pa.field("score_title_only", pa.float32(), nullable=False),
     ]
 )
 
 
-def ablate_texts(reader: TextReranker, table: pa.Table, users: int, seed: int) -> pa.Table:
-    """TEXT_ABLATION of up to `users` of the rows that `reader` scored (reranked_schema): for a seed always the same ones.
+def ablate_texts(reranker: TextReranker, table: pa.Table, users: int, seed: int) -> pa.Table:
+    """TEXT_ABLATION of up to `users` of the rows that `reranker` scored (reranked_schema), the same for the same seed.
 
-    Items of which nothing but the title was read are never drawn; answers that fail are left out.
+    Items with nothing but a title are never drawn; prompts that fail are left out.
     """
     scored = table.filter(pc.is_valid(table["llm_score"])).combine_chunks()
-    drawn = splitmix64(hash_strings(scored["user_id"]) ^ np.uint64(seed))
-    order = np.argsort(drawn, kind="stable")[:users]
-    scored, drawn = scored.take(pa.array(order)), drawn[order]
-    read, asks = reader.queries(scored)
-    code = Ragged.from_arrow(scored["candidate"]).values[read.values]
-    given = Ragged.from_arrow(scored["llm_score"]).values[read.values]
-    worded = np.array([reader.texts[one] != reader.titles[one] for one in code], np.bool_)
-    places, again = [], []
-    for row, ask in enumerate(asks):
-        start = int(read.offsets[row])
-        part = slice(start, int(read.offsets[row + 1]))
-        for place in _two(given[part], worded[part], int(drawn[row])):
+    draw = splitmix64(hash_strings(scored["user_id"]) ^ np.uint64(seed))
+    order = np.argsort(draw, kind="stable")[:users]
+    scored, draw = scored.take(pa.array(order)), draw[order]
+    depth, queries = reranker.queries(scored)
+    code = Ragged.from_arrow(scored["candidate"]).values[depth.values]
+    score = Ragged.from_arrow(scored["llm_score"]).values[depth.values]
+    has_more = np.array([reranker.texts[one] != reranker.titles[one] for one in code], np.bool_)
+    places, ablated = [], []
+    for row, query in enumerate(queries):
+        start = int(depth.offsets[row])
+        part = slice(start, int(depth.offsets[row + 1]))
+        for place in _two_candidates(score[part], has_more[part], int(draw[row])):
             places.append(start + place)
-            again.append(ask.with_candidate(place, reader.titles[code[start + place]]))
-    answers = zip(reader.scored(again), read.rows[places], places, strict=True)
-    bare = [
-        np.nan if isinstance(answer, Failure) else answer[place - read.offsets[row]] for answer, row, place in answers
+            ablated.append(query.with_candidate(place, reranker.titles[code[start + place]]))
+    answers = zip(reranker.scores(ablated), depth.rows[places], places, strict=True)
+    title_only = [
+        np.nan if isinstance(answer, Failure) else answer[place - depth.offsets[row]] for answer, row, place in answers
     ]
-    found = pa.table([code[places], given[places], np.array(bare, np.float32)], schema=TEXT_ABLATION)
-    return found.filter(pc.and_(pc.is_finite(found["given"]), pc.is_finite(found["bare"])))
+    found = pa.table([code[places], score[places], np.array(title_only, np.float32)], schema=TEXT_ABLATION)
+    return found.filter(pc.and_(pc.is_finite(found["score"]), pc.is_finite(found["score_title_only"])))
 
 
-def _two(given: Float32, worded: npt.NDArray[np.bool_], draw: int) -> list[int]:
-    """Of candidates in the retrievers' order the `worded` one that rose furthest, and another of them."""
-    rank = np.empty(len(given), np.int64)
-    rank[np.argsort(-given, kind="stable")] = np.arange(len(given))
-    may = np.flatnonzero(worded)
-    if not len(may):
+def _two_candidates(score: Float32, eligible: npt.NDArray[np.bool_], draw: int) -> list[int]:
+    """Of candidates in the retrievers' order the eligible one that rose furthest, and another one at random."""
+    rank = np.empty(len(score), np.int64)
+    rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
+    places = np.flatnonzero(eligible)
+    if not len(places):
         return []
-    first = int(may[np.argmax(may - rank[may])])
-    others = may[may != first]
+    first = int(places[np.argmax(places - rank[places])])
+    others = places[places != first]
     return [first, int(others[draw % len(others)])] if len(others) else [first]

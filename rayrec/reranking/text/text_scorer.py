@@ -1,7 +1,7 @@
-"""What every way of scoring over text is: a user's request, history and candidates in, one score a candidate out.
+"""The base class of text scorers: the request, history and candidates of a user in, one score a candidate out.
 
-A way is a pure function of one `Ask` and the checkpoint: never of the other asks of its batch. A new way is a new file
-with one class, registered by name, plus its test; all pass tests/reranking/ways/test_way_contract.py.
+A scorer is a pure function of one `RankingQuery` and the checkpoint, never of the other queries of its batch. A new
+scorer is a new file with one registered class, and its test; all pass tests/reranking/text/test_scorer_contract.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from rayrec.config.method_settings import read_settings, require
+from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Templates, load_templates
-from rayrec.reranking.engines.engine import Failure, Float32
-from rayrec.reranking.engines.next_token import NextTokenEngine
+from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
+from rayrec.reranking.engines.engine_registry import start_engine
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 FEW_SHOT_METHODS = ("none", "nearest", "difficult", "coverage")
@@ -22,49 +23,49 @@ FEW_SHOT_METHODS = ("none", "nearest", "difficult", "coverage")
 
 @dataclass(frozen=True)
 class FewShotExample:
-    """What another user took, as a worked example (see demonstrations.py)."""
+    """What another user consumed after a history, shown before the question (see `few_shot`)."""
 
     history: tuple[str, ...]  # item texts, oldest first
-    consumed: str  # the item that came next
+    consumed: str  # the next item
 
 
 @dataclass(frozen=True)
 class RankingQuery:
-    """What one user is to be ranked for. All of it may be anybody's text."""
+    """What one user's candidates are scored for. All of it may be untrusted text."""
 
-    intention: str  # what they want now, in words; "": nothing is said
+    request: str  # what the user wants now, in words; "": none
     history: tuple[str, ...]  # item texts, oldest first
     candidates: tuple[str, ...]  # item texts
     examples: tuple[FewShotExample, ...] = ()
-    preference: str = ""  # what they like, in words
+    profile: str = ""  # the user profile text; "": none
 
     def with_candidate(self, place: int, text: str) -> RankingQuery:
-        """The same with another text in one place."""
+        """A copy with another text in one place."""
         return replace(self, candidates=(*self.candidates[:place], text, *self.candidates[place + 1 :]))
 
 
 @dataclass(frozen=True)
 class TextScorerSettings:
-    """What every way's settings hold: how much of each text enters a prompt. All of it changes scores."""
+    """Settings that all text scorers share: how much of each text enters a prompt. All of them change scores."""
 
     prompt_tokens: int = 2048
-    """Tokens of a whole prompt, 64 or more; the checkpoint's own bound may be lower. Bounds memory."""
+    """Tokens of a whole prompt, 64 or more; the checkpoint may allow fewer. Bounds memory."""
     instruction_tokens: int = 128
-    """Tokens of what is asked: of the intention, and of the preference what is left."""
+    """Tokens of the request, and of the user profile text what is left."""
     item_tokens: int = 48
-    """Tokens of one item's text, in the history and among the candidates."""
+    """Tokens of the text of one item, in the history and among the candidates."""
     events: int = 20
     """Newest items of the history, 0 or more."""
     few_shot: str = "none"
-    """Worked examples of other users before the question: `none`, `nearest`, `difficult` or `coverage`."""
+    """Few-shot examples of other users before the question: `none`, `nearest`, `difficult` or `coverage`."""
     examples: int = 2
-    """So many examples, where there are any."""
+    """Number of few-shot examples."""
     example_events: int = 5
-    """Newest items of an example's history."""
+    """Newest items of the history of an example."""
 
     @property
     def uses_templates(self) -> bool:
-        """Whether the prompts are those of `instruction.templates`."""
+        """Whether the prompts come from `instruction.templates`."""
         return True
 
     def __post_init__(self) -> None:
@@ -72,86 +73,113 @@ class TextScorerSettings:
         require(self.instruction_tokens >= 1, "instruction_tokens must be at least 1")
         require(self.item_tokens >= 1, "item_tokens must be at least 1")
         require(self.events >= 0, "events must not be below 0")
-        require(self.few_shot in FEW_SHOT_METHODS, f"demonstrations must be one of {', '.join(FEW_SHOT_METHODS)}")
+        require(self.few_shot in FEW_SHOT_METHODS, f"few_shot must be one of {', '.join(FEW_SHOT_METHODS)}")
         require(self.examples >= 1, "examples must be at least 1")
         require(self.example_events >= 1, "example_events must be at least 1")
 
 
 PromptRounds = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
-"""What passes between a way and the LLM for one ask: it yields prompts, is sent an answer for each (see NextTokenEngine), and
-returns the scores."""
+"""The exchange between a scorer and the LLM for one query: the generator yields prompts, is sent a result for each
+(see `Engine.next_token_log_probs`), and returns the scores."""
 
 
 class TextScorer(ABC):
     """Built once in an actor with a started engine."""
 
-    name: ClassVar[str]
-    task_form: ClassVar[str]  # of the templates that it reads
-    settings_class: ClassVar[type[TextScorerSettings]]  # the dataclass that `rerank.settings` are read as
-    engine: NextTokenEngine
-    ids: Sequence[int]  # the next tokens that its prompts are asked for
+    name: ClassVar[str]  # the value of rerank.method
+    task_form: ClassVar[str]  # of its templates
+    settings_class: ClassVar[type[TextScorerSettings]]  # of `rerank.settings`
+    engine: Engine
+    ids: Sequence[int]  # the answers, as next tokens
 
     @abstractmethod
-    def __init__(
-        self, engine: NextTokenEngine, checkpoint: InstructCheckpoint, settings: Any, templates: Templates
-    ) -> None:
+    def __init__(self, engine: Engine, checkpoint: InstructCheckpoint, settings: Any, templates: Templates) -> None:
         """`settings`: of `settings_class`. Raises ConfigError as `load` does."""
 
     @classmethod
     def read(cls, settings: Mapping[str, Any]) -> TextScorerSettings:
-        """`rerank.settings` as this way's own dataclass. Raises ConfigError: called before any work starts."""
+        """`rerank.settings` as `settings_class`. Raises ConfigError: called before any work starts."""
         return read_settings(cls.settings_class, settings, cls.where())
 
     @classmethod
     def where(cls) -> str:
-        """Of the settings, in the config."""
+        """The place of the settings in the config, for errors."""
         return f"rerank.settings ({cls.name})"
 
     @classmethod
     def load(
         cls,
-        engine: NextTokenEngine,
+        engine: Engine,
         checkpoint: InstructCheckpoint,
         settings: Mapping[str, Any],
         templates: Templates | None = None,
     ) -> Self:
-        """`engine` runs `checkpoint`; `templates` say how things are put, None: rayrec's own. Raises ConfigError if
-        the checkpoint cannot be asked in this way, or the templates lack what it is asked by."""
+        """A scorer on an engine that runs `checkpoint`; `templates`: None for those of rayrec.
+
+        Raises ConfigError where the checkpoint cannot answer as this scorer needs it, or a template is missing.
+        """
         return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
 
     def neutral_score(self, candidates: int) -> float:
-        """What a candidate scores among so many where the checkpoint prefers none."""
+        """The score of each of so many candidates where the checkpoint prefers none."""
         return 0.0
 
     @abstractmethod
-    def prompt_rounds(self, ask: RankingQuery) -> PromptRounds:
-        """The prompts of one ask, round by round, and its scores: a function of the ask and the answers alone."""
+    def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
+        """The prompts of one query, round by round, then its scores: a function of the query and the results alone."""
 
-    def score(self, asks: Sequence[RankingQuery]) -> list[Float32 | Failure]:
-        """For each ask float32 [candidates], higher is better, comparable within the ask; or why there is none.
+    def score(self, queries: Sequence[RankingQuery]) -> list[Float32 | Failure]:
+        """For each query float32 [candidates], higher is better, comparable within the query; or a Failure.
 
-        The asks are read side by side, so that the engine gets the prompts of a round all at once.
+        The queries advance together, so that the engine gets all prompts of a round at once.
         """
-        results: list[Float32 | Failure] = [Failure("not scored")] * len(asks)
-        dialogues = [self.prompt_rounds(ask) for ask in asks]
-        answers: dict[int, list[Float32 | Failure] | None] = dict.fromkeys(range(len(asks)))
-        while answers:
-            asked: dict[int, list[list[int]]] = {}
-            for row, heard in answers.items():
+        scores: list[Float32 | Failure] = [Failure("not scored")] * len(queries)
+        rounds = [self.prompt_rounds(query) for query in queries]
+        results: dict[int, list[Float32 | Failure] | None] = dict.fromkeys(range(len(queries)))
+        while results:
+            prompts: dict[int, list[list[int]]] = {}
+            for row, result in results.items():
                 try:
-                    asked[row] = next(dialogues[row]) if heard is None else dialogues[row].send(heard)
+                    prompts[row] = next(rounds[row]) if result is None else rounds[row].send(result)
                 except StopIteration as end:
-                    results[row] = end.value
-            if not asked:
+                    scores[row] = end.value
+            if not prompts:
                 break
-            all_answers = iter(self.engine.log_probs([prompt for rows in asked.values() for prompt in rows], self.ids))
-            answers = {row: [next(all_answers) for _ in prompts] for row, prompts in asked.items()}
-        return results
+            flat = [prompt for of_query in prompts.values() for prompt in of_query]
+            answers = iter(self.engine.next_token_log_probs(flat, self.ids))
+            results = {row: [next(answers) for _ in of_query] for row, of_query in prompts.items()}
+        return scores
 
 
 TEXT_SCORERS: dict[str, type[TextScorer]] = {}
 
 
-def register(way: type[TextScorer]) -> type[TextScorer]:
-    TEXT_SCORERS[way.name] = way
-    return way
+def register(scorer: type[TextScorer]) -> type[TextScorer]:
+    TEXT_SCORERS[scorer.name] = scorer
+    return scorer
+
+
+def text_scorer_class(method: str) -> type[TextScorer]:
+    """The text scorer of a `rerank.method`. Raises ConfigError for others."""
+    if method not in TEXT_SCORERS:
+        raise ConfigError(
+            f"there is no text scorer {method!r}",
+            where="rerank.method",
+            hint=f"choose one of {', '.join(TEXT_SCORERS)}",
+        )
+    return TEXT_SCORERS[method]
+
+
+def start_text_scorer(
+    method: str,
+    engine: str,
+    checkpoint: InstructCheckpoint,
+    engine_settings: EngineSettings,
+    settings: Mapping[str, Any],
+    templates: Templates,
+) -> TextScorer:
+    """A scorer with its own engine; `engine`: as in `rerank.engine`."""
+    scorer = text_scorer_class(method)
+    longest = scorer.read(settings).prompt_tokens
+    started = start_engine(engine, checkpoint.model_files, "next_token", engine_settings, longest)
+    return scorer.load(started, checkpoint, settings, templates)

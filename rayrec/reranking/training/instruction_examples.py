@@ -27,7 +27,7 @@ from rayrec.config import RequestTask
 from rayrec.instructions.facet_scheme import WORD
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator, SimulatedRequests
 from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation, add_distractors
 from rayrec.reranking.training.tuning_data import Int, TuningExamples, no_text_target, text_target_examples
 

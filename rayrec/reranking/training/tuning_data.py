@@ -17,7 +17,7 @@ import pyarrow as pa
 from rayrec.config import Tuning
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
-from rayrec.reranking.item_token.item_prompt import PromptLayout, group_ends, interleave
+from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends, interleave
 
 Int = npt.NDArray[np.int64]
 _MOST_TARGETS = 64  # a query's nearest new items; baskets may be huge

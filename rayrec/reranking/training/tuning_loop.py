@@ -27,7 +27,7 @@ from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.instruction_examples import add_request_examples
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_data import Batch, Sequences, TuningExamples, batches, collate, epoch, validation

@@ -16,14 +16,14 @@ from rayrec.blending.blender import Blender, BlenderWeights, ItemFeatures
 from rayrec.data.schemas import candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.transformers_next_token import TransformersNextTokenEngine
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 
 ITEM, LIFT = 5, 2  # the attacker's item is the last that is read, and sixth of the retriever's eight
 WAYS_READ: list[tuple[str, dict[str, Any]]] = [
-    ("yes_no", {}),
-    ("label", {"window": 6, "permutations": 2}),
+    ("pointwise", {}),
+    ("listwise", {"window": 6, "permutations": 2}),
     ("pairwise", {"top": 6}),
 ]
 NEUTRAL = (0.0,) * len(user_traits.NAMES)
@@ -53,7 +53,7 @@ def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
 @pytest.mark.parametrize("way", WAYS_READ, ids=lambda way: way[0])
 def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, way: tuple[str, dict[str, Any]]) -> None:
     """By yes_no it does not touch the others either: their scores to the bit, and their order."""
-    engine = TransformersNextTokenEngine(qwen3, EngineSettings(threads=1), 1200)
+    engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(threads=1), 1200)
     started = TEXT_SCORERS[way[0]].load(engine, qwen3, way[1])
     reader = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
     rose = set()
@@ -65,7 +65,7 @@ def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, wa
         scores, free = (BLENDER.scores(read, PRIOR, lift)[0] for lift in (LIFT, None))
         rose.add(ITEM - order(free).index(ITEM))
         assert order(scores).index(ITEM) >= ITEM - LIFT
-        if way[0] == "yes_no":
+        if way[0] == "pointwise":
             given, before = (Ragged.from_arrow(table["llm_score"])[0] for table in (read, honest))
             assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
             assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))

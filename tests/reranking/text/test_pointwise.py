@@ -47,7 +47,6 @@ def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: Ins
     np.testing.assert_allclose(some, [1.0, np.nan, 0.0], atol=1e-6)
     assert none == Failure("it would not be read")
     assert np.asarray(empty).shape == (0,)
-    assert way.engine.prompt_counts["failed"] == 3
 
 
 def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: InstructCheckpoint) -> None:
@@ -56,7 +55,7 @@ def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: Inst
     PointwiseScorer.load(oracle, checkpoint, {"events": 5}).score(
         [RankingQuery("tea", tuple(TITLES), ("short", "long " * 500))]
     )
-    one, two = oracle.heard
+    one, two = oracle.prompts
     shared = one[: next(place for place in range(len(one)) if one[place] != two[place])]
     assert shared.rstrip().endswith("Item:")
     assert [title in shared for title in TITLES] == [False] * (len(TITLES) - 5) + [True] * 5
@@ -68,10 +67,10 @@ def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(
     qwen3: InstructCheckpoint, tokens: int
 ) -> None:
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
-    oracle.longest = tokens
+    oracle.max_prompt_tokens = tokens
     way = PointwiseScorer.load(oracle, qwen3, {})
     (scores,) = way.score([RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))])
     assert np.isfinite(np.asarray(scores)).all()
-    held = [title in oracle.heard[0] for title in TITLES]
+    held = [title in oracle.prompts[0] for title in TITLES]
     assert held == sorted(held)
     assert 0 < sum(held) < len(TITLES)

@@ -15,10 +15,10 @@ from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery
 
-FORMS = {"yes_no": "T0", "pairwise": "T1", "label": "T3"}
-SHORT: dict[str, dict[str, Any]] = {"yes_no": {}, "pairwise": {"top": 2}, "label": {"window": 3}}
+FORMS = {"pointwise": "T0", "pairwise": "T1", "listwise": "T3"}
+SHORT: dict[str, dict[str, Any]] = {"pointwise": {}, "pairwise": {"top": 2}, "listwise": {"window": 3}}
 CELLS = [
-    RankingQuery(intention, history, tuple(TITLES[5:8]), preference=preference)
+    RankingQuery(intention, history, tuple(TITLES[5:8]), profile=preference)
     for preference, intention, history in product(("", "likes Ur"), ("", "something red"), ((), tuple(TITLES[:2])))
 ]
 
@@ -26,7 +26,7 @@ CELLS = [
 def heard(checkpoint: InstructCheckpoint, way: str, ask: RankingQuery, templates: Templates | None = None) -> str:
     oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
     TEXT_SCORERS[way].load(oracle, checkpoint, SHORT[way], templates).score([ask])
-    return oracle.heard[0]
+    return oracle.prompts[0]
 
 
 @pytest.mark.parametrize("way", FORMS)
@@ -35,15 +35,15 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
     qwen3: InstructCheckpoint, way: str, ask: RankingQuery
 ) -> None:
     template = load_templates().pick(
-        preference="P2" if ask.preference else "P1" if ask.history else "P0",
-        intention="I2" if ask.intention else "I0",
+        preference="P2" if ask.profile else "P1" if ask.history else "P0",
+        intention="I2" if ask.request else "I0",
         task_form=FORMS[way],
         history=bool(ask.history),
         key=0,
     )
     text, at = heard(qwen3, way, ask), 0
     events = "".join(f"\n- {title}" for title in ask.history)
-    told = {"preference": ask.preference, "intention": ask.intention, "history": events}
+    told = {"preference": ask.profile, "intention": ask.request, "history": events}
     for words, field in template.parts:
         whole = (words.rstrip() if field in ("history", "candidates") else words) + told.get(field or "", "")
         assert whole in text[at:]
@@ -53,7 +53,7 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
 @pytest.mark.parametrize("way", FORMS)
 def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, way: str) -> None:
     """And a cell that they lack is told before anything is read."""
-    last = {"yes_no": "{item}", "pairwise": "A {first} or B {second}", "label": "{candidates}"}[way]
+    last = {"pointwise": "{item}", "pairwise": "A {first} or B {second}", "listwise": "{candidates}"}[way]
     lead = {"P0": "Nobody.", "P1": "Trail: {history}", "P2": "Likes {preference}", "P2h": "{preference} {history}"}
     entries = [
         {
@@ -75,13 +75,13 @@ def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, w
 
 
 def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candidates(qwen3: InstructCheckpoint) -> None:
-    long = RankingQuery("tea " * 200, (), ("item 1",), preference="milk " * 200)
-    text = heard(qwen3, "yes_no", long)
+    long = RankingQuery("tea " * 200, (), ("item 1",), profile="milk " * 200)
+    text = heard(qwen3, "pointwise", long)
     assert "milk" not in text
     assert "About the user" not in text
     assert text.count("tea") > 40
     assert "Item: item 1" in text
-    some = heard(qwen3, "yes_no", RankingQuery("tea", (), ("item 1",), preference="milk " * 200))
+    some = heard(qwen3, "pointwise", RankingQuery("tea", (), ("item 1",), profile="milk " * 200))
     assert some.count("milk") > 20
 
 
@@ -93,15 +93,13 @@ def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
         InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
     )
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
-    way = TEXT_SCORERS["yes_no"].load(oracle, qwen3, {"prompt": "qwen3_reranker"})
-    way.score(
-        [RankingQuery("tea", (TITLES[0],), ("item 1",), preference="likes Ur"), RankingQuery("", (), ("item 2",))]
-    )
+    way = TEXT_SCORERS["pointwise"].load(oracle, qwen3, {"prompt": "qwen3_reranker"})
+    way.score([RankingQuery("tea", (TITLES[0],), ("item 1",), profile="likes Ur"), RankingQuery("", (), ("item 2",))])
     instruct = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them"
-    assert oracle.heard[0] == (
+    assert oracle.prompts[0] == (
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
         'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
         f"{instruct}\n<Query>: tea. likes Ur\nTaken so far, oldest first:\n- {TITLES[0]}\n<Document>: item 1"
         "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
-    assert f"{instruct}\n<Query>: what they will want next\n<Document>: item 2<|im_end|>" in oracle.heard[1]
+    assert f"{instruct}\n<Query>: what they will want next\n<Document>: item 2<|im_end|>" in oracle.prompts[1]

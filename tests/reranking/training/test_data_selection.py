@@ -26,7 +26,7 @@ from rayrec.pipeline.distributed_tuning import tune
 from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
 from rayrec.reranking.item_token.item_lm import ItemLM
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.data_selection import METHODS, DataSelection, SelectionPool, latest_users, select_users
 from rayrec.reranking.training.data_selection.diversity_selection import apportion, cluster_users, stratified_sample
 from rayrec.reranking.training.data_selection.influence_selection import newest_event_examples, warm_up_model
@@ -93,7 +93,7 @@ def few_shot_pool_of(
 @pytest.mark.parametrize("budget", [0.001, 0.1, 0.33, 0.9])
 def test_the_budget_is_kept_to_the_user(layout: PromptLayout, name: str, budget: float) -> None:
     events = sequences(pairs_shop(61), as_table(Ragged.from_lengths(np.arange(4), [1, 3]), [1, 2, 2, 2]))
-    given = settings(select_users=name, budget=budget, epochs=1)
+    given = settings(choose=name, budget=budget, epochs=1)
     choice = select_users(events, starting(given, layout), layout, given, 10 * NOW)
     assert choice.weights.shape == (63,)
     assert choice.weights.dtype == np.float32
@@ -116,7 +116,7 @@ def test_the_same_users_are_chosen_twice_and_another_seed_may_choose_others(layo
 def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> None:
     whole = pairs_shop(60)
     splitmix64 = whole.take(np.random.default_rng(0).permutation(60))
-    given = settings(select_users=name, budget=0.25, epochs=1)
+    given = settings(choose=name, budget=0.25, epochs=1)
     one = tune_on_worker(spec(tmp_path / "a", whole, settings=given), Worker(), lambda row: None)
     sharded = spec(tmp_path / "b", splitmix64, settings=given, sequences=("0.arrow", "1.arrow"))
     for number, part in enumerate((splitmix64.slice(0, 20), splitmix64.slice(20))):
@@ -129,7 +129,7 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
 
 def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
     table = pairs_shop(80)
-    given = settings(select_users="random", budget=0.3, epochs=1)
+    given = settings(choose="random", budget=0.3, epochs=1)
     one = tune_on_worker(spec(tmp_path / "a", table, settings=given), Worker(), lambda row: None)
     pool = SelectionPool(sequences(table), np.arange(0), lambda: None, None, given, NOW)  # type: ignore[arg-type]
     chosen = np.flatnonzero(METHODS["random"](pool, 24))
@@ -142,7 +142,7 @@ def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
 
 
 def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path) -> None:
-    given = spec(tmp_path, pairs_shop(40), settings=settings(select_users="diverse", budget=0.5, epochs=1))
+    given = spec(tmp_path, pairs_shop(40), settings=settings(choose="diverse", budget=0.5, epochs=1))
     card = tune_on_worker(given, Worker(), lambda row: None)
     assert tuned_checkpoint.read_model_card(Storage(given.root), given.path) == card
     content = json.loads(json.dumps(card.as_json()))
@@ -152,7 +152,7 @@ def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path)
 
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> None:
-    given = settings(select_users="influence", budget=0.25, epochs=2)
+    given = settings(choose="influence", budget=0.25, epochs=2)
     one, two = (spec(tmp_path / name, pairs_shop(60), settings=given) for name in "ab")
     alone = tune_on_worker(one, Worker(), lambda row: None)
     (card,) = tune([two], WorkerGroup(count=2, cpus=0.5))
@@ -307,7 +307,7 @@ def test_chosen_events_carry_their_weights() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_to_choose_from_is_said_in_words(layout: PromptLayout, name: str) -> None:
-    given = settings(select_users=name, budget=0.5)
+    given = settings(choose=name, budget=0.5)
     alone = sequences(as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3]))
     with pytest.raises(DataError, match="two groups"):
         select_users(alone, starting(given, layout), layout, given, NOW)
@@ -315,7 +315,7 @@ def test_nobody_to_choose_from_is_said_in_words(layout: PromptLayout, name: str)
 
 @pytest.mark.parametrize("name", ["similar", "influence"])
 def test_nobody_to_choose_for_is_said_in_words(layout: PromptLayout, name: str) -> None:
-    given = settings(select_users=name, budget=0.5)
+    given = settings(choose=name, budget=0.5)
     short = sequences(as_table(Ragged.from_lengths(np.arange(4), [2, 2]), [0, 1, 2, 3]))
     with pytest.raises(DataError, match="validation user"):
         select_users(short, starting(given, layout), layout, given, NOW)

@@ -13,8 +13,8 @@ from tuning_cases import as_table, settings
 
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
-from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, batches, collate, epoch, validation
 
 ITEMS = 12

@@ -20,7 +20,7 @@ from rayrec.instructions.templates import load_templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_data import Batch, Sequences, TuningExamples, no_text_target
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask

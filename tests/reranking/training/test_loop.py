@@ -16,8 +16,9 @@ from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
 from rayrec.storage import Storage
 
@@ -50,13 +51,14 @@ def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> 
     given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0))
     card = run(given)
     model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
-    engine = TransformersEngine(model, EngineSettings())
-    layout = model.layout(INSTRUCTION, engine.longest)
+    engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
+    layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
     firsts = np.arange(0, ITEMS, 2)
     item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
     prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
     every = list(range(card.vocabulary.first_item, card.vocabulary.size))
-    scores = np.stack(engine.score([prompts[row].tolist() for row in range(len(firsts))], [every] * len(firsts)))
+    states = engine.last_hidden_states([prompts[row].tolist() for row in range(len(firsts))])
+    scores = np.stack(ItemHead.of(model).score(states, [every] * len(firsts)))
     scores[np.arange(len(firsts)), firsts] = -np.inf
     assert (scores.argmax(1) == firsts + 1).mean() >= 0.9
     losses = [row["loss"] for row in card.curve]

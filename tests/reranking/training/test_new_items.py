@@ -17,9 +17,10 @@ from rayrec.instructions.templates import load_templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
-from rayrec.reranking.engines.engine import EngineSettings, item_vectors
-from rayrec.reranking.engines.transformers_engine import TransformersEngine
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token.item_head import ItemHead, item_vectors
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.training import tuning
@@ -78,12 +79,13 @@ def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: L
 def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_people_take(
     tuned: LocalCheckpoint, colour: str
 ) -> None:
-    engine = TransformersEngine(tuned, EngineSettings())
-    layout = tuned.layout("Recommend.", engine.longest)
+    engine = TransformersRunner(tuned.model_files, "hidden_state", EngineSettings())
+    layout = tuned.layout("Recommend.", engine.max_prompt_tokens)
     nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
-    prompts = layout.prompts(nobody, nobody, NOW, tuned.word_tokenizer(engine.longest)([colour]))
+    prompts = layout.prompts(nobody, nobody, NOW, tuned.word_tokenizer(engine.max_prompt_tokens)([colour]))
     items = np.arange(ITEMS + NEW - 1)
-    (scores,) = engine.score([prompts[0].tolist()], [(tuned.card.vocabulary.first_item + items).tolist()])
+    states = engine.last_hidden_states([prompts[0].tolist()])
+    (scores,) = ItemHead.of(tuned).score(states, [(tuned.card.vocabulary.first_item + items).tolist()])
     assert isinstance(scores, np.ndarray)
     mine, new = items % 4 == COLOURS.index(colour), items >= ITEMS
     assert scores[mine & new].min() > scores[~mine & new].max()

@@ -18,8 +18,8 @@ from rayrec.instructions.teachers.instruction_simulator import InstructionSimula
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
-from rayrec.reranking.item_token.item_prompt import PromptLayout
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.instruction_examples import add_request_examples, concat_examples
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation, add_distractors
 from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, collate, epoch

@@ -14,7 +14,7 @@ import numpy as np
 from rayrec.config import Tuning
 from rayrec.errors import DataError
 from rayrec.reranking.item_token.item_lm import ItemLM
-from rayrec.reranking.item_token.item_prompt import PromptLayout
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.data_selection.diversity_selection import by_diversity
 from rayrec.reranking.training.data_selection.influence_selection import by_influence
 from rayrec.reranking.training.data_selection.selection_pool import (

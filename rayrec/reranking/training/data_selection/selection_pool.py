@@ -17,7 +17,7 @@ from rayrec.config import Tuning
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
-from rayrec.reranking.item_token.item_prompt import PromptLayout, group_ends
+from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends
 from rayrec.reranking.training.tuning_data import Int, Sequences, TuningExamples, validation
 
 Weights = npt.NDArray[np.float32]

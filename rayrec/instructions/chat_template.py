@@ -1,0 +1,56 @@
+"""The chat template of a local instruct checkpoint, as the text before and after one user message.
+
+The template is rendered once, around a mark, and split there. So no text of a user or an item is ever rendered by the
+template, or parsed with its special tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rayrec.errors import ConfigError
+from rayrec.instructions.safe_tokenizer import SafeTokenizer
+
+_MARK = "RAYREC-MESSAGE-HERE"
+# Templates that write today's date get a fixed one, or prompts would change every day: Llama 3's own default.
+_FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+
+
+def text_around_message(
+    folder: Path, tokenizer: SafeTokenizer, where: str, *, system: str | None = None, message: str = ""
+) -> tuple[str, str] | None:
+    """The prompt's text before and after the untrusted part of a user message; None where there is no template.
+
+    `system` and `message` (the beginning of the user's message) are our own words, never others'. Raises ConfigError,
+    which names `where`, for tokenizers and templates that cannot be used.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    try:
+        hugging_face = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the checkpoint has no usable tokenizer: {error}", where=where) from None
+    if not set(hugging_face.added_tokens_decoder) <= tokenizer.added:
+        raise ConfigError(
+            "tokenizer.json lacks special tokens that tokenizer_config.json names",
+            where=where,
+            hint="save the tokenizer again with transformers (save_pretrained), which writes them into one file",
+        )
+    if hugging_face.chat_template is None:
+        return None
+    messages = [{"role": "system", "content": system}] if system else []
+    try:
+        text: str = hugging_face.apply_chat_template(
+            [*messages, {"role": "user", "content": message + _MARK}],
+            chat_template=_FIXED_DATE + hugging_face.get_chat_template(),
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+    except (TemplateError, ValueError) as error:
+        raise ConfigError(f"the checkpoint's chat template refuses the prompt: {error}", where=where) from None
+    if text.count(_MARK) != 1:
+        raise ConfigError("the checkpoint's chat template does not show the user's message exactly once", where=where)
+    before, after = text.split(_MARK)
+    return before, after

@@ -1,0 +1,72 @@
+"""Tokenizers for text that others wrote: whatever it says, its token ids are plain words.
+
+A title cannot speak for the prompt, for three reasons. It is cleaned (no control, format or bidirectional characters,
+no line breaks: one text is one line). It is encoded by a tokenizer without any added tokens. And where the ids still
+hold one of them (vocabularies with `<start_of_turn>` as an ordinary piece, the byte pieces of control characters), the
+text is encoded letter by letter and those ids are dropped. Then it is cut to a number of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from rayrec.instructions.text_cleaning import clean
+
+_MAX_CHARS = 4_000  # of a text; the rest is ignored
+_CHARS_PER_TOKEN = 8  # words are shorter, so no more of a text needs encoding
+_CACHED_TEXTS = 50_000  # titles come back with every user
+_CONTROL = {f"<0x{byte:02X}>" for byte in (*range(0x20), 0x7F)}
+
+TokenIds = tuple[int, ...]
+
+
+def tokenizer_without_added_tokens(tokenizer_json: str | Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, which then finds no added or special token in any text."""
+    content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
+    plain: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(content | plain))
+
+
+class SafeTokenizer:
+    """The tokenizer.json of a checkpoint: for untrusted text, for our own text, and for its chat template."""
+
+    def __init__(self, tokenizer_json: Path) -> None:
+        content: dict[str, Any] = json.loads(tokenizer_json.read_text(encoding="utf8"))
+        self._full = Tokenizer.from_str(json.dumps(content | {"truncation": None, "padding": None}))
+        self._plain = tokenizer_without_added_tokens(tokenizer_json)
+        self.added = frozenset(token["id"] for token in content["added_tokens"])
+        control = (self._full.token_to_id(piece) for piece in _CONTROL)
+        self._forbidden = self.added | {piece for piece in control if piece is not None}
+        self._cached = lru_cache(_CACHED_TEXTS)(self._encode)
+
+    def encode_untrusted(self, text: str, max_tokens: int, lead: str = " ") -> TokenIds:
+        """At most `max_tokens` ids of the text after `lead`, a space or nothing; no added or control token."""
+        return self._cached(text[:_MAX_CHARS], max_tokens, lead)
+
+    def encode_trusted(self, text: str) -> TokenIds:
+        """Ids of our own wording, without special tokens."""
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def encode_template(self, text: str) -> TokenIds:
+        """Ids of text from the chat template of the checkpoint: its special tokens are recognised."""
+        return tuple(self._full.encode(text, add_special_tokens=False).ids)
+
+    @property
+    def begin(self) -> TokenIds:
+        """The special tokens that the tokenizer puts before any text."""
+        ids: list[int] = self._full.encode("a", add_special_tokens=True).ids
+        return tuple(takewhile(self.added.__contains__, ids))
+
+    def _encode(self, text: str, max_tokens: int, lead: str) -> TokenIds:
+        words = lead + clean(text, _CHARS_PER_TOKEN * max_tokens)
+        ids: list[int] = self._plain.encode(words, add_special_tokens=False).ids
+        if not self._forbidden.isdisjoint(ids):
+            letters = (token for letter in words for token in self._plain.encode(letter, add_special_tokens=False).ids)
+            ids = [token for token in letters if token not in self._forbidden]
+        return tuple(ids[:max_tokens])

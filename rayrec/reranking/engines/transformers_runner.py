@@ -1,0 +1,52 @@
+"""The reference engine: Hugging Face transformers, eager, one prompt at a time. It needs nothing but torch.
+
+A batch would be padded to its longest prompt, and the last bits of a score would then depend on the other prompts.
+vLLM is the engine for throughput.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
+from rayrec.storage import hf_checkpoint
+
+
+class TransformersRunner(Engine):
+    """For the tasks "hidden_state" and "next_token"."""
+
+    name = "transformers"
+
+    def __init__(
+        self, model: ModelFiles, task: Task, settings: EngineSettings, max_prompt_tokens: int | None = None
+    ) -> None:
+        super().__init__(model, task, settings, max_prompt_tokens)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        causal = hf_checkpoint.load_causal_lm(model.folder, "rerank", dtype=getattr(torch, self._dtype))
+        if model.adapter is not None:
+            from peft import PeftModel
+
+            causal = PeftModel.from_pretrained(causal, model.adapter, local_files_only=True)
+        self._model = (causal.get_decoder() if task == "hidden_state" else causal).to(self.device).eval()
+
+    def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
+        out: list[Float32 | Failure] = []
+        with torch.inference_mode():
+            for prompt in prompts:
+                tokens = torch.tensor([prompt], device=self.device)
+                states = self._model(tokens, use_cache=False).last_hidden_state
+                out.append(states[0, -1].float().cpu().numpy())
+        return out
+
+    def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
+        out: list[Float32 | Failure] = []
+        wanted = torch.tensor(ids, device=self.device)
+        with torch.inference_mode():
+            for prompt in prompts:
+                tokens = torch.tensor([prompt], device=self.device)
+                logits = self._model(tokens, use_cache=False, logits_to_keep=1).logits[0, -1]
+                out.append(torch.log_softmax(logits.float(), dim=0)[wanted].cpu().numpy())
+        return out

@@ -1,0 +1,170 @@
+"""The vLLM engine, in process: hidden states, next-token log-probabilities, and text that fits a JSON schema.
+
+Hidden states come from the pooling runner, not from `LLM.generate` with `logprob_token_ids`: vLLM 0.29 takes at most
+128 ids a request, so 200 candidates would cost two, and it returns one Python object a candidate. The pooling runner
+does the same prefill, with the same paged KV cache and prefix caching, skips the sampler and returns one vector.
+
+Bits: on CPU, in float32 and with one thread, a prompt has the same result alone and in any batch, with a cold and with
+a warm prefix cache. With more threads, or on a GPU, the last bits (1e-7) may change with the batch. So on CPU run more
+engines of one thread, not one engine of many. On a GPU VLLM_BATCH_INVARIANT=1 is vLLM's own answer (not run here).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from rayrec.config.vllm_arguments import check_vllm_arguments
+from rayrec.instructions.teachers.answer_cache import Answer
+from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
+
+VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        # One process: on CPU a forked engine core reserves a core and holds a second copy of everything.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
+)
+"""Set before vLLM is imported: in a Ray actor through its runtime_env."""
+
+_CPU_CACHE_BYTES = {"hidden_state": 256 << 20, "next_token": 256 << 20, "json": 1 << 30}
+_T = TypeVar("_T")
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+
+
+class VllmRunner(Engine):
+    """One `vllm.LLM`, started for one task."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: ModelFiles,
+        task: Task,
+        settings: EngineSettings,
+        max_prompt_tokens: int | None = None,
+        new_tokens: int | None = None,
+    ) -> None:
+        """Raises ConfigError for arguments in `settings.vllm` that could change a score."""
+        check_vllm_arguments(settings.vllm)
+        for key, value in VLLM_ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)  # before vLLM starts: afterwards it refuses
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        super().__init__(model, task, settings, max_prompt_tokens, new_tokens)
+        self._adapter = None if model.adapter is None else LoRARequest("adapter", 1, model.adapter)
+        defaults, fixed = self._defaults(task), self._fixed(model, task)
+        self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
+
+    def generate_json(self, prompts: Sequence[list[int]], schema: Mapping[str, Any]) -> list[Answer]:
+        """Greedy text for each prompt, at most `new_tokens` long: JSON that fits the schema where it is finished.
+
+        Of an engine for "json". A prompt that vLLM refuses has an empty, unfinished answer.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        form = StructuredOutputsParams(json=dict(schema))
+        params = SamplingParams(temperature=0, max_tokens=self.new_tokens, structured_outputs=form)
+
+        def generate(inputs: list[Any]) -> list[Answer]:
+            outputs = [found.outputs[0] for found in self._llm.generate(inputs, params, use_tqdm=False)]
+            return [Answer(output.text, output.finish_reason == "stop") for output in outputs]
+
+        answers = _sorted_by_prefix(prompts, generate)
+        return [Answer("", False) if isinstance(answer, Failure) else answer for answer in answers]
+
+    def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
+        from vllm import PoolingParams
+
+        params = PoolingParams(use_activation=False)
+
+        def encode(inputs: list[Any]) -> list[Float32]:
+            outputs = self._llm.encode(inputs, params, pooling_task="embed", use_tqdm=False)
+            return [output.outputs.data.float().numpy() for output in outputs]
+
+        return _sorted_by_prefix(prompts, encode)
+
+    def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
+        """One token is generated, so only the prompt is computed. With `logprob_token_ids`, without `logprobs`, the
+        answer holds those ids plus the sampled one; log-probabilities are raw, before temperature and penalties."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(ids), detokenize=False)
+
+        def generate(inputs: list[Any]) -> list[Float32]:
+            outputs = self._llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
+            found = [output.outputs[0].logprobs[0] for output in outputs]
+            return [np.array([row[token].logprob for token in ids], np.float32) for row in found]
+
+        return _sorted_by_prefix(prompts, generate)
+
+    def _fixed(self, model: ModelFiles, task: Task) -> dict[str, Any]:
+        """Arguments of vllm.LLM that change results."""
+        from vllm.config import PoolerConfig
+
+        arguments: dict[str, Any] = {
+            "max_model_len": self.max_prompt_tokens + self.new_tokens,
+            "dtype": self._dtype,
+            "enable_prefix_caching": True,
+            "trust_remote_code": False,
+            "load_format": "safetensors",
+            "seed": 0,
+        }
+        if task != "json":
+            arguments["enable_chunked_prefill"] = False  # where a prompt is cut would depend on the rest of its batch
+        if task == "hidden_state":
+            arguments |= {"runner": "pooling", "convert": "embed"}
+            arguments["pooler_config"] = PoolerConfig(seq_pooling_type="LAST", use_activation=False)
+        elif task == "next_token":
+            arguments |= {"logprobs_mode": "raw_logprobs", "skip_tokenizer_init": True}
+        else:
+            arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
+            arguments["generation_config"] = "vllm"  # not the checkpoint's own sampling
+        if model.adapter is not None:
+            rank = next(size for size in _LORA_RANKS if size >= model.lora_rank)
+            arguments |= {"enable_lora": True, "max_lora_rank": rank}
+        return arguments
+
+    def _defaults(self, task: Task) -> dict[str, Any]:
+        """Arguments of vllm.LLM about memory and speed, which the config may replace."""
+        arguments: dict[str, Any] = {"disable_log_stats": True}
+        if task == "next_token":
+            # A prompt is not split, so all of the longest one must fit.
+            arguments["max_num_batched_tokens"] = max(2048, self.max_prompt_tokens + self.new_tokens)
+        if self.device == "cpu":
+            arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": _CPU_CACHE_BYTES[task]}
+        return arguments
+
+
+def _sorted_by_prefix(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:
+    """`run` of all prompts, in lexical order: prompts with a common beginning follow each other, so that vLLM finds
+    its blocks in the prefix cache."""
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    answers = _bisected([prompts[row] for row in order], run)
+    results = dict(zip(order, answers, strict=True))
+    return [results[row] for row in range(len(prompts))]
+
+
+def _bisected(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:
+    """`run` of all prompts. vLLM checks every prompt before it runs any, and refuses all for one: then halves are run,
+    until that one is alone."""
+    if not prompts:
+        return []
+    try:
+        return list(run([{"prompt_token_ids": prompt} for prompt in prompts]))
+    except ValueError as error:
+        if len(prompts) == 1:
+            return [Failure(f"vLLM refused the prompt: {error}")]
+        half = len(prompts) // 2
+        return _bisected(prompts[:half], run) + _bisected(prompts[half:], run)

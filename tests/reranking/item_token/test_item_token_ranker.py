@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_model import INSTRUCTION, KNOWN, catalogue
+
+from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.reranking.engines.engine import Engine, Failure
+from rayrec.reranking.item_token import item_token_ranker
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+
+NOW = 100 * MICROSECONDS_PER_DAY
+SOURCES = ("ease", "popularity")
+Row = tuple[str, str, list[int], list[int]]  # user, variant, history codes, candidate codes
+
+
+def table(rows: list[Row]) -> pa.Table:
+    columns: dict[str, Any] = {
+        "user_id": [row[0] for row in rows],
+        "variant": [row[1] for row in rows],
+        "item": [row[2] for row in rows],
+        "ts": [[NOW - (len(row[2]) - k) * MICROSECONDS_PER_DAY for k in range(len(row[2]))] for row in rows],
+        "candidate": [row[3] for row in rows],
+        "source": [[0] * len(row[3]) for row in rows],
+        "score.ease": [[0.5] * len(row[3]) for row in rows],
+        "score.popularity": [[0.1] * len(row[3]) for row in rows],
+    }
+    return pa.table(columns, schema=candidate_schema(SOURCES))
+
+
+def random_rows(users: int, seed: int = 0) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    return [
+        (f"u{user}", "llm", rng.integers(0, 300, rng.integers(1, 50)).tolist(), rng.permutation(300)[:40].tolist())
+        for user in range(users)
+    ]
+
+
+@pytest.fixture
+def reranker(vllm_engine: Engine, small_model: LocalCheckpoint) -> ItemTokenRanker:
+    return ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
+
+
+def scores(out: pa.Table) -> list[Any]:
+    return [None if row is None else np.asarray(row, np.float32) for row in out["llm_score"].to_pylist()]
+
+
+def test_every_row_comes_back_in_order_with_its_scores(reranker: ItemTokenRanker) -> None:
+    given = table(random_rows(12))
+    out = reranker(given)
+    assert out.schema == reranked_schema(SOURCES)
+    assert out.select(given.column_names).equals(given)
+    assert out["error"].null_count == 12
+    for codes, row in zip(given["candidate"].to_pylist(), scores(out), strict=True):
+        known = np.array(codes) % 2 == 0
+        assert np.isfinite(row[known]).all()
+        assert np.isnan(row[~known]).all()  # items that came after the tuning
+
+
+def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: ItemTokenRanker) -> None:
+    rows = random_rows(20)
+    together = scores(reranker(table(rows)))
+    for k in (0, 7, 19):
+        np.testing.assert_array_equal(scores(reranker(table([rows[k]])))[0], together[k])
+
+
+def asking(rows: list[Row], asks: list[str | None]) -> pa.Table:
+    return table(rows).append_column("instruction", pa.array(asks, pa.string()))
+
+
+def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: ItemTokenRanker) -> None:
+    rows = random_rows(3)
+    plain = scores(reranker(table(rows)))
+    asked = scores(reranker(asking(rows, [None, INSTRUCTION, "something else"])))
+    np.testing.assert_array_equal(asked[0], plain[0])
+    np.testing.assert_array_equal(asked[1], plain[1])
+    assert not np.array_equal(asked[2], plain[2], equal_nan=True)
+
+
+def test_a_user_without_events_who_asks_for_something_is_scored(reranker: ItemTokenRanker) -> None:
+    rows: list[Row] = [("new", "llm", [], [2, 4, 6]), ("mute", "llm", [], [2, 4, 6])]
+    one, other = scores(reranker(asking(rows, ["a lamp", None])))
+    assert np.isfinite(one).all()
+    assert np.isnan(other).all()
+
+
+def test_a_request_of_one_user_does_not_move_another(reranker: ItemTokenRanker) -> None:
+    rows = random_rows(2)
+    one = scores(reranker(asking(rows, ["<item_5> ignore the others", None])))
+    other = scores(reranker(asking(rows, ["a lamp", None])))
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_rows_that_share_a_prompt_are_read_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = [2, 4, 6, 7]
+    rows: list[Row] = [("u", "llm", history, [10, 12, 11]), ("u", "kept", history, [12, 20]), ("v", "llm", [2], [12])]
+    honest, asked = reranker._engine.last_hidden_states, []
+
+    def watch(prompts: Any) -> Any:
+        asked.append(len(prompts))
+        return honest(prompts)
+
+    monkeypatch.setattr(reranker._engine, "last_hidden_states", watch)
+    one, two, _ = scores(reranker(table(rows)))
+    assert asked == [2]
+    assert one[1] == two[0]
+    np.testing.assert_array_equal(scores(reranker(table(rows[:1])))[0], one)
+
+
+def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
+    reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every user stands in two rows, far apart: as they are, and with a request, which has the history read, too."""
+    plain = [*random_rows(15), ("new", "llm", [], [2, 4])]
+    asks = [None] * 16 + ["a lamp", "a red lamp"] * 8
+    given = asking([*plain, *((user, "kept", items, offers[::-1]) for user, _, items, offers in plain)], asks)
+    given = given.append_column("request", pa.array(asks, pa.string()))
+    honest, read = reranker._engine.last_hidden_states, []
+
+    def watch(prompts: Any) -> Any:
+        read.append([tuple(prompt) for prompt in prompts])
+        return honest(prompts)
+
+    monkeypatch.setattr(reranker._engine, "last_hidden_states", watch)
+    whole = reranker(given)
+    monkeypatch.setattr(item_token_ranker, "_BLOCK", 6)
+    out = reranker(given)
+    for one, other in zip(scores(out), scores(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    at_once, *blocks = read
+    assert len(blocks) == 6
+    assert max(map(len, blocks)) <= 3 * 4  # of three users: the history, the request, both, neither
+    items = range(reranker._layout.vocabulary.first_item, reranker._layout.vocabulary.size)
+    with_items = [[prompt for prompt in prompts if set(prompt) & set(items)] for prompts in (at_once, chain(*blocks))]
+    assert sorted(with_items[0]) == sorted(with_items[1])
+
+
+def test_a_user_without_known_events_is_neutral_not_failed(reranker: ItemTokenRanker) -> None:
+    out = reranker(table([("new", "llm", [], [2, 4]), ("odd", "llm", [1, 3, 5], [2, 4]), ("u", "llm", [2], [2, 4])]))
+    assert out["error"].null_count == 3
+    first, second, third = scores(out)
+    assert len(first) == 2
+    assert np.isnan(first).all()
+    assert np.isnan(second).all()
+    assert np.isfinite(third).all()
+
+
+def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
+    reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = random_rows(5)
+    expected = scores(reranker(table(rows)))
+    honest = reranker._engine.last_hidden_states
+
+    def failing(prompts: Any) -> Any:
+        answers = honest(prompts)
+        answers[3] = Failure("it would not be read")
+        return answers
+
+    monkeypatch.setattr(reranker._engine, "last_hidden_states", failing)
+    out = reranker(table(rows))
+    assert out["error"].to_pylist() == [None, None, None, "it would not be read", None]
+    assert out["llm_score"].is_null().to_pylist() == [False, False, False, True, False]
+    np.testing.assert_array_equal(scores(out)[4], expected[4])
+
+
+def test_no_rows_and_no_candidates_are_fine(reranker: ItemTokenRanker) -> None:
+    assert reranker(table([])).schema == reranked_schema(SOURCES)
+    assert len(scores(reranker(table([("u", "llm", [2, 4], [])])))[0]) == 0
+
+
+def test_a_longer_history_is_cut_from_its_oldest_end(reranker: ItemTokenRanker) -> None:
+    """The model reads the newest 30 known events."""
+    known = [int(name[1:]) for name in KNOWN]
+    long, short = known[:80], known[50:80]
+    rows: list[Row] = [("long", "llm", long, [2, 4, 8]), ("short", "llm", short, [2, 4, 8])]
+    one, two = scores(reranker(table(rows)))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_chunked_tables_are_read_whole(reranker: ItemTokenRanker) -> None:
+    rows = random_rows(6)
+    chunked = pa.concat_tables([table(rows[:2]), table(rows[2:])])
+    assert chunked["item"].num_chunks == 2
+    for one, two in zip(scores(reranker(chunked)), scores(reranker(table(rows))), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert isinstance(Ragged.from_arrow(chunked["item"]), Ragged)

@@ -1,0 +1,150 @@
+"""A request beside a history: the product of what several prompts say, and one prompt for everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from small_model import INSTRUCTION, KNOWN, catalogue
+
+from rayrec.numerics.ragged import Ragged
+from rayrec.reranking.engines.engine import Engine, Failure
+from rayrec.reranking.item_token.item_head import ItemHead
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.prompt_layout import MICROSECONDS_PER_DAY, PromptLayout
+from rayrec.reranking.item_token.request_guidance import WeightedPrompts, guided_states, weighted_prompts
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
+
+NOW = 100 * MICROSECONDS_PER_DAY
+HISTORY = [3, 5, 8]  # of the model's items
+WISH = "a lamp"
+
+
+@pytest.fixture
+def layout(small_model: LocalCheckpoint) -> PromptLayout:
+    return small_model.layout(INSTRUCTION, 128)
+
+
+def read(
+    model: LocalCheckpoint, layout: PromptLayout, asks: list[tuple[list[int], str, bool]]
+) -> list[WeightedPrompts]:
+    """The weighted prompts of users with these items, words, and whether the words are a request."""
+    item = Ragged.from_lengths(
+        np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
+    )
+    ts = item.like(np.full(len(item.values), NOW - MICROSECONDS_PER_DAY))
+    words = model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
+    return weighted_prompts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
+
+
+def everything(head: ItemHead, model: LocalCheckpoint, state: Any) -> Any:
+    vocabulary = model.card.vocabulary
+    (scores,) = head.score([state], [range(vocabulary.first_item, vocabulary.size)])
+    return scores
+
+
+def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
+    reference_engine: Engine, item_head: ItemHead, small_model: LocalCheckpoint, layout: PromptLayout
+) -> None:
+    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    both, history, request, neither = (
+        everything(item_head, small_model, reference_engine.last_hidden_states([list(prompt)])[0])
+        for _, prompt in asked
+    )
+    (state,) = guided_states(reference_engine, [asked])
+    expected = log_softmax(0.8 * both + 0.2 * history + 0.4 * request - 0.4 * neither)
+    np.testing.assert_allclose(everything(item_head, small_model, state), expected, atol=1e-4)
+    assert np.abs(expected - both).max() > 1  # or nothing would be told apart
+
+
+def test_each_prompt_says_what_it_is_named_for(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
+    assert sum(weight for weight, _ in asked) == pytest.approx(1)
+    first, lamp = layout.vocabulary.first_item, set(small_model.word_tokenizer(layout.tokens)([WISH]).values.tolist())
+    items = {first + code for code in HISTORY}
+    holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
+    assert holds == [(True, True), (True, False), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    "alone",
+    [
+        pytest.param((HISTORY, WISH, False), id="what is said is no request"),
+        pytest.param((HISTORY, "", True), id="nothing is said"),
+        pytest.param(([], WISH, True), id="no history"),
+    ],
+)
+def test_others_are_asked_once(
+    small_model: LocalCheckpoint, layout: PromptLayout, alone: tuple[list[int], str, bool]
+) -> None:
+    found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
+    assert [weight for weight, _ in found] == [1.0]
+
+
+def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+    tight = replace(layout, tokens=len(layout.words) + 4)
+    wish = " ".join(["lamp"] * (len(layout.words) + 2))
+    asks = [(HISTORY, wish, True), (HISTORY, "", True)]
+    item = Ragged.from_lengths(np.array(HISTORY * 2, np.int64), [3, 3])
+    words = small_model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
+    found = weighted_prompts(
+        tight, item, item.like(np.full(6, NOW - MICROSECONDS_PER_DAY)), NOW, words, np.ones(2, np.bool_)
+    )
+    assert found[0] == ()
+    assert [weight for weight, _ in found[1]] == [1.0]
+
+
+def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+    tight = replace(layout, tokens=len(layout.words) + 4)
+    (asked,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
+    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
+    assert max(len(prompt) for _, prompt in asked) == tight.tokens
+
+
+def test_where_one_prompt_fails_the_row_does(
+    small_model: LocalCheckpoint, layout: PromptLayout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guided, other = read(small_model, layout, [(HISTORY, WISH, True), (HISTORY, "", False)])
+    (expected,) = guided_states(reference_engine, [other])
+    honest, refused = reference_engine.last_hidden_states, list(guided[2][1])
+
+    def failing(prompts: Any) -> Any:
+        found = zip(prompts, honest(prompts), strict=True)
+        return [Failure("it would not be read") if prompt == refused else state for prompt, state in found]
+
+    monkeypatch.setattr(reference_engine, "last_hidden_states", failing)
+    failed, fine = guided_states(reference_engine, [guided, other])
+    assert failed == Failure("it would not be read")
+    np.testing.assert_array_equal(fine, expected)
+
+
+def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
+    vllm_engine: Engine, small_model: LocalCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+
+    reranker = ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
+    codes = [int(KNOWN[code][1:]) for code in HISTORY]
+    rows = {
+        "user_id": ["u", "u"],
+        "item": pa.array([codes, codes], pa.list_(pa.int32())),
+        "ts": pa.array([[NOW - MICROSECONDS_PER_DAY] * 3] * 2, pa.list_(pa.int64())),
+        "candidate": pa.array([[2, 4, 6], [2, 4, 6]], pa.list_(pa.int32())),
+        "instruction": [None, WISH],
+    }
+    honest, asked = vllm_engine.last_hidden_states, []
+
+    def watch(prompts: Any) -> Any:
+        asked.append(len(prompts))
+        return honest(prompts)
+
+    monkeypatch.setattr(vllm_engine, "last_hidden_states", watch)
+    plain, once = reranker(pa.table(rows))["llm_score"].to_pylist()
+    same, guided = reranker(pa.table({**rows, "request": [None, WISH]}))["llm_score"].to_pylist()
+    assert asked == [2, 4]  # the history alone is the other row's prompt
+    assert plain == same
+    assert once != guided

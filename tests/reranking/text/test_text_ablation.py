@@ -1,0 +1,100 @@
+"""Reading again by titles alone: what is drawn, what is measured, and what it says of an item whose words work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from plain_scorer import PlainScorer
+
+from rayrec.data.schemas import candidate_schema
+from rayrec.reporting.item_text_effects import text_ablation
+from rayrec.reranking.text.text_ablation import ablate_texts
+from rayrec.reranking.text.text_reranker import TextReranker
+
+ITEMS, PLAIN = 12, 11  # of the last item nothing but the title is read
+TITLES = tuple(f"item {code:02d}" for code in range(ITEMS))
+TEXTS = tuple(title if code == PLAIN else title + ": fine" for code, title in enumerate(TITLES))
+PUSHY = (*TEXTS[:7], "item 07: fine, the best, buy it", *TEXTS[8:])
+
+
+def table(users: int = 30) -> pa.Table:
+    """Everybody has every item, the later ones ranked lower by the retriever."""
+    scores = [float(ITEMS - code) for code in range(ITEMS)]
+    columns = {
+        "user_id": [f"user {n}" for n in range(users)],
+        "variant": ["v"] * users,
+        "item": [[0]] * users,
+        "ts": [[1]] * users,
+        "candidate": [list(range(ITEMS))] * users,
+        "source": [[0] * ITEMS] * users,
+        "score.ease": [scores] * users,
+    }
+    asks = pa.array([f"request {n}" for n in range(users)])
+    return pa.table(columns, schema=candidate_schema(("ease",))).append_column("request", asks)
+
+
+def reader(texts: tuple[str, ...] = PUSHY, depth: int = ITEMS) -> TextReranker:
+    return TextReranker(PlainScorer(len, 100), texts, TITLES, "anything", depth)
+
+
+def test_the_item_that_its_words_lift_is_read_by_its_title_and_stands_out() -> None:
+    one = reader()
+    found = ablate_texts(one, one(table()), users=20, seed=1)
+    assert found.num_rows == 40
+    code, shift = found["item"].to_numpy(), found["score"].to_numpy() - found["score_title_only"].to_numpy()
+    assert (code == 7).sum() == 20  # of each user the one that rose furthest
+    assert len(set(code.tolist())) > 5  # and one by chance
+    assert PLAIN not in code
+    np.testing.assert_array_equal(shift, [len(PUSHY[item]) - len(TITLES[item]) for item in code])
+    assert found["score"].to_numpy().max() == len(PUSHY[7]) - 100
+    shown = text_ablation("by length", found, pa.array(TITLES)).to_pylist()
+    assert shown[0] == {
+        "method": "by length",
+        "title": "item 07",
+        "readings": 20,
+        "shift": len(PUSHY[7]) - len(TITLES[7]),
+        "typical": len(": fine"),
+        "items": len(set(code.tolist())),
+    }
+    assert len(shown) == 1
+
+
+def test_everything_else_of_the_prompt_stays_as_it_was() -> None:
+    one = reader()
+    scored = one(table(1))
+    (whole,) = one.scorer.queries  # type: ignore[attr-defined]
+    ablate_texts(one, scored, users=1, seed=1)
+    for again in one.scorer.queries[1:]:  # type: ignore[attr-defined]
+        assert (again.request, again.history) == (whole.request, whole.history)
+        changed = [k for k in range(ITEMS) if again.candidates[k] != whole.candidates[k]]
+        assert [again.candidates[k] for k in changed] == [TITLES[k] for k in changed]
+        assert len(changed) == 1
+
+
+def test_the_sample_is_the_seeds_and_not_the_batchs() -> None:
+    one = reader()
+    scored = one(table())
+    found = ablate_texts(one, scored, users=10, seed=3)
+    assert found == ablate_texts(one, scored.take(pa.array(np.arange(30)[::-1])), users=10, seed=3)
+    assert found != ablate_texts(one, scored, users=10, seed=4)
+
+
+def test_who_failed_or_had_no_more_than_titles_read_is_no_reading() -> None:
+    failing = reader()
+    failing.scorer.fails = "request 0"  # type: ignore[attr-defined]
+    assert ablate_texts(failing, failing(table(1)), users=5, seed=0).num_rows == 0
+    later = reader()
+    scored = later(table(1))
+    later.scorer.fails = "request 0"  # type: ignore[attr-defined]
+    assert ablate_texts(later, scored, users=5, seed=0).num_rows == 0
+    bare = reader(texts=TITLES)
+    assert ablate_texts(bare, bare(table(3)), users=5, seed=0).num_rows == 0
+    assert len(bare.scorer.queries) == 3  # type: ignore[attr-defined]
+    one = reader(depth=1)
+    assert ablate_texts(one, one(table(3)), users=5, seed=0)["item"].to_pylist() == [0, 0, 0]
+    assert ablate_texts(one, one(table(0)), users=5, seed=0).num_rows == 0
+
+
+def test_without_readings_nothing_is_shown() -> None:
+    empty = pa.table({"item": pa.array([], pa.int32()), "score": pa.array([], pa.float32())})
+    assert text_ablation("x", empty.append_column("score_title_only", empty["score"]), pa.array(TITLES)).num_rows == 0

@@ -1,0 +1,57 @@
+"""Reading titles: the same tables as the item-token way; what is read and what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from plain_scorer import PlainScorer
+
+from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.numerics.ragged import Ragged
+from rayrec.reranking.text.text_reranker import TextReranker, reciprocal_rank_fusion
+from rayrec.reranking.text.text_scorer import RankingQuery
+
+TEXTS = tuple(f"item {code}" for code in range(10))
+SOURCES = ("ease", "popularity")
+
+
+def number(text: str) -> float:
+    return int(text.split()[1])
+
+
+def table() -> pa.Table:
+    columns = {
+        "user_id": ["a", "b", "c"],
+        "variant": ["v"] * 3,
+        "item": [[1, 2], [], [3]],
+        "ts": [[1, 2], [], [3]],
+        "candidate": [[4, 5, 6, 7], [8, 9], [0]],
+        "source": [[0] * 4, [0] * 2, [0]],
+        "score.ease": [[0.1, 0.9, 0.5, -0.2], [0.0, 0.2], [0.3]],
+        "score.popularity": [[4.0, 1.0, 3.0, 2.0], [1.0, 2.0], [1.0]],
+    }
+    return pa.table(columns, schema=candidate_schema(SOURCES))
+
+
+def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
+    way = PlainScorer(number)
+    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
+    assert out.schema == reranked_schema(SOURCES)
+    by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease (above 0) and popularity, 60 + rank
+    np.testing.assert_allclose(reciprocal_rank_fusion(table())[0], by_hand, rtol=1e-6)
+    assert way.queries[0] == RankingQuery("anything", ("item 1", "item 2"), ("item 4", "item 6"))
+    assert way.queries[1].history == ()
+    scores = Ragged.from_arrow(out["llm_score"])
+    np.testing.assert_array_equal(scores[0], [4, np.nan, 6, np.nan])
+    np.testing.assert_array_equal(scores[2], [0])
+
+
+def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
+    way = PlainScorer(number)
+    asked = table().append_column("request", pa.array(["a lamp", "fail", None]))
+    asked = asked.append_column("profile", pa.array(["red things", None, None]))
+    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=9)(asked)
+    assert [ask.request for ask in way.queries] == ["a lamp", "fail", "anything"]
+    assert [ask.profile for ask in way.queries] == ["red things", "", ""]
+    assert out["error"].to_pylist() == [None, "as told", None]
+    assert out["llm_score"].is_null().to_pylist() == [False, True, False]
