@@ -1,14 +1,20 @@
-# The whole set-up: `make demo` runs the main job on data it makes itself, `make test` passes the tests.
+# `make demo` runs the main job on data it makes itself. `make test-fast` is for every change, `make test` runs everything.
 PYTHON ?= python3.11
 export RAY_USAGE_STATS_ENABLED = 0
 
-.PHONY: demo test check lock lock-gpu
+# Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
+PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: demo test test-fast check lock lock-gpu
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
 
 test: .venv check
-	.venv/bin/python -m pytest
+	$(PYTEST)
+
+test-fast: .venv check
+	$(PYTEST) -m unit
 
 check: .venv
 	.venv/bin/ruff check .

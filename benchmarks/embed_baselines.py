@@ -13,8 +13,8 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from rayrec.embeddings.rfm_features import features
-from rayrec.embeddings.source_events import Events, Items
-from rayrec.embeddings.view_vocabulary import words_of
+from rayrec.embeddings.user_events import Events, Items
+from rayrec.embeddings.word_vocabulary import words_of
 from rayrec.numerics.hashing import derive_seed
 
 WIDTH = 64  # of every learned vector, as of ours

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from benchmarks.embed_probe import auc
 from rayrec.data.schemas import HISTORY
-from rayrec.embeddings import Embedder, Events, least_aligned, leave_one_out, most_influential
+from rayrec.embeddings import Embedder, Events, leave_one_out, most_influential
 from rayrec.embeddings.source_views import ViewBuilder
 from rayrec.numerics.ragged import Ragged
 
@@ -94,7 +94,7 @@ def denoising(
     for k, text in enumerate(texts):
         most = share / (1 + share)
         ways = (
-            least_aligned(noisy, found.alignment[k], most),
+            most_influential(noisy, -found.alignment[k], most),
             most_influential(noisy, found.influence[k], most),
             most_influential(noisy, rng.uniform(0.1, 1, len(marks)), most),
         )

@@ -16,14 +16,15 @@ import pyarrow as pa
 from benchmarks.embed_baselines import baselines
 from benchmarks.embed_noise import Denoising, denoising, with_noise
 from benchmarks.embed_probe import auc, ks, probed
+from benchmarks.embed_uncached import embed_uncached
 from rayrec.config.embeddings_section import Embeddings
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.embedder_training import train
+from rayrec.embeddings.embedder_training_loop import TrainingLoop
 from rayrec.embeddings.instruction_answers import answer
-from rayrec.embeddings.source_events import Events, Items
 from rayrec.embeddings.source_views import View
-from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import training_windows
+from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
@@ -90,7 +91,7 @@ def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int
         for count in INSTRUCTIONS:
             cycle = [list(texts.values())[k % len(texts)] for k in range(count)]
             found.cached[count] = _seconds(lambda c=cycle: embedder.embed(views, c)) / len(users) * 1e6
-            found.uncached[count] = _seconds(lambda c=cycle: embedder.embed_uncached(views, c)) / len(users) * 1e6
+            found.uncached[count] = _seconds(lambda c=cycle: embed_uncached(embedder, views, c)) / len(users) * 1e6
     if noise and denoised_users:
         clean = Events.of(case.table, case.event_weights, case.now).take(users)
         planted = Events.of(marks, case.event_weights, case.now).take(users).item > 0

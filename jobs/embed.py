@@ -9,7 +9,7 @@ histories with `jobs.daily`, and nothing else: neither needs the other.
 from __future__ import annotations
 
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
-from rayrec.embeddings.embedding_products import EMBEDDINGS, INFLUENCES, NEIGHBOURS
+from rayrec.embeddings.embedding_tables import EMBEDDINGS, INFLUENCES, NEIGHBOURS
 from rayrec.pipeline import embedding_run as pipeline
 from rayrec.pipeline.embedding_training import settings_of
 from rayrec.pipeline.run_context import RunContext

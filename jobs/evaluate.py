@@ -19,9 +19,9 @@ from rayrec.errors import DataError, MissingFileError, PublicationError
 from rayrec.evaluation import evaluation_result
 from rayrec.evaluation.evaluation_result import EvaluationResult
 from rayrec.publishing.manifest import find_manifest
-from rayrec.reporting.html_report import read_report, report_folder, write_report
+from rayrec.reporting.html_report import read_report, write_report
 from rayrec.reporting.terminal import print_comparison, print_decision, print_off_policy, results_console
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 SHOWN_METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
 
@@ -48,7 +48,7 @@ def evaluate(
     if found.off_policy is not None:
         print_off_policy(console, found.off_policy)
     storage = Storage(loaded.output.root)
-    path = f"{report_folder(day.isoformat())}/metrics.json"
+    path = layout.metrics_path(day)
     storage.write(path, found.to_json())
     console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
     console.print(f"report:  {_update_report(found, storage)}", soft_wrap=True)

@@ -1,4 +1,8 @@
-"""Shared fixtures. Ray's token authentication is set before Ray starts: unset, Ray writes a token file at home."""
+"""Fixtures that many tests share, and what each test needs of the machine: the markers `unit` and `slow`.
+
+A test is `unit` unless it is marked `slow` or uses a fixture that starts Ray, vLLM or a server. Under pytest-xdist all tests that use the session's Ray cluster run in one
+process, so that there is one cluster; every other file stays whole, so that its fixtures are made once.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,22 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["s3_server"]  # beside this file
+pytest_plugins = ["s3_server"]  # tests/support/s3_server.py
 
+# Before Ray starts: without a mode and a token it writes a token file in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# Before torch starts its threads: idle ones that spin take the CPU from other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-settings.register_profile("rayrec", deadline=None)  # no test fails for a slow machine
+settings.register_profile("rayrec", deadline=None)  # a slow machine fails no test
 settings.load_profile("rayrec")
+
+CLUSTER = "local_ray"
+SLOW_FIXTURES = (CLUSTER, "s3_server", "vllm")  # how their names begin
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +39,24 @@ def local_ray(s3_server: str) -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        needs = _fixtures(item)
+        if not item.get_closest_marker("slow") and any(name.startswith(SLOW_FIXTURES) for name in needs):
+            item.add_marker("slow")
+        if not any(item.get_closest_marker(name) for name in ("slow", "gpu")):
+            item.add_marker("unit")
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(CLUSTER if CLUSTER in needs else item.path.stem))
+    # The cluster's tests take longest: begin with them.
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != (CLUSTER,))
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    """The fixtures that a test uses, those that its parameters name among them."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    named = {value for value in parameters.values() if isinstance(value, str)}
+    on_s3 = {"s3_server"} if parameters.get("storage_root") == "s3" else set()
+    return {*getattr(item, "fixturenames", ()), *named, *on_s3}

@@ -1,9 +1,9 @@
-"""Who asked to be forgotten: a list under `output.root` that every night's ingest reads, and how each request went.
+"""The erasure list (GDPR): users whose rows every ingest drops, and the state of each erasure request.
 
-    forgotten/salt.json                random bytes, made once
-    forgotten/requests/<id>.json       the users that one request adds; the list is the union of all requests
-    forgotten/plans/<id>.json          what was found of them, before anything was changed
-    forgotten/certificates/<id>.json   the request is fulfilled
+    erasure/salt.json                  random bytes, made once
+    erasure/requests/<id>.json         the users that one request adds; the list is the union of all requests
+    erasure/plans/<id>.json            what was found of them, before anything was changed
+    erasure/certificates/<id>.json     the request is fulfilled
 
 The list must recognise a user whose events come again tomorrow, for good; it need not tell who they are. So it holds
 tokens, BLAKE2b of the id keyed with the salt: pseudonyms, like those of no other root. Who can read the folder can
@@ -26,10 +26,8 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
-FOLDER = "forgotten"
-_SALT = f"{FOLDER}/salt.json"
 _TOKEN_BYTES = 16
 
 
@@ -89,14 +87,14 @@ def read(storage: Storage) -> ErasureList:
 
 def requests(storage: Storage) -> list[ErasureRequest]:
     """Every request, the oldest first."""
-    paths = [info.path for info in storage.list(f"{FOLDER}/requests")]
+    paths = [info.path for info in storage.list(layout.ERASURE_REQUESTS)]
     return sorted((_request(storage, path) for path in paths), key=lambda each: (len(each.earlier), each.id))
 
 
 def pending_requests(storage: Storage) -> list[ErasureRequest]:
     """Requests that no certificate says are fulfilled, the oldest first."""
-    done = {info.path for info in storage.list(f"{FOLDER}/certificates")}
-    return [request for request in requests(storage) if certificate_path(request) not in done]
+    done = {info.path for info in storage.list(layout.ERASURE_CERTIFICATES)}
+    return [request for request in requests(storage) if layout.erasure_certificate_path(request.id) not in done]
 
 
 def before(storage: Storage, request: ErasureRequest) -> ErasureList:
@@ -112,7 +110,7 @@ def of(storage: Storage, request: ErasureRequest) -> ErasureList:
 
 def add(storage: Storage, user_ids: pa.Array) -> ErasureRequest | None:
     """Put users on the list, in one request; None where all of them are on it already."""
-    storage.create(_SALT, json.dumps({"salt": secrets.token_hex(32)}).encode())
+    storage.create(layout.ERASURE_SALT, json.dumps({"salt": secrets.token_hex(32)}).encode())
     listed = read(storage)
     whole = ErasureList(_salt(storage), listed.tokens)
     tokens = sorted({whole.token(user) for user in user_ids.to_pylist()} - whole.tokens)
@@ -123,34 +121,24 @@ def add(storage: Storage, user_ids: pa.Array) -> ErasureRequest | None:
         digest([tokens, earlier]), datetime.now(UTC).isoformat(timespec="seconds"), tuple(tokens), earlier
     )
     content = {"requested_at": request.requested_at, "earlier": earlier, "tokens": tokens}
-    storage.create(f"{FOLDER}/requests/{request.id}.json", (json.dumps(content, indent=1) + "\n").encode())
+    storage.create(layout.erasure_request_path(request.id), (json.dumps(content, indent=1) + "\n").encode())
     return request
-
-
-def plan_path(request: ErasureRequest) -> str:
-    return f"{FOLDER}/plans/{request.id}.json"
-
-
-def certificate_path(request: ErasureRequest) -> str:
-    return f"{FOLDER}/certificates/{request.id}.json"
 
 
 def _request(storage: Storage, path: str) -> ErasureRequest:
     content = _json(storage, path)
     try:
         tokens, earlier = tuple(map(str, content["tokens"])), tuple(map(str, content["earlier"]))
-        return ErasureRequest(
-            path.rsplit("/", 1)[1].removesuffix(".json"), str(content["requested_at"]), tokens, earlier
-        )
+        return ErasureRequest(layout.erasure_request_id(path), str(content["requested_at"]), tokens, earlier)
     except (KeyError, TypeError):
         raise _unreadable(storage, path) from None
 
 
 def _salt(storage: Storage) -> bytes:
     try:
-        return bytes.fromhex(_json(storage, _SALT)["salt"])
+        return bytes.fromhex(_json(storage, layout.ERASURE_SALT)["salt"])
     except (KeyError, TypeError, ValueError):
-        raise _unreadable(storage, _SALT) from None
+        raise _unreadable(storage, layout.ERASURE_SALT) from None
 
 
 def _json(storage: Storage, path: str) -> Any:
@@ -162,7 +150,7 @@ def _json(storage: Storage, path: str) -> Any:
 
 def _unreadable(storage: Storage, path: str) -> DataError:
     return DataError(
-        "the list of forgotten users cannot be read",
+        "the erasure list cannot be read",
         where=storage.url(path),
-        hint="restore the file: without it, users who asked to be forgotten would come back",
+        hint="restore the file: without it, erased users would come back",
     )

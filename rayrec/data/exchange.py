@@ -85,8 +85,8 @@ def read_shard(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[p
 
 
 def count_erased_users(storage: Storage, paths: Iterable[str], shard: int) -> int:
-    """How many forgotten users of one shard had rows in the splits' files."""
-    tokens = (read_statistics(storage, path)["forgotten_users"] for path in paths)
+    """How many users of one shard that are on the erasure list had rows in the splits' files."""
+    tokens = (read_statistics(storage, path)["erased_users"] for path in paths)
     return len({token for users in tokens for token, of in users.items() if of == shard})
 
 

@@ -16,6 +16,7 @@ from rayrec.data.schemas import HISTORY, INTERACTION, QUARANTINE
 from rayrec.errors import DataError
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage import Storage
+from rayrec.storage.tables import read_arrow, write_arrow
 
 Rows = npt.NDArray[np.int64]
 
@@ -71,25 +72,18 @@ def group(tables: Iterable[pa.Table], item_ids: pa.StringArray, data: Data, file
 
 
 def write_histories(storage: Storage, path: str, histories: pa.Table) -> None:
-    """One shard's HISTORY as an Arrow IPC file."""
-    with (
-        storage.writer(path) as file,
-        pa.ipc.new_file(file, HISTORY, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
-    ):
-        writer.write_table(histories)
+    """One shard's HISTORY."""
+    write_arrow(storage, path, histories)
 
 
 def read_histories(storage: Storage, path: str) -> pa.Table:
     """HISTORY. Raises MissingFileError, and DataError for a file that is none."""
-    with storage.open(path) as file:
-        try:
-            return pa.ipc.open_file(file).read_all().cast(HISTORY)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"cannot be read as histories: {error}",
-                where=storage.url(path),
-                hint="delete it, and run the job again",
-            ) from error
+    try:
+        return read_arrow(storage, path).cast(HISTORY)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"cannot be read as histories: {error}", where=storage.url(path), hint="delete it, and run the job again"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -29,20 +29,20 @@ _ROUND_ROWS = 4_000_000  # rows held in memory at once, about 40 bytes each
 
 @dataclass
 class RowCounts:
-    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window + forgotten."""
+    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window + erased."""
 
     rows: int = 0
     accepted: int = 0
     outside_window: int = 0
     quarantined: Counter[str] = field(default_factory=Counter)
-    erasure_list: int = 0  # rows in the window, of users who asked to be forgotten
+    erased: int = 0  # rows in the window, of users on the erasure list
 
     def add(self, other: RowCounts) -> None:
         self.rows += other.rows
         self.accepted += other.accepted
         self.outside_window += other.outside_window
         self.quarantined.update(other.quarantined)
-        self.erasure_list += other.erasure_list
+        self.erased += other.erased
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -50,13 +50,13 @@ class RowCounts:
             "accepted": self.accepted,
             "outside_window": self.outside_window,
             "quarantined": dict(sorted(self.quarantined.items())),
-            "forgotten": self.erasure_list,
+            "erased": self.erased,
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RowCounts:
         counts = (content["rows"], content["accepted"], content["outside_window"])
-        return cls(*counts, Counter(content["quarantined"]), content["forgotten"])
+        return cls(*counts, Counter(content["quarantined"]), content["erased"])
 
 
 def ingest_split(
@@ -71,10 +71,10 @@ def ingest_split(
 ) -> dict[str, Any]:
     """Write the split's exchange file, and before it its quarantine (parquet; no file where nothing broke).
 
-    Rows of forgotten users go nowhere, and count for nothing in the catalogue.
+    Rows of users on the erasure list go nowhere, and count for nothing in the catalogue.
 
     Returns the split's statistics, which the exchange file holds too: a Tally as a dict, `files` (path -> Tally as a
-    dict), `quarantine` (the file's path, or None) and `forgotten_users` (token -> shard, of those who have rows here).
+    dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of those who have rows here).
     The exchange file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
     for input that cannot be read.
     """
@@ -93,8 +93,8 @@ class _Ingest:
         self, writer: ShuffleWriter, outputs: Storage, quarantine: str, stack: ExitStack, erasure_list: ErasureList
     ) -> None:
         self._writer, self._outputs, self._path, self._stack = writer, outputs, quarantine, stack
-        self._forgotten = erasure_list
-        self._forgotten_users: dict[str, int] = {}
+        self._erasure_list = erasure_list
+        self._erased_users: dict[str, int] = {}
         self._broken: pq.ParquetWriter | None = None
         self._round: list[pa.Table] = []
         self._items: list[pa.Table] = []
@@ -104,8 +104,8 @@ class _Ingest:
         where = inputs.url(fragment.file.path)
         row_counts = self._files.setdefault(fragment.file.path, RowCounts())
         for batch in read_fragment(inputs, fragment, contract.data.interactions, contract.columns, contract.needed):
-            checked, erasure_list = self._checked(batch, fragment.file, where, contract)
-            row_counts.add(_tally(batch, checked, erasure_list))
+            checked, erased = self._checked(batch, fragment.file, where, contract)
+            row_counts.add(_tally(batch, checked, erased))
             self._keep(checked)
             if sum(table.num_rows for table in self._round) >= _ROUND_ROWS:
                 self._flush()
@@ -121,7 +121,7 @@ class _Ingest:
             **total.as_dict(),
             "files": files,
             "quarantine": broken,
-            "forgotten_users": dict(sorted(self._forgotten_users.items())),
+            "erased_users": dict(sorted(self._erased_users.items())),
         }
         self._writer.finish(item_counts.merge(self._items) if self._items else None, statistics)
         return statistics
@@ -129,15 +129,15 @@ class _Ingest:
     def _checked(
         self, batch: RawBatch, file: InputFile, where: str, contract: InteractionContract
     ) -> tuple[ValidatedBatch, int]:
-        """The batch through the contract, and how many of its rows were left out: those of forgotten users."""
+        """The batch through the contract, and how many of its rows were dropped: those of users on the erasure list."""
         checked = contract.check(batch, file, where)
         users = checked.interactions["user_id"]
-        listed = self._forgotten.contains(users)
+        listed = self._erasure_list.contains(users)
         if not listed.any():
             return checked, 0
         gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
         for user, shard in zip(gone.to_pylist(), shard_of(gone, contract.data.shards).tolist(), strict=True):
-            self._forgotten_users[self._forgotten.token(user)] = shard
+            self._erased_users[self._erasure_list.token(user)] = shard
         # Once more without them: what items are called must not be counted from their rows either.
         rows = checked.interactions["source_row"].to_numpy()[listed]
         return contract.check(batch.filter(~np.isin(batch.row, rows)), file, where), len(rows)
@@ -161,7 +161,7 @@ class _Ingest:
         self._round = []
 
 
-def _tally(batch: RawBatch, checked: ValidatedBatch, erasure_list: int) -> RowCounts:
+def _tally(batch: RawBatch, checked: ValidatedBatch, erased: int) -> RowCounts:
     rows = batch.table.num_rows + len(batch.malformed)
     counts = Counter(counts_by_reason(checked.quarantine))
-    return RowCounts(rows, checked.accepted, checked.outside_window, counts, erasure_list)
+    return RowCounts(rows, checked.accepted, checked.outside_window, counts, erased)

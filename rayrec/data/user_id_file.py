@@ -1,4 +1,4 @@
-"""A file of user ids, such as those who asked to be forgotten: CSV with a header, or parquet."""
+"""A file of user ids, such as those of an erasure request: CSV with a header, or parquet."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""A vector per user that answers to a purpose; see rayrec.embeddings.user_model for how, jobs.embed for the nightly job.
+"""Instruction-aware user embeddings (after InstructUE, arXiv 2510.11016): one vector per user and instruction.
 
-For a notebook: `read_embeddings` for what is published, `Embedder` to ask for any other purpose,
-`Index` for who is alike.
+`user_model` describes the model; `jobs.embed` trains it, embeds all users and publishes the vectors. In a notebook:
+`read_embeddings` reads published vectors, `Embedder` embeds users under any other instruction, `Index` searches for
+nearest neighbours.
 """
 
 from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.embedding_reader import read_embeddings, read_influences, read_neighbours
-from rayrec.embeddings.embedding_schema import vectors_of
-from rayrec.embeddings.event_influence import InteractionInfluence, least_aligned, leave_one_out, most_influential
-from rayrec.embeddings.neighbours import Index, SearchResult
-from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.embedding_tables import vectors_of
+from rayrec.embeddings.interaction_influence import InteractionInfluence, leave_one_out, most_influential
+from rayrec.embeddings.neighbour_search import Index, SearchResult
+from rayrec.embeddings.user_events import Events, Items
 
 __all__ = [
     "Embedder",
@@ -18,7 +19,6 @@ __all__ = [
     "InteractionInfluence",
     "Items",
     "SearchResult",
-    "least_aligned",
     "leave_one_out",
     "most_influential",
     "read_embeddings",

@@ -1,10 +1,10 @@
-"""A trained model at work: events in, vectors out, as numpy arrays; and the artefact that it lives in.
+"""A trained user model with its vocabulary and scaler: embeds users and items, and is stored as an artifact.
 
     embedder = Embedder.load(storage, fingerprint)
-    views = embedder.viewer(items)(events)
+    views = embedder.view_builder(items)(events)
     vectors = embedder.embed(views, ["Will this person buy again within 30 days?"])   # float32 [1, users, dim]
 
-A user's vector does not change by one bit with who else is asked for: every batch has the same shape.
+A user's vector is bit-identical whoever else is embedded, since every batch has the same shape.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ import torch
 
 from rayrec.config.embeddings_section import Embeddings
 from rayrec.embeddings import user_model
-from rayrec.embeddings.batches import padded
+from rayrec.embeddings.embedder_training import TrainedModel
 from rayrec.embeddings.instruction_answers import WORDS_EACH
 from rayrec.embeddings.language_model import MAX_TOKENS, base_digest, text_tokenizer
-from rayrec.embeddings.source_events import Items
 from rayrec.embeddings.source_views import FeatureScaler, View, ViewBuilder
-from rayrec.embeddings.training import TrainedModel
-from rayrec.embeddings.view_vocabulary import PAD, Vocabulary, words_of
+from rayrec.embeddings.user_events import Items
+from rayrec.embeddings.word_vocabulary import PAD, Vocabulary, words_of
 from rayrec.errors import DataError
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, artifacts, layout
 
-KIND = "embedder"  # of the artefact
-FORMAT = 2
-_ROWS = 64  # users of a batch, always
+KIND = "embedder"  # of the artifact
+FORMAT = 3
+_ROWS = 64  # users of every batch
 
 Vectors = npt.NDArray[np.float32]
 
@@ -42,25 +41,25 @@ Vectors = npt.NDArray[np.float32]
 class Embedder:
     settings: Embeddings
     vocabulary: Vocabulary
-    scales: FeatureScaler
+    scaler: FeatureScaler
     model: user_model.UserModel
-    card: Mapping[str, Any]  # how it came about: the loss curve, which epoch these weights are of, on which base
+    card: Mapping[str, Any]  # loss curve, epoch of the weights, base model
 
     @classmethod
     def of(cls, settings: Embeddings, trained: TrainedModel) -> Embedder:
         card = {"curve": [dict(row) for row in trained.curve], "epochs": trained.epochs, "format": FORMAT}
         card["base"] = base_digest(settings.model)
-        return cls(settings, trained.vocabulary, trained.scales, trained.model, card)
+        return cls(settings, trained.vocabulary, trained.scaler, trained.model, card)
 
     @classmethod
     def load(cls, storage: Storage, fingerprint: str) -> Embedder:
-        """Raises MissingFileError where there is none, DataError where it cannot be read."""
+        """Raises MissingFileError if there is no such artifact, DataError if it cannot be read."""
         found = artifacts.load(storage, KIND, fingerprint)
         try:
             settings = Embeddings.model_validate_json(found.meta["settings"])
             vocabulary = Vocabulary.from_json(found.meta["vocabulary"])
-            scales, card = FeatureScaler.from_json(found.meta["scales"]), found.meta["card"]
-            sizes = vocabulary.size, vocabulary.spoken
+            scaler, card = FeatureScaler.from_json(found.meta["scaler"]), found.meta["card"]
+            sizes = vocabulary.size, vocabulary.lm_size
             base = base_digest(settings.model)
             if base != card["base"]:
                 raise ValueError(f"it was trained on {card['base']}, and the base is now {base}")
@@ -68,18 +67,18 @@ class Embedder:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"the embedding model cannot be read: {error}",
-                where=storage.url(f"{artifacts.FOLDER}/{KIND}/{fingerprint}"),
-                hint="delete the artefact's folder; the next run trains again",
+                where=storage.url(layout.model_folder(KIND, fingerprint)),
+                hint="delete the artifact's folder; the next run trains again",
             ) from None
-        return cls(settings, vocabulary, scales, weights, card)
+        return cls(settings, vocabulary, scaler, weights, card)
 
     def save(self, storage: Storage, fingerprint: str) -> bool:
-        """As safetensors and a card; False, leaving nothing, if another run saved the same artefact first."""
+        """As safetensors and JSON. Returns False and writes nothing if another run saved the same artifact first."""
         arrays = {name: parameter.detach().numpy() for name, parameter in self.model.learned().items()}
         meta = {
-            "settings": self.settings.model_dump_json(),  # as text, which keeps the order of the sources
+            "settings": self.settings.model_dump_json(),  # as text, to keep the order of the sources
             "vocabulary": self.vocabulary.as_json(),
-            "scales": self.scales.as_json(),
+            "scaler": self.scaler.as_json(),
             "card": dict(self.card),
         }
         return artifacts.save(storage, KIND, fingerprint, arrays, meta)
@@ -89,35 +88,35 @@ class Embedder:
         return self.settings.model.dim
 
     def view_builder(self, items: Items) -> ViewBuilder:
-        """Makes views over a catalogue, which need not be the one of the training."""
-        return ViewBuilder(self.settings, self.vocabulary, self.scales, items)
+        """Builder of views over a catalogue, which may differ from that of the training."""
+        return ViewBuilder(self.settings, self.vocabulary, self.scaler, items)
 
     @staticmethod
     def present(views: Mapping[str, View]) -> npt.NDArray[np.bool_]:
-        """Which sources each user has, [users, sources]."""
+        """Mask of the sources that each user has, bool [users, sources]."""
         return np.stack([view.present for view in views.values()], axis=1)
 
     def embed(self, views: Mapping[str, View], instructions: Sequence[str]) -> Vectors:
-        """Unit vectors, float32 [instructions, users, dim]. An empty instruction asks nothing in particular.
+        """Unit vectors, float32 [instructions, users, dim]. An instruction may be empty.
 
         Raises DataError for an instruction that is too long.
         """
-        asked = [self._ids(text) for text in instructions]
-        out = np.empty((len(asked), _users(views), self.dim), np.float32)
+        tokens = [self.instruction_ids(text) for text in instructions]
+        out = np.empty((len(tokens), _users(views), self.dim), np.float32)
         with single_thread(), torch.inference_mode():
-            for start, prefix in self._prefixes(views):
+            for start, prefix in self.prefixes(views):
                 cache = self.model.prefill(prefix)
-                for k, ids in enumerate(asked):
+                for k, ids in enumerate(tokens):
                     rows = out[k, start : start + _ROWS]
                     rows[:] = self.model.embed_cached(cache, ids)[: len(rows)].numpy()
         return out
 
     def embed_items(self, items: Items) -> Vectors:
-        """Unit vectors [items, dim] of items as answers to an open question, by the words that would name them.
+        """Unit vectors [items, dim] of items, as answers made of their first words.
 
-        They lie in the space of the users' vectors under instructions of the kind `next`, and of no others.
+        They are comparable with users' vectors under instructions whose answer kind is `next`, and no others.
         """
-        named = [self._speak(" ".join(words_of(text)[:WORDS_EACH])) for text in items.text]
+        named = [self._tokenize(" ".join(words_of(text)[:WORDS_EACH])) for text in items.text]
         lengths = np.array([len(ids) for ids in named] + [0] * _ROWS)
         tokens = np.full((len(lengths), lengths.max()), PAD, np.int64)
         for row, ids in enumerate(named):
@@ -130,33 +129,24 @@ class Embedder:
                 rows[:] = self.model.answers(*batch)[: len(rows)].numpy()
         return out
 
-    def embed_uncached(self, views: Mapping[str, View], instructions: Sequence[str]) -> Vectors:
-        """As `embed`, reading each user's sources and prefix anew for every instruction: the yardstick of the cache."""
-        out = np.empty((len(instructions), _users(views), self.dim), np.float32)
-        with single_thread(), torch.inference_mode():
-            for k, text in enumerate(instructions):
-                for start, prefix in self._prefixes(views):
-                    rows = out[k, start : start + _ROWS]
-                    rows[:] = self.model.embed_from_prefix(prefix, self._ids(text))[: len(rows)].numpy()
-        return out
-
-    def _ids(self, instruction: str) -> list[int]:
-        ids = self._speak(instruction)
-        room = MAX_TOKENS - self.model.prefix_tokens - 1
-        if len(ids) > room:
-            raise DataError(f"the instruction has {len(ids)} tokens; {room} can be read", hint="shorten it")
+    def instruction_ids(self, instruction: str) -> list[int]:
+        """Token ids of an instruction. Raises DataError if there are too many."""
+        ids = self._tokenize(instruction)
+        limit = MAX_TOKENS - self.model.prefix_tokens - 1
+        if len(ids) > limit:
+            raise DataError(f"the instruction has {len(ids)} tokens; the limit is {limit}", hint="shorten it")
         return ids
 
     @cached_property
-    def _speak(self) -> Callable[[str], list[int]]:
+    def _tokenize(self) -> Callable[[str], list[int]]:
         return text_tokenizer(self.settings.model, self.vocabulary)
 
-    def _prefixes(self, views: Mapping[str, View]) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first user, prefix of _ROWS users) batch after batch; the last one is filled up with nobody."""
+    def prefixes(self, views: Mapping[str, View]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Batches (first user, prefix [_ROWS, prefix tokens, width]); the last one is padded with empty users."""
         if tuple(views) != self.model.sources:
             raise DataError(
-                f"views of {', '.join(views)} for a model that reads {', '.join(self.model.sources)}",
-                hint="make the views with the embedder's own viewer",
+                f"the views are {', '.join(views)}, but the model needs {', '.join(self.model.sources)}",
+                hint="build the views with the embedder's own view_builder",
             )
         users = _users(views)
         summaries = np.zeros((users + _ROWS, len(views), self.model.llm.width), np.float32)
@@ -169,15 +159,15 @@ class Embedder:
             yield start, self.model.prefix(torch.from_numpy(summaries[rows]), torch.from_numpy(present[rows]))
 
     def _summaries(self, name: str, view: View) -> Vectors:
-        """[users, width]; users are batched with others of the same length class, a power of two of their own lines."""
+        """[users, width]. Users are batched by length class: their number of lines, rounded up to a power of two."""
         out = np.zeros((len(view.lengths), self.model.llm.width), np.float32)
         classes = np.exp2(np.ceil(np.log2(np.maximum(view.lengths, 1)))).astype(np.int64)
         for length in np.unique(classes[view.present]).tolist():
             members = np.flatnonzero((classes == length) & view.present)
             for start in range(0, len(members), _ROWS):
                 users = members[start : start + _ROWS]
-                lines = padded(view, users, _ROWS, length)
-                found = self.model.summary(name, lines.words, lines.weight, lines.there)
+                lines = view.padded(users, _ROWS, length)
+                found = self.model.summary(name, lines.words, lines.weight, lines.mask)
                 out[users] = found[: len(users)].numpy()
         return out
 

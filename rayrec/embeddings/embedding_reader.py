@@ -1,4 +1,4 @@
-"""What downstream teams call: the embeddings of a published day, by its manifest and nothing else."""
+"""Readers of published embeddings, neighbours and influences. They read only the files that the manifest lists."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.embeddings.embedding_products import EMBEDDINGS, INFLUENCES, NEIGHBOURS
-from rayrec.embeddings.embedding_schema import INFLUENCE, embedding_schema, neighbour_schema
+from rayrec.embeddings.embedding_tables import (
+    EMBEDDINGS,
+    INFLUENCE,
+    INFLUENCES,
+    NEIGHBOURS,
+    embedding_schema,
+    neighbour_schema,
+)
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.manifest import find_manifest
@@ -34,10 +40,10 @@ def read_embeddings(
     users: Collection[str] | None = None,
     verify: bool = False,
 ) -> pa.Table:
-    """EMBEDDING rows of one instruction, ordered by shard and user_id; `vectors_of` makes them an array.
+    """EMBEDDING rows of one instruction, ordered by shard and user_id; `vectors_of` converts them to an array.
 
-    `users` reads only the shards that these users are in. `verify` checks every file against its sha256. Raises
-    PublicationError if the day or the instruction is not published, or a file is not the one that was published.
+    With `users`, only the shards of these users are read. With `verify`, every file is checked against its sha256.
+    Raises PublicationError if the date or the instruction is not published, or a file is missing or was changed.
     """
 
     def schema(manifest: Manifest) -> pa.Schema:
@@ -81,17 +87,17 @@ def _published(
     users: Collection[str] | None,
     verify: bool,
 ) -> pa.Table:
-    day = parse_date(date)
-    manifest = find_manifest(storage, day, product.name)
+    date = parse_date(date)
+    manifest = find_manifest(storage, date, product.name)
     if manifest is None:
         raise PublicationError(
-            f"no {product.name} are published for {day}",
-            where=storage.url(layout.manifest_path(day, product.name)),
+            f"no {product.name} are published for {date}",
+            where=storage.url(layout.manifest_path(date, product.name)),
             hint="run jobs.embed",
         )
     if arm not in manifest.arms:
         raise PublicationError(
-            f"there is no {product.arm} {arm!r} on {day}",
+            f"there is no {product.arm} {arm!r} on {date}",
             where=storage.root,
             hint=f"the {product.arm}s are {', '.join(manifest.arms)}",
         )
@@ -107,9 +113,9 @@ def _published(
 def _read(storage: Storage, file: PublishedFile, verify: bool) -> pa.Table:
     def fail(problem: str) -> PublicationError:
         return PublicationError(
-            f"a published file is not as the manifest says: {problem}",
+            f"a published file does not match its manifest: {problem}",
             where=storage.url(file.path),
-            hint="restore it, or withdraw the day by deleting its manifest, and run the job again",
+            hint="restore it, or delete the date's manifest and run the job again",
         )
 
     try:
@@ -117,9 +123,9 @@ def _read(storage: Storage, file: PublishedFile, verify: bool) -> pa.Table:
     except MissingFileError:
         raise fail("it is missing") from None
     if len(data) != file.bytes:
-        raise fail(f"it has {len(data)} bytes, not {file.bytes}")
+        raise fail(f"it has {len(data)} bytes instead of {file.bytes}")
     if verify and hashlib.sha256(data).hexdigest() != file.sha256:
-        raise fail("its sha256 is another")
+        raise fail("its sha256 differs")
     try:
         return pq.read_table(pa.BufferReader(data), use_threads=False)
     except (pa.ArrowException, OSError) as error:

@@ -1,6 +1,6 @@
-"""Recency, frequency, value and what belongs to them: a row of numbers a user, made by hand.
+"""Recency, frequency and value (RFM) features: one row of numbers per user.
 
-A source of the model (`profile`), and on its own the baseline that every embedding has to beat.
+The `profile` source of the model, and on their own the baseline that embeddings are compared with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 FEATURES = (
@@ -33,13 +33,12 @@ FEATURES = (
     "against_share",
     "items",
 )
-"""Names of the columns. Days are of 24 hours; prices are the items' attribute; `against_share`: of negative weight;
-`gap_days`: between two active days; `*_newest`: of the newest tenth of the events, at least one; `items`: distinct
-ones."""
+"""Column names. A day has 24 hours; `against_share`: share of events with negative weight; `gap_days`: mean between
+active days; `*_newest`: over the newest tenth of the events, at least one; `items`: distinct items."""
 
 
 def features(events: Events, items: Items) -> npt.NDArray[np.float64]:
-    """[users, FEATURES], on a logarithmic scale (sign(x) log(1 + |x|)); NaN where a number does not exist."""
+    """[users, FEATURES], on a logarithmic scale, sign(x) log(1 + |x|); NaN where a feature is undefined."""
     count = events.lengths.astype(np.float64)
     some = count > 0
     price = items.price[events.item]
@@ -87,9 +86,8 @@ def _sums(events: Events, of: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _mean(events: Events, of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of the values that exist; NaN where there is none."""
-    there = ~np.isnan(of)
-    return np.asarray(_sums(events, np.nan_to_num(of)) / _sums(events, there))
+    """Mean of the values that are not NaN; NaN where there is none."""
+    return np.asarray(_sums(events, np.nan_to_num(of)) / _sums(events, ~np.isnan(of)))
 
 
 def _distinct(events: Events) -> npt.NDArray[np.float64]:

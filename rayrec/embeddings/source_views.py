@@ -1,12 +1,12 @@
-"""The sources: what is read of a user, as lines of words with weights. Made from HISTORY and ITEM tables alone.
+"""The views of a user: what each source says, as lines of weighted words, made from HISTORY and ITEM tables.
 
-    events     one line an event: the item, its words, which event, how long ago, value, price band
-    dislikes   the same for what speaks against an item: events of negative weight, and low values where config says so
-    profile    one line of the numbers of `rayrec.embeddings.rfm_features`, as they are: standardised, at most 3 off the mean
-    rhythm     weekdays, parts of the day, months, and the pauses between active days
-    sessions   one line a session: how large, how long ago, after what pause, its first items
+    events     one line per event: item, its words, event type, age, value, price band
+    dislikes   the same for evidence against items: events of negative weight, and low values if configured
+    profile    one line with the numbers of `rayrec.embeddings.rfm_features`, standardised and clipped to 3 sigma
+    rhythm     weekdays, parts of the day, months, and pauses between active days
+    sessions   one line per session: size, age, pause before it, its first items
 
-A user without lines lacks the source. Leaving one event out changes every view that it has a part in.
+A user without lines lacks the source. Removing an event from the history changes every view that it contributes to.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from rayrec.config.embeddings_section import Embeddings, EmbeddingViewSettings
 from rayrec.embeddings.rfm_features import FEATURES, features
-from rayrec.embeddings.source_events import Events, Items
-from rayrec.embeddings.view_vocabulary import PAD, Vocabulary
+from rayrec.embeddings.user_events import Events, Items, ranges
+from rayrec.embeddings.word_vocabulary import PAD, Vocabulary
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 FIELDS = ("event", "age", "value", "band", "size", "gap", "weekday", "part", "month", "number")
-"""Numbers that are read as words; `number`: which one of the profile."""
+"""Numeric fields of the vocabulary; `number`: index of a profile feature."""
 
 _TEXT = 12  # words of an item's text
 _FIRST_ITEMS = 4  # of a session
-_BANDS = 10  # of prices, with as many events in each
-_Z = 3.0  # standard deviations beyond which a number of the profile says no more
+_BANDS = 10  # price bands, of equally many events
+_MAX_Z = 3.0  # profile numbers are clipped to this many standard deviations
 
 
 @dataclass(frozen=True)
 class View:
-    """One source of some users: `lengths` [users] lines each, oldest first; `words`, `weight` [lines, most words]."""
+    """One source of some users: `lengths` [users] lines each, oldest first; `words`, `weight` [lines, words]."""
 
-    words: npt.NDArray[np.int32]  # PAD where there is none
+    words: npt.NDArray[np.int32]  # PAD where there is no word
     weight: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
 
@@ -45,26 +47,48 @@ class View:
     def present(self) -> npt.NDArray[np.bool_]:
         return self.lengths > 0
 
+    def padded(self, users: npt.NDArray[np.integer[Any]], rows: int, length: int) -> PaddedView:
+        """Dense tensors of `users`, who have at most `length` lines, in the first of `rows` rows; the rest is empty."""
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        counts = self.lengths[users]
+        at = ranges(offsets[users], counts)
+        row = np.repeat(np.arange(len(users)), counts)
+        column = ranges(np.zeros(len(users), np.int64), counts)
+        words = np.zeros((rows, length, self.words.shape[1]), np.int64)
+        weight = np.zeros(words.shape, np.float32)
+        mask = np.zeros((rows, length), np.bool_)
+        words[row, column], weight[row, column], mask[row, column] = self.words[at], self.weight[at], True
+        return PaddedView(*(torch.from_numpy(array) for array in (words, weight, mask)))
+
+
+@dataclass(frozen=True)
+class PaddedView:
+    """One source of some users as dense tensors [rows, length, words], and a mask of the real lines [rows, length]."""
+
+    words: Tensor  # int64
+    weight: Tensor  # float32
+    mask: Tensor  # bool
+
 
 @dataclass(frozen=True)
 class FeatureScaler:
-    """What numbers are measured by; learned with the model and kept with it."""
+    """Price bands, and mean and standard deviation of the profile features; learned with the model."""
 
     bands: tuple[float, ...]  # inner edges of the price bands
-    mean: tuple[float, ...]  # of each profile feature
-    spread: tuple[float, ...]
+    mean: tuple[float, ...]  # [features]
+    spread: tuple[float, ...]  # standard deviations, [features]
 
     @classmethod
     def learn(cls, events: Sequence[Events], items: Items) -> FeatureScaler:
-        """From users as they were at some moments."""
+        """From users as of some cutoffs."""
         prices = np.concatenate([items.price[part.item] for part in events])
         prices = prices[~np.isnan(prices)]
         bands = np.unique(np.quantile(prices, np.arange(1, _BANDS) / _BANDS)) if len(prices) else np.empty(0)
         table = np.concatenate([features(part, items) for part in events])
-        there = ~np.isnan(table)
-        count = np.maximum(there.sum(0), 1)
+        valid = ~np.isnan(table)
+        count = np.maximum(valid.sum(0), 1)
         mean = np.nan_to_num(table).sum(0) / count
-        spread = np.sqrt((np.where(there, table - mean, 0) ** 2).sum(0) / count)
+        spread = np.sqrt((np.where(valid, table - mean, 0) ** 2).sum(0) / count)
         return cls(tuple(bands.tolist()), tuple(mean.tolist()), tuple(np.maximum(spread, 1e-6).tolist()))
 
     def as_json(self) -> dict[str, Any]:
@@ -76,37 +100,37 @@ class FeatureScaler:
 
 
 class ViewBuilder:
-    """Makes the views of any users over one catalogue."""
+    """Builds the views of any users over one catalogue."""
 
-    def __init__(self, settings: Embeddings, vocabulary: Vocabulary, scales: FeatureScaler, items: Items) -> None:
+    def __init__(self, settings: Embeddings, vocabulary: Vocabulary, scaler: FeatureScaler, items: Items) -> None:
         self.settings, self.items = settings, items
-        self._vocabulary, self._scales = vocabulary, scales
+        self._vocabulary, self._scaler = vocabulary, scaler
         self._token = vocabulary.item_tokens(items.item_id)
         self._text = vocabulary.text_matrix(items.text, _TEXT)
-        band = np.searchsorted(np.asarray(scales.bands), items.price).astype(np.float64)
+        band = np.searchsorted(np.asarray(scaler.bands), items.price).astype(np.float64)
         band[np.isnan(items.price)] = np.nan
         self._band = band
 
     def __call__(self, events: Events) -> dict[str, View]:
-        """Source -> view, in the order of the config."""
-        return {name: self._made(source, events) for name, source in self.settings.sources.items()}
+        """Views by source, in the order of the config."""
+        return {name: self._view(source, events) for name, source in self.settings.sources.items()}
 
-    def _made(self, source: EmbeddingViewSettings, events: Events) -> View:
+    def _view(self, source: EmbeddingViewSettings, events: Events) -> View:
         if source.kind == "profile":
-            return _newest(*self._profile(events), source.newest)
+            return _newest_lines(*self._profile(events), source.newest)
         if source.kind == "rhythm":
-            return _newest(*self._rhythm(events), source.newest)
+            return _newest_lines(*self._rhythm(events), source.newest)
         if source.kind == "sessions":
-            return _newest(*self._sessions(events.filter(~self._disliked(events))), source.newest)
+            return _newest_lines(*self._sessions(events.filter(~self._disliked(events))), source.newest)
         disliked = self._disliked(events)
         chosen = events.filter(disliked if source.kind == "dislikes" else ~disliked)
         rank = chosen.offsets[1:][chosen.user] - np.arange(len(chosen.item))
-        return _newest(*self._events(chosen.filter(rank <= source.newest)), source.newest)
+        return _newest_lines(*self._events(chosen.filter(rank <= source.newest)), source.newest)
 
     def _disliked(self, events: Events) -> npt.NDArray[np.bool_]:
         disliked: npt.NDArray[np.bool_] = events.weight < 0
         if self.settings.dislike_at_most is not None:
-            disliked = disliked | (events.value <= self.settings.dislike_at_most)  # NaN is none
+            disliked = disliked | (events.value <= self.settings.dislike_at_most)  # False for NaN
         return disliked
 
     def _events(self, events: Events) -> _Lines:
@@ -127,12 +151,12 @@ class ViewBuilder:
         return np.concatenate([single, text], axis=1), weight, events.lengths
 
     def _profile(self, events: Events) -> _Lines:
-        """A word a number, the same for all users, that weighs what the number is; and one that everybody has.
+        """One word per feature, the same for all users, weighted by the feature's value; and a constant word.
 
-        No words of buckets: beside them the numbers could no longer be read off the line's sum.
+        Without bucket words: with them the values could no longer be recovered from the sum of the line.
         """
         table = features(events, self.items)
-        z = np.clip((table - np.asarray(self._scales.mean)) / np.asarray(self._scales.spread), -_Z, _Z)
+        z = np.clip((table - np.asarray(self._scaler.mean)) / np.asarray(self._scaler.spread), -_MAX_Z, _MAX_Z)
         some = events.lengths > 0
         number = self._vocabulary.field_exact("number", np.arange(len(FEATURES) + 1))
         weight = np.concatenate([z, np.ones((len(z), 1))], axis=1)[some]
@@ -163,7 +187,7 @@ class ViewBuilder:
         return words, weight
 
     def _pauses(self, events: Events, day: npt.NDArray[np.int64]) -> _Words:
-        """How often a pause of which length lay between two active days; lengths in half octaves of days."""
+        """Histogram of the pauses between active days; lengths in half octaves of days."""
         pause = np.diff(day, prepend=day[:1]).astype(np.float64)
         same_user = np.diff(events.user, prepend=-1) == 0
         counted = same_user & (pause > 0)
@@ -204,11 +228,11 @@ _Words = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 _Lines = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
-def _newest(
-    words: npt.NDArray[np.int64], weight: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], most: int
+def _newest_lines(
+    words: npt.NDArray[np.int64], weight: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64], limit: int
 ) -> View:
-    """The newest lines of each user, and no weight for words that are not there."""
+    """The newest lines of each user, at most `limit`. Padding gets no weight."""
     last = np.repeat(np.cumsum(lengths), lengths)
-    kept = last - np.arange(len(words)) <= most
+    newest = last - np.arange(len(words)) <= limit
     weight = np.where(words == PAD, 0, weight)
-    return View(words[kept].astype(np.int32), weight[kept].astype(np.float32), np.minimum(lengths, most))
+    return View(words[newest].astype(np.int32), weight[newest].astype(np.float32), np.minimum(lengths, limit))

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayrec.config import Feedback
 from rayrec.data.feedback_contract import FeedbackResult, read_feedback
@@ -21,7 +20,8 @@ from rayrec.evaluation.published_day import is_participant
 from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_manifest, read_shard
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import write_parquet
 
 _COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
 
@@ -85,8 +85,7 @@ def _targets(storage: Storage, manifest: Manifest) -> list[pa.Table]:
 def _keep(storage: Storage, day: date, read: FeedbackResult, unmatched: pa.Table) -> None:
     for name, table, schema in (("feedback", read.quarantine, QUARANTINE), ("unmatched", unmatched, UNMATCHED)):
         if table.num_rows:
-            with storage.writer(f"quarantine/dt={day}/feedback/{name}.parquet") as file:
-                pq.write_table(table.cast(schema), file, compression="zstd")
+            write_parquet(storage, layout.quarantined_feedback_path(day, name), table.cast(schema))
 
 
 def _left_out(broken: Mapping[str, int], unmatched: pa.Table, outside: int) -> str:

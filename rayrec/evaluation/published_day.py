@@ -78,7 +78,7 @@ class PublishedRun:
         """What cannot be judged here and why, in words; empty where everything can."""
         if self.model is not None:
             return ""
-        why = "went when users were forgotten" if erasure_list.requests(self.storage) else "is not there any more"
+        why = "was deleted when users were erased" if erasure_list.requests(self.storage) else "is not there any more"
         return f"retrievers alone, novelty, popularity and tail are not judged: the day's item model {why}"
 
     @cached_property

@@ -3,7 +3,7 @@
 The retrievers rank with the artefact that the manifest names, through the candidate stage that the slates came from:
 `popularity` and its like for everybody, EASE and its like from the whole history, without denoising and without LLM.
 They cost more than the slates that are there already, so of many users a sample is enough for them (STANDALONE_SAMPLE_USERS).
-Where that artefact is gone, as on all days but one once users were forgotten, the arms are judged alone.
+Where that artefact is gone, as on all days but one once users were erased, the arms are judged alone.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import pyarrow.parquet as pq
-
 from rayrec.config import Denoise, Rerank, Slate
 from rayrec.data import erasure_list
 from rayrec.denoising.denoise_stage import denoiser_class
@@ -37,7 +35,6 @@ from rayrec.publishing.code_version import versions
 from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.run import PublishingRun, PublishResult
 from rayrec.ray_support.stage_runner import carry, results
-from rayrec.reporting.user_examples import catalogue_path
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
 from rayrec.reranking.text.text_scorer import text_scorer_class
@@ -45,9 +42,8 @@ from rayrec.retrieval import item_model
 from rayrec.slates.assembly import check_slate
 from rayrec.slates.scored_candidates import CatalogueItems
 from rayrec.slates.slate_rules import unresolved_ids
-from rayrec.storage import artifacts
-
-LLM_KIND = "llm"  # the name of the tuned one in manifests, and its folder among the models
+from rayrec.storage import layout
+from rayrec.storage.tables import write_parquet
 
 
 @dataclass
@@ -160,7 +156,7 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
     told: list[object] = [instruction(context), context.templates.digest]
     if models.llm is not None:
         card = tuned_checkpoint.read_model_card(context.storage, models.llm)
-        named[LLM_KIND] = models.llm.rsplit("/", 1)[1]
+        named[layout.LLM_KIND] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
         told += [card.as_json()["vocabulary"], card.events]
     return Provenance(
@@ -175,27 +171,26 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
 
 def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
     """Those that `provenance` named."""
-    llm = manifest.models.get(LLM_KIND)
-    path = None if llm is None else f"{artifacts.FOLDER}/{LLM_KIND}/{llm}"
+    llm = manifest.models.get(layout.LLM_KIND)
+    path = None if llm is None else layout.model_folder(layout.LLM_KIND, llm)
     return ModelSet(context.cutoff, manifest.models[item_model.KIND], path)
 
 
 def _require_same_list(context: RunContext) -> None:
-    """Raises PublicationError where users were forgotten since the run began: it was made with them."""
+    """Raises PublicationError where the erasure list has grown since the run began: its rows were made with these users."""
     if erasure_list.read(context.storage).digest != context.erasure_list.digest:
         raise PublicationError(
-            "users were forgotten while the job ran; nothing is published",
-            where=context.storage.url(erasure_list.FOLDER),
+            "users were erased while the job ran; nothing is published",
+            where=context.storage.url(layout.ERASURE),
             hint="run the job again: it starts anew without them",
         )
 
 
 def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
     """The run's item codes, beside its verdicts: what `jobs.show` and `jobs.evaluate` read titles from."""
-    path = catalogue_path(context.date, run.record.run_id)
+    path = layout.run_catalogue_path(context.date, run.record.run_id)
     if not context.storage.exists(path):
-        with context.storage.writer(path) as file:
-            pq.write_table(data.catalogue, file, compression="zstd")
+        write_parquet(context.storage, path, data.catalogue)
 
 
 def _write_unknown_rule_items(context: RunContext, run: PublishingRun, data: IngestResult) -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.embeddings.embedding_products import INFLUENCES
-from rayrec.embeddings.embedding_schema import INFLUENCE
-from rayrec.embeddings.event_influence import InteractionInfluence, leave_one_out, removed
-from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.embedding_tables import INFLUENCE, INFLUENCES
+from rayrec.embeddings.interaction_influence import InteractionInfluence, leave_one_out, most_influential
+from rayrec.embeddings.user_events import Events, Items
 from rayrec.pipeline.embedding_side_products import DerivedSpec, derived_record, embedder_of, publish_derived
 from rayrec.pipeline.embedding_training import settings_of
 from rayrec.pipeline.interaction_ingest import histories, ingest, read_catalogue
@@ -52,7 +51,7 @@ class InfluenceShard:
         if len(events.item):
             found = leave_one_out(self._embedder, self._viewer, events, [one.text for one in asked.values()])
             for k, (name, one) in enumerate(asked.items()):
-                gone = removed(events, found, k, one.leave_out)
+                gone = most_influential(events, found.influence[k], one.leave_out)
                 tables[name] = self._rows(table["user_id"].combine_chunks(), name, events, found, k, gone, most)
         users, having = table.num_rows, int(np.count_nonzero(events.lengths))
         nothing = {"no events": users - having} if users > having else {}

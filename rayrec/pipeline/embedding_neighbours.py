@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.embeddings.embedding_products import NEIGHBOURS
 from rayrec.embeddings.embedding_reader import read_embeddings
-from rayrec.embeddings.embedding_schema import neighbour_table, vectors_of
-from rayrec.embeddings.neighbours import Index
-from rayrec.embeddings.source_events import Items
+from rayrec.embeddings.embedding_tables import NEIGHBOURS, neighbour_table, vectors_of
+from rayrec.embeddings.neighbour_search import Index
+from rayrec.embeddings.user_events import Items
 from rayrec.numerics.hashing import shard_of
 from rayrec.pipeline.embedding_side_products import DerivedSpec, derived_record, embedder_of, publish_derived
 from rayrec.pipeline.embedding_training import settings_of

@@ -19,10 +19,9 @@ from typing import Any
 import pyarrow as pa
 
 from rayrec.embeddings.embedder import KIND, Embedder
-from rayrec.embeddings.embedding_products import EMBEDDINGS
-from rayrec.embeddings.embedding_schema import embedding_schema, embedding_table
-from rayrec.embeddings.event_influence import embed_denoised
-from rayrec.embeddings.source_events import Events, Items
+from rayrec.embeddings.embedding_tables import EMBEDDINGS, embedding_schema, embedding_table
+from rayrec.embeddings.interaction_influence import embed_denoised
+from rayrec.embeddings.user_events import Events, Items
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline import embedding_influence, embedding_neighbours

@@ -11,11 +11,11 @@ from typing import Any
 
 from rayrec.config.embeddings_section import EmbeddingModel, Embeddings
 from rayrec.embeddings.embedder import KIND, Embedder
-from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.embedder_training import train
+from rayrec.embeddings.embedder_training_loop import TrainingLoop
 from rayrec.embeddings.language_model import base_digest
-from rayrec.embeddings.source_events import Items
-from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import sample_training_users, training_windows
+from rayrec.embeddings.user_events import Items
 from rayrec.errors import ConfigError, MissingFileError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, with_key_order
@@ -23,7 +23,7 @@ from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import placeable_cpus
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
-from rayrec.storage import artifacts
+from rayrec.storage import artifacts, layout
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
     """One worker's part of the training; the first one saves the model, unless another run was faster."""
     if worker.broadcast_first(artifacts.exists(context.storage, KIND, fingerprint)):
         return
-    settings, checkpoint = settings_of(context), f"{artifacts.FOLDER}/{KIND}/{fingerprint}/checkpoint.safetensors"
+    settings, checkpoint = settings_of(context), layout.training_checkpoint_path(layout.model_folder(KIND, fingerprint))
     data = worker.broadcast_first(_stopped(context, checkpoint) if worker.rank == 0 else None)
     items = Items.of(read_catalogue(context), settings.price)
     tables = (histories(context, shard) for shard in range(context.config.data.shards))

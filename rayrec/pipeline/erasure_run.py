@@ -42,9 +42,9 @@ from rayrec.ray_support.cluster import task
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model, unlearning
 from rayrec.retrieval.fit_data import FitDataCollector
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, artifacts, layout
 
-LLM_FOLDER = f"{artifacts.FOLDER}/llm"
+LLM_FOLDER = layout.model_kind_folder(layout.LLM_KIND)
 
 REMAINING = {
     "input data": "not rayrec's to change; their rows are dropped at every ingest, and the users counted as ineligible",
@@ -109,7 +109,7 @@ def execute(config: Config, request: ErasureRequest, context: RunContext | None)
             "rows without a user in quarantine": f"{rows_without_user(storage)} rows could be anybody's",
         },
     }
-    path = erasure_list.certificate_path(request)
+    path = layout.erasure_certificate_path(request.id)
     storage.create(path, (json.dumps(certificate, indent=1) + "\n").encode())
     return path
 
@@ -172,7 +172,7 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
 
 def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dict[str, Any]:
     """What is held of the users, as it was before anything was changed."""
-    path = erasure_list.plan_path(request)
+    path = layout.erasure_plan_path(request.id)
     if not storage.exists(path):
         held = find_user_data(storage, erased)
         counts: dict[str, Counter[str]] = {}
@@ -210,11 +210,13 @@ def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
 def _delete_remade(storage: Storage, context: RunContext | None, kept_models: set[str]) -> dict[str, list[str]]:
     """What nights make again when they need it: work folders, and models but the LLMs."""
     work = set() if context is None else {context.work_folder}
-    kinds = {info.path.split("/")[1] for info in storage.list(artifacts.FOLDER)} - {"llm"}
-    models = {f"{artifacts.FOLDER}/{item_model.KIND}/{fingerprint}" for fingerprint in kept_models}
+    kinds = {info.path.split("/")[1] for info in storage.list(layout.MODELS)} - {layout.LLM_KIND}
+    models = {layout.model_folder(item_model.KIND, fingerprint) for fingerprint in kept_models}
     return {
-        "work": delete_folders(storage, "work", work, 3),
+        "work": delete_folders(storage, layout.WORK, work, 3),
         "models": [
-            path for kind in sorted(kinds) for path in delete_folders(storage, f"{artifacts.FOLDER}/{kind}", models, 3)
+            path
+            for kind in sorted(kinds)
+            for path in delete_folders(storage, layout.model_kind_folder(kind), models, 3)
         ],
     }

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rayrec.data import catalogue
 from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
@@ -23,7 +22,7 @@ from rayrec.data.histories import group, read_histories, write_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.quarantine import check_share, counts_by_reason
-from rayrec.data.schemas import ITEM, QUARANTINE
+from rayrec.data.schemas import ITEM
 from rayrec.data.split_ingest import RowCounts, ingest_split
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
@@ -31,7 +30,8 @@ from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.erasure import ERASED
 from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_parquet, write_parquet
 
 ITEM_REASON_PREFIX = (
     "item: "  # begins the reasons of rows of the item files, which are no part of the interactions' share
@@ -48,7 +48,7 @@ class IngestResult:
     outside_window: int  # rows at or after the date, or before the window
     input_rows: dict[str, int]  # by input path
     shards: tuple[ShardCounts, ...]
-    erasure_list: int = 0  # rows in the window, of forgotten users
+    erased: int = 0  # rows in the window, of users on the erasure list
 
     @property
     def users(self) -> int:
@@ -86,7 +86,7 @@ def ingest(context: RunContext) -> IngestResult:
     shards = tuple(ShardCounts(**shard) for shard in content.pop("shards"))
     ingested = IngestResult(context=context, shards=shards, **content)
     check_share(
-        ingested.rows - ingested.outside_window - ingested.erasure_list,
+        ingested.rows - ingested.outside_window - ingested.erased,
         {
             reason: n
             for reason, n in ingested.quarantined.items()
@@ -99,7 +99,7 @@ def ingest(context: RunContext) -> IngestResult:
 
 
 def histories_path(context: RunContext, shard: int) -> str:
-    return f"{context.work_folder}/histories/shard={shard:04d}.arrow"
+    return layout.histories_path(context.work_folder, shard)
 
 
 def histories(context: RunContext, shard: int) -> pa.Table:
@@ -108,8 +108,7 @@ def histories(context: RunContext, shard: int) -> pa.Table:
 
 
 def read_catalogue(context: RunContext) -> pa.Table:
-    with context.storage.open(_catalogue_path(context)) as file:
-        return pq.read_table(file, schema=ITEM).combine_chunks()
+    return read_parquet(context.storage, layout.catalogue_path(context.work_folder), ITEM).combine_chunks()
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,10 @@ class SplitPlan:
         return cls(context, make_splits(Storage(data.root), context.interaction_files, data.split_bytes))
 
     def exchange(self, split: int) -> str:
-        return f"{self.context.work_folder}/exchange/{self._key}/split={split:04d}.rrx"
+        return layout.shuffle_path(self.context.work_folder, self._key, split)
 
     def quarantine(self, split: int) -> str:
-        return f"{self.context.quarantine}/splits-{self._key}/split={split:04d}.parquet"
+        return layout.quarantined_split_path(self.context.quarantine, self._key, split)
 
     @property
     def shuffle_paths(self) -> list[str]:
@@ -141,7 +140,8 @@ class SplitPlan:
         return [self.exchange(split.index) for split in self.splits]
 
     def pending(self) -> list[int]:
-        done = {file.path for file in self.context.storage.list(f"{self.context.work_folder}/exchange/{self._key}")}
+        folder = layout.shuffle_folder(self.context.work_folder, self._key)
+        done = {file.path for file in self.context.storage.list(folder)}
         return [split.index for split in self.splits if self.exchange(split.index) not in done]
 
     @cached_property
@@ -190,16 +190,17 @@ class GroupShard:
         grouped = group(tables, self._item_ids, context.config.data, self._files)
         write_histories(context.storage, histories_path(context, unit), grouped.histories)
         if grouped.duplicates.num_rows:
-            _write_quarantine(context, f"duplicates-shard={unit:04d}", grouped.duplicates)
-        erasure_list = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
+            path = layout.quarantined_duplicates_path(context.quarantine, unit)
+            write_parquet(context.storage, path, grouped.duplicates)
+        erased = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
         counts = {
             "shard": unit,
-            "users": grouped.users + erasure_list,
+            "users": grouped.users + erased,
             "histories": grouped.histories.num_rows,
             "events": grouped.events,
             "truncated": grouped.truncated,
             "quarantined": grouped.quarantined,
-            "ineligible": grouped.ineligible | ({ERASED: erasure_list} if erasure_list else {}),
+            "ineligible": grouped.ineligible | ({ERASED: erased} if erased else {}),
             "duplicates": grouped.duplicates.num_rows,
         }
         context.storage.write(_counts_path(context, unit), json.dumps(counts).encode())
@@ -207,7 +208,7 @@ class GroupShard:
 
 
 def pending_shards(context: RunContext) -> list[int]:
-    done = {file.path for file in context.storage.list(f"{context.work_folder}/histories")}
+    done = {file.path for file in context.storage.list(layout.histories_folder(context.work_folder))}
     return [shard for shard in range(context.config.data.shards) if _counts_path(context, shard) not in done]
 
 
@@ -221,7 +222,7 @@ def _ingest(context: RunContext) -> None:
         read = catalogue.catalogue_from_files(context.config.data, context.item_files)
         _write_catalogue(context, read.catalogue)
         if read.quarantine.num_rows:
-            _write_quarantine(context, "items", read.quarantine)
+            write_parquet(context.storage, layout.quarantined_items_path(context.quarantine), read.quarantine)
         rejected_items.update(
             {f"{ITEM_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()}
         )
@@ -244,7 +245,7 @@ def _ingest(context: RunContext) -> None:
         "rows": row_counts.rows,
         "quarantined": dict(sorted((quarantined + rejected_items).items())),
         "outside_window": row_counts.outside_window,
-        "erasure_list": row_counts.erasure_list,
+        "erased": row_counts.erased,
         "input_rows": {**files, **item_rows},
         "shards": shards,
     }
@@ -257,9 +258,7 @@ def _check_early(context: RunContext, row_counts: RowCounts) -> None:
         context.config.data.max_quarantine_share,
         f"the {context.config.data.window_days} days before {context.dt}",
     )
-    check_share(
-        row_counts.rows - row_counts.outside_window - row_counts.erasure_list, row_counts.quarantined, share, window
-    )
+    check_share(row_counts.rows - row_counts.outside_window - row_counts.erased, row_counts.quarantined, share, window)
 
 
 def _run(context: RunContext, name: str, stage: Any, work_items: list[int], *, of: int, unit: str) -> None:
@@ -272,22 +271,12 @@ def _run(context: RunContext, name: str, stage: Any, work_items: list[int], *, o
 
 
 def _write_catalogue(context: RunContext, table: pa.Table) -> None:
-    with context.storage.writer(_catalogue_path(context)) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-def _write_quarantine(context: RunContext, name: str, table: pa.Table) -> None:
-    with context.storage.writer(f"{context.quarantine}/{name}.parquet") as file:
-        pq.write_table(table.cast(QUARANTINE), file, compression="zstd")
-
-
-def _catalogue_path(context: RunContext) -> str:
-    return f"{context.work_folder}/catalogue.parquet"
+    write_parquet(context.storage, layout.catalogue_path(context.work_folder), table)
 
 
 def _summary_path(context: RunContext) -> str:
-    return f"{context.work_folder}/summary.json"
+    return layout.ingest_summary_path(context.work_folder)
 
 
 def _counts_path(context: RunContext, shard: int) -> str:
-    return f"{context.work_folder}/histories/shard={shard:04d}.json"
+    return layout.history_counts_path(context.work_folder, shard)

@@ -51,7 +51,8 @@ from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.training.tuning import TuningSpec
 from rayrec.retrieval.item_model import FACTORS
 from rayrec.retrieval.retriever import retriever_class
-from rayrec.storage import artifacts
+from rayrec.storage import artifacts, layout
+from rayrec.storage.tables import write_arrow
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
     """The LLM as of every cut, tuned on denoised histories; as it was where no arm asks one."""
     if not needs_tuned_llm(context):
         return tuple(models)
-    paths = [f"{artifacts.FOLDER}/llm/{_llm_fingerprint(context, one, models)}" for one in models]
+    paths = [layout.model_folder(layout.LLM_KIND, _llm_fingerprint(context, one, models)) for one in models]
     missing = [k for k, path in enumerate(paths) if not tuned_checkpoint.exists(context.storage, path)]
     if missing:
         _say_what_is_stale(context)
@@ -155,11 +156,7 @@ class WriteTuningSequences:
             "order": hash_strings(table["user_id"]),
         }
         sequences = pa.table(columns)
-        with (
-            context.storage.writer(_sequence_path(context, models, shard)) as file,
-            pa.ipc.new_file(file, sequences.schema) as out,
-        ):
-            out.write_table(sequences)
+        write_arrow(context.storage, _sequence_path(context, models, shard), sequences)
         return pa.table({"users": [table.num_rows]})
 
 
@@ -183,9 +180,9 @@ def _write_sequences(context: RunContext, models: tuple[ModelSet, ...], which: S
 
 
 def _say_what_is_stale(context: RunContext) -> None:
-    stale = tuned_checkpoint.checkpoints(context.storage, f"{artifacts.FOLDER}/llm", stale=True)
+    stale = tuned_checkpoint.checkpoints(context.storage, layout.model_kind_folder(layout.LLM_KIND), stale=True)
     if stale:
-        what = "tune: %d checkpoints are stale, because users were forgotten; they may be deleted: %s"
+        what = "tune: %d checkpoints are stale, because users were erased; they may be deleted: %s"
         _LOG.warning(what, len(stale), ", ".join(stale[:5]))
 
 
@@ -251,7 +248,7 @@ def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[Mo
 
 def _sequence_path(context: RunContext, models: ModelSet, shard: int) -> str:
     method = digest([context.config.denoise.model_dump(mode="json"), models.item_model])
-    return f"{context.work_folder}/sequences/{models.cutoff}-{method}/shard={shard:04d}.arrow"
+    return layout.training_sequences_path(context.work_folder, models.cutoff, method, shard)
 
 
 def _training_examples_path(scoring: ScoringSpec, unit: int) -> str:

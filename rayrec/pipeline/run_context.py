@@ -1,12 +1,4 @@
-"""What one night's work is: a config, a date, and where its files lie under `output.root`.
-
-work/dt=D/<data fingerprint>/       exchange and histories: shared by all runs over the same inputs
-models/<kind>/<fingerprint>/     item models, LLMs, blends
-runs/dt=D/<run id>/                 record, receipts, verdicts on events (for `jobs.show`)
-quarantine/dt=D/<data fingerprint>/ rows that broke the contract, with reasons
-slates/dt=D/                        shard files, and the manifest that publishes them
-reports/dt=D/                       report.html, metrics.json
-"""
+"""The context of one run: config, date, inputs and fingerprints. Its files: see rayrec.storage.layout."""
 
 from __future__ import annotations
 
@@ -25,7 +17,7 @@ from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.records import InputRecord, RunRecord
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.storage import Storage, hf_checkpoint
+from rayrec.storage import Storage, hf_checkpoint, layout
 
 
 def microseconds(day: date) -> int:
@@ -37,7 +29,7 @@ def microseconds(day: date) -> int:
 class RunContext:
     """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked.
 
-    `listed`: who is forgotten; None: whoever is on the list of output.root when that is first asked. It then stays so,
+    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. It then stays so,
     in the workers too: a request that comes during the night is for the next run.
 
     `code`: the version whose files these are. Nothing that other code made is taken up, so that a night run again after
@@ -133,11 +125,11 @@ class RunContext:
 
     @property
     def work_folder(self) -> str:
-        return f"work/dt={self.dt}/{self.data_fingerprint}"
+        return layout.work_folder(self.date, self.data_fingerprint)
 
     @property
     def quarantine(self) -> str:
-        return f"quarantine/dt={self.dt}/{self.data_fingerprint}"
+        return layout.quarantine_folder(self.date, self.data_fingerprint)
 
     @cached_property
     def record(self) -> RunRecord:
@@ -154,9 +146,9 @@ class RunContext:
 
     @property
     def inputs(self) -> tuple[InputRecord, ...]:
-        """Every input file, and the list of forgotten users, where there is one: its size is their number."""
+        """Every input file, and the erasure list, where there is one: its size is the number of users on it."""
         listed = self.erasure_list
-        known = (InputRecord(erasure_list.FOLDER, len(listed), listed.digest),) if listed else ()
+        known = (InputRecord(layout.ERASURE, len(listed), listed.digest),) if listed else ()
         return tuple(InputRecord(file.path, file.size, file.version) for file in self.files) + known
 
     @property

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayrec.config import Rerank, Slate
 from rayrec.data.schemas import DENOISED_HISTORY, QUARANTINE, SLATE
@@ -47,6 +46,8 @@ from rayrec.slates.assembly import CandidatePool, SlateAssembler
 from rayrec.slates.counterfactual_propensities import counterfactual_rows
 from rayrec.slates.rule_counts import rule_effects
 from rayrec.slates.scored_candidates import Bools
+from rayrec.storage import layout
+from rayrec.storage.tables import write_parquet
 
 
 @dataclass(frozen=True)
@@ -211,5 +212,5 @@ def _write_failures(context: RunContext, run_id: str, shard: int, failed: pa.Tab
         failed["error"],
         pa.nulls(rows, pa.string()),
     ]
-    with context.storage.writer(f"{context.quarantine}/prompts-{run_id}-shard={shard:04d}.parquet") as file:
-        pq.write_table(pa.table(columns, schema=QUARANTINE), file, compression="zstd")
+    path = layout.quarantined_prompts_path(context.quarantine, run_id, shard)
+    write_parquet(context.storage, path, pa.table(columns, schema=QUARANTINE))

@@ -1,7 +1,4 @@
-"""What a run keeps of texts read again by their titles alone: a file a shard and reader; none without such a reader.
-
-runs/dt=D/<run id>/reread/<method>-shard=0007.arrow    TEXT_ABLATION
-"""
+"""What a run keeps of texts read again by their titles alone: a file a shard and reader; none without such a reader."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.reranking.text.text_ablation import TEXT_ABLATION, ablate_texts
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.storage import layout
+from rayrec.storage.tables import read_arrow, write_arrow
 
 _USERS = 100  # of a run and reader, two items each
 
@@ -27,22 +25,13 @@ def write_text_ablation(
         if users
         else TEXT_ABLATION.empty_table()
     )
-    with (
-        context.storage.writer(f"{_folder(context, run_id)}/{method}-shard={shard:04d}.arrow") as file,
-        pa.ipc.new_file(file, TEXT_ABLATION) as writer,
-    ):
-        writer.write_table(found)
+    write_arrow(context.storage, layout.text_ablation_path(context.date, run_id, method, shard), found)
 
 
 def read_text_ablation(context: RunContext, run_id: str) -> dict[str, pa.Table]:
     """TEXT_ABLATION of the whole run, by method."""
     found: dict[str, list[pa.Table]] = {}
-    for info in context.storage.list(_folder(context, run_id)):
-        with pa.ipc.open_file(context.storage.read(info.path)) as file:
-            method = info.path.rpartition("/")[2].partition("-shard=")[0]
-            found.setdefault(method, []).append(file.read_all())
+    for info in context.storage.list(layout.text_ablation_folder(context.date, run_id)):
+        table = read_arrow(context.storage, info.path)
+        found.setdefault(layout.text_ablation_method(info.path), []).append(table)
     return {method: pa.concat_tables(tables) for method, tables in sorted(found.items())}
-
-
-def _folder(context: RunContext, run_id: str) -> str:
-    return f"{layout.run_folder(context.date, run_id)}/reread"

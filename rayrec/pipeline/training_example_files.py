@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.pipeline.run_context import RunContext
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_arrow, write_arrow
 
 
 def training_examples_folder(context: RunContext) -> str:
-    return f"{context.work_folder}/lessons/{context.record.run_id}"
+    return layout.training_examples_folder(context.work_folder, context.record.run_id)
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,20 @@ class TrainingExampleStore:
     folder: str
 
     def path(self, cut: int, shard: int) -> str:
-        return f"{self.folder}/{cut}/shard={shard:04d}.arrow"
+        return layout.training_examples_path(self.folder, cut, shard)
 
     def paths(self) -> frozenset[str]:
         """Of the files that are there."""
         return frozenset(info.path for info in self.storage.list(self.folder))
 
     def write(self, cut: int, shard: int, table: pa.Table) -> None:
-        with (
-            self.storage.writer(self.path(cut, shard)) as file,
-            pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer,
-        ):
-            writer.write_table(table)
+        write_arrow(self.storage, self.path(cut, shard), table)
 
     def read(self, cut: int, shards: int, variant: str) -> list[pa.Table]:
         """What a retrieve variant's rows teach as of a cut: a table for each shard in which there are some."""
         tables = []
         for shard in range(shards):
-            with self.storage.open(self.path(cut, shard)) as file, pa.ipc.open_file(file) as reader:
-                table = reader.read_all()
+            table = read_arrow(self.storage, self.path(cut, shard))
             if table.num_rows:  # else it may have fewer columns, too
                 tables.append(table.filter(pc.field("variant") == variant))
         return [table for table in tables if table.num_rows]

@@ -15,16 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
 from rayrec.errors import DataError
 from rayrec.publishing import erasure
 from rayrec.reporting.html_report import read_report, write_report
 from rayrec.reporting.report_data import ReportData
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
 
-PRODUCT_FOLDERS = ("slates", "embeddings", "neighbours", "influences")  # folders whose days have manifests
-_ROWS = ("runs", "quarantine")  # folders whose files lose rows, in place
+_ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files lose rows, in place
 _EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
 _USER = "user_id"
 
@@ -38,7 +37,7 @@ class UserDataFile:
     @property
     def kind(self) -> str:
         """The top folder."""
-        return self.path.split("/", 1)[0]
+        return layout.top_folder(self.path)
 
 
 def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserDataFile]:
@@ -53,7 +52,7 @@ def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserData
 
 def rows_without_user(storage: Storage) -> int:
     """Rows in quarantine without a user: what could not be read may be anybody's."""
-    files = (path for path in _paths(storage, "quarantine") if path.endswith(".parquet"))
+    files = (path for path in _paths(storage, layout.QUARANTINE) if path.endswith(".parquet"))
     return sum(_column(storage, path).null_count for path in files)
 
 
@@ -63,14 +62,14 @@ def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, ret
     `remade`: as `rayrec.publishing.erasure.erase` takes it. Killed in the middle and done again with the same paths, it
     completes.
     """
-    for kind in PRODUCT_FOLDERS:
-        days = {"/".join(info.path.split("/")[:2]) for info in storage.list(kind)}
-        for folder in sorted(days):
-            erasure.erase(storage, folder, erasure_list, retrained)
+    for product in layout.PRODUCTS:
+        dates = {date for info in storage.list(product) if (date := layout.path_date(info.path))}
+        for date in sorted(dates):
+            erasure.erase(storage, product, date, erasure_list, retrained)
     for path in paths:
-        if path.startswith(tuple(f"{kind}/" for kind in _ROWS)) and storage.exists(path):
+        if layout.top_folder(path) in _ROWS and storage.exists(path):
             _filter(storage, path, erasure_list)
-        elif _is_report(path) and storage.exists(path):
+        elif layout.report_data_date(path) and storage.exists(path):
             _rewrite_report(storage, path, erasure_list)
 
 
@@ -88,14 +87,13 @@ def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) ->
 
 def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
     for path in _paths(storage, ""):
-        kind = path.split("/", 1)[0]
-        if kind in (artifacts.FOLDER, erasure_list.FOLDER):
+        if layout.top_folder(path) in (layout.MODELS, layout.ERASURE):
             continue
         if path.endswith((".parquet", ".arrow")):
             column = _column(storage, path)
             if len(column):
                 yield path, column
-        elif _is_report(path):
+        elif layout.report_data_date(path):
             report = _report(storage, path)
             tables = [getattr(report, name).column(_USER) for name in _EXAMPLES]
             yield path, pa.chunked_array([chunk for column in tables for chunk in column.chunks], pa.string())
@@ -120,16 +118,9 @@ def _column(storage: Storage, path: str) -> pa.ChunkedArray:
 
 
 def _filter(storage: Storage, path: str, erasure_list: ErasureList) -> None:
-    with storage.open(path) as file:
-        table = (
-            pq.read_table(file, partitioning=None) if path.endswith(".parquet") else pa.ipc.open_file(file).read_all()
-        )
-    table = table.filter(pa.array(~erasure_list.contains(table[_USER])))
-    if path.endswith(".arrow"):
-        erasure.write_ipc(storage, path, table)
-        return
-    with storage.writer(path) as target:
-        pq.write_table(table, target, compression="zstd")
+    read, write = (read_parquet, write_parquet) if path.endswith(".parquet") else (read_arrow, write_arrow)
+    table = read(storage, path)
+    write(storage, path, table.filter(pa.array(~erasure_list.contains(table[_USER]))))
 
 
 def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList) -> None:
@@ -139,13 +130,9 @@ def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList) -> N
     write_report(dataclasses.replace(report, **left), storage)
 
 
-def _is_report(path: str) -> bool:
-    return path.startswith("reports/") and path.endswith("/report.json")
-
-
 def _report(storage: Storage, path: str) -> ReportData:
     try:
-        return read_report(storage, path.split("/")[1].removeprefix("dt="))
+        return read_report(storage, str(layout.report_data_date(path)))
     except DataError as error:
         raise DataError(
             error.what, where=error.where, hint="delete the report of that day: users cannot be taken out of it"

@@ -25,7 +25,7 @@ from rayrec.storage import Storage, layout
 _MAX_NAMED = 10  # shards or files named in an error
 
 
-def find_manifest(storage: Storage, date: datetime.date, product: str = "slates") -> Manifest | None:
+def find_manifest(storage: Storage, date: datetime.date, product: str = layout.SLATES) -> Manifest | None:
     """The publication of a day, or None while there is none."""
     path = layout.manifest_path(date, product)
     try:
@@ -37,7 +37,7 @@ def find_manifest(storage: Storage, date: datetime.date, product: str = "slates"
 
 def published_dates(root: str | os.PathLike[str]) -> list[datetime.date]:
     """The dates that have a manifest under the output root, oldest first."""
-    dates = (layout.manifest_date(file.path) for file in Storage(os.fspath(root)).list("slates"))
+    dates = (layout.manifest_date(file.path) for file in Storage(os.fspath(root)).list(layout.SLATES))
     return sorted(date for date in dates if date is not None)
 
 

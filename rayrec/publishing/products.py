@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from rayrec.publishing.records import RunRecord
 from rayrec.publishing.slate_checks import validate_slates
+from rayrec.storage import layout
 
 Check = Callable[[pa.Table, RunRecord, str, int], tuple[pa.Table, pa.Array]]
 
@@ -30,4 +31,4 @@ def _checked_slates(table: pa.Table, record: RunRecord, arm: str, shard: int) ->
     return validate_slates(table, date=record.date, arm=arm, shard=shard, shards=record.shards)
 
 
-SLATES = PublishedTable("slates", "a slate", "arm", ("user_id", "rank"), 1 << 17, False, _checked_slates)
+SLATES = PublishedTable(layout.SLATES, "a slate", "arm", ("user_id", "rank"), 1 << 17, False, _checked_slates)

@@ -68,7 +68,7 @@ class PublishingRun:
             run._clean_up(run.published)  # what a run left that was killed just after it had published
             return run
         storage.require_atomic_create()
-        storage.create(layout.record_path(record.date, record.run_id), record.to_json())
+        storage.create(layout.run_record_path(record.date, record.run_id), record.to_json())
         return run
 
     def receipts(self) -> dict[int, Receipt]:
@@ -90,7 +90,7 @@ class PublishingRun:
             raise PublicationError(
                 f"the arms are {sorted(tables)}, not {sorted(self.record.arms)}", where=f"shard {shard}"
             )
-        attempt = f"{self.record.run_id}-{uuid.uuid4().hex[:12]}"
+        attempt = uuid.uuid4().hex[:12]
         checked = {arm: self.product.check(tables[arm], self.record, arm, shard) for arm in self.record.arms}
         having = [len(pc.unique(pa.chunked_array([arm_users for _, arm_users in checked.values()])))]
         if self.product.covers_all_users:
@@ -150,7 +150,8 @@ class PublishingRun:
             table, sink, compression="zstd", row_group_size=self.product.row_group_rows, sorting_columns=order
         )
         data = sink.getvalue()
-        path = f"{self._folder}/{self.product.arm}={arm}/shard={shard:04d}-{attempt}.parquet"
+        product, record = self.product, self.record
+        path = layout.published_path(product.name, record.date, product.arm, arm, shard, record.run_id, attempt)
         with self.storage.writer(path) as file:
             file.write(data)
         return PublishedFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())

@@ -7,7 +7,7 @@ No script, no network, no fonts; light and dark; readable on a phone and on pape
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 
 import numpy as np
@@ -18,27 +18,22 @@ from rayrec.monitoring.guardrails import guardrails
 from rayrec.monitoring.progress import format_duration
 from rayrec.reporting import charts, views
 from rayrec.reporting.report_data import ReportData
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 MAX_TEXT = 120  # characters of a title on the page
 
 
-def report_folder(dt: str) -> str:
-    """Where a day's report and metrics lie, relative to output.root."""
-    return f"reports/dt={dt}"
-
-
 def write_report(data: ReportData, storage: Storage) -> str:
     """Write the page, then the facts: where they lie, the report is whole. Gives the page's path or URL."""
-    folder = report_folder(data.date.isoformat())
-    storage.write(f"{folder}/report.html", render(data).encode())
-    storage.write(f"{folder}/report.json", data.to_json())
-    return storage.url(f"{folder}/report.html")
+    page = layout.report_page_path(data.date)
+    storage.write(page, render(data).encode())
+    storage.write(layout.report_data_path(data.date), data.to_json())
+    return storage.url(page)
 
 
 def read_report(storage: Storage, dt: str) -> ReportData:
     """Raises MissingFileError where the day has no report, DataError where it is of another version of rayrec."""
-    path = f"{report_folder(dt)}/report.json"
+    path = layout.report_data_path(date.fromisoformat(dt))
     return ReportData.from_json(storage.read(path), storage.url(path))
 
 

@@ -3,8 +3,8 @@
 Everything comes from `output.root` of a published day: the manifest, the slates, and what the score stage leaves
 beside its receipts:
 
-    runs/dt=D/<run id>/catalogue.parquet            ITEM, sorted by item_id: the run's item codes
-    runs/dt=D/<run id>/denoised/shard=0007.arrow    DENOISED_HISTORY (IPC file), one row a (user, variant)
+    layout.run_catalogue_path          ITEM, sorted by item_id: the run's item codes
+    layout.denoising_decisions_path    DENOISED_HISTORY, one row a (user, variant)
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from datetime import UTC, date, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayrec.data.schemas import DENOISED_HISTORY, ITEM
 from rayrec.denoising.denoiser import REASONS
@@ -29,6 +28,7 @@ from rayrec.publishing.slate_reader import read_manifest, read_slates
 from rayrec.reporting.removal_reasons import explain_removal
 from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, REMOVED
 from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_parquet
 
 _PAIR = pa.schema([pa.field("user_id", pa.string()), pa.field("item_id", pa.string())])
 
@@ -57,24 +57,15 @@ class UserView:
     slates: Mapping[str, tuple[SlateItem, ...]]  # by arm
 
 
-def catalogue_path(day: date, run_id: str) -> str:
-    return f"{layout.run_folder(day, run_id)}/catalogue.parquet"
-
-
-def denoised_path(day: date, run_id: str, shard: int) -> str:
-    return f"{layout.run_folder(day, run_id)}/denoised/shard={shard:04d}.arrow"
-
-
 def read_catalogue(storage: Storage, manifest: Manifest) -> pa.Table:
     """The run's ITEM table. Raises MissingFileError."""
-    with storage.open(catalogue_path(manifest.dt, manifest.run_id)) as file:
-        return pq.read_table(file, schema=ITEM)
+    return read_parquet(storage, layout.run_catalogue_path(manifest.dt, manifest.run_id), ITEM)
 
 
 def read_denoised(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
     """One shard's DENOISED_HISTORY table; a shard that nobody fell into may have none. Raises MissingFileError."""
     try:
-        data = storage.read(denoised_path(manifest.dt, manifest.run_id, shard))
+        data = storage.read(layout.denoising_decisions_path(manifest.dt, manifest.run_id, shard))
     except MissingFileError:
         if any(file.shard == shard for file in manifest.files):
             raise

@@ -22,7 +22,7 @@ from rayrec.retrieval import item_statistics
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.retriever import FitData, Retriever, retriever_class
 from rayrec.retrieval.source_specs import SourceSpec
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, artifacts, layout
 
 KIND = "item_model"
 VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
@@ -255,7 +255,7 @@ def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] 
     if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_statistics.NAMES:
         raise DataError(
             "the item model was saved by another version of rayrec",
-            where=storage.url(f"{artifacts.FOLDER}/{KIND}/{stored.fingerprint}"),
+            where=storage.url(layout.model_folder(KIND, stored.fingerprint)),
             hint="delete the artefact's folder; the next run fits again",
         )
     fitted = {}

@@ -57,9 +57,9 @@ def unlearn_users(
     *,
     sampled: bool = False,
 ) -> UnlearningResult:
-    """The model without the users whose rows `forgotten` holds (float32 [users, items], in the model's own codes).
+    """The model without the users whose rows `erased` holds (float32 [users, items], in the model's own codes).
 
-    `remaining`: the events of all others, in the codes of `item_ids`; `specs` and `learners`: those of the model's fit.
+    `remaining`: the events of all others, in the codes of `item_ids`; `specs` and `denoiser_fits`: those of the model's fit.
     `sampled`: the fit had more events than it could take, so that others move up into it; EASE is then solved again.
     """
     codes = pc.index_in(model.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)

@@ -19,9 +19,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from rayrec.errors import DataError
-from rayrec.storage import Storage
-
-FOLDER = "models"
+from rayrec.storage import Storage, layout
 
 _DO = "delete the artefact's folder; the next run fits again"
 _LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
@@ -36,7 +34,7 @@ class Artifact:
 
 
 def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
-    return storage.exists(_meta_path(kind, fingerprint))
+    return storage.exists(layout.artifact_meta_path(kind, fingerprint))
 
 
 def save(
@@ -44,12 +42,12 @@ def save(
 ) -> bool:
     """False, leaving nothing behind, if another run saved the same artefact first. `meta` is plain JSON content."""
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    name = f"arrays-{uuid.uuid4().hex}.safetensors"
-    path = f"{FOLDER}/{kind}/{fingerprint}/{name}"
+    attempt = uuid.uuid4().hex
+    path = layout.artifact_arrays_path(kind, fingerprint, attempt)
     storage.write(path, data)
-    record = {"arrays": name, "sha256": hashlib.sha256(data).hexdigest(), "meta": dict(meta)}
+    record = {"attempt": attempt, "sha256": hashlib.sha256(data).hexdigest(), "meta": dict(meta)}
     text = json.dumps(record, indent=1, sort_keys=True).encode()
-    meta_path = _meta_path(kind, fingerprint)
+    meta_path = layout.artifact_meta_path(kind, fingerprint)
     # A store may retry its own successful create and answer False; then the record that lies there is ours.
     won = storage.create(meta_path, text) or storage.read(meta_path) == text
     if not won:
@@ -60,7 +58,7 @@ def save(
 def load(storage: Storage, kind: str, fingerprint: str) -> Artifact:
     """Raises MissingFileError where there is none, DataError where its files do not fit together."""
     record = _record(storage, kind, fingerprint)
-    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
+    path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
     data = storage.read(path)
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise DataError("the artefact's arrays are not the ones that were saved", where=storage.url(path), hint=_DO)
@@ -76,7 +74,7 @@ def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str
     Raises as `load` does.
     """
     record = _record(storage, kind, fingerprint)
-    path = f"{FOLDER}/{kind}/{fingerprint}/{record['arrays']}"
+    path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
     try:
         arrays = safetensors.numpy.load(_part_of_file(storage, path, prefixes))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -92,10 +90,10 @@ def load_meta(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
 
 def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
     """What meta.json holds."""
-    path = _meta_path(kind, fingerprint)
+    path = layout.artifact_meta_path(kind, fingerprint)
     try:
         record = json.loads(storage.read(path))
-        return {name: record[name] for name in ("arrays", "sha256", "meta")}
+        return {name: record[name] for name in ("attempt", "sha256", "meta")}
     except (ValueError, KeyError, TypeError):
         raise DataError("the artefact's meta.json cannot be read", where=storage.url(path), hint=_DO) from None
 
@@ -115,7 +113,3 @@ def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> byt
             end += stop - start
     text = json.dumps(kept).encode()
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])
-
-
-def _meta_path(kind: str, fingerprint: str) -> str:
-    return f"{FOLDER}/{kind}/{fingerprint}/meta.json"

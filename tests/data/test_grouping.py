@@ -96,7 +96,7 @@ ROW = st.builds(
     rows=st.lists(ROW, max_size=40), limit=st.integers(1, 5), min_events=st.integers(0, 3), cutoff=st.integers(0, 40)
 )
 @settings(max_examples=80, deadline=None)
-def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, min_events: int, cut: int) -> None:
+def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, min_events: int, cutoff: int) -> None:
     for at, one in enumerate(rows):
         one["source_row"], one["value"] = at + 1, float(at)
     expected, counts = plainly(rows, limit, min_events)
@@ -115,7 +115,7 @@ def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, 
     assert whole.truncated == counts["truncated"]
     assert whole.users == whole.histories.num_rows + counts["quarantined"] + counts["ineligible"]
     # The order in which the tables come, and where they were cut, is nothing to the result.
-    parts = group([table(rows[cut:]), table(rows[:cut])], pa.array(ITEMS), data, FILES)
+    parts = group([table(rows[cutoff:]), table(rows[:cutoff])], pa.array(ITEMS), data, FILES)
     assert parts.histories.equals(whole.histories)
 
 

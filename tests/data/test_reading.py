@@ -39,7 +39,9 @@ def quoted(rows: list[tuple[str, str]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("a.csv", bytes), ("a.csv.gz", gzip.compress), ("a.csv.bz2", bz2.compress)], ids=str
+    ("name", "pack"),
+    [("a.csv", bytes), ("a.csv.gz", gzip.compress), ("a.csv.bz2", bz2.compress)],
+    ids=["plain", "gzip", "bzip2"],
 )
 @pytest.mark.parametrize("encoding", ["utf8", "latin-1", "utf-16", "utf-8-sig"])
 def test_csv_in_any_encoding_and_compression_gives_the_same_rows(

@@ -8,9 +8,9 @@ import pyarrow as pa
 from rayrec.config.embeddings_section import Embeddings
 from rayrec.data.schemas import HISTORY, ITEM
 from rayrec.embeddings.embedder import Embedder
-from rayrec.embeddings.source_events import Events, Items
-from rayrec.embeddings.training import train
+from rayrec.embeddings.embedder_training import train
 from rayrec.embeddings.training_windows import training_windows
+from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from small_users import events, items, settings
 
+from benchmarks.embed_uncached import embed_from_prefix, embed_uncached
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.embedder import KIND
 from rayrec.embeddings.language_model import MAX_TOKENS
 from rayrec.embeddings.user_model import build
-from rayrec.embeddings.view_vocabulary import PAD
+from rayrec.embeddings.word_vocabulary import PAD
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -26,7 +27,7 @@ def embed(embedder: Embedder, users: Events, texts: list[str] | None = None) -> 
 
 def test_the_cached_prefix_gives_what_reading_everything_again_gives(embedder: Embedder) -> None:
     views = embedder.view_builder(items())(events())
-    cached, whole = embedder.embed(views, TEXTS), embedder.embed_uncached(views, TEXTS)
+    cached, whole = embedder.embed(views, TEXTS), embed_uncached(embedder, views, TEXTS)
     assert np.abs(cached - whole).max() < 1e-5
 
 
@@ -51,7 +52,7 @@ def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkey
     embedder.embed(views, asked)
     cached = sum(tokens)
     tokens.clear()
-    embedder.embed_uncached(views, asked)
+    embed_uncached(embedder, views, asked)
     prefix, question = embedder.model.prefix_tokens, len(embedder.vocabulary.ids(TEXTS[0])) + 1
     assert cached == 64 * (prefix + 16)  # one layer: of a question only <USER> is looked at
     assert sum(tokens) == 64 * 16 * (prefix + question)
@@ -66,7 +67,7 @@ def test_a_question_is_read_as_the_language_model_reads_it(layers: int) -> None:
         cache = model.prefill(prefix)
         for instruction in ([], [4], [3, 5, 7, 9, 2]):
             found = model.embed_cached(cache, instruction)
-            torch.testing.assert_close(found, model.embed_from_prefix(prefix, instruction), rtol=0, atol=1e-6)
+            torch.testing.assert_close(found, embed_from_prefix(model, prefix, instruction), rtol=0, atol=1e-6)
             torch.testing.assert_close(found, model.embed_cached(cache, instruction), rtol=0, atol=0)
 
 
@@ -142,6 +143,6 @@ def test_examples_share_a_prefix_and_see_only_what_comes_before(embedder: Embedd
     prefix = torch.randn(2, model.prefix_tokens, embedder.settings.model.width)
     place, user_at = torch.tensor([1, 0, 1]), torch.tensor([len(ids)] * 3)
     tokens = torch.tensor([[*ids, PAD, 3, 4], [*ids, PAD, 5, PAD], [*ids, PAD, 6, 7]])
-    states = model.read_examples(prefix, place, tokens, user_at)
-    expected = model.embed_from_prefix(prefix, ids)[place]
+    states = model.example_states(prefix, place, tokens, user_at)
+    expected = embed_from_prefix(model, prefix, ids)[place]
     torch.testing.assert_close(model.unit_user(states[torch.arange(3), user_at]), expected, rtol=0, atol=1e-5)

@@ -14,13 +14,12 @@ from ray import cloudpickle
 from small_users import NOW, WEIGHTS, events, histories, items, settings, trained
 
 from rayrec.embeddings import Embedder
-from rayrec.embeddings.embedding_examples import Examples, batches
-from rayrec.embeddings.embedding_training_loop import TrainingLoop
+from rayrec.embeddings.embedder_training import TrainedModel, train
+from rayrec.embeddings.embedder_training_loop import TrainingLoop
 from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
-from rayrec.embeddings.training import TrainedModel, train
-from rayrec.embeddings.training_windows import training_windows
+from rayrec.embeddings.training_windows import TrainingExamples, batches, training_windows
 from rayrec.embeddings.user_model import UserModel, build
-from rayrec.embeddings.view_vocabulary import Vocabulary
+from rayrec.embeddings.word_vocabulary import Vocabulary
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import SINGLE_WORKER, Worker
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
@@ -72,13 +71,13 @@ def test_a_checkpoint_that_is_none_is_refused_in_words(data: bytes | None) -> No
         learned(checkpoint=data)
 
 
-def small() -> tuple[UserModel, list[Examples]]:
+def small() -> tuple[UserModel, list[TrainingExamples]]:
     windows = training_windows(LONG, histories(), items(), WEIGHTS, NOW)
     said = sorted({text for lesson in windows for one in lesson.answers for text in one.text})
     vocabulary = Vocabulary.learn(items().text, [*said, "again lamps"], FIELDS, items().item_id, 1)
     viewer = ViewBuilder(LONG, vocabulary, FeatureScaler.learn([lesson.before for lesson in windows], items()), items())
-    found = [Examples.of(LONG, lesson, viewer(lesson.before), vocabulary.ids) for lesson in windows]
-    return build(LONG.model, tuple(LONG.sources), vocabulary.size, vocabulary.spoken, 0), found
+    found = [TrainingExamples.of(LONG, lesson, viewer(lesson.before), vocabulary.ids) for lesson in windows]
+    return build(LONG.model, tuple(LONG.sources), vocabulary.size, vocabulary.lm_size, 0), found
 
 
 @pytest.mark.parametrize("world", [2, 3, 17])  # of 15 users: some workers have none

@@ -1,4 +1,4 @@
-"""Who is forgotten is nobody's neighbour any more."""
+"""An erased user is no longer anybody's neighbour."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import pyarrow as pa
 
 from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import Index, read_neighbours
-from rayrec.embeddings.embedding_products import NEIGHBOURS
-from rayrec.embeddings.embedding_schema import neighbour_table
+from rayrec.embeddings.embedding_tables import NEIGHBOURS, neighbour_table
 from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts, find_manifest
 from rayrec.publishing.erasure import erase
 from rayrec.storage import Storage
-from rayrec.storage.layout import publication_folder
 
 DATE, SHARDS = datetime.date(2011, 8, 31), 3
 USERS = pa.array([f"user-{n:02d}" for n in range(30)])
@@ -37,7 +35,7 @@ def publish(storage: Storage) -> None:
     run.publish(Provenance(users_in=30))
 
 
-def test_a_forgotten_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None:
+def test_an_erased_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     publish(storage)
     before = read_neighbours(tmp_path, DATE, "gifts", "users")
@@ -46,11 +44,11 @@ def test_a_forgotten_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> No
     assert own == 10
     assert of_others
     assert len(find_user_data(storage, GONE)) > 1
-    erase(storage, publication_folder("neighbours", DATE), GONE)
+    erase(storage, "neighbours", DATE, GONE)
     after = read_neighbours(tmp_path, DATE, "gifts", "users", verify=True)
     assert len(after) == len(before) - own - of_others
     assert "user-07" not in {*after["user_id"].to_pylist(), *after["neighbour_id"].to_pylist()}
     assert not find_user_data(storage, GONE)
     now = find_manifest(storage, DATE, "neighbours")
     assert now is not None
-    assert (now.users.published, dict(now.users.ineligible)) == (29, {"forgotten": 1})
+    assert (now.users.published, dict(now.users.ineligible)) == (29, {"erased": 1})

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_users import events, items
 
-from rayrec.embeddings import Embedder, least_aligned, leave_one_out
-from rayrec.embeddings import event_influence as module
+from rayrec.embeddings import Embedder, leave_one_out, most_influential
+from rayrec.embeddings import interaction_influence as module
 
 TEXTS = ["Will this person buy again?", "Does this person like lamps?"]
 
@@ -54,7 +54,7 @@ def test_a_users_only_event_agrees(embedder: Embedder) -> None:
 def test_what_goes_disagrees_most_and_never_too_much_of_it(share: float, min_keep: int, seed: int, users: int) -> None:
     whole = events().take(np.arange(users))
     alignment = np.random.default_rng(seed).uniform(-1, 1, len(whole.item)).round(1)
-    gone = least_aligned(whole, alignment, share, min_keep)
+    gone = most_influential(whole, -alignment, share, min_keep)
     assert (alignment[gone] < 0).all()
     for user in range(users):
         own = whole.user == user

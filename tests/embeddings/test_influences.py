@@ -1,4 +1,4 @@
-"""Influences that are published: what must hold for them, and that who is forgotten is gone from them."""
+"""Influences that are published: what must hold for them, and that erased users are gone from them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import pytest
 
 from rayrec.data.erasure_list import ErasureList
 from rayrec.embeddings import read_influences
-from rayrec.embeddings.embedding_products import INFLUENCES
-from rayrec.embeddings.embedding_schema import INFLUENCE, check_influences
+from rayrec.embeddings.embedding_tables import INFLUENCE, INFLUENCES, check_influences
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import digest, shard_of
 from rayrec.pipeline.user_data_inventory import find_user_data
 from rayrec.publishing import Provenance, PublishingRun, RunRecord, UserCounts
 from rayrec.publishing.erasure import erase
 from rayrec.storage import Storage
-from rayrec.storage.layout import publication_folder
 
 DATE, SHARDS, EACH = datetime.date(2011, 8, 31), 3, 4
 USERS = pa.array([f"user-{n:02d}" for n in range(30)])
@@ -37,8 +35,8 @@ def rows(shard: int = 0) -> pa.Table:
         "ts": np.arange(n),
         "event": ["buy"] * n,
         "influence": np.tile(np.linspace(1, 0, EACH), len(users)),
-        "agreement": np.zeros(n),
-        "left_out": [False] * n,
+        "alignment": np.zeros(n),
+        "removed": [False] * n,
     }
     return pa.table({name: pa.array(column).cast(INFLUENCE.field(name).type) for name, column in columns.items()}).cast(
         INFLUENCE
@@ -66,7 +64,7 @@ def test_rows_that_are_right_name_their_users() -> None:
         (with_column("influence", [2.5] * len(rows())), "descending"),
         (with_column("influence", [np.nan] * len(rows())), "descending"),
         (with_column("instruction_id", ["bags"] * len(rows())), "instruction"),
-        (rows().drop_columns(["left_out"]), "columns"),
+        (rows().drop_columns(["removed"]), "columns"),
     ],
 )
 def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
@@ -76,7 +74,7 @@ def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
         check_influences(rows(), instruction="gifts", shard=1, shards=SHARDS)
 
 
-def test_who_is_forgotten_is_gone_from_them(tmp_path: Path) -> None:
+def test_erased_users_are_gone_from_them(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     record = RunRecord(DATE, digest("all"), {}, (), SHARDS, ("gifts",), "code-1")
     run = PublishingRun.open(storage, record, INFLUENCES)
@@ -86,7 +84,7 @@ def test_who_is_forgotten_is_gone_from_them(tmp_path: Path) -> None:
     run.publish(Provenance(users_in=30))
     before = read_influences(tmp_path, DATE, "gifts")
     assert find_user_data(storage, GONE)
-    erase(storage, publication_folder("influences", DATE), GONE)
+    erase(storage, "influences", DATE, GONE)
     after = read_influences(tmp_path, DATE, "gifts", verify=True)
     assert len(after) == len(before) - EACH
     assert "user-07" not in after["user_id"].to_pylist()

@@ -185,7 +185,7 @@ def test_what_the_vectors_rest_on_is_published_beside_them(
     found = leave_one_out(model, model.view_builder(Items.of(catalogue, "price")), events, ["Is this shopper patient"])
     users = table["user_id"].to_pylist()
     rows = read_influences(root, night.date, "patient", users=users, verify=True)
-    assert not any(rows["left_out"].to_pylist())
+    assert not any(rows["removed"].to_pylist())
     assert set(rows["event"].to_pylist()) <= set(night.config.data.events)
     at = 0
     for n, user in enumerate(users):
@@ -196,7 +196,7 @@ def test_what_the_vectors_rest_on_is_published_beside_them(
         assert part["user_id"].to_pylist() == [user] * many
         assert part["rank"].to_pylist() == list(range(1, many + 1))
         np.testing.assert_array_equal(part["influence"].to_numpy(), found.influence[0, own][best])
-        np.testing.assert_array_equal(part["agreement"].to_numpy(), found.alignment[0, own][best])
+        np.testing.assert_array_equal(part["alignment"].to_numpy(), found.alignment[0, own][best])
         items = [catalogue["item_id"][int(code)].as_py() for code in events.item[own][best]]
         assert part["item_id"].to_pylist() == items
         assert part["ts"].cast(pa.int64()).to_pylist() == events.ts[own][best].tolist()
@@ -219,9 +219,9 @@ def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
     assert record_of(less).identity != record_of(night).identity
     embedding_run.run(less)
     rows = read_influences(tmp_path, night.date, "patient")
-    gone = rows.filter(rows["left_out"])
+    gone = rows.filter(rows["removed"])
     assert 0 < len(gone) < 0.3 * len(rows)
-    assert not any(read_influences(tmp_path, night.date, "again")["left_out"].to_pylist())
+    assert not any(read_influences(tmp_path, night.date, "again")["removed"].to_pylist())
     for name, same in (("again", True), ("patient", False)):
         before, after = (vectors_of(read_embeddings(d.config.output.root, d.date, name)) for d in (night, less))
         assert np.array_equal(before, after) == same

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.embeddings.embedding_products import NEIGHBOURS
-from rayrec.embeddings.embedding_schema import check_neighbours, neighbour_table
-from rayrec.embeddings.neighbours import Index
+from rayrec.embeddings.embedding_tables import NEIGHBOURS, check_neighbours, neighbour_table
+from rayrec.embeddings.neighbour_search import Index
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import shard_of
 
@@ -68,7 +67,7 @@ def listed(of: str = "users") -> pa.Table:
 def test_a_list_that_is_right_names_its_users(of: str) -> None:
     assert check_neighbours(listed(of), arm=f"gifts.{of}", shard=0, shards=SHARDS).equals(OURS)
     assert not len(check_neighbours(listed(of)[:0], arm=f"gifts.{of}", shard=0, shards=SHARDS))
-    assert NEIGHBOURS.order == ("user_id", "rank")
+    assert NEIGHBOURS.sort_columns == ("user_id", "rank")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.embeddings import read_embeddings, vectors_of
-from rayrec.embeddings.embedding_products import EMBEDDINGS
-from rayrec.embeddings.embedding_schema import embedding_schema, embedding_table
+from rayrec.embeddings.embedding_tables import EMBEDDINGS, embedding_schema, embedding_table
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import digest, shard_of
 from rayrec.publishing import InputRecord, Provenance, PublishingRun, RunRecord, UserCounts, find_manifest
@@ -151,10 +150,10 @@ def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
     ("wrong", "says"),
     [
         (lambda t: t.set_column(2, t.schema.field("vector"), zeros(t)), "length 1"),
-        (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "sorted, or one is there twice"),
+        (lambda t: pa.concat_tables([t, t.slice(0, 1)]), "sorted, or a user occurs twice"),
         (lambda t: t.drop_columns(["sources"]), "columns"),
         (lambda t: tables_of(1)["gifts"], "another shard"),
-        (lambda t: tables_of(0)["bags"], "instruction is another"),
+        (lambda t: tables_of(0)["bags"], "another instruction"),
         (lambda t: t.slice(1), "do not add up"),
     ],
 )

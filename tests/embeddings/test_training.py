@@ -12,12 +12,11 @@ from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, i
 
 from rayrec.config.embeddings_section import Answer
 from rayrec.embeddings import Embedder, Events, Items
+from rayrec.embeddings.embedder_training import initial_word_vectors, train
+from rayrec.embeddings.embedding_losses import answer_nll, info_nce
 from rayrec.embeddings.instruction_answers import answer
-from rayrec.embeddings.losses import answer_nll, info_nce
 from rayrec.embeddings.source_views import View
-from rayrec.embeddings.training import train
 from rayrec.embeddings.training_windows import sample_training_users, training_windows, window_cutoffs
-from rayrec.embeddings.word_initialization import initial_word_vectors
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.numerics.ragged import Ragged

@@ -10,9 +10,9 @@ from small_users import NOW, WEIGHTS, catalogue, events, histories, items, setti
 
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.rfm_features import FEATURES, features
-from rayrec.embeddings.source_events import attribute
 from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
-from rayrec.embeddings.view_vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
+from rayrec.embeddings.user_events import attribute
+from rayrec.embeddings.word_vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
@@ -67,7 +67,7 @@ def test_dislikes_are_negative_weights_and_low_values() -> None:
 def test_only_the_newest_lines_are_read() -> None:
     short = settings(sources={"events": {"kind": "events", "newest": 3}}, dislike_at_most=2.0)
     full = viewer()
-    cut = ViewBuilder(short, full._vocabulary, full._scales, items())
+    cut = ViewBuilder(short, full._vocabulary, full._scaler, items())
     whole, kept = full(events())["events"], cut(events())["events"]
     np.testing.assert_array_equal(kept.lengths, np.minimum(whole.lengths, 3))
     last = np.cumsum(whole.lengths) - 1
@@ -120,7 +120,7 @@ def test_the_profile_counts_what_it_says() -> None:
 def test_the_profile_weighs_its_words_by_the_numbers_themselves() -> None:
     make, whole = viewer(), events()
     view, table = make(whole)["profile"], features(whole, items())
-    mean, spread = (np.asarray(part) for part in (make._scales.mean, make._scales.spread))
+    mean, spread = (np.asarray(part) for part in (make._scaler.mean, make._scaler.spread))
     numbers, there = view.weight[:, : len(FEATURES)], ~np.isnan(table)
     assert not there.all()
     z = ((table - mean) / spread)[there]
@@ -142,14 +142,14 @@ def test_an_attribute_that_is_no_number_is_none() -> None:
 def test_any_text_reads_as_spoken_words_and_nothing_else(text: str) -> None:
     vocabulary = Vocabulary.learn(["red lamp"], [], FIELDS, ["i1", "age:3"], 1)
     ids = vocabulary.ids(text + " item:i1 age:3 <USER>")
-    assert all(PAD < k < vocabulary.spoken for k in ids)
+    assert all(PAD < k < vocabulary.lm_size for k in ids)
     assert len(ids) == len(words_of(text + " item:i1 age:3 <USER>"))
 
 
 def test_numbers_and_items_have_words_of_their_own() -> None:
     vocabulary = Vocabulary.learn(["red lamp", "red vase"], [], ("age", "size"), ["b", "a"], 2)
     assert vocabulary.known == ("red",)
-    assert vocabulary.spoken == 2 + HASHED
+    assert vocabulary.lm_size == 2 + HASHED
     ages, sizes = vocabulary.field("age", [0.0, 50.0, np.nan]), vocabulary.field("size", [0.0, 50.0])
     assert ages[2] == PAD
     assert not set(ages.tolist()) & set(sizes.tolist())

@@ -34,11 +34,11 @@ from rayrec.pipeline.scorers import ScorerCache
 from rayrec.pipeline.scoring import ScoringSpec
 from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
-from rayrec.reporting.html_report import read_report, render, report_folder
+from rayrec.reporting.html_report import read_report, render
 from rayrec.reporting.report_data import TIMINGS
 from rayrec.reranking.engines.engine import Failure
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
@@ -89,7 +89,7 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     shutil.copytree(made.root, root)
     storage, dt = Storage(str(root)), made.shop.date.isoformat()
     if left is not None:
-        storage.write(f"{report_folder(dt)}/report.json", left)
+        storage.write(layout.report_data_path(night.date), left)
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
         assert made.context(root).code_version == code != night.context.code_version
@@ -103,7 +103,7 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     )
     assert expected.losses.num_rows
     assert read_report(storage, dt) == dataclasses.replace(expected, timings=TIMINGS.empty_table())
-    assert storage.exists(f"{report_folder(dt)}/report.html")
+    assert storage.exists(layout.report_page_path(night.date))
 
 
 def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(

@@ -31,7 +31,7 @@ def drive(made: Made, root: str, moment: str, *overrides: str) -> int:
     script = Path(__file__).with_name("killed_driver.py")
     command = [sys.executable, str(script), str(CONFIG), made.shop.date.isoformat(), moment, *sets]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment["PYTHONPATH"] = str(script.parent)  # for the workers
+    environment["PYTHONPATH"] = os.pathsep.join([str(script.parent), *sys.path])  # for the workers
     return subprocess.run(command, env=environment, timeout=PATIENCE_S).returncode
 
 

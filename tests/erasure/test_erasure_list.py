@@ -1,4 +1,4 @@
-"""The list of forgotten users, and what an ingest makes of it."""
+"""The erasure list, and what an ingest makes of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rayrec.data.user_id_file import read_user_ids
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.pipeline.run_context import RunContext
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 DAY, SHARDS = date(2024, 5, 1), 3
 SALT = b"a salt"
@@ -61,7 +61,7 @@ def test_the_list_is_the_union_of_all_requests_and_a_user_is_on_it_once(tmp_path
     assert erasure_list.before(storage, second).contains(pa.array(["a", "c"])).tolist() == [True, False]
     assert erasure_list.of(storage, second).contains(pa.array(["a", "c"])).tolist() == [False, True]
     assert [request.id for request in erasure_list.pending_requests(storage)] == [first.id, second.id]
-    storage.write(erasure_list.certificate_path(first), b"{}")
+    storage.write(layout.erasure_certificate_path(first.id), b"{}")
     assert erasure_list.pending_requests(storage) == [second]
 
 
@@ -80,8 +80,8 @@ def test_a_list_that_cannot_be_read_stops_the_night(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None
-    storage.write(f"forgotten/requests/{request.id}.json", b"{")
-    with pytest.raises(DataError, match="the list of forgotten users cannot be read"):
+    storage.write(f"erasure/requests/{request.id}.json", b"{")
+    with pytest.raises(DataError, match="the erasure list cannot be read"):
         erasure_list.read(storage)
 
 
@@ -116,7 +116,7 @@ def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
     statistics = read_statistics(outputs, path)
     assert statistics["rows"] == 23
     assert statistics["outside_window"] == 1
-    assert statistics["forgotten"] == 2 + 2 + 5
+    assert statistics["erased"] == 2 + 2 + 5
     assert statistics["quarantined"] == {"no_item": 1}  # of u2
     assert statistics["accepted"] == 23 - 1 - 9 - 1
     items = catalogue.catalogue_from_counts([read_item_counts(outputs, path)])
@@ -151,10 +151,10 @@ def test_nothing_is_resumed_across_a_request(tmp_path: Path) -> None:
     erasure_list.add(storage, pa.array(["somebody"]))
     after = RunContext(before.config, DAY)
     assert before != after
-    assert before.work != after.work
+    assert before.work_folder != after.work_folder
     assert before.record.identity != after.record.identity
     assert before.record.run_id != after.record.run_id
-    assert RunContext(before.config, DAY, ErasureList()).work == before.work  # as it was
+    assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work_folder  # as it was
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -170,5 +170,5 @@ def test_a_request_holds_no_more_than_it_says(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None
-    content = json.loads(storage.read(f"forgotten/requests/{request.id}.json"))
+    content = json.loads(storage.read(f"erasure/requests/{request.id}.json"))
     assert set(content) == {"requested_at", "earlier", "tokens"}

@@ -50,7 +50,7 @@ def forget(made: Made, users: tuple[str, ...] | None = None, *more: str) -> str:
 
 
 def certificates(made: Made) -> list[dict[str, Any]]:
-    found = [info.path for info in made.storage.list("forgotten/certificates")]
+    found = [info.path for info in made.storage.list("erasure/certificates")]
     return [json.loads(made.storage.read(path)) for path in found]
 
 
@@ -73,7 +73,7 @@ def test_they_are_gone_from_slates_models_and_all_that_is_kept(made: Made) -> No
     assert after.equals(others)
     assert now.users.users_in == old.users.users_in
     assert now.users.published == old.users.published - len(made.gone)
-    assert now.users.ineligible["forgotten"] == len(made.gone)
+    assert now.users.ineligible["erased"] == len(made.gone)
     assert not now.users.balance_error()
     assert now.rows == others.num_rows
     assert {info.path for info in made.storage.list("slates") if "shard=" in info.path} == {f.path for f in now.files}
@@ -93,7 +93,7 @@ def test_they_are_gone_from_slates_models_and_all_that_is_kept(made: Made) -> No
     (certificate,) = certificates(made)
     assert certificate["users"] == {"in_request": 5, "found": 4, "not_found": 1}
     assert certificate["stale_checkpoints"] == [CHECKPOINT]
-    with pytest.raises(DataError, match="stale: it was tuned on users who asked to be forgotten"):
+    with pytest.raises(DataError, match="stale: it was tuned on users who were erased"):
         tuned_checkpoint.fetch_checkpoint(made.storage, CHECKPOINT)
 
 
@@ -101,7 +101,7 @@ def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: P
     forget(made)
     (certificate,) = certificates(made)
     refit = replace(made, root=tmp_path / "refit")
-    shutil.copytree(made.root / "forgotten", refit.root / "forgotten")
+    shutil.copytree(made.root / "erasure", refit.root / "erasure")
     shutil.copytree(made.root / "work", refit.root / "work")
     context = refit.context()
     data = ingest(context)
@@ -155,10 +155,10 @@ def test_a_later_night_neither_learns_from_them_nor_scores_them(made: Made) -> N
     later = made.date + timedelta(days=1)
     result = made.run(daily_job.main, "--date", later.isoformat())
     assert result.exit_code == 0, result.output
-    assert "users ineligible: forgotten" in result.output
+    assert "users ineligible: erased" in result.output
     manifest = find_manifest(made.storage, later)
     assert manifest is not None
-    assert manifest.users.ineligible["forgotten"] == len(made.gone)
+    assert manifest.users.ineligible["erased"] == len(made.gone)
     assert not manifest.users.balance_error()
     slates = read_slates(str(made.root), later)
     assert len(pc.unique(slates["user_id"])) == manifest.users.published == USERS - len(made.gone)
@@ -168,7 +168,7 @@ def test_a_later_night_neither_learns_from_them_nor_scores_them(made: Made) -> N
     )
     listed = erasure_list.read(made.storage)
     assert find_user_data(made.storage, listed) == []
-    assert next(file for file in manifest.inputs if file.path == "forgotten").size == 5
+    assert next(file for file in manifest.inputs if file.path == "erasure").size == 5
 
 
 def test_what_is_published_is_not_published_again(made: Made) -> None:
@@ -176,7 +176,7 @@ def test_what_is_published_is_not_published_again(made: Made) -> None:
     before = made.contents()
     result = made.run(daily_job.main, "--date", made.date.isoformat())
     assert result.exit_code == 4
-    assert "forgotten: is new" in result.output
+    assert "erasure: is new" in result.output
     assert made.contents() == before
 
 
@@ -207,7 +207,7 @@ def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, 
     forget(made, None, "--date", (made.date + timedelta(days=1)).isoformat())
     forget(other)
     found, with_model = judged(made), judged(other)
-    assert found["judged"].endswith("the day's item model went when users were forgotten.")
+    assert found["judged"].endswith("the day's item model was deleted when users were erased.")
     assert found["best_retriever_alone"] is None
     assert set(found["systems"]) == {"llm", "control"}
     for arm, values in found["systems"].items():
@@ -234,7 +234,7 @@ def test_users_nobody_knows_are_counted_and_stay_on_the_list(made: Made) -> None
     ]
 
 
-@pytest.mark.parametrize("step", ["unlearn", "_mark_stale", "erase", "_delete_remade", "holdings"])
+@pytest.mark.parametrize("step", ["unlearn", "_mark_stale", "erase", "_delete_remade", "user_data_inventory"])
 def test_a_job_that_was_killed_is_completed_by_the_next(made: Made, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of each step, or in the middle of it; whoever the next call is about."""
 
@@ -244,7 +244,7 @@ def test_a_job_that_was_killed_is_completed_by_the_next(made: Made, step: str, m
 
     real = getattr(pipeline, step)
     with monkeypatch.context() as patched:
-        if step != "holdings":
+        if step != "user_data_inventory":
             patched.setattr(pipeline, step, killed)
         else:  # in the middle of erasing: the first file is rewritten, and no other
             patched.setattr("rayrec.pipeline.user_data_inventory._filter", killed_after_one())
@@ -275,7 +275,7 @@ def test_a_night_that_began_before_the_request_does_not_publish(made: Made) -> N
     context = made.context()
     _require_same_list(context)
     erasure_list.add(made.storage, pa.array(["somebody"]))
-    with pytest.raises(PublicationError, match="users were forgotten while the job ran"):
+    with pytest.raises(PublicationError, match="users were erased while the job ran"):
         _require_same_list(context)
 
 

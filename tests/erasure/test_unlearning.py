@@ -43,7 +43,7 @@ KEPT, SINGLE_WORKER, IALS = (
 
 
 def histories(seed: int = 0) -> pa.Table:
-    """120 users of two tastes; item 29 was had by three users, two of whom are to be forgotten, and one other."""
+    """120 users of two tastes; item 29 was had by three users, two of whom are to be erased, and one other."""
     draw = np.random.default_rng(seed)
     rows = []
     for user in range(USERS):
@@ -68,7 +68,7 @@ def histories(seed: int = 0) -> pa.Table:
 
 
 def split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Those to be forgotten, the others."""
+    """The users to erase, and the others."""
     gone = np.isin(table["user_id"].to_pylist(), list(GONE))
     return table.filter(pa.array(gone)), table.filter(pa.array(~gone))
 
@@ -163,7 +163,7 @@ def test_ease_that_kept_its_inverse_is_downdated_and_equals_the_refit() -> None:
     assert row["difference_to_refit"] < 1e-8
 
 
-def test_users_are_forgotten_one_request_after_another() -> None:
+def test_users_are_erased_one_request_after_another() -> None:
     table = histories()
     model = fitted(table)
     for user in sorted(GONE):

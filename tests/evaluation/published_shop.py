@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rayrec import retrieval
 from rayrec.config import Config, load
-from rayrec.data.schemas import DENOISED_HISTORY, HISTORY, ITEM, SLATE
+from rayrec.data.schemas import HISTORY, ITEM, SLATE
 from rayrec.data.synthetic_dataset import PAST_DAYS, SyntheticDataset, make_synthetic_dataset
 from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.outcomes import outcomes
@@ -21,10 +20,10 @@ from rayrec.experiments.arms import plan_arms
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts
 from rayrec.publishing.run import PublishingRun
-from rayrec.reporting.user_examples import catalogue_path, denoised_path
 from rayrec.retrieval import item_model
 from rayrec.retrieval.source_specs import parse_sources
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import write_arrow, write_parquet
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 SIZE = 20
@@ -63,8 +62,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
         shop.date, config.fingerprint, config.fingerprinted_settings(), (), config.data.shards, plan.names, "test"
     )
     run = PublishingRun.open(storage, record)
-    with storage.writer(catalogue_path(shop.date, record.run_id)) as file:
-        pq.write_table(catalogue, file)
+    write_parquet(storage, layout.run_catalogue_path(shop.date, record.run_id), catalogue)
     denoise = {
         arm: DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
         for arm, variant, chosen in (("control", "none", {}), ("llm", "influence", config.denoise.settings))
@@ -76,7 +74,9 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
         members = plan.members(mine["user_id"])
         own = {arm: mine.filter(pa.array(users)).combine_chunks() for arm, users in members.items()}
         denoised = [stage(own[arm]) for arm, stage in denoise.items()]
-        _write_denoised(storage, denoised_path(shop.date, record.run_id, shard), denoised)
+        write_arrow(
+            storage, layout.denoising_decisions_path(shop.date, record.run_id, shard), pa.concat_tables(denoised)
+        )
         slates = {arm: _slates(shop, arm, best, of_arm["user_id"].to_pylist()) for arm, of_arm in own.items()}
         run.commit(shard, slates, UserCounts(len(mine), len(mine)), {})
     run.publish(Provenance(users_in=len(histories), models={item_model.KIND: "fp"}))
@@ -102,12 +102,6 @@ def _histories(config: Config, shop: SyntheticDataset, catalogue: pa.Table) -> p
         lists = [own["item"].astype(int).tolist(), own["ts"].tolist(), own["event"].tolist()]
         rows.append((user, *lists, [float("nan")] * len(own), [-1] * len(own)))
     return pa.Table.from_pylist([dict(zip(HISTORY.names, row, strict=True)) for row in rows], HISTORY)
-
-
-def _write_denoised(storage: Storage, path: str, tables: list[pa.Table]) -> None:
-    with storage.writer(path) as file, pa.ipc.new_file(file, DENOISED_HISTORY) as writer:
-        for table in tables:
-            writer.write_table(table)
 
 
 def _slates(shop: SyntheticDataset, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:

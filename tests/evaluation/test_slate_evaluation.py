@@ -132,7 +132,7 @@ def test_why_no_retriever_is_judged_is_said_where_the_table_is(tmp_path: Path) -
     status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert status == 0, output
     why = "Retrievers alone, novelty, popularity and tail are not judged: "
-    why += "the day's item model went when users were forgotten."
+    why += "the day's item model was deleted when users were erased."
     assert why in output
     content = json.loads((Path(day.config.output.root) / "reports/dt=2026-03-02/metrics.json").read_text())
     assert content["judged"].endswith(why)

@@ -88,7 +88,13 @@ def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
     assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"] == {"ease": {}}
 
 
-READS = {"method": "pointwise", "checkpoint": "/models/a", "adapter": "/lora/a", "settings": {"events": 9}, "lift": 3}
+READS = {
+    "method": "pointwise",
+    "checkpoint": "/models/a",
+    "adapter": "/lora/a",
+    "settings": {"events": 9},
+    "max_promotion": 3,
+}
 
 
 def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None:
@@ -145,7 +151,7 @@ def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
         ({"method": "item_token", "dtype": "float32"}, ("rerank.dtype", "top-level rerank.engine and rerank.dtype")),
         ({"depth": 5}, ("rerank.depth", "item_token", "leave it out")),
         ({"fields": []}, ("rerank.fields",)),
-        ({"method": "none", "lift": 3}, ("rerank.max_promotion", "rerank.method none")),
+        ({"method": "none", "max_promotion": 3}, ("rerank.max_promotion", "rerank.method none")),
     ],
 )
 def test_what_an_arms_method_would_not_read_is_refused(given: dict[str, Any], says: tuple[str, ...]) -> None:

@@ -73,7 +73,7 @@ def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_pat
     loose = "data.instructions.max_quarantine_share=0.5"
     ours = day(shop, tmp_path / "out", loose)
     theirs = day(shop, tmp_path / "out", loose, "arms.variants={llm: {}, mars: {}}")
-    assert ours.work == theirs.work
+    assert ours.work_folder == theirs.work_folder
     assert ingest_instructions(ours).quarantined == {f"{INSTRUCTION_REASON_PREFIX}unknown_arm": 1}
     assert ingest_instructions(theirs).quarantined == {}
     assert instruction_table(theirs).num_rows == instruction_table(ours).num_rows + 1
@@ -81,7 +81,7 @@ def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_pat
     assert [pq.read_table(ours.storage.url(file.path))["reason"].to_pylist() for file in kept] == [["unknown_arm"]]
 
 
-def test_what_forgotten_users_asked_for_is_not_kept(tmp_path: Path) -> None:
+def test_requests_of_erased_users_are_dropped(tmp_path: Path) -> None:
     shop = make_synthetic_dataset(tmp_path, seed=3, users=20)
     with (shop.data_root / "instructions.csv").open("a") as file:
         file.write("user-0001,mars,,cups\nuser-0002,mars,,cups\n")

@@ -13,12 +13,12 @@ from transformers import AutoTokenizer
 
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.answer_cache import Answer, AnswerCache
-from rayrec.instructions.teachers.llm_teacher import FOLDER, MAX_CHARS, MAX_TITLES, JsonGenerator, LlmTeacher, checked
+from rayrec.instructions.teachers.llm_teacher import MAX_CHARS, MAX_TITLES, JsonGenerator, LlmTeacher, checked
 from rayrec.instructions.text_cleaning import clean
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 HISTORIES = [["Green tea", "A cup", "Brass kettle"], ["Tent", "Lantern"], [], ["\u200b\x00"]]
 
@@ -190,7 +190,7 @@ def test_folders_that_hold_no_instruct_checkpoint_are_refused(tmp_path: Path) ->
 
 
 def kept_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
-    kept = AnswerCache(Storage(str(root)), f"{FOLDER}/{found.digest}")
+    kept = AnswerCache(Storage(str(root)), layout.teacher_answers_folder(found.digest))
     keys = kept_keys(kept)
     return kept.read(keys)
 

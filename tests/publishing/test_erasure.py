@@ -14,11 +14,12 @@ import small_day
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
 from rayrec.publishing import PublishingRun
-from rayrec.publishing.erasure import erase, write_ipc
+from rayrec.publishing.erasure import erase
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.publishing.slate_reader import read_slates
 from rayrec.storage import Storage, layout
+from rayrec.storage.tables import write_arrow
 
 FOLDER = layout.slates_folder(small_day.DATE)
 TWO = small_day.users_of(1)[:2]
@@ -31,14 +32,14 @@ def listed(*users: str) -> ErasureList:
 def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     old = small_day.publish_day(storage).manifest
-    erase(storage, FOLDER, listed(*TWO))
+    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
     now = find_manifest(storage, small_day.DATE)
     assert now is not None
     slates = read_slates(tmp_path, small_day.DATE, verify=True)
     everybody = small_day.whole_day()
     assert slates.equals(everybody.filter(pc.invert(pc.is_in(everybody["user_id"], pa.array(TWO)))))
     assert (now.users.users_in, now.users.published) == (old.users.users_in, old.users.published - 2)
-    assert now.users.ineligible == {**old.users.ineligible, "forgotten": 2}
+    assert now.users.ineligible == {**old.users.ineligible, "erased": 2}
     assert not now.users.balance_error()
     assert now.rows == slates.num_rows == sum(file.rows for file in now.files)
     assert {file.path for file in old.files if file.shard != 1} < {file.path for file in now.files}
@@ -52,7 +53,7 @@ def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: P
 def test_a_shard_of_nobody_but_them_has_no_file_left(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     small_day.publish_day(storage)
-    erase(storage, FOLDER, listed(*small_day.users_of(1)))
+    erase(storage, layout.SLATES, small_day.DATE, listed(*small_day.users_of(1)))
     now = find_manifest(storage, small_day.DATE)
     assert now is not None
     assert {file.shard for file in now.files} == {0, 2}
@@ -63,7 +64,7 @@ def test_a_day_without_them_is_left_as_it_is(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     small_day.publish_day(storage)
     before = [(info.path, info.version) for info in storage.list()]
-    erase(storage, FOLDER, listed("somebody"))
+    erase(storage, layout.SLATES, small_day.DATE, listed("somebody"))
     assert [(info.path, info.version) for info in storage.list()] == before
 
 
@@ -71,7 +72,7 @@ def test_a_model_made_again_without_them_is_named_in_the_place_of_the_old(tmp_pa
     storage = Storage(str(tmp_path))
     old = small_day.publish_day(storage).manifest
     name, fingerprint = next(iter(old.models.items()))
-    erase(storage, FOLDER, listed("somebody"), {fingerprint: "another", "of another day": "x"})
+    erase(storage, layout.SLATES, small_day.DATE, listed("somebody"), {fingerprint: "another", "of another day": "x"})
     now = find_manifest(storage, small_day.DATE)
     assert now == dataclasses.replace(old, models={**old.models, name: "another"}, attempt=now.attempt if now else "")
     assert read_slates(tmp_path, small_day.DATE, verify=True).equals(small_day.whole_day())
@@ -93,12 +94,12 @@ def test_killed_and_done_again_it_completes(tmp_path: Path, moment: str, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            erase(storage, FOLDER, listed(*TWO))
+            erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
     assert read_slates(tmp_path, small_day.DATE, verify=True).num_rows  # a whole day, of before or after
-    erase(storage, FOLDER, listed(*TWO))
+    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
     now = find_manifest(storage, small_day.DATE)
     assert now is not None
-    assert now.users.ineligible["forgotten"] == 2
+    assert now.users.ineligible["erased"] == 2
     assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
 
 
@@ -106,7 +107,7 @@ def test_a_run_that_never_published_loses_its_shards_with_them(tmp_path: Path) -
     storage = Storage(str(tmp_path))
     run = PublishingRun.open(storage, small_day.record())
     small_day.commit_all(run)
-    erase(storage, FOLDER, listed(*TWO))
+    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
     assert sorted(run.receipts()) == [0, 2]
     assert all("shard=0001" not in info.path for info in storage.list(FOLDER))
 
@@ -122,7 +123,7 @@ def test_what_other_arms_would_have_made_of_their_slates_goes_too(tmp_path: Path
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
     }
     path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)
-    write_ipc(storage, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))
-    erase(storage, FOLDER, listed(*TWO))
+    write_arrow(storage, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))
+    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
     left = read_counterfactual_propensities(storage, manifest, 1)["slate_id"].to_pylist()
     assert left == [name for name in ids if name.rsplit("/", 1)[1] not in TWO]

@@ -139,8 +139,8 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
 
 def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     usual = day(root)
-    other = dataclasses.replace(usual, code="other")
-    assert (usual.work, usual.quarantine) != (other.work, other.quarantine)
+    other = dataclasses.replace(usual, code_version="other")
+    assert (usual.work_folder, usual.quarantine) != (other.work_folder, other.quarantine)
     assert usual != other
     (variant, *_) = usual.arms.variants("rerank")
     for made in (model_fingerprint, lambda of: model_fitting.blender_fingerprint(of, variant, [])):

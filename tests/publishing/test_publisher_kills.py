@@ -22,6 +22,8 @@ import os, signal, sys
 from small_day import publish_day
 from rayrec.storage import Storage
 
+pytestmark = pytest.mark.slow  # processes that are killed
+
 root, method, part, when = sys.argv[1:]
 plain = getattr(Storage, method)
 
@@ -50,7 +52,7 @@ STEPS = [
 
 
 def killed(root: str, method: str, part: str, when: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run([sys.executable, "-c", _SCRIPT, root, method, part, when], env=environment)
     assert ended.returncode == -signal.SIGKILL
 

@@ -17,6 +17,8 @@ from rayrec.errors import PublicationError
 from rayrec.publishing import PublishingRun, RunRecord, find_manifest, read_manifest
 from rayrec.storage import Storage
 
+pytestmark = pytest.mark.slow  # sixteen processes at once
+
 RUNS = 16
 
 

@@ -78,7 +78,7 @@ def test_the_manifest_names_inputs_models_prompt_code_counts_and_files(storage: 
     assert manifest["engine"] == {"prompts": 6}
     assert manifest["rows"] == sum(file["rows"] for file in manifest["files"]) == 600
     assert [(file["arm"], file["shard"]) for file in manifest["files"]] == [(a, s) for a in ARMS for s in range(SHARDS)]
-    assert manifest["meaning"] == record().fingerprinted_settings
+    assert manifest["fingerprinted_settings"] == record().fingerprinted_settings
     assert sorted(file["path"] for file in manifest["files"]) == slate_files(storage)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from waiting import PATIENCE_S, line_of
 
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
+
+pytestmark = pytest.mark.slow  # a cluster of its own
 
 _HERE = Path(__file__).parent
 _FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -131,7 +134,7 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "RAY_NODE_TYPE_NAME": "ray.head.default",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "PYTHONPATH": str(_HERE),
+        "PYTHONPATH": os.pathsep.join([str(_HERE), *sys.path]),
     }
     head_options = ("--num-cpus=0", "--object-store-memory=200000000", f"--autoscaling-config={config}")
     with ray_head(*head_options, before=write_config, environment=autoscaler) as head:

@@ -22,6 +22,8 @@ import ray, rayrec
 from rayrec.ray_support.cluster import connect
 from rayrec.config import Resources
 
+pytestmark = pytest.mark.slow  # a cluster of its own
+
 with connect(Resources()) as cluster:
     where = ray.get(ray.remote(lambda: __import__("rayrec").__file__).remote())
     print("PROBE", cluster.local, rayrec.__file__, where)

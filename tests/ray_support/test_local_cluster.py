@@ -25,6 +25,8 @@ import ray
 from rayrec.ray_support.cluster import connect
 from rayrec.config import Resources
 
+pytestmark = pytest.mark.slow  # clusters of its own
+
 with connect(Resources(local_cpus=1, local_object_store_mb=128)) as cluster:
     raylet = ray.get(ray.remote(lambda: __import__("os").getppid()).remote())
     print(cluster.address, cluster.local, cluster.num_cpus, raylet, flush=True)

@@ -6,6 +6,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import pytest
 from small_model import PATH
 
 from rayrec.config import Rerank
@@ -47,6 +48,7 @@ def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
     assert readers.loaded == [(one, 0), (two, 0), (one, 0)]
 
 
+@pytest.mark.slow  # vLLM
 def test_vllm_keeps_nothing_of_an_engine_that_is_gone(small_model: LocalCheckpoint) -> None:
     settings = EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20})
     engine = VllmRunner(small_model.model_files, "hidden_state", settings)

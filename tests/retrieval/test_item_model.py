@@ -163,12 +163,12 @@ def test_sources_that_differ_only_in_scoring_share_one_fit() -> None:
 
 
 def test_the_fingerprint_moves_with_everything_that_matters() -> None:
-    same = {"cut": CUT, "inputs": "i", "catalogue": "c", "max_events": 5}
+    same = {"cutoff": CUT, "inputs": "i", "catalogue": "c", "max_events": 5}
     first = fingerprint(SPECS, **same)
     assert fingerprint(tuple(reversed(SPECS)), **same) == first
     assert fingerprint(SPECS[1:], **same) == first  # ease_recent needs the same fit as ease
     changed = [
-        {**same, "cut": CUT + MICROSECONDS_PER_DAY},
+        {**same, "cutoff": CUT + MICROSECONDS_PER_DAY},
         {**same, "inputs": "j"},
         {**same, "catalogue": "d"},
         {**same, "max_events": 6},

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rayrec.numerics.hashing import digest
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_parquet, write_parquet
 
 _SCHEMA = pa.schema(
     [
@@ -44,8 +44,7 @@ class AnswerCache:
         wanted = set(keys)
         found: dict[str, Answer] = {}
         for part in self.storage.list(self.folder):
-            with self.storage.open(part.path) as file:
-                table = pq.read_table(file, schema=_SCHEMA)
+            table = read_parquet(self.storage, part.path, _SCHEMA)
             for key, text, finished in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if key in wanted:
                     found.setdefault(key, Answer(text, finished))
@@ -53,5 +52,5 @@ class AnswerCache:
 
     def add(self, answers: Mapping[str, Answer]) -> None:
         rows = [{"key": key, "text": answer.text, "finished": answer.finished} for key, answer in answers.items()]
-        with self.storage.writer(f"{self.folder}/{digest(sorted(answers))}.parquet") as file:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), file, compression="zstd")
+        path = layout.teacher_answers_path(self.folder, digest(sorted(answers)))
+        write_parquet(self.storage, path, pa.Table.from_pylist(rows, schema=_SCHEMA))

@@ -25,10 +25,9 @@ from rayrec.instructions.safe_tokenizer import SafeTokenizer, TokenIds
 from rayrec.instructions.teachers.answer_cache import Answer, AnswerCache
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 from rayrec.storage.hf_checkpoint import checkpoint_digest
 
-FOLDER = "models/instruction_teacher"  # of the answers, by digest of the checkpoint
 MAX_TITLES = 30  # newest of a history in a prompt
 MAX_CHARS = 200  # of an answer
 _TITLE_CHARS = 80
@@ -80,7 +79,7 @@ class LlmTeacher:
         if not any(self._checkpoint.glob("*.safetensors")):
             raise ConfigError("the teacher's checkpoint has no *.safetensors", where=str(checkpoint))
         self.digest = checkpoint_digest(self._checkpoint)
-        self._answers = AnswerCache(storage, f"{FOLDER}/{self.digest}")
+        self._answers = AnswerCache(storage, layout.teacher_answers_folder(self.digest))
         self.counts: Counter[str] = Counter()
 
     def profiles(self, histories: Sequence[Sequence[str]]) -> list[str | None]:

@@ -2,7 +2,7 @@
 
     <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
     <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
-    <folder>/stale.json               why it must not be used any more: it was tuned on users who are to be forgotten
+    <folder>/stale.json               why it must not be used any more: it was tuned on users who were erased
 
 Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
 Engines need local files: `localise` copies a remote checkpoint into a cache of the node (`node_cache`), checked
@@ -29,10 +29,8 @@ from rayrec.numerics.hashing import digest
 from rayrec.reranking.engines.engine import ModelFiles
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenizer
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.storage import Storage, checkpoint_cache
+from rayrec.storage import Storage, checkpoint_cache, layout
 
-RECORD = "rayrec.json"
-STALE = "stale.json"
 FORMAT = 3  # of what is written, and of what tuning makes of the same settings
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _MARKS = 2  # tokens around a prompt's words: <user>, <history>
@@ -128,30 +126,31 @@ def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
     for file in sorted(folder.iterdir()):
         data = file.read_bytes()
         files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        storage.write(f"{path}/{attempt}/{file.name}", data)
+        storage.write(layout.llm_file_path(path, attempt, file.name), data)
     record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
     # A store may retry its own successful create and answer False; then the record that lies there is ours.
-    won = storage.create(f"{path}/{RECORD}", record) or storage.read(f"{path}/{RECORD}") == record
+    won = storage.create(layout.llm_record_path(path), record) or storage.read(layout.llm_record_path(path)) == record
     if not won:
         for name in files:
-            storage.delete(f"{path}/{attempt}/{name}")
+            storage.delete(layout.llm_file_path(path, attempt, name))
     return won
 
 
 def exists(storage: Storage, path: str) -> bool:
-    return storage.exists(f"{path}/{RECORD}")
+    return storage.exists(layout.llm_record_path(path))
 
 
 def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
     """From now on `localise` refuses the checkpoint. Marked once, it stays as it was marked first."""
-    storage.create(f"{path}/{STALE}", (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
+    storage.create(layout.llm_stale_path(path), (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
 
 
 def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
     """The paths of the checkpoints below `folder` that are stale, or that are not."""
     files = {info.path for info in storage.list(folder)}
-    whole = sorted(path.removesuffix(f"/{RECORD}") for path in files if path.endswith(f"/{RECORD}"))
-    return [path for path in whole if (f"{path}/{STALE}" in files) == stale]
+    record = layout.llm_record_path("")
+    whole = sorted(path.removesuffix(record) for path in files if path.endswith(record))
+    return [path for path in whole if (layout.llm_stale_path(path) in files) == stale]
 
 
 def read_model_card(storage: Storage, path: str) -> ModelCard:
@@ -164,15 +163,15 @@ def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> 
 
     `cache`: of the node's copies, by default `node_cache.default_folder()`.
     """
-    if storage.exists(f"{path}/{STALE}"):
+    if storage.exists(layout.llm_stale_path(path)):
         raise DataError(
-            "the checkpoint is stale: it was tuned on users who asked to be forgotten",
-            where=storage.url(f"{path}/{STALE}"),
+            "the checkpoint is stale: it was tuned on users who were erased",
+            where=storage.url(layout.llm_stale_path(path)),
             hint="run the job again: it tunes another without them",
         )
     record, card = _record(storage, path)
     if storage.is_local:
-        folder = Path(storage.url(f"{path}/{record['folder']}"))
+        folder = Path(storage.url(path)) / record["folder"]
         for name, file in record["files"].items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
                 raise _broken(folder / name)
@@ -180,9 +179,9 @@ def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> 
 
     def copy(folder: Path) -> None:
         for name, file in record["files"].items():
-            data = storage.read(f"{path}/{record['folder']}/{name}")
+            data = storage.read(layout.llm_file_path(path, record["folder"], name))
             if hashlib.sha256(data).hexdigest() != file["sha256"]:
-                raise _broken(storage.url(f"{path}/{record['folder']}/{name}"))
+                raise _broken(storage.url(layout.llm_file_path(path, record["folder"], name)))
             (folder / name).write_bytes(data)
 
     root = cache or checkpoint_cache.default_folder()
@@ -190,8 +189,8 @@ def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> 
 
 
 def _record(storage: Storage, path: str) -> tuple[dict[str, Any], ModelCard]:
-    text = storage.read(f"{path}/{RECORD}")
-    where = storage.url(f"{path}/{RECORD}")
+    text = storage.read(layout.llm_record_path(path))
+    where = storage.url(layout.llm_record_path(path))
     try:
         record = json.loads(text)
         names = list(record["files"])

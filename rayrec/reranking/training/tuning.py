@@ -37,12 +37,12 @@ from rayrec.reranking.training.data_selection import DataSelection, select_users
 from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_data import Int, Sequences, item_counts
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_arrow
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep", "order")
 _SALT = np.uint64(derive_seed("tuning sample"))  # the blend's sample goes by the plain hash: it must not be these users
-_CHECKPOINT = "checkpoint.safetensors"
 _MOST_NEW = 50_000  # items scored by their words alone; every step makes the vectors of all
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words
 
@@ -93,7 +93,7 @@ def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[s
         if worker.rank == 0:
             loop.model.to("cpu").export(folder)
             tuned_checkpoint.publish(folder, card, storage, spec.path)
-            storage.delete(f"{spec.path}/{_CHECKPOINT}")
+            storage.delete(layout.training_checkpoint_path(spec.path))
             card = tuned_checkpoint.read_model_card(storage, spec.path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +270,7 @@ def _resume(loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker
     data = None
     if worker.rank == 0:
         with suppress(MissingFileError):
-            data = storage.read(f"{spec.path}/{_CHECKPOINT}")
+            data = storage.read(layout.training_checkpoint_path(spec.path))
     data = worker.broadcast_first(data)
     if data is not None:
         loop.resume(data)
@@ -281,7 +281,7 @@ def _after_epoch(
     loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]
 ) -> None:
     if worker.rank == 0:
-        storage.write(f"{spec.path}/{_CHECKPOINT}", loop.checkpoint())
+        storage.write(layout.training_checkpoint_path(spec.path), loop.checkpoint())
     report(loop.progress.curve[-1])
 
 
@@ -303,5 +303,4 @@ def _card(spec: TuningSpec, made: _Prepared, loop: TuningLoop, choice: DataSelec
 
 
 def _read(storage: Storage, path: str) -> pa.Table:
-    with storage.open(path) as file, pa.ipc.open_file(file) as reader:
-        return reader.read_all().select(list(_COLUMNS))
+    return read_arrow(storage, path).select(list(_COLUMNS))

@@ -21,6 +21,8 @@ from rayrec.reranking.item_token.prompt_layout import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
+pytestmark = pytest.mark.slow  # vLLM
+
 CONFIG = Path(__file__).parents[3] / "conf" / "demo.yaml"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from waiting import PATIENCE_S
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 _MARKER = "RAYREC_TEST_HEAD"
 _START_ATTEMPTS = 3
 

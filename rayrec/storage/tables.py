@@ -1,0 +1,36 @@
+"""Arrow tables as files of a Storage: Arrow IPC with lz4 for what a run reads again, parquet with zstd for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrec.storage import Storage
+
+IPC_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def write_arrow(storage: Storage, path: str, table: pa.Table) -> None:
+    with storage.writer(path) as file, pa.ipc.new_file(file, table.schema, options=IPC_OPTIONS) as writer:
+        writer.write_table(table)
+
+
+def read_arrow(storage: Storage, path: str) -> pa.Table:
+    """Raises MissingFileError; whatever Arrow raises for another kind of file."""
+    with storage.open(path) as file, pa.ipc.open_file(file) as reader:
+        return reader.read_all()
+
+
+def write_parquet(storage: Storage, path: str, table: pa.Table) -> None:
+    with storage.writer(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_parquet(
+    storage: Storage, path: str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Raises MissingFileError; whatever Arrow raises for another kind of file, or columns that do not fit `schema`."""
+    with storage.open(path) as file:
+        return pq.read_table(file, columns=columns, schema=schema, partitioning=None)
