@@ -10,6 +10,6 @@ from rayrec.pipeline.daily_run import RunResult
 
 
 @pytest.fixture(scope="session")
-def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
+def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
     made = make(tmp_path_factory.mktemp("shop"))
     return made, daily_run.run(made.context(made.root))

@@ -52,9 +52,9 @@ def rows(file: Path) -> int:
 
 @pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
 def test_no_lesson_is_read_twice(
-    first_night: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    first_run: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    made, _ = first_night
+    made, _ = first_run
     root = made.prepared(tmp_path / "out")
     context = made.context(root, *overrides)
     whole = blends(context)
@@ -71,8 +71,8 @@ def test_no_lesson_is_read_twice(
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
 
-def test_an_arm_learns_the_same_however_few_users_it_has(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_night
+def test_an_arm_learns_the_same_however_few_users_it_has(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
+    made, _ = first_run
     root = made.prepared(tmp_path / "out")
     whole = blends(made.context(root))
     shutil.rmtree(root / "models" / "blend")
@@ -81,8 +81,8 @@ def test_an_arm_learns_the_same_however_few_users_it_has(first_night: tuple[Made
     assert blends(few) == whole
 
 
-def test_a_blend_is_named_by_all_that_teaches_it(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_night
+def test_a_blend_is_named_by_all_that_teaches_it(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
+    made, _ = first_run
     root = made.prepared(tmp_path / "out")
 
     def named(*overrides: str) -> str:

@@ -43,22 +43,22 @@ from rayrec.storage import Storage, layout
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 
-def published(made: Made, night: RunResult) -> pa.Table:
-    return read_slates(night.context.config.output.root, made.shop.date, verify=True)
+def published(made: Made, result: RunResult) -> pa.Table:
+    return read_slates(result.context.config.output.root, made.shop.date, verify=True)
 
 
-def test_every_user_has_exactly_one_slate_in_every_arm(first_night: tuple[Made, RunResult]) -> None:
-    made, night = first_night
-    slates = published(made, night)
+def test_every_user_has_exactly_one_slate_in_every_arm(first_run: tuple[Made, RunResult]) -> None:
+    made, result = first_run
+    slates = published(made, result)
     assert slates.schema.equals(SLATE)
     counts = slates.filter(pc.equal(slates["rank"], 1)).group_by(["arm", "user_id"]).aggregate([([], "count_all")])
     assert pc.max(counts["count_all"]).as_py() == 1
-    assert counts.num_rows == 2 * USERS == 2 * night.manifest.users.published
+    assert counts.num_rows == 2 * USERS == 2 * result.manifest.users.published
 
 
-def test_the_manifest_says_what_went_in_and_who_scored(first_night: tuple[Made, RunResult]) -> None:
-    _, night = first_night
-    manifest = night.manifest
+def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Made, RunResult]) -> None:
+    _, result = first_run
+    manifest = result.manifest
     assert manifest.engine == {"vllm: item_token": USERS}
     assert {"item_model", "llm", "llm base"} <= set(manifest.models)
     assert manifest.prompt_hash
@@ -67,49 +67,49 @@ def test_the_manifest_says_what_went_in_and_who_scored(first_night: tuple[Made, 
     assert manifest.users.users_in == USERS
 
 
-def test_a_rerun_does_nothing(first_night: tuple[Made, RunResult]) -> None:
-    made, night = first_night
-    before = {info.path: info.version for info in night.context.storage.list("slates")}
+def test_a_rerun_does_nothing(first_run: tuple[Made, RunResult]) -> None:
+    made, result = first_run
+    before = {info.path: info.version for info in result.context.storage.list("slates")}
     again = daily_run.run(made.context(made.root))
     assert again.already_published
-    assert {info.path: info.version for info in night.context.storage.list("slates")} == before
+    assert {info.path: info.version for info in result.context.storage.list("slates")} == before
     assert "nothing would be done" in describe(made.context(made.root))
 
 
 @pytest.mark.parametrize(("left", "code"), [(None, None), (b'{"name": "of another version"}', "newer")])
 def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
-    first_night: tuple[Made, RunResult],
+    first_run: tuple[Made, RunResult],
     tmp_path: Path,
     left: bytes | None,
     code: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made, night = first_night
+    made, result = first_run
     root = tmp_path / "out"
     shutil.copytree(made.root, root)
     storage, dt = Storage(str(root)), made.shop.date.isoformat()
     if left is not None:
-        storage.write(layout.report_data_path(night.date), left)
+        storage.write(layout.report_data_path(result.date), left)
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
-        assert made.context(root).code_version == code != night.context.code_version
+        assert made.context(root).code_version == code != result.context.code_version
     assert "its report would be written" in describe(made.context(root))
     sets = [word for one in made.overrides(root) for word in ("--set", one)]
     lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]
     assert "written now" in lines[0]
     assert "report:" not in lines[1]
     expected = report_data(
-        night, select_example_users(night.context, night.manifest, night.context.config.output.examples)
+        result, select_example_users(result.context, result.manifest, result.context.config.output.examples)
     )
     assert expected.losses.num_rows
     assert read_report(storage, dt) == dataclasses.replace(expected, timings=TIMINGS.empty_table())
-    assert storage.exists(layout.report_page_path(night.date))
+    assert storage.exists(layout.report_page_path(result.date))
 
 
 def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(
-    first_night: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Made, RunResult], tmp_path: Path
 ) -> None:
-    made, _ = first_night
+    made, _ = first_run
     root = tmp_path / "out"
     shutil.copytree(made.root / "slates", root / "slates")
     sets = [word for one in made.overrides(root) for word in ("--set", one)]
@@ -120,74 +120,27 @@ def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(
     assert not Storage(str(root)).list("reports")
 
 
-def test_another_config_is_refused_and_told_what_differs(first_night: tuple[Made, RunResult]) -> None:
-    made, _ = first_night
+def test_another_config_is_refused_and_told_what_differs(first_run: tuple[Made, RunResult]) -> None:
+    made, _ = first_run
     with pytest.raises(PublicationError, match=r"slate\.size: 50 -> 10"):
         daily_run.run(made.context(made.root, "slate.size=10"))
 
 
-def test_the_rows_do_not_depend_on_the_number_of_shards(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, night = first_night
-    other = daily_run.run(made.context(tmp_path / "out", "data.shards=1"))
-    drop = ("slate_id",)  # names the run
-    assert not differences(published(made, other), published(made, night), but=drop)
-
-
-def test_the_rows_do_not_depend_on_the_number_of_workers(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, night = first_night
-    root = made.prepared(tmp_path / "out")
-    sets = ("resources.score_tasks=3", "resources.rerank_actors=2", "resources.rerank_num_cpus=0.4")
-    other = daily_run.run(made.context(root, *sets))
-    assert not differences(published(made, other), published(made, night))
-
-
-def test_transformers_scores_like_vllm(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, night = first_night
-    other = daily_run.run(made.context(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
-    assert other.manifest.engine == {"transformers: item_token": USERS}
-    keys = ["arm", "user_id", "item_id"]
-    ours, theirs = (published(made, n).select([*keys, "score"]) for n in (night, other))
-    joined = ours.join(theirs, keys, right_suffix="_other", join_type="inner")
-    assert joined.num_rows > 0.99 * ours.num_rows  # the last ranks may change places within rounding
-    gap = np.abs(joined["score"].to_numpy() - joined["score_other"].to_numpy())
-    assert gap.max() < 1e-3
-
-
 def test_an_arm_alone_gives_the_slates_it_gives_beside_others(
-    first_night: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Made, RunResult], tmp_path: Path
 ) -> None:
-    made, night = first_night
+    made, result = first_run
     config = made.config(made.prepared(tmp_path / "out"))
     alone = config.model_copy(
         update={"arms": config.arms.model_copy(update={"variants": {"llm": config.arms.variants["llm"]}})}
     )
-    other = daily_run.run(type(night.context)(alone, made.shop.date))
-    together = published(made, night).filter(pc.field("arm") == "llm")
+    other = daily_run.run(type(result.context)(alone, made.shop.date))
+    together = published(made, result).filter(pc.field("arm") == "llm")
     assert not differences(published(made, other), together, but=("slate_id",))
 
 
-def test_split_users_get_one_arm_each(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_night
-    other = daily_run.run(made.context(made.prepared(tmp_path / "out"), "arms.assignment=split"))
-    slates = published(made, other)
-    arms = slates.group_by("user_id").aggregate([("arm", "count_distinct")])
-    assert arms.num_rows == USERS
-    assert pc.max(arms["arm_count_distinct"]).as_py() == 1
-    assert set(slates["arm"].to_pylist()) == {"control", "llm"}
-    assert sum(other.manifest.engine.values()) < USERS  # the control's users never reach the LLM
-
-
-def test_slates_left_to_chance_come_out_the_same_again(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_night
-    sets = ("rerank.method=none", "slate.policy=plackett_luce", "slate.settings={temperature: 0.5}")
-    first, second = (daily_run.run(made.context(made.prepared(tmp_path / name), *sets)) for name in ("a", "b"))
-    assert not differences(published(made, first), published(made, second))
-    assert pc.max(published(made, first)["propensity"]).as_py() <= 1
-    assert pc.mean(published(made, first)["propensity"]).as_py() < 0.9
-
-
-def test_too_much_quarantine_publishes_nothing(first_night: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_night
+def test_too_much_quarantine_publishes_nothing(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
+    made, _ = first_run
     context = made.context(tmp_path / "out", "data.max_quarantine_share=0.0001")
     with pytest.raises(QuarantineError, match=r"broke the contract .* no_user"):
         daily_run.run(context)
@@ -219,12 +172,35 @@ class RerankThatFailsOne(scoring.RerankShard):
         self._readers = ReadersThatFailOnce(scoring.context, scoring.engine)
 
 
-def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
-    first_night: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def on_transformers(
+    first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Made, RunResult]:
+    """The run with the reference engine, which refuses one prompt of every shard."""
+    made, _ = first_run
+    root = made.prepared(tmp_path_factory.mktemp("transformers") / "out")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scoring, "RerankShard", RerankThatFailsOne)
+        return made, daily_run.run(made.context(root, "rerank.engine=transformers"))
+
+
+def test_transformers_scores_like_vllm(
+    first_run: tuple[Made, RunResult], on_transformers: tuple[Made, RunResult]
 ) -> None:
-    made, night = first_night
-    monkeypatch.setattr(scoring, "RerankShard", RerankThatFailsOne)
-    other = daily_run.run(made.context(made.prepared(tmp_path / "out"), "rerank.engine=transformers"))
+    made, other = on_transformers
+    assert set(other.manifest.engine) == {"transformers: item_token"}
+    keys = ["arm", "user_id", "item_id"]
+    ours, theirs = (published(made, each).select([*keys, "score"]) for each in (first_run[1], other))
+    joined = theirs.join(ours, keys, right_suffix="_other", join_type="inner")
+    assert joined.num_rows > 0.99 * theirs.num_rows  # the last ranks may change places within rounding
+    gap = np.abs(joined["score"].to_numpy() - joined["score_other"].to_numpy())
+    assert gap.max() < 1e-3
+
+
+def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
+    first_run: tuple[Made, RunResult], on_transformers: tuple[Made, RunResult], tmp_path: Path
+) -> None:
+    made, other = on_transformers
     shards = made.config(tmp_path).data.shards
     assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one of each shard
     slates = published(made, other)
@@ -234,7 +210,7 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     assert set(named["detail"].to_pylist()) == {"refused for the test"}
     assert not set(named["user_id"].to_pylist()) & set(slates["user_id"].to_pylist())
     untouched = rows(slates.filter(pc.field("arm") == "control"), but=("slate_id",))
-    base = published(made, night)
+    base = published(made, first_run[1])
     base = rows(
         base.filter((pc.field("arm") == "control") & pc.is_in(pc.field("user_id"), slates["user_id"].combine_chunks())),
         but=("slate_id",),
@@ -242,14 +218,14 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     assert untouched.equals(base)
 
 
-def test_the_report_is_made_from_what_the_run_left(first_night: tuple[Made, RunResult]) -> None:
-    _, night = first_night
-    people = select_example_users(night.context, night.manifest, 3)
+def test_the_report_is_made_from_what_the_run_left(first_run: tuple[Made, RunResult]) -> None:
+    _, result = first_run
+    people = select_example_users(result.context, result.manifest, 3)
     assert len(people) == 3
-    data = report_data(night, people)
+    data = report_data(result, people)
     assert data.users_in == USERS
     assert data.losses.num_rows > 0
-    assert data.facts["input files"].startswith(f"{len(night.context.files)}; 7 more")  # the week after the date
+    assert data.facts["input files"].startswith(f"{len(result.context.files)}; 7 more")  # the week after the date
     page = render(data)
-    assert night.manifest.run_id in page
+    assert result.manifest.run_id in page
     assert "no_user" in page

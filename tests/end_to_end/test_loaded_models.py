@@ -24,12 +24,12 @@ KEPT = (loaded_models.denoiser_arrays, loaded_models.load_denoise_stages, loaded
 
 
 def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
-    first_night: tuple[Made, RunResult], monkeypatch: pytest.MonkeyPatch
+    first_run: tuple[Made, RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, night = first_night
-    assert night.models is not None
+    _, result = first_run
+    assert result.models is not None
     scoring, made, retriever = (
-        ScoringSpec(night.context, (night.models,), "transformers"),
+        ScoringSpec(result.context, (result.models,), "transformers"),
         list[str](),
         ItemModel.retriever,
     )
@@ -48,7 +48,7 @@ def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
     monkeypatch.setattr(ItemModel, "retriever", counted)
     forget()
     kept = [candidates(unit) for unit in scoring.work_items]
-    variants = night.context.arms.variants("retrieve")
+    variants = result.context.arms.variants("retrieve")
     assert made == [spec.name for variant in variants for spec in retriever_specs(variant)]
     for unit in scoring.work_items:
         forget()

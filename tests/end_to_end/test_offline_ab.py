@@ -37,12 +37,12 @@ ARMS = f"arms.variants={{soft: {SOFT}, warmer: {WARMER}, greedy: {GREEDY}, ruled
 
 @pytest.fixture(scope="module")
 def explored(
-    first_night: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
+    first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Made, list[str], Path]:
-    made, _ = first_night
+    made, _ = first_run
     output = made.prepared(tmp_path_factory.mktemp("explored"))
-    night = daily_run.run(made.context(output, ARMS))
-    write_report(report_data(night, select_example_users(night.context, night.manifest, 2)), night.context.storage)
+    result = daily_run.run(made.context(output, ARMS))
+    write_report(report_data(result, select_example_users(result.context, result.manifest, 2)), result.context.storage)
     return made, made.overrides(output, ARMS), output
 
 
@@ -119,9 +119,9 @@ def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Made, lis
 
 
 def test_a_split_that_does_not_look_like_its_shares_is_not_published(
-    first_night: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Made, RunResult], tmp_path: Path
 ) -> None:
-    made, _ = first_night
+    made, _ = first_run
     output = made.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"
     strict = made.context(output, arms, "arms.assignment=split", "arms.sample_ratio_min_p=0.999")

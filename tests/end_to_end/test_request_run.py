@@ -52,7 +52,7 @@ def asked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ma
     return made, daily_run.run(made.context(made.root, ARMS % reader, *HEARD))
 
 
-def top(made: Made, night: RunResult, arm: str) -> pa.Table:
+def top(made: Made, result: RunResult, arm: str) -> pa.Table:
     slates = read_slates(str(made.root), made.shop.date)
     slates = slates.filter((pc.field("arm") == arm) & (pc.field("rank") <= 10))
     items = pa_csv.read_csv(made.shop.data_root / "items.csv")
@@ -65,29 +65,29 @@ def share(table: pa.Table, category: str) -> float:
 
 
 def test_a_campaign_of_one_arm_is_heard_in_that_arm(asked: tuple[Made, RunResult]) -> None:
-    made, night = asked
-    told, untold = (share(top(made, night, arm), "Camping") for arm in ("campaign", "llm"))
+    made, result = asked
+    told, untold = (share(top(made, result, arm), "Camping") for arm in ("campaign", "llm"))
     assert told > 0.9 > untold + 0.4
 
 
 def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, RunResult]) -> None:
-    made, night = asked
+    made, result = asked
     slates = read_slates(str(made.root), made.shop.date)
     users = len(pc.unique(slates["user_id"]))
-    assert night.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
+    assert result.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
 
 
 def test_the_manifest_names_the_requests_and_the_checkpoint(asked: tuple[Made, RunResult]) -> None:
-    _, night = asked
-    inputs = {Path(file.path).name: file for file in night.manifest.inputs}
+    _, result = asked
+    inputs = {Path(file.path).name: file for file in result.manifest.inputs}
     assert inputs["instructions.csv"].rows == 2
     assert "qwen3@" in str(inputs["qwen3"].version)
-    assert night.manifest.prompt_hash
+    assert result.manifest.prompt_hash
 
 
 def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Made, RunResult]) -> None:
-    made, night = asked
-    reader, llm = (top(made, night, arm) for arm in ("reader", "llm"))
+    made, result = asked
+    reader, llm = (top(made, result, arm) for arm in ("reader", "llm"))
     assert reader.num_rows == llm.num_rows
     assert not reader["item_id"].equals(llm["item_id"])
 
@@ -95,23 +95,23 @@ def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Mad
 def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_so(
     asked: tuple[Made, RunResult],
 ) -> None:
-    _, night = asked
-    ((method, again),) = read_text_ablation(night.context, night.manifest.run_id).items()
+    _, result = asked
+    ((method, again),) = read_text_ablation(result.context, result.manifest.run_id).items()
     assert method.startswith("pointwise-")
     assert 60 < again.num_rows <= 200
-    shown = report_data(night, []).text_ablation
+    shown = report_data(result, []).text_ablation
     assert set(shown["method"].to_pylist()) == {method}
     assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
 
 
 def test_the_report_says_what_was_heard(asked: tuple[Made, RunResult]) -> None:
-    _, night = asked
+    _, result = asked
     card = tuned_checkpoint.read_model_card(
-        night.context.storage, night.models.llm if night.models and night.models.llm else ""
+        result.context.storage, result.models.llm if result.models and result.models.llm else ""
     )
     assert card.settings["epochs"] == 8
     told = ("heard", "weighed", "arms", "named")
-    rows = {row["text"]: tuple(row[name] for name in told) for row in report_data(night, []).requests.to_pylist()}
+    rows = {row["text"]: tuple(row[name] for name in told) for row in report_data(result, []).requests.to_pylist()}
     assert rows == {
         "something in camping": ("something in camping", "camping", "campaign", True),
         None: (None, None, "", False),
@@ -119,16 +119,16 @@ def test_the_report_says_what_was_heard(asked: tuple[Made, RunResult]) -> None:
 
 
 def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, RunResult]) -> None:
-    _, night = asked
-    pool = few_shot_pool(night.context)
+    _, result = asked
+    pool = few_shot_pool(result.context)
     assert 20 < len(pool) == len(set(pool.users)) <= 60
-    first = cutoffs(night.context)[0]
-    assert first < night.context.cutoff
+    first = cutoffs(result.context)[0]
+    assert first < result.context.cutoff
     by_user = dict(zip(pool.users, range(len(pool)), strict=True))
-    weight = np.asarray(night.context.event_weights)
+    weight = np.asarray(result.context.event_weights)
     met = 0
-    for shard in range(night.context.config.data.shards):
-        for row in histories(night.context, shard).to_pylist():
+    for shard in range(result.context.config.data.shards):
+        for row in histories(result.context, shard).to_pylist():
             if row["user_id"] in by_user:
                 rows = zip(row["item"], row["ts"], row["event"], strict=True)
                 past = [item for item, ts, event in rows if ts < first and weight[event] > 0]

@@ -23,19 +23,19 @@ SPLIT = (
 
 
 @pytest.fixture(scope="module")
-def split(first_night: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
-    made, _ = first_night
+def split(first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
+    made, _ = first_run
     return made, daily_run.run(made.context(made.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
 
 
-def slates_of(made: Made, night: RunResult, arm: str) -> pa.Table:
-    return read_slates(night.context.config.output.root, made.shop.date, arm=arm)
+def slates_of(made: Made, result: RunResult, arm: str) -> pa.Table:
+    return read_slates(result.context.config.output.root, made.shop.date, arm=arm)
 
 
 def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
-    first_night: tuple[Made, RunResult], split: tuple[Made, RunResult]
+    first_run: tuple[Made, RunResult], split: tuple[Made, RunResult]
 ) -> None:
-    made, together = first_night
+    made, together = first_run
     _, apart = split
     users = 0
     for arm in ("control", "llm"):
@@ -47,27 +47,27 @@ def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
 
 
 def test_an_arm_s_llm_reads_its_users_and_those_of_the_arm_that_explores(split: tuple[Made, RunResult]) -> None:
-    made, night = split
-    users = {arm: len(pc.unique(slates_of(made, night, arm)["user_id"])) for arm in night.manifest.arms}
-    assert sum(night.manifest.engine.values()) == users["llm"] + users["soft"]
-    shards = range(night.manifest.shards)
+    made, result = split
+    users = {arm: len(pc.unique(slates_of(made, result, arm)["user_id"])) for arm in result.manifest.arms}
+    assert sum(result.manifest.engine.values()) == users["llm"] + users["soft"]
+    shards = range(result.manifest.shards)
     targets = pa.concat_tables(
-        [read_counterfactual_propensities(night.context.storage, night.manifest, shard) for shard in shards]
+        [read_counterfactual_propensities(result.context.storage, result.manifest, shard) for shard in shards]
     )
     assert set(targets["target"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
-    assert set(targets["slate_id"].to_pylist()) == set(slates_of(made, night, "soft")["slate_id"].to_pylist())
+    assert set(targets["slate_id"].to_pylist()) == set(slates_of(made, result, "soft")["slate_id"].to_pylist())
 
 
 def test_every_history_is_counted_once(split: tuple[Made, RunResult]) -> None:
-    _, night = split
-    lengths = counts_by_arm(read_run_statistics(night.context, night.manifest.run_id), "history length")
+    _, result = split
+    lengths = counts_by_arm(read_run_statistics(result.context, result.manifest.run_id), "history length")
     assert sum(lengths["all"].values()) == USERS
 
 
-def test_the_users_of_every_arm_are_judged(first_night: tuple[Made, RunResult], split: tuple[Made, RunResult]) -> None:
-    made, together = first_night
+def test_the_users_of_every_arm_are_judged(first_run: tuple[Made, RunResult], split: tuple[Made, RunResult]) -> None:
+    made, together = first_run
     _, apart = split
-    everybody, found = (evaluate(night.context.config, made.shop.date, 7) for night in (together, apart))
+    everybody, found = (evaluate(result.context.config, made.shop.date, 7) for result in (together, apart))
     rows_of = [row for row in found.found.comparison.to_pylist() if row["metric"] == "hr@10" and row["against"] is None]
     judged = {row["system"]: row["users"] for row in rows_of}
     assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)

@@ -30,20 +30,20 @@ def die_once(marker: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def marker_of(context: object) -> Path:
-    return Path(context.storage.root) / "killed"
+def marker(context: object, name: str) -> Path:
+    return Path(context.storage.root) / name
 
 
 class DenoiseKilled(scoring.DenoiseShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        die_once(marker_of(self._scoring.context))
+        die_once(marker(self._scoring.context, "a worker while it denoises"))
         return super().__call__(unit, table)
 
 
 class EngineKilled(scoring.RerankShard):
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
         out = super().__call__(unit, table)  # the engine is up and has scored: its answers are lost
-        die_once(marker_of(self._scoring.context))
+        die_once(marker(self._scoring.context, "an engine actor"))
         return out
 
 
@@ -51,11 +51,11 @@ class CommitKilled(CommitShard):
     """Between a shard's files and its receipt."""
 
     def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        marker, create = marker_of(self._day), Storage.create
+        once, create = marker(self._day, "a worker between files and receipt"), Storage.create
 
         def killing(storage: Storage, path: str, data: bytes) -> bool:
             if "/receipts/" in path:
-                die_once(marker)
+                die_once(once)
             return create(storage, path, data)
 
         Storage.create = killing
@@ -65,31 +65,20 @@ class CommitKilled(CommitShard):
             Storage.create = create
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "killed"),
-    [
-        (scoring, "DenoiseShard", DenoiseKilled),
-        (scoring, "RerankShard", EngineKilled),
-        (daily_run, "CommitShard", CommitKilled),
-    ],
-    ids=["a worker while it denoises", "an engine actor", "a worker between files and receipt"],
-)
-def test_a_killed_process_costs_no_row(
-    first_night: tuple[Made, RunResult],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    module: object,
-    name: str,
-    killed: type,
+def test_killed_workers_cost_no_row(
+    first_run: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, night = first_night
+    """Three of one run: while it denoises, when the LLM has scored a shard, and between a shard's files and receipt."""
+    made, result = first_run
     root = made.prepared(tmp_path / "out")
-    monkeypatch.setattr(module, name, killed)
+    monkeypatch.setattr(scoring, "DenoiseShard", DenoiseKilled)
+    monkeypatch.setattr(scoring, "RerankShard", EngineKilled)
+    monkeypatch.setattr(daily_run, "CommitShard", CommitKilled)
     other = daily_run.run(made.context(root))
-    assert (root / "killed").exists()
+    killed = ("a worker while it denoises", "an engine actor", "a worker between files and receipt")
+    assert [name for name in killed if not (root / name).exists()] == []
     slates = read_slates(root, made.shop.date, verify=True)
-    first = read_slates(night.context.config.output.root, made.shop.date)
-    assert not differences(slates, first)
+    assert not differences(slates, read_slates(result.context.config.output.root, made.shop.date))
     named = {file.path for file in other.manifest.files}
     assert {info.path for info in other.context.storage.list("slates")} - named == {
         f"slates/dt={other.context.dt}/manifest.json"

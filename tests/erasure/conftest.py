@@ -15,7 +15,7 @@ from rayrec.reporting.html_report import read_report
 
 
 @pytest.fixture(scope="session")
-def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
+def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("forgetting")
     shop = make_synthetic_dataset(folder, seed=5, users=USERS)
     made = Made(shop.data_root, folder / "out", shop.date, ())
@@ -29,7 +29,7 @@ def first_night(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Ma
 
 
 @pytest.fixture
-def made(first_night: Made, tmp_path: Path) -> Made:
+def made(first_run: Made, tmp_path: Path) -> Made:
     """A copy, to be changed."""
-    shutil.copytree(first_night.root, tmp_path / "out")
-    return replace(first_night, root=tmp_path / "out")
+    shutil.copytree(first_run.root, tmp_path / "out")
+    return replace(first_run, root=tmp_path / "out")
