@@ -16,13 +16,13 @@ from rayrec.errors import PublicationError
 from rayrec.publishing import PublishingRun, find_manifest
 from rayrec.storage import Storage
 
+pytestmark = pytest.mark.slow  # processes that are killed
+
 # The run's process kills itself in front of, or right after, a named call of the storage.
 _SCRIPT = """
 import os, signal, sys
 from small_day import publish_day
 from rayrec.storage import Storage
-
-pytestmark = pytest.mark.slow  # processes that are killed
 
 root, method, part, when = sys.argv[1:]
 plain = getattr(Storage, method)

@@ -17,12 +17,12 @@ from waiting import PATIENCE_S
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
 
+pytestmark = pytest.mark.slow  # a cluster of its own
+
 _PROBE = """
 import ray, rayrec
 from rayrec.ray_support.cluster import connect
 from rayrec.config import Resources
-
-pytestmark = pytest.mark.slow  # a cluster of its own
 
 with connect(Resources()) as cluster:
     where = ray.get(ray.remote(lambda: __import__("rayrec").__file__).remote())

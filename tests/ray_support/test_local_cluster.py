@@ -19,13 +19,13 @@ from waiting import PATIENCE_S, line_of
 from rayrec.config import Resources
 from rayrec.ray_support.cluster import ClusterError, connect, placeable_cpus
 
+pytestmark = pytest.mark.slow  # clusters of its own
+
 _DRIVER = """
 import sys
 import ray
 from rayrec.ray_support.cluster import connect
 from rayrec.config import Resources
-
-pytestmark = pytest.mark.slow  # clusters of its own
 
 with connect(Resources(local_cpus=1, local_object_store_mb=128)) as cluster:
     raylet = ray.get(ray.remote(lambda: __import__("os").getppid()).remote())
