@@ -136,13 +136,3 @@ def test_two_workers_of_which_one_dies_end_as_one_process_that_did_not(tmp_path:
     np.testing.assert_allclose(
         [row["loss"] for row in found.card["curve"]], [row["loss"] for row in alone.card["curve"]], atol=1e-5
     )
-
-
-@pytest.mark.usefixtures("local_ray", "by_value")
-def test_what_the_user_can_put_right_comes_back_from_a_group_in_words() -> None:
-    with pytest.raises(DataError, match="nothing to train"):
-        run(partial(fails, "nothing to train"), WorkerGroup(), "train")
-
-
-def fails(why: str, worker: Worker, report: ReportCallback) -> None:
-    raise DataError(why, hint="something else")

@@ -177,6 +177,7 @@ def test_nothing_to_learn_from_is_an_error_in_words() -> None:
         train(given, windows, items())
 
 
+@pytest.mark.slow  # a long training
 def test_it_learns_what_users_like() -> None:
     """Users like one of three kinds; told apart by lamps, those who like lamps come out on the lamps' side."""
     training = {

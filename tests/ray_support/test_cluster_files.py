@@ -214,6 +214,7 @@ def test_the_nightly_job_is_the_job() -> None:
     assert zoneinfo.ZoneInfo(nightly["spec"]["timeZone"])
 
 
+@pytest.mark.slow  # a process of its own
 def test_the_command_on_kubernetes_is_one_that_the_job_takes(job_spec: dict[str, Any]) -> None:
     """Through a shell, as KubeRay runs it; with the repository in the place of the image's folder."""
     command = job_spec["entrypoint"].replace("/opt/rayrec", shlex.quote(str(_REPOSITORY)))

@@ -61,14 +61,15 @@ def submit(
     )
 
 
-def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkout: Path) -> None:
-    done = submit(head, checkout, ["python", "-m", "jobs.probe"])
+def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkout: Path, tmp_path: Path) -> None:
+    done = submit(head, checkout, ["python", "-m", "jobs.probe"], HOME=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr + head.logs()
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("PROBE"))
     _, local, in_driver, in_task = line.split()
     assert local == "False"
     assert "working_dir_files" in in_driver  # not the checkout that is installed in this environment
     assert "working_dir_files" in in_task
+    assert os.listdir(tmp_path) == []  # nothing is written to the home folder
 
 
 def test_the_nights_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
@@ -82,11 +83,6 @@ def test_the_nights_job_publishes(head: RayHead, checkout: Path, tmp_path: Path)
     assert len(set(slates["user_id"].to_pylist())) == 60
 
 
-def test_a_failing_job_fails_the_submission(head: RayHead, checkout: Path) -> None:
-    done = submit(head, checkout, ["python", "-c", "raise SystemExit(3)"])
-    assert done.returncode != 0
-
-
 def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:
     done = submit(head, checkout, ["python", "-m", "jobs.probe"], RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode != 0
@@ -98,9 +94,3 @@ def test_without_a_token_nothing_is_answered(head: RayHead, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(head.jobs_url + path, timeout=PATIENCE_S)
     assert refusal.value.code == 401
-
-
-def test_nothing_is_written_to_the_home_folder(head: RayHead, checkout: Path, tmp_path: Path) -> None:
-    done = submit(head, checkout, ["python", "-m", "jobs.probe"], HOME=str(tmp_path))
-    assert done.returncode == 0
-    assert os.listdir(tmp_path) == []
