@@ -96,7 +96,7 @@ class Case:
         columns = {
             "item": self.kept.item.to_arrow(pa.int32()),
             "ts": self.kept.ts.to_arrow(pa.int64()),
-            "keep": self.kept.keep.to_arrow(pa.float32()),
+            "keep_weight": self.kept.keep.to_arrow(pa.float32()),
         }
         events = Sequences.from_tables([pa.table(columns)], self._reader.index, self.now)
         teaching = groups(events) > 1

@@ -97,7 +97,7 @@ def tuned(
         {
             "item": kept.to_arrow(pa.int32()),
             "ts": kept.like(ts.values[positive]).to_arrow(pa.int64()),
-            "keep": kept.like(np.ones(len(kept.values))).to_arrow(pa.float32()),
+            "keep_weight": kept.like(np.ones(len(kept.values))).to_arrow(pa.float32()),
             "order": np.arange(len(kept), dtype=np.uint64),
         }
     )

@@ -66,9 +66,9 @@ DENOISED_HISTORY = pa.schema(
     [
         *HISTORY,
         pa.field("variant", pa.string(), nullable=False),
-        pa.field("keep", pa.list_(pa.float32())),  # keep weight in [0, 1]; 0 = taken out
+        pa.field("keep_weight", pa.list_(pa.float32())),  # in [0, 1]; 0 = removed
         pa.field("influence", pa.list_(pa.float32())),  # leave-one-out self-consistency (method's own scale)
-        pa.field("harm", pa.list_(pa.float32())),  # > 0: removal helps the trusted events
+        pa.field("negative_influence", pa.list_(pa.float32())),  # > 0: removal helps the trusted events
         pa.field("reason", pa.list_(pa.int8())),  # index into rayrec.denoising.denoiser.REASONS; 0 = kept
     ]
 )

@@ -20,16 +20,16 @@ from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
 
 REASONS = (
-    "kept",
+    "retained",
     "inconsistent",
-    "harmful",
-    "both",
-    "undone",
+    "negative_influence",
+    "inconsistent_and_negative_influence",
+    "retracted",
     "burst",
-    "repeated",
-    "skimmed",
-    "unexplained",
-    "doubtful",
+    "repeat",
+    "short_dwell",
+    "low_likelihood",
+    "likely_noise",
 )
 """Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both;
 `undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py);

@@ -113,7 +113,7 @@ class EnsembleDenoiser(Denoiser):
         out = most_suspicious(histories.item, suspicion, scored, self.settings)
         decision.influence[scored] = 1 - noise[scored]
         decision.keep[out] = self.settings.weight_out
-        decision.reason[out] = REASONS.index("doubtful")
+        decision.reason[out] = REASONS.index("likely_noise")
         return decision
 
 

@@ -13,7 +13,7 @@ from rayrec.numerics.ragged import Ragged
 
 Bools = npt.NDArray[np.bool_]
 
-_INCONSISTENT, _HARMFUL = REASONS.index("inconsistent"), REASONS.index("harmful")
+_INCONSISTENT, _HARMFUL = REASONS.index("inconsistent"), REASONS.index("negative_influence")
 
 
 def select_removals(

@@ -75,7 +75,7 @@ class FactorModelDenoiser(Denoiser):
         out = most_suspicious(item, suspicion, np.ones(len(item.values), np.bool_), self.settings)
         decision.influence[scored] = consistency
         decision.keep[scored] = np.where(out, weight, 1)
-        decision.reason[scored] = np.where(out, REASONS.index("unexplained"), 0)
+        decision.reason[scored] = np.where(out, REASONS.index("low_likelihood"), 0)
         return decision
 
 

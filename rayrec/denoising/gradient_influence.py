@@ -107,7 +107,7 @@ class GradientDenoiser(Denoiser):
         if harmful:
             decision.negative_influence[scored] = -score
         decision.keep[scored] = np.where(out, given.weight_out, 1)
-        decision.reason[scored] = np.where(out, REASONS.index("harmful" if harmful else "unexplained"), 0)
+        decision.reason[scored] = np.where(out, REASONS.index("negative_influence" if harmful else "low_likelihood"), 0)
         return decision
 
     def measure(

@@ -26,7 +26,7 @@ from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
-_RULES = ("undone", "burst", "repeated", "skimmed")  # strongest first
+_RULES = ("retracted", "burst", "repeat", "short_dwell")  # strongest first
 
 Bools = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
@@ -79,10 +79,10 @@ class RuleDenoiser(Denoiser):
             return decision
         given, positive = self.settings, histories.weight.values > 0
         found = {
-            "undone": retracted(histories, given.undo_days),
+            "retracted": retracted(histories, given.undo_days),
             "burst": burst(histories.ts, given.burst_moments, given.burst_seconds),
-            "repeated": repeated(histories, given.repeats),
-            "skimmed": short_dwell(histories, given.skim_share, given.skim_events),
+            "repeat": repeated(histories, given.repeats),
+            "short_dwell": short_dwell(histories, given.skim_share, given.skim_events),
         }
         strength, reason = np.zeros(len(positive), np.float32), np.zeros(len(positive), np.int8)
         for place, rule in reversed(list(enumerate(_RULES))):

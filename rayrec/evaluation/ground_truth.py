@@ -57,7 +57,7 @@ def noise_detection(root: str, shop: SyntheticDataset) -> list[NoiseDetection]:
     found = []
     for variant in pc.unique(denoised["variant"]).to_pylist():
         rows = denoised.filter(pc.equal(denoised["variant"], variant)).combine_chunks()
-        item, keep = Ragged.from_arrow(rows["item"]), Ragged.from_arrow(rows["keep"]).values
+        item, keep = Ragged.from_arrow(rows["item"]), Ragged.from_arrow(rows["keep_weight"]).values
         users = rows["user_id"].take(pa.array(item.rows))
         pairs = pc.binary_join_element_wise(users, ids.take(pa.array(item.values)), "/").combine_chunks()
         is_noise = pc.is_in(pairs, planted).to_numpy(zero_copy_only=False)

@@ -111,7 +111,9 @@ class PublishedRun:
         table = first_row_per_user(table.filter(pc.is_in(table["user_id"], users)))
         event = Ragged.from_arrow(table["event"])
         everything = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
-        table = table.set_column(table.column_names.index("keep"), DENOISED_HISTORY.field("keep"), everything)
+        table = table.set_column(
+            table.column_names.index("keep_weight"), DENOISED_HISTORY.field("keep_weight"), everything
+        )
         return table.filter(pa.array(self.positive_events(table) >= min_events)).combine_chunks()
 
     def positive_events(self, histories: pa.Table) -> npt.NDArray[np.int64]:

@@ -145,14 +145,14 @@ class WriteTuningSequences:
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = np.ones(len(item.values), np.float32)
         past = ts.values < models.cutoff
-        keep[past] = Ragged.from_arrow(stage(histories_at(table, models.cutoff))["keep"]).values
+        keep[past] = Ragged.from_arrow(stage(histories_at(table, models.cutoff))["keep_weight"]).values
         weight = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
         positive = weight > 0
         kept = item.filter(positive)
         columns = {
             "item": kept.to_arrow(pa.int32()),
             "ts": kept.like(ts.values[positive]).to_arrow(pa.int64()),
-            "keep": kept.like(keep[positive]).to_arrow(pa.float32()),
+            "keep_weight": kept.like(keep[positive]).to_arrow(pa.float32()),
             "order": hash_strings(table["user_id"]),
         }
         sequences = pa.table(columns)

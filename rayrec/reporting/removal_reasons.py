@@ -11,33 +11,34 @@ from rayrec.denoising.denoiser import REASONS
 
 REASON_LABELS = {
     "inconsistent": "does not fit the other events",
-    "harmful": "makes the trusted events harder to predict",
-    "both": "fits nothing else, and makes the trusted events harder to predict",
-    "undone": "was taken back by a later event",
+    "negative_influence": "makes the trusted events harder to predict",
+    "inconsistent_and_negative_influence": "fits nothing else, and makes the trusted events harder to predict",
+    "retracted": "was taken back by a later event",
     "burst": "came faster than people act",
-    "repeated": "repeats the same item on one day",
-    "skimmed": "was looked at far shorter than usual",
-    "unexplained": "is what a model of all users' events expects least of this user",
-    "doubtful": "looks like noise by several signs together",
+    "repeat": "repeats the same item on one day",
+    "short_dwell": "was looked at far shorter than usual",
+    "low_likelihood": "is what a model of all users' events expects least of this user",
+    "likely_noise": "looks like noise by several signs together",
 }
-_HARM, _SUPPORT = ("harmful", "both"), ("inconsistent", "both")
+_BOTH = "inconsistent_and_negative_influence"
+_NEGATIVE, _SUPPORT = ("negative_influence", _BOTH), ("inconsistent", _BOTH)
 
 
 def explain_removal(row: Mapping[str, Any], place: int) -> str:
     """In words, for one event of a DENOISED_HISTORY row (a mapping of lists); "" where it was kept as it is.
 
-    What is said of numbers is true of them: support is self-consistency, by what the other events predict of this one;
-    harm is how much the trusted events, the newest ones, rise without it, above items that were not taken.
+    Support is self-consistency: how well the other events predict this one. Negative influence is how much the scores
+    of the trusted (newest) events rise without it, relative to items that were not consumed.
     """
     reason = REASONS[row["reason"][place]] if row["reason"][place] else ""
     if not reason:
         return ""
     clauses = []
-    if reason in _HARM and row["harm"][place] is not None:
-        clauses.append(f"removing it raises the score of what was taken last ({row['harm'][place]:+.2g})")
+    if reason in _NEGATIVE and row["negative_influence"][place] is not None:
+        clauses.append(f"removing it raises the score of what was taken last ({row['negative_influence'][place]:+.2g})")
     if reason in _SUPPORT and (support := _support(row["influence"], place)):
         clauses.append(support)
-    left = row["keep"][place]
+    left = row["keep_weight"][place]
     return "; ".join(clauses or [f"it {REASON_LABELS[reason]}"]) + (f"; it still weighs {left:.0%}" if left else "")
 
 

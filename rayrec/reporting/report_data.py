@@ -41,7 +41,7 @@ REMOVED = pa.schema(
         pa.field("ts", pa.int64(), nullable=False),  # microseconds UTC
         pa.field("reason", pa.string(), nullable=False),
         pa.field("influence", pa.float32()),
-        pa.field("harm", pa.float32()),
+        pa.field("negative_influence", pa.float32()),
     ]
 )
 """Events taken out, as examples for people."""

@@ -166,7 +166,10 @@ def least_similar_users(one: pa.Table, other: pa.Table, limit: int) -> list[str]
 
 def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, limit: int) -> pa.Table:
     """REMOVED: of one DENOISED_HISTORY shard, the events taken out that do most harm; `titles` by item code."""
-    reason, negative_influence = Ragged.from_arrow(denoised["reason"]), Ragged.from_arrow(denoised["harm"]).values
+    reason, negative_influence = (
+        Ragged.from_arrow(denoised["reason"]),
+        Ragged.from_arrow(denoised["negative_influence"]).values,
+    )
     out = np.flatnonzero(reason.values > 0)
     chosen = out[np.argsort(-np.nan_to_num(negative_influence[out]), kind="stable")][:limit]
     row = pa.array(reason.rows[chosen])
@@ -181,7 +184,7 @@ def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, lim
         "ts": flat("ts"),
         "reason": pa.array([REASONS[code] for code in reason.values[chosen]], pa.string()),
         "influence": flat("influence"),
-        "harm": flat("harm"),
+        "negative_influence": flat("negative_influence"),
     }
     return pa.table(columns, schema=REMOVED)
 

@@ -44,7 +44,7 @@ def removals(data: ReportData) -> Rows:
     bands = {"age": [name for _, name in AGES], "popularity": list(POPULAR)}
     for variant, counts in counts_by_arm(data.statistics, "verdict").items():
         events = sum(counts.values())
-        taken = shares({name: n for name, n in counts.items() if name != "kept"}, events)
+        taken = shares({name: n for name, n in counts.items() if name != "retained"}, events)
         removed = sum(row["count"] for row in taken)
         of_what = {name: _out_of(by_variant.get(variant, {}), bands.get(name)) for name, by_variant in groups.items()}
         row = {"variant": variant, "arms": data.arms_by_variant.get(variant, ""), "events": events, "removed": removed}

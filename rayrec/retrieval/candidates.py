@@ -56,7 +56,7 @@ class CandidateStage:
     def __call__(self, table: pa.Table, also: Ragged | None = None) -> pa.Table:
         """`also`: more item codes to propose, a row a user; those that are seen or not available are left out."""
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
-        keep = Ragged.from_arrow(table["keep"]).values
+        keep = Ragged.from_arrow(table["keep_weight"]).values
         weight = np.asarray(self.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
         speaks = (weight > 0) & (keep > 0)
         kept = item.filter(speaks)

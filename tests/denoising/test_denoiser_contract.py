@@ -106,7 +106,7 @@ def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
     assert out.schema.equals(DENOISED_HISTORY)
     assert out.select(HISTORY.names).equals(table)
     assert out["variant"].to_pylist() == ["variant"] * 3
-    assert out["keep"].to_pylist() == [[1.0, 1.0], [], [1.0]]
+    assert out["keep_weight"].to_pylist() == [[1.0, 1.0], [], [1.0]]
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:

@@ -86,7 +86,7 @@ def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories
     assert auc["ensemble"] > max(auc["ease"], auc["influence"]) - 0.01
     taken = found["ensemble"].keep < 1
     assert noise[taken].mean() > 2 * noise.mean()
-    assert {REASONS[code] for code in found["ensemble"].reason[taken]} == {"doubtful"}
+    assert {REASONS[code] for code in found["ensemble"].reason[taken]} == {"likely_noise"}
 
 
 def test_probabilities_are_near_the_truth_on_noise_like_that_planted(

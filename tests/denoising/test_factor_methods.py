@@ -73,7 +73,7 @@ def test_planted_noise_is_what_the_model_explains_least(
     taken = decision.keep < 1
     assert taken.any()
     assert noise[taken].mean() > 2 * noise.mean()
-    assert {REASONS[code] for code in decision.reason[taken]} == {"unexplained"}
+    assert {REASONS[code] for code in decision.reason[taken]} == {"low_likelihood"}
 
 
 def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict[str, Any]]:

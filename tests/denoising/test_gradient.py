@@ -188,7 +188,7 @@ def test_planted_noise_has_large_and_unsteady_gradients(
     assert auc_within(-decision.influence, noise) > 0.65
     taken = decision.keep < 1
     assert noise[taken].mean() > 1.5 * noise.mean()
-    assert {REASONS[code] for code in decision.reason[taken]} == {"unexplained"}
+    assert {REASONS[code] for code in decision.reason[taken]} == {"low_likelihood"}
 
 
 def test_items_of_one_taste_are_rivals_to_tracin_and_stray_events_are_not(
@@ -205,7 +205,7 @@ def test_by_tracin_only_events_with_harm_go() -> None:
     assert taken.any()
     assert (decision.negative_influence[taken] > 0).all()
     assert (decision.negative_influence <= 0).any()
-    assert {REASONS[code] for code in decision.reason[taken]} == {"harmful"}
+    assert {REASONS[code] for code in decision.reason[taken]} == {"negative_influence"}
 
 
 @pytest.mark.parametrize("score", ["ek_fac", "cg"])

@@ -101,7 +101,7 @@ def test_the_strongest_rule_goes_first_and_the_reason_says_which() -> None:
     )
     decision = RuleDenoiser(RulesSettings(max_share=0.12)).decide(history)
     assert np.flatnonzero(decision.keep == 0).tolist() == [7]  # one may go: the purchase that was returned
-    assert REASONS[decision.reason[7]] == "undone"
+    assert REASONS[decision.reason[7]] == "retracted"
     both = RuleDenoiser(RulesSettings(max_share=0.23)).decide(history)
     assert np.flatnonzero(both.keep == 0).tolist() == [7, 9]  # then the newest that was only skimmed
-    assert REASONS[both.reason[9]] == "skimmed"
+    assert REASONS[both.reason[9]] == "short_dwell"

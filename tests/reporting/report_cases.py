@@ -54,7 +54,12 @@ def slates(
 
 
 def verdicts() -> pa.Table:
-    counts = {"kept": 900.0, "inconsistent": 60.0, "harmful": 30.0, "both": 10.0}
+    counts = {
+        "retained": 900.0,
+        "inconsistent": 60.0,
+        "negative_influence": 30.0,
+        "inconsistent_and_negative_influence": 10.0,
+    }
     columns = {"quantity": ["verdict"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
     return pa.table({**columns, "count": list(counts.values())}, RUN_STATISTICS)
 
@@ -132,7 +137,15 @@ def full(name: str = HOSTILE) -> ReportData:
         statistics=summary,
         quarantine_examples=pa.Table.from_pylist([{**quarantine, "raw": HOSTILE * 20}], QUARANTINE),
         removed_examples=pa.Table.from_pylist(
-            [{**removed, "reason": "both", "influence": 0.01, "harm": None}], REMOVED
+            [
+                {
+                    **removed,
+                    "reason": "inconsistent_and_negative_influence",
+                    "influence": 0.01,
+                    "negative_influence": None,
+                }
+            ],
+            REMOVED,
         ),
         examples=pa.Table.from_pylist(
             [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE

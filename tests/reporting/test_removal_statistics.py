@@ -34,9 +34,9 @@ def denoised() -> pa.Table:
         "value": [[0.0] * 3, [0.0]],
         "dwell_ms": [[-1] * 3, [-1]],
         "variant": ["influence"] * 2,
-        "keep": [[1.0, 0.0, 0.0], [1.0]],
+        "keep_weight": [[1.0, 0.0, 0.0], [1.0]],
         "influence": [[0.5, -0.1, 0.2], [0.3]],
-        "harm": [[0.0, 0.02, 0.01], [0.0]],
+        "negative_influence": [[0.0, 0.02, 0.01], [0.0]],
         "reason": [[0, 3, 2], [0]],
     }
     return pa.table(
@@ -79,21 +79,26 @@ def test_an_explanation_says_what_was_measured() -> None:
     assert explain_removal(lonely, 2) == "it fits badly: of the user's other 2 events 1 has less support"
     lowest = {**lonely, "influence": [0.5, 0.3, 0.2]}
     assert explain_removal(lowest, 2) == "it fits badly: of the user's other 2 events none has less support"
-    weighed = {**lonely, "keep": [1.0, 1.0, 0.25]}
+    weighed = {**lonely, "keep_weight": [1.0, 1.0, 0.25]}
     assert explain_removal(weighed, 2).endswith("; it still weighs 25%")
 
 
 @pytest.mark.parametrize("reason", REASONS[1:])
 def test_every_reason_has_words_also_where_nothing_was_measured(reason: str) -> None:
     nothing = [None, float("nan")]
-    row = {"reason": [REASONS.index(reason), 0], "keep": [0.0, 1.0], "influence": nothing, "harm": [None, None]}
+    row = {
+        "reason": [REASONS.index(reason), 0],
+        "keep_weight": [0.0, 1.0],
+        "influence": nothing,
+        "negative_influence": [None, None],
+    }
     assert explain_removal(row, 0) == f"it {REASON_LABELS[reason]}"
 
 
 def person() -> UserView:
     when = datetime(2026, 3, 1, tzinfo=UTC)
     kept = HistoryItem("Lamp", when, "view", {}, {})
-    gone = HistoryItem("Tent", when, "purchase", {"ease": "both"}, {"ease": "because"})
+    gone = HistoryItem("Tent", when, "purchase", {"ease": "inconsistent_and_negative_influence"}, {"ease": "because"})
     return UserView("u", (kept, gone, kept), {})
 
 

@@ -116,7 +116,9 @@ def test_reasons_and_lengths_of_histories_are_counted() -> None:
     columns["reason"] = pa.array([[0, 1, 0], [3]], pa.list_(pa.int8()))
     table = pa.table({**columns, "user_id": ["u", "v"], "variant": ["influence"] * 2}).select(DENOISED_HISTORY.names)
     summary = history_statistics(table.cast(DENOISED_HISTORY))
-    assert counts_by_arm(summary, "verdict") == {"influence": {"kept": 2.0, "inconsistent": 1.0, "both": 1.0}}
+    assert counts_by_arm(summary, "verdict") == {
+        "influence": {"retained": 2.0, "inconsistent": 1.0, "inconsistent_and_negative_influence": 1.0}
+    }
     assert counts_by_arm(summary, "history length") == {"all": {"1": 1.0, "3": 1.0}}
 
 

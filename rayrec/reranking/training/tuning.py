@@ -41,7 +41,7 @@ from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow
 
 _LOG = logging.getLogger(__name__)
-_COLUMNS = ("item", "ts", "keep", "order")
+_COLUMNS = ("item", "ts", "keep_weight", "order")
 _SALT = np.uint64(derive_seed("tuning sample"))  # the blend's sample goes by the plain hash: it must not be these users
 _MOST_NEW = 50_000  # items scored by their words alone; every step makes the vectors of all
 _BY_WORDS = ("text", "hybrid")  # where item vectors know words

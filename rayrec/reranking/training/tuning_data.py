@@ -215,7 +215,7 @@ def item_counts(tables: Iterable[pa.Table], items: int, until: int) -> Int:
 
 
 def _one(table: pa.Table, index: Int, until: int) -> tuple[Int, Int, Int, npt.NDArray[np.float32]]:
-    codes, ts, keep = (Ragged.from_arrow(table[name]) for name in ("item", "ts", "keep"))
+    codes, ts, keep = (Ragged.from_arrow(table[name]) for name in ("item", "ts", "keep_weight"))
     items = index[codes.values]
     good = (items >= 0) & (keep.values > 0) & (ts.values < until)
     counts = np.bincount(codes.rows[good], minlength=len(codes))

@@ -34,7 +34,7 @@ def as_table(item: Ragged, ts: Any, keep: Any = None) -> pa.Table:
     columns = {
         "item": item.to_arrow(pa.int32()),
         "ts": item.like(np.asarray(ts)).to_arrow(pa.int64()),
-        "keep": item.like(np.asarray(keep)).to_arrow(pa.float32()),
+        "keep_weight": item.like(np.asarray(keep)).to_arrow(pa.float32()),
         "order": np.arange(len(item), dtype=np.uint64),
     }
     return pa.table(columns)
