@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from rayrec.blending.training_examples import consumed_after, histories_at
 from rayrec.config import Config, load
 from rayrec.data import catalogue, synthetic_dataset
-from rayrec.data.exchange import read_item_counts, read_shard
-from rayrec.data.histories import group
+from rayrec.data.cutoff_histories import consumed_after, histories_at
+from rayrec.data.histories import group_histories
 from rayrec.data.input_files import input_files, item_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.shuffle import read_item_counts, read_shard_interactions
 from rayrec.data.split_ingest import ingest_split
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.denoising.heuristic_rules import retracted
@@ -151,8 +151,8 @@ def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
             ingest_split(inputs, outputs, split, contract, shuffle_path=paths[-1], quarantine=quarantine)
         if items is None:
             items = catalogue.catalogue_from_counts(read_item_counts(outputs, path) for path in paths)
-        tables = list(read_shard(outputs, paths, 0))
-        grouped = group(tables, items["item_id"].combine_chunks(), data, [file.path for file in files])
+        tables = list(read_shard_interactions(outputs, paths, 0))
+        grouped = group_histories(tables, items["item_id"].combine_chunks(), data, [file.path for file in files])
     return items.combine_chunks(), grouped.histories.combine_chunks()
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.plain_recommenders import GRIDS, Moment
-from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
+from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.reranking.text.text_reranker import reciprocal_rank_fusion

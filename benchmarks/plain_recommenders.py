@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.blending.training_examples import consumed_after, histories_at, is_training_user
+from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
 from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
 from rayrec.numerics.ragged import Ragged

@@ -17,7 +17,7 @@ import typer
 
 from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
 from rayrec.data import erasure_list
-from rayrec.data.user_id_file import read_user_ids
+from rayrec.data.erasure_list import read_user_ids
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.erasure_run import add_to_erasure_list, execute, newest_context
 from rayrec.ray_support import cluster

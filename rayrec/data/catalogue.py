@@ -11,16 +11,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import ColumnLike, Data, ItemSource
-from rayrec.data import item_counts
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
-from rayrec.data.item_counts import ATTRIBUTE
 from rayrec.data.raw_rows import RawBatch
-from rayrec.data.row_checks import RowValidation, as_column
+from rayrec.data.row_validation import RowValidation, as_column
 from rayrec.data.schemas import ITEM, QUARANTINE
 from rayrec.data.text_columns import Text, clean_item_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
+
+ATTRIBUTE = "attributes."  # before the name of a field that is one of the item's attributes
+ITEM_COUNTS = pa.schema(
+    [
+        pa.field("item_id", pa.string()),
+        pa.field("field", pa.string()),  # "" counts the item itself
+        pa.field("value", pa.string()),
+        pa.field("count", pa.int64()),
+    ]
+)
+"""One row an (item, field, value)."""
 
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
 
@@ -40,7 +49,7 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
     Raises DataError where no item is left, or a file cannot be read.
     """
     storage, source = Storage(data.root), data.items
-    fields = item_counts.item_fields(source)
+    fields = item_fields(source)
     columns = tuple(dict.fromkeys(as_column(field).column for field in (source.item_id, *fields.values())))
     id_column = as_column(source.item_id).column
     items, quarantine = [ITEM.empty_table()], [QUARANTINE.empty_table()]
@@ -62,7 +71,7 @@ def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
 
     Raises DataError where no item was counted.
     """
-    counts = item_counts.merge(parts).sort_by(
+    counts = merge_item_counts(parts).sort_by(
         [("item_id", "ascending"), ("field", "ascending"), ("count", "descending"), ("value", "ascending")]
     )
     ids = counts["item_id"].to_numpy()
@@ -155,3 +164,39 @@ def _empty(where: str, rejected: int) -> DataError:
     return DataError(
         f"the catalogue is empty{why}", where=where, hint="check data.items, and the rows under quarantine/"
     )
+
+
+def item_fields(source: ItemSource) -> dict[str, ColumnLike]:
+    """The fields of an item besides its id that the config maps; attributes as ATTRIBUTE + name."""
+    named = {name: getattr(source, name) for name in ("title", "category", "description", "available")}
+    attributes = {f"{ATTRIBUTE}{name}": field for name, field in source.attributes.items()}
+    return {name: field for name, field in (named | attributes).items() if field is not None}
+
+
+def count_items(items: Text, fields: Mapping[str, Text]) -> pa.Table:
+    """ITEM_COUNTS of one batch; rows without an item, or without a value, do not count."""
+    tables = [_count_field(items, "", Text(np.zeros(len(items), np.int32), pa.array([""])))]
+    tables += [_count_field(items, name, text) for name, text in fields.items()]
+    return pa.concat_tables(tables)
+
+
+def _count_field(items: Text, field: str, text: Text) -> pa.Table:
+    rows = items.present & text.present
+    width = max(len(text.values), 1)
+    pairs, counts = np.unique(items.codes[rows].astype(np.int64) * width + text.codes[rows], return_counts=True)
+    columns = [
+        items.values.take(pa.array(pairs // width)),
+        pa.repeat(pa.scalar(field), len(pairs)),
+        text.values.take(pa.array(pairs % width)),
+        counts,
+    ]
+    return pa.table(columns, schema=ITEM_COUNTS)
+
+
+def merge_item_counts(tables: Iterable[pa.Table]) -> pa.Table:
+    """The sum of counts, sorted by (item_id, field, value): the same whatever the order of the parts."""
+    together = pa.concat_tables([ITEM_COUNTS.empty_table(), *tables])
+    summed = together.group_by(["item_id", "field", "value"]).aggregate([("count", "sum")])
+    return pa.table(
+        [summed["item_id"], summed["field"], summed["value"], summed["count_sum"]], schema=ITEM_COUNTS
+    ).sort_by([("item_id", "ascending"), ("field", "ascending"), ("value", "ascending")])

@@ -19,7 +19,7 @@ from rayrec.config.feedback_section import Feedback
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, list_files
 from rayrec.data.quarantine import counts_by_reason
-from rayrec.data.row_checks import Mask, RowValidation, as_column
+from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import FEEDBACK, QUARANTINE
 from rayrec.data.text_columns import Text
 from rayrec.errors import DataError, QuarantineError

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from rayrec.config import FileSource
-from rayrec.data import csv_reader, line_reader, parquet_reader, utf8_stream
+from rayrec.data import parquet_reader, text_reader
 from rayrec.data.input_files import FileFragment
 from rayrec.data.raw_rows import RawBatch
 from rayrec.errors import DataError
@@ -50,14 +50,14 @@ def _text_rows(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
 ) -> Iterator[RawBatch]:
     where = storage.url(fragment.file.path)
-    with utf8_stream.opened(storage, fragment.file.path, source.encoding) as stream:
+    with text_reader.open_text(storage, fragment.file.path, source.encoding) as stream:
         try:
             if fragment.file.format == "jsonl":
-                yield from line_reader.read_jsonl(stream, columns, needed, where)
+                yield from text_reader.read_jsonl(stream, columns, needed, where)
             elif len(source.delimiter) == 1 and source.delimiter.isascii():
-                yield from csv_reader.read(stream, source, columns, where)
+                yield from text_reader.read_csv(stream, source, columns, where)
             else:
-                yield from line_reader.read_delimited(stream, source, columns, where)
+                yield from text_reader.read_delimited(stream, source, columns, where)
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(
                 f"cannot be read as {fragment.file.format}: {str(error).splitlines()[0]}",

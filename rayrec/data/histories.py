@@ -34,7 +34,9 @@ class GroupedHistories:
     truncated: int  # events left out because newer ones fill the history
 
 
-def group(tables: Iterable[pa.Table], item_ids: pa.StringArray, data: Data, files: Sequence[str]) -> GroupedHistories:
+def group_histories(
+    tables: Iterable[pa.Table], item_ids: pa.StringArray, data: Data, files: Sequence[str]
+) -> GroupedHistories:
     """Group the INTERACTION tables of one shard.
 
     `item_ids`: the catalogue's, in its order. `files`: input paths by `source_file`. The order of the tables does not
@@ -127,7 +129,7 @@ class _Events:
         """By user, ts, file, row."""
         later_file = self.source_file[1:] > self.source_file[:-1]
         later_row = (self.source_file[1:] == self.source_file[:-1]) & (self.source_row[1:] > self.source_row[:-1])
-        if bool(np.all(later_file | later_row)):  # as the exchange delivers them: a stable sort by two keys does
+        if bool(np.all(later_file | later_row)):  # as the shuffle delivers them: a stable sort by two keys does
             return np.asarray(np.lexsort((self.ts, self.user)))
         return np.asarray(np.lexsort((self.source_row, self.source_file, self.ts, self.user)))
 

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import ColumnLike, Data, EventRule, Timestamp, regex_patterns
-from rayrec.data import item_counts, time_columns
+from rayrec.data import column_parsing
+from rayrec.data.catalogue import count_items, item_fields
 from rayrec.data.input_files import InputFile
 from rayrec.data.raw_rows import RawBatch
-from rayrec.data.row_checks import Mask, RowValidation, as_column
+from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import INTERACTION, TS
 from rayrec.data.text_columns import Text, clean_item_text
 from rayrec.errors import DataError
@@ -73,7 +74,7 @@ class InteractionContract:
         fields: list[ColumnLike | None] = [source.user_id, source.item_id, self._time.column, source.value]
         fields += [source.dwell_ms, source.event.column, *(rule.column for rule in source.event.rules)]
         fields += [requirement.column for requirement in source.require]
-        fields += item_counts.item_fields(self.data.items).values() if self.data.items.from_interactions else ()
+        fields += item_fields(self.data.items).values() if self.data.items.from_interactions else ()
         return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
 
     @cached_property
@@ -133,8 +134,8 @@ class InteractionContract:
         if pa.types.is_dictionary(array.type):
             array = array.dictionary_decode()
         try:
-            return time_columns.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
-        except time_columns.UnreadableTimeError as error:
+            return column_parsing.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
+        except column_parsing.UnreadableTimeError as error:
             raise DataError(
                 f"the column {time.column!r} cannot be read as times: {error}",
                 where=where,
@@ -202,10 +203,8 @@ class InteractionContract:
         return np.where(fits, np.rint(np.where(fits, values, 0)), -1).astype(np.int32)
 
     def _count_items(self, rows: RowValidation, item: Text) -> pa.Table:
-        fields = item_counts.item_fields(self.data.items)
-        return item_counts.count(
-            item, {name: clean_item_text(rows.text(field), name) for name, field in fields.items()}
-        )
+        fields = item_fields(self.data.items)
+        return count_items(item, {name: clean_item_text(rows.text(field), name) for name, field in fields.items()})
 
 
 def _finder(pattern: str) -> Callable[[pa.Array], pa.Array]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from rayrec.errors import DataError
 
 MAX_ROW_BYTES = 16 << 20  # bytes; a longer one is taken for an unclosed quote or a file of another kind
+UNDECODABLE = "�"  # stands for bytes that are no text in the declared encoding
 MAX_RAW_CHARS = 4096  # characters kept of a row in quarantine
 
 

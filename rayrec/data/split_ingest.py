@@ -1,4 +1,4 @@
-"""One input split through the contract: into its exchange file, with its quarantine beside it."""
+"""One input split through the contract: into its shuffle file, with its quarantine beside it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.data import item_counts
+from rayrec.data.catalogue import merge_item_counts
 from rayrec.data.erasure_list import ErasureList
-from rayrec.data.exchange import ShuffleWriter
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile, Split
 from rayrec.data.interaction_contract import InteractionContract, ValidatedBatch
 from rayrec.data.quarantine import counts_by_reason
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
+from rayrec.data.shuffle import ShuffleWriter
 from rayrec.numerics.hashing import shard_of
 from rayrec.storage import Storage
 
@@ -69,13 +69,13 @@ def ingest_split(
     quarantine: str,
     erasure_list: ErasureList | None = None,
 ) -> dict[str, Any]:
-    """Write the split's exchange file, and before it its quarantine (parquet; no file where nothing broke).
+    """Write the split's shuffle file, and before it its quarantine (parquet; no file where nothing broke).
 
     Rows of users on the erasure list go nowhere, and count for nothing in the catalogue.
 
-    Returns the split's statistics, which the exchange file holds too: a Tally as a dict, `files` (path -> Tally as a
+    Returns the split's statistics, which the shuffle file holds too: a Tally as a dict, `files` (path -> Tally as a
     dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of those who have rows here).
-    The exchange file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
+    The shuffle file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
     for input that cannot be read.
     """
     with ExitStack() as exchange_stack:
@@ -123,7 +123,7 @@ class _Ingest:
             "quarantine": broken,
             "erased_users": dict(sorted(self._erased_users.items())),
         }
-        self._writer.finish(item_counts.merge(self._items) if self._items else None, statistics)
+        self._writer.finish(merge_item_counts(self._items) if self._items else None, statistics)
         return statistics
 
     def _checked(
@@ -157,7 +157,7 @@ class _Ingest:
         if self._round:
             self._writer.write_round(self._round)
         if self._items:
-            self._items = [item_counts.merge(self._items)]
+            self._items = [merge_item_counts(self._items)]
         self._round = []
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import regex_patterns
-from rayrec.data.utf8_stream import UNDECODABLE
+from rayrec.data.raw_rows import UNDECODABLE
 from rayrec.errors import DataError
 
 # Control characters, line separators, the invisible ones that turn or hide text (bidi controls, tags, BOM).

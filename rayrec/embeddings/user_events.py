@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.number_columns import floats
+from rayrec.data.column_parsing import floats
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 

@@ -19,7 +19,7 @@ from rayrec.evaluation.off_policy.published_feedback import UNMATCHED, estimate_
 from rayrec.evaluation.published_day import is_participant
 from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.slate_reader import read_manifest, read_shard
+from rayrec.publishing.slate_reader import read_manifest, read_shard_slates
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_parquet
 
@@ -72,7 +72,7 @@ def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Tab
     plain = pa.schema([SLATE.field(name) for name in _COLUMNS])
     for shard in range(manifest.shards):
         for arm in manifest.arms:
-            table = read_shard(storage, manifest, arm, shard, _COLUMNS)
+            table = read_shard_slates(storage, manifest, arm, shard, _COLUMNS)
             wanted = pc.is_in(table["slate_id"].cast(pa.string()), slate_ids)
             tables.append(table.filter(wanted).cast(plain))
     return pa.concat_tables(tables)

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from rayrec.config import Arms, Retrieval
 from rayrec.data import erasure_list
-from rayrec.data.denoised import first_row_per_user
+from rayrec.data.cutoff_histories import first_row_per_user
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.beyond_accuracy import ItemStatistics
@@ -28,7 +28,7 @@ from rayrec.experiments.arms import in_layer
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.slate_reader import read_manifest, read_shard
+from rayrec.publishing.slate_reader import read_manifest, read_shard_slates
 from rayrec.reporting.user_examples import read_catalogue, read_denoised
 from rayrec.retrieval import item_model
 from rayrec.retrieval.candidates import CandidateStage, Source
@@ -124,7 +124,7 @@ class PublishedRun:
 
     def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
         """user_id, rank, item_id of those users' slates, ids as dictionaries, down to rank DEPTH."""
-        table = read_shard(self.storage, self.manifest, arm, shard, _COLUMNS)
+        table = read_shard_slates(self.storage, self.manifest, arm, shard, _COLUMNS)
         return table.filter(pc.less_equal(table["rank"], DEPTH)).filter(pc.is_in(table["user_id"], users))
 
     def is_unseen(self, histories: pa.Table, user_id: pa.Array, item_id: pa.Array) -> pa.Array:

@@ -17,7 +17,7 @@ from rayrec.config import ColumnLike, Data, InstructionSource
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
 from rayrec.data.quarantine import counts_by_reason
-from rayrec.data.row_checks import Mask, RowValidation, as_column
+from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import ALL_USERS, INSTRUCTION, QUARANTINE
 from rayrec.data.text_columns import Text, has_undecodable_bytes
 from rayrec.errors import QuarantineError

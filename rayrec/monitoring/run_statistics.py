@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.denoised import first_row_per_user
+from rayrec.data.cutoff_histories import first_row_per_user
 from rayrec.denoising.denoiser import REASONS
 from rayrec.numerics.ragged import Ragged
 

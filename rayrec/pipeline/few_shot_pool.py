@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 import pyarrow as pa
 
-from rayrec.blending.training_examples import histories_at
+from rayrec.data.cutoff_histories import histories_at
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.numerics.bottom_k_sample import BottomKSample

@@ -1,7 +1,7 @@
-"""Events in: input splits through the contract into the exchange, and out of it one file of histories a shard.
+"""Events in: input splits through the contract into the shuffle, and out of it one file of histories a shard.
 
-Both halves are resumable: a split is done when its exchange file exists, a shard when its counts do. How the input is
-cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. The exchange is a shuffle
+Both halves are resumable: a split is done when its shuffle file exists, a shard when its counts do. How the input is
+cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. The shuffle is a shuffle
 through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day holds,
 and what is killed is only run again.
 """
@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from rayrec.data import catalogue
-from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
-from rayrec.data.histories import group, read_histories, write_histories
+from rayrec.data.histories import group_histories, read_histories, write_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.quarantine import check_share, counts_by_reason
 from rayrec.data.schemas import ITEM
+from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
 from rayrec.data.split_ingest import RowCounts, ingest_split
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
@@ -128,7 +128,7 @@ class SplitPlan:
         data = context.config.data
         return cls(context, make_splits(Storage(data.root), context.interaction_files, data.split_bytes))
 
-    def exchange(self, split: int) -> str:
+    def shuffle_path(self, split: int) -> str:
         return layout.shuffle_path(self.context.work_folder, self._key, split)
 
     def quarantine(self, split: int) -> str:
@@ -136,13 +136,13 @@ class SplitPlan:
 
     @property
     def shuffle_paths(self) -> list[str]:
-        """Every exchange file, in the order of (file, row)."""
-        return [self.exchange(split.index) for split in self.splits]
+        """Every shuffle file, in the order of (file, row)."""
+        return [self.shuffle_path(split.index) for split in self.splits]
 
     def pending(self) -> list[int]:
         folder = layout.shuffle_folder(self.context.work_folder, self._key)
         done = {file.path for file in self.context.storage.list(folder)}
-        return [split.index for split in self.splits if self.exchange(split.index) not in done]
+        return [split.index for split in self.splits if self.shuffle_path(split.index) not in done]
 
     @cached_property
     def _key(self) -> str:
@@ -152,7 +152,7 @@ class SplitPlan:
 
 
 class IngestSplit:
-    """Stage: one input split through the contract into its exchange file."""
+    """Stage: one input split through the contract into its shuffle file."""
 
     def __init__(self, context: RunContext) -> None:
         self._day = context
@@ -168,7 +168,7 @@ class IngestSplit:
             self._day.storage,
             self._plan.splits[unit],
             self._contract,
-            shuffle_path=self._plan.exchange(unit),
+            shuffle_path=self._plan.shuffle_path(unit),
             quarantine=self._plan.quarantine(unit),
             erasure_list=self._day.erasure_list,
         )
@@ -176,23 +176,23 @@ class IngestSplit:
 
 
 class GroupShard:
-    """Stage: one shard's part of every exchange file into its histories."""
+    """Stage: one shard's part of every shuffle file into its histories."""
 
     def __init__(self, context: RunContext) -> None:
         self._day = context
-        self._exchange = SplitPlan.of(context).shuffle_paths
+        self._shuffle_paths = SplitPlan.of(context).shuffle_paths
         self._item_ids = read_catalogue(context)["item_id"].combine_chunks()
         self._files = [file.path for file in context.interaction_files]
 
     def __call__(self, unit: int, _: pa.Table) -> pa.Table:
         context = self._day
-        tables = read_shard(context.storage, self._exchange, unit)
-        grouped = group(tables, self._item_ids, context.config.data, self._files)
+        tables = read_shard_interactions(context.storage, self._shuffle_paths, unit)
+        grouped = group_histories(tables, self._item_ids, context.config.data, self._files)
         write_histories(context.storage, histories_path(context, unit), grouped.histories)
         if grouped.duplicates.num_rows:
             path = layout.quarantined_duplicates_path(context.quarantine, unit)
             write_parquet(context.storage, path, grouped.duplicates)
-        erased = count_erased_users(context.storage, self._exchange, unit) if context.erasure_list else 0
+        erased = count_erased_users(context.storage, self._shuffle_paths, unit) if context.erasure_list else 0
         counts = {
             "shard": unit,
             "users": grouped.users + erased,

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import ray
 
 from rayrec.blending.blender import TrainingWindow, fit
-from rayrec.blending.training_examples import histories_at, is_consumed
 from rayrec.config import Rerank
+from rayrec.data.cutoff_histories import histories_at, is_consumed
 from rayrec.experiments.arms import Variant
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest, hash_strings

@@ -21,7 +21,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.text_ablation_files import read_text_ablation
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.slate_reader import read_shard
+from rayrec.publishing.slate_reader import read_shard_slates
 from rayrec.reporting.html_report import read_report
 from rayrec.reporting.item_text_effects import TEXT_ABLATION, text_ablation
 from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
@@ -52,7 +52,7 @@ def select_example_users(context: RunContext, manifest: Manifest, limit: int) ->
     lost = _who_lost(context, manifest, limit)
     differ: list[str] = []
     if len(manifest.arms) > 1:
-        one, other = (read_shard(context.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
+        one, other = (read_shard_slates(context.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
         differ = [user for user in least_similar_users(one, other, limit) if user not in lost][: limit // 2]
     more = differ or _of_other_arms(context, manifest, lost)[: limit // 2]
     users = lost[: limit - len(more)] + more
@@ -63,7 +63,7 @@ def _of_other_arms(context: RunContext, manifest: Manifest, users: list[str]) ->
     """Of each arm that none of `users` is in, the first user with a slate in the first shard."""
     members = context.arms.members(pa.array(users, pa.string()))
     unseen = [arm for arm in manifest.arms if not members[arm].any()]
-    columns = [read_shard(context.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
+    columns = [read_shard_slates(context.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
     return [column[0].as_py() for column in columns if len(column)]
 
 

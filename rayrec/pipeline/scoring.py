@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
-from rayrec.blending.training_examples import histories_at
 from rayrec.config import Retrieval
+from rayrec.data.cutoff_histories import histories_at
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.experiments.arms import Variant
 from rayrec.monitoring.removal_statistics import popularity_bands, summarise_removals

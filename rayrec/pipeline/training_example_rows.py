@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.blending.training_examples import consumed_after, histories_at, is_training_user
+from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.numerics.hashing import derive_seed, hash_strings
 from rayrec.numerics.ragged import Ragged

@@ -1,7 +1,7 @@
 """What an output root holds of some users, file by file, and taking it out.
 
 Every parquet and Arrow file with a column `user_id` is looked into, wherever it lies, so that a folder nobody thought
-of is found too; reports are looked into by their examples. Exchange files of an ingest are not, but go with their
+of is found too; reports are looked into by their examples. Shuffle files of an ingest are not, but go with their
 folder.
 """
 

@@ -70,7 +70,7 @@ def read_slates(
     return pa.concat_tables([SLATE.empty_table(), *tables])
 
 
-def read_shard(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
+def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
     """Some columns of one arm's slates of one shard, texts as dictionaries: what a pass over a whole day reads.
 
     Raises PublicationError if the file is not the one that was published.

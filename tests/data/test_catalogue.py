@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from rayrec.config import Data
-from rayrec.data import catalogue, item_counts
+from rayrec.data import catalogue
 from rayrec.data.input_files import item_files
 from rayrec.data.schemas import ITEM
 from rayrec.data.text_columns import as_text
@@ -25,7 +25,7 @@ def text(values: list[str | None]) -> Any:
 
 def counts(rows: list[tuple[str, str, str]]) -> pa.Table:
     ids, titles, prices = ([row[field] for row in rows] for field in range(3))
-    return item_counts.count(text(ids), {"title": text(titles), "attributes.price": text(prices)})
+    return catalogue.count_items(text(ids), {"title": text(titles), "attributes.price": text(prices)})
 
 
 def from_file(folder: Path, content: str, **items: Any) -> catalogue.CatalogueResult:
@@ -57,7 +57,7 @@ def test_the_catalogue_does_not_depend_on_how_the_rows_were_split() -> None:
     whole = catalogue.catalogue_from_counts([counts(rows)])
     parts = [counts(rows[at : at + 9]) for at in range(0, 100, 9)]
     assert catalogue.catalogue_from_counts(reversed(parts)).equals(whole)
-    assert catalogue.catalogue_from_counts([item_counts.merge(parts[:5]), *parts[5:]]).equals(whole)
+    assert catalogue.catalogue_from_counts([catalogue.merge_item_counts(parts[:5]), *parts[5:]]).equals(whole)
 
 
 def test_items_from_files_are_sorted_and_the_first_of_two_stands(tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 
 from rayrec.config import Config, Data
 from rayrec.data import catalogue, erasure_list
-from rayrec.data.erasure_list import ErasureList
-from rayrec.data.exchange import count_erased_users, read_item_counts, read_shard, read_statistics
-from rayrec.data.histories import group
+from rayrec.data.erasure_list import ErasureList, read_user_ids
+from rayrec.data.histories import group_histories
 from rayrec.data.input_files import input_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
 from rayrec.data.split_ingest import ingest_split
-from rayrec.data.user_id_file import read_user_ids
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.pipeline.run_context import RunContext
@@ -125,7 +124,7 @@ def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
     ids = items["item_id"].combine_chunks()
     users: list[str] = []
     for shard in range(SHARDS):
-        grouped = group(read_shard(outputs, [path], shard), ids, data, ["e.csv"])
+        grouped = group_histories(read_shard_interactions(outputs, [path], shard), ids, data, ["e.csv"])
         users += grouped.histories["user_id"].to_pylist()
         theirs = int(np.count_nonzero(shard_of(pa.array(["u1", "u5"]), SHARDS) == shard))
         assert count_erased_users(outputs, [path, path], shard) == theirs  # once, however many splits they are in

@@ -18,11 +18,11 @@ import yaml
 
 from rayrec.config import Config, load
 from rayrec.data import catalogue, input_files
-from rayrec.data.exchange import read_item_counts, read_shard
-from rayrec.data.histories import GroupedHistories, group
+from rayrec.data.histories import GroupedHistories, group_histories
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.quarantine import check_share, counts_by_reason
 from rayrec.data.schemas import QUARANTINE
+from rayrec.data.shuffle import read_item_counts, read_shard_interactions
 from rayrec.data.split_ingest import RowCounts, ingest_split
 from rayrec.storage import Storage
 
@@ -89,7 +89,7 @@ def write(folder: Path, content: Mapping[str, Any], files: Files) -> Path:
 
 
 def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY) -> Outcome:
-    """Config -> sources -> reading -> validation -> catalogue -> exchange -> grouping."""
+    """Config -> input files -> reading -> validation -> catalogue -> shuffle -> histories."""
     config = load(write(folder, content, files), [f"data.root={folder / 'data'}"])
     data, outputs = config.data, Storage(str(folder / "out"))
     inputs = Storage(data.root)
@@ -103,7 +103,7 @@ def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY)
     splits = input_files.make_splits(inputs, listed, data.split_bytes)
     rows, broken, shuffle_path = RowCounts(), [QUARANTINE.empty_table()], []
     for split in splits:
-        shuffle_path.append(f"exchange/{split.index}")
+        shuffle_path.append(f"shuffle/{split.index}")
         statistics = ingest_split(
             inputs,
             outputs,
@@ -119,7 +119,9 @@ def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY)
     if items is None:
         items = catalogue.catalogue_from_counts([read_item_counts(outputs, path) for path in shuffle_path])
     ids, paths = items["item_id"].combine_chunks(), [file.path for file in listed]
-    shards = tuple(group(read_shard(outputs, shuffle_path, k), ids, data, paths) for k in range(data.shards))
+    shards = tuple(
+        group_histories(read_shard_interactions(outputs, shuffle_path, k), ids, data, paths) for k in range(data.shards)
+    )
     quarantine = pa.concat_tables([*broken, *(shard.duplicates for shard in shards)])
     outcome = Outcome(config, rows, quarantine, item_quarantine, items, shards)
     outcome.reasons.update(_reasons(outcome))

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rayrec.config import Data, InstructionSource
 from rayrec.data.input_files import instruction_files
 from rayrec.data.raw_rows import RawBatch
-from rayrec.data.row_checks import RowValidation
+from rayrec.data.row_validation import RowValidation
 from rayrec.data.schemas import INSTRUCTION, QUARANTINE
 from rayrec.errors import DataError, QuarantineError
 from rayrec.instructions.instruction_table import REASONS, InstructionContract, InstructionReadResult, read_instructions

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features, items
 
 from rayrec.blending.blender import Blender
-from rayrec.blending.training_examples import consumed_after, histories_at, is_consumed, is_training_user
+from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.data.schemas import HISTORY, SLATE
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged

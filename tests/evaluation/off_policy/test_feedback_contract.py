@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rayrec.config.feedback_section import Feedback
 from rayrec.data.feedback_contract import REASONS, FeedbackContract, FeedbackResult, read_feedback
 from rayrec.data.raw_rows import RawBatch
-from rayrec.data.row_checks import RowValidation
+from rayrec.data.row_validation import RowValidation
 from rayrec.data.schemas import FEEDBACK, QUARANTINE
 from rayrec.errors import ConfigError, DataError, QuarantineError
 

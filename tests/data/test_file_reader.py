@@ -77,7 +77,7 @@ def test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path: Pat
 
 
 def test_row_numbers_hold_over_the_blocks_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayrec.data.csv_reader.MAX_ROW_BYTES", 256)
+    monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 256)
     test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path)
     rows = "".join(f'{n},"{n}\n{n}"\n' if n % 3 else "x\n" for n in range(1, 500))
     batch = read(tmp_path, "b.csv", ("u,i\n" + rows).encode())
@@ -109,7 +109,7 @@ def test_folders_named_key_value_are_columns(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_an_error_not_a_full_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayrec.data.line_reader.MAX_ROW_BYTES", 1 << 10)
+    monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 1 << 10)
     with pytest.raises(DataError, match="a line is longer"):
         read(tmp_path, "a.jsonl", b"x" * (5 << 20))
     assert contract_rows.MAX_ROW_BYTES == 16 << 20

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.config.file_source import strptime_can_read
-from rayrec.data.time_columns import EARLIEST, LATEST, UnreadableTimeError, microseconds
+from rayrec.data.column_parsing import EARLIEST, LATEST, UnreadableTimeError, microseconds
 
 MOMENT = datetime(2011, 8, 31, 12, 30, 15, tzinfo=UTC)
 MICROS = int(MOMENT.timestamp()) * 1_000_000

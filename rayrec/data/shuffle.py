@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.data.item_counts import ITEM_COUNTS
+from rayrec.data.catalogue import ITEM_COUNTS
 from rayrec.data.schemas import INTERACTION
 from rayrec.data.text_columns import compact
 from rayrec.errors import DataError
@@ -33,7 +33,7 @@ _COMPRESSION = "lz4"
 
 
 class ShuffleWriter:
-    """Fills one exchange file; `file` is a binary writer, `shards` the number of shards."""
+    """Fills one shuffle file; `file` is a binary writer, `shards` the number of shards."""
 
     def __init__(self, file: BinaryIO, shards: int) -> None:
         self._file, self._shards = file, shards
@@ -65,7 +65,7 @@ class ShuffleWriter:
 
 
 def read_statistics(storage: Storage, path: str) -> dict[str, Any]:
-    """What ingest noted about the split. Raises MissingFileError, and DataError for a file that is no exchange file."""
+    """What ingest noted about the split. Raises MissingFileError, and DataError for a file that is not one."""
     statistics: dict[str, Any] = _index(storage, path)["statistics"]
     return statistics
 
@@ -76,7 +76,7 @@ def read_item_counts(storage: Storage, path: str) -> pa.Table:
     return _read(storage, path, *place) if place and place[1] else ITEM_COUNTS.empty_table()
 
 
-def read_shard(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
+def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
     """INTERACTION tables of one shard out of the splits' files, in the order given."""
     for path in paths:
         for places in _index(storage, path)["rounds"]:
@@ -95,7 +95,7 @@ def _index(storage: Storage, path: str) -> dict[str, Any]:
     tail = storage.read_range(path, max(0, size - _TAIL), min(size, _TAIL))
     length = int.from_bytes(tail[-_TRAILER : -len(_MAGIC)], "little")
     if tail[-len(_MAGIC) :] != _MAGIC or length + _TRAILER > size:
-        raise DataError("this is no exchange file", where=storage.url(path), hint="delete it, and run the job again")
+        raise DataError("this is not a shuffle file", where=storage.url(path), hint="delete it, and run the job again")
     if length + _TRAILER > len(tail):
         tail = storage.read_range(path, size - _TRAILER - length, length + _TRAILER)
     index: dict[str, Any] = json.loads(tail[-_TRAILER - length : -_TRAILER])

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Column, ColumnLike
-from rayrec.data import number_columns
+from rayrec.data import column_parsing
 from rayrec.data.quarantine import malformed_rows, quarantined
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
@@ -71,9 +71,9 @@ class RowValidation:
         field = as_column(field)
         column = self.batch.table[field.column]
         if field.extract is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-            return number_columns.typed_floats(column.combine_chunks())
+            return column_parsing.typed_floats(column.combine_chunks())
         whole, part = self.text(field.column), self.text(field)
-        values, wrong = number_columns.floats(part.values)
+        values, wrong = column_parsing.floats(part.values)
         return part.look_up(values, np.nan), part.look_up(wrong, False) | (whole.present & ~part.present)
 
     def quarantine(self, users: Text) -> pa.Table:

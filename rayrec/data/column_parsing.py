@@ -1,4 +1,7 @@
-"""Time columns of any kind to microseconds since the epoch, UTC; what cannot be read is marked, never guessed."""
+"""Columns of numbers and of times. A bad value is marked, never guessed, and does not cost the column.
+
+Times become microseconds since the epoch, UTC.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import regex_patterns
-from rayrec.data.number_columns import floats
 
 EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -19,13 +22,41 @@ LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # a day of room for time zones
-_DAY = r"\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\d|30)|02-(?:0[1-9]|1\d|2\d))"
 _CLOCK = r"(?:[01]\d|2[0-3])(?::[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?"
-_LOCAL = rf"{_DAY}(?:[ Tt]{_CLOCK})?"
-_ZONE = r"(?:[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
+_ISO = rf"^\d{{4}}-\d\d-\d\d(?:[ T]{_CLOCK})?(?:Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?$"
 
 Micros = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+_NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|nan|inf|infinity)$"
+
+
+def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """float64 [n] (NaN where there is no finite number) and what is wrong, bool [n].
+
+    Empty and null are no number and nothing wrong; words, NaN and infinities are wrong.
+    """
+    text = pc.utf8_trim_whitespace(text)
+    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    absent = text.is_null().to_numpy(zero_copy_only=False)
+    try:
+        numbers = text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        numbers = pc.if_else(regex_patterns.matches(text, _NUMBER), text, pa.scalar(None, pa.string())).cast(
+            pa.float64()
+        )
+    return _finite(numbers, absent)
+
+
+def typed_floats(column: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The same of a numeric or boolean column."""
+    numbers = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
+    return _finite(numbers.cast(pa.float64(), safe=False), column.is_null().to_numpy(zero_copy_only=False))
+
+
+def _finite(numbers: pa.Array, absent: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    values: npt.NDArray[Any] = numbers.fill_null(np.nan).to_numpy(zero_copy_only=False)
+    finite = np.isfinite(values)
+    return np.where(finite, values, np.nan), ~finite & ~absent
 
 
 class UnreadableTimeError(ValueError):
@@ -151,37 +182,12 @@ def _iso(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
 
 def _iso_one_by_one(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
     """Times with and without zones mixed, more digits than microseconds, or unreadable ones among them."""
-    text = pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1")
-    local, zone = (
-        regex_patterns.extract(text, f"^({_LOCAL}){_ZONE}$"),
-        regex_patterns.extract(text, f"^{_LOCAL}({_ZONE})$"),
-    )
-    year = pc.utf8_slice_codeunits(local, 0, 4)
-    leap_day = pc.equal(pc.utf8_slice_codeunits(local, 5, 10), "02-29")
-    real = pc.or_(pc.invert(leap_day), _is_leap(year))
-    local = pc.if_else(real, pc.utf8_upper(local), pa.scalar(None, pa.string()))
-    micros, valid = _whole_numbers(local.cast(pa.timestamp("us")).cast(pa.int64()))
-    naive, naive_valid = _localised(micros, valid, timezone)
-    has_zone = pc.not_equal(zone, "").fill_null(False).to_numpy(zero_copy_only=False)
-    shifted = micros - _zone_seconds(zone) * 1_000_000
-    micros = np.where(has_zone, shifted, naive)
-    return micros, np.where(has_zone, valid & _in_range(shifted), naive_valid)
-
-
-def _is_leap(year: pa.Array) -> pa.Array:
-    number = year.cast(pa.int32()).fill_null(1).to_numpy(zero_copy_only=False)
-    return pa.array((number % 4 == 0) & ((number % 100 != 0) | (number % 400 == 0)))
-
-
-def _zone_seconds(zone: pa.Array) -> Micros:
-    """Of Z, +hh, +hhmm, +hh:mm; 0 for none."""
-    distinct = pc.dictionary_encode(zone.fill_null(""))
-    seconds = np.array([_offset(text) for text in distinct.dictionary.to_pylist()], np.int64)
-    return seconds[distinct.indices.to_numpy()] if len(seconds) else np.zeros(len(zone), np.int64)
-
-
-def _offset(zone: str) -> int:
-    if zone in ("", "Z", "z"):
-        return 0
-    digits = zone[1:].replace(":", "").ljust(4, "0")
-    return (-1 if zone[0] == "-" else 1) * (int(digits[:2]) * 3600 + int(digits[2:]) * 60)
+    text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
+    # pandas also reads "now" and "2011-8-1", but no zone after a bare day: pass on only what matches the pattern.
+    text = pc.if_else(regex_patterns.matches(text, _ISO), text, pa.scalar(None, pa.string()))
+    text = pc.replace_substring_regex(text, r"^(.{10})([Z+-])", r"\1T00\2")
+    moments = pd.to_datetime(text.to_pandas(), format="ISO8601", errors="coerce", utc=True).dt.as_unit("us")
+    micros, valid = moments.astype("int64").to_numpy(), moments.notna().to_numpy()
+    naive, naive_valid = _localised(np.where(valid, micros, 0), valid, timezone)
+    has_zone = regex_patterns.matches(text, r"^.{10}.*[Z+-]").fill_null(False).to_numpy(zero_copy_only=False)
+    return np.where(has_zone, micros, naive), np.where(has_zone, valid & _in_range(micros), naive_valid)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.config import Data
-from rayrec.data.histories import GroupedHistories, group, read_histories, write_histories
+from rayrec.data.histories import GroupedHistories, group_histories, read_histories, write_histories
 from rayrec.data.schemas import HISTORY, INTERACTION
 from rayrec.errors import DataError
 from rayrec.storage import Storage
@@ -51,7 +51,7 @@ def row(user: str, item: str, ts: int, file: int = 0, at: int = 1, event: int = 
 
 
 def run(rows: list[dict[str, Any]], **data: Any) -> GroupedHistories:
-    return group([table(rows)], pa.array(ITEMS), settings_of(**data), FILES)
+    return group_histories([table(rows)], pa.array(ITEMS), settings_of(**data), FILES)
 
 
 def plainly(rows: list[dict[str, Any]], limit: int, min_events: int) -> tuple[dict[str, list[tuple[Any, ...]]], Any]:
@@ -101,7 +101,7 @@ def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, 
         one["source_row"], one["value"] = at + 1, float(at)
     expected, counts = plainly(rows, limit, min_events)
     data = settings_of(history_limit=limit, min_events=min_events)
-    whole = group([table(rows)], pa.array(ITEMS), data, FILES)
+    whole = group_histories([table(rows)], pa.array(ITEMS), data, FILES)
     assert whole.histories.schema == HISTORY
     found = {
         one["user_id"]: list(zip(one["item"], one["ts"], one["event"], one["value"], strict=True))
@@ -115,7 +115,7 @@ def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, 
     assert whole.truncated == counts["truncated"]
     assert whole.users == whole.histories.num_rows + counts["quarantined"] + counts["ineligible"]
     # The order in which the tables come, and where they were cut, is nothing to the result.
-    parts = group([table(rows[cutoff:]), table(rows[:cutoff])], pa.array(ITEMS), data, FILES)
+    parts = group_histories([table(rows[cutoff:]), table(rows[:cutoff])], pa.array(ITEMS), data, FILES)
     assert parts.histories.equals(whole.histories)
 
 
@@ -133,7 +133,7 @@ def test_a_duplicate_says_where_it_was_and_the_first_stands() -> None:
 
 
 def test_a_shard_without_rows_is_no_trouble() -> None:
-    grouped = group([], pa.array(ITEMS), settings_of(), FILES)
+    grouped = group_histories([], pa.array(ITEMS), settings_of(), FILES)
     assert (grouped.users, grouped.histories.num_rows, grouped.duplicates.num_rows) == (0, 0, 0)
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from rayrec.config import Data
 from rayrec.data import split_ingest
-from rayrec.data.exchange import read_item_counts, read_shard, read_statistics
-from rayrec.data.histories import group
+from rayrec.data.histories import group_histories
 from rayrec.data.input_files import input_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.shuffle import read_item_counts, read_shard_interactions, read_statistics
 from rayrec.errors import DataError, RayrecError
 from rayrec.numerics.hashing import shard_of
 from rayrec.storage import Storage
@@ -61,7 +61,10 @@ def ingested(folder: Path, data: Data, out: str = "out") -> tuple[Storage, list[
 
 def all_histories(outputs: Storage, paths: list[str], data: Data) -> list[dict[str, Any]]:
     ids = pa.array(sorted({i for p in paths for i in read_item_counts(outputs, p)["item_id"].to_pylist()}))
-    shards = [group(read_shard(outputs, paths, k), ids, data, ["events.parquet"]) for k in range(data.shards)]
+    shards = [
+        group_histories(read_shard_interactions(outputs, paths, k), ids, data, ["events.parquet"])
+        for k in range(data.shards)
+    ]
     return sorted((row for shard in shards for row in shard.histories.to_pylist()), key=lambda row: row["user_id"])
 
 
@@ -73,7 +76,7 @@ def test_every_row_reaches_the_shard_of_its_user_in_order(tmp_path: Path) -> Non
     seen = 0
     for shard in range(4):
         rows = []
-        for table in read_shard(outputs, paths, shard):
+        for table in read_shard_interactions(outputs, paths, shard):
             users = table["user_id"].combine_chunks().cast(pa.string())
             assert set(shard_of(users, 4)) == {shard}
             assert len(table["user_id"].combine_chunks().dictionary) == len(set(users.to_pylist()))
@@ -146,7 +149,7 @@ def test_a_split_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 def test_what_is_no_exchange_file_is_refused(content: bytes, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write("x/0", content)
-    with pytest.raises(DataError, match="no exchange file"):
+    with pytest.raises(DataError, match="not a shuffle file"):
         read_statistics(storage, "x/0")
 
 
