@@ -1,7 +1,7 @@
 """Events in: input splits through the contract into the shuffle, and out of it one file of histories a shard.
 
 Both halves are resumable: a split is done when its shuffle file exists, a shard when its counts do. How the input is
-cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. The shuffle is a shuffle
+cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. It is a shuffle
 through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day holds,
 and what is killed is only run again.
 """
