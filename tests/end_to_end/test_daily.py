@@ -89,7 +89,7 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     shutil.copytree(made.root, root)
     storage, dt = Storage(str(root)), made.shop.date.isoformat()
     if left is not None:
-        storage.write(layout.report_data_path(result.date), left)
+        storage.write(layout.report_data_path(made.shop.date), left)
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
         assert made.context(root).code_version == code != result.context.code_version
@@ -103,7 +103,7 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     )
     assert expected.losses.num_rows
     assert read_report(storage, dt) == dataclasses.replace(expected, timings=TIMINGS.empty_table())
-    assert storage.exists(layout.report_page_path(result.date))
+    assert storage.exists(layout.report_page_path(made.shop.date))
 
 
 def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(
@@ -188,7 +188,7 @@ def test_transformers_scores_like_vllm(
     first_run: tuple[Made, RunResult], on_transformers: tuple[Made, RunResult]
 ) -> None:
     made, other = on_transformers
-    assert set(other.manifest.engine) == {"transformers: item_token"}
+    assert set(other.manifest.engine) == {"transformers: item_token", "failed"}
     keys = ["arm", "user_id", "item_id"]
     ours, theirs = (published(made, each).select([*keys, "score"]) for each in (first_run[1], other))
     joined = theirs.join(ours, keys, right_suffix="_other", join_type="inner")
