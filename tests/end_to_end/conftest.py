@@ -1,15 +1,15 @@
-"""One whole night, with vLLM, for all tests here."""
+"""One whole run, with vLLM, for all tests here."""
 
 from __future__ import annotations
 
 import pytest
-from small_runs import Made, make
+from small_runs import Workspace, make
 
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.daily_run import RunResult
 
 
 @pytest.fixture(scope="session")
-def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
-    made = make(tmp_path_factory.mktemp("shop"))
-    return made, daily_run.run(made.context(made.root))
+def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, RunResult]:
+    workspace = make(tmp_path_factory.mktemp("shop"))
+    return workspace, daily_run.run(workspace.context(workspace.root))

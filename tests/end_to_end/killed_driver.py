@@ -1,4 +1,4 @@
-"""A night whose driver dies at a named moment: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
+"""A run whose driver dies at a named moment: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
 
 Run as a process of its own by test_driver_kills.py.
 """
@@ -67,7 +67,7 @@ def kill_in(module: Any, name: str, *, after: bool = False) -> None:
 
 
 def kill_before(name: str) -> None:
-    """The driver itself, when the night comes to this step."""
+    """The driver itself, when the run comes to this step."""
     setattr(daily_run, name, lambda *args, **kwargs: kill_driver())
 
 

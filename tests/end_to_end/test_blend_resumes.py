@@ -1,4 +1,4 @@
-"""The lessons of the blend, stopped half-way: only what has no file is read again, and the same weights come out."""
+"""The training examples of the blender, lost in part: only the missing ones are made again, with the same weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import ray
 import test_blend_resumes as this_module
-from small_runs import Made
+from small_runs import Workspace
 
 from rayrec.pipeline import scoring
 from rayrec.pipeline.daily_run import RunResult
@@ -39,8 +39,8 @@ def blends(context: RunContext) -> dict[str, dict[str, object]]:
     return {variant: load_blender(context, fingerprint).to_dict() for variant, fingerprint in named.items()}
 
 
-def lessons(context: RunContext) -> dict[int, Path]:
-    """The file of each shard, as of the one cut."""
+def example_files(context: RunContext) -> dict[int, Path]:
+    """The file of each shard, as of the one cutoff."""
     folder = Path(context.storage.root) / training_examples_folder(context)
     return {shard: next(folder.glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)}
 
@@ -51,14 +51,14 @@ def rows(file: Path) -> int:
 
 
 @pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
-def test_no_lesson_is_read_twice(
-    first_run: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+def test_no_training_example_is_made_twice(
+    first_run: tuple[Workspace, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    made, _ = first_run
-    root = made.prepared(tmp_path / "out")
-    context = made.context(root, *overrides)
+    workspace, _ = first_run
+    root = workspace.prepared(tmp_path / "out")
+    context = workspace.context(root, *overrides)
     whole = blends(context)
-    files = lessons(context)
+    files = example_files(context)
     taught = {shard: rows(file) for shard, file in files.items()}
     assert (min(taught.values()) == 0) == bool(overrides), "a shard in which nobody teaches has a file too"
 
@@ -71,22 +71,24 @@ def test_no_lesson_is_read_twice(
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
 
-def test_an_arm_learns_the_same_however_few_users_it_has(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_run
-    root = made.prepared(tmp_path / "out")
-    whole = blends(made.context(root))
+def test_an_arm_of_few_users_learns_the_same_blender(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+    workspace, _ = first_run
+    root = workspace.prepared(tmp_path / "out")
+    whole = blends(workspace.context(root))
     shutil.rmtree(root / "models" / "blend")
     within = "arms.within={salt: another, low: 0, high: 0.5, others: control}"
-    few = made.context(root, within, "arms.assignment=split", "arms.variants.llm.share=0.1")
+    few = workspace.context(root, within, "arms.assignment=split", "arms.variants.llm.share=0.1")
     assert blends(few) == whole
 
 
-def test_a_blend_is_named_by_all_that_teaches_it(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_run
-    root = made.prepared(tmp_path / "out")
+def test_a_blender_s_fingerprint_covers_what_it_learns_from(
+    first_run: tuple[Workspace, RunResult], tmp_path: Path
+) -> None:
+    workspace, _ = first_run
+    root = workspace.prepared(tmp_path / "out")
 
     def named(*overrides: str) -> str:
-        context = made.context(root, *overrides)
+        context = workspace.context(root, *overrides)
         return blender_fingerprint(context, context.arms.variants("rerank")[0], ())
 
     different = [

@@ -1,4 +1,4 @@
-"""The night as its users see it: real Ray, real vLLM on CPU, real Ray Train, a made-up shop.
+"""The daily run as its users see it: real Ray, real vLLM on CPU, real Ray Train, a synthetic dataset.
 
 What parts alone cannot show: that the same rows come out whatever the sharding, the number of workers, the engine's
 batches or the other arms; and that what goes wrong for one user, or one input, stays there.
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import test_daily as this_module
-from small_runs import CONFIG, USERS, Made, differences, rows
+from small_runs import CONFIG, USERS, Workspace, differences, rows
 from typer.testing import CliRunner
 
 from jobs.daily import main as daily_job
@@ -43,20 +43,20 @@ from rayrec.storage import Storage, layout
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 
-def published(made: Made, result: RunResult) -> pa.Table:
-    return read_slates(result.context.config.output.root, made.shop.date, verify=True)
+def published(workspace: Workspace, result: RunResult) -> pa.Table:
+    return read_slates(result.context.config.output.root, workspace.dataset.date, verify=True)
 
 
-def test_every_user_has_exactly_one_slate_in_every_arm(first_run: tuple[Made, RunResult]) -> None:
-    made, result = first_run
-    slates = published(made, result)
+def test_every_user_has_exactly_one_slate_in_every_arm(first_run: tuple[Workspace, RunResult]) -> None:
+    workspace, result = first_run
+    slates = published(workspace, result)
     assert slates.schema.equals(SLATE)
     counts = slates.filter(pc.equal(slates["rank"], 1)).group_by(["arm", "user_id"]).aggregate([([], "count_all")])
     assert pc.max(counts["count_all"]).as_py() == 1
     assert counts.num_rows == 2 * USERS == 2 * result.manifest.users.published
 
 
-def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Made, RunResult]) -> None:
+def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Workspace, RunResult]) -> None:
     _, result = first_run
     manifest = result.manifest
     assert manifest.engine == {"vllm: item_token": USERS}
@@ -67,34 +67,34 @@ def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Made, Ru
     assert manifest.users.users_in == USERS
 
 
-def test_a_rerun_does_nothing(first_run: tuple[Made, RunResult]) -> None:
-    made, result = first_run
+def test_a_rerun_does_nothing(first_run: tuple[Workspace, RunResult]) -> None:
+    workspace, result = first_run
     before = {info.path: info.version for info in result.context.storage.list("slates")}
-    again = daily_run.run(made.context(made.root))
+    again = daily_run.run(workspace.context(workspace.root))
     assert again.already_published
     assert {info.path: info.version for info in result.context.storage.list("slates")} == before
-    assert "nothing would be done" in describe(made.context(made.root))
+    assert "nothing would be done" in describe(workspace.context(workspace.root))
 
 
 @pytest.mark.parametrize(("left", "code"), [(None, None), (b'{"name": "of another version"}', "newer")])
-def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
-    first_run: tuple[Made, RunResult],
+def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
+    first_run: tuple[Workspace, RunResult],
     tmp_path: Path,
     left: bytes | None,
     code: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made, result = first_run
+    workspace, result = first_run
     root = tmp_path / "out"
-    shutil.copytree(made.root, root)
-    storage, dt = Storage(str(root)), made.shop.date.isoformat()
+    shutil.copytree(workspace.root, root)
+    storage, dt = Storage(str(root)), workspace.dataset.date.isoformat()
     if left is not None:
-        storage.write(layout.report_data_path(made.shop.date), left)
+        storage.write(layout.report_data_path(workspace.dataset.date), left)
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
-        assert made.context(root).code_version == code != result.context.code_version
-    assert "its report would be written" in describe(made.context(root))
-    sets = [word for one in made.overrides(root) for word in ("--set", one)]
+        assert workspace.context(root).code_version == code != result.context.code_version
+    assert "its report would be written" in describe(workspace.context(root))
+    sets = [word for one in workspace.overrides(root) for word in ("--set", one)]
     lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]
     assert "written now" in lines[0]
     assert "report:" not in lines[1]
@@ -103,48 +103,48 @@ def test_a_night_that_died_before_its_report_gets_it_from_the_rerun(
     )
     assert expected.losses.num_rows
     assert read_report(storage, dt) == dataclasses.replace(expected, timings=TIMINGS.empty_table())
-    assert storage.exists(layout.report_page_path(made.shop.date))
+    assert storage.exists(layout.report_page_path(workspace.dataset.date))
 
 
-def test_a_late_report_whose_sources_are_gone_is_told_and_no_error(
-    first_run: tuple[Made, RunResult], tmp_path: Path
+def test_a_late_report_whose_sources_are_gone_is_no_error(
+    first_run: tuple[Workspace, RunResult], tmp_path: Path
 ) -> None:
-    made, _ = first_run
+    workspace, _ = first_run
     root = tmp_path / "out"
-    shutil.copytree(made.root / "slates", root / "slates")
-    sets = [word for one in made.overrides(root) for word in ("--set", one)]
-    given = ["--config", str(CONFIG), "--date", made.shop.date.isoformat(), *sets]
+    shutil.copytree(workspace.root / "slates", root / "slates")
+    sets = [word for one in workspace.overrides(root) for word in ("--set", one)]
+    given = ["--config", str(CONFIG), "--date", workspace.dataset.date.isoformat(), *sets]
     result = CliRunner().invoke(daily_job, given)
     assert result.exit_code == 0, result.output
     assert "what it is made of is gone" in result.output
     assert not Storage(str(root)).list("reports")
 
 
-def test_another_config_is_refused_and_told_what_differs(first_run: tuple[Made, RunResult]) -> None:
-    made, _ = first_run
+def test_another_config_is_refused_with_what_differs(first_run: tuple[Workspace, RunResult]) -> None:
+    workspace, _ = first_run
     with pytest.raises(PublicationError, match=r"slate\.size: 50 -> 10"):
-        daily_run.run(made.context(made.root, "slate.size=10"))
+        daily_run.run(workspace.context(workspace.root, "slate.size=10"))
 
 
 def test_an_arm_alone_gives_the_slates_it_gives_beside_others(
-    first_run: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Workspace, RunResult], tmp_path: Path
 ) -> None:
-    made, result = first_run
-    config = made.config(made.prepared(tmp_path / "out"))
+    workspace, result = first_run
+    config = workspace.config(workspace.prepared(tmp_path / "out"))
     alone = config.model_copy(
         update={"arms": config.arms.model_copy(update={"variants": {"llm": config.arms.variants["llm"]}})}
     )
-    other = daily_run.run(type(result.context)(alone, made.shop.date))
-    together = published(made, result).filter(pc.field("arm") == "llm")
-    assert not differences(published(made, other), together, but=("slate_id",))
+    other = daily_run.run(type(result.context)(alone, workspace.dataset.date))
+    together = published(workspace, result).filter(pc.field("arm") == "llm")
+    assert not differences(published(workspace, other), together, but=("slate_id",))
 
 
-def test_too_much_quarantine_publishes_nothing(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_run
-    context = made.context(tmp_path / "out", "data.max_quarantine_share=0.0001")
+def test_too_much_quarantine_publishes_nothing(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+    workspace, _ = first_run
+    context = workspace.context(tmp_path / "out", "data.max_quarantine_share=0.0001")
     with pytest.raises(QuarantineError, match=r"broke the contract .* no_user"):
         daily_run.run(context)
-    assert find_manifest(context.storage, made.shop.date) is None
+    assert find_manifest(context.storage, workspace.dataset.date) is None
     assert context.storage.list(context.quarantine)
 
 
@@ -174,23 +174,23 @@ class RerankThatFailsOne(scoring.RerankShard):
 
 @pytest.fixture(scope="module")
 def on_transformers(
-    first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Made, RunResult]:
+    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, RunResult]:
     """The run with the reference engine, which refuses one prompt of every shard."""
-    made, _ = first_run
-    root = made.prepared(tmp_path_factory.mktemp("transformers") / "out")
+    workspace, _ = first_run
+    root = workspace.prepared(tmp_path_factory.mktemp("transformers") / "out")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(scoring, "RerankShard", RerankThatFailsOne)
-        return made, daily_run.run(made.context(root, "rerank.engine=transformers"))
+        return workspace, daily_run.run(workspace.context(root, "rerank.engine=transformers"))
 
 
 def test_transformers_scores_like_vllm(
-    first_run: tuple[Made, RunResult], on_transformers: tuple[Made, RunResult]
+    first_run: tuple[Workspace, RunResult], on_transformers: tuple[Workspace, RunResult]
 ) -> None:
-    made, other = on_transformers
+    workspace, other = on_transformers
     assert set(other.manifest.engine) == {"transformers: item_token", "failed"}
     keys = ["arm", "user_id", "item_id"]
-    ours, theirs = (published(made, each).select([*keys, "score"]) for each in (first_run[1], other))
+    ours, theirs = (published(workspace, each).select([*keys, "score"]) for each in (first_run[1], other))
     joined = theirs.join(ours, keys, right_suffix="_other", join_type="inner")
     assert joined.num_rows > 0.99 * theirs.num_rows  # the last ranks may change places within rounding
     gap = np.abs(joined["score"].to_numpy() - joined["score_other"].to_numpy())
@@ -198,19 +198,19 @@ def test_transformers_scores_like_vllm(
 
 
 def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
-    first_run: tuple[Made, RunResult], on_transformers: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Workspace, RunResult], on_transformers: tuple[Workspace, RunResult], tmp_path: Path
 ) -> None:
-    made, other = on_transformers
-    shards = made.config(tmp_path).data.shards
+    workspace, other = on_transformers
+    shards = workspace.config(tmp_path).data.shards
     assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one of each shard
-    slates = published(made, other)
+    slates = published(workspace, other)
     assert len(pc.unique(slates["user_id"])) == USERS - shards
     files = [info.path for info in other.context.storage.list(other.context.quarantine) if "prompts-" in info.path]
     named = pa.concat_tables([pq.read_table(other.context.storage.url(path)) for path in files])
     assert set(named["detail"].to_pylist()) == {"refused for the test"}
     assert not set(named["user_id"].to_pylist()) & set(slates["user_id"].to_pylist())
     untouched = rows(slates.filter(pc.field("arm") == "control"), but=("slate_id",))
-    base = published(made, first_run[1])
+    base = published(workspace, first_run[1])
     base = rows(
         base.filter((pc.field("arm") == "control") & pc.is_in(pc.field("user_id"), slates["user_id"].combine_chunks())),
         but=("slate_id",),
@@ -218,7 +218,7 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     assert untouched.equals(base)
 
 
-def test_the_report_is_made_from_what_the_run_left(first_run: tuple[Made, RunResult]) -> None:
+def test_the_report_is_made_from_what_the_run_left(first_run: tuple[Workspace, RunResult]) -> None:
     _, result = first_run
     people = select_example_users(result.context, result.manifest, 3)
     assert len(people) == 3

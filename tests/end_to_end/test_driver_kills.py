@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from killed_driver import MOMENTS
-from small_runs import CONFIG, Made, differences, rows
+from small_runs import CONFIG, Workspace, differences, rows
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
@@ -27,76 +27,76 @@ WITHOUT_LLM = ("rerank.method=none",)  # where the LLM has no part in what is ki
 WITHOUT_TUNING = [moment for moment in MOMENTS if moment != "before the tuning"]
 
 
-def drive(made: Made, root: str, moment: str, *overrides: str) -> int:
+def drive(workspace: Workspace, root: str, moment: str, *overrides: str) -> int:
     """A run in a process of its own; its exit status."""
-    sets = made.overrides(root, "resources.local_cpus=2", *overrides)
+    sets = workspace.overrides(root, "resources.local_cpus=2", *overrides)
     script = Path(__file__).with_name("killed_driver.py")
-    command = [sys.executable, str(script), str(CONFIG), made.shop.date.isoformat(), moment, *sets]
+    command = [sys.executable, str(script), str(CONFIG), workspace.dataset.date.isoformat(), moment, *sets]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = os.pathsep.join([str(script.parent), *sys.path])  # for the workers
     return subprocess.run(command, env=environment, timeout=PATIENCE_S).returncode
 
 
-def kill_in_turn(made: Made, root: str, moments: Sequence[str], *overrides: str) -> None:
+def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overrides: str) -> None:
     """A run killed at each moment in turn, each after the first going on from what the one before left."""
     for moment in moments:
-        assert drive(made, root, moment, *overrides) == -signal.SIGKILL, moment
+        assert drive(workspace, root, moment, *overrides) == -signal.SIGKILL, moment
         if moment == PUBLISHED:
-            assert read_slates(root, made.shop.date, verify=True).num_rows
+            assert read_slates(root, workspace.dataset.date, verify=True).num_rows
         else:
             with pytest.raises(PublicationError, match="nothing is published here"):
-                read_slates(root, made.shop.date)
+                read_slates(root, workspace.dataset.date)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def undisturbed(first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The rows of a run without an LLM that nobody disturbed."""
-    made, _ = first_run
-    root = made.prepared(tmp_path_factory.mktemp("undisturbed") / "out")
-    daily_run.run(made.context(root, *WITHOUT_LLM))
-    return rows(read_slates(root, made.shop.date))
+    workspace, _ = first_run
+    root = workspace.prepared(tmp_path_factory.mktemp("undisturbed") / "out")
+    daily_run.run(workspace.context(root, *WITHOUT_LLM))
+    return rows(read_slates(root, workspace.dataset.date))
 
 
 @pytest.mark.parametrize(
     ("storage_root", "moments"), [("local", WITHOUT_TUNING), ("s3", WITHOUT_TUNING[-4:])], indirect=["storage_root"]
 )
 def test_a_driver_killed_at_every_step_costs_no_row(
-    first_run: tuple[Made, RunResult], undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
+    first_run: tuple[Workspace, RunResult], undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
 ) -> None:
-    made, _ = first_run
-    kill_in_turn(made, storage_root, moments, *WITHOUT_LLM)
-    result = daily_run.run(made.context(storage_root, *WITHOUT_LLM))
+    workspace, _ = first_run
+    kill_in_turn(workspace, storage_root, moments, *WITHOUT_LLM)
+    result = daily_run.run(workspace.context(storage_root, *WITHOUT_LLM))
     assert result.already_published
-    assert not differences(read_slates(storage_root, made.shop.date, verify=True), undisturbed)
+    assert not differences(read_slates(storage_root, workspace.dataset.date, verify=True), undisturbed)
     named = {file.path for file in result.manifest.files}
     assert {info.path for info in Storage(storage_root).list("slates") if info.path.endswith(".parquet")} == named
 
 
 def test_a_driver_killed_before_and_after_tuning_costs_no_row(
-    first_run: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Workspace, RunResult], tmp_path: Path
 ) -> None:
-    made, first = first_run
+    workspace, first = first_run
     root = tmp_path / "out"
-    shutil.copytree(made.root / "work", root / "work")
-    kill_in_turn(made, str(root), ["before the tuning", "before the blend"])
-    daily_run.run(made.context(root))
-    slates, others = (read_slates(where, made.shop.date) for where in (root, first.context.config.output.root))
+    shutil.copytree(workspace.root / "work", root / "work")
+    kill_in_turn(workspace, str(root), ["before the tuning", "before the blend"])
+    daily_run.run(workspace.context(root))
+    slates, others = (read_slates(where, workspace.dataset.date) for where in (root, first.context.config.output.root))
     assert not differences(slates, others)
 
 
 def test_a_whole_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(
-    first_run: tuple[Made, RunResult],
+    first_run: tuple[Workspace, RunResult],
 ) -> None:
     """Everything lies on S3: events, histories, models, the LLM's checkpoints, slates."""
-    made, first = first_run
-    shop, root = "s3://rayrec-tests/shop", "s3://rayrec-tests/out"
-    source = Path(made.shop.data_root)
+    workspace, first = first_run
+    dataset, root = "s3://rayrec-tests/shop", "s3://rayrec-tests/out"
+    source = Path(workspace.dataset.data_root)
     for file in source.rglob("*"):
         if file.is_file():
-            Storage(shop).write(file.relative_to(source).as_posix(), file.read_bytes())
+            Storage(dataset).write(file.relative_to(source).as_posix(), file.read_bytes())
     workers = ("resources.score_tasks=3", "resources.rerank_actors=2", "resources.rerank_num_cpus=0.4")
-    daily_run.run(made.context(root, f"data.root={shop}", "data.shards=3", *workers))
+    daily_run.run(workspace.context(root, f"data.root={dataset}", "data.shards=3", *workers))
     ours, theirs = (
-        read_slates(where, made.shop.date, verify=True) for where in (root, first.context.config.output.root)
+        read_slates(where, workspace.dataset.date, verify=True) for where in (root, first.context.config.output.root)
     )
     assert not differences(ours, theirs, but=("slate_id",))  # it names the run

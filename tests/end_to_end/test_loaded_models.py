@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_runs import CONFIG, Made
+from small_runs import CONFIG, Workspace
 
 from rayrec.config import load
 from rayrec.pipeline import loaded_models, models
@@ -23,19 +23,19 @@ from rayrec.retrieval.item_model import ItemModel
 KEPT = (loaded_models.denoiser_arrays, loaded_models.load_denoise_stages, loaded_models.load_candidate_stages)
 
 
-def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
-    first_run: tuple[Made, RunResult], monkeypatch: pytest.MonkeyPatch
+def test_stages_cached_between_shards_do_what_new_ones_do(
+    first_run: tuple[Workspace, RunResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, result = first_run
     assert result.models is not None
-    scoring, made, retriever = (
+    scoring, workspace, retriever = (
         ScoringSpec(result.context, (result.models,), "transformers"),
         list[str](),
         ItemModel.retriever,
     )
 
     def counted(model: ItemModel, spec: object) -> object:
-        made.append(spec.name)
+        workspace.append(spec.name)
         return retriever(model, spec)
 
     def candidates(unit: int) -> pa.Table:
@@ -49,7 +49,7 @@ def test_kept_from_shard_to_shard_stages_do_what_new_ones_do(
     forget()
     kept = [candidates(unit) for unit in scoring.work_items]
     variants = result.context.arms.variants("retrieve")
-    assert made == [spec.name for variant in variants for spec in retriever_specs(variant)]
+    assert workspace == [spec.name for variant in variants for spec in retriever_specs(variant)]
     for unit in scoring.work_items:
         forget()
         assert candidates(unit).equals(kept[unit])
@@ -59,7 +59,7 @@ def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.Monk
     context = RunContext(load(CONFIG, [f"data.root={tmp_path}", f"output.root={tmp_path / 'out'}"]), date(2026, 1, 1))
     catalogue = pa.table({"item_id": ["a", "b"]})
 
-    def made(*_: object) -> ItemModel:
+    def workspace(*_: object) -> ItemModel:
         return ItemModel(
             catalogue["item_id"].combine_chunks(),
             context.cutoff,
@@ -69,7 +69,7 @@ def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.Monk
         )
 
     monkeypatch.setattr(models, "load_catalogue", lambda _: catalogue)
-    monkeypatch.setattr(models.item_model, "load", made)
+    monkeypatch.setattr(models.item_model, "load", workspace)
     models.load_item_model.cache_clear()
     held = [weakref.ref(models.load_item_model(context, fingerprint)) for fingerprint in ("first", "second", "third")]
     assert models.load_item_model(context, "third") is held[-1]()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ray_heads import REPOSITORY, ray_head
-from small_runs import CONFIG, Made, differences
+from small_runs import CONFIG, Workspace, differences
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
@@ -20,14 +20,23 @@ RUNS = 4
 WITHOUT_LLM = "rerank.method=none"
 
 
-def test_of_four_runs_of_one_day_one_publishes(first_run: tuple[Made, RunResult], tmp_path: Path) -> None:
-    made, _ = first_run
-    alone = made.prepared(tmp_path / "alone")
-    daily_run.run(made.context(alone, WITHOUT_LLM))
+def test_of_four_runs_of_one_day_one_publishes(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+    workspace, _ = first_run
+    alone = workspace.prepared(tmp_path / "alone")
+    daily_run.run(workspace.context(alone, WITHOUT_LLM))
     root = tmp_path / "out"
     shutil.copytree(alone / "models", root / "models")  # ingest and scoring are what they race for
-    sets = [part for each in made.overrides(root, WITHOUT_LLM) for part in ("--set", each)]
-    command = [sys.executable, "-m", "jobs.daily", "--config", str(CONFIG), "--date", made.shop.date.isoformat(), *sets]
+    sets = [part for each in workspace.overrides(root, WITHOUT_LLM) for part in ("--set", each)]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.daily",
+        "--config",
+        str(CONFIG),
+        "--date",
+        workspace.dataset.date.isoformat(),
+        *sets,
+    ]
     with ray_head("--num-cpus=4", "--object-store-memory=400000000") as head:
         runs = [
             subprocess.Popen(
@@ -47,7 +56,9 @@ def test_of_four_runs_of_one_day_one_publishes(first_run: tuple[Made, RunResult]
     assert sum(said) == 1, "\n".join(outputs)
     for output, published in zip(outputs, said, strict=True):
         assert published or "(published by another run)" in output or "is already published" in output
-    assert not differences(read_slates(root, made.shop.date, verify=True), read_slates(alone, made.shop.date))
+    assert not differences(
+        read_slates(root, workspace.dataset.date, verify=True), read_slates(alone, workspace.dataset.date)
+    )
     parquet = [file for file in Storage(str(root)).list("slates") if file.path.endswith(".parquet")]
-    shards = made.config(root).data.shards
+    shards = workspace.config(root).data.shards
     assert len(parquet) == 2 * shards  # of each arm and shard one file; what the losers wrote is gone

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pytest
-from small_runs import CONFIG, Made
+from small_runs import CONFIG, Workspace, differences
 from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
@@ -37,13 +37,13 @@ ARMS = f"arms.variants={{soft: {SOFT}, warmer: {WARMER}, greedy: {GREEDY}, ruled
 
 @pytest.fixture(scope="module")
 def explored(
-    first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Made, list[str], Path]:
-    made, _ = first_run
-    output = made.prepared(tmp_path_factory.mktemp("explored"))
-    result = daily_run.run(made.context(output, ARMS))
+    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, list[str], Path]:
+    workspace, _ = first_run
+    output = workspace.prepared(tmp_path_factory.mktemp("explored"))
+    result = daily_run.run(workspace.context(output, ARMS))
     write_report(report_data(result, select_example_users(result.context, result.manifest, 2)), result.context.storage)
-    return made, made.overrides(output, ARMS), output
+    return workspace, workspace.overrides(output, ARMS), output
 
 
 def feedback(slates: pa.Table, shown: int = 3) -> pa.Table:
@@ -63,10 +63,12 @@ def run(sets: list[str], *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_slates_obey_the_rules_and_cold_users_have_the_fallback(explored: tuple[Made, list[str], Path]) -> None:
-    made, _, output = explored
-    ruled = read_slates(output, made.shop.date, arm="ruled")
-    items = pa_csv.read_csv(made.shop.data_root / "items.csv").select(["item_id", "category"])
+def test_the_slates_obey_the_rules_and_cold_users_have_the_fallback(
+    explored: tuple[Workspace, list[str], Path],
+) -> None:
+    workspace, _, output = explored
+    ruled = read_slates(output, workspace.dataset.date, arm="ruled")
+    items = pa_csv.read_csv(workspace.dataset.data_root / "items.csv").select(["item_id", "category"])
     together = ruled.join(items, "item_id").group_by(["user_id", "category"]).aggregate([([], "count_all")])
     assert pc.max(together["count_all"]).as_py() <= 3
     sources = set(ruled["source"].to_pylist())
@@ -74,16 +76,18 @@ def test_the_slates_obey_the_rules_and_cold_users_have_the_fallback(explored: tu
     assert len(sources) > 1
 
 
-def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(explored: tuple[Made, list[str], Path]) -> None:
-    made, sets, output = explored
-    log = feedback(read_slates(output, made.shop.date, arm="soft"))
+def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(
+    explored: tuple[Workspace, list[str], Path],
+) -> None:
+    workspace, sets, output = explored
+    log = feedback(read_slates(output, workspace.dataset.date, arm="soft"))
     pa_csv.write_csv(log, output / "feedback.csv")
     status, text = run(
-        [*sets, f"feedback.root={output}", "feedback.path=feedback.csv"], "--date", made.shop.date.isoformat()
+        [*sets, f"feedback.root={output}", "feedback.path=feedback.csv"], "--date", workspace.dataset.date.isoformat()
     )
     assert status == 0, text
     assert "propensity_differs 1" in text
-    metrics = json.loads((output / f"reports/dt={made.shop.date}/metrics.json").read_text())
+    metrics = json.loads((output / f"reports/dt={workspace.dataset.date}/metrics.json").read_text())
     found = {(row["target"], row["estimator"]): row for row in metrics["offpolicy"]["estimates"]}
     own = found["soft", "on_policy"]
     assert own["value"] == pytest.approx(pc.sum(log["reward"].slice(3)).as_py() / (len(log) / 3 - 1))
@@ -94,7 +98,7 @@ def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(explored
     )  # clicks here depend on the rank alone: every arm is worth the same
     assert metrics["decision"]["headline"].startswith(("Keep soft", "Choose"))
     assert {row["system"] for row in metrics["preferences"]} == {"warmer", "greedy", "ruled"}
-    page = (output / f"reports/dt={made.shop.date}/report.html").read_text()
+    page = (output / f"reports/dt={workspace.dataset.date}/report.html").read_text()
     for words in (
         "What each arm would have earned",
         "Rules that bound",
@@ -102,16 +106,28 @@ def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(explored
         "no segment is found to lose",
     ):
         assert words in page
-    assert (output / f"quarantine/dt={made.shop.date}/feedback/unmatched.parquet").exists()
+    assert (output / f"quarantine/dt={workspace.dataset.date}/feedback/unmatched.parquet").exists()
 
 
-def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Made, list[str], Path]) -> None:
-    made, sets, output = explored
-    log = feedback(read_slates(output, made.shop.date, arm="soft"))
+def test_slates_drawn_at_random_are_the_same_in_another_run(
+    explored: tuple[Workspace, list[str], Path], tmp_path: Path
+) -> None:
+    workspace, _, output = explored
+    daily_run.run(workspace.context(workspace.prepared(tmp_path / "out"), ARMS))
+    first, second = (read_slates(root, workspace.dataset.date, verify=True) for root in (output, tmp_path / "out"))
+    assert not differences(first, second)
+    propensity = first.filter(pc.equal(first["arm"], "soft"))["propensity"]
+    assert pc.max(propensity).as_py() <= 1
+    assert pc.mean(propensity).as_py() < 0.9
+
+
+def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Workspace, list[str], Path]) -> None:
+    workspace, sets, output = explored
+    log = feedback(read_slates(output, workspace.dataset.date, arm="soft"))
     other = log.set_column(0, "slate_id", pa.array([f"x{text}" for text in log["slate_id"].to_pylist()]))
     pa_csv.write_csv(other, output / "other.csv")
     status, text = run(
-        [*sets, f"feedback.root={output}", "feedback.path=other.csv"], "--date", made.shop.date.isoformat()
+        [*sets, f"feedback.root={output}", "feedback.path=other.csv"], "--date", workspace.dataset.date.isoformat()
     )
     assert status == 2
     assert "unknown_slate" in text
@@ -119,18 +135,18 @@ def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Made, lis
 
 
 def test_a_split_that_does_not_look_like_its_shares_is_not_published(
-    first_run: tuple[Made, RunResult], tmp_path: Path
+    first_run: tuple[Workspace, RunResult], tmp_path: Path
 ) -> None:
-    made, _ = first_run
-    output = made.prepared(tmp_path)
+    workspace, _ = first_run
+    output = workspace.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"
-    strict = made.context(output, arms, "arms.assignment=split", "arms.sample_ratio_min_p=0.999")
+    strict = workspace.context(output, arms, "arms.assignment=split", "arms.sample_ratio_min_p=0.999")
     with pytest.raises(PublicationError, match="did not get the users of their shares"):
         daily_run.run(strict)
-    assert find_manifest(strict.storage, made.shop.date) is None
-    usual = made.context(output, arms, "arms.assignment=split")
-    assert daily_run.run(usual).manifest.users.published == usual.arms.members(_users(made))["a"].size
+    assert find_manifest(strict.storage, workspace.dataset.date) is None
+    usual = workspace.context(output, arms, "arms.assignment=split")
+    assert daily_run.run(usual).manifest.users.published == usual.arms.members(_users(workspace))["a"].size
 
 
-def _users(made: Made) -> pa.Array:
-    return pa.array([f"user-{number:04d}" for number in range(1, made.shop.users + 1)])
+def _users(workspace: Workspace) -> pa.Array:
+    return pa.array([f"user-{number:04d}" for number in range(1, workspace.dataset.users + 1)])

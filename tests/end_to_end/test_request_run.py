@@ -1,4 +1,4 @@
-"""A night in which somebody asks: a campaign for one arm, a request of one user, a checkpoint that reads titles."""
+"""A run with instructions: a request for one arm, a request of one user, an LLM that scores titles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pytest
 from small_checkpoints import build
-from small_runs import Made
+from small_runs import Workspace
 
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
@@ -23,12 +23,12 @@ from rayrec.pipeline.run_report import report_data
 from rayrec.pipeline.text_ablation_files import read_text_ablation
 from rayrec.reranking.item_token import tuned_checkpoint
 
-READER = (
+POINTWISE = (
     "{rerank: {method: pointwise, checkpoint: %s, depth: 2, engine: transformers, settings: "
     "{events: 2, item_tokens: 32, few_shot: coverage, examples: 1, example_events: 2}}}"
 )
-ARMS = "arms.variants={llm: {}, campaign: {}, reader: %s}"
-HEARD = (
+ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s}"
+TUNED_ON_REQUESTS = (
     "tuning.instruction_epochs=8",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
@@ -38,24 +38,24 @@ HEARD = (
 
 
 @pytest.fixture(scope="module")
-def asked(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
+def with_requests(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, RunResult]:
     root = tmp_path_factory.mktemp("asked")
-    made = Made(make_synthetic_dataset(root, seed=3, users=60), root / "out")
+    workspace = Workspace(make_synthetic_dataset(root, seed=3, users=60), root / "out")
     table = {
         "user_id": ["*", "nobody"],
         "arm": ["campaign", ""],
         "preference": ["", ""],
         "intention": ["something in camping", "a boat"],
     }
-    pa_csv.write_csv(pa.table(table), made.shop.data_root / "instructions.csv")
-    reader = READER % build(root, "qwen3")
-    return made, daily_run.run(made.context(made.root, ARMS % reader, *HEARD))
+    pa_csv.write_csv(pa.table(table), workspace.dataset.data_root / "instructions.csv")
+    pointwise = POINTWISE % build(root, "qwen3")
+    return workspace, daily_run.run(workspace.context(workspace.root, ARMS % pointwise, *TUNED_ON_REQUESTS))
 
 
-def top(made: Made, result: RunResult, arm: str) -> pa.Table:
-    slates = read_slates(str(made.root), made.shop.date)
+def top(workspace: Workspace, result: RunResult, arm: str) -> pa.Table:
+    slates = read_slates(str(workspace.root), workspace.dataset.date)
     slates = slates.filter((pc.field("arm") == arm) & (pc.field("rank") <= 10))
-    items = pa_csv.read_csv(made.shop.data_root / "items.csv")
+    items = pa_csv.read_csv(workspace.dataset.data_root / "items.csv")
     place = pc.index_in(slates["item_id"], items["item_id"].combine_chunks())
     return slates.append_column("category", items["category"].take(place))
 
@@ -64,38 +64,38 @@ def share(table: pa.Table, category: str) -> float:
     return float(np.mean(pc.equal(table["category"], category)))
 
 
-def test_a_campaign_of_one_arm_is_heard_in_that_arm(asked: tuple[Made, RunResult]) -> None:
-    made, result = asked
-    told, untold = (share(top(made, result, arm), "Camping") for arm in ("campaign", "llm"))
-    assert told > 0.9 > untold + 0.4
+def test_a_request_of_one_arm_changes_the_slates_of_that_arm(with_requests: tuple[Workspace, RunResult]) -> None:
+    workspace, result = with_requests
+    with_request, without = (share(top(workspace, result, arm), "Camping") for arm in ("campaign", "llm"))
+    assert with_request > 0.9 > without + 0.4
 
 
-def test_every_reading_is_counted_by_engine_and_way(asked: tuple[Made, RunResult]) -> None:
-    made, result = asked
-    slates = read_slates(str(made.root), made.shop.date)
+def test_prompts_are_counted_by_engine_and_method(with_requests: tuple[Workspace, RunResult]) -> None:
+    workspace, result = with_requests
+    slates = read_slates(str(workspace.root), workspace.dataset.date)
     users = len(pc.unique(slates["user_id"]))
     assert result.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
 
 
-def test_the_manifest_names_the_requests_and_the_checkpoint(asked: tuple[Made, RunResult]) -> None:
-    _, result = asked
+def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: tuple[Workspace, RunResult]) -> None:
+    _, result = with_requests
     inputs = {Path(file.path).name: file for file in result.manifest.inputs}
     assert inputs["instructions.csv"].rows == 2
     assert "qwen3@" in str(inputs["qwen3"].version)
     assert result.manifest.prompt_hash
 
 
-def test_a_checkpoint_that_reads_titles_moves_only_what_it_read(asked: tuple[Made, RunResult]) -> None:
-    made, result = asked
-    reader, llm = (top(made, result, arm) for arm in ("reader", "llm"))
-    assert reader.num_rows == llm.num_rows
-    assert not reader["item_id"].equals(llm["item_id"])
+def test_a_text_scorer_moves_only_the_items_that_it_scored(with_requests: tuple[Workspace, RunResult]) -> None:
+    workspace, result = with_requests
+    pointwise, llm = (top(workspace, result, arm) for arm in ("pointwise", "llm"))
+    assert pointwise.num_rows == llm.num_rows
+    assert not pointwise["item_id"].equals(llm["item_id"])
 
 
-def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_so(
-    asked: tuple[Made, RunResult],
+def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows_it(
+    with_requests: tuple[Workspace, RunResult],
 ) -> None:
-    _, result = asked
+    _, result = with_requests
     ((method, again),) = read_text_ablation(result.context, result.manifest.run_id).items()
     assert method.startswith("pointwise-")
     assert 60 < again.num_rows <= 200
@@ -104,22 +104,22 @@ def test_what_reads_texts_reads_some_again_by_their_titles_and_the_report_says_s
     assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
 
 
-def test_the_report_says_what_was_heard(asked: tuple[Made, RunResult]) -> None:
-    _, result = asked
+def test_the_report_says_which_requests_were_understood(with_requests: tuple[Workspace, RunResult]) -> None:
+    _, result = with_requests
     card = tuned_checkpoint.read_model_card(
         result.context.storage, result.models.llm if result.models and result.models.llm else ""
     )
     assert card.settings["epochs"] == 8
-    told = ("heard", "weighed", "arms", "named")
-    rows = {row["text"]: tuple(row[name] for name in told) for row in report_data(result, []).requests.to_pylist()}
+    columns = ("heard", "weighed", "arms", "named")
+    rows = {row["text"]: tuple(row[name] for name in columns) for row in report_data(result, []).requests.to_pylist()}
     assert rows == {
         "something in camping": ("something in camping", "camping", "campaign", True),
         None: (None, None, "", False),
     }
 
 
-def test_worked_examples_are_of_users_as_of_the_oldest_cut(asked: tuple[Made, RunResult]) -> None:
-    _, result = asked
+def test_few_shot_examples_are_of_users_as_of_the_oldest_cutoff(with_requests: tuple[Workspace, RunResult]) -> None:
+    _, result = with_requests
     pool = few_shot_pool(result.context)
     assert 20 < len(pool) == len(set(pool.users)) <= 60
     first = cutoffs(result.context)[0]

@@ -1,11 +1,11 @@
-"""A night whose users are split over its arms: nobody and nothing of it is left out."""
+"""A run whose users are split over its arms: no user and no count is left out."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_runs import USERS, Made, differences
+from small_runs import USERS, Workspace, differences
 
 from rayrec import read_slates
 from rayrec.evaluation.evaluation_result import evaluate
@@ -19,55 +19,59 @@ SPLIT = (
     "arms.assignment=split",
     "arms.variants.soft={rerank: {method: none}, slate: {policy: plackett_luce, settings: {temperature: 0.3}}}",
 )
-"""Two arms as the first night has them, and one that shares all but the LLM with `llm`, and explores."""
+"""Two arms as in the first run, and one that shares all but the LLM with `llm`, and explores."""
 
 
 @pytest.fixture(scope="module")
-def split(first_run: tuple[Made, RunResult], tmp_path_factory: pytest.TempPathFactory) -> tuple[Made, RunResult]:
-    made, _ = first_run
-    return made, daily_run.run(made.context(made.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
+def split(
+    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Workspace, RunResult]:
+    workspace, _ = first_run
+    return workspace, daily_run.run(workspace.context(workspace.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
 
 
-def slates_of(made: Made, result: RunResult, arm: str) -> pa.Table:
-    return read_slates(result.context.config.output.root, made.shop.date, arm=arm)
+def slates_of(workspace: Workspace, result: RunResult, arm: str) -> pa.Table:
+    return read_slates(result.context.config.output.root, workspace.dataset.date, arm=arm)
 
 
 def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
-    first_run: tuple[Made, RunResult], split: tuple[Made, RunResult]
+    first_run: tuple[Workspace, RunResult], split: tuple[Workspace, RunResult]
 ) -> None:
-    made, together = first_run
+    workspace, together = first_run
     _, apart = split
     users = 0
     for arm in ("control", "llm"):
-        own, all_of_it = slates_of(made, apart, arm), slates_of(made, together, arm)
+        own, all_of_it = slates_of(workspace, apart, arm), slates_of(workspace, together, arm)
         same = all_of_it.filter(pc.is_in(all_of_it["user_id"], own["user_id"].combine_chunks()))
         assert not differences(own, same, but=("slate_id",))
         users += len(pc.unique(own["user_id"]))
-    assert users + len(pc.unique(slates_of(made, apart, "soft")["user_id"])) == USERS
+    assert users + len(pc.unique(slates_of(workspace, apart, "soft")["user_id"])) == USERS
 
 
-def test_an_arm_s_llm_reads_its_users_and_those_of_the_arm_that_explores(split: tuple[Made, RunResult]) -> None:
-    made, result = split
-    users = {arm: len(pc.unique(slates_of(made, result, arm)["user_id"])) for arm in result.manifest.arms}
+def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: tuple[Workspace, RunResult]) -> None:
+    workspace, result = split
+    users = {arm: len(pc.unique(slates_of(workspace, result, arm)["user_id"])) for arm in result.manifest.arms}
     assert sum(result.manifest.engine.values()) == users["llm"] + users["soft"]
     shards = range(result.manifest.shards)
     targets = pa.concat_tables(
         [read_counterfactual_propensities(result.context.storage, result.manifest, shard) for shard in shards]
     )
     assert set(targets["target"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
-    assert set(targets["slate_id"].to_pylist()) == set(slates_of(made, result, "soft")["slate_id"].to_pylist())
+    assert set(targets["slate_id"].to_pylist()) == set(slates_of(workspace, result, "soft")["slate_id"].to_pylist())
 
 
-def test_every_history_is_counted_once(split: tuple[Made, RunResult]) -> None:
+def test_every_history_is_counted_once(split: tuple[Workspace, RunResult]) -> None:
     _, result = split
     lengths = counts_by_arm(read_run_statistics(result.context, result.manifest.run_id), "history length")
     assert sum(lengths["all"].values()) == USERS
 
 
-def test_the_users_of_every_arm_are_judged(first_run: tuple[Made, RunResult], split: tuple[Made, RunResult]) -> None:
-    made, together = first_run
+def test_the_users_of_every_arm_are_judged(
+    first_run: tuple[Workspace, RunResult], split: tuple[Workspace, RunResult]
+) -> None:
+    workspace, together = first_run
     _, apart = split
-    everybody, found = (evaluate(result.context.config, made.shop.date, 7) for result in (together, apart))
+    everybody, found = (evaluate(result.context.config, workspace.dataset.date, 7) for result in (together, apart))
     rows_of = [row for row in found.found.comparison.to_pylist() if row["metric"] == "hr@10" and row["against"] is None]
     judged = {row["system"]: row["users"] for row in rows_of}
     assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)

@@ -1,4 +1,4 @@
-"""kill -9 of workers and engine actors in the middle of a night: it goes on, and ends with the same rows."""
+"""kill -9 of workers and engine actors in the middle of a run: it goes on, and ends with the same rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import ray
 import test_worker_kills as this_module
-from small_runs import Made, differences
+from small_runs import Workspace, differences
 
 from rayrec import read_slates
 from rayrec.pipeline import daily_run, scoring
@@ -66,19 +66,19 @@ class CommitKilled(CommitShard):
 
 
 def test_killed_workers_cost_no_row(
-    first_run: tuple[Made, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first_run: tuple[Workspace, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three of one run: while it denoises, when the LLM has scored a shard, and between a shard's files and receipt."""
-    made, result = first_run
-    root = made.prepared(tmp_path / "out")
+    workspace, result = first_run
+    root = workspace.prepared(tmp_path / "out")
     monkeypatch.setattr(scoring, "DenoiseShard", DenoiseKilled)
     monkeypatch.setattr(scoring, "RerankShard", EngineKilled)
     monkeypatch.setattr(daily_run, "CommitShard", CommitKilled)
-    other = daily_run.run(made.context(root))
+    other = daily_run.run(workspace.context(root))
     killed = ("a worker while it denoises", "an engine actor", "a worker between files and receipt")
     assert [name for name in killed if not (root / name).exists()] == []
-    slates = read_slates(root, made.shop.date, verify=True)
-    assert not differences(slates, read_slates(result.context.config.output.root, made.shop.date))
+    slates = read_slates(root, workspace.dataset.date, verify=True)
+    assert not differences(slates, read_slates(result.context.config.output.root, workspace.dataset.date))
     named = {file.path for file in other.manifest.files}
     assert {info.path for info in other.context.storage.list("slates")} - named == {
         f"slates/dt={other.context.dt}/manifest.json"

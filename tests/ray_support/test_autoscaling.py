@@ -35,7 +35,7 @@ _SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Night:
+class ClusterRun:
     """One job on the cluster: what it printed, and the worker nodes by type, at each change, from none to none."""
 
     output: str
@@ -51,8 +51,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
 
 
 @pytest.fixture(scope="module")
-def night(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> Night:
-    """The nightly job, where spot nodes can be had."""
+def on_spot(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
+    """The daily job, where spot nodes can be had."""
     sets = (f"data.root={shop.data_root}", f"output.root={_slates_of(shop)}", *_SETTINGS)
     command = [sys.executable, "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
     command += [part for each in sets for part in ("--set", each)]
@@ -60,35 +60,35 @@ def night(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> N
 
 
 @pytest.fixture(scope="module")
-def night_without_spot(tmp_path_factory: pytest.TempPathFactory) -> Night:
+def without_spot(tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
     """A job of the same shape, where they cannot."""
     command = [sys.executable, str(_HERE / "gpu_job.py")]
     return _run_on("scarce_spot.ScarceSpotWithFallback", command, tmp_path_factory.mktemp("scarce"))
 
 
-def test_the_night_brings_up_a_gpu_node_that_goes_away_again(night: Night) -> None:
-    assert any(moment.get("gpu_spot") for moment in night.nodes)
-    assert night.nodes[0] == night.nodes[-1] == {}
+def test_a_run_brings_up_a_gpu_node_that_goes_away_again(on_spot: ClusterRun) -> None:
+    assert any(moment.get("gpu_spot") for moment in on_spot.nodes)
+    assert on_spot.nodes[0] == on_spot.nodes[-1] == {}
 
 
-def test_the_night_on_autoscaled_nodes_publishes_every_user(night: Night, shop: SyntheticDataset) -> None:
+def test_a_run_on_autoscaled_nodes_publishes_every_user(on_spot: ClusterRun, shop: SyntheticDataset) -> None:
     slates = read_slates(str(_slates_of(shop)), shop.date, verify=True)
     for arm in ("control", "llm"):
         assert len(set(slates.filter(pc.field("arm") == arm)["user_id"].to_pylist())) == shop.users
-    assert "prompts scored by transformers" in night.output
+    assert "prompts scored by transformers" in on_spot.output
 
 
-def test_spot_nodes_are_preferred_and_bounds_are_kept(night: Night) -> None:
-    assert "gpu_on_demand" not in night.types()
+def test_spot_nodes_are_preferred_and_bounds_are_kept(on_spot: ClusterRun) -> None:
+    assert "gpu_on_demand" not in on_spot.types()
     bounds = {name: each["max_workers"] for name, each in _shipped()["available_node_types"].items()}
-    assert all(count <= bounds[name] for moment in night.nodes for name, count in moment.items())
+    assert all(count <= bounds[name] for moment in on_spot.nodes for name, count in moment.items())
 
 
-def test_without_spot_capacity_the_job_runs_on_demand(night_without_spot: Night) -> None:
-    assert {row["gpus"] for row in json.loads(night_without_spot.output.splitlines()[-1])} == {"[0]"}
-    assert "gpu_on_demand" in night_without_spot.types()
-    assert "gpu_spot" not in night_without_spot.types()
-    assert night_without_spot.nodes[-1] == {}
+def test_without_spot_capacity_the_job_runs_on_demand(without_spot: ClusterRun) -> None:
+    assert {row["gpus"] for row in json.loads(without_spot.output.splitlines()[-1])} == {"[0]"}
+    assert "gpu_on_demand" in without_spot.types()
+    assert "gpu_spot" not in without_spot.types()
+    assert without_spot.nodes[-1] == {}
 
 
 def _slates_of(shop: SyntheticDataset) -> Path:
@@ -121,7 +121,7 @@ def _on_this_machine(module: str, gcs_address: str) -> dict[str, Any]:
     return {**config, **commands, "file_mounts": {}, "auth": {}}
 
 
-def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
+def _run_on(provider: str, command: Sequence[str], folder: Path) -> ClusterRun:
     config = folder / "cluster.yaml"
 
     def write_config(address: str) -> None:
@@ -148,4 +148,4 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> Night:
         first = line_of(watch, watch.stdout)  # it watches: now nothing can be missed
         output = head.run(command)
         seen, _ = watch.communicate(timeout=PATIENCE_S)
-        return Night(output, [json.loads(line) for line in (first + seen).splitlines() if line.startswith("{")])
+        return ClusterRun(output, [json.loads(line) for line in (first + seen).splitlines() if line.startswith("{")])

@@ -206,7 +206,7 @@ def test_no_secret_is_in_the_files(path: Path) -> None:
     assert not re.search(r"AKIA[0-9A-Z]{16}|[0-9a-f]{32}|PRIVATE KEY", path.read_text())
 
 
-def test_the_nightly_job_is_the_job() -> None:
+def test_the_scheduled_command_is_the_daily_job() -> None:
     nightly = _read(_KUBERAY / "raycronjob.yaml")
     assert nightly["kind"] == "RayCronJob"
     assert nightly["spec"]["jobTemplate"] == _read(_KUBERAY / "rayjob.yaml")["spec"]

@@ -72,7 +72,7 @@ def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkou
     assert os.listdir(tmp_path) == []  # nothing is written to the home folder
 
 
-def test_the_nights_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
+def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
     shop = make_synthetic_dataset(tmp_path, users=60)
     sets = (f"data.root={shop.data_root}", f"output.root={tmp_path / 'out'}", "rerank.method=none", "blend.cutoffs=0")
     command = ["python", "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]

@@ -1,4 +1,4 @@
-"""A night small enough for a test: a made-up shop of few users, a tiny LLM, everything else as in production."""
+"""A run small enough for a test: a synthetic dataset of few users, a tiny LLM, everything else as in production."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ USERS = 150
 
 
 @dataclass(frozen=True)
-class Made:
-    """A shop, and where a first night left its slates, models and histories."""
+class Workspace:
+    """A dataset, and the output root where a first run left its slates, models and histories."""
 
-    shop: SyntheticDataset
+    dataset: SyntheticDataset
     root: Path
 
     def context(self, output: Path | str, *overrides: str) -> RunContext:
-        return RunContext(self.config(output, *overrides), self.shop.date)
+        return RunContext(self.config(output, *overrides), self.dataset.date)
 
     def config(self, output: Path | str, *overrides: str) -> Config:
         return load(CONFIG, self.overrides(output, *overrides))
 
     def overrides(self, output: Path | str, *more: str) -> list[str]:
         """What `--set` would be given."""
-        return [f"data.root={self.shop.data_root}", f"output.root={output}", *SMALL, *more]
+        return [f"data.root={self.dataset.data_root}", f"output.root={output}", *SMALL, *more]
 
     def prepared(self, output: Path) -> Path:
-        """A new output root that has the first night's models and histories, but nothing of its runs."""
+        """A new output root that has the models and histories of the first run, but no slates."""
         for part in ("work", "models"):
             shutil.copytree(self.root / part, output / part)
         return output
 
 
-def make(folder: Path) -> Made:
-    return Made(make_synthetic_dataset(folder, seed=3, users=USERS), folder / "out")
+def make(folder: Path) -> Workspace:
+    return Workspace(make_synthetic_dataset(folder, seed=3, users=USERS), folder / "out")
 
 
 def differences(slates: pa.Table, others: pa.Table, *, but: tuple[str, ...] = ()) -> list[str]:

@@ -9,7 +9,7 @@ from threading import Thread
 from typing import IO
 
 PATIENCE_S = 1800.0
-"""For whatever another process does, whole nights included."""
+"""For whatever another process does, whole runs included."""
 
 
 def line_of(
