@@ -1,6 +1,6 @@
 """A small made-up shop whose truth is known: users with planted tastes, titled items, and planted noise.
 
-    shop = make_synthetic_dataset("demo", seed=0)      # demo/shop: what the job may read; demo/truth: what it may not
+    shop = make_synthetic_dataset("demo", seed=0)      # demo/data: what the job may read; demo/truth: what it may not
 
 How people in it behave. The catalogue has ten kinds of goods, each in five lines of six products, in a natural order (a
 tent, then a sleeping bag, then a stove, …; the last of a line leads to the first of the next). A user has one to three
@@ -190,7 +190,7 @@ def _write(
     upcoming: list[dict[str, npt.NDArray[Any]]],
     best: Floats,
 ) -> SyntheticDataset:
-    data_root, truth_root = root / "shop", root / "truth"
+    data_root, truth_root = root / "data", root / "truth"
     for folder in (data_root / "events", truth_root):
         folder.mkdir(parents=True, exist_ok=True)
     users, items = best.shape
