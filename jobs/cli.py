@@ -1,12 +1,12 @@
-"""What all jobs share on the command line: the options `--config`, `--set`, `--date`, and errors in words.
+"""The command line that all jobs share: `--config`, `--set`, `--date`, and errors without a traceback.
 
-A job is a typer command wrapped once: `main = command(daily)`, run as `python -m jobs.daily --config C --date D`.
+A job is a typer command: `main = command(daily)`, run as `rayrec daily …` or `python -m jobs.daily …`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,16 +26,14 @@ Overrides = Annotated[
 ]
 DateOption = Annotated[
     datetime,
-    typer.Option("--date", formats=["%Y-%m-%d"], help="The day to recommend for; only days before it are known."),
+    typer.Option("--date", formats=["%Y-%m-%d"], help="The date to recommend for; only earlier days are known."),
 ]
-PublishedDateOption = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The published day.")]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print the settings as they would be used, and stop.")
-]
+PublishedDateOption = Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="The published date.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the complete settings as YAML and stop.")]
 
 
 def settings(config: Path, overrides: list[str] | None, print_config: bool = False) -> Config:
-    """The validated settings; with `print_config`, print them as YAML and leave with status 0."""
+    """The validated settings; with `print_config`, print them as YAML and exit with status 0."""
     loaded = load(config, overrides or ())
     if print_config:
         typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
@@ -44,15 +42,21 @@ def settings(config: Path, overrides: list[str] | None, print_config: bool = Fal
 
 
 def as_date(day: datetime) -> date:
-    """typer reads days as datetimes; jobs want dates."""
+    """typer parses dates as datetimes; jobs need dates."""
     return day.date()
+
+
+def print_counts(console: Console, counts: Iterable[tuple[str, int]]) -> None:
+    """Names and numbers in two columns."""
+    for name, count in counts:
+        console.print(f"{name:<44} {count:>12,}", markup=False, highlight=False)
 
 
 def command(job: Callable[..., None]) -> typer.Typer:
     """A typer app of one command that prints a RayrecError without its traceback and exits with its `exit_code`."""
 
     @functools.wraps(job)
-    def in_words(*args: Any, **kwargs: Any) -> None:
+    def without_traceback(*args: Any, **kwargs: Any) -> None:
         try:
             job(*args, **kwargs)
         except Exception as error:
@@ -63,19 +67,19 @@ def command(job: Callable[..., None]) -> typer.Typer:
             raise typer.Exit(known.exit_code) from None
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(in_words)
+    app.command()(without_traceback)
     return app
 
 
 def user_error(error: BaseException) -> RayrecError | None:
-    """The RayrecError in `error` or behind it: Ray wraps what a task raised in errors of its own."""
-    behind: BaseException | None = error
-    while behind is not None:
-        cause = getattr(behind, "cause", None)  # ray.exceptions.RayTaskError keeps the task's own error here
+    """The RayrecError that `error` is or wraps: Ray wraps what a task raised in its own errors."""
+    inner: BaseException | None = error
+    while inner is not None:
+        cause = getattr(inner, "cause", None)  # ray.exceptions.RayTaskError keeps the task's own error here
         if isinstance(cause, BaseException):
-            behind = cause
-        elif isinstance(behind, RayrecError):
-            return behind
+            inner = cause
+        elif isinstance(inner, RayrecError):
+            return inner
         else:
-            behind = behind.__cause__ if type(behind).__module__.startswith("ray.") else None
+            inner = inner.__cause__ if type(inner).__module__.startswith("ray.") else None
     return None

@@ -1,7 +1,9 @@
-"""The whole story on one machine, in a few minutes: `make demo`.
+"""Try everything on synthetic data, on one machine, in a few minutes.
 
-Makes a small shop whose truth is known, runs the night on it (local Ray, vLLM on CPU, an LLM tuned on the spot), judges
-the slates by the planted truth, and shows three shoppers. Everything goes to demo/; nothing is fetched.
+    make demo        # or: python -m jobs.demo --root demo
+
+Generates a dataset with known ground truth, runs the daily job on it (local Ray, vLLM on CPU, an LLM tuned on the
+spot), evaluates the slates against the ground truth, and shows three users. It writes to demo/ and downloads nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jobs.cli import command
-from jobs.daily import print_counts
+from jobs.cli import command, print_counts
+from jobs.daily import result_counts
 from rayrec.config import load
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.errors import ConfigError
@@ -27,47 +29,48 @@ from rayrec.ray_support import cluster
 from rayrec.reporting.html_report import write_report
 from rayrec.reporting.terminal import print_comparison, print_user, results_console
 
-CONFIG = Path(__file__).resolve().parent.parent / "conf" / "demo.yaml"
-FOLDERS = ("shop", "truth", "out")
-MARKER = ".made-by-jobs.demo"  # lies in each: a folder without it is somebody else's
-SEED = 7  # conf/demo.yaml was written looking at the shop of seed 0; this one had no part in it
+CONFIG = Path(__file__).with_name("demo.yaml")  # conf/demo.yaml is a link to it
+FOLDERS = ("data", "truth", "out")
+MARKER = ".made-by-jobs.demo"  # a folder without this file was not made by a demo
+SEED = 7  # conf/demo.yaml was written with the dataset of seed 0 in view, not with this one
 
 Root = Annotated[
-    Path, typer.Option("--root", help="Folder for the shop and the slates; its shop/, truth/ and out/ are made anew.")
+    Path, typer.Option("--root", help="Folder for the demo; its data/, truth/ and out/ are deleted and made anew.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of the shop: another seed, another shop.")]
-Users = Annotated[int, typer.Option("--users", min=1, help="How many shoppers the shop has.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the synthetic dataset.")]
+Users = Annotated[int, typer.Option("--users", min=1, help="Number of users in the synthetic dataset.")]
 
 
 def demo(root: Root = Path("demo"), seed: Seed = SEED, users: Users = 1200) -> None:
-    """Make a shop, run the night on it, and judge the slates by the planted truth."""
+    """Generate a dataset, run the daily job on it, and evaluate the slates against the ground truth."""
     console = results_console()
     clear_demo_folders(root)
-    shop = make_synthetic_dataset(root, seed=seed, users=users)
+    dataset = make_synthetic_dataset(root, seed=seed, users=users)
     console.print(
-        f"A shop of {shop.users:,} users, {shop.items} items and {shop.events:,} events, of which {shop.noise:,} are "
-        f"planted noise and {shop.broken} are broken rows.",
+        f"Synthetic dataset: {dataset.users:,} users, {dataset.items} items, {dataset.events:,} events, of which "
+        f"{dataset.noise:,} are planted noise and {dataset.broken} are broken rows.",
         soft_wrap=True,
     )
-    work = RunContext(load(CONFIG, [f"data.root={root / 'shop'}", f"output.root={root / 'out'}"]), shop.date)
-    with cluster.connect(work.config.resources):
-        night = daily_run.run(work)
-    planted = evaluate_on_ground_truth(work.config.output.root, shop)
-    people = select_example_users(work, night.manifest, work.config.output.examples)
-    for person in people:
-        print_user(console, person)
-    report = write_report(report_data(night, people, planted.comparison), work.storage)
-    print_counts(night, console)
-    _print_truth(console, work, shop)
-    console.print("\nJudged by what each user truly wants next (the shop knows):")
-    print_comparison(console, planted.comparison, ("hr@10", "ndcg@10"))
-    _print_next(console, work, report, root)
+    config = load(CONFIG, [f"data.root={root / 'data'}", f"output.root={root / 'out'}"])
+    context = RunContext(config, dataset.date)
+    with cluster.connect(config.resources):
+        result = daily_run.run(context)
+    evaluation = evaluate_on_ground_truth(config.output.root, dataset)
+    examples = select_example_users(context, result.manifest, config.output.examples)
+    for user in examples:
+        print_user(console, user)
+    report = write_report(report_data(result, examples, evaluation.comparison), context.storage)
+    print_counts(console, result_counts(result))
+    _print_noise_detection(console, context, dataset)
+    console.print("\nEvaluated against the ground truth (what each user truly wants next):")
+    print_comparison(console, evaluation.comparison, ("hr@10", "ndcg@10"))
+    _print_next_steps(console, context, report, root)
 
 
 def clear_demo_folders(root: Path) -> None:
     """Empty the folders that an earlier demo made, or make them.
 
-    Raises ConfigError, before anything is deleted, where one of them was not made by a demo.
+    Raises ConfigError, before anything is deleted, if one of them was not made by a demo.
     """
     folders = [root / name for name in FOLDERS]
     others = [
@@ -77,7 +80,7 @@ def clear_demo_folders(root: Path) -> None:
     ]
     if others:
         raise ConfigError(
-            "the demo would delete what it did not make",
+            "the demo would delete folders that it did not make",
             where=", ".join(str(folder) for folder in others),
             hint="give another folder (--root), or delete these yourself if nothing in them is needed",
         )
@@ -91,19 +94,20 @@ def clear_demo_folders(root: Path) -> None:
                 child.unlink()
 
 
-def _print_truth(console: Console, work: RunContext, shop: SyntheticDataset) -> None:
-    for found in noise_detection(work.config.output.root, shop):
+def _print_noise_detection(console: Console, context: RunContext, dataset: SyntheticDataset) -> None:
+    for found in noise_detection(context.config.output.root, dataset):
         console.print(
-            f"{found.variant}: {found.removed:,} of {found.events:,} events taken out; {found.precision:.0%} of them "
+            f"{found.variant}: {found.removed:,} of {found.events:,} events removed; {found.precision:.0%} of them "
             f"are planted noise ({found.noise / found.events:.0%} at random), {found.recall:.0%} of all noise",
             soft_wrap=True,
         )
 
 
-def _print_next(console: Console, work: RunContext, report: str, root: Path) -> None:
-    sets = f"--config conf/demo.yaml --set data.root={root / 'shop'} --set output.root={root / 'out'} --date {work.dt}"
+def _print_next_steps(console: Console, context: RunContext, report: str, root: Path) -> None:
+    config = "conf/demo.yaml" if Path("conf/demo.yaml").is_file() else CONFIG
+    sets = f"--config {config} --set data.root={root / 'data'} --set output.root={root / 'out'} --date {context.dt}"
     console.print(
-        f"report:  {report}\n\nWhat to try next, after `. .venv/bin/activate`:\n"
+        f"report:  {report}\n\nNext steps, after `. .venv/bin/activate`:\n"
         f"  python -m jobs.show {sets} --user user-0001\n"
         f"  python -m jobs.evaluate {sets} --horizon-days 7\n"
         f"  python -m jobs.daily {sets}              # again: nothing is done\n"

@@ -1,9 +1,9 @@
-"""Judge a published day by what its users did next: every arm, and popularity and each retriever alone.
+"""Evaluate published slates with what users consumed next: every arm, and each retriever alone.
 
 python -m jobs.evaluate --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT \\
     --date 2011-08-24 --horizon-days 7
 
-Prints the decision and the table, writes reports/dt=D/metrics.json, and adds both to reports/dt=D/report.html.
+Prints the decision and the metrics, writes reports/dt=D/metrics.json, and adds both to reports/dt=D/report.html.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def evaluate(
     config: ConfigPath,
     date: PublishedDateOption,
     horizon_days: Annotated[
-        int, typer.Option("--horizon-days", min=1, max=366, help="Days to judge, from --date on.")
+        int,
+        typer.Option("--horizon-days", min=1, max=366, help="Days of consumption to evaluate with, from --date on."),
     ] = 7,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The arm to compare the others with; default: the first.")
@@ -38,37 +39,36 @@ def evaluate(
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Judge the slates of a published day by what users did in the days from it on."""
+    """Evaluate the slates of a published date with what users consumed in the days from it on."""
     loaded, day, console = settings(config, overrides, print_config), as_date(date), results_console()
     _require_published(loaded, day, f"python -m jobs.daily --config {config} --date {day}")
-    found = evaluation_result.evaluate(loaded, day, horizon_days, baseline)
-    console.print(found.evaluated_on, soft_wrap=True)
-    print_comparison(console, found.found.comparison, SHOWN_METRICS)
-    print_decision(console, found.decision, found.found.interleaving)
-    if found.off_policy is not None:
-        print_off_policy(console, found.off_policy)
+    result = evaluation_result.evaluate(loaded, day, horizon_days, baseline)
+    console.print(result.evaluated_on, soft_wrap=True)
+    print_comparison(console, result.found.comparison, SHOWN_METRICS)
+    print_decision(console, result.decision, result.found.interleaving)
+    if result.off_policy is not None:
+        print_off_policy(console, result.off_policy)
     storage = Storage(loaded.output.root)
-    path = layout.metrics_path(day)
-    storage.write(path, found.to_json())
-    console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
-    console.print(f"report:  {_update_report(found, storage)}", soft_wrap=True)
+    storage.write(layout.metrics_path(day), result.to_json())
+    console.print(f"metrics: {storage.url(layout.metrics_path(day))}", soft_wrap=True)
+    console.print(f"report:  {_update_report(result, storage)}", soft_wrap=True)
 
 
-def _update_report(found: EvaluationResult, storage: Storage) -> str:
-    """Add what was found to the day's report: where it lies, or why there is none to add to."""
+def _update_report(result: EvaluationResult, storage: Storage) -> str:
+    """Add the result to the date's report. Gives the report's path, or why it was not updated."""
     try:
-        report = read_report(storage, found.date.isoformat())
+        report = read_report(storage, result.date.isoformat())
     except MissingFileError:
-        return "the day has none to add this to; jobs.daily writes it"
+        return "not updated: the date has no report; jobs.daily for the date writes one"
     except DataError:
-        return "the day's is of another version of rayrec; jobs.daily for its date writes one anew to add this to"
-    return write_report(found.on(report), storage)
+        return "not updated: the report is of another version of rayrec; jobs.daily for the date writes a new one"
+    return write_report(result.on(report), storage)
 
 
 def _require_published(config: Config, day: Date, line: str) -> None:
     storage = Storage(config.output.root)
     if not config.data.root:
-        raise DataError("data.root is not set, and what users did lies there", hint="give --set data.root=DIR")
+        raise DataError("data.root is not set; what users consumed is read from it", hint="give --set data.root=DIR")
     if find_manifest(storage, day) is None:
         sets = f"--set data.root={config.data.root} --set output.root={config.output.root}"
         raise PublicationError(

@@ -1,6 +1,8 @@
-"""Only the item models of a date (and of the cuts that the blend learns from), found or made; part of `jobs.daily`.
+"""Fit the item models of one date, a part of `jobs.daily`.
 
 python -m jobs.fit --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --date 2011-08-31
+
+One model as of the date, and one as of each earlier cutoff that the blender learns from. Models that exist are reused.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from rayrec.reporting.terminal import results_console
 
 def fit(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Fit the item models that scoring this date needs."""
-    work = RunContext(settings(config, overrides, print_config), as_date(date))
-    check(work)
-    with cluster.connect(work.config.resources):
-        models = fit_item_models(work, ingest(work))
+    context = RunContext(settings(config, overrides, print_config), as_date(date))
+    check(context)
+    with cluster.connect(context.config.resources):
+        models = fit_item_models(context, ingest(context))
     for model in models:
         results_console().print(f"item model as of {model.date}: {model.item_model}")
 

@@ -1,10 +1,10 @@
-"""Forget users: out of the item models and the published days, and out of every later night.
+"""Erase users (GDPR): from models, published dates and every later run.
 
     python -m jobs.forget --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --users users.csv
 
-The file, here or at an fsspec URL, is a CSV with a header, or parquet; its column `user_id` (or --column) holds the
-ids. Run it while no night runs. A call that was killed is completed by the next one; one that finds nothing new to
-forget changes nothing.
+The file (local or an fsspec URL) is a CSV with a header, or parquet; its column `user_id` (or --column) holds the ids.
+Do not run it while another job runs. The next call completes one that was killed; a call with no new users changes
+nothing.
 """
 
 from __future__ import annotations
@@ -27,35 +27,37 @@ from rayrec.storage import Storage
 
 def forget(
     config: ConfigPath,
-    users: Annotated[str, typer.Option("--users", help="The file or URL of user ids: CSV with a header, or parquet.")],
+    users: Annotated[str, typer.Option("--users", help="File or URL of user ids: CSV with a header, or parquet.")],
     column: Annotated[str, typer.Option("--column", help="The column that holds the ids.")] = "user_id",
     date: Annotated[
         datetime | None,
         typer.Option(
             "--date",
             formats=["%Y-%m-%d"],
-            help="The day whose item models lose the users; default: the newest published. Others are deleted.",
+            help="The date whose item models are corrected; default: the newest published. Others are deleted.",
         ),
     ] = None,
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Forget users, and certify it."""
+    """Erase users, and write a certificate."""
     loaded, console = settings(config, overrides, print_config), results_console()
-    day = newest_context(loaded, None if date is None else as_date(date))
-    if day is not None:
-        check(day)
+    context = newest_context(loaded, None if date is None else as_date(date))
+    if context is not None:
+        check(context)
     ids = read_user_ids(users, column)
     storage = Storage(loaded.output.root)
     added = add_to_erasure_list(storage, ids)
-    console.print(f"{len(ids):,} users in {users}, {added:,} of them new on the list", markup=False, soft_wrap=True)
+    console.print(
+        f"{len(ids):,} users in {users}, {added:,} of them new on the erasure list", markup=False, soft_wrap=True
+    )
     requests = erasure_list.pending_requests(storage)
     if not requests:
         console.print("nothing to do: every request has its certificate")
         return
-    with cluster.connect(loaded.resources) if day is not None else nullcontext():
+    with cluster.connect(loaded.resources) if context is not None else nullcontext():
         for request in requests:
-            path = execute(loaded, request, day)
+            path = execute(loaded, request, context)
             console.print(f"certificate: {storage.url(path)}", soft_wrap=True)
 
 

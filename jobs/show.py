@@ -1,4 +1,4 @@
-"""One user of a published day: the history with titles, what was taken out and why, and each arm's slate.
+"""Show one user of a published date: the history, what denoising removed and why, and each arm's slate.
 
 python -m jobs.show --config conf/online_retail.yaml --set output.root=OUT --date 2011-08-31 --user 12423
 """
@@ -19,13 +19,13 @@ def show(
     date: PublishedDateOption,
     user: Annotated[str, typer.Option("--user", help="The user's id, as in the data.")],
     overrides: Overrides = None,
-    ranks: Annotated[int, typer.Option("--ranks", min=1, help="How much of each slate to show.")] = 10,
-    events: Annotated[int, typer.Option("--events", min=1, help="How many of the newest events to show.")] = 30,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Ranks of each slate to show.")] = 10,
+    events: Annotated[int, typer.Option("--events", min=1, help="Newest events to show.")] = 30,
 ) -> None:
-    """Show one user's history and slates. Reads from output.root only."""
+    """Show one user's history and slates. Reads only from output.root."""
     loaded = settings(config, overrides)
-    (person,) = read_users(loaded.output.root, as_date(date), [user])
-    print_user(results_console(), person, ranks=ranks, events=events)
+    (view,) = read_users(loaded.output.root, as_date(date), [user])
+    print_user(results_console(), view, ranks=ranks, events=events)
 
 
 main = command(show)

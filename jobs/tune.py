@@ -1,13 +1,14 @@
-"""Only the LLM of a date: item models, then the checkpoint, found or made. `jobs.daily` does this too.
+"""Tune the LLM of one date, a part of `jobs.daily`: item models first, then the checkpoint.
 
     python -m jobs.tune --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --date 2011-08-31
 
-A tuning that was killed goes on after its last epoch.
+Models that exist are reused. A tuning that was killed resumes after its last epoch.
 """
 
 from __future__ import annotations
 
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
+from rayrec.monitoring.progress import format_epoch
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import ingest
 from rayrec.pipeline.model_fitting import fit_item_models, tune_llms
@@ -19,20 +20,19 @@ from rayrec.reranking.item_token.tuned_checkpoint import read_model_card
 
 def tune(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:
     """Tune the LLM that scoring this date needs, and print its loss curve."""
-    work = RunContext(settings(config, overrides, print_config), as_date(date))
-    check(work)
+    context = RunContext(settings(config, overrides, print_config), as_date(date))
+    check(context)
     console = results_console()
-    with cluster.connect(work.config.resources):
-        data = ingest(work)
-        models = tune_llms(work, data, fit_item_models(work, data))
+    with cluster.connect(context.config.resources):
+        data = ingest(context)
+        models = tune_llms(context, data, fit_item_models(context, data))
     for model in models:
         if model.llm is None:
-            console.print("no arm asks an LLM (rerank.method: none): nothing was tuned")
+            console.print("nothing to tune: no arm uses a tuned LLM (rerank.method: item_token)")
             return
-        console.print(f"checkpoint as of {model.date}: {work.storage.url(model.llm)}", soft_wrap=True)
-        for row in read_model_card(work.storage, model.llm).curve:
-            judged = f"  validation {row['validation']:.4f}" if "validation" in row else ""
-            console.print(f"  epoch {row['epoch']:.0f}  loss {row['loss']:.4f}{judged}")
+        console.print(f"checkpoint as of {model.date}: {context.storage.url(model.llm)}", soft_wrap=True)
+        for row in read_model_card(context.storage, model.llm).curve:
+            console.print(f"  {format_epoch(row)}")
 
 
 main = command(tune)

@@ -10,7 +10,7 @@ In place on a terminal; elsewhere (`ray job logs`, a file) a new line every tent
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -94,6 +94,12 @@ class Progress:
         if failed is not None:
             return f"{self._counts()}  stopped after {took} ({failed.__name__})"
         return f"{self._counts()}  done in {took}  {self._rate():,.0f} {self.unit}/s"
+
+
+def format_epoch(row: Mapping[str, float], epochs: int | None = None) -> str:
+    """One row of a loss curve as text; `epochs`: how many there will be."""
+    validation = f"  validation {row['validation']:.4f}" if "validation" in row else ""
+    return f"epoch {row['epoch']:.0f}{f' / {epochs}' if epochs else ''}  loss {row['loss']:.4f}{validation}"
 
 
 def format_duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 slates/dt=D/
     manifest.json                                  the publication: files that it does not name do not count
     arm=A/shard=0007-<run id>-<attempt>.parquet    SLATE
-embeddings/, neighbours/, influences/              laid out like slates (rayrec.embeddings.embedding_products)
+embeddings/, neighbours/, influences/              laid out like slates (rayrec.embeddings.embedding_tables)
 
 runs/dt=D/<run id>/
     run.json                                       RunRecord: what the run is; written first

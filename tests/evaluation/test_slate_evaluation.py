@@ -274,7 +274,7 @@ def test_a_report_that_another_version_wrote_is_left_as_it_is_and_the_day_is_jud
     storage.write(page, b'{"sections": []}')
     status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert status == 0, output
-    assert "another version of rayrec; jobs.daily for its date writes one anew" in output
+    assert "another version of rayrec; jobs.daily for the date writes a new one" in output
     assert storage.exists("reports/dt=2026-03-02/metrics.json")
     assert storage.read(page) == b'{"sections": []}'
 

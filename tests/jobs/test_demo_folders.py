@@ -24,8 +24,8 @@ def test_what_an_earlier_demo_left_is_made_anew(tmp_path: Path) -> None:
     (outside / "kept").touch()
     (tmp_path / "out/slates/dt=2026-03-02").mkdir(parents=True)
     (tmp_path / "out/slates/dt=2026-03-02/manifest.json").touch()
-    (tmp_path / "shop/items.csv").touch()
-    (tmp_path / "shop/elsewhere").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "data/items.csv").touch()
+    (tmp_path / "data/elsewhere").symlink_to(outside, target_is_directory=True)
     clear_demo_folders(tmp_path)
     assert contents(tmp_path) == empty | {"outside", "outside/kept"}
 
@@ -33,7 +33,7 @@ def test_what_an_earlier_demo_left_is_made_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_that_no_demo_made_stays_and_so_do_all_others(tmp_path: Path, name: str) -> None:
     clear_demo_folders(tmp_path)
-    (tmp_path / "shop/items.csv").touch()
+    (tmp_path / "data/items.csv").touch()
     (tmp_path / name / MARKER).unlink()
     (tmp_path / name / "manifest.json").touch()
     before = contents(tmp_path)
