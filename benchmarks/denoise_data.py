@@ -27,12 +27,12 @@ from rayrec.data.cutoff_histories import consumed_after, histories_at
 from rayrec.data.histories import group_histories
 from rayrec.data.input_files import input_files, item_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.data.shuffle import read_item_counts, read_shard_interactions
 from rayrec.data.split_ingest import ingest_split
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.denoising.heuristic_rules import retracted
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.run_context import microseconds
 from rayrec.storage import Storage
 

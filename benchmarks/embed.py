@@ -42,8 +42,8 @@ from benchmarks.embed_run import INSTRUCTIONS, Case, Found, run
 from benchmarks.generated import make
 from benchmarks.plain_recommenders import Moment
 from rayrec.config import Config, load
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.user_events import Items
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.interaction_ingest import histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext, microseconds
 from rayrec.ray_support import cluster

@@ -18,6 +18,7 @@ from benchmarks.embed_noise import Denoising, denoising, with_noise
 from benchmarks.embed_probe import auc, ks, probed
 from benchmarks.embed_uncached import embed_uncached
 from rayrec.config.embeddings_section import Embeddings
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.embedder_training import train
 from rayrec.embeddings.embedder_training_loop import TrainingLoop
@@ -26,7 +27,6 @@ from rayrec.embeddings.source_views import View
 from rayrec.embeddings.training_windows import training_windows
 from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.hashing import derive_seed
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 INSTRUCTIONS = (1, 4, 16)  # timed
 FEWEST = 20  # users of either kind that a task needs

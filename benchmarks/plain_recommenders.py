@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.numerics.top_k import best
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.models import instruction

@@ -34,9 +34,9 @@ import pyarrow.compute as pc
 
 from benchmarks.plain_recommenders import Moment, baselines, llm_alone
 from rayrec.config import Config, load
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import evaluate_slates
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster

@@ -28,9 +28,8 @@ import pyarrow as pa
 import ray
 
 from rayrec.config import Resources, Tuning
-from rayrec.data.schemas import candidate_schema
+from rayrec.data.schemas import MICROSECONDS_PER_DAY, candidate_schema
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.ray_support.cluster import connect
 from rayrec.ray_support.stage_runner import WORK_ITEM, ActorPoolSpec, carry, results, work_item_dataset
 from rayrec.reranking.engines.engine import EngineSettings

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 NAMES = ("events", "silence", "fresh")
 _NEVER = 999.0  # days of silence of a user without history

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 TS = pa.timestamp("us", tz="UTC")
+MICROSECONDS_PER_DAY = 86_400_000_000  # times and cutoffs are whole microseconds since the epoch, UTC
 
 ITEM = pa.schema(
     [

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.data.synthetic_products import CATEGORIES
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
+from rayrec.storage.artifacts import RequiredFit
 
 REASONS = (
     "retained",

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
@@ -32,6 +31,7 @@ from rayrec.denoising.trusted_events import trusted_events
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, batched_vecmat, padded_batches, single_thread
+from rayrec.storage.artifacts import RequiredFit
 
 _PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest are not worth everything
 

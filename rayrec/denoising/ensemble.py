@@ -21,7 +21,6 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, register, required_array
 from rayrec.denoising.ease_support import EaseDenoiser
 from rayrec.denoising.event_selection import most_suspicious, rank_within_user
@@ -31,6 +30,7 @@ from rayrec.denoising.ridge_influence import InfluenceDenoiser
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
+from rayrec.storage.artifacts import RequiredFit
 
 FEATURE_NAMES = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
 _FISM = RequiredFit("fism", {"objective": "bpr"})

@@ -34,7 +34,6 @@ import torch
 from torch import Tensor
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, register, required_array
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.factor_denoiser import median_within
@@ -42,6 +41,7 @@ from rayrec.denoising.removal_budget import TrustedInteractions
 from rayrec.denoising.trusted_events import trusted_events
 from rayrec.numerics.next_item_model import NextItemModel, PerExampleGradients
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
+from rayrec.storage.artifacts import RequiredFit
 
 _PARTS = ("source", "target", "negatives", "weight", "recency")
 _REQUIRED_FIT = RequiredFit("next_item", {})

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.method_settings import read_settings, require
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import REASONS, Denoiser, DenoisingDecision, Histories, register
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 _RULES = ("retracted", "burst", "repeat", "short_dwell")  # strongest first
 

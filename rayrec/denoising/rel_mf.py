@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.method_settings import require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import register
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
+from rayrec.storage.artifacts import RequiredFit
 
 
 @dataclass(frozen=True)

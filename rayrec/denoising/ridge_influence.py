@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from rayrec.config.method_settings import read_settings, require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
@@ -49,6 +48,7 @@ from rayrec.numerics.ridge_blocks import (
     single_thread,
     solve_blocks,
 )
+from rayrec.storage.artifacts import RequiredFit
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

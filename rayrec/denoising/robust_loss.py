@@ -21,7 +21,6 @@ import numpy.typing as npt
 import torch
 
 from rayrec.config.method_settings import require
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoiser import register
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within, softmax_within
 from rayrec.denoising.removal_budget import RemovalBudget
@@ -29,6 +28,7 @@ from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
+from rayrec.storage.artifacts import RequiredFit
 
 _POOL = 32  # items that stand for the negatives of pld
 _ROWS = 65_536  # events whose losses against the pool are held at once

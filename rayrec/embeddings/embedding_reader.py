@@ -24,7 +24,7 @@ from rayrec.embeddings.embedding_tables import (
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.manifest import find_manifest
-from rayrec.publishing.products import PublishedTable
+from rayrec.publishing.published_tables import PublishedTable
 from rayrec.publishing.records import Manifest, PublishedFile
 from rayrec.publishing.slate_reader import parse_date
 from rayrec.storage import Storage, layout

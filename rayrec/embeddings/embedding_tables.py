@@ -1,6 +1,6 @@
 """The published tables of embeddings, neighbours and influences: schemas, and the checks before a file is written.
 
-They are published by the rules of slates (rayrec.publishing.run):
+They are published by the rules of slates (rayrec.publishing.publishing_run):
 
     embeddings/dt=2011-08-31/instruction=gifts/shard=0007-<run id>-<attempt>.parquet
     embeddings/dt=2011-08-31/manifest.json                    the publication: lists every file of the date
@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from rayrec.embeddings.neighbour_search import SearchResult
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import shard_of
-from rayrec.publishing.products import PublishedTable
+from rayrec.publishing.published_tables import PublishedTable
 from rayrec.publishing.records import RunRecord
 
 NEIGHBOUR_COLUMNS = {"users": "neighbour_id", "items": "item_id"}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.user_events import Events, Items
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 FEATURES = (
     "recency_days",

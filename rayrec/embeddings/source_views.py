@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from rayrec.config.embeddings_section import Embeddings, EmbeddingViewSettings
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.rfm_features import FEATURES, features
 from rayrec.embeddings.user_events import Events, Items, ranges
 from rayrec.embeddings.word_vocabulary import PAD, Vocabulary
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 FIELDS = ("event", "age", "value", "band", "size", "gap", "weekday", "part", "month", "number")
 """Numeric fields of the vocabulary; `number`: index of a profile feature."""

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config.embeddings_section import Embeddings
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.instruction_answers import Answers, answer
 from rayrec.embeddings.source_views import View
 from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.bottom_k_sample import BottomKSample
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 _MAX_ANSWER = 32  # tokens
 

@@ -17,9 +17,8 @@ from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, QUARANTINE, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.published_feedback import UNMATCHED, estimate_arms, match_published
 from rayrec.evaluation.published_day import is_participant
-from rayrec.publishing.propensity_reader import read_counterfactual_propensities
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.slate_reader import read_manifest, read_shard_slates
+from rayrec.publishing.slate_reader import read_counterfactual_propensities, read_manifest, read_shard_slates
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_parquet
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 
 MIN_SEGMENT_USERS = 30  # users below which a segment is not judged
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))

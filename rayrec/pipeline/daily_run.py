@@ -31,9 +31,9 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.sample_ratio_check import require_sample_ratio
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
-from rayrec.publishing.code_version import versions
+from rayrec.publishing.code_version import package_versions
+from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance
-from rayrec.publishing.run import PublishingRun, PublishResult
 from rayrec.ray_support.stage_runner import carry, results
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
@@ -165,7 +165,7 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
         prompt_hash=digest(told) if any(uses_llm(variant) for variant in context.arms.variants("rerank")) else "",
         input_rows=data.input_rows,
         quarantined_rows=data.quarantined,
-        versions=versions(),
+        versions=package_versions(),
     )
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from rayrec.config import Denoise
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.denoising.denoiser import Denoiser, Histories
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.item_model import Arrays, DenoiserFit
 from rayrec.retrieval.retriever import FitData, clipped_matrix
+from rayrec.storage.artifacts import RequiredFit
 
 
 def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:

@@ -9,7 +9,7 @@ from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_s
 from rayrec.pipeline.models import cutoffs, needs_tuned_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.manifest import find_manifest
-from rayrec.publishing.run import PublishingRun
+from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.reporting.html_report import has_report
 
 

@@ -18,8 +18,8 @@ from rayrec.pipeline.embedding_side_products import DerivedSpec, derived_record,
 from rayrec.pipeline.embedding_training import settings_of
 from rayrec.pipeline.interaction_ingest import read_catalogue
 from rayrec.pipeline.run_context import RunContext
+from rayrec.publishing.publishing_run import PublishResult
 from rayrec.publishing.records import Manifest, RunRecord, UserCounts
-from rayrec.publishing.run import PublishResult
 
 
 def record_of(context: RunContext) -> RunRecord:

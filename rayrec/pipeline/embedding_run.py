@@ -30,9 +30,9 @@ from rayrec.pipeline.embedding_training import fit, settings_of
 from rayrec.pipeline.interaction_ingest import IngestResult, ShardCounts, histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.slate_commit import user_counts
-from rayrec.publishing.code_version import versions
+from rayrec.publishing.code_version import package_versions
+from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Provenance
-from rayrec.publishing.run import PublishingRun, PublishResult
 from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
 
 
@@ -72,7 +72,7 @@ def _embedded(context: RunContext, opened: PublishingRun) -> EmbedResult:
         prompt_hash=digest({name: one.text for name, one in settings_of(context).instructions.items()}),
         input_rows=data.input_rows,
         quarantined_rows=data.quarantined,
-        versions=versions(),
+        versions=package_versions(),
     )
     return EmbedResult(opened.publish(provenance), False, Embedder.load(context.storage, fingerprint).card)
 

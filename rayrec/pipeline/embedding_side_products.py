@@ -12,10 +12,10 @@ from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.pipeline.embedding_training import settings_of, vector_settings
 from rayrec.pipeline.run_context import RunContext
-from rayrec.publishing.code_version import versions
-from rayrec.publishing.products import PublishedTable
+from rayrec.publishing.code_version import package_versions
+from rayrec.publishing.published_tables import PublishedTable
+from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance, RunRecord
-from rayrec.publishing.run import PublishingRun, PublishResult
 from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
 
 _IN_ORDER = ("data.events", "embeddings.sources", "embeddings.instructions")
@@ -90,7 +90,9 @@ def publish_derived(
                 carry(work_item_dataset(pending), stage, spec, concurrency=context.config.resources.score_tasks)
             ):
                 progress.advance(1)
-    return opened.publish(Provenance(users_in=manifest.users.published, models=manifest.models, versions=versions()))
+    return opened.publish(
+        Provenance(users_in=manifest.users.published, models=manifest.models, versions=package_versions())
+    )
 
 
 @lru_cache(maxsize=2)

@@ -13,10 +13,10 @@ import ray
 
 from rayrec.blending.blender import Blender, ItemFeatures
 from rayrec.config import Denoise, Instruction, Rerank, Retrieval, Slate
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.experiments.arms import ArmPath, Variant
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.denoiser_fits import required_denoiser_fits, required_fits_of
 from rayrec.pipeline.interaction_ingest import IngestResult, histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext

@@ -20,7 +20,7 @@ def write_denoising_decisions(context: RunContext, run_id: str, shard: int, deno
 
 
 def write_counterfactual_propensities(context: RunContext, run_id: str, shard: int, targets: pa.Table) -> None:
-    """COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.propensity_reader."""
+    """COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.slate_reader."""
     write_arrow(context.storage, layout.counterfactual_propensities_path(context.date, run_id, shard), targets)
 
 

@@ -39,8 +39,8 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.sample_ratio_check import SERVED, SPLIT
 from rayrec.pipeline.scoring import ScoringSpec
 from rayrec.pipeline.scoring_requests import SCORER, scoring_request_of, users_to_score, with_scores_of
+from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import UserCounts, add_counts
-from rayrec.publishing.run import PublishingRun
 from rayrec.retrieval.item_model import FACTORS, ItemModel
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
 from rayrec.slates.counterfactual_propensities import counterfactual_rows

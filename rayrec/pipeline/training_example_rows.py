@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.numerics.hashing import derive_seed, hash_strings
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.instruction_inputs import facets, has_requests
 from rayrec.pipeline.run_context import RunContext
 

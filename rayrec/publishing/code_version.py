@@ -44,7 +44,7 @@ def _content(package: Path) -> str:
     return digest([[path.relative_to(package).as_posix(), sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of Python, of rayrec and of the packages that can move a score; those not installed are left out."""
     found = {"python": platform.python_version(), "rayrec": rayrec.__version__}
     for package in _PACKAGES:

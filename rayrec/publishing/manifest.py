@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 
 from rayrec.errors import MissingFileError, PublicationError
-from rayrec.publishing.products import SLATES, PublishedTable
+from rayrec.publishing.published_tables import SLATES, PublishedTable
 from rayrec.publishing.records import (
     Manifest,
     Provenance,

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.data.schemas import SLATE
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, SLATE
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import Manifest, PublishedFile
 from rayrec.storage import Storage, layout
+from rayrec.storage.tables import read_arrow
 
 _PARALLEL_READS = 8
 _NEWEST = 5  # published dates named in an error
@@ -84,6 +85,14 @@ def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int
         return pq.read_table(data, columns=list(columns), read_dictionary=texts, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _not_as_published(storage, file, f"it cannot be read: {error}") from error
+
+
+def read_counterfactual_propensities(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
+    """One shard's COUNTERFACTUAL_PROPENSITY rows; none where no arm left anything to chance, or there was only one."""
+    try:
+        return read_arrow(storage, layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard))
+    except MissingFileError:
+        return COUNTERFACTUAL_PROPENSITY.empty_table()
 
 
 def _read(storage: Storage, file: PublishedFile, users: pa.Array | None, verify: bool) -> pa.Table:

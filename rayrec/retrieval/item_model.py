@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.data.fit_requirement import RequiredFit
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.retrieval import item_statistics
@@ -23,6 +22,7 @@ from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.retriever import FitData, Retriever, retriever_class
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.storage import Storage, artifacts, layout
+from rayrec.storage.artifacts import RequiredFit
 
 KIND = "item_model"
 VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
@@ -73,7 +73,7 @@ class ItemModel:
         """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
 
         A fit's arrays go by its kind, `ease.weights`, for the first of that kind among these sources (else the
-        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.data.fit_requirement.
+        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.storage.artifacts.
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.kind for fitted in self.fitted.values()})

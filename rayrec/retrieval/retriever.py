@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 MAX_DENSE_ITEMS = 20_000  # items: above it item-item matrices are not held densely
 

@@ -1,7 +1,7 @@
-"""What a fit leaves behind: named arrays and their meta data under `models/<kind>/<fingerprint>/`.
+"""Artifacts: the named arrays and the metadata of a fitted model, stored by kind and fingerprint.
 
-Written whole or not at all: the arrays first, under a name of this attempt, then `meta.json` by a conditional create.
-An artefact exists when its meta.json does. Arrays are safetensors: loading one runs no code.
+Saving is atomic: first the arrays, under a name of this attempt, then `meta.json` by a conditional create. An artifact
+exists when its meta.json does. Arrays are safetensors, so loading one runs no code.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from rayrec.errors import DataError
+from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
 
-_DO = "delete the artefact's folder; the next run fits again"
-_LONGEST_HEADER = 100_000_000  # bytes, as safetensors itself has it
+_HINT = "delete the artifact's folder; the next run fits again"
+_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,22 @@ class Artifact:
     meta: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class RequiredFit:
+    """A fit that a stage needs: a retriever's name and its settings (None: those of the arm's retrieval sources).
+
+    Stages do not import each other, so a denoiser names the fit that it needs, and one fit serves all stages.
+    """
+
+    kind: str
+    settings: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The prefix of its arrays' names: `ials.factors`, or `fism-0123456789abcdef.source`."""
+        return self.kind if self.settings is None else f"{self.kind}-{digest(self.settings)}"
+
+
 def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
     return storage.exists(layout.artifact_meta_path(kind, fingerprint))
 
@@ -40,7 +57,7 @@ def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
 def save(
     storage: Storage, kind: str, fingerprint: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> bool:
-    """False, leaving nothing behind, if another run saved the same artefact first. `meta` is plain JSON content."""
+    """Returns False, and leaves no file, if another run saved the same artifact first. `meta` is JSON content."""
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     attempt = uuid.uuid4().hex
     path = layout.artifact_arrays_path(kind, fingerprint, attempt)
@@ -56,60 +73,60 @@ def save(
 
 
 def load(storage: Storage, kind: str, fingerprint: str) -> Artifact:
-    """Raises MissingFileError where there is none, DataError where its files do not fit together."""
+    """Raises MissingFileError if there is none, DataError if its files do not fit together."""
     record = _record(storage, kind, fingerprint)
     path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
     data = storage.read(path)
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        raise DataError("the artefact's arrays are not the ones that were saved", where=storage.url(path), hint=_DO)
+        raise DataError("the artifact's arrays are not the ones that were saved", where=storage.url(path), hint=_HINT)
     try:
         return Artifact(kind, fingerprint, safetensors.numpy.load(data), record["meta"])
     except SafetensorError as error:
-        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), hint=_DO) from None
+        raise DataError(f"the artifact's arrays cannot be read: {error}", where=storage.url(path), hint=_HINT) from None
 
 
 def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str, ...]) -> Artifact:
-    """With those arrays alone whose names begin so: nothing else is read, and so the file's digest is not checked.
+    """Load only the arrays whose names have one of the prefixes, without checking the file's digest.
 
-    Raises as `load` does.
+    Raises the errors of `load`.
     """
     record = _record(storage, kind, fingerprint)
     path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
     try:
         arrays = safetensors.numpy.load(_part_of_file(storage, path, prefixes))
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the artefact's arrays cannot be read: {error}", where=storage.url(path), hint=_DO) from None
+        raise DataError(f"the artifact's arrays cannot be read: {error}", where=storage.url(path), hint=_HINT) from None
     return Artifact(kind, fingerprint, arrays, record["meta"])
 
 
 def load_meta(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
-    """No arrays. Raises as `load` does."""
+    """The metadata alone. Raises the errors of `load`."""
     meta: dict[str, Any] = _record(storage, kind, fingerprint)["meta"]
     return meta
 
 
 def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
-    """What meta.json holds."""
+    """The content of meta.json."""
     path = layout.artifact_meta_path(kind, fingerprint)
     try:
         record = json.loads(storage.read(path))
         return {name: record[name] for name in ("attempt", "sha256", "meta")}
     except (ValueError, KeyError, TypeError):
-        raise DataError("the artefact's meta.json cannot be read", where=storage.url(path), hint=_DO) from None
+        raise DataError("the artifact's meta.json cannot be read", where=storage.url(path), hint=_HINT) from None
 
 
 def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> bytes:
     """A safetensors file of some of the arrays of another: the length of a header, the header, the arrays' bytes."""
     length = int.from_bytes(storage.read_range(path, 0, 8), "little")
-    if length > _LONGEST_HEADER:
+    if length > _MAX_HEADER_BYTES:
         raise ValueError("no header")
     header = json.loads(storage.read_range(path, 8, length))
-    kept, parts, end = {}, [], 0
+    selected, parts, end = {}, [], 0
     for name, array in header.items():
         if name.startswith(prefixes):
             start, stop = array["data_offsets"]
             parts.append(storage.read_range(path, 8 + length + start, stop - start) if stop > start else b"")
-            kept[name] = {**array, "data_offsets": [end, end + stop - start]}
+            selected[name] = {**array, "data_offsets": [end, end + stop - start]}
             end += stop - start
-    text = json.dumps(kept).encode()
+    text = json.dumps(selected).encode()
     return b"".join([len(text).to_bytes(8, "little"), text, *parts])

@@ -6,13 +6,12 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config.embeddings_section import Embeddings
-from rayrec.data.schemas import HISTORY, ITEM
+from rayrec.data.schemas import HISTORY, ITEM, MICROSECONDS_PER_DAY
 from rayrec.embeddings.embedder import Embedder
 from rayrec.embeddings.embedder_training import train
 from rayrec.embeddings.training_windows import training_windows
 from rayrec.embeddings.user_events import Events, Items
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 NOW = 100 * MICROSECONDS_PER_DAY
 KINDS = ("lamp", "chair", "vase")

@@ -11,6 +11,7 @@ import torch
 from small_users import NOW, QUESTIONS, WEIGHTS, catalogue, events, histories, items, settings, trained
 
 from rayrec.config.embeddings_section import Answer
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings import Embedder, Events, Items
 from rayrec.embeddings.embedder_training import initial_word_vectors, train
 from rayrec.embeddings.embedding_losses import answer_nll, info_nce
@@ -20,7 +21,6 @@ from rayrec.embeddings.training_windows import sample_training_users, training_w
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 
 def unit(rows: list[list[float]]) -> torch.Tensor:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_users import NOW, WEIGHTS, catalogue, events, histories, items, settings
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings import Embedder, Events
 from rayrec.embeddings.rfm_features import FEATURES, features
 from rayrec.embeddings.source_views import FIELDS, FeatureScaler, ViewBuilder
 from rayrec.embeddings.user_events import attribute
 from rayrec.embeddings.word_vocabulary import BUCKETS, HASHED, PAD, Vocabulary, bucket, words_of
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 
 
 def viewer() -> ViewBuilder:

@@ -13,7 +13,7 @@ from rayrec.monitoring.run_statistics import counts_by_arm
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_artifacts import read_run_statistics
-from rayrec.publishing.propensity_reader import read_counterfactual_propensities
+from rayrec.publishing.slate_reader import read_counterfactual_propensities
 
 SPLIT = (
     "arms.assignment=split",

@@ -33,7 +33,7 @@ from rayrec.pipeline.models import cutoffs, item_model_spec
 from rayrec.pipeline.user_data_inventory import _filter, find_user_data
 from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
-from rayrec.publishing.propensity_reader import read_counterfactual_propensities
+from rayrec.publishing.slate_reader import read_counterfactual_propensities
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model
 from rayrec.retrieval.ease import unpacked

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rayrec.data.schemas import HISTORY
+from rayrec.data.schemas import HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval import item_model, unlearning
 from rayrec.retrieval.ease import packed, unpacked
 from rayrec.retrieval.fit_data import FitDataCollector

@@ -18,8 +18,8 @@ from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.experiments.arms import plan_arms
 from rayrec.numerics.hashing import shard_of
+from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts
-from rayrec.publishing.run import PublishingRun
 from rayrec.retrieval import item_model
 from rayrec.retrieval.source_specs import parse_sources
 from rayrec.storage import Storage, layout

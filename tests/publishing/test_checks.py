@@ -14,7 +14,7 @@ from small_day import DATE, SHARDS, SIZE, USERS, slates, users_of
 
 from rayrec.data.schemas import SLATE
 from rayrec.errors import PublicationError
-from rayrec.publishing.slate_checks import validate_slates
+from rayrec.publishing.published_tables import validate_slates
 
 RIGHT = slates(users_of(1), "llm")
 

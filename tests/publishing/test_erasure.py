@@ -16,8 +16,7 @@ from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
 from rayrec.publishing import PublishingRun
 from rayrec.publishing.erasure import erase
 from rayrec.publishing.manifest import find_manifest
-from rayrec.publishing.propensity_reader import read_counterfactual_propensities
-from rayrec.publishing.slate_reader import read_slates
+from rayrec.publishing.slate_reader import read_counterfactual_propensities, read_slates
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_arrow
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rayrec
-from rayrec.publishing import code_version, versions
+from rayrec.publishing import code_version, package_versions
 
 
 def checkout(folder: Path) -> Path:
@@ -62,4 +62,4 @@ def test_without_git_it_is_the_package_version_and_what_the_package_holds(
 
 
 def test_versions_name_what_can_move_a_score() -> None:
-    assert {"python", "rayrec", "ray", "torch", "numpy", "pyarrow"} <= set(versions())
+    assert {"python", "rayrec", "ray", "torch", "numpy", "pyarrow"} <= set(package_versions())

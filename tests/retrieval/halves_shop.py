@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
+from rayrec.data.schemas import DENOISED_HISTORY, HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.retriever import FitData, UserHistories
 

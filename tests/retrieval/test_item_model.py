@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from halves_shop import CUT, ITEMS, history_table, profiles_of, two_halves
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError, RayrecError
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval import item_model
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.item_model import FACTORS, FittedRetriever, ItemModel, fingerprint, required_sources

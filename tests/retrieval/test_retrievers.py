@@ -9,8 +9,8 @@ from halves_shop import CUT, ITEMS, fit_data, history_table, profiles_of, two_ha
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.retrieval.ease import EaseRetriever, item_weights
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_knn import ItemKnnRetriever

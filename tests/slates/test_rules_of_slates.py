@@ -18,7 +18,7 @@ from rayrec.config import Rules as RulesSection
 from rayrec.config import Slate
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-from rayrec.publishing.slate_checks import validate_slates
+from rayrec.publishing.published_tables import validate_slates
 from rayrec.slates import POLICIES, CatalogueItems
 from rayrec.slates.assembly import check_slate
 from rayrec.slates.rule_counts import rule_effects

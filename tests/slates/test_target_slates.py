@@ -29,7 +29,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import RerankShard, ScoringSpec
 from rayrec.pipeline.scoring_requests import scoring_requests
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
-from rayrec.publishing.propensity_reader import read_counterfactual_propensities
+from rayrec.publishing.slate_reader import read_counterfactual_propensities
 from rayrec.slates import POLICIES
 from rayrec.slates.counterfactual_propensities import STORED_RANKS, slate_probabilities
 from rayrec.storage import layout

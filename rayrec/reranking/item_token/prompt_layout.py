@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_vocabulary import GAP_DAYS, Vocabulary
 
 Int = npt.NDArray[np.int64]

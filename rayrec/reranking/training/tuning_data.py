@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.config import Tuning
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends, interleave
 
 Int = npt.NDArray[np.int64]

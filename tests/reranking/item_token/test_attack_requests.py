@@ -10,9 +10,8 @@ import pytest
 from attacks import ATTACKS
 from small_model import INSTRUCTION
 
-from rayrec.data.schemas import ITEM, candidate_schema
+from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY, candidate_schema
 from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import Engine, Float32
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.request_guidance import FACET_MATCH_WEIGHT

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pytest
 from small_model import INSTRUCTION, KNOWN, catalogue
 
-from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.data.schemas import MICROSECONDS_PER_DAY, candidate_schema, reranked_schema
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.item_token import item_token_ranker
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec

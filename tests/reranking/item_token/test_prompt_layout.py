@@ -5,9 +5,9 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, bucket
 

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tuning_cases import INSTRUCTION, ITEMS, NOW, pairs_shop, settings, spec
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import tuned_checkpoint

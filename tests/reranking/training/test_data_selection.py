@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
 
 from rayrec.config import Tuning
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.pipeline.distributed_tuning import tune
 from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint

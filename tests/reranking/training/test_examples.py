@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from tuning_cases import as_table, settings
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, batches, collate, epoch, validation

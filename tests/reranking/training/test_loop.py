@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import tuned_checkpoint

@@ -12,11 +12,10 @@ import pytest
 import torch
 from tuning_cases import ITEMS, NOTHING_SAID, NOW, as_table, settings, spec
 
-from rayrec.data.schemas import ITEM
+from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint

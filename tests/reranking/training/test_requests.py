@@ -10,14 +10,13 @@ import pyarrow as pa
 import pytest
 from tuning_cases import as_table, settings
 
-from rayrec.data.schemas import ITEM
+from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.facets import Facets, facet_words
 from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.instruction_examples import add_request_examples, concat_examples

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Tuning
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.time_units import MICROSECONDS_PER_DAY
 from rayrec.reranking.training.tuning import TuningSpec
 from rayrec.storage import Storage
 

@@ -8,7 +8,7 @@ A shard's files have attempt-unique names and count for nothing until its receip
 if absent, so of many attempts one stands. The day's manifest is created only if absent, so of many runs one publishes.
 Whatever is killed, and whenever: what lies about is never read, and the next run goes on from the receipts.
 
-Slates are published so, and other products (rayrec.publishing.products) by the same rules.
+Slates are published so, and other products (rayrec.publishing.published_tables) by the same rules.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from rayrec.errors import PublicationError
 from rayrec.publishing.manifest import build_manifest, find_manifest
-from rayrec.publishing.products import SLATES, PublishedTable
+from rayrec.publishing.published_tables import SLATES, PublishedTable
 from rayrec.publishing.records import Manifest, Provenance, PublishedFile, Receipt, RunRecord, UserCounts, utc_now
 from rayrec.publishing.run_differences import run_differences
 from rayrec.storage import Storage, layout

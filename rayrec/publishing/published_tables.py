@@ -1,8 +1,13 @@
-"""No wrong slate is written: what must hold for one arm's slates of one shard, checked on whole columns."""
+"""The tables that a run can publish, and what is checked before slates are written.
+
+Each product has a folder of its own and is published by the same rules (rayrec.publishing.publishing_run).
+"""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +17,23 @@ import pyarrow.compute as pc
 from rayrec.data.schemas import SLATE
 from rayrec.errors import PublicationError
 from rayrec.numerics.hashing import shard_of
+from rayrec.publishing.records import RunRecord
+from rayrec.storage import layout
+
+Check = Callable[[pa.Table, RunRecord, str, int], tuple[pa.Table, pa.Array]]
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A kind of table that is published a day, an arm and a shard at a time. Picklable: `check` is a plain function."""
+
+    name: str  # the folder under the output root, and what messages call it
+    singular: str  # what a user has one of in an arm, with its article
+    arm: str  # what the arms are called in paths
+    sort_columns: tuple[str, ...]  # columns that the rows of a file are sorted by
+    row_group_rows: int  # rows; small enough that one user's rows are found through the statistics
+    covers_all_users: bool  # every arm holds every user who is published; else a user is in at least one
+    check: Check  # (table, run, arm, shard) -> the table in order, its users; PublicationError for what is wrong
 
 
 def validate_slates(
@@ -98,3 +120,10 @@ class _Check:
             where=self._where,
             hint="nothing was written; this is a defect of the scoring stages, please report it with this message",
         )
+
+
+def _checked_slates(table: pa.Table, record: RunRecord, arm: str, shard: int) -> tuple[pa.Table, pa.Array]:
+    return validate_slates(table, date=record.date, arm=arm, shard=shard, shards=record.shards)
+
+
+SLATES = PublishedTable(layout.SLATES, "a slate", "arm", ("user_id", "rank"), 1 << 17, False, _checked_slates)
