@@ -18,10 +18,10 @@ from rayrec.config import regex_patterns
 
 EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-"""Times outside [EARLIEST, LATEST) are errors of unit or of clock: seconds read as milliseconds fall into 1970."""
+"""Times outside [EARLIEST, LATEST) are errors of the unit or the clock: seconds read as milliseconds fall into 1970."""
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # a day of room for time zones
+_SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # one day more, for time zones
 _CLOCK = r"(?:[01]\d|2[0-3])(?::[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?"
 _ISO = rf"^\d{{4}}-\d\d-\d\d(?:[ T]{_CLOCK})?(?:Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?$"
 
@@ -31,9 +31,9 @@ _NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|nan
 
 
 def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """float64 [n] (NaN where there is no finite number) and what is wrong, bool [n].
+    """float64 [n] (NaN where there is no finite number), and which values are invalid, bool [n].
 
-    Empty and null are no number and nothing wrong; words, NaN and infinities are wrong.
+    Empty and null are missing, not invalid; words, NaN and infinities are invalid.
     """
     text = pc.utf8_trim_whitespace(text)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
@@ -48,7 +48,7 @@ def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool
 
 
 def typed_floats(column: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The same of a numeric or boolean column."""
+    """Like `floats`, for a numeric or boolean column."""
     numbers = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
     return _finite(numbers.cast(pa.float64(), safe=False), column.is_null().to_numpy(zero_copy_only=False))
 
@@ -60,7 +60,7 @@ def _finite(numbers: pa.Array, absent: npt.NDArray[np.bool_]) -> tuple[npt.NDArr
 
 
 class UnreadableTimeError(ValueError):
-    """The column as a whole cannot hold times as configured; the message says why."""
+    """The column's type cannot hold times as configured; the message says why."""
 
 
 def microseconds(
@@ -68,9 +68,9 @@ def microseconds(
 ) -> tuple[Micros, Mask]:
     """Microseconds since the epoch UTC, int64 [n], and which of them are valid, bool [n].
 
-    Typed columns are taken by their type; text by `format` (strptime), as a number of `unit`s, or as ISO 8601.
-    Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; of two possible, the earlier.
-    Raises UnreadableTimeError where the type cannot hold a time, or a number comes without a unit.
+    Typed columns are converted by their type; text by `format` (strptime), as a number of `unit`s, or as ISO 8601.
+    Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; an ambiguous one is the earlier.
+    Raises UnreadableTimeError if the type cannot hold a time, or a number has no unit.
     """
     kind = column.type
     if pa.types.is_timestamp(kind):
@@ -91,7 +91,7 @@ def microseconds(
             return _iso(text, timezone)
         micros, valid = _from_text_numbers(text, unit)
     else:
-        raise UnreadableTimeError(f"it holds {kind}, which is no time")
+        raise UnreadableTimeError(f"it holds {kind}, which is not a time")
     return micros, valid & _in_range(micros)
 
 
@@ -142,7 +142,7 @@ def _from_text_numbers(text: pa.Array, unit: str) -> tuple[Micros, Mask]:
     try:
         return _scaled(text.cast(pa.int64()), unit)
     except pa.ArrowInvalid:
-        pass  # some are no integers: take those that are as integers (exact), the others as floats
+        pass  # convert integers exactly, the other numbers as floats
     whole = regex_patterns.matches(text, r"^\d{1,18}$").fill_null(False)
     micros, valid = _scaled(pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64()), unit)
     others, other_valid = _from_floats(floats(text)[0], unit)
@@ -152,7 +152,7 @@ def _from_text_numbers(text: pa.Array, unit: str) -> tuple[Micros, Mask]:
 def _formatted(text: pa.Array, format: str, timezone: str) -> tuple[Micros, Mask]:
     read = pc.strptime(text, format=format, unit="us", error_is_null=True)
     micros, valid = _whole_numbers(read.cast(pa.int64()))
-    # strptime takes 30 February for 2 March: whatever landed on the first days of a month is looked at again.
+    # strptime reads 30 February as 2 March: check everything that falls on the first days of a month.
     suspects = np.flatnonzero(valid & (pc.day(read).fill_null(31).to_numpy(zero_copy_only=False) <= 3))
     if len(suspects):
         some = text.take(pa.array(suspects))

@@ -12,7 +12,7 @@ from rayrec.numerics.ragged import Ragged
 
 
 def histories_at(table: pa.Table, cutoff: int) -> pa.Table:
-    """HISTORY rows as of the cutoff (microseconds UTC), without later events; every user stays, perhaps without events."""
+    """HISTORY rows as of the cutoff (microseconds UTC), without later events. Every user stays, perhaps empty."""
     past = Ragged.from_arrow(table["ts"]).values < cutoff
     columns = []
     for field in table.schema:

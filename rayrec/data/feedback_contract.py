@@ -1,8 +1,8 @@
-"""The contract of logged feedback: raw rows in; feedback, and quarantine with reasons, out.
+"""The contract of logged feedback: raw rows become FEEDBACK or, with a reason, QUARANTINE.
 
-Judged in two steps: each row by itself, then against the other good rows, in the order of (file, row). A row in
-quarantine has one reason, the first that holds in the order of REASONS. All raw rows are held until the end, because
-only then is it known which slates are whole: one call reads what one evaluation looks at, some days, not a year.
+Rows are checked in two steps: each row by itself, then against the other good rows in the order of (file, row). A row
+in quarantine has one reason, the first in the order of REASONS. All raw rows stay in memory until it is known which
+slates are complete: a call reads the feedback of one evaluation, some days, not a year.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pyarrow as pa
 from rayrec.config.feedback_section import Feedback
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, list_files
-from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.quarantine import check_quarantine, counts_by_reason
 from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import FEEDBACK, QUARANTINE
 from rayrec.data.text_columns import Text
-from rayrec.errors import DataError, QuarantineError
+from rayrec.errors import DataError
 from rayrec.storage import Storage
 
 REASONS = (
@@ -39,15 +39,15 @@ REASONS = (
     "duplicate_item",
     "incomplete_slate",
 )
-"""Why a row goes to quarantine, in the order in which they are looked for (ids: the slate's first)."""
+"""Why a row goes to quarantine, in the order of the checks (ids: the slate's first)."""
 
-_DEEPEST = 1000  # ranks: the largest slate there can be
+_MAX_RANK = 1000  # the largest slate size
 _GREATEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class FeedbackResult:
-    """What became of the files: rows = feedback.num_rows + quarantine.num_rows."""
+    """The rows read: rows = feedback.num_rows + quarantine.num_rows."""
 
     feedback: pa.Table  # FEEDBACK, in the order of (file, row)
     quarantine: pa.Table  # QUARANTINE
@@ -57,9 +57,9 @@ class FeedbackResult:
 
 @dataclass(frozen=True)
 class _Rows:
-    """One batch under judgement; columns [n] hold anything where a row is not good."""
+    """One batch under validation; the columns [n] are only valid for good rows."""
 
-    judged: RowValidation
+    checks: RowValidation
     slate: Text
     item: Text
     rank: npt.NDArray[np.int64]
@@ -69,7 +69,7 @@ class _Rows:
     def table(self) -> pa.Table:
         """FEEDBACK of the good rows."""
         ids = [self.slate.to_arrow().cast(pa.string()), self.item.to_arrow().cast(pa.string())]
-        good = self.judged.good
+        good = self.checks.good
         arrays = [ids[0].filter(good), self.rank[good].astype(np.int16), ids[1].filter(good)]
         return pa.table([*arrays, self.reward[good], self.propensity[good]], schema=FEEDBACK)
 
@@ -79,12 +79,12 @@ class FeedbackContract:
     feedback: Feedback
 
     def check(self, batches: Sequence[RowValidation]) -> tuple[pa.Table, pa.Table]:
-        """FEEDBACK and QUARANTINE of all batches of raw rows, in order; the same however rows are cut into batches."""
-        rows = [self._judge(batch) for batch in batches]
-        self._judge_ranks(rows)
-        self._judge_items(rows)
-        self._judge_slates(rows)
-        quarantine = [each.judged.quarantine(each.item.only(np.zeros(len(each.item), bool))) for each in rows]
+        """FEEDBACK and QUARANTINE of all batches, in order; independent of how the rows are batched."""
+        rows = [self._check_row(batch) for batch in batches]
+        self._check_ranks(rows)
+        self._check_items(rows)
+        self._check_slates(rows)
+        quarantine = [each.checks.quarantine(each.item.only(np.zeros(len(each.item), bool))) for each in rows]
         return (
             pa.concat_tables([FEEDBACK.empty_table(), *(each.table() for each in rows)]),
             pa.concat_tables([QUARANTINE.empty_table(), *quarantine]),
@@ -97,7 +97,7 @@ class FeedbackContract:
         fields = (source.slate_id, source.rank, source.item_id, source.reward, source.propensity)
         return tuple(dict.fromkeys(as_column(field).column for field in fields))
 
-    def _judge(self, rows: RowValidation) -> _Rows:
+    def _check_row(self, rows: RowValidation) -> _Rows:
         """Each row by itself."""
         source = self.feedback
         slate, item = rows.text(source.slate_id), rows.text(source.item_id)
@@ -107,13 +107,13 @@ class FeedbackContract:
         rows.reject_invalid_ids(slate, slate_column)
         rows.reject_invalid_ids(item, item_column)
         rank, _ = rows.numbers(source.rank)
-        whole = (rank >= 1) & (rank <= _DEEPEST) & (rank == np.floor(rank))  # false for NaN
+        whole = (rank >= 1) & (rank <= _MAX_RANK) & (rank == np.floor(rank))  # false for NaN
         rows.flag(~whole, "bad_rank", as_column(source.rank).column)
         reward, _ = rows.numbers(source.reward)
         finite = np.abs(reward) <= _GREATEST
         rows.flag(~finite, "bad_reward", as_column(source.reward).column)
         propensity, _ = rows.numbers(source.propensity)
-        # What float32 rounds to 0 would divide by 0 later.
+        # A propensity that float32 rounds to 0 would be divided by later.
         possible = (propensity <= 1) & (np.where(propensity <= 1, propensity, 0).astype(np.float32) > 0)
         rows.flag(~possible, "bad_propensity", as_column(source.propensity).column)
         return _Rows(
@@ -125,26 +125,26 @@ class FeedbackContract:
             np.where(possible, propensity, 1).astype(np.float32),
         )
 
-    def _judge_ranks(self, rows: Sequence[_Rows]) -> None:
-        """Of several rows of one slate and rank the first stands."""
+    def _check_ranks(self, rows: Sequence[_Rows]) -> None:
+        """Only the first row of a slate and rank is valid."""
         good = _good(rows)
         again = good[["slate", "rank"]].duplicated().to_numpy()
         _flag(rows, again, "duplicate_rank", as_column(self.feedback.rank).column)
 
-    def _judge_items(self, rows: Sequence[_Rows]) -> None:
+    def _check_items(self, rows: Sequence[_Rows]) -> None:
         again = _good(rows)[["slate", "item"]].duplicated().to_numpy()
         _flag(rows, again, "duplicate_item", as_column(self.feedback.item_id).column)
 
-    def _judge_slates(self, rows: Sequence[_Rows]) -> None:
-        """Distinct ranks are 1..m exactly where the deepest is their number."""
+    def _check_slates(self, rows: Sequence[_Rows]) -> None:
+        """Distinct ranks are 1..m exactly if the highest equals their number."""
         ranks = _good(rows).groupby("slate", sort=False)["rank"]
         holes = (ranks.transform("max") != ranks.transform("size")).to_numpy()
         _flag(rows, holes, "incomplete_slate", as_column(self.feedback.slate_id).column)
 
 
 def read_feedback(feedback: Feedback, data_root: str) -> FeedbackResult:
-    """Read all of it. Raises DataError where there are no files or no rows, or a file cannot be read, and
-    QuarantineError where more than `feedback.max_quarantine_share` of the rows broke the contract."""
+    """Read all feedback. Raises DataError if there are no files or rows, or a file cannot be read; QuarantineError if
+    more than `feedback.max_quarantine_share` of the rows broke the contract."""
     root, root_key = (data_root, "data.root") if feedback.root is None else (feedback.root, "feedback.root")
     contract, storage = FeedbackContract(feedback), Storage(root)
     batches = [
@@ -154,28 +154,16 @@ def read_feedback(feedback: Feedback, data_root: str) -> FeedbackResult:
     ]
     table, quarantine = contract.check(batches)
     read = FeedbackResult(table, quarantine, table.num_rows + quarantine.num_rows, counts_by_reason(quarantine))
-    _check_share(read, feedback, storage.url(feedback.path))
+    where = storage.url(feedback.path)
+    if not read.rows:
+        raise DataError("there is no feedback: its files hold no rows", where=where, hint="correct feedback.path")
+    hint = "correct the feedback or its section in the config, or raise feedback.max_quarantine_share"
+    check_quarantine(quarantine, read.rows, feedback.max_quarantine_share, "rows of feedback", where, hint)
     return read
 
 
-def _check_share(read: FeedbackResult, feedback: Feedback, where: str) -> None:
-    if not read.rows:
-        raise DataError("there is no feedback: its files hold no rows", where=where, hint="correct feedback.path")
-    broken, limit = read.quarantine.num_rows, feedback.max_quarantine_share
-    if broken <= limit * read.rows and broken < read.rows:
-        return
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in read.by_reason.items())
-    first = read.quarantine.slice(0, 1).to_pylist()[0]
-    raise QuarantineError(
-        f"{broken:,} of {read.rows:,} rows of feedback broke the contract "
-        f"({broken / read.rows:.1%}, allowed {limit:.1%}): {reasons}",
-        where=f"{where}, the first in {first['file']}, row {first['row']}: {first['detail']}",
-        hint="correct the feedback or its section in the config, or raise feedback.max_quarantine_share",
-    )
-
-
 def _good(rows: Sequence[_Rows]) -> pd.DataFrame:
-    """Of all good rows of all batches, in order: the codes of slate and item, and the rank."""
+    """Slate code, item code and rank of the good rows of all batches, in order."""
     tables = [FEEDBACK.empty_table(), *(each.table() for each in rows)]
     table = pa.concat_tables(tables).select(["slate_id", "item_id", "rank"])
     slate, item = (
@@ -186,11 +174,11 @@ def _good(rows: Sequence[_Rows]) -> pd.DataFrame:
 
 
 def _flag(rows: Sequence[_Rows], against: Mask, reason: str, column: str) -> None:
-    """`against` is over the good rows of all batches, as `_good` has them."""
+    """Flag rows; `against` is aligned with `_good`."""
     start = 0
     for each in rows:
-        good = each.judged.good
+        good = each.checks.good
         mine = np.zeros(len(good), bool)
         mine[good] = against[start : start + int(good.sum())]
         start += int(good.sum())
-        each.judged.flag(mine, reason, column)
+        each.checks.flag(mine, reason, column)

@@ -1,4 +1,4 @@
-"""A piece of a file -> batches of raw rows, whatever the format."""
+"""Reads a fragment of an input file as batches of raw rows, whatever its format."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 def read_fragment(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
 ) -> Iterator[RawBatch]:
-    """Batches that hold at least `columns`, in the order of the rows; `needed` must be there even in JSON lines.
+    """Batches with at least `columns`, in the order of the rows. JSON lines may lack keys that are not `needed`.
 
-    Folders named `key=value` are columns of their rows, and win over columns of the file with that name.
-    Raises DataError naming the file where it cannot be read at all; rows that cannot be taken apart are `malformed`.
+    Folders named `key=value` are columns; they replace columns of the file with the same name.
+    Raises DataError for a file that cannot be read; rows that cannot be split into fields are `malformed`.
     """
     path = fragment.file.path
     folders = {key: value for key, value in partition_columns(path).items() if key in columns}
@@ -41,7 +41,7 @@ def read_fragment(
 
 
 def partition_columns(path: str) -> dict[str, str | None]:
-    """The columns that a path's folders hold: dt=2011-08-31/country=GB/part.csv."""
+    """The columns in a path's folder names, such as dt=2011-08-31/country=GB/part.csv."""
     pairs = (part.split("=", 1) for part in PurePosixPath(path).parts[:-1] if "=" in part)
     return {key: None if value == _NO_PARTITION else unquote(value) for key, value in pairs}
 
@@ -68,5 +68,5 @@ def _text_rows(
 
 def _advice(error: Exception, format: str) -> str:
     if "straddl" in str(error):
-        return "a row is longer than 16 MB: most likely a quote is not closed"
-    return f"write it again as {format}, set the source's format or delimiter, or take the file out of the folder"
+        return "a row is longer than 16 MB: probably a quote is not closed"
+    return f"rewrite it as {format}, set the source's format or delimiter, or remove the file from the folder"

@@ -1,4 +1,4 @@
-"""Rows that broke the contract: why, where they came from, and as they came."""
+"""Quarantine: input rows that broke their contract, with the reason, the place and the row itself."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
+from rayrec.data.text_columns import valid_utf8
 from rayrec.errors import DataError, QuarantineError
 
-_LONGEST_DETAIL = 200  # characters
+_MAX_DETAIL_CHARS = 200
 _as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
@@ -28,14 +29,14 @@ def quarantined(
     details: Sequence[str],
     users: Sequence[str | None],
 ) -> pa.Table:
-    """QUARANTINE rows for the rows `at` of a batch; the other arguments are aligned with `at`."""
+    """QUARANTINE of the rows `at` of a batch; the other arguments are aligned with `at`."""
     return pa.table(
         {
             "file": pa.repeat(pa.scalar(file), len(at)),
             "row": batch.row[at],
             "user_id": pa.array([user and user[:MAX_RAW_CHARS] for user in users], pa.string()),
             "reason": pa.array(reasons, pa.string()),
-            "detail": pa.array([detail[:_LONGEST_DETAIL] for detail in details], pa.string()),
+            "detail": pa.array([detail[:_MAX_DETAIL_CHARS] for detail in details], pa.string()),
             "raw": pa.array(_raw(batch, at), pa.string()),
         },
         schema=QUARANTINE,
@@ -43,14 +44,14 @@ def quarantined(
 
 
 def malformed_rows(file: str, rows: Sequence[Malformed]) -> pa.Table:
-    """QUARANTINE rows for what could not even be taken apart; `raw` is the text as a JSON string."""
+    """QUARANTINE of rows that cannot be split into fields; `raw` holds the text as a JSON string."""
     return pa.table(
         {
             "file": pa.repeat(pa.scalar(file), len(rows)),
             "row": pa.array([row.row for row in rows], pa.int64()),
             "user_id": pa.nulls(len(rows), pa.string()),
             "reason": pa.repeat(pa.scalar("malformed_row"), len(rows)),
-            "detail": pa.array([row.detail[:_LONGEST_DETAIL] for row in rows], pa.string()),
+            "detail": pa.array([row.detail[:_MAX_DETAIL_CHARS] for row in rows], pa.string()),
             "raw": pa.array([_capped({"line": row.raw}) for row in rows], pa.string()),
         },
         schema=QUARANTINE,
@@ -64,19 +65,29 @@ def counts_by_reason(table: pa.Table) -> dict[str, int]:
 
 
 def check_share(rows: int, by_reason: Mapping[str, int], limit: float, of: str) -> None:
-    """Whether enough is left of the `rows` in the window.
-
-    Raises DataError where there were none, QuarantineError where all, or more than `limit` of them, broke the contract.
-    """
+    """Raise DataError if the window has no rows, QuarantineError if all, or more than `limit`, broke the contract."""
     if not rows:
         raise DataError(f"there are no interactions in {of}", hint="choose another --date, or raise data.window_days")
+    hint = "look at the rows under quarantine/, correct the data or the config, or raise data.max_quarantine_share"
+    _check_share(rows, by_reason, limit, f"rows of {of}", "", hint)
+
+
+def check_quarantine(quarantine: pa.Table, rows: int, limit: float, of: str, where: str, hint: str) -> None:
+    """Raise QuarantineError if all, or more than `limit`, of the `rows` of a source are in `quarantine`."""
+    if quarantine.num_rows:
+        first = quarantine.slice(0, 1).to_pylist()[0]
+        where = f"{where}, the first in {first['file']}, row {first['row']}: {first['detail']}"
+        _check_share(rows, counts_by_reason(quarantine), limit, of, where, hint)
+
+
+def _check_share(rows: int, by_reason: Mapping[str, int], limit: float, of: str, where: str, hint: str) -> None:
     broken = sum(by_reason.values())
     if broken <= limit * rows and broken < rows:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(by_reason.items(), key=lambda pair: -pair[1]))
+    share = f"{broken / rows:.1%}, allowed {limit:.1%}"
     raise QuarantineError(
-        f"{broken:,} of {rows:,} rows of {of} broke the contract ({broken / rows:.1%}, allowed {limit:.1%}): {reasons}",
-        hint="look at the rows under quarantine/, correct the data or the config, or raise data.max_quarantine_share",
+        f"{broken:,} of {rows:,} {of} broke the contract ({share}): {reasons}", where=where, hint=hint
     )
 
 
@@ -95,25 +106,17 @@ def _plain_rows(table: pa.Table) -> Iterable[dict[str, Any]]:
 def _plain(column: pa.ChunkedArray) -> list[Any]:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        return list(pc.utf8_slice_codeunits(_valid_utf8(column.cast(pa.binary())), 0, MAX_RAW_CHARS).to_pylist())
+        return list(pc.utf8_slice_codeunits(valid_utf8(column.cast(pa.binary())), 0, MAX_RAW_CHARS).to_pylist())
     if pa.types.is_timestamp(kind) or pa.types.is_temporal(kind):
-        column = column.cast(pa.string())  # Python's own times end in the year 9999
+        column = column.cast(pa.string())  # Python's times end in the year 9999
     return list(column.to_pylist())
-
-
-def _valid_utf8(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:  # parquet promises UTF-8 and does not check it
-        values = [None if value is None else value.decode(errors="replace") for value in column.to_pylist()]
-        return pa.chunked_array([pa.array(values, pa.string())])
 
 
 def _capped(row: dict[str, Any]) -> str:
     text = _as_json(row)
     if len(text) <= MAX_RAW_CHARS:
         return text
-    longest = max(8, MAX_RAW_CHARS // (2 * len(row)))  # long values give way, so that the short ones stay to be read
+    longest = max(8, MAX_RAW_CHARS // (2 * len(row)))  # shorten long values, so that the short ones stay readable
     shortened = {
         key: f"{value[:longest]}..." if isinstance(value, str) and len(value) > longest else value
         for key, value in row.items()

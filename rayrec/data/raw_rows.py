@@ -1,4 +1,4 @@
-"""What every reader yields: a batch of raw rows, each with its number in the file."""
+"""Batches of raw rows as the file readers yield them, each row with its number in the file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from rayrec.errors import DataError
 
-MAX_ROW_BYTES = 16 << 20  # bytes; a longer one is taken for an unclosed quote or a file of another kind
+MAX_ROW_BYTES = 16 << 20  # a longer row means an unclosed quote or another format
 UNDECODABLE = "�"  # stands for bytes that are no text in the declared encoding
-MAX_RAW_CHARS = 4096  # characters kept of a row in quarantine
+MAX_RAW_CHARS = 4096  # of a row in quarantine
 
 
 class Malformed(NamedTuple):
-    """A row that could not be taken apart."""
+    """A row that cannot be split into its fields."""
 
     row: int  # 1-based data row within the file
     detail: str
@@ -28,35 +28,35 @@ class Malformed(NamedTuple):
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Rows as they lie in the file: strings out of text formats, typed columns out of parquet."""
+    """Rows as the file has them: strings from text formats, typed columns from parquet."""
 
     table: pa.Table
     row: npt.NDArray[np.int64]  # [n], 1-based data row within the file; headers and blank lines do not count
     malformed: tuple[Malformed, ...] = ()
-    raw: pa.Array | None = None  # string [n]: the rows as they came, where they were JSON; else None
+    raw: pa.Array | None = None  # string [n]: the JSON lines; None for other formats
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> RawBatch:
-        """The rows in mask [n]; what could not be taken apart stays."""
-        kept = pa.array(mask)
-        raw = None if self.raw is None else self.raw.filter(kept)
-        return RawBatch(self.table.filter(kept), self.row[mask], self.malformed, raw)
+        """The rows in mask [n], and all malformed rows."""
+        selected = pa.array(mask)
+        raw = None if self.raw is None else self.raw.filter(selected)
+        return RawBatch(self.table.filter(selected), self.row[mask], self.malformed, raw)
 
 
 def require_columns(present: Sequence[str], needed: Iterable[str], where: str) -> None:
-    """Raise DataError for needed columns that are missing or there twice, with what there is and what is near."""
+    """Raise DataError for needed columns that are missing or duplicated, with the nearest name."""
     for column in needed:
         count = sum(name == column for name in present)
         if count == 1:
             continue
         listed = ", ".join(repr(name[:60]) for name in present[:30]) + (", ..." if len(present) > 30 else "")
         if count > 1:
-            raise DataError(f"the column {column!r} is there {count} times: {listed}", where=where, hint="rename one")
+            raise DataError(f"the column {column!r} occurs {count} times: {listed}", where=where, hint="rename one")
         if "\0" in listed or "\\x00" in listed or "�" in listed:
             raise DataError(
-                f"the header is no text in the given encoding: {listed}", where=where, hint="set the source's encoding"
+                f"the header is not text in the given encoding: {listed}", where=where, hint="set the source's encoding"
             )
         near = difflib.get_close_matches(column, present, n=1)
         do = (
             f"did you mean {near[0]!r}? Correct the column in the config" if near else "correct the column or delimiter"
         )
-        raise DataError(f"there is no column {column!r}; there is {listed or 'none'}", where=where, hint=do)
+        raise DataError(f"there is no column {column!r}; the columns are {listed or 'none'}", where=where, hint=do)

@@ -1,4 +1,4 @@
-"""One batch of raw rows under judgement: its columns as text, and the first reason against each row."""
+"""Validation of a batch of raw rows: its columns as text, and the first reason against each row."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.data.text_columns import Text, as_text, extracted, has_invisible_characters, has_undecodable_bytes
 
-MAX_ID_CHARS = 256  # characters
+MAX_ID_CHARS = 256
 
 Mask = npt.NDArray[np.bool_]
 
 
 def as_column(field: ColumnLike) -> Column:
-    """The config's short form, a bare name, in full."""
+    """The full form of a column that the config may give as a bare name."""
     return field if isinstance(field, Column) else Column(column=field)
 
 
 class RowValidation:
-    """Rows of one batch. Reasons are given with `flag`, in order: the first one against a row stands."""
+    """The rows of one batch. `flag` gives reasons; the first one against a row counts."""
 
     def __init__(self, batch: RawBatch, path: str, where: str) -> None:
         self.batch = batch
-        self.reason = np.zeros(batch.table.num_rows, np.int16)  # [n]; 0: nothing against the row
-        self._path, self._where = path, where  # as quarantine names the file, and as errors do
-        self._reasons: list[tuple[str, str]] = [("", "")]  # (reason, column it is about)
+        self.reason = np.zeros(batch.table.num_rows, np.int16)  # [n]; 0: the row is good
+        self._path, self._where = path, where  # the file in quarantine, and in errors
+        self._reasons: list[tuple[str, str]] = [("", "")]  # (reason, column)
         self._texts: dict[str, Text] = {}
 
     @property
@@ -46,14 +46,14 @@ class RowValidation:
         self._reasons.append((reason, column))
 
     def text(self, field: ColumnLike) -> Text:
-        """The field as text, its part extracted."""
+        """The field as text, after its `extract` pattern."""
         field = as_column(field)
         if field.column not in self._texts:
             self._texts[field.column] = as_text(self.batch.table[field.column], field.column, self._where)
         return extracted(self._texts[field.column], field.extract)
 
     def reject_invalid_ids(self, ids: Text, column: str) -> Mask:
-        """What no id may be; returns the rows that have a usable one."""
+        """Flag invalid ids; returns the rows with a usable one."""
         wrong: dict[str, Callable[[pa.Array], pa.Array]] = {
             "bad_encoding": has_undecodable_bytes,
             "control_characters": has_invisible_characters,
@@ -67,7 +67,7 @@ class RowValidation:
         return usable
 
     def numbers(self, field: ColumnLike) -> tuple[npt.NDArray[np.float64], Mask]:
-        """The field as float64 [n], NaN where there is none, and which rows hold something that is no finite number."""
+        """The field as float64 [n], NaN where it is missing, and the rows with something else than a finite number."""
         field = as_column(field)
         column = self.batch.table[field.column]
         if field.extract is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -77,7 +77,7 @@ class RowValidation:
         return part.look_up(values, np.nan), part.look_up(wrong, False) | (whole.present & ~part.present)
 
     def quarantine(self, users: Text) -> pa.Table:
-        """QUARANTINE rows of what has a reason, and of what the reader could not take apart."""
+        """QUARANTINE of the rows that have a reason, and of the malformed ones."""
         at = np.flatnonzero(~self.good)
         tables = [QUARANTINE.empty_table()]
         if self.batch.malformed:
@@ -92,8 +92,8 @@ class RowValidation:
         details = np.full(len(at), "", object)
         for code in np.unique(self.reason[at]):
             column = self._reasons[code][1]
-            blamed = np.flatnonzero(self.reason[at] == code)
-            shown = as_text(self.batch.table[column].take(pa.array(at[blamed])), column, self._where)
+            rows = np.flatnonzero(self.reason[at] == code)
+            shown = as_text(self.batch.table[column].take(pa.array(at[rows])), column, self._where)
             texts = shown.to_arrow().to_pylist()
-            details[blamed] = [f"{column} is {text[:100]!r}" if text else f"{column} is empty" for text in texts]
+            details[rows] = [f"{column} is {text[:100]!r}" if text else f"{column} is empty" for text in texts]
         return list(details)

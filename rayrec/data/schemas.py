@@ -1,9 +1,9 @@
-"""Arrow schemas of every table that two stages meet in.
+"""Arrow schemas of the tables that stages pass on.
 
-One noun, one schema. A *ragged* column is a list column whose rows have different lengths; all list columns of one row
-of one table that describe the same events (or the same candidates) have equal length and order.
+A *ragged* column is a list column whose rows have different lengths. In one row, all list columns that describe the
+same events (or the same candidates) have the same length and order.
 
-Inside a run an item is its **code**: int32, the row number in the run's catalogue, which is sorted by item_id.
+Inside a run an item is its *code*: int32, its row number in the run's catalogue, which is sorted by item_id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ITEM = pa.schema(
         pa.field("attributes", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""The catalogue: one row an item, sorted by item_id; the row number is the item's code."""
+"""The catalogue: one row an item, sorted by item_id. The row number is the item's code."""
 
 INTERACTION = pa.schema(
     [
@@ -35,10 +35,10 @@ INTERACTION = pa.schema(
         pa.field("dwell_ms", pa.int32()),  # -1 where there is none
         pa.field("source_file", pa.int32()),  # index into the manifest's inputs
         pa.field("source_row", pa.int64()),  # 1-based data row within the file
-        pa.field("rejected", pa.bool_()),  # quarantined; kept here only so that its user is counted
+        pa.field("rejected", pa.bool_()),  # quarantined; here only so that its user is counted
     ]
 )
-"""One event after the contract, on its way to its shard."""
+"""One row an event that was checked against the contract."""
 
 QUARANTINE = pa.schema(
     [
@@ -47,7 +47,7 @@ QUARANTINE = pa.schema(
         pa.field("user_id", pa.string()),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("detail", pa.string()),
-        pa.field("raw", pa.string()),  # the row as it came, as JSON, capped at 4 kB
+        pa.field("raw", pa.string()),  # the input row as JSON, at most 4,096 characters
     ]
 )
 
@@ -88,28 +88,27 @@ SLATE = pa.schema(
         pa.field("propensity", pa.float32(), nullable=False),  # P(this item at this rank | the ranks above)
     ]
 )
-"""The published product, long form, sorted by (user_id, rank)."""
-
+"""Published slates: one row an item of a slate, sorted by (user_id, rank)."""
 
 COUNTERFACTUAL_PROPENSITY = pa.schema(
     [
-        pa.field("slate_id", pa.string(), nullable=False),  # of a slate that chance had a part in
+        pa.field("slate_id", pa.string(), nullable=False),  # of a slate that an arm drew at random
         pa.field("rank", pa.int16(), nullable=False),
         pa.field("target", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
         pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
     ]
 )
-"""What other arms would have made of a published slate: the numerator of off-policy weights; 0 where they could not."""
+"""How other arms would have shown a published slate: the numerator of off-policy weights."""
 
 INSTRUCTION = pa.schema(
     [
-        pa.field("user_id", pa.string(), nullable=False),  # EVERYBODY, or a user
+        pa.field("user_id", pa.string(), nullable=False),  # a user, or ALL_USERS
         pa.field("arm", pa.string()),  # null: every arm
-        pa.field("preference", pa.string()),  # clean words; one of the two at least
+        pa.field("preference", pa.string()),  # user profile text; one of the two is set
         pa.field("intention", pa.string()),
     ]
 )
-"""What is asked for, in words: one row a (user, arm), sorted by them, null last."""
+"""Instructions in words: one row a (user, arm), sorted by both, null last."""
 
 ALL_USERS = "*"
 """The user_id of instructions for every user."""
@@ -120,25 +119,25 @@ FEEDBACK = pa.schema(
         pa.field("rank", pa.int16(), nullable=False),  # from 1
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("reward", pa.float32(), nullable=False),  # of this item at this rank: a click, an amount
-        pa.field("propensity", pa.float32(), nullable=False),  # with which it was logged
+        pa.field("propensity", pa.float32(), nullable=False),  # of the logging policy
     ]
 )
-"""Logged feedback after the contract: one row an item that was shown."""
+"""Logged feedback that meets its contract: one row an item that was shown."""
 
 
 def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
-    """One row a (user, variant): kept history for the prompt, candidates, and one score column a retriever.
+    """One row a (user, variant): the retained history, the candidates, and one score column a retriever.
 
-    `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
+    `score.<source>` are ragged float32, aligned with `candidate`: every retriever scores every candidate.
     """
     return pa.schema(
         [
             pa.field("user_id", pa.string(), nullable=False),
             pa.field("variant", pa.string(), nullable=False),
-            pa.field("item", pa.list_(pa.int32())),  # kept positive history, oldest first
+            pa.field("item", pa.list_(pa.int32())),  # retained positive history, oldest first
             pa.field("ts", pa.list_(pa.int64())),
             pa.field("candidate", pa.list_(pa.int32())),
-            pa.field("source", pa.list_(pa.int8())),  # index into `sources`: who ranked it highest
+            pa.field("source", pa.list_(pa.int8())),  # index into `sources`: the one that ranked it highest
             *(pa.field(f"score.{name}", pa.list_(pa.float32())) for name in sources),
         ]
     )

@@ -1,4 +1,4 @@
-"""A column as text, each distinct value once: checks cost by the distinct values, not by the rows."""
+"""Text columns by their distinct values, so that a check costs as much as there are distinct values, not rows."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rayrec.config import regex_patterns
 from rayrec.data.raw_rows import UNDECODABLE
 from rayrec.errors import DataError
 
-# Control characters, line separators, the invisible ones that turn or hide text (bidi controls, tags, BOM).
+# Control characters, line separators, and characters that reorder or hide text (bidi controls, tags, BOM).
 INVISIBLE_CHARACTERS = r"[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}\x{E0000}-\x{E007F}]+"
 
 MAX_FIELD_CHARS = {"title": 500, "description": 2_000, "": 200}
-"""Characters kept of an item's fields, by field; "" for the others."""
+"""Longest item fields, by field; "" for the others."""
 
 Codes = npt.NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
@@ -27,7 +27,7 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Text:
-    """Row i holds values[codes[i]]; code -1: nothing. Values are distinct, not null, valid UTF-8."""
+    """Row i holds values[codes[i]]; code -1: no value. Values are distinct, not null, valid UTF-8."""
 
     codes: Codes  # [n]
     values: pa.StringArray
@@ -41,7 +41,7 @@ class Text:
         return self.codes >= 0
 
     def map(self, change: Callable[[pa.Array], pa.Array]) -> Text:
-        """Other values; those that become null or empty are nothing."""
+        """With changed values; null and empty results are no value."""
         changed = change(self.values)
         if changed.equals(self.values) and not pc.any(pc.equal(changed, "")).as_py():
             return self
@@ -51,17 +51,17 @@ class Text:
         return Text(self.look_up(to_new, -1), distinct.dictionary)
 
     def where(self, test: Callable[[pa.Array], pa.Array]) -> npt.NDArray[np.bool_]:
-        """Which rows' values pass, bool [n]; rows without a value do not."""
+        """Rows whose value passes the test, bool [n]; rows without a value do not."""
         passed: npt.NDArray[np.bool_] = test(self.values).fill_null(False).to_numpy(zero_copy_only=False)
         return self.look_up(passed, False)
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Text:
-        """The rows in mask [n]; the others are nothing."""
+        """Without the values of rows that are not in mask [n]."""
         return Text(np.where(mask, self.codes, -1).astype(np.int32), self.values)
 
     def look_up(self, per_value: npt.NDArray[T], nothing: object) -> npt.NDArray[T]:
-        """per_value[codes] [n], and `nothing` where there is no value."""
-        # A last entry for the rows without a value, which code -1 finds.
+        """per_value[codes] [n], and `nothing` for rows without a value."""
+        # Code -1 finds the last entry.
         return np.append(per_value, np.array([nothing], per_value.dtype))[self.codes]
 
     def to_arrow(self) -> pa.DictionaryArray:
@@ -69,12 +69,12 @@ class Text:
 
 
 def as_text(column: pa.ChunkedArray, name: str, where: str) -> Text:
-    """The column as text, white space around it removed. Raises DataError for types that are no text."""
+    """The column as stripped text. Raises DataError for types other than text and numbers."""
     array = column.combine_chunks()
     try:
         encoded = array if pa.types.is_dictionary(array.type) else pc.dictionary_encode(array)
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-        codes, values = compact(codes, encoded.dictionary)  # a parquet dictionary is that of the whole row group
+        codes, values = compact(codes, encoded.dictionary)  # parquet's dictionary covers the whole row group
         return Text(codes, _strings(values)).map(pc.utf8_trim_whitespace)
     except pa.ArrowNotImplementedError:
         raise DataError(
@@ -83,12 +83,12 @@ def as_text(column: pa.ChunkedArray, name: str, where: str) -> Text:
 
 
 def extracted(text: Text, pattern: str | None) -> Text:
-    """What the pattern's group matches of each value."""
+    """The part of each value that the pattern's group matches."""
     return text if pattern is None else text.map(lambda values: regex_patterns.extract(values, pattern))
 
 
 def compact(codes: Codes, values: pa.Array) -> tuple[Codes, pa.Array]:
-    """The same rows with only the values that they use, in the same order."""
+    """The same rows without unused values; the order of values stays."""
     if len(values) > 8 * len(codes):
         used = np.unique(codes[codes >= 0])
         return np.where(codes < 0, -1, np.searchsorted(used, codes)).astype(np.int32), values.take(pa.array(used))
@@ -96,47 +96,48 @@ def compact(codes: Codes, values: pa.Array) -> tuple[Codes, pa.Array]:
     is_used[codes[codes >= 0]] = True
     if is_used.all():
         return codes, values
-    to_new = np.append(np.cumsum(is_used) - 1, -1).astype(np.int32)  # the last entry is what code -1 finds
+    to_new = np.append(np.cumsum(is_used) - 1, -1).astype(np.int32)  # code -1 finds the last entry
     return to_new[codes], values.filter(pa.array(is_used))
 
 
 def _strings(values: pa.Array) -> pa.StringArray:
     kind = values.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        return _valid_utf8(values.cast(pa.binary()))
-    if pa.types.is_floating(kind):  # whole numbers are written without a point, NaN and infinities are nothing
+        return valid_utf8(values.cast(pa.binary()).fill_null(b""))
+    if pa.types.is_floating(kind):  # NaN and infinities are no value
         values = pc.if_else(pc.is_finite(values), values, pa.scalar(None, kind))
     return values.cast(pa.string()).fill_null("")
 
 
-def _valid_utf8(values: pa.BinaryArray) -> pa.StringArray:
-    values = values.fill_null(b"")
+def valid_utf8(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Binary values as text; undecodable bytes become UNDECODABLE."""
     try:
         return values.cast(pa.string())
-    except pa.ArrowInvalid:  # parquet promises UTF-8 and does not check it
-        return pa.array([value.decode(errors="replace") for value in values.to_pylist()], pa.string())
+    except pa.ArrowInvalid:  # parquet does not check the UTF-8 that it stores
+        texts = (None if value is None else value.decode(errors="replace") for value in values.to_pylist())
+        return pa.array(list(texts), pa.string())
 
 
 def has_undecodable_bytes(values: pa.Array) -> pa.Array:
-    """Values that hold what no encoding explained."""
+    """Values with bytes that could not be decoded."""
     return pc.match_substring(values, UNDECODABLE)
 
 
 def has_invisible_characters(values: pa.Array) -> pa.Array:
-    """Values that hold control or other invisible characters."""
+    """Values with control characters or other invisible ones."""
     return regex_patterns.matches(values, INVISIBLE_CHARACTERS)
 
 
 def clean_item_text(text: Text, field: str) -> Text:
-    """A field of an item as people and prompts may see it.
+    """An item's field as it is shown to people and in prompts.
 
-    Invisible characters become a space, runs of white space one space; cut at LONGEST characters.
+    Invisible characters become a space, and runs of white space one space; cut off at MAX_FIELD_CHARS.
     """
     longest = MAX_FIELD_CHARS.get(field, MAX_FIELD_CHARS[""])
 
     def clean(values: pa.Array) -> pa.Array:
-        cut = pc.utf8_slice_codeunits(values, 0, 4 * longest)
-        plain = pc.replace_substring_regex(pc.replace_substring_regex(cut, INVISIBLE_CHARACTERS, " "), r"\s+", " ")
+        start = pc.utf8_slice_codeunits(values, 0, 4 * longest)
+        plain = pc.replace_substring_regex(pc.replace_substring_regex(start, INVISIBLE_CHARACTERS, " "), r"\s+", " ")
         return pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(pc.utf8_trim_whitespace(plain), 0, longest))
 
     return text.map(clean)

@@ -31,18 +31,18 @@ _DECODED_BLOCK = 1 << 20  # bytes
 
 
 class Utf8Stream(io.RawIOBase):
-    """Reads `raw`, text in `encoding`, as UTF-8 that ends in a line break.
+    """`raw`, text in `encoding`, as UTF-8 that ends in a line break.
 
-    One undecodable byte must not cost the file: it becomes UNDECODABLE, and the contract judges the row.
+    An undecodable byte becomes UNDECODABLE, so that the contract rejects its row and not the whole file.
     """
 
     def __init__(self, raw: pa.NativeFile, encoding: str, longest: int) -> None:
         self._raw = raw
-        self.longest = longest  # bytes that may come at most
+        self.longest = longest  # upper bound of the bytes to come
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._ready = b""
         self._ended = False
-        self.blank = True  # until anything but white space has been read
+        self.blank = True  # only white space so far
 
     def readable(self) -> bool:
         return True
@@ -70,18 +70,18 @@ class Utf8Stream(io.RawIOBase):
 
 @contextmanager
 def open_text(storage: Storage, path: str, encoding: str) -> Iterator[Utf8Stream]:
-    """The text of a file, decompressed as its name says."""
+    """The text of a file, decompressed by its suffix."""
     compression = COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
-    # A byte becomes three at most: the replacement character is the longest that a single byte can turn into.
+    # One byte becomes at most three: the length of the replacement character.
     longest = sys.maxsize if compression else 3 * storage.info(path).size + 64
     with storage.open(path) as handle, pa.input_stream(handle, compression=compression) as raw:
         yield Utf8Stream(raw, encoding, longest)
 
 
 def read_csv(stream: Utf8Stream, source: FileSource, columns: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """All columns, as strings; an empty file is one without rows.
+    """All columns as strings; an empty file has no rows.
 
-    Raises DataError for missing or doubled columns, and whatever Arrow raises for a stream that cannot be read.
+    Raises DataError for missing or duplicated columns, and Arrow's errors for a stream that cannot be read.
     """
     numbering = _Numbering(header=source.header)
     try:
@@ -104,7 +104,7 @@ def _open(stream: Utf8Stream, source: FileSource, numbering: _Numbering) -> pcsv
     return pcsv.open_csv(
         stream,
         read_options=pcsv.ReadOptions(
-            use_threads=False,  # with threads Arrow does not know the number of a malformed row
+            use_threads=False,  # with threads Arrow does not report the number of a malformed row
             block_size=min(MAX_ROW_BYTES, stream.longest),  # Arrow needs a whole row in a block
             column_names=list(source.names) or None,
         ),
@@ -118,7 +118,7 @@ def _open(stream: Utf8Stream, source: FileSource, numbering: _Numbering) -> pcsv
 
 
 class _Numbering:
-    """Data row numbers for the rows that Arrow passes on: those that the malformed ones left."""
+    """Data row numbers of the rows that Arrow returns: it skips malformed rows without numbering the others."""
 
     def __init__(self, *, header: bool) -> None:
         self._header = int(header)  # Arrow counts the header as row 1
@@ -139,22 +139,22 @@ class _Numbering:
         return rows
 
     def malformed_until_now(self) -> tuple[Malformed, ...]:
-        # Arrow reads ahead: later ones may be known already, or not; the same rows must come out every time.
-        return self._take([row.row < self._next for row in self._malformed])
+        # Arrow reads ahead by varying amounts; report only rows before the next one, the same ones every time.
+        return self._pop([row.row < self._next for row in self._malformed])
 
     def malformed_left(self) -> tuple[Malformed, ...]:
-        return self._take([True] * len(self._malformed))
+        return self._pop([True] * len(self._malformed))
 
-    def _take(self, due: list[bool]) -> tuple[Malformed, ...]:
-        taken = tuple(row for row, is_due in zip(self._malformed, due, strict=True) if is_due)
+    def _pop(self, due: list[bool]) -> tuple[Malformed, ...]:
+        due_rows = tuple(row for row, is_due in zip(self._malformed, due, strict=True) if is_due)
         self._malformed = [row for row, is_due in zip(self._malformed, due, strict=True) if not is_due]
-        return taken
+        return due_rows
 
 
 def _without_swallowed_rows(
     table: pa.Table, rows: npt.NDArray[np.int64], delimiter: str
 ) -> tuple[pa.Table, npt.NDArray[np.int64], list[Malformed]]:
-    """Take out rows of which a field holds whole rows: an unclosed quote swallowed them."""
+    """Remove rows in which a field holds whole rows: an unclosed quote swallowed them."""
     delimiters = table.num_columns - 1
     if delimiters < 1:
         return table, rows, []
@@ -184,7 +184,7 @@ _LINES_BLOCK = 4 << 20  # bytes
 
 
 def read_delimited(stream: Utf8Stream, source: FileSource, columns: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """All columns as strings. Raises DataError for missing or doubled columns and for lines without end."""
+    """All columns as strings. Raises DataError for missing or duplicated columns and for a line that is too long."""
     names = list(source.names)
     next_row = 1
     for lines in _blocks_of_lines(stream, where):
@@ -212,9 +212,9 @@ def _split(lines: list[str], rows: npt.NDArray[np.int64], names: list[str], deli
 
 
 def read_jsonl(stream: Utf8Stream, columns: Sequence[str], needed: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """`columns` as strings, numbers in their own digits; null where a line lacks the key.
+    """`columns` as strings, numbers with their original digits; null where a line lacks the key.
 
-    Raises DataError where no line of the first block has a `needed` key.
+    Raises DataError if no line of the first block has a `needed` key.
     """
     next_row = 1
     for lines in _blocks_of_lines(stream, where):
@@ -234,20 +234,20 @@ def read_jsonl(stream: Utf8Stream, columns: Sequence[str], needed: Sequence[str]
 
 
 def _parsed(line: str) -> dict[str, Any] | str:
-    """The object on the line, its numbers as text; or what is wrong with it."""
+    """The line's object with its numbers as text, or the reason why there is none."""
     try:
         content = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
     except json.JSONDecodeError as error:
-        return f"no JSON: {error}"
+        return f"not JSON: {error}"
     except RecursionError:
-        return "no JSON that can be read: nested too deeply"
-    return content if isinstance(content, dict) else "no JSON object"
+        return "not readable JSON: nested too deeply"
+    return content if isinstance(content, dict) else "not a JSON object"
 
 
 def _text(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value.isascii()):
         return value
-    if isinstance(value, str):  # an escaped half of a surrogate pair is no character
+    if isinstance(value, str):  # half of an escaped surrogate pair is not a character
         return value.encode("utf8", "replace").decode() if _is_text(value) else UNDECODABLE
     return json.dumps(value, ensure_ascii=True)
 
@@ -257,7 +257,7 @@ def _is_text(value: str) -> bool:
 
 
 def _blocks_of_lines(stream: Utf8Stream, where: str) -> Iterator[list[str]]:
-    """Lines that are not blank, without their ends, some megabytes at a time."""
+    """Lines that are not blank, without line breaks, a few megabytes at a time."""
     rest = b""
     while block := stream.read(_LINES_BLOCK):
         whole, line_break, tail = (rest + block).rpartition(b"\n")
@@ -265,7 +265,7 @@ def _blocks_of_lines(stream: Utf8Stream, where: str) -> Iterator[list[str]]:
             raise DataError(
                 f"a line is longer than {MAX_ROW_BYTES >> 20} MB",
                 where=where,
-                hint="check that the file's format is right",
+                hint="check the file's format",
             )
         rest = tail
         lines = [line.removesuffix("\r") for line in whole.decode().split("\n")] if line_break else []

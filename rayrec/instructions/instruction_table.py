@@ -16,11 +16,10 @@ import pyarrow.compute as pc
 from rayrec.config import ColumnLike, Data, InstructionSource
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
-from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.quarantine import check_quarantine
 from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import ALL_USERS, INSTRUCTION, QUARANTINE
 from rayrec.data.text_columns import Text, has_undecodable_bytes
-from rayrec.errors import QuarantineError
 from rayrec.instructions.text_cleaning import clean
 from rayrec.storage import Storage
 
@@ -126,7 +125,9 @@ def read_instructions(
             rows[file.path] += table.num_rows + rejected.num_rows
     instructions = pa.concat_tables(good).sort_by([("user_id", "ascending"), ("arm", "ascending")]).combine_chunks()
     read = InstructionReadResult(instructions, pa.concat_tables(bad), rows)
-    _check_share(read, source.max_quarantine_share, storage.url(source.path))
+    limit, where = source.max_quarantine_share, storage.url(source.path)
+    hint = "correct the file or data.instructions, or raise data.instructions.max_quarantine_share"
+    check_quarantine(read.quarantine, sum(read.rows.values()), limit, "instructions", where, hint)
     return read
 
 
@@ -167,16 +168,3 @@ def _repeated(users: pa.Array, arms: pa.Array, good: Mask, seen: set[tuple[str, 
         again[row] = pair in seen
         seen.add(pair)
     return again
-
-
-def _check_share(read: InstructionReadResult, limit: float, where: str) -> None:
-    broken, rows = read.quarantine.num_rows, sum(read.rows.values())
-    if broken <= limit * rows and (broken < rows or not rows):
-        return
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts_by_reason(read.quarantine).items())
-    first = read.quarantine.slice(0, 1).to_pylist()[0]
-    raise QuarantineError(
-        f"{broken:,} of {rows:,} instructions broke the contract ({broken / rows:.1%}, allowed {limit:.1%}): {reasons}",
-        where=f"{where}, the first in {first['file']}, row {first['row']}: {first['detail']}",
-        hint="correct the file or data.instructions, or raise data.instructions.max_quarantine_share",
-    )
