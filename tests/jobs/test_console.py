@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
+from waiting import PATIENCE_S
 
 from jobs.console import JOBS, main, summary
 
@@ -56,6 +57,7 @@ def test_a_wrong_name_is_refused_with_the_nearest_job() -> None:
     assert "'daily'" in result.output
 
 
+@pytest.mark.slow  # pip builds a wheel
 def test_the_wheel_carries_the_jobs_and_every_data_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     skip = shutil.ignore_patterns("__pycache__")
@@ -64,7 +66,7 @@ def test_the_wheel_carries_the_jobs_and_every_data_file(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", "out"]
-    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=120)
+    subprocess.run(build, cwd=source, check=True, capture_output=True, timeout=PATIENCE_S)
     (wheel,) = (source / "out").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
