@@ -28,7 +28,15 @@ _FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMult
 
 # Small, but whole: it fits, tunes, and scores with actors that hold a GPU each. The GPUs here are only names.
 _SETTINGS = (
-    *("blend.cutoffs=1", "tuning.epochs=1", "tuning.layers=1", "tuning.width=32", "tuning.heads=1", "data.shards=2"),
+    *(
+        "blend.cutoffs=1",
+        "tuning.epochs=1",
+        "tuning.instruction_epochs=1",
+        "tuning.layers=1",
+        "tuning.width=32",
+        "tuning.heads=1",
+        "data.shards=2",
+    ),
     *("rerank.engine=transformers", "resources.rerank_num_gpus=1", "resources.rerank_device=cpu"),
     *("resources.tune_num_cpus=1", "resources.fit_num_cpus=1", "resources.ingest_tasks=1", "resources.score_tasks=1"),
 )
