@@ -29,16 +29,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
+from scipy import stats
 
 import rayrec.slates  # noqa: F401  (registers the policies)
 from benchmarks.simulator import Slates, World, error_for
+from rayrec.evaluation.ab_decision import decide
 from rayrec.evaluation.comparison import compare
-from rayrec.evaluation.decision import decide
-from rayrec.evaluation.interleaved_preference import interleaving
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
-from rayrec.evaluation.off_policy.estimates import interval
+from rayrec.evaluation.off_policy.estimates import confidence_interval
+from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.off_policy.slate_estimators import conditional_weights, sn_rips
-from rayrec.evaluation.significance import statistical_power, welch_p
+from rayrec.evaluation.significance import welch_p
 from rayrec.slates.policies import SlatePolicy, policy_class
 
 EFFECTS = (0.0, 0.01, 0.02, 0.05, 0.10)
@@ -49,6 +50,14 @@ REFERENCE = 20_000  # users by whom the effect is planted, and the true differen
 LEVEL, BAR_FALSE, BAR_POWER = 0.05, (0.04, 0.06), 0.05
 
 Ints = npt.NDArray[np.int64]
+
+
+def statistical_power(difference: float, standard_error: float, level: float) -> float:
+    """The probability that a two-sided test at `level` finds a true `difference`."""
+    if standard_error <= 0:
+        return 1.0 if difference else level
+    shift, bound = abs(difference) / standard_error, stats.norm.ppf(1 - level / 2)
+    return float(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift))
 
 
 @dataclass(frozen=True)
@@ -78,13 +87,13 @@ def compare_once(effect: float, world_seed: int, population: int) -> Said:
     a = world.slates(world.scores(BASE_ERROR, seed), policy(), SIZE, 2 * seed)
     b = world.slates(_beliefs_of_b(world, effect, world_seed, seed), policy(), SIZE, 2 * seed + 1)
     judged, truth = _judged(world, a, b, seed)
-    table = compare(judged, seed=seed, against=["A"], metrics=["ndcg@10"], resamples=100)
+    table = compare(judged, seed=seed, baselines=["A"], metrics=["ndcg@10"], resamples=100)
     decision = decide(table, "A", ["A", "B"], "ndcg@10")
     assert decision is not None
     (verdict,) = decision.verdicts
-    (row,) = interleaving(judged, truth.wanted, "A", seed).to_pylist()
+    (row,) = interleaving(judged, truth.matrix, "A", seed).to_pylist()
     said = (
-        {"better": 1, "worse": -1, "undecided": 0}[verdict.word],
+        {"better": 1, "worse": -1, "inconclusive": 0}[verdict.word],
         _sign(row["wins"] - row["losses"], row["p"]),
         _off_policy(world, a, b, seed),
         _asked(world, a, b, seed),
@@ -124,7 +133,7 @@ def _off_policy(world: World, a: Slates, b: Slates, seed: int) -> int:
     own = clicks.sum(axis=1)
     influence = found.influence - (own - own.mean())
     error = float(influence.std(ddof=1) / np.sqrt(len(own)))
-    difference = interval(found).value - float(own.mean())
+    difference = confidence_interval(found).value - float(own.mean())
     return int(np.sign(difference)) if abs(difference) > max(1.96 * error, 1e-9) else 0
 
 

@@ -46,8 +46,14 @@ from rayrec.evaluation.off_policy.action_estimators import (
     snips,
     switch_dr,
 )
-from rayrec.evaluation.off_policy.diagnostics import diagnose, support_problem
-from rayrec.evaluation.off_policy.estimates import Contributions, Estimate, Floats, effective_sample_size, interval
+from rayrec.evaluation.off_policy.estimates import (
+    Contributions,
+    Estimate,
+    confidence_interval,
+    effective_sample_size,
+    support_problem,
+)
+from rayrec.numerics.types import Float64s as Floats
 
 CAMPAIGNS, POSITIONS = ("men", "women"), 3
 CAP = 100.0  # root of the number of rows (Ionides 2008), for clipping and for switching
@@ -172,10 +178,10 @@ def bts_judges_random(bts: Impressions, seed: int) -> Log:
 def judge(root: Path, seeds: Sequence[int]) -> Iterator[Row]:
     for campaign in CAMPAIGNS:
         random, bts = (read(root, campaign, policy) for policy in ("random", "bts"))
-        earned = interval(on_policy(bts.click))
+        earned = confidence_interval(on_policy(bts.click))
         found = [list(random_judges_bts(random, bts, seed)) for seed in seeds]
         yield from rows(f"{campaign}: random judges bts", found, earned)
-        earned = interval(on_policy(random.click))
+        earned = confidence_interval(on_policy(random.click))
         title, problem = f"{campaign}: bts judges random", support_problem(1 / bts.propensity, bts.propensity)
         if problem:
             size = effective_sample_size(1 / bts.propensity)
@@ -184,8 +190,8 @@ def judge(root: Path, seeds: Sequence[int]) -> Iterator[Row]:
             title += f" (without {int((~resolved).sum())} unresolved row)"
             bts = bts.rows(np.flatnonzero(resolved))
         logs = [bts_judges_random(bts, seed) for seed in seeds]
-        found = [[interval(estimator(log)) for estimator in ESTIMATORS.values()] for log in logs]
-        mean = diagnose(logs[0].weight).mean_weight
+        found = [[confidence_interval(estimator(log)) for estimator in ESTIMATORS.values()] for log in logs]
+        mean = confidence_interval(on_policy(logs[0].weight))
         yield from rows(f"{title}, mean weight {mean.value:.2f} ({mean.low:.2f}..{mean.high:.2f})", found, earned)
 
 

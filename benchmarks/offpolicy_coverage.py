@@ -17,7 +17,7 @@ from rayrec.evaluation.off_policy.action_estimators import (
     snips,
     switch_dr,
 )
-from rayrec.evaluation.off_policy.estimates import Contributions, interval
+from rayrec.evaluation.off_policy.estimates import Contributions, confidence_interval
 from rayrec.evaluation.off_policy.slate_estimators import cascade_dr, iips, rips, sips, sn_iips, sn_rips, sn_sips
 
 OBSERVATIONS = 1000  # logged slates, or actions, of one repetition
@@ -80,7 +80,7 @@ def coverages(seeds: Sequence[int], repetitions: int) -> list[Coverage]:
             for repetition in range(repetitions):
                 sample = world.draw(OBSERVATIONS, np.random.default_rng([seed, repetition]))
                 for name, estimator in estimators.items():
-                    e = interval(estimator(sample))
+                    e = confidence_interval(estimator(sample))
                     covered = float(e.low <= world.truth <= e.high)
                     results[name].append((e.value, e.standard_error, covered, e.effective_sample_size))
         for name, rows in results.items():

@@ -111,7 +111,7 @@ class Moment:
         judged = is_training_user(histories_at(self.everything, self.cutoff), wanted, self.min_events)
         users = self.everything["user_id"].combine_chunks().take(pa.array(wanted.rows))
         kept = pa.array(judged[wanted.rows])
-        return RelevantItems.of(
+        return RelevantItems.from_pairs(
             users.filter(kept), self.item_id.take(pa.array(wanted.values)).filter(kept), self.item_id
         )
 

@@ -148,7 +148,7 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
             str(output), case.day, case.wanted, min_events=case.min_events, others={**others, **alone}
         ).comparison
         for row in found.to_pylist():
-            if row["metric"] == "ndcg@10" and row["against"] is None:
+            if row["metric"] == "ndcg@10" and row["baseline"] is None:
                 result.users = row["users"]
                 result.ndcg.setdefault(row["system"], []).append(row["value"])
         result.tuning_seconds += [seconds for stage, seconds, *_ in night.timings.steps if stage == "tune"]

@@ -21,7 +21,7 @@ from jobs.daily import result_counts
 from rayrec.config import load
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.errors import ConfigError
-from rayrec.evaluation.ground_truth import evaluate_on_ground_truth, noise_detection
+from rayrec.evaluation.ground_truth_metrics import evaluate_on_ground_truth, noise_detection
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.run_report import report_data, select_example_users

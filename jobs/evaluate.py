@@ -16,8 +16,8 @@ import typer
 from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDateOption, as_date, command, settings
 from rayrec.config import Config
 from rayrec.errors import DataError, MissingFileError, PublicationError
-from rayrec.evaluation import evaluation_result
-from rayrec.evaluation.evaluation_result import EvaluationResult
+from rayrec.evaluation import evaluation_job
+from rayrec.evaluation.evaluation_job import EvaluationResult
 from rayrec.publishing.manifest import find_manifest
 from rayrec.reporting.html_report import read_report, write_report
 from rayrec.reporting.terminal import print_comparison, print_decision, print_off_policy, results_console
@@ -42,10 +42,10 @@ def evaluate(
     """Evaluate the slates of a published date with what users consumed in the days from it on."""
     loaded, day, console = settings(config, overrides, print_config), as_date(date), results_console()
     _require_published(loaded, day, f"python -m jobs.daily --config {config} --date {day}")
-    result = evaluation_result.evaluate(loaded, day, horizon_days, baseline)
+    result = evaluation_job.evaluate(loaded, day, horizon_days, baseline)
     console.print(result.evaluated_on, soft_wrap=True)
-    print_comparison(console, result.found.comparison, SHOWN_METRICS)
-    print_decision(console, result.decision, result.found.interleaving)
+    print_comparison(console, result.slates.comparison, SHOWN_METRICS)
+    print_decision(console, result.decision, result.slates.interleaving)
     if result.off_policy is not None:
         print_off_policy(console, result.off_policy)
     storage = Storage(loaded.output.root)

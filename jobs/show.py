@@ -11,7 +11,7 @@ import typer
 
 from jobs.cli import ConfigPath, Overrides, PublishedDateOption, as_date, command, settings
 from rayrec.reporting.terminal import print_user, results_console
-from rayrec.reporting.user_examples import read_users
+from rayrec.reporting.user_views import read_users
 
 
 def show(

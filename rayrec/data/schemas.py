@@ -94,7 +94,7 @@ COUNTERFACTUAL_PROPENSITY = pa.schema(
     [
         pa.field("slate_id", pa.string(), nullable=False),  # of a slate that an arm drew at random
         pa.field("rank", pa.int16(), nullable=False),
-        pa.field("target", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
+        pa.field("target_arm", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
         pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
     ]
 )

@@ -1,9 +1,9 @@
-"""Systems side by side: means with bootstrap 95% intervals, and differences with tests.
+"""Comparison of systems: means with 95% bootstrap intervals, and differences with tests.
 
-One set of resamples of the users, from one seed, serves every system, so that differences are paired wherever two
-systems were judged on the same users. Where they were not (a split experiment), the difference is that of two groups.
-Coverage is no mean: a resample always misses users, hence items, so its resamples are first moved by their bias, mean
-of resamples − value (Efron & Tibshirani 1993, ch. 10), and clipped to [0, 1].
+Every system uses the same resamples of the users, so differences are paired where two systems have the same users.
+Where they have different users (a split experiment), the difference is that of two groups. Coverage is not a mean: a
+resample misses users, hence items. Its resamples are corrected for this bias, mean of resamples − value (Efron &
+Tibshirani 1993, ch. 10), and clipped to [0, 1].
 """
 
 from __future__ import annotations
@@ -12,24 +12,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
-from rayrec.evaluation import significance
 from rayrec.evaluation.metrics import COVERAGE_AT, UserMetrics
-from rayrec.evaluation.significance import RESAMPLES, bootstrap_groups, bootstrap_weights, holm, sign_flip_p, welch_p
+from rayrec.evaluation.significance import (
+    RESAMPLES,
+    bootstrap_groups,
+    bootstrap_weights,
+    holm,
+    min_detectable_effect,
+    sign_flip_p,
+    welch_p,
+)
+from rayrec.numerics.types import Float64s, Int64s
 
 COVERAGE = f"coverage@{COVERAGE_AT}"
-ALL_USERS = ""  # the segment that is no segment
-_COVERAGE_COST = 1_000_000_000  # (group, item) pairs looked up over all resamples, at most
+ALL_USERS = ""  # the segment of all users
+_COVERAGE_COST = 1_000_000_000  # max (group, item) pairs over all resamples
 
 COMPARISON = pa.schema(
     [
         pa.field("system", pa.string(), nullable=False),
-        pa.field("against", pa.string()),  # null: the value itself; else value − value of this system
+        pa.field("baseline", pa.string()),  # null: the value itself; else value − value of this system
         pa.field("metric", pa.string(), nullable=False),
-        pa.field("segment", pa.string(), nullable=False),  # which users; "": all
+        pa.field("segment", pa.string(), nullable=False),  # ALL_USERS or a segment
         pa.field("users", pa.int64(), nullable=False),
         pa.field("value", pa.float64(), nullable=False),
         pa.field("low", pa.float64(), nullable=False),
@@ -38,20 +45,19 @@ COMPARISON = pa.schema(
         pa.field("relative_low", pa.float64()),
         pa.field("relative_high", pa.float64()),
         pa.field("p", pa.float64()),  # of no difference: sign flips where paired, Welch where not
-        pa.field("p_adjusted", pa.float64()),  # Holm's, over the systems (or segments) compared with the same one
-        pa.field("detectable", pa.float64()),  # the least true difference found 4 times in 5, at these users
+        pa.field("p_adjusted", pa.float64()),  # Holm's, over the systems (or segments) compared with the same baseline
+        pa.field("min_detectable_effect", pa.float64()),  # with 80% power at this number of users
     ]
 )
 
-Floats = npt.NDArray[np.float64]
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class _Resampled:
-    """Sums over groups of users, and how often each resample draws each group."""
+    """Sums over groups of users, resampled by group."""
 
-    group: npt.NDArray[np.int64]  # [users of the truth]
+    group: Int64s  # [users]
     seed: int
     resamples: int
 
@@ -59,8 +65,8 @@ class _Resampled:
     def groups(self) -> int:
         return int(self.group.max(initial=-1)) + 1
 
-    def means(self, rows: npt.NDArray[np.int64], values: Floats) -> Floats:
-        """Means of values [users, columns] of the users `rows` in every resample, NaN left out: [resamples, columns].
+    def means(self, rows: Int64s, values: Float64s) -> Float64s:
+        """Means of values [users, columns] of the users `rows` in every resample without NaN: [resamples, columns].
 
         A resample without any of the users gives NaN.
         """
@@ -70,8 +76,8 @@ class _Resampled:
         total, many = np.split(drawn, 2, axis=1)
         return np.asarray(np.divide(total, many, out=np.full_like(total, np.nan), where=many > 0))
 
-    def sums(self, rows: npt.NDArray[np.int64], values: Floats) -> tuple[Floats, Floats]:
-        """Sums of the values, and how many they are, by group: [groups, columns] each."""
+    def sums(self, rows: Int64s, values: Float64s) -> tuple[Float64s, Float64s]:
+        """Sums and numbers of the values by group: [groups, columns] each."""
         there = sp.csr_matrix((np.ones(len(rows)), (self.group[rows], np.arange(len(rows)))), (self.groups, len(rows)))
         return there @ np.nan_to_num(values), there @ (~np.isnan(values)).astype(np.float64)
 
@@ -80,15 +86,15 @@ def compare(
     systems: Sequence[UserMetrics],
     *,
     seed: int,
-    against: Sequence[str] = (),
+    baselines: Sequence[str] = (),
     resamples: int = RESAMPLES,
     segment: str = ALL_USERS,
     metrics: Sequence[str] | None = None,
 ) -> pa.Table:
-    """COMPARISON rows of systems whose `rows` are users of one truth.
+    """COMPARISON rows of systems whose `rows` index the same users.
 
-    For each name in `against`, also the differences of every other system from it. `metrics`: only these, without
-    coverage. Systems without users get no rows.
+    For each name in `baselines`, also the differences of every other system from it. `metrics`: only these, without
+    coverage. Systems without users have no rows.
     """
     systems = [system for system in systems if len(system)]
     if not systems:
@@ -102,14 +108,14 @@ def compare(
         if metrics is None:
             rows.append(_coverage(system, drawn, segment))
     named = {system.system: system for system in systems}
-    for base in (named[name] for name in against if name in named):
+    for base in (named[name] for name in baselines if name in named):
         differences = [_difference(system, base, chosen, drawn, segment) for system in systems if system is not base]
         rows += holm_adjusted([row for of_one in differences for row in of_one])
     return pa.Table.from_pylist(rows, COMPARISON)
 
 
 def holm_adjusted(differences: list[Row]) -> list[Row]:
-    """The same rows with Holm's correction over those that ask of one metric."""
+    """The same rows with Holm's correction over those of one metric."""
     corrected: list[Row] = []
     for metric in dict.fromkeys(row["metric"] for row in differences):
         family = [row for row in differences if row["metric"] == metric]
@@ -125,7 +131,7 @@ def _values(system: UserMetrics, metrics: Sequence[str], drawn: _Resampled, segm
     for m, metric in enumerate(metrics):
         known = values[:, m][~np.isnan(values[:, m])]
         if len(known):
-            interval = _percentiles(resampled[:, m])
+            interval = _interval(resampled[:, m])
             found.append(_row(system.system, None, metric, segment, len(known), float(known.mean()), interval))
     return found
 
@@ -151,19 +157,18 @@ def _difference(
         if not len(a) or not len(b):
             continue
         value, users = float(a.mean() - b.mean()), len(a) if paired else len(a) + len(b)
-        spread = _standard_error(a - b) if paired else float(np.hypot(_standard_error(a), _standard_error(b)))
-        row = _row(
-            system.system, base.system, metric, segment, users, value, _percentiles(ours[:, m] - base_means[:, m])
-        )
+        error = _standard_error(a - b) if paired else float(np.hypot(_standard_error(a), _standard_error(b)))
+        interval = _interval(ours[:, m] - base_means[:, m])
+        row = _row(system.system, base.system, metric, segment, users, value, interval)
         relative = _relative(value, float(b.mean()), ours[:, m], base_means[:, m])
-        found.append({**row, **relative, "p": float(p[m]), "detectable": significance.min_detectable_effect(spread)})
+        found.append({**row, **relative, "p": float(p[m]), "min_detectable_effect": min_detectable_effect(error)})
     return found
 
 
-def _relative(value: float, base: float, ours: Floats, theirs: Floats) -> Row:
+def _relative(value: float, base: float, ours: Float64s, theirs: Float64s) -> Row:
     if base <= 0 or np.nanmin(theirs) <= 0:
         return {}
-    low, high = _percentiles(ours / theirs - 1)
+    low, high = _interval(ours / theirs - 1)
     return {"relative": value / base, "relative_low": low, "relative_high": high}
 
 
@@ -176,27 +181,27 @@ def _coverage(system: UserMetrics, drawn: _Resampled, segment: str) -> Row:
     resamples = int(np.clip(_COVERAGE_COST // max(shown.nnz, 1), 100, drawn.resamples))
     weights = bootstrap_weights(drawn.groups, drawn.seed, resamples)
     covered = np.concatenate([((shown @ w.T.astype(np.float32)) > 0).mean(axis=0) for w in weights])
-    interval = _percentiles(np.clip(covered - covered.mean() + whole, 0, 1))
+    interval = _interval(np.clip(covered - covered.mean() + whole, 0, 1))
     return _row(system.system, None, COVERAGE, segment, len(system), whole, interval)
 
 
-def _percentiles(drawn: Floats) -> tuple[float, float]:
+def _interval(drawn: Float64s) -> tuple[float, float]:
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _standard_error(values: Floats) -> float:
+def _standard_error(values: Float64s) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _row(
     system: str,
-    against: str | None,
+    baseline: str | None,
     metric: str,
     segment: str,
     users: int,
     value: float,
     interval: tuple[float, float],
 ) -> Row:
-    named = {"system": system, "against": against, "metric": metric, "segment": segment, "users": users}
+    named = {"system": system, "baseline": baseline, "metric": metric, "segment": segment, "users": users}
     return {**named, "value": value, "low": interval[0], "high": interval[1]}

@@ -1,4 +1,4 @@
-"""What users did after the date: the horizon's interactions, through the same contract as any other day's."""
+"""Interactions after the date, within the horizon, validated by the same data contract as the run's input."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ OUTCOME = pa.schema(
 
 
 def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
-    """OUTCOME rows of [day, day + horizon_days); rows that break the contract are left out, as they are in the job.
+    """OUTCOME rows of [day, day + horizon_days); rows that violate the data contract are left out, as in the run.
 
-    Raises DataError where the data hold nothing in those days.
+    Raises DataError without interactions in the horizon.
     """
     end = day + timedelta(days=horizon_days)
     data = config.data.model_copy(update={"window_days": horizon_days})
     storage = Storage(data.root)
-    nothing = DataError(
-        f"there are no interactions from {day} to {end - timedelta(days=1)} to judge the slates by",
+    no_interactions = DataError(
+        f"there are no interactions from {day} to {end - timedelta(days=1)} to evaluate the slates on",
         where=storage.url(data.interactions.path),
         hint="choose a --date at least --horizon-days before the end of the data",
     )
@@ -42,7 +42,7 @@ def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
     try:
         files = input_files(data, end)
     except DataError as error:
-        raise nothing if error.what.startswith("no interactions") else error from None
+        raise no_interactions if error.what.startswith("no interactions") else error from None
     for split in make_splits(storage, files, data.split_bytes):
         for fragment in split.fragments:
             for batch in read_fragment(storage, fragment, data.interactions, contract.columns, contract.needed):
@@ -51,5 +51,5 @@ def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
                 tables.append(accepted.select(OUTCOME.names).cast(OUTCOME))
     found = pa.concat_tables(tables)
     if not found.num_rows:
-        raise nothing
+        raise no_interactions
     return found

@@ -1,7 +1,6 @@
-"""Which users a difference holds for: groups by what was known of them before the date.
+"""User segments from the history before the date, to see for which users a difference holds.
 
-Three ways to tell users apart, each a partition: how many positive events they have, how long they have been there, and
-the category that most of their events are of.
+Three partitions: by the number of positive events, by tenure, and by the main category.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ import scipy.sparse as sp
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 
-MIN_SEGMENT_USERS = 30  # users below which a segment is not judged
+MIN_SEGMENT_USERS = 30  # smaller segments are left out
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))
 _TENURES = ((0.0, "first week"), (7.0, "first month"), (30.0, "first quarter"), (91.0, "longer than a quarter"))
-_MOST_KINDS = 6
+_MAX_CATEGORIES = 6
 
 
 @dataclass(frozen=True)
 class SegmentFeatures:
-    """What the segments go by, of each judged user [users]."""
+    """The features that segments are defined by, [users]."""
 
     events: npt.NDArray[np.int64]  # positive ones in the history
-    tenure: npt.NDArray[np.float64]  # days between the oldest event that is known and the date; NaN without one
-    kind: npt.NDArray[np.int32]  # the category of most events; -1 without one
+    tenure: npt.NDArray[np.float64]  # days from the oldest event in the history to the date
+    category: npt.NDArray[np.int32]  # of most events; -1 without one
 
     @classmethod
     def concat(cls, parts: Sequence[SegmentFeatures]) -> SegmentFeatures:
-        fields = ("events", "tenure", "kind")
+        fields = ("events", "tenure", "category")
         return cls(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
@@ -45,16 +44,16 @@ def main_category(category_shares: sp.csr_matrix) -> npt.NDArray[np.int32]:
     return found
 
 
-def segments(traits: SegmentFeatures, kinds: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    """Name and users [users] of every segment that has at least FEWEST; names are unique."""
-    named = [*_bands(traits.events, _LENGTHS), *_bands(traits.tenure, _TENURES), *_kinds(traits.kind, kinds)]
-    for name, users in named:
+def segments(features: SegmentFeatures, categories: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """Name and users [users] of every segment with at least MIN_SEGMENT_USERS; names are unique."""
+    by_history = [*_bands(features.events, _LENGTHS), *_bands(features.tenure, _TENURES)]
+    for name, users in [*by_history, *_by_category(features.category, categories)]:
         if np.count_nonzero(users) >= MIN_SEGMENT_USERS:
             yield name, users
 
 
 def tenure_days(oldest: npt.NDArray[np.int64], cutoff: int) -> npt.NDArray[np.float64]:
-    """Days from `oldest` [users] to `cut`, microseconds UTC."""
+    """Days from `oldest` [users] to `cutoff`, microseconds UTC."""
     return (cutoff - oldest) / MICROSECONDS_PER_DAY
 
 
@@ -66,10 +65,12 @@ def _bands(
         yield name, (values >= low) & (values < high)
 
 
-def _kinds(kind: npt.NDArray[np.int32], kinds: Sequence[str]) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    count = np.bincount(kind[kind >= 0], minlength=len(kinds))
-    most = np.argsort(-count, kind="stable")[:_MOST_KINDS]
+def _by_category(
+    category: npt.NDArray[np.int32], categories: Sequence[str]
+) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    count = np.bincount(category[category >= 0], minlength=len(categories))
+    most = np.argsort(-count, kind="stable")[:_MAX_CATEGORIES]
     for code in most:
-        yield f"mostly {kinds[code]}", kind == code
-    if len(kinds) > _MOST_KINDS:
-        yield "mostly other categories", (kind >= 0) & ~np.isin(kind, most)
+        yield f"mostly {categories[code]}", category == code
+    if len(categories) > _MAX_CATEGORIES:
+        yield "mostly other categories", (category >= 0) & ~np.isin(category, most)

@@ -1,8 +1,7 @@
-"""How sure one is of a difference: resamples of users, permutation tests, correction for many arms, power.
+"""Significance of differences: bootstrap over users, permutation test, Holm correction, minimum detectable effect.
 
-Users are the unit: a slate's ranks are not independent. With more than GROUPS users, users are first put together into
-that many random groups, and groups are resampled; the mean over many users is then as well known as it gets, and a
-million users cost no more than ten thousand.
+Users are the unit of resampling, because the ranks of a slate are not independent. More than GROUPS users are first
+assigned to that many random groups, and groups are resampled: a million users then cost no more than ten thousand.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from rayrec.numerics.types import Float64s, Int64s
+
 GROUPS = 10_000
 RESAMPLES = 1000
 PERMUTATIONS = 9_999
-POWER = 0.8  # of `detectable`
+POWER = 0.8  # of `min_detectable_effect`
 _CELLS = 2_000_000  # resample weights held at once: 16 MB
 
-Floats = npt.NDArray[np.float64]
 
-
-def bootstrap_groups(users: int, seed: int) -> npt.NDArray[np.int64]:
-    """The group of each user, [users] in [0, min(users, GROUPS)): groups of equal size, up to one."""
+def bootstrap_groups(users: int, seed: int) -> Int64s:
+    """The group of each user, [users] in [0, min(users, GROUPS)); group sizes differ by at most one."""
     if users <= GROUPS:
         return np.arange(users)
     return np.random.default_rng(seed).permutation(users) % GROUPS
 
 
-def bootstrap_weights(groups: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Floats]:
+def bootstrap_weights(groups: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Float64s]:
     """How often each group is drawn: [some resamples, groups], `resamples` in all (Efron & Tibshirani 1993, ch. 13)."""
     rng = np.random.default_rng(seed)
     for rows in _chunks(resamples, groups):
@@ -37,11 +36,13 @@ def bootstrap_weights(groups: int, seed: int, resamples: int = RESAMPLES) -> Ite
         yield np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups).astype(np.float64)
 
 
-def sign_flip_p(differences: Floats, seed: int, permutations: int = PERMUTATIONS) -> Floats:
+def sign_flip_p(differences: Float64s, seed: int, permutations: int = PERMUTATIONS) -> Float64s:
     """Two-sided p of a mean of zero, [columns], from paired differences [users or groups, columns].
 
-    If the two systems were one, each user's difference could as well have the other sign (Smucker et al. 2007). The
-    observed signs count as one of the permutations, so p is never 0 and the level is exact.
+    Under the null hypothesis each difference has a random sign (Smucker et al. 2007). The observed signs count as one
+    permutation, so p is never 0 and the level is exact.
+
+    Not scipy's permutation_test: it takes 55 times as long at 10,000 groups x 8 columns; here it is one matrix product.
     """
     if not len(differences):
         return np.ones(differences.shape[1])
@@ -54,16 +55,16 @@ def sign_flip_p(differences: Floats, seed: int, permutations: int = PERMUTATIONS
     return np.asarray(reached / (permutations + 1))
 
 
-def welch_p(one: Floats, other: Floats) -> float:
-    """Two-sided p that two groups of different users have one mean (Welch's t-test); 1 where there is no spread."""
+def welch_p(one: Float64s, other: Float64s) -> float:
+    """Two-sided p of equal means of two groups of users (Welch's t-test); 1 where the values do not vary."""
     if min(len(one), len(other)) < 2 or max(np.ptp(one), np.ptp(other)) < 1e-12:
         return 1.0
     moments = (value for group in (one, other) for value in (group.mean(), group.std(ddof=1), len(group)))
     return float(stats.ttest_ind_from_stats(*moments, equal_var=False).pvalue)
 
 
-def holm(p: npt.ArrayLike) -> Floats:
-    """p values corrected so that the chance of any false finding among them stays at the level (Holm 1979), [tests]."""
+def holm(p: npt.ArrayLike) -> Float64s:
+    """p values [tests] corrected to control the family-wise error rate (Holm 1979)."""
     given = np.asarray(p, np.float64)
     order = np.argsort(given, kind="stable")
     scaled = given[order] * np.arange(len(given), 0, -1)
@@ -73,27 +74,8 @@ def holm(p: npt.ArrayLike) -> Floats:
 
 
 def min_detectable_effect(standard_error: float, level: float = 0.05, power: float = POWER) -> float:
-    """The least true difference that a two-sided test at `level` finds with probability `power`."""
+    """The smallest true difference that a two-sided test at `level` detects with probability `power`."""
     return float((stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)) * standard_error)
-
-
-def statistical_power(difference: float, standard_error: float, level: float = 0.05) -> float:
-    """The probability that a two-sided test at `level` finds a true `difference`."""
-    if standard_error <= 0:
-        return 1.0 if difference else level
-    shift, bound = abs(difference) / standard_error, stats.norm.ppf(1 - level / 2)
-    return float(stats.norm.sf(bound - shift) + stats.norm.cdf(-bound - shift))
-
-
-def sample_ratio_min_p(users: npt.ArrayLike, shares: npt.ArrayLike) -> float:
-    """Chi-square p that users [arms] were assigned by the shares [arms]: a small one says that some went missing.
-
-    The custom is to stop at p < 0.001 (Fabijan et al. 2019): a broken split biases every comparison.
-    """
-    counted, share = np.asarray(users, np.float64), np.asarray(shares, np.float64)
-    if len(counted) < 2 or not counted.sum():
-        return 1.0
-    return float(stats.chisquare(counted, counted.sum() * share / share.sum()).pvalue)
 
 
 def _chunks(rows: int, width: int) -> Iterator[int]:

@@ -1,12 +1,6 @@
-"""What denoising takes out of what: counts by event type, age and popularity, summed shard by shard (SUMMARY).
+"""Which interactions denoising removes: counts by event type, age and item popularity (RUN_STATISTICS).
 
-| quantity           | arm     | key                                  | count  |
-|--------------------|---------|--------------------------------------|--------|
-| out by event       | variant | event type/all, event type/out       | events |
-| out by age         | variant | age band/all, age band/out           | events |
-| out by popularity  | variant | popularity band/all, .../out         | events |
-
-Popularity is a covariate, not a verdict: a method that takes out the tail alone has learned what is popular.
+Popularity is a covariate: a method that removes only tail items has learned popularity instead of noise.
 """
 
 from __future__ import annotations
@@ -19,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.evaluation.beyond_accuracy import SHORT_HEAD_SHARE
-from rayrec.monitoring.run_statistics import RUN_STATISTICS, merge
+from rayrec.monitoring.run_statistics import count_statistics, merge
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Bools, Int64s
 
 AGES = (
     (0.0, "under a day"),
@@ -30,48 +24,50 @@ AGES = (
     (28.0, "28 to 90 days"),
     (90.0, "older"),
 )
-POPULAR = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")
-_HIT = 0.1  # share of the events that the most popular items of all have
+SHORT_HEAD_SHARE = 0.8  # share of the events that the items of the short head have
+POPULARITY_BANDS = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")
+_TOP_SHARE = 0.1  # share of the events that the most popular items have
 
-Ints = npt.NDArray[np.int64]
 
+def popularity_bands(count: npt.NDArray[np.number]) -> Int64s:
+    """The band of each item, [items], as an index into POPULARITY_BANDS, from each item's number of events.
 
-def popularity_bands(count: npt.NDArray[np.number]) -> Ints:
-    """The band of each item, [items], as an index into POPULAR, from the events of each: the most popular items that
-    have a tenth of them, those after until 80%, and the rest."""
+    Bands: the most popular items with a tenth of all events, the items after those up to 80%, and the rest.
+    """
     events = np.asarray(count, np.float64)
     order = np.argsort(-events, kind="stable")
     before = np.cumsum(events[order]) - events[order]
     bands = np.empty(len(events), np.int64)
-    bands[order] = np.searchsorted(np.array([_HIT, SHORT_HEAD_SHARE]) * events.sum(), before, side="right")
+    bands[order] = np.searchsorted(np.array([_TOP_SHARE, SHORT_HEAD_SHARE]) * events.sum(), before, side="right")
     return bands
 
 
-def summarise_removals(denoised: pa.Table, events: Sequence[str], now: int, bands: Ints) -> pa.Table:
-    """SUMMARY of DENOISED_HISTORY rows; `events`: names in the order of `data.events`; `now`: microseconds UTC; `bands`: of
-    each item."""
+def summarise_removals(denoised: pa.Table, events: Sequence[str], now: int, bands: Int64s) -> pa.Table:
+    """RUN_STATISTICS of DENOISED_HISTORY rows.
+
+    `events`: names in the order of `data.events`; `now`: microseconds UTC; `bands` [items]: see `popularity_bands`.
+    """
     parts = []
     for variant in pc.unique(denoised["variant"]).to_pylist():
         rows = denoised.filter(pc.equal(denoised["variant"], variant))
-        out = Ragged.from_arrow(rows["reason"]).values > 0
+        removed = Ragged.from_arrow(rows["reason"]).values > 0
         days = (now - Ragged.from_arrow(rows["ts"]).values) / MICROSECONDS_PER_DAY
         age = np.searchsorted([low for low, _ in AGES[1:]], days, side="right")
-        parts += [
-            _counts("out by event", variant, events, Ragged.from_arrow(rows["event"]).values, out),
-            _counts("out by age", variant, [name for _, name in AGES], age, out),
-            _counts("out by popularity", variant, POPULAR, bands[Ragged.from_arrow(rows["item"]).values], out),
-        ]
+        band = bands[Ragged.from_arrow(rows["item"]).values]
+        counts = {
+            "removed by event": _counts(events, Ragged.from_arrow(rows["event"]).values, removed),
+            "removed by age": _counts([name for _, name in AGES], age, removed),
+            "removed by popularity": _counts(POPULARITY_BANDS, band, removed),
+        }
+        parts += [count_statistics(statistic, {variant: by_key}) for statistic, by_key in counts.items()]
     return merge(parts)
 
 
-def _counts(
-    quantity: str, variant: str, names: Sequence[str], code: npt.NDArray[np.integer], out: npt.NDArray[np.bool_]
-) -> pa.Table:
-    counted = {"all": np.bincount(code, minlength=len(names)), "out": np.bincount(code[out], minlength=len(names))}
-    rows = [
-        {"quantity": quantity, "arm": variant, "key": f"{name}/{which}", "count": float(count)}
-        for which, counts in counted.items()
-        for name, count in zip(names, counts, strict=True)
-        if counted["all"][names.index(name)]
-    ]
-    return pa.Table.from_pylist(rows, RUN_STATISTICS)
+def _counts(names: Sequence[str], code: npt.NDArray[np.integer], removed: Bools) -> dict[str, float]:
+    """Interactions and removed ones by `name/all` and `name/removed`; names without interactions are left out."""
+    every = np.bincount(code, minlength=len(names))
+    out = np.bincount(code[removed], minlength=len(names))
+    there = [(number, name) for number, name in enumerate(names) if every[number]]
+    return {f"{name}/all": float(every[n]) for n, name in there} | {
+        f"{name}/removed": float(out[n]) for n, name in there
+    }

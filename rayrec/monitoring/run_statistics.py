@@ -1,24 +1,27 @@
-"""What the report knows of a run: counts, summed shard by shard, small whatever the number of users.
+"""Run statistics: counts that describe a run, computed per shard and summed (RUN_STATISTICS).
 
-Each shard gives one SUMMARY table; sums of counts merge, so a million users' report costs no second pass over their
-slates, and a run can be compared with an earlier one (`rayrec.monitoring.drift`) from the counts alone.
+Counts merge by addition, so the report needs no second pass over the slates, and drift between two runs is computed
+from the counts alone (`rayrec.monitoring.drift`).
 
-| quantity       | arm        | key                                      | count                       |
-|----------------|------------|------------------------------------------|-----------------------------|
-| score          | arm        | number of a bin of scores (`bin_edges`)  | slate rows                  |
-| top score      | arm        | the same, of rank 1                      | slates                      |
-| source         | arm        | source/rank band                         | slate rows                  |
-| category       | arm        | category                                 | slate rows                  |
-| overlap        | a ~ b      | rbo, top 10 shared, users                | sums over users             |
-| history length | all        | events in the history                    | users                       |
-| rule           | arm        | rule of slates                           | slates that it changed      |
-| split          | arm        | users                                    | users who take part         |
-| verdict        | variant    | reason                                   | events                      |
+| statistic             | arm        | key                                            | count                       |
+|-----------------------|------------|------------------------------------------------|-----------------------------|
+| score                 | arm        | number of a bin of scores (`bin_edges`)        | slate rows                  |
+| top score             | arm        | the same, of rank 1                            | slates                      |
+| source                | arm        | source/rank band                               | slate rows                  |
+| category              | arm        | category                                       | slate rows                  |
+| overlap               | a ~ b      | rbo, top 10 shared, users                      | sums over users             |
+| history length        | all        | interactions in the history                    | users                       |
+| rule                  | arm        | slate rule                                     | slates that it changed      |
+| split                 | arm        | users                                          | participants                |
+| denoising reason      | variant    | reason                                         | interactions                |
+| removed by event      | variant    | event type/all, event type/removed             | interactions                |
+| removed by age        | variant    | age band/all, age band/removed                 | interactions                |
+| removed by popularity | variant    | popularity band/all, popularity band/removed   | interactions                |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -29,37 +32,63 @@ import pyarrow.compute as pc
 
 from rayrec.data.cutoff_histories import first_row_per_user
 from rayrec.denoising.denoiser import REASONS
+from rayrec.monitoring.rank_overlap import rank_biased_overlap, shared_by_depth
 from rayrec.numerics.ragged import Ragged
-
-Ints = npt.NDArray[np.int64]
+from rayrec.numerics.types import Int64s
 
 RUN_STATISTICS = pa.schema(
     [
-        pa.field("quantity", pa.string(), nullable=False),
+        pa.field("statistic", pa.string(), nullable=False),
         pa.field("arm", pa.string(), nullable=False),
         pa.field("key", pa.string(), nullable=False),
         pa.field("count", pa.float64(), nullable=False),
     ]
 )
 RANK_BANDS = ((1, 1, "1"), (2, 5, "2–5"), (6, 10, "6–10"), (11, 50, "11–50"), (51, 1000, "51 on"))
-_PERSISTENCE = 0.9  # of RBO: 86% of the weight on the top 10 (Webber et al. 2010, eq. 21)
-_BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 are as good as zero
+SPLIT, PARTICIPANTS = "split", "users"  # statistic and key of the participants that each arm serves
+_BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 count as zero
 
 
-def merge(summaries: Iterable[pa.Table]) -> pa.Table:
-    """The sum of SUMMARY tables, sorted by quantity, arm, key: added in their order by one thread, since overlaps are
-    fractions, and a sum of fractions that threads share is not the same twice."""
-    table = pa.concat_tables([RUN_STATISTICS.empty_table(), *summaries])
-    grouped = table.group_by(["quantity", "arm", "key"], use_threads=False).aggregate([("count", "sum")])
-    ordered = grouped.rename_columns(["quantity", "arm", "key", "count"]).select(RUN_STATISTICS.names)
-    return ordered.cast(RUN_STATISTICS).sort_by([("quantity", "ascending"), ("arm", "ascending"), ("key", "ascending")])
+def merge(statistics: Iterable[pa.Table]) -> pa.Table:
+    """The sum of RUN_STATISTICS tables, sorted by statistic, arm and key.
+
+    One thread adds them in their order: overlaps are fractions, and the order of a floating-point sum changes its bits.
+    """
+    table = pa.concat_tables([RUN_STATISTICS.empty_table(), *statistics])
+    keys = ["statistic", "arm", "key"]
+    summed = table.group_by(keys, use_threads=False).aggregate([("count", "sum")])
+    ordered = summed.rename_columns([*keys, "count"]).select(RUN_STATISTICS.names)
+    return ordered.cast(RUN_STATISTICS).sort_by([(key, "ascending") for key in keys])
+
+
+def count_statistics(statistic: str, counts: Mapping[str, Mapping[str, float]]) -> pa.Table:
+    """RUN_STATISTICS rows of one statistic from counts by arm and key."""
+    rows = [
+        {"statistic": statistic, "arm": arm, "key": key, "count": float(count)}
+        for arm, by_key in counts.items()
+        for key, count in by_key.items()
+    ]
+    return pa.Table.from_pylist(rows, RUN_STATISTICS)
+
+
+def counts_by_arm(statistics: pa.Table, statistic: str) -> dict[str, dict[str, float]]:
+    """The counts of one statistic of a RUN_STATISTICS table: arm -> key -> count."""
+    found: dict[str, dict[str, float]] = {}
+    for row in statistics.filter(pc.equal(statistics["statistic"], statistic)).to_pylist():
+        found.setdefault(row["arm"], {})[row["key"]] = row["count"]
+    return found
+
+
+def participants_by_arm(statistics: pa.Table) -> dict[str, float]:
+    """The number of the experiment's participants that each arm serves."""
+    return {arm: counts.get(PARTICIPANTS, 0.0) for arm, counts in counts_by_arm(statistics, SPLIT).items()}
 
 
 def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) -> pa.Table:
-    """SUMMARY of one shard's SLATE rows, all arms; `item_id` (sorted) and `category` are columns of the catalogue."""
+    """RUN_STATISTICS of one shard's SLATE rows, all arms; `item_id` (sorted), `category`: columns of the catalogue."""
     item = pc.index_in(slates["item_id"].combine_chunks(), item_id).fill_null(-1).to_numpy()
-    kinds = pc.fill_null(category, "(none)").dictionary_encode()
-    kind = np.append(kinds.indices.to_numpy(), -1)[item]  # code −1 reads the last: an item without a row
+    categories = pc.fill_null(category, "(none)").dictionary_encode()
+    item_category = np.append(categories.indices.to_numpy(), -1)[item]  # code −1 reads the last: an item without a row
     arms = slates["arm"].combine_chunks().dictionary_encode()
     sources = slates["source"].combine_chunks().dictionary_encode()
     rank = slates["rank"].combine_chunks().to_numpy()
@@ -70,56 +99,30 @@ def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) ->
     parts = []
     for code, arm in enumerate(arms.dictionary.to_pylist()):
         of_arm = arms.indices.to_numpy() == code
-        parts += [
-            _counts("score", arm, bins[of_arm], str),
-            _counts("top score", arm, bins[of_arm & (rank == 1)], str),
-            _counts("source", arm, place[of_arm], places.__getitem__),
-            _counts("category", arm, kind[of_arm & (kind >= 0)], kinds.dictionary.to_pylist().__getitem__),
-        ]
-    return merge([*parts, *_overlaps(slates, arms, item, rank)])
+        known_category = item_category[of_arm & (item_category >= 0)]
+        counts = {
+            "score": _counts(bins[of_arm], str),
+            "top score": _counts(bins[of_arm & (rank == 1)], str),
+            "source": _counts(place[of_arm], places.__getitem__),
+            "category": _counts(known_category, categories.dictionary.to_pylist().__getitem__),
+        }
+        parts += [count_statistics(statistic, {arm: by_key}) for statistic, by_key in counts.items()]
+    return merge([*parts, count_statistics("overlap", _overlaps(slates, arms, item, rank))])
 
 
 def history_statistics(denoised: pa.Table) -> pa.Table:
-    """SUMMARY of DENOISED_HISTORY rows of one shard: reasons per variant, and history lengths, of each user once."""
+    """RUN_STATISTICS of one shard's DENOISED_HISTORY rows: reasons by variant, and each user's history length."""
     lengths = Ragged.from_arrow(first_row_per_user(denoised)["item"]).lengths
-    parts = [_counts("history length", "all", lengths, str)]
+    reasons = {}
     for variant in pc.unique(denoised["variant"]).to_pylist():
         reason = Ragged.from_arrow(denoised.filter(pc.equal(denoised["variant"], variant))["reason"])
-        parts.append(_counts("verdict", variant, reason.values, REASONS.__getitem__))
-    return merge(parts)
+        reasons[variant] = _counts(reason.values, REASONS.__getitem__)
+    history_length = count_statistics("history length", {"all": _counts(lengths, str)})
+    return merge([history_length, count_statistics("denoising reason", reasons)])
 
 
-def counts_by_arm(summary: pa.Table, quantity: str) -> dict[str, dict[str, float]]:
-    """The counts of one quantity of a SUMMARY table: arm -> key -> count."""
-    found: dict[str, dict[str, float]] = {}
-    for row in summary.filter(pc.equal(summary["quantity"], quantity)).to_pylist():
-        found.setdefault(row["arm"], {})[row["key"]] = row["count"]
-    return found
-
-
-def rbo(first: Ints, second: Ints, p: float = _PERSISTENCE) -> npt.NDArray[np.float64]:
-    """Extrapolated rank-biased overlap of each row's two rankings, [users] in [0, 1] (Webber et al. 2010, eq. 32, for
-    lists of equal depth). int64 [users, depth] item codes, best first, −1 past the end of a short list."""
-    agreement = _shared_by_depth(first, second) / np.arange(1, first.shape[1] + 1)
-    depth = first.shape[1]
-    weights = (1 - p) * p ** np.arange(depth)
-    return np.asarray(agreement @ weights + agreement[:, -1] * p**depth)
-
-
-def _shared_by_depth(first: Ints, second: Ints) -> npt.NDArray[np.float64]:
-    """How many items the top d of both share, for d = 1..depth: [users, depth]."""
-    users, depth = first.shape
-    span = max(int(first.max(initial=0)), int(second.max(initial=0))) + 1
-    base = np.arange(users)[:, None] * span
-    one, other = (np.flatnonzero(ranking.ravel() >= 0) for ranking in (first, second))
-    keys_one, keys_other = ((base + ranking).ravel()[at] for ranking, at in ((first, one), (second, other)))
-    _, left, right = np.intersect1d(keys_one, keys_other, assume_unique=True, return_indices=True)
-    met = np.maximum(one[left] % depth, other[right] % depth)  # the depth at which both have shown the item
-    shared = np.bincount(one[left] // depth * depth + met, minlength=users * depth).reshape(users, depth)
-    return np.asarray(np.cumsum(shared, axis=1), np.float64)
-
-
-def _overlaps(slates: pa.Table, arms: pa.DictionaryArray, item: Ints, rank: Ints) -> list[pa.Table]:
+def _overlaps(slates: pa.Table, arms: pa.DictionaryArray, item: Int64s, rank: Int64s) -> dict[str, dict[str, float]]:
+    """Sums over the users of both arms, for each pair of arms."""
     users = slates["user_id"].combine_chunks().dictionary_encode()
     shape = (len(users.dictionary), int(rank.max(initial=1)))
     rankings = {}
@@ -127,28 +130,24 @@ def _overlaps(slates: pa.Table, arms: pa.DictionaryArray, item: Ints, rank: Ints
         of_arm = arms.indices.to_numpy() == code
         rankings[arm] = np.full(shape, -1, np.int64)
         rankings[arm][users.indices.to_numpy()[of_arm], rank[of_arm] - 1] = item[of_arm]
-    found = []
+    found = {}
     for a, b in combinations(sorted(rankings), 2):
         both = (rankings[a][:, 0] >= 0) & (rankings[b][:, 0] >= 0)
         one, other = rankings[a][both], rankings[b][both]
-        top = _shared_by_depth(one[:, :10], other[:, :10])[:, -1].sum()
-        sums = {"users": float(both.sum()), "rbo": float(rbo(one, other).sum()), "top 10 shared": float(top)}
-        columns = {"quantity": ["overlap"] * 3, "arm": [f"{a} ~ {b}"] * 3}
-        found.append(pa.table({**columns, "key": list(sums), "count": list(sums.values())}, RUN_STATISTICS))
+        shared = shared_by_depth(one[:, :10], other[:, :10])[:, -1].sum()
+        rbo = rank_biased_overlap(one, other).sum()
+        found[f"{a} ~ {b}"] = {"users": float(both.sum()), "rbo": float(rbo), "top 10 shared": float(shared)}
     return found
 
 
-def _counts(quantity: str, arm: str, codes: npt.NDArray[Any], name: Callable[[int], str]) -> pa.Table:
-    """How often each code occurs, under its name."""
+def _counts(codes: npt.NDArray[Any], name: Callable[[int], str]) -> dict[str, float]:
+    """How often each code occurs, by its name."""
     least = int(codes.min(initial=0))  # all codes lie close together, so that counting needs no sort
     counted = np.bincount(codes.astype(np.int64) - least)
-    code = np.flatnonzero(counted)
-    keys, count = [name(int(value) + least) for value in code], counted[code]
-    columns = {"quantity": [quantity] * len(keys), "arm": [arm] * len(keys), "key": keys}
-    return pa.table({**columns, "count": count.astype(np.float64)}, RUN_STATISTICS)
+    return {name(int(code) + least): float(counted[code]) for code in np.flatnonzero(counted)}
 
 
-def _bins(score: npt.NDArray[np.float32]) -> Ints:
+def _bins(score: npt.NDArray[np.float32]) -> Int64s:
     """The number of each score's bin: eighths of an octave of |score|, signed, so that any scale keeps its shape."""
     size = np.log2(np.maximum(np.abs(score.astype(np.float64)), 2.0**_SMALLEST))
     step = np.floor((size - _SMALLEST) * _BINS_PER_OCTAVE)

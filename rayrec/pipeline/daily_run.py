@@ -21,14 +21,15 @@ from rayrec.config import Denoise, Rerank, Slate
 from rayrec.data import erasure_list
 from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.errors import PublicationError
+from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
+from rayrec.monitoring.run_statistics import count_statistics, participants_by_arm
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.model_fitting import fit_blenders, fit_item_models, tune_llms
 from rayrec.pipeline.models import ModelSet, instruction, retriever_specs, uses_llm
-from rayrec.pipeline.run_artifacts import count_statistics, write_run_statistics
+from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statistics
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.sample_ratio_check import require_sample_ratio
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
 from rayrec.publishing.code_version import package_versions
@@ -117,7 +118,8 @@ def run(context: RunContext) -> RunResult:
     with timings.step("score", "users") as done:
         score(context, opened, data, models[-1], blends)
         done(data.users)
-    require_sample_ratio(context, opened.record)
+    served = participants_by_arm(read_run_statistics(context, opened.record.run_id))
+    require_sample_ratio(context.arms, served, context.config.arms.sample_ratio_min_p)
     _require_same_list(context)
     publication = opened.publish(provenance(context, data, models[-1], blends))
     return RunResult(context, publication, False, models[-1], data, timings)

@@ -19,7 +19,7 @@ import ray
 from rayrec.blending.blender import TrainingWindow, fit
 from rayrec.config import Rerank
 from rayrec.data.cutoff_histories import histories_at, is_consumed
-from rayrec.experiments.arms import Variant
+from rayrec.experiments.arm_plan import Variant
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest, hash_strings
 from rayrec.numerics.ragged import Ragged

@@ -14,7 +14,7 @@ import ray
 from rayrec.blending.blender import Blender, ItemFeatures
 from rayrec.config import Denoise, Instruction, Rerank, Retrieval, Slate
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.experiments.arms import ArmPath, Variant
+from rayrec.experiments.arm_plan import ArmPath, Variant
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.denoiser_fits import required_denoiser_fits, required_fits_of

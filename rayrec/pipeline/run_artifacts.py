@@ -3,8 +3,6 @@ would have made of the slates of others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from rayrec.monitoring.run_statistics import RUN_STATISTICS, history_statistics, merge
@@ -22,16 +20,6 @@ def write_denoising_decisions(context: RunContext, run_id: str, shard: int, deno
 def write_counterfactual_propensities(context: RunContext, run_id: str, shard: int, targets: pa.Table) -> None:
     """COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.slate_reader."""
     write_arrow(context.storage, layout.counterfactual_propensities_path(context.date, run_id, shard), targets)
-
-
-def count_statistics(quantity: str, counts: Mapping[str, Mapping[str, int]]) -> pa.Table:
-    """SUMMARY rows of counts by arm and key."""
-    rows = [
-        {"quantity": quantity, "arm": arm, "key": key, "count": float(count)}
-        for arm, found in counts.items()
-        for key, count in found.items()
-    ]
-    return pa.Table.from_pylist(rows, RUN_STATISTICS)
 
 
 def write_run_statistics(context: RunContext, run_id: str, of: str, shard: int, summary: pa.Table) -> None:

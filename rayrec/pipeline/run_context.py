@@ -11,7 +11,7 @@ from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
 from rayrec.errors import ConfigError, DataError, MissingFileError
-from rayrec.experiments.arms import ArmPlan, plan_arms
+from rayrec.experiments.arm_plan import ArmPlan, plan_arms
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.publishing.code_version import code_version

@@ -12,8 +12,10 @@ from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.comparison import COMPARISON
-from rayrec.experiments.arms import ArmPath
+from rayrec.experiments.arm_plan import ArmPath
 from rayrec.monitoring.drift import DRIFT, drift
+from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
+from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.instruction_inputs import facets, has_requests, requests
 from rayrec.pipeline.run_artifacts import read_run_statistics
@@ -21,22 +23,18 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.text_ablation_files import read_text_ablation
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
+from rayrec.publishing.run_tables import read_catalogue, read_denoised
 from rayrec.publishing.slate_reader import read_shard_slates
-from rayrec.reporting.html_report import read_report
-from rayrec.reporting.item_text_effects import TEXT_ABLATION, text_ablation
-from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
-from rayrec.reporting.request_tables import REQUEST_RECOGNITION, request_recognition
-from rayrec.reporting.user_examples import (
-    UserView,
+from rayrec.reporting.example_users import (
     before_after_rows,
     example_rows,
     least_similar_users,
-    read_catalogue,
-    read_denoised,
-    read_users,
     removed_examples,
     users_with_removals,
 )
+from rayrec.reporting.html_report import read_report
+from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
+from rayrec.reporting.user_views import UserView, read_users
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.storage import Storage
@@ -204,9 +202,10 @@ def _before_after(context: RunContext, manifest: Manifest) -> pa.Table:
 def _wording(context: RunContext, manifest: Manifest) -> pa.Table:
     titles = read_catalogue(context.storage, manifest)["title"]
     found = [
-        text_ablation(method, table, titles) for method, table in read_text_ablation(context, manifest.run_id).items()
+        item_text_effects(method, table, titles)
+        for method, table in read_text_ablation(context, manifest.run_id).items()
     ]
-    return pa.concat_tables([TEXT_ABLATION.empty_table(), *found])
+    return pa.concat_tables([ITEM_TEXT_EFFECTS.empty_table(), *found])
 
 
 def _card(night: RunResult) -> ModelCard | None:

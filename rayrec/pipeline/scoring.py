@@ -17,7 +17,7 @@ from ray.data import Dataset
 from rayrec.config import Retrieval
 from rayrec.data.cutoff_histories import histories_at
 from rayrec.data.schemas import DENOISED_HISTORY
-from rayrec.experiments.arms import Variant
+from rayrec.experiments.arm_plan import Variant
 from rayrec.monitoring.removal_statistics import popularity_bands, summarise_removals
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged

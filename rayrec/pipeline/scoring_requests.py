@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Rerank
-from rayrec.experiments.arms import ArmPath, Variant
+from rayrec.experiments.arm_plan import ArmPath, Variant
 from rayrec.instructions.instruction_table import instructions_for
 from rayrec.pipeline.instruction_inputs import arms_with_requests, requests
 from rayrec.pipeline.models import explores

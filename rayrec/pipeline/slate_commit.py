@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from rayrec.config import Rerank, Slate
 from rayrec.data.schemas import DENOISED_HISTORY, QUARANTINE, SLATE
-from rayrec.experiments.arms import ArmPath
-from rayrec.monitoring.run_statistics import merge, slate_statistics
+from rayrec.experiments.arm_plan import ArmPath
+from rayrec.monitoring.run_statistics import PARTICIPANTS, SPLIT, count_statistics, merge, slate_statistics
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.interaction_ingest import ShardCounts
 from rayrec.pipeline.models import (
@@ -30,13 +30,11 @@ from rayrec.pipeline.models import (
     retriever_specs,
 )
 from rayrec.pipeline.run_artifacts import (
-    count_statistics,
     write_counterfactual_propensities,
     write_denoising_decisions,
     write_run_statistics,
 )
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.sample_ratio_check import SERVED, SPLIT
 from rayrec.pipeline.scoring import ScoringSpec
 from rayrec.pipeline.scoring_requests import SCORER, scoring_request_of, users_to_score, with_scores_of
 from rayrec.publishing.publishing_run import PublishingRun
@@ -164,7 +162,9 @@ class CommitShard:
         together = pa.concat_tables([part.slates for part in made.values()]).combine_chunks()
         item_id, category = catalogue["item_id"].combine_chunks(), catalogue["category"].combine_chunks()
         rules = count_statistics("rule", {arm: part.rules for arm, part in made.items()})
-        served = count_statistics(SPLIT, {arm: {SERVED: self._taking_part(part.slates)} for arm, part in made.items()})
+        served = count_statistics(
+            SPLIT, {arm: {PARTICIPANTS: self._taking_part(part.slates)} for arm, part in made.items()}
+        )
         summary = merge([slate_statistics(together, item_id, category), rules, served])
         write_run_statistics(self._day, self._what.run.record.run_id, "slates", shard, summary)
 

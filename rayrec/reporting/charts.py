@@ -1,7 +1,7 @@
-"""The report's plots: small inline SVGs that stretch with the page. Text stays outside, as HTML, so that it never does.
+"""Charts of the report: small inline SVGs that stretch with the page. Text stays outside, as HTML, and does not stretch.
 
-Shapes are SVG rather than CSS boxes because browsers print SVG fills without being asked to print backgrounds. All
-functions take numbers alone and return markup that holds numbers alone: nothing here needs escaping.
+Shapes are SVG instead of CSS boxes because browsers print SVG fills by default, but not backgrounds. All functions take
+only numbers and return markup with only numbers: nothing here needs escaping.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 from markupsafe import Markup
 
 from rayrec.monitoring.run_statistics import bin_edges
-
-Floats = npt.NDArray[np.float64]
+from rayrec.numerics.types import Float64s
 
 
 def bar(share: float, colour: int = 1) -> Markup:
@@ -32,8 +30,8 @@ def stacked(shares: Sequence[float]) -> Markup:
     return _svg("bar", 100, 10, "".join(parts))
 
 
-def columns(heights: Floats, colour: int = 1) -> Markup:
-    """A histogram of equal steps; the highest column fills the plot."""
+def bars(heights: Float64s, colour: int = 1) -> Markup:
+    """A histogram of equal steps; the highest bar fills the plot."""
     if not len(heights):
         return Markup("")
     scaled = 100 * heights / max(float(heights.max()), 1e-12)
@@ -46,7 +44,7 @@ def columns(heights: Floats, colour: int = 1) -> Markup:
     return _svg("plot", 100, 100, f'<g class="c{colour}">{"".join(rects)}</g>')
 
 
-def line(x: Floats, y: Floats, colour: int = 1) -> Markup:
+def line(x: Float64s, y: Float64s, colour: int = 1) -> Markup:
     """A curve through the points, from the least to the greatest value of both."""
     if len(x) < 2:
         return Markup("")
@@ -57,7 +55,7 @@ def line(x: Floats, y: Floats, colour: int = 1) -> Markup:
 
 
 def interval(low: float, value: float, high: float, span: tuple[float, float], colour: int = 1) -> Markup:
-    """A value and its interval on the scale `span`, with a thin mark at 0 where the scale passes it."""
+    """A value and its interval on the scale `span`, with a thin mark at 0 where the scale contains it."""
     least, most = span
     scale = 100 / max(most - least, 1e-12)
     start, mid, end = ((number - least) * scale for number in (low, value, high))
@@ -66,7 +64,7 @@ def interval(low: float, value: float, high: float, span: tuple[float, float], c
     return _svg("bar", 100, 10, f'{zero}{whisker}<path class="l{colour} mark" d="M{_n(mid)},0V10"/>')
 
 
-def histogram(counts: Mapping[str, float], bins: int = 40) -> tuple[Floats, float, float]:
+def histogram(counts: Mapping[str, float], bins: int = 40) -> tuple[Float64s, float, float]:
     """Counts by score bin as (heights [bins], from, to) on equal steps; the outer 0.5% of each side is left out."""
     numbers = sorted((int(key), count) for key, count in counts.items() if count > 0)
     if not numbers:

@@ -1,8 +1,9 @@
-"""`report.html`: one self-contained page about one day, for the person who decides whether to trust it.
+"""The run report: one self-contained HTML page about one date.
 
-    write_report(data, storage)      # reports/dt=D/report.html, and report.json to make it from again
+    write_report(data, storage)      # reports/dt=D/report.html, and report.json, the data of the page
 
-No script, no network, no fonts; light and dark; readable on a phone and on paper. All text is escaped by the template.
+The page has no script, no network access and no fonts; it has a light and a dark theme, and fits phones and paper. The
+template escapes all text.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rayrec.errors import DataError, MissingFileError
-from rayrec.monitoring.guardrails import guardrails
+from rayrec.evaluation.arm_guardrails import arm_guardrails
+from rayrec.monitoring.guardrails import run_guardrails
 from rayrec.monitoring.progress import format_duration
-from rayrec.reporting import charts, views
+from rayrec.reporting import charts, evaluation_views, run_views
 from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, layout
 
-MAX_TEXT = 120  # characters of a title on the page
+MAX_TEXT = 120  # characters of a title
 
 
 def write_report(data: ReportData, storage: Storage) -> str:
-    """Write the page, then the facts: where they lie, the report is whole. Gives the page's path or URL."""
+    """Write the page, then its data; a report with data is complete. Returns the page's path or URL."""
     page = layout.report_page_path(data.date)
     storage.write(page, render(data).encode())
     storage.write(layout.report_data_path(data.date), data.to_json())
@@ -49,40 +51,40 @@ def has_report(storage: Storage, dt: str) -> bool:
 def render(data: ReportData) -> str:
     """The page's HTML."""
     arms = list(data.arms)
-    off_policy, offpolicy_span = views.off_policy(data.off_policy)
+    off_policy, off_policy_span = evaluation_views.off_policy(data.off_policy)
     return _template().render(
         data=data,
         charts=charts,
-        guardrails=guardrails(data),
-        flow=views.flow(data),
-        quarantine=views.shares(data.rows_quarantined, max(data.rows_read, 1)),
+        guardrails=[*run_guardrails(data), *arm_guardrails(data.comparison, data.arms, data.baseline)],
+        user_outcomes=run_views.user_outcomes(data),
+        quarantine=run_views.shares(data.rows_quarantined, max(data.rows_read, 1)),
         quarantined_rows=sum(data.rows_quarantined.values()),
         quarantine_examples=data.quarantine_examples.to_pylist(),
-        removals=views.removals(data),
-        before_after=views.before_after(data.before_after),
+        removals=run_views.removals(data),
+        before_after=run_views.before_after(data.before_after),
         removed=data.removed_examples.to_pylist(),
-        scores=views.scores(data.statistics, arms),
-        sources=views.sources(data.statistics, arms),
-        categories=views.categories(data.statistics, arms),
-        overlaps=views.overlaps(data.statistics),
-        rules=views.rules(data),
+        scores=run_views.scores(data.statistics, arms),
+        sources=run_views.sources(data.statistics, arms),
+        categories=run_views.categories(data.statistics, arms),
+        overlaps=run_views.overlaps(data.statistics),
+        rules=run_views.rules(data),
         drift=data.drift.to_pylist(),
-        timings=views.timings(data.timings),
-        losses=views.losses(data.losses),
-        text_ablation=views.text_ablation(data.text_ablation),
-        asked=views.asked(data.requests),
-        example_users=views.example_users(data.examples),
-        comparison=views.comparison(data.comparison, data.baseline),
-        ground_truth=views.comparison(data.ground_truth, data.baseline),
-        interleaving=views.interleaving(data.interleaving),
+        timings=run_views.timings(data.timings),
+        losses=run_views.losses(data.losses),
+        text_ablation=run_views.text_ablation(data.text_ablation),
+        requests=run_views.requests(data.requests),
+        example_users=run_views.example_users(data.examples),
+        comparison=evaluation_views.comparison(data.comparison, data.baseline),
+        ground_truth=evaluation_views.comparison(data.ground_truth, data.baseline),
+        interleaving=evaluation_views.interleaving(data.interleaving),
         off_policy=off_policy,
-        offpolicy_span=offpolicy_span,
+        off_policy_span=off_policy_span,
     )
 
 
 @cache
 def _template() -> Template:
-    loader = PackageLoader("rayrec.reporting", "page")
+    loader = PackageLoader("rayrec.reporting", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -109,6 +111,6 @@ def _day(microseconds: int) -> str:
 
 
 def shorten(text: str | None, limit: int = MAX_TEXT) -> str:
-    """Text cut to `limit` characters, control characters made visible: what a person can read of a hostile title."""
+    """Text of at most `limit` characters with control characters replaced, so that a hostile title stays readable."""
     shown = "".join(char if char.isprintable() else "\ufffd" for char in (text or "")[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

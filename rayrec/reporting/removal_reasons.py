@@ -1,4 +1,4 @@
-"""Why an event was taken out, in words: what the denoising method measured of it, against the user's other events."""
+"""Explanations of removed interactions in words, from what the denoising method measured."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from rayrec.denoising.denoiser import REASONS
 REASON_LABELS = {
     "inconsistent": "does not fit the other events",
     "negative_influence": "makes the trusted events harder to predict",
-    "inconsistent_and_negative_influence": "fits nothing else, and makes the trusted events harder to predict",
-    "retracted": "was taken back by a later event",
-    "burst": "came faster than people act",
-    "repeat": "repeats the same item on one day",
-    "short_dwell": "was looked at far shorter than usual",
-    "low_likelihood": "is what a model of all users' events expects least of this user",
+    "inconsistent_and_negative_influence": "fits no other event, and makes the trusted events harder to predict",
+    "retracted": "was reversed by a later event",
+    "burst": "came faster than a person acts",
+    "repeat": "repeats the same item on one date",
+    "short_dwell": "was viewed far shorter than usual",
+    "low_likelihood": "is the event of this user that a model of all users expects least",
     "likely_noise": "looks like noise by several signs together",
 }
 _BOTH = "inconsistent_and_negative_influence"
-_NEGATIVE, _SUPPORT = ("negative_influence", _BOTH), ("inconsistent", _BOTH)
+_NEGATIVE_INFLUENCE, _INCONSISTENT = ("negative_influence", _BOTH), ("inconsistent", _BOTH)
 
 
-def explain_removal(row: Mapping[str, Any], place: int) -> str:
-    """In words, for one event of a DENOISED_HISTORY row (a mapping of lists); "" where it was kept as it is.
+def explain_removal(row: Mapping[str, Any], event: int) -> str:
+    """The explanation for one event of a DENOISED_HISTORY row (a mapping of lists); "" where it was retained.
 
-    Support is self-consistency: how well the other events predict this one. Negative influence is how much the scores
-    of the trusted (newest) events rise without it, relative to items that were not consumed.
+    Influence here is self-consistency: how well the other events predict this one. Negative influence: how much the
+    scores of the trusted (newest) events rise without this one, relative to items that were not consumed.
     """
-    reason = REASONS[row["reason"][place]] if row["reason"][place] else ""
+    reason = REASONS[row["reason"][event]] if row["reason"][event] else ""
     if not reason:
         return ""
     clauses = []
-    if reason in _NEGATIVE and row["negative_influence"][place] is not None:
-        clauses.append(f"removing it raises the score of what was taken last ({row['negative_influence'][place]:+.2g})")
-    if reason in _SUPPORT and (support := _support(row["influence"], place)):
+    negative_influence = row["negative_influence"][event]
+    if reason in _NEGATIVE_INFLUENCE and negative_influence is not None:
+        clauses.append(f"removing it raises the score of the newest events ({negative_influence:+.2g})")
+    if reason in _INCONSISTENT and (support := _support(row["influence"], event)):
         clauses.append(support)
-    left = row["keep_weight"][place]
-    return "; ".join(clauses or [f"it {REASON_LABELS[reason]}"]) + (f"; it still weighs {left:.0%}" if left else "")
+    weight = row["keep_weight"][event]
+    return "; ".join(clauses or [f"it {REASON_LABELS[reason]}"]) + (f"; it keeps {weight:.0%} weight" if weight else "")
 
 
-def _support(influence: list[float | None], place: int) -> str:
-    """How the event stands among the user's others; "" where it was not measured."""
+def _support(influence: list[float | None], event: int) -> str:
+    """How the event's influence compares with that of the user's others; "" where it was not measured."""
     values = np.array([np.nan if one is None else one for one in influence])
-    own, others = values[place], np.delete(values, place)
+    own, others = values[event], np.delete(values, event)
     others = others[np.isfinite(others)]
     if not np.isfinite(own) or not len(others):
         return ""

@@ -1,6 +1,6 @@
-"""What the report shows, as plain facts and small Arrow tables: made by the pipeline, kept beside the page as JSON.
+"""The data of a report: plain facts and small Arrow tables. The pipeline makes it; report.json stores it.
 
-`jobs.evaluate` reads it back, adds what the users did afterwards, and writes the page anew.
+`jobs.evaluate` reads it, adds the evaluation, and writes the page again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pyarrow as pa
 from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON
-from rayrec.evaluation.interleaved_preference import INTERLEAVING
-from rayrec.evaluation.off_policy.published_feedback import OFF_POLICY_ESTIMATES
+from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
+from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
 from rayrec.monitoring.drift import DRIFT
+from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS
+from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION
 from rayrec.monitoring.run_statistics import RUN_STATISTICS
-from rayrec.reporting.item_text_effects import TEXT_ABLATION
-from rayrec.reporting.request_tables import REQUEST_RECOGNITION
 
 TIMINGS = pa.schema(
     [
@@ -44,7 +44,7 @@ REMOVED = pa.schema(
         pa.field("negative_influence", pa.float32()),
     ]
 )
-"""Events taken out, as examples for people."""
+"""Examples of removed events."""
 EXAMPLE = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -52,21 +52,21 @@ EXAMPLE = pa.schema(
         pa.field("rank", pa.int64(), nullable=False),  # in the slate from 1; in the history, oldest first
         pa.field("title", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # history: day and event; slate: source
-        pa.field("reason", pa.string(), nullable=False),  # why it was taken out; "" if it was not
+        pa.field("reason", pa.string(), nullable=False),  # of its removal; "" if it was retained
     ]
 )
-"""A few users' histories and slates, in words."""
+"""Histories and slates of the example users."""
 BEFORE_AFTER = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
         pa.field("variant", pa.string(), nullable=False),  # of denoising
-        pa.field("place", pa.int64(), nullable=False),  # oldest first
+        pa.field("position", pa.int64(), nullable=False),  # oldest first
         pa.field("title", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # day and event
-        pa.field("why", pa.string(), nullable=False),  # it was taken out, in words; "" if it was not
+        pa.field("explanation", pa.string(), nullable=False),  # of its removal, in words; "" if it was retained
     ]
 )
-"""A few users' histories, and what is left of them after each denoising variant."""
+"""Histories of a few users before and after each denoising variant."""
 _TABLES = {
     "quarantine_examples": QUARANTINE,
     "statistics": RUN_STATISTICS,
@@ -80,55 +80,51 @@ _TABLES = {
     "ground_truth": COMPARISON,
     "interleaving": INTERLEAVING,
     "off_policy": OFF_POLICY_ESTIMATES,
-    "text_ablation": TEXT_ABLATION,
+    "text_ablation": ITEM_TEXT_EFFECTS,
     "requests": REQUEST_RECOGNITION,
 }
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All of one day's report. Every text may come from users' data: the template escapes all of it."""
+    """All data of one report. Any text may come from users' data: the template escapes all of it."""
 
     name: str  # of the config
     date: Date
     run_id: str
     published: bool
-    publication_status: str  # one sentence: what was published, or why nothing was
+    publication_status: str  # one sentence: what was published, or why not
     arms: Mapping[str, str]  # name -> what it does, in words
-    facts: Mapping[str, str]  # engine, models, code version, fingerprint, ...: what one asks about a run
+    facts: Mapping[str, str]  # engine, models, code version, fingerprint, ...
     users_in: int
     users_published: int
     users_quarantined: Mapping[str, int]  # by reason
     users_ineligible: Mapping[str, int]
     rows_read: int
     rows_quarantined: Mapping[str, int]  # by reason
-    statistics: pa.Table  # SUMMARY, merged over shards
+    statistics: pa.Table  # RUN_STATISTICS, merged over shards
     max_quarantine_share: float = 0.05  # of the config
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
     before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
     arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, in words
-    previous_date: Date | None = None  # the last published day before this one
+    previous_date: Date | None = None  # the last published date before this one
     drift: pa.Table = field(default_factory=DRIFT.empty_table)
-    drift_unavailable: str = ""  # why nothing is known of the drift since that day; empty where something is
+    drift_unavailable: str = ""  # why drift from that date is unknown; empty where it is known
     timings: pa.Table = field(default_factory=TIMINGS.empty_table)
     losses: pa.Table = field(default_factory=LOSSES.empty_table)
-    evaluated_on: str = ""  # what `comparison` was judged on, in words
-    comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # what users did after the date
-    baseline: str = ""  # the arm that the others are compared with
-    recommendation: str = ""  # the decision, once the day is judged
-    arm_conclusions: tuple[str, ...] = ()  # why, an arm at a time
+    evaluated_on: str = ""  # users and interactions behind `comparison`, in words
+    comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # on interactions after the date
+    baseline: str = ""  # the arm that other arms are compared with
+    recommendation: str = ""  # the A/B decision, once the date is evaluated
+    arm_conclusions: tuple[str, ...] = ()  # the reasons, one per arm
     interleaving: pa.Table = field(default_factory=INTERLEAVING.empty_table)
-    off_policy_source: str = ""  # what `offpolicy` was estimated from, in words
+    off_policy_source: str = ""  # the feedback behind `off_policy`, in words
     off_policy: pa.Table = field(default_factory=OFF_POLICY_ESTIMATES.empty_table)
-    ground_truth: pa.Table = field(default_factory=COMPARISON.empty_table)  # the demo's planted truth
-    text_ablation: pa.Table = field(
-        default_factory=TEXT_ABLATION.empty_table
-    )  # items that owe most to the words beside the title
-    requests: pa.Table = field(
-        default_factory=REQUEST_RECOGNITION.empty_table
-    )  # what users ask for in words, and what the LLM heard
+    ground_truth: pa.Table = field(default_factory=COMPARISON.empty_table)  # of the synthetic dataset
+    text_ablation: pa.Table = field(default_factory=ITEM_TEXT_EFFECTS.empty_table)
+    requests: pa.Table = field(default_factory=REQUEST_RECOGNITION.empty_table)
 
     def __post_init__(self) -> None:
         for name, schema in _TABLES.items():
@@ -143,7 +139,7 @@ class ReportData:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ReportData:
-        """Raises DataError if the document cannot be read; sections that an older one does not have are empty."""
+        """Raises DataError if the document cannot be read; tables that it lacks are empty."""
         try:
             content: dict[str, Any] = json.loads(data)
             for name, schema in _TABLES.items():
@@ -153,5 +149,5 @@ class ReportData:
             content["arm_conclusions"] = tuple(content["arm_conclusions"])
             return cls(**content)
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            what = f"this is no report of this version of rayrec: {type(error).__name__}: {error}"
+            what = f"this report is of another version of rayrec: {type(error).__name__}: {error}"
             raise DataError(what, where=where, hint="run jobs.daily for that date again") from error

@@ -1,4 +1,4 @@
-"""A user, or a comparison, as tables on a terminal. All text goes in as plain text: no markup, no escapes of titles."""
+"""Tables for the terminal: a user, a comparison, off-policy estimates, a decision. All text is plain: no rich markup."""
 
 from __future__ import annotations
 
@@ -10,55 +10,55 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rayrec.evaluation.ab_decision import Decision
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
-from rayrec.evaluation.decision import Decision
-from rayrec.evaluation.logged_rewards import OffPolicyResult
+from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult
 from rayrec.reporting.html_report import shorten
-from rayrec.reporting.user_examples import UserView
+from rayrec.reporting.user_views import UserView
 
-_TITLE, _WHY = 48, 400  # characters
+_TITLE, _EXPLANATION = 48, 400  # characters
 _LOG_WIDTH = 140
 
 
 def results_console() -> Console:
-    """Where results go: the terminal as it is; elsewhere (`ray job logs`, a file) wide enough that no table is cut."""
+    """The console for results: the terminal; elsewhere (`ray job logs`, a file) 140 columns, so that tables are not cropped."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
 
 
-def print_user(console: Console, person: UserView, *, ranks: int = 10, events: int = 20) -> None:
-    """The newest events (kept and taken out), then the slates of all arms side by side."""
-    out = sum(bool(event.removed) for event in person.history)
-    shown = person.history[-events:]
-    older = f", the newest {len(shown)}" if len(shown) < len(person.history) else ""
-    title = f"user {shorten(person.user_id)}: {len(person.history)} events, {out} taken out{older}"
+def print_user(console: Console, user: UserView, *, ranks: int = 10, events: int = 20) -> None:
+    """The newest events, retained and removed, then the slates of all arms side by side."""
+    removed = sum(bool(event.removed) for event in user.history)
+    shown = user.history[-events:]
+    older = f", the newest {len(shown)}" if len(shown) < len(user.history) else ""
+    title = f"user {shorten(user.user_id)}: {len(user.history)} events, {removed} removed{older}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("when", "event", "title", "taken out because"):
+    for name in ("when", "event", "title", "reason for removal"):
         table.add_column(name)
     for event in shown:
         style = "dim strike" if event.removed else ""
-        why = "; ".join(f"{words} ({variant})" for variant, words in event.why.items())
+        explanation = "; ".join(f"{words} ({variant})" for variant, words in event.explanation.items())
         cells = (
             f"{event.when:%Y-%m-%d %H:%M}",
             shorten(event.event, 20),
             Text(shorten(event.title, _TITLE), style=style),
         )
-        table.add_row(*cells, Text(("✗ " if why else "") + shorten(why, _WHY), style="red"))
+        table.add_row(*cells, Text(("✗ " if explanation else "") + shorten(explanation, _EXPLANATION), style="red"))
     console.print(table)
-    console.print(_slates(person, ranks))
+    console.print(_slates(user, ranks))
 
 
-def _slates(person: UserView, ranks: int) -> Table | Text:
-    if not person.slates:
+def _slates(user: UserView, ranks: int) -> Table | Text:
+    if not user.slates:
         return Text("no slate in any arm")
-    known = {event.title for event in person.history}
+    known = {event.title for event in user.history}
     table = Table(title=Text("slates"), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
-    for arm in person.slates:
+    for arm in user.slates:
         table.add_column(Text(shorten(arm, 30)))
-    for place in range(max(len(slate[:ranks]) for slate in person.slates.values())):
+    for place in range(max(len(slate[:ranks]) for slate in user.slates.values())):
         cells = []
-        for slate in person.slates.values():
+        for slate in user.slates.values():
             item = slate[place] if place < len(slate) else None
             again = " (again)" if item and item.title in known else ""
             cells.append(Text(f"{shorten(item.title, _TITLE)}{again}" if item else ""))
@@ -74,40 +74,39 @@ def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[s
     table.add_column("users", justify="right")
     for metric in metrics:
         table.add_column(metric.removesuffix("@10") if metric == COVERAGE else metric, justify="right", no_wrap=True)
-    cells = {(row["system"], row["metric"]): row for row in rows if row["against"] is None}
+    cells = {(row["system"], row["metric"]): row for row in rows if row["baseline"] is None}
     for system in dict.fromkeys(system for system, _ in cells):
         values = [cells[system, metric] for metric in metrics]
         shown = [f"{row['value']:.4f}\n{row['low']:.3f}–{row['high']:.3f}" for row in values]
         table.add_row(Text(shorten(system, 40)), f"{values[0]['users']:,}", *shown)
     console.print(table)
     for row in rows:
-        if row["against"] is not None and row["metric"] == "ndcg@10":
+        if row["baseline"] is not None and row["metric"] == "ndcg@10":
             interval = f"[{row['low']:+.4f}, {row['high']:+.4f}]"
-            line = f"{row['system']} − {row['against']}: {row['metric']} {row['value']:+.4f} {interval}"
+            line = f"{row['system']} − {row['baseline']}: {row['metric']} {row['value']:+.4f} {interval}"
             console.print(Text(shorten(line)), soft_wrap=True)
 
 
-def print_off_policy(console: Console, logged: OffPolicyResult) -> None:
-    """What each arm would have earned, by the rewards of the arm that was shown."""
-    table = Table(title=Text(logged.description), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("shown", "judged", "by", "reward a slate", "slates", "effective"):
-        table.add_column(name, justify="right" if name in ("slates", "effective") else "left")
-    for row in logged.estimates.to_pylist():
-        no_estimate_reason = row["refused"]
-        value = no_estimate_reason or f"{row['value']:.4f}  {row['low']:.4f}–{row['high']:.4f}"
-        names = (Text(shorten(row[name], 40)) for name in ("logging", "target", "estimator"))
+def print_off_policy(console: Console, result: OffPolicyResult) -> None:
+    """The expected reward of each target arm, estimated from the rewards of the logging arm."""
+    table = Table(title=Text(result.description), title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("logging arm", "target arm", "estimator", "reward per slate", "slates", "effective size"):
+        table.add_column(name, justify="right" if name in ("slates", "effective size") else "left")
+    for row in result.estimates.to_pylist():
+        value = row["no_estimate_reason"] or f"{row['value']:.4f}  {row['low']:.4f}–{row['high']:.4f}"
+        names = (Text(shorten(row[name], 40)) for name in ("logging_arm", "target_arm", "estimator"))
         table.add_row(*names, Text(shorten(value)), f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}")
     console.print(table)
 
 
 def print_decision(console: Console, decision: Decision | None, interleaving: pa.Table) -> None:
-    """What to do, why, and whose items users took when two arms' slates are mixed."""
+    """The recommendation, the conclusion on each arm, and the interleaving of each arm with the baseline."""
     if decision is None:
         return
     console.print(Text(f"\n{shorten(decision.recommendation, 400)}", style="bold"), soft_wrap=True)
-    for verdict in decision.conclusions:
-        console.print(Text(shorten(verdict.sentence, 1000)), soft_wrap=True)
+    for conclusion in decision.conclusions:
+        console.print(Text(shorten(conclusion.sentence, 1000)), soft_wrap=True)
     for row in interleaving.to_pylist():
-        counts = f"{row['wins']:,} users took more of {row['system']}, {row['losses']:,} of {row['against']}"
-        line = f"interleaved: {counts}, {row['ties']:,} neither (sign test p = {row['p']:.3f})"
+        counts = f"{row['wins']:,} users consumed more items of {row['system']}, {row['losses']:,} of {row['baseline']}"
+        line = f"interleaving: {counts}, {row['ties']:,} ties (sign test p = {row['p']:.3f})"
         console.print(Text(shorten(line, 400)), soft_wrap=True)

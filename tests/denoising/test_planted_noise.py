@@ -170,7 +170,7 @@ def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
         }
     )
     users = pa.array([f"u{user:02d}" for user in range(40)])
-    truth = RelevantItems.of(users.take(pa.array(wanted.rows)), ids.take(pa.array(wanted.values)), ids)
+    truth = RelevantItems.from_pairs(users.take(pa.array(wanted.rows)), ids.take(pa.array(wanted.values)), ids)
     expected = user_metrics("random", slates, truth).values
     assert found["ndcg@10"] == pytest.approx(expected["ndcg@10"])
     assert (found["recall@20"] >= expected["recall@10"]).all()

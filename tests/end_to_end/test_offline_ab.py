@@ -86,24 +86,24 @@ def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(
         [*sets, f"feedback.root={output}", "feedback.path=feedback.csv"], "--date", workspace.dataset.date.isoformat()
     )
     assert status == 0, text
-    assert "propensity_differs 1" in text
+    assert "propensity_mismatch 1" in text
     metrics = json.loads((output / f"reports/dt={workspace.dataset.date}/metrics.json").read_text())
-    found = {(row["target"], row["estimator"]): row for row in metrics["offpolicy"]["estimates"]}
+    found = {(row["target_arm"], row["estimator"]): row for row in metrics["off_policy"]["estimates"]}
     own = found["soft", "on_policy"]
     assert own["value"] == pytest.approx(pc.sum(log["reward"].slice(3)).as_py() / (len(log) / 3 - 1))
     near = found["warmer", "sn_rips"]
-    assert near["refused"] is None
+    assert near["no_estimate_reason"] is None
     assert (
         near["low"] < own["value"] < near["high"]
     )  # clicks here depend on the rank alone: every arm is worth the same
-    assert metrics["decision"]["headline"].startswith(("Keep soft", "Choose"))
-    assert {row["system"] for row in metrics["preferences"]} == {"warmer", "greedy", "ruled"}
+    assert metrics["decision"]["recommendation"].startswith(("Keep soft", "Choose"))
+    assert {row["system"] for row in metrics["interleaving"]} == {"warmer", "greedy", "ruled"}
     page = (output / f"reports/dt={workspace.dataset.date}/report.html").read_text()
     for words in (
-        "What each arm would have earned",
-        "Rules that bound",
+        "Expected reward of each target arm",
+        "Rules that changed slates",
         "max_per_category",
-        "no segment is found to lose",
+        "no segment is significantly worse",
     ):
         assert words in page
     assert (output / f"quarantine/dt={workspace.dataset.date}/feedback/unmatched.parquet").exists()

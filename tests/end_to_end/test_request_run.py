@@ -110,7 +110,7 @@ def test_the_report_says_which_requests_were_understood(with_requests: tuple[Wor
         result.context.storage, result.models.llm if result.models and result.models.llm else ""
     )
     assert card.settings["epochs"] == 8
-    columns = ("heard", "weighed", "arms", "named")
+    columns = ("in_vocabulary", "facets", "arms", "recognised")
     rows = {row["text"]: tuple(row[name] for name in columns) for row in report_data(result, []).requests.to_pylist()}
     assert rows == {
         "something in camping": ("something in camping", "camping", "campaign", True),

@@ -8,7 +8,7 @@ import pytest
 from small_runs import USERS, Workspace, differences
 
 from rayrec import read_slates
-from rayrec.evaluation.evaluation_result import evaluate
+from rayrec.evaluation.evaluation_job import evaluate
 from rayrec.monitoring.run_statistics import counts_by_arm
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.daily_run import RunResult
@@ -72,8 +72,10 @@ def test_the_users_of_every_arm_are_judged(
     workspace, together = first_run
     _, apart = split
     everybody, found = (evaluate(result.context.config, workspace.dataset.date, 7) for result in (together, apart))
-    rows_of = [row for row in found.found.comparison.to_pylist() if row["metric"] == "hr@10" and row["against"] is None]
+    rows_of = [
+        row for row in found.slates.comparison.to_pylist() if row["metric"] == "hr@10" and row["baseline"] is None
+    ]
     judged = {row["system"]: row["users"] for row in rows_of}
-    assert found.found.users == everybody.found.users == sum(judged[arm] for arm in apart.manifest.arms)
+    assert found.slates.users == everybody.slates.users == sum(judged[arm] for arm in apart.manifest.arms)
     assert found.decision is not None
     assert [verdict.arm for verdict in found.decision.conclusions] == ["llm", "soft"]

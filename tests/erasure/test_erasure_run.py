@@ -197,7 +197,7 @@ def test_the_newest_day_is_judged_with_the_corrected_model_its_manifest_names(ma
     assert manifest.models["item_model"] == certificate["item_models"][-1]["after"]
     found = judged(made)
     assert set(found["systems"]) == set(whole["systems"]) >= {"popularity", "ease", "llm", "control"}
-    assert whole["users_judged"] - len(made.gone) <= found["users_judged"] < whole["users_judged"]
+    assert whole["users_evaluated"] - len(made.gone) <= found["users_evaluated"] < whole["users_evaluated"]
 
 
 def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, 
     forget(made, None, "--date", (made.date + timedelta(days=1)).isoformat())
     forget(other)
     found, with_model = judged(made), judged(other)
-    assert found["judged"].endswith("the day's item model was deleted when users were erased.")
-    assert found["best_retriever_alone"] is None
+    assert found["evaluated_on"].endswith("the item model of the run was deleted by an erasure.")
+    assert found["best_standalone_retriever"] is None
     assert set(found["systems"]) == {"llm", "control"}
     for arm, values in found["systems"].items():
         assert values == {name: value for name, value in with_model["systems"][arm].items() if name in values}

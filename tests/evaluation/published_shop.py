@@ -16,7 +16,7 @@ from rayrec.data.schemas import HISTORY, ITEM, SLATE
 from rayrec.data.synthetic_dataset import PAST_DAYS, SyntheticDataset, make_synthetic_dataset
 from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.outcomes import outcomes
-from rayrec.experiments.arms import plan_arms
+from rayrec.experiments.arm_plan import plan_arms
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts

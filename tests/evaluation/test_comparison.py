@@ -18,7 +18,7 @@ def judged(name: str, values: np.ndarray, items: int = 20) -> UserMetrics:
 
 
 def row(table: pa.Table, system: str, metric: str, against: str | None = None) -> dict[str, float]:
-    rows = [r for r in table.to_pylist() if (r["system"], r["metric"], r["against"]) == (system, metric, against)]
+    rows = [r for r in table.to_pylist() if (r["system"], r["metric"], r["baseline"]) == (system, metric, against)]
     assert len(rows) == 1
     return rows[0]
 
@@ -34,7 +34,7 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_users() -> Non
 
 def test_a_constant_gain_has_a_paired_interval_of_no_width() -> None:
     values = np.random.default_rng(0).random(50)
-    table = compare([judged("a", values), judged("b", values + 0.1)], seed=1, against=["a"])
+    table = compare([judged("a", values), judged("b", values + 0.1)], seed=1, baselines=["a"])
     found = row(table, "b", "hr@1", "a")
     assert (found["low"], found["value"], found["high"]) == pytest.approx((0.1, 0.1, 0.1), abs=1e-6)
 

@@ -1,12 +1,12 @@
-"""From values per user to a sentence one can act on."""
+"""The A/B decision, and the segments that it looks at."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from rayrec.evaluation.ab_decision import decide
 from rayrec.evaluation.comparison import compare
-from rayrec.evaluation.decision import decide
 from rayrec.evaluation.metrics import UserMetrics
 from rayrec.evaluation.segments import MIN_SEGMENT_USERS, SegmentFeatures, segments
 
@@ -26,54 +26,54 @@ def noise(seed: int, size: float = 0.05, count: int = 400) -> np.ndarray:
 
 def test_a_clear_gain_is_chosen_with_its_size_and_interval_in_percent() -> None:
     base = users()
-    table = compare([arm("a", base), arm("b", base * 1.1 + noise(1, 0.01))], seed=0, against=["a"])
+    table = compare([arm("a", base), arm("b", base * 1.1 + noise(1, 0.01))], seed=0, baselines=["a"])
     found = decide(table, "a", ["a", "b"], "ndcg@10")
     assert found is not None
     assert found.recommendation == "Choose b: it is better than a."
-    (verdict,) = found.conclusions
-    assert verdict.conclusion == "better"
-    assert verdict.sentence.startswith("b − a: +9.8% nDCG@10")
-    assert "95% interval +9.7% … +10.0%" in verdict.sentence
-    assert "p < .001" in verdict.sentence
+    (conclusion,) = found.conclusions
+    assert conclusion.conclusion == "better"
+    assert conclusion.sentence.startswith("b − a: +9.8% nDCG@10")
+    assert "95% interval +9.7% … +10.0%" in conclusion.sentence
+    assert "p < .001" in conclusion.sentence
 
 
 def test_no_clear_difference_says_what_could_have_been_missed() -> None:
     base = users()
-    table = compare([arm("a", base), arm("b", base + noise(1))], seed=0, against=["a"])
+    table = compare([arm("a", base), arm("b", base + noise(1))], seed=0, baselines=["a"])
     found = decide(table, "a", ["a", "b"], "ndcg@10")
     assert found is not None
-    assert found.recommendation == "Keep a: no arm is found to be better."
-    assert "no difference is found" in found.conclusions[0].sentence
-    assert "with 400 users" in found.conclusions[0].sentence
+    assert found.recommendation == "Keep a: no arm is significantly better."
+    assert "not significant" in found.conclusions[0].sentence
+    assert "With 400 users" in found.conclusions[0].sentence
 
 
 def test_a_loss_is_called_a_loss() -> None:
     base = users()
-    found = decide(compare([arm("a", base), arm("b", base - 0.1)], seed=0, against=["a"]), "a", ["b"], "ndcg@10")
+    found = decide(compare([arm("a", base), arm("b", base - 0.1)], seed=0, baselines=["a"]), "a", ["b"], "ndcg@10")
     assert found is not None
-    assert found.recommendation == "Keep a: everything else is worse."
+    assert found.recommendation == "Keep a: every other arm is worse."
 
 
 def test_a_gain_that_costs_some_users_is_not_chosen_without_a_look() -> None:
     base, gain = users(), np.where(np.arange(400) < 60, -0.2, 0.2) + noise(3, 0.01)
     arms = [arm("a", base), arm("b", base + gain)]
-    rows = compare(arms, seed=0, against=["a"]).to_pylist()
+    rows = compare(arms, seed=0, baselines=["a"]).to_pylist()
     newcomers = np.arange(400) < 60
     for name, chosen in (("first week", newcomers), ("first month", ~newcomers)):
         inside = [one.take(chosen) for one in arms]
-        rows += compare(inside, seed=0, against=["a"], segment=name, metrics=["ndcg@10"]).to_pylist()
+        rows += compare(inside, seed=0, baselines=["a"], segment=name, metrics=["ndcg@10"]).to_pylist()
     table = type(compare(arms, seed=0)).from_pylist(rows, compare(arms, seed=0).schema)
     found = decide(table, "a", ["b"], "ndcg@10")
     assert found is not None
-    assert "some users lose" in found.recommendation
+    assert "worse for some segments" in found.recommendation
     assert found.conclusions[0].worse_segments == ("first week",)
-    assert "It loses among users with first week" in found.conclusions[0].sentence
+    assert "It is worse in the segments first week" in found.conclusions[0].sentence
 
 
 def test_three_equal_arms_are_corrected_for_being_three() -> None:
     base = users()
     arms = [arm("a", base), *(arm(f"b{n}", base + noise(n + 10)) for n in range(3))]
-    rows = [row for row in compare(arms, seed=0, against=["a"]).to_pylist() if row["p"] is not None]
+    rows = [row for row in compare(arms, seed=0, baselines=["a"]).to_pylist() if row["p"] is not None]
     raw, corrected = ([row[name] for row in rows] for name in ("p", "p_adjusted"))
     assert min(corrected) == pytest.approx(min(1, 3 * min(raw)))
 
@@ -81,7 +81,7 @@ def test_three_equal_arms_are_corrected_for_being_three() -> None:
 def test_arms_on_different_users_are_compared_as_two_groups() -> None:
     values, rows = users(count=600), np.arange(600)
     one, other = arm("a", values[::2], rows[::2]), arm("b", values[1::2] + 0.2, rows[1::2])
-    (row,) = [r for r in compare([one, other], seed=0, against=["a"]).to_pylist() if r["against"] == "a"]
+    (row,) = [r for r in compare([one, other], seed=0, baselines=["a"]).to_pylist() if r["baseline"] == "a"]
     assert row["users"] == 600
     half = 1.96 * np.hypot(values[::2].std(), values[1::2].std()) / np.sqrt(300)
     assert row["high"] - row["low"] == pytest.approx(2 * half, rel=0.1)
@@ -89,7 +89,7 @@ def test_arms_on_different_users_are_compared_as_two_groups() -> None:
 
 
 def test_one_arm_alone_leaves_nothing_to_decide() -> None:
-    assert decide(compare([arm("a", users())], seed=0, against=["a"]), "a", ["a"], "ndcg@10") is None
+    assert decide(compare([arm("a", users())], seed=0, baselines=["a"]), "a", ["a"], "ndcg@10") is None
 
 
 def test_segments_are_partitions_and_small_ones_are_left_out() -> None:

@@ -32,7 +32,7 @@ def slate_table(slates: dict[str, list[str]]) -> pa.Table:
 
 def truth_of(wanted: dict[str, list[str]], catalogue: list[str]) -> RelevantItems:
     pairs = [(user, item) for user, items in wanted.items() for item in items]
-    return RelevantItems.of(
+    return RelevantItems.from_pairs(
         pa.array([u for u, _ in pairs]), pa.array([i for _, i in pairs]), pa.array(sorted(catalogue))
     )
 

@@ -1,4 +1,4 @@
-"""A published day judged by what its users did: `jobs.evaluate` and `jobs.show` on a day that was really published."""
+"""Evaluation of a published date: slate metrics, `jobs.evaluate` and `jobs.show`."""
 
 from __future__ import annotations
 
@@ -22,23 +22,17 @@ from jobs.evaluate import main as evaluate
 from jobs.show import main as show
 from rayrec.data import erasure_list
 from rayrec.errors import DataError, MissingFileError
-from rayrec.evaluation.evaluation_result import evaluate as evaluate_day
-from rayrec.evaluation.ground_truth import ORACLE, evaluate_on_ground_truth, noise_detection
+from rayrec.evaluation.evaluation_job import evaluate as evaluate_day
+from rayrec.evaluation.ground_truth_metrics import ORACLE, evaluate_on_ground_truth, noise_detection
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import evaluate_slates
 from rayrec.monitoring.run_statistics import RUN_STATISTICS
+from rayrec.publishing.run_tables import read_catalogue, read_denoised
 from rayrec.publishing.slate_reader import read_manifest
+from rayrec.reporting.example_users import example_rows, least_similar_users, removed_examples, users_with_removals
 from rayrec.reporting.html_report import write_report
 from rayrec.reporting.report_data import ReportData
-from rayrec.reporting.user_examples import (
-    example_rows,
-    least_similar_users,
-    read_catalogue,
-    read_denoised,
-    removed_examples,
-    users_with_removals,
-)
-from rayrec.reporting.user_examples import read_users as people_of
+from rayrec.reporting.user_views import read_users
 from rayrec.storage import Storage
 
 
@@ -54,7 +48,9 @@ def wanted(day: PublishedShop) -> pa.Table:
 def value(comparison: pa.Table, system: str, metric: str) -> float:
     rows = comparison.to_pylist()
     (found,) = [
-        r["value"] for r in rows if (r["system"], r["metric"], r["against"], r["segment"]) == (system, metric, None, "")
+        r["value"]
+        for r in rows
+        if (r["system"], r["metric"], r["baseline"], r["segment"]) == (system, metric, None, "")
     ]
     return float(found)
 
@@ -92,7 +88,7 @@ def test_popularity_alone_is_popularity_computed_by_hand(day: PublishedShop) -> 
 
 
 def test_items_a_user_has_already_are_not_judged(day: PublishedShop) -> None:
-    person = people_of(day.config.output.root, day.shop.date, ["user-0001"])[0]
+    person = read_users(day.config.output.root, day.shop.date, ["user-0001"])[0]
     by_title = dict(zip(day.catalogue["title"].to_pylist(), day.catalogue["item_id"].to_pylist(), strict=True))
     had = pa.table({"user_id": ["user-0001"], "item_id": [by_title[person.history[0].title]]})
     with pytest.raises(DataError, match="none of the 200 users"):
@@ -115,12 +111,12 @@ def test_without_its_item_model_a_day_is_judged_by_its_arms_alone(tmp_path: Path
     shutil.rmtree(root / "models")
     found = evaluate_slates(str(root), day.shop.date, wanted(day))
     assert found.best_standalone is None
-    assert found.left_out.endswith("the day's item model is not there any more")
+    assert found.left_out.endswith("the item model of the run no longer exists")
     assert found.users == whole.users
     assert found.interleaving.equals(whole.interleaving)
     arms = pa.array(["control", "llm"])
     expected = whole.comparison.filter(pc.is_in(whole.comparison["system"], arms))
-    expected = expected.filter(pc.fill_null(pc.not_equal(expected["against"], whole.best_standalone), True))
+    expected = expected.filter(pc.fill_null(pc.not_equal(expected["baseline"], whole.best_standalone), True))
     counted = pa.array(["novelty@10", "popularity@10", "tail@10"])
     assert found.comparison.equals(expected.filter(pc.invert(pc.is_in(expected["metric"], counted))))
 
@@ -131,12 +127,12 @@ def test_why_no_retriever_is_judged_is_said_where_the_table_is(tmp_path: Path) -
     erasure_list.add(Storage(day.config.output.root), pa.array(["somebody"]))
     status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert status == 0, output
-    why = "Retrievers alone, novelty, popularity and tail are not judged: "
-    why += "the day's item model was deleted when users were erased."
-    assert why in output
+    reason = "No standalone retrievers, novelty, popularity and tail: "
+    reason += "the item model of the run was deleted by an erasure."
+    assert reason in output
     content = json.loads((Path(day.config.output.root) / "reports/dt=2026-03-02/metrics.json").read_text())
-    assert content["judged"].endswith(why)
-    assert content["best_retriever_alone"] is None
+    assert content["evaluated_on"].endswith(reason)
+    assert content["best_standalone_retriever"] is None
     assert set(content["systems"]) == {"control", "llm"}
 
 
@@ -161,7 +157,7 @@ def test_evaluate_prints_and_writes_every_system_with_intervals(day: PublishedSh
     content = json.loads((root / "reports/dt=2026-03-02/metrics.json").read_text())
     assert {"popularity", "ease", "control", "llm"} <= set(content["systems"])
     ours = content["systems"]["llm"]
-    assert {"users_judged", "recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10"} <= set(ours)
+    assert {"users_evaluated", "recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10"} <= set(ours)
     assert ours["ndcg@10"]["low"] <= ours["ndcg@10"]["value"] <= ours["ndcg@10"]["high"]
     again = (root / "reports/dt=2026-03-02/metrics.json").read_bytes()
     run(evaluate, "--date", "2026-03-02", sets=day.sets)
@@ -219,7 +215,7 @@ def test_examples_for_the_report_are_the_removed_events_with_their_titles(day: P
     assert removed.num_rows == 5
     assert set(removed["variant"].to_pylist()) == {"influence"}
     users = users_with_removals(denoised, 3)
-    rows = example_rows(people_of(day.config.output.root, day.shop.date, users))
+    rows = example_rows(read_users(day.config.output.root, day.shop.date, users))
     assert set(rows["user_id"].to_pylist()) == set(users)
     assert {"", "control", "llm"} == set(rows["arm"].to_pylist())
     assert any(rows["reason"].to_pylist())
@@ -229,7 +225,7 @@ def test_the_planted_truth_tells_how_much_of_the_noise_was_found(day: PublishedS
     (found,) = noise_detection(day.config.output.root, day.shop)
     assert found.variant == "influence"
     assert found.noise == day.shop.noise
-    assert found.hits <= min(found.noise, found.removed)
+    assert found.true_positives <= min(found.noise, found.removed)
     assert found.precision > 1.5 * found.noise / found.events  # at random it is noise / events
 
 
@@ -247,7 +243,7 @@ def test_evaluate_adds_its_table_to_the_days_report(day: PublishedShop) -> None:
         date=day.shop.date,
         run_id="r",
         published=True,
-        decision="",
+        publication_status="",
         arms={"control": "", "llm": ""},
         facts={},
         users_in=200,
@@ -259,13 +255,13 @@ def test_evaluate_adds_its_table_to_the_days_report(day: PublishedShop) -> None:
         statistics=RUN_STATISTICS.empty_table(),
     )
     write_report(report, storage)
-    assert "Not judged yet" in storage.read("reports/dt=2026-03-02/report.html").decode()
+    assert "Not evaluated yet" in storage.read("reports/dt=2026-03-02/report.html").decode()
     status, output = run(evaluate, "--date", "2026-03-02", sets=day.sets)
     assert status == 0, output
     page = storage.read("reports/dt=2026-03-02/report.html").decode()
-    assert "What users did next" in page
+    assert "Metrics on later interactions" in page
     assert "recent_popularity" in page
-    assert "Not judged yet" not in page
+    assert "Not evaluated yet" not in page
 
 
 def test_a_report_that_another_version_wrote_is_left_as_it_is_and_the_day_is_judged(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from published_shop import CONF, PublishedShop, publish_shop
 
 from rayrec import read_slates
 from rayrec.config import load
-from rayrec.evaluation.evaluation_result import evaluate
+from rayrec.evaluation.evaluation_job import evaluate
 from rayrec.evaluation.slate_evaluation import evaluate_slates
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.run_report import select_example_users
@@ -30,7 +30,7 @@ def test_the_users_of_every_arm_are_judged_whatever_their_arm_took_out(split: Pu
     found = evaluate_slates(
         split.config.output.root, split.shop.date, pa_csv.read_csv(split.shop.truth_root / "next.csv")
     )
-    rows = [row for row in found.comparison.to_pylist() if row["against"] is None and row["metric"] == "hr@10"]
+    rows = [row for row in found.comparison.to_pylist() if row["baseline"] is None and row["metric"] == "hr@10"]
     users = {row["system"]: row["users"] for row in rows}
     assert users["popularity"] == users["control"] + users["llm"] == found.users == USERS
     assert {row["system"]: row["value"] for row in rows}["llm"] > 0.6
@@ -53,10 +53,10 @@ def test_feedback_of_users_outside_the_experiment_judges_no_arm(tmp_path: Path) 
     columns = {name: shown[name] for name in ("slate_id", "rank", "item_id", "propensity")}
     pa_csv.write_csv(pa.table({**columns, "reward": [1.0] * len(shown)}), Path(root) / "feedback.csv")
     config = load(CONF, (*shop.sets, f"feedback.root={root}", "feedback.path=feedback.csv"))
-    found = evaluate(config, shop.shop.date, 7).logged
+    found = evaluate(config, shop.shop.date, 7).off_policy
     assert found is not None
     part = int(RunContext(config, shop.shop.date).arms.participants(pc.unique(shown["user_id"])).sum())
     assert 0 < part < USERS
     own = [row for row in found.estimates.to_pylist() if row["estimator"] == "on_policy"]
-    assert {row["target"]: row["slates"] for row in own} == {"control": part, "llm": part}
+    assert {row["target_arm"]: row["slates"] for row in own} == {"control": part, "llm": part}
     assert f"outside the experiment {3 * (USERS - part)}" in found.words

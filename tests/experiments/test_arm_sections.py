@@ -8,7 +8,7 @@ import pytest
 
 from rayrec.config import Arm, Arms, Config, Rerank, Retrieval, Slate
 from rayrec.errors import ConfigError
-from rayrec.experiments.arms import plan_arms
+from rayrec.experiments.arm_plan import plan_arms
 
 DATA = {"interactions": {"path": "x"}, "items": {"from_interactions": True}}
 

@@ -10,7 +10,8 @@ import pytest
 
 from rayrec.config import Config
 from rayrec.errors import ConfigError
-from rayrec.experiments.arms import plan_arms
+from rayrec.experiments.arm_plan import ArmPlan, plan_arms
+from rayrec.experiments.sample_ratio import sample_ratio_p
 
 DATA = {"interactions": {"path": "x"}, "items": {"from_interactions": True}}
 USERS = pa.array([f"user {number}" for number in range(20_000)])
@@ -53,6 +54,11 @@ def test_the_order_of_sources_is_part_of_a_variant() -> None:
     assert len(plan_arms(config({"a": one, "b": other})).variants("retrieve")) == 2
 
 
+def assigned(plan: ArmPlan, users: pa.Array) -> np.ndarray:
+    """The number of each user's arm in a split."""
+    return np.argmax(list(plan.members(users).values()), axis=0)
+
+
 def test_everybody_is_in_every_arm_or_in_exactly_one() -> None:
     everyone = plan_arms(config({"a": {}, "b": CONTROL})).members(USERS)
     assert all(users.all() for users in everyone.values())
@@ -64,7 +70,7 @@ def test_shares_are_met_and_no_shard_is_one_sided() -> None:
     from rayrec.numerics.hashing import shard_of
 
     plan = plan_arms(config({"a": {"share": 3}, "b": {"share": 1}}, assignment="split"))
-    arm = plan.assigned(USERS)
+    arm = assigned(plan, USERS)
     assert (arm == 1).mean() == pytest.approx(0.25, abs=0.015)
     shard = shard_of(USERS, 16)
     for number in range(16):
@@ -72,12 +78,10 @@ def test_shares_are_met_and_no_shard_is_one_sided() -> None:
 
 
 def test_a_user_stays_in_an_arm_and_another_salt_deals_anew() -> None:
-    def assigned(salt: str, users: pa.Array) -> np.ndarray:
-        return plan_arms(config({"a": {}, "b": {}}, assignment="split", salt=salt)).assigned(users)
-
-    first = assigned("one", USERS)
-    assert np.array_equal(first[5000:5100], assigned("one", USERS[5000:5100]))
-    assert (first == assigned("two", USERS)).mean() == pytest.approx(0.5, abs=0.02)
+    one, two = (plan_arms(config({"a": {}, "b": {}}, assignment="split", salt=salt)) for salt in ("one", "two"))
+    first = assigned(one, USERS)
+    assert np.array_equal(first[5000:5100], assigned(one, USERS[5000:5100]))
+    assert (first == assigned(two, USERS)).mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_users_of_a_variant_are_those_of_its_arms() -> None:
@@ -101,14 +105,14 @@ def test_arm_names_that_cannot_be_part_of_a_path_are_refused(name: str) -> None:
 
 def test_a_later_experiment_is_split_independently_of_an_earlier_one() -> None:
     arms = {"a": CONTROL, "b": {}}
-    first, second = (plan_arms(config(arms, assignment="split", salt=salt)).assigned(USERS) for salt in ("one", "two"))
+    first, second = (assigned(plan_arms(config(arms, assignment="split", salt=salt)), USERS) for salt in ("one", "two"))
     both = np.bincount(2 * first + second, minlength=4) / len(USERS)
     assert both == pytest.approx([0.25] * 4, abs=0.012)
 
 
 def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_where_they_were() -> None:
     arms = {"a": CONTROL, "b": {}}
-    earlier = plan_arms(config(arms, assignment="split", salt="one")).assigned(USERS)
+    earlier = assigned(plan_arms(config(arms, assignment="split", salt="one")), USERS)
     nested = {"salt": "one", "low": 0.5, "others": "a"}  # arm b had the upper half
     plan = plan_arms(config(arms, assignment="split", salt="two", within=nested))
     members, part = plan.members(USERS), plan.participants(USERS)
@@ -117,7 +121,7 @@ def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_whe
     assert not np.any(members["b"] & ~part)
     assert np.all(members["a"] ^ members["b"])
     assert members["b"][part].mean() == pytest.approx(0.5, abs=0.02)
-    assert "everybody else is in a" in plan.describe()
+    assert "all other users are in a" in plan.describe()
 
 
 def test_everybody_in_every_arm_inside_a_layer() -> None:
@@ -139,3 +143,10 @@ def test_everybody_in_every_arm_inside_a_layer() -> None:
 def test_a_layer_that_cannot_be_is_refused(within: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         config({"a": {}}, salt="two", within=within)
+
+
+def test_a_split_that_lost_users_is_told_from_one_that_did_not() -> None:
+    assert sample_ratio_p([5020, 4980], [1, 1]) > 0.5
+    assert sample_ratio_p([5000, 4700], [1, 1]) < 0.01
+    assert sample_ratio_p([900, 100], [0.9, 0.1]) == pytest.approx(1)
+    assert sample_ratio_p([10], [1]) == 1

@@ -118,7 +118,9 @@ def test_what_other_arms_would_have_made_of_their_slates_goes_too(tmp_path: Path
     rows = {
         "slate_id": pa.array(ids),
         "rank": pa.array([1] * len(ids), pa.int16()),
-        "target": pa.array(["llm"] * len(ids)).dictionary_encode().cast(COUNTERFACTUAL_PROPENSITY.field("target").type),
+        "target_arm": pa.array(["llm"] * len(ids))
+        .dictionary_encode()
+        .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type),
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
     }
     path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)

@@ -1,4 +1,4 @@
-"""Reports to test with: one full of everything, one of a day without anything."""
+"""Reports to test with: `full` has every section, `bare` is of a run that was not published."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 import pyarrow as pa
 
 from rayrec.data.schemas import INSTRUCTION, QUARANTINE, SLATE
+from rayrec.denoising.denoiser import REASONS
 from rayrec.evaluation.beyond_accuracy import ItemStatistics, beyond_accuracy
 from rayrec.evaluation.comparison import compare
-from rayrec.evaluation.interleaved_preference import interleaving
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
-from rayrec.evaluation.off_policy.published_feedback import OFF_POLICY_ESTIMATES
+from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
+from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, FacetScheme
 from rayrec.monitoring.drift import drift
-from rayrec.monitoring.removal_statistics import AGES, POPULAR
+from rayrec.monitoring.item_text_effects import item_text_effects
+from rayrec.monitoring.removal_statistics import AGES, POPULARITY_BANDS
+from rayrec.monitoring.request_recognition import request_recognition
 from rayrec.monitoring.run_statistics import RUN_STATISTICS, merge, slate_statistics
-from rayrec.reporting.item_text_effects import text_ablation
 from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
-from rayrec.reporting.request_tables import request_recognition
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
 DAY = date(2026, 3, 2)
@@ -53,65 +54,62 @@ def slates(
     return pa.concat_tables(tables).cast(SLATE), item_id, category
 
 
-def verdicts() -> pa.Table:
-    counts = {
-        "retained": 900.0,
-        "inconsistent": 60.0,
-        "negative_influence": 30.0,
-        "inconsistent_and_negative_influence": 10.0,
-    }
-    columns = {"quantity": ["verdict"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
+def denoising_reasons() -> pa.Table:
+    counts = {REASONS[0]: 900.0, "inconsistent": 60.0, "negative_influence": 30.0, REASONS[3]: 10.0}
+    columns = {"statistic": ["denoising reason"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
     return pa.table({**columns, "count": list(counts.values())}, RUN_STATISTICS)
 
 
 def removal_counts() -> pa.Table:
     rows = {
-        "out by event": ((HOSTILE, 600, 90), ("purchase", 400, 10)),
-        "out by age": ((AGES[0][1], 1000, 100),),
-        "out by popularity": ((POPULAR[0], 100, 1), (POPULAR[2], 900, 99)),
+        "removed by event": ((HOSTILE, 600, 90), ("purchase", 400, 10)),
+        "removed by age": ((AGES[0][1], 1000, 100),),
+        "removed by popularity": ((POPULARITY_BANDS[0], 100, 1), (POPULARITY_BANDS[2], 900, 99)),
     }
     counts = [
-        {"quantity": quantity, "arm": "influence", "key": f"{name}/{which}", "count": float(count)}
-        for quantity, bands in rows.items()
+        {"statistic": statistic, "arm": "influence", "key": f"{name}/{which}", "count": float(count)}
+        for statistic, bands in rows.items()
         for name, whole, out in bands
-        for which, count in (("all", whole), ("out", out))
+        for which, count in (("all", whole), ("removed", out))
     ]
     return pa.Table.from_pylist(counts, RUN_STATISTICS)
 
 
 def estimates() -> list[dict[str, object]]:
-    known = {"logging": "control", "estimator": "sn_rips", "slates": 1200, "effective_sample_size": 310.5}
-    one = {**known, "target": "llm", "value": 0.31, "low": 0.25, "high": 0.37, "standard_error": 0.03}
-    own = {**one, "target": "control", "estimator": "on_policy", "value": 0.28, "low": 0.27, "high": 0.29}
-    return [own, one, {**known, "target": HOSTILE, "refused": f"no support: {HOSTILE}"}]
+    known = {"logging_arm": "control", "estimator": "sn_rips", "slates": 1200, "effective_sample_size": 310.5}
+    one = {**known, "target_arm": "llm", "value": 0.31, "low": 0.25, "high": 0.37, "standard_error": 0.03}
+    own = {**one, "target_arm": "control", "estimator": "on_policy", "value": 0.28, "low": 0.27, "high": 0.29}
+    return [own, one, {**known, "target_arm": HOSTILE, "no_estimate_reason": f"no support: {HOSTILE}"}]
 
 
-def reread() -> pa.Table:
+def ablation() -> pa.Table:
     columns = {"item": [0, 1, 1, 2], "score": [1.0, 5.0, 4.0, 0.0], "score_title_only": [0.9, 1.0, 1.0, 0.2]}
     return pa.table(
         columns, pa.schema([("item", pa.int32()), ("score", pa.float32()), ("score_title_only", pa.float32())])
     )
 
 
-def binding() -> pa.Table:
-    columns = {"quantity": ["rule"] * 2, "arm": ["llm"] * 2, "key": ["max_per_category", HOSTILE]}
+def changed_slates() -> pa.Table:
+    columns = {"statistic": ["rule"] * 2, "arm": ["llm"] * 2, "key": ["max_per_category", HOSTILE]}
     return pa.table({**columns, "count": [12.0, 3.0]}, RUN_STATISTICS)
 
 
 def full(name: str = HOSTILE) -> ReportData:
     """Everything that a report can hold, all texts as hostile or as long as they come."""
     table, item_id, category = slates()
-    summary = merge([slate_statistics(table, item_id, category), verdicts(), removal_counts(), binding()])
-    earlier = merge([slate_statistics(*slates(seed=5)), verdicts()])
+    summary = merge(
+        [slate_statistics(table, item_id, category), denoising_reasons(), removal_counts(), changed_slates()]
+    )
+    earlier = merge([slate_statistics(*slates(seed=5)), denoising_reasons()])
     users = pa.array([f"user-{n}" for n in range(40)])
-    truth = RelevantItems.of(users, item_id.take(pa.array(np.arange(40))), item_id)
+    truth = RelevantItems.from_pairs(users, item_id.take(pa.array(np.arange(40))), item_id)
     judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
     facts = ItemStatistics.of(np.arange(len(item_id))[::-1].astype(float), category)
     category_shares = facts.category_shares(np.arange(40), np.arange(40), 40)
     judged = [one.with_metrics(beyond_accuracy(one.top, facts, category_shares)) for one in judged]
-    comparison = compare(judged, seed=0, against=["control"], resamples=200)
+    comparison = compare(judged, seed=0, baselines=["control"], resamples=200)
     newcomers = [one.take(np.arange(30)) for one in judged]
-    few = compare(newcomers, seed=0, against=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
+    few = compare(newcomers, seed=0, baselines=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
     comparison = pa.concat_tables([comparison, few])
     quarantine = {"file": "events/2026-02-01.csv", "row": 7, "user_id": None, "reason": HOSTILE, "detail": "x" * 500}
     removed = {"user_id": "user-1", "variant": "influence", "title": HOSTILE, "ts": 1_760_000_000_000_000}
@@ -137,15 +135,7 @@ def full(name: str = HOSTILE) -> ReportData:
         statistics=summary,
         quarantine_examples=pa.Table.from_pylist([{**quarantine, "raw": HOSTILE * 20}], QUARANTINE),
         removed_examples=pa.Table.from_pylist(
-            [
-                {
-                    **removed,
-                    "reason": "inconsistent_and_negative_influence",
-                    "influence": 0.01,
-                    "negative_influence": None,
-                }
-            ],
-            REMOVED,
+            [{**removed, "reason": REASONS[3], "influence": 0.01, "negative_influence": None}], REMOVED
         ),
         examples=pa.Table.from_pylist(
             [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE
@@ -166,13 +156,13 @@ def full(name: str = HOSTILE) -> ReportData:
         comparison=comparison,
         ground_truth=comparison,
         baseline="control",
-        recommendation="Keep control: no arm is found to be better.",
+        recommendation="Keep control: no arm is significantly better.",
         arm_conclusions=(f"llm − control: +3.1% nDCG@10, 95% interval −1.2% … +5.0%. {HOSTILE}",),
-        interleaving=interleaving(judged, truth.relevant, "control", 0),
+        interleaving=interleaving(judged, truth.matrix, "control", 0),
         off_policy_source="12,000 rows of feedback on 1,200 slates",
         off_policy=pa.Table.from_pylist(estimates(), OFF_POLICY_ESTIMATES),
         requests=request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True),
-        text_ablation=text_ablation("pointwise", reread(), pa.array(["Lamp", HOSTILE, "Tent"])),
+        text_ablation=item_text_effects("pointwise", ablation(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
 
@@ -196,7 +186,7 @@ def bare() -> ReportData:
         date=DAY,
         run_id="0",
         published=False,
-        publication_status="61% of the rows broke the contract; at most 5% may.",
+        publication_status="61% of the rows violated the contract; the limit is 5%.",
         arms={"control": ""},
         facts={},
         users_in=0,

@@ -1,4 +1,4 @@
-"""What denoising took out, told to people: of which events, from whom, and why in words that are true."""
+"""Removed events: statistics by band, explanations, and histories before and after."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.denoising.denoiser import REASONS
-from rayrec.monitoring.removal_statistics import POPULAR, popularity_bands, summarise_removals
+from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands, summarise_removals
 from rayrec.monitoring.run_statistics import counts_by_arm, merge
-from rayrec.reporting import views
+from rayrec.reporting import run_views
+from rayrec.reporting.example_users import before_after_rows
 from rayrec.reporting.removal_reasons import REASON_LABELS, explain_removal
-from rayrec.reporting.user_examples import HistoryItem, UserView, before_after_rows
+from rayrec.reporting.user_views import HistoryItem, UserView
 
 MICROSECONDS_PER_DAY = 86_400_000_000
 NOW = 1_000 * MICROSECONDS_PER_DAY
@@ -44,18 +45,18 @@ def denoised() -> pa.Table:
     )
 
 
-def test_events_are_counted_by_type_age_and_popularity_all_and_taken_out() -> None:
+def test_events_are_counted_by_type_age_and_popularity_all_and_removed() -> None:
     bands = popularity_bands(np.array([1, 90, 8, 1]))
     found = summarise_removals(denoised(), EVENTS, NOW, bands)
-    counts = {name: counts_by_arm(found, f"out by {name}")["influence"] for name in ("event", "age", "popularity")}
-    assert counts["event"] == {"view/all": 3, "view/out": 1, "purchase/all": 1, "purchase/out": 1}
+    counts = {name: counts_by_arm(found, f"removed by {name}")["influence"] for name in ("event", "age", "popularity")}
+    assert counts["event"] == {"view/all": 3, "view/removed": 1, "purchase/all": 1, "purchase/removed": 1}
     assert {key: n for key, n in counts["age"].items() if key.endswith("/all")} == {
         "under a day/all": 1,
         "7 to 28 days/all": 2,
         "older/all": 1,
     }
-    assert counts["age"]["older/out"] == 0
-    assert counts["popularity"][f"{POPULAR[0]}/out"] == 1
+    assert counts["age"]["older/removed"] == 0
+    assert counts["popularity"][f"{POPULARITY_BANDS[0]}/removed"] == 1
     assert counts["popularity"]["tail/all"] == 3
     parts = [summarise_removals(denoised().slice(row, 1), EVENTS, NOW, bands) for row in range(2)]
     assert merge(parts) == found
@@ -71,20 +72,20 @@ def test_an_explanation_says_what_was_measured() -> None:
     assert explain_removal(row, 0) == ""
     words = explain_removal(row, 1)
     assert words == (
-        "removing it raises the score of what was taken last (+0.02); "
+        "removing it raises the score of the newest events (+0.02); "
         "the user's other 2 events together do not support it"
     )
-    assert explain_removal(row, 2) == "removing it raises the score of what was taken last (+0.01)"
+    assert explain_removal(row, 2) == "removing it raises the score of the newest events (+0.01)"
     lonely = {**row, "reason": [0, 0, REASONS.index("inconsistent")]}
     assert explain_removal(lonely, 2) == "it fits badly: of the user's other 2 events 1 has less support"
     lowest = {**lonely, "influence": [0.5, 0.3, 0.2]}
     assert explain_removal(lowest, 2) == "it fits badly: of the user's other 2 events none has less support"
     weighed = {**lonely, "keep_weight": [1.0, 1.0, 0.25]}
-    assert explain_removal(weighed, 2).endswith("; it still weighs 25%")
+    assert explain_removal(weighed, 2).endswith("; it keeps 25% weight")
 
 
 @pytest.mark.parametrize("reason", REASONS[1:])
-def test_every_reason_has_words_also_where_nothing_was_measured(reason: str) -> None:
+def test_every_reason_has_an_explanation_without_measurements(reason: str) -> None:
     nothing = [None, float("nan")]
     row = {
         "reason": [REASONS.index(reason), 0],
@@ -104,8 +105,8 @@ def person() -> UserView:
 
 def test_histories_stand_before_and_after_for_each_variant_that_took_something() -> None:
     table = before_after_rows([person(), UserView("w", person().history[:1], {})])
-    assert table["why"].to_pylist() == ["", "because", ""]
-    (found,) = views.before_after(table)
-    assert (found["user_id"], found["variant"], found["left"]) == ("u", "ease", 2)
+    assert table["explanation"].to_pylist() == ["", "because", ""]
+    (found,) = run_views.before_after(table)
+    assert (found["user_id"], found["variant"], found["retained"]) == ("u", "ease", 2)
     assert [line["title"] for line in found["lines"]] == ["Lamp", "Tent", "Lamp"]
     assert before_after_rows([person()], events=1)["title"].to_pylist() == ["Lamp"]

@@ -1,4 +1,4 @@
-"""The page: safe with hostile text, whole without data, and the same after a round trip."""
+"""The report page: safe with hostile text, complete without data, the same after a round trip."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from report_cases import HOSTILE, bare, binding, full, slates
+from report_cases import HOSTILE, bare, changed_slates, full, slates
 
 from rayrec.errors import DataError
+from rayrec.evaluation.arm_guardrails import arm_guardrails
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
-from rayrec.monitoring.guardrails import guardrails
+from rayrec.monitoring.guardrails import run_guardrails
 from rayrec.monitoring.run_statistics import RANK_BANDS, RUN_STATISTICS, merge, slate_statistics
 from rayrec.pipeline.run_report import drift_since_previous
 from rayrec.reporting.html_report import read_report, render, shorten, write_report
 from rayrec.reporting.report_data import EXAMPLE, ReportData
-from rayrec.reporting.views import categories, overlaps, rules, sources
+from rayrec.reporting.run_views import categories, overlaps, rules, sources
 from rayrec.storage import Storage
 
 VOID = {"meta", "br", "rect", "path", "polyline", "img", "link", "input", "hr"}
@@ -77,19 +78,19 @@ def test_every_element_is_closed_and_every_section_is_there(data: ReportData) ->
     assert {value[1:] for name, value in page.attributes if name == "href" and value} <= targets
 
 
-def test_a_day_without_anything_says_so_in_words() -> None:
+def test_an_empty_report_says_so() -> None:
     text = "".join(Page(render(bare())).text)
     for line in (
         "not published",
         "61% of the rows",
-        "Nothing was taken out",
-        "no earlier published day",
-        "Not judged yet",
+        "Nothing was removed",
+        "no earlier published date",
+        "Not evaluated yet",
     ):
         assert line in text
 
 
-def test_the_facts_kept_beside_the_page_make_the_same_page(tmp_path: Path) -> None:
+def test_the_stored_data_renders_the_same_page(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     path = write_report(full(), storage)
     again = read_report(storage, "2026-03-02")
@@ -98,11 +99,11 @@ def test_the_facts_kept_beside_the_page_make_the_same_page(tmp_path: Path) -> No
 
 
 def test_a_report_of_another_version_is_an_error_in_words() -> None:
-    with pytest.raises(DataError, match="no report of this version"):
+    with pytest.raises(DataError, match="of another version of rayrec"):
         ReportData.from_json(b'{"name": "x"}', "reports/dt=2026-03-02/report.json")
 
 
-def test_control_characters_and_great_length_cannot_reach_the_reader() -> None:
+def test_titles_are_shortened_and_control_characters_replaced() -> None:
     assert shorten("a\x1b[31mb\u202e") == "a\ufffd[31mb\ufffd"
     assert len(shorten("x" * 10_000_000)) == 120
     assert shorten(None) == ""
@@ -117,14 +118,14 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
     arms = tuple(f"arm-{number}" for number in range(8))
     table, item_id, category = slates(users=200, items=2000, size=50, arms=arms)
     summary = slate_statistics(table, item_id, category)
-    truth = RelevantItems.of(
+    truth = RelevantItems.from_pairs(
         pa.array([f"user-{n}" for n in range(200)]), item_id.take(pa.array(np.arange(200))), item_id
     )
     judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in arms]
-    rows = [compare(judged, seed=0, against=["arm-0"], resamples=100)]
+    rows = [compare(judged, seed=0, baselines=["arm-0"], resamples=100)]
     for number in range(17):  # as many segments as there can be
         chosen = [one.take(np.arange(100)) for one in judged]
-        rows.append(compare(chosen, seed=0, against=["arm-0"], segment=f"segment {number}", resamples=100))
+        rows.append(compare(chosen, seed=0, baselines=["arm-0"], segment=f"segment {number}", resamples=100))
     people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4) for n in range(3000)]
     examples = [dict(zip(EXAMPLE.names, (*row, "ease", ""), strict=True)) for row in people]
     data = dataclasses.replace(
@@ -138,18 +139,18 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
     assert len(render(data).encode()) < 2_000_000
 
 
-@pytest.mark.parametrize(("limit", "kept"), [(0.05, False), (0.0555, False), (0.056, True), (1.0, True)])
-def test_a_quarantine_near_the_share_that_blocks_a_day_is_shown_before_it_does(limit: float, kept: bool) -> None:
+@pytest.mark.parametrize(("limit", "passed"), [(0.05, False), (0.0555, False), (0.056, True), (1.0, True)])
+def test_a_quarantine_near_the_limit_fails_its_guardrail(limit: float, passed: bool) -> None:
     data = dataclasses.replace(full(), rows_read=1000, rows_quarantined={"no user": 50}, max_quarantine_share=limit)
-    (rail,) = [rail for rail in guardrails(data) if rail.name == "rows in quarantine"]
-    assert rail.found == "5.00%"
-    assert rail.kept == kept
+    (rail,) = [rail for rail in run_guardrails(data) if rail.name == "quarantined rows"]
+    assert rail.measured == "5.00%"
+    assert rail.passed == passed
 
 
 @pytest.mark.parametrize(
     ("left", "why"), [(None, "that day has no report"), (b'{"name": "x"}', "is of another version of rayrec")]
 )
-def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_kept(
+def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_passed(
     tmp_path: Path, left: bytes | None, why: str
 ) -> None:
     storage, today = Storage(str(tmp_path)), full()
@@ -161,12 +162,12 @@ def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_kept(
     assert earlier == date(2026, 2, 27)
     assert why in unknown
     data = dataclasses.replace(today, previous_date=earlier, drift=drifted, drift_unavailable=unknown)
-    (rail,) = [rail for rail in guardrails(data) if rail.name == "drift against the day before"]
-    assert rail.kept is None
-    assert why in rail.found
+    (rail,) = [rail for rail in run_guardrails(data) if rail.name == "drift from the previous date"]
+    assert rail.passed is None
+    assert why in rail.measured
     text = "".join(Page(render(data)).text)
     assert "? unknown" in text
-    assert "It is not known what drifted since 2026-02-27" in text
+    assert "Drift since 2026-02-27, the previous published date, is unknown" in text
 
 
 def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
         write_report(dataclasses.replace(today, date=day), storage)
     earlier, drifted, unknown = drift_since_previous(storage, today.date, today.statistics)
     assert (earlier, unknown) == (date(2026, 2, 27), "")
-    assert set(drifted["verdict"].to_pylist()) == {"stable"}
+    assert set(drifted["status"].to_pylist()) == {"stable"}
 
 
 def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
@@ -185,7 +186,7 @@ def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
     summary = pa.table(
         {
             "arm": ["b", "b", "m", "m", "z", "z"],
-            "quantity": ["category", "source"] * 3,
+            "statistic": ["category", "source"] * 3,
             "key": ["tins", f"ease/{RANK_BANDS[0][2]}"] * 3,
             "count": [1.0] * 6,
         },
@@ -195,29 +196,33 @@ def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
     assert [row["arm"] for row in sources(summary, ["z", "m", "b", "empty"])["rows"]] == ["z", "m", "b"]
 
 
-def test_a_report_without_timings_does_not_say_that_a_night_took_no_time() -> None:
+def test_a_report_without_timings_shows_no_total() -> None:
     told = dataclasses.replace(full(), timings=full().timings.slice(0, 0))
-    assert "in all stages" in render(full())
-    assert "in all stages" not in render(told)
+    assert "total stage time" in render(full())
+    assert "total stage time" not in render(told)
 
 
-def test_of_arms_that_split_the_users_no_overlap_is_told_and_rules_count_by_the_arms_own_slates() -> None:
+def test_of_arms_that_split_the_users_no_overlap_is_shown_and_rules_count_by_the_arms_own_slates() -> None:
     table, item_id, category = slates(users=40)
     number = pc.cast(pc.replace_substring(table["user_id"], "user-", ""), pa.int64())
     apart = table.filter(pc.equal(pc.less(number, 20), pc.equal(table["arm"], "control")))
     report = full("shop")
-    summary = merge([slate_statistics(apart, item_id, category), binding()])
+    summary = merge([slate_statistics(apart, item_id, category), changed_slates()])
     report = dataclasses.replace(report, statistics=summary)
     assert overlaps(summary) == []
     assert [(row["arm"], row["count"], row["share"]) for row in rules(report)] == [("llm", 12, 0.6), ("llm", 3, 0.15)]
 
 
-@pytest.mark.parametrize(("fewer", "kept"), [(1.0, False), (0.95, False), (0.5, None)])
-def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, kept: bool | None) -> None:
+@pytest.mark.parametrize(("fewer", "passed"), [(1.0, False), (0.95, False), (0.5, None)])
+def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, passed: bool | None) -> None:
     rows = [row for row in full().comparison.to_pylist() if row["metric"] == COVERAGE]
     users = {"control": 40, "llm": int(40 * fewer)}
     value = {"control": 0.8, "llm": 0.6}
     rows = [{**row, "users": users[row["system"]], "value": value[row["system"]]} for row in rows]
     data = dataclasses.replace(full(), comparison=pa.Table.from_pylist(rows, COMPARISON))
-    (rail,) = [rail for rail in guardrails(data) if rail.name == "coverage of the catalogue, llm"]
-    assert rail.kept is kept
+    (rail,) = [
+        rail
+        for rail in arm_guardrails(data.comparison, data.arms, data.baseline)
+        if rail.name == "coverage of the catalogue, llm"
+    ]
+    assert rail.passed is passed

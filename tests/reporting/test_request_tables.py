@@ -1,4 +1,4 @@
-"""What the report says of requests: what was heard, and nobody's own words."""
+"""Request recognition: recognised terms and facets, and the privacy of single users' texts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from report_cases import HOSTILE, bare, full, requests, scheme
 
 from rayrec.data.schemas import INSTRUCTION
-from rayrec.monitoring.guardrails import guardrails
+from rayrec.monitoring.guardrails import run_guardrails
+from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, recognised_counts, request_recognition
 from rayrec.reporting.html_report import render
-from rayrec.reporting.request_tables import REQUEST_RECOGNITION, recognised_counts, request_recognition
 
 
-def test_what_was_heard_and_what_names_nothing() -> None:
+def test_in_vocabulary_words_and_recognised_terms() -> None:
     table = request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True)
     said = {row["text"]: row for row in table.to_pylist() if row["text"] is not None}
     assert set(said) == {HOSTILE, "a red lamp", "Lamps, please"}
-    found = {text: (row["heard"], row["arms"], row["rows"], row["named"]) for text, row in said.items()}
+    found = {text: (row["in_vocabulary"], row["arms"], row["rows"], row["recognised"]) for text, row in said.items()}
     assert found["a red lamp"] == ("red lamp", "b", 1, True)
     assert found["Lamps, please"] == ("lamp", "", 5, True)
     assert not found[HOSTILE][3]
@@ -26,7 +26,7 @@ def test_what_was_heard_and_what_names_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("intention", "preference", "weighed"),
+    ("intention", "preference", "facets"),
     [
         ("a lamp under 7", None, "lamp, below 5"),
         ("no lamps please", None, "not lamp"),
@@ -35,37 +35,37 @@ def test_what_was_heard_and_what_names_nothing() -> None:
         (None, "likes lamp", ""),
     ],
 )
-def test_the_facets_that_a_request_names_are_told(intention: str | None, preference: str | None, weighed: str) -> None:
+def test_the_facets_of_a_request_are_listed(intention: str | None, preference: str | None, facets: str) -> None:
     row = {"user_id": "*", "arm": None, "preference": preference, "intention": intention}
     table = request_recognition(pa.Table.from_pylist([row], INSTRUCTION), ["lamp"], scheme(), matches_facets=True)
-    assert table["weighed"].to_pylist() == [weighed]
+    assert table["facets"].to_pylist() == [facets]
 
 
-def test_single_users_own_words_are_counted_but_not_told() -> None:
+def test_texts_of_single_users_are_counted_but_not_shown() -> None:
     table = request_recognition(requests(), ["lamp"], scheme(), matches_facets=True)
-    own = [(row["named"], row["texts"], row["rows"]) for row in table.to_pylist() if row["text"] is None]
+    own = [(row["recognised"], row["texts"], row["rows"]) for row in table.to_pylist() if row["text"] is None]
     assert sorted(own) == [(False, 1, 6), (True, 1, 1)]
     page = render(dataclasses.replace(full(), requests=table))
     assert "secret wish" not in page
     assert "my own lamp" not in page
-    assert "1 in single users&#39; own words" in page or "1 in single users' own words" in page
+    assert "1 texts of single users" in page
 
 
-def test_a_reader_of_every_word_misses_nothing() -> None:
+def test_an_llm_with_every_word_recognises_every_request() -> None:
     table = request_recognition(requests(), None, scheme(), matches_facets=False)
     assert recognised_counts(table) == (5, 5)
-    assert set(table["heard"].to_pylist()) == {None}
-    assert set(table["weighed"].to_pylist()) == {None}
+    assert set(table["in_vocabulary"].to_pylist()) == {None}
+    assert set(table["facets"].to_pylist()) == {None}
 
 
-def test_nobody_asks() -> None:
+def test_a_run_without_requests() -> None:
     assert request_recognition(requests().slice(0, 0), ["lamp"], scheme(), matches_facets=True).equals(
         REQUEST_RECOGNITION.empty_table()
     )
-    assert "Nothing was asked for in words." in render(bare())
+    assert "The run had no requests." in render(bare())
 
 
-def test_requests_that_name_nothing_are_a_guardrail() -> None:
-    (rail,) = (rail for rail in guardrails(full()) if rail.name == "requests that name something")
-    assert (rail.found, rail.kept) == ("3 of 5", False)
-    assert not [rail for rail in guardrails(bare()) if rail.name == "requests that name something"]
+def test_unrecognised_requests_fail_a_guardrail() -> None:
+    (rail,) = (rail for rail in run_guardrails(full()) if rail.name == "requests with a recognised term")
+    assert (rail.measured, rail.passed) == ("3 of 5", False)
+    assert not [rail for rail in run_guardrails(bare()) if rail.name == "requests with a recognised term"]

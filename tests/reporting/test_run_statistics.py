@@ -11,17 +11,18 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_cases import slates, verdicts
+from report_cases import denoising_reasons, slates
 
 from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.denoising.denoiser import REASONS
 from rayrec.monitoring.drift import drift, psi
+from rayrec.monitoring.rank_overlap import rank_biased_overlap
 from rayrec.monitoring.run_statistics import (
     RUN_STATISTICS,
     bin_edges,
     counts_by_arm,
     history_statistics,
     merge,
-    rbo,
     slate_statistics,
 )
 from rayrec.reporting.charts import histogram
@@ -42,13 +43,13 @@ def test_the_summary_of_all_users_is_the_sum_of_the_summaries_of_any_parts() -> 
     number = pc.cast(pc.replace_substring(table["user_id"], "user-", ""), pa.int64())
     parts = [table.filter(pc.less(number, 11)), table.filter(pc.greater_equal(number, 11))]
     merged = merge([slate_statistics(part, item_id, category) for part in parts])
-    assert merged.select(["quantity", "arm", "key"]) == whole.select(["quantity", "arm", "key"])
+    assert merged.select(["statistic", "arm", "key"]) == whole.select(["statistic", "arm", "key"])
     np.testing.assert_allclose(merged["count"].to_numpy(), whole["count"].to_numpy())
 
 
 def test_fractions_are_added_in_the_order_of_the_shards() -> None:
     shards = np.random.default_rng(0).random((50, 2))
-    keys = {"quantity": ["overlap"] * 2, "arm": ["a ~ b"] * 2, "key": ["rbo", "users"]}
+    keys = {"statistic": ["overlap"] * 2, "arm": ["a ~ b"] * 2, "key": ["rbo", "users"]}
     parts = [pa.table({**keys, "count": shard}, RUN_STATISTICS) for shard in shards]
     one_after_another = [reduce(add, column) for column in shards.T.tolist()]  # `sum` makes up for lost digits
     for _ in range(100):
@@ -58,8 +59,8 @@ def test_fractions_are_added_in_the_order_of_the_shards() -> None:
 def test_every_slate_row_is_counted_once_in_each_distribution() -> None:
     table, item_id, category = slates(users=12, size=20)
     summary = slate_statistics(table, item_id, category)
-    for quantity, expected in {"score": 240, "source": 240, "category": 240, "top score": 12}.items():
-        assert {sum(counts.values()) for counts in counts_by_arm(summary, quantity).values()} == {expected}
+    for statistic, expected in {"score": 240, "source": 240, "category": 240, "top score": 12}.items():
+        assert {sum(counts.values()) for counts in counts_by_arm(summary, statistic).values()} == {expected}
 
 
 def test_no_slates_give_an_empty_summary() -> None:
@@ -73,17 +74,17 @@ def test_rbo_is_the_one_of_the_paper(seed: int, users: int, depth: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = (np.argsort(rng.random((users, 15)), axis=1)[:, :depth] for _ in range(2))
     expected = [textbook_rbo(list(a), list(b), 0.9) for a, b in zip(first, second, strict=True)]
-    np.testing.assert_allclose(rbo(first, second), expected)
+    np.testing.assert_allclose(rank_biased_overlap(first, second), expected)
 
 
 def test_rbo_of_equal_rankings_is_one_and_of_disjoint_ones_zero() -> None:
     ranking = np.arange(10)[None, :]
-    assert rbo(ranking, ranking)[0] == pytest.approx(1.0)
-    assert rbo(ranking, ranking + 10)[0] == 0.0
+    assert rank_biased_overlap(ranking, ranking)[0] == pytest.approx(1.0)
+    assert rank_biased_overlap(ranking, ranking + 10)[0] == 0.0
 
 
 def test_a_short_slate_shares_nothing_past_its_end() -> None:
-    assert rbo(np.array([[1, -1]]), np.array([[2, -1]]))[0] == 0.0
+    assert rank_biased_overlap(np.array([[1, -1]]), np.array([[2, -1]]))[0] == 0.0
 
 
 @settings(max_examples=50, deadline=None)
@@ -116,8 +117,8 @@ def test_reasons_and_lengths_of_histories_are_counted() -> None:
     columns["reason"] = pa.array([[0, 1, 0], [3]], pa.list_(pa.int8()))
     table = pa.table({**columns, "user_id": ["u", "v"], "variant": ["influence"] * 2}).select(DENOISED_HISTORY.names)
     summary = history_statistics(table.cast(DENOISED_HISTORY))
-    assert counts_by_arm(summary, "verdict") == {
-        "influence": {"retained": 2.0, "inconsistent": 1.0, "inconsistent_and_negative_influence": 1.0}
+    assert counts_by_arm(summary, "denoising reason") == {
+        "influence": {REASONS[0]: 2.0, "inconsistent": 1.0, REASONS[3]: 1.0}
     }
     assert counts_by_arm(summary, "history length") == {"all": {"1": 1.0, "3": 1.0}}
 
@@ -138,11 +139,11 @@ def test_a_day_does_not_drift_from_itself_and_a_shifted_one_does() -> None:
     )
     today = slate_statistics(table, item_id, category)
     assert set(drift(today, today)["psi"].to_pylist()) == {0.0}
-    verdict = {
-        (r["quantity"], r["verdict"]) for r in drift(today, slate_statistics(shifted, item_id, category)).to_pylist()
+    status = {
+        (r["statistic"], r["status"]) for r in drift(today, slate_statistics(shifted, item_id, category)).to_pylist()
     }
-    assert ("score", "shifted") in verdict
-    assert ("category", "stable") in verdict
+    assert ("score", "shifted") in status
+    assert ("category", "stable") in status
 
 
 def test_psi_is_the_formula_for_two_bins() -> None:
@@ -152,4 +153,4 @@ def test_psi_is_the_formula_for_two_bins() -> None:
 
 
 def test_an_empty_earlier_day_gives_no_drift_at_all() -> None:
-    assert drift(verdicts().slice(0, 0), verdicts()).num_rows == 0
+    assert drift(denoising_reasons().slice(0, 0), denoising_reasons()).num_rows == 0

@@ -176,11 +176,11 @@ def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
     rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], STORED_RANKS))
     assert 0 < rows.num_rows < slates["chance"].num_rows
     for target in ("greedy", "pins"):
-        of_it = targets.filter(pc.equal(targets["target"].cast(pa.string()), target))
+        of_it = targets.filter(pc.equal(targets["target_arm"].cast(pa.string()), target))
         own = of_it.filter(pc.is_in(of_it["slate_id"], rows["slate_id"].combine_chunks()))
         assert own.select(["slate_id", "rank"]).equals(rows.select(["slate_id", "rank"]))
         assert pc.max(own.filter(pc.greater(own["rank"], 9))["propensity"]).as_py() == 0
-    assert set(targets["target"].cast(pa.string()).unique().to_pylist()) == {"greedy", "chance", "pins"}
+    assert set(targets["target_arm"].cast(pa.string()).unique().to_pylist()) == {"greedy", "chance", "pins"}
     assert set(targets["slate_id"].to_pylist()) == {
         *rows["slate_id"].to_pylist(),
         *slates["pins"]["slate_id"].to_pylist(),
@@ -219,7 +219,7 @@ def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
     for arm, table in slates.items():
         same = whole[arm].filter(pc.is_in(whole[arm]["user_id"], table["user_id"].combine_chunks()))
         assert same.equals(table)
-    assert set(targets["target"].cast(pa.string()).to_pylist()) == {"near"}
+    assert set(targets["target_arm"].cast(pa.string()).to_pylist()) == {"near"}
     assert set(targets["slate_id"].to_pylist()) == set(slates["one"]["slate_id"].to_pylist())
 
 
@@ -231,7 +231,7 @@ def llm_arms() -> dict[str, Any]:
 
 def of_users(table: pa.Table, target: str, slates: pa.Table) -> pa.Table:
     """COUNTERFACTUAL_PROPENSITY rows of these slates under an arm."""
-    own = table.filter(pc.equal(table["target"].cast(pa.string()), target))
+    own = table.filter(pc.equal(table["target_arm"].cast(pa.string()), target))
     return own.filter(pc.is_in(own["slate_id"], slates["slate_id"].combine_chunks())).combine_chunks()
 
 

@@ -1,5 +1,4 @@
-"""Off-policy evaluation: what another policy would have earned, out of logs with propensities, with intervals.
+"""Off-policy evaluation: the expected reward of another policy, from logs with propensities, with intervals.
 
-Public, for notebooks: the jobs call a part of it (`rayrec.evaluation` the slate estimators and interleaving), the rest
-is called by whoever has logs, and held by `tests/offpolicy` and `benchmarks/offpolicy.py`.
+Public, for notebooks. The jobs use the slate estimators and interleaving; benchmarks/offpolicy.py checks all of it.
 """

@@ -1,27 +1,22 @@
-"""What every off-policy estimator is before and after its interval.
+"""Off-policy estimates and their confidence intervals, common to all estimators.
 
-An estimator gives each observation's *contributions*: terms whose value is a ratio of two sums over observations, the
-estimate being the sum of the terms. IPS is one term over the number of observations, SNIPS one over the sum of the
-weights, self-normalised DR is two terms, an estimator of slates has one a rank. So one interval serves them all.
+An estimator returns the *contributions* of each observation: terms that are ratios of two sums over observations. The
+estimate is the sum of the terms. IPS has one term, over the number of observations; SNIPS has one, over the sum of the
+weights; self-normalised DR has two; a slate estimator has one per rank. So one interval serves all estimators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
 from rayrec.errors import DataError
+from rayrec.numerics.types import Float64s, Int64s
 
-RESAMPLES = 1000
 _LEVEL = 0.95
-_CELLS = 4_000_000  # resampled observations held at once: 32 MB
-
-Floats = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.int64]
+MIN_EFFECTIVE_SAMPLE_SIZE = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,11 +29,7 @@ class Estimate:
     high: float
     standard_error: float
     observations: int
-    effective_sample_size: float  # Kish, of the weights; of several ranks the least
-
-    @property
-    def width(self) -> float:
-        return self.high - self.low
+    effective_sample_size: float  # Kish's, of the weights; the smallest of several ranks
 
 
 @dataclass(frozen=True)
@@ -46,20 +37,20 @@ class Contributions:
     """value = sum over terms t of (sum over i of numerator[i, t]) / (sum over i of denominator[i, t])."""
 
     name: str
-    numerator: Floats  # [n, T]
-    denominator: Floats  # [n, T]
-    weight: Floats  # [n, W]: the importance weights that take part; ones where there are none
+    numerator: Float64s  # [n, T]
+    denominator: Float64s  # [n, T]
+    weight: Float64s  # [n, W]: the importance weights of the estimate; ones where it has none
 
     @property
-    def terms(self) -> Floats:
-        """[T]. Raises DataError where a denominator is 0: nothing that was logged can happen under the target."""
+    def terms(self) -> Float64s:
+        """[T]. Raises DataError where a denominator is 0: the target policy excludes everything that was logged."""
         totals = self.denominator.sum(axis=0)
         if not len(self.numerator) or not np.all(totals > 0):
             raise DataError(
                 f"{self.name} has no value: " + ("every weight is 0" if len(self.numerator) else "nothing was logged"),
-                hint="ask `rayrec.evaluation.off_policy.diagnostics.support_problem` before estimating",
+                hint="call `support_problem` before estimating",
             )
-        ratios: Floats = self.numerator.sum(axis=0) / totals
+        ratios: Float64s = self.numerator.sum(axis=0) / totals
         return ratios
 
     @property
@@ -67,16 +58,16 @@ class Contributions:
         return float(self.terms.sum())
 
     @property
-    def influence(self) -> Floats:
+    def influence(self) -> Float64s:
         """Each observation's influence on the value, [n], of mean 0: sum over t of (numerator - ratio x denominator) /
         mean denominator. The delta method for ratios; for SNIPS w (r - v) / mean w (Owen 2013, ch. 9)."""
         means = self.denominator.mean(axis=0)
-        found: Floats = self.numerator @ (1 / means) - self.denominator @ (self.terms / means)
+        found: Float64s = self.numerator @ (1 / means) - self.denominator @ (self.terms / means)
         return found
 
 
-def effective_sample_size(weight: Floats) -> float:
-    """(sum w)^2 / sum w^2 (Kish 1965) of weights [n]; of weights [n, W] the least of a column; 0 if all are 0."""
+def effective_sample_size(weight: Float64s) -> float:
+    """(sum w)^2 / sum w^2 (Kish 1965) of weights [n]; of weights [n, W] the smallest of a column; 0 if all are 0."""
     if not len(weight):
         return 0.0
     columns = weight.reshape(len(weight), -1)
@@ -85,44 +76,44 @@ def effective_sample_size(weight: Floats) -> float:
     return float(sizes.min())
 
 
-def interval(contributions: Contributions, cluster: Codes | None = None) -> Estimate:
-    """The 95% interval by the influence function: value ± t x standard error, Student's t with (clusters - 1) degrees.
+def confidence_interval(contributions: Contributions, cluster: Int64s | None = None) -> Estimate:
+    """The 95% interval from the influence function: value ± t x standard error, Student's t with (clusters - 1) degrees.
 
-    `cluster` [n]: codes of what is drawn independently, most often the user; without it, every observation.
+    `cluster` [n]: codes of the independent units, usually users; without it, every observation is independent.
+    With heavy weights it is too narrow: coverage of 85 to 88% at an effective sample size of about 35.
     Raises DataError for fewer than two clusters.
     """
     value, sums = contributions.value, _clustered(contributions.influence[:, None], cluster)[:, 0]
     error = _standard_error(sums, len(contributions.numerator), contributions.name)
-    reach = float(stdtrit(len(sums) - 1, (1 + _LEVEL) / 2)) * error
-    return _estimate(contributions, value, (value - reach, value + reach), error)
+    half_width = float(stdtrit(len(sums) - 1, (1 + _LEVEL) / 2)) * error
+    return _estimate(contributions, value, (value - half_width, value + half_width), error)
 
 
-def bootstrap(
-    contributions: Contributions, *, seed: int, cluster: Codes | None = None, resamples: int = RESAMPLES
-) -> Estimate:
-    """The 95% interval by the studentised bootstrap over clusters (Efron & Tibshirani 1993, ch. 12.5).
+def support_problem(weight: Float64s, logging: Float64s, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> str | None:
+    """Why these logs cannot evaluate the target policy, in words; None where they can.
 
-    For heavy weights: it follows the skew, which `interval`, being symmetric, cannot. Resamples in which nothing varies
-    have no standard error and are left out. Raises DataError for fewer than two clusters.
+    `weight` [n] or [n, K] as the estimator uses them, `logging`: the logged propensities of the same rows, any shape.
+    A reason instead of an error, so that a table of many estimates can show it and continue.
     """
-    value, whole = contributions.value, contributions.influence[:, None]
-    error = _standard_error(_clustered(whole, cluster)[:, 0], len(whole), contributions.name)
-    ones = np.ones((len(whole), 1))
-    sums = _clustered(np.hstack([contributions.numerator, contributions.denominator, ones]), cluster)
-    terms = contributions.numerator.shape[1]
-    found = [_studentised(drawn, sums, terms, value) for drawn in _drawn(len(sums), seed, resamples)]
-    t = np.concatenate(found)
-    low, high = np.percentile(t[np.isfinite(t)], [100 * (1 + _LEVEL) / 2, 100 * (1 - _LEVEL) / 2]) if error else (0, 0)
-    return _estimate(contributions, value, (value - float(low) * error, value - float(high) * error), error)
+    if not len(weight):
+        return "nothing was logged"
+    if not np.any(weight):
+        return "every weight is 0: the target policy never does what was logged"
+    if np.all(logging >= 1) and np.any(weight != 1):
+        return "the logging policy is deterministic and differs from the target policy"
+    size = effective_sample_size(weight)
+    if size < least:
+        return f"the effective sample size is {size:.1f}, below {least:g}: a few heavy weights decide"
+    return None
 
 
-def validated(**columns: Floats) -> list[Floats]:
+def validated(**columns: Float64s) -> list[Float64s]:
     """The columns as float64. Raises DataError unless they are finite and of one shape, weights nowhere below 0."""
     arrays = {name: np.asarray(column, np.float64) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise DataError(f"columns of off-policy evaluation differ in shape: {listed}", hint="align them")
+        raise DataError(f"columns of off-policy evaluation differ in shape: {listed}", hint="give columns of one shape")
     for name, array in arrays.items():
         wrong = ~np.isfinite(array) | ((array < 0) & ("weight" in name))
         if wrong.any():
@@ -135,7 +126,7 @@ def validated(**columns: Floats) -> list[Floats]:
     return list(arrays.values())
 
 
-def _clustered(columns: Floats, cluster: Codes | None) -> Floats:
+def _clustered(columns: Float64s, cluster: Int64s | None) -> Float64s:
     """Sums over each cluster, [clusters, columns]."""
     if cluster is None:
         return columns
@@ -144,38 +135,12 @@ def _clustered(columns: Floats, cluster: Codes | None) -> Floats:
     return np.stack(sums, axis=1)
 
 
-def _standard_error(sums: Floats, observations: int, name: str) -> float:
-    """Of a mean of influences, from their sums over independent clusters."""
+def _standard_error(sums: Float64s, observations: int, name: str) -> float:
+    """Standard error of a mean of influences, from their sums over independent clusters."""
     clusters = len(sums)
     if clusters < 2:
-        raise DataError(
-            f"{name} has no interval: it rests on {clusters} independent observation", hint="log more of them"
-        )
+        raise DataError(f"{name} has no interval: it has {clusters} independent observation", hint="log more of them")
     return float(np.sqrt(clusters / (clusters - 1) * (sums**2).sum()) / observations)
-
-
-def _drawn(clusters: int, seed: int, resamples: int) -> Iterator[Floats]:
-    """How often each cluster is drawn, [some resamples, clusters]."""
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _CELLS // clusters)
-    for first in range(0, resamples, at_once):
-        rows = min(at_once, resamples - first)
-        picks = rng.integers(clusters, size=(rows, clusters)) + np.arange(rows)[:, None] * clusters
-        yield np.bincount(picks.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(np.float64)
-
-
-def _studentised(drawn: Floats, sums: Floats, terms: int, value: float) -> Floats:
-    """(value - the whole's) / standard error of each resample, NaN where it has none. `sums`: numerators, denominators,
-    observations of each cluster."""
-    numerator, denominator, size = sums[:, :terms], sums[:, terms:-1], sums[:, -1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = drawn @ denominator  # [resamples, T]
-        ratios = (drawn @ numerator) / below
-        observed = drawn @ size
-        influence = (numerator @ (1 / below).T - denominator @ (ratios / below).T).T * observed[:, None]
-        error = np.sqrt(len(sums) / (len(sums) - 1) * (drawn * influence**2).sum(axis=1)) / observed
-        t: Floats = np.where(error > 0, (ratios.sum(axis=1) - value) / error, np.nan)
-    return t
 
 
 def _estimate(contributions: Contributions, value: float, ends: tuple[float, float], error: float) -> Estimate:

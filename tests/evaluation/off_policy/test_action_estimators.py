@@ -22,7 +22,7 @@ from rayrec.evaluation.off_policy.action_estimators import (
     snips,
     switch_dr,
 )
-from rayrec.evaluation.off_policy.estimates import Contributions, bootstrap, interval
+from rayrec.evaluation.off_policy.estimates import Contributions, confidence_interval
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def test_each_estimator_is_what_a_pencil_says(found: Contributions, value: float
 
 
 def test_the_interval_of_snips_is_the_textbook_s() -> None:
-    found = interval(snips(REWARD, WEIGHT))
+    found = confidence_interval(snips(REWARD, WEIGHT))
     influence = WEIGHT * (REWARD - 0.9) / WEIGHT.mean()
     assert found.standard_error == pytest.approx(influence.std(ddof=1) / 2, abs=1e-12)
     assert found.high - found.value == pytest.approx(
@@ -69,12 +69,12 @@ def test_the_interval_of_snips_is_the_textbook_s() -> None:
 
 
 @given(columns)
-def test_weights_of_one_give_the_mean_reward_and_its_interval(drawn: tuple[Floats, ...]) -> None:
+def test_weights_of_one_give_the_mean_reward_and_its_confidence_interval(drawn: tuple[Floats, ...]) -> None:
     reward = drawn[0]
     ones = np.ones_like(reward)
-    plain = interval(on_policy(reward))
+    plain = confidence_interval(on_policy(reward))
     for found in (ips(reward, ones), snips(reward, ones), clipped_ips(reward, ones, 2.0)):
-        same = interval(found)
+        same = confidence_interval(found)
         assert (same.value, same.low, same.high) == pytest.approx((plain.value, plain.low, plain.high), abs=1e-12)
 
 
@@ -91,7 +91,7 @@ def test_bounds_and_models_without_effect_change_nothing(drawn: tuple[Floats, ..
         (snips(reward, 3 * weight), snips(reward, weight)),
     ]
     for left, right in pairs:
-        one, other = interval(left), interval(right)
+        one, other = confidence_interval(left), confidence_interval(right)
         assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-9)
 
 
@@ -99,9 +99,13 @@ def test_bounds_and_models_without_effect_change_nothing(drawn: tuple[Floats, ..
 def test_clusters_of_one_are_no_clusters_and_copies_of_users_add_no_certainty(drawn: tuple[Floats, ...]) -> None:
     reward, weight = drawn[:2]
     user = np.arange(len(reward))[::-1]
-    alone, doubled = interval(snips(reward, weight)), snips(np.tile(reward, 2), np.tile(weight, 2))
-    assert interval(snips(reward, weight), user).standard_error == pytest.approx(alone.standard_error, abs=1e-12)
-    assert interval(doubled, np.tile(user, 2)).standard_error == pytest.approx(alone.standard_error, abs=1e-12)
+    alone, doubled = confidence_interval(snips(reward, weight)), snips(np.tile(reward, 2), np.tile(weight, 2))
+    assert confidence_interval(snips(reward, weight), user).standard_error == pytest.approx(
+        alone.standard_error, abs=1e-12
+    )
+    assert confidence_interval(doubled, np.tile(user, 2)).standard_error == pytest.approx(
+        alone.standard_error, abs=1e-12
+    )
 
 
 def world(seed: int = 0, contexts: int = 5, actions: int = 6) -> tuple[Floats, Floats, Floats, Floats]:
@@ -148,7 +152,7 @@ def draw(slates: int, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
 def test_intervals_hold_the_truth_as_often_as_they_say(estimator: Callable[..., Contributions]) -> None:
     _, target, mean, _ = world()
     truth = (target * mean).sum() / len(mean)
-    found = [interval(estimator(*draw(400, seed))) for seed in range(400)]
+    found = [confidence_interval(estimator(*draw(400, seed))) for seed in range(400)]
     covered = np.mean([each.low <= truth <= each.high for each in found])
     assert 0.92 <= covered <= 0.98
     assert np.std([each.value for each in found]) == pytest.approx(
@@ -163,29 +167,11 @@ def test_clustered_intervals_hold_the_truth_where_plain_ones_do_not() -> None:
         rng = np.random.default_rng(seed)
         user = np.repeat(np.arange(60), 10)
         reward = rng.normal(size=60)[user] + 0.3 * rng.normal(size=600)
-        clustered, plain = interval(on_policy(reward), user), interval(on_policy(reward))
+        clustered, plain = confidence_interval(on_policy(reward), user), confidence_interval(on_policy(reward))
         covered += clustered.low <= 0 <= clustered.high
         plainly += plain.low <= 0 <= plain.high
     assert 0.92 <= covered / 300 <= 0.98
     assert plainly / 300 < 0.7
-
-
-def test_the_bootstrap_agrees_with_the_delta_method_where_nothing_is_skewed_and_follows_the_skew_elsewhere() -> None:
-    reward, weight, *_ = draw(2_000, 0)
-    one, other = interval(snips(reward, weight)), bootstrap(snips(reward, weight), seed=3)
-    assert (other.low, other.high) == pytest.approx((one.low, one.high), abs=0.1 * one.width)
-    assert other == bootstrap(snips(reward, weight), seed=3)
-    heavy = np.exp(1.5 * np.random.default_rng(0).normal(size=200))
-    found = bootstrap(ips(np.ones(200), heavy), seed=3)
-    assert found.high - found.value > 1.1 * (found.value - found.low)
-
-
-def test_a_clustered_bootstrap_draws_whole_users() -> None:
-    reward, weight, *_ = draw(300, 0)
-    user = np.arange(300)
-    alone = bootstrap(snips(reward, weight), seed=1, cluster=user)
-    doubled = bootstrap(snips(np.tile(reward, 2), np.tile(weight, 2)), seed=1, cluster=np.tile(user, 2))
-    assert (doubled.low, doubled.high) == pytest.approx((alone.low, alone.high), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +182,7 @@ def test_a_clustered_bootstrap_draws_whole_users() -> None:
         (lambda: snips(np.array([1.0, np.nan]), np.ones(2)), "reward is nan"),
         (lambda: clipped_ips(np.ones(2), np.ones(2), 0.0), "the cap of the weights is 0.0"),
         (lambda: snips(np.ones(2), np.zeros(2)).value, "every weight is 0"),
-        (lambda: interval(ips(np.ones(1), np.ones(1))), "rests on 1 independent observation"),
+        (lambda: confidence_interval(ips(np.ones(1), np.ones(1))), "has 1 independent observation"),
         (lambda: on_policy(np.ones(0)).value, "nothing was logged"),
     ],
 )

@@ -12,13 +12,8 @@ import pytest
 from benchmarks.slate_world import World, make
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, SLATE
 from rayrec.errors import DataError
-from rayrec.evaluation.off_policy.published_feedback import (
-    MATCHED,
-    OFF_POLICY_ESTIMATES,
-    UNMATCHED,
-    estimate_arms,
-    match_published,
-)
+from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES, estimate_arms
+from rayrec.evaluation.off_policy.feedback_matching import MATCHED, UNMATCHED, match_published
 
 DAY = datetime.date(2026, 11, 20)
 
@@ -65,9 +60,9 @@ def test_feedback_on_what_was_published_gains_user_and_arm_in_its_own_order() ->
     ("row", "reason"),
     [
         (("x", 1, "a", 0.5), "unknown_slate"),
-        (("t", 1, "a", 1.0), "not_what_was_published"),
-        (("t", 3, "d", 1.0), "not_what_was_published"),
-        (("t", 1, "b", 0.9998), "propensity_differs"),
+        (("t", 1, "a", 1.0), "item_mismatch"),
+        (("t", 3, "d", 1.0), "item_mismatch"),
+        (("t", 1, "b", 0.9998), "propensity_mismatch"),
     ],
 )
 def test_feedback_that_does_not_fit_is_told_apart_with_its_reason(row: Any, reason: str) -> None:
@@ -81,7 +76,7 @@ def test_feedback_that_does_not_fit_is_told_apart_with_its_reason(row: Any, reas
 def test_a_slate_of_which_one_rank_does_not_fit_is_left_out_whole() -> None:
     matched, unmatched = match_published(feedback(("s", 1, "z", 0.5), ("s", 2, "b", 0.25)), PUBLISHED)
     assert matched.num_rows == 0
-    assert unmatched["reason"].to_pylist() == ["not_what_was_published", "incomplete_slate"]
+    assert unmatched["reason"].to_pylist() == ["item_mismatch", "incomplete_slate"]
 
 
 def test_no_feedback_matches_nothing() -> None:
@@ -119,13 +114,15 @@ def logged(
     matched = pa.table([names, rank, items, given, logging, *owners], schema=MATCHED)
     above = pa.array(world.target[context, slate][row, column].astype(np.float32))
     label = (
-        pa.repeat(pa.scalar("other"), len(row)).dictionary_encode().cast(COUNTERFACTUAL_PROPENSITY.field("target").type)
+        pa.repeat(pa.scalar("other"), len(row))
+        .dictionary_encode()
+        .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type)
     )
     return matched, pa.table([names, rank, label, above], schema=COUNTERFACTUAL_PROPENSITY)
 
 
 def by_estimator(table: pa.Table, target: str = "other") -> dict[str, dict[str, Any]]:
-    return {row["estimator"]: row for row in table.to_pylist() if row["target"] == target}
+    return {row["estimator"]: row for row in table.to_pylist() if row["target_arm"] == target}
 
 
 def test_the_value_of_another_arm_is_found_out_of_stored_columns() -> None:
@@ -138,7 +135,7 @@ def test_the_value_of_another_arm_is_found_out_of_stored_columns() -> None:
     for row in found.values():
         assert row["low"] < world.truth < row["high"]
         assert row["slates"] == 20_000
-        assert row["refused"] is None
+        assert row["no_estimate_reason"] is None
         assert 1_000 < row["effective_sample_size"] < 20_000
     assert found["sn_rips"]["standard_error"] < found["sn_sips"]["standard_error"]
     own = by_estimator(table, "chance")["on_policy"]
@@ -163,7 +160,7 @@ def test_a_target_that_is_the_logging_arm_has_the_logging_arm_s_value() -> None:
     same = (
         pa.repeat(pa.scalar("other"), matched.num_rows)
         .dictionary_encode()
-        .cast(COUNTERFACTUAL_PROPENSITY.field("target").type)
+        .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type)
     )
     targets = pa.table(
         [matched["slate_id"], matched["rank"], same, matched["propensity"]], schema=COUNTERFACTUAL_PROPENSITY
@@ -217,7 +214,7 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
         for table in (matched, targets)
     ]
     cases = {
-        "left nothing to chance": (greedy, targets),
+        "is deterministic": (greedy, targets),
         "chance had no part": (matched, targets.slice(0, 0)),
         "every weight is 0": (matched, never),
         "below 30": tuple(few),
@@ -230,7 +227,7 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
         refused = [row for row in table if row["estimator"] != "on_policy"]
         assert len(refused) >= 3
         for row in refused:
-            assert says in row["refused"]
+            assert says in row["no_estimate_reason"]
             assert row["value"] is row["low"] is row["standard_error"] is None
         assert all(row["value"] is not None for row in table if row["estimator"] == "on_policy")
 

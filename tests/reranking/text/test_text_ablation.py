@@ -7,7 +7,7 @@ import pyarrow as pa
 from plain_scorer import PlainScorer
 
 from rayrec.data.schemas import candidate_schema
-from rayrec.reporting.item_text_effects import text_ablation
+from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.reranking.text.text_ablation import ablate_texts
 from rayrec.reranking.text.text_reranker import TextReranker
 
@@ -47,13 +47,13 @@ def test_the_item_that_its_words_lift_is_read_by_its_title_and_stands_out() -> N
     assert PLAIN not in code
     np.testing.assert_array_equal(shift, [len(PUSHY[item]) - len(TITLES[item]) for item in code])
     assert found["score"].to_numpy().max() == len(PUSHY[7]) - 100
-    shown = text_ablation("by length", found, pa.array(TITLES)).to_pylist()
+    shown = item_text_effects("by length", found, pa.array(TITLES)).to_pylist()
     assert shown[0] == {
         "method": "by length",
         "title": "item 07",
-        "readings": 20,
-        "shift": len(PUSHY[7]) - len(TITLES[7]),
-        "typical": len(": fine"),
+        "scores": 20,
+        "score_difference": len(PUSHY[7]) - len(TITLES[7]),
+        "median_difference": len(": fine"),
         "items": len(set(code.tolist())),
     }
     assert len(shown) == 1
@@ -97,4 +97,6 @@ def test_who_failed_or_had_no_more_than_titles_read_is_no_reading() -> None:
 
 def test_without_readings_nothing_is_shown() -> None:
     empty = pa.table({"item": pa.array([], pa.int32()), "score": pa.array([], pa.float32())})
-    assert text_ablation("x", empty.append_column("score_title_only", empty["score"]), pa.array(TITLES)).num_rows == 0
+    assert (
+        item_text_effects("x", empty.append_column("score_title_only", empty["score"]), pa.array(TITLES)).num_rows == 0
+    )

@@ -1,0 +1,115 @@
+"""The evaluation of one published date: metrics on later interactions, decision, off-policy estimates, metrics.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from datetime import date as Date
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.config import Config
+from rayrec.evaluation.ab_decision import Decision, decide
+from rayrec.evaluation.comparison import ALL_USERS
+from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
+from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult, evaluate_feedback
+from rayrec.evaluation.outcomes import outcomes
+from rayrec.evaluation.slate_evaluation import PRIMARY_METRIC, SlateEvaluation, evaluate_slates
+from rayrec.publishing.slate_reader import read_manifest
+from rayrec.reporting.report_data import ReportData
+
+_INTERVAL = ("value", "low", "high")
+_DIFFERENCE = (*_INTERVAL, "relative", "relative_low", "relative_high", "p", "p_adjusted", "min_detectable_effect")
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The evaluation of a date on the interactions of the `horizon_days` from it on."""
+
+    date: Date
+    horizon_days: int
+    run_id: str
+    evaluated_on: str  # in words
+    slates: SlateEvaluation
+    decision: Decision | None  # None with a single arm
+    off_policy: OffPolicyResult | None = None  # None without feedback
+
+    def to_json(self) -> bytes:
+        """metrics.json: values by system and metric, differences, interleaving, decision, off-policy estimates."""
+        systems: dict[str, dict[str, Any]] = {}
+        differences = []
+        for row in self.slates.comparison.to_pylist():
+            if row["baseline"] is not None:
+                named = {key: row[key] for key in ("system", "baseline", "metric", "segment", "users")}
+                differences.append(named | {key: row[key] for key in _DIFFERENCE})
+            elif row["segment"] == ALL_USERS:
+                of_system = systems.setdefault(row["system"], {"users_evaluated": row["users"]})
+                of_system[row["metric"]] = {key: row[key] for key in _INTERVAL}
+        content = {
+            "date": self.date.isoformat(),
+            "horizon_days": self.horizon_days,
+            "run_id": self.run_id,
+            "evaluated_on": self.evaluated_on,
+            "users_evaluated": self.slates.users,
+            "best_standalone_retriever": self.slates.best_standalone,
+            "baseline": self.slates.baseline,
+            "decision": None if self.decision is None else dataclasses.asdict(self.decision),
+            "systems": systems,
+            "differences": differences,
+            "interleaving": self.slates.interleaving.to_pylist(),
+            "off_policy": None if self.off_policy is None else self.off_policy.to_dict(),
+        }
+        return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+    def on(self, report: ReportData) -> ReportData:
+        """The report with this evaluation."""
+        decision = self.decision
+        off_policy = self.off_policy or OffPolicyResult("", OFF_POLICY_ESTIMATES.empty_table())
+        return dataclasses.replace(
+            report,
+            evaluated_on=self.evaluated_on,
+            comparison=self.slates.comparison,
+            baseline=self.slates.baseline,
+            interleaving=self.slates.interleaving,
+            off_policy_source=off_policy.description,
+            off_policy=off_policy.estimates,
+            recommendation="" if decision is None else decision.recommendation,
+            arm_conclusions=() if decision is None else tuple(arm.sentence for arm in decision.conclusions),
+        )
+
+
+def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None = None) -> EvaluationResult:
+    """Evaluate the published slates of a date on the interactions of [day, day + horizon_days).
+
+    Raises PublicationError if the date is not published, DataError without interactions to evaluate on.
+    """
+    root = config.output.root
+    manifest = read_manifest(root, day)
+    later = outcomes(config, day, horizon_days)
+    least = max(1, config.data.min_events)
+    slates = evaluate_slates(root, day, _relevant(config, later), min_events=least, baseline=baseline)
+    evaluated_on = _description(least, day, horizon_days, later, slates)
+    decision = decide(slates.comparison, slates.baseline, list(manifest.arms), PRIMARY_METRIC)
+    off_policy = None if config.feedback is None else evaluate_feedback(config.feedback, config.data.root, root, day)
+    return EvaluationResult(day, horizon_days, manifest.run_id, evaluated_on, slates, decision, off_policy)
+
+
+def _relevant(config: Config, later: pa.Table) -> pa.Table:
+    positive = np.array(list(config.data.events.values())) > 0
+    chosen = positive[later["event"].combine_chunks().to_numpy()]
+    return later.filter(pa.array(chosen)).select(["user_id", "item_id"])
+
+
+def _description(least: int, day: Date, horizon_days: int, later: pa.Table, slates: SlateEvaluation) -> str:
+    last = day + timedelta(days=horizon_days - 1)
+    newest = later["ts"].combine_chunks().cast(pa.int64()).to_numpy().max()
+    there = datetime.fromtimestamp(newest / 1e6, UTC).date()
+    who = f"{slates.users:,} users with a slate, at least {least} {'event' if least == 1 else 'events'} before {day}"
+    what = f"{slates.events:,} new items consumed from {day} to {last}"
+    end = f"; the data end on {there}." if there < last else "."
+    left_out = f" {slates.left_out[0].upper()}{slates.left_out[1:]}." if slates.left_out else ""
+    return f"{who}, and {what}{end}{left_out}"

@@ -1,0 +1,196 @@
+"""Off-policy estimates of each arm's reward from the feedback on the slates of the other arms.
+
+The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows, both P(item here | the ranks above).
+The estimators are self-normalised SIPS, self-normalised RIPS and cascade-DR. IIPS needs marginal propensities, which
+are not stored. A q(item) of cascade-DR needs the target's propensities of all items, which are not stored either. So q
+here depends on the rank alone: the mean reward from that rank on. Its expectation is the same under any target, and it
+reduces the variance of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rayrec.errors import DataError
+from rayrec.evaluation.off_policy.action_estimators import on_policy
+from rayrec.evaluation.off_policy.estimates import (
+    Contributions,
+    Estimate,
+    confidence_interval,
+    effective_sample_size,
+    support_problem,
+)
+from rayrec.evaluation.off_policy.slate_estimators import (
+    cascade_dr,
+    conditional_weights,
+    prefix_weights,
+    sn_rips,
+    sn_sips,
+)
+from rayrec.numerics.hashing import hash_strings
+from rayrec.numerics.types import Bools, Float64s, Int64s
+
+DEPTH = 10
+FOLDS = 2
+
+OFF_POLICY_ESTIMATES = pa.schema(
+    [
+        pa.field("logging_arm", pa.string(), nullable=False),  # its slates were shown
+        pa.field("target_arm", pa.string(), nullable=False),  # its reward is estimated
+        pa.field("estimator", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),  # expected sum of the rewards of a slate's first ranks
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+        pa.field("standard_error", pa.float64()),
+        pa.field("slates", pa.int64(), nullable=False),
+        pa.field("effective_sample_size", pa.float64(), nullable=False),
+        pa.field("no_estimate_reason", pa.string()),  # null where there is an estimate
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Log:
+    """Slates of one logging arm, [n, K], in the order of first appearance."""
+
+    slate_id: pa.Array  # [n]
+    user: Int64s  # [n]: clusters of the intervals
+    fold: Int64s  # [n]
+    reward: Float64s
+    propensity: Float64s
+    mask: Bools
+
+    def rows(self, keep: Bools) -> _Log:
+        columns = (self.reward[keep], self.propensity[keep], self.mask[keep])
+        return _Log(self.slate_id.filter(pa.array(keep)), self.user[keep], self.fold[keep], *columns)
+
+
+def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> pa.Table:
+    """OFF_POLICY_ESTIMATES of every target arm from the slates of every logging arm; of each arm's own: `on_policy`.
+
+    Only the first `depth` ranks count, at most as many as COUNTERFACTUAL_PROPENSITY stores. An estimate uses the slates
+    of which COUNTERFACTUAL_PROPENSITY has every rank. These exclude deterministic slates, so compare only estimates with
+    the same `slates`. Intervals are clustered by user.
+    """
+    if depth < 1:
+        raise DataError(f"a depth of {depth} ranks leaves no rank to evaluate", hint="give a depth of at least 1")
+    shown = matched.filter(pc.less_equal(matched["rank"], depth))
+    counterfactual = targets.filter(pc.less_equal(targets["rank"], depth))
+    rows: list[dict[str, object]] = []
+    arms = sorted(set(shown["arm"].to_pylist()))
+    target_arms = sorted({*arms, *pc.unique(counterfactual["target_arm"].cast(pa.string())).to_pylist()})
+    for arm in arms:
+        log = _log(shown.filter(pc.equal(shown["arm"], arm)))
+        rows.append(_own_row(arm, log))
+        for target in target_arms:
+            if target != arm:
+                of_target = pc.equal(counterfactual["target_arm"].cast(pa.string()), target)
+                rows += _target_rows(arm, target, log, counterfactual.filter(of_target))
+    return pa.Table.from_pylist(rows, OFF_POLICY_ESTIMATES)
+
+
+def _log(feedback: pa.Table) -> _Log:
+    slate = feedback["slate_id"].combine_chunks().dictionary_encode()
+    codes, column = slate.indices.to_numpy(), feedback["rank"].to_numpy().astype(np.int64) - 1
+    shape = (len(slate.dictionary), int(column.max()) + 1)
+    reward, propensity, mask = np.zeros(shape), np.ones(shape), np.zeros(shape, bool)
+    reward[codes, column] = feedback["reward"].to_numpy()
+    propensity[codes, column] = feedback["propensity"].to_numpy()
+    mask[codes, column] = True
+    first = np.unique(codes, return_index=True)[1]
+    user_id = feedback["user_id"].combine_chunks().take(pa.array(first))
+    user = user_id.dictionary_encode().indices.to_numpy().astype(np.int64)
+    # By user instead of slate: q must not have seen the user on other dates either.
+    fold = (hash_strings(user_id) % np.uint64(FOLDS)).astype(np.int64)
+    return _Log(slate.dictionary, user, fold, reward, propensity, mask)
+
+
+def _own_row(arm: str, log: _Log) -> dict[str, object]:
+    own = on_policy(log.reward.sum(axis=1))
+    if len(np.unique(log.user)) < 2:
+        return _no_estimate_row(arm, arm, own.name, len(log.user), float(len(log.user)), "fewer than two users")
+    return _row(arm, arm, confidence_interval(own, log.user))
+
+
+def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> Iterator[dict[str, object]]:
+    above = _target_propensities(log, counterfactual)
+    whole = np.isfinite(above).min(axis=1)
+    log, above = log.rows(whole), above[whole]
+    weight = conditional_weights(above, log.propensity, log.mask)
+    q = _reward_to_go(log)
+    prefix = prefix_weights(weight, log.mask)
+    for name, weights in (("sn_sips", prefix[:, -1:]), ("sn_rips", prefix), ("cascade_dr", prefix)):
+        problem = _problem(weights, log)
+        if problem:
+            yield _no_estimate_row(arm, target, name, len(above), effective_sample_size(weights), problem)
+        else:
+            yield _row(arm, target, confidence_interval(_contributions(name, log, weight, q), log.user))
+
+
+def _problem(weights: Float64s, log: _Log) -> str | None:
+    if not len(weights):
+        return "no slate has counterfactual propensities at all ranks: the slates are deterministic, or the depth is too large"
+    if len(np.unique(log.user)) < 2:
+        return "fewer than two users"
+    return support_problem(weights, log.propensity[log.mask])
+
+
+def _contributions(name: str, log: _Log, weight: Float64s, q: Float64s) -> Contributions:
+    if name == "cascade_dr":
+        return cascade_dr(log.reward, weight, q, q, log.mask)
+    return {"sn_sips": sn_sips, "sn_rips": sn_rips}[name](log.reward, weight, log.mask)
+
+
+def _target_propensities(log: _Log, counterfactual: pa.Table) -> Float64s:
+    """[n, K]; 1 past a slate's end, NaN where COUNTERFACTUAL_PROPENSITY has no row."""
+    found = np.where(log.mask, np.nan, 1.0)
+    at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=log.slate_id)
+    known = at.is_valid().to_numpy(zero_copy_only=False)
+    row = at.drop_null().to_numpy()
+    column = counterfactual["rank"].to_numpy()[known].astype(np.int64) - 1
+    inside = column < found.shape[1]
+    row, column = row[inside], column[inside]
+    propensity = counterfactual["propensity"].to_numpy()[known][inside]
+    found[row, column] = np.where(log.mask[row, column], propensity, 1.0)
+    return found
+
+
+def _reward_to_go(log: _Log) -> Float64s:
+    """q of cascade-DR, [n, K]: the mean reward from each rank on in the other folds; 0 past a slate's end.
+
+    Slates that end above a rank do not count there. With a single fold q = 0, which is RIPS.
+    """
+    to_go = np.cumsum(log.reward[:, ::-1], axis=1)[:, ::-1]
+    q = np.zeros_like(to_go)
+    for fold in range(FOLDS):
+        other = log.fold != fold
+        there = log.mask[other]
+        sums, counts = np.where(there, to_go[other], 0).sum(axis=0), there.sum(axis=0)
+        q[~other] = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    return np.where(log.mask, q, 0.0)
+
+
+def _row(logging: str, target: str, estimate: Estimate) -> dict[str, object]:
+    return {
+        "logging_arm": logging,
+        "target_arm": target,
+        "estimator": estimate.name,
+        "value": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "standard_error": estimate.standard_error,
+        "slates": estimate.observations,
+        "effective_sample_size": estimate.effective_sample_size,
+    }
+
+
+def _no_estimate_row(
+    logging: str, target: str, estimator: str, slates: int, size: float, reason: str
+) -> dict[str, object]:
+    named = {"logging_arm": logging, "target_arm": target, "estimator": estimator}
+    return {**named, "slates": slates, "effective_sample_size": size, "no_estimate_reason": reason}

@@ -1,0 +1,169 @@
+"""Arm plan: the settings of each experiment arm at each stage, and which arms share a stage.
+
+Two arms with equal settings for a stage, and for all stages before it, have the same *variant* of that stage: it runs
+once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from rayrec.config import Arm, Config, ExperimentLayer, Rerank
+from rayrec.errors import ConfigError
+from rayrec.experiments.assignment import Users, assign_arms, in_layer
+from rayrec.numerics.hashing import digest, with_key_order
+from rayrec.numerics.types import Bools
+
+S = TypeVar("S", bound=BaseModel)
+Stage = Literal["denoise", "retrieve", "rerank", "slate"]
+STAGES: tuple[Stage, ...] = ("denoise", "retrieve", "rerank", "slate")
+_SECTIONS = {"denoise": "denoise", "retrieve": "retrieval", "rerank": "rerank", "slate": "slate"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A stage with its settings. `name` is unique among the variants and stable between runs."""
+
+    name: str
+    stage: Stage
+    settings: BaseModel = field(repr=False)  # Denoise, Retrieval, Rerank or Slate, with everything filled in
+    parent: str | None  # the variant of the stage before, its input
+
+    def read(self, section: type[S]) -> S:
+        """The settings as this section. Raises TypeError for another one."""
+        if not isinstance(self.settings, section):
+            raise TypeError(f"{self.name} holds {type(self.settings).__name__}, not {section.__name__}")
+        return self.settings
+
+
+@dataclass(frozen=True)
+class ArmPath:
+    """The variants of one arm, in the order of the stages."""
+
+    arm: str
+    share: float
+    variants: tuple[Variant, ...]
+
+    def at(self, stage: Stage) -> Variant:
+        return self.variants[STAGES.index(stage)]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """All arms of a config, in its order."""
+
+    paths: tuple[ArmPath, ...]
+    assignment: Literal["all", "split"]
+    salt: str
+    within: ExperimentLayer | None = None
+
+    def __iter__(self) -> Iterator[ArmPath]:
+        return iter(self.paths)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(path.arm for path in self.paths)
+
+    def variants(self, stage: Stage) -> tuple[Variant, ...]:
+        """The variants of a stage, without repetition, in the order of the arms."""
+        return tuple({path.at(stage).name: path.at(stage) for path in self.paths}.values())
+
+    def arms_of(self, variant: Variant) -> tuple[str, ...]:
+        return tuple(path.arm for path in self.paths if path.at(variant.stage).name == variant.name)
+
+    def members(self, user_ids: Users) -> dict[str, Bools]:
+        """For each arm, which users [n] get a slate from it: all users, or those that the salted hash assigns to it.
+
+        Users outside the experiment's layer are in the arm `within.others`.
+        """
+        inside = self.participants(user_ids)
+        if self.assignment == "split":
+            assigned = assign_arms(self.salt, [path.share for path in self.paths], user_ids)
+            members = {name: inside & (assigned == number) for number, name in enumerate(self.names)}
+        else:
+            members = dict.fromkeys(self.names, inside)
+        if self.within is not None:
+            members[self.within.others] = members[self.within.others] | ~inside
+        return members
+
+    def participants(self, user_ids: Users) -> Bools:
+        """Which users [n] are in the experiment's layer."""
+        return np.ones(len(user_ids), np.bool_) if self.within is None else in_layer(self.within, user_ids)
+
+    def users_of(self, variant: Variant, user_ids: Users) -> Bools:
+        """Which users [n] are in some arm of this variant."""
+        members = self.members(user_ids)
+        served: Bools = np.any([members[arm] for arm in self.arms_of(variant)], axis=0)
+        return served
+
+    def describe(self) -> str:
+        """The plan as text: every variant with its arms."""
+        lines = []
+        for stage in STAGES:
+            for variant in self.variants(stage):
+                arms = ", ".join(self.arms_of(variant))
+                lines.append(f"{stage:<9} {variant.name:<28} for {arms}")
+        shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self.shares, strict=True))
+        lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
+        if self.within is not None:
+            layer = f"{self.within.low:g} to {self.within.high:g} of salt {self.within.salt!r}"
+            lines.append(f"within    {layer}; all other users are in {self.within.others} and are not compared")
+        return "\n".join(lines)
+
+    @cached_property
+    def shares(self) -> tuple[float, ...]:
+        """Shares of the participants, by arm, in order."""
+        total = sum(path.share for path in self.paths)
+        return tuple(path.share / total for path in self.paths)
+
+
+def plan_arms(config: Config) -> ArmPlan:
+    """The plan of a config. Raises ConfigError for invalid arm names, and for keys that an arm's method ignores."""
+    paths = []
+    for name, arm in config.arms.variants.items():
+        if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 64:
+            raise ConfigError(
+                f"{name!r} cannot be an arm's name",
+                where="arms.variants",
+                hint="use letters, digits, - and _, at most 64",
+            )
+        if arm.rerank is not None:
+            _require_used(name, arm.rerank, config.rerank)
+        paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
+    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.within)
+
+
+def _require_used(arm: str, rerank: Rerank, top: Rerank) -> None:
+    """An arm may repeat inherited top-level keys that its method ignores, but not set them."""
+    ignored = [key for key in rerank.ignored_keys if getattr(rerank, key) != getattr(top, key)]
+    if ignored:
+        tuned = rerank.method == "item_token" and {"engine", "dtype"} & set(ignored)
+        raise ConfigError(
+            f"rerank.method {rerank.method} ignores rerank.{' and '.join(ignored)} of the arm {arm!r}",
+            where=f"arms.variants.{arm}.rerank",
+            hint="leave it out of the arm"
+            + ("; the top-level rerank.engine and rerank.dtype run the LLM tuned here, for all arms" if tuned else ""),
+        )
+
+
+def _variants(config: Config, arm: Arm) -> Iterator[Variant]:
+    parent, key = None, ""
+    for stage in STAGES:
+        section = _SECTIONS[stage]
+        settings: BaseModel = getattr(arm, section) or getattr(config, section)
+        # The order of sources decides ties between them.
+        key = digest([key, stage, with_key_order(settings.model_dump(mode="json"), "sources")])
+        variant = Variant(f"{_label(stage, settings)}-{key[:8]}", stage, settings, parent)
+        parent = variant.name
+        yield variant
+
+
+def _label(stage: Stage, settings: BaseModel) -> str:
+    named = getattr(settings, "method", None) or getattr(settings, "policy", None)
+    return str(named or stage)
