@@ -62,7 +62,7 @@ def _update_report(result: EvaluationResult, storage: Storage) -> str:
         return "not updated: the date has no report; jobs.daily for the date writes one"
     except DataError:
         return "not updated: the report is of another version of rayrec; jobs.daily for the date writes a new one"
-    return write_report(result.on(report), storage)
+    return write_report(report.with_evaluation(result), storage)
 
 
 def _require_published(config: Config, day: Date, line: str) -> None:

@@ -15,12 +15,10 @@ import pyarrow as pa
 from rayrec.config import Config
 from rayrec.evaluation.ab_decision import Decision, decide
 from rayrec.evaluation.comparison import ALL_USERS
-from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult, evaluate_feedback
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import PRIMARY_METRIC, SlateEvaluation, evaluate_slates
 from rayrec.publishing.slate_reader import read_manifest
-from rayrec.reporting.report_data import ReportData
 
 _INTERVAL = ("value", "low", "high")
 _DIFFERENCE = (*_INTERVAL, "relative", "relative_low", "relative_high", "p", "p_adjusted", "min_detectable_effect")
@@ -64,22 +62,6 @@ class EvaluationResult:
             "off_policy": None if self.off_policy is None else self.off_policy.to_dict(),
         }
         return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-    def on(self, report: ReportData) -> ReportData:
-        """The report with this evaluation."""
-        decision = self.decision
-        off_policy = self.off_policy or OffPolicyResult("", OFF_POLICY_ESTIMATES.empty_table())
-        return dataclasses.replace(
-            report,
-            evaluated_on=self.evaluated_on,
-            comparison=self.slates.comparison,
-            baseline=self.slates.baseline,
-            interleaving=self.slates.interleaving,
-            off_policy_source=off_policy.description,
-            off_policy=off_policy.estimates,
-            recommendation="" if decision is None else decision.recommendation,
-            arm_conclusions=() if decision is None else tuple(arm.sentence for arm in decision.conclusions),
-        )
 
 
 def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None = None) -> EvaluationResult:

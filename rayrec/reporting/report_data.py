@@ -17,6 +17,7 @@ import pyarrow as pa
 from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.evaluation_job import EvaluationResult
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
 from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
 from rayrec.monitoring.drift import DRIFT
@@ -131,6 +132,21 @@ class ReportData:
             table = getattr(self, name)
             if not table.schema.equals(schema):
                 raise ValueError(f"{name}: columns {table.schema.names} are not those of the report: {schema.names}")
+
+    def with_evaluation(self, result: EvaluationResult) -> ReportData:
+        """The report with an evaluation."""
+        decision, off_policy = result.decision, result.off_policy
+        return dataclasses.replace(
+            self,
+            evaluated_on=result.evaluated_on,
+            comparison=result.slates.comparison,
+            baseline=result.slates.baseline,
+            interleaving=result.slates.interleaving,
+            off_policy_source="" if off_policy is None else off_policy.description,
+            off_policy=OFF_POLICY_ESTIMATES.empty_table() if off_policy is None else off_policy.estimates,
+            recommendation="" if decision is None else decision.recommendation,
+            arm_conclusions=() if decision is None else tuple(arm.sentence for arm in decision.conclusions),
+        )
 
     def to_json(self) -> bytes:
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -59,4 +59,4 @@ def test_feedback_of_users_outside_the_experiment_judges_no_arm(tmp_path: Path) 
     assert 0 < part < USERS
     own = [row for row in found.estimates.to_pylist() if row["estimator"] == "on_policy"]
     assert {row["target_arm"]: row["slates"] for row in own} == {"control": part, "llm": part}
-    assert f"outside the experiment {3 * (USERS - part)}" in found.words
+    assert f"outside the experiment {3 * (USERS - part)}" in found.description

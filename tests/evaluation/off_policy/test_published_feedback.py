@@ -215,7 +215,7 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
     ]
     cases = {
         "is deterministic": (greedy, targets),
-        "chance had no part": (matched, targets.slice(0, 0)),
+        "the slates are deterministic": (matched, targets.slice(0, 0)),
         "every weight is 0": (matched, never),
         "below 30": tuple(few),
     }
