@@ -25,7 +25,7 @@ from rayrec.config import Config, load
 from rayrec.data import catalogue, synthetic_dataset
 from rayrec.data.cutoff_histories import consumed_after, histories_at
 from rayrec.data.histories import group_histories
-from rayrec.data.input_files import input_files, item_files, make_splits
+from rayrec.data.input_files import item_files, list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.data.shuffle import read_item_counts, read_shard_interactions
@@ -138,7 +138,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
 def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
     """ITEM, and HISTORY of everything before `end`, through the contract, as the nightly job reads them."""
     data = config.data
-    inputs, files = Storage(data.root), input_files(data, end)
+    inputs, files = Storage(data.root), list_window_files(data, end).files
     with tempfile.TemporaryDirectory() as name:
         outputs, paths = Storage(name), []
         items = (

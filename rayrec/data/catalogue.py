@@ -1,4 +1,4 @@
-"""The run's catalogue: an ITEM table sorted by item_id, from files of its own or out of the interactions."""
+"""The catalogue: an ITEM table sorted by item_id, read from its own files or counted from the interactions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayrec.data.text_columns import Text, clean_item_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
-ATTRIBUTE = "attributes."  # before the name of a field that is one of the item's attributes
+ATTRIBUTE = "attributes."  # prefix of the names of attributes
 ITEM_COUNTS = pa.schema(
     [
         pa.field("item_id", pa.string()),
@@ -29,14 +29,14 @@ ITEM_COUNTS = pa.schema(
         pa.field("count", pa.int64()),
     ]
 )
-"""One row an (item, field, value)."""
+"""How often each item occurs with each value of each field: one row an (item, field, value)."""
 
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
 
 
 @dataclass(frozen=True)
 class CatalogueResult:
-    """What became of the item files: rows = catalogue.num_rows + quarantine.num_rows."""
+    """The item rows read: rows = catalogue.num_rows + quarantine.num_rows."""
 
     catalogue: pa.Table  # ITEM, sorted by item_id
     quarantine: pa.Table  # QUARANTINE
@@ -44,9 +44,9 @@ class CatalogueResult:
 
 
 def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueResult:
-    """Read the catalogue; of several rows with one item_id the first, by (file, row), stands.
+    """Read the catalogue; the first row of an item_id, by (file, row), counts.
 
-    Raises DataError where no item is left, or a file cannot be read.
+    Raises DataError if no item is left, or a file cannot be read.
     """
     storage, source = Storage(data.root), data.items
     fields = item_fields(source)
@@ -67,9 +67,9 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
 
 
 def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
-    """ITEM out of the ITEM_COUNTS of all splits: each field its most frequent value, of equals the smallest.
+    """ITEM from the ITEM_COUNTS of all splits: the most frequent value of each field; of ties the smallest.
 
-    Raises DataError where no item was counted.
+    Raises DataError if no item was counted.
     """
     counts = merge_item_counts(parts).sort_by(
         [("item_id", "ascending"), ("field", "ascending"), ("count", "descending"), ("value", "ascending")]
@@ -90,7 +90,7 @@ def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
 def _check(
     batch: RawBatch, path: str, where: str, source: ItemSource, fields: Mapping[str, ColumnLike], seen: set[str]
 ) -> tuple[pa.Table, pa.Table]:
-    """ITEM and QUARANTINE rows of one batch; adds its item_ids to `seen`."""
+    """ITEM and QUARANTINE of one batch; adds its item_ids to `seen`."""
     rows = RowValidation(batch, path, where)
     item, id_column = rows.text(source.item_id), as_column(source.item_id).column
     rows.flag(~item.present, "no_item", id_column)
@@ -111,14 +111,14 @@ def _items(item_ids: pa.Array, texts: Mapping[str, Text], available: npt.NDArray
     def column(name: str) -> pa.Array:
         return texts[name].to_arrow().cast(pa.string()) if name in texts else pa.nulls(len(item_ids), pa.string())
 
-    # An item without a title is shown by its id: there is always something to call it.
+    # An item without a title is shown by its id.
     title = pc.coalesce(column("title"), item_ids).fill_null("")
     columns = [item_ids, title, column("category"), column("description"), available, _attributes(texts, len(item_ids))]
     return pa.table(columns, schema=ITEM)
 
 
 def _attributes(texts: Mapping[str, Text], rows: int) -> pa.Array:
-    """map<string, string> [rows], without the keys that have no value."""
+    """map<string, string> [rows], without keys that have no value."""
     named = {name.removeprefix(ATTRIBUTE): text for name, text in texts.items() if name.startswith(ATTRIBUTE)}
     lists = [text.to_arrow().to_pylist() for text in named.values()]
     pairs = [
@@ -129,7 +129,7 @@ def _attributes(texts: Mapping[str, Text], rows: int) -> pa.Array:
 
 
 def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Whether each item can be had (yes, where nothing is said), and which values mean neither yes nor no."""
+    """Whether each item is available (yes if missing), and which values are neither yes nor no: bool [n] each."""
     lower = pc.utf8_lower(text.values)
     yes = pc.is_in(lower, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
     no = pc.is_in(lower, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
@@ -137,7 +137,7 @@ def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]
 
 
 def _repeated(item: Text, seen: set[str]) -> npt.NDArray[np.bool_]:
-    """Rows whose item was there before: in an earlier batch, or above in this one."""
+    """Rows whose item occurs in an earlier batch, or in an earlier row: bool [n]."""
     known = np.array([value in seen for value in item.values.to_pylist()], bool)
     repeated = item.look_up(known, False)
     present = np.flatnonzero(item.present)
@@ -167,14 +167,14 @@ def _empty(where: str, rejected: int) -> DataError:
 
 
 def item_fields(source: ItemSource) -> dict[str, ColumnLike]:
-    """The fields of an item besides its id that the config maps; attributes as ATTRIBUTE + name."""
+    """The fields of an item that the config maps, without its id; attributes as ATTRIBUTE + name."""
     named = {name: getattr(source, name) for name in ("title", "category", "description", "available")}
     attributes = {f"{ATTRIBUTE}{name}": field for name, field in source.attributes.items()}
     return {name: field for name, field in (named | attributes).items() if field is not None}
 
 
 def count_items(items: Text, fields: Mapping[str, Text]) -> pa.Table:
-    """ITEM_COUNTS of one batch; rows without an item, or without a value, do not count."""
+    """ITEM_COUNTS of one batch; rows without an item or a value do not count."""
     tables = [_count_field(items, "", Text(np.zeros(len(items), np.int32), pa.array([""])))]
     tables += [_count_field(items, name, text) for name, text in fields.items()]
     return pa.concat_tables(tables)
@@ -194,7 +194,7 @@ def _count_field(items: Text, field: str, text: Text) -> pa.Table:
 
 
 def merge_item_counts(tables: Iterable[pa.Table]) -> pa.Table:
-    """The sum of counts, sorted by (item_id, field, value): the same whatever the order of the parts."""
+    """Summed counts, sorted by (item_id, field, value), for parts in any order."""
     together = pa.concat_tables([ITEM_COUNTS.empty_table(), *tables])
     summed = together.group_by(["item_id", "field", "value"]).aggregate([("count", "sum")])
     return pa.table(

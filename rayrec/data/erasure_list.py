@@ -1,13 +1,13 @@
 """The erasure list (GDPR): users whose rows every ingest drops, and the state of each erasure request.
 
     erasure/salt.json                  random bytes, made once
-    erasure/requests/<id>.json         the users that one request adds; the list is the union of all requests
-    erasure/plans/<id>.json            what was found of them, before anything was changed
+    erasure/requests/<id>.json         the users of one request; the list is the union of all requests
+    erasure/plans/<id>.json            what was found of them, before any change
     erasure/certificates/<id>.json     the request is fulfilled
 
-The list must recognise a user whose events come again tomorrow, for good; it need not tell who they are. So it holds
-tokens, BLAKE2b of the id keyed with the salt: pseudonyms, like those of no other root. Who can read the folder can
-still test an id that they guess: give it the rights of the data itself.
+The list must recognise a user whose events arrive again later, but need not reveal who they are. It holds tokens:
+BLAKE2b of the id, keyed with the salt of this root. Anyone who can read the folder can still test a guessed id, so
+protect it like the data itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TOKEN_BYTES = 16
 
 @dataclass(frozen=True)
 class ErasureList:
-    """Users by their tokens. Plain: it travels to the workers."""
+    """Users by their tokens. Picklable."""
 
     salt: bytes = b""
     tokens: frozenset[str] = frozenset()
@@ -47,14 +47,14 @@ class ErasureList:
 
     @property
     def digest(self) -> str:
-        """Of the list, for fingerprints."""
+        """Digest of the list, for fingerprints."""
         return digest(sorted(self.tokens))
 
     def token(self, user_id: str) -> str:
         return hashlib.blake2b(user_id.encode(), digest_size=_TOKEN_BYTES, key=self.salt).hexdigest()
 
     def contains(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which of these (strings, null allowed, dictionaries allowed) are on the list, bool [n]."""
+        """Which of these (strings or dictionaries, with nulls) are on the list, bool [n]."""
         if isinstance(user_ids, pa.ChunkedArray):
             user_ids = user_ids.combine_chunks()
         if not self.tokens or not len(user_ids):
@@ -66,54 +66,54 @@ class ErasureList:
         return found
 
     def tokens_in(self, user_ids: pa.Array | pa.ChunkedArray) -> set[str]:
-        """The tokens of those that are on the list."""
+        """The tokens of the users that are on the list."""
         listed = pa.array(self.contains(user_ids))
         return {self.token(user) for user in pc.unique(user_ids.filter(listed).cast(pa.string())).to_pylist()}
 
 
 @dataclass(frozen=True)
 class ErasureRequest:
-    """Users who were put on the list together."""
+    """Users who were added to the list together."""
 
     id: str
     requested_at: str
     tokens: tuple[str, ...]  # sorted
-    earlier: tuple[str, ...]  # the requests that were there before
+    earlier: tuple[str, ...]  # ids of the requests before this one
 
 
 def read(storage: Storage) -> ErasureList:
     """The list as it stands; empty where nobody ever asked."""
-    made = requests(storage)
-    if not made:
+    found = requests(storage)
+    if not found:
         return ErasureList()
-    return ErasureList(_salt(storage), frozenset(token for request in made for token in request.tokens))
+    return ErasureList(_salt(storage), frozenset(token for request in found for token in request.tokens))
 
 
 def requests(storage: Storage) -> list[ErasureRequest]:
-    """Every request, the oldest first."""
+    """All requests, oldest first."""
     paths = [info.path for info in storage.list(layout.ERASURE_REQUESTS)]
     return sorted((_request(storage, path) for path in paths), key=lambda each: (len(each.earlier), each.id))
 
 
 def pending_requests(storage: Storage) -> list[ErasureRequest]:
-    """Requests that no certificate says are fulfilled, the oldest first."""
+    """Requests without a certificate, oldest first."""
     done = {info.path for info in storage.list(layout.ERASURE_CERTIFICATES)}
     return [request for request in requests(storage) if layout.erasure_certificate_path(request.id) not in done]
 
 
 def before(storage: Storage, request: ErasureRequest) -> ErasureList:
-    """The list as it stood when the request was made."""
+    """The list before this request."""
     tokens = {token for each in requests(storage) if each.id in request.earlier for token in each.tokens}
     return ErasureList(_salt(storage), frozenset(tokens)) if tokens else ErasureList()
 
 
 def of(storage: Storage, request: ErasureRequest) -> ErasureList:
-    """Only the users of this request."""
+    """The users of this request alone."""
     return ErasureList(_salt(storage), frozenset(request.tokens))
 
 
 def add(storage: Storage, user_ids: pa.Array) -> ErasureRequest | None:
-    """Put users on the list, in one request; None where all of them are on it already."""
+    """Add users to the list in one request; None if all of them are on it already."""
     storage.create(layout.ERASURE_SALT, json.dumps({"salt": secrets.token_hex(32)}).encode())
     listed = read(storage)
     whole = ErasureList(_salt(storage), listed.tokens)
@@ -161,10 +161,10 @@ def _unreadable(storage: Storage, path: str) -> DataError:
 
 
 def read_user_ids(path: str, column: str = "user_id") -> pa.StringArray:
-    """The distinct ids in `column`, as the contract of interactions reads ids; empty ones are left out.
+    """The distinct ids in a column of a file, stripped as in interactions, without empty ones.
 
-    `path`: a file or an fsspec URL; `.parquet`, else CSV. Raises DataError for a file or a column that cannot be read,
-    MissingFileError where there is none.
+    `path`: a file or an fsspec URL; parquet by its suffix, else CSV with a header. Raises DataError for a file or a
+    column that cannot be read, MissingFileError if there is none.
     """
     folder, _, name = path.rpartition("/")
     storage = Storage(folder if folder or not path.startswith("/") else "/")

@@ -1,4 +1,4 @@
-"""A shard's interactions -> one row a user, in order, each event once, the newest kept."""
+"""Histories: the interactions of a shard grouped by user, in order, without duplicates, the newest N of each user."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ class GroupedHistories:
     """A shard's users: users = histories.num_rows + quarantined + ineligible."""
 
     histories: pa.Table  # HISTORY, sorted by user_id
-    duplicates: pa.Table  # QUARANTINE, reason duplicate; `raw` is null: the row is that of file and row
+    duplicates: pa.Table  # QUARANTINE, reason duplicate; `raw` is null: file and row name the row
     users: int
     quarantined: dict[str, int]  # users by reason
     ineligible: dict[str, int]  # users by reason
     events: int  # in the histories
-    truncated: int  # events left out because newer ones fill the history
+    truncated: int  # older events beyond history_limit
 
 
 def group_histories(
     tables: Iterable[pa.Table], item_ids: pa.StringArray, data: Data, files: Sequence[str]
 ) -> GroupedHistories:
-    """Group the INTERACTION tables of one shard.
+    """Group the INTERACTION tables of one shard, in any order.
 
-    `item_ids`: the catalogue's, in its order. `files`: input paths by `source_file`. The order of the tables does not
-    matter: events are sorted by (user_id, ts, source_file, source_row). Of events with the same (user, item, ts, event)
-    the first stands. min_events is asked of the positive events within history_limit.
+    `item_ids`: the catalogue's, in its order. `files`: input paths by `source_file`. Events are sorted by (user_id, ts,
+    source_file, source_row); the first of several with the same (user, item, ts, event) counts. `min_events` applies to
+    the positive events within `history_limit`.
     """
     table = pa.concat_tables([INTERACTION.empty_table(), *tables]).unify_dictionaries().combine_chunks()
     names, user = _users(table["user_id"].combine_chunks())
     good = ~table["rejected"].to_numpy(zero_copy_only=False)
     events = _Events.of(table, user, item_ids).take(np.flatnonzero(good))
     if bool((events.item < 0).any()):
-        raise DataError("some items are not in the catalogue", hint="the inputs changed during the run: start it again")
+        raise DataError(
+            "some items are not in the catalogue", hint="the inputs changed during the run: run the job again"
+        )
     events = events.take(events.order())
     repeated = events.repeated()
     duplicates = _duplicates(events.take(np.flatnonzero(repeated)), names, files)
@@ -79,7 +81,7 @@ def write_histories(storage: Storage, path: str, histories: pa.Table) -> None:
 
 
 def read_histories(storage: Storage, path: str) -> pa.Table:
-    """HISTORY. Raises MissingFileError, and DataError for a file that is none."""
+    """HISTORY. Raises MissingFileError, and DataError for another kind of file."""
     try:
         return read_arrow(storage, path).cast(HISTORY)
     except (pa.ArrowException, OSError) as error:
@@ -90,7 +92,7 @@ def read_histories(storage: Storage, path: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Events:
-    """Accepted events as arrays [n]; `user` is the place of the user_id in order."""
+    """Accepted events as arrays [n]; `user` is the index of the user_id among the sorted ones."""
 
     user: npt.NDArray[np.int32]
     item: npt.NDArray[np.int32]
@@ -129,12 +131,12 @@ class _Events:
         """By user, ts, file, row."""
         later_file = self.source_file[1:] > self.source_file[:-1]
         later_row = (self.source_file[1:] == self.source_file[:-1]) & (self.source_row[1:] > self.source_row[:-1])
-        if bool(np.all(later_file | later_row)):  # as the shuffle delivers them: a stable sort by two keys does
+        if bool(np.all(later_file | later_row)):  # the order of the shuffle: a stable sort by two keys is enough
             return np.asarray(np.lexsort((self.ts, self.user)))
         return np.asarray(np.lexsort((self.source_row, self.source_file, self.ts, self.user)))
 
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """Of sorted events, those that are there before: same user, item, ts and event."""
+        """Sorted events that repeat an earlier one: same user, item, ts and event."""
         repeated = np.zeros(len(self.user), bool)
         follows = (self.user[1:] == self.user[:-1]) & (self.ts[1:] == self.ts[:-1])
         tied = np.flatnonzero(np.append(follows, False) | np.insert(follows, 0, False))
@@ -153,7 +155,7 @@ class _Events:
 
 
 def _users(column: pa.DictionaryArray) -> tuple[pa.StringArray, npt.NDArray[np.int32]]:
-    """The distinct user_ids in order, and for each row its user's place among them."""
+    """The distinct user_ids, sorted, and each row's index into them."""
     order = pc.array_sort_indices(column.dictionary).to_numpy()
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order))
@@ -161,7 +163,7 @@ def _users(column: pa.DictionaryArray) -> tuple[pa.StringArray, npt.NDArray[np.i
 
 
 def _newest(user: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.bool_]:
-    """The last `limit` of each user's events, which are sorted by user."""
+    """The last `limit` events of each user; events are sorted by user: bool [n]."""
     last = np.searchsorted(user, user, side="right")
     return last - np.arange(len(user)) <= limit
 

@@ -1,4 +1,4 @@
-"""Which input files there are, which of them the window needs, and how they are cut into splits."""
+"""Input files: listing them, selecting those of the window, and grouping them into splits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMATS = {
     **dict.fromkeys((".parquet", ".pq"), "parquet"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
 }
-_LEAST_FILE_COST = 64 << 10  # bytes that opening a file costs: how many small ones share a split
+_MIN_FILE_COST = 64 << 10  # bytes; opening a file costs as much as reading them
 _FOOTER_READERS = 16  # threads; on a remote store a footer is a round trip
 
 
@@ -45,7 +45,7 @@ class WindowFiles:
     """The interaction files of a run."""
 
     files: tuple[InputFile, ...]  # sorted by path
-    skipped: int  # how many more there are, whose paths name days outside the window
+    skipped: int  # number of files whose paths name days outside the window
 
 
 @dataclass(frozen=True)
@@ -54,35 +54,28 @@ class FileFragment:
 
     file: InputFile
     row_groups: tuple[int, ...] | None = None  # None: all
-    first_row: int = 1  # of the piece within the file, from 1
+    first_row: int = 1  # 1-based, within the file
 
 
 @dataclass(frozen=True)
 class Split:
-    """What one ingest task reads: pieces in the order of (file, row)."""
+    """What one ingest task reads: fragments in the order of (file, row)."""
 
     index: int
     fragments: tuple[FileFragment, ...]
 
 
-def input_files(data: Data, day: date) -> list[InputFile]:
+def list_window_files(data: Data, day: date) -> WindowFiles:
     """The interaction files that can hold rows of [day - window_days, day), sorted by path.
 
-    Raises DataError where there are none, saying what there is.
-    """
-    return list(list_window_files(data, day).files)
-
-
-def list_window_files(data: Data, day: date) -> WindowFiles:
-    """Files whose path names a day (`day_pattern`) outside the window are left out; files that name none are read.
-
-    Raises DataError where none is left, saying what there is.
+    Files whose path names a day (`day_pattern`) outside the window are skipped; files that name none are read.
+    Raises DataError, with the days that the files name, if none is left.
     """
     files = list_files(data.root, data.interactions, "data.interactions")
     days = _days_of(files, data.interactions.day_pattern)
     first, last = _days_of_window(data, day)
-    kept = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day <= last]
-    if not kept:
+    inside = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day <= last]
+    if not inside:
         known = sorted(its_day for its_day in days if its_day is not None)
         raise DataError(
             f"no interactions in the {data.window_days} days before {day}: "
@@ -90,23 +83,23 @@ def list_window_files(data: Data, day: date) -> WindowFiles:
             where=Storage(data.root).url(data.interactions.path),
             hint="choose a --date after those days, or raise data.window_days",
         )
-    return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(kept)), len(files) - len(kept))
+    return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(inside)), len(files) - len(inside))
 
 
 def item_files(data: Data) -> tuple[InputFile, ...]:
-    """The catalogue's files, sorted by path; () when items come out of interactions."""
+    """The catalogue's files, sorted by path; () if the catalogue is made from interactions."""
     return () if data.items.from_interactions else list_files(data.root, data.items, "data.items")
 
 
 def instruction_files(data: Data) -> tuple[InputFile, ...]:
-    """The files of the instruction table, sorted by path; () where there is none."""
+    """The files of the instruction table, sorted by path; () if there is none."""
     return () if data.instructions is None else list_files(data.root, data.instructions, "data.instructions")
 
 
 def list_files(root: str, source: FileSource, section: str, root_key: str = "data.root") -> tuple[InputFile, ...]:
-    """All files of a source, sorted by path. Raises DataError naming the pattern, the place and the nearest names.
+    """All files of a source, sorted by path. Raises DataError with the nearest names if there are none.
 
-    `section` and `root_key` name the places in the config that errors send the user to.
+    `section` and `root_key`: the config keys that errors refer to.
     """
     if not root:
         raise ConfigError(f"{root_key} is not set", hint=f"give the folder or URL of the data: --set {root_key}=...")
@@ -121,18 +114,18 @@ def list_files(root: str, source: FileSource, section: str, root_key: str = "dat
 
 
 def make_splits(storage: Storage, files: Sequence[InputFile], split_bytes: int) -> tuple[Split, ...]:
-    """Pieces of about `split_bytes`: big parquet files by row groups, small files together; text files stay whole.
+    """Splits of about `split_bytes`: large parquet files by row groups, small files together, text files whole.
 
-    The order over all splits is that of (file, row).
+    Rows are in the order of (file, row) over all splits.
     """
     with ThreadPoolExecutor(_FOOTER_READERS) as readers:
-        cut = readers.map(lambda file: list(_pieces(storage, file, split_bytes)), files)
-        sized = [fragment for pieces in cut for fragment in pieces]
+        of_files = readers.map(lambda file: list(_fragments(storage, file, split_bytes)), files)
+        sized = [fragment for fragments in of_files for fragment in fragments]
     splits: list[Split] = []
     pending: list[FileFragment] = []
     filled = 0
     for size, fragment in sized:
-        cost = max(size, _LEAST_FILE_COST)
+        cost = max(size, _MIN_FILE_COST)
         if pending and filled + cost > split_bytes:
             splits.append(Split(len(splits), tuple(pending)))
             pending, filled = [], 0
@@ -141,7 +134,7 @@ def make_splits(storage: Storage, files: Sequence[InputFile], split_bytes: int) 
     return (*splits, Split(len(splits), tuple(pending))) if pending else tuple(splits)
 
 
-def _pieces(storage: Storage, file: InputFile, split_bytes: int) -> Iterator[tuple[int, FileFragment]]:
+def _fragments(storage: Storage, file: InputFile, split_bytes: int) -> Iterator[tuple[int, FileFragment]]:
     if file.format != "parquet" or file.size <= split_bytes:
         yield file.size, FileFragment(file)
         return
@@ -175,7 +168,7 @@ def _format_of(storage: Storage, file: FileInfo, source: FileSource, section: st
         suffixes.pop()
     if not suffixes or suffixes[-1] not in _FORMATS:
         raise DataError(
-            "the file's name does not tell its format",
+            "the file's suffix names no known format",
             where=storage.url(file.path),
             hint=f"set {section}.format, or narrow {section}.path with a glob such as *.csv",
         )
@@ -188,10 +181,9 @@ def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:
 
 
 def _days_of_window(data: Data, day: date) -> tuple[date, date]:
-    """The first and the last day that a file with rows of the window may be named by.
+    """The first and the last day that the path of a file with rows of the window may name.
 
-    Files may be cut by UTC days or by those of the zone that the times are written in, whose last day ends later or
-    whose first begins earlier.
+    Files may be split by UTC days, or by days of the time zone of `ts`, which may begin earlier or end later.
     """
     ts = data.interactions.ts
     end = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -204,7 +196,7 @@ def _day(text: str | None) -> date | None:
     try:
         return date.fromisoformat(text) if text else None
     except ValueError:
-        return None  # digits that only look like a day: the file is read, its rows say when they were
+        return None  # not a day: the file is read, and its rows have times
 
 
 def _none_found(storage: Storage, path: str, section: str, root_key: str) -> DataError:

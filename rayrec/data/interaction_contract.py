@@ -1,7 +1,7 @@
-"""The contract of interactions: raw rows in; interactions, quarantine and the number of rows outside the window out.
+"""The contract of interactions: every raw row is an interaction, in quarantine, or outside the window.
 
-Every row is exactly one of the three. A row in quarantine has one reason, the first that holds in the order of REASONS;
-rows outside the window are counted before anything else is looked at.
+A row in quarantine has one reason, the first in the order of REASONS. Rows outside the window are counted before any
+other check.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ REASONS = (
     "bad_dwell",
     "negative_dwell",
 )
-"""Why a row goes to quarantine, in the order in which they are looked for (ids: the user's first)."""
+"""Why a row goes to quarantine, in the order of the checks (ids: the user's first)."""
 
-_LONGEST_DWELL = (1 << 31) - 1  # milliseconds, 24 days: what int32 holds
-_GREATEST_VALUE = float(np.finfo(np.float32).max)
+_MAX_DWELL = (1 << 31) - 1  # milliseconds; 24 days
+_MAX_VALUE = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class ValidatedBatch:
-    """What became of one batch: rows read = accepted + quarantine.num_rows + outside_window."""
+    """A validated batch: rows read = accepted + quarantine.num_rows + outside_window."""
 
-    interactions: pa.Table  # INTERACTION: accepted rows, and rejected ones with a usable user, in the file's order
+    interactions: pa.Table  # INTERACTION: accepted rows, and rejected ones with a usable user, in order
     quarantine: pa.Table  # QUARANTINE
     accepted: int
     outside_window: int
-    items: pa.Table | None  # ITEM_COUNTS of the accepted rows, where items come out of interactions
+    items: pa.Table | None  # ITEM_COUNTS of the accepted rows, if the catalogue is made from interactions
 
 
 @dataclass(frozen=True)
 class InteractionContract:
-    """`day`: the date of the run. `items`: the catalogue's item_ids; None where items come out of interactions."""
+    """`day`: the run's date. `items`: the catalogue's item_ids; None if the catalogue is made from interactions."""
 
     data: Data
     day: date
@@ -79,24 +79,24 @@ class InteractionContract:
 
     @cached_property
     def needed(self) -> tuple[str, ...]:
-        """The columns without which no row could be accepted; the others may be missing from JSON lines."""
+        """Columns without which no row could be accepted. JSON lines may lack the others."""
         source = self.data.interactions
         fields = (source.user_id, source.item_id, self._time.column, *(each.column for each in source.require))
         return tuple(dict.fromkeys(as_column(field).column for field in fields))
 
     def check(self, batch: RawBatch, file: InputFile, where: str) -> ValidatedBatch:
-        """Pure, and the same rows however the file is cut into batches. Raises DataError for unusable columns."""
+        """The result does not depend on how a file is batched. Raises DataError for unusable columns."""
         ts, timed = self._times(batch.table[self._time.column], where)
         outside = timed & ((ts < self._window[0]) | (ts >= self._window[1]))
         if outside.any():
             batch, ts, timed = batch.filter(~outside), ts[~outside], timed[~outside]
         rows = RowValidation(batch, file.path, where)
         user, item = rows.text(self.data.interactions.user_id), rows.text(self.data.interactions.item_id)
-        usable = self._judge_ids(rows, user, item)
+        usable = self._check_ids(rows, user, item)
         rows.flag(~timed, "bad_time", self._time.column)
-        self._judge_requirements(rows)
+        self._check_requirements(rows)
         event = self._events(rows)
-        self._judge_items(rows, item)
+        self._check_items(rows, item)
         value, dwell = self._values(rows), self._dwells(rows)
         good = rows.good
         columns = [
@@ -142,8 +142,8 @@ class InteractionContract:
                 hint="see data.interactions.ts",
             ) from None
 
-    def _judge_ids(self, rows: RowValidation, user: Text, item: Text) -> Mask:
-        """Returns the rows whose user can be counted."""
+    def _check_ids(self, rows: RowValidation, user: Text, item: Text) -> Mask:
+        """Flag bad ids; returns the rows with a usable user."""
         user_column, item_column = (
             as_column(field).column for field in (self.data.interactions.user_id, self.data.interactions.item_id)
         )
@@ -153,11 +153,11 @@ class InteractionContract:
         rows.reject_invalid_ids(item, item_column)
         return usable
 
-    def _judge_requirements(self, rows: RowValidation) -> None:
+    def _check_requirements(self, rows: RowValidation) -> None:
         for each in self.data.interactions.require:
             rows.flag(~rows.text(each.column).where(_finder(each.matches)), each.reason, each.column)
 
-    def _judge_items(self, rows: RowValidation, item: Text) -> None:
+    def _check_items(self, rows: RowValidation, item: Text) -> None:
         if self._known_items is None:
             return
         known: Mask = self._known_items.get_indexer(pd.Index(item.values.to_pylist(), dtype=object)) >= 0
@@ -165,7 +165,7 @@ class InteractionContract:
 
     @cached_property
     def _known_items(self) -> pd.Index | None:
-        # An index of its own rather than Arrow's index_in, which would hash the whole catalogue for every batch.
+        # Built once: Arrow's index_in would hash the whole catalogue for every batch.
         return None if self.items is None else pd.Index(self.items.to_pylist(), dtype=object)
 
     def _events(self, rows: RowValidation) -> npt.NDArray[np.int8]:
@@ -177,7 +177,7 @@ class InteractionContract:
             text = rows.text(rules.column)
             named = np.array([names.index(v) if v in names else -1 for v in text.values.to_pylist()], np.int8)
             codes = text.look_up(named, fallback)
-        for rule in reversed(rules.rules):  # the first that fits wins
+        for rule in reversed(rules.rules):  # the first match wins
             codes[rows.text(rule.column).where(_test_of(rule))] = names.index(rule.event)
         column = rules.column or (rules.rules[-1].column if rules.rules else self._time.column)
         rows.flag(codes < 0, "unknown_event", column)
@@ -188,18 +188,18 @@ class InteractionContract:
         if field is None:
             return np.full(len(rows.reason), np.nan, np.float32)
         values, wrong = rows.numbers(field)
-        too_great = np.abs(values) > _GREATEST_VALUE
-        rows.flag(wrong | too_great, "bad_value", as_column(field).column)
-        return np.where(too_great, np.nan, values).astype(np.float32)
+        too_large = np.abs(values) > _MAX_VALUE
+        rows.flag(wrong | too_large, "bad_value", as_column(field).column)
+        return np.where(too_large, np.nan, values).astype(np.float32)
 
     def _dwells(self, rows: RowValidation) -> npt.NDArray[np.int32]:
         field = self.data.interactions.dwell_ms
         if field is None:
             return np.full(len(rows.reason), -1, np.int32)
         values, wrong = rows.numbers(field)
-        rows.flag(wrong | (values > _LONGEST_DWELL), "bad_dwell", as_column(field).column)
+        rows.flag(wrong | (values > _MAX_DWELL), "bad_dwell", as_column(field).column)
         rows.flag(values < 0, "negative_dwell", as_column(field).column)
-        fits = (values >= 0) & (values <= _LONGEST_DWELL)  # false for NaN
+        fits = (values >= 0) & (values <= _MAX_DWELL)  # false for NaN
         return np.where(fits, np.rint(np.where(fits, values, 0)), -1).astype(np.int32)
 
     def _count_items(self, rows: RowValidation, item: Text) -> pa.Table:

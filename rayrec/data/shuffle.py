@@ -1,12 +1,12 @@
-"""The shuffle through storage: one split writes one file, every shard reads its own part of each.
+"""A shuffle through storage: each input split writes one file, and each shard reads its part of every file.
 
     part of (round 0, shard 0) | part of (round 0, shard 1) | ... | item counts | index (JSON) | its length | magic
 
-Each part is an Arrow IPC stream of its own, with its own dictionaries, so that one range read is all that a shard
-needs of a file; in Arrow's file format the dictionaries of all parts would have to be read first. A *round* is what a
-split held in memory at once: long splits have several, so memory is bounded whatever the size of an input file.
+Each part is an Arrow IPC stream with its own dictionaries, so a shard needs one range read per part; in Arrow's file
+format a reader needs the dictionaries of all parts. A *round* is what a split holds in memory at once: long splits have
+several, so memory is bounded for input files of any size.
 
-The file appears whole or not at all, and its content depends only on the split: whoever dies is simply run again.
+A file is written atomically and its content depends on its split alone, so a killed task is simply run again.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rayrec.data.text_columns import compact
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.storage import Storage
+from rayrec.storage.tables import IPC_OPTIONS
 
 _MAGIC = b"RRX1"
 _TRAILER = 8 + len(_MAGIC)  # bytes: length of the index, magic
-_TAIL = 64 << 10  # bytes read for the index at first, most often enough
-_COMPRESSION = "lz4"
+_TAIL = 64 << 10  # bytes of the first read of the index, usually enough
 
 
 class ShuffleWriter:
-    """Fills one shuffle file; `file` is a binary writer, `shards` the number of shards."""
+    """Writes one shuffle file to a binary `file`."""
 
     def __init__(self, file: BinaryIO, shards: int) -> None:
         self._file, self._shards = file, shards
@@ -41,7 +41,7 @@ class ShuffleWriter:
         self._rounds: list[list[tuple[int, int]]] = []
 
     def write_round(self, tables: Sequence[pa.Table]) -> None:
-        """INTERACTION tables in the order of their rows; each shard's part keeps that order."""
+        """INTERACTION tables in the order of their rows; the part of each shard has the same order."""
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         if table.num_rows:
             self._rounds.append([self._write(part) for part in _parts(table, self._shards)])
@@ -55,7 +55,7 @@ class ShuffleWriter:
         if not table.num_rows:
             return self._at, 0
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=_COMPRESSION)) as writer:
+        with pa.ipc.new_stream(sink, table.schema, options=IPC_OPTIONS) as writer:
             writer.write_table(table)
         data = sink.getvalue()
         self._file.write(data)
@@ -65,7 +65,7 @@ class ShuffleWriter:
 
 
 def read_statistics(storage: Storage, path: str) -> dict[str, Any]:
-    """What ingest noted about the split. Raises MissingFileError, and DataError for a file that is not one."""
+    """The statistics that `finish` wrote. Raises MissingFileError, and DataError for another kind of file."""
     statistics: dict[str, Any] = _index(storage, path)["statistics"]
     return statistics
 
@@ -77,7 +77,7 @@ def read_item_counts(storage: Storage, path: str) -> pa.Table:
 
 
 def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
-    """INTERACTION tables of one shard out of the splits' files, in the order given."""
+    """INTERACTION tables of one shard from the files at `paths`, in that order."""
     for path in paths:
         for places in _index(storage, path)["rounds"]:
             if places[shard][1]:
@@ -108,7 +108,7 @@ def _read(storage: Storage, path: str, start: int, length: int) -> pa.Table:
 
 
 def _parts(table: pa.Table, shards: int) -> Iterator[pa.Table]:
-    """The rows of each shard, shard after shard, with dictionaries of only what they use."""
+    """The rows of each shard, in the order of shards, with compact dictionaries."""
     users, items = table["user_id"].combine_chunks(), table["item_id"].combine_chunks()
     user_codes, names = compact(_codes(users), users.dictionary)
     item_codes = _codes(items)

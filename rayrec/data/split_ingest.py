@@ -1,4 +1,4 @@
-"""One input split through the contract: into its shuffle file, with its quarantine beside it."""
+"""Ingest of one input split: rows are validated and written to a shuffle file and to quarantine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ROUND_ROWS = 4_000_000  # rows held in memory at once, about 40 bytes each
 
 @dataclass
 class RowCounts:
-    """Rows by what became of them: rows = accepted + sum(quarantined) + outside_window + erased."""
+    """Row counts by outcome: rows = accepted + sum(quarantined) + outside_window + erased."""
 
     rows: int = 0
     accepted: int = 0
@@ -69,17 +69,16 @@ def ingest_split(
     quarantine: str,
     erasure_list: ErasureList | None = None,
 ) -> dict[str, Any]:
-    """Write the split's shuffle file, and before it its quarantine (parquet; no file where nothing broke).
+    """Write the split's shuffle file, and before it its quarantine (parquet; no file without rows).
 
-    Rows of users on the erasure list go nowhere, and count for nothing in the catalogue.
+    Rows of users on the erasure list are dropped, and do not count for the catalogue.
 
-    Returns the split's statistics, which the shuffle file holds too: a Tally as a dict, `files` (path -> Tally as a
-    dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of those who have rows here).
-    The shuffle file is the receipt: it appears last, whole, and doing it again gives the same rows. Raises DataError
-    for input that cannot be read.
+    Returns the split's statistics, which the shuffle file holds too: RowCounts as a dict, `files` (path -> RowCounts as
+    a dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of those with rows here). The
+    shuffle file is written last and marks the split as done. Raises DataError for input that cannot be read.
     """
-    with ExitStack() as exchange_stack:
-        target = exchange_stack.enter_context(outputs.writer(shuffle_path))
+    with ExitStack() as shuffle_stack:
+        target = shuffle_stack.enter_context(outputs.writer(shuffle_path))
         with ExitStack() as quarantine_stack:
             writer = ShuffleWriter(target, contract.data.shards)
             ingest = _Ingest(writer, outputs, quarantine, quarantine_stack, erasure_list or ErasureList())
@@ -95,7 +94,7 @@ class _Ingest:
         self._writer, self._outputs, self._path, self._stack = writer, outputs, quarantine, stack
         self._erasure_list = erasure_list
         self._erased_users: dict[str, int] = {}
-        self._broken: pq.ParquetWriter | None = None
+        self._quarantine: pq.ParquetWriter | None = None
         self._round: list[pa.Table] = []
         self._items: list[pa.Table] = []
         self._files: dict[str, RowCounts] = {}
@@ -105,7 +104,7 @@ class _Ingest:
         row_counts = self._files.setdefault(fragment.file.path, RowCounts())
         for batch in read_fragment(inputs, fragment, contract.data.interactions, contract.columns, contract.needed):
             checked, erased = self._checked(batch, fragment.file, where, contract)
-            row_counts.add(_tally(batch, checked, erased))
+            row_counts.add(_row_counts(batch, checked, erased))
             self._keep(checked)
             if sum(table.num_rows for table in self._round) >= _ROUND_ROWS:
                 self._flush()
@@ -116,11 +115,11 @@ class _Ingest:
         for row_counts in self._files.values():
             total.add(row_counts)
         files = {path: row_counts.as_dict() for path, row_counts in self._files.items()}
-        broken = self._path if self._broken is not None else None
+        quarantine = self._path if self._quarantine is not None else None
         statistics = {
             **total.as_dict(),
             "files": files,
-            "quarantine": broken,
+            "quarantine": quarantine,
             "erased_users": dict(sorted(self._erased_users.items())),
         }
         self._writer.finish(merge_item_counts(self._items) if self._items else None, statistics)
@@ -135,10 +134,10 @@ class _Ingest:
         listed = self._erasure_list.contains(users)
         if not listed.any():
             return checked, 0
-        gone = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
-        for user, shard in zip(gone.to_pylist(), shard_of(gone, contract.data.shards).tolist(), strict=True):
+        erased = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
+        for user, shard in zip(erased.to_pylist(), shard_of(erased, contract.data.shards).tolist(), strict=True):
             self._erased_users[self._erasure_list.token(user)] = shard
-        # Once more without them: what items are called must not be counted from their rows either.
+        # Validate again without them, so that their rows do not count for the catalogue either.
         rows = checked.interactions["source_row"].to_numpy()[listed]
         return contract.check(batch.filter(~np.isin(batch.row, rows)), file, where), len(rows)
 
@@ -148,10 +147,10 @@ class _Ingest:
         if checked.items is not None:
             self._items.append(checked.items)
         if checked.quarantine.num_rows:
-            if self._broken is None:
+            if self._quarantine is None:
                 file = self._stack.enter_context(self._outputs.writer(self._path))
-                self._broken = self._stack.enter_context(pq.ParquetWriter(file, QUARANTINE, compression="zstd"))
-            self._broken.write_table(checked.quarantine)
+                self._quarantine = self._stack.enter_context(pq.ParquetWriter(file, QUARANTINE, compression="zstd"))
+            self._quarantine.write_table(checked.quarantine)
 
     def _flush(self) -> None:
         if self._round:
@@ -161,7 +160,7 @@ class _Ingest:
         self._round = []
 
 
-def _tally(batch: RawBatch, checked: ValidatedBatch, erased: int) -> RowCounts:
+def _row_counts(batch: RawBatch, checked: ValidatedBatch, erased: int) -> RowCounts:
     rows = batch.table.num_rows + len(batch.malformed)
     counts = Counter(counts_by_reason(checked.quarantine))
     return RowCounts(rows, checked.accepted, checked.outside_window, counts, erased)

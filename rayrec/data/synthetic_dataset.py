@@ -1,18 +1,17 @@
-"""A small made-up shop whose truth is known: users with planted tastes, titled items, and planted noise.
+"""A synthetic dataset with known ground truth: users with planted tastes, items with titles, and planted noise.
 
-    shop = make_synthetic_dataset("demo", seed=0)      # demo/data: what the job may read; demo/truth: what it may not
+    dataset = make_synthetic_dataset("demo", seed=0)    # demo/shop: input of the job; demo/truth: ground truth
 
-How people in it behave. The catalogue has ten kinds of goods, each in five lines of six products, in a natural order (a
-tent, then a sleeping bag, then a stove, …; the last of a line leads to the first of the next). A user has one to three
-kinds they care about and stays with one for a while. What they take next is, with probability CHAIN, the follow-up of
-the last thing they took of that kind; else one by its popularity of the day, which drifts. Nobody takes an item twice.
-Between these *wanted* events lie *noise* events: items of other kinds, drawn by popularity, so that popularity alone
-does not give them away.
+The behaviour of its users: The catalogue has ten categories, each with five lines of six products in a natural order (a
+tent, then a sleeping bag, then a stove, ...; the last of a line leads to the first of the next). A user likes one to
+three categories and stays with one for a while. Their next item is, with probability FOLLOW_UP_PROBABILITY, the
+follow-up of the last item they took in that category; else one by its popularity of the day, which drifts. Nobody takes
+an item twice. Between these wanted events are noise events: items of other categories, drawn by popularity, so that
+popularity alone does not reveal them.
 
-Because the next item depends on the last one and on the day, order and recency are worth something; because noise is in
-the way, so is denoising. Nothing else is planted, and no recommender is told any of it, but for what some users
-(SAYS) say of themselves in instructions.csv: which kinds they care about. The probabilities of every next item are
-known, so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
+The next item depends on the last one and on the day, so order and recency matter, and so does denoising. Some users
+(INSTRUCTION_SHARE) state in instructions.csv which categories they like. The probability of every next item is known,
+so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
 """
 
 from __future__ import annotations
@@ -37,26 +36,24 @@ Ints = npt.NDArray[np.int64]
 
 DATE = date(2026, 3, 2)  # the day to recommend for
 PAST_DAYS, FUTURE_DAYS = 60, 7
-FOLLOW_UP_PROBABILITY, STAY_PROBABILITY = (
-    0.6,
-    0.7,
-)  # P(follow-up of the last item of the kind), P(staying with the kind)
+FOLLOW_UP_PROBABILITY = 0.6  # of the next item being the follow-up of the last one of its category
+STAY_PROBABILITY = 0.7  # of the next item being of the same category
 NOISE_SHARE = 0.18  # of all events before the date
-INSTRUCTION_SHARE = 0.1  # of all users: those who say what they like or want
+INSTRUCTION_SHARE = 0.1  # of all users: those with an instruction
 ORACLE_SIZE = 50  # length of the best possible slate
-_CUT = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp()) * 10**6
+_CUTOFF = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp()) * 10**6
 
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """Where the shop lies and what is in it."""
+    """The folders of the dataset, and its counts."""
 
     data_root: Path  # events/, items.csv, instructions.csv
     truth_root: Path  # next.csv, best.csv, noise.csv, broken.csv
     date: date
     users: int
     items: int
-    events: int  # before the date, broken rows left out
+    events: int  # before the date, without broken rows
     noise: int  # of these
     broken: int  # rows planted to be quarantined
 
@@ -72,8 +69,8 @@ class _Catalogue:
 
 
 @dataclass
-class _People:
-    """The state of every user while time goes by."""
+class _Users:
+    """The state of every user at one moment."""
 
     cares: Floats  # [users, kinds], rows sum to 1
     kind: Ints  # [users] the kind taken from last, -1 at first
@@ -82,17 +79,17 @@ class _People:
 
 
 def make_synthetic_dataset(root: str | Path, *, seed: int = 0, users: int = 1200) -> SyntheticDataset:
-    """Write the shop under `root`, the same bytes for the same seed and users. Takes about two seconds."""
+    """Write the dataset under `root`: the same bytes for the same seed and users. Takes about two seconds."""
     rng = np.random.default_rng([seed, users])
     catalogue = _catalogue(rng)
-    people = _people(rng, catalogue, users)
+    state = _make_users(rng, catalogue, users)
     past = rng.gamma(4.0, 6.0, users).astype(np.int64).clip(8, 60)
-    past = np.minimum(past, 14 * (people.cares > 0).sum(1))  # nobody runs out of items of a kind
-    log = list(_live(rng, catalogue, people, _moments(rng, past, 0, PAST_DAYS), noise=NOISE_SHARE))
-    best = next_item_probabilities(catalogue, people, np.full(users, PAST_DAYS))
+    past = np.minimum(past, 14 * (state.cares > 0).sum(1))  # so that no user runs out of items
+    log = list(_events_by_step(rng, catalogue, state, _moments(rng, past, 0, PAST_DAYS), noise=NOISE_SHARE))
+    best = next_item_probabilities(catalogue, state, np.full(users, PAST_DAYS))
     future = 1 + rng.poisson(2.0, users)
-    upcoming = list(_live(rng, catalogue, people, _moments(rng, future, PAST_DAYS, FUTURE_DAYS), noise=0.0))
-    return _write(rng, Path(root), catalogue, people, log, upcoming, best)
+    upcoming = list(_events_by_step(rng, catalogue, state, _moments(rng, future, PAST_DAYS, FUTURE_DAYS), noise=0.0))
+    return _write(rng, Path(root), catalogue, state, log, upcoming, best)
 
 
 def _catalogue(rng: np.random.Generator) -> _Catalogue:
@@ -117,7 +114,7 @@ def _catalogue(rng: np.random.Generator) -> _Catalogue:
     return _Catalogue(title, category, np.array(price), np.array(kind), follow, popular)
 
 
-def _people(rng: np.random.Generator, catalogue: _Catalogue, users: int) -> _People:
+def _make_users(rng: np.random.Generator, catalogue: _Catalogue, users: int) -> _Users:
     kinds = len(CATEGORIES)
     number = rng.choice([1, 2, 3], users, p=[0.25, 0.45, 0.3])
     liking = rng.gumbel(size=(users, kinds)) + np.log(
@@ -130,52 +127,52 @@ def _people(rng: np.random.Generator, catalogue: _Catalogue, users: int) -> _Peo
         np.put_along_axis(cares, order[:, [place]], weight[:, [place]] * (place < number[:, None]), axis=1)
     cares /= cares.sum(1, keepdims=True)
     unseen = np.zeros((users, len(catalogue.title)), bool)
-    return _People(cares, np.full(users, -1), np.full((users, kinds), -1), unseen)
+    return _Users(cares, np.full(users, -1), np.full((users, kinds), -1), unseen)
 
 
-def next_item_probabilities(catalogue: _Catalogue, people: _People, day: Ints) -> Floats:
-    """P(the next wanted item), [users, items]; rows sum to 1. The whole behaviour of the shop is in here."""
-    stay = np.where(people.kind >= 0, STAY_PROBABILITY, 0.0)[:, None]
-    here = np.arange(people.cares.shape[1]) == people.kind[:, None]
-    kind = stay * here + (1 - stay) * people.cares
-    chain = np.where(people.last >= 0, FOLLOW_UP_PROBABILITY, 0.0)
+def next_item_probabilities(catalogue: _Catalogue, state: _Users, day: Ints) -> Floats:
+    """P(the next wanted item), [users, items]; rows sum to 1. This is the whole model of behaviour."""
+    stay = np.where(state.kind >= 0, STAY_PROBABILITY, 0.0)[:, None]
+    here = np.arange(state.cares.shape[1]) == state.kind[:, None]
+    kind = stay * here + (1 - stay) * state.cares
+    chain = np.where(state.last >= 0, FOLLOW_UP_PROBABILITY, 0.0)
     probability = (kind * (1 - chain))[:, catalogue.kind] * catalogue.popular[day]
-    row, column = np.nonzero(people.last >= 0)
-    probability[row, catalogue.follow[people.last[row, column]]] += (kind * chain)[row, column]
-    probability[people.seen] = 0
+    row, column = np.nonzero(state.last >= 0)
+    probability[row, catalogue.follow[state.last[row, column]]] += (kind * chain)[row, column]
+    probability[state.seen] = 0
     return np.asarray(probability / probability.sum(1, keepdims=True))
 
 
 def _moments(rng: np.random.Generator, events: Ints, first_day: int, days: int) -> list[Ints]:
-    """Per user, microseconds since the shop opened, ascending, in whole distinct seconds."""
+    """For each user, microseconds since the first day, ascending, in whole distinct seconds."""
     seconds = days * 86_400
     return [np.sort(rng.choice(seconds, n, replace=False) + first_day * 86_400) * 10**6 for n in events]
 
 
-def _live(
-    rng: np.random.Generator, catalogue: _Catalogue, people: _People, moments: list[Ints], *, noise: float
+def _events_by_step(
+    rng: np.random.Generator, catalogue: _Catalogue, state: _Users, moments: list[Ints], *, noise: float
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """All users take their next item, step by step; yields columns user, item, at (µs since opening), noise."""
+    """Every user takes their next item, step by step; yields columns user, item, at (µs since the first day), noise."""
     for step in range(max(map(len, moments))):
         user = np.array([u for u, at in enumerate(moments) if len(at) > step])
         at = np.array([moments[u][step] for u in user])
         day = at // MICROSECONDS_PER_DAY
-        now = _People(people.cares[user], people.kind[user], people.last[user], people.seen[user])
+        now = _Users(state.cares[user], state.kind[user], state.last[user], state.seen[user])
         stray = rng.random(len(user)) < noise
         other = catalogue.popular[day] * ((now.cares == 0)[:, catalogue.kind] & ~now.seen)
         chosen = np.where(
             stray[:, None], other / other.sum(1, keepdims=True), next_item_probabilities(catalogue, now, day)
         )
         item = _draw(rng, chosen)
-        people.seen[user, item] = True
+        state.seen[user, item] = True
         true_user, true_item = user[~stray], item[~stray]
-        people.kind[true_user] = catalogue.kind[true_item]
-        people.last[true_user, catalogue.kind[true_item]] = true_item
+        state.kind[true_user] = catalogue.kind[true_item]
+        state.last[true_user, catalogue.kind[true_item]] = true_item
         yield {"user": user, "item": item, "at": at, "noise": stray}
 
 
 def _draw(rng: np.random.Generator, probability: Floats) -> Ints:
-    """One column a row by its probability."""
+    """Draw one column a row by its probability."""
     ladder = np.cumsum(probability, axis=1)
     drawn = (ladder < rng.random((len(ladder), 1)) * ladder[:, -1:]).sum(1)
     return np.asarray(drawn)
@@ -185,7 +182,7 @@ def _write(
     rng: np.random.Generator,
     root: Path,
     catalogue: _Catalogue,
-    people: _People,
+    state: _Users,
     log: list[dict[str, npt.NDArray[Any]]],
     upcoming: list[dict[str, npt.NDArray[Any]]],
     best: Floats,
@@ -195,7 +192,7 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
     users, items = best.shape
     user_id = np.array([f"user-{number:04d}" for number in range(users)])
-    item_id = np.array([f"item-{number:03d}" for number in rng.permutation(items)])  # ids say nothing about kinds
+    item_id = np.array([f"item-{number:03d}" for number in rng.permutation(items)])  # ids do not reveal categories
     columns = {name: np.concatenate([step[name] for step in log + upcoming]) for name in log[0]}
     events = _events(rng, columns, user_id, item_id)
     broken = _broken(rng, events)
@@ -204,20 +201,20 @@ def _write(
     for name in pc.unique(day).to_pylist():
         pa_csv.write_csv(rows.filter(pc.equal(day, name)), data_root / "events" / f"{name}.csv")
     pa_csv.write_csv(_items(catalogue, item_id), data_root / "items.csv")
-    pa_csv.write_csv(_instructions(rng, people, user_id), data_root / "instructions.csv")
+    pa_csv.write_csv(_instructions(rng, state, user_id), data_root / "instructions.csv")
     past = events.filter(pc.less(events["ts"], DATE.isoformat()))
     noise = past.filter(past["noise"]).select(["user_id", "item_id", "ts"])
     pa_csv.write_csv(noise, truth_root / "noise.csv")
     pa_csv.write_csv(broken, truth_root / "broken.csv")
     first = upcoming[0]
-    wanted = pa.table({"user_id": user_id[first["user"]], "item_id": item_id[first["item"]]})
-    pa_csv.write_csv(wanted.sort_by("user_id"), truth_root / "next.csv")
+    next_items = pa.table({"user_id": user_id[first["user"]], "item_id": item_id[first["item"]]})
+    pa_csv.write_csv(next_items.sort_by("user_id"), truth_root / "next.csv")
     pa_csv.write_csv(_best(best, user_id, item_id), truth_root / "best.csv")
     return SyntheticDataset(data_root, truth_root, DATE, users, items, past.num_rows, noise.num_rows, broken.num_rows)
 
 
 def _events(rng: np.random.Generator, columns: dict[str, Any], user_id: Any, item_id: Any) -> pa.Table:
-    at = columns["at"] + _CUT - PAST_DAYS * MICROSECONDS_PER_DAY
+    at = columns["at"] + _CUTOFF - PAST_DAYS * MICROSECONDS_PER_DAY
     moment = pc.strftime(pa.array(at // 10**6, pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
     event = np.where(rng.random(len(at)) < 0.7, "purchase", "view")
     return pa.table(
@@ -233,7 +230,7 @@ def _events(rng: np.random.Generator, columns: dict[str, Any], user_id: Any, ite
 
 
 def _broken(rng: np.random.Generator, events: pa.Table) -> pa.Table:
-    """Rows that break the contract, as logs have them: about one in 250."""
+    """Rows that break the contract: about one in 250."""
     rows = events.drop_columns(["noise"]).take(np.sort(rng.choice(len(events), len(events) // 250, replace=False)))
     fault = np.arange(len(rows)) % 4
     for kind, (column, value) in enumerate(
@@ -250,25 +247,25 @@ def _items(catalogue: _Catalogue, item_id: Any) -> pa.Table:
     return pa.table(table).sort_by("item_id")
 
 
-def _instructions(rng: np.random.Generator, people: _People, user_id: Any) -> pa.Table:
-    """What some users say: one half of them what they like, the other what they want now, of a kind that they like."""
+def _instructions(rng: np.random.Generator, state: _Users, user_id: Any) -> pa.Table:
+    """Instructions of some users: half of them state what they like, the others what they want now."""
     names = [name.lower() for name in CATEGORIES]
     says = np.flatnonzero(rng.random(len(user_id)) < INSTRUCTION_SHARE)
-    liked = [np.flatnonzero(row) for row in people.cares[says]]
-    next_item_probabilities = np.arange(len(says)) % 2 == 1
+    liked = [np.flatnonzero(row) for row in state.cares[says]]
+    has_request = np.arange(len(says)) % 2 == 1
     preference = [f"likes {', '.join(names[kind] for kind in kinds)}" for kinds in liked]
     intention = [f"something in {names[rng.choice(kinds)]}" for kinds in liked]
     table = {
         "user_id": user_id[says],
         "arm": [""] * len(says),
-        "preference": np.where(next_item_probabilities, "", preference),
-        "intention": np.where(next_item_probabilities, intention, ""),
+        "preference": np.where(has_request, "", preference),
+        "intention": np.where(has_request, intention, ""),
     }
     return pa.table(table)
 
 
 def _best(best: Floats, user_id: Any, item_id: Any) -> pa.Table:
-    """The slates of somebody who knows the generator and each user's state: long form, best first."""
+    """The slates of an oracle that knows the model and the state of each user: long form, best first."""
     order = np.argsort(-best, axis=1, kind="stable")[:, :ORACLE_SIZE]
     return pa.table(
         {

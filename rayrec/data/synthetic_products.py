@@ -1,4 +1,4 @@
-"""The goods of the demo shop, in words: ten kinds, five lines of six products each, with a typical price."""
+"""The products of the synthetic dataset: ten categories, five lines of six products each, with a typical price."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Category:
     lines: tuple[str, ...]
-    products: dict[str, float]  # in the order in which people need them
+    products: dict[str, float]  # in the order in which users need them
 
 
 CATEGORIES: dict[str, Category] = {

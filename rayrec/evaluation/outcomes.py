@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from rayrec.config import Config
 from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.input_files import list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.schemas import TS
 from rayrec.errors import DataError
@@ -40,7 +40,7 @@ def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
     contract = InteractionContract(data, end)
     tables = [OUTCOME.empty_table()]
     try:
-        files = input_files(data, end)
+        files = list_window_files(data, end).files
     except DataError as error:
         raise no_interactions if error.what.startswith("no interactions") else error from None
     for split in make_splits(storage, files, data.split_bytes):

@@ -13,7 +13,7 @@ import pytest
 
 from rayrec.config import Data
 from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import InputFile, input_files, list_window_files, make_splits
+from rayrec.data.input_files import InputFile, list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.errors import DataError
 from rayrec.storage import Storage
@@ -33,7 +33,7 @@ def touch(root: Path, *paths: str) -> None:
 
 
 def paths(data: Data, day: date = date(2011, 8, 31)) -> list[str]:
-    return [file.path for file in input_files(data, day)]
+    return [file.path for file in list_window_files(data, day).files]
 
 
 @pytest.mark.parametrize("layout", ["events/dt={}/part-0.csv", "events/{}.csv.gz", "events/deep/er/log-{}-7.parquet"])
@@ -56,7 +56,7 @@ def test_files_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Pa
     settings, day = data(tmp_path, ts={"column": "ts", "timezone": zone}), date(2011, 8, 31)
     contract = InteractionContract(settings, day, pa.array(["i"]))
     store = Storage(str(tmp_path))
-    (split,) = make_splits(store, input_files(settings, day), 1 << 20)
+    (split,) = make_splits(store, list_window_files(settings, day).files, 1 << 20)
     accepted = sum(
         contract.check(batch, fragment.file, "there").accepted
         for fragment in split.fragments
@@ -121,7 +121,7 @@ def test_a_big_parquet_file_is_cut_by_row_groups_and_no_row_is_lost(tmp_path: Pa
     table = pa.table({"user_id": numbers, "item_id": numbers, "ts": numbers})
     pq.write_table(table, tmp_path / "events" / "all.parquet", row_group_size=700)
     settings = data(tmp_path)
-    splits = make_splits(Storage(str(tmp_path)), input_files(settings, date(2011, 8, 31)), 64 << 10)
+    splits = make_splits(Storage(str(tmp_path)), list_window_files(settings, date(2011, 8, 31)).files, 64 << 10)
     assert len(splits) > 3
     columns = ["user_id", "item_id", "ts"]
     batches = [

@@ -14,7 +14,7 @@ import pytest
 from rayrec.config import Data
 from rayrec.data import split_ingest
 from rayrec.data.histories import group_histories
-from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.input_files import list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.shuffle import read_item_counts, read_shard_interactions, read_statistics
 from rayrec.errors import DataError, RayrecError
@@ -46,7 +46,7 @@ def settings(folder: Path, **data: Any) -> Data:
 
 def ingested(folder: Path, data: Data, out: str = "out") -> tuple[Storage, list[str]]:
     outputs, paths = Storage(str(folder / out)), []
-    for split in make_splits(Storage(data.root), input_files(data, DAY), data.split_bytes):
+    for split in make_splits(Storage(data.root), list_window_files(data, DAY).files, data.split_bytes):
         paths.append(f"x/{split.index}")
         split_ingest.ingest_split(
             Storage(data.root),
@@ -160,7 +160,7 @@ def test_a_day_in_any_store_gives_the_same_histories(storage_root: str, tmp_path
     root = f"{storage_root}/data"
     Storage(root).write("events.parquet", (tmp_path / "data" / "events.parquet").read_bytes())
     data, outputs, paths = local.model_copy(update={"root": root}), Storage(f"{storage_root}/out"), []
-    for split in make_splits(Storage(root), input_files(data, DAY), data.split_bytes):
+    for split in make_splits(Storage(root), list_window_files(data, DAY).files, data.split_bytes):
         paths.append(f"x/{split.index}")
         contract = InteractionContract(data, DAY)
         split_ingest.ingest_split(

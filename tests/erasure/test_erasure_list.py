@@ -18,7 +18,7 @@ from rayrec.config import Config, Data
 from rayrec.data import catalogue, erasure_list
 from rayrec.data.erasure_list import ErasureList, read_user_ids
 from rayrec.data.histories import group_histories
-from rayrec.data.input_files import input_files, make_splits
+from rayrec.data.input_files import list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
 from rayrec.data.split_ingest import ingest_split
@@ -101,7 +101,7 @@ def write_shop(folder: Path) -> Data:
 
 def ingested(folder: Path, data: Data, gone: ErasureList) -> tuple[Storage, str]:
     outputs = Storage(str(folder / "out"))
-    (split,) = make_splits(Storage(data.root), input_files(data, DAY), data.split_bytes)
+    (split,) = make_splits(Storage(data.root), list_window_files(data, DAY).files, data.split_bytes)
     contract = InteractionContract(data, DAY)
     ingest_split(
         Storage(data.root), outputs, split, contract, shuffle_path="x", quarantine="q.parquet", erasure_list=gone

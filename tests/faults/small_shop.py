@@ -93,7 +93,7 @@ def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY)
     config = load(write(folder, content, files), [f"data.root={folder / 'data'}"])
     data, outputs = config.data, Storage(str(folder / "out"))
     inputs = Storage(data.root)
-    listed = input_files.input_files(data, day)
+    listed = input_files.list_window_files(data, day).files
     item_quarantine, items = QUARANTINE.empty_table(), None
     if not data.items.from_interactions:
         read = catalogue.catalogue_from_files(data, input_files.item_files(data))
