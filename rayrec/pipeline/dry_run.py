@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: `jobs.daily --dry-run`."""
+"""Describes what a run would do: `jobs.daily --dry-run`."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from rayrec.reporting.html_report import has_report
 
 
 def describe(context: RunContext) -> str:
-    """The plan as text: inputs, steps, what is done, what would run. Reads little but listings; writes nothing."""
+    """The plan as text: inputs, stages, what is done and what would run. Reads mostly listings; writes nothing."""
     check(context)
     record = context.record
     manifest = find_manifest(context.storage, context.date)
     size = sum(file.size for file in context.files)
     lines = [
-        f"{context.config.name}, {context.dt}: run {record.run_id}, config {record.fingerprint}, code {record.code_version}",
+        f"{context.config.name}, {context.dt}: run {record.run_id}, "
+        f"config {record.fingerprint}, code {record.code_version}",
         f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {context.config.data.root}; "
-        f"{context.window_files.skipped:,} more have other days in their paths and are left out",
+        f"{context.window_files.skipped:,} more are of other days by their paths and are skipped",
         f"output    {context.storage.root}",
     ]
     if manifest is not None:
-        report = (
-            "" if has_report(context.storage, context.dt) else ", but its report would be written, which is missing"
-        )
+        report = "" if has_report(context.storage, context.dt) else ", but its missing report would be written"
         lines.append(
-            f"published already by this very run: nothing would be done{report}"
+            f"already published by this run: nothing would be done{report}"
             if manifest.identity == record.identity
-            else "published already by another run: this one would be refused"
+            else "already published by another run: this one would be refused"
         )
         return "\n".join(lines)
     receipts = PublishingRun(context.storage, record).receipts()
@@ -41,8 +40,8 @@ def describe(context: RunContext) -> str:
     lines += [
         f"ingest    {_ingest(context)}",
         f"fit       item models as of {models}",
-        f"tune      {'the LLM as of the same days' if needs_tuned_llm(context) else 'nothing: no arm asks a tuned LLM'}",
-        f"blend     learned on the {context.config.blend.horizon_days:g} days after each but the last",
+        f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
+        f"blend     fitted on the {context.config.blend.horizon_days:g} days after each date but the last",
         context.arms.describe(),
         f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run",
         "publish   one manifest, by one conditional write",
@@ -52,8 +51,8 @@ def describe(context: RunContext) -> str:
 
 def _ingest(context: RunContext) -> str:
     if is_ingested(context):
-        return "done: histories are there"
+        return "done: the histories exist"
     plan = SplitPlan.of(context)
     left, of = len(plan.pending()), len(plan.splits)
     shards = len(pending_shards(context))
-    return f"{of - left} of {of} splits done; then histories, {shards} of {context.config.data.shards} shards to do"
+    return f"{of - left} of {of} splits done; then histories, {shards} of {context.config.data.shards} shards pending"

@@ -1,16 +1,16 @@
-"""Forgetting users: out of the item models, the published days and everything else under `output.root`.
+"""Erases users (GDPR) from everything under `output.root`: `jobs.forget`.
 
-    list      the users are on it: from now on every ingest drops their rows, and nothing made before is resumed
-    plan      what output.root holds of them, file by file
-    models    item models of the date without them, under the fingerprints that its next run looks for
-    erase     slates, embeddings, verdicts, quarantine, reports lose their rows; the date's manifest names the new
-              model; all that a night can make again, and that they may be in, is deleted: work/, other item models,
-              blends; LLM checkpoints are marked stale
+    list      the users go on the erasure list: every later ingest drops their rows, and no earlier run is resumed
+    plan      record which files hold rows of theirs
+    models    the date's item models without them, under the fingerprints that the date's next run looks for
+    erase     rows of theirs go from publications, run artifacts, quarantine and reports; the manifest names the new
+              model; what a run can make again and may hold them is deleted (work/, other item models, blenders); LLM
+              checkpoints are marked stale
     verify    output.root is searched again
     certify   what was found, what was done, what remains
 
-Every step can be done again. A request without a certificate is taken up by the next call, whoever it is for: the list
-tells all that is needed. No night may run in the meantime; it would fail for want of its files.
+Every step can be repeated. The next call takes up any request without a certificate: the erasure list holds all that
+is needed. Do not run it while another job runs; that job would fail because its files are gone.
 """
 
 from __future__ import annotations
@@ -47,33 +47,33 @@ from rayrec.storage import Storage, artifacts, layout
 LLM_FOLDER = layout.model_kind_folder(layout.LLM_KIND)
 
 REMAINING = {
-    "input data": "not rayrec's to change; their rows are dropped at every ingest, and the users counted as ineligible",
-    "LLM checkpoints": "those listed are marked stale and no longer loaded; delete them once a night has tuned anew",
-    "item factors (iALS)": "items they had were solved again; others carry a trace until the next night fits anew",
-    "counts": "manifests, receipts, reports and metrics keep sums over all users of their day",
-    "the list itself": "salted tokens, so that the users are recognised if their events come again",
-    "copies elsewhere": "whoever read the slates, backups, earlier versions in a versioned bucket, caches of models",
+    "input data": "rayrec does not change it; every ingest drops their rows and counts the users as ineligible",
+    "LLM checkpoints": "those listed are marked stale and not loaded; delete them once a run has tuned a new one",
+    "item factors (iALS)": "factors of their items were solved again; others keep a trace until the next fit",
+    "counts": "manifests, receipts, reports and metrics keep sums over all users of their date",
+    "the erasure list": "salted tokens, so that the users are recognised if their events come again",
+    "copies elsewhere": "readers of the slates, backups, earlier versions in a versioned bucket, caches of models",
 }
-"""What a certificate says is left, and why."""
+"""What remains after an erasure, and why: part of every certificate."""
 
 
 def add_to_erasure_list(storage: Storage, user_ids: pa.Array) -> int:
-    """How many of them are new on the list."""
+    """Gives how many of them were not on the list before."""
     storage.require_atomic_create()
     request = erasure_list.add(storage, user_ids)
     return 0 if request is None else len(request.tokens)
 
 
 def newest_context(config: Config, date: Date | None) -> RunContext | None:
-    """The day whose item models lose the users: the one asked for, else the newest published; None: nothing is."""
+    """The run whose item models are corrected: of `date`, else of the newest published date; None if there is none."""
     dates = [date] if date is not None else published_dates(config.output.root)
     return RunContext(config, dates[-1]) if dates else None
 
 
 def execute(config: Config, request: ErasureRequest, context: RunContext | None) -> str:
-    """Do all that a request asks for; gives the certificate's path. A Ray cluster must be connected, if there is a day.
+    """Fulfil a request; gives the certificate's path. With a `context`, a Ray cluster must be connected.
 
-    Raises StorageError where something is found afterwards.
+    Raises StorageError if rows of these users are found afterwards.
     """
     storage = Storage(config.output.root)
     erased = erasure_list.of(storage, request)
@@ -82,31 +82,31 @@ def execute(config: Config, request: ErasureRequest, context: RunContext | None)
     stale = _mark_stale(storage, request)
     retrained = {model["before"]: model["after"] for model in models}
     erase(storage, [file["path"] for file in plan["files"]], erased, retrained)
-    deleted = _delete_remade(storage, context, {model["after"] for model in models})
+    deleted = _delete_derived(storage, context, {model["after"] for model in models})
     left = find_user_data(storage, erased)
     if left:
         raise StorageError(
-            f"{len(left)} files still hold rows of users who asked to be forgotten",
-            where=", ".join(storage.url(holding.path) for holding in left[:5]),
-            hint="they are no files of a finished night: see that none runs, delete them, and forget again",
+            f"{len(left)} files still hold rows of users on the erasure list",
+            where=", ".join(storage.url(file.path) for file in left[:5]),
+            hint="no finished run wrote them: make sure that none is active, delete them, and run jobs.forget again",
         )
-    seen = len(plan["tokens"])
+    found = len(plan["tokens"])
     certificate = {
         "request": request.id,
         "requested_at": request.requested_at,
         "completed_at": utc_now(),
         "code_version": code_version(),
         "config": config.name,
-        "users": {"in_request": len(request.tokens), "found": seen, "not_found": len(request.tokens) - seen},
+        "users": {"in_request": len(request.tokens), "found": found, "not_found": len(request.tokens) - found},
         "date": None if context is None else context.dt,
         "item_models": models,
         "removed": plan["summary"],
-        "deleted": {"work": deleted["work"], "models": deleted["models"]},
+        "deleted": deleted,
         "stale_checkpoints": stale,
         "verified": "no file under output.root holds a row of theirs",
         "remains": {
             **REMAINING,
-            "rows without a user in quarantine": f"{rows_without_user(storage)} rows could be anybody's",
+            "rows without a user in quarantine": f"{rows_without_user(storage)} rows may be of any user",
         },
     }
     path = layout.erasure_certificate_path(request.id)
@@ -115,7 +115,7 @@ def execute(config: Config, request: ErasureRequest, context: RunContext | None)
 
 
 def _as_published(context: RunContext, listed: ErasureList) -> RunContext:
-    """The day as the code that published it left its files, when nobody but `listed` was forgotten."""
+    """The date's run with the code version that published it and with `listed` as the erasure list."""
     manifest = find_manifest(context.storage, context.date)
     return RunContext(
         context.config, context.date, listed, context.code_version if manifest is None else manifest.code_version
@@ -123,9 +123,9 @@ def _as_published(context: RunContext, listed: ErasureList) -> RunContext:
 
 
 def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
-    """The item models of `before` without the users whom `now` forgets, each under its new fingerprint.
+    """Correct the item models of `before`: without the users on the list of `now`, under their new fingerprints.
 
-    One plain row a model. Nothing where the histories of `before` are gone: then its models are deleted, not corrected.
+    Gives a row per model; [] if the histories of `before` are gone: then its models are deleted instead.
     """
     if not is_ingested(before):
         return []
@@ -171,16 +171,16 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
 
 
 def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dict[str, Any]:
-    """What is held of the users, as it was before anything was changed."""
+    """The files that hold rows of these users, as found before anything was changed."""
     path = layout.erasure_plan_path(request.id)
     if not storage.exists(path):
-        held = find_user_data(storage, erased)
+        found = find_user_data(storage, erased)
         counts: dict[str, Counter[str]] = {}
-        for holding in held:
-            counts.setdefault(holding.kind, Counter()).update(files=1, rows=holding.rows)
-        tokens = sorted({token for holding in held for token in holding.tokens})
+        for file in found:
+            counts.setdefault(file.kind, Counter()).update(files=1, rows=file.rows)
+        tokens = sorted({token for file in found for token in file.tokens})
         plan = {
-            "files": [{"path": holding.path, "rows": holding.rows} for holding in held],
+            "files": [{"path": file.path, "rows": file.rows} for file in found],
             "summary": {kind: dict(count) for kind, count in sorted(counts.items())},
             "tokens": tokens,
         }
@@ -189,15 +189,17 @@ def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dic
         content: dict[str, Any] = json.loads(storage.read(path))
     except ValueError:
         raise DataError(
-            "the plan cannot be read", where=storage.url(path), hint="delete it, and forget again"
+            "the plan of the erasure cannot be read",
+            where=storage.url(path),
+            hint="delete it, and run jobs.forget again",
         ) from None
     return content
 
 
 def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
-    """Every checkpoint there is: which users one was tuned on is not kept, and every night tunes its own anyhow.
+    """Mark every LLM checkpoint stale: which users one was tuned on is not recorded, and every run tunes its own.
 
-    Tunings that never ended are deleted. Gives all checkpoints that are stale, for this request or an earlier one.
+    Deletes unfinished tunings. Gives all stale checkpoints, of this request and of earlier ones.
     """
     why: Mapping[str, str] = {"request": request.id, "marked_at": utc_now()}
     for path in tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=False):
@@ -207,8 +209,8 @@ def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
     return stale
 
 
-def _delete_remade(storage: Storage, context: RunContext | None, kept_models: set[str]) -> dict[str, list[str]]:
-    """What nights make again when they need it: work folders, and models but the LLMs."""
+def _delete_derived(storage: Storage, context: RunContext | None, kept_models: set[str]) -> dict[str, list[str]]:
+    """Delete what a run makes again when it needs it: work folders, and all models except LLMs."""
     work = set() if context is None else {context.work_folder}
     kinds = {info.path.split("/")[1] for info in storage.list(layout.MODELS)} - {layout.LLM_KIND}
     models = {layout.model_folder(item_model.KIND, fingerprint) for fingerprint in kept_models}

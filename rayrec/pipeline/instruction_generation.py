@@ -1,4 +1,4 @@
-"""What users' histories say of them, as rows of an instruction table: by rules, or by an LLM that reads titles."""
+"""Generates user profile texts from histories, by rules or by an LLM that reads titles: `jobs.teach`."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage
 
-ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> what each likes
+ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> a text per user
 
 
 @dataclass(frozen=True)
 class OutputTable:
-    """Where a table goes: written whole or not at all."""
+    """A parquet file to write, atomically."""
 
     storage: Storage
     name: str
 
     @classmethod
     def at(cls, table: str) -> OutputTable:
-        """A path or an fsspec URL, tried out. Raises ConfigError for a folder, StorageError where nothing can go."""
+        """From a path or fsspec URL. Raises ConfigError for a folder, StorageError if it cannot be written."""
         folder, slash, name = table.rpartition("/")
         target = cls(Storage(folder or slash or "."), name)
         if not name or (target.storage.is_local and os.path.isdir(target.storage.url(name))):
-            raise ConfigError("the table is to be a file, and this is a folder", where=table, hint="add a name to it")
+            raise ConfigError("the table must be a file, but this is a folder", where=table, hint="add a file name")
         target.storage.require_writable()
         return target
 
@@ -85,33 +85,33 @@ def _start_generator(settings: EngineSettings, checkpoint: Path, max_prompt_toke
 
 
 def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
-    """A preference of each user of whom something can be said, by rules without a teacher. The day is ingested.
+    """A profile text for each user with enough evidence; without a teacher, by rules. Requires ingested data.
 
-    One task, on a node that has what the config gives one reader; if that node dies, another goes on from the answers
-    that are kept.
+    One task, on a node with the resources of one text scorer; if that node dies, another resumes from the cached
+    answers.
     """
     resources = context.config.resources
     cpus, gpus = (resources.rerank_num_cpus, resources.rerank_num_gpus) if teacher else (1, 0)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_teach)
-    taught: TeachResult = ray.get(task.remote(context, teacher))
-    return taught
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_generate_profiles)
+    result: TeachResult = ray.get(task.remote(context, teacher))
+    return result
 
 
-def _teach(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
+def _generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
     generate = llm_profiles(context, teacher) if teacher else rule_profiles(context)
     table = pa.concat_tables([INSTRUCTION.empty_table(), *preferences(context, generate)])
     return TeachResult(table, dict(teacher.counts) if teacher else {})
 
 
 def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.Table]:
-    """INSTRUCTION of every shard: a preference of each user of whom something can be said. The day is ingested."""
+    """INSTRUCTION of each shard: the profile texts. Requires ingested data."""
     for shard in range(context.config.data.shards):
         table = histories(context, shard)
         item = Ragged.from_arrow(table["item"])
         weight = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
         users = table["user_id"].to_pylist()
-        said = generate(users, item.filter(weight > 0))
-        rows = [(user, text) for user, text in zip(users, said, strict=True) if text]
+        texts = generate(users, item.filter(weight > 0))
+        rows = [(user, text) for user, text in zip(users, texts, strict=True) if text]
         columns = [
             pa.array([user for user, _ in rows], pa.string()),
             pa.nulls(len(rows), pa.string()),
@@ -122,7 +122,7 @@ def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.
 
 
 def rule_profiles(context: RunContext) -> ProfileGenerator:
-    """From the facets that a history holds more of than the catalogue does; a user's words depend on them alone."""
+    """From facets that a history holds more of than the catalogue does. A user's text depends on no other user."""
     teacher = InstructionSimulator(facets(context))
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:
@@ -136,7 +136,7 @@ def rule_profiles(context: RunContext) -> ProfileGenerator:
 
 
 def llm_profiles(context: RunContext, teacher: LlmTeacher) -> ProfileGenerator:
-    """From titles, in the checkpoint's words."""
+    """From titles, written by the LLM."""
     titles = load_catalogue(context)["title"].to_pylist()
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:

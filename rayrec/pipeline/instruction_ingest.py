@@ -1,7 +1,7 @@
-"""The night's instruction table: read once, through its contract, into the day's work folder.
+"""Reads the instruction table once, validates it, and writes it to the run's work folder.
 
-Which of its rows are good depends on the arms there are and on the cap of texts. Configs that differ in these share the
-day's work folder, so the files here carry a digest of both.
+Which rows are valid depends on the arms and on `instruction.max_chars`. Configs that differ in these share the work
+folder, so the file names here carry a digest of both.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.storage import layout
 from rayrec.storage.tables import read_parquet, write_parquet
 
-INSTRUCTION_REASON_PREFIX = (
-    "instruction: "  # begins the reasons of its rows, which are no part of the interactions' share
-)
+INSTRUCTION_REASON_PREFIX = "instruction: "  # of its rows' reasons; they do not count in data.max_quarantine_share
 
 
 @dataclass(frozen=True)
 class InstructionCounts:
     rows: dict[str, int]  # rows read, by input path
-    quarantined: dict[str, int]  # rows by reason, which INSTRUCTION_REASON_PREFIX begins
+    quarantined: dict[str, int]  # rows by reason, with INSTRUCTION_REASON_PREFIX
 
 
 def ingest_instructions(context: RunContext) -> InstructionCounts:
-    """Read the table, or find it read. Raises DataError; QuarantineError where too many rows broke the contract."""
+    """Read and validate the table unless that is done. Raises DataError; QuarantineError for too many invalid rows."""
     if context.config.data.instructions is None:
         return InstructionCounts({}, {})
     counts_path = layout.instruction_counts_path(context.work_folder, _key(context))
     if not context.storage.exists(counts_path):
         arms, max_chars = tuple(context.config.arms.variants), context.config.instruction.max_chars
         read = read_instructions(context.config.data, context.instruction_files, arms, max_chars)
-        instructions, quarantine = _remembered(context, read.instructions), _remembered(context, read.quarantine)
+        instructions, quarantine = (
+            _without_erased(context, read.instructions),
+            _without_erased(context, read.quarantine),
+        )
         if quarantine.num_rows:
             quarantine_path = layout.quarantined_instructions_path(context.quarantine, _key(context))
             write_parquet(context.storage, quarantine_path, quarantine)
@@ -49,14 +50,14 @@ def ingest_instructions(context: RunContext) -> InstructionCounts:
 
 
 def instruction_table(context: RunContext) -> pa.Table:
-    """INSTRUCTION of the night, once `ingest_instructions` has run; empty where the config names none."""
+    """INSTRUCTION, after `ingest_instructions`; empty if the config names no table."""
     if context.config.data.instructions is None:
         return INSTRUCTION.empty_table()
     return read_parquet(context.storage, _path(context), INSTRUCTION).combine_chunks()
 
 
-def _remembered(context: RunContext, table: pa.Table) -> pa.Table:
-    """Without the rows of users on the erasure list."""
+def _without_erased(context: RunContext, table: pa.Table) -> pa.Table:
+    """Drop the rows of users on the erasure list."""
     return table.filter(pa.array(~context.erasure_list.contains(table["user_id"])))
 
 

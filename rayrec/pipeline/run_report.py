@@ -1,4 +1,4 @@
-"""The report of a night: facts gathered from what the run left in storage, once it is published."""
+"""Collects the data of a published run's report from its run artifacts."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
 
 
 def select_example_users(context: RunContext, manifest: Manifest, limit: int) -> list[UserView]:
-    """Up to `limit` users to look at: first those whose histories lost something, then, for up to half of the places,
-    users whose slates differ most between the first two arms (found in the first shard); where nobody is in both, users
-    of arms that would not be shown."""
-    lost = _who_lost(context, manifest, limit)
+    """Up to `limit` users to show.
+
+    First users with removed events; for up to half of the places, users whose slates differ most between the first two
+    arms (searched in the first shard); if no user is in both arms, users of arms that would not be shown otherwise.
+    """
+    lost = _users_with_removals(context, manifest, limit)
     differ: list[str] = []
     if len(manifest.arms) > 1:
         one, other = (read_shard_slates(context.storage, manifest, arm, 0, _RANKED) for arm in manifest.arms[:2])
@@ -58,15 +60,15 @@ def select_example_users(context: RunContext, manifest: Manifest, limit: int) ->
 
 
 def _of_other_arms(context: RunContext, manifest: Manifest, users: list[str]) -> list[str]:
-    """Of each arm that none of `users` is in, the first user with a slate in the first shard."""
+    """The first user in the first shard of each arm that none of `users` is in."""
     members = context.arms.members(pa.array(users, pa.string()))
     unseen = [arm for arm in manifest.arms if not members[arm].any()]
     columns = [read_shard_slates(context.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
     return [column[0].as_py() for column in columns if len(column)]
 
 
-def _who_lost(context: RunContext, manifest: Manifest, limit: int) -> list[str]:
-    """Up to `limit` users whose histories are worth showing, from as many shards as it takes."""
+def _users_with_removals(context: RunContext, manifest: Manifest, limit: int) -> list[str]:
+    """Up to `limit` users with removed events, from as many shards as needed."""
     lost: list[str] = []
     for shard in range(manifest.shards):
         if len(lost) >= limit:
@@ -75,19 +77,19 @@ def _who_lost(context: RunContext, manifest: Manifest, limit: int) -> list[str]:
     return lost
 
 
-def report_data(night: RunResult, people: list[UserView], ground_truth: pa.Table | None = None) -> ReportData:
-    """All that the report shows; `planted`: COMPARISON against a planted truth, where there is one."""
-    context, manifest = night.context, night.manifest
+def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table | None = None) -> ReportData:
+    """Everything the report shows; `ground_truth`: COMPARISON against synthetic ground truth, if there is one."""
+    context, manifest = result.context, result.manifest
     summary = read_run_statistics(context, manifest.run_id)
     earlier, drifted, drift_unavailable = drift_since_previous(context.storage, context.date, summary)
-    card = _card(night)
+    card = _card(result)
     return ReportData(
         name=context.config.name,
         date=context.date,
         run_id=manifest.run_id,
         published=True,
-        publication_status=_decision(manifest),
-        arms={path.arm: _in_words(path) for path in context.arms},
+        publication_status=_publication_status(manifest),
+        arms={path.arm: _arm_summary(path) for path in context.arms},
         facts=_facts(manifest) | _inputs(context),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
@@ -99,7 +101,7 @@ def report_data(night: RunResult, people: list[UserView], ground_truth: pa.Table
         max_quarantine_share=context.config.data.max_quarantine_share,
         quarantine_examples=_quarantine_examples(context),
         removed_examples=_removed_examples(context, manifest),
-        examples=example_rows(people),
+        examples=example_rows(users),
         before_after=_before_after(context, manifest),
         arms_by_variant={
             variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("denoise")
@@ -108,37 +110,37 @@ def report_data(night: RunResult, people: list[UserView], ground_truth: pa.Table
         drift=drifted,
         drift_unavailable=drift_unavailable,
         timings=pa.Table.from_pylist(
-            [dict(zip(TIMINGS.names, step, strict=True)) for step in night.timings.steps], TIMINGS
+            [dict(zip(TIMINGS.names, step, strict=True)) for step in result.timings.steps], TIMINGS
         ),
         losses=_losses(card),
         ground_truth=COMPARISON.empty_table() if ground_truth is None else ground_truth,
-        text_ablation=_wording(context, manifest),
-        requests=_asked(context, card),
+        text_ablation=_text_ablation(context, manifest),
+        requests=_request_table(context, card),
     )
 
 
 def drift_since_previous(storage: Storage, date: Date, summary: pa.Table) -> tuple[Date | None, pa.Table, str]:
-    """The last published day before `date`, DRIFT of this day's SUMMARY since then, and why nothing is known of it."""
+    """The last published date before `date`, DRIFT of the RUN_STATISTICS since then, and why there is none."""
     dates = [there for there in published_dates(storage.root) if there < date]
     if not dates:
         return None, DRIFT.empty_table(), ""
     try:
         return dates[-1], drift(read_report(storage, dates[-1].isoformat()).statistics, summary), ""
-    except MissingFileError:  # published by a job that was killed before its report
-        why = "that day has no report; jobs.daily for its date writes one"
+    except MissingFileError:  # the job was killed between publication and report
+        why = "that date has no report; jobs.daily for it writes one"
     except DataError:
-        why = "that day's report is of another version of rayrec; jobs.daily for its date writes one anew"
+        why = "that date's report is of another version of rayrec; jobs.daily for it writes a new one"
     return dates[-1], DRIFT.empty_table(), why
 
 
-def _decision(manifest: Manifest) -> str:
+def _publication_status(manifest: Manifest) -> str:
     users = manifest.users
     left = users.users_in - users.published
     rest = f"; {left:,} of {users.users_in:,} users have none, for the reasons below" if left else ""
     return f"{users.published:,} users have slates for {manifest.dt}, in {len(manifest.arms)} arms{rest}."
 
 
-def _in_words(path: ArmPath) -> str:
+def _arm_summary(path: ArmPath) -> str:
     denoise, retrieval = path.at("denoise").read(Denoise), path.at("retrieve").read(Retrieval)
     rerank, slate = path.at("rerank").read(Rerank), path.at("slate").read(Slate)
     llm = "no LLM" if rerank.method == "none" else f"LLM by {rerank.method}"
@@ -163,14 +165,14 @@ def _facts(manifest: Manifest) -> dict[str, str]:
 
 
 def _inputs(context: RunContext) -> dict[str, str]:
-    left_out = context.window_files.skipped
+    skipped = context.window_files.skipped
     return {
-        "input files": f"{len(context.files):,}; {left_out:,} more have other days in their paths and were left out"
+        "input files": f"{len(context.files):,}; {skipped:,} more are of other days by their paths and were skipped"
     }
 
 
 def _quarantine_examples(context: RunContext) -> pa.Table:
-    """Up to a few rows of each reason."""
+    """A few rows of each reason."""
     chosen: dict[str, list[dict[str, object]]] = {}
     for info in context.storage.list(context.quarantine):
         with context.storage.open(info.path) as file:
@@ -195,11 +197,11 @@ def _removed_examples(context: RunContext, manifest: Manifest) -> pa.Table:
 
 
 def _before_after(context: RunContext, manifest: Manifest) -> pa.Table:
-    users = _who_lost(context, manifest, _HISTORIES)
+    users = _users_with_removals(context, manifest, _HISTORIES)
     return before_after_rows(read_users(context.config.output.root, context.date, users) if users else [])
 
 
-def _wording(context: RunContext, manifest: Manifest) -> pa.Table:
+def _text_ablation(context: RunContext, manifest: Manifest) -> pa.Table:
     titles = read_catalogue(context.storage, manifest)["title"]
     found = [
         item_text_effects(method, table, titles)
@@ -208,17 +210,17 @@ def _wording(context: RunContext, manifest: Manifest) -> pa.Table:
     return pa.concat_tables([ITEM_TEXT_EFFECTS.empty_table(), *found])
 
 
-def _card(night: RunResult) -> ModelCard | None:
-    """Of the tuned LLM; None where no arm asks one, or it was deleted since."""
-    if night.models.llm is None:
+def _card(result: RunResult) -> ModelCard | None:
+    """The model card of the tuned LLM; None if no arm uses one, or it was deleted since."""
+    if result.models.llm is None:
         return None
     try:
-        return tuned_checkpoint.read_model_card(night.context.storage, night.models.llm)
+        return tuned_checkpoint.read_model_card(result.context.storage, result.models.llm)
     except MissingFileError:
         return None
 
 
-def _asked(context: RunContext, card: ModelCard | None) -> pa.Table:
+def _request_table(context: RunContext, card: ModelCard | None) -> pa.Table:
     if not has_requests(context):
         return REQUEST_RECOGNITION.empty_table()
     if card is None or card.facets is None:

@@ -1,8 +1,7 @@
-"""What an output root holds of some users, file by file, and taking it out.
+"""Inventory of the files under an output root that hold rows of given users, and the removal of these rows.
 
-Every parquet and Arrow file with a column `user_id` is looked into, wherever it lies, so that a folder nobody thought
-of is found too; reports are looked into by their examples. Shuffle files of an ingest are not, but go with their
-folder.
+The search covers every parquet and Arrow file with a user column in any folder, also unknown ones, and the examples in
+reports. It does not cover shuffle files, which are deleted with their folder.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ class UserDataFile:
 
     @property
     def kind(self) -> str:
-        """The top folder."""
+        """The top folder: slates, runs, quarantine, ..."""
         return layout.top_folder(self.path)
 
 
 def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserDataFile]:
-    """Every file with rows of these users, by path."""
+    """Every file with rows of these users, sorted by path."""
     found = []
     for path, users in _columns(storage):
         listed = erasure_list.contains(users)
@@ -51,16 +50,15 @@ def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserData
 
 
 def rows_without_user(storage: Storage) -> int:
-    """Rows in quarantine without a user: what could not be read may be anybody's."""
+    """Rows in quarantine whose user could not be read: they may be of any user."""
     files = (path for path in _paths(storage, layout.QUARANTINE) if path.endswith(".parquet"))
     return sum(_column(storage, path).null_count for path in files)
 
 
 def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, retrained: Mapping[str, str]) -> None:
-    """Take the users out of publications, and of those of `paths` that are verdicts, quarantine or reports.
+    """Remove the users from publications, and from those of `paths` that are run artifacts, quarantine or reports.
 
-    `remade`: as `rayrec.publishing.erasure.erase` takes it. Killed in the middle and done again with the same paths, it
-    completes.
+    `retrained`: see `rayrec.publishing.erasure.erase`. A repeated call with the same paths completes a killed one.
     """
     for product in layout.PRODUCTS:
         dates = {date for info in storage.list(product) if (date := layout.path_date(info.path))}
@@ -78,7 +76,7 @@ def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) ->
     parts = {"/".join(path.split("/")[:depth]) for path in _paths(storage, prefix)}
     doomed = sorted(parts - keep)
     for folder in doomed:
-        # Records first: an artefact exists when its record does, and must not outlive its arrays.
+        # Records first: an artifact exists when its record does, and must not outlive its arrays.
         paths = sorted(_paths(storage, folder), key=lambda path: not path.endswith(".json"))
         for path in paths:
             storage.delete(path)
@@ -100,7 +98,7 @@ def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 def _column(storage: Storage, path: str) -> pa.ChunkedArray:
-    """The users that a file's rows name; empty where it has no column of them, or it is no file of ours."""
+    """The users in a file's user columns; empty if it has none, or cannot be read."""
     nothing = pa.chunked_array([], pa.string())
     with storage.open(path) as file:
         try:
@@ -111,8 +109,8 @@ def _column(storage: Storage, path: str) -> pa.ChunkedArray:
                 )
             else:
                 table = pa.ipc.open_file(file).read_all()
-            people = [table[name].cast(pa.string()) for name in erasure.USER_COLUMNS if name in table.column_names]
-            return pa.chunked_array([chunk for column in people for chunk in column.chunks], pa.string())
+            users = [table[name].cast(pa.string()) for name in erasure.USER_COLUMNS if name in table.column_names]
+            return pa.chunked_array([chunk for column in users for chunk in column.chunks], pa.string())
         except (pa.ArrowException, OSError):
             return nothing
 
@@ -135,7 +133,7 @@ def _report(storage: Storage, path: str) -> ReportData:
         return read_report(storage, str(layout.report_data_date(path)))
     except DataError as error:
         raise DataError(
-            error.what, where=error.where, hint="delete the report of that day: users cannot be taken out of it"
+            error.what, where=error.where, hint="delete the report of that date: users cannot be removed from it"
         ) from None
 
 

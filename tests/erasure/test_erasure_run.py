@@ -234,7 +234,7 @@ def test_users_nobody_knows_are_counted_and_stay_on_the_list(made: Made) -> None
     ]
 
 
-@pytest.mark.parametrize("step", ["unlearn", "_mark_stale", "erase", "_delete_remade", "user_data_inventory"])
+@pytest.mark.parametrize("step", ["unlearn", "_mark_stale", "erase", "_delete_derived", "user_data_inventory"])
 def test_a_job_that_was_killed_is_completed_by_the_next(made: Made, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the end of each step, or in the middle of it; whoever the next call is about."""
 
