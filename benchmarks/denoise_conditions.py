@@ -25,7 +25,7 @@ from rayrec.denoising.denoise_stage import histories_of
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.denoiser_fits import required_denoiser_fits, required_fits_of
+from rayrec.pipeline.item_model_fitting import required_denoiser_fits, required_fits_of
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.retrieval import item_model
 from rayrec.retrieval.source_specs import SourceSpec

@@ -22,8 +22,8 @@ from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
+from rayrec.pipeline.arm_settings import default_instruction
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
-from rayrec.pipeline.models import instruction
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.records import Manifest
 from rayrec.reranking.engines.engine import EngineSettings
@@ -149,7 +149,7 @@ def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array
     engine = start_engine("transformers", model.model_files, "hidden_state", EngineSettings())
     popularity = PopularityRetriever(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
-    spec = ItemTokenSpec(instruction(now.day), now.cutoff)
+    spec = ItemTokenSpec(default_instruction(now.day), now.cutoff)
     scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["llm_score"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 

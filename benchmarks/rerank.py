@@ -31,7 +31,7 @@ from rayrec.config import Resources, Tuning
 from rayrec.data.schemas import MICROSECONDS_PER_DAY, candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.ray_support.cluster import connect
-from rayrec.ray_support.stage_runner import WORK_ITEM, ActorPoolSpec, carry, results, work_item_dataset
+from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, append_stage, results, work_item_dataset
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT, VllmRunner
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
@@ -129,8 +129,8 @@ class _Table:
     def __init__(self, task: Task) -> None:
         self._task = task
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        return shard_table(self._task, unit)
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        return shard_table(self._task, item.shard)
 
 
 class _Ours:
@@ -141,18 +141,19 @@ class _Ours:
         engine = VllmRunner(local.model_files, "hidden_state", EngineSettings(threads=task.threads))
         self._rerank = ItemTokenRanker(engine, local, catalogue(task.items), ItemTokenSpec(INSTRUCTION, NOW))
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         out = self._rerank(table)
         return out.append_column("done", pa.array(np.full(out.num_rows, time.time())))
 
 
 def ours(task: Task) -> tuple[float, Scores]:
     """(users a second, scores by user)."""
-    dataset = carry(work_item_dataset(range(len(task.shards))), _Table, task)
+    items = [WorkItem(NOW, shard) for shard in range(len(task.shards))]
+    dataset = append_stage(work_item_dataset(items), _Table, task)
     pool = ActorPoolSpec(1, task.threads, 0, tuple(task.env.items()))
-    tables = list(results(carry(dataset.materialize(), _Ours, task, pool=pool)))
+    tables = list(results(append_stage(dataset.materialize(), _Ours, task, pool=pool)))
     end = time.time()
-    warm = next(table for table in tables if table[WORK_ITEM][0].as_py() == 0)
+    warm = next(table for table in tables if table["shard"][0].as_py() == 0)
     scores = {
         user: np.array(row, np.float32)
         for table in tables

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import ingest
-from rayrec.pipeline.model_fitting import fit_item_models
+from rayrec.pipeline.item_model_fitting import fit_item_models
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
 from rayrec.reporting.terminal import results_console

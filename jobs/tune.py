@@ -11,7 +11,8 @@ from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, co
 from rayrec.monitoring.progress import format_epoch
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import ingest
-from rayrec.pipeline.model_fitting import fit_item_models, tune_llms
+from rayrec.pipeline.item_model_fitting import fit_item_models
+from rayrec.pipeline.llm_tuning import tune_llms
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
 from rayrec.reporting.terminal import results_console

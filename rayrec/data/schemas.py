@@ -125,10 +125,29 @@ FEEDBACK = pa.schema(
 """Logged feedback that meets its contract: one row an item that was shown."""
 
 
-def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
-    """One row a (user, variant): the retained history, the candidates, and one score column a retriever.
+TUNING_SEQUENCE = pa.schema(
+    [
+        pa.field("item", pa.list_(pa.int32())),  # positive events alone, oldest first
+        pa.field("ts", pa.list_(pa.int64())),
+        pa.field("keep_weight", pa.list_(pa.float32())),  # 1 at and after the cutoff
+        pa.field("order", pa.uint64()),  # hash of the user_id
+    ]
+)
+"""What the item-token ranker is tuned on: one row a user."""
 
-    `score.<source>` are ragged float32, aligned with `candidate`: every retriever scores every candidate.
+SIMULATED_REQUEST, CONSUMED_ITEMS, CONSUMED = "simulated_request", "consumed_items", "consumed"
+TRAINING_COLUMNS = (
+    pa.field(SIMULATED_REQUEST, pa.string()),  # null: without a request
+    pa.field(CONSUMED_ITEMS, pa.list_(pa.int32())),  # within the horizon after the cutoff; of a request: those that fit
+)
+"""What rows of training examples carry besides histories and candidates."""
+
+
+def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) -> pa.Schema:
+    """One row a (user, retrieve variant): retained history, candidates, and one score column a retriever.
+
+    `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
+    Null where the variant does not have the source.
     """
     return pa.schema(
         [
@@ -137,13 +156,35 @@ def candidate_schema(sources: tuple[str, ...]) -> pa.Schema:
             pa.field("item", pa.list_(pa.int32())),  # retained positive history, oldest first
             pa.field("ts", pa.list_(pa.int64())),
             pa.field("candidate", pa.list_(pa.int32())),
-            pa.field("source", pa.list_(pa.int8())),  # index into `sources`: the one that ranked it highest
+            pa.field("source", pa.list_(pa.int8())),  # index into the variant's sources: who ranked it highest
             *(pa.field(f"score.{name}", pa.list_(pa.float32())) for name in sources),
+            *(TRAINING_COLUMNS if for_training else ()),
         ]
     )
 
 
 def reranked_schema(sources: tuple[str, ...]) -> pa.Schema:
-    """Candidates plus `llm_score` (ragged float32 log-probability) and `error` (null unless the prompt failed)."""
+    """What a scorer returns: candidates plus `llm_score` (ragged float32, null where the prompt failed) and `error`."""
     schema = candidate_schema(sources).append(pa.field("llm_score", pa.list_(pa.float32())))
     return schema.append(pa.field("error", pa.string()))
+
+
+def scored_schema(candidates: pa.Schema) -> pa.Schema:
+    """Candidates with LLM scores: one row a (user, retrieve variant, scoring request)."""
+    return pa.schema(
+        [
+            *candidates,
+            pa.field("scoring_request", pa.string()),  # null: rows of arms without an LLM
+            pa.field("llm_score", pa.list_(pa.float32())),  # aligned with `candidate`; null where the prompt failed
+            pa.field("has_request", pa.bool_()),  # whether the user's instruction holds a request
+            pa.field("scorer", pa.string()),  # engine and method; null where nothing was scored
+            pa.field("error", pa.string()),  # why the prompt failed, where the user is in an arm that uses the scores
+        ]
+    )
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the schema's columns in their order. Raises ValueError for missing columns and other types."""
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise ValueError(f"a stage's table has no columns {', '.join(missing)}")
+    return pa.table([table[name] for name in schema.names], schema=schema)

@@ -25,9 +25,11 @@ from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
 from rayrec.monitoring.run_statistics import count_statistics, participants_by_arm
 from rayrec.numerics.hashing import digest
+from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
+from rayrec.pipeline.blender_fitting import fit_blenders
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
-from rayrec.pipeline.model_fitting import fit_blenders, fit_item_models, tune_llms
-from rayrec.pipeline.models import ModelSet, instruction, retriever_specs, uses_llm
+from rayrec.pipeline.item_model_fitting import ModelSet, fit_item_models
+from rayrec.pipeline.llm_tuning import tune_llms
 from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statistics
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
@@ -35,7 +37,7 @@ from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
 from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance
-from rayrec.ray_support.stage_runner import carry, results
+from rayrec.ray_support.stage_runner import append_stage, run_pending
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
 from rayrec.reranking.text.text_scorer import text_scorer_class
@@ -91,7 +93,7 @@ def check(context: RunContext) -> None:
             way = text_scorer_class(rerank.method)
             if way.read(rerank.settings).uses_templates:
                 template_by_cell(context.templates, way.task_form)
-    instruction(context)
+    default_instruction(context)
     _ = context.templates, context.checkpoints, context.base
 
 
@@ -126,28 +128,30 @@ def run(context: RunContext) -> RunResult:
 
 
 def score(
-    context: RunContext, run: PublishingRun, data: IngestResult, models: ModelSet, blends: dict[str, str]
+    context: RunContext, run: PublishingRun, data: IngestResult, models: ModelSet, blenders: dict[str, str]
 ) -> None:
     """Commit every shard that has no receipt yet."""
     _write_catalogue(context, run, data)
     _write_unknown_rule_items(context, run, data)
     receipts = run.receipts()
     scoring = ScoringSpec(context, (models,), context.config.rerank.engine, run_id=run.record.run_id)
-    committing = CommitSpec(scoring, run, tuple(sorted(blends.items())), data.shards)
-    pending = [shard for shard in scoring.work_items if shard not in receipts]
-    # A shard without histories has no block for Ray Data to carry; it is committed here.
-    empty = [shard for shard in pending if not data.shards[shard].histories]
+    committing = CommitSpec(scoring, run, tuple(sorted(blenders.items())), data.shards)
+    pending = [item for item in scoring.work_items if item.shard not in receipts]
+    # Ray Data passes empty tables to no stage: shards without histories are committed here.
+    empty = [item.shard for item in pending if not data.shards[item.shard].histories]
     if empty:
         commit = CommitShard(committing)
         for shard in empty:
             commit.commit_empty(shard)
+    pending = [item for item in pending if item.shard not in empty]
     with Progress("score", data.users) as progress:
-        left = sum(data.shards[shard].users for shard in pending if shard not in empty)
-        progress.advance(data.users - left)
-        work_items = [shard for shard in pending if shard not in empty]
-        if work_items:
-            for counts in results(carry(score_shards(scoring, work_items), CommitShard, committing)):
-                progress.advance(counts["users"][0].as_py())
+        progress.advance(data.users - sum(data.shards[item.shard].users for item in pending))
+        run_pending(
+            pending,
+            lambda dataset: append_stage(score_shards(dataset, scoring), CommitShard, committing),
+            progress.advance,
+            lambda counts: int(counts["users"][0].as_py()),
+        )
 
 
 def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends: dict[str, str]) -> Provenance:
@@ -155,7 +159,7 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
     named = {item_model.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
         named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
-    told: list[object] = [instruction(context), context.templates.digest]
+    told: list[object] = [default_instruction(context), context.templates.digest]
     if models.llm is not None:
         card = tuned_checkpoint.read_model_card(context.storage, models.llm)
         named[layout.LLM_KIND] = models.llm.rsplit("/", 1)[1]

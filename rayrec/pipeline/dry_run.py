@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from rayrec.pipeline.arm_settings import needs_tuned_llm
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
-from rayrec.pipeline.models import cutoffs, needs_tuned_llm
+from rayrec.pipeline.item_model_fitting import cutoffs
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.publishing_run import PublishingRun

@@ -17,6 +17,7 @@ from rayrec.pipeline.interaction_ingest import histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.publishing_run import PublishResult
 from rayrec.publishing.records import Manifest, RunRecord, UserCounts
+from rayrec.ray_support.stage_runner import WorkItem
 
 
 def record_of(context: RunContext) -> RunRecord:
@@ -42,10 +43,10 @@ class InfluenceShard:
         self._viewer = self._embedder.view_builder(Items.of(catalogue, settings.price))
         self._item_id = catalogue["item_id"].combine_chunks()
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
         context = self._spec.context
         asked, most = settings_of(context).instructions, settings_of(context).influence.events
-        table = histories(context, unit).sort_by("user_id")
+        table = histories(context, item.shard).sort_by("user_id")
         tables = {name: INFLUENCE.empty_table() for name in asked}
         events = Events.of(table, context.event_weights, context.cutoff)
         if len(events.item):
@@ -55,7 +56,7 @@ class InfluenceShard:
                 tables[name] = self._rows(table["user_id"].combine_chunks(), name, events, found, k, gone, most)
         users, having = table.num_rows, int(np.count_nonzero(events.lengths))
         nothing = {"no events": users - having} if users > having else {}
-        self._spec.run.commit(unit, tables, UserCounts(users, having, ineligible=nothing))
+        self._spec.run.commit(item.shard, tables, UserCounts(users, having, ineligible=nothing))
         return pa.table({"users": [users]})
 
     def _rows(

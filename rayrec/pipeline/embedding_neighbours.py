@@ -20,6 +20,7 @@ from rayrec.pipeline.interaction_ingest import read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.publishing_run import PublishResult
 from rayrec.publishing.records import Manifest, RunRecord, UserCounts
+from rayrec.ray_support.stage_runner import WorkItem
 
 
 def record_of(context: RunContext) -> RunRecord:
@@ -53,13 +54,13 @@ class NeighbourShard:
         self._known = _known(spec.context, spec.run.record.arms)
         self._items = _found_items(spec.context, spec.fingerprint) if self._settings.neighbours.items else None
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
         run, wanted = self._spec.run, self._settings.neighbours
         tables, users, having = {}, 0, set[str]()
         for arm in run.record.arms:
             instruction, of = arm.rsplit(".", 1)
             known = self._known[instruction]
-            rows = np.flatnonzero(shard_of(known.user_id, run.record.shards) == unit)
+            rows = np.flatnonzero(shard_of(known.user_id, run.record.shards) == item.shard)
             user_id, vectors = known.user_id.take(pa.array(rows)), known.vectors[rows]
             if of == "users":
                 ids, nearest = known.user_id, known.index.search(vectors, wanted.users, rows)
@@ -70,7 +71,7 @@ class NeighbourShard:
             users = len(rows)
             having |= set(tables[arm]["user_id"].to_pylist())
         alone = {"alone": users - len(having)} if users > len(having) else {}
-        run.commit(unit, tables, UserCounts(users, len(having), ineligible=alone))
+        run.commit(item.shard, tables, UserCounts(users, len(having), ineligible=alone))
         return pa.table({"users": [users]})
 
 

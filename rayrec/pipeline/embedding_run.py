@@ -33,7 +33,7 @@ from rayrec.pipeline.slate_commit import user_counts
 from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Provenance
-from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,12 @@ def embed(context: RunContext, run: PublishingRun, data: IngestResult, fingerpri
     spec = EmbeddingSpec(context, run, fingerprint, data.shards)
     with Progress("embed", data.users) as progress:
         progress.advance(data.users - sum(data.shards[shard].users for shard in pending))
-        if pending:
-            for counts in results(
-                carry(work_item_dataset(pending), EmbedShard, spec, concurrency=context.config.resources.score_tasks)
-            ):
-                progress.advance(counts["users"][0].as_py())
+        run_pending(
+            [WorkItem(context.cutoff, shard) for shard in pending],
+            lambda dataset: append_stage(dataset, EmbedShard, spec, concurrency=context.config.resources.score_tasks),
+            progress.advance,
+            lambda counts: int(counts["users"][0].as_py()),
+        )
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,9 @@ class EmbedShard:
         self._viewer = self._embedder.view_builder(Items.of(read_catalogue(context), settings.price))
         self._texts = {name: one.text for name, one in settings.instructions.items()}
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
         context, embedder = self._spec.context, self._embedder
-        table = histories(context, unit)
+        table = histories(context, item.shard)
         tables = {name: embedding_schema(embedder.dim).empty_table() for name in self._texts}
         if table.num_rows:
             events = Events.of(table, context.event_weights, context.cutoff)
@@ -129,6 +130,6 @@ class EmbedShard:
             users = table["user_id"].combine_chunks()
             for name, rows in zip(self._texts, vectors, strict=True):
                 tables[name] = embedding_table(users, name, rows, present, embedder.model.sources)
-        users_in = user_counts(self._spec.shards[unit], table.num_rows, 0)
-        receipt = self._spec.run.commit(unit, tables, users_in)
+        users_in = user_counts(self._spec.shards[item.shard], table.num_rows, 0)
+        receipt = self._spec.run.commit(item.shard, tables, users_in)
         return pa.table({"users": [receipt.users.users_in]})

@@ -16,7 +16,7 @@ from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.published_tables import PublishedTable
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance, RunRecord
-from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 
 _IN_ORDER = ("data.events", "embeddings.sources", "embeddings.instructions")
 """Where the order of keys is part of what is embedded."""
@@ -84,12 +84,12 @@ def publish_derived(
         before()
     with Progress(verb, manifest.shards, unit="shards") as progress:
         progress.advance(len(done))
-        if pending:
-            spec = DerivedSpec(context, opened, manifest.models[KIND])
-            for _ in results(
-                carry(work_item_dataset(pending), stage, spec, concurrency=context.config.resources.score_tasks)
-            ):
-                progress.advance(1)
+        spec, at_once = DerivedSpec(context, opened, manifest.models[KIND]), context.config.resources.score_tasks
+        run_pending(
+            [WorkItem(context.cutoff, shard) for shard in pending],
+            lambda dataset: append_stage(dataset, stage, spec, concurrency=at_once),
+            progress.advance,
+        )
     return opened.publish(
         Provenance(users_in=manifest.users.published, models=manifest.models, versions=package_versions())
     )

@@ -30,9 +30,9 @@ from rayrec.config import Config
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList, ErasureRequest
 from rayrec.errors import DataError, StorageError
-from rayrec.pipeline.denoiser_fits import required_denoiser_fits
+from rayrec.pipeline.arm_settings import denoisers_of
 from rayrec.pipeline.interaction_ingest import histories, ingest, is_ingested, read_catalogue
-from rayrec.pipeline.models import cutoffs, denoisers_of, item_model_spec
+from rayrec.pipeline.item_model_fitting import cutoffs, item_model_spec, required_denoiser_fits
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user_data, rows_without_user
 from rayrec.publishing.code_version import code_version

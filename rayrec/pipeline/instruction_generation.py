@@ -21,10 +21,9 @@ from rayrec.instructions.teachers.instruction_simulator import InstructionSimula
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.instruction_inputs import facets
 from rayrec.pipeline.interaction_ingest import histories
-from rayrec.pipeline.models import load_catalogue
 from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
@@ -123,7 +122,7 @@ def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.
 
 def rule_profiles(context: RunContext) -> ProfileGenerator:
     """From facets that a history holds more of than the catalogue does. A user's text depends on no other user."""
-    teacher = InstructionSimulator(facets(context))
+    teacher = InstructionSimulator(worker_cache(context).facets)
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:
         rows = zip(users, range(len(users)), strict=True)
@@ -137,7 +136,7 @@ def rule_profiles(context: RunContext) -> ProfileGenerator:
 
 def llm_profiles(context: RunContext, teacher: LlmTeacher) -> ProfileGenerator:
     """From titles, written by the LLM."""
-    titles = load_catalogue(context)["title"].to_pylist()
+    titles = worker_cache(context).catalogue["title"].to_pylist()
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:
         return teacher.profiles([[titles[code] for code in item[row]] for row in range(len(item))])

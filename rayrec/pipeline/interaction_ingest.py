@@ -29,7 +29,7 @@ from rayrec.numerics.hashing import digest
 from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.erasure import ERASED
-from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, run_pending
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_parquet
 
@@ -162,14 +162,14 @@ class IngestSplit:
         )
         self._contract = InteractionContract(context.config.data, context.date, items)
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
+    def __call__(self, item: SplitItem, _: pa.Table) -> pa.Table:
         statistics = ingest_split(
             Storage(self._day.config.data.root),
             self._day.storage,
-            self._plan.splits[unit],
+            self._plan.splits[item.split],
             self._contract,
-            shuffle_path=self._plan.shuffle_path(unit),
-            quarantine=self._plan.quarantine(unit),
+            shuffle_path=self._plan.shuffle_path(item.split),
+            quarantine=self._plan.quarantine(item.split),
             erasure_list=self._day.erasure_list,
         )
         return pa.table({"rows": [statistics["rows"]]})
@@ -184,17 +184,17 @@ class GroupShard:
         self._item_ids = read_catalogue(context)["item_id"].combine_chunks()
         self._files = [file.path for file in context.interaction_files]
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
-        context = self._day
-        tables = read_shard_interactions(context.storage, self._shuffle_paths, unit)
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
+        context, shard = self._day, item.shard
+        tables = read_shard_interactions(context.storage, self._shuffle_paths, shard)
         grouped = group_histories(tables, self._item_ids, context.config.data, self._files)
-        write_histories(context.storage, histories_path(context, unit), grouped.histories)
+        write_histories(context.storage, histories_path(context, shard), grouped.histories)
         if grouped.duplicates.num_rows:
-            path = layout.quarantined_duplicates_path(context.quarantine, unit)
+            path = layout.quarantined_duplicates_path(context.quarantine, shard)
             write_parquet(context.storage, path, grouped.duplicates)
-        erased = count_erased_users(context.storage, self._shuffle_paths, unit) if context.erasure_list else 0
+        erased = count_erased_users(context.storage, self._shuffle_paths, shard) if context.erasure_list else 0
         counts = {
-            "shard": unit,
+            "shard": shard,
             "users": grouped.users + erased,
             "histories": grouped.histories.num_rows,
             "events": grouped.events,
@@ -203,7 +203,7 @@ class GroupShard:
             "ineligible": grouped.ineligible | ({ERASED: erased} if erased else {}),
             "duplicates": grouped.duplicates.num_rows,
         }
-        context.storage.write(_counts_path(context, unit), json.dumps(counts).encode())
+        context.storage.write(_counts_path(context, shard), json.dumps(counts).encode())
         return pa.table({"users": [grouped.users]})
 
 
@@ -228,7 +228,8 @@ def _ingest(context: RunContext) -> None:
         )
         item_rows = {", ".join(file.path for file in context.item_files): read.rows}
     plan = SplitPlan.of(context)
-    _run(context, "ingest", IngestSplit, plan.pending(), of=len(plan.splits), unit="splits")
+    splits = [SplitItem(split) for split in plan.pending()]
+    _run(context, "ingest", IngestSplit, splits, of=len(plan.splits), unit="splits")
     row_counts, files = RowCounts(), Counter[str]()
     for path in plan.shuffle_paths:
         statistics = read_statistics(context.storage, path)
@@ -238,7 +239,8 @@ def _ingest(context: RunContext) -> None:
     if context.config.data.items.from_interactions:
         parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
-    _run(context, "histories", GroupShard, pending_shards(context), of=context.config.data.shards, unit="shards")
+    items = [WorkItem(context.cutoff, shard) for shard in pending_shards(context)]
+    _run(context, "histories", GroupShard, items, of=context.config.data.shards, unit="shards")
     shards = [json.loads(context.storage.read(_counts_path(context, k))) for k in range(context.config.data.shards)]
     quarantined = Counter(row_counts.quarantined) + Counter(duplicate=sum(shard["duplicates"] for shard in shards))
     summary = {
@@ -261,13 +263,21 @@ def _check_early(context: RunContext, row_counts: RowCounts) -> None:
     check_share(row_counts.rows - row_counts.outside_window - row_counts.erased, row_counts.quarantined, share, window)
 
 
-def _run(context: RunContext, name: str, stage: Any, work_items: list[int], *, of: int, unit: str) -> None:
+def _run(
+    context: RunContext,
+    name: str,
+    stage: Any,
+    work_items: list[SplitItem] | list[WorkItem],
+    *,
+    of: int,
+    unit: str,
+) -> None:
     with Progress(name, of, unit=unit) as progress:
         progress.advance(of - len(work_items))
-        if work_items:
-            at_once = context.config.resources.ingest_tasks
-            for _ in results(carry(work_item_dataset(work_items), stage, context, concurrency=at_once)):
-                progress.advance()
+        at_once = context.config.resources.ingest_tasks
+        run_pending(
+            work_items, lambda dataset: append_stage(dataset, stage, context, concurrency=at_once), progress.advance
+        )
 
 
 def _write_catalogue(context: RunContext, table: pa.Table) -> None:

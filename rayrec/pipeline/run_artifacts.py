@@ -1,14 +1,20 @@
-"""What a run keeps beside its receipts: the verdict on every event, the counts that the report shows, and what arms
-would have made of the slates of others."""
+"""What a run leaves besides slates: denoising decisions, run statistics, text ablation, counterfactual propensities."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
+from rayrec.data.schemas import QUARANTINE
 from rayrec.monitoring.run_statistics import RUN_STATISTICS, history_statistics, merge
+from rayrec.numerics.hashing import derive_seed
 from rayrec.pipeline.run_context import RunContext
+from rayrec.reranking.text.text_ablation import TEXT_ABLATION, ablate_texts
+from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.storage import layout
-from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
+from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
+
+_ABLATION_USERS = 100  # of a run and text scorer, two items each
 
 
 def write_denoising_decisions(context: RunContext, run_id: str, shard: int, denoised: pa.Table) -> None:
@@ -17,16 +23,54 @@ def write_denoising_decisions(context: RunContext, run_id: str, shard: int, deno
     write_run_statistics(context, run_id, "histories", shard, history_statistics(denoised))
 
 
-def write_counterfactual_propensities(context: RunContext, run_id: str, shard: int, targets: pa.Table) -> None:
+def write_counterfactual_propensities(context: RunContext, run_id: str, shard: int, propensities: pa.Table) -> None:
     """COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.slate_reader."""
-    write_arrow(context.storage, layout.counterfactual_propensities_path(context.date, run_id, shard), targets)
+    write_arrow(context.storage, layout.counterfactual_propensities_path(context.date, run_id, shard), propensities)
 
 
-def write_run_statistics(context: RunContext, run_id: str, of: str, shard: int, summary: pa.Table) -> None:
-    write_parquet(context.storage, layout.run_statistics_path(context.date, run_id, of, shard), summary)
+def write_failed_prompts(context: RunContext, run_id: str, shard: int, failed: pa.Table) -> None:
+    """QUARANTINE of users (columns user_id, error) whose prompt failed; no file where there are none."""
+    if not failed.num_rows:
+        return
+    rows = failed.num_rows
+    columns = [
+        pa.array([f"histories, shard {shard}"] * rows),
+        pa.array(np.zeros(rows, np.int64)),
+        failed["user_id"],
+        pa.array(["prompt_failed"] * rows),
+        failed["error"],
+        pa.nulls(rows, pa.string()),
+    ]
+    path = layout.quarantined_prompts_path(context.quarantine, run_id, shard)
+    write_parquet(context.storage, path, pa.table(columns, schema=QUARANTINE))
+
+
+def write_run_statistics(context: RunContext, run_id: str, stage: str, shard: int, statistics: pa.Table) -> None:
+    write_parquet(context.storage, layout.run_statistics_path(context.date, run_id, stage, shard), statistics)
 
 
 def read_run_statistics(context: RunContext, run_id: str) -> pa.Table:
-    """SUMMARY of the whole run."""
+    """RUN_STATISTICS of the whole run."""
     files = context.storage.list(layout.run_statistics_folder(context.date, run_id))
     return merge([read_parquet(context.storage, info.path, RUN_STATISTICS) for info in files])
+
+
+def write_text_ablation(
+    context: RunContext, run_id: str, shard: int, method: str, scorer: TextReranker, scored: pa.Table
+) -> None:
+    """TEXT_ABLATION of a sample of one shard's users; `scored`: what `scorer` returned."""
+    shards = context.config.data.shards
+    users = _ABLATION_USERS // shards + (shard < _ABLATION_USERS % shards)
+    found = TEXT_ABLATION.empty_table()
+    if users:
+        found = ablate_texts(scorer, scored, users, derive_seed("read again", context.dt))
+    write_arrow(context.storage, layout.text_ablation_path(context.date, run_id, method, shard), found)
+
+
+def read_text_ablation(context: RunContext, run_id: str) -> dict[str, pa.Table]:
+    """TEXT_ABLATION of the whole run, by method."""
+    found: dict[str, list[pa.Table]] = {}
+    for info in context.storage.list(layout.text_ablation_folder(context.date, run_id)):
+        table = read_arrow(context.storage, info.path)
+        found.setdefault(layout.text_ablation_method(info.path), []).append(table)
+    return {method: pa.concat_tables(tables) for method, tables in sorted(found.items())}

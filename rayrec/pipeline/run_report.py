@@ -17,10 +17,10 @@ from rayrec.monitoring.drift import DRIFT, drift
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
 from rayrec.pipeline.daily_run import RunResult
-from rayrec.pipeline.instruction_inputs import facets, has_requests, requests
-from rayrec.pipeline.run_artifacts import read_run_statistics
+from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.text_ablation_files import read_text_ablation
+from rayrec.pipeline.scoring_requests import has_requests
+from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.run_tables import read_catalogue, read_denoised
@@ -223,9 +223,10 @@ def _card(result: RunResult) -> ModelCard | None:
 def _request_table(context: RunContext, card: ModelCard | None) -> pa.Table:
     if not has_requests(context):
         return REQUEST_RECOGNITION.empty_table()
+    cache = worker_cache(context)
     if card is None or card.facets is None:
-        return request_recognition(requests(context), None, facets(context).scheme, matches_facets=False)
-    return request_recognition(requests(context), card.known_words, card.facets, matches_facets=True)
+        return request_recognition(cache.instructions, None, cache.facets.scheme, matches_facets=False)
+    return request_recognition(cache.instructions, card.known_words, card.facets, matches_facets=True)
 
 
 def _losses(card: ModelCard | None) -> pa.Table:

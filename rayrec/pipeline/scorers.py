@@ -1,29 +1,42 @@
-"""The LLMs of a night as they are loaded in an actor: the one tuned here, and checkpoints that read text."""
+"""The LLM scorers that an actor holds: the item-token ranker tuned by this job, and text scorers on checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 
 from rayrec.config import Rerank
-from rayrec.pipeline.few_shot_pool import few_shot_pool
-from rayrec.pipeline.models import ModelSet, default_request, instruction, load_catalogue
+from rayrec.data.cutoff_histories import histories_at
+from rayrec.data.schemas import HISTORY
+from rayrec.denoising.denoise_stage import histories_of
+from rayrec.numerics.bottom_k_sample import BottomKSample
+from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
+from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline.arm_settings import default_instruction, default_request
+from rayrec.pipeline.interaction_ingest import histories, histories_path
+from rayrec.pipeline.item_model_fitting import ModelSet, cutoffs
 from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
-from rayrec.reranking.text.few_shot import FewShotSelector
+from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import start_text_scorer
 
+_USERS, _FEWEST = 200, 4  # of the few-shot pool: at most so many users, with so many positive events at least
+_SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples go by the plain hash
+
 
 @dataclass
 class ScorerCache:
-    """`engine`: of the tuned LLM. A text reader stays for the job; the tuned LLM is another one for every cut."""
+    """`engine`: of the tuned LLM. Text scorers stay for the job; the tuned LLM is another one for every cutoff."""
 
     context: RunContext
     engine: str
@@ -31,10 +44,10 @@ class ScorerCache:
     _texts: dict[str, TextReranker] = field(default_factory=dict)
 
     def at(self, models: ModelSet, method: Rerank) -> ItemTokenRanker | TextReranker:
-        """Who scores by this method as of these models' cut; loaded when first asked for."""
+        """The scorer of this method as of these models' cutoff; loaded when first needed."""
         if method.is_text_scorer:
             if method.scorer_key not in self._texts:
-                self._texts[method.scorer_key] = self._text(method)
+                self._texts[method.scorer_key] = self._text_reranker(method)
             return self._texts[method.scorer_key]
         if self._tuned is None or self._tuned[0] != models:
             self._tuned = None
@@ -43,29 +56,30 @@ class ScorerCache:
         return self._tuned[1]
 
     def engine_and_method(self, method: Rerank) -> str:
-        """Engine and way, as the manifest counts them."""
-        return f"{engine_registry.engine_class(method.engine if method.is_text_scorer else self.engine).name}: {method.method}"
+        """The value of the column `scorer`, which the manifest counts."""
+        engine = engine_registry.engine_class(method.engine if method.is_text_scorer else self.engine)
+        return f"{engine.name}: {method.method}"
 
     def _item_tokens(self, models: ModelSet) -> ItemTokenRanker:
-        model, asked = fetch_checkpoint(self.context.storage, str(models.llm)), instruction(self.context)
-        settings, longest = self._settings(self.context.config.rerank), model.longest_prompt(asked)
+        model, instruction = fetch_checkpoint(self.context.storage, str(models.llm)), default_instruction(self.context)
+        settings, longest = self._settings(self.context.config.rerank), model.longest_prompt(instruction)
         started = engine_registry.start_engine(self.engine, model.model_files, "hidden_state", settings, longest)
-        return ItemTokenRanker(started, model, load_catalogue(self.context), ItemTokenSpec(asked, models.cutoff))
+        spec = ItemTokenSpec(instruction, models.cutoff)
+        return ItemTokenRanker(started, model, worker_cache(self.context).catalogue, spec)
 
-    def _text(self, method: Rerank) -> TextReranker:
+    def _text_reranker(self, method: Rerank) -> TextReranker:
         checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)
-        templates = self.context.templates
         scorer = start_text_scorer(
-            method.method, method.engine, checkpoint, self._settings(method), method.settings, templates
+            method.method, method.engine, checkpoint, self._settings(method), method.settings, self.context.templates
         )
-        catalogue = load_catalogue(self.context)
-        titles = tuple(catalogue["title"].to_pylist())
-        texts = tuple(item_texts(catalogue, method.fields))
-        words, settings = default_request(self.context), scorer.read(method.settings)
-        shown = None
+        catalogue = worker_cache(self.context).catalogue
+        texts, titles = tuple(item_texts(catalogue, method.fields)), tuple(catalogue["title"].to_pylist())
+        request = default_request(self.context)
+        settings = scorer.read(method.settings)
+        selector = None
         if settings.few_shot != "none":
-            shown = FewShotSelector.of(settings, few_shot_pool(self.context), scorer, texts, words)
-        return TextReranker(scorer, texts, titles, words, method.depth, shown)
+            selector = FewShotSelector.of(settings, few_shot_pool(self.context), scorer, texts, request)
+        return TextReranker(scorer, texts, titles, request, method.depth, selector)
 
     def _settings(self, method: Rerank) -> EngineSettings:
         resources = self.context.config.resources
@@ -78,10 +92,37 @@ class ScorerCache:
 
 
 def item_texts(catalogue: pa.Table, fields: Sequence[str]) -> Iterator[str]:
-    """What a checkpoint reads of each item, title first: `title (category): description`, by the `fields` it may."""
+    """The text of each item for text scorers: `title (category): description`, as far as `fields` names them."""
     nothing = [None] * catalogue.num_rows
     category, description = (
         catalogue[name].to_pylist() if name in fields else nothing for name in ("category", "description")
     )
     for title, kind, more in zip(catalogue["title"].to_pylist(), category, description, strict=True):
         yield title + (f" ({kind})" if kind else "") + (f": {more}" if more else "")
+
+
+def few_shot_pool(context: RunContext) -> FewShotPool:
+    """Users whose histories may stand in prompts as examples, from every shard: the same for every cutoff and shard,
+    because nothing in it is later than the oldest cutoff."""
+    shards = [
+        shard for shard in range(context.config.data.shards) if context.storage.exists(histories_path(context, shard))
+    ]
+    return few_shot_pool_of((histories(context, shard) for shard in shards), context.event_weights, cutoffs(context)[0])
+
+
+def few_shot_pool_of(tables: Iterable[pa.Table], event_weights: Sequence[float], cutoff: int) -> FewShotPool:
+    """Of the users of HISTORY tables, those of smallest hash: their positive events before the cutoff, the newest of
+    which is the consumed item."""
+    chosen = BottomKSample(_USERS)
+    for table in chain([HISTORY.empty_table()], tables):
+        found = histories_of(histories_at(table, cutoff), event_weights)
+        positive = found.item.filter(found.weight.values > 0)
+        rows = np.flatnonzero(positive.lengths >= _FEWEST)
+        users = table["user_id"].take(pa.array(rows))
+        kept = pa.table({"user_id": users, "item": positive.take(rows).to_arrow(pa.int32())})
+        chosen.add(kept, splitmix64(hash_strings(users) ^ _SALT))
+    pool = chosen.table()
+    items = Ragged.from_arrow(pool["item"])
+    last = np.zeros(len(items.values), np.bool_)
+    last[items.offsets[1:] - 1] = True
+    return FewShotPool(tuple(pool["user_id"].to_pylist()), items.filter(~last), items.values[last])

@@ -1,11 +1,16 @@
-"""One shard after another: denoise -> retrieve -> rerank, as tables that flow through Ray Data.
+"""The stages that score one shard: denoise -> retrieve -> rerank, as tables that flow through Ray Data.
 
-The same stages serve two ends: slates for the date (`rayrec.pipeline.slate_commit`), and lessons for the blend, as of earlier
-cuts (`rayrec.pipeline.model_fitting`). A unit is a (cut, shard); for the slates there is one cut, the date.
+    HISTORY -> DENOISED_HISTORY    one row a (user, denoise variant)
+            -> candidate_schema    one row a (user, retrieve variant)
+            -> scored_schema       one row a (user, retrieve variant, scoring request)
+
+They score the date, for slates (`rayrec.pipeline.slate_commit`), and earlier cutoffs, for the blender's training
+examples (`rayrec.pipeline.blender_fitting`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,247 +20,243 @@ import pyarrow.compute as pc
 from ray.data import Dataset
 
 from rayrec.config import Retrieval
-from rayrec.data.cutoff_histories import histories_at
-from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.data.schemas import DENOISED_HISTORY, SIMULATED_REQUEST, candidate_schema, conform, scored_schema
 from rayrec.experiments.arm_plan import Variant
+from rayrec.instructions.instruction_table import instructions_for
 from rayrec.monitoring.removal_statistics import popularity_bands, summarise_removals
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.instruction_inputs import has_history, has_requests, render_instructions
+from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories
-from rayrec.pipeline.loaded_models import load_candidate_stages, load_denoise_stages
-from rayrec.pipeline.models import ModelSet, load_item_model, uses_llm
-from rayrec.pipeline.request_candidates import request_queries, search
-from rayrec.pipeline.run_artifacts import write_denoising_decisions, write_run_statistics
+from rayrec.pipeline.item_model_fitting import ModelSet
+from rayrec.pipeline.run_artifacts import write_denoising_decisions, write_run_statistics, write_text_ablation
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scorers import ScorerCache
 from rayrec.pipeline.scoring_requests import (
-    HAS_REQUEST,
-    LLM_SCORE,
-    SCORER,
     ScoringRequest,
-    arms_served,
-    instructions_of,
+    has_requests,
+    instruction_prompts,
+    request_queries,
     scoring_requests,
+    search_items,
+    training_requests,
     users_to_score,
 )
-from rayrec.pipeline.text_ablation_files import write_text_ablation
-from rayrec.pipeline.training_example_files import TrainingExampleStore
-from rayrec.pipeline.training_example_rows import (
-    CONSUMED,
-    SIMULATED_REQUEST,
-    consumed_in_horizon,
-    training_examples,
-    training_users,
-)
-from rayrec.ray_support.stage_runner import ActorPoolSpec, carry, work_item_dataset
+from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, append_stage
 from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT
 from rayrec.reranking.text.text_reranker import TextReranker
 
-Ints = npt.NDArray[np.int64]
-_READ = ("user_id", "item", "ts", "candidate")  # what a reading needs of a row, beside the retrievers' scores
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """What is scored: as of each cut in `models`, every shard. Hashable, so that a worker builds a stage once.
-
-    `sample`: score only users who can teach the blend, among about this many of the day's; None: everybody.
-    """
+    """What is scored: every shard, as of each cutoff of `models`. Hashable, so that a worker builds a stage once."""
 
     context: RunContext
     models: tuple[ModelSet, ...]
-    engine: str
-    sample: int | None = None
-    users: int = 0  # in the whole day, for the sample's share
-    examples_folder: str = ""  # the folder of what these teach
-    run_id: str = ""  # keep the verdicts on events for this run; "": they are not kept
+    engine: str  # of the tuned LLM
+    run_id: str = ""  # of the run that denoising decisions are written for; "": they are not written
+    for_training: bool = False  # every user is scored in every variant, whatever the split: arms learn the same
 
-    def at(self, unit: int) -> tuple[ModelSet, int]:
-        """The models and the shard of a unit."""
-        cut, shard = divmod(unit, self.context.config.data.shards)
-        return self.models[cut], shard
+    def models_at(self, cutoff: int) -> ModelSet:
+        return next(models for models in self.models if models.cutoff == cutoff)
 
     @property
-    def for_training(self) -> bool:
-        """Whether it is for the blend. Then every user is scored in every variant, whatever the split: an arm has as
-        much to learn from, and the same, whichever share of the users it gets."""
-        return self.sample is not None
-
-    @property
-    def share(self) -> float:
-        """Of the users, those who are asked to teach, at most."""
-        return (self.sample or 0) / max(self.users, 1)
-
-    @property
-    def example_store(self) -> TrainingExampleStore:
-        """Where lessons lie."""
-        return TrainingExampleStore(self.context.storage, self.examples_folder)
-
-    @property
-    def work_items(self) -> list[int]:
-        return list(range(len(self.models) * self.context.config.data.shards))
+    def work_items(self) -> list[WorkItem]:
+        shards = range(self.context.config.data.shards)
+        return [WorkItem(models.cutoff, shard) for models in self.models for shard in shards]
 
 
-def score_shards(scoring: ScoringSpec, work_items: list[int]) -> Dataset:
-    """A dataset of reranked tables, one a unit."""
-    resources = scoring.context.config.resources
-    flow = work_item_dataset(work_items)
-    flow = carry(flow, DenoiseShard, scoring, concurrency=resources.score_tasks)
-    flow = carry(flow, RetrieveShard, scoring, concurrency=resources.score_tasks)
-    if any(uses_llm(variant) for variant in scoring.context.arms.variants("rerank")):
-        flow = carry(flow, RerankShard, scoring, pool=_engine_pool(scoring))
+def score_shards(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
+    """From work items to scored candidates."""
+    flow = append_stage(dataset, DenoiseShard, scoring, concurrency=scoring.context.config.resources.score_tasks)
+    return retrieve_and_rerank(flow, scoring)
+
+
+def retrieve_and_rerank(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
+    """From DENOISED_HISTORY to scored candidates."""
+    context = scoring.context
+    flow = append_stage(dataset, RetrieveShard, scoring, concurrency=context.config.resources.score_tasks)
+    if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
+        flow = append_stage(flow, RerankShard, scoring, pool=_engine_pool(scoring))
     return flow
 
 
 class DenoiseShard:
-    """Stage: a shard's histories as they were at the cut, with every denoise variant's verdict on each event."""
+    """Stage: a shard's histories, denoised by every variant."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
 
-    def __call__(self, unit: int, _: pa.Table) -> pa.Table:
-        scoring, context = self._scoring, self._scoring.context
-        models, shard = scoring.at(unit)
-        table = everything = histories(context, shard)
-        wanted = None
-        if scoring.for_training:
-            wanted = consumed_in_horizon(context, everything, models.cutoff)
-            teaches = training_users(context, everything, wanted, models.cutoff, scoring.share)
-            table = histories_at(everything, models.cutoff).filter(pa.array(teaches))
-        parts = [DENOISED_HISTORY.empty_table()]
-        stages = load_denoise_stages(context, models.item_model)
-        for variant, stage in zip(context.arms.variants("denoise"), stages, strict=True):
-            own = (
-                table
-                if scoring.for_training
-                else table.filter(pa.array(context.arms.users_of(variant, table["user_id"])))
-            )
-            parts.append(stage(own.combine_chunks()))
-        denoised = pa.concat_tables(parts)
-        if scoring.run_id:
-            write_denoising_decisions(context, scoring.run_id, shard, denoised)
-            bands = popularity_bands(load_item_model(context, models.item_model).count)
-            taken_out = summarise_removals(denoised, tuple(context.config.data.events), models.cutoff, bands)
-            write_run_statistics(context, scoring.run_id, "taken-out", shard, taken_out)
-        if wanted is not None:
-            taught = training_examples(context, denoised, everything["user_id"].combine_chunks(), wanted, models.cutoff)
-            if not taught.num_rows:  # Ray Data hands no rows on to nobody: the stage that saves is not called
-                scoring.example_store.write(models.cutoff, shard, taught)
-            return taught
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
+        context, run_id = self._scoring.context, self._scoring.run_id
+        models = self._scoring.models_at(item.cutoff)
+        denoised = denoise(context, models, histories(context, item.shard), every_user=False)
+        if run_id:
+            write_denoising_decisions(context, run_id, item.shard, denoised)
+            bands = popularity_bands(worker_cache(context).item_model(models.item_model).model.count)
+            removals = summarise_removals(denoised, tuple(context.config.data.events), item.cutoff, bands)
+            write_run_statistics(context, run_id, "removals", item.shard, removals)
         return denoised
 
 
+def denoise(context: RunContext, models: ModelSet, table: pa.Table, *, every_user: bool) -> pa.Table:
+    """DENOISED_HISTORY of HISTORY rows: each denoise variant's decisions, for the users of its arms or for all."""
+    stages = worker_cache(context).item_model(models.item_model).denoise_stages
+    parts = [DENOISED_HISTORY.empty_table()]
+    for variant, stage in zip(context.arms.variants("denoise"), stages, strict=True):
+        users = None if every_user else context.arms.users_of(variant, table["user_id"])
+        parts.append(stage((table if users is None else table.filter(pa.array(users))).combine_chunks()))
+    return pa.concat_tables(parts)
+
+
 class RetrieveShard:
-    """Stage: candidates of every retrieve variant; rows are named by the rerank variants that read them."""
+    """Stage: candidates of every retrieve variant."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
+        context = scoring.context
+        variants = context.arms.variants("retrieve")
+        sources = tuple(dict.fromkeys(spec.name for variant in variants for spec in retriever_specs(variant)))
+        self._schema = candidate_schema(sources, for_training=scoring.for_training)
+        self._scores_follow = any(uses_llm(variant) for variant in context.arms.variants("rerank"))
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         context = self._scoring.context
-        stages = load_candidate_stages(context, self._scoring.at(unit)[0].item_model)
+        model = worker_cache(context).item_model(self._scoring.models_at(item.cutoff).item_model)
         parts = []
-        for variant, stage in zip(context.arms.variants("retrieve"), stages, strict=True):
+        for variant, stage in zip(context.arms.variants("retrieve"), model.candidate_stages, strict=True):
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
-            found = stage(rows, self._matching(variant, rows))
-            for name in (CONSUMED, SIMULATED_REQUEST):
-                if name in rows.column_names:
-                    found = found.append_column(name, rows[name])
+            found = stage(rows, self._matching_requests(variant, rows))
+            for name in set(self._schema.names) & set(rows.column_names) - set(found.column_names):
+                found = found.append_column(name, rows[name])
             parts.append(found)
-        return pa.concat_tables(parts, promote_options="default")
+        candidates = conform(pa.concat_tables(parts, promote_options="default"), self._schema)
+        return candidates if self._scores_follow else with_scores(candidates)
 
-    def _matching(self, variant: Variant, rows: pa.Table) -> Ragged | None:
-        """Items that match what the users of some rows ask for; None where nobody asks for anything."""
+    def _matching_requests(self, variant: Variant, rows: pa.Table) -> Ragged | None:
+        """Items that match the requests of the rows' users; None where nobody has any."""
         context = self._scoring.context
         if not has_requests(context):
             return None
-        if SIMULATED_REQUEST in rows.column_names:
-            texts: list[tuple[str, ...]] = [(text,) if text else () for text in rows[SIMULATED_REQUEST].to_pylist()]
+        if self._scoring.for_training:
+            queries: list[tuple[str, ...]] = [(text,) if text else () for text in rows[SIMULATED_REQUEST].to_pylist()]
         else:
-            texts = request_queries(context, rows["user_id"], context.arms.arms_of(variant))
-        return search(context, texts, variant.read(Retrieval).request_candidates)
+            queries = request_queries(context, rows["user_id"], context.arms.arms_of(variant))
+        return search_items(worker_cache(context).item_search, queries, variant.read(Retrieval).request_candidates)
 
 
 class RerankShard:
-    """Stage, as an actor: the LLM's scores for every reading, each in columns of its own (see readings.py).
-
-    `way.<reading>` says who scored a row, engine and way; null where nobody did. `error` says why a prompt failed that
-    an arm of the user's own goes by.
-    """
+    """Stage, as an actor: the rows of every scoring request with the LLM's scores, and those of arms without an LLM."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
-        self._readers = ScorerCache(scoring.context, scoring.engine)
+        context = scoring.context
+        self._scorers = ScorerCache(context, scoring.engine)
+        self._requests = training_requests(context.arms) if scoring.for_training else scoring_requests(context)
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        models, shard = self._scoring.at(unit)
-        asked = [
-            (scoring_request, arms, *self._asked(table, scoring_request, arms))
-            for scoring_request, arms in self._readings()
-        ]
-        members = self._scoring.context.arms.members(table["user_id"])
-        errors = []
-        for reader in dict.fromkeys(scoring_request.scorer_key for scoring_request, *_ in asked):
-            own = [one for one in asked if one[0].scorer_key == reader]
-            method = own[0][0].method
-            # One call for all readings of a reader: where they share a prompt, it is read once.
-            started = self._readers.at(models, method)
-            out = started(pa.concat_tables([rows for *_, rows in own]).combine_chunks())
-            if isinstance(started, TextReranker) and self._scoring.run_id:
-                name = f"{method.method}-{digest(reader)}"
-                write_text_ablation(self._scoring.context, self._scoring.run_id, shard, name, started, out)
-            start = 0
-            for scoring_request, arms, place, rows in own:
-                part = out.slice(start, len(rows))
-                start += len(rows)
-                back = pc.index_in(pa.array(np.arange(len(table))), value_set=pa.array(place))
-                scores, error = (part[name].combine_chunks().take(back) for name in ("llm_score", "error"))
-                intends = pc.is_valid(part["request"].combine_chunks()).take(back)
-                way = pc.if_else(
-                    pc.is_valid(scores), self._readers.engine_and_method(method), pa.scalar(None, pa.string())
-                )
-                for kind, column in ((LLM_SCORE, scores), (HAS_REQUEST, intends), (SCORER, way)):
-                    table = table.append_column(f"{kind}{scoring_request.name}", column)
-                served_by = np.any([members[arm] for arm in arms], axis=0)
-                errors.append(pc.if_else(pa.array(served_by), error, pa.scalar(None, pa.string())))
-        return table.append_column("error", pc.coalesce(*errors))
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        rows = {request.name: self._rows(table, request.variant, request.arms) for request in self._requests}
+        scored: dict[str, pa.Table] = {}
+        for key in dict.fromkeys(request.method.scorer_key for request in self._requests):
+            together = [request for request in self._requests if request.method.scorer_key == key]
+            scored |= self._scored(item, together, [rows[request.name] for request in together])
+        return pa.concat_tables([*self._without_llm(table), *(scored[request.name] for request in self._requests)])
 
-    def _readings(self) -> list[tuple[ScoringRequest, tuple[str, ...]]]:
-        """Tonight's, and the arms that they serve; a lesson is read once a rerank variant: its request is its own."""
-        context = self._scoring.context
-        if not self._scoring.for_training:
-            return [
-                (scoring_request, arms_served(context, scoring_request))
-                for scoring_request in scoring_requests(context)
-            ]
-        return [
-            (ScoringRequest(v, None), context.arms.arms_of(v)) for v in context.arms.variants("rerank") if uses_llm(v)
-        ]
-
-    def _asked(self, table: pa.Table, scoring_request: ScoringRequest, arms: tuple[str, ...]) -> tuple[Ints, pa.Table]:
-        """The rows of the table that a reading scores, [n], and those rows with what is asked."""
-        context = self._scoring.context
-        own = pc.equal(table["variant"], scoring_request.rerank.parent).to_numpy(zero_copy_only=False)
-        users = (
-            np.ones(len(table), np.bool_)
-            if self._scoring.for_training
-            else users_to_score(context, arms, table["user_id"])
-        )
-        place = np.flatnonzero(own & users)
-        rows = table.take(pa.array(place))
-        if SIMULATED_REQUEST in rows.column_names:
-            preference, intention = pa.nulls(len(rows), pa.string()), rows[SIMULATED_REQUEST].combine_chunks()
-        else:
-            preference, intention = instructions_of(context, scoring_request, rows["user_id"])
-        read = [name for name in rows.column_names if name in _READ or name.startswith("score.")]
-        if scoring_request.method.is_text_scorer:
-            told = rows.select(read).append_column("profile", preference)
-        else:
-            told = rows.select(read).append_column(
-                "instruction", render_instructions(context, preference, intention, has_history(rows))
+    def _scored(
+        self, item: WorkItem, requests: Sequence[ScoringRequest], rows: Sequence[pa.Table]
+    ) -> dict[str, pa.Table]:
+        """Scored rows by request. One call for all requests of a scorer: a prompt that they share is run once."""
+        context, method = self._scoring.context, requests[0].method
+        scorer = self._scorers.at(self._scoring.models_at(item.cutoff), method)
+        prompts = [self._prompts(request, own) for request, own in zip(requests, rows, strict=True)]
+        out = scorer(pa.concat_tables(prompts).combine_chunks())
+        if isinstance(scorer, TextReranker) and self._scoring.run_id:
+            name = f"{method.method}-{digest(method.scorer_key)}"
+            write_text_ablation(context, self._scoring.run_id, item.shard, name, scorer, out)
+        found, start = {}, 0
+        for request, own in zip(requests, rows, strict=True):
+            part = out.slice(start, len(own))
+            start += len(own)
+            members = context.arms.members(own["user_id"])
+            served = pa.array(np.any([members[arm] for arm in request.arms], axis=0))
+            found[request.name] = with_scores(
+                own,
+                request.name,
+                part["llm_score"],
+                pc.is_valid(part["request"]),
+                self._scorers.engine_and_method(method),
+                pc.if_else(served, part["error"], pa.scalar(None, pa.string())),  # others' failures cost no slate
             )
-        return place, told.append_column("request", intention)
+        return found
+
+    def _without_llm(self, table: pa.Table) -> list[pa.Table]:
+        """The rows of arms that have no LLM, by retrieve variant."""
+        arms: dict[str, list[str]] = {}
+        for path in self._scoring.context.arms:
+            if not uses_llm(path.at("rerank")):
+                arms.setdefault(path.at("retrieve").name, []).append(path.arm)
+        return [with_scores(self._rows(table, variant, served)) for variant, served in arms.items()]
+
+    def _rows(self, table: pa.Table, variant: str, arms: Sequence[str]) -> pa.Table:
+        """The candidates of a retrieve variant that these arms need; without a copy where they are neighbours."""
+        wanted = pc.equal(table["variant"], variant).to_numpy()
+        if not self._scoring.for_training:
+            wanted = wanted & users_to_score(self._scoring.context.arms, arms, table["user_id"])
+        place = np.flatnonzero(wanted)
+        if not len(place) or place[-1] - place[0] + 1 == len(place):
+            return table.slice(int(place[0]) if len(place) else 0, len(place))
+        return table.take(pa.array(place))
+
+    def _prompts(self, request: ScoringRequest, rows: pa.Table) -> pa.Table:
+        """What a scorer reads: candidates, and the users' instructions."""
+        if self._scoring.for_training:
+            preference, wanted = pa.nulls(len(rows), pa.string()), rows[SIMULATED_REQUEST].combine_chunks()
+        else:
+            instructions = worker_cache(self._scoring.context).instructions
+            preference, wanted = instructions_for(instructions, rows["user_id"], request.instruction_arm or "")
+        scores = [name for name in rows.column_names if name.startswith("score.")]
+        read = rows.select(["user_id", "item", "ts", "candidate", *scores])
+        if request.method.is_text_scorer:
+            read = read.append_column("profile", preference)
+        else:
+            has_history = Ragged.from_arrow(rows["item"]).lengths > 0
+            prompt = instruction_prompts(self._scoring.context.templates, preference, wanted, has_history)
+            read = read.append_column("instruction", prompt)
+        return read.append_column("request", wanted)
+
+
+def with_scores(
+    candidates: pa.Table,
+    scoring_request: str | None = None,
+    llm_score: pa.ChunkedArray | None = None,
+    has_request: pa.ChunkedArray | None = None,
+    scorer: str | None = None,
+    error: pa.ChunkedArray | None = None,
+) -> pa.Table:
+    """scored_schema rows of candidates; without scores, those of arms that have no LLM."""
+    count, no_text = len(candidates), pa.nulls(len(candidates), pa.string())
+    scored = pa.nulls(count, pa.list_(pa.float32())) if llm_score is None else llm_score
+    named = pc.if_else(pc.is_valid(scored), pa.scalar(scorer, pa.string()), pa.scalar(None, pa.string()))
+    columns = [
+        no_text if scoring_request is None else pa.repeat(pa.scalar(scoring_request), count),
+        scored,
+        pa.nulls(count, pa.bool_()).fill_null(False) if has_request is None else has_request,
+        named,
+        no_text if error is None else error,
+    ]
+    schema = scored_schema(candidates.schema)
+    return pa.table([*candidates.columns, *columns], schema=schema)
+
+
+def arm_rows(scored: pa.Table, variant: str, scoring_request: str | None) -> pa.Table:
+    """The rows of one (retrieve variant, scoring request); without one, candidates alone (candidate_schema)."""
+    request = scored["scoring_request"]
+    own = pc.is_null(request) if scoring_request is None else pc.fill_null(pc.equal(request, scoring_request), False)
+    rows = scored.filter(pc.and_(pc.equal(scored["variant"], variant), own))
+    return rows.drop_columns(["llm_score", "has_request"]) if scoring_request is None else rows
 
 
 def _engine_pool(scoring: ScoringSpec) -> ActorPoolSpec:

@@ -1,105 +1,134 @@
-"""How often the LLM reads.
+"""Which LLM scores which users' candidates for which arms, and with which instruction.
 
-A *reading* is one way in which the LLM scores a retrieve variant's candidates: a rerank variant, and whose rows of the
-instruction table are put to it. Arms that share both share the reading. A reading's scores are the column
-`llm.<reading>` of a shard's table, beside `intends.<reading>` (which users intend something: for them the LLM weighs
-more) and `error`.
+A scoring request is a rerank variant together with the rows of the instruction table that it uses. Arms that share
+both share the scores.
 
-Under a split a reading is of the users of the arms that it serves, and of the users of every arm that explores and
-whose denoising these arms share: without it nobody could say what they would have made of slates left to chance
-(`looked_at`). Where a small arm's LLM is dear, an explorer beside it costs a reading of all of the explorer's users.
+Under `assignment: split` a request covers the users of the arms that it serves, and the users of every arm that
+explores, because off-policy estimates need to know what these arms would have shown. Where a small arm has an
+expensive LLM, an exploring arm beside it costs LLM scores of all of its users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rayrec.config import Rerank
-from rayrec.experiments.arm_plan import ArmPath, Variant
+from rayrec.experiments.arm_plan import ArmPath, ArmPlan, Variant
+from rayrec.instructions.bm25 import Bm25
+from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.instruction_table import instructions_for
-from rayrec.pipeline.instruction_inputs import arms_with_requests, requests
-from rayrec.pipeline.models import explores
+from rayrec.instructions.templates import Templates
+from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline.arm_settings import explores, uses_llm
 from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.worker_cache import worker_cache
 
 Bools = npt.NDArray[np.bool_]
-
-LLM_SCORE, HAS_REQUEST, SCORER = "llm.", "intends.", "way."  # begin the columns of a reading
 
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """`arm`: whose requests are read besides those of all arms; None: nobody's in particular."""
+    """One LLM scoring of a retrieve variant's candidates."""
 
     rerank: Variant
-    arm: str | None
+    instruction_arm: str | None  # whose own instruction rows are used; None: the rows for all arms alone
+    arms: tuple[str, ...]  # the arms that use the scores
+
+    @property
+    def name(self) -> str:
+        """The value of the column `scoring_request`."""
+        return self.rerank.name if self.instruction_arm is None else f"{self.rerank.name}@{self.instruction_arm}"
+
+    @property
+    def variant(self) -> str:
+        """The retrieve variant whose candidates are scored."""
+        return str(self.rerank.parent)
 
     @property
     def method(self) -> Rerank:
         return self.rerank.read(Rerank)
 
-    @property
-    def scorer_key(self) -> str:
-        """Readings of one reader are read together."""
-        return self.method.scorer_key
 
-    @property
-    def name(self) -> str:
-        return self.rerank.name if self.arm is None else f"{self.rerank.name}@{self.arm}"
+def scoring_requests(context: RunContext) -> tuple[ScoringRequest, ...]:
+    """Every scoring request of the arms once, in the order in which the arms need it."""
+    found: dict[str, ScoringRequest] = {}
+    for path in context.arms:
+        if (request := scoring_request_of(context, path)) is not None:
+            known = found.get(request.name)
+            found[request.name] = request if known is None else replace(known, arms=(*known.arms, path.arm))
+    return tuple(found.values())
 
 
 def scoring_request_of(context: RunContext, path: ArmPath) -> ScoringRequest | None:
-    """How an arm's candidates are read; None where it asks no LLM."""
+    """The request of one arm, as if it were the only one; None where it has no LLM."""
     rerank = path.at("rerank")
-    if rerank.read(Rerank).method == "none":
+    if not uses_llm(rerank):
         return None
-    return ScoringRequest(rerank, path.arm if path.arm in arms_with_requests(context) else None)
+    own = path.arm in worker_cache(context).arms_with_requests
+    return ScoringRequest(rerank, path.arm if own else None, (path.arm,))
 
 
-def scoring_requests(context: RunContext) -> tuple[ScoringRequest, ...]:
-    """Every reading once, in the order in which the arms need it."""
-    found = [
-        scoring_request for path in context.arms if (scoring_request := scoring_request_of(context, path)) is not None
-    ]
-    return tuple({scoring_request.name: scoring_request for scoring_request in found}.values())
+def training_requests(arms: ArmPlan) -> tuple[ScoringRequest, ...]:
+    """Those of the blender's training examples: one a rerank variant, since each example has its own instruction."""
+    return tuple(ScoringRequest(v, None, arms.arms_of(v)) for v in arms.variants("rerank") if uses_llm(v))
 
 
-def arms_served(context: RunContext, scoring_request: ScoringRequest) -> tuple[str, ...]:
-    """The arms that a reading serves."""
-    own = [(path.arm, scoring_request_of(context, path)) for path in context.arms]
-    return tuple(arm for arm, one in own if one is not None and one.name == scoring_request.name)
-
-
-def users_to_score(context: RunContext, arms: Sequence[str], user_ids: pa.ChunkedArray) -> Bools:
-    """Which users [n] the candidates of these arms are looked at for, by the LLM and by the arms' slates: their own
-    users, and those to whom another arm shows something by chance, for COUNTERFACTUAL_PROPENSITY.
-
-    Who takes no part in the experiment is compared with nobody, so they are looked at for their own arm alone.
-    """
-    members, part = context.arms.members(user_ids), context.arms.participants(user_ids)
-    exploring = [members[path.arm] & part for path in context.arms if explores(path)]
-    found: Bools = np.any([*(members[arm] for arm in arms), *exploring], axis=0)
+def users_to_score(arms: ArmPlan, served: Sequence[str], user_ids: pa.ChunkedArray) -> Bools:
+    """Which users [n] need slates or scores of the arms `served`: the arms' own users, and those of exploring arms, for
+    COUNTERFACTUAL_PROPENSITY. Users outside the experiment are compared with nobody: their own arm alone."""
+    members, participants = arms.members(user_ids), arms.participants(user_ids)
+    exploring = [members[path.arm] & participants for path in arms if explores(path)]
+    found: Bools = np.any([*(members[arm] for arm in served), *exploring], axis=0)
     return found
 
 
-def instructions_of(
-    context: RunContext, scoring_request: ScoringRequest, user_ids: pa.ChunkedArray
-) -> tuple[pa.StringArray, pa.StringArray]:
-    """What users prefer and intend, string [n] each; null where the table says nothing."""
-    return instructions_for(requests(context), user_ids, scoring_request.arm or "")
+def has_requests(context: RunContext) -> bool:
+    """Whether some user or arm has an instruction of its own: then the LLM is tuned to follow them."""
+    return len(worker_cache(context).instructions) > 0
 
 
-def with_scores_of(table: pa.Table, scoring_request: ScoringRequest | None) -> pa.Table:
-    """A shard's table with one reading's scores as `llm_score` and its `has_request`; without any where there is none."""
-    out = table.select([name for name in table.column_names if not name.startswith((LLM_SCORE, HAS_REQUEST, SCORER))])
-    if scoring_request is None or f"{LLM_SCORE}{scoring_request.name}" not in table.column_names:
-        return out
-    asked = pc.fill_null(table[f"{HAS_REQUEST}{scoring_request.name}"], False)
-    return out.append_column("llm_score", table[f"{LLM_SCORE}{scoring_request.name}"]).append_column(
-        "has_request", asked
-    )
+def instruction_prompts(
+    templates: Templates, preference: pa.Array, request: pa.Array, has_history: Bools
+) -> pa.StringArray:
+    """The instruction in the item-token ranker's prompt, string [n]: a matching template with the user's texts; null
+    where there are none. `has_history` [n]: who has events."""
+    render = InstructionRenderer(templates)
+
+    def rendered() -> Iterator[str | None]:
+        rows = zip(preference.to_pylist(), request.to_pylist(), has_history.tolist(), strict=True)
+        for liked, wanted, history in rows:
+            yield render(liked or "", wanted or "", history=history) if liked or wanted else None
+
+    return pa.array(list(rendered()), pa.string())
+
+
+def request_queries(context: RunContext, user_ids: pa.ChunkedArray, arms: Sequence[str]) -> list[tuple[str, ...]]:
+    """The texts, [n], by which candidates are searched for users of these arms: their requests in any of them."""
+    cache = worker_cache(context)
+    own = dict.fromkeys(arm if arm in cache.arms_with_requests else "" for arm in arms)
+    columns = [instructions_for(cache.instructions, user_ids, arm)[1].to_pylist() for arm in own]
+    return [tuple(dict.fromkeys(text for text in row if text)) for row in zip(*columns, strict=True)]
+
+
+def search_items(index: Bm25, queries: Sequence[Sequence[str]], top: int) -> Ragged:
+    """The items, int32 codes, that match the texts of each row: the best `top` of each text, so that no text displaces
+    another's. An item that matches two of them stands there twice."""
+    found = {text: top_matches(index, text, top) for text in dict.fromkeys(text for row in queries for text in row)}
+    rows = [np.concatenate([np.empty(0, np.int32), *(found[text] for text in row)]) for row in queries]
+    return Ragged.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), [len(row) for row in rows])
+
+
+def top_matches(index: Bm25, text: str, top: int) -> npt.NDArray[np.int32]:
+    """The `top` documents that match a text best, best first, ties by number; none that do not match at all."""
+    scores = index.scores([text])[0]
+    found = np.flatnonzero(scores > 0)
+    if len(found) > top > 0:
+        # Without sorting them all: whatever is as good as the last that has a place.
+        found = found[scores[found] >= np.partition(scores[found], -top)[-top]]
+    best: npt.NDArray[np.int32] = found[np.argsort(-scores[found], kind="stable")][:top].astype(np.int32)
+    return best

@@ -1,14 +1,14 @@
-"""How Ray Data carries the stages: one input row is one shard (or split), one block is one shard, all the way.
+"""Runs stages on Ray Data: one block holds one work item from the first stage to the last.
 
-Blocks stay whole because Ray's block splitting is switched off for these datasets and every hand-over takes a block as
-one batch; that is checked at each stage, loudly, rather than believed. The stages themselves know nothing of Ray.
+Blocks stay whole because Ray's block splitting is switched off for these datasets and every stage takes a block as one
+batch. Each stage checks this and raises otherwise. The stages themselves do not know Ray.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -20,19 +20,36 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset
 from rayrec.errors import RayrecError
 from rayrec.numerics.threads import thread_limit
 
-WORK_ITEM = "unit"  # the column that says which shard (or split) a row belongs to
-_ERROR = "rayrec_error"
+_ERROR, _PACKED = "rayrec_error", "rayrec_block"
 
 
-class ShardStage(Protocol):
-    """One thing done to one shard's table. Built once a process from a hashable spec; heavy loading happens there."""
+@dataclass(frozen=True)
+class WorkItem:
+    """A shard as of a cutoff. Every row of a stage's table carries both as columns."""
 
-    def __call__(self, unit: int, table: pa.Table, /) -> pa.Table: ...
+    cutoff: int  # microseconds UTC
+    shard: int
+
+
+@dataclass(frozen=True)
+class SplitItem:
+    """A part of the input files."""
+
+    split: int
+
+
+class Stage(Protocol):
+    """One step for one work item: takes the item and its table, gives a table.
+
+    Built once a process from a hashable spec; heavy loading happens there. The first stage gets a table without columns.
+    """
+
+    def __call__(self, item: Any, table: pa.Table, /) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
 class ActorPoolSpec:
-    """A pool of actors, each holding what its stage loaded for the whole job. `size` is a number or (min, max)."""
+    """A pool of actors, each of which keeps what its stage loaded. `size` is a number or (min, max)."""
 
     size: int | tuple[int, int] = 1
     num_cpus: float = 1
@@ -40,19 +57,19 @@ class ActorPoolSpec:
     env: tuple[tuple[str, str], ...] = ()
 
 
-def work_item_dataset(work_items: Sequence[int]) -> Dataset:
-    """A dataset of one block a unit, ready for `carry`."""
+def work_item_dataset(items: Sequence[WorkItem] | Sequence[SplitItem]) -> Dataset:
+    """A dataset of one block a work item, ready for `append_stage`."""
     context = DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off; ours are on
-    return ray.data.from_items([{WORK_ITEM: unit} for unit in work_items], override_num_blocks=len(work_items))
+    return ray.data.from_items([asdict(item) for item in items], override_num_blocks=len(items))
 
 
-def carry(
+def append_stage(
     dataset: Dataset,
-    stage: Callable[[Any], ShardStage],
+    stage: Callable[[Any], Stage],
     spec: object,
     *,
     pool: ActorPoolSpec | None = None,
@@ -64,12 +81,13 @@ def carry(
             _Task(stage, spec), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, concurrency=concurrency
         )
     size = {"size": pool.size} if isinstance(pool.size, int) else {"min_size": pool.size[0], "max_size": pool.size[1]}
-    # map_batches itself refuses a GPU without a batch size, and a batch size would cut or merge the blocks.
-    return dataset.map_batches_internal(
+    # With GPUs Ray requires a batch size, which would cut or merge blocks: so each block travels as one row.
+    packed = dataset.map_batches(_packed, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
+    return packed.map_batches(
         _Actor,
         fn_constructor_args=(stage, spec),
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=1,
         zero_copy_batch=True,
         compute=ActorPoolStrategy(**size),
         num_cpus=pool.num_cpus,
@@ -79,15 +97,27 @@ def carry(
 
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:
-    """Run the dataset; one table a unit, in the order in which they finish. Raises the RayrecError of a stage."""
+    """Run the dataset: one table a work item, in the order in which they finish. Raises the RayrecError of a stage."""
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _ERROR in table.column_names:
             kind, what, where, do = table[_ERROR][0].as_py()
-            raise _kind_named(kind)(what, where=where, hint=do)
+            raise _error_class(kind)(what, where=where, hint=do)
         yield table
 
 
-def _kind_named(name: str) -> type[RayrecError]:
+def run_pending(
+    pending: Sequence[WorkItem] | Sequence[SplitItem],
+    flow: Callable[[Dataset], Dataset],
+    advance: Callable[[int], None] = lambda done: None,
+    count: Callable[[pa.Table], int] = lambda table: 1,
+) -> None:
+    """Run the stages that `flow` appends for the work items that are not done yet; `advance(count(table))` for each."""
+    if pending:
+        for table in results(flow(work_item_dataset(pending))):
+            advance(count(table))
+
+
+def _error_class(name: str) -> type[RayrecError]:
     """The error of that name, wherever this process has it from; RayrecError itself where it has none."""
     kinds = [RayrecError]
     for kind in kinds:
@@ -95,28 +125,35 @@ def _kind_named(name: str) -> type[RayrecError]:
     return next((kind for kind in kinds if kind.__name__ == name), RayrecError)
 
 
-def _apply(stage: ShardStage, table: pa.Table) -> pa.Table:
+def _apply(stage: Stage, table: pa.Table) -> pa.Table:
     if _ERROR in table.column_names or not table.num_rows:
         return table
-    work_items = np.unique(table[WORK_ITEM].to_numpy())
-    if len(work_items) != 1:
-        raise RuntimeError(f"a block holds the units {work_items.tolist()}, not one: Ray Data split or merged blocks")
-    unit = int(work_items[0])
+    item = _work_item(table)
     try:
-        out = stage(unit, table.drop_columns([WORK_ITEM]))
+        out = stage(item, table.drop_columns(list(asdict(item))))
     except RayrecError as error:
         # As a row: Ray pickles an exception without its cause, and the user would read Ray's traceback instead.
         out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.hint]]})
-    return out.append_column(WORK_ITEM, pa.array(np.full(out.num_rows, unit, np.int32)))
+    for name, value in asdict(item).items():
+        out = out.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), out.num_rows))
+    return out
+
+
+def _work_item(table: pa.Table) -> WorkItem | SplitItem:
+    kind = SplitItem if "split" in table.column_names else WorkItem
+    values = {field.name: np.unique(table[field.name].to_numpy()).tolist() for field in fields(kind)}
+    if any(len(found) != 1 for found in values.values()):
+        raise RuntimeError(f"a block holds the work items {values}, not one: Ray Data split or merged blocks")
+    return kind(**{name: found[0] for name, found in values.items()})
 
 
 @lru_cache(maxsize=8)
-def _built(stage: Callable[[Any], ShardStage], spec: object) -> ShardStage:
+def _built(stage: Callable[[Any], Stage], spec: object) -> Stage:
     return stage(spec)
 
 
 class _Task:
-    def __init__(self, stage: Callable[[Any], ShardStage], spec: object) -> None:
+    def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
         self._stage, self._spec = stage, spec
         self.__name__ = getattr(stage, "__name__", type(stage).__name__)
 
@@ -126,8 +163,20 @@ class _Task:
 
 
 class _Actor:
-    def __init__(self, stage: Callable[[Any], ShardStage], spec: object) -> None:
+    def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
         self._stage = stage(spec)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _apply(self._stage, table)
+        return _apply(self._stage, pa.ipc.open_stream(table[_PACKED][0].as_buffer()).read_all())
+
+
+def _packed(table: pa.Table) -> pa.Table:
+    """The block as one row, which holds it as an Arrow stream; an empty block stays as it is."""
+    if not table.num_rows:
+        return table
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    stream = sink.getvalue()
+    ends = pa.py_buffer(np.array([0, stream.size], np.int64))
+    return pa.table({_PACKED: pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, stream])})

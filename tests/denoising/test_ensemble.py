@@ -20,7 +20,12 @@ from rayrec.denoising.ensemble import FEATURE_NAMES
 from rayrec.denoising.noise_injection import inject_noise
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.denoiser_fits import fit_data, histories_from_fit_data, required_denoiser_fits, required_fits_of
+from rayrec.pipeline.item_model_fitting import (
+    fit_data,
+    histories_from_fit_data,
+    required_denoiser_fits,
+    required_fits_of,
+)
 from rayrec.retrieval import item_model
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.storage import Storage

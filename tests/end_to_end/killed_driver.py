@@ -20,6 +20,7 @@ from rayrec.pipeline import daily_run, interaction_ingest, scoring
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.slate_commit import CommitShard
 from rayrec.ray_support import cluster
+from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.storage import Storage
 
 DRIVER = "RAYREC_TEST_DRIVER"  # the driver's pid, for the workers of its local cluster
@@ -35,10 +36,10 @@ class Killing:
     def __init__(self, stage: Callable[[Any], Any], after: bool, spec: object) -> None:
         self._stage, self._after = stage(spec), after
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         if not self._after:
             kill_driver()
-        out = self._stage(unit, table)
+        out = self._stage(item, table)
         kill_driver()
         return out
 
@@ -49,7 +50,7 @@ class Killing:
 class CommitWithoutReceipt(CommitShard):
     """The driver dies when a shard's files are written and its receipt is not."""
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         create = Storage.create
 
         def killing(storage: Storage, path: str, data: bytes) -> bool:
@@ -59,7 +60,7 @@ class CommitWithoutReceipt(CommitShard):
             return create(storage, path, data)
 
         Storage.create = killing  # type: ignore[method-assign]
-        return super().__call__(unit, table)
+        return super().__call__(item, table)
 
 
 def kill_in(module: Any, name: str, *, after: bool = False) -> None:

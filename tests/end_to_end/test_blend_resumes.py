@@ -11,25 +11,27 @@ import ray
 import test_blend_resumes as this_module
 from small_runs import Workspace
 
-from rayrec.pipeline import scoring
+from rayrec.pipeline import blender_fitting
+from rayrec.pipeline.blender_fitting import DenoiseTrainingUsers, blender_fingerprint, fit_blenders, load_blender
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.interaction_ingest import ingest
-from rayrec.pipeline.model_fitting import blender_fingerprint, fit_blenders, fit_item_models, tune_llms
-from rayrec.pipeline.models import load_blender
+from rayrec.pipeline.item_model_fitting import fit_item_models
+from rayrec.pipeline.llm_tuning import tune_llms
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.training_example_files import training_examples_folder
+from rayrec.ray_support.stage_runner import WorkItem
+from rayrec.storage import layout
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
 SHARDS = 4
 
 
-class DenoiseSeen(scoring.DenoiseShard):
-    """Leaves a file for each unit that it is given."""
+class DenoiseSeen(DenoiseTrainingUsers):
+    """Leaves a file for each work item that it is given."""
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        (Path(self._scoring.context.storage.root) / f"seen-{unit}").touch()
-        return super().__call__(unit, table)
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        (Path(self._spec.scoring.context.storage.root) / f"seen-{item.shard}").touch()
+        return super().__call__(item, table)
 
 
 def blends(context: RunContext) -> dict[str, dict[str, object]]:
@@ -41,8 +43,10 @@ def blends(context: RunContext) -> dict[str, dict[str, object]]:
 
 def example_files(context: RunContext) -> dict[int, Path]:
     """The file of each shard, as of the one cutoff."""
-    folder = Path(context.storage.root) / training_examples_folder(context)
-    return {shard: next(folder.glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)}
+    folder = layout.training_examples_folder(context.work_folder, context.record.run_id)
+    return {
+        shard: next((Path(context.storage.root) / folder).glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)
+    }
 
 
 def rows(file: Path) -> int:
@@ -65,7 +69,7 @@ def test_no_training_example_is_made_twice(
     shutil.rmtree(root / "models" / "blend")
     for shard in (1, 3):
         files[shard].unlink()
-    monkeypatch.setattr(scoring, "DenoiseShard", DenoiseSeen)
+    monkeypatch.setattr(blender_fitting, "DenoiseTrainingUsers", DenoiseSeen)
     assert blends(context) == whole
     assert sorted(path.name for path in root.glob("seen-*")) == ["seen-1", "seen-3"]
     assert {shard: rows(file) for shard, file in files.items()} == taught

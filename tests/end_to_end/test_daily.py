@@ -28,7 +28,7 @@ from rayrec.errors import PublicationError, QuarantineError
 from rayrec.pipeline import daily_run, scoring
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.dry_run import describe
-from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.item_model_fitting import ModelSet
 from rayrec.pipeline.run_report import report_data, select_example_users
 from rayrec.pipeline.scorers import ScorerCache
 from rayrec.pipeline.scoring import ScoringSpec
@@ -169,7 +169,7 @@ class ReadersThatFailOnce(ScorerCache):
 class RerankThatFailsOne(scoring.RerankShard):
     def __init__(self, scoring: ScoringSpec) -> None:
         super().__init__(scoring)
-        self._readers = ReadersThatFailOnce(scoring.context, scoring.engine)
+        self._scorers = ReadersThatFailOnce(scoring.context, scoring.engine)
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.daily_run import RunResult
-from rayrec.pipeline.few_shot_pool import few_shot_pool
 from rayrec.pipeline.interaction_ingest import histories
-from rayrec.pipeline.models import cutoffs
+from rayrec.pipeline.item_model_fitting import cutoffs
+from rayrec.pipeline.run_artifacts import read_text_ablation
 from rayrec.pipeline.run_report import report_data
-from rayrec.pipeline.text_ablation_files import read_text_ablation
+from rayrec.pipeline.scorers import few_shot_pool
 from rayrec.reranking.item_token import tuned_checkpoint
 
 POINTWISE = (

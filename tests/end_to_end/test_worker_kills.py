@@ -16,6 +16,7 @@ from rayrec import read_slates
 from rayrec.pipeline import daily_run, scoring
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.slate_commit import CommitShard
+from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
@@ -35,14 +36,14 @@ def marker(context: object, name: str) -> Path:
 
 
 class DenoiseKilled(scoring.DenoiseShard):
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         die_once(marker(self._scoring.context, "a worker while it denoises"))
-        return super().__call__(unit, table)
+        return super().__call__(item, table)
 
 
 class EngineKilled(scoring.RerankShard):
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        out = super().__call__(unit, table)  # the engine is up and has scored: its answers are lost
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        out = super().__call__(item, table)  # the engine is up and has scored: its answers are lost
         die_once(marker(self._scoring.context, "an engine actor"))
         return out
 
@@ -50,8 +51,8 @@ class EngineKilled(scoring.RerankShard):
 class CommitKilled(CommitShard):
     """Between a shard's files and its receipt."""
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
-        once, create = marker(self._day, "a worker between files and receipt"), Storage.create
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        once, create = marker(self._context, "a worker between files and receipt"), Storage.create
 
         def killing(storage: Storage, path: str, data: bytes) -> bool:
             if "/receipts/" in path:
@@ -60,7 +61,7 @@ class CommitKilled(CommitShard):
 
         Storage.create = killing
         try:
-            return super().__call__(unit, table)
+            return super().__call__(item, table)
         finally:
             Storage.create = create
 

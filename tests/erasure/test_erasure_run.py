@@ -29,7 +29,7 @@ from rayrec.errors import DataError, PublicationError
 from rayrec.pipeline import erasure_run as pipeline
 from rayrec.pipeline.daily_run import _require_same_list
 from rayrec.pipeline.interaction_ingest import histories, ingest
-from rayrec.pipeline.models import cutoffs, item_model_spec
+from rayrec.pipeline.item_model_fitting import cutoffs, item_model_spec
 from rayrec.pipeline.user_data_inventory import _filter, find_user_data
 from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest

@@ -12,10 +12,10 @@ import pytest
 from rayrec.config import load
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 from rayrec.instructions.bm25 import Bm25
-from rayrec.pipeline import instruction_inputs, request_candidates
 from rayrec.pipeline.instruction_ingest import ingest_instructions
-from rayrec.pipeline.request_candidates import request_queries, search, top_matches
 from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scoring_requests import request_queries, search_items, top_matches
+from rayrec.pipeline.worker_cache import worker_cache
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 USERS = pa.chunked_array([["ann", "bob"]])
@@ -41,8 +41,7 @@ def night(shop: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ingest_instructions(day)
     catalogue = pa.table({"title": TITLES, "category": pa.nulls(len(TITLES), pa.string())})
     catalogue = catalogue.append_column("attributes", pa.array([[]] * len(TITLES), pa.map_(pa.string(), pa.string())))
-    for module in (instruction_inputs, request_candidates):
-        monkeypatch.setattr(module, "load_catalogue", lambda _: catalogue)
+    monkeypatch.setattr("rayrec.pipeline.worker_cache.read_catalogue", lambda _: catalogue)
     return day
 
 
@@ -60,19 +59,19 @@ def test_arms_that_share_candidates_are_all_looked_for(night: RunContext) -> Non
 
 @pytest.mark.parametrize("top", [0, 1, 2, 3])
 def test_a_campaign_of_one_arm_takes_nothing_from_what_others_find(night: RunContext, top: int) -> None:
-    alone = search(night, request_queries(night, USERS, ("llm",)), top)
-    campaign = search(night, request_queries(night, USERS, ("christmas",)), top)
-    both = search(night, request_queries(night, USERS, ("llm", "christmas")), top)
+    alone = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("llm",)), top)
+    campaign = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("christmas",)), top)
+    both = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("llm", "christmas")), top)
     assert alone.lengths.tolist() == [min(top, 3), min(top, 2)]
     for user in range(2):
         assert set(both[user]) == set(alone[user]) | set(campaign[user])
 
 
 def test_nothing_is_found_for_nothing_asked(night: RunContext) -> None:
-    found = search(night, [(), ("boots",), ("no such thing",)], 5)
+    found = search_items(worker_cache(night).item_search, [(), ("boots",), ("no such thing",)], 5)
     assert found.lengths.tolist() == [0, 3, 0]
     assert found.values.dtype == np.int32
-    assert len(search(night, [], 5)) == 0
+    assert len(search_items(worker_cache(night).item_search, [], 5)) == 0
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 7, 50, 119, 120, 1000])

@@ -15,10 +15,11 @@ import yaml
 from rayrec.config import Config
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.hashing import digest, with_key_order
-from rayrec.pipeline import embedding_influence, embedding_neighbours, embedding_side_products, model_fitting
+from rayrec.pipeline import embedding_influence, embedding_neighbours, embedding_side_products, llm_tuning
+from rayrec.pipeline.blender_fitting import blender_fingerprint
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.embedding_training import model_fingerprint
-from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.item_model_fitting import ModelSet
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.run_differences import run_differences
 
@@ -125,7 +126,7 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
 
     def identity() -> tuple[str, str]:
         night = day(root, tuning={"base": str(base)})
-        return night.record.identity, model_fitting._llm_fingerprint(night, models, [models])
+        return night.record.identity, llm_tuning._fingerprint(night, models, [models])
 
     before = identity()
     assert identity() == before
@@ -143,7 +144,7 @@ def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     assert (usual.work_folder, usual.quarantine) != (other.work_folder, other.quarantine)
     assert usual != other
     (variant, *_) = usual.arms.variants("rerank")
-    for made in (model_fingerprint, lambda of: model_fitting.blender_fingerprint(of, variant, [])):
+    for made in (model_fingerprint, lambda of: blender_fingerprint(of, variant, [])):
         assert made(usual) != made(other)
     assert usual.record.identity == other.record.identity  # the same rows are expected of both,
     assert usual.record.run_id != other.record.run_id  # and no shard is shared
@@ -206,9 +207,7 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
         return day(root, rerank=rerank, instruction={"templates": templates})
 
     def blend(of: RunContext) -> str:
-        return model_fitting.blender_fingerprint(
-            of, next(iter(of.arms.variants("rerank"))), (ModelSet(1, "item model"),)
-        )
+        return blender_fingerprint(of, next(iter(of.arms.variants("rerank"))), (ModelSet(1, "item model"),))
 
     whole, other = (written(f"{word}.yaml", f"Would they {word}?", 8) for word in ("take", "want"))
     short = written("short.yaml", "Would they take?", 7)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from rayrec.errors import MissingFileError, RayrecError
 from rayrec.ray_support.cluster import ClusterError
-from rayrec.ray_support.stage_runner import WORK_ITEM, _apply, results
+from rayrec.ray_support.stage_runner import WorkItem, _apply, results
 
 
 class OwnError(RayrecError):
@@ -21,7 +20,7 @@ class Refusing:
     def __init__(self, error: RayrecError) -> None:
         self._error = error
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         raise self._error
 
 
@@ -37,9 +36,9 @@ class OneTable:
 
 @pytest.mark.parametrize("kind", [MissingFileError, ClusterError, OwnError])
 def test_an_error_of_any_module_crosses_whole(kind: type[RayrecError]) -> None:
-    table = pa.table({WORK_ITEM: pa.array(np.full(1, 3, np.int32))})
+    table = pa.table({"cutoff": [5], "shard": [3]})
     carried = _apply(Refusing(kind("what", where="where", hint="do")), table)
-    assert carried[WORK_ITEM].to_pylist() == [3]
+    assert carried.select(["cutoff", "shard"]).to_pylist() == [{"cutoff": 5, "shard": 3}]
     with pytest.raises(kind) as error:
         list(results(OneTable(carried)))
     assert type(error.value) is kind

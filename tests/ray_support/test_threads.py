@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_info
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import thread_limit
 from rayrec.ray_support.cluster import task
-from rayrec.ray_support.stage_runner import carry, results, work_item_dataset
+from rayrec.ray_support.stage_runner import WorkItem, append_stage, results, work_item_dataset
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 
 ray.cloudpickle.register_pickle_by_value(modules[__name__])  # workers cannot import a test
@@ -39,7 +39,7 @@ class Count:
     def __init__(self, _: object) -> None:
         return
 
-    def __call__(self, unit: int, table: pa.Table) -> pa.Table:
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         return pa.table({"threads": sorted(computing())})
 
 
@@ -67,7 +67,8 @@ def test_a_task_in_a_process_that_ran_another_computes_on_its_own_cpus(cpus: int
 @pytest.mark.usefixtures("used")
 def test_a_stage_computes_on_one_thread_after_a_task_of_two() -> None:
     assert ray.get(task(computing, 2).remote()) == {2}
-    counted = pa.concat_tables(results(carry(work_item_dataset(range(4)), Count, None)))
+    items = [WorkItem(0, shard) for shard in range(4)]
+    counted = pa.concat_tables(results(append_stage(work_item_dataset(items), Count, None)))
     assert np.unique(counted["threads"]).tolist() == [1]
 
 

@@ -10,7 +10,7 @@ import pytest
 from small_model import PATH
 
 from rayrec.config import Rerank
-from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.item_model_fitting import ModelSet
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scorers import ScorerCache
 from rayrec.reranking.engines import engine_registry

@@ -16,22 +16,22 @@ from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_feature
 
 from rayrec.blending.blender import Blender
 from rayrec.config import Config
-from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, SLATE
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, INSTRUCTION, SLATE
 from rayrec.monitoring.run_statistics import counts_by_arm
 from rayrec.numerics.hashing import hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline import scoring as scoring_module
-from rayrec.pipeline import slate_commit
+from rayrec.pipeline import scoring, scoring_requests, slate_commit
 from rayrec.pipeline.interaction_ingest import ShardCounts
-from rayrec.pipeline.models import ModelSet
+from rayrec.pipeline.item_model_fitting import ModelSet
 from rayrec.pipeline.run_artifacts import read_run_statistics
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.scoring import RerankShard, ScoringSpec
-from rayrec.pipeline.scoring_requests import scoring_requests
+from rayrec.pipeline.scoring import RerankShard, ScoringSpec, with_scores
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
 from rayrec.publishing.slate_reader import read_counterfactual_propensities
+from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.slates import POLICIES
 from rayrec.slates.counterfactual_propensities import STORED_RANKS, slate_probabilities
+from rayrec.slates.scored_candidates import CatalogueItems
 from rayrec.storage import layout
 
 PINNED = {"pinned": [{"item_id": "item 007", "rank": 2}, {"item_id": "item 011", "rank": 9}]}
@@ -113,6 +113,15 @@ class Words:
         )
 
 
+class Loaded:
+    """Instead of a WorkerCache: the catalogue, no instructions, and no item model."""
+
+    def __init__(self, catalogue: pa.Table) -> None:
+        self.catalogue, self.instructions = catalogue, INSTRUCTION.empty_table()
+        self.arms_with_requests = frozenset[str]()
+        self.item_model_parts = lambda *_: None
+
+
 def day_of(
     root: Path, variants: dict[str, Any], assignment: str = "all", within: dict[str, Any] | None = None
 ) -> RunContext:
@@ -139,15 +148,16 @@ def committed(day: RunContext, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[st
     """The slates by arm, and COUNTERFACTUAL_PROPENSITY, of the 50 users of `candidates`, in every retrieve variant."""
     catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
     catalogue = catalogue.append_column("attributes", ATTRIBUTES)
-    monkeypatch.setattr(slate_commit, "load_catalogue", lambda _: catalogue)
-    monkeypatch.setattr(slate_commit, "load_item_model_parts", lambda *_: None)
+    cache = Loaded(catalogue)
+    for module in (scoring, scoring_requests, slate_commit):
+        monkeypatch.setattr(module, "worker_cache", lambda _: cache)
     monkeypatch.setattr(slate_commit, "load_blender", lambda *_: Blender.default(PERSONAL, NAMES))
-    monkeypatch.setattr(slate_commit, "item_prior", lambda _: item_features())
-    monkeypatch.setattr(slate_commit, "items_of", lambda *_: KNOWN)
+    monkeypatch.setattr(slate_commit, "item_features", lambda _: item_features())
+    monkeypatch.setattr(CatalogueItems, "of", lambda *_: KNOWN)
     run = Stored()
     blends = tuple((variant.name, "") for variant in day.arms.variants("rerank"))
-    scoring = ScoringSpec(day, (ModelSet(0, ""),), "transformers")
-    stages = CommitShard(CommitSpec(scoring, run, blends, (ShardCounts(0, 50, 50, 0, 0, {}, {}, 0),)))  # type: ignore[arg-type]
+    spec = ScoringSpec(day, (ModelSet(0, ""),), "transformers")
+    stages = CommitShard(CommitSpec(spec, run, blends, (ShardCounts(0, 50, 50, 0, 0, {}, {}, 0),)))  # type: ignore[arg-type]
     parts = []
     for variant in day.arms.variants("retrieve"):
         table = candidates()
@@ -156,11 +166,13 @@ def committed(day: RunContext, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[st
         denoise = next(path.at("denoise") for path in day.arms if path.at("retrieve") == variant)
         parts.append(table.filter(pa.array(day.arms.users_of(denoise, table["user_id"]))))
     table = pa.concat_tables(parts).combine_chunks()
-    if scoring_requests(day):
-        monkeypatch.setattr(scoring_module, "ScorerCache", Words)
-        monkeypatch.setattr(slate_commit, "_write_failures", lambda *_: None)  # it names a folder by the input files
-        table = RerankShard(scoring)(0, table)
-    stages(0, table)
+    if scoring_requests.scoring_requests(day):
+        monkeypatch.setattr(scoring, "ScorerCache", Words)
+        monkeypatch.setattr(slate_commit, "write_failed_prompts", lambda *_: None)  # names a folder by the input files
+        table = RerankShard(spec)(WorkItem(0, 0), table)
+    else:
+        table = with_scores(table)
+    stages(WorkItem(0, 0), table)
     return run.tables, read_counterfactual_propensities(day.storage, Manifest(day.date), 0)  # type: ignore[arg-type]
 
 

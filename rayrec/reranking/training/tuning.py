@@ -1,6 +1,6 @@
 """Tuning, as one worker does it: read events, build or load the model, run the loop, publish the checkpoint.
 
-`rayrec.pipeline.distributed_tuning` runs this in a group of workers; tests run it here and now.
+`rayrec.pipeline.llm_tuning` runs this in a group of workers; tests run it here and now.
 """
 
 from __future__ import annotations

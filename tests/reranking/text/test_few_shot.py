@@ -17,7 +17,7 @@ from rayrec.data.schemas import HISTORY, candidate_schema
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import shard_of
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.few_shot_pool import few_shot_pool_of
+from rayrec.pipeline.scorers import few_shot_pool_of
 from rayrec.reranking.engines.engine import EngineSettings, Failure
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery

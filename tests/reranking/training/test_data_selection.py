@@ -22,7 +22,7 @@ from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.distributed_tuning import tune
+from rayrec.pipeline.llm_tuning import tune
 from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
 from rayrec.reranking.item_token.item_lm import ItemLM

@@ -14,7 +14,7 @@ from tuning_cases import as_table, pairs_shop, settings, spec
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.distributed_tuning import tune
+from rayrec.pipeline.llm_tuning import tune
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.training.tuning import tune_on_worker

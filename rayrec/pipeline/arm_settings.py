@@ -1,0 +1,56 @@
+"""What the arms' settings ask of the pipeline: retrievers, LLM, factors, instructions."""
+
+from __future__ import annotations
+
+from rayrec.config import Denoise, Instruction, Rerank, Retrieval, Slate
+from rayrec.experiments.arm_plan import ArmPath, Variant
+from rayrec.instructions.text_cleaning import clean
+from rayrec.pipeline.run_context import RunContext
+from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.slates.diversity import make_diversifier
+from rayrec.slates.policies import policy_class
+
+
+def retriever_specs(variant: Variant) -> tuple[SourceSpec, ...]:
+    """The retrievers of a retrieve variant."""
+    settings = variant.read(Retrieval)
+    return parse_sources(settings.sources, settings.candidates_per_source)
+
+
+def uses_llm(variant: Variant) -> bool:
+    """Whether a rerank variant has an LLM score its candidates."""
+    return variant.read(Rerank).method != "none"
+
+
+def needs_tuned_llm(context: RunContext) -> bool:
+    """Whether some arm needs the LLM that this job tunes."""
+    return any(variant.read(Rerank).method == "item_token" for variant in context.arms.variants("rerank"))
+
+
+def explores(path: ArmPath) -> bool:
+    """Whether an arm's slate policy is random."""
+    return policy_class(path.at("slate").read(Slate).policy).explores
+
+
+def uses_item_factors(variant: Variant) -> bool:
+    """Whether a slate variant needs the items' factors."""
+    slate = variant.read(Slate)
+    diversity = make_diversifier(slate.diversity.method, slate.diversity.settings)
+    return policy_class(slate.policy).needs_factors or (diversity is not None and diversity.needs_factors)
+
+
+def denoisers_of(context: RunContext) -> list[Denoise]:
+    """The denoising settings of the arms, and those of the LLM's tuning."""
+    denoisers = [variant.read(Denoise) for variant in context.arms.variants("denoise")]
+    return [*denoisers, context.config.denoise] if needs_tuned_llm(context) else denoisers
+
+
+def default_instruction(context: RunContext) -> str:
+    """The instruction of users without one of their own, in clean words."""
+    return clean(context.config.instruction.text, context.config.instruction.max_chars)
+
+
+def default_request(context: RunContext) -> str:
+    """What text scorers are told of users without a request; "" where the config keeps the default instruction:
+    templates have words of their own for that."""
+    return "" if context.config.instruction.text == Instruction().text else default_instruction(context)

@@ -1,0 +1,215 @@
+"""Fits the blenders: one a rerank variant, on training examples of earlier cutoffs, found by fingerprint or made.
+
+Models are made as of each of a few earlier cutoffs, users are scored as the date scores them, and what they consumed
+within the horizon afterwards are the labels. Every user is scored in every variant, so that an arm learns the same
+whatever share of the users it gets.
+
+Where some users have requests tonight, each training user counts twice: once as they were, and once with a simulated
+request for one of the items that they consumed; then only items that satisfy the request are labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import Dataset
+
+from rayrec.blending.blender import Blender, TrainingWindow, fit
+from rayrec.config import Rerank
+from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
+from rayrec.data.schemas import CONSUMED, CONSUMED_ITEMS, MICROSECONDS_PER_DAY, SIMULATED_REQUEST
+from rayrec.experiments.arm_plan import Variant
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.monitoring.progress import Progress
+from rayrec.numerics.hashing import derive_seed, digest, hash_strings
+from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
+from rayrec.pipeline.interaction_ingest import IngestResult, histories
+from rayrec.pipeline.item_model_fitting import ModelSet, item_features
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scoring import ScoringSpec, arm_rows, denoise, retrieve_and_rerank
+from rayrec.pipeline.scoring_requests import has_requests
+from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.cluster import task
+from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
+from rayrec.retrieval.retriever import retriever_class
+from rayrec.storage import artifacts, layout
+from rayrec.storage.tables import read_arrow, write_arrow
+
+BLENDER = "blend"
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """What training examples are made of. `share`: of the users, those who are sampled, at most.
+
+    Their files lie in a folder of the run's own, by cutoff and shard: whatever can change an example makes another run.
+    A file without rows says that nobody in the shard is a training user.
+    """
+
+    scoring: ScoringSpec
+    share: float
+
+    def path(self, item: WorkItem) -> str:
+        return layout.training_examples_path(self.folder, item.cutoff, item.shard)
+
+    @property
+    def folder(self) -> str:
+        context = self.scoring.context
+        return layout.training_examples_folder(context.work_folder, context.record.run_id)
+
+
+def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> dict[str, str]:
+    """Rerank variant -> fingerprint of its blender, fitted on all but the last of `models`."""
+    past, variants = tuple(models[:-1]), context.arms.variants("rerank")
+    fingerprints = {variant.name: blender_fingerprint(context, variant, past) for variant in variants}
+    missing = [v for v in variants if not artifacts.exists(context.storage, BLENDER, fingerprints[v.name])]
+    if missing:
+        scoring = ScoringSpec(context, past, "transformers", for_training=True)
+        spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
+        _write_training_examples(spec)
+        fitting = task(_fit_blender, 1)
+        ray.get([fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing])
+    return fingerprints
+
+
+def load_blender(context: RunContext, fingerprint: str) -> Blender:
+    return Blender.from_dict(artifacts.load(context.storage, BLENDER, fingerprint).meta)
+
+
+def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[ModelSet]) -> str:
+    """Of everything that can change the weights that a rerank variant learns at the cutoffs of `past`."""
+    models = [(one.cutoff, one.item_model, one.llm if uses_llm(variant) else None) for one in past]
+    templated = has_requests(context) or variant.read(Rerank).is_text_scorer
+    requests = [has_requests(context), context.templates.digest if templated else None]
+    checkpoint = context.checkpoints.get(variant.name)
+    examples = [default_instruction(context), context.config.retrieval.exclude_seen]
+    blend = context.config.blend.model_dump(mode="json")
+    return digest([variant.name, models, blend, context.data_fingerprint, requests, checkpoint, examples])
+
+
+def _write_training_examples(spec: TrainingSpec) -> None:
+    """A file for every (cutoff, shard) that has none yet."""
+    items, storage = spec.scoring.work_items, spec.scoring.context.storage
+    done = {info.path for info in storage.list(spec.folder)}
+    pending = [item for item in items if spec.path(item) not in done]
+    at_once = spec.scoring.context.config.resources.score_tasks
+
+    def flow(dataset: Dataset) -> Dataset:
+        denoised = append_stage(dataset, DenoiseTrainingUsers, spec, concurrency=at_once)
+        return append_stage(retrieve_and_rerank(denoised, spec.scoring), WriteTrainingExamples, spec)
+
+    with Progress("blend", len(items), unit="shards") as progress:
+        progress.advance(len(items) - len(pending))
+        run_pending(pending, flow, progress.advance)
+
+
+class DenoiseTrainingUsers:
+    """Stage: the training users of a shard as of a cutoff: DENOISED_HISTORY, and what they consumed afterwards."""
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self._spec = spec
+
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
+        context = self._spec.scoring.context
+        table = histories(context, item.shard)
+        until = item.cutoff + int(context.config.blend.horizon_days * MICROSECONDS_PER_DAY)
+        new_only = context.config.retrieval.exclude_seen
+        consumed = consumed_after(table, item.cutoff, until, context.event_weights, new_only=new_only)
+        known = histories_at(table, item.cutoff)
+        sampled = hash_strings(table["user_id"]) < np.uint64(min(self._spec.share, 1.0) * (2**64 - 2**11))
+        users = is_training_user(known, consumed, context.config.blend.min_events) & sampled
+        models = self._spec.scoring.models_at(item.cutoff)
+        denoised = denoise(context, models, known.filter(pa.array(users)), every_user=True)
+        examples = _examples(context, denoised, table["user_id"].combine_chunks(), consumed, item.cutoff)
+        if not examples.num_rows:  # Ray Data passes empty tables to no stage: that which writes is not called
+            write_arrow(context.storage, self._spec.path(item), examples)
+        return examples
+
+
+class WriteTrainingExamples:
+    """Stage: the scored training users of one (cutoff, shard), and which candidates they then consumed, into a file."""
+
+    def __init__(self, spec: TrainingSpec) -> None:
+        self._spec = spec
+
+    def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
+        candidate, consumed = Ragged.from_arrow(table["candidate"]), Ragged.from_arrow(table[CONSUMED_ITEMS])
+        labels = candidate.like(is_consumed(candidate, consumed).astype(np.int8)).to_arrow(pa.int8())
+        examples = table.drop_columns([CONSUMED_ITEMS]).append_column(CONSUMED, labels)
+        write_arrow(self._spec.scoring.context.storage, self._spec.path(item), examples)
+        return pa.table({"rows": [table.num_rows]})
+
+
+def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None:
+    context = spec.scoring.context
+    parent = next(v for v in context.arms.variants("retrieve") if v.name == variant.parent)
+    scoring_request = variant.name if uses_llm(variant) else None
+    windows = []
+    for models in spec.scoring.models:
+        tables = _read_examples(spec, models.cutoff, parent.name, scoring_request)
+        if not tables:
+            continue
+        table = pa.concat_tables(tables).sort_by("user_id").combine_chunks()
+        if scoring_request is None:
+            table = table.filter(pc.is_null(table[SIMULATED_REQUEST])).combine_chunks()
+        consumed = Ragged.from_arrow(table[CONSUMED])
+        model = worker_cache(context).item_model_parts(models.item_model)
+        windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
+    personalized = [source.name for source in retriever_specs(parent) if retriever_class(source.kind).personalized]
+    blender = fit(windows, personalized, context.config.blend.l2)
+    artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
+
+
+def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None) -> list[pa.Table]:
+    """A table for each shard that has rows of this retrieve variant and scoring request."""
+    shards = range(spec.scoring.context.config.data.shards)
+    files = (read_arrow(spec.scoring.context.storage, spec.path(WorkItem(cutoff, shard))) for shard in shards)
+    tables = [arm_rows(table, variant, scoring_request) for table in files if table.num_rows]
+    return [table for table in tables if table.num_rows]
+
+
+def _examples(context: RunContext, table: pa.Table, user_ids: pa.Array, consumed: Ragged, cutoff: int) -> pa.Table:
+    """DENOISED_HISTORY rows with what their users consumed, then, if there are requests tonight, again with requests.
+
+    `consumed`: int32 item codes of `user_ids`, which hold every user of the table.
+    """
+    own = consumed.take(pc.index_in(table["user_id"].combine_chunks(), user_ids).to_numpy().astype(np.int64))
+    plain = _with_labels(table, own, pa.nulls(table.num_rows, pa.string()))
+    if not has_requests(context):
+        return plain
+    texts, satisfying = _simulated_requests(context, table["user_id"].to_pylist(), own, cutoff)
+    rows = pa.array(np.flatnonzero(satisfying.lengths > 0))
+    return pa.concat_tables([plain, _with_labels(table, satisfying, pa.array(texts, pa.string())).take(rows)])
+
+
+def _with_labels(table: pa.Table, consumed: Ragged, request: pa.Array) -> pa.Table:
+    labelled = table.append_column(SIMULATED_REQUEST, request)
+    return labelled.append_column(CONSUMED_ITEMS, consumed.to_arrow(pa.int32()))
+
+
+def _simulated_requests(
+    context: RunContext, users: list[str], consumed: Ragged, cutoff: int
+) -> tuple[list[str], Ragged]:
+    """A request of each user, from a seed of their own: its text, and which of the consumed items satisfy it."""
+    simulator = InstructionSimulator(worker_cache(context).facets)
+    texts, right = [], np.zeros(len(consumed.values), np.bool_)
+    for row, user in enumerate(users):
+        rng = np.random.default_rng(derive_seed("lesson", cutoff, user))
+        target = rng.choice(consumed[row]) if len(consumed[row]) else -1
+        request = simulator.specific(np.array([target] if target >= 0 else [], np.int64), rng)
+        texts.append(request.text[0] if request.text else "")
+        if texts[-1]:
+            first = np.zeros(len(consumed[row]), np.int64)
+            right[consumed.offsets[row] : consumed.offsets[row + 1]] = simulator.facets.satisfied(
+                consumed[row].astype(np.int64), request.include[first], request.exclude[first]
+            )
+    return texts, consumed.filter(right)

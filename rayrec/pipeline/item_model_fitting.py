@@ -1,0 +1,175 @@
+"""Item models (retrievers and what denoisers learn beside them): found by fingerprint, or fitted in a task.
+
+One is made as of the date, and one as of each earlier cutoff that the blender learns from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import ray
+
+from rayrec.blending.blender import ItemFeatures
+from rayrec.config import Denoise
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.denoising.denoise_stage import denoiser_class
+from rayrec.denoising.denoiser import Denoiser, Histories
+from rayrec.monitoring.progress import Progress
+from rayrec.numerics.hashing import digest
+from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline.arm_settings import denoisers_of, retriever_specs, uses_item_factors
+from rayrec.pipeline.interaction_ingest import IngestResult, histories, read_catalogue
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support.cluster import task
+from rayrec.retrieval import item_model
+from rayrec.retrieval.item_model import Arrays, DenoiserFit, ItemModel
+from rayrec.retrieval.item_statistics import NAMES
+from rayrec.retrieval.retriever import FitData, clipped_matrix
+from rayrec.retrieval.source_specs import SourceSpec
+from rayrec.storage import artifacts
+from rayrec.storage.artifacts import RequiredFit
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """The models as of one cutoff."""
+
+    cutoff: int  # microseconds UTC: nothing at or after this was known
+    item_model: str  # fingerprint
+    llm: str | None = None  # the tuned LLM's path; None: no arm uses it
+
+    @property
+    def date(self) -> str:
+        """The day of the cutoff, YYYY-MM-DD."""
+        return datetime.fromtimestamp(self.cutoff / 1e6, UTC).date().isoformat()
+
+
+def cutoffs(context: RunContext) -> tuple[int, ...]:
+    """The moments as of which models are made, oldest first: those that the blender learns from, then the date."""
+    blend = context.config.blend
+    back = range(blend.cutoffs, -1, -1)
+    return tuple(context.cutoff - int(k * blend.horizon_days * MICROSECONDS_PER_DAY) for k in back)
+
+
+def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, ...]:
+    """The item model as of every cutoff, oldest first."""
+    moments = cutoffs(context)
+    with Progress("fit", len(moments), unit="models") as progress:
+        submitted = [submit_fit(context, data, cutoff) for cutoff in moments]
+        for fit in submitted:
+            fit.wait()
+            progress.advance()
+    return tuple(ModelSet(cutoff, fit.fingerprint) for cutoff, fit in zip(moments, submitted, strict=True))
+
+
+@dataclass(frozen=True)
+class SubmittedFit:
+    """An item model that exists, or that a task fits."""
+
+    fingerprint: str
+    task: ray.ObjectRef | None = None
+
+    def wait(self) -> None:
+        """Until it exists. Raises what stopped the task."""
+        if self.task is not None:
+            ray.get(self.task)
+
+
+def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> SubmittedFit:
+    """The item model as of `cutoff`; a task starts to fit it if it does not exist yet."""
+    specs, fingerprint = item_model_spec(context, data, cutoff)
+    if artifacts.exists(context.storage, item_model.KIND, fingerprint):
+        return SubmittedFit(fingerprint)
+    fitting = task(_fit, context.config.resources.fit_num_cpus)
+    return SubmittedFit(fingerprint, fitting.remote(context, specs, cutoff, fingerprint))
+
+
+def item_model_spec(context: RunContext, data: IngestResult, cutoff: int) -> tuple[tuple[SourceSpec, ...], str]:
+    """The sources of the item model as of `cutoff`, and its fingerprint."""
+    denoisers = denoisers_of(context)
+    denoised = any(denoise.method != "none" for denoise in denoisers)
+    by_factors = denoised or any(uses_item_factors(variant) for variant in context.arms.variants("slate"))
+    arms = [retriever_specs(variant) for variant in context.arms.variants("retrieve")]
+    specs = item_model.required_sources(arms, by_factors, required_fits_of(denoisers))
+    fingerprint = item_model.fingerprint(
+        specs,
+        cutoff=cutoff,
+        inputs=context.data_fingerprint,
+        catalogue=digest(data.catalogue["item_id"].to_pylist()),
+        max_events=context.config.fit.max_events,
+        fitted_denoisers=sorted(fit.key for fit in required_denoiser_fits(denoisers)),
+    )
+    return specs, fingerprint
+
+
+def _fit(context: RunContext, specs: tuple[SourceSpec, ...], cutoff: int, fingerprint: str) -> None:
+    shards = range(context.config.data.shards)
+    model = item_model.fit(
+        (histories(context, shard) for shard in shards),
+        read_catalogue(context)["item_id"].combine_chunks(),
+        specs,
+        context.event_weights,
+        cutoff,
+        context.config.fit.max_events,
+        required_denoiser_fits(denoisers_of(context)),
+    )
+    item_model.save(context.storage, fingerprint, model)
+
+
+def item_features(model: ItemModel) -> ItemFeatures:
+    """What the blender knows of each item."""
+    return ItemFeatures(NAMES, model.features, model.cutoff)
+
+
+def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:
+    """All fits that these need, perhaps more than once. Raises ConfigError for unknown methods or settings."""
+    found = [denoiser_class(denoise.method).required_fits(denoise.settings) for denoise in denoisers]
+    return tuple(fit for fits in found for fit in fits)
+
+
+def required_denoiser_fits(denoisers: Iterable[Denoise]) -> tuple[DenoiserFit, ...]:
+    """What these denoisers learn at the fit, each once."""
+    found: dict[str, DenoiserFit] = {}
+    for denoise in denoisers:
+        method, settings = denoiser_class(denoise.method), denoise.settings
+        if method.requires_fit:
+            key = method.fit_key(settings)
+            found.setdefault(key, DenoiserFit(key, method.required_fits(settings), _denoiser_fit(method, settings)))
+    return tuple(found.values())
+
+
+def _denoiser_fit(
+    method: type[Denoiser], settings: Mapping[str, Any]
+) -> Callable[[FitData, Callable[[FitData], Arrays]], Arrays]:
+    def learn(data: FitData, refit: Callable[[FitData], Arrays]) -> Arrays:
+        items = data.matrix.shape[1]
+        return method.fit(
+            histories_from_fit_data(data), items, lambda other: refit(fit_data(other, items, data.cutoff)), settings
+        )
+
+    return learn
+
+
+def histories_from_fit_data(data: FitData) -> Histories:
+    """A fit's events as denoisers see them: without values and dwell times."""
+    item = Ragged.from_lengths(data.item, np.bincount(data.user, minlength=data.matrix.shape[0]))
+    return Histories(
+        item=item,
+        ts=item.like(data.ts),
+        weight=item.like(data.weight),
+        value=item.like(np.full(len(data.item), np.nan, np.float32)),
+        dwell_ms=item.like(np.full(len(data.item), -1, np.int32)),
+    )
+
+
+def fit_data(histories: Histories, items: int, cutoff: int) -> FitData:
+    """The positive events of histories as what retrievers learn from."""
+    positive = histories.weight.values > 0
+    item = histories.item.filter(positive)
+    weight = histories.weight.values[positive]
+    matrix = clipped_matrix(weight, item.values, item.offsets, items)
+    return FitData(matrix, item.rows.astype(np.int32), item.values, histories.ts.values[positive], weight, cutoff)

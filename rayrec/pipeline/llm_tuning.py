@@ -1,0 +1,186 @@
+"""Tunes the LLM on denoised histories: one checkpoint a cutoff, found by fingerprint or made by a group of workers.
+
+The tuning as of the oldest cutoff also finds the best number of epochs on validation; the others run that many.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from rayrec.data.cutoff_histories import histories_at
+from rayrec.data.schemas import TUNING_SEQUENCE
+from rayrec.numerics.collectives import Worker
+from rayrec.numerics.hashing import digest, hash_strings
+from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline.arm_settings import default_instruction, needs_tuned_llm, retriever_specs
+from rayrec.pipeline.interaction_ingest import IngestResult, histories
+from rayrec.pipeline.item_model_fitting import ModelSet
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.scoring_requests import has_requests
+from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.cluster import placeable_cpus
+from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
+from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.retrieval.item_model import FACTORS
+from rayrec.storage import Storage, layout
+from rayrec.storage.tables import write_arrow
+
+_LOG = logging.getLogger(__name__)
+
+
+def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> tuple[ModelSet, ...]:
+    """The LLM as of every cutoff; `models` as they are where no arm uses it."""
+    if not needs_tuned_llm(context):
+        return tuple(models)
+    paths = [layout.model_folder(layout.LLM_KIND, _fingerprint(context, one, models)) for one in models]
+    missing = [
+        one for one, path in zip(models, paths, strict=True) if not tuned_checkpoint.exists(context.storage, path)
+    ]
+    if missing:
+        _warn_of_stale_checkpoints(context)
+        items = [WorkItem(one.cutoff, shard) for one in missing for shard in range(context.config.data.shards)]
+        spec = SequenceSpec(context, tuple(missing))
+        run_pending(items, lambda dataset: append_stage(dataset, WriteTuningSequences, spec))
+    requests = has_requests(context)
+    specs = [
+        TuningSpec(
+            root=context.storage.root,
+            catalogue=data.catalogue,
+            sequences=tuple(_sequence_path(context, one, shard) for shard in range(context.config.data.shards)),
+            path=path,
+            instruction=default_instruction(context),
+            settings=context.config.tuning.with_epochs(asked=requests),
+            templates=context.templates if requests else None,
+            now=one.cutoff,
+            until=models[1].cutoff if one is models[0] and len(models) > 1 else None,
+            factors=_item_factors(context, one) if one in missing else None,
+        )
+        for one, path in zip(models, paths, strict=True)
+    ]
+    resources = context.config.resources
+    tune(specs, WorkerGroup(resources.tune_workers, placeable_cpus(resources.tune_num_cpus), resources.tune_num_gpus))
+    return tuple(replace(one, llm=path) for one, path in zip(models, paths, strict=True))
+
+
+def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
+    """Tune (or find) the checkpoints of `specs`, one after another in one group of workers: starting it takes long.
+
+    If the first is validated (`until`), the others run as many epochs as it found best. Errors as of `tune_on_worker`.
+    """
+    if not all(tuned_checkpoint.exists(Storage(spec.root), spec.path) for spec in specs):
+        run(partial(_tune_all, tuple(specs)), workers, "tune")
+    return [tuned_checkpoint.read_model_card(Storage(spec.root), spec.path) for spec in specs]
+
+
+def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
+    """One epoch of a tuning as a line for the terminal."""
+    planned = spec.stop_after or spec.settings.epochs
+    validation = f"  validation {row['validation']:.3f}" if "validation" in row else ""
+    speed = row["tokens"] / max(row["seconds"], 1e-9)
+    as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()
+    epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {planned}"
+    settings = spec.settings
+    chosen = "" if settings.choose == "all" else f"  {settings.choose} {settings.budget:.0%} of users"
+    return f"{epoch}  loss {row['loss']:.3f}{validation}  {speed:,.0f} tokens/s{chosen}"
+
+
+def _tune_all(specs: Sequence[TuningSpec], worker: Worker, report: ReportCallback) -> None:
+    epochs: int | None = None
+    for planned in specs:
+        spec = planned if epochs is None else replace(planned, stop_after=epochs)
+        card = tune_on_worker(spec, worker, partial(_report, report, spec))
+        if planned.until is not None:
+            epochs = card.epochs
+
+
+def _report(report: ReportCallback, spec: TuningSpec, row: Mapping[str, float]) -> None:
+    report(row, progress_line(row, spec))
+
+
+@dataclass(frozen=True)
+class SequenceSpec:
+    """What the stage below is told: the run, and the models as of each cutoff."""
+
+    context: RunContext
+    models: tuple[ModelSet, ...]
+
+
+class WriteTuningSequences:
+    """Stage: a shard's positive events with their keep weights as of a cutoff, and later ones (never denoised) for
+    validation, into a file."""
+
+    def __init__(self, spec: SequenceSpec) -> None:
+        self._context = spec.context
+        self._models = {models.cutoff: models for models in spec.models}
+
+    def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
+        context, models = self._context, self._models[item.cutoff]
+        table = histories(context, item.shard)
+        denoise = worker_cache(context).item_model(models.item_model).tuning_denoiser
+        code, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
+        keep = np.ones(len(code.values), np.float32)
+        keep[ts.values < item.cutoff] = Ragged.from_arrow(
+            denoise(histories_at(table, item.cutoff))["keep_weight"]
+        ).values
+        positive = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values] > 0
+        kept = code.filter(positive)
+        columns = [
+            kept.to_arrow(pa.int32()),
+            kept.like(ts.values[positive]).to_arrow(pa.int64()),
+            kept.like(keep[positive]).to_arrow(pa.float32()),
+            pa.array(hash_strings(table["user_id"])),
+        ]
+        write_arrow(context.storage, _sequence_path(context, models, item.shard), pa.table(columns, TUNING_SEQUENCE))
+        return pa.table({"users": [table.num_rows]})
+
+
+def _item_factors(context: RunContext, models: ModelSet) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
+    """The item factors that the LLM's tokens begin with; None where the models have none."""
+    specs = [spec for variant in context.arms.variants("retrieve") for spec in retriever_specs(variant)]
+    return worker_cache(context).item_model_parts(models.item_model, FACTORS.kind).factors(specs)
+
+
+def _warn_of_stale_checkpoints(context: RunContext) -> None:
+    stale = tuned_checkpoint.checkpoints(context.storage, layout.model_kind_folder(layout.LLM_KIND), stale=True)
+    if stale:
+        what = "tune: %d checkpoints are stale, because users were erased; they may be deleted: %s"
+        _LOG.warning(what, len(stale), ", ".join(stale[:5]))
+
+
+def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet]) -> str:
+    """Of everything that can change the tuned weights; the first cutoff decides the number of epochs of all."""
+    config = context.config
+    templates = context.templates.digest if has_requests(context) else None
+    tuning = config.tuning.model_dump(mode="json") | {"base": context.base}  # by its content, wherever it lies
+    settings = [
+        tuned_checkpoint.FORMAT,
+        tuning,
+        config.denoise.model_dump(mode="json"),
+        default_instruction(context),
+        templates,
+    ]
+    return digest(
+        [
+            settings,
+            context.data_fingerprint,
+            one.cutoff,
+            one.item_model,
+            models[0].item_model,
+            [m.cutoff for m in models],
+        ]
+    )
+
+
+def _sequence_path(context: RunContext, models: ModelSet, shard: int) -> str:
+    method = digest([context.config.denoise.model_dump(mode="json"), models.item_model])
+    return layout.training_sequences_path(context.work_folder, models.cutoff, method, shard)

@@ -1,0 +1,123 @@
+"""What one process loads once for a run and keeps from shard to shard: catalogue, instructions, models, stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import pyarrow as pa
+
+from rayrec.config import Denoise, Retrieval
+from rayrec.denoising.denoise_stage import DenoiseStage
+from rayrec.instructions.bm25 import Bm25
+from rayrec.instructions.facets import Facets
+from rayrec.pipeline.arm_settings import retriever_specs
+from rayrec.pipeline.instruction_ingest import instruction_table
+from rayrec.pipeline.interaction_ingest import read_catalogue
+from rayrec.pipeline.run_context import RunContext
+from rayrec.retrieval import item_model
+from rayrec.retrieval.candidates import CandidateStage, Source
+from rayrec.retrieval.item_model import Arrays, ItemModel
+
+
+@lru_cache(maxsize=1)
+def worker_cache(context: RunContext) -> WorkerCache:
+    """This process's cache of a run. Runs are equal by their identity; only that of the last one stays."""
+    return WorkerCache(context)
+
+
+class WorkerCache:
+    """Everything is read when it is first needed. One item model is held at a time: they are large, and work items
+    come cutoff by cutoff."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._loaded: LoadedItemModel | None = None
+
+    @cached_property
+    def catalogue(self) -> pa.Table:
+        """ITEM."""
+        return read_catalogue(self._context)
+
+    @cached_property
+    def item_ids(self) -> pa.Array:
+        """string [items], by code."""
+        return self.catalogue["item_id"].combine_chunks()
+
+    @cached_property
+    def instructions(self) -> pa.Table:
+        """INSTRUCTION."""
+        return instruction_table(self._context)
+
+    @cached_property
+    def arms_with_requests(self) -> frozenset[str]:
+        """The arms that have rows of their own in the instruction table."""
+        return frozenset(self.instructions["arm"].drop_null().to_pylist())
+
+    @cached_property
+    def facets(self) -> Facets:
+        """The attribute values that a request may name."""
+        return Facets.of(self.catalogue)
+
+    @cached_property
+    def item_search(self) -> Bm25:
+        """BM25 over the items' titles, categories and facets."""
+        catalogue, facets = self.catalogue, self.facets
+        named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(catalogue.num_rows)]
+        parts = zip(catalogue["title"].to_pylist(), catalogue["category"].to_pylist(), named, strict=True)
+        return Bm25(f"{title} {category or ''} {names}" for title, category, names in parts)
+
+    def item_model(self, fingerprint: str) -> LoadedItemModel:
+        """The item model by the codes of the run's catalogue."""
+        if self._loaded is None or self._loaded.fingerprint != fingerprint:
+            self._loaded = None  # the one before goes first
+            model = item_model.load(self._context.storage, fingerprint).for_catalogue(self.item_ids)
+            self._loaded = LoadedItemModel(self._context, self.catalogue, fingerprint, model)
+        return self._loaded
+
+    def item_model_parts(self, fingerprint: str, *kinds: str) -> ItemModel:
+        """As `item_model`, with the fits of these kinds alone, and not kept: small beside the whole."""
+        return item_model.load_part(self._context.storage, fingerprint, kinds).for_catalogue(self.item_ids)
+
+
+@dataclass(frozen=True)
+class LoadedItemModel:
+    """An item model and the stages made from it, each built when first needed: building takes as long as a shard."""
+
+    context: RunContext
+    catalogue: pa.Table  # ITEM
+    fingerprint: str
+    model: ItemModel
+
+    @cached_property
+    def denoise_stages(self) -> tuple[DenoiseStage, ...]:
+        """One a denoise variant, in the order of the plan."""
+        variants = self.context.arms.variants("denoise")
+        return tuple(self._denoise_stage(variant.name, variant.read(Denoise)) for variant in variants)
+
+    @cached_property
+    def tuning_denoiser(self) -> DenoiseStage:
+        """The one whose decisions the LLM is tuned on."""
+        return self._denoise_stage("tuning", self.context.config.denoise)
+
+    @cached_property
+    def candidate_stages(self) -> tuple[CandidateStage, ...]:
+        """One a retrieve variant, in the order of the plan."""
+        available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+        stages = []
+        for variant in self.context.arms.variants("retrieve"):
+            sources = tuple(
+                Source(spec.name, spec.top, self.model.retriever(spec)) for spec in retriever_specs(variant)
+            )
+            exclude_seen = variant.read(Retrieval).exclude_seen
+            stages.append(CandidateStage(variant.name, sources, available, exclude_seen, self.context.event_weights))
+        return tuple(stages)
+
+    @cached_property
+    def _denoiser_arrays(self) -> Arrays:
+        specs = [spec for variant in self.context.arms.variants("retrieve") for spec in retriever_specs(variant)]
+        return self.model.denoiser_arrays(specs)
+
+    def _denoise_stage(self, name: str, method: Denoise) -> DenoiseStage:
+        weights = self.context.event_weights
+        return DenoiseStage.load(name, method.method, method.settings, weights, self._denoiser_arrays)
