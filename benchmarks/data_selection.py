@@ -108,7 +108,7 @@ class Case:
             able = np.flatnonzero(groups(events) > 2)
             rng = np.random.default_rng(derive_seed("validation users", self.seed))
             validation = np.sort(rng.permutation(able)[:VALIDATION_USERS])
-        settings = self._reader.settings.model_copy(update={"choose": way, "budget": budget})
+        settings = self._reader.settings.model_copy(update={"data_selection": way, "selection_budget": budget})
         choice = select_users(events, self._fresh, self._reader.layout, settings, self.now, validation=validation)
         return choice.weights
 

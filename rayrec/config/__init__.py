@@ -8,6 +8,7 @@ secret: credentials come from the environment (fsspec, AWS, Ray), never from con
 """
 
 from rayrec.config.arms_section import Arm, Arms, ExperimentLayer
+from rayrec.config.config import Config, load
 from rayrec.config.data_section import (
     Data,
     EventDerivation,
@@ -23,7 +24,6 @@ from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
 from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
 from rayrec.config.slate_section import DiversitySettings, Fallback, Pin, Range, Rules, Slate
-from rayrec.config.tree import Config, load
 from rayrec.config.tuning_section import RequestTask, Tuning
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayrec.config.rerank_section import Rerank
+from rayrec.config.rerank_section import WITHOUT_CHECKPOINT, Rerank
 
 _SECTIONS = ("denoise", "retrieval", "rerank", "slate")  # those that an arm may give
 _WHOLE = ("sources",)
@@ -53,7 +53,7 @@ def _over(below: Any, given: Any) -> Any:
 def _of_another(below: BaseModel, given: Mapping[str, Any]) -> set[str]:
     """What is not inherited: it belongs to a method or a checkpoint that the arm does not have."""
     parts = {part for key, part in _BELONGS if key in given and given[key] != getattr(below, key, given[key])}
-    if isinstance(below, Rerank) and given.get("method") in ("none", "item_token"):
+    if isinstance(below, Rerank) and given.get("method") in WITHOUT_CHECKPOINT:
         parts |= {"checkpoint", "adapter"}
     return parts
 

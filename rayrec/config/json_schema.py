@@ -1,26 +1,51 @@
-"""The JSON schema of a config, for editors."""
+"""The JSON schema of a config, for editors: the sections, and the settings of every registered method."""
 
 from __future__ import annotations
 
 from copy import deepcopy
 from typing import Any
 
-from rayrec.config.tree import Config
+from rayrec.config.config import Config
+from rayrec.config.registry import Registry, registries
+from rayrec.config.section import MethodSettings
 
 _REF = "#/$defs/"
 _IN_ARM = "InArm"
+_SECTIONS = {
+    "denoise.method": "Denoise",
+    "rerank.method": "Rerank",
+    "slate.policy": "Slate",
+    "slate.diversity.method": "DiversitySettings",
+    "tuning.data_selection": "Tuning",
+}
+"""The section that holds each key that names a method."""
+_SOURCES = "retrieval.sources.NAME.method"
 
 
 def json_schema() -> dict[str, Any]:
-    """As pydantic has it, but for the sections of an arm, which say only what differs: no key in them is required, and
-    none has a default (rayrec.config.inheritance). Lists are given whole, in arms too."""
+    """As pydantic has it, with the settings of methods, which depend on the method's name.
+
+    The sections of an arm say only what differs: no key in them is required, and none has a default
+    (rayrec.config.inheritance). Lists are given whole, in arms too.
+    """
     schema = Config.model_json_schema()
-    _loosen(schema["$defs"]["Arm"]["properties"], schema["$defs"])
+    definitions = schema["$defs"]
+    _loosen(definitions["Arm"]["properties"], definitions)
+    known = registries()
+    for key, section in _SECTIONS.items():
+        for name in (section, section + _IN_ARM):
+            if name in definitions:
+                _add_methods(definitions, name, known[key])
+    sources = {"type": "object", "properties": _sources(definitions, known[_SOURCES])}
+    sources["additionalProperties"] = _source(definitions, known[_SOURCES], None)
+    for name in ("Retrieval", "Retrieval" + _IN_ARM):
+        definitions[name]["properties"]["sources"] |= sources
+        definitions[name]["properties"]["sources"].pop("patternProperties", None)
     return schema
 
 
 def _loosen(node: Any, definitions: dict[str, Any]) -> None:
-    """Below `node`, let what refers to a section refer to its twin for arms, which is made where there is none yet."""
+    """Below `node`, refer to a copy of each section that is for arms; the copy is made where there is none yet."""
     if isinstance(node, list):
         for each in node:
             _loosen(each, definitions)
@@ -29,11 +54,52 @@ def _loosen(node: Any, definitions: dict[str, Any]) -> None:
         if name:
             node["$ref"] = _REF + name + _IN_ARM
         if name and name + _IN_ARM not in definitions:
-            twin = deepcopy(definitions[name])
-            twin.pop("required", None)
-            for key in twin["properties"].values():
+            for_arms = deepcopy(definitions[name])
+            for_arms.pop("required", None)
+            for key in for_arms["properties"].values():
                 key.pop("default", None)
-            definitions[name + _IN_ARM] = twin
-            _loosen(twin["properties"], definitions)
+            definitions[name + _IN_ARM] = for_arms
+            _loosen(for_arms["properties"], definitions)
         for each in node.values():
             _loosen(each, definitions)
+
+
+def _add_methods(definitions: dict[str, Any], section: str, known: Registry[Any]) -> None:
+    """The names that the section's key takes, and the settings that go with each."""
+    keys, key = definitions[section]["properties"], known.key.rpartition(".")[2]
+    keys[key]["enum"] = [*known.built_in, *sorted(known)]
+    if "settings" not in keys:
+        return
+    keys["settings"] = {"type": "object", "description": keys["settings"].get("description", "")}
+    cases = [
+        {
+            "if": {"properties": {key: {"const": name}}, "required": [key]},
+            "then": {"properties": {"settings": _settings(definitions, known.settings_class(name))}},
+        }
+        for name in keys[key]["enum"]
+    ]
+    definitions[section]["allOf"] = cases
+
+
+def _sources(definitions: dict[str, Any], known: Registry[Any]) -> dict[str, Any]:
+    """Sources that are named as a retriever, which is their method unless they give another."""
+    return {name: _source(definitions, known, name) for name in known}
+
+
+def _source(definitions: dict[str, Any], known: Registry[Any], default: str | None) -> dict[str, Any]:
+    cases: list[dict[str, Any]] = [
+        {
+            "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+            "then": _settings(definitions, known.settings_class(name)),
+        }
+        for name in known
+    ]
+    if default is not None:
+        of_name = _settings(definitions, known.settings_class(default))
+        cases.append({"if": {"not": {"required": ["method"]}}, "then": of_name})
+    return {"type": "object", "properties": {"method": {"enum": sorted(known)}}, "allOf": cases}
+
+
+def _settings(definitions: dict[str, Any], kind: type[MethodSettings]) -> dict[str, Any]:
+    definitions.setdefault(kind.__name__, kind.model_json_schema())
+    return {"$ref": _REF + kind.__name__}

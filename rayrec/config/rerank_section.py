@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from rayrec.config.section import Section
+from rayrec.config.registry import method_name, method_settings
+from rayrec.config.section import MethodSettings, Section
+
+WITHOUT_CHECKPOINT = ("none", "item_token")
+"""The methods that are no text scorers: they score with no checkpoint of the user's."""
 
 
 class Rerank(Section):
     """How the LLM scores each user's candidates, and how far the blend lets it."""
 
-    method: Literal["none", "item_token", "listwise", "pointwise", "pairwise"] = "item_token"
+    method: Annotated[str, method_name("rerank.method")] = "item_token"
     """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours reads titles
     (docs/checkpoints.md); `none`: no LLM."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
@@ -30,8 +34,10 @@ class Rerank(Section):
     max_promotion: int | Literal["auto"] | None = "auto"
     """Places that the LLM may lift an item above the retrievers' order, 0 or more; `null`: any; `auto`: 10 where it
     reads the items' texts, which sellers write, any by item tokens, where it does not."""
-    settings: dict[str, Any] = Field({})
-    """Of the way of reading: how much of each text enters a prompt."""
+    settings: Annotated[SerializeAsAny[MethodSettings], method_settings("rerank.method", "method")] = Field(
+        {}, validate_default=True
+    )
+    """Settings of the text reranker: how much of each text enters a prompt."""
 
     @property
     def scorer_key(self) -> str:
@@ -62,12 +68,12 @@ class Rerank(Section):
     @property
     def is_text_scorer(self) -> bool:
         """Whether a checkpoint of the user's reads titles."""
-        return self.method not in ("none", "item_token")
+        return self.method not in WITHOUT_CHECKPOINT
 
     @model_validator(mode="after")
     def _has_a_checkpoint(self) -> Rerank:
         if self.is_text_scorer and self.checkpoint is None:
             raise ValueError(f"rerank.method {self.method} needs rerank.checkpoint: the folder of a checkpoint")
-        if not self.is_text_scorer and (self.checkpoint or self.adapter or self.settings):
-            raise ValueError(f"rerank.checkpoint, adapter and settings mean nothing to rerank.method {self.method}")
+        if not self.is_text_scorer and (self.checkpoint or self.adapter):
+            raise ValueError(f"rerank.checkpoint and adapter mean nothing to rerank.method {self.method}")
         return self

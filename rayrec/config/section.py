@@ -1,9 +1,56 @@
-"""What every section of the config is: frozen, without unknown keys, each key described by the text below it."""
+"""The base classes of the config: `Section`, and `MethodSettings` for what a method can be set to."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Section(BaseModel):
+    """Frozen; an unknown key is an error that names the nearest known one. The text below a key describes it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        """`extra="forbid"` alone would not say which key was meant."""
+        unknown = given.keys() - cls.model_fields.keys() if isinstance(given, Mapping) else ()
+        if unknown:
+            problems = [_unknown_key(key, given[key], list(cls.model_fields)) for key in sorted(unknown, key=str)]
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+        return given
+
+
+class MethodSettings(Section):
+    """The settings of a method: a base class for the settings class in the method's own file.
+
+    Values are not converted ("5" is no number), and numbers are finite.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class NoSettings(MethodSettings):
+    """There is nothing to set."""
+
+
+def explain(error: ValidationError) -> str:
+    """One line a problem: the full key, and what is wrong with it."""
+    lines = []
+    for problem in error.errors():
+        message = problem["msg"].removeprefix("Value error, ")
+        key = ".".join(str(part) for part in problem["loc"])
+        lines.append(f"{key}: {message}" if key else message)
+    return "\n".join(lines)
+
+
+def _unknown_key(key: Any, value: Any, known: list[str]) -> InitErrorDetails:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
+    problem = PydanticCustomError("unknown_key", "unknown key; {hint}", {"hint": hint})
+    return InitErrorDetails(type=problem, loc=(str(key),), input=value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from rayrec.config.section import Section
+from rayrec.config.registry import method_name, method_settings
+from rayrec.config.section import MethodSettings, Section
 
 
 class Pin(Section):
@@ -62,12 +63,14 @@ class Rules(Section):
 class DiversitySettings(Section):
     """Reorders each user's best candidates, so that not all of a slate is of one kind. Comes before the policy."""
 
-    method: str = "none"
+    method: Annotated[str, method_name("slate.diversity.method")] = "none"
     """The name of a method; `none`: the order stays."""
     depth: int | None = Field(None, ge=2, le=2000)
     """How many of a user's best candidates are reordered; `null`: twice the slate. Those behind stay."""
-    settings: dict[str, Any] = Field({})
-    """Of the method."""
+    settings: Annotated[SerializeAsAny[MethodSettings], method_settings("slate.diversity.method", "method")] = Field(
+        {}, validate_default=True
+    )
+    """Settings of the method."""
 
 
 class Fallback(Section):
@@ -85,13 +88,15 @@ class Slate(Section):
 
     size: int = Field(50, ge=1, le=1000)
     """Ranks of a slate; shorter where a user has fewer candidates."""
-    policy: str = "greedy"
+    policy: Annotated[str, method_name("slate.policy")] = "greedy"
     """How the slate is drawn from the candidates. Policies that explore publish the probability of each choice."""
-    settings: dict[str, Any] = Field({})
-    """Of the policy."""
+    settings: Annotated[SerializeAsAny[MethodSettings], method_settings("slate.policy", "policy")] = Field(
+        {}, validate_default=True
+    )
+    """Settings of the policy."""
     rules: Rules = Rules()
     """What every slate obeys."""
-    diversity: DiversitySettings = DiversitySettings()
+    diversity: DiversitySettings = Field(default_factory=DiversitySettings)
     """Whether and how the best candidates are mixed."""
     fallback: Fallback | None = None
     """What users of whom little is known get; `null`: the blend, as everybody."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from rayrec.config.registry import method_name
 from rayrec.config.section import Section
 
 RequestTask = Literal[
@@ -64,19 +65,19 @@ class Tuning(Section):
     """Of the matrices."""
     lora_rank: int = Field(16, ge=0)
     """Rank of the adapters, where `base` is a checkpoint; 0: none, all of it is tuned, in float32."""
-    choose: Literal["all", "random", "similar", "diverse", "influence"] = "all"
-    """Whom to learn from: all users, or some, chosen for the users who acted last; needs `budget`."""
-    budget: float = Field(1.0, gt=0, le=1)
-    """Share of the users' sequences that are chosen; below 1 exactly where `choose` is not `all`."""
+    data_selection: Annotated[str, method_name("tuning.data_selection")] = "all"
+    """Whom to learn from: all users, or some, selected for the users who acted last; needs `selection_budget`."""
+    selection_budget: float = Field(1.0, gt=0, le=1)
+    """Share of the users' sequences that are selected; below 1 exactly where `data_selection` is not `all`."""
     seed: int = 0
     """Of everything drawn at random here."""
 
     @model_validator(mode="after")
     def _chooses_some(self) -> Tuning:
-        if self.choose == "all" and self.budget < 1:
-            raise ValueError("tuning.budget below 1 needs tuning.choose: random, similar, diverse or influence")
-        if self.choose != "all" and self.budget == 1:
-            raise ValueError(f"tuning.choose {self.choose} needs tuning.budget: the share of users to choose, below 1")
+        if self.data_selection == "all" and self.selection_budget < 1:
+            raise ValueError("tuning.selection_budget below 1 needs a tuning.data_selection other than all")
+        if self.data_selection != "all" and self.selection_budget == 1:
+            raise ValueError(f"tuning.data_selection {self.data_selection} needs a tuning.selection_budget below 1")
         return self
 
     def with_epochs(self, *, asked: bool) -> Tuning:

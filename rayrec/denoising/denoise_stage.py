@@ -10,21 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from rayrec.config.section import MethodSettings
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, Histories
-from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-
-
-def denoiser_class(method: str) -> type[Denoiser]:
-    """The method of that name. Raises ConfigError naming the known ones."""
-    if method not in DENOISERS:
-        raise ConfigError(
-            f"there is no denoising method {method!r}",
-            where="denoise.method",
-            hint=f"use one of {', '.join(sorted(DENOISERS))}",
-        )
-    return DENOISERS[method]
 
 
 def histories_of(table: pa.Table, event_weights: Sequence[float]) -> Histories:
@@ -54,11 +43,11 @@ class DenoiseStage:
         cls,
         variant: str,
         method: str,
-        settings: Mapping[str, Any],
+        settings: MethodSettings,
         event_weights: Sequence[float],
         arrays: Mapping[str, npt.NDArray[Any]],
     ) -> Self:
-        return cls(variant, denoiser_class(method).load(arrays, settings), tuple(event_weights))
+        return cls(variant, DENOISERS.lookup(method).load(arrays, settings), tuple(event_weights))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         histories = histories_of(table, self.event_weights)

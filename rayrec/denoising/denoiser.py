@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from rayrec.config.registry import Registry
+from rayrec.config.section import MethodSettings
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
@@ -74,28 +76,24 @@ class Denoiser(ABC):
     """Loaded once in an actor with the item model's arrays, then called with one shard after another."""
 
     name: ClassVar[str]
-    settings_class: ClassVar[type[Any]]  # the dataclass that `denoise.settings` are read as
+    settings_class: ClassVar[type[MethodSettings]]  # of `denoise.settings`
     requires_fit: ClassVar[bool] = False  # whether `learn` has something to give to `load`
 
-    @classmethod
-    @abstractmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        """Raise ConfigError on settings that `load` would refuse: called before any work starts."""
+    # `settings` below is an instance of `settings_class`.
 
     @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        """The fits whose arrays `load` looks for, beside `item.count`. Raises ConfigError on unknown settings."""
-        cls.check(settings)
+    def required_fits(cls, settings: Any) -> tuple[RequiredFit, ...]:
+        """The fits whose arrays `load` looks for, beside `item.count`."""
         return ()
 
     @classmethod
-    def fit_key(cls, settings: Mapping[str, Any]) -> str:
+    def fit_key(cls, settings: Any) -> str:
         """What the names of learned arrays begin with in `load`'s arrays."""
-        return f"{cls.name}-{digest(dict(settings))}"
+        return f"{cls.name}-{digest(settings.model_dump(mode='json'))}"
 
     @classmethod
     def fit(
-        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Mapping[str, Any]
+        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Any
     ) -> dict[str, npt.NDArray[Any]]:
         """What the method learns once a night from the fit's own events, where `learns` says so.
 
@@ -106,8 +104,8 @@ class Denoiser(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        """`arrays`: the item model (see rayrec.retrieval.item_model). Raises ConfigError on unknown settings."""
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Any) -> Self:
+        """`arrays`: the item model (see rayrec.retrieval.item_model)."""
 
     @abstractmethod
     def decide(self, histories: Histories) -> DenoisingDecision:
@@ -125,9 +123,4 @@ def required_array(arrays: Arrays, name: str, method: str) -> npt.NDArray[Any]:
     return arrays[name]
 
 
-DENOISERS: dict[str, type[Denoiser]] = {}
-
-
-def register(method: type[Denoiser]) -> type[Denoiser]:
-    DENOISERS[method.name] = method
-    return method
+DENOISERS: Registry[type[Denoiser]] = Registry("denoise.method", "denoising method")

@@ -14,17 +14,16 @@ Only positive events whose item is in EASE's solve are judged; the others stay.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register, required_array
+from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
 from rayrec.denoising.trusted_events import trusted_events
@@ -36,17 +35,12 @@ from rayrec.storage.artifacts import RequiredFit
 _PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest are not worth everything
 
 
-@dataclass(frozen=True)
 class EaseDenoiserSettings(RemovalThresholds):
-    partner_power: float = 0.35
+    partner_power: float = Field(0.35, ge=0)
     """How much less a popular item says of the others: its part is divided by its events to this power; 0: not."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.partner_power >= 0, "partner_power must not be below 0")
 
-
-@register
+@DENOISERS.register
 class EaseDenoiser(Denoiser):
     """What the user's other events do not predict goes, by EASE's weights.
 
@@ -75,20 +69,15 @@ class EaseDenoiser(Denoiser):
         self._pool_place[self._pool] = np.arange(len(self._pool))
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(EaseDenoiserSettings, settings, "denoise.settings (ease)")
-
-    @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        cls.check(settings)
+    def required_fits(cls, settings: EaseDenoiserSettings) -> tuple[RequiredFit, ...]:
         return (RequiredFit("ease"),)
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: EaseDenoiserSettings) -> Self:
         weights, active, count = (
             required_array(arrays, name, cls.name) for name in ("ease.weights", "ease.active", "item.count")
         )
-        return cls(weights, active, count, read_settings(EaseDenoiserSettings, settings, "denoise.settings (ease)"))
+        return cls(weights, active, count, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         scored = (histories.weight.values > 0) & (self._slot[histories.item.values] >= 0)

@@ -12,52 +12,46 @@ did on the date or later has no part in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy.optimize import minimize
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, register, required_array
-from rayrec.denoising.ease_support import EaseDenoiser
+from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
+from rayrec.denoising.ease_support import EaseDenoiser, EaseDenoiserSettings
 from rayrec.denoising.event_selection import most_suspicious, rank_within_user
 from rayrec.denoising.noise_injection import inject_noise
 from rayrec.denoising.removal_budget import RemovalBudget
-from rayrec.denoising.ridge_influence import InfluenceDenoiser
+from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
 from rayrec.numerics.fism_model import FismModel
-from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage.artifacts import RequiredFit
 
 FEATURE_NAMES = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
 _FISM = RequiredFit("fism", {"objective": "bpr"})
+_EASE, _INFLUENCE = EaseDenoiserSettings(), InfluenceSettings()
 _L2 = 1e-3
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
 class EnsembleSettings(RemovalBudget):
-    min_probability: float = 0.35
+    min_probability: float = Field(0.35, ge=0, le=1)
     """The probability of being noise from which on an event may go, 0 to 1."""
-    planted_share: float = 0.2
+    planted_share: float = Field(0.2, gt=0, lt=1)
     """The share of noise among the events that the blend is learned on, above 0 and below 1."""
-    learn_events: int = 500_000
+    learn_events: int = Field(500_000, ge=1)
     """Events that it is learned on at most, in whole users."""
     seed: int = 0
     """Of the planted noise."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.min_probability <= 1, "min_probability must be between 0 and 1")
-        require(0 < self.planted_share < 1, "planted_share must be above 0 and below 1")
-        require(self.learn_events >= 1, "learn_events must be at least 1")
 
-
-@register
+@DENOISERS.register
 class EnsembleDenoiser(Denoiser):
     """What several signs together hold to be noise goes, by a blend that is learned once a night from planted noise.
 
@@ -72,34 +66,27 @@ class EnsembleDenoiser(Denoiser):
         self.signs, self.weights, self.settings = signs, weights, settings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
+    def required_fits(cls, settings: EnsembleSettings) -> tuple[RequiredFit, ...]:
+        return (*EaseDenoiser.required_fits(_EASE), *InfluenceDenoiser.required_fits(_INFLUENCE), _FISM)
 
     @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        cls.check(settings)
-        return (*EaseDenoiser.required_fits({}), *InfluenceDenoiser.required_fits({}), _FISM)
-
-    @classmethod
-    def fit_key(cls, settings: Mapping[str, Any]) -> str:
-        given = _settings(settings)
-        return super().fit_key({name: getattr(given, name) for name in ("planted_share", "learn_events", "seed")})
+    def fit_key(cls, settings: EnsembleSettings) -> str:
+        return f"{cls.name}-{digest(settings.model_dump(include={'planted_share', 'learn_events', 'seed'}))}"
 
     @classmethod
     def fit(
-        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Mapping[str, Any]
+        cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: EnsembleSettings
     ) -> dict[str, npt.NDArray[Any]]:
-        given = _settings(settings)
-        users = max(int(np.searchsorted(histories.item.offsets, given.learn_events, side="right")) - 1, 1)
-        random = np.random.default_rng(derive_seed("ensemble", given.seed))
-        noisy, noise = inject_noise(_first(histories, users), items, given.planted_share, random)
+        users = max(int(np.searchsorted(histories.item.offsets, settings.learn_events, side="right")) - 1, 1)
+        random = np.random.default_rng(derive_seed("ensemble", settings.seed))
+        noisy, noise = inject_noise(_first(histories, users), items, settings.planted_share, random)
         signs, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
         return {"weights": _logistic(signs[scored], noise[scored])}
 
     @classmethod
-    def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Arrays, settings: EnsembleSettings) -> Self:
         weights = required_array(arrays, f"{cls.fit_key(settings)}.weights", cls.name)
-        return cls(NoiseFeatures.load(arrays), weights.astype(np.float64), _settings(settings))
+        return cls(NoiseFeatures.load(arrays), weights.astype(np.float64), settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         decision = DenoisingDecision.all_retained(len(histories.item.values))
@@ -117,10 +104,6 @@ class EnsembleDenoiser(Denoiser):
         return decision
 
 
-def _settings(given: Mapping[str, Any]) -> EnsembleSettings:
-    return read_settings(EnsembleSettings, given, "denoise.settings (ensemble)")
-
-
 @dataclass(frozen=True)
 class NoiseFeatures:
     ease: EaseDenoiser
@@ -135,7 +118,9 @@ class NoiseFeatures:
             for name in ("source", "target", "bias")
         )
         count = required_array(arrays, "item.count", EnsembleDenoiser.name)
-        return cls(EaseDenoiser.load(arrays, {}), InfluenceDenoiser.load(arrays, {}), FismModel(*parts), count)
+        return cls(
+            EaseDenoiser.load(arrays, _EASE), InfluenceDenoiser.load(arrays, _INFLUENCE), FismModel(*parts), count
+        )
 
     def of(self, histories: Histories) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Ranks within the user [events, signs], 0.5 where a sign is not measured, and which events have any [events].

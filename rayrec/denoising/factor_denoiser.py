@@ -6,13 +6,11 @@ An event's explanation is its leave-one-out score: the user's other items say ho
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.config.method_settings import read_settings
 from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.removal_budget import RemovalBudget
@@ -25,8 +23,6 @@ Floats = npt.NDArray[np.float64]
 
 class FactorModelDenoiser(Denoiser):
     """Needs a `fism` fit of the item model: `source`, `target` [items, d], `bias` [items], `quantiles` [101]."""
-
-    settings_class: ClassVar[type[RemovalBudget]]
 
     def __init__(self, model: FismModel, quantiles: npt.NDArray[np.float32], settings: RemovalBudget) -> None:
         self.model, self.quantiles, self.settings = model, quantiles, settings
@@ -45,25 +41,16 @@ class FactorModelDenoiser(Denoiser):
         """
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> RemovalBudget:
-        return read_settings(cls.settings_class, settings, f"denoise.settings ({cls.name})")
+    def required_fits(cls, settings: Any) -> tuple[RequiredFit, ...]:
+        return (cls.required_fit(settings),)
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        cls.read(settings)
-
-    @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        return (cls.required_fit(cls.read(settings)),)
-
-    @classmethod
-    def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
-        given = cls.read(settings)
-        prefix = cls.required_fit(given).name
+    def load(cls, arrays: Arrays, settings: Any) -> Self:
+        prefix = cls.required_fit(settings).name
         source, target, bias, quantiles = (
             required_array(arrays, f"{prefix}.{name}", cls.name) for name in ("source", "target", "bias", "quantiles")
         )
-        return cls(FismModel(source, target, bias), quantiles, given)
+        return cls(FismModel(source, target, bias), quantiles, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         scored = (histories.weight.values > 0) & self.known[histories.item.values]

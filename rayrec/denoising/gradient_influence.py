@@ -24,17 +24,15 @@ for every step and target: nothing for a night. `benchmarks.attribution` has the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, register, required_array
+from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.factor_denoiser import median_within
 from rayrec.denoising.removal_budget import TrustedInteractions
@@ -47,22 +45,12 @@ _PARTS = ("source", "target", "negatives", "weight", "recency")
 _REQUIRED_FIT = RequiredFit("next_item", {})
 
 
-@dataclass(frozen=True)
 class GradientSettings(TrustedInteractions):
-    score: str = "el2n"
+    score: Literal["el2n", "self_influence", "grad_variance", "tracin"] = "el2n"
     """What is measured: `el2n`, `self_influence`, `grad_variance`, or `tracin`, which alone asks for trusted events."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.score not in ("ek_fac", "cg"),
-            f"score {self.score} takes a Hessian of all parameters and is measured by benchmarks.attribution alone: "
-            f"use one of {', '.join(SCORES)}",
-        )
-        require(self.score in SCORES, f"score must be one of {', '.join(SCORES)}")
 
-
-@register
+@DENOISERS.register
 class GradientDenoiser(Denoiser):
     """What a next-item model of everybody's events has to learn by heart goes, by its gradients.
 
@@ -76,19 +64,14 @@ class GradientDenoiser(Denoiser):
         self.model, self.settings = model, settings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        cls.check(settings)
+    def required_fits(cls, settings: GradientSettings) -> tuple[RequiredFit, ...]:
         return (_REQUIRED_FIT,)
 
     @classmethod
-    def load(cls, arrays: Arrays, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
+    def load(cls, arrays: Arrays, settings: GradientSettings) -> Self:
         return cls(
-            NextItemModel(*(required_array(arrays, f"{_REQUIRED_FIT.name}.{part}", cls.name) for part in _PARTS)), given
+            NextItemModel(*(required_array(arrays, f"{_REQUIRED_FIT.name}.{part}", cls.name) for part in _PARTS)),
+            settings,
         )
 
     def decide(self, histories: Histories) -> DenoisingDecision:
@@ -155,7 +138,3 @@ SCORES: Mapping[str, Callable[[At, int, Tensor], Tensor]] = {
     "el2n": _el2n,
     "grad_variance": _grad_variance,
 }
-
-
-def _settings(given: Mapping[str, Any]) -> GradientSettings:
-    return read_settings(GradientSettings, given, "denoise.settings (gradient)")

@@ -13,15 +13,14 @@ more suspects than may go, the strongest go first, newer ones before older ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.denoising.denoiser import REASONS, Denoiser, DenoisingDecision, Histories, register
+from rayrec.denoising.denoiser import DENOISERS, REASONS, Denoiser, DenoisingDecision, Histories
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
@@ -32,30 +31,22 @@ Bools = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
 class RulesSettings(RemovalBudget):
-    undo_days: float = 60.0
+    undo_days: float = Field(60.0, ge=0)
     """Days within which a return or dislike takes back an event of the same item."""
-    burst_moments: int = 20
+    burst_moments: int = Field(20, ge=2)
     """More different moments than this, 2 or more, ..."""
-    burst_seconds: float = 60.0
+    burst_seconds: float = Field(60.0, ge=0)
     """... within so many seconds are a burst: a script's pace. A basket is one moment."""
-    repeats: int = 3
+    repeats: int = Field(3, ge=1)
     """Times that an item counts on one UTC day; those after are repeated."""
-    skim_share: float = 0.2
+    skim_share: float = Field(0.2, ge=0, le=1)
     """A dwell time below this share of the user's own mean is skimmed, 0 to 1; 0: none is."""
     skim_events: int = 5
     """Events with a dwell time that a user needs for that."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.undo_days >= 0 and self.burst_seconds >= 0, "undo_days and burst_seconds must not be below 0")
-        require(self.burst_moments >= 2, "burst_moments must be at least 2")
-        require(self.repeats >= 1, "repeats must be at least 1")
-        require(0 <= self.skim_share <= 1, "skim_share must be between 0 and 1")
 
-
-@register
+@DENOISERS.register
 class RuleDenoiser(Denoiser):
     """What a person would call noise goes: returned, in a burst, repeated, or only skimmed. Needs no model."""
 
@@ -66,12 +57,8 @@ class RuleDenoiser(Denoiser):
         self.settings = settings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(RulesSettings, settings, "denoise.settings (rules)")
-
-    @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(RulesSettings, settings, "denoise.settings (rules)"))
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: RulesSettings) -> Self:
+        return cls(settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         decision = DenoisingDecision.all_retained(len(histories.item.values))

@@ -7,34 +7,27 @@ median may go, the lowest first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from rayrec.config.method_settings import require
-from rayrec.denoising.denoiser import register
+from rayrec.denoising.denoiser import DENOISERS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage.artifacts import RequiredFit
 
 
-@dataclass(frozen=True)
 class NbpoSettings(RemovalBudget):
-    flip: float = 0.2
+    flip: float = Field(0.2, gt=0, lt=1)
     """How often an item that is liked shows up as a negative, beforehand; above 0 and below 1."""
-    unlikely: float = 0.5
+    unlikely: float = Field(0.5, gt=0, le=1)
     """Events below this multiple of the user's median probability may go, above 0 and at most 1."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 < self.flip < 1, "flip must be above 0 and below 1")
-        require(0 < self.unlikely <= 1, "unlikely must be above 0 and at most 1")
 
-
-@register
+@DENOISERS.register
 class NbpoDenoiser(FactorModelDenoiser):
     """What a factor model that knows its negatives to be noisy holds to be unlikely goes."""
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
-import numpy.typing as npt
-
-from rayrec.config.method_settings import NoSettings, read_settings
-from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register
+from rayrec.config.section import NoSettings
+from rayrec.denoising.denoiser import DENOISERS, Arrays, Denoiser, DenoisingDecision, Histories
 
 
-@register
+@DENOISERS.register
 class NoDenoising(Denoiser):
     """Keeps every event: the control."""
 
@@ -19,12 +16,7 @@ class NoDenoising(Denoiser):
     settings_class = NoSettings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(NoSettings, settings, "denoise.settings (none)")
-
-    @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        cls.check(settings)
+    def load(cls, arrays: Arrays, settings: NoSettings) -> Self:
         return cls()
 
     def decide(self, histories: Histories) -> DenoisingDecision:

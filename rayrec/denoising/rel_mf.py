@@ -7,36 +7,29 @@ leave-one-out relevance is below `unlikely` times the user's median may go, the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from rayrec.config.method_settings import require
-from rayrec.denoising.denoiser import register
+from rayrec.denoising.denoiser import DENOISERS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage.artifacts import RequiredFit
 
 
-@dataclass(frozen=True)
 class PropensitySettings(RemovalBudget):
-    power: float = 0.5
+    power: float = Field(0.5, ge=0)
     """How steeply exposure rises with an item's events; 0: all are shown alike."""
-    floor: float = 0.1
+    floor: float = Field(0.1, gt=0, le=1)
     """The least exposure an item is held to have, above 0 and at most 1."""
-    unlikely: float = 0.5
+    unlikely: float = Field(0.5, gt=0, le=1)
     """Events below this multiple of the user's median relevance may go, above 0 and at most 1."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.power >= 0 and 0 < self.floor <= 1, "power must not be below 0, floor must be in (0, 1]")
-        require(0 < self.unlikely <= 1, "unlikely must be above 0 and at most 1")
 
-
-@register
+@DENOISERS.register
 class PropensityDenoiser(FactorModelDenoiser):
     """What a factor model corrected for exposure (Rel-MF) holds to be of no relevance goes."""
 

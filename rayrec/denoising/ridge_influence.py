@@ -23,16 +23,15 @@ not used here. Nothing at or after the scored date is known: trusted events are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.denoising.denoiser import Denoiser, DenoisingDecision, Histories, register, required_array
+from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
 from rayrec.denoising.trusted_events import trusted_events
@@ -53,30 +52,22 @@ from rayrec.storage.artifacts import RequiredFit
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-@dataclass(frozen=True)
 class InfluenceSettings(RemovalThresholds):
     """`lam`, `alpha0` and `alpha` shape the block."""
 
-    lam: float = 10.0
+    lam: float = Field(10.0, gt=0)
     """How hard a user's vector is pulled to zero, above 0."""
-    alpha0: float = 0.1
+    alpha0: float = Field(0.1, ge=0)
     """How much the items that a user has not taken weigh; 0: nothing."""
-    alpha: float = 0.0
+    alpha: float = Field(0.0, ge=0)
     """How much an event's weight adds to its confidence; 0: all events weigh 1."""
-    rounds: int = 1
+    rounds: int = Field(1, ge=1)
     """Rounds in which events go; what is left is measured again before each."""
-    dtype: str = "float32"
+    dtype: Literal["float32", "float64"] = "float32"
     """In what it is computed: `float32` or `float64`; with `alpha` above 0 always the latter."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.lam > 0, "lam must be above 0")
-        require(self.alpha0 >= 0 and self.alpha >= 0, "alpha0 and alpha must not be below 0")
-        require(self.rounds >= 1, "rounds must be at least 1")
-        require(self.dtype in _DTYPES, f"dtype must be one of {', '.join(_DTYPES)}")
 
-
-@register
+@DENOISERS.register
 class InfluenceDenoiser(Denoiser):
     """What the user's other events do not predict, or what harms the newest, goes: exact leave-one-out over iALS.
 
@@ -100,18 +91,13 @@ class InfluenceDenoiser(Denoiser):
         self._pool_columns = self._pool_factors.T.contiguous()
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(InfluenceSettings, settings, "denoise.settings (influence)")
-
-    @classmethod
-    def required_fits(cls, settings: Mapping[str, Any]) -> tuple[RequiredFit, ...]:
-        cls.check(settings)
+    def required_fits(cls, settings: InfluenceSettings) -> tuple[RequiredFit, ...]:
         return (RequiredFit("ials"),)
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: InfluenceSettings) -> Self:
         factors, count = (required_array(arrays, name, cls.name) for name in ("ials.factors", "item.count"))
-        return cls(factors, count, read_settings(InfluenceSettings, settings, "denoise.settings (influence)"))
+        return cls(factors, count, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         present = (histories.weight.values > 0) & self.known[histories.item.values]

@@ -13,15 +13,14 @@ Self-consistency is -loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 
-from rayrec.config.method_settings import require
-from rayrec.denoising.denoiser import register
+from rayrec.denoising.denoiser import DENOISERS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within, softmax_within
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
@@ -34,27 +33,20 @@ _POOL = 32  # items that stand for the negatives of pld
 _ROWS = 65_536  # events whose losses against the pool are held at once
 
 
-@dataclass(frozen=True)
 class LossSettings(RemovalBudget):
-    objective: str = "pld"
+    objective: Literal["t_ce", "r_ce", "pld"] = "pld"
     """How the model is trained, and so how it judges: `t_ce`, `r_ce` or `pld`."""
-    drop: float = 0.1
+    drop: float = Field(0.1, ge=0, lt=1)
     """Of `t_ce`: the share of all events, those of the highest loss, that may go; at least 0 and below 1."""
-    power: float = 0.5
+    power: float = Field(0.5, gt=0)
     """Of `r_ce`: how fast the weight of an event falls with its loss; above 0."""
-    tau: float = 0.1
+    tau: float = Field(0.1, gt=0)
     """Of `pld`: the temperature of drawing among the user's events; above 0."""
-    unlikely: float = 0.5
+    unlikely: float = Field(0.5, gt=0)
     """Of `pld`: events drawn less than so many times as often as chance may go; above 0."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.objective in ("t_ce", "r_ce", "pld"), "objective must be one of t_ce, r_ce, pld")
-        require(0 <= self.drop < 1, "drop must be at least 0 and below 1")
-        require(self.power > 0 and self.tau > 0 and self.unlikely > 0, "power, tau and unlikely must be above 0")
 
-
-@register
+@DENOISERS.register
 class LossDenoiser(FactorModelDenoiser):
     """What a robustly trained factor model of everybody's events fails to learn goes."""
 

@@ -34,7 +34,7 @@ from rayrec.retrieval import item_model
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.retrieval.popularity import PopularityRetriever
-from rayrec.retrieval.source_specs import parse_sources
+from rayrec.retrieval.source_specs import source_specs
 from rayrec.storage import Storage
 
 DEPTH = 50  # ranks evaluated: the deepest metric is recall@50
@@ -168,7 +168,7 @@ class PublishedRun:
         model = self.model
         if model is None:
             return {}
-        specs = parse_sources(self.retrieval.sources, self.retrieval.candidates_per_source)
+        specs = source_specs(self.retrieval)
         fitted = [spec for spec in specs if spec.key in model.fitted]
         sources = {spec.name: Source(spec.name, DEPTH, model.retriever(spec)) for spec in fitted}
         sources.setdefault(POPULARITY, Source(POPULARITY, DEPTH, PopularityRetriever(model.count)))

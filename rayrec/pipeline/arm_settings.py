@@ -6,15 +6,14 @@ from rayrec.config import Denoise, Instruction, Rerank, Retrieval, Slate
 from rayrec.experiments.arm_plan import ArmPath, Variant
 from rayrec.instructions.text_cleaning import clean
 from rayrec.pipeline.run_context import RunContext
-from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.retrieval.source_specs import SourceSpec, source_specs
 from rayrec.slates.diversity import make_diversifier
-from rayrec.slates.policies import policy_class
+from rayrec.slates.policies import POLICIES
 
 
 def retriever_specs(variant: Variant) -> tuple[SourceSpec, ...]:
     """The retrievers of a retrieve variant."""
-    settings = variant.read(Retrieval)
-    return parse_sources(settings.sources, settings.candidates_per_source)
+    return source_specs(variant.read(Retrieval))
 
 
 def uses_llm(variant: Variant) -> bool:
@@ -29,14 +28,14 @@ def needs_tuned_llm(context: RunContext) -> bool:
 
 def explores(path: ArmPath) -> bool:
     """Whether an arm's slate policy is random."""
-    return policy_class(path.at("slate").read(Slate).policy).explores
+    return POLICIES.lookup(path.at("slate").read(Slate).policy).explores
 
 
 def uses_item_factors(variant: Variant) -> bool:
     """Whether a slate variant needs the items' factors."""
     slate = variant.read(Slate)
-    diversity = make_diversifier(slate.diversity.method, slate.diversity.settings)
-    return policy_class(slate.policy).needs_factors or (diversity is not None and diversity.needs_factors)
+    diversity = make_diversifier(slate.diversity)
+    return POLICIES.lookup(slate.policy).needs_factors or (diversity is not None and diversity.needs_factors)
 
 
 def denoisers_of(context: RunContext) -> list[Denoise]:

@@ -38,7 +38,6 @@ from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.ray_support.cluster import task
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
-from rayrec.retrieval.retriever import retriever_class
 from rayrec.storage import artifacts, layout
 from rayrec.storage.tables import read_arrow, write_arrow
 
@@ -164,7 +163,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         consumed = Ragged.from_arrow(table[CONSUMED])
         model = worker_cache(context).item_model_parts(models.item_model)
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
-    personalized = [source.name for source in retriever_specs(parent) if retriever_class(source.kind).personalized]
+    personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
     blender = fit(windows, personalized, context.config.blend.l2)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 

@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from rayrec.config import Denoise, Rerank, Slate
+from rayrec.config import Rerank, Slate
 from rayrec.data import erasure_list
-from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.errors import PublicationError
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
@@ -40,7 +39,7 @@ from rayrec.publishing.records import Manifest, Provenance
 from rayrec.ray_support.stage_runner import append_stage, run_pending
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
-from rayrec.reranking.text.text_scorer import text_scorer_class
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings
 from rayrec.retrieval import item_model
 from rayrec.slates.assembly import check_slate
 from rayrec.slates.scored_candidates import CatalogueItems
@@ -80,18 +79,13 @@ class RunResult:
 
 def check(context: RunContext) -> None:
     """Refuse settings that some stage would refuse later, before any work. Raises ConfigError."""
-    for variant in context.arms.variants("denoise"):
-        settings = variant.read(Denoise)
-        denoiser_class(settings.method).check(settings.settings)
-    for variant in context.arms.variants("retrieve"):
-        retriever_specs(variant)
     for path in context.arms:
         sources = tuple(source.name for source in retriever_specs(path.at("retrieve")))
         check_slate(path.at("slate").read(Slate), sources, tuple(context.config.data.items.attributes))
     for variant in context.arms.variants("rerank"):
         if (rerank := variant.read(Rerank)).is_text_scorer:
-            way = text_scorer_class(rerank.method)
-            if way.read(rerank.settings).uses_templates:
+            way = TEXT_SCORERS.lookup(rerank.method)
+            if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
                 template_by_cell(context.templates, way.task_form)
     default_instruction(context)
     _ = context.templates, context.checkpoints, context.base

@@ -5,19 +5,18 @@ One is made as of the date, and one as of each earlier cutoff that the blender l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import ray
 
 from rayrec.blending.blender import ItemFeatures
 from rayrec.config import Denoise
+from rayrec.config.section import MethodSettings
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.denoising.denoise_stage import denoiser_class
-from rayrec.denoising.denoiser import Denoiser, Histories
+from rayrec.denoising.denoiser import DENOISERS, Denoiser, Histories
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
@@ -127,7 +126,7 @@ def item_features(model: ItemModel) -> ItemFeatures:
 
 def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:
     """All fits that these need, perhaps more than once. Raises ConfigError for unknown methods or settings."""
-    found = [denoiser_class(denoise.method).required_fits(denoise.settings) for denoise in denoisers]
+    found = [DENOISERS.lookup(denoise.method).required_fits(denoise.settings) for denoise in denoisers]
     return tuple(fit for fits in found for fit in fits)
 
 
@@ -135,7 +134,7 @@ def required_denoiser_fits(denoisers: Iterable[Denoise]) -> tuple[DenoiserFit, .
     """What these denoisers learn at the fit, each once."""
     found: dict[str, DenoiserFit] = {}
     for denoise in denoisers:
-        method, settings = denoiser_class(denoise.method), denoise.settings
+        method, settings = DENOISERS.lookup(denoise.method), denoise.settings
         if method.requires_fit:
             key = method.fit_key(settings)
             found.setdefault(key, DenoiserFit(key, method.required_fits(settings), _denoiser_fit(method, settings)))
@@ -143,7 +142,7 @@ def required_denoiser_fits(denoisers: Iterable[Denoise]) -> tuple[DenoiserFit, .
 
 
 def _denoiser_fit(
-    method: type[Denoiser], settings: Mapping[str, Any]
+    method: type[Denoiser], settings: MethodSettings
 ) -> Callable[[FitData, Callable[[FitData], Arrays]], Arrays]:
     def learn(data: FitData, refit: Callable[[FitData], Arrays]) -> Arrays:
         items = data.matrix.shape[1]

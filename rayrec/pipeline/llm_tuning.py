@@ -90,7 +90,11 @@ def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
     as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()
     epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {planned}"
     settings = spec.settings
-    chosen = "" if settings.choose == "all" else f"  {settings.choose} {settings.budget:.0%} of users"
+    chosen = (
+        ""
+        if settings.data_selection == "all"
+        else f"  {settings.data_selection} {settings.selection_budget:.0%} of users"
+    )
     return f"{epoch}  loss {row['loss']:.3f}{validation}  {speed:,.0f} tokens/s{chosen}"
 
 
@@ -147,7 +151,7 @@ class WriteTuningSequences:
 def _item_factors(context: RunContext, models: ModelSet) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
     """The item factors that the LLM's tokens begin with; None where the models have none."""
     specs = [spec for variant in context.arms.variants("retrieve") for spec in retriever_specs(variant)]
-    return worker_cache(context).item_model_parts(models.item_model, FACTORS.kind).factors(specs)
+    return worker_cache(context).item_model_parts(models.item_model, FACTORS.method).factors(specs)
 
 
 def _warn_of_stale_checkpoints(context: RunContext) -> None:

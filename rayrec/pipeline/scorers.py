@@ -28,7 +28,7 @@ from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
-from rayrec.reranking.text.text_scorer import start_text_scorer
+from rayrec.reranking.text.text_scorer import TextScorerSettings, start_text_scorer
 
 _USERS, _FEWEST = 200, 4  # of the few-shot pool: at most so many users, with so many positive events at least
 _SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples go by the plain hash
@@ -69,13 +69,14 @@ class ScorerCache:
 
     def _text_reranker(self, method: Rerank) -> TextReranker:
         checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)
+        settings = method.settings
+        assert isinstance(settings, TextScorerSettings)
         scorer = start_text_scorer(
-            method.method, method.engine, checkpoint, self._settings(method), method.settings, self.context.templates
+            method.method, method.engine, checkpoint, self._settings(method), settings, self.context.templates
         )
         catalogue = worker_cache(self.context).catalogue
         texts, titles = tuple(item_texts(catalogue, method.fields)), tuple(catalogue["title"].to_pylist())
         request = default_request(self.context)
-        settings = scorer.read(method.settings)
         selector = None
         if settings.few_shot != "none":
             selector = FewShotSelector.of(settings, few_shot_pool(self.context), scorer, texts, request)

@@ -72,7 +72,7 @@ class CommitShard:
         self._spec = committing
         self._context = committing.scoring.context
         fingerprint = committing.scoring.models[0].item_model
-        model = worker_cache(self._context).item_model_parts(fingerprint, FACTORS.kind)
+        model = worker_cache(self._context).item_model_parts(fingerprint, FACTORS.method)
         self._assemblers = {path.arm: self._assembler(path, model) for path in self._context.arms}
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:

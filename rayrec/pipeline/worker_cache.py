@@ -107,7 +107,7 @@ class LoadedItemModel:
         stages = []
         for variant in self.context.arms.variants("retrieve"):
             sources = tuple(
-                Source(spec.name, spec.top, self.model.retriever(spec)) for spec in retriever_specs(variant)
+                Source(spec.name, spec.top_k, self.model.retriever(spec)) for spec in retriever_specs(variant)
             )
             exclude_seen = variant.read(Retrieval).exclude_seen
             stages.append(CandidateStage(variant.name, sources, available, exclude_seen, self.context.event_weights))

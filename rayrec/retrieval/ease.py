@@ -7,51 +7,44 @@ events are left out of the solve, which is cubic in the number of items; they sc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from scipy.linalg import lapack
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
-from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, FitData, Retriever, UserHistories, gram_matrix, register
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, RETRIEVERS, FitData, Retriever, UserHistories, gram_matrix
 
 _RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns looked at
 
 
-@dataclass(frozen=True)
-class EaseSettings:
-    lam: float = 200.0
+class EaseSettings(RetrieverSettings):
+    lam: float = Field(200.0, gt=0)
     """The ridge, above 0: the larger, the less rare pairs are believed."""
-    min_events: int = 2
+    min_events: int = Field(2, ge=1)
     """Users that an item needs to be solved for, at most 20,000 items; the others score 0."""
-    history_half_life_days: float | None = None
+    history_half_life_days: float | None = Field(None, gt=0)
     """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
     only: sources that differ in nothing else share one fit."""
-    memory_gb: float = 4.0
+    memory_gb: float = Field(4.0, gt=0)
     """Memory for the solve of m items: float64 where 8 m² bytes fit, else float32, refined and checked."""
     keep_inverse: bool = False
     """Keep the inverse too, where it was solved in float64: `jobs.forget` then needs no new solve. Every worker loads
     it: 4 m² bytes more, one triangle of float64."""
 
-    def __post_init__(self) -> None:
-        require(self.lam > 0, "lam must be above 0")
-        require(self.min_events >= 1, "min_events must be at least 1")
-        require(self.memory_gb > 0, "memory_gb must be above 0")
-        half_life = self.history_half_life_days
-        require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
+    scoring_only = RetrieverSettings.scoring_only | {"history_half_life_days", "memory_gb"}
 
 
-@register
+@RETRIEVERS.register
 class EaseRetriever(Retriever):
     """A linear item-item model in closed form: what goes with the items of the history."""
 
     name = "ease"
     settings_class = EaseSettings
-    scoring_only = frozenset({"history_half_life_days", "memory_gb"})
 
     def __init__(
         self,
@@ -68,14 +61,9 @@ class EaseRetriever(Retriever):
         self.inverse = inverse  # P, its lower triangle row by row, [active (active + 1) / 2]; None: not kept
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
+    def fit(cls, data: FitData, settings: EaseSettings) -> Self:
         users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
-        active = np.flatnonzero(users >= given.min_events).astype(np.int32)
+        active = np.flatnonzero(users >= settings.min_events).astype(np.int32)
         if len(active) > MAX_DENSE_ITEMS:
             raise ConfigError(
                 f"EASE is solved for up to {MAX_DENSE_ITEMS:,} items, and {len(active):,} have enough events",
@@ -85,9 +73,9 @@ class EaseRetriever(Retriever):
         whole = len(active) == data.matrix.shape[1]
         gram = data.gram if data.matrix.shape[1] <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
-        inverse = regularised_inverse(gram, given.lam, given.memory_gb)
-        kept = packed(inverse) if given.keep_inverse and inverse.dtype == np.float64 else None
-        return cls(weights_of(inverse), active, data.matrix.shape[1], given, kept)
+        inverse = regularised_inverse(gram, settings.lam, settings.memory_gb)
+        kept = packed(inverse) if settings.keep_inverse and inverse.dtype == np.float64 else None
+        return cls(weights_of(inverse), active, data.matrix.shape[1], settings, kept)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {"weights": self.weights, "active": self.active}
@@ -95,8 +83,8 @@ class EaseRetriever(Retriever):
         return arrays if self.inverse is None else {**arrays, "inverse": self.inverse}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        given, items = _settings(settings), int(arrays["items"][0])
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: EaseSettings) -> Self:
+        given, items = settings, int(arrays["items"][0])
         return cls(arrays["weights"], arrays["active"], items, given, arrays.get("inverse"))
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
@@ -113,10 +101,6 @@ class EaseRetriever(Retriever):
         if len(self.active):
             result[:, self.active] = sparse_matmul(matrix[:, self.active], from_numpy(self.weights)).numpy()
         return result
-
-
-def _settings(given: Mapping[str, Any]) -> EaseSettings:
-    return read_settings(EaseSettings, given, "retrieval.sources (ease)")
 
 
 def item_weights(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[np.float32]:

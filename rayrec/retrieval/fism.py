@@ -16,72 +16,62 @@ l = softplus(-s) for positives, softplus(s) for negatives (REFERENCES section 2)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import embedding_bag, softplus
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 _STEPS = 256
 OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
 
 
-@dataclass(frozen=True)
-class FismSettings:
-    objective: str = "bpr"
+class FismSettings(RetrieverSettings):
+    objective: Literal["bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo"] = "bpr"
     """What is learned: `bce`, `bpr`, `t_ce`, `r_ce`, `pld`, `rel_mf` or `nbpo`; all but the first two are robust."""
-    factors: int = 32
+    factors: int = Field(32, ge=1)
     """Length of a vector."""
-    epochs: int = 20
+    epochs: int = Field(20, ge=1)
     """Passes over the events."""
-    negatives: int = 4
+    negatives: int = Field(4, ge=1)
     """Sampled uniformly for each positive; those that the user has do not count."""
-    batch_events: int = 2048
+    batch_events: int = Field(2048, ge=1)
     """Events of a step at least: an epoch has at most 256 steps."""
-    learning_rate: float = 0.01
+    learning_rate: float = Field(0.01, gt=0)
     """Of Adam, above 0."""
-    l2: float = 1e-5
+    l2: float = Field(1e-5, ge=0)
     """How hard weights are pulled to zero."""
-    max_events: int = 1_000_000
+    max_events: int = Field(1_000_000, ge=1)
     """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
     seed: int = 0
     """Of everything drawn at random here."""
-    drop: float = 0.1
+    drop: float = Field(0.1, ge=0, lt=1)
     """Of `t_ce`: the share of positives, those of the highest loss, that are left out in the end; below 1."""
-    power: float = 0.5
+    power: float = Field(0.5, ge=0)
     """Of `r_ce`: how fast weights fall with the loss; of `rel_mf`: how steeply exposure rises with an item's events."""
-    tau: float = 0.1
+    tau: float = Field(0.1, gt=0)
     """Of `pld`: the temperature of drawing among the user's events; above 0."""
-    draws: int = 5
+    draws: int = Field(5, ge=1)
     """Of `pld`: events that are drawn among."""
-    floor: float = 0.1
+    floor: float = Field(0.1, gt=0, le=1)
     """Of `rel_mf`: the least exposure, above 0 and at most 1."""
-    flip: float = 0.2
+    flip: float = Field(0.2, gt=0, lt=1)
     """Of `nbpo`: how often a liked item shows up as a negative, beforehand; above 0 and below 1."""
 
-    def __post_init__(self) -> None:
-        require(self.objective in OBJECTIVES, f"objective must be one of {', '.join(OBJECTIVES)}")
-        for name in ("factors", "epochs", "negatives", "batch_events", "max_events", "draws"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        for name in ("learning_rate", "tau", "floor", "flip"):
-            require(getattr(self, name) > 0, f"{name} must be above 0")
-        require(self.l2 >= 0 and self.power >= 0, "l2 and power must not be below 0")
-        require(0 <= self.drop < 1 and self.floor <= 1 and self.flip < 1, "drop, floor and flip are shares")
 
-
-@register
+@RETRIEVERS.register
 class FismRetriever(Retriever):
     """A factor model in which a user is the items of the history; on several objectives, some robust to noise."""
 
@@ -96,28 +86,23 @@ class FismRetriever(Retriever):
         self._columns = from_numpy(np.ascontiguousarray(model.target.T))
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
-        users = int(np.searchsorted(data.matrix.indptr, given.max_events, side="right")) - 1
+    def fit(cls, data: FitData, settings: FismSettings) -> Self:
+        users = int(np.searchsorted(data.matrix.indptr, settings.max_events, side="right")) - 1
         matrix = data.matrix[: max(users, 1)]
         with single_thread():
-            model = _Training(matrix, given).run()
+            model = _Training(matrix, settings).run()
         item = Ragged(matrix.indices, matrix.indptr.astype(np.int64))
         loss = np.logaddexp(0, -model.leave_one_out_scores(item))
-        return cls(model, np.quantile(loss, np.linspace(0, 1, 101)).astype(np.float32), given)
+        return cls(model, np.quantile(loss, np.linspace(0, 1, 101)).astype(np.float32), settings)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         model = self.model
         return {"source": model.source, "target": model.target, "bias": model.bias, "quantiles": self.quantiles}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: FismSettings) -> Self:
         model = FismModel(arrays["source"], arrays["target"], arrays["bias"])
-        return cls(model, arrays["quantiles"], _settings(settings))
+        return cls(model, arrays["quantiles"], settings)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         def moved(old: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -135,10 +120,6 @@ class FismRetriever(Retriever):
         scores += self.model.bias
         scores *= (item.lengths > 0)[:, None] & self._known
         return scores
-
-
-def _settings(given: Mapping[str, Any]) -> FismSettings:
-    return read_settings(FismSettings, given, "retrieval.sources (fism)")
 
 
 class _Training:

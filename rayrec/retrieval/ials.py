@@ -7,7 +7,6 @@ Confidence c = 1 + alpha x. Only the item factors V are kept: a user's vector so
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,37 +14,30 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from implicit.cpu.als import AlternatingLeastSquares
+from pydantic import Field
 from scipy.linalg import solve_triangular
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.numerics.batch_invariant import dense_matmul
 from rayrec.numerics.ridge_blocks import WhitenedFactors, factor_gram, padded_batches, single_thread, solve_users
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 
-@dataclass(frozen=True)
-class IalsSettings:
-    factors: int = 64
+class IalsSettings(RetrieverSettings):
+    factors: int = Field(64, ge=1, le=1024)
     """Length of an item's vector, 1 to 1,024."""
-    lam: float = 10.0
+    lam: float = Field(10.0, gt=0)
     """The ridge, above 0."""
-    alpha: float = 10.0
+    alpha: float = Field(10.0, gt=0)
     """How much more certain an event is than none, above 0."""
-    iterations: int = 8
+    iterations: int = Field(8, ge=1)
     """Sweeps of the fit."""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     """Of where the fit begins, 0 or more and below 2³²."""
 
-    def __post_init__(self) -> None:
-        require(1 <= self.factors <= 1024, "factors must be between 1 and 1024")
-        require(self.lam > 0, "lam must be above 0")
-        require(self.alpha > 0, "alpha must be above 0")
-        require(self.iterations >= 1, "iterations must be at least 1")
-        require(0 <= self.seed < 2**32, "seed must be at least 0 and below 2^32")
 
-
-@register
+@RETRIEVERS.register
 class IalsRetriever(Retriever):
     """A factor model of implicit feedback; users are folded in from their histories."""
 
@@ -63,34 +55,29 @@ class IalsRetriever(Retriever):
         self._columns = self._whitened.items.T.contiguous()
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
+    def fit(cls, data: FitData, settings: IalsSettings) -> Self:
         confidence = data.matrix.copy()
-        confidence.data = 1 + np.float32(given.alpha) * confidence.data
+        confidence.data = 1 + np.float32(settings.alpha) * confidence.data
         # implicit runs rows in parallel by itself; BLAS threads underneath would only fight with them.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
-                factors=given.factors,
-                regularization=given.lam,
+                factors=settings.factors,
+                regularization=settings.lam,
                 alpha=1.0,
-                iterations=given.iterations,
-                random_state=given.seed,
+                iterations=settings.iterations,
+                random_state=settings.seed,
             )
             model.fit(confidence, show_progress=False)
         factors = np.array(model.item_factors, np.float32)
         factors[np.bincount(data.matrix.indices, minlength=len(factors)) == 0] = 0
-        return cls(factors, given)
+        return cls(factors, settings)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"factors": self.factors, "gram": self.gram}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        return cls(arrays["factors"], _settings(settings), arrays["gram"])
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: IalsSettings) -> Self:
+        return cls(arrays["factors"], settings, arrays["gram"])
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         factors = np.zeros((items, self.factors.shape[1]), np.float32)
@@ -121,7 +108,3 @@ class IalsRetriever(Retriever):
                 w = self._whitened.items[torch.from_numpy(matrix.indices[batch.take]).long()] * mask.unsqueeze(2)
                 users[batch.rows] = solve_users(w, weight, (1 + weight) * mask).numpy()
         return users
-
-
-def _settings(given: Mapping[str, Any]) -> IalsSettings:
-    return read_settings(IalsSettings, given, "retrieval.sources (ials)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Protocol, Self
@@ -31,15 +30,6 @@ class ItemItemRetriever(Retriever):
         self.history_half_life_days = settings.history_half_life_days
         self.settings = settings
 
-    @classmethod
-    @abstractmethod
-    def read(cls, settings: Mapping[str, Any]) -> HistorySettings:
-        """The checked settings. Raises ConfigError."""
-
-    @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        cls.read(settings)
-
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {
             "data": self.weights.data,
@@ -48,10 +38,10 @@ class ItemItemRetriever(Retriever):
         }
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Any) -> Self:
         items = len(arrays["indptr"]) - 1
         weights = sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items, items))
-        return cls(weights, cls.read(settings))
+        return cls(weights, settings)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         cells = self.weights.tocoo()

@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.retrieval.item_item import ItemItemRetriever
-from rayrec.retrieval.retriever import FitData, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData
 
 _BLOCK = 1024  # items whose similarities are held at once
 
 
-@dataclass(frozen=True)
-class ItemKnnSettings:
-    neighbours: int = 200
+class ItemKnnSettings(RetrieverSettings):
+    neighbours: int = Field(200, ge=1)
     """Kept of each item, the nearest."""
-    shrink: float = 10.0
+    shrink: float = Field(10.0, ge=0)
     """Added to the cosine's denominator: pairs seen together rarely are not trusted."""
-    history_half_life_days: float | None = None
+    history_half_life_days: float | None = Field(None, gt=0)
     """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
     only: sources that differ in nothing else share one fit."""
 
-    def __post_init__(self) -> None:
-        require(self.neighbours >= 1, "neighbours must be at least 1")
-        require(self.shrink >= 0, "shrink must not be below 0")
-        half_life = self.history_half_life_days
-        require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
+    scoring_only = RetrieverSettings.scoring_only | {"history_half_life_days"}
 
 
-@register
+@RETRIEVERS.register
 class ItemKnnRetriever(ItemItemRetriever):
     """Items like those of the history, by the users who took both."""
 
     name = "item_knn"
     settings_class = ItemKnnSettings
-    scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> ItemKnnSettings:
-        return read_settings(ItemKnnSettings, settings, "retrieval.sources (item_knn)")
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = cls.read(settings)
-        return cls(cosine_neighbours(data.matrix, given.neighbours, given.shrink), given)
+    def fit(cls, data: FitData, settings: ItemKnnSettings) -> Self:
+        return cls(cosine_neighbours(data.matrix, settings.neighbours, settings.shrink), settings)
 
 
 def cosine_neighbours(matrix: sp.csr_matrix, neighbours: int, shrink: float) -> sp.csr_matrix:

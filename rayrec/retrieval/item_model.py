@@ -19,7 +19,7 @@ from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.retrieval import item_statistics
 from rayrec.retrieval.fit_data import FitDataCollector
-from rayrec.retrieval.retriever import FitData, Retriever, retriever_class
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.storage import Storage, artifacts, layout
 from rayrec.storage.artifacts import RequiredFit
@@ -45,8 +45,8 @@ class DenoiserFit:
 
 @dataclass(frozen=True)
 class FittedRetriever:
-    kind: str
-    settings: Mapping[str, Any]  # those of the fit
+    method: str
+    settings: Any  # those of the fit: an instance of the settings class of `method`
     arrays: Mapping[str, npt.NDArray[Any]]
 
 
@@ -67,7 +67,7 @@ class ItemModel:
                 where=f"retrieval.sources.{spec.name}",
                 hint="run jobs.fit with this config",
             )
-        return retriever_class(spec.kind).load(self.fitted[spec.key].arrays, spec.settings)
+        return spec.retriever.load(self.fitted[spec.key].arrays, spec.settings)
 
     def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> Arrays:
         """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
@@ -76,12 +76,12 @@ class ItemModel:
         default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.storage.artifacts.
         """
         arrays: Arrays = {"item.count": self.count}
-        kinds = sorted({fitted.kind for fitted in self.fitted.values()})
-        chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.fit_kind == kind]
+        kinds = sorted({fitted.method for fitted in self.fitted.values()})
+        chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.fit_method == kind]
         for spec in reversed(chosen):  # so that the first of a kind stands
             if spec.key in self.fitted:
                 arrays.update(
-                    {f"{spec.fit_kind}.{name}": array for name, array in self.fitted[spec.key].arrays.items()}
+                    {f"{spec.fit_method}.{name}": array for name, array in self.fitted[spec.key].arrays.items()}
                 )
         for key, fitted in self.fitted.items():
             arrays.update({f"{key}.{name}": array for name, array in fitted.arrays.items()})
@@ -92,7 +92,7 @@ class ItemModel:
     def factors(self, specs: Sequence[SourceSpec]) -> npt.NDArray[np.float32] | None:
         """iALS item factors [items, d]: of the first of these sources that has some, else the default's."""
         for spec in (*specs, FACTORS):
-            if spec.fit_kind == "ials" and spec.key in self.fitted:
+            if spec.fit_method == "ials" and spec.key in self.fitted:
                 found: npt.NDArray[np.float32] = self.fitted[spec.key].arrays["factors"]
                 return found
         return None
@@ -107,13 +107,13 @@ class ItemModel:
         count[codes[stays]], features[codes[stays]] = self.count[stays], self.features[stays]
         fitted = {}
         for key, old in self.fitted.items():
-            moved = retriever_class(old.kind).load(old.arrays, old.settings).remap(codes, items)
+            moved = RETRIEVERS[old.method].load(old.arrays, old.settings).remap(codes, items)
             fitted[key] = replace(old, arrays=moved.arrays())
         return ItemModel(item_ids, self.cutoff, count, features, fitted, self.fitted_denoisers)
 
 
-def _default(kind: str) -> SourceSpec:
-    return SourceSpec(kind, kind, 0, {})
+def _default(method: str) -> SourceSpec:
+    return SourceSpec.of(method, method)
 
 
 FACTORS = _default("ials")
@@ -131,11 +131,11 @@ def required_sources(
     for specs in arms:
         for spec in specs:
             unique.setdefault(spec.key, spec)
-        if factors and not any(spec.fit_kind == "ials" for spec in specs):
+        if factors and not any(spec.fit_method == "ials" for spec in specs):
             unique.setdefault(FACTORS.key, FACTORS)
     for need in needs:
-        if need.settings is not None or all(spec.fit_kind != need.kind for spec in unique.values()):
-            spec = SourceSpec(need.name, need.kind, 0, need.settings or {})
+        if need.settings is not None or all(spec.fit_method != need.method for spec in unique.values()):
+            spec = SourceSpec.of(need.name, need.method, **(need.settings or {}))
             unique.setdefault(spec.key, spec)
     return tuple(unique.values())
 
@@ -185,8 +185,9 @@ def from_fit_data(
 def _fitted(data: FitData, specs: Sequence[SourceSpec]) -> dict[str, FittedRetriever]:
     fitted = {}
     for spec in specs:
-        model = retriever_class(spec.fit_kind).fit(data, spec.fit_settings)
-        fitted[spec.key] = FittedRetriever(spec.fit_kind, spec.fit_settings, model.arrays())
+        settings = RETRIEVERS.settings(spec.fit_method, spec.settings.fit_settings)
+        model = RETRIEVERS[spec.fit_method].fit(data, settings)
+        fitted[spec.key] = FittedRetriever(spec.fit_method, settings, model.arrays())
     return fitted
 
 
@@ -196,10 +197,10 @@ def _count(data: FitData) -> npt.NDArray[np.float32]:
 
 def _refit(specs: Sequence[SourceSpec], needs: Sequence[RequiredFit]) -> Callable[[FitData], Arrays]:
     """Fits of other data, of what is needed alone, with the settings that the model's own fits have."""
-    kinds = {need.kind for need in needs if need.settings is None}
-    keys = {SourceSpec(need.name, need.kind, 0, need.settings).key for need in needs if need.settings is not None}
-    first = {spec.fit_kind: spec.key for spec in reversed(specs) if spec.fit_kind in kinds}
-    wanted = [spec for spec in specs if spec.key in keys or first.get(spec.fit_kind) == spec.key]
+    kinds = {need.method for need in needs if need.settings is None}
+    keys = {need.name for need in needs if need.settings is not None}
+    first = {spec.fit_method: spec.key for spec in reversed(specs) if spec.fit_method in kinds}
+    wanted = [spec for spec in specs if spec.key in keys or first.get(spec.fit_method) == spec.key]
 
     def refit(data: FitData) -> Arrays:
         nobody = np.zeros((data.matrix.shape[1], 0), np.float32)
@@ -222,11 +223,11 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
         arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
     for key, learned in model.fitted_denoisers.items():
         arrays.update({f"learned/{key}/{name}": array for name, array in learned.items()})
-    kinds = {key: {"kind": fitted.kind, "settings": dict(fitted.settings)} for key, fitted in model.fitted.items()}
+    fits = {key: {"method": fit.method, "settings": fit.settings.fit_settings} for key, fit in model.fitted.items()}
     meta = {
         "version": VERSION,
         "cut": model.cutoff,
-        "fitted": kinds,
+        "fitted": fits,
         "learned": sorted(model.fitted_denoisers),
         "features": item_statistics.NAMES,
         "more": dict(more or {}),
@@ -245,7 +246,7 @@ def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -
     Raises as `load` does.
     """
     fits = artifacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
-    wanted = [f"{key}/" for key, entry in fits.items() if entry["kind"] in kinds]
+    wanted = [f"{key}/" for key, entry in fits.items() if entry["method"] in kinds]
     return _model(storage, artifacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
 
 
@@ -260,8 +261,10 @@ def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] 
         )
     fitted = {}
     for key, entry in meta["fitted"].items():
-        if kinds is None or entry["kind"] in kinds:
-            fitted[key] = FittedRetriever(entry["kind"], entry["settings"], _under(f"{key}/", arrays))
+        if kinds is None or entry["method"] in kinds:
+            fitted[key] = FittedRetriever(
+                entry["method"], RETRIEVERS.settings(entry["method"], entry["settings"]), _under(f"{key}/", arrays)
+            )
     learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ()) if kinds is None}
     item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
     return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted, learned)

@@ -14,16 +14,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 _STEPS = 256
 
@@ -31,37 +32,35 @@ Floats = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class NextItemSettings:
-    factors: int = 32
+class NextItemSettings(RetrieverSettings):
+    factors: int = Field(32, ge=1)
     """Length of a vector."""
     epochs: int = 8
     """Passes over the events, no fewer than `checkpoints`."""
-    checkpoints: int = 4
+    checkpoints: int = Field(4, ge=1)
     """The model is kept as it was after so many equal parts of the epochs."""
-    negatives: int = 512
+    negatives: int = Field(512, ge=1)
     """Items of a softmax, on average."""
-    window: int = 20
+    window: int = Field(20, ge=1)
     """Events before the one to predict that are looked at."""
-    decay: float = 0.8
+    decay: float = Field(0.8, gt=0, le=1)
     """What an event counts of the one after it, above 0 and at most 1."""
-    batch_events: int = 512
+    batch_events: int = Field(512, ge=1)
     """Events of a step at least: an epoch has at most 256 steps."""
-    learning_rate: float = 0.01
+    learning_rate: float = Field(0.01, gt=0)
     """Of Adam, above 0."""
-    l2: float = 1e-5
+    l2: float = Field(1e-5, ge=0)
     """How hard weights are pulled to zero."""
-    max_events: int = 1_000_000
+    max_events: int = Field(1_000_000, ge=1)
     """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
     seed: int = 0
     """Of everything drawn at random here."""
 
-    def __post_init__(self) -> None:
-        for name in ("factors", "checkpoints", "negatives", "window", "batch_events", "max_events"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
-        require(self.epochs >= self.checkpoints, "epochs must not be below checkpoints")
-        require(0 < self.decay <= 1, "decay must be above 0 and at most 1")
-        require(self.learning_rate > 0 and self.l2 >= 0, "learning_rate must be above 0 and l2 not below 0")
+    @model_validator(mode="after")
+    def _an_epoch_a_checkpoint(self) -> Self:
+        if self.epochs < self.checkpoints:
+            raise ValueError("epochs must not be below checkpoints")
+        return self
 
     @property
     def recency(self) -> Floats:
@@ -95,7 +94,7 @@ class NextItemExamples:
         return NextItemExamples(self.target[places], self.before[places], self.share[places])
 
 
-@register
+@RETRIEVERS.register
 class NextItemRetriever(Retriever):
     """What comes next after the newest events, by a log-bilinear model of sequences."""
 
@@ -107,16 +106,11 @@ class NextItemRetriever(Retriever):
         self._columns = from_numpy(np.ascontiguousarray(model.target[-1].T))
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
+    def fit(cls, data: FitData, settings: NextItemSettings) -> Self:
         lengths = np.bincount(data.user, minlength=data.matrix.shape[0])
-        users = max(int(np.searchsorted(np.cumsum(lengths), given.max_events, side="right")), 1)
+        users = max(int(np.searchsorted(np.cumsum(lengths), settings.max_events, side="right")), 1)
         item = Ragged.from_lengths(data.item[: lengths[:users].sum()], lengths[:users])
-        return cls(train(NextItemExamples.of(item, given.recency), data.matrix.shape[1], given), given)
+        return cls(train(NextItemExamples.of(item, settings.recency), data.matrix.shape[1], settings), settings)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         model = self.model
@@ -129,9 +123,9 @@ class NextItemRetriever(Retriever):
         }
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: NextItemSettings) -> Self:
         parts = (arrays[name] for name in ("source", "target", "negatives", "weight", "recency"))
-        return cls(NextItemModel(*parts), _settings(settings))
+        return cls(NextItemModel(*parts), settings)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         def moved(old: Floats) -> Floats:
@@ -233,7 +227,3 @@ def _hidden(source: Tensor, examples: NextItemExamples) -> Tensor:
     before, share = torch.from_numpy(examples.before), torch.from_numpy(examples.share)
     context = embedding_bag(before, source, mode="sum", per_sample_weights=share)
     return torch.nn.functional.pad(context, (0, 1), value=1.0)
-
-
-def _settings(given: Mapping[str, Any]) -> NextItemSettings:
-    return read_settings(NextItemSettings, given, "retrieval.sources (next_item)")

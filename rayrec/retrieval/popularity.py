@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from rayrec.config.method_settings import read_settings
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
+from rayrec.config.scoring_sections import RetrieverSettings
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 
-@dataclass(frozen=True)
-class PopularitySettings:
+class PopularitySettings(RetrieverSettings):
     """There is nothing to set."""
 
 
@@ -30,7 +28,7 @@ class NonPersonalizedRetriever(Retriever):
         return {"score": self.score}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: PopularitySettings) -> Self:
         return cls(arrays["score"])
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
@@ -42,7 +40,7 @@ class NonPersonalizedRetriever(Retriever):
         return self.score[None, :]
 
 
-@register
+@RETRIEVERS.register
 class PopularityRetriever(NonPersonalizedRetriever):
     """What many took within the window; the same for everybody."""
 
@@ -50,10 +48,5 @@ class PopularityRetriever(NonPersonalizedRetriever):
     settings_class = PopularitySettings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(PopularitySettings, settings, "retrieval.sources (popularity)")
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        cls.check(settings)
+    def fit(cls, data: FitData, settings: PopularitySettings) -> Self:
         return cls(np.bincount(data.item, data.weight, minlength=data.matrix.shape[1]).astype(np.float32))

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.retrieval.popularity import NonPersonalizedRetriever
-from rayrec.retrieval.retriever import FitData, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData
 
 
-@dataclass(frozen=True)
-class RecentPopularitySettings:
-    half_life_days: float = 7.0
+class RecentPopularitySettings(RetrieverSettings):
+    half_life_days: float = Field(7.0, gt=0)
     """Days before the date after which an event counts half, above 0."""
 
-    def __post_init__(self) -> None:
-        require(self.half_life_days > 0, "half_life_days must be above 0")
 
-
-@register
+@RETRIEVERS.register
 class RecentPopularityRetriever(NonPersonalizedRetriever):
     """What many took lately; the same for everybody."""
 
@@ -30,11 +25,6 @@ class RecentPopularityRetriever(NonPersonalizedRetriever):
     settings_class = RecentPopularitySettings
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        read_settings(RecentPopularitySettings, settings, "retrieval.sources (recent_popularity)")
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = read_settings(RecentPopularitySettings, settings, "retrieval.sources (recent_popularity)")
-        faded = data.weight * np.exp2(-data.age_days / given.half_life_days)
+    def fit(cls, data: FitData, settings: RecentPopularitySettings) -> Self:
+        faded = data.weight * np.exp2(-data.age_days / settings.half_life_days)
         return cls(np.bincount(data.item, faded, minlength=data.matrix.shape[1]).astype(np.float32))

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from rayrec.config.registry import Registry
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 
 MAX_DENSE_ITEMS = 20_000  # items: above it item-item matrices are not held densely
@@ -108,20 +109,16 @@ class Retriever(ABC):
     """Fitted once, saved as plain arrays, loaded in every worker."""
 
     name: ClassVar[str]
-    settings_class: ClassVar[type[Any]]  # the dataclass that a source's settings are read as
+    settings_class: ClassVar[type[RetrieverSettings]]  # of an entry of `retrieval.sources`
     personalized: ClassVar[bool] = True  # False: the same scores for every user (popularity)
-    scoring_only: ClassVar[frozenset[str]] = frozenset()  # settings that `fit` does not look at
     shares_fit_with: ClassVar[str | None] = None  # the retriever whose fit of the same settings this one scores with
 
-    @classmethod
-    @abstractmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        """Raise ConfigError on settings that `fit` would refuse: called before any work starts."""
+    # `settings` below is an instance of `settings_class`.
 
     @classmethod
     @abstractmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        """Raises ConfigError on unknown settings. The result does not depend on how users were sharded."""
+    def fit(cls, data: FitData, settings: Any) -> Self:
+        """The result does not depend on how users were sharded."""
 
     @abstractmethod
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -129,7 +126,7 @@ class Retriever(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self: ...
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Any) -> Self: ...
 
     @abstractmethod
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
@@ -147,20 +144,4 @@ class Retriever(ABC):
         """
 
 
-RETRIEVERS: dict[str, type[Retriever]] = {}
-
-
-def register(retriever: type[Retriever]) -> type[Retriever]:
-    RETRIEVERS[retriever.name] = retriever
-    return retriever
-
-
-def retriever_class(name: str) -> type[Retriever]:
-    """The retriever of that name. Raises ConfigError naming the known ones."""
-    if name not in RETRIEVERS:
-        raise ConfigError(
-            f"there is no retriever {name!r}",
-            where="retrieval.sources",
-            hint=f"use some of {', '.join(sorted(RETRIEVERS))}",
-        )
-    return RETRIEVERS[name]
+RETRIEVERS: Registry[type[Retriever]] = Registry("retrieval.sources.NAME.method", "retriever")

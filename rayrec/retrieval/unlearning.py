@@ -26,7 +26,7 @@ import scipy.sparse as sp
 
 from rayrec.retrieval import item_model
 from rayrec.retrieval.ease import EaseRetriever, packed, regularised_inverse, residual, unpacked, weights_of
-from rayrec.retrieval.ials import IalsRetriever
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_model import DenoiserFit, FittedRetriever, ItemModel
 from rayrec.retrieval.retriever import FitData, gram_matrix
 from rayrec.retrieval.source_specs import SourceSpec
@@ -69,18 +69,18 @@ def unlearn_users(
         old = model.fitted.get(spec.key)
         if old is None:
             continue
-        row = {"source": spec.key, "kind": spec.fit_kind}
+        row = {"source": spec.key, "kind": spec.fit_method}
         ease = None
-        if spec.fit_kind == EaseRetriever.name and "inverse" in old.arrays and not sampled:
+        if spec.fit_method == EaseRetriever.name and "inverse" in old.arrays and not sampled:
             ease = _without_ease(EaseRetriever.load(old.arrays, old.settings), erased, remaining, codes)
         if ease is not None:
-            prefitted[spec.key] = FittedRetriever(spec.fit_kind, old.settings, ease[0].arrays())
+            prefitted[spec.key] = FittedRetriever(spec.fit_method, old.settings, ease[0].arrays())
             how.append({**row, "how": DOWNDATED, **ease[1]})
-        elif spec.fit_kind == IalsRetriever.name:
+        elif spec.fit_method == IalsRetriever.name:
             moved = IalsRetriever.load(old.arrays, old.settings).remap(codes, len(item_ids))
             touched = codes[np.unique(erased.indices)]
             ials = recompute_item_factors(moved, remaining.matrix, touched[touched >= 0])
-            prefitted[spec.key] = FittedRetriever(spec.fit_kind, old.settings, ials.arrays())
+            prefitted[spec.key] = FittedRetriever(spec.fit_method, old.settings, ials.arrays())
             how.append({**row, "how": RECOMPUTED, **_ials_difference(moved, ials, remaining, old.settings)})
         else:
             how.append({**row, "how": REFITTED})
@@ -167,7 +167,7 @@ def _greatest_difference(one: Floats, other: Floats) -> float:
 
 
 def _ials_difference(
-    before: IalsRetriever, after: IalsRetriever, remaining: FitData, settings: Mapping[str, Any]
+    before: IalsRetriever, after: IalsRetriever, remaining: FitData, settings: IalsSettings
 ) -> dict[str, Any]:
     """Distances to a refit, beside what they must be read against: a refit from another seed, which is as good.
 
@@ -176,11 +176,11 @@ def _ials_difference(
     if len(remaining.item) > _REFIT_EVENTS:
         return {"difference_to_refit": None}
     refit = IalsRetriever.fit(remaining, settings)
-    seed = {"seed": (refit.settings.seed + 1) % 2**32}
+    other_seed = refit.settings.model_copy(update={"seed": (refit.settings.seed + 1) % 2**32})
     others = {
         "before": before,
         "after": after,
-        "refit_of_another_seed": IalsRetriever.fit(remaining, {**settings, **seed}),
+        "refit_of_another_seed": IalsRetriever.fit(remaining, other_seed),
     }
     chosen = np.unique(np.linspace(0, remaining.matrix.shape[0] - 1, _COMPARED_USERS).astype(np.int64))
     some = remaining.matrix[chosen]

@@ -10,46 +10,37 @@ With one interest the scores are those of iALS, whose fit it shares.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from rayrec.config.method_settings import read_settings, require
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
 
 _ROUNDS = 10  # of k-means: histories are short
 _BLOCK_BYTES = 16 << 20  # of interests' scores
 
 
-@dataclass(frozen=True)
 class UserEmbeddingSettings(IalsSettings):
-    interests: int = 4
+    interests: int = Field(4, ge=1, le=64)
     """Groups that a history is dealt into at most, 1 to 64; 1 is iALS. Scoring only."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(1 <= self.interests <= 64, "interests must be between 1 and 64")
-
-    @property
-    def of_fit(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "interests"}
+    scoring_only = IalsSettings.scoring_only | {"interests"}
 
 
-@register
+@RETRIEVERS.register
 class UserEmbeddingRetriever(Retriever):
     """Several vectors a user in iALS's factors, so that what suits one interest well is not averaged away."""
 
     name = "user_embedding"
     settings_class = UserEmbeddingSettings
-    scoring_only = frozenset({"interests"})
     shares_fit_with = IalsRetriever.name
 
     def __init__(self, model: IalsRetriever, interests: int) -> None:
@@ -59,21 +50,15 @@ class UserEmbeddingRetriever(Retriever):
         self._known = np.any(model.factors != 0, axis=1)
 
     @classmethod
-    def check(cls, settings: Mapping[str, Any]) -> None:
-        _settings(settings)
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
-        return cls(IalsRetriever.fit(data, given.of_fit), given.interests)
+    def fit(cls, data: FitData, settings: UserEmbeddingSettings) -> Self:
+        return cls(IalsRetriever.fit(data, settings), settings.interests)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         return self.model.arrays()
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> Self:
-        given = _settings(settings)
-        return cls(IalsRetriever.load(arrays, given.of_fit), given.interests)
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: UserEmbeddingSettings) -> Self:
+        return cls(IalsRetriever.load(arrays, settings), settings.interests)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         return type(self)(self.model.remap(codes, items), self.interests)
@@ -136,7 +121,3 @@ def spherical_kmeans(lines: Tensor, mask: Tensor, clusters: int) -> Tensor:
         moved = normalize(sums, dim=2)
         centres = torch.where(sums.any(2, keepdim=True), moved, centres)
     return torch.bmm(lines, centres.transpose(1, 2)).argmax(2)
-
-
-def _settings(given: Mapping[str, Any]) -> UserEmbeddingSettings:
-    return read_settings(UserEmbeddingSettings, given, "retrieval.sources (user_embedding)")

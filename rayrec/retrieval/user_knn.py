@@ -8,73 +8,60 @@ large catalogue the largest cells of each row stay: of popular items' rows the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import scipy.sparse as sp
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of
 from rayrec.retrieval.item_item import ItemItemRetriever
-from rayrec.retrieval.retriever import FitData, register
+from rayrec.retrieval.retriever import RETRIEVERS, FitData
 
 _FORGOTTEN = 10  # half-lives after which an event is left out (its weight is below 1/1000)
 _KEPT_CELLS = 200_000_000  # in all, where `neighbours` is not given: 1.6 GB
 _BLOCK_CELLS = 16_000_000  # products that are held at once, or those of one item
 
 
-@dataclass(frozen=True)
-class UserKnnSettings:
-    half_life_days: float = 7.0
+class UserKnnSettings(RetrieverSettings):
+    half_life_days: float = Field(7.0, gt=0)
     """Days before the date after which what the others took counts half, above 0."""
-    shrink: float = 3.0
+    shrink: float = Field(3.0, ge=0)
     """Added to each user's norm: short histories are not trusted."""
-    neighbours: int | None = None
+    neighbours: int | None = Field(None, ge=1)
     """Cells kept of each item's row; `null`: as many as fit into 1.6 GB, all of them in a catalogue of up to 14,142
     items."""
-    history_half_life_days: float | None = None
+    history_half_life_days: float | None = Field(None, gt=0)
     """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
     only: sources that differ in nothing else share one fit."""
 
-    def __post_init__(self) -> None:
-        require(self.half_life_days > 0, "half_life_days must be above 0")
-        require(self.shrink >= 0, "shrink must not be below 0")
-        require(self.neighbours is None or self.neighbours >= 1, "neighbours must be at least 1")
-        half_life = self.history_half_life_days
-        require(half_life is None or half_life > 0, "history_half_life_days must be above 0")
+    scoring_only = RetrieverSettings.scoring_only | {"history_half_life_days"}
 
 
-@register
+@RETRIEVERS.register
 class UserKnnRetriever(ItemItemRetriever):
     """What users alike took lately: a popularity that is personal."""
 
     name = "user_knn"
     settings_class = UserKnnSettings
-    scoring_only = frozenset({"history_half_life_days"})
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> UserKnnSettings:
-        return read_settings(UserKnnSettings, settings, "retrieval.sources (user_knn)")
-
-    @classmethod
-    def fit(cls, data: FitData, settings: Mapping[str, Any]) -> Self:
-        given = cls.read(settings)
+    def fit(cls, data: FitData, settings: UserKnnSettings) -> Self:
         users, items = data.matrix.shape
-        fresh = data.age_days < _FORGOTTEN * given.half_life_days
-        faded = (data.weight[fresh] * np.exp2(-data.age_days[fresh] / given.half_life_days)).astype(np.float32)
+        fresh = data.age_days < _FORGOTTEN * settings.half_life_days
+        faded = (data.weight[fresh] * np.exp2(-data.age_days[fresh] / settings.half_life_days)).astype(np.float32)
         recent = sp.csr_matrix((faded, (data.user[fresh], data.item[fresh])), shape=(users, items))
         seen_by = np.bincount(data.matrix.indices, minlength=items)
         idf = np.log(1 + users / (seen_by + 1.0)).astype(np.float32)
         weighted = data.matrix.multiply(idf[None, :]).tocsr()
-        norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1), np.float64).ravel()) + given.shrink
+        norm = np.sqrt(np.asarray(weighted.multiply(weighted).sum(1), np.float64).ravel()) + settings.shrink
         active = np.diff(recent.indptr) > 0
         alike = (sp.diags((1 / np.maximum(norm, 1e-9)).astype(np.float32)[active]) @ weighted[active]).T.tocsr()
-        neighbours = given.neighbours or max(1, _KEPT_CELLS // max(1, items))
+        neighbours = settings.neighbours or max(1, _KEPT_CELLS // max(1, items))
         weights = largest_of_product(alike, recent[active], neighbours)
         weights.data *= np.repeat(idf, np.diff(weights.indptr))
-        return cls(weights, given)
+        return cls(weights, settings)
 
 
 def largest_of_product(

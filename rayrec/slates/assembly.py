@@ -27,7 +27,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
 from rayrec.slates.fallback import Fallback, reorder_by
 from rayrec.slates.pins import SelectedSlates, insert_pins
-from rayrec.slates.policies import Greedy, SlatePolicy, policy_class
+from rayrec.slates.policies import POLICIES, Greedy, SlatePolicy
 from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, ScoredCandidates
 from rayrec.slates.slate_rules import PINNED, Rules
 
@@ -100,9 +100,9 @@ class SlateAssembler:
             date=date,
             run=run,
             size=slate.size,
-            policy=policy_class(slate.policy).read(slate.settings),
+            policy=POLICIES.lookup(slate.policy)(slate.settings),
             rules=Rules.of(slate.rules, items, attributes),
-            diversity=make_diversifier(slate.diversity.method, slate.diversity.settings),
+            diversity=make_diversifier(slate.diversity),
             depth=slate.diversity.depth or 2 * slate.size,
             fallback=Fallback(cold.source, cold.below_events) if cold else None,
             max_promotion=max_promotion,
@@ -187,8 +187,6 @@ class SlateAssembler:
 def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, ...]) -> None:
     """Refuse what `SlateAssembler.of` or its work would refuse, for an arm with these sources and a catalogue with these
     attributes. Raises ConfigError."""
-    policy_class(slate.policy).read(slate.settings)
-    make_diversifier(slate.diversity.method, slate.diversity.settings)
     if slate.fallback and slate.fallback.source not in sources:
         raise ConfigError(
             f"there is no source {slate.fallback.source!r} in the arm's retrieval",

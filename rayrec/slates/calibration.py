@@ -8,42 +8,29 @@ without history keeps the order of relevance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
-
 import numpy as np
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
-from rayrec.slates.diversity import Diversifier, Doubles, GreedyOrder, TopCandidates, register
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, Doubles, GreedyOrder, TopCandidates
 from rayrec.slates.scored_candidates import Ints
 
 _SMOOTH = 0.01  # the paper's alpha
 
 
-@dataclass(frozen=True)
-class CalibratedSettings:
-    calibration: float = 0.5
+class CalibratedSettings(MethodSettings):
+    calibration: float = Field(0.5, ge=0, le=1)
     """The paper's lambda, 0 to 1: 0 is relevance alone."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.calibration <= 1, "calibration must be between 0 and 1")
 
-
-@register
+@DIVERSIFIERS.register
 class Calibrated(Diversifier):
     """Categories in the proportions of the user's history."""
 
     name = "calibrated"
     settings_class = CalibratedSettings
-
-    def __init__(self, settings: CalibratedSettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(CalibratedSettings, settings, "slate.diversity.settings (calibrated)"))
+    settings: CalibratedSettings
 
     def order(self, head: TopCandidates) -> Ints:
         share, slot = _history(head)

@@ -11,7 +11,6 @@ A new method is a new file with one class, registered by name, plus its test.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -20,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rayrec.config.method_settings import NoSettings, read_settings, require
-from rayrec.errors import ConfigError
+from rayrec.config import DiversitySettings
+from rayrec.config.registry import Registry
+from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, padded_batches, single_thread
 from rayrec.numerics.top_k import best, reassign_scores
@@ -75,12 +75,11 @@ class Diversifier(ABC):
     """Reorders heads; a pure function of each user's own candidates and history."""
 
     name: ClassVar[str]
-    settings_class: ClassVar[type[Any]]  # the dataclass that `slate.diversity.settings` are read as
+    settings_class: ClassVar[type[MethodSettings]]  # of `slate.diversity.settings`
 
-    @classmethod
-    @abstractmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        """From `slate.diversity.settings`. Raises ConfigError on unknown or impossible ones."""
+    def __init__(self, settings: Any) -> None:
+        """`settings`: an instance of `settings_class`."""
+        self.settings = settings
 
     @property
     def needs_factors(self) -> bool:
@@ -91,25 +90,12 @@ class Diversifier(ABC):
         """Positions within the head, [b, n], best first, padded cells last."""
 
 
-DIVERSIFIERS: dict[str, type[Diversifier]] = {}
+DIVERSIFIERS: Registry[type[Diversifier]] = Registry("slate.diversity.method", "diversification", built_in=("none",))
 
 
-def register(method: type[Diversifier]) -> type[Diversifier]:
-    DIVERSIFIERS[method.name] = method
-    return method
-
-
-def make_diversifier(method: str, settings: Mapping[str, Any]) -> Diversifier | None:
-    """The method of that name; None for `none`. Raises ConfigError naming the known ones."""
-    if method == "none":
-        read_settings(NoSettings, settings, "slate.diversity.settings (none)")
-        return None
-    if method not in DIVERSIFIERS:
-        known = ", ".join(["none", *sorted(DIVERSIFIERS)])
-        raise ConfigError(
-            f"there is no diversification {method!r}", where="slate.diversity.method", hint=f"use one of {known}"
-        )
-    return DIVERSIFIERS[method].read(settings)
+def make_diversifier(diversity: DiversitySettings) -> Diversifier | None:
+    """As the config says; None for `none`."""
+    return None if diversity.method == "none" else DIVERSIFIERS.lookup(diversity.method)(diversity.settings)
 
 
 def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: Bools) -> Ragged:
@@ -144,7 +130,3 @@ class GreedyOrder:
         self._left[self._rows, pick] = False
         self.order[:, rank] = pick
         return pick
-
-
-def require_similarity(by: str) -> None:
-    require(by in ("category", "factors"), "by must be category or factors")

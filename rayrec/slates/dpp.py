@@ -11,46 +11,34 @@ all: a slate could show no second one at any theta, and the order would end afte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.section import MethodSettings
 from rayrec.numerics.ridge_blocks import batched_vecmat, single_thread
-from rayrec.slates.diversity import Diversifier, Doubles, GreedyOrder, TopCandidates, register, require_similarity
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, Doubles, GreedyOrder, TopCandidates
 from rayrec.slates.scored_candidates import Ints
 
 _OWN = 0.1  # the share of an item that is like nothing else
 
 
-@dataclass(frozen=True)
-class DppSettings:
-    theta: float = 2.0
+class DppSettings(MethodSettings):
+    theta: float = Field(2.0, ge=0)
     """How much relevance counts, 0 or more: the larger, the nearer to relevance alone."""
-    by: str = "category"
+    by: Literal["category", "factors"] = "category"
     """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
 
-    def __post_init__(self) -> None:
-        require(self.theta >= 0, "theta must not be below 0")
-        require_similarity(self.by)
 
-
-@register
+@DIVERSIFIERS.register
 class Dpp(Diversifier):
     """The most relevant and least alike as a set (determinantal point process, greedily)."""
 
     name = "dpp"
     settings_class = DppSettings
-
-    def __init__(self, settings: DppSettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(DppSettings, settings, "slate.diversity.settings (dpp)"))
+    settings: DppSettings
 
     @property
     def needs_factors(self) -> bool:

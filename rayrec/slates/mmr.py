@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.slates.diversity import Diversifier, GreedyOrder, TopCandidates, register, require_similarity
+from rayrec.config.section import MethodSettings
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
 from rayrec.slates.scored_candidates import Ints
 
 
-@dataclass(frozen=True)
-class MmrSettings:
-    relevance: float = 0.7
+class MmrSettings(MethodSettings):
+    relevance: float = Field(0.7, ge=0, le=1)
     """The paper's lambda, 0 to 1: 1 is relevance alone."""
-    by: str = "category"
+    by: Literal["category", "factors"] = "category"
     """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.relevance <= 1, "relevance must be between 0 and 1")
-        require_similarity(self.by)
 
-
-@register
+@DIVERSIFIERS.register
 class Mmr(Diversifier):
     """Next comes what is relevant and unlike all above it (maximal marginal relevance).
 
@@ -34,13 +28,7 @@ class Mmr(Diversifier):
 
     name = "mmr"
     settings_class = MmrSettings
-
-    def __init__(self, settings: MmrSettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(MmrSettings, settings, "slate.diversity.settings (mmr)"))
+    settings: MmrSettings
 
     @property
     def needs_factors(self) -> bool:

@@ -7,16 +7,16 @@ tests/slates/test_policies.py.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from rayrec.config.method_settings import NoSettings, read_settings
-from rayrec.errors import ConfigError
+from rayrec.config.registry import Registry
+from rayrec.config.section import MethodSettings, NoSettings
 from rayrec.numerics.hashing import hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows, ranks
@@ -35,14 +35,13 @@ class SlatePolicy(ABC):
     """Chooses slates from scored candidates. Chance, if any, comes from (run, arm, user) alone: see `chance`."""
 
     name: ClassVar[str]
-    settings_class: ClassVar[type[Any]]  # the dataclass that `slate.settings` are read as
+    settings_class: ClassVar[type[MethodSettings]]  # of `slate.settings`
     explores: ClassVar[bool]  # whether chance has a part in it
     needs_factors: ClassVar[bool] = False  # whether it asks for the items' factors
 
-    @classmethod
-    @abstractmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        """From `slate.settings`. Raises ConfigError on unknown or impossible ones."""
+    def __init__(self, settings: Any) -> None:
+        """`settings`: an instance of `settings_class`."""
+        self.settings = settings
 
     @abstractmethod
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
@@ -58,20 +57,7 @@ class SlatePolicy(ABC):
         """
 
 
-POLICIES: dict[str, type[SlatePolicy]] = {}
-
-
-def register(policy: type[SlatePolicy]) -> type[SlatePolicy]:
-    POLICIES[policy.name] = policy
-    return policy
-
-
-def policy_class(name: str) -> type[SlatePolicy]:
-    """The policy of that name. Raises ConfigError naming the known ones."""
-    if name not in POLICIES:
-        known = ", ".join(sorted(POLICIES))
-        raise ConfigError(f"there is no slate policy {name!r}", where="slate.policy", hint=f"use one of {known}")
-    return POLICIES[name]
+POLICIES: Registry[type[SlatePolicy]] = Registry("slate.policy", "slate policy")
 
 
 def uniform_draws(
@@ -90,7 +76,7 @@ def uniform_draws(
     return uniform
 
 
-@register
+@POLICIES.register
 class Greedy(SlatePolicy):
     """The best first, ties by the candidates' order; no chance involved."""
 
@@ -98,10 +84,8 @@ class Greedy(SlatePolicy):
     settings_class = NoSettings
     explores = False
 
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        read_settings(NoSettings, settings, "slate.settings (greedy)")
-        return cls()
+    def __init__(self, settings: NoSettings = NoSettings()) -> None:  # noqa: B008 (frozen)
+        super().__init__(settings)
 
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         places = best(scored.scores, size)

@@ -5,22 +5,19 @@ The propensity at each rank is P(this item at this rank | the ranks above): a sl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
-
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
 from rayrec.slates.policies import (
+    POLICIES,
     PolicySlates,
     SlatePolicy,
     given_slate_blocks,
     is_greedy_choice,
-    register,
     uniform_draws,
 )
 from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
@@ -28,16 +25,12 @@ from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidate
 _TINY = np.finfo(np.float32).tiny  # what a propensity may not fall below: the contract says above 0
 
 
-@dataclass(frozen=True)
-class PlackettLuceSettings:
-    temperature: float = 1.0
+class PlackettLuceSettings(MethodSettings):
+    temperature: float = Field(1.0, gt=0)
     """Scores are divided by it, above 0: the lower, the greedier."""
 
-    def __post_init__(self) -> None:
-        require(self.temperature > 0, "temperature must be above 0")
 
-
-@register
+@POLICIES.register
 class PlackettLuce(SlatePolicy):
     """Rank by rank without replacement, P proportional to exp(score / temperature): by Gumbel noise and one sort.
 
@@ -47,13 +40,7 @@ class PlackettLuce(SlatePolicy):
     name = "plackett_luce"
     settings_class = PlackettLuceSettings
     explores = True
-
-    def __init__(self, settings: PlackettLuceSettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(PlackettLuceSettings, settings, "slate.settings (plackett_luce)"))
+    settings: PlackettLuceSettings
 
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         logits = self._logits(scored)
@@ -86,29 +73,19 @@ class PlackettLuce(SlatePolicy):
         return np.asarray(logits - top[scored.scores.rows])
 
 
-@dataclass(frozen=True)
-class EpsilonGreedySettings:
-    epsilon: float = 0.1
+class EpsilonGreedySettings(MethodSettings):
+    epsilon: float = Field(0.1, ge=0, le=1)
     """The probability of a draw among all that is left, at each rank; 0 is greedy, 1 is chance alone."""
 
-    def __post_init__(self) -> None:
-        require(0 <= self.epsilon <= 1, "epsilon must be between 0 and 1")
 
-
-@register
+@POLICIES.register
 class EpsilonGreedy(SlatePolicy):
     """At each rank the best candidate left, or with probability epsilon any of those left, all alike."""
 
     name = "epsilon"
     settings_class = EpsilonGreedySettings
     explores = True
-
-    def __init__(self, settings: EpsilonGreedySettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(EpsilonGreedySettings, settings, "slate.settings (epsilon)"))
+    settings: EpsilonGreedySettings
 
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         scores = scored.scores

@@ -12,44 +12,38 @@ sampling, with infinitely many particles, it has the standard error sqrt(p (1 - 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from scipy.special import ndtri
 from torch import Tensor
 
-from rayrec.config.method_settings import read_settings, require
+from rayrec.config.section import MethodSettings
 from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import padded_length, single_thread
 from rayrec.numerics.top_k import descending_keys, positions_of
-from rayrec.slates.policies import PolicySlates, SlatePolicy, register, uniform_draws
+from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy, uniform_draws
 from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
 
 _BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
 
 
-@dataclass(frozen=True)
-class ThompsonSettings:
-    particles: int = 128
+class ThompsonSettings(MethodSettings):
+    particles: int = Field(128, ge=1, le=4096)
     """Draws from the posterior, 1 to 4,096: no propensity is below 1 over their number. Time rises with it."""
-    scale: float = 1.0
+    scale: float = Field(1.0, ge=0)
     """Of the doubt, in units of the blend's score; 0 is greedy."""
-    lam: float = 10.0
+    lam: float = Field(10.0, gt=0)
     """Of the ridge block, above 0: how much is believed without evidence. The smaller, the more doubt."""
 
-    def __post_init__(self) -> None:
-        require(1 <= self.particles <= 4096, "particles must be between 1 and 4096")
-        require(self.scale >= 0, "scale must not be below 0")
-        require(self.lam > 0, "lam must be above 0")
 
-
-@register
+@POLICIES.register
 class Thompson(SlatePolicy):
     """Doubt about the user decides: at each rank the best candidate left of one draw from the posterior over iALS's
     factors."""
@@ -58,13 +52,7 @@ class Thompson(SlatePolicy):
     settings_class = ThompsonSettings
     explores = True
     needs_factors = True
-
-    def __init__(self, settings: ThompsonSettings) -> None:
-        self.settings = settings
-
-    @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(read_settings(ThompsonSettings, settings, "slate.settings (thompson)"))
+    settings: ThompsonSettings
 
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
         places = Ragged.from_lengths(np.empty(0), np.minimum(scored.scores.lengths, size))

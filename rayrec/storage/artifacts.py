@@ -18,6 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from rayrec.config.registry import registry
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
@@ -41,13 +42,16 @@ class RequiredFit:
     Stages do not import each other, so a denoiser names the fit that it needs, and one fit serves all stages.
     """
 
-    kind: str
+    method: str
     settings: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """The prefix of its arrays' names: `ials.factors`, or `fism-0123456789abcdef.source`."""
-        return self.kind if self.settings is None else f"{self.kind}-{digest(self.settings)}"
+        if self.settings is None:
+            return self.method
+        settings = registry("retrieval.sources.NAME.method").settings(self.method, self.settings)
+        return f"{self.method}-{digest(settings.fit_settings)}"
 
 
 def exists(storage: Storage, kind: str, fingerprint: str) -> bool:

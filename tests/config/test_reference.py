@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rayrec.config.annotations import TypeDescriber, sections_in
+from rayrec.config.method_settings import documented_fields
 
 from rayrec.config import Config
 from rayrec.config.__main__ import FAMILIES, main
-from rayrec.config.annotations import TypeDescriber, sections_in
-from rayrec.config.method_settings import documented_fields
 from rayrec.config.section import Section
 from rayrec.errors import ConfigError
 

@@ -20,20 +20,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, field_validator
 
-from rayrec.config.method_settings import require
 from rayrec.instructions.safe_tokenizer import TokenIds
 from rayrec.instructions.templates import Templates
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
 
 _LETTERS = ascii_uppercase + ascii_lowercase
 _ENDING = "\nAnswer with the letter of the first one only."
@@ -43,23 +42,23 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
 class ListwiseSettings(TextScorerSettings):
-    window: int = 20
+    window: int = Field(20, ge=2, le=len(_LETTERS))
     """Candidates in one list at most, 2 to 52; the checkpoint needs a letter of one token for each."""
-    permutations: int = 8
+    permutations: int = Field(8, ge=1, le=128)
     """Times that each candidate is listed at most: 1, or even up to 128. Cost and stability rise with it."""
-    stable_top: int = 10
+    stable_top: int = Field(10, ge=1)
     """Stop once the order of this many did not change from one pair of lists to the next."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(2 <= self.window <= len(_LETTERS), f"window must be between 2 and {len(_LETTERS)}")
-        require(self.permutations == 1 or self.permutations in range(2, 129, 2), "permutations must be 1 or even")
-        require(self.stable_top >= 1, "stable_top must be at least 1")
+    @field_validator("permutations")
+    @classmethod
+    def _one_or_even(cls, permutations: int) -> int:
+        if permutations > 1 and permutations % 2:
+            raise ValueError("give 1 or an even number: each shuffle is read forwards and backwards")
+        return permutations
 
 
-@register
+@TEXT_SCORERS.register
 class ListwiseScorer(TextScorer):
     """Candidates listed under letters, and all letters scored at once: for few prompts."""
 

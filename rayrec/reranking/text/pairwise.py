@@ -12,30 +12,24 @@ A score is -log(rank): it has the scale of a rank, not of a margin, and is blend
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from pydantic import Field
 
-from rayrec.config.method_settings import require
 from rayrec.instructions.templates import Templates
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
 
 
-@dataclass(frozen=True)
 class PairwiseSettings(TextScorerSettings):
-    top: int = 16
+    top: int = Field(16, ge=2, le=128)
     """Candidates that are sorted, 2 to 128; powers of two cost least. The others keep the retrievers' order."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(2 <= self.top <= 128, "top must be between 2 and 128")
 
-
-@register
+@TEXT_SCORERS.register
 class PairwiseScorer(TextScorer):
     """The top candidates compared two by two, in both orders: for a short head whose order matters most."""
 

@@ -13,19 +13,19 @@ system message with the judge's task, then <Instruct>, <Query>, <Document>, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import model_validator
 
-from rayrec.config.method_settings import require
 from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Template, Templates
 from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import PromptRounds, RankingQuery, TextScorer, TextScorerSettings, register
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
 
-PROMPTS = ("templates", "qwen3_reranker")
 _ANSWERS = {"templates": (("Yes", "No"), ("yes", "no")), "qwen3_reranker": (("yes", "no"),)}  # spellings of yes and no
 _JUDGE = (
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
@@ -36,22 +36,22 @@ _QUERY, _TAKEN, _DOCUMENT = "<Query>: {intention}", "\nTaken so far, oldest firs
 _ANYTHING = "what they will want next"
 
 
-@dataclass(frozen=True)
 class PointwiseSettings(TextScorerSettings):
-    prompt: str = "templates"
+    prompt: Literal["templates", "qwen3_reranker"] = "templates"
     """`templates`, or `qwen3_reranker`: the prompt that the Qwen3-Reranker checkpoints were trained on."""
 
     @property
     def uses_templates(self) -> bool:
         return self.prompt == "templates"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.prompt in PROMPTS, f"prompt must be one of {', '.join(PROMPTS)}")
-        require(self.uses_templates or self.few_shot == "none", f"prompt {self.prompt} takes no few-shot examples")
+    @model_validator(mode="after")
+    def _examples_need_a_template(self) -> Self:
+        if self.few_shot != "none" and not self.uses_templates:
+            raise ValueError(f"the prompt {self.prompt} takes no few-shot examples: set few_shot to none")
+        return self
 
 
-@register
+@TEXT_SCORERS.register
 class PointwiseScorer(TextScorer):
     """One candidate a prompt, yes or no: the text of an item cannot change the score of another."""
 

@@ -7,18 +7,19 @@ scorer is a new file with one registered class, and its test; all pass tests/rer
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from rayrec.config.method_settings import read_settings, require
-from rayrec.errors import ConfigError
+from pydantic import Field
+
+from rayrec.config.registry import Registry
+from rayrec.config.rerank_section import WITHOUT_CHECKPOINT
+from rayrec.config.section import MethodSettings
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
 from rayrec.reranking.engines.engine_registry import start_engine
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-
-FEW_SHOT_METHODS = ("none", "nearest", "difficult", "coverage")
 
 
 @dataclass(frozen=True)
@@ -44,38 +45,28 @@ class RankingQuery:
         return replace(self, candidates=(*self.candidates[:place], text, *self.candidates[place + 1 :]))
 
 
-@dataclass(frozen=True)
-class TextScorerSettings:
+class TextScorerSettings(MethodSettings):
     """Settings that all text scorers share: how much of each text enters a prompt. All of them change scores."""
 
-    prompt_tokens: int = 2048
+    prompt_tokens: int = Field(2048, ge=64)
     """Tokens of a whole prompt, 64 or more; the checkpoint may allow fewer. Bounds memory."""
-    instruction_tokens: int = 128
+    instruction_tokens: int = Field(128, ge=1)
     """Tokens of the request, and of the user profile text what is left."""
-    item_tokens: int = 48
+    item_tokens: int = Field(48, ge=1)
     """Tokens of the text of one item, in the history and among the candidates."""
-    events: int = 20
+    events: int = Field(20, ge=0)
     """Newest items of the history, 0 or more."""
-    few_shot: str = "none"
+    few_shot: Literal["none", "nearest", "difficult", "coverage"] = "none"
     """Few-shot examples of other users before the question: `none`, `nearest`, `difficult` or `coverage`."""
-    examples: int = 2
+    examples: int = Field(2, ge=1)
     """Number of few-shot examples."""
-    example_events: int = 5
+    example_events: int = Field(5, ge=1)
     """Newest items of the history of an example."""
 
     @property
     def uses_templates(self) -> bool:
         """Whether the prompts come from `instruction.templates`."""
         return True
-
-    def __post_init__(self) -> None:
-        require(self.prompt_tokens >= 64, "prompt_tokens must be at least 64")
-        require(self.instruction_tokens >= 1, "instruction_tokens must be at least 1")
-        require(self.item_tokens >= 1, "item_tokens must be at least 1")
-        require(self.events >= 0, "events must not be below 0")
-        require(self.few_shot in FEW_SHOT_METHODS, f"few_shot must be one of {', '.join(FEW_SHOT_METHODS)}")
-        require(self.examples >= 1, "examples must be at least 1")
-        require(self.example_events >= 1, "example_events must be at least 1")
 
 
 PromptRounds = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
@@ -97,11 +88,6 @@ class TextScorer(ABC):
         """`settings`: of `settings_class`. Raises ConfigError as `load` does."""
 
     @classmethod
-    def read(cls, settings: Mapping[str, Any]) -> TextScorerSettings:
-        """`rerank.settings` as `settings_class`. Raises ConfigError: called before any work starts."""
-        return read_settings(cls.settings_class, settings, cls.where())
-
-    @classmethod
     def where(cls) -> str:
         """The place of the settings in the config, for errors."""
         return f"rerank.settings ({cls.name})"
@@ -111,14 +97,14 @@ class TextScorer(ABC):
         cls,
         engine: Engine,
         checkpoint: InstructCheckpoint,
-        settings: Mapping[str, Any],
+        settings: TextScorerSettings,
         templates: Templates | None = None,
     ) -> Self:
         """A scorer on an engine that runs `checkpoint`; `templates`: None for those of rayrec.
 
         Raises ConfigError where the checkpoint cannot answer as this scorer needs it, or a template is missing.
         """
-        return cls(engine, checkpoint, cls.read(settings), templates or load_templates())
+        return cls(engine, checkpoint, settings, templates or load_templates())
 
     def neutral_score(self, candidates: int) -> float:
         """The score of each of so many candidates where the checkpoint prefers none."""
@@ -151,23 +137,7 @@ class TextScorer(ABC):
         return scores
 
 
-TEXT_SCORERS: dict[str, type[TextScorer]] = {}
-
-
-def register(scorer: type[TextScorer]) -> type[TextScorer]:
-    TEXT_SCORERS[scorer.name] = scorer
-    return scorer
-
-
-def text_scorer_class(method: str) -> type[TextScorer]:
-    """The text scorer of a `rerank.method`. Raises ConfigError for others."""
-    if method not in TEXT_SCORERS:
-        raise ConfigError(
-            f"there is no text scorer {method!r}",
-            where="rerank.method",
-            hint=f"choose one of {', '.join(TEXT_SCORERS)}",
-        )
-    return TEXT_SCORERS[method]
+TEXT_SCORERS: Registry[type[TextScorer]] = Registry("rerank.method", "reranker", built_in=WITHOUT_CHECKPOINT)
 
 
 def start_text_scorer(
@@ -175,11 +145,10 @@ def start_text_scorer(
     engine: str,
     checkpoint: InstructCheckpoint,
     engine_settings: EngineSettings,
-    settings: Mapping[str, Any],
+    settings: TextScorerSettings,
     templates: Templates,
 ) -> TextScorer:
     """A scorer with its own engine; `engine`: as in `rerank.engine`."""
-    scorer = text_scorer_class(method)
-    longest = scorer.read(settings).prompt_tokens
-    started = start_engine(engine, checkpoint.model_files, "next_token", engine_settings, longest)
-    return scorer.load(started, checkpoint, settings, templates)
+    files, longest = checkpoint.model_files, settings.prompt_tokens
+    started = start_engine(engine, files, "next_token", engine_settings, longest)
+    return TEXT_SCORERS.lookup(method).load(started, checkpoint, settings, templates)

@@ -253,7 +253,7 @@ def _choice(
     task: TuningTask, fresh: Callable[[], item_lm.ItemLM], layout: PromptLayout, worker: Worker
 ) -> DataSelection | None:
     """Whom to learn from; None: everybody. All workers choose; should rounding make them differ, the first decides."""
-    if task.settings.choose == "all":
+    if task.settings.data_selection == "all":
         return None
     choice = select_users(task.events, fresh, layout, task.settings, task.now, worker.device)
     if worker.world_size > 1:

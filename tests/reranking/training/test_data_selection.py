@@ -27,7 +27,13 @@ from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.data_selection import METHODS, DataSelection, SelectionPool, latest_users, select_users
+from rayrec.reranking.training.data_selection import (
+    SELECTION_METHODS,
+    DataSelection,
+    SelectionPool,
+    latest_users,
+    select_users,
+)
 from rayrec.reranking.training.data_selection.diversity_selection import apportion, cluster_users, stratified_sample
 from rayrec.reranking.training.data_selection.influence_selection import newest_event_examples, warm_up_model
 from rayrec.reranking.training.data_selection.selection_pool import groups, take_users
@@ -42,7 +48,7 @@ from rayrec.reranking.training.tuning_data import Sequences, batches, collate
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 from rayrec.storage import Storage
 
-NAMES = sorted(METHODS)
+NAMES = sorted(SELECTION_METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def few_shot_pool_of(
 @pytest.mark.parametrize("budget", [0.001, 0.1, 0.33, 0.9])
 def test_the_budget_is_kept_to_the_user(layout: PromptLayout, name: str, budget: float) -> None:
     events = sequences(pairs_shop(61), as_table(Ragged.from_lengths(np.arange(4), [1, 3]), [1, 2, 2, 2]))
-    given = settings(choose=name, budget=budget, epochs=1)
+    given = settings(data_selection=name, selection_budget=budget, epochs=1)
     choice = select_users(events, starting(given, layout), layout, given, 10 * NOW)
     assert choice.weights.shape == (63,)
     assert choice.weights.dtype == np.float32
@@ -106,17 +112,17 @@ def test_the_budget_is_kept_to_the_user(layout: PromptLayout, name: str, budget:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_users_are_chosen_twice_and_another_seed_may_choose_others(layout: PromptLayout, name: str) -> None:
     events = sequences(pairs_shop(60))
-    one, two = (METHODS[name](few_shot_pool_of(events, layout, epochs=2), 12) for _ in range(2))
+    one, two = (SELECTION_METHODS[name](few_shot_pool_of(events, layout, epochs=2), 12) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     if name != "similar":  # the only one that draws nothing
-        assert not np.array_equal(one, METHODS[name](few_shot_pool_of(events, layout, epochs=2, seed=1), 12))
+        assert not np.array_equal(one, SELECTION_METHODS[name](few_shot_pool_of(events, layout, epochs=2, seed=1), 12))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> None:
     whole = pairs_shop(60)
     splitmix64 = whole.take(np.random.default_rng(0).permutation(60))
-    given = settings(choose=name, budget=0.25, epochs=1)
+    given = settings(data_selection=name, selection_budget=0.25, epochs=1)
     one = tune_on_worker(spec(tmp_path / "a", whole, settings=given), Worker(), lambda row: None)
     sharded = spec(tmp_path / "b", splitmix64, settings=given, sequences=("0.arrow", "1.arrow"))
     for number, part in enumerate((splitmix64.slice(0, 20), splitmix64.slice(20))):
@@ -129,10 +135,10 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
 
 def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
     table = pairs_shop(80)
-    given = settings(choose="random", budget=0.3, epochs=1)
+    given = settings(data_selection="random", selection_budget=0.3, epochs=1)
     one = tune_on_worker(spec(tmp_path / "a", table, settings=given), Worker(), lambda row: None)
     pool = SelectionPool(sequences(table), np.arange(0), lambda: None, None, given, NOW)  # type: ignore[arg-type]
-    chosen = np.flatnonzero(METHODS["random"](pool, 24))
+    chosen = np.flatnonzero(SELECTION_METHODS["random"](pool, 24))
     two = tune_on_worker(
         spec(tmp_path / "b", table.take(chosen), settings=settings(epochs=1)), Worker(), lambda row: None
     )
@@ -142,7 +148,7 @@ def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
 
 
 def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path) -> None:
-    given = spec(tmp_path, pairs_shop(40), settings=settings(choose="diverse", budget=0.5, epochs=1))
+    given = spec(tmp_path, pairs_shop(40), settings=settings(data_selection="diverse", selection_budget=0.5, epochs=1))
     card = tune_on_worker(given, Worker(), lambda row: None)
     assert tuned_checkpoint.read_model_card(Storage(given.root), given.path) == card
     content = json.loads(json.dumps(card.as_json()))
@@ -152,7 +158,7 @@ def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path)
 
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> None:
-    given = settings(choose="influence", budget=0.25, epochs=2)
+    given = settings(data_selection="influence", selection_budget=0.25, epochs=2)
     one, two = (spec(tmp_path / name, pairs_shop(60), settings=given) for name in "ab")
     alone = tune_on_worker(one, Worker(), lambda row: None)
     (card,) = tune([two], WorkerGroup(count=2, cpus=0.5))
@@ -164,11 +170,11 @@ def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> No
 def test_influence_finds_the_users_who_are_like_the_validation_users(layout: PromptLayout) -> None:
     events, good = half_random(600)
     judges = np.flatnonzero(good)[::4]
-    chosen = METHODS["influence"](few_shot_pool_of(events, layout, judges, epochs=8), 150) > 0
+    chosen = SELECTION_METHODS["influence"](few_shot_pool_of(events, layout, judges, epochs=8), 150) > 0
     others = np.setdiff1d(np.arange(600), judges)
     assert good[chosen].mean() >= 0.85
     assert good[others][chosen[others]].mean() >= 0.85  # not only the validation users themselves
-    by_items = METHODS["similar"](few_shot_pool_of(events, layout, judges), 150) > 0
+    by_items = SELECTION_METHODS["similar"](few_shot_pool_of(events, layout, judges), 150) > 0
     assert good[by_items].mean() < 0.7  # both halves take the same items
 
 
@@ -176,7 +182,7 @@ def test_similar_finds_the_users_who_took_what_validation_users_took_last(layout
     turned = (np.arange(4) + np.arange(80)[:, None]) % 4 + 4 * (np.arange(80)[:, None] >= 40)
     item = Ragged.from_lengths(turned.reshape(-1), np.full(80, 4))
     events = sequences(as_table(item, np.tile(np.arange(4) * MICROSECONDS_PER_DAY, 80)))
-    weights = METHODS["similar"](few_shot_pool_of(events, layout, np.arange(40, 44)), 40)
+    weights = SELECTION_METHODS["similar"](few_shot_pool_of(events, layout, np.arange(40, 44)), 40)
     np.testing.assert_array_equal(np.flatnonzero(weights), np.arange(40, 80))
 
 
@@ -206,7 +212,7 @@ def test_diverse_weighs_every_cluster_as_it_is_among_all_users(layout: PromptLay
     pool = few_shot_pool_of(events, layout, factors=factors.astype(np.float32))
     label = cluster_users(pool, 3)
     assert len(np.unique(np.stack([taste, label]), axis=1).T) == 3  # the tastes, by other names
-    weights = METHODS["diverse"](pool, 12)
+    weights = SELECTION_METHODS["diverse"](pool, 12)
     np.testing.assert_allclose(np.bincount(taste, weights) / weights.sum(), [0.7, 0.25, 0.05], rtol=1e-5)
 
 
@@ -307,7 +313,7 @@ def test_chosen_events_carry_their_weights() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_to_choose_from_is_said_in_words(layout: PromptLayout, name: str) -> None:
-    given = settings(choose=name, budget=0.5)
+    given = settings(data_selection=name, selection_budget=0.5)
     alone = sequences(as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3]))
     with pytest.raises(DataError, match="two groups"):
         select_users(alone, starting(given, layout), layout, given, NOW)
@@ -315,7 +321,7 @@ def test_nobody_to_choose_from_is_said_in_words(layout: PromptLayout, name: str)
 
 @pytest.mark.parametrize("name", ["similar", "influence"])
 def test_nobody_to_choose_for_is_said_in_words(layout: PromptLayout, name: str) -> None:
-    given = settings(choose=name, budget=0.5)
+    given = settings(data_selection=name, selection_budget=0.5)
     short = sequences(as_table(Ragged.from_lengths(np.arange(4), [2, 2]), [0, 1, 2, 3]))
     with pytest.raises(DataError, match="validation user"):
         select_users(short, starting(given, layout), layout, given, NOW)
@@ -324,18 +330,13 @@ def test_nobody_to_choose_for_is_said_in_words(layout: PromptLayout, name: str) 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"budget": 0.5}, "needs tuning.choose"),
-        ({"choose": "influence"}, "needs tuning.budget"),
-        ({"choose": "random", "budget": 0.0}, "greater than 0"),
-        ({"choose": "random", "budget": 1.5}, "less than or equal to 1"),
-        ({"choose": "nearest", "budget": 0.5}, "'random', 'similar'"),
+        ({"selection_budget": 0.5}, "needs a tuning.data_selection"),
+        ({"data_selection": "influence"}, "needs a tuning.selection_budget"),
+        ({"data_selection": "random", "selection_budget": 0.0}, "greater than 0"),
+        ({"data_selection": "random", "selection_budget": 1.5}, "less than or equal to 1"),
+        ({"data_selection": "nearest", "selection_budget": 0.5}, "diverse, influence, random, similar"),
     ],
 )
 def test_settings_that_choose_nothing_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Tuning.model_validate(changes)
-
-
-def test_every_way_that_config_names_is_there() -> None:
-    named = Tuning.model_json_schema()["properties"]["choose"]["enum"]
-    assert sorted(named) == ["all", *NAMES] == sorted({"all", *METHODS})

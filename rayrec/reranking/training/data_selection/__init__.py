@@ -1,11 +1,11 @@
-"""Whom to tune on: a budget of users out of all, chosen by one of several ways (config: tuning.choose, tuning.budget).
+"""Whom to tune on: a budget of users out of all, chosen by one of several ways (config: tuning.data_selection, tuning.selection_budget).
 
 Only users with two groups of events can teach anything; the budget is a share of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +15,34 @@ from rayrec.config import Tuning
 from rayrec.errors import DataError
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.data_selection.diversity_selection import by_diversity
-from rayrec.reranking.training.data_selection.influence_selection import by_influence
+from rayrec.reranking.training.data_selection import (
+    diversity_selection,
+    influence_selection,
+    similarity_selection,
+    uniform_selection,
+)
 from rayrec.reranking.training.data_selection.selection_pool import (
-    SelectionMethod,
+    SELECTION_METHODS,
     SelectionPool,
     Weights,
     best,
     groups,
     take_users,
 )
-from rayrec.reranking.training.data_selection.similarity_selection import by_similarity
-from rayrec.reranking.training.data_selection.uniform_selection import by_random
 from rayrec.reranking.training.tuning_data import Int, Sequences
 
-__all__ = ["METHODS", "DataSelection", "SelectionPool", "latest_users", "select_users"]
+__all__ = [
+    "SELECTION_METHODS",
+    "DataSelection",
+    "SelectionPool",
+    "diversity_selection",
+    "influence_selection",
+    "latest_users",
+    "select_users",
+    "similarity_selection",
+    "uniform_selection",
+]
 
-METHODS: Mapping[str, SelectionMethod] = {
-    "random": by_random,
-    "similar": by_similarity,
-    "diverse": by_diversity,
-    "influence": by_influence,
-}
 _VALIDATION_USERS = 1000  # at most
 
 
@@ -87,10 +93,10 @@ def select_users(
     validation = latest_users(events) if validation is None else validation
     judges = np.searchsorted(teaching, validation)
     pool = SelectionPool(take_users(events, teaching), judges, fresh, layout, settings, now, device)
-    count = max(1, round(settings.budget * len(pool)))
+    count = max(1, round(settings.selection_budget * len(pool)))
     weights = np.zeros(len(events), np.float32)
-    weights[teaching] = METHODS[settings.choose](pool, count)
-    return DataSelection(settings.choose, settings.budget, weights, len(pool))
+    weights[teaching] = SELECTION_METHODS[settings.data_selection](pool, count)
+    return DataSelection(settings.data_selection, settings.selection_budget, weights, len(pool))
 
 
 def latest_users(events: Sequences) -> Int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.cluster.vq import kmeans2
 
-from rayrec.reranking.training.data_selection.selection_pool import SelectionPool, Weights
+from rayrec.reranking.training.data_selection.selection_pool import SELECTION_METHODS, SelectionPool, Weights
 from rayrec.reranking.training.tuning_data import Int
 
 _CLUSTERS = 64  # at most
@@ -22,7 +22,9 @@ _PER_CLUSTER = 4  # users chosen, on average, at least
 _ROUNDS = 20
 
 
+@SELECTION_METHODS.register_as("diverse")
 def by_diversity(pool: SelectionPool, count: int) -> Weights:
+    """A stratified sample over clusters of users."""
     clusters = min(_CLUSTERS, max(1, count // _PER_CLUSTER))
     return stratified_sample(cluster_users(pool, clusters), count, pool.rng("diverse"))
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from rayrec.numerics.collectives import Worker
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.training.data_selection.selection_pool import (
+    SELECTION_METHODS,
     SelectionPool,
     Weights,
     best,
@@ -33,7 +34,9 @@ _WARMUP_STEPS = 300  # at most
 _EPSILON = 1e-8  # Adam's
 
 
+@SELECTION_METHODS.register_as("influence")
 def by_influence(pool: SelectionPool, count: int) -> Weights:
+    """Users whose gradient points where that of validation users does (LESS, Xia et al. 2024)."""
     wanted, tokens = pool.validation_targets, pool.settings.batch_tokens
     lm, scale = warm_up_model(pool)
     users, examples = newest_event_examples(pool)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rayrec.config import Tuning
+from rayrec.config.registry import Registry
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
@@ -61,7 +62,7 @@ class SelectionPool:
         if not len(examples.target.values):
             raise DataError(
                 "there is no validation user to choose tuning data for: nobody took a new item after two others",
-                hint="give more days (data.window_days) or set tuning.choose: random",
+                hint="give more days (data.window_days) or set tuning.data_selection: random",
             )
         return examples
 
@@ -94,3 +95,8 @@ def take_users(events: Sequences, rows: Int) -> Sequences:
 def filter_events(events: Sequences, mask: npt.NDArray[np.bool_]) -> Sequences:
     """The events where mask [events] is true; users stay, perhaps without any."""
     return Sequences(*(member.filter(mask) for member in (events.item, events.ts, events.weight)))
+
+
+SELECTION_METHODS: Registry[SelectionMethod] = Registry(
+    "tuning.data_selection", "way of selecting training data", built_in=("all",)
+)

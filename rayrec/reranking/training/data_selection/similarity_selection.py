@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from rayrec.reranking.training.data_selection.selection_pool import SelectionPool, Weights, best
+from rayrec.reranking.training.data_selection.selection_pool import SELECTION_METHODS, SelectionPool, Weights, best
 
 _K1, _B = 1.2, 0.75
 
 
+@SELECTION_METHODS.register_as("similar")
 def by_similarity(pool: SelectionPool, count: int) -> Weights:
+    """Users whose items the validation users consumed last, by BM25."""
     past, items = pool.past.item, pool.layout.vocabulary.items
     user, item = np.divmod(np.unique(past.rows * items + past.values), items)
     having = np.bincount(item, minlength=items)

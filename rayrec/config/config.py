@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from rayrec.config import yaml_loader
 from rayrec.config.arms_section import Arms
@@ -19,7 +18,7 @@ from rayrec.config.inheritance import inherit_from_top_level
 from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
 from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
-from rayrec.config.section import Section
+from rayrec.config.section import Section, explain
 from rayrec.config.slate_section import Slate
 from rayrec.config.tuning_section import Tuning
 from rayrec.errors import ConfigError
@@ -36,9 +35,9 @@ class Config(Section):
     """What the runs are called, in reports and manifests."""
     data: Data
     """What is read."""
-    denoise: Denoise = Denoise()
+    denoise: Denoise = Field(default_factory=Denoise)
     """What is taken out of histories."""
-    retrieval: Retrieval = Retrieval()
+    retrieval: Retrieval = Field(default_factory=Retrieval)
     """Where candidates come from."""
     fit: Fit = Fit()
     """Bounds of the item models."""
@@ -48,9 +47,9 @@ class Config(Section):
     """What is asked where the table says nothing."""
     tuning: Tuning = Tuning()
     """The LLM that is tuned."""
-    rerank: Rerank = Rerank()
+    rerank: Rerank = Field(default_factory=Rerank)
     """How the LLM scores."""
-    slate: Slate = Slate()
+    slate: Slate = Field(default_factory=Slate)
     """What becomes of the scores."""
     arms: Arms
     """The variants that are compared."""
@@ -99,7 +98,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(_explain(error), where=str(path)) from None
+        raise ConfigError(explain(error), where=str(path)) from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
@@ -117,21 +116,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node[last] = yaml_loader.load(value, f"--set {key}")
     except yaml.YAMLError:
         node[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        line = f"{key}: {problem['msg']}"
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(), n=1)
-            line = f"{key}: unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _known_keys() -> list[str]:
-    schema = Config.model_json_schema()
-    sections = [schema, *schema.get("$defs", {}).values()]
-    return sorted({key for section in sections for key in section.get("properties", {})})
