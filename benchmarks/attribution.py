@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
         file=sys.stderr,
         flush=True,
     )
-    again = retrained(examples, test, halves, items, replace(settings, seed=seed + 1_000))
+    again = retrained(examples, test, halves, items, settings.model_copy(update={"seed": seed + 1_000}))
     agreement = np.mean([spearmanr(one, other).statistic for one, other in zip(truth.T, again.T, strict=True)])
     found = {RETRAINED: (float(agreement), seconds)}
     model = train(examples, items, settings)

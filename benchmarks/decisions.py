@@ -40,7 +40,7 @@ from rayrec.evaluation.off_policy.estimates import confidence_interval
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.off_policy.slate_estimators import conditional_weights, sn_rips
 from rayrec.evaluation.significance import welch_p
-from rayrec.slates.policies import SlatePolicy, policy_class
+from rayrec.slates.policies import POLICIES, SlatePolicy
 
 EFFECTS = (0.0, 0.01, 0.02, 0.05, 0.10)
 TEXT_SCORERS = ("outcomes", "interleaved", "off-policy", "A/B")
@@ -70,7 +70,7 @@ class Said:
 
 @cache
 def policy() -> SlatePolicy:
-    return policy_class("plackett_luce").read({"temperature": 0.5})
+    return POLICIES["plackett_luce"](POLICIES.settings("plackett_luce", {"temperature": 0.5}))
 
 
 @cache

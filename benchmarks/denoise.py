@@ -43,7 +43,6 @@ from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.denoise_planting import KINDS
 from benchmarks.denoise_report import Records, bars, tables, write_plot
 from rayrec.denoising import DENOISERS
-from rayrec.denoising.denoise_stage import denoiser_class
 from rayrec.errors import ConfigError
 
 LOSSES = ("loss:objective=t_ce", "loss:objective=r_ce")  # beside the loss that the method takes by itself
@@ -109,7 +108,7 @@ def arguments() -> argparse.Namespace:
         name, _, like = condition.partition("@")
         if name not in CONTROLS or like:
             method, settings = read_condition(like or condition)
-            denoiser_class(method).check(settings)
+            DENOISERS.settings(method, settings)
     return given
 
 

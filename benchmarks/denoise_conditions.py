@@ -89,7 +89,7 @@ class Case:
     def _fitted(self, denoise: Denoise) -> tuple[Mapping[str, npt.NDArray[Any]], float]:
         """The item model's arrays for a method, fitted on the noisy histories as a night would; and the seconds."""
         started = time.perf_counter()
-        own = SourceSpec("ials", "ials", 0, {"seed": self.seed}), SourceSpec("ease", "ease", 0, EASE)
+        own = SourceSpec.of("ials", "ials", 0, seed=self.seed), SourceSpec.of("ease", "ease", 0, **EASE)
         needs = required_fits_of([denoise])
         kinds = {need.kind for need in needs}
         specs = item_model.required_sources([[spec for spec in own if spec.kind in kinds]], False, needs)

@@ -40,7 +40,7 @@ def timed(
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not be had for nothing
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is resident now
     before, start = _memory("VmRSS"), time.perf_counter()
-    denoiser = DENOISERS[method].load(arrays, settings)
+    denoiser = DENOISERS[method].load(arrays, DENOISERS[method].settings_class(**settings))
     loaded = time.perf_counter()
     decision = denoiser.decide(histories)
     return Timed(decision, loaded - start, time.perf_counter() - loaded, _memory("VmHWM") - before)

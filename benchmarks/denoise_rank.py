@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from rayrec.denoising import Histories
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval.retriever import FitData, Retriever, UserHistories, clipped_matrix, retriever_class
+from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories, clipped_matrix
 
 BLOCK = 512  # users scored at once
 
@@ -46,8 +46,8 @@ class Kept:
         return UserHistories(self.item.take(users), self.ts.take(users), self.weight.take(users), self.items)
 
 
-def refitted(kind: str, kept: Kept, cutoff: int, settings: dict[str, float]) -> Retriever:
-    return retriever_class(kind).fit(kept.fit_data(cutoff), settings)
+def refitted(method: str, kept: Kept, cutoff: int, settings: dict[str, float]) -> Retriever:
+    return RETRIEVERS[method].fit(kept.fit_data(cutoff), RETRIEVERS.settings(method, settings))
 
 
 def scores_of(retriever: Retriever, kept: Kept) -> Scores:

@@ -9,7 +9,7 @@ date.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,12 @@ from rayrec.numerics.top_k import best
 from rayrec.reranking.text.text_reranker import reciprocal_rank_fusion
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel
-from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.retrieval.source_specs import SourceSpec, source_specs
 
 SIZE = 100
 BAR = 1.05  # x EASE alone
 RESAMPLES = 1000
-OURS = tuple(SourceSpec(f"user_embedding {lam:g}", "user_embedding", SIZE, {"lam": lam}) for lam in (10.0, 30.0, 100.0))
+OURS = tuple(SourceSpec.of(f"user_embedding {lam:g}", "user_embedding", SIZE, lam=lam) for lam in (10.0, 30.0, 100.0))
 ALONE, UNION = "EASE alone", "night's sources + user_embedding"
 
 Floats = npt.NDArray[np.float64]
@@ -58,8 +58,8 @@ class Judged:
 def report(now: Moment, before: Moment, horizon: int, name: str) -> bool:
     """Print the table and the summary line; whether the bar is met. `before`: a horizon (microseconds) earlier."""
     ease, ours = _chosen(before, horizon)
-    night = [s for s in parse_sources(now.day.config.retrieval.sources, SIZE) if s.top and s.kind != "user_embedding"]
-    one = SourceSpec("one interest", "user_embedding", SIZE, {**ours.settings, "interests": 1})
+    night = [s for s in source_specs(now.day.config.retrieval) if s.top_k and s.method != "user_embedding"]
+    one = replace(ours, name="one interest", settings=ours.settings.model_copy(update={"interests": 1}))
     model, judged = now.fit([ease, ours, *night]), Judged.at(now, horizon)
     lists: dict[str, Sequence[SourceSpec]] = {
         ALONE: [ease],

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.config.section import NoSettings
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoise_stage import DenoiseStage
@@ -41,12 +42,12 @@ from rayrec.storage import Storage
 DEPTH = 50
 GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation stands in the table
     "decayed": tuple(
-        SourceSpec(f"decayed {days:g} d", "recent_popularity", 0, {"half_life_days": days})
+        SourceSpec.of(f"decayed {days:g} d", "recent_popularity", 0, half_life_days=days)
         for days in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     ),
-    "item-kNN": (SourceSpec("item_knn", "item_knn", 0, {}),),
-    "EASE": tuple(SourceSpec(f"ease {lam:g}", "ease", 0, {"lam": lam}) for lam in (50.0, 200.0, 800.0)),
-    "iALS": tuple(SourceSpec(f"ials {lam:g}", "ials", 0, {"lam": lam}) for lam in (1.0, 10.0, 100.0)),
+    "item-kNN": (SourceSpec.of("item_knn", "item_knn", 0),),
+    "EASE": tuple(SourceSpec.of(f"ease {lam:g}", "ease", 0, lam=lam) for lam in (50.0, 200.0, 800.0)),
+    "iALS": tuple(SourceSpec.of(f"ials {lam:g}", "ials", 0, lam=lam) for lam in (1.0, 10.0, 100.0)),
 }
 
 
@@ -79,7 +80,7 @@ class Moment:
         """DENOISED_HISTORY rows of these users, nothing taken out."""
         table = histories_at(self.everything, self.cutoff)
         table = table.filter(pc.is_in(table["user_id"], users)).combine_chunks()
-        return DenoiseStage.load("whole", "none", {}, self.day.event_weights, {})(table)
+        return DenoiseStage.load("whole", "none", NoSettings(), self.day.event_weights, {})(table)
 
     def candidates(self, users: pa.Array, name: str, retriever: Retriever, top: int = DEPTH) -> pa.Table:
         available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)

@@ -75,7 +75,11 @@ def made_asks(count: int, seed: int) -> list[RankingQuery]:
 def read(checkpoint: InstructCheckpoint, asks: list[RankingQuery], settings: Mapping[str, int]) -> Read:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(threads=1), _LONGEST)
     way = ListwiseScorer.load(
-        engine, checkpoint, {"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
+        engine,
+        checkpoint,
+        ListwiseScorer.settings_class(
+            **{"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
+        ),
     )
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)

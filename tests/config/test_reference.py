@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rayrec.config.annotations import TypeDescriber, sections_in
-from rayrec.config.method_settings import documented_fields
 
 from rayrec.config import Config
-from rayrec.config.__main__ import FAMILIES, main
+from rayrec.config.__main__ import main
+from rayrec.config.reference import TypeDescriber, sections_in
+from rayrec.config.registry import Registry, registries
 from rayrec.config.section import Section
 from rayrec.errors import ConfigError
 
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
-METHODS = [
-    pytest.param(method, id=f"{family.key}-{name}") for family in FAMILIES for name, method in family.registered.items()
-]
+METHODS = [pytest.param(known, name, id=f"{known.key}-{name}") for known in registries().values() for name in known]
 LONGEST_CELL = 300  # characters
 
 
@@ -50,29 +47,25 @@ def test_every_section_and_every_key_says_what_it_means(section: type[Section]) 
     assert [key for key, field in section.model_fields.items() if not field.description] == []
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_and_every_setting_says_what_it_means(method: type[Any]) -> None:
-    assert method.__dict__.get("__doc__"), "the method says nothing"
-    kinds = [kind for kind in method.settings_class.__mro__ if dataclasses.is_dataclass(kind)]
-    assert {name for kind in kinds for name, text in documented_fields(kind).items() if not text} == set()
+@pytest.mark.parametrize(("known", "name"), METHODS)
+def test_every_method_and_every_setting_says_what_it_means(known: Registry[Any], name: str) -> None:
+    assert known[name].__doc__, "the method says nothing"
+    fields = known.settings_class(name).model_fields
+    assert {key for key, field in fields.items() if not field.description} == set()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_method_reads_its_settings_as_the_class_that_the_page_tells_of(method: type[Any]) -> None:
-    known = [field.name for field in dataclasses.fields(method.settings_class)]
-    read = getattr(method, "check", None) or method.read
+@pytest.mark.parametrize(("known", "name"), METHODS)
+def test_an_unknown_setting_is_refused_with_the_known_ones(known: Registry[Any], name: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        read({"~": 0})
-    assert refused.value.hint == f"known settings: {', '.join(known) or 'none'}"
+        known.settings(name, {"~": 0})
+    keys = ", ".join(known.settings_class(name).model_fields) or "none"
+    assert refused.value.what == f"~: unknown key; known keys: {keys}"
 
 
 def test_every_key_and_every_setting_has_a_row() -> None:
     keys = {key for section in sections(Config) for key in section.model_fields}
     keys |= {
-        field.name
-        for family in FAMILIES
-        for method in family.registered.values()
-        for field in dataclasses.fields(method.settings_class)
+        key for known in registries().values() for name in known for key in known.settings_class(name).model_fields
     }
     assert {key for key in keys if f"\n| `{key}` | " not in page()} == set()
 
@@ -110,25 +103,4 @@ def test_what_a_key_takes_is_told_in_words(key: str, takes: str) -> None:
     for name in path:
         section = section.model_fields[name].annotation
     field = section.model_fields[last]
-    assert TypeDescriber(dict.fromkeys(sections(Config), "section")).of(field.annotation, field.metadata) == takes
-
-
-@dataclasses.dataclass
-class Own:
-    first: int = 1
-    """Said
-    on two lines."""
-    second: float = 2.0
-    third: str = ""
-    """Said."""
-
-
-@dataclasses.dataclass
-class Inherits(Own):
-    fourth: int = 4
-    """Said last."""
-
-
-def test_a_setting_is_described_by_the_text_below_it_where_it_stands() -> None:
-    assert documented_fields(Own) == {"first": "Said\non two lines.", "second": "", "third": "Said."}
-    assert documented_fields(Inherits) == {"fourth": "Said last."}
+    assert TypeDescriber(dict.fromkeys(sections(Config), "section")).describe(field.annotation, field.metadata) == takes

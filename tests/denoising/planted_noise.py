@@ -43,16 +43,16 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
     }
     np.fill_diagonal(arrays["ease.weights"], 0)
     for method in DENOISERS.values():
-        for need in method.required_fits({}):
-            if need.kind == "fism":
+        for need in method.required_fits(method.settings_class()):
+            if need.method == "fism":
                 fitted = [random.normal(size=shape) for shape in ((items, width), (items, width), items)]
                 fitted.append(np.sort(random.exponential(size=101)))
                 names = [f"{need.name}.{name}" for name in ("source", "target", "bias", "quantiles")]
                 arrays |= {name: array.astype(np.float32) for name, array in zip(names, fitted, strict=True)}
-            if need.kind == "next_item":
+            if need.method == "next_item":
                 arrays |= {f"{need.name}.{part}": array for part, array in next_item_arrays(items, width, seed).items()}
         if method.requires_fit:
-            arrays[f"{method.fit_key({})}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
+            arrays[f"{method.fit_key(method.settings_class())}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
     return arrays
 
 
@@ -88,11 +88,11 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
         noise.append((both // per_taste != user % tastes)[order])
     item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
     data = fit_data(histories(item), items)
-    ease = EaseRetriever.fit(data, {"lam": 20.0})
+    ease = EaseRetriever.fit(data, EaseRetriever.settings_class(lam=20.0))
     arrays = {
         "ease.weights": ease.weights,
         "ease.active": ease.active,
-        "ials.factors": IalsRetriever.fit(data, {"factors": 16}).factors,
+        "ials.factors": IalsRetriever.fit(data, IalsRetriever.settings_class(factors=16)).factors,
         "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
     }
     return histories(item), np.concatenate(noise), arrays
@@ -110,10 +110,18 @@ def fism_arrays(
     """Factor models fitted on the histories: those that these methods need, or one of these settings."""
     data = fit_data(whole, items)
     if settings is not None:
-        return FismRetriever.fit(data, settings).arrays()
-    needs = [need for name, given in cases for need in DENOISERS[name].required_fits(given) if need.kind == "fism"]
+        return FismRetriever.fit(data, FismRetriever.settings_class(**settings)).arrays()
+    needs = [
+        need
+        for name, given in cases
+        for need in DENOISERS[name].required_fits(DENOISERS[name].settings_class(**given))
+        if need.method == "fism"
+    ]
     quick = {"batch_events": 256, "epochs": 8, "factors": 8, "learning_rate": 0.04}
-    fits = {need.name: FismRetriever.fit(data, {**(need.settings or {}), **quick}) for need in needs}
+    fits = {
+        need.name: FismRetriever.fit(data, FismRetriever.settings_class(**{**(need.settings or {}), **quick}))
+        for need in needs
+    }
     return {f"{name}.{part}": array for name, fit in fits.items() for part, array in fit.arrays().items()}
 
 

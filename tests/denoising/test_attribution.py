@@ -160,9 +160,11 @@ def test_the_nightly_method_and_the_benchmark_mean_the_same(score: str) -> None:
     assert len(model.negatives) == ITEMS
     examples = NextItemExamples.of(item, SETTINGS.recency)
     expected = scores.GRADIENTS[score](Attributed(model, examples, examples, 1.0, 1))[:, 0]
-    name = DENOISERS["gradient"].required_fits({})[0].name
+    name = DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())[0].name
     parts = ("source", "target", "negatives", "weight", "recency")
-    nightly: Any = DENOISERS["gradient"].load({f"{name}.{p}": getattr(model, p) for p in parts}, {"score": score})
+    nightly: Any = DENOISERS["gradient"].load(
+        {f"{name}.{p}": getattr(model, p) for p in parts}, DENOISERS["gradient"].settings_class(score=score)
+    )
     everything = np.ones(len(item.values), np.bool_)
     assert np.allclose(nightly.measure(histories(item), everything, everything), expected, rtol=1e-4, atol=1e-5)
 

@@ -9,14 +9,14 @@ from planted_noise import histories, model_arrays, random_histories
 
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Denoiser, Histories
-from rayrec.denoising.denoise_stage import DenoiseStage, denoiser_class
+from rayrec.denoising.denoise_stage import DenoiseStage
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 
 
 @pytest.fixture(params=sorted(DENOISERS))
 def method(request: pytest.FixtureRequest) -> Denoiser:
-    return DENOISERS[request.param].load(model_arrays(), {})
+    return DENOISERS[request.param].load(model_arrays(), DENOISERS[request.param].settings_class())
 
 
 def part(whole: Histories, users: np.ndarray) -> Histories:
@@ -86,8 +86,8 @@ def test_events_that_are_not_positive_are_not_judged(method: Denoiser) -> None:
 
 
 def test_unknown_settings_are_refused_before_any_work(method: Denoiser) -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'max_shar'"):
-        method.check({"max_shar": 0.1})
+    with pytest.raises(ConfigError, match="max_shar: unknown key"):
+        DENOISERS.settings(method.name, {"max_shar": 0.1})
 
 
 def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
@@ -102,7 +102,7 @@ def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
         ],
         schema=HISTORY,
     )
-    out = DenoiseStage.load("variant", method.name, {}, (1.0, -1.0), model_arrays())(table)
+    out = DenoiseStage.load("variant", method.name, method.settings_class(), (1.0, -1.0), model_arrays())(table)
     assert out.schema.equals(DENOISED_HISTORY)
     assert out.select(HISTORY.names).equals(table)
     assert out["variant"].to_pylist() == ["variant"] * 3
@@ -111,5 +111,5 @@ def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no denoising method 'influense'") as error:
-        denoiser_class("influense")
+        DENOISERS.lookup("influense")
     assert "influence" in error.value.hint

@@ -37,8 +37,12 @@ def test_support_and_harm_are_what_scoring_again_without_the_event_says(
 ) -> None:
     arrays = model_arrays(ITEMS, 6, seed)
     b = arrays["ease.weights"]
-    scorer = EaseRetriever.load({"weights": b, "active": arrays["ease.active"], "items": np.array([ITEMS])}, {})
-    method = DENOISERS["ease"].load(arrays, {"hard_negatives": 4, "negative_pool": 20, "partner_power": power})
+    scorer = EaseRetriever.load(
+        {"weights": b, "active": arrays["ease.active"], "items": np.array([ITEMS])}, EaseRetriever.settings_class()
+    )
+    method = DENOISERS["ease"].load(
+        arrays, DENOISERS["ease"].settings_class(hard_negatives=4, negative_pool=20, partner_power=power)
+    )
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     weight = np.array([draw.choice([0.25, 1.0]) for _ in item.values], np.float32)  # type: ignore[attr-defined]
     trusted = np.array([draw.random() < 0.5 for _ in item.values])  # type: ignore[attr-defined]
@@ -67,7 +71,7 @@ def test_support_and_harm_are_what_scoring_again_without_the_event_says(
 
 def test_support_within_the_user_finds_planted_noise() -> None:
     whole, noise, arrays = planted()
-    decision = DENOISERS["ease"].load(arrays, {}).decide(whole)
+    decision = DENOISERS["ease"].load(arrays, DENOISERS["ease"].settings_class()).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.8
     assert noise[decision.keep < 1].mean() > 2 * noise.mean()
 
@@ -77,7 +81,7 @@ def test_items_outside_the_solve_are_not_judged() -> None:
     arrays["ease.active"] = np.delete(arrays["ease.active"], 7)
     arrays["ease.weights"] = np.delete(np.delete(arrays["ease.weights"], 7, 0), 7, 1)
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    decision = DENOISERS["ease"].load(arrays, {}).decide(histories(item))
+    decision = DENOISERS["ease"].load(arrays, DENOISERS["ease"].settings_class()).decide(histories(item))
     assert np.flatnonzero(np.isnan(decision.influence)).tolist() == [0, 3]
     assert decision.keep[[0, 3]].tolist() == [1, 1]
 

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, planted
 
-from rayrec import retrieval
 from rayrec.config import Denoise
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Histories
@@ -71,7 +70,6 @@ def table_of(whole: Histories) -> pa.Table:
 
 
 def fitted(table: pa.Table) -> ItemModel:
-    assert retrieval.RETRIEVERS  # importing the package registers them
     ids = pa.array([f"item {code:03d}" for code in range(ITEMS)])
     specs = item_model.required_sources([], True, required_fits_of(ENSEMBLE))
     return item_model.fit([table], ids, specs, (1.0,), CUT, 10**6, required_denoiser_fits(ENSEMBLE))
@@ -86,7 +84,10 @@ def world() -> tuple[Histories, np.ndarray, ItemModel]:
 def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
     whole, noise, model = world
     arrays = model.denoiser_arrays(())
-    found = {name: DENOISERS[name].load(arrays, {}).decide(whole) for name in ("ease", "influence", "ensemble")}
+    found = {
+        name: DENOISERS[name].load(arrays, DENOISERS[name].settings_class()).decide(whole)
+        for name in ("ease", "influence", "ensemble")
+    }
     auc = {name: auc_within(-decision.influence, noise) for name, decision in found.items()}
     assert auc["ensemble"] > max(auc["ease"], auc["influence"]) - 0.01
     taken = found["ensemble"].keep < 1
@@ -101,9 +102,11 @@ def test_probabilities_are_near_the_truth_on_noise_like_that_planted(
     clean, items = whole, len(model.count)
     noisy, noise = inject_noise(clean, items, 0.2, np.random.default_rng(9))
     again = fitted(table_of(noisy)).denoiser_arrays(())
-    key = f"{DENOISERS['ensemble'].fit_key({})}.weights"
-    again[key] = model.fitted_denoisers[DENOISERS["ensemble"].fit_key({})]["weights"]
-    probability = 1 - DENOISERS["ensemble"].load(again, {}).decide(noisy).influence
+    key = f"{DENOISERS['ensemble'].fit_key(DENOISERS['ensemble'].settings_class())}.weights"
+    again[key] = model.fitted_denoisers[DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())][
+        "weights"
+    ]
+    probability = 1 - DENOISERS["ensemble"].load(again, DENOISERS["ensemble"].settings_class()).decide(noisy).influence
     assert abs(probability.mean() - noise.mean()) < 0.03
     likely = probability > np.quantile(probability, 0.9)
     assert abs(probability[likely].mean() - noise[likely].mean()) < 0.1
@@ -116,13 +119,15 @@ def test_what_was_learned_travels_with_the_item_model(
     storage = Storage(str(tmp_path))
     item_model.save(storage, "abc", model)
     back = item_model.load(storage, "abc")
-    key = DENOISERS["ensemble"].fit_key({})
+    key = DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())
     assert np.array_equal(back.fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
     assert len(back.fitted_denoisers[key]["weights"]) == 1 + len(FEATURE_NAMES)
     moved = back.for_catalogue(pa.array(["a new item", *model.item_ids.to_pylist()]))
     shifted = Histories(whole.item.like(whole.item.values + 1), whole.ts, whole.weight, whole.value, whole.dwell_ms)
-    before = DENOISERS["ensemble"].load(model.denoiser_arrays(()), {}).decide(whole)
-    after = DENOISERS["ensemble"].load(moved.denoiser_arrays(()), {}).decide(shifted)
+    before = DENOISERS["ensemble"].load(model.denoiser_arrays(()), DENOISERS["ensemble"].settings_class()).decide(whole)
+    after = (
+        DENOISERS["ensemble"].load(moved.denoiser_arrays(()), DENOISERS["ensemble"].settings_class()).decide(shifted)
+    )
     assert np.array_equal(before.keep, after.keep)
 
 
@@ -132,14 +137,16 @@ def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
     whole, _, model = world
     table = table_of(whole)
     reversed_ = table.take(pa.array(np.arange(len(table))[::-1]))
-    key = DENOISERS["ensemble"].fit_key({})
+    key = DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())
     assert np.array_equal(fitted(reversed_).fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
 
 
 def test_only_what_matters_to_learning_is_in_its_key() -> None:
-    key: Any = DENOISERS["ensemble"].fit_key
-    assert key({}) == key({"max_share": 0.1, "min_probability": 0.3}) == key({"planted_share": 0.2})
-    assert key({}) != key({"planted_share": 0.1})
+    def key(**changed: Any) -> str:
+        return DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble", changed))
+
+    assert key() == key(max_share=0.1, min_probability=0.3) == key(planted_share=0.2)
+    assert key() != key(planted_share=0.1)
     several = [*ENSEMBLE, Denoise(method="ensemble", settings={"max_share": 0.1}), Denoise(method="ease")]
     assert len(required_denoiser_fits(several)) == 1
 
@@ -154,7 +161,10 @@ def test_fits_and_histories_are_two_views_of_the_same_events() -> None:
 
 
 def test_each_denoiser_names_the_fits_it_needs() -> None:
-    kinds = {name: {need.kind for need in method.required_fits({})} for name, method in DENOISERS.items()}
+    kinds = {
+        name: {need.method for need in method.required_fits(method.settings_class())}
+        for name, method in DENOISERS.items()
+    }
     assert kinds["none"] == kinds["rules"] == set()
     assert (kinds["influence"], kinds["ease"], kinds["loss"]) == ({"ials"}, {"ease"}, {"fism"})
     assert kinds["ensemble"] == {"ials", "ease", "fism"}
@@ -163,6 +173,6 @@ def test_each_denoiser_names_the_fits_it_needs() -> None:
 
 def test_a_blend_that_was_not_learned_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
-        DENOISERS["ensemble"].load({}, {})
+        DENOISERS["ensemble"].load({}, DENOISERS["ensemble"].settings_class())
     with pytest.raises(ConfigError, match="planted_share"):
-        DENOISERS["ensemble"].check({"planted_share": 0.0})
+        DENOISERS.settings("ensemble", {"planted_share": 0.0})

@@ -68,7 +68,7 @@ def test_planted_noise_is_what_the_model_explains_least(
     name: str, given_: dict[str, Any], world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
-    decision = DENOISERS[name].load(arrays, given_).decide(whole)
+    decision = DENOISERS[name].load(arrays, DENOISERS[name].settings_class(**given_)).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.75
     taken = decision.keep < 1
     assert taken.any()
@@ -79,11 +79,11 @@ def test_planted_noise_is_what_the_model_explains_least(
 def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict[str, Any]]:
     method = DENOISERS[name]
     assert issubclass(method, FactorModelDenoiser)
-    prefix = method.required_fits(given_)[0].name
+    prefix = method.required_fits(method.settings_class(**given_))[0].name
     standard = model_arrays()
-    fism = DENOISERS["propensity"].required_fits({})[0].name
+    fism = DENOISERS["propensity"].required_fits(DENOISERS["propensity"].settings_class())[0].name
     arrays = {f"{prefix}.{part}": standard[f"{fism}.{part}"] for part in ("source", "target", "bias", "quantiles")}
-    return method.load(arrays, given_), arrays
+    return method.load(arrays, method.settings_class(**given_)), arrays
 
 
 def test_t_ce_goes_by_the_losses_of_everybody() -> None:
@@ -116,16 +116,16 @@ def test_pld_resamples_by_the_users_own_losses_alone() -> None:
 
 
 def test_another_objective_is_another_fit() -> None:
-    names = {DENOISERS[name].required_fits(given_)[0].name for name, given_ in CASES}
+    names = {DENOISERS[name].required_fits(DENOISERS[name].settings_class(**given_))[0].name for name, given_ in CASES}
     assert len(names) == len(CASES)
-    assert DENOISERS["loss"].required_fits({"max_share": 0.1}) == DENOISERS["loss"].required_fits(
-        {}
-    )  # the cap is no matter of the fit
+    assert DENOISERS["loss"].required_fits(DENOISERS["loss"].settings_class(max_share=0.1)) == DENOISERS[
+        "loss"
+    ].required_fits(DENOISERS["loss"].settings_class())  # the cap is no matter of the fit
 
 
 def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
-        DENOISERS["loss"].load({}, {})
+        DENOISERS["loss"].load({}, DENOISERS["loss"].settings_class())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
 )
 def test_settings_that_cannot_be_are_refused(name: str, bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        DENOISERS[name].check(bad)
+        DENOISERS.settings(name, bad)
 
 
 @settings(max_examples=len(OBJECTIVES), deadline=None)

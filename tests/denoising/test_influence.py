@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted_noise import auc_within, histories, model_arrays, planted
 
+from rayrec.denoising import DENOISERS
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds, TrustedInteractions
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
@@ -80,7 +81,7 @@ def test_the_closed_form_equals_refits(
 
 def test_within_user_consistency_finds_planted_noise() -> None:
     whole, noise, arrays = planted()
-    decision = InfluenceDenoiser.load(arrays, {}).decide(whole)
+    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.8
     taken = decision.keep < 1
     assert noise[taken].mean() > 2 * noise.mean()
@@ -90,7 +91,7 @@ def test_items_without_factors_are_not_judged() -> None:
     arrays = model_arrays()
     arrays["ials.factors"][7] = 0
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    decision = InfluenceDenoiser.load(arrays, {}).decide(histories(item))
+    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(histories(item))
     assert np.isnan(decision.influence[[0, 3]]).all()
     assert decision.keep[[0, 3]].tolist() == [1, 1]
     assert np.isfinite(decision.influence[[1, 2, 4]]).all()
@@ -108,7 +109,7 @@ def test_trusted_are_the_newest_that_pass_the_filters() -> None:
 
 def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
     whole, _, arrays = planted(users=40)
-    decision = InfluenceDenoiser.load(arrays, {"weight_out": 0.25}).decide(whole)
+    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(weight_out=0.25)).decide(whole)
     assert set(decision.keep.tolist()) == {0.25, 1.0}
 
 
@@ -127,12 +128,14 @@ def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
 
 def test_in_rounds_what_is_left_is_measured_again() -> None:
     whole, _, arrays = planted(users=60)
-    once = InfluenceDenoiser.load(arrays, {}).decide(whole)
-    several = InfluenceDenoiser.load(arrays, {"rounds": 4}).decide(whole)
+    once = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(whole)
+    several = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(rounds=4)).decide(whole)
     gone = np.bincount(whole.item.rows, several.keep == 0, minlength=60)
     assert gone.max() == 4
     kept = several.keep > 0
-    alone = InfluenceDenoiser.load(arrays, {"max_share": 0.0}).decide(histories(whole.item.filter(kept)))
+    alone = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(max_share=0.0)).decide(
+        histories(whole.item.filter(kept))
+    )
     same = (gone < 4)[whole.item.rows][kept]  # of the others the last went in the last round, after it was measured
     assert same.any()
     assert np.allclose(several.influence[kept][same], alone.influence[same], atol=1e-5)
@@ -145,9 +148,9 @@ def test_in_rounds_what_is_left_is_measured_again() -> None:
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        InfluenceDenoiser.check(bad)
+        DENOISERS.settings(InfluenceDenoiser.name, bad)
 
 
 def test_a_model_without_factors_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match=r"needs 'ials\.factors'"):
-        InfluenceDenoiser.load({"item.count": np.ones(3, np.float32)}, {})
+        InfluenceDenoiser.load({"item.count": np.ones(3, np.float32)}, InfluenceDenoiser.settings_class())

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rayrec.config import Retrieval
 from rayrec.data.schemas import HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval import item_model, unlearning
@@ -19,22 +20,23 @@ from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.ials import IalsRetriever
 from rayrec.retrieval.item_model import FittedRetriever, ItemModel
 from rayrec.retrieval.retriever import FitData
-from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.retrieval.source_specs import SourceSpec, source_specs
 
 ITEMS, USERS, CUT = 30, 120, 100 * MICROSECONDS_PER_DAY
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 GONE = {"user 3", "user 77", "user 119"}
-SPECS = parse_sources(
-    {
-        "ease": {"lam": 5.0, "min_events": 3, "keep_inverse": True},
-        "ease_alone": {"kind": "ease", "lam": 5.0},
-        "ials": {"factors": 6, "iterations": 15},
-        "item_knn": {},
-        "user_knn": {},
-        "popularity": {},
-        "recent_popularity": {},
-    },
-    100,
+SPECS = source_specs(
+    Retrieval(
+        sources={
+            "ease": {"lam": 5.0, "min_events": 3, "keep_inverse": True},
+            "ease_alone": {"method": "ease", "lam": 5.0},
+            "ials": {"factors": 6, "iterations": 15},
+            "item_knn": {},
+            "user_knn": {},
+            "popularity": {},
+            "recent_popularity": {},
+        }
+    )
 )
 KEPT, SINGLE_WORKER, IALS = (
     next(spec for spec in SPECS if spec.name == name).key for name in ("ease", "ease_alone", "ials")
@@ -201,7 +203,7 @@ def test_an_inverse_that_rounding_has_spoiled_is_solved_again() -> None:
 def test_the_items_they_had_are_what_the_others_make_of_them() -> None:
     """Each item that was solved again is the exact minimum of the others' loss, given the users' vectors."""
     theirs, others = split(histories())
-    old = IalsRetriever.fit(collected(histories()), {"factors": 6})
+    old = IalsRetriever.fit(collected(histories()), IalsRetriever.settings_class(factors=6))
     touched = np.unique(collected(theirs).matrix.indices).astype(np.int64)
     remaining = collected(others).matrix
     new = unlearning.recompute_item_factors(old, remaining, touched)
@@ -225,7 +227,7 @@ def test_an_item_that_nobody_else_had_has_no_factors_left() -> None:
     theirs, others = split(histories())
     alone = np.array(others["user_id"].to_pylist()) != "user 8"
     remaining = collected(others.filter(pa.array(alone)))
-    old = IalsRetriever.fit(collected(histories()), {"factors": 6})
+    old = IalsRetriever.fit(collected(histories()), IalsRetriever.settings_class(factors=6))
     new = unlearning.recompute_item_factors(
         old, remaining.matrix, np.unique(collected(theirs).matrix.indices).astype(np.int64)
     )
@@ -256,6 +258,6 @@ def test_items_that_leave_the_catalogue_with_them_move_no_other() -> None:
 
 def test_a_source_the_model_never_had_is_fitted() -> None:
     theirs, others = split(histories())
-    specs = (*SPECS, SourceSpec("more", "recent_popularity", 0, {"half_life_days": 2.0}))
+    specs = (*SPECS, SourceSpec.of("more", "recent_popularity", 0, half_life_days=2.0))
     found = unlearning.unlearn_users(fitted(histories()), collected(theirs).matrix, collected(others), IDS, specs)
     assert {spec.key for spec in specs} == set(found.model.fitted)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from rayrec import retrieval
 from rayrec.config import Config, load
+from rayrec.config.section import NoSettings
 from rayrec.data.schemas import HISTORY, ITEM, SLATE
 from rayrec.data.synthetic_dataset import PAST_DAYS, SyntheticDataset, make_synthetic_dataset
 from rayrec.denoising.denoise_stage import DenoiseStage
@@ -21,7 +21,7 @@ from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts
 from rayrec.retrieval import item_model
-from rayrec.retrieval.source_specs import parse_sources
+from rayrec.retrieval.source_specs import source_specs
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_arrow, write_parquet
 
@@ -43,14 +43,13 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
 
     `arms`: more `--set` values.
     """
-    assert retrieval.RETRIEVERS  # importing the package registers them
     shop = make_synthetic_dataset(root / "demo", users=users)
     sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", *arms)
     config = load(CONF, sets)
     catalogue = _catalogue(shop)
     histories = _histories(config, shop, catalogue)
     weights = tuple(config.data.events.values())
-    specs = parse_sources(config.retrieval.sources, config.retrieval.candidates_per_source)
+    specs = source_specs(config.retrieval)
     fits = item_model.required_sources([specs], factors=True)
     ids = catalogue["item_id"].combine_chunks()
     cut = int(datetime(shop.date.year, shop.date.month, shop.date.day, tzinfo=UTC).timestamp()) * 10**6
@@ -65,7 +64,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
     write_parquet(storage, layout.run_catalogue_path(shop.date, record.run_id), catalogue)
     denoise = {
         arm: DenoiseStage.load(variant, variant, chosen, weights, model.denoiser_arrays(specs))
-        for arm, variant, chosen in (("control", "none", {}), ("llm", "influence", config.denoise.settings))
+        for arm, variant, chosen in (("control", "none", NoSettings()), ("llm", "influence", config.denoise.settings))
     }
     best = pd.read_csv(shop.truth_root / "best.csv")
     of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shards)

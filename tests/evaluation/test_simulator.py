@@ -9,8 +9,8 @@ from benchmarks.simulator import World, error_for
 from rayrec import slates
 
 WORLD = World.make(0, users=300, items=40)
-GREEDY = slates.POLICIES["greedy"].read({})
-SOFT = slates.POLICIES["plackett_luce"].read({"temperature": 1.0})
+GREEDY = slates.POLICIES["greedy"](slates.POLICIES.settings("greedy"))
+SOFT = slates.POLICIES["plackett_luce"](slates.POLICIES.settings("plackett_luce", {"temperature": 1.0}))
 
 
 def test_clicks_over_many_showings_are_worth_what_the_world_says() -> None:

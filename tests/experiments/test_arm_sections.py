@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayrec.config import Arm, Arms, Config, Rerank, Retrieval, Slate
+from rayrec.config import Arm, Arms, Config, Denoise, Rerank, Retrieval, Slate
 from rayrec.errors import ConfigError
 from rayrec.experiments.arm_plan import plan_arms
 
@@ -57,35 +57,32 @@ def test_what_an_arm_gives_stands_even_where_it_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("given", "settings"),
     [
-        ({"settings": {"kept_share": 0.5}}, {"harmful_share": 0.0, "kept_share": 0.5}),
-        ({"method": "influence", "settings": {"kept_share": 0.5}}, {"harmful_share": 0.0, "kept_share": 0.5}),
+        ({"settings": {"rounds": 2}}, {"harmful_share": 0.0, "rounds": 2}),
+        ({"method": "influence", "settings": {"rounds": 2}}, {"harmful_share": 0.0, "rounds": 2}),
         ({"settings": {"harmful_share": 0.2}}, {"harmful_share": 0.2}),
         ({"method": "none"}, {}),
-        ({"method": "loss", "settings": {"share": 0.1}}, {"share": 0.1}),
+        ({"method": "loss", "settings": {"tau": 0.2}}, {"tau": 0.2}),
     ],
 )
 def test_settings_are_inherited_with_the_method_only(given: dict[str, Any], settings: dict[str, Any]) -> None:
-    assert one("denoise", {"settings": {"harmful_share": 0.0}}, given)["settings"] == settings
+    expected = Denoise(method=given.get("method", "influence"), settings=settings)
+    assert one("denoise", {"settings": {"harmful_share": 0.0}}, given) == expected.model_dump()
 
 
 def test_settings_of_a_policy_and_of_a_diversifier_go_with_them() -> None:
     top = {"policy": "plackett_luce", "settings": {"temperature": 0.3}}
     top |= {"diversity": {"method": "mmr", "depth": 40, "settings": {"by": "factors"}}}
-    assert one("slate", top, {"policy": "epsilon"})["settings"] == {}
+    assert one("slate", top, {"policy": "epsilon"})["settings"] == {"epsilon": 0.1}
     other = one("slate", top, {"diversity": {"method": "calibrated"}})
     assert other["settings"] == {"temperature": 0.3}
-    assert other["diversity"] == {"method": "calibrated", "depth": 40, "settings": {}}
+    assert other["diversity"] == {"method": "calibrated", "depth": 40, "settings": {"calibration": 0.5}}
 
 
 def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
-    found = one("retrieval", {"candidates_per_source": 7, "exclude_seen": False}, {"sources": {"popularity": {}}})
-    assert found == {
-        **Retrieval().model_dump(),
-        "candidates_per_source": 7,
-        "exclude_seen": False,
-        "sources": {"popularity": {}},
-    }
-    assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"] == {"ease": {}}
+    top = {"candidates_per_source": 7, "exclude_seen": False}
+    found = one("retrieval", top, {"sources": {"popularity": {}}})
+    assert found == Retrieval(sources={"popularity": {}}, **top).model_dump()
+    assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"].keys() == {"ease"}
 
 
 READS = {
@@ -105,9 +102,9 @@ def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None
 
 def test_an_arm_reads_with_the_checkpoint_of_the_top_level_unless_it_has_its_own() -> None:
     label = one("rerank", READS, {"method": "listwise"})
-    assert (label["checkpoint"], label["adapter"], label["settings"]) == ("/models/a", "/lora/a", {})
+    assert (label["checkpoint"], label["adapter"], label["settings"]["events"]) == ("/models/a", "/lora/a", 20)
     other = one("rerank", READS, {"checkpoint": "/models/b"})
-    assert (other["checkpoint"], other["adapter"], other["settings"]) == ("/models/b", None, {"events": 9})
+    assert (other["checkpoint"], other["adapter"], other["settings"]["events"]) == ("/models/b", None, 9)
 
 
 def test_a_section_that_is_right_only_together_with_the_top_level_is_no_error_and_the_other_way_round() -> None:
@@ -127,7 +124,10 @@ def test_arms_that_only_repeat_the_top_level_share_all_its_work() -> None:
 
 def test_a_config_that_was_written_out_means_the_same() -> None:
     top = {"slate": {"size": 20, "rules": RULES, "settings": {}}, "rerank": READS}
-    arms = {"none": {"rerank": {"method": "none"}}, "label": {"rerank": {"method": "listwise"}, "slate": {"size": 9}}}
+    arms = {
+        "none": {"rerank": {"method": "none"}},
+        "listwise": {"rerank": {"method": "listwise"}, "slate": {"size": 9}},
+    }
     known = config(top, **arms)
     assert Config.model_validate(known.model_dump(mode="json")) == known
 

@@ -20,9 +20,9 @@ EVERYTHING = np.ones(ITEMS, np.bool_)
 def stage(top: int = 5, available: np.ndarray = EVERYTHING, exclude_seen: bool = True) -> CandidateStage:
     data = fit_data(two_halves())
     sources = (
-        Source("ease", top, EaseRetriever.fit(data, {"lam": 5.0})),
-        Source("user_knn", top, UserKnnRetriever.fit(data, {})),
-        Source("popularity", top, PopularityRetriever.fit(data, {})),
+        Source("ease", top, EaseRetriever.fit(data, EaseRetriever.settings_class(lam=5.0))),
+        Source("user_knn", top, UserKnnRetriever.fit(data, UserKnnRetriever.settings_class())),
+        Source("popularity", top, PopularityRetriever.fit(data, PopularityRetriever.settings_class())),
     )
     return CandidateStage("variant", sources, available, exclude_seen, (1.0, -1.0))
 

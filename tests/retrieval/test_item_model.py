@@ -9,24 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from halves_shop import CUT, ITEMS, history_table, profiles_of, two_halves
+from pydantic import ValidationError
 
+from rayrec.config import Retrieval
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.errors import ConfigError, DataError, RayrecError
+from rayrec.errors import DataError, RayrecError
 from rayrec.retrieval import item_model
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.item_model import FACTORS, FittedRetriever, ItemModel, fingerprint, required_sources
-from rayrec.retrieval.source_specs import SourceSpec, parse_sources
+from rayrec.retrieval.source_specs import SourceSpec, source_specs
 from rayrec.storage import Storage, artifacts
 
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 SOURCES = {
     "ease": {"lam": 5.0},
-    "ease_recent": {"kind": "ease", "lam": 5.0, "history_half_life_days": 3.0, "top": 0},
+    "ease_recent": {"method": "ease", "lam": 5.0, "history_half_life_days": 3.0, "top_k": 0},
     "user_knn": {},
     "ials": {"factors": 4},
     "popularity": {},
 }
-SPECS = parse_sources(SOURCES, 100)
+SPECS = source_specs(Retrieval(sources=SOURCES))
 
 
 def fitted(tables: list[pa.Table], max_events: int = 10**6) -> ItemModel:
@@ -137,7 +139,7 @@ def test_a_damaged_part_is_an_error_in_words(tmp_path: Path) -> None:
 
 
 def _of_kind(model: ItemModel, kind: str) -> dict[str, FittedRetriever]:
-    return {key: fit for key, fit in model.fitted.items() if fit.kind == kind}
+    return {key: fit for key, fit in model.fitted.items() if fit.method == kind}
 
 
 def test_a_model_serves_a_newer_catalogue() -> None:
@@ -158,8 +160,8 @@ def test_sources_that_differ_only_in_scoring_share_one_fit() -> None:
     keys = {spec.name: spec.key for spec in SPECS}
     assert keys["ease"] == keys["ease_recent"]
     assert len(required_sources([SPECS, SPECS], True)) == 4
-    assert FACTORS in required_sources([parse_sources({"popularity": {}}, 10)], True)
-    assert FACTORS not in required_sources([parse_sources({"popularity": {}}, 10)], False)
+    assert FACTORS in required_sources([source_specs(Retrieval(sources={"popularity": {}}))], True)
+    assert FACTORS not in required_sources([source_specs(Retrieval(sources={"popularity": {}}))], False)
 
 
 def test_the_fingerprint_moves_with_everything_that_matters() -> None:
@@ -179,22 +181,22 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ({}, "between 1 and 127"),
-        ({"eaze": {}}, "no retriever 'eaze'"),
-        ({"ease": {"lamda": 1}}, "unknown setting 'lamda'"),
-        ({"ease": {"lam": "much"}}, "expected float, got str"),
-        ({"ease": {"lam": float("nan")}}, "not a finite number"),
-        ({"ease": {"top": -1}}, "top must be"),
-        ({"ease": {"top": 0}}, "no source proposes"),
-        ({"llm": {"kind": "ease"}}, "cannot be a source's name"),
-        ({"../x": {"kind": "ease"}}, "cannot be a source's name"),
+        ({}, "at least 1 item"),
+        ({"eaze": {}}, "no retriever 'eaze'; use one of ease"),
+        ({"ease": {"lamda": 1}}, r"(?s)sources\.ease\.lamda.*did you mean 'lam'"),
+        ({"ease": {"lam": "much"}}, "valid number"),
+        ({"ease": {"lam": float("nan")}}, "finite number"),
+        ({"ease": {"top_k": -1}}, "greater than or equal to 0"),
+        ({"ease": {"top_k": 0}}, "no source proposes"),
+        ({"llm": {"method": "ease"}}, "cannot be a source's name"),
+        ({"../x": {"method": "ease"}}, "should match pattern"),
     ],
 )
 def test_sources_that_cannot_be_are_refused(sources: dict[str, dict[str, object]], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_sources(sources, 100)
+    with pytest.raises(ValidationError, match=message):
+        Retrieval(sources=sources)
 
 
 def test_a_source_the_model_does_not_hold_is_an_error_in_words() -> None:
     with pytest.raises(DataError, match="fitted without the source 'other'"):
-        fitted([two_halves()]).retriever(SourceSpec("other", "item_knn", 5, {}))
+        fitted([two_halves()]).retriever(SourceSpec.of("other", "item_knn", 5))

@@ -58,7 +58,7 @@ def test_examples_see_the_events_before_them_and_nothing_else(lengths: list[int]
 
 def test_a_model_of_all_items_gives_the_probabilities_it_was_trained_on() -> None:
     data = fit_data(two_halves())
-    fit = NextItemRetriever.fit(data, {"factors": 4})
+    fit = NextItemRetriever.fit(data, NextItemRetriever.settings_class(factors=4))
     assert np.array_equal(fit.model.negatives, np.arange(ITEMS))
     assert (fit.model.weight == 1).all()
     user_histories = profiles_of(two_halves())
@@ -83,7 +83,9 @@ def chains(users: int = 400, items: int = 30, seed: int = 0) -> FitData:
 @pytest.mark.parametrize("negatives", [512, 8])
 def test_the_order_of_events_is_learned_with_all_items_and_with_sampled_ones(negatives: int) -> None:
     data = chains()
-    fit = NextItemRetriever.fit(data, {"factors": 16, "epochs": 20, "negatives": negatives, "decay": 0.5})
+    fit = NextItemRetriever.fit(
+        data, NextItemRetriever.settings_class(factors=16, epochs=20, negatives=negatives, decay=0.5)
+    )
     assert len(fit.model.negatives) <= 30
     table = two_halves(users=1)
     user_histories = profiles_of(table, 30)
@@ -95,7 +97,8 @@ def test_the_order_of_events_is_learned_with_all_items_and_with_sampled_ones(neg
 def test_the_same_data_gives_the_same_model_and_another_seed_another_one() -> None:
     data = chains(users=50)
     first, second, other = (
-        NextItemRetriever.fit(data, {"epochs": 4, "negatives": 10, "seed": seed}).arrays() for seed in (0, 0, 1)
+        NextItemRetriever.fit(data, NextItemRetriever.settings_class(epochs=4, negatives=10, seed=seed)).arrays()
+        for seed in (0, 0, 1)
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert not np.array_equal(first["source"], other["source"])
@@ -103,7 +106,7 @@ def test_the_same_data_gives_the_same_model_and_another_seed_another_one() -> No
 
 def test_beyond_the_largest_number_of_events_whole_users_are_left_out() -> None:
     data = chains(users=50)
-    whole = NextItemRetriever.fit(data, {"epochs": 4, "max_events": 8 * 20 + 5})
+    whole = NextItemRetriever.fit(data, NextItemRetriever.settings_class(epochs=4, max_events=8 * 20 + 5))
     item = Ragged.from_lengths(data.item[: 8 * 20], np.full(20, 8))
     given_ = NextItemSettings(epochs=4, max_events=8 * 20 + 5)
     part = train(NextItemExamples.of(item, given_.recency), 30, given_)
@@ -119,7 +122,7 @@ def test_a_catalogue_of_one_item_is_no_trouble() -> None:
 
 
 def test_negatives_that_left_the_catalogue_are_no_negatives_any_more() -> None:
-    fit = NextItemRetriever.fit(chains(users=50), {"epochs": 4, "negatives": 12})
+    fit = NextItemRetriever.fit(chains(users=50), NextItemRetriever.settings_class(epochs=4, negatives=12))
     codes = np.where(np.arange(30) % 2, np.arange(30) // 2, -1)
     moved = fit.remap(codes, 15).model
     stay = fit.model.negatives % 2 == 1

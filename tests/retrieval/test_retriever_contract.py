@@ -21,7 +21,9 @@ def data() -> FitData:
 
 @pytest.fixture(params=sorted(RETRIEVERS))
 def fitted(request: pytest.FixtureRequest, data: FitData) -> Retriever:
-    return RETRIEVERS[request.param].fit(data, SETTINGS.get(request.param, {}))
+    return RETRIEVERS[request.param].fit(
+        data, RETRIEVERS[request.param].settings_class(**(SETTINGS.get(request.param, {})))
+    )
 
 
 def test_scores_are_finite_float32_for_every_item(fitted: Retriever) -> None:
@@ -34,7 +36,11 @@ def test_scores_are_finite_float32_for_every_item(fitted: Retriever) -> None:
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_users_get_items_of_their_own_half(name: str, data: FitData) -> None:
-    scores = RETRIEVERS[name].fit(data, SETTINGS.get(name, {})).scores(profiles_of(two_halves()))
+    scores = (
+        RETRIEVERS[name]
+        .fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
+        .scores(profiles_of(two_halves()))
+    )
     for user in range(60):
         own, other = scores[user, user % 2 :: 2], scores[user, 1 - user % 2 :: 2]
         assert own.mean() > other.mean() + 1e-4
@@ -42,7 +48,7 @@ def test_users_get_items_of_their_own_half(name: str, data: FitData) -> None:
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData) -> None:
-    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(two_halves())
     together = retriever.scores(user_histories)
     for start, stop in ((0, 1), (7, 8), (10, 23), (30, 60)):
@@ -51,7 +57,7 @@ def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData)
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_scores_are_the_callers_own(name: str, data: FitData) -> None:
-    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(two_halves())
     first = retriever.scores(user_histories)
     before = first.copy()
@@ -61,7 +67,7 @@ def test_scores_are_the_callers_own(name: str, data: FitData) -> None:
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
-    retriever = RETRIEVERS[name].fit(data, SETTINGS.get(name, {}))
+    retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))
     scores = retriever.scores(user_histories)
     assert not scores[[0, 2]].any()
@@ -73,7 +79,7 @@ def test_arrays_bring_the_same_retriever_back(fitted: Retriever) -> None:
     frozen = {name: np.array(array) for name, array in fitted.arrays().items()}
     for array in frozen.values():
         array.flags.writeable = False  # as Ray's shared memory is
-    loaded = type(fitted).load(frozen, SETTINGS.get(fitted.name, {}))
+    loaded = type(fitted).load(frozen, type(fitted).settings_class(**(SETTINGS.get(fitted.name, {}))))
     user_histories = profiles_of(two_halves())
     assert np.array_equal(loaded.scores(user_histories), fitted.scores(user_histories))
 
@@ -95,11 +101,9 @@ def test_items_that_left_the_catalogue_are_forgotten(fitted: Retriever) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RETRIEVERS))
-def test_unknown_settings_are_refused_with_the_nearest_name(name: str, data: FitData) -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'half_life_dayz'"):
-        RETRIEVERS[name].check({"half_life_dayz": 2})
-    with pytest.raises(ConfigError):
-        RETRIEVERS[name].fit(data, {"half_life_dayz": 2})
+def test_unknown_settings_are_refused_with_the_nearest_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="half_life_dayz: unknown key"):
+        RETRIEVERS.settings(name, {"half_life_dayz": 2})
 
 
 def _recoded(table: object, codes: np.ndarray) -> object:

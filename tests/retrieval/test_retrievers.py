@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
+from rayrec.retrieval import RETRIEVERS
 from rayrec.retrieval.ease import EaseRetriever, item_weights
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_knn import ItemKnnRetriever
@@ -34,7 +35,9 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
     assert not np.diag(item_weights(data.gram, 7.0)).any()
     table = two_halves()
     assert np.allclose(
-        EaseRetriever.fit(data, {"lam": 7.0}).scores(profiles_of(table)), dense(table) @ expected, atol=1e-5
+        EaseRetriever.fit(data, EaseRetriever.settings_class(lam=7.0)).scores(profiles_of(table)),
+        dense(table) @ expected,
+        atol=1e-5,
     )
 
 
@@ -51,7 +54,7 @@ def test_ease_says_so_when_float32_is_not_enough() -> None:
 
 def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
     table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
-    model = EaseRetriever.fit(fit_data(table), {"min_events": 2})
+    model = EaseRetriever.fit(fit_data(table), EaseRetriever.settings_class(min_events=2))
     assert model.active.tolist() == [0, 1, 2, 3]
     scores = model.scores(profiles_of(table))
     assert scores[:9, :3].any()
@@ -72,9 +75,9 @@ def test_item_knn_is_the_shrunk_cosine_of_its_nearest_items() -> None:
     norm = np.sqrt((x**2).sum(0))
     cosine = (x.T @ x) / (np.outer(norm, norm) + 3)
     np.fill_diagonal(cosine, 0)
-    whole = ItemKnnRetriever.fit(data, {"neighbours": 1000, "shrink": 3.0})
+    whole = ItemKnnRetriever.fit(data, ItemKnnRetriever.settings_class(neighbours=1000, shrink=3.0))
     assert np.allclose(whole.weights.toarray(), cosine, atol=1e-6)
-    nearest = ItemKnnRetriever.fit(data, {"neighbours": 5, "shrink": 3.0}).weights
+    nearest = ItemKnnRetriever.fit(data, ItemKnnRetriever.settings_class(neighbours=5, shrink=3.0)).weights
     assert np.diff(nearest.indptr).max() <= 5
     for item in range(ITEMS):
         kept = nearest[item].toarray()[0]
@@ -92,15 +95,17 @@ def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None
     unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)
     expected = (dense(table) * idf) @ unit.T @ recent
     assert np.allclose(
-        UserKnnRetriever.fit(data, {"half_life_days": 7.0}).scores(profiles_of(table)), expected, atol=1e-2
+        UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(half_life_days=7.0)).scores(profiles_of(table)),
+        expected,
+        atol=1e-2,
     )
 
 
 def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
     data = fit_data(two_halves())
-    whole = UserKnnRetriever.fit(data, {}).weights.toarray()
+    whole = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class()).weights.toarray()
     assert (whole > 0).sum(1).min() > 5
-    kept = UserKnnRetriever.fit(data, {"neighbours": 5}).weights
+    kept = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(neighbours=5)).weights
     for item in range(ITEMS):
         largest = np.argsort(-whole[item], kind="stable")[:5]
         assert np.array_equal(kept[item].indices, np.sort(largest))
@@ -110,8 +115,10 @@ def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
 def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(two_halves())
     monkeypatch.setattr("rayrec.retrieval.user_knn._KEPT_CELLS", 3 * ITEMS + 1)
-    weights = UserKnnRetriever.fit(data, {}).weights
-    assert np.array_equal(weights.toarray(), UserKnnRetriever.fit(data, {"neighbours": 3}).weights.toarray())
+    weights = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class()).weights
+    assert np.array_equal(
+        weights.toarray(), UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(neighbours=3)).weights.toarray()
+    )
     assert np.diff(weights.indptr).max() == 3
 
 
@@ -136,12 +143,12 @@ def test_the_largest_of_a_product_are_the_same_in_blocks_of_any_size(seed: int, 
 def test_popularities_count_and_fade() -> None:
     table = history_table({"a": [(1, 14.0, 0), (2, 7.0, 0)], "b": [(1, 7.0, 0), (3, 1.0, 1)]})
     data = fit_data(table)
-    count = PopularityRetriever.fit(data, {}).score
+    count = PopularityRetriever.fit(data, PopularityRetriever.settings_class()).score
     assert count[[1, 2, 3]].tolist() == [2, 1, 0]  # event 1 is evidence against: it counts for nobody
-    faded = RecentPopularityRetriever.fit(data, {"half_life_days": 7.0}).score
+    faded = RecentPopularityRetriever.fit(data, RecentPopularityRetriever.settings_class(half_life_days=7.0)).score
     assert faded[[1, 2, 3]] == pytest.approx([0.75, 0.5, 0])
-    with pytest.raises(ConfigError, match="half_life_days must be above 0"):
-        RecentPopularityRetriever.fit(data, {"half_life_days": 0})
+    with pytest.raises(ConfigError, match=r"half_life_days.*greater than 0"):
+        RETRIEVERS.settings("recent_popularity", {"half_life_days": 0})
 
 
 def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
@@ -174,7 +181,7 @@ def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: in
 
 def test_ials_fits_the_same_factors_again() -> None:
     data = fit_data(two_halves())
-    first, second = (IalsRetriever.fit(data, {"factors": 8}).factors for _ in range(2))
+    first, second = (IalsRetriever.fit(data, IalsRetriever.settings_class(factors=8)).factors for _ in range(2))
     assert np.array_equal(first, second)
 
 

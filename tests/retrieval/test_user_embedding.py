@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.errors import ConfigError
-from rayrec.retrieval import item_model
+from rayrec.retrieval import RETRIEVERS, item_model
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.retrieval.user_embedding import UserEmbeddingRetriever, spherical_kmeans
@@ -63,15 +63,21 @@ def test_an_item_scores_what_its_best_interest_says(histories: list[list[int]], 
 
 def test_one_interest_is_ials_to_the_last_bit() -> None:
     data, user_histories = fit_data(two_halves()), profiles_of(two_halves())
-    alone = UserEmbeddingRetriever.fit(data, {**FIT, "interests": 1})
-    assert np.array_equal(alone.scores(user_histories), IalsRetriever.fit(data, FIT).scores(user_histories))
+    alone = UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**{**FIT, "interests": 1}))
+    assert np.array_equal(
+        alone.scores(user_histories),
+        IalsRetriever.fit(data, IalsRetriever.settings_class(**FIT)).scores(user_histories),
+    )
     assert not np.array_equal(
-        UserEmbeddingRetriever.fit(data, FIT).scores(user_histories), alone.scores(user_histories)
+        UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**FIT)).scores(user_histories),
+        alone.scores(user_histories),
     )
 
 
 def test_two_tastes_in_one_history_become_two_interests() -> None:
-    retriever = UserEmbeddingRetriever.fit(fit_data(two_halves()), {**FIT, "interests": 2})
+    retriever = UserEmbeddingRetriever.fit(
+        fit_data(two_halves()), UserEmbeddingRetriever.settings_class(**{**FIT, "interests": 2})
+    )
     both = {
         "both": [(item, 9.0, 0) for item in (0, 1, 2, 3, 4, 5, 7, 9)],
         "even": [(item, 9.0, 0) for item in (0, 2, 4)],
@@ -121,8 +127,8 @@ def test_identical_items_are_one_cluster() -> None:
 
 
 def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
-    several = SourceSpec("user_embedding", "user_embedding", 50, {**FIT, "interests": 3})
-    one, other = SourceSpec("ials", "ials", 50, FIT), SourceSpec("wide", "user_embedding", 50, {"factors": 8})
+    several = SourceSpec.of("user_embedding", "user_embedding", 50, **{**FIT, "interests": 3})
+    one, other = SourceSpec.of("ials", "ials", 50, **FIT), SourceSpec.of("wide", "user_embedding", 50, factors=8)
     required_sources = item_model.required_sources([(several, one)], factors=True)
     assert [spec.key for spec in required_sources] == [several.key] == [one.key]
     assert other.key != one.key
@@ -148,4 +154,4 @@ def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
 @pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"lam": 0.0}, {"interest": 3}])
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        UserEmbeddingRetriever.check(wrong)
+        RETRIEVERS.settings(UserEmbeddingRetriever.name, wrong)

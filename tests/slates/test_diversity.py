@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scored_candidates import items, scored
 
-from rayrec.errors import ConfigError
+from rayrec.config import DiversitySettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import padded_batches
 from rayrec.numerics.top_k import best
@@ -30,7 +31,7 @@ LENGTHS = [20, 0, 5, 1, 9, 70, 8, 12]
 
 def order_of(pool: ScoredCandidates, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
     """Each user's candidates in the order that the scores carry."""
-    method = make_diversifier(name, given_settings)
+    method = make_diversifier(DiversitySettings(method=name, settings=given_settings))
     assert method is not None
     scores = diversify(method, pool, depth, np.ones(len(pool), np.bool_))
     places = best(scores, int(scores.lengths.max(initial=0)))
@@ -70,7 +71,7 @@ def test_the_head_is_reordered_and_the_rest_keeps_its_place(name: str, given_set
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_the_new_order_carries_the_old_scores(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = scored(LENGTHS), make_diversifier(name, given_settings)
+    pool, method = scored(LENGTHS), make_diversifier(DiversitySettings(method=name, settings=given_settings))
     assert method is not None
     scores = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
     for user in range(len(pool)):
@@ -79,7 +80,10 @@ def test_the_new_order_carries_the_old_scores(name: str, given_settings: dict[st
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = scored(LENGTHS * 3, known=items(width=64), past=40), make_diversifier(name, given_settings)
+    pool, method = (
+        scored(LENGTHS * 3, known=items(width=64), past=40),
+        make_diversifier(DiversitySettings(method=name, settings=given_settings)),
+    )
     assert method is not None
     together = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
     for user in range(len(pool)):
@@ -89,7 +93,11 @@ def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_setting
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_users_who_are_not_asked_for_stay_as_they_are(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method, users = scored(LENGTHS), make_diversifier(name, given_settings), np.arange(len(LENGTHS)) % 2 == 0
+    pool, method, users = (
+        scored(LENGTHS),
+        make_diversifier(DiversitySettings(method=name, settings=given_settings)),
+        np.arange(len(LENGTHS)) % 2 == 0,
+    )
     assert method is not None
     scores = diversify(method, pool, DEPTH, users)
     assert np.array_equal(scores.values[~users[scores.rows]], pool.scores.values[~users[scores.rows]])
@@ -113,7 +121,7 @@ def test_equal_scores_still_carry_the_new_order(name: str, given_settings: dict[
         pool.history,
         pool.items,
     )
-    method = make_diversifier(name, given_settings)
+    method = make_diversifier(DiversitySettings(method=name, settings=given_settings))
     assert method is not None
     scores = diversify(method, flat, DEPTH, np.ones(len(flat), np.bool_))
     for user in range(len(flat)):
@@ -149,7 +157,9 @@ def test_greedy_dpp_raises_log_det_as_brute_force_does(by: str, seed: int, theta
     pool = scored([12, 6, 8, 3], seed)
     heads = best(pool.scores, DEPTH)
     for batch in padded_batches(heads.offsets, 4):
-        order, gains = Dpp.read({"theta": theta, "by": by}).gains(TopCandidates.of(pool, heads, batch))
+        order, gains = Dpp(DIVERSIFIERS.settings(Dpp.name, {"theta": theta, "by": by})).gains(
+            TopCandidates.of(pool, heads, batch)
+        )
         for row, user in enumerate(batch.rows):
             head = (heads[user] - pool.scores.offsets[user]).tolist()
             quality = np.exp(theta * relevance_of(pool.scores[user], head))
@@ -225,18 +235,18 @@ def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None
 @pytest.mark.parametrize(
     ("name", "given_settings", "says"),
     [
-        ("mmr", {"relevance": 1.5}, "relevance must be between 0 and 1"),
-        ("mmr", {"by": "colour"}, "by must be category or factors"),
-        ("dpp", {"theta": -1.0}, "theta must not be below 0"),
-        ("calibrated", {"by": "factors"}, "unknown setting 'by'"),
-        ("calibrated", {"calibration": 2.0}, "calibration must be between 0 and 1"),
-        ("none", {"by": "category"}, "unknown setting 'by'"),
+        ("mmr", {"relevance": 1.5}, "relevance"),
+        ("mmr", {"by": "colour"}, "'category' or 'factors'"),
+        ("dpp", {"theta": -1.0}, "theta"),
+        ("calibrated", {"by": "factors"}, "unknown key"),
+        ("calibrated", {"calibration": 2.0}, "calibration"),
+        ("none", {"by": "category"}, "unknown key"),
         ("mrr", {}, "there is no diversification 'mrr'"),
     ],
 )
 def test_impossible_settings_are_refused(name: str, given_settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        make_diversifier(name, given_settings)
+    with pytest.raises(ValidationError, match=says):
+        DiversitySettings(method=name, settings=given_settings)
 
 
 def test_every_method_is_tested_here() -> None:

@@ -20,7 +20,7 @@ from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, ranks
 from rayrec.slates.assembly import SlateAssembler, slate_ids
-from rayrec.slates.policies import Greedy, policy_class
+from rayrec.slates.policies import POLICIES, Greedy
 
 BLENDER = Blender.default(PERSONAL, NAMES)
 
@@ -80,7 +80,7 @@ def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
 
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no slate policy 'gready'"):
-        policy_class("gready")
+        POLICIES.lookup("gready")
 
 
 @settings(max_examples=60, deadline=None)

@@ -12,13 +12,13 @@ from scored_candidates import items, repeated, scored
 
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-from rayrec.slates import CatalogueItems, ScoredCandidates
+from rayrec.slates import POLICIES, CatalogueItems, ScoredCandidates
 from rayrec.slates.policies import uniform_draws
 from rayrec.slates.thompson import Thompson
 
 
 def policy(**settings: float) -> Thompson:
-    return Thompson.read(settings)
+    return Thompson(POLICIES.settings(Thompson.name, settings))
 
 
 def doubts(pool: ScoredCandidates, seed: int, particles: int, lam: float) -> list[np.ndarray]:

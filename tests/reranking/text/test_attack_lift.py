@@ -54,7 +54,7 @@ def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
 def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, way: tuple[str, dict[str, Any]]) -> None:
     """By yes_no it does not touch the others either: their scores to the bit, and their order."""
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(threads=1), 1200)
-    started = TEXT_SCORERS[way[0]].load(engine, qwen3, way[1])
+    started = TEXT_SCORERS[way[0]].load(engine, qwen3, TEXT_SCORERS[way[0]].settings_class(**way[1]))
     reader = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
     rose = set()
     honest = reader(one_user())

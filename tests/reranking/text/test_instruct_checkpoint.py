@@ -17,7 +17,7 @@ from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.listwise import ListwiseScorer
 from rayrec.reranking.text.pointwise import PointwiseScorer
-from rayrec.reranking.text.text_scorer import start_text_scorer, text_scorer_class
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, start_text_scorer
 from rayrec.storage.hf_checkpoint import base_model_id
 
 
@@ -72,7 +72,7 @@ def test_a_template_that_hides_or_repeats_the_message_is_refused(
 
 def test_a_letter_is_one_token_as_an_answer_and_the_same_token_in_the_list(checkpoint: InstructCheckpoint) -> None:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(), 2000)
-    scorer = ListwiseScorer.load(engine, checkpoint, {"window": 26})
+    scorer = ListwiseScorer.load(engine, checkpoint, ListwiseScorer.settings_class(window=26))
     chat, tokenizer = checkpoint.chat(), Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     assert [tokenizer.decode([token]) for token in scorer.ids] == list(ascii_uppercase)
     for token, line, letter in zip(scorer.ids, scorer._lines, ascii_uppercase, strict=True):
@@ -96,10 +96,10 @@ def test_letters_of_two_tokens_are_left_out_and_too_few_are_refused(qwen3: Instr
 
 def test_a_checkpoint_that_cannot_say_yes_in_one_token_is_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 1000)
-    assert PointwiseScorer.load(engine, qwen3, {}).ids
+    assert PointwiseScorer.load(engine, qwen3, PointwiseScorer.settings_class()).ids
     with pytest.raises(ConfigError, match="yes and no are not one token"):
         PointwiseScorer.load(
-            engine, qwen3, {"prompt": "qwen3_reranker"}
+            engine, qwen3, PointwiseScorer.settings_class(prompt="qwen3_reranker")
         )  # its lower case is two pieces in this tokenizer
 
 
@@ -150,15 +150,15 @@ def test_who_reads_and_who_tunes_a_checkpoint_know_it_by_the_same_files(
 def test_texts_that_cannot_fit_are_refused_when_loaded_not_when_scored(qwen3: InstructCheckpoint) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 300)
     with pytest.raises(ConfigError, match="too short"):
-        ListwiseScorer.load(engine, qwen3, {"prompt_tokens": 300})
+        ListwiseScorer.load(engine, qwen3, ListwiseScorer.settings_class(prompt_tokens=300))
 
 
 def test_ways_and_settings_that_do_not_exist_are_named(qwen3: InstructCheckpoint) -> None:
-    with pytest.raises(ConfigError, match="no text scorer 'label'"):
-        text_scorer_class("label")
+    with pytest.raises(ConfigError, match="no reranker 'label'"):
+        TEXT_SCORERS.lookup("label")
     for settings, says in (({"windows": 3}, "window"), ({"window": 60}, "52"), ({"permutations": 3}, "even")):
         with pytest.raises(ConfigError, match=says):
-            ListwiseScorer.read(settings)
+            TEXT_SCORERS.settings(ListwiseScorer.name, settings)
     unsafe = EngineSettings(vllm={"trust_remote_code": True})
     with pytest.raises(ConfigError, match="trust_remote_code: not taken here"):
-        start_text_scorer("pointwise", "vllm", qwen3, unsafe, {}, load_templates())
+        start_text_scorer("pointwise", "vllm", qwen3, unsafe, TEXT_SCORERS.settings("pointwise"), load_templates())

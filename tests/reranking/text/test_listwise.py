@@ -36,7 +36,9 @@ def ask(numbers: list[int], instruction: str = "anything") -> RankingQuery:
 def label(
     checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], **more: int
 ) -> ListwiseScorer:
-    return ListwiseScorer.load(Oracle(checkpoint, answer), checkpoint, SETTINGS | more)
+    return ListwiseScorer.load(
+        Oracle(checkpoint, answer), checkpoint, ListwiseScorer.settings_class(**(SETTINGS | more))
+    )
 
 
 def heard(way: ListwiseScorer) -> list[str]:

@@ -33,7 +33,7 @@ def ask(numbers: list[int]) -> RankingQuery:
 def pairwise(
     checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], top: int
 ) -> PairwiseScorer:
-    return PairwiseScorer.load(Oracle(checkpoint, answer), checkpoint, {"top": top})
+    return PairwiseScorer.load(Oracle(checkpoint, answer), checkpoint, PairwiseScorer.settings_class(top=top))
 
 
 @pytest.mark.parametrize("size", range(13))

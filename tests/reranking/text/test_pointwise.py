@@ -29,7 +29,7 @@ def ask(*numbers: int) -> RankingQuery:
 
 
 def test_a_score_is_the_log_odds_of_yes(qwen3: InstructCheckpoint) -> None:
-    way = PointwiseScorer.load(Oracle(qwen3, by_number), qwen3, {})
+    way = PointwiseScorer.load(Oracle(qwen3, by_number), qwen3, PointwiseScorer.settings_class())
     (scores,) = way.score([ask(6, 0, 3)])
     np.testing.assert_allclose(scores, [1.0, -1.0, 0.0], atol=1e-6)
 
@@ -41,7 +41,9 @@ def test_spellings_are_added_up() -> None:
 
 def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: InstructCheckpoint) -> None:
     way = PointwiseScorer.load(
-        Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n)), qwen3, {}
+        Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n)),
+        qwen3,
+        PointwiseScorer.settings_class(),
     )
     some, none, empty = way.score([ask(6, 8, 3), ask(8, 9), ask()])
     np.testing.assert_allclose(some, [1.0, np.nan, 0.0], atol=1e-6)
@@ -52,7 +54,7 @@ def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: Ins
 def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: InstructCheckpoint) -> None:
     """Whatever the item's length: the engine reads the beginning once."""
     oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
-    PointwiseScorer.load(oracle, checkpoint, {"events": 5}).score(
+    PointwiseScorer.load(oracle, checkpoint, PointwiseScorer.settings_class(events=5)).score(
         [RankingQuery("tea", tuple(TITLES), ("short", "long " * 500))]
     )
     one, two = oracle.prompts
@@ -68,7 +70,7 @@ def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(
 ) -> None:
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
     oracle.max_prompt_tokens = tokens
-    way = PointwiseScorer.load(oracle, qwen3, {})
+    way = PointwiseScorer.load(oracle, qwen3, PointwiseScorer.settings_class())
     (scores,) = way.score([RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))])
     assert np.isfinite(np.asarray(scores)).all()
     held = [title in oracle.prompts[0] for title in TITLES]

@@ -25,7 +25,7 @@ CELLS = [
 
 def heard(checkpoint: InstructCheckpoint, way: str, ask: RankingQuery, templates: Templates | None = None) -> str:
     oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
-    TEXT_SCORERS[way].load(oracle, checkpoint, SHORT[way], templates).score([ask])
+    TEXT_SCORERS[way].load(oracle, checkpoint, TEXT_SCORERS[way].settings_class(**SHORT[way]), templates).score([ask])
     return oracle.prompts[0]
 
 
@@ -93,7 +93,9 @@ def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
         InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
     )
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
-    way = TEXT_SCORERS["pointwise"].load(oracle, qwen3, {"prompt": "qwen3_reranker"})
+    way = TEXT_SCORERS["pointwise"].load(
+        oracle, qwen3, TEXT_SCORERS["pointwise"].settings_class(prompt="qwen3_reranker")
+    )
     way.score([RankingQuery("tea", (TITLES[0],), ("item 1",), profile="likes Ur"), RankingQuery("", (), ("item 2",))])
     instruct = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them"
     assert oracle.prompts[0] == (

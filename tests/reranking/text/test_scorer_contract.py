@@ -61,7 +61,9 @@ def engine(request: pytest.FixtureRequest, engines: Engines) -> Engine:
 def scored(
     engine: Engine, checkpoint: InstructCheckpoint, case: tuple[str, dict[str, Any]], *asks: RankingQuery
 ) -> list[Float32]:
-    answers = TEXT_SCORERS[case[0]].load(engine, checkpoint, case[1]).score(asks)
+    answers = (
+        TEXT_SCORERS[case[0]].load(engine, checkpoint, TEXT_SCORERS[case[0]].settings_class(**case[1])).score(asks)
+    )
     out = [answer for answer in answers if not isinstance(answer, Failure)]
     assert len(out) == len(asks)
     return out
