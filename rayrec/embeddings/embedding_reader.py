@@ -97,9 +97,9 @@ def _published(
         )
     if arm not in manifest.arms:
         raise PublicationError(
-            f"there is no {product.arm} {arm!r} on {date}",
+            f"there is no {product.arm_key} {arm!r} on {date}",
             where=storage.root,
-            hint=f"the {product.arm}s are {', '.join(manifest.arms)}",
+            hint=f"the {product.arm_key}s are {', '.join(manifest.arms)}",
         )
     wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
     shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())

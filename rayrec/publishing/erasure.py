@@ -1,10 +1,10 @@
-"""Taking users out of what is published: the one case in which a day's files change after its manifest.
+"""Erasure of users from publications: the only case in which a date's files change after its manifest.
 
-The files without them are written beside the old ones, then the manifest is replaced in one step, then the old files
-go: a reader sees the day before or after, and one who holds the old manifest is told that a file is missing. The users
-become ineligible, for the reason `erased`, so that they still add up. A model that was made again without them is
-named in the place of the one that is deleted. Slates and embeddings are laid out alike:
-<kind>/dt=D/manifest.json names all there is. Of nearest users, rows go too whose neighbour is to be erased.
+Files without the users are written beside the old ones, then the manifest is replaced in one step, then the old files
+are deleted. A reader sees the date before or after; one that holds the old manifest gets an error about a missing file.
+The users count as ineligible, with the reason ERASED, so that the sum still holds. The manifest names retrained models
+in place of deleted ones. Slates and embeddings have the same layout. Nearest-neighbour rows are also removed if the
+neighbour is erased.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rayrec.publishing.records import Manifest, PublishedFile, add_counts
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow
 
-ERASED = "erased"  # why these users are ineligible
-USER_COLUMNS = ("user_id", "neighbour_id")  # columns that hold users
+ERASED = "erased"  # reason of ineligible users
+USER_COLUMNS = ("user_id", "neighbour_id")  # columns with user ids
 
 
 def erase(
@@ -38,28 +38,28 @@ def erase(
     erasure_list: ErasureList,
     retrained: Mapping[str, str] | None = None,
 ) -> None:
-    """Take users out of one day's publication (`slates/dt=D`), and out of runs of it that never published.
+    """Erase users from the publication of a product and date, and from runs of it that never published.
 
-    `remade`: fingerprints of models -> of the same without the users, for the manifest to name. Killed in the middle
-    and done again, it completes. Raises PublicationError for a manifest that cannot be read.
+    `retrained`: fingerprints of models -> those of the models without the users, for the manifest. Idempotent, also
+    after a kill. Raises PublicationError for a manifest that cannot be read.
     """
     manifest = _manifest(storage, product, date)
     if manifest is not None:
-        _erase_targets(storage, manifest, erasure_list)
+        _erase_propensities(storage, manifest, erasure_list)
         manifest = _erase_published(storage, product, manifest, erasure_list, retrained or {})
     named = {file.path for file in manifest.files} if manifest is not None else set()
     own = "" if manifest is None else f"-{manifest.run_id}-"
     for info in storage.list(layout.publication_folder(product, date)):
         if info.path in named or not info.path.endswith(".parquet"):
             continue
-        if own and own in info.path:  # of an attempt that was killed, this one's own perhaps
+        if own and own in info.path:  # of a killed attempt, perhaps of this function
             storage.delete(info.path)
         elif rows_of_users(read_parquet(storage, info.path), erasure_list).any():
             _drop_attempt(storage, info.path)
 
 
 def rows_of_users(table: pa.Table, erasure_list: ErasureList) -> npt.NDArray[np.bool_]:
-    """The rows that hold one of these users, as whose they are or as somebody's neighbour: bool [n]."""
+    """Rows of these users, or with one of them as neighbour: bool [n]."""
     found = np.zeros(table.num_rows, np.bool_)
     for column in USER_COLUMNS:
         if column in table.column_names:
@@ -80,22 +80,24 @@ def _erase_published(
     if models == manifest.models and all(new is old for new, old in zip(files, manifest.files, strict=True)):
         return manifest
     users = manifest.users
-    now = dataclasses.replace(
+    without = dataclasses.replace(
         users,
         published=users.published - len(erased),
         ineligible=add_counts(users.ineligible, {ERASED: len(erased)} if erased else {}),
     )
-    kept = tuple(file for file in files if file.rows)
-    rows = sum(file.rows for file in kept)
-    changed = dataclasses.replace(manifest, users=now, files=kept, rows=rows, models=models, attempt=uuid.uuid4().hex)
+    remaining = tuple(file for file in files if file.rows)
+    rows = sum(file.rows for file in remaining)
+    changed = dataclasses.replace(
+        manifest, users=without, files=remaining, rows=rows, models=models, attempt=uuid.uuid4().hex
+    )
     storage.write(layout.manifest_path(manifest.dt, product), changed.to_json())
-    for path in {file.path for file in manifest.files} - {file.path for file in kept}:
+    for path in {file.path for file in manifest.files} - {file.path for file in remaining}:
         storage.delete(path)
     return changed
 
 
 def _rewritten(storage: Storage, file: PublishedFile, table: pa.Table) -> PublishedFile:
-    """The file with these rows only, under a name of a new attempt of its run; none is written for no rows."""
+    """Write the file with these rows under the name of a new attempt; no file for no rows."""
     if not table.num_rows:
         return dataclasses.replace(file, rows=0, users=0)
     path = layout.rewritten_path(file.path, uuid.uuid4().hex[:12])
@@ -110,8 +112,8 @@ def _rewritten(storage: Storage, file: PublishedFile, table: pa.Table) -> Publis
     return PublishedFile(file.arm, file.shard, path, table.num_rows, users, len(data), hashlib.sha256(data).hexdigest())
 
 
-def _erase_targets(storage: Storage, manifest: Manifest, erasure_list: ErasureList) -> None:
-    """What other arms would have made of their slates. Before the slates: those say whose a slate was."""
+def _erase_propensities(storage: Storage, manifest: Manifest, erasure_list: ErasureList) -> None:
+    """Erase the counterfactual propensities of their slates, before the slates that tell whose they are."""
     slates: dict[int, list[pa.Array]] = {}
     for file in manifest.files:
         table = read_parquet(storage, file.path)
@@ -120,15 +122,15 @@ def _erase_targets(storage: Storage, manifest: Manifest, erasure_list: ErasureLi
     for shard, ids in slates.items():
         path = layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard)
         try:
-            targets = read_arrow(storage, path)
+            propensities = read_arrow(storage, path)
         except MissingFileError:  # no arm drew at random
             continue
-        others = pc.invert(pc.is_in(targets["slate_id"], pa.concat_arrays(ids)))
-        write_arrow(storage, path, targets.filter(others))
+        others = pc.invert(pc.is_in(propensities["slate_id"], pa.concat_arrays(ids)))
+        write_arrow(storage, path, propensities.filter(others))
 
 
 def _drop_attempt(storage: Storage, path: str) -> None:
-    """Delete a file of a run that never published, its shard's receipt first: a receipt must not outlive its files."""
+    """Delete a file of a run that never published, after its receipt: a receipt must not outlive its files."""
     of = layout.parse_published_path(path)
     if of is not None:
         storage.delete(layout.receipt_path(of.date, of.run_id, of.shard))

@@ -1,4 +1,4 @@
-"""Finding manifests, and putting one together from the receipts of a run that is complete."""
+"""Finds manifests, and builds the manifest of a complete run from its receipts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_NAMED = 10  # shards or files named in an error
 
 
 def find_manifest(storage: Storage, date: datetime.date, product: str = layout.SLATES) -> Manifest | None:
-    """The publication of a day, or None while there is none."""
+    """The publication of a date, or None."""
     path = layout.manifest_path(date, product)
     try:
         data = storage.read(path)

@@ -25,14 +25,14 @@ Check = Callable[[pa.Table, RunRecord, str, int], tuple[pa.Table, pa.Array]]
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A kind of table that is published a day, an arm and a shard at a time. Picklable: `check` is a plain function."""
+    """A kind of table that is published by date, arm and shard. Picklable: `check` is a plain function."""
 
-    name: str  # the folder under the output root, and what messages call it
-    singular: str  # what a user has one of in an arm, with its article
-    arm: str  # what the arms are called in paths
-    sort_columns: tuple[str, ...]  # columns that the rows of a file are sorted by
-    row_group_rows: int  # rows; small enough that one user's rows are found through the statistics
-    covers_all_users: bool  # every arm holds every user who is published; else a user is in at least one
+    name: str  # the folder under the output root
+    singular: str  # what a user has in an arm, with its article
+    arm_key: str  # the name of arms in paths
+    sort_columns: tuple[str, ...]  # of the rows of a file
+    row_group_rows: int  # small enough to find a user's rows by the statistics
+    covers_all_users: bool  # every published user is in every arm; else in at least one
     check: Check  # (table, run, arm, shard) -> the table in order, its users; PublicationError for what is wrong
 
 
@@ -52,14 +52,14 @@ def validate_slates(
     for name in SLATE.names:
         check.rows(table, pc.is_null(table[name]), f"{name} is missing")
     check.rows(table, pc.not_equal(table["dt"], pa.scalar(date)), f"dt is not {date}")
-    check.rows(table, pc.not_equal(table["arm"], arm), "the arm is another")
+    check.rows(table, pc.not_equal(table["arm"], arm), "arm is another one")
     check.rows(table, pc.invert(pc.is_finite(table["score"])), "the score is not finite")
     propensity = table["propensity"].to_numpy()
     check.rows(table, ~((propensity > 0) & (propensity <= 1)), "the propensity is not in (0, 1]")
     if not table.num_rows:
         return table, pa.array([], pa.string())
     starts = _starts(table["user_id"])
-    slate = np.cumsum(starts) - 1  # the slate that each row belongs to
+    slate = np.cumsum(starts) - 1  # the slate of each row
     begin = np.flatnonzero(starts)
     check.rows(table, table["rank"].to_numpy() != np.arange(table.num_rows) - begin[slate] + 1, "ranks are not 1..n")
     check.rows(table, _starts(table["slate_id"]) & ~starts, "there are two slates for one user")
@@ -86,7 +86,7 @@ def _starts(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 def _repeated(group: npt.NDArray[np.int64], column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """True where a group (int64 [n]) has held the same value before; bool [n]."""
+    """True where an earlier row has the same group (int64 [n]) and value; bool [n]."""
     codes = pc.dictionary_encode(column).combine_chunks().indices.to_numpy().astype(np.int64)
     keys = group * (codes.max(initial=0) + 1) + codes
     repeated = np.ones(len(keys), np.bool_)
@@ -102,7 +102,7 @@ def _schema_difference(schema: pa.Schema) -> str:
 
 
 class _Check:
-    """Fails with the arm, the shard and the first row concerned."""
+    """Raises errors with the arm, the shard and the first wrong row."""
 
     def __init__(self, arm: str, shard: int) -> None:
         self._where = f"arm {arm}, shard {shard}"
@@ -116,9 +116,9 @@ class _Check:
 
     def fail(self, what: str) -> None:
         raise PublicationError(
-            f"a wrong slate was about to be written: {what}",
+            f"an invalid slate was not written: {what}",
             where=self._where,
-            hint="nothing was written; this is a defect of the scoring stages, please report it with this message",
+            hint="this is a bug in the scoring stages; please report it with this message",
         )
 
 

@@ -1,14 +1,14 @@
-"""A run from its first file to its publication.
+"""A publishing run: commits the tables of each shard, then publishes the date atomically.
 
-    run = Run.open(storage, record)            # driver; run.published is set if there is nothing to do
+    run = PublishingRun.open(storage, record)  # driver; run.published is set if there is nothing to do
     run.commit(shard, tables, users, engine)   # worker, once per shard; any number of attempts
     run.publish(provenance)                    # driver
 
-A shard's files have attempt-unique names and count for nothing until its receipt exists; the receipt is created only
-if absent, so of many attempts one stands. The day's manifest is created only if absent, so of many runs one publishes.
-Whatever is killed, and whenever: what lies about is never read, and the next run goes on from the receipts.
+The files of a shard have names unique to the attempt and do not count until its receipt exists. The receipt is created
+only if absent, so one of several attempts counts; the manifest is created only if absent, so one of several runs
+publishes. After a kill at any step, leftover files are never read, and the next run continues from the receipts.
 
-Slates are published so, and other products (rayrec.publishing.published_tables) by the same rules.
+Slates and other products (rayrec.publishing.published_tables) follow the same rules.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PARALLEL_CALLS = 16
 
 @dataclass(frozen=True)
 class PublishResult:
-    """How a run ended. Only `published` and `published by another run` exist: everything else is an error."""
+    """How a run ended; everything else is an error."""
 
     outcome: Literal["published", "published by another run"]
     manifest: Manifest
@@ -44,16 +44,16 @@ class PublishResult:
 
 @dataclass(frozen=True)
 class PublishingRun:
-    """One run of one date. Plain and picklable: workers get it whole."""
+    """One run of one date. Picklable."""
 
     storage: Storage
     record: RunRecord
-    published: Manifest | None = None  # set by `open` where the day is published already, by this very run
+    published: Manifest | None = None  # set by `open` if this run has published the date
     product: PublishedTable = SLATES
 
     @classmethod
     def preview(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
-        """What `open` would find, without writing anything: for a dry run."""
+        """What `open` would find, without writing anything."""
         manifest = find_manifest(storage, record.date, product.name)
         run = cls(storage, record, manifest, product)
         if manifest is not None and manifest.identity != record.identity:
@@ -62,17 +62,17 @@ class PublishingRun:
 
     @classmethod
     def open(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
-        """Begin or resume. Raises PublicationError if the day is published under other settings or other inputs."""
+        """Begin or resume. Raises PublicationError if the date is published with other settings or inputs."""
         run = cls.preview(storage, record, product)
         if run.published is not None:
-            run._clean_up(run.published)  # what a run left that was killed just after it had published
+            run._clean_up(run.published)  # of a run that was killed after its publication
             return run
         storage.require_atomic_create()
         storage.create(layout.run_record_path(record.date, record.run_id), record.to_json())
         return run
 
     def receipts(self) -> dict[int, Receipt]:
-        """The shards that are done."""
+        """The receipts of finished shards."""
         files = self.storage.list(layout.receipts_folder(self.record.date, self.record.run_id))
         with ThreadPoolExecutor(_PARALLEL_CALLS) as pool:
             receipts = list(pool.map(self._read_receipt, [file.path for file in files]))
@@ -81,10 +81,10 @@ class PublishingRun:
     def commit(
         self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int] | None = None
     ) -> Receipt:
-        """Write one shard's tables (of slates: SLATE), one an arm, then its receipt; returns the receipt that stands.
+        """Write one shard's tables (of slates: SLATE), one an arm, then its receipt; returns the receipt that counts.
 
-        If another attempt was first, this one's files are deleted and the other's receipt is returned.
-        Raises PublicationError if a table is wrong (see `Product.check`) or the users do not add up.
+        If another attempt was first, delete this one's files and return the other's receipt.
+        Raises PublicationError if a table is wrong (`PublishedTable.check`) or the users do not add up.
         """
         if set(tables) != set(self.record.arms):
             raise PublicationError(
@@ -113,15 +113,15 @@ class PublishingRun:
         if self.storage.create(path, receipt.to_json()):
             return receipt
         standing = self._read_receipt(path)
-        if standing.attempt != attempt:  # equal after a lost answer: the receipt is ours all the same
+        if standing.attempt != attempt:  # equal after a lost response: the receipt is ours
             self._delete(file.path for file in files)
         return standing
 
     def publish(self, provenance: Provenance) -> PublishResult:
-        """Make the day visible, by one conditional create of its manifest.
+        """Publish the date by one conditional create of its manifest.
 
         Raises PublicationError if a shard has no receipt, a file is missing or of another size, the users do not add
-        up, nobody is published, or a different run has published the day; then this run's files are removed.
+        up, there are no users, or a different run has published the date; then this run's files are deleted.
         """
         path = layout.manifest_path(self.record.date, self.product.name)
         winner = find_manifest(self.storage, self.record.date, self.product.name)
@@ -132,9 +132,9 @@ class PublishingRun:
             winner = find_manifest(self.storage, self.record.date, self.product.name)
             if winner is None:
                 raise PublicationError(
-                    "the manifest was there and is gone again",
+                    "the manifest existed and is gone again",
                     where=self.storage.url(path),
-                    hint="somebody withdraws this day; run again when they are done",
+                    hint="this date is being withdrawn; run the job again afterwards",
                 )
             if winner.attempt != manifest.attempt:
                 return self._yield_to(winner)
@@ -151,7 +151,7 @@ class PublishingRun:
         )
         data = sink.getvalue()
         product, record = self.product, self.record
-        path = layout.published_path(product.name, record.date, product.arm, arm, shard, record.run_id, attempt)
+        path = layout.published_path(product.name, record.date, product.arm_key, arm, shard, record.run_id, attempt)
         with self.storage.writer(path) as file:
             file.write(data)
         return PublishedFile(arm, shard, path, table.num_rows, users, data.size, hashlib.sha256(data).hexdigest())
@@ -166,13 +166,13 @@ class PublishingRun:
         return PublishResult("published by another run", winner)
 
     def _clean_up(self, manifest: Manifest) -> None:
-        """Delete this run's files that the manifest does not name: of killed attempts, and all of a run that lost."""
+        """Delete this run's files that the manifest does not name: of killed attempts, or all if another run won."""
         if manifest.run_id != self.record.run_id:
-            # Before the files: a receipt must never outlive them, should the day be withdrawn and this run resumed.
+            # Receipts first: they must not outlive the files, if the date is withdrawn and this run resumed.
             self._delete(self._paths(layout.receipts_folder(self.record.date, self.record.run_id)))
-        kept = {file.path for file in manifest.files}
+        named = {file.path for file in manifest.files}
         written = self._paths(self._folder)
-        self._delete([path for path in written if f"-{self.record.run_id}-" in path and path not in kept])
+        self._delete([path for path in written if f"-{self.record.run_id}-" in path and path not in named])
 
     def _refusal(self, published: Manifest) -> PublicationError:
         date = self.record.date
@@ -184,8 +184,8 @@ class PublishingRun:
         return PublicationError(
             "\n".join(lines),
             where=f"{manifest}, published {published.created_at}",
-            hint="keep what is published; or give output.root another folder; or withdraw the day by deleting that"
-            " manifest, and run again",
+            hint="keep the publication, or set another output.root, or withdraw the date by deleting that manifest"
+            " and run the job again",
         )
 
     @property

@@ -1,7 +1,6 @@
-"""The documents of a run: what it is (RunRecord), what a shard gave (Receipt), what was published (Manifest).
+"""The JSON documents of a run: its record, the receipt of each shard, and the manifest that publishes it.
 
-All are JSON with a fixed order of keys. Nothing in them is a secret: paths are relative to a root, settings come from
-the config.
+The order of keys is fixed. Nothing in them is secret: paths are relative to a root, settings come from the config.
 """
 
 from __future__ import annotations
@@ -10,37 +9,37 @@ import dataclasses
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.numerics.hashing import digest
 
 Document = TypeVar("Document")
 
-_ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # it becomes a folder's name
+_ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # used as a folder name
 
 
 @dataclass(frozen=True)
 class InputRecord:
-    """A file the run reads: path under the data root, bytes, the store's version (ETag or mtime in ns)."""
+    """An input file: its path under the data root, its bytes, and its version (ETag or mtime in ns)."""
 
     path: str
     size: int
     version: str
-    rows: int | None = None  # known once it has been read; no part of the run's identity
+    rows: int | None = None  # set once it is read; not part of the run's identity
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What is to be computed: everything that makes two runs the same run."""
+    """What a run computes: everything that identifies it."""
 
     date: datetime.date
     fingerprint: str  # Config.fingerprint
-    fingerprinted_settings: Mapping[
-        str, Any
-    ]  # Config.meaning(): what the fingerprint is of, so that a difference can be shown
+    fingerprinted_settings: Mapping[str, Any]  # what the fingerprint covers, to show differences
     inputs: tuple[InputRecord, ...]
     shards: int
     arms: tuple[str, ...]
@@ -55,13 +54,13 @@ class RunRecord:
 
     @property
     def identity(self) -> str:
-        """The same date, settings and inputs: a day published under this identity needs no second publication."""
+        """Digest of date, settings and inputs: a date published with the same identity is not published again."""
         inputs = sorted((file.path, file.size, file.version) for file in self.inputs)
         return digest([self.date.isoformat(), self.fingerprint, inputs])
 
     @property
     def run_id(self) -> str:
-        """Identity and code version: shards are only ever resumed by the code that began them."""
+        """Digest of identity and code version: only the code that began a run resumes its shards."""
         return digest([self.identity, self.code_version])
 
     def to_json(self) -> bytes:
@@ -86,7 +85,7 @@ class UserCounts:
         )
 
     def balance_error(self) -> str:
-        """Empty when the users add up, else the sum that does not."""
+        """Empty if the users add up, else the sum that does not."""
         quarantined, ineligible = sum(self.quarantined.values()), sum(self.ineligible.values())
         if self.users_in == self.published + quarantined + ineligible:
             return ""
@@ -120,8 +119,9 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Receipt:
-    """A shard is done: which attempt stands, its files, its users."""
+    """A finished shard: the attempt that counts, its files and its users."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of `from_json`
     shard: int
     run_id: str
     attempt: str
@@ -135,32 +135,27 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Receipt:
-        """Raises PublicationError if the document is not a receipt."""
-
-        def build(content: dict[str, Any]) -> Receipt:
-            users = UserCounts(**content.pop("users"))
-            files = tuple(PublishedFile(**file) for file in content.pop("files"))
-            return cls(users=users, files=files, **content)
-
-        return _from_json(data, "receipt", where, build)
+        """Raises PublicationError for another document."""
+        return _from_json(cls, data, where)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What only the driver knows at the end: how the slates came about."""
+    """What the driver adds to the manifest: how the slates were made."""
 
-    users_in: int  # users of the histories stage over all shards: no shard may have lost one
+    users_in: int  # users of the histories over all shards; no shard may lose one
     models: Mapping[str, str] = field(default_factory=dict)  # name -> fingerprint or revision
     prompt_hash: str = ""
     input_rows: Mapping[str, int] = field(default_factory=dict)  # input path -> rows read
-    quarantined_rows: Mapping[str, int] = field(default_factory=dict)  # input rows refused by the contract, by reason
+    quarantined_rows: Mapping[str, int] = field(default_factory=dict)  # by reason
     versions: Mapping[str, str] = field(default_factory=dict)  # python, ray, vllm, ...
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The publication of one day. Readers follow it and nothing else."""
+    """The publication of one date. Readers use the files that it names, and no others."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of `from_json`
     dt: datetime.date
     run_id: str
     identity: str
@@ -183,7 +178,7 @@ class Manifest:
 
     @property
     def record(self) -> RunRecord:
-        """The run that this publication is of."""
+        """The record of the run that was published."""
         return RunRecord(
             self.dt,
             self.fingerprint,
@@ -199,31 +194,22 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
-        """Raises PublicationError if the document is not a manifest."""
-
-        def build(content: dict[str, Any]) -> Manifest:
-            return cls(
-                dt=datetime.date.fromisoformat(content.pop("dt")),
-                arms=tuple(content.pop("arms")),
-                users=UserCounts(**content.pop("users")),
-                inputs=tuple(InputRecord(**file) for file in content.pop("inputs")),
-                files=tuple(PublishedFile(**file) for file in content.pop("files")),
-                **content,
-            )
-
-        return _from_json(data, "manifest", where, build)
+        """Raises PublicationError for another document."""
+        return _from_json(cls, data, where)
 
 
 def _to_json(document: RunRecord | Receipt | Manifest) -> bytes:
     return (json.dumps(dataclasses.asdict(document), indent=1, ensure_ascii=False, default=str) + "\n").encode()
 
 
-def _from_json(data: bytes, kind: str, where: str, build: Callable[[dict[str, Any]], Document]) -> Document:
+def _from_json(kind: type[Document], data: bytes, where: str) -> Document:
     try:
-        return build(json.loads(data))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return TypeAdapter(kind).validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "document"
         raise PublicationError(
-            f"this is no {kind} of this version of rayrec: {type(error).__name__}: {error}",
+            f"this is not a {kind.__name__.lower()} of this version of rayrec: {field}: {first['msg']}",
             where=where,
             hint="read it with the version of rayrec that wrote it, or move it away",
         ) from error

@@ -1,4 +1,4 @@
-"""What differs between two runs of one day, in words: `slate.size: 50 -> 20`."""
+"""Differences between two runs of one date, as text: `slate.size: 50 -> 20`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from rayrec.publishing.records import InputRecord, RunRecord
 
-_MAX_LINES = 10  # per kind; a changed folder of a thousand files is told in ten lines and a number
+_MAX_LINES = 10  # of each kind
 _MAX_VALUE = 80  # characters
 _ABSENT = "(not set)"
 
 
 def run_differences(published: RunRecord, now: RunRecord) -> list[str]:
-    """Lines `key: published -> now` for settings, inputs and code; [] if the runs are the same."""
+    """Lines `key: published -> now` for settings, inputs and code; [] for equal runs."""
     lines = _shortened(
         [f"config  {line}" for line in _settings(published.fingerprinted_settings, now.fingerprinted_settings)]
     )
@@ -37,7 +37,7 @@ def _settings(published: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _orders(published: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Mappings of the same keys in another order."""
+    """Mappings with the same keys in another order."""
     if list(published) != list(now):
         yield f"order of {prefix.rstrip('.')}: {_brief(', '.join(published))} -> {_brief(', '.join(now))}"
     for key, value in published.items():
@@ -50,7 +50,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            # A manifest comes back from JSON, where a tuple has become a list.
+            # JSON turns tuples into lists.
             yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
@@ -64,9 +64,9 @@ def _inputs(published: tuple[InputRecord, ...], now: tuple[InputRecord, ...]) ->
     for path in sorted({*before, *after}):
         old, new = before.get(path), after.get(path)
         if old is None:
-            yield f"{path}: is new"
+            yield f"{path}: added"
         elif new is None:
-            yield f"{path}: is gone"
+            yield f"{path}: removed"
         elif old.size != new.size:
             yield f"{path}: {old.size} -> {new.size} bytes"
         elif old.version != new.version:

@@ -1,4 +1,4 @@
-"""What the serving layer calls: slates of a published day, by its manifest and nothing else."""
+"""Reads the slates of a published date, for a serving layer and for evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NEWEST = 5  # published dates named in an error
 
 
 def read_manifest(root: str | os.PathLike[str], date: str | datetime.date) -> Manifest:
-    """The publication of a day. Raises PublicationError naming the newest dates there are."""
+    """The publication of a date. Raises PublicationError with the newest published dates."""
     day = parse_date(date)
     storage = Storage(os.fspath(root))
     manifest = find_manifest(storage, day)
@@ -36,7 +36,7 @@ def read_manifest(root: str | os.PathLike[str], date: str | datetime.date) -> Ma
             where=storage.url(layout.manifest_path(day)),
             hint=f"the newest dates are {dates}"
             if dates
-            else "nothing is published here: check the root, run jobs.daily",
+            else "nothing is published here: check the root, or run jobs.daily",
         )
     return manifest
 
@@ -49,10 +49,10 @@ def read_slates(
     users: Collection[str] | None = None,
     verify: bool = False,
 ) -> pa.Table:
-    """The slates of a day (SLATE), of one arm or of all, ordered by arm, shard, user_id, rank.
+    """The slates of a date (SLATE) and one arm or all, ordered by arm, shard, user_id, rank.
 
-    `users` reads only the shards that these users are in. `verify` checks every file against its sha256.
-    Raises PublicationError if the day or the arm is not published, or a file is not the one that was published.
+    `users` reads only the shards of these users. `verify` checks every file against its sha256.
+    Raises PublicationError if the date or the arm is not published, or a file is not the published one.
     """
     manifest, storage = read_manifest(root, date), Storage(os.fspath(root))
     if arm is not None and arm not in manifest.arms:
@@ -72,13 +72,13 @@ def read_slates(
 
 
 def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of one arm's slates of one shard, texts as dictionaries: what a pass over a whole day reads.
+    """Some columns of the slates of one arm and shard, texts as dictionaries, to read a date shard by shard.
 
-    Raises PublicationError if the file is not the one that was published.
+    Raises PublicationError if the file is not the published one.
     """
     texts = [name for name in columns if pa.types.is_string(SLATE.field(name).type)]
     file = next((file for file in manifest.files if file.arm == arm and file.shard == shard), None)
-    if file is None:  # nobody has a slate there
+    if file is None:  # no user has a slate there
         return SLATE.empty_table().select(list(columns))
     data = pa.BufferReader(_bytes(storage, file))
     try:
@@ -88,7 +88,7 @@ def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int
 
 
 def read_counterfactual_propensities(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
-    """One shard's COUNTERFACTUAL_PROPENSITY rows; none where no arm left anything to chance, or there was only one."""
+    """COUNTERFACTUAL_PROPENSITY of one shard; no rows if no arm draws at random, or there is only one arm."""
     try:
         return read_arrow(storage, layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard))
     except MissingFileError:
@@ -120,14 +120,14 @@ def _bytes(storage: Storage, file: PublishedFile) -> bytes:
 
 def _not_as_published(storage: Storage, file: PublishedFile, problem: str) -> PublicationError:
     return PublicationError(
-        f"a published file is not as the manifest says: {problem}",
+        f"a published file differs from the manifest: {problem}",
         where=storage.url(file.path),
-        hint="restore it, or withdraw the day by deleting its manifest, and run the job again",
+        hint="restore it, or withdraw the date by deleting its manifest, and run the job again",
     )
 
 
 def parse_date(date: str | datetime.date) -> datetime.date:
-    """The day that a caller names, as a date or in words (2011-08-31). Raises PublicationError for other words."""
+    """A date, or its ISO form (2011-08-31), as a date. Raises PublicationError for another text."""
     if isinstance(date, datetime.datetime):
         return date.date()
     if isinstance(date, datetime.date):

@@ -176,7 +176,7 @@ def test_what_is_published_is_not_published_again(made: Made) -> None:
     before = made.contents()
     result = made.run(daily_job.main, "--date", made.date.isoformat())
     assert result.exit_code == 4
-    assert "erasure: is new" in result.output
+    assert "erasure: added" in result.output
     assert made.contents() == before
 
 

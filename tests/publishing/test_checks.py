@@ -78,13 +78,13 @@ def test_an_empty_table_passes() -> None:
         ("the propensity is not in", lambda: with_value("propensity", 4, -0.5)),
         ("the propensity is not in", lambda: with_value("propensity", 4, float("nan"))),
         ("dt is not 2011-08-31", lambda: with_value("dt", 0, datetime.date(2011, 8, 30))),
-        ("the arm is another", lambda: slates(users_of(1), "control")),
+        ("arm is another one", lambda: slates(users_of(1), "control")),
         ("belongs to another shard", lambda: slates(USERS, "llm")),
         *((f"{name} is missing", lambda name=name: with_value(name, 2, None)) for name in SLATE.names),
     ],
 )
 def test_a_wrong_slate_is_refused_with_the_reason(why: str, wrong: Callable[[], pa.Table]) -> None:
-    with pytest.raises(PublicationError, match="a wrong slate was about to be written") as error:
+    with pytest.raises(PublicationError, match="an invalid slate was not written") as error:
         check(wrong())
     assert why in str(error.value)
     assert error.value.where == "arm llm, shard 1"

@@ -258,7 +258,7 @@ def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Stora
 
 def test_a_document_that_is_no_manifest_is_explained(local: Storage) -> None:
     local.write("slates/dt=2011-08-31/manifest.json", b'{"dt": "2011-08-31"}')
-    with pytest.raises(PublicationError, match="no manifest of this version"):
+    with pytest.raises(PublicationError, match="not a manifest of this version"):
         PublishingRun.open(local, record())
 
 

@@ -47,8 +47,8 @@ def test_other_inputs_are_refused_with_the_files_that_differ(local: Storage) -> 
         PublishingRun.open(local, dataclasses.replace(record(), inputs=changed, code_version="code-2"))
     text = str(error.value)
     assert "events/2011-08-29.csv: 100 -> 101 bytes" in text
-    assert "events/2011-08-28.csv: is new" in text
-    assert "events/2011-08-30.csv: is gone" in text
+    assert "events/2011-08-28.csv: added" in text
+    assert "events/2011-08-30.csv: removed" in text
     assert "code    code-1 -> code-2" in text
     rewritten = (first, dataclasses.replace(second, version="c"))
     with pytest.raises(PublicationError, match=r"events/2011-08-30.csv: rewritten \(version b -> c\)"):
