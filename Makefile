@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 export RAY_USAGE_STATS_ENABLED = 0
 
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
-PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check lock lock-gpu
 

@@ -1,7 +1,8 @@
 """Fixtures that many tests share, and what each test needs of the machine: the markers `unit` and `slow`.
 
-A test is `unit` unless it is marked `slow` or uses a fixture that starts Ray, vLLM or a server. Under pytest-xdist all tests that use the session's Ray cluster run in one
-process, so that there is one cluster; every other file stays whole, so that its fixtures are made once.
+A test is `unit` unless it is marked `slow` or uses a fixture that starts Ray, vLLM or a server. Under pytest-xdist all
+tests that use the session's Ray cluster run in one process, so that there is one cluster; every other file stays whole,
+so that its fixtures are made once.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["s3_server"]  # tests/support/s3_server.py
 
@@ -27,6 +31,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 settings.register_profile("rayrec", deadline=None)  # a slow machine fails no test
 settings.load_profile("rayrec")
 
+THIS = Path(__file__)
+REPOSITORY = THIS.parents[1]
 CLUSTER = "local_ray"
 SLOW_FIXTURES = (CLUSTER, "s3_server", "vllm")  # how their names begin
 
@@ -41,7 +47,6 @@ def local_ray(s3_server: str) -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         needs = _fixtures(item)
@@ -49,10 +54,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if not any(item.get_closest_marker(name) for name in ("slow", "gpu")):
             item.add_marker("unit")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(CLUSTER if CLUSTER in needs else item.path.stem))
-    # The cluster's tests take longest: begin with them.
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != (CLUSTER,))
+    items.sort(key=lambda item: not _on_cluster(item.path))  # they take longest
+
+
+class OneCluster(LoadScopeScheduling):
+    """Files are shared out whole, those that use the session's Ray cluster as if they were one file.
+
+    It stands in for `--dist loadgroup`, which pytest-xdist 3.8 does not apply under pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return CLUSTER if _on_cluster(REPOSITORY / file) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> OneCluster:
+    return OneCluster(config, log)
+
+
+@cache
+def _on_cluster(file: Path) -> bool:
+    """Whether a test file, or the conftest.py beside it, names the cluster's fixture."""
+    beside = file.with_name("conftest.py")
+    return any(CLUSTER in path.read_text(encoding="utf8") for path in {file, beside} - {THIS} if path.exists())
 
 
 def _fixtures(item: pytest.Item) -> set[str]:
