@@ -31,8 +31,8 @@ from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from benchmarks.instruct import Bench, prepared, tuning_of
 from benchmarks.instruct_model import Asked
 from benchmarks.instruct_requests import Int, Scores
-from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.instructions.templates import InstructionRenderer
 from rayrec.monitoring.run_statistics import rbo
 
 WORDS = Path(__file__).with_name("audit.yaml")
@@ -92,7 +92,7 @@ def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mappi
     """Every swap, for the judged users of whom something can be said."""
     judged = bench.judged.users
     likes, again = (
-        InstructionSimulator(bench.facets, split).preferences(
+        InstructionSimulator(bench.facets, split).profiles(
             bench.history.take(judged), np.random.default_rng(bench.seed)
         )  # type: ignore[arg-type]
         for split in ("train", "held_out")

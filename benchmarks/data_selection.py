@@ -39,8 +39,8 @@ from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.training.data_selection import select_users
-from rayrec.reranking.training.data_selection.selection_pool import best, groups
-from rayrec.reranking.training.tuning_data import Sequences
+from rayrec.reranking.training.data_selection.selection_pool import event_group_counts, top_weights
+from rayrec.reranking.training.tuning_examples import Sequences
 
 ALL, LONGEST = "all", "longest"
 TEXT_SCORERS = (ALL, "random", "similar", LONGEST, "diverse", "influence")
@@ -99,13 +99,13 @@ class Case:
             "keep_weight": self.kept.keep.to_arrow(pa.float32()),
         }
         events = Sequences.from_tables([pa.table(columns)], self._reader.index, self.now)
-        teaching = groups(events) > 1
+        teaching = event_group_counts(events) > 1
         if way == LONGEST:
             scores = np.where(teaching, events.item.lengths, -1).astype(np.float64)
-            return best(scores, max(1, round(budget * int(teaching.sum()))))
+            return top_weights(scores, max(1, round(budget * int(teaching.sum()))))
         validation = None
         if self.held.protocol == "last-event":
-            able = np.flatnonzero(groups(events) > 2)
+            able = np.flatnonzero(event_group_counts(events) > 2)
             rng = np.random.default_rng(derive_seed("validation users", self.seed))
             validation = np.sort(rng.permutation(able)[:VALIDATION_USERS])
         settings = self._reader.settings.model_copy(update={"data_selection": way, "selection_budget": budget})

@@ -25,7 +25,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.tuning_data import Sequences, batches, epoch
+from rayrec.reranking.training.tuning_examples import Sequences, batches, epoch_examples
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 
 _BATCH_TOKENS = 8192  # of scoring
@@ -88,7 +88,7 @@ class FixedSteps(TuningLoop):
         self.model.train()
         while self.progress.step < steps:
             rng = np.random.default_rng(derive_seed("epoch", settings.seed, number))
-            examples = epoch(self._task.events, self._layout, settings, self._task.now, rng)
+            examples = epoch_examples(self._task.events, self._layout, settings, self._task.now, rng)
             plan = batches(examples, settings.batch_tokens, rng)
             scale = len(plan) / float(examples.weight.values.sum())
             for rows in plan[: steps - self.progress.step]:

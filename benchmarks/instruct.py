@@ -39,9 +39,8 @@ from rayrec.config import Tuning
 from rayrec.denoising.denoise_stage import histories_of
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
-from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
-from rayrec.instructions.templates import Templates, load_templates
+from rayrec.instructions.templates import InstructionRenderer, Templates, load_templates
 from rayrec.numerics.ragged import Ragged
 
 Measures = dict[tuple[str, str], dict[str, Floats]]  # (question, ranker) -> measure -> [users]
@@ -215,7 +214,7 @@ def tuning_of(case: HeldOut, sets: Sequence[str], epochs: int | None = None) -> 
     """The case's tuning with settings (key=value) changed; every target of a held-out item weighs the same."""
     pairs = (pair.split("=", 1) for pair in sets)
     changed = {key: yaml.safe_load(value) for key, value in pairs} | ({} if epochs is None else {"epochs": epochs})
-    planned = case.config.tuning.with_epochs(asked=True).model_dump()
+    planned = case.config.tuning.with_epochs(has_requests=True).model_dump()
     tuning = {**planned, **changed, "target_half_life_days": 0}
     return Tuning.model_validate(tuning, strict=False)
 

@@ -25,7 +25,8 @@ from rayrec.reranking.item_token.item_vocabulary import WordTokenizer
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.item_token.request_guidance import FacetMatchScore, guided_states, weighted_prompts
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
-from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
 

@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 from rayrec.config.registry import method_name
 from rayrec.config.section import Section
 
-RequestTask = Literal[
-    "specific", "vague", "search", "contrary", "explicit", "turned"
-]  # see rayrec.reranking.training.instruction_examples
+RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 
 
 class Tuning(Section):
@@ -31,14 +29,13 @@ class Tuning(Section):
     """Newest events in a prompt; no more than `data.history_limit` are there."""
     max_users: int = Field(1_000_000, ge=1)
     """Beyond it users are left out, chosen by a stable hash: memory bounds them."""
-    words: int = Field(64, ge=1)
-    """Tokens of an instruction that are read."""
+    instruction_tokens: int = Field(64, ge=1)
+    """Tokens of an instruction; the rest is cut off."""
     task_mix: dict[RequestTask, float] = Field(
-        {"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3, "turned": 0.0}
+        {"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3}
     )
     """Prompts a user and epoch that ask for something, where an arm is asked anything. `specific`, `vague`: history and
-    request; `search`: request alone; `contrary`: one against the history; `explicit`: a sentence in its place;
-    `turned`: history and item are given, the request is the answer."""
+    request; `search`: request alone; `contrary`: one against the history; `explicit`: a sentence in its place."""
     instruction_loss_weight: float = Field(2.0, ge=0)
     """How much more it weighs that an answer is what was asked for than whose it is."""
     item_init: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
@@ -80,6 +77,6 @@ class Tuning(Section):
             raise ValueError(f"tuning.data_selection {self.data_selection} needs a tuning.selection_budget below 1")
         return self
 
-    def with_epochs(self, *, asked: bool) -> Tuning:
-        """With `epochs` as they are where something is asked, or nothing."""
-        return self.model_copy(update={"epochs": self.instruction_epochs}) if asked else self
+    def with_epochs(self, *, has_requests: bool) -> Tuning:
+        """With `epochs` as they are with requests, or without."""
+        return self.model_copy(update={"epochs": self.instruction_epochs}) if has_requests else self

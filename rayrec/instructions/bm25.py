@@ -1,6 +1,8 @@
 """BM25 (Robertson & Zaragoza 2009, with Lucene's idf, which is never below 0): how well words match short texts.
 
 score(q, d) = sum over w in q of  log(1 + (N - n_w + .5) / (n_w + .5)) * tf / (tf + k1 (1 - b + b |d| / avg |d|))
+
+Not bm25s 0.3: same scores, but empty texts and queries raise, and building takes 2 to 4 times as long (measured).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ _K1, _B = 1.2, 0.75
 
 
 class Bm25:
-    """Ready to score queries against the documents it was built from."""
+    """An index of documents, which scores queries."""
 
     def __init__(self, documents: Iterable[str]) -> None:
         self._words: dict[str, int] = {}
@@ -29,18 +31,22 @@ class Bm25:
             columns += [self._words.setdefault(word, len(self._words)) for word in found]
         shape = (len(lengths), max(len(self._words), 1))
         count = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # the same cells add up
-        length = np.array(lengths, np.float64)
-        norm = _K1 * (1 - _B + _B * length / max(length.mean() if len(length) else 0.0, 1e-9))
-        holding = np.bincount(count.indices, minlength=shape[1])
-        idf = np.log1p((len(lengths) - holding + 0.5) / (holding + 0.5))
-        at = np.repeat(norm, np.diff(count.indptr))
-        count.data = count.data / (count.data + at) * idf[count.indices]
-        self._weight = count.T.tocsr()  # [words, documents]
+        self._weight = bm25_weights(count, np.array(lengths, np.float64)).T.tocsr()  # [words, documents]
 
     def scores(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[queries, documents]; 0 where no word matches. A word that is asked for twice counts once."""
-        asked = [sorted({self._words[w] for w in _WORD.findall(text.lower()) if w in self._words}) for text in queries]
-        indptr = np.concatenate([[0], np.cumsum([len(words) for words in asked])])
-        indices = np.array([word for words in asked for word in words], np.int64)
+        """[queries, documents]; 0 where no word matches. A repeated word of a query counts once."""
+        words = [sorted({self._words[w] for w in _WORD.findall(text.lower()) if w in self._words}) for text in queries]
+        indptr = np.concatenate([[0], np.cumsum([len(row) for row in words])])
+        indices = np.array([word for row in words for word in row], np.int64)
         query = sp.csr_matrix((np.ones(len(indices)), indices, indptr), shape=(len(queries), self._weight.shape[0]))
         return np.asarray((query @ self._weight).todense(), np.float32)
+
+
+def bm25_weights(count: sp.csr_matrix, length: npt.NDArray[np.float64]) -> sp.csr_matrix:
+    """What a query word adds to a document's score, from counts [documents, words] and lengths [documents]."""
+    documents, words = count.shape
+    with_word = np.bincount(count.indices, minlength=words)
+    idf = np.log1p((documents - with_word + 0.5) / (with_word + 0.5))
+    norm = _K1 * (1 - _B + _B * length / max(length.mean() if documents else 0.0, 1e-9))
+    data = count.data / (count.data + np.repeat(norm, np.diff(count.indptr))) * idf[count.indices]
+    return sp.csr_matrix((data, count.indices, count.indptr), shape=count.shape)

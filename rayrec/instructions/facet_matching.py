@@ -1,10 +1,10 @@
-"""Which facets of the catalogue a request names: those that it wants and those that it turns down.
+"""Facet matching: which facets of the catalogue a request includes, and which it excludes, by rules.
 
-Read by rules, word for word: "a comedy from the 90s, nothing with zombies, under £7" wants comedy, 1990s and below 5,
-and turns zombies down, where the catalogue has such facets. A word of titles is wanted only where nothing but a bound
-is named beside it: people say "night" of many things. A name is turned down by a word against it shortly before ("no",
-"without", "anything but"), as far as the next mark or "but"; further off it counts for nothing, because what such a
-sentence means is anybody's guess.
+"A comedy from the 90s, nothing with zombies, under £7" includes comedy, 1990s and below 5, and excludes zombies, where
+the catalogue has such facets. A title word is included only if the request names nothing else but a bound: words like
+"night" have many uses. A facet is excluded by a negation shortly before it ("no", "without", "anything but"), up to the
+next punctuation mark or "but". With a negation further before, a facet is neither included nor excluded, because the
+meaning is ambiguous.
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rayrec.instructions.facet_scheme import BELOW, WORD, FacetScheme
-from rayrec.instructions.in_vocabulary import InVocabularyFilter, is_upper_bound, tokenize_words
-from rayrec.instructions.stopwords import stop_words
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter, is_upper_bound, stop_words, tokenize_words
 
 _NOT = re.compile(r"n['’]t\b")
-_AGAINST = frozenset(
+_NEGATIONS = frozenset(
     tokenize_words(
         "avoid avoiding cannot dislike dislikes except exclude excluding hate hates instead minus neither never no"
         " nobody non none nor not nothing skip without"
     )
 )
-_TWO_AGAINST = frozenset(
+_TWO_WORD_NEGATIONS = frozenset(
     tuple(tokenize_words(two))
     for two in (
         *("all but", "anything but", "everything but", "other than", "rather than", "away from", "leave out"),
         *("leaving out", "enough of", "sick of", "tired of", "fed up", "spare me"),
     )
 )
-_END = frozenset(",.;:!?()") | {"but", "just", "only"}  # of what a word against reaches
-_NEAR = 2  # pieces: how far before a name a word against it may stand ("can't find a comedy" wants one)
-_OR = frozenset({"and", "nor", "or"})  # what is said against one name holds for the next
-_WITHIN = frozenset("-/'’&")  # marks within names: "sci-fi"
+_END = frozenset(",.;:!?()") | {"but", "just", "only"}  # the end of a negation
+_MAX_DISTANCE = 2  # words between a negation and the facet ("can't find a comedy" includes comedy)
+_OR = frozenset({"and", "nor", "or"})  # a negation also holds for the next facet
+_WITHIN = frozenset("-/'’&")  # punctuation within names: "sci-fi"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class FacetMatches:
 
 
 class FacetMatcher:
-    """Reads requests; the same text always names the same."""
+    """Matches requests against the facets of a scheme; a pure function of the text."""
 
     def __init__(self, scheme: FacetScheme) -> None:
         self._kind = scheme.kind
@@ -66,37 +65,38 @@ class FacetMatcher:
                     self._names.setdefault(form, []).append(number)
         self._longest = max(map(len, self._names), default=0)
         known = {word for form in self._names for word in form} | self._bounds.keys()
-        self._hearing = InVocabularyFilter(
-            [*known, *stop_words(), *_AGAINST]
-        )  # "new" is a word of its own, not one of the news
+        self._word_filter = InVocabularyFilter(
+            [*known, *stop_words(), *_NEGATIONS]
+        )  # "new" is a word of its own, not the singular of "news"
 
     def __call__(self, text: str) -> FacetMatches:
-        said = [piece for piece in tokenize_words(_NOT.sub(" not", text)) if piece not in _WITHIN]
-        heard = self._hearing.filter_tokens(said)
-        wanted, unwanted = set[int](), set[int]()
-        turned_down = -1  # where the last name ended, if it was turned down
-        for at, end, numbers in self._found(heard):
-            against = _against(said, at)
-            with_the_last = 0 <= turned_down < at and _OR.issuperset(said[turned_down:at])
-            if with_the_last or (against is not None and against <= _NEAR):
-                unwanted.update(numbers)
-                turned_down = end
-            elif against is None:
-                wanted.update(numbers)
-        # What stands against a bound is a part of it: "no more than 5".
-        wanted.update(
-            self._bounds[word] for at, word in enumerate(heard) if word in self._bounds and is_upper_bound(said, at)
+        words = [word for word in tokenize_words(_NOT.sub(" not", text)) if word not in _WITHIN]
+        known = self._word_filter.filter_tokens(words)
+        include, exclude = set[int](), set[int]()
+        excluded_end = -1  # where the last facet ended, if it was excluded
+        for at, end, numbers in self._found(known):
+            distance = _negation_distance(words, at)
+            with_the_last = 0 <= excluded_end < at and _OR.issuperset(words[excluded_end:at])
+            if with_the_last or (distance is not None and distance <= _MAX_DISTANCE):
+                exclude.update(numbers)
+                excluded_end = end
+            elif distance is None:
+                include.update(numbers)
+        # A negation before a bound is a part of it: "no more than 5".
+        include.update(
+            self._bounds[word] for at, word in enumerate(known) if word in self._bounds and is_upper_bound(words, at)
         )
-        if any(self._kind[number] not in (WORD, BELOW) for number in wanted):
-            wanted = {number for number in wanted if self._kind[number] != WORD}
-        return FacetMatches(tuple(sorted(wanted - unwanted)), tuple(sorted(unwanted)))
+        if any(self._kind[number] not in (WORD, BELOW) for number in include):
+            include = {number for number in include if self._kind[number] != WORD}
+        return FacetMatches(tuple(sorted(include - exclude)), tuple(sorted(exclude)))
 
-    def _found(self, heard: Sequence[str]) -> Iterator[tuple[int, int, list[int]]]:
-        """Where names begin and end, the longest at each place: "film noir" is no noir film."""
+    def _found(self, words: Sequence[str]) -> Iterator[tuple[int, int, list[int]]]:
+        """Start, end and facet numbers of the names in the text, the longest at each place ("film noir" before
+        "noir")."""
         at = 0
-        while at < len(heard):
-            for end in range(min(at + self._longest, len(heard)), at, -1):
-                if numbers := self._names.get(tuple(heard[at:end])):
+        while at < len(words):
+            for end in range(min(at + self._longest, len(words)), at, -1):
+                if numbers := self._names.get(tuple(words[at:end])):
                     yield at, end, numbers
                     break
             else:
@@ -104,16 +104,16 @@ class FacetMatcher:
             at = end
 
 
-def _against(said: Sequence[str], at: int) -> int | None:
-    """How many pieces before `at` a word stands that turns it down; None: none does."""
+def _negation_distance(words: Sequence[str], at: int) -> int | None:
+    """How many words before `at` a negation of it stands; None: there is none."""
     for back in range(1, at + 1):
-        piece = said[at - back]
-        if piece in _AGAINST or tuple(said[max(0, at - back - 1) : at - back + 1]) in _TWO_AGAINST:
+        word = words[at - back]
+        if word in _NEGATIONS or tuple(words[max(0, at - back - 1) : at - back + 1]) in _TWO_WORD_NEGATIONS:
             return back
-        if piece in _END:
+        if word in _END:
             return None
     return None
 
 
 def _words(name: str) -> list[str]:
-    return [piece for piece in tokenize_words(name) if piece not in _WITHIN]
+    return [word for word in tokenize_words(name) if word not in _WITHIN]

@@ -1,4 +1,4 @@
-"""Which facets a catalogue has: categories, decades, prices and words of titles, and how they are told of an item.
+"""The facet scheme of a catalogue: its categories, decades, price bounds and title words, and how items get them.
 
     category   each part of `category`, split at | > ; , /
     decade     of a numeric attribute whose values are years
@@ -6,8 +6,8 @@
     value      a value of any other attribute
     word       a word that enough titles share, unless it is a stop word (stopwords.yaml)
 
-The scheme is all that takes the whole catalogue to decide. It is learned once, with a model, and kept with it; by a
-given scheme the facets of an item are told from that item alone, whatever the texts of others say.
+The scheme holds all that depends on the whole catalogue. It is learned once, with a model, and stored with it. Given a
+scheme, the facets of an item depend on that item alone, whatever the texts of other items say.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rayrec.instructions.stopwords import stop_words
 from rayrec.instructions.text_cleaning import clean
+from rayrec.instructions.vocabulary_filter import stop_words
 from rayrec.numerics.ragged import Ragged
 
 CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
 KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)
-_FEWEST, _MOST_SHARE = 5, 0.5  # a facet holds at least so many items, and at most this share of them
-_MOST_BELOW = 0.95  # of bounds: people who say "under 5" mean it where most things are
+_MIN_ITEMS, _MAX_SHARE = 5, 0.5  # of a facet: number of items, share of all items
+_MAX_SHARE_BELOW = 0.95  # of bounds: "under 5" has a meaning even where most prices are
 _WORDS, _VALUES, _CHARS = 300, 200, 40
-_TEXTS = 4096  # different ones of each kind that are read once: catalogues say the same of many items
-_NUMERIC = 0.8  # an attribute is of numbers where this share of its values are
+_TEXTS = 4096  # distinct ones of each kind that are cached: many items share them
+_NUMERIC = 0.8  # share of values that are numbers, for a numeric attribute
 _ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
 _SPLIT = re.compile(r"[|>;,/]")
 _WORD = re.compile(r"[a-z]{3,}")
@@ -42,11 +42,11 @@ _WORD = re.compile(r"[a-z]{3,}")
 class FacetScheme:
     """F facets, in the order (kind, name), so that they do not depend on the order of items.
 
-    `attributes`: name -> the kind of facet that its values are read as. Others are free text, which items do not share.
+    `attributes`: name -> kind of facet that its values become. Other attributes are free text, not shared by items.
     """
 
     kind: tuple[str, ...]
-    name: tuple[str, ...]  # as a sentence says it: "drama", "1990s", "5"
+    name: tuple[str, ...]  # as in a sentence: "drama", "1990s", "5"
     attributes: Mapping[str, str]
 
     @classmethod
@@ -57,10 +57,10 @@ class FacetScheme:
         categories = {part for text in catalogue["category"].to_pylist() for part in _parts(text)}
         words = _common_words(catalogue, without=categories)
         held = Counter[tuple[str, str]]()
-        for pairs in _told(catalogue, attributes, words):
+        for pairs in _candidate_facets(catalogue, attributes, words):
             held.update(set(pairs))
-        most = {kind: max((_MOST_BELOW if kind == BELOW else _MOST_SHARE) * items, _FEWEST) for kind in KINDS}
-        usable = [pair for pair, count in held.items() if _FEWEST <= count <= most[pair[0]]]
+        most = {kind: max((_MAX_SHARE_BELOW if kind == BELOW else _MAX_SHARE) * items, _MIN_ITEMS) for kind in KINDS}
+        usable = [pair for pair, count in held.items() if _MIN_ITEMS <= count <= most[pair[0]]]
         names = sorted(usable, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
         return cls(tuple(kind for kind, _ in names), tuple(name for _, name in names), attributes)
 
@@ -70,35 +70,37 @@ class FacetScheme:
         words = frozenset(name for kind, name in number if kind == WORD)
         rows = [
             sorted({number[pair] for pair in pairs if pair in number})
-            for pairs in _told(catalogue, self.attributes, words)
+            for pairs in _candidate_facets(catalogue, self.attributes, words)
         ]
         values = np.fromiter((facet for row in rows for facet in row), np.int64)
         return Ragged.from_lengths(values, [len(row) for row in rows])
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> FacetScheme:
-        """Of what `dataclasses.asdict` made of one. Raises KeyError, TypeError, ValueError where it is none."""
+        """From the result of `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for anything else."""
         kind, name, attributes = tuple(content["kind"]), tuple(content["name"]), dict(content["attributes"])
         if len(kind) != len(name) or not {*kind, *attributes.values()} <= set(KINDS):
-            raise ValueError("these are no facets")
+            raise ValueError("not a facet scheme")
         return cls(kind, name, attributes)
 
 
-def _told(catalogue: pa.Table, attributes: Mapping[str, str], words: frozenset[str]) -> Iterator[list[tuple[str, str]]]:
-    """What may be facets of each item, by kind and name, of its own texts alone; some may stand twice."""
-    read = [(name, kind, _READ[kind]) for name, kind in sorted(attributes.items())]
+def _candidate_facets(
+    catalogue: pa.Table, attributes: Mapping[str, str], words: frozenset[str]
+) -> Iterator[list[tuple[str, str]]]:
+    """Possible facets of each item, by kind and name, from its own texts alone; there may be duplicates."""
+    parsers = [(name, kind, _PARSERS[kind]) for name, kind in sorted(attributes.items())]
     columns = (catalogue[name].to_pylist() for name in ("category", "attributes", "title"))
     for category, pairs, title in zip(*columns, strict=True):
         found = [(CATEGORY, part) for part in _parts(category)]
         own = dict(pairs or ())
-        for attribute, kind, told in read:
+        for attribute, kind, parse in parsers:
             if (text := own.get(attribute)) is not None:
-                found += [(kind, name) for name in told(text)]
+                found += [(kind, name) for name in parse(text)]
         yield found + [(WORD, word) for word in _WORD.findall(title.lower()) if word in words]
 
 
 def _common_words(catalogue: pa.Table, without: Iterable[str]) -> frozenset[str]:
-    """The words that most titles share, of equally many the first by the alphabet."""
+    """The words that most titles share; ties go by the alphabet."""
     shared = Counter(word for title in catalogue["title"].to_pylist() for word in set(_WORD.findall(title.lower())))
     no_names = stop_words().union(without)
     common = sorted((-count, word) for word, count in shared.items() if word not in no_names)
@@ -116,7 +118,7 @@ def _attributes(catalogue: pa.Table) -> dict[str, str]:
 
 
 def _kind_of(texts: Sequence[str]) -> str | None:
-    """How an attribute with these values is read; None: free text."""
+    """The kind of facet for an attribute with these values; None: free text."""
     numbers = [number for number in map(_number, texts) if number is not None]
     if len(numbers) >= _NUMERIC * len(texts):
         years = all(number == int(number) and 1800 <= number < 2200 for number in numbers)
@@ -148,7 +150,7 @@ def _bounds(text: str) -> tuple[str, ...]:
     return () if number is None else tuple(f"{bound:.12g}" for bound in _ROUND if number < bound)
 
 
-_READ: Mapping[str, Callable[[str], tuple[str, ...]]] = {VALUE: _values, DECADE: _decades, BELOW: _bounds}
+_PARSERS: Mapping[str, Callable[[str], tuple[str, ...]]] = {VALUE: _values, DECADE: _decades, BELOW: _bounds}
 
 
 def _number(text: str) -> float | None:

@@ -1,8 +1,8 @@
-"""The facets of a catalogue's items, as sets: what requests in words name, and what is satisfied or not.
+"""Item facets, as sets, and whether an item satisfies a request.
 
-A request in words names facets ("drama from the 1990s, no war"); whether an item satisfies it is then a matter of
-sets. The rules teacher (teachers/rules.py) speaks from these, and what is asked in tests and benchmarks is judged by
-them. Which facets there are: facet_scheme.py.
+A request names facets ("drama from the 1990s, no war"); whether an item satisfies it is then a matter of sets. The
+instruction simulator makes requests from facets, and tests and benchmarks evaluate with them. `facet_scheme` defines
+which facets a catalogue has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.instructions.facet_scheme import KINDS, FacetScheme
-from rayrec.instructions.stopwords import negation_and_bound_words, stop_words
+from rayrec.instructions.vocabulary_filter import negation_and_bound_words, stop_words
 from rayrec.numerics.ragged import Ragged
 
 Ints = npt.NDArray[np.int64]
@@ -28,14 +28,14 @@ _ANY_WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class Facets:
-    """F facets, and those of each item. `of_item`: int64 facet numbers, ascending, one row an item."""
+    """F facets, and the facets of each item. `of_item`: int64 facet numbers, ascending, one row an item."""
 
     scheme: FacetScheme
     of_item: Ragged
 
     @classmethod
     def of(cls, catalogue: pa.Table, scheme: FacetScheme | None = None) -> Facets:
-        """Of the items of ITEM, by the catalogue's own scheme or by a given one."""
+        """The facets of the items of ITEM, by the catalogue's own scheme or by a given one."""
         scheme = FacetScheme.of(catalogue) if scheme is None else scheme
         return cls(scheme, scheme.of_items(catalogue))
 
@@ -51,7 +51,7 @@ class Facets:
         return len(self.name)
 
     def take(self, codes: Ints) -> Facets:
-        """The same facets of these items [n], in this order."""
+        """The same facets, for these items [n] in this order."""
         lengths = self.of_item.lengths[codes]
         start = np.repeat(self.of_item.offsets[codes] - (np.cumsum(lengths) - lengths), lengths)
         values = self.of_item.values[start + np.arange(lengths.sum())]
@@ -68,12 +68,12 @@ class Facets:
         return found
 
     def satisfied(self, item: Ints, include: Ints, exclude: Ints) -> Bools:
-        """Which items [n] have every facet of `include` [n, a] and none of `exclude` [n, b]; -1 stands for nothing."""
+        """Which items [n] have every facet of `include` [n, a] and none of `exclude` [n, b]; -1: none."""
         good = np.ones(len(item), np.bool_)
         for wanted, facets in ((True, include), (False, exclude)):
             for column in facets.T:
-                asked = column >= 0
-                good[asked] &= self.has(item[asked], column[asked]) == wanted
+                used = column >= 0
+                good[used] &= self.has(item[used], column[used]) == wanted
         return good
 
     def items_of(self, include: Sequence[int], exclude: Sequence[int] = ()) -> Bools:
@@ -83,9 +83,9 @@ class Facets:
         return self.satisfied(items, *both)
 
     def sample_balanced(self, many: int, rng: np.random.Generator) -> Ints:
-        """Items [many] by their facets: every kind as often as any other, and so every facet of a kind, and its items.
+        """Items [many], balanced by facets: every kind is equally likely, then every facet of the kind, then its items.
 
-        Popular items and broad facets do not drown the rare ones. Raises ValueError where no item has a facet.
+        So rare facets come up as often as broad ones. Raises ValueError where no item has a facet.
         """
         kinds = np.array([KINDS.index(kind) for kind in self.kind])[self.of_item.values]
         places = np.lexsort((self.of_item.values, kinds))
@@ -104,7 +104,7 @@ class Facets:
 
     @cached_property
     def _keys(self) -> Ints:
-        """(item, facet) as one number, ascending; the last is none, for what would stand behind all."""
+        """(item, facet) as one number, ascending, then -1 for a search beyond the end."""
         return np.append(self.of_item.rows * len(self) + self.of_item.values, -1)
 
     @cached_property
@@ -113,10 +113,10 @@ class Facets:
 
 
 def facet_words(facets: Facets) -> frozenset[str]:
-    """Words (runs of letters and digits) that facets are called by, or that turn a request round or set it a bound."""
+    """Words (runs of letters and digits) of facet names, and words that negate or set a bound."""
     return frozenset(word for name in facets.name for word in _ANY_WORD.findall(name)) | negation_and_bound_words()
 
 
 def distractor_words(facets: Facets) -> tuple[str, ...]:
-    """What people may say without asking for anything: stop words that name no facet, sorted."""
+    """Stop words that are in no facet name, sorted."""
     return tuple(sorted(stop_words() - facet_words(facets)))

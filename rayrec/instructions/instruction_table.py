@@ -1,7 +1,7 @@
-"""The instruction table: what users ask for, in words, through its contract; and what it says to a user in an arm.
+"""The instruction table: user profile texts and requests, validated; and the instruction of a user in an arm.
 
-It is untrusted text. Rows that cannot be used go to quarantine with one reason, the first that holds in the order of
-REASONS; what is left is clean (rayrec.instructions.text_cleaning). Users whom tonight's events do not know are no error.
+Its text is untrusted. Invalid rows go to quarantine with one reason, the first that holds in the order of REASONS; the
+other rows are cleaned (`text_cleaning`). Users without events are no error.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ REASONS = (
     "illegible_text",
     "duplicate_instruction",
 )
-"""Why a row goes to quarantine, in the order in which they are looked for."""
+"""Reasons for quarantine, in the order in which they are checked."""
 
 _TEXTS = ("preference", "intention")
 
 
 @dataclass(frozen=True)
 class InstructionReadResult:
-    """What became of the files: sum(rows) = instructions.num_rows + quarantine.num_rows."""
+    """The rows of all files: sum(rows) = instructions.num_rows + quarantine.num_rows."""
 
     instructions: pa.Table  # INSTRUCTION
     quarantine: pa.Table  # QUARANTINE
@@ -50,7 +50,7 @@ class InstructionReadResult:
 
 @dataclass(frozen=True)
 class InstructionContract:
-    """`arms`: the names that there are; `max_chars`: characters kept of each text."""
+    """The checks of the table. `arms`: all names of arms; `max_chars`: of each text, the rest is cut off."""
 
     source: InstructionSource
     arms: tuple[str, ...]
@@ -63,7 +63,7 @@ class InstructionContract:
         return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
 
     def check(self, rows: RowValidation, seen: set[tuple[str, str | None]]) -> tuple[pa.Table, pa.Table]:
-        """INSTRUCTION and QUARANTINE of one batch; adds its (user, arm) to `seen`, and refuses those that are there."""
+        """INSTRUCTION and QUARANTINE of one batch; adds its (user, arm) to `seen`, and rejects those that are in it."""
         user, arm = rows.text(self.source.user_id), self._text(rows, self.source.arm)
         user_column = as_column(self.source.user_id).column
         rows.flag(~user.present, "no_user", user_column)
@@ -72,14 +72,14 @@ class InstructionContract:
             known = pa.array(self.arms, pa.string())
             unknown = arm.where(lambda values: pc.invert(pc.is_in(values, value_set=known)))
             rows.flag(unknown, "unknown_arm", as_column(self.source.arm).column)
-        texts = self._judge_texts(rows)
+        texts = self._clean_texts(rows)
         ids, arms = (text.to_arrow().cast(pa.string()) for text in (user, arm))
         rows.flag(_repeated(ids, arms, rows.good, seen), "duplicate_instruction", user_column)
         table = pa.table([ids, arms, *texts], names=INSTRUCTION.names).filter(pa.array(rows.good))
         return table.cast(INSTRUCTION), rows.quarantine(user.only(usable))
 
-    def _judge_texts(self, rows: RowValidation) -> list[pa.Array]:
-        """Preference and intention, clean, string [n] each."""
+    def _clean_texts(self, rows: RowValidation) -> list[pa.Array]:
+        """Profile text and request, clean, string [n] each."""
         fields = [self.source.preference, self.source.intention]
         columns = [as_column(field).column for field in fields if field is not None]
         raw = [self._text(rows, field) for field in fields]
@@ -134,33 +134,34 @@ def read_instructions(
 def instructions_for(
     table: pa.Table, user_ids: pa.Array | pa.ChunkedArray, arm: str
 ) -> tuple[pa.StringArray, pa.StringArray]:
-    """What each user asks for in an arm: preference and intention, string [n]; null where the table says nothing.
+    """Each user's profile text and request in an arm, string [n] each; null where the table has none.
 
     `table`: INSTRUCTION. Each of the two comes from the first row that has it, of: the user's in this arm, the user's
-    in every arm, everybody's in this arm, everybody's in every arm.
+    in every arm, all users' in this arm, all users' in every arm.
     """
     users = user_ids.combine_chunks() if isinstance(user_ids, pa.ChunkedArray) else user_ids
-    everybody = pa.array([ALL_USERS], pa.string())
-    near = table.filter(pc.is_in(table["user_id"], value_set=pa.concat_arrays([users, everybody])))
+    all_users = pa.array([ALL_USERS], pa.string())
+    near = table.filter(pc.is_in(table["user_id"], value_set=pa.concat_arrays([users, all_users])))
     levels = [near.filter(pc.equal(near["arm"], arm)), near.filter(pc.is_null(near["arm"]))]
-    preference, intention = (
+    profile, request = (
         pc.coalesce(
-            *(_said(level, users, text) for level in levels), *(_said(level, everybody, text)[0] for level in levels)
+            *(_texts_of(level, users, text) for level in levels),
+            *(_texts_of(level, all_users, text)[0] for level in levels),
         )
         for text in _TEXTS
     )
-    return preference, intention
+    return profile, request
 
 
-def _said(rows: pa.Table, user_ids: pa.Array, text: str) -> pa.StringArray:
-    """The text of each user's row, string [n]; null for none. `rows`: one a user."""
-    said = rows.filter(pc.is_valid(rows[text]))
-    at = pc.index_in(user_ids, value_set=said["user_id"].combine_chunks())
-    return said[text].combine_chunks().take(at)
+def _texts_of(rows: pa.Table, user_ids: pa.Array, text: str) -> pa.StringArray:
+    """The text of each user's row, string [n]; null for none. `rows`: one for each user."""
+    with_text = rows.filter(pc.is_valid(rows[text]))
+    at = pc.index_in(user_ids, value_set=with_text["user_id"].combine_chunks())
+    return with_text[text].combine_chunks().take(at)
 
 
 def _repeated(users: pa.Array, arms: pa.Array, good: Mask, seen: set[tuple[str, str | None]]) -> Mask:
-    """Good rows [n] whose (user, arm) was there before."""
+    """Good rows [n] whose (user, arm) occurred before."""
     again = np.zeros(len(good), np.bool_)
     at = np.flatnonzero(good)
     pairs = zip(users.take(pa.array(at)).to_pylist(), arms.take(pa.array(at)).to_pylist(), strict=True)

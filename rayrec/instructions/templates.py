@@ -1,15 +1,15 @@
-"""How a request is put to a model: templates with named fields, a cell each of preference x intention x task form.
+"""Prompt templates with named fields, one cell for each combination of preference, intention and task form.
 
     preference  P0 nothing is known, P1 implicit (the user's events), P2 explicit (a sentence, with or without events)
     intention   I0 none, I1 vague, I2 specific
     task form   T0 pointwise, T1 pairwise, T2 matching, T3 reranking
 
-after InstructRec (arXiv 2305.07001, section 3.1); the words are our own, in templates/*.yaml. A template file is data
-that somebody wrote, and so are the values of fields: rendering puts one string beside another. Nothing is looked up in
-a value, and a value is never read again for fields.
+after InstructRec (arXiv 2305.07001, section 3.1), whose names are kept here and in template files: its preference is
+the user profile text, its intention the request. The wording is our own, in templates/*.yaml. Template files are
+untrusted, and so are the values of fields: rendering concatenates strings, and never parses a value for fields.
 
-What differs between the candidates of a user stands behind everything else, so that prompts share their beginning; in
-T2 there is nothing of that kind, and the events end the text: there a model that reads events as tokens goes on.
+The fields of candidates come after everything else, so that the prompts of a user share their beginning. T2 has no such
+fields and ends with the history: there the item tokens follow.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _LETTER = {"first": "A", "second": "B"}
 FIELDS = ("preference", "intention", "history", "item", "first", "second", "candidates")
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_LONGEST = 2_000  # characters of a text
-_LARGEST = 1 << 20  # bytes of a file
+_MAX_CHARS = 2_000  # of a text
+_MAX_BYTES = 1 << 20  # of a file
 _SHIPPED = "templates"
 
 
@@ -72,7 +72,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Templates:
-    """All templates of a run, in the order of their files."""
+    """The templates of a run, in the order of their files."""
 
     templates: tuple[Template, ...]
 
@@ -84,13 +84,13 @@ class Templates:
 
     @cached_property
     def digest(self) -> str:
-        """Of ids, cells and words: changes whenever a prompt could."""
+        """A digest of ids, cells and texts: it changes whenever a prompt could."""
         return digest([[t.id, t.preference, t.intention, t.task_form, t.split, t.text] for t in self.templates])
 
     def of(
         self, *, preference: str, intention: str, task_form: str, split: str = "train", history: bool | None = None
     ) -> tuple[Template, ...]:
-        """One cell's templates; `history`: only those that tell the user's events (True), or do not (False)."""
+        """The templates of one cell; `history`: only those with the user's events (True) or without (False)."""
         return self._cells.get((preference, intention, task_form, split, history), ())
 
     def pick(
@@ -103,7 +103,7 @@ class Templates:
         split: str = "train",
         history: bool | None = None,
     ) -> Template:
-        """The template of a cell that `key` (a hash, a counter) falls on. Raises ConfigError for an empty cell."""
+        """The template of a cell that `key` (a hash, a counter) selects. Raises ConfigError for an empty cell."""
         found = self.of(preference=preference, intention=intention, task_form=task_form, split=split, history=history)
         if not found:
             which = "" if history is None else ", with {history}" if history else ", without {history}"
@@ -125,25 +125,48 @@ class Templates:
 
 
 def load_templates(path: str | None = None) -> Templates:
-    """Those of `path` (a file or fsspec URL) instead of rayrec's own. Raises ConfigError naming the file and the id."""
+    """The templates of `path` (a file or fsspec URL); None: those of rayrec. Raises ConfigError with the file and the id."""
     templates: list[Template] = []
     ids: set[str] = set()
     for where, text in _shipped() if path is None else [(path, _read(path))]:
         for number, entry in enumerate(_entries(text, where), 1):
             template = _template(entry, where, number)
             if template.id in ids:
-                raise _wrong("the id is there twice", where, template.id)
+                raise _wrong("duplicate id", where, template.id)
             ids.add(template.id)
             templates.append(template)
     return Templates(tuple(templates))
 
 
 def render(template: Template, fields: Mapping[str, str]) -> str:
-    """The text with its fields put in, character by character as they are; other fields are not looked at.
+    """The text with the values of its fields, unchanged; other given fields are ignored.
 
     Raises KeyError for a field that is not given.
     """
     return "".join(words if field is None else words + fields[field] for words, field in template.parts)
+
+
+@dataclass(frozen=True)
+class InstructionRenderer:
+    """Renders the instruction of an item-token prompt from a matching template (T2); `split`: "train" or "held_out"."""
+
+    templates: Templates
+    split: str = "train"
+
+    def __call__(self, profile: str, request: str, *, history: bool, vague: bool = False, key: int = 0) -> str:
+        """The instruction with a user profile text and a request ("": none), for a user with or without events.
+
+        `vague`: the request is a mood rather than a request. `key` selects one of the cell's templates.
+        """
+        template = self.templates.pick(
+            preference="P2" if profile else "P1" if history else "P0",
+            intention="I0" if not request else "I1" if vague else "I2",
+            task_form="T2",
+            split=self.split,
+            history=history,
+            key=key,
+        )
+        return render(template, {"preference": profile, "intention": request, "history": ""}).strip()
 
 
 def _shipped() -> list[tuple[str, str]]:
@@ -155,8 +178,8 @@ def _shipped() -> list[tuple[str, str]]:
 def _read(path: str) -> str:
     folder, _, name = path.rpartition("/")
     storage = Storage(folder or ("/" if path.startswith("/") else "."))
-    if (size := storage.info(name).size) > _LARGEST:
-        raise ConfigError(f"{size:,} bytes are too many for templates, allowed {_LARGEST:,}", where=path)
+    if (size := storage.info(name).size) > _MAX_BYTES:
+        raise ConfigError(f"{size:,} bytes are too many for templates, allowed {_MAX_BYTES:,}", where=path)
     try:
         return storage.read(name).decode()
     except UnicodeDecodeError as error:
@@ -199,12 +222,12 @@ def _template(entry: Any, where: str, number: int) -> Template:
 
 
 def _problem(template: Template) -> str | None:
-    """What is wrong with a template's text, or None."""
+    """The problem with a template's text, or None."""
     words, fields = "".join(words for words, _ in template.parts), template.fields
     if not words.strip():
         return "the text has no words"
-    if len(template.text) > _LONGEST:
-        return f"the text has {len(template.text):,} characters, allowed {_LONGEST:,}"
+    if len(template.text) > _MAX_CHARS:
+        return f"the text has {len(template.text):,} characters, allowed {_MAX_CHARS:,}"
     if hidden := [char for char in words if unicodedata.category(char).startswith("C") and char != "\n"]:
         return f"the text holds the invisible character U+{ord(hidden[0]):04X}"
     if "{" in words or "}" in words:
@@ -212,12 +235,12 @@ def _problem(template: Template) -> str | None:
     if unknown := [field for field in fields if field not in FIELDS]:
         return f"unknown field {{{unknown[0][:60]}}}; there is {', '.join(FIELDS)}"
     if repeated := [field for field in fields if fields.count(field) > 1]:
-        return f"the field {{{repeated[0]}}} is there twice"
+        return f"the field {{{repeated[0]}}} is there more than once"
     return _misplaced(template, fields)
 
 
 def _misplaced(template: Template, fields: tuple[str, ...]) -> str | None:
-    """Whether the fields are those of the cell, and what is of the candidates stands last."""
+    """The problem with the fields, or None: they must be those of the cell, with the candidates' fields last."""
     last = OF_CANDIDATES[template.task_form]
     needed = {
         "preference": template.preference == "P2",

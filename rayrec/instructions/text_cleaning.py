@@ -1,4 +1,4 @@
-"""An instruction is what people typed: cleaned and capped before a model reads it."""
+"""Cleaning of untrusted text, before a model reads it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import re
 import unicodedata
 
 _SPACE = re.compile(r"\s+")
-# Letters and marks that show nothing and are no format characters: the combining grapheme joiner, fillers of Hangul,
+# Letters and marks that are invisible and no format characters: the combining grapheme joiner, fillers of Hangul,
 # inherent vowels of Khmer, the blank of Braille, and variation selectors, in which whole texts can be hidden.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def clean(text: str, max_chars: int) -> str:
-    """NFKC-normalised, without what cannot be seen, white space folded, at most `max_chars` long.
+    """The text NFKC-normalised, without invisible characters, white space folded, at most `max_chars` long.
 
-    What cannot be seen: control, format (bidi and zero-width among them), private and unassigned characters, fillers
-    and variation selectors. What is left is plain words: whoever turns it into tokens must still not parse special
-    tokens out of it (rayrec.reranking.item_token.item_vocabulary.words does not). Cleaning again changes nothing.
+    Invisible are control, format (bidi and zero-width among them), private and unassigned characters, fillers and
+    variation selectors. The result may still spell special tokens: see `safe_tokenizer`. Cleaning again changes nothing.
     """
     plain = text if text.isascii() and text.isprintable() else _plain(text)  # most texts: ten times as fast
     return _SPACE.sub(" ", plain).strip()[:max_chars].rstrip()

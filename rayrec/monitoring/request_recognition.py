@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from rayrec.data.schemas import ALL_USERS
 from rayrec.instructions.facet_matching import FacetMatcher, FacetMatches
 from rayrec.instructions.facet_scheme import BELOW, FacetScheme
-from rayrec.instructions.in_vocabulary import InVocabularyFilter, tokenize_words
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter, tokenize_words
 
 REQUEST_RECOGNITION = pa.schema(
     [

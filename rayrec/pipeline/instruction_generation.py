@@ -128,7 +128,7 @@ def rule_profiles(context: RunContext) -> ProfileGenerator:
         rows = zip(users, range(len(users)), strict=True)
         own = [(user, Ragged.from_lengths(item[row].astype(np.int64), [len(item[row])])) for user, row in rows]
         return [
-            teacher.preferences(one, np.random.default_rng(derive_seed("teach", user)))[0] or None for user, one in own
+            teacher.profiles(one, np.random.default_rng(derive_seed("teach", user)))[0] or None for user, one in own
         ]
 
     return generate

@@ -30,7 +30,8 @@ from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
-from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.retrieval.item_model import FACTORS
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_arrow
@@ -59,7 +60,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
             sequences=tuple(_sequence_path(context, one, shard) for shard in range(context.config.data.shards)),
             path=path,
             instruction=default_instruction(context),
-            settings=context.config.tuning.with_epochs(asked=requests),
+            settings=context.config.tuning.with_epochs(has_requests=requests),
             templates=context.templates if requests else None,
             now=one.cutoff,
             until=models[1].cutoff if one is models[0] and len(models) > 1 else None,

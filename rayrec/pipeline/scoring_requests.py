@@ -20,9 +20,8 @@ import pyarrow as pa
 from rayrec.config import Rerank
 from rayrec.experiments.arm_plan import ArmPath, ArmPlan, Variant
 from rayrec.instructions.bm25 import Bm25
-from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.instruction_table import instructions_for
-from rayrec.instructions.templates import Templates
+from rayrec.instructions.templates import InstructionRenderer, Templates
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import explores, uses_llm
 from rayrec.pipeline.run_context import RunContext

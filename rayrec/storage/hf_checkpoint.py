@@ -1,7 +1,7 @@
-"""A local Hugging Face checkpoint: its digest; and to be tuned, its decoder, plain or with LoRA, and tokenizer.
+"""Local Hugging Face checkpoints: their digest, their causal LM (plain or with LoRA) and their tokenizer.
 
-Safetensors only, nothing is downloaded, and no code of the checkpoint runs. `where` names the setting that holds the
-folder, for errors.
+Safetensors only; nothing is downloaded, and no code of the checkpoint runs. `where` names the setting with the folder,
+for errors.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 from rayrec.errors import ConfigError
 
 # Configuration, chat template, weights; a tokenizer is JSON, lists of words and merges, or a SentencePiece model.
-_SHAPING = (".json", ".jinja", ".safetensors", ".txt", ".model")
+_DIGESTED = (".json", ".jinja", ".safetensors", ".txt", ".model")
 
 
 def checkpoint_digest(*folders: Path) -> str:
-    """16 hex digits over all files that shape what a checkpoint says; the same content, the same digest.
+    """16 hex digits over all files that change results; the same content has the same digest.
 
-    `folders`: the checkpoint, and an adapter on top if there is one.
+    `folders`: the checkpoint, and its adapter if there is one.
     """
     total = hashlib.sha256()
     for place, folder in enumerate(folders):
         for file in sorted(folder.iterdir()):
-            if file.suffix in _SHAPING:
+            if file.suffix in _DIGESTED:
                 total.update(f"{place}/{file.name}\0".encode())
                 with open(file, "rb") as content:
                     total.update(hashlib.file_digest(content, "sha256").digest())
@@ -36,9 +36,9 @@ def base_model_id(folder: str, where: str) -> str:
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            "the base model is not there",
+            "there is no base model in the folder",
             where=f"{where}: {folder}",
-            hint="give 'scratch' or the folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json)",
+            hint="give 'scratch' or a Hugging Face checkpoint's folder (config.json, *.safetensors, tokenizer.json)",
         )
     return f"{path.name}@{checkpoint_digest(path)}"
 
@@ -52,11 +52,11 @@ def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"the base model cannot be loaded: {error}", where=f"{where}: {folder}") from None
+        raise ConfigError(f"the checkpoint cannot be loaded: {error}", where=f"{where}: {folder}") from None
 
 
 def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
-    """As `load_causal_lm`, with fresh LoRA (alpha 2 x rank) on all linear layers but the head."""
+    """As `load_causal_lm`, with new LoRA weights (alpha 2 x rank) on all linear layers but the head."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -20,7 +20,7 @@ from rayrec.denoising.denoise_stage import histories_of
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.training.tuning_data import Sequences
+from rayrec.reranking.training.tuning_examples import Sequences
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 
 ITEMS, MOMENT = 60, 10**9

@@ -151,7 +151,7 @@ def test_pairs_kept_for_a_test_are_never_named_together(films: pa.Table, facets:
 def test_a_preference_names_what_a_history_holds_more_of_than_the_catalogue(facets: Facets) -> None:
     war = np.flatnonzero(facets.items_of([facets.number(CATEGORY, "war"), facets.number(CATEGORY, "drama")]))
     history = Ragged.from_lengths(np.concatenate([war[:6], [0]]), [6, 1])
-    told, nothing = InstructionSimulator(facets).preferences(history, np.random.default_rng(0))
+    told, nothing = InstructionSimulator(facets).profiles(history, np.random.default_rng(0))
     assert "war" in told
     assert nothing == ""
 

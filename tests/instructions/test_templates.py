@@ -134,7 +134,7 @@ def test_the_digest_is_that_of_the_words(shipped: Templates, tmp_path: Path) -> 
         ({"text": GOOD["text"] + " {titel}"}, r"unknown field \{titel\}"),
         ({"text": GOOD["text"] + " {item.__class__}"}, r"unknown field \{item.__class__\}"),
         ({"text": GOOD["text"] + " {}"}, r"unknown field \{\}"),
-        ({"text": GOOD["text"] + " {item}"}, r"\{item\} is there twice"),
+        ({"text": GOOD["text"] + " {item}"}, r"\{item\} is there more than once"),
         ({"text": GOOD["text"] + " {{"}, "a brace that belongs to no"),
         ({"text": "{item} {preference} {intention} no?"}, r"\{item\} must stand behind all other fields"),
         ({"task_form": "T1"}, r"\{first\} is missing"),
@@ -176,7 +176,7 @@ def test_missing_keys_doubled_and_unusable_ids_are_refused(tmp_path: Path) -> No
         ({key: value for key, value in GOOD.items() if key != "split"}, "one: has no key 'split'"),
         ({key: value for key, value in GOOD.items() if key != "id"}, "template 2: `id` is"),
         (GOOD | {"id": "No Spaces"}, "template 2: `id` is"),
-        (GOOD | {"id": "fine"}, "fine: the id is there twice"),
+        (GOOD | {"id": "fine"}, "fine: duplicate id"),
         ("just words", "template 2: a template is a mapping"),
     ):
         with pytest.raises(ConfigError, match=what):

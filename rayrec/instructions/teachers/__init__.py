@@ -1,1 +1,1 @@
-"""Who writes explicit preferences and intentions: by rules from facets, or an LLM."""
+"""Sources of instructions for training and for tables: a simulator by rules, and an LLM teacher."""

@@ -1,8 +1,8 @@
-"""The teacher that is always there: requests and preferences in words, made by rules from the items' facets.
+"""The instruction simulator: requests and user profile texts, made by rules from item facets.
 
-specific    one or two facets that the target has, now and then one that it must not have: "drama from the 1990s"
+specific    one or two facets that the target item has, sometimes also one that it must not have: "drama from the 1990s"
 vague       its broadest facet, hedged: "in the mood for comedy"
-preference  the facets that a history holds more of than the catalogue does: "likes crime, 1970s"
+profile     facets that are more frequent in a history than in the catalogue: "likes crime, 1970s"
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from rayrec.instructions.facets import Bools, Facets, Ints
 from rayrec.numerics.ragged import Ragged
 
 Split = Literal["train", "held_out"]
-_WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # how readily a kind is spoken of
-_TWO, _WITHOUT = 0.4, 0.15  # shares of specific requests that name two facets, and that exclude one
-_LIKED, _LIFT = 3, 1.2  # a preference names so many facets, held at least so much more often than in the catalogue
+_WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # how often a kind is named
+_TWO, _WITHOUT = 0.4, 0.15  # shares of specific requests with two facets, and with an excluded one
+_PROFILE_FACETS, _MIN_LIFT = 3, 1.2  # number of facets in a profile, and their frequency relative to the catalogue
 
 
 @dataclass(frozen=True)
 class SimulatedRequests:
-    """What is asked, R times: as facets (-1: nothing) and in words."""
+    """R requests, as facets (-1: none) and in words."""
 
     include: Ints  # [R, 2]
     exclude: Ints  # [R, 1]
     text: tuple[str, ...]
 
     def only(self, rows: Bools) -> SimulatedRequests:
-        """These [R] as they are; the others ask for nothing."""
-        text = tuple(text if kept else "" for text, kept in zip(self.text, rows.tolist(), strict=True))
+        """The requests where `rows` [R] is true; the others are empty."""
+        text = tuple(text if used else "" for text, used in zip(self.text, rows.tolist(), strict=True))
         include, exclude = (np.where(rows[:, None], facets, -1) for facets in (self.include, self.exclude))
         return SimulatedRequests(include, exclude, text)
 
 
 @dataclass(frozen=True)
 class InstructionSimulator:
-    """`split` chooses the phrases; pairs of facets in `unseen` [n, 2] are never named together (kept for a test)."""
+    """`split`: of the phrases. The facet pairs `held_out_pairs` [n, 2] are never named together (held out for a test)."""
 
     facets: Facets
     split: Split = "train"
@@ -51,10 +51,10 @@ class InstructionSimulator:
 
     def specific(self, item: Ints, rng: np.random.Generator) -> SimulatedRequests:
         """A request for each target item [R], which satisfies it; "" for an item without facets."""
-        order = self._drawn(item, rng)
+        order = self._two_facets(item, rng)
         include = np.where((rng.random(len(item)) < _TWO)[:, None] | [True, False], order, -1)
-        include[self._is_unseen(include), 1] = -1
-        exclude = self._not_had(item, rng)
+        include[self._is_held_out(include), 1] = -1
+        exclude = self._lacking(item, rng)
         exclude[(include[:, 0] < 0) | (rng.random(len(item)) >= _WITHOUT)] = -1
         return SimulatedRequests(include, exclude[:, None], self._specific_words(include, exclude, rng))
 
@@ -68,29 +68,29 @@ class InstructionSimulator:
         include = np.stack([first[item], np.full(len(item), -1)], axis=1)
         pick = rng.random(len(item))
         text = tuple(
-            "" if facet < 0 else _said(self._phrases("vague"), share, name=self.facets.name[facet])
+            "" if facet < 0 else _phrase(self._phrases("vague"), share, name=self.facets.name[facet])
             for facet, share in zip(include[:, 0].tolist(), pick.tolist(), strict=True)
         )
         return SimulatedRequests(include, np.full((len(item), 1), -1), text)
 
-    def preferences(self, history: Ragged, rng: np.random.Generator) -> tuple[str, ...]:
-        """What each history (int64 item numbers, one row a user) says of its user; "" where it says nothing."""
+    def profiles(self, history: Ragged, rng: np.random.Generator) -> tuple[str, ...]:
+        """A profile text for each history (int64 item numbers, one row a user); "" where no facet stands out."""
         facets = self.facets.take(history.values).of_item
         row = history.rows[facets.rows]
         cell, count = np.unique(row * max(len(self.facets), 1) + facets.values, return_counts=True)
         user, facet = np.divmod(cell, max(len(self.facets), 1))
         usual = self.facets.size[facet] / max(len(self.facets.of_item), 1)
         lift = count / history.lengths[user] / usual
-        loud = (count >= 2) & (lift >= _LIFT)
-        user, facet, gain = user[loud], facet[loud], (count * np.log(lift))[loud]
+        frequent = (count >= 2) & (lift >= _MIN_LIFT)
+        user, facet, gain = user[frequent], facet[frequent], (count * np.log(lift))[frequent]
         order = np.lexsort((facet, -gain, user))
         rank = np.arange(len(order)) - np.searchsorted(user[order], user[order])
         liked: list[list[str]] = [[] for _ in range(len(history))]
-        for one in order[rank < _LIKED]:
+        for one in order[rank < _PROFILE_FACETS]:
             liked[user[one]].append(self.facets.name[facet[one]])
         pick = rng.random(len(history)).tolist()
         return tuple(
-            _said(self._phrases("likes"), share, a=", ".join(names)) if names else ""
+            _phrase(self._phrases("likes"), share, a=", ".join(names)) if names else ""
             for names, share in zip(liked, pick, strict=True)
         )
 
@@ -101,10 +101,10 @@ class InstructionSimulator:
 
     @property
     def phrase_templates(self) -> tuple[str, ...]:
-        """Every phrase of the split, names left out: what its words are taught by."""
+        """Every phrase of the split, without names."""
         return tuple(phrase for splits in phrases().values() for phrase in splits[self.split])
 
-    def _drawn(self, item: Ints, rng: np.random.Generator) -> Ints:
+    def _two_facets(self, item: Ints, rng: np.random.Generator) -> Ints:
         """Two facets of each item [R, 2] without replacement, in proportion to their kinds' weights; -1: no more."""
         own = self.facets.take(item).of_item
         weight = np.array([_WEIGHT[kind] for kind in self.facets.kind])
@@ -117,7 +117,7 @@ class InstructionSimulator:
             out[own.rows[chosen], place] = own.values[chosen]
         return out
 
-    def _not_had(self, item: Ints, rng: np.random.Generator) -> Ints:
+    def _lacking(self, item: Ints, rng: np.random.Generator) -> Ints:
         """A category or value, [R], that each item lacks, drawn by size; -1 where the draw hit one that it has."""
         nameable = np.flatnonzero([kind in (CATEGORY, VALUE, WORD) for kind in self.facets.kind])
         if not len(nameable):
@@ -126,13 +126,13 @@ class InstructionSimulator:
         drawn = rng.choice(nameable, len(item), p=size / size.sum())
         return np.where(self.facets.has(item, drawn), -1, drawn)
 
-    def _is_unseen(self, include: Ints) -> Bools:
+    def _is_held_out(self, include: Ints) -> Bools:
         if self.held_out_pairs is None or not len(self.held_out_pairs):
             return np.zeros(len(include), np.bool_)
         span = len(self.facets)
         low, high = np.sort(include, axis=1).T
-        kept = np.sort(self.held_out_pairs, axis=1)
-        found: Bools = (low >= 0) & np.isin(low * span + high, kept[:, 0] * span + kept[:, 1])
+        pairs = np.sort(self.held_out_pairs, axis=1)
+        found: Bools = (low >= 0) & np.isin(low * span + high, pairs[:, 0] * span + pairs[:, 1])
         return found
 
     def _specific_words(self, include: Ints, exclude: Ints, rng: np.random.Generator) -> tuple[str, ...]:
@@ -145,13 +145,13 @@ class InstructionSimulator:
 
     def _words(self, include: list[int], exclude: list[int], shares: Sequence[float]) -> str:
         parts = [
-            _said(self._phrases(self.facets.kind[facet]), share, name=self.facets.name[facet])
+            _phrase(self._phrases(self.facets.kind[facet]), share, name=self.facets.name[facet])
             for facet, share in zip(include, shares[:2], strict=False)
         ]
-        parts += [_said(self._phrases("without"), shares[2], name=self.facets.name[facet]) for facet in exclude]
+        parts += [_phrase(self._phrases("without"), shares[2], name=self.facets.name[facet]) for facet in exclude]
         text = parts[0] if parts else ""
         for part in parts[1:]:
-            text = _said(self._phrases("join"), shares[3], a=text, b=part)
+            text = _phrase(self._phrases("join"), shares[3], a=text, b=part)
         return text
 
     def _phrases(self, kind: str) -> Sequence[str]:
@@ -166,8 +166,8 @@ def phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
     return content
 
 
-def _said(choices: Sequence[str], share: float, **fields: str) -> str:
-    """The phrase at `share` in [0, 1) of the choices. Names are put in last and never read again."""
+def _phrase(choices: Sequence[str], share: float, **fields: str) -> str:
+    """The phrase at `share` in [0, 1) of the choices, with its fields. Values are never parsed for fields."""
     phrase = choices[int(share * len(choices))]
     out, rest = "", phrase
     while "{" in rest:

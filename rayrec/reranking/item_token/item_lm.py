@@ -1,14 +1,14 @@
-"""The model while it is tuned: a causal decoder whose items are one matrix, read and predicted with the same vectors.
+"""The item-token language model during tuning: a causal decoder with one matrix of item vectors, for input and output.
 
-An item's vector is its own plus, where the settings say so, the sum of the embeddings of the words it is called by:
-"drama" in a request and in the names of a thousand films is then one thing to learn. Items with too few events for a
-part of their own share one, and are told apart by their words. `export` adds the parts: engines see one plain matrix.
+An item's vector is its own part plus, if the settings say so, the sum of the embeddings of its words: "drama" in a
+request and in the names of a thousand films is then one thing to learn. Items with too few events for a part of their
+own share one, and differ by their words. `export` adds the parts: engines see one plain matrix.
 
     scratch   a small Llama, all of it trained
     a base    a local Hugging Face checkpoint plus vectors for the added tokens: with LoRA on its linear layers, which
-              `export` merges, or all of it in float32; what is written is a plain checkpoint
+              `export` merges, or all of it in float32; the result is a plain checkpoint
 
-Only what is trained is kept in checkpoints: `trained` names it.
+Training checkpoints hold the `trainable_parameters` alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.storage import hf_checkpoint
 
-_SPREAD = 0.05  # standard deviation of fresh embeddings
+_SPREAD = 0.05  # standard deviation of new embeddings
 
 
 @dataclass(frozen=True)
 class _Bags:
-    """The words of items, and what each weighs."""
+    """The words of items, and their weights."""
 
     word: Tensor  # int64 [words]
     start: Tensor  # int64 [items]
@@ -44,10 +44,10 @@ class _Bags:
 class ItemLM(nn.Module):
     """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `vectors()`: logits.
 
-    `tuned`: so many items, the first, have a part of their own; default: all of them.
+    `tuned`: so many items, the first, have a part of their own; default: all.
     """
 
-    new: nn.Parameter | None  # [width], what the others share
+    new: nn.Parameter | None  # [width], shared by the other items
 
     def __init__(self, causal: Any, vocabulary: Vocabulary, tuned: int | None = None) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ class ItemLM(nn.Module):
         return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
 
     def set_item_words(self, facets: Ragged, titles: Ragged) -> None:
-        """From now on an item's vector has a part made of its words (token ids int64, one row an item).
+        """Add a part made of words to the item vectors (token ids int64, one row an item).
 
-        Every word of a facet weighs 1, whatever else the item is called, so that facets add up alike in all items. The
-        words of a title weigh log(items / items with it) each, scaled to length 1 together.
+        Every word of a facet weighs 1, so that facets add up alike in all items. The words of a title weigh
+        log(items / items with it) each, scaled to length 1 together.
         """
         titles = _distinct(titles)
         rarity = np.log((len(titles) + 1) / np.maximum(np.bincount(titles.values), 1))[titles.values]
@@ -85,12 +85,12 @@ class ItemLM(nn.Module):
         self._named = _Bags(*(torch.from_numpy(part) for part in parts))
 
     def init_item_vectors(self, vectors: Tensor) -> None:
-        """Begin the items' own part with these [tuned, width], at the spread of the model's embeddings."""
+        """Start the items' own part from these [tuned, width], at the spread of the model's embeddings."""
         with torch.no_grad():
             self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
     def vectors(self) -> Tensor:
-        """Every item's vector, [items, width]: its own part, or what new items share, and that of its words."""
+        """The item vectors, [items, width]: the own part, or the shared one of new items, plus the part of the words."""
         own: Tensor = self.items
         if self.new is not None:
             own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])
@@ -104,23 +104,15 @@ class ItemLM(nn.Module):
         return own + named
 
     def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """`vectors`: those of `self.vectors()`, where they are at hand."""
+        """`vectors`: the result of `self.vectors()`, where it is already computed."""
         vocabulary = self.vocabulary
         added = torch.cat([self.marks, self.vectors() if vectors is None else vectors])
         embeddings = self.causal.get_input_embeddings()(tokens.clamp_max(vocabulary.user - 1))
         of_added = nn.functional.embedding((tokens - vocabulary.user).clamp_min(0), added).to(embeddings.dtype)
         mixed = torch.where((tokens >= vocabulary.user).unsqueeze(-1), of_added, embeddings)
-        # Padding stands to the right, where a causal model cannot see it: no mask.
+        # Padding is on the right, where a causal model does not see it: no mask.
         states: Tensor = _decoder(self.causal)(inputs_embeds=mixed, use_cache=False).last_hidden_state
         return states
-
-    def word_output_vectors(self) -> Tensor:
-        """What the model says each word by, [words, width]; not trained by what is said.
-
-        Words name items, too: trained by speech they were heard less, in one seed (benchmarks/notes/requests.md).
-        """
-        table: Tensor = self.causal.get_output_embeddings().weight
-        return table[: self.vocabulary.user].detach()
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""
@@ -142,7 +134,7 @@ class ItemLM(nn.Module):
 
 
 def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None) -> ItemLM:
-    """A fresh model. Same settings, same weights. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
+    """A new model. Same settings, same weights. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
     torch.manual_seed(derive_seed("model", settings.seed) % 2**63)
     if settings.base == "scratch":
         return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
@@ -150,12 +142,12 @@ def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | N
 
 
 def base_digest(base: str) -> str:
-    """What the base is, for fingerprints: `scratch`, or the folder's name and a digest of its files' content."""
+    """The identity of the base, for fingerprints: `scratch`, or the folder's name and a digest of its files."""
     return base if base == "scratch" else hf_checkpoint.base_model_id(base, "tuning.base")
 
 
 def _distinct(words: Ragged) -> Ragged:
-    """Each row's words, once each, ascending."""
+    """The distinct words of each row, ascending."""
     span = int(words.values.max(initial=0)) + 1
     row, word = np.divmod(np.unique(words.rows * span + words.values), span)
     return Ragged.from_lengths(word, np.bincount(row, minlength=len(words)))
@@ -194,14 +186,14 @@ def _of_base(settings: Tuning, longest: int) -> Any:
         model = hf_checkpoint.load_causal_lm_with_lora(settings.base, settings.lora_rank, "tuning.base")
         model.enable_input_require_grads()
     else:
-        # Steps of tuning are often smaller than half precision can add to a weight.
+        # Tuning steps are often smaller than half precision can add to a weight.
         model = hf_checkpoint.load_causal_lm(settings.base, "tuning.base", dtype=torch.float32)
         if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-            model.get_output_embeddings().requires_grad_(False)  # items are the answers
-    room = model.config.max_position_embeddings
-    if room < longest:
+            model.get_output_embeddings().requires_grad_(False)  # it predicts items alone
+    most = model.config.max_position_embeddings
+    if most < longest:
         raise ConfigError(
-            f"prompts of up to {longest} tokens do not fit the base model's {room}",
+            f"prompts of up to {longest} tokens do not fit the base model's {most}",
             where="tuning.events",
             hint="lower tuning.events",
         )

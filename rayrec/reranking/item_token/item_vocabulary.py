@@ -2,9 +2,8 @@
 
     [words of the base tokenizer ...] <user> <history> <gap_0> ... <gap_7> <item_0> ... <item_n-1>
 
-Item i of the artefact is always token `first_item + i`: item tokens are made from codes, never by parsing text. Words
-are made by `words`, with a tokenizer that has been stripped of all added tokens, so `<item_5>` or `<user>` inside an
-instruction stays plain characters.
+Item i of the checkpoint is always token `first_item + i`: item tokens come from codes, never from parsing text. Words
+come from a tokenizer without any added tokens, so `<item_5>` or `<user>` inside an instruction is plain characters.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from rayrec.errors import DataError
-from rayrec.instructions.in_vocabulary import InVocabularyFilter
 from rayrec.instructions.safe_tokenizer import tokenizer_without_added_tokens
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage import hf_checkpoint
 
-if TYPE_CHECKING:  # a second to import, which processes that only read words need not spend
+if TYPE_CHECKING:  # takes a second to import
     from transformers import PreTrainedTokenizerFast
 
 GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
@@ -32,9 +31,9 @@ GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
 GAPS = len(GAP_DAYS) + 1
 _MARKS = ("<user>", "<history>", *(f"<gap_{i}>" for i in range(GAPS)))
 _PAD = "<pad>"
-_WORDS = 2048  # byte-level pieces of a tokenizer made here: enough for instructions; any text can be spelt
+_WORDS = 2048  # byte-level pieces of a scratch tokenizer: enough for instructions; any text can be encoded
 _CORPUS = 20_000  # titles that the pieces are learned from
-_SAID = 100  # how often what is said counts
+_PROMPT_WEIGHT = 100  # how often prompt texts count
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Vocabulary:
         return asdict(self)
 
 
-def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE learned from what is said in prompts and the titles, then the marks and the items.
+def scratch_tokenizer(prompt_texts: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE learned from the texts of prompts and from titles, then the marks and the items.
 
-    Deterministic. Words that are said count for more than those of titles: they become whole tokens.
+    Deterministic. Words of prompts count for more than words of titles: they become whole tokens.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -77,7 +76,7 @@ def scratch_tokenizer(said: Sequence[str], titles: Iterable[str], items: int) ->
         show_progress=False,
     )
     corpus = [title for title, _ in zip(titles, range(_CORPUS), strict=False)]
-    words.train_from_iterator(list(said) * _SAID + corpus, trainer)
+    words.train_from_iterator(list(prompt_texts) * _PROMPT_WEIGHT + corpus, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=_PAD)
     _add(tokenizer, items)
     return tokenizer
@@ -91,7 +90,7 @@ def extended_tokenizer(base: str, items: int) -> PreTrainedTokenizerFast:
 
 
 def vocabulary_from_tokenizer(tokenizer: PreTrainedTokenizerFast, items: int) -> Vocabulary:
-    """Where the marks and the items lie. Raises DataError if the tokens do not follow each other as promised."""
+    """The ids of the marks and the items. Raises DataError if they do not follow each other."""
     ends = [f"<item_{i}>" for i in ((0, items - 1) if items else ())]
     names = [*_MARKS, *ends]
     ids = tokenizer.convert_tokens_to_ids(names)
@@ -109,7 +108,7 @@ def vocabulary_from_tokenizer(tokenizer: PreTrainedTokenizerFast, items: int) ->
 
 
 class WordTokenizer:
-    """Texts -> token ids of plain words; no special or added token is ever recognised in a text."""
+    """Texts -> token ids of plain words. No special or added token is ever recognised in a text."""
 
     def __init__(
         self,
@@ -123,13 +122,13 @@ class WordTokenizer:
         self._vocabulary, self._max_tokens, self._word_filter = vocabulary, max_tokens, word_filter
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        """int64, one row a text. Raises DataError where a text reads as one of rayrec's own tokens."""
+        """int64, one row a text. Raises DataError for a text with one of rayrec's own tokens."""
         words = list(texts) if self._word_filter is None else [self._word_filter(text) for text in texts]
         encoded = self._tokenizer.encode_batch(words, add_special_tokens=False)
         found = [one.ids[: self._max_tokens] for one in encoded]
         ids = np.array([token for row in found for token in row], np.int64)
         if ids.max(initial=0) >= self._vocabulary.user:
-            raise DataError("the instruction reads as one of rayrec's own tokens", where="instruction.text")
+            raise DataError("the instruction contains one of rayrec's own tokens", where="instruction.text")
         return Ragged.from_lengths(ids, [len(row) for row in found])
 
 

@@ -1,10 +1,10 @@
-"""What the model reads, as token ids, for tuning and for scoring alike; vectorised over users.
+"""The layout of item-token prompts, as token ids, for tuning and for scoring; vectorised over users.
 
     <user> words of the instruction <history>  item item <gap> item <gap> item item <gap until now>
 
 Events that share a timestamp are a set: one group. After each group stands one gap token, the time until the next
-group (or until now), and there, at a gap token, the model is asked what comes next. A user without events who asks for
-something is asked at the longest gap, right after <history>.
+group (or until now). At a gap token the model predicts the next item. For a user with an instruction and no events this
+is the longest gap, right after <history>.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EDGES = np.array([days * MICROSECONDS_PER_DAY for days in GAP_DAYS])
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """The prompt's shape. `words`: the instruction's tokens; `events`: newest events read; `tokens`: the hard limit."""
+    """The shape of prompts. `words`: tokens of the default instruction; `events`: newest events; `tokens`: the limit."""
 
     vocabulary: Vocabulary
     words: tuple[int, ...]
@@ -34,35 +34,37 @@ class PromptLayout:
 
     @property
     def prefix(self) -> Int:
-        """What a prompt with the layout's own instruction starts with, int64 [p]."""
+        """How a prompt with the default instruction starts, int64 [p]."""
         return self.prefixes(Ragged.from_lengths(np.array(self.words, np.int64), [len(self.words)])).values
 
     def prefixes(self, words: Ragged) -> Ragged:
-        """What prompts start with: <user>, each row's words (int64 token ids), <history>."""
+        """How prompts start: <user>, the words of each row (int64 token ids), <history>."""
         one = np.ones(len(words), np.int64)
         marks = [Ragged.from_lengths(mark * one, one) for mark in (self.vocabulary.user, self.vocabulary.history)]
         return marks[0].joined(words).joined(marks[1])
 
     def prompts(self, item: Ragged, ts: Ragged, now: int, words: Ragged | None = None) -> Ragged:
-        """Token ids int64, one row a user. `item`: artefact indices >= 0, oldest first; `ts`, `now`: microseconds UTC.
+        """Token ids int64, one row a user. `item`: token indices >= 0, oldest first; `ts`, `now`: microseconds UTC.
 
-        `words`: token ids of what each user asks for; a row without any has the layout's own instruction. Rows with
-        neither events nor words come out empty: there is nothing to read. Rows too long lose their oldest events.
+        `words`: token ids of each user's instruction; a row without any has the default instruction. Rows with neither
+        events nor words are empty: there is nothing to score from. Rows that are too long lose their oldest events.
         """
         newest = np.minimum(item.lengths, self.events)
         item, ts = item.tails(newest), ts.tails(newest)
-        until = np.append(ts.values[1:], now)[: len(ts.values)]  # the next event's time
+        until = np.append(ts.values[1:], now)[: len(ts.values)]  # time of the next event
         until[ts.offsets[1:][newest > 0] - 1] = now  # where there is none
         body = interleave(self.vocabulary, item.values, ts.values, newest, until)[0]
 
-        asks = np.zeros(len(item), np.bool_) if words is None else words.lengths > 0
-        alone = asks & (newest == 0)
+        has_words = np.zeros(len(item), np.bool_) if words is None else words.lengths > 0
+        alone = has_words & (newest == 0)
         body = body.joined(Ragged.from_lengths(np.full(alone.sum(), self.longest_gap), alone.astype(np.int64)))
 
-        others = Ragged.from_lengths(np.tile(self.words, int((~asks).sum())), np.where(asks, 0, len(self.words)))
+        others = Ragged.from_lengths(
+            np.tile(self.words, int((~has_words).sum())), np.where(has_words, 0, len(self.words))
+        )
         prefix = self.prefixes(others if words is None else words.joined(others))
-        kept = np.minimum(body.lengths, self.tokens - prefix.lengths)
-        return prefix.filter((kept > 0)[prefix.rows]).joined(body.tails(kept))
+        space = np.minimum(body.lengths, self.tokens - prefix.lengths)
+        return prefix.filter((space > 0)[prefix.rows]).joined(body.tails(space))
 
     @property
     def longest_gap(self) -> int:
@@ -71,7 +73,7 @@ class PromptLayout:
 
 
 def group_ends(ts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[events]: true at the last event of each group of equal timestamps; rows follow each other, none needs events."""
+    """[events]: true at the last event of each group of equal timestamps; rows follow each other and may be empty."""
     ends = np.ones(len(ts), np.bool_)
     ends[:-1] = ts[1:] != ts[:-1]
     ends[np.cumsum(lengths)[lengths > 0] - 1] = True
@@ -87,7 +89,7 @@ def interleave(
 ) -> tuple[Ragged, npt.NDArray[np.int64]]:
     """Rows of events as item and gap tokens, int64, and the event that each token belongs to.
 
-    `until` [events]: for the last event of a group, the time that its gap reaches to; not read elsewhere.
+    `until` [events]: for the last event of a group, the end of its gap; not used elsewhere.
     """
     closing = group_ends(ts, lengths)
     event = np.repeat(np.arange(len(item)), 1 + closing)
@@ -100,5 +102,5 @@ def interleave(
 
 
 def bucket(elapsed: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The gap token's number for microseconds elapsed."""
+    """The number of the gap token for elapsed microseconds."""
     return np.searchsorted(_EDGES, elapsed, side="right")

@@ -1,12 +1,12 @@
-"""A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and what rayrec must know of it.
+"""A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and its model card.
 
-    <folder>/rayrec.json              exists = the artefact is whole; names every file with size and sha256
+    <folder>/rayrec.json              exists = the checkpoint is complete; names every file with size and sha256
     <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
-    <folder>/stale.json               why it must not be used any more: it was tuned on users who were erased
+    <folder>/stale.json               why it must not be used any more: it was tuned on erased users
 
-Two runs that tune the same thing at once: one creates rayrec.json, the other removes its files and uses the winner's.
-Engines need local files: `localise` copies a remote checkpoint into a cache of the node (`node_cache`), checked
-against the sha256.
+Of two runs that tune the same model at once, one creates rayrec.json; the other removes its files and uses those of the
+winner. Engines need local files: `fetch_checkpoint` copies a remote checkpoint into a cache of the node
+(`rayrec.storage.checkpoint_cache`) and checks the sha256.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.instructions.facet_scheme import FacetScheme
-from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 from rayrec.numerics.hashing import digest
 from rayrec.reranking.engines.engine import ModelFiles
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenizer
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.storage import Storage, checkpoint_cache, layout
 
-FORMAT = 3  # of what is written, and of what tuning makes of the same settings
+FORMAT = 4  # of the files, and of what tuning makes of the same settings
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
-_MARKS = 2  # tokens around a prompt's words: <user>, <history>
-_ROOM = 2  # tokens that words leave at least: of an item and a gap
+_MARKS = 2  # tokens around the words of a prompt: <user>, <history>
+_EVENT = 2  # tokens that words must leave: of an item and a gap
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the scorer must know of a checkpoint. Order of `item_ids` = order of item tokens."""
+    """What a ranker needs to know of a checkpoint. Order of `item_ids` = order of item tokens."""
 
     vocabulary: Vocabulary
     item_ids: tuple[str, ...]
@@ -47,13 +47,11 @@ class ModelCard:
     base: str  # "scratch", or the base checkpoint's name and content digest
     dtype: str  # of the stored weights
     settings: Mapping[str, Any]  # the tuning settings
-    curve: tuple[Mapping[str, float], ...]  # one row an epoch: the loss curve
-    epochs: int  # whose weights these are: the best on validation, else the last
-    known_words: tuple[str, ...] | None = None  # the words that are heard of a request; None: all
-    facets: FacetScheme | None = None  # those that a request may name; None: it was tuned without requests
-    data_selection: Mapping[str, Any] | None = (
-        None  # method, budget, users, of: whom it was tuned on, if not on everybody
-    )
+    curve: tuple[Mapping[str, float], ...]  # the loss curve, one row an epoch
+    epochs: int  # of these weights: the best on validation, else the last
+    known_words: tuple[str, ...] | None = None  # of requests, all others are ignored; None: all words
+    facets: FacetScheme | None = None  # that a request may name; None: tuned without requests
+    data_selection: Mapping[str, Any] | None = None  # method, budget, users, of; None: tuned on all users
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "format": FORMAT}
@@ -77,9 +75,9 @@ class LocalCheckpoint:
     card: ModelCard
 
     def layout(self, instruction: str, tokens: int) -> PromptLayout:
-        """The prompt's shape for an instruction in (clean) words; `tokens`: the longest prompt the engine takes."""
+        """The prompt layout for a default instruction (clean words); `tokens`: of the longest prompt of the engine."""
         ids = self._word_ids(instruction)
-        if tokens < len(ids) + _MARKS + _ROOM:
+        if tokens < len(ids) + _MARKS + _EVENT:
             raise DataError(
                 f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
                 where="instruction.text",
@@ -88,17 +86,21 @@ class LocalCheckpoint:
         return PromptLayout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
 
     def longest_prompt(self, instruction: str) -> int:
-        """Tokens of the longest prompt of `layout`, were there no limit: an item and a gap for every event."""
-        return max(len(self._word_ids(instruction)), int(self.card.settings["words"])) + _MARKS + 2 * self.card.events
+        """Tokens of the longest possible prompt: an item and a gap for every event."""
+        return (
+            max(len(self._word_ids(instruction)), int(self.card.settings["instruction_tokens"]))
+            + _MARKS
+            + 2 * self.card.events
+        )
 
     def word_tokenizer(self, tokens: int) -> WordTokenizer:
-        """Reads what users ask for, in the words that the tuned prompts taught and as far as those reach.
+        """The tokenizer of instructions, for the known words and the length of the tuning prompts.
 
-        `tokens`: the longest prompt the engine takes; an item and a gap have room in it beside the words.
+        `tokens`: of the longest prompt of the engine; the words leave room in it for an item and a gap.
         """
-        most = min(int(self.card.settings.get("words", tokens)), tokens - _MARKS - _ROOM)
-        hearing = None if self.card.known_words is None else InVocabularyFilter(self.card.known_words)
-        return WordTokenizer(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most, hearing)
+        most = min(int(self.card.settings.get("instruction_tokens", tokens)), tokens - _MARKS - _EVENT)
+        word_filter = None if self.card.known_words is None else InVocabularyFilter(self.card.known_words)
+        return WordTokenizer(Path(self.folder) / "tokenizer.json", self.card.vocabulary, most, word_filter)
 
     @property
     def model_files(self) -> ModelFiles:
@@ -115,7 +117,7 @@ class LocalCheckpoint:
         return ids
 
     def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
-        """Artefact index of each item id, int32; null for items that came after the tuning."""
+        """Token index of each item id, int32; null for items that are newer than the tuning."""
         return pc.index_in(item_ids, value_set=pa.array(self.card.item_ids, pa.string()))
 
 
@@ -128,7 +130,7 @@ def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
         files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         storage.write(layout.llm_file_path(path, attempt, file.name), data)
     record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
-    # A store may retry its own successful create and answer False; then the record that lies there is ours.
+    # A store may retry its own successful create and answer False; then the record in place is ours.
     won = storage.create(layout.llm_record_path(path), record) or storage.read(layout.llm_record_path(path)) == record
     if not won:
         for name in files:
@@ -141,12 +143,12 @@ def exists(storage: Storage, path: str) -> bool:
 
 
 def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
-    """From now on `localise` refuses the checkpoint. Marked once, it stays as it was marked first."""
+    """Make `fetch_checkpoint` refuse the checkpoint. A second mark changes nothing."""
     storage.create(layout.llm_stale_path(path), (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
 
 
 def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
-    """The paths of the checkpoints below `folder` that are stale, or that are not."""
+    """Paths of the checkpoints below `folder` that are stale, or that are not."""
     files = {info.path for info in storage.list(folder)}
     record = layout.llm_record_path("")
     whole = sorted(path.removesuffix(record) for path in files if path.endswith(record))
@@ -154,14 +156,14 @@ def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
 
 
 def read_model_card(storage: Storage, path: str) -> ModelCard:
-    """Raises MissingFileError where there is no artefact, DataError where its record cannot be read."""
+    """Raises MissingFileError where there is no checkpoint, DataError where its record cannot be read."""
     return _record(storage, path)[1]
 
 
 def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> LocalCheckpoint:
     """The checkpoint as a local folder: in place on a local store, else copied once a node.
 
-    `cache`: of the node's copies, by default `node_cache.default_folder()`.
+    `cache`: folder of the node's copies, by default `checkpoint_cache.default_folder()`.
     """
     if storage.exists(layout.llm_stale_path(path)):
         raise DataError(
@@ -197,17 +199,19 @@ def _record(storage: Storage, path: str) -> tuple[dict[str, Any], ModelCard]:
         card = ModelCard.from_json(record["card"])
     except (ValueError, KeyError, TypeError):
         raise DataError(
-            "the model's record cannot be read", where=where, hint="delete the artefact; the next run tunes again"
+            "the record of the checkpoint cannot be read",
+            where=where,
+            hint="delete the checkpoint; the next run tunes again",
         ) from None
     for name in names:
         if "/" in name or name.startswith(".") or not name.endswith(_ALLOWED):
-            raise DataError(f"the model holds a file that is not loaded here: {name!r}", where=where)
+            raise DataError(f"the checkpoint holds a file that is not loaded here: {name!r}", where=where)
     return record, card
 
 
 def _broken(path: object) -> DataError:
     return DataError(
-        "the model's file is not the one that was saved",
+        "the file is not the one that was saved",
         where=str(path),
-        hint="delete the artefact; the next run tunes again",
+        hint="delete the checkpoint; the next run tunes again",
     )

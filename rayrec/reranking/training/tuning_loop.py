@@ -1,8 +1,8 @@
-"""The training loop: plain torch, one process or several, with or without Ray.
+"""The tuning loop: plain torch, one process or several, with or without Ray.
 
-Several workers see the same batches and each takes its share of the rows; gradients are summed, so the number of
-workers changes the result by rounding only. Everything random comes from (seed, epoch): a loop that is killed and goes
-on from its last checkpoint ends with the very weights of an uninterrupted one (on CPU).
+All workers see the same batches and each takes its share of the rows. Gradients are summed, so the number of workers
+changes the result by rounding only. All randomness is derived from (seed, epoch): a loop that is killed and resumed
+from its last checkpoint ends with exactly the weights of an uninterrupted one (on CPU).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,18 @@ from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.instruction_examples import add_request_examples
-from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
-from rayrec.reranking.training.tuning_data import Batch, Sequences, TuningExamples, batches, collate, epoch, validation
-from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems, text_loss_chunks
+from rayrec.reranking.training.request_augmentation import RequestAugmentation
+from rayrec.reranking.training.request_examples import add_request_examples
+from rayrec.reranking.training.tuning_examples import (
+    Batch,
+    Sequences,
+    TuningExamples,
+    batches,
+    collate,
+    epoch_examples,
+    validation_examples,
+)
+from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 
 _LOG = logging.getLogger(__name__)
 _WARMUP = 30  # steps
@@ -39,7 +46,7 @@ _WARMUP = 30  # steps
 
 @dataclass
 class TuningProgress:
-    """Where the tuning stands; with the tensors of `_State`, all that a checkpoint holds."""
+    """The state of the tuning, besides tensors; a checkpoint holds both."""
 
     epoch: int = 0  # epochs done
     step: int = 0
@@ -52,22 +59,18 @@ class TuningProgress:
 
 @dataclass(frozen=True)
 class TuningTask:
-    """What to learn from: `events`, all before `now`. `judged`: these and later events, to judge epochs by.
+    """What to learn from."""
 
-    `stop_after`: epochs to run, of the `settings.epochs` that the learning rate is planned for. `asking`: how prompts
-    ask for something; None: they do not.
-    """
-
-    events: Sequences
-    validation_events: Sequences | None
+    events: Sequences  # all before `now`
+    validation_events: Sequences | None  # these and later events; None: epochs are not validated
     now: int
     settings: Tuning
-    stop_after: int | None = None
-    augmentation: RequestAugmentation | None = None
+    stop_after: int | None = None  # epochs to run, of the `settings.epochs` that the learning rate is planned for
+    augmentation: RequestAugmentation | None = None  # None: prompts have no requests
 
 
 class TuningLoop:
-    """Build it, `resume` if there is a checkpoint, then `run`."""
+    """Construct it, `resume` if there is a checkpoint, then `run`."""
 
     def __init__(self, model: ItemLM, layout: PromptLayout, task: TuningTask, worker: Worker) -> None:
         self.model = model.to(worker.device)
@@ -87,16 +90,14 @@ class TuningLoop:
         self._validation = (
             None
             if task.validation_events is None
-            else _requested(
-                validation(task.validation_events, layout, task.now),
-                layout,
-                task.augmentation and task.augmentation.of_items,  # judged as it will be used: it is asked for items
+            else self._with_requests(
+                validation_examples(task.validation_events, layout, task.now),
                 np.random.default_rng(derive_seed("validation", task.settings.seed)),
             )
         )
 
     def run(self, after_epoch: Callable[[TuningLoop], None]) -> None:
-        """Epoch after epoch; `after_epoch` is called with the loop after each (to report, and to keep a checkpoint)."""
+        """Run all epochs; `after_epoch` is called with the loop after each (to report, and to store a checkpoint)."""
         settings, progress = self._task.settings, self.progress
         last = self._task.stop_after or settings.epochs
         while progress.epoch < last and not progress.stopped:
@@ -105,7 +106,7 @@ class TuningLoop:
             progress.epoch += 1
             row = {"epoch": progress.epoch, "loss": loss, "tokens": tokens, "seconds": time.monotonic() - started}
             if self._validation is not None:
-                # All stop at the same epoch and keep the same one, though their last bits may differ.
+                # All workers stop at the same epoch and use the same one, although their last bits may differ.
                 row["validation"] = self._worker.broadcast_first(self.validate())
                 self._keep_best(row["validation"])
             progress.curve.append(row)
@@ -114,7 +115,7 @@ class TuningLoop:
             self._load(self._best)
 
     def validate(self) -> float:
-        """Mean negative log likelihood of what the users took next, nats a target; infinite where nobody is judged."""
+        """Mean negative log likelihood of the validation targets, nats; infinite where there are none."""
         assert self._validation is not None
         self.model.eval()
         total = weight = 0.0
@@ -122,8 +123,7 @@ class TuningLoop:
             vectors = self.model.vectors()
             for rows in batches(self._validation, self._task.settings.batch_tokens, None):
                 batch = collate(self._validation, rows, self._layout.vocabulary.pad)
-                states, _ = self._states(batch, vectors)
-                total += float(sum(self._loss.loss_chunks(states, vectors, batch)))
+                total += float(sum(self._loss.loss_chunks(self._query_states(batch, vectors), vectors, batch)))
                 weight += float(batch.weight.sum())
         return total / weight if weight else math.inf
 
@@ -139,7 +139,7 @@ class TuningLoop:
         return data
 
     def resume(self, data: bytes) -> None:
-        """Go on from a checkpoint of the same task. Raises DataError if it is not one."""
+        """Continue from a checkpoint of the same task. Raises DataError if it is not one."""
         try:
             tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -147,7 +147,7 @@ class TuningLoop:
             self._load({name: tensors[f"weight.{name}"] for name in self._trained})
         except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
             raise DataError(
-                f"the checkpoint cannot be used: {error}", hint="delete it; the tuning starts afresh"
+                f"the checkpoint cannot be used: {error}", hint="delete it; the tuning starts from the beginning"
             ) from None
         self.progress = TuningProgress(**progress)
         self._best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
@@ -159,12 +159,12 @@ class TuningLoop:
             }
 
     def _epoch(self) -> tuple[float, int]:
-        """(mean loss, tokens read)."""
+        """(mean loss, tokens of all prompts)."""
         settings, progress = self._task.settings, self.progress
         rng = np.random.default_rng(derive_seed("epoch", settings.seed, progress.epoch))
         torch.manual_seed(derive_seed("dropout", settings.seed, progress.epoch, self._worker.rank))
-        plain = epoch(self._task.events, self._layout, settings, self._task.now, rng)
-        examples = _requested(plain, self._layout, self._task.augmentation, rng)
+        plain = epoch_examples(self._task.events, self._layout, settings, self._task.now, rng)
+        examples = self._with_requests(plain, rng)
         plan = batches(examples, settings.batch_tokens, rng)
         if not plan or not len(examples.target.values):
             raise DataError(
@@ -172,7 +172,7 @@ class TuningLoop:
                 hint="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
             )
         progress.steps = progress.steps or len(plan) * settings.epochs
-        # Every target weighs the same in whatever batch it stands: divide by a batch's mean weight, not by its own.
+        # A target counts the same in every batch: divide by the mean weight of all batches, not by the batch's own.
         scale = len(plan) / examples.total_weight
         self.model.train()
         total = torch.zeros((), dtype=torch.float64)
@@ -187,18 +187,14 @@ class TuningLoop:
         if len(rows):
             batch = collate(examples, rows, self._layout.vocabulary.pad)
             vectors = self.model.vectors()
-            outputs = *self._states(batch, vectors), vectors
-            # The logits are the largest thing here: made, used and dropped piece by piece, then one pass backwards.
+            outputs = self._query_states(batch, vectors), vectors
+            # Logits take the most memory: they are computed, used and dropped in chunks, then follows one backward pass.
             leaves = [tensor.detach().requires_grad_() for tensor in outputs]
-            asking, speaking, items = leaves
-            instruction_loss_weight = self._task.settings.instruction_loss_weight
-            for piece in chain(
-                self._loss.loss_chunks(asking, items, batch, self._crowd(), instruction_loss_weight),
-                text_loss_chunks(speaking, self.model.word_output_vectors(), batch),
-            ):
-                torch.autograd.backward(piece * scale)
-                loss += float(piece.detach()) * scale
-            # None at all, where the rows hold no answer that this step shows.
+            weight = self._task.settings.instruction_loss_weight
+            for chunk in self._loss.loss_chunks(leaves[0], leaves[1], batch, self._sampled_items(), weight):
+                torch.autograd.backward(chunk * scale)
+                loss += float(chunk.detach()) * scale
+            # None at all, where no target of these rows is among the sampled items.
             used = [n for n, leaf in enumerate(leaves) if leaf.grad is not None]
             torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
         self._sum_gradients()
@@ -209,21 +205,22 @@ class TuningLoop:
         self.progress.step += 1
         return loss
 
-    def _crowd(self) -> SampledItems:
-        """The items of this step, the same for all workers."""
+    def _sampled_items(self) -> SampledItems:
+        """The items of the softmax in this step, the same for all workers."""
         rng = np.random.default_rng(derive_seed("new items", self._task.settings.seed, self.progress.step))
         return SampledItems.sample(len(self.model.items), self.model.vocabulary.items, rng)
 
-    def _states(self, batch: Batch, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Final hidden states, float32: of the tokens that ask for items [queries, width], and of those before words
-        that are to be said [words, width]."""
+    def _query_states(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """Final hidden states of the queries, float32 [queries, width]."""
         device = self._worker.device
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             states = self.model(torch.from_numpy(batch.tokens).to(device), vectors).flatten(0, 1)
-        asking, speaking = (
-            states[torch.from_numpy(at).to(device)].float() for at in (batch.place, batch.text_position)
-        )
-        return asking, speaking
+        queries: Tensor = states[torch.from_numpy(batch.place).to(device)].float()
+        return queries
+
+    def _with_requests(self, examples: TuningExamples, rng: np.random.Generator) -> TuningExamples:
+        augmentation = self._task.augmentation
+        return examples if augmentation is None else add_request_examples(examples, self._layout, augmentation, rng)
 
     def _sum_gradients(self) -> None:
         if self._worker.world_size == 1:
@@ -237,10 +234,10 @@ class TuningLoop:
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
         return self._task.settings.learning_rate * min(1.0, (step + 1) / _WARMUP) * (0.05 + 0.95 * cosine)
 
-    def _keep_best(self, judged: float) -> None:
+    def _keep_best(self, loss: float) -> None:
         progress = self.progress
-        if judged < progress.best:
-            progress.best, progress.best_epoch = judged, progress.epoch
+        if loss < progress.best:
+            progress.best, progress.best_epoch = loss, progress.epoch
             self._best = {name: p.detach().clone() for name, p in self._trained.items()}
         progress.stopped = progress.epoch - progress.best_epoch >= self._task.settings.patience
 
@@ -248,9 +245,3 @@ class TuningLoop:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(tensors[name])
-
-
-def _requested(
-    examples: TuningExamples, layout: PromptLayout, asking: RequestAugmentation | None, rng: np.random.Generator
-) -> TuningExamples:
-    return examples if asking is None else add_request_examples(examples, layout, asking, rng)

@@ -1,14 +1,12 @@
-"""What tuning minimises: the negative log likelihood of what users took, and of any item that they asked for.
+"""The tuning loss: next-item negative log likelihood, plus a weighted instruction-satisfaction loss.
 
     -log P(target)  +  instruction_loss_weight x -log P(the items that satisfy the request)
 
-The second is a part of the first, -log P(target) = -log P(satisfying) - log P(target | satisfying): instruction_loss_weight weighs it
-more. Probabilities are over all items. Of the new ones a step looks at a few, drawn evenly, each of which stands for as
-many as were not drawn: its share of the sum and the weight of its targets are that many times larger (the estimate of
-the sum is unbiased; its logarithm is not quite).
-
-Where the task is turned round, what is to be said adds -log P(word) each, over all words: a language model's own loss,
-which reaches the words' own vectors only where they are read.
+The second term is a part of the first, -log P(target) = -log P(satisfying) - log P(target | satisfying), so that
+`instruction_loss_weight` counts it more. Probabilities are over all items. Of the items without a vector of their own a
+step uses a uniform sample (sampled softmax): each sampled item has an importance weight, the number of items it stands
+for, in the sum of the softmax and for its targets. The estimate of the sum is unbiased, that of its logarithm is not
+quite.
 """
 
 from __future__ import annotations
@@ -20,22 +18,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
-from rayrec.reranking.training.tuning_data import Batch, Int
+from rayrec.reranking.training.request_augmentation import RequestAugmentation
+from rayrec.reranking.training.tuning_examples import Batch, Int
 
 _LOGITS = 1 << 24  # logits held at a time, numbers
-_FEWEST, _SHARE = 1000, 0.25  # new items in a step: so many, or this share of the tuned ones
+_MIN_SAMPLE, _SAMPLE_SHARE = 1000, 0.25  # new items in a step: so many, or this share of the tuned ones
 
 
 @dataclass(frozen=True)
 class SampledItems:
-    """The items that probabilities are made of, and how many items each stands for."""
+    """The items of a sampled softmax, and how many items each stands for."""
 
-    item: Int  # [shown] ascending
-    importance_weight: npt.NDArray[np.float32]  # [shown]
-    place: Int  # [items] where each is in `item`; -1: not shown
+    item: Int  # [sampled] ascending
+    importance_weight: npt.NDArray[np.float32]  # [sampled]
+    place: Int  # [items] position in `item`; -1: not sampled
 
     @classmethod
     def all_items(cls, items: int) -> SampledItems:
@@ -43,9 +41,9 @@ class SampledItems:
 
     @classmethod
     def sample(cls, tuned: int, items: int, rng: np.random.Generator) -> SampledItems:
-        """All of the first `tuned` items, and some of the others."""
+        """All of the first `tuned` items, and a sample of the others."""
         new = items - tuned
-        many = min(new, max(_FEWEST, round(_SHARE * tuned)))
+        many = min(new, max(_MIN_SAMPLE, round(_SAMPLE_SHARE * tuned)))
         if many == new:
             return cls.all_items(items)
         item = np.append(np.arange(tuned), tuned + np.sort(rng.choice(new, many, replace=False)))
@@ -56,17 +54,17 @@ class SampledItems:
 
 @dataclass(frozen=True)
 class ItemLoss:
-    """`having` bool [facets, items]: what requests ask for."""
+    """The loss of item queries."""
 
-    item_has_facet: Tensor
+    item_has_facet: Tensor  # bool [facets, items]
 
     @classmethod
-    def of(cls, asking: RequestAugmentation | None, items: int, device: str) -> ItemLoss:
-        facets = None if asking is None else asking.teacher.facets
-        having = torch.zeros(0 if facets is None else len(facets), items, dtype=torch.bool)
+    def of(cls, augmentation: RequestAugmentation | None, items: int, device: str) -> ItemLoss:
+        facets = None if augmentation is None else augmentation.simulator.facets
+        item_has_facet = torch.zeros(0 if facets is None else len(facets), items, dtype=torch.bool)
         if facets is not None:
-            having[torch.from_numpy(facets.of_item.values), torch.from_numpy(facets.of_item.rows)] = True
-        return cls(having.to(device))
+            item_has_facet[torch.from_numpy(facets.of_item.values), torch.from_numpy(facets.of_item.rows)] = True
+        return cls(item_has_facet.to(device))
 
     def loss_chunks(
         self,
@@ -82,62 +80,47 @@ class ItemLoss:
         """
         device = states.device
         sampled = sampled or SampledItems.all_items(len(vectors))
-        shown = torch.from_numpy(sampled.item).to(device)
-        among = vectors if len(shown) == len(vectors) else vectors[shown]
-        lift = torch.from_numpy(np.log(sampled.importance_weight)).to(device)
-        seen = np.flatnonzero(sampled.place[batch.target] >= 0)
-        query, target = batch.query[seen], sampled.place[batch.target[seen]]
-        weights = batch.weight[seen] * sampled.importance_weight[target]
-        size = max(1, _LOGITS // max(len(shown), 1))
+        items = torch.from_numpy(sampled.item).to(device)
+        table = vectors if len(items) == len(vectors) else vectors[items]
+        log_importance = torch.from_numpy(np.log(sampled.importance_weight)).to(device)
+        usable = np.flatnonzero(sampled.place[batch.target] >= 0)
+        query, target = batch.query[usable], sampled.place[batch.target[usable]]
+        weights = batch.weight[usable] * sampled.importance_weight[target]
+        size = max(1, _LOGITS // max(len(items), 1))
         for start in range(0, len(states), size):
             low, high = np.searchsorted(query, [start, start + size])
             if low == high:
                 continue
-            logits = states[start : start + size] @ among.float().T
-            asker, answer, weight = (
+            logits = states[start : start + size] @ table.float().T
+            row, answer, weight = (
                 torch.from_numpy(part).to(device)
                 for part in (query[low:high] - start, target[low:high], weights[low:high])
             )
-            right = logits[asker, answer]
-            logits = logits + lift
-            everything = torch.logsumexp(logits, 1)
-            loss = (weight * (everything[asker] - right)).sum()
-            each = np.bincount(query[low:high] - start, weights[low:high], len(logits))
-            heard = np.flatnonzero((batch.request_facets[start : start + size, 0] >= 0) & (each > 0))
-            if instruction_loss_weight and len(heard):
-                wanted = self.satisfying(torch.from_numpy(batch.request_facets[start + heard]).to(device), shown)
-                rows = torch.from_numpy(heard).to(device)
-                good = torch.logsumexp(logits[rows].masked_fill(~wanted, -math.inf), 1)
-                share = torch.from_numpy(each[heard].astype(np.float32)).to(device)
-                loss = loss + instruction_loss_weight * (share * (everything[rows] - good)).sum()
+            target_logits = logits[row, answer]
+            logits = logits + log_importance
+            total = torch.logsumexp(logits, 1)
+            loss = (weight * (total[row] - target_logits)).sum()
+            per_query = np.bincount(query[low:high] - start, weights[low:high], len(logits))
+            asking = np.flatnonzero((batch.request_facets[start : start + size, 0] >= 0) & (per_query > 0))
+            if instruction_loss_weight and len(asking):
+                facets = torch.from_numpy(batch.request_facets[start + asking]).to(device)
+                rows = torch.from_numpy(asking).to(device)
+                satisfied = logits[rows].masked_fill(~self.satisfying(facets, items), -math.inf)
+                share = torch.from_numpy(per_query[asking].astype(np.float32)).to(device)
+                gap = total[rows] - torch.logsumexp(satisfied, 1)
+                loss = loss + instruction_loss_weight * (share * gap).sum()
             yield loss
 
-    def satisfying(self, asked: Tensor, items: Tensor) -> Tensor:
+    def satisfying(self, requests: Tensor, items: Tensor) -> Tensor:
         """Which of these items [m], ascending, satisfy each request int64 [n, 3]: bool [n, m].
 
-        A request is two facets that are wanted and one that is not; -1: nothing.
+        A request is two included facets and one excluded facet; -1: none.
         """
-        facet, place = torch.unique(asked, return_inverse=True)
-        every = len(items) == self.item_has_facet.shape[1]
-        having = (
-            self.item_has_facet[facet.clamp_min(0)]
-            if every
-            else self.item_has_facet[facet.clamp_min(0).unsqueeze(1), items]
-        )
+        facet, place = torch.unique(requests, return_inverse=True)
+        row = facet.clamp_min(0)
+        all_items = len(items) == self.item_has_facet.shape[1]
+        has = self.item_has_facet[row] if all_items else self.item_has_facet[row.unsqueeze(1), items]
         real = (facet >= 0).unsqueeze(1)
-        wanted, unwanted = having | ~real, having & real
-        found: Tensor = wanted[place[:, 0]] & wanted[place[:, 1]] & ~unwanted[place[:, 2]]
+        included, excluded = has | ~real, has & real
+        found: Tensor = included[place[:, 0]] & included[place[:, 1]] & ~excluded[place[:, 2]]
         return found
-
-
-def text_loss_chunks(states: Tensor, table: Tensor, batch: Batch) -> Iterator[Tensor]:
-    """Parts of the loss of what is to be said, weighted and summed over the batch's words, nats.
-
-    states float32 [words said, width]; table [vocabulary, width]: what each word is said by.
-    """
-    size = max(1, _LOGITS // len(table))
-    said, weight = (torch.from_numpy(part).to(states.device) for part in (batch.text_target, batch.text_weight))
-    for start in range(0, len(states), size):
-        rows = slice(start, start + size)
-        logits = states[rows] @ table.float().T
-        yield (weight[rows] * nn.functional.cross_entropy(logits, said[rows], reduction="none")).sum()

@@ -104,7 +104,7 @@ def test_a_config_may_say_how_much_memory_and_how_many_devices() -> None:
 def test_vllm_makes_room_for_the_longest_prompt_and_no_more(
     given: list[dict[str, Any]], small_model: LocalCheckpoint
 ) -> None:
-    card = replace(small_model.card, settings={"words": 20})
+    card = replace(small_model.card, settings={"instruction_tokens": 20})
     model = LocalCheckpoint(small_model.folder, card)
     for instruction in ("Recommend.", INSTRUCTION * 4):
         layout = model.layout(instruction, 10_000)

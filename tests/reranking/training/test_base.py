@@ -19,7 +19,7 @@ from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.item_token.item_vocabulary import scratch_tokenizer
-from rayrec.reranking.training.tuning import tune_on_worker
+from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.storage import Storage
 
 

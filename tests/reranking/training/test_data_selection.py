@@ -34,17 +34,18 @@ from rayrec.reranking.training.data_selection import (
     latest_users,
     select_users,
 )
-from rayrec.reranking.training.data_selection.diversity_selection import apportion, cluster_users, stratified_sample
-from rayrec.reranking.training.data_selection.influence_selection import newest_event_examples, warm_up_model
-from rayrec.reranking.training.data_selection.selection_pool import groups, take_users
-from rayrec.reranking.training.data_selection.user_gradients import (
+from rayrec.reranking.training.data_selection.influential_users import (
     cosines,
     mean_gradient,
+    newest_event_examples,
     output_gradient,
     user_gradients,
+    warm_up_model,
 )
-from rayrec.reranking.training.tuning import tune_on_worker
-from rayrec.reranking.training.tuning_data import Sequences, batches, collate
+from rayrec.reranking.training.data_selection.selection_pool import event_group_counts, take_users
+from rayrec.reranking.training.data_selection.user_sampling import apportion, cluster_users, stratified_sample
+from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_examples import Sequences, batches, collate
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 from rayrec.storage import Storage
 
@@ -57,7 +58,8 @@ def layout() -> PromptLayout:
     vocab = item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        words = tuple(item_vocabulary.words(Path(folder) / "tokenizer.json", INSTRUCTION, vocab))
+        tokenizer_json = Path(folder) / "tokenizer.json"
+        words = tuple(item_vocabulary.WordTokenizer(tokenizer_json, vocab)([INSTRUCTION]).values.tolist())
     return PromptLayout(vocab, words, 10, len(words) + 2 + 2 * 10)
 
 
@@ -87,7 +89,7 @@ def half_random(users: int) -> tuple[Sequences, Any]:
     return sequences(as_table(item, ts.reshape(-1))), good
 
 
-def few_shot_pool_of(
+def pool_of(
     events: Sequences, layout: PromptLayout, validation: Any = None, factors: Any = None, **changes: Any
 ) -> SelectionPool:
     given = settings(**changes)
@@ -112,10 +114,10 @@ def test_the_budget_is_kept_to_the_user(layout: PromptLayout, name: str, budget:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_users_are_chosen_twice_and_another_seed_may_choose_others(layout: PromptLayout, name: str) -> None:
     events = sequences(pairs_shop(60))
-    one, two = (SELECTION_METHODS[name](few_shot_pool_of(events, layout, epochs=2), 12) for _ in range(2))
+    one, two = (SELECTION_METHODS[name](pool_of(events, layout, epochs=2), 12) for _ in range(2))
     np.testing.assert_array_equal(one, two)
     if name != "similar":  # the only one that draws nothing
-        assert not np.array_equal(one, SELECTION_METHODS[name](few_shot_pool_of(events, layout, epochs=2, seed=1), 12))
+        assert not np.array_equal(one, SELECTION_METHODS[name](pool_of(events, layout, epochs=2, seed=1), 12))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,7 +132,7 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
             writer.write_table(part)
     two = tune_on_worker(sharded, Worker(), lambda row: None)
     assert one.curve == two.curve
-    assert one.data_selection == two.data_selection == {"method": name, "budget": 0.25, "users": 15, "of": 60}
+    assert one.data_selection == two.data_selection == {"method": name, "selection_budget": 0.25, "users": 15, "of": 60}
 
 
 def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
@@ -170,11 +172,11 @@ def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> No
 def test_influence_finds_the_users_who_are_like_the_validation_users(layout: PromptLayout) -> None:
     events, good = half_random(600)
     judges = np.flatnonzero(good)[::4]
-    chosen = SELECTION_METHODS["influence"](few_shot_pool_of(events, layout, judges, epochs=8), 150) > 0
+    chosen = SELECTION_METHODS["influence"](pool_of(events, layout, judges, epochs=8), 150) > 0
     others = np.setdiff1d(np.arange(600), judges)
     assert good[chosen].mean() >= 0.85
     assert good[others][chosen[others]].mean() >= 0.85  # not only the validation users themselves
-    by_items = SELECTION_METHODS["similar"](few_shot_pool_of(events, layout, judges), 150) > 0
+    by_items = SELECTION_METHODS["similar"](pool_of(events, layout, judges), 150) > 0
     assert good[by_items].mean() < 0.7  # both halves take the same items
 
 
@@ -182,14 +184,14 @@ def test_similar_finds_the_users_who_took_what_validation_users_took_last(layout
     turned = (np.arange(4) + np.arange(80)[:, None]) % 4 + 4 * (np.arange(80)[:, None] >= 40)
     item = Ragged.from_lengths(turned.reshape(-1), np.full(80, 4))
     events = sequences(as_table(item, np.tile(np.arange(4) * MICROSECONDS_PER_DAY, 80)))
-    weights = SELECTION_METHODS["similar"](few_shot_pool_of(events, layout, np.arange(40, 44)), 40)
+    weights = SELECTION_METHODS["similar"](pool_of(events, layout, np.arange(40, 44)), 40)
     np.testing.assert_array_equal(np.flatnonzero(weights), np.arange(40, 80))
 
 
 def test_nobodys_newest_group_is_looked_at_but_as_what_validation_users_took_last(layout: PromptLayout) -> None:
     item = Ragged.from_lengths(np.array([0, 1, 2, 3, 4, 5, 6, 7]), [4, 4])
     events = sequences(as_table(item, np.array([1, 2, 3, 4, 1, 2, 3, 3]) * MICROSECONDS_PER_DAY))
-    pool = few_shot_pool_of(events, layout, np.array([1]))
+    pool = pool_of(events, layout, np.array([1]))
     assert [pool.past.item[row].tolist() for row in range(2)] == [[0, 1, 2], [4, 5]]
     assert pool.validation_targets.target.values.tolist() == [6, 7]
     first = layout.vocabulary.first_item
@@ -199,7 +201,7 @@ def test_nobodys_newest_group_is_looked_at_but_as_what_validation_users_took_las
 def test_validation_users_are_those_who_acted_last_and_have_three_groups() -> None:
     ts = [1, 2, 3, 1, 9, 4, 5, 6, 7, 8, 8]
     events = sequences(as_table(Ragged.from_lengths(np.arange(11), [3, 2, 3, 3]), ts))
-    assert groups(events).tolist() == [3, 2, 3, 2]
+    assert event_group_counts(events).tolist() == [3, 2, 3, 2]
     assert latest_users(events).tolist() == [0, 2]
 
 
@@ -209,7 +211,7 @@ def test_diverse_weighs_every_cluster_as_it_is_among_all_users(layout: PromptLay
     items = np.stack([rng.permutation(8)[:4] + 8 * one for one in taste]).reshape(-1)
     events = sequences(as_table(Ragged.from_lengths(items, np.full(100, 4)), np.tile(np.arange(4), 100)))
     factors = np.repeat(np.eye(3), 8, axis=0) + 0.05 * rng.normal(size=(ITEMS, 3))
-    pool = few_shot_pool_of(events, layout, factors=factors.astype(np.float32))
+    pool = pool_of(events, layout, factors=factors.astype(np.float32))
     label = cluster_users(pool, 3)
     assert len(np.unique(np.stack([taste, label]), axis=1).T) == 3  # the tastes, by other names
     weights = SELECTION_METHODS["diverse"](pool, 12)
@@ -237,7 +239,7 @@ def test_seats_are_apportioned_exactly_and_within_one_of_proportion(sizes: list[
 
 
 def test_gradients_of_users_are_those_of_autograd_for_each_alone(layout: PromptLayout) -> None:
-    pool = few_shot_pool_of(sequences(pairs_shop(7)), layout, layers=2, width=64, heads=2)
+    pool = pool_of(sequences(pairs_shop(7)), layout, layers=2, width=64, heads=2)
     lm = pool.initial_model()
     _, examples = newest_event_examples(pool)
     loop = TuningLoop(lm, layout, TuningTask(pool.past, None, pool.now, pool.settings), Worker())
@@ -265,7 +267,7 @@ def test_the_output_gradient_is_that_of_autograd(seed: int, queries: int, target
 
 
 def test_scores_do_not_depend_on_the_batch(layout: PromptLayout) -> None:
-    pool = few_shot_pool_of(sequences(pairs_shop(50)), layout, epochs=2)
+    pool = pool_of(sequences(pairs_shop(50)), layout, epochs=2)
     lm, scale = warm_up_model(pool)
     users, examples = newest_event_examples(pool)
     found = [
@@ -280,7 +282,7 @@ def test_scores_do_not_depend_on_the_batch(layout: PromptLayout) -> None:
 
 
 def test_a_gradient_has_cosine_one_with_itself_and_minus_one_with_its_opposite(layout: PromptLayout) -> None:
-    pool = few_shot_pool_of(take_users(sequences(pairs_shop(9)), np.array([3])), layout)
+    pool = pool_of(take_users(sequences(pairs_shop(9)), np.array([3])), layout)
     lm = pool.initial_model()
     _, examples = newest_event_examples(pool)
     own, scale = mean_gradient(lm, examples, 1000), torch.ones(ITEMS, lm.width)
@@ -296,7 +298,7 @@ def test_warm_up_never_sees_what_anybody_took_last(layout: PromptLayout) -> None
     last = ts.values == ts.values[ts.offsets[1:] - 1][ts.rows]
     other = item.like(np.where(last, (item.values + 7) % ITEMS, item.values))
     models = [
-        warm_up_model(few_shot_pool_of(sequences(one), layout, np.arange(30), epochs=1))[0]
+        warm_up_model(pool_of(sequences(one), layout, np.arange(30), epochs=1))[0]
         for one in (table, as_table(other, ts.values))
     ]
     for left, right in zip(*(lm.parameters() for lm in models), strict=True):

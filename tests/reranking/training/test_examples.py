@@ -15,7 +15,14 @@ from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, batches, collate, epoch, validation
+from rayrec.reranking.training.tuning_examples import (
+    Sequences,
+    TuningExamples,
+    batches,
+    collate,
+    epoch_examples,
+    validation_examples,
+)
 
 ITEMS = 12
 VOCABULARY = Vocabulary(pad=0, user=20, history=21, first_gap=22, first_item=30, items=ITEMS)
@@ -54,7 +61,7 @@ def asked(examples: TuningExamples) -> list[list[tuple[int, frozenset[int]]]]:
 @given(histories, st.integers(0, 3))
 def test_every_query_asks_for_the_new_items_within_the_horizon(users: list[History], seed: int) -> None:
     chosen = settings(horizon_days=7.0, item_dropout=0.0, events=100)
-    examples = epoch(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
+    examples = epoch_examples(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
     hour, horizon = MICROSECONDS_PER_DAY // 24, 7 * MICROSECONDS_PER_DAY
     rows = [user for user in users if len({when for _, when in user}) > 1]
     assert len(examples) == len(rows)
@@ -72,7 +79,7 @@ def test_every_query_asks_for_the_new_items_within_the_horizon(users: list[Histo
 @given(histories, st.integers(0, 3), st.floats(0, 0.6))
 def test_queries_stand_at_gap_tokens_after_what_was_known(users: list[History], seed: int, dropout: float) -> None:
     chosen = settings(item_dropout=dropout, events=100)
-    examples = epoch(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
+    examples = epoch_examples(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
     for row in range(len(examples)):
         tokens, places = examples.tokens[row], examples.query[row]
         assert tokens[:PREFIX].tolist() == [VOCABULARY.user, 5, 6, VOCABULARY.history]
@@ -84,7 +91,9 @@ def test_queries_stand_at_gap_tokens_after_what_was_known(users: list[History], 
 def test_events_of_one_basket_are_shuffled_in_every_epoch() -> None:
     data = sequences([[(item, 0) for item in range(8)] + [(9, 50)]])
     chosen = settings(item_dropout=0.0)
-    seen = {tuple(epoch(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens.values) for seed in range(5)}
+    seen = {
+        tuple(epoch_examples(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens.values) for seed in range(5)
+    }
     assert len(seen) == 5
     assert len({tuple(sorted(tokens)) for tokens in seen}) == 1
 
@@ -94,7 +103,7 @@ def test_long_histories_are_read_through_windows_of_the_newest_events_that_fit()
     chosen = settings(events=10, item_dropout=0.0)
     starts = set()
     for seed in range(12):
-        tokens = epoch(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens[0]
+        tokens = epoch_examples(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens[0]
         items = tokens[tokens >= VOCABULARY.first_item]
         assert len(items) == 9  # the tenth is asked for
         starts.add(int(items[0]))
@@ -107,7 +116,7 @@ def test_targets_weigh_their_keep_weight_their_share_and_their_age() -> None:
     data = Sequences.from_tables([table], np.arange(ITEMS), NOW)
     for half_life in (0.0, 10.0):
         chosen = settings(target_half_life_days=half_life, item_dropout=0.0)
-        examples = epoch(data, LAYOUT, chosen, NOW, np.random.default_rng(0))
+        examples = epoch_examples(data, LAYOUT, chosen, NOW, np.random.default_rng(0))
         weight = dict(zip(examples.target.values.tolist(), examples.weight.values.tolist(), strict=True))
         age = 0.5 ** ((NOW - examples.cutoff[0]) / MICROSECONDS_PER_DAY / half_life) if half_life else 1.0
         assert weight[1] == pytest.approx(0.5 / np.sqrt(2) * age, rel=1e-5)
@@ -118,7 +127,7 @@ def test_targets_weigh_their_keep_weight_their_share_and_their_age() -> None:
 @given(histories, st.integers(10, 2000))
 def test_validation_asks_as_scoring_will_and_judges_by_what_came_after(users: list[History], hour: int) -> None:
     now = hour * (MICROSECONDS_PER_DAY // 24)
-    examples = validation(sequences(users, until=NOW), LAYOUT, now)
+    examples = validation_examples(sequences(users, until=NOW), LAYOUT, now)
     expected = []
     for user in users:
         past = {item for item, when in user if when < hour}
@@ -135,7 +144,7 @@ def test_validation_asks_as_scoring_will_and_judges_by_what_came_after(users: li
 @_open
 @given(histories, st.integers(8, 64))
 def test_batches_hold_every_row_once_within_the_budget(users: list[History], budget: int) -> None:
-    examples = epoch(sequences(users), LAYOUT, settings(events=100), NOW, np.random.default_rng(0))
+    examples = epoch_examples(sequences(users), LAYOUT, settings(events=100), NOW, np.random.default_rng(0))
     plan = batches(examples, budget, np.random.default_rng(1))
     assert sorted(row for rows in plan for row in rows) == list(range(len(examples)))
     total = 0

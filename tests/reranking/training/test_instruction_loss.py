@@ -10,19 +10,18 @@ import pyarrow as pa
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from tuning_cases import ITEMS, NOTHING_SAID, NOW, pairs_shop, settings
+from tuning_cases import ITEMS, NOW, pairs_shop, settings
 
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.facets import Facets
-from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
-from rayrec.instructions.templates import load_templates
+from rayrec.instructions.templates import InstructionRenderer, load_templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.prompt_augmentation import RequestAugmentation
-from rayrec.reranking.training.tuning_data import Batch, Sequences, TuningExamples, no_text_target
+from rayrec.reranking.training.request_augmentation import RequestAugmentation
+from rayrec.reranking.training.tuning_examples import Batch, Sequences, TuningExamples
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 
@@ -67,7 +66,6 @@ def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
         queries,
         np.array(weight, np.float32),
         np.array(asked),
-        *NOTHING_SAID,
     )
 
 
@@ -113,11 +111,11 @@ def test_a_step_whose_answers_are_none_of_those_it_shows_changes_no_weight_by_th
     tokens = Ragged.from_lengths(np.full(3, loop.model.vocabulary.first_gap), [3])
     one = Ragged.from_lengths(np.array([0]), [1])
     asked, weight = np.full((1, 3), -1), one.like(np.ones(1, np.float32))
-    examples = TuningExamples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, asked, no_text_target(1))
+    examples = TuningExamples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, asked)
     everybody = SampledItems.all_items(ITEMS)
     hidden = replace(everybody, place=np.where(np.arange(ITEMS) == 0, -1, everybody.place))
     for sampled, moved in ((hidden, False), (everybody, True)):
-        monkeypatch.setattr(loop, "_crowd", lambda sampled=sampled: sampled)
+        monkeypatch.setattr(loop, "_sampled_items", lambda sampled=sampled: sampled)
         loss = loop._step(examples, np.array([0]), 1.0)
         gradients = [p.grad for p in loop.model.trainable_parameters().values() if p.grad is not None]
         assert (loss > 0) == moved

@@ -19,7 +19,8 @@ from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.item_head import ItemHead
-from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
+from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
 

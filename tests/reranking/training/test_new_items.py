@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tuning_cases import ITEMS, NOTHING_SAID, NOW, as_table, settings, spec
+from tuning_cases import ITEMS, NOW, as_table, settings, spec
 
 from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.templates import load_templates
@@ -22,10 +22,11 @@ from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoi
 from rayrec.reranking.item_token.item_head import ItemHead, item_vectors
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
-from rayrec.reranking.training import tuning
-from rayrec.reranking.training.tuning import TuningSpec, tune_on_worker
-from rayrec.reranking.training.tuning_data import Batch
+from rayrec.reranking.training import tuning_preparation
+from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_examples import Batch
 from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
+from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
 COLOURS = ("red", "green", "blue", "black")
@@ -144,7 +145,7 @@ def test_the_loss_of_crowds_is_on_average_that_of_everybody() -> None:
     at = np.arange(queries)
     asked = np.array([[0, -1, -1]] * 3 + [[-1, -1, -1]] * 3)
     target = np.array([5, 300, 3000, 7, 399, 3999])
-    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked, *NOTHING_SAID)
+    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked)
     loss = ItemLoss(having)
     whole = float(sum(loss.loss_chunks(states, vectors, batch, instruction_loss_weight=2.0)))
     crowds = [SampledItems.sample(tuned, items, np.random.default_rng(seed)) for seed in range(300)]
@@ -159,12 +160,12 @@ def test_of_too_many_new_items_some_are_scored_whatever_their_ids(
     def chosen(items: range) -> set[str]:
         ids = [f"i{row:04}" for row in items]
         stock = pa.table({"item_id": ids, "available": [row % 10 > 0 for row in items]})
-        new = tuning._new(replace(given(tmp_path), catalogue=stock), np.arange(5))
+        new = tuning_preparation._new_codes(replace(given(tmp_path), catalogue=stock), np.arange(5))
         assert (np.diff(new) > 0).all()
         return {ids[code] for code in new}
 
     everything = chosen(range(400))
-    monkeypatch.setattr(tuning, "_MOST_NEW", 100)
+    monkeypatch.setattr(tuning_preparation, "_MAX_NEW_ITEMS", 100)
     some = chosen(range(400))
     assert len(some) == 100
     assert some < everything

@@ -17,7 +17,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.llm_tuning import tune
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
-from rayrec.reranking.training.tuning import tune_on_worker
+from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.storage import Storage
 
 HALF = WorkerGroup(count=2, cpus=0.5)

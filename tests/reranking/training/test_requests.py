@@ -13,15 +13,14 @@ from tuning_cases import as_table, settings
 from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.facets import Facets, facet_words
-from rayrec.instructions.instruction_prompt import InstructionRenderer
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
-from rayrec.instructions.templates import load_templates
+from rayrec.instructions.templates import InstructionRenderer, load_templates
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.reranking.training.instruction_examples import add_request_examples, concat_examples
-from rayrec.reranking.training.prompt_augmentation import RequestAugmentation, add_distractors
-from rayrec.reranking.training.tuning_data import Sequences, TuningExamples, collate, epoch
+from rayrec.reranking.training.request_augmentation import RequestAugmentation, add_distractors
+from rayrec.reranking.training.request_examples import add_request_examples, concat_examples
+from rayrec.reranking.training.tuning_examples import Sequences, TuningExamples, epoch_examples
 
 ITEMS, USERS, NOW = 24, 30, 200 * MICROSECONDS_PER_DAY
 VOCABULARY = Vocabulary(pad=0, user=1000, history=1001, first_gap=1002, first_item=1010, items=ITEMS)
@@ -50,7 +49,7 @@ def examples() -> TuningExamples:
     item = Ragged.from_lengths(rng.integers(0, ITEMS, USERS * 10), [10] * USERS)
     ts = np.sort(rng.integers(0, 199, (USERS, 10)), axis=1).reshape(-1) * MICROSECONDS_PER_DAY
     sequences = Sequences.from_tables([as_table(item, ts)], np.arange(ITEMS), NOW)
-    return epoch(sequences, LAYOUT, settings(events=100, item_dropout=0.0), NOW, np.random.default_rng(1))
+    return epoch_examples(sequences, LAYOUT, settings(events=100, item_dropout=0.0), NOW, np.random.default_rng(1))
 
 
 class Heard:
@@ -158,49 +157,6 @@ def test_beside_some_preferences_their_user_asks_for_what_they_then_took(
             assert answers <= set(np.flatnonzero(facets.items_of([facet])).tolist())
 
 
-def test_turned_round_the_request_is_said_after_the_history_and_the_item(
-    facets: Facets, examples: TuningExamples
-) -> None:
-    given, heard = asking(facets, turned=1.0)
-
-    def three(texts: Sequence[str]) -> Ragged:
-        first = heard(texts)
-        return Ragged.from_lengths(np.repeat(first.values, 3) * 3 + np.tile([0, 1, 2], len(texts)), [3] * len(texts))
-
-    out = add_request_examples(examples, LAYOUT, replace(given, tokens=three), np.random.default_rng(8))
-    assert len(out) == 2 * len(examples)
-    assert len(out.cutoff) == len(examples.cutoff)  # no item is asked for
-    assert out.total_weight == pytest.approx(float(examples.weight.values.sum()) + len(examples))
-    plain = [examples.tokens[row][len(LAYOUT.prefix) :].tolist() for row in range(len(examples))]
-    for row, text in zip(range(len(examples), len(out)), heard.texts, strict=True):
-        tokens, words = out.tokens[row].tolist(), out.text_target[row].tolist()
-        assert tokens[: len(LAYOUT.prefix)] == LAYOUT.prefix.tolist()
-        *history, taken = tokens[len(LAYOUT.prefix) : -2]
-        assert tokens[-2:] == words[:2]
-        assert VOCABULARY.first_gap <= history[-1] < VOCABULARY.first_item <= taken
-        assert facets.items_of(*said(facets, text))[taken - VOCABULARY.first_item]
-        assert any(history == whole[n : n + len(history)] for whole in plain for n in range(len(whole)))
-
-    rows = np.array([0, len(examples), len(examples) + 1])
-    batch = collate(out, rows, VOCABULARY.pad)
-    flat = batch.tokens.reshape(-1)
-    assert batch.text_target.tolist() == [*out.text_target[len(examples)], *out.text_target[len(examples) + 1]]
-    np.testing.assert_array_equal(flat[batch.text_position][[1, 2, 4, 5]], batch.text_target[[0, 1, 3, 4]])
-    assert (flat[batch.text_position][[0, 3]] >= VOCABULARY.first_item).all()
-    np.testing.assert_allclose(batch.text_weight, 1 / 3)
-    assert len(batch.place) == examples.query.lengths[0]
-
-
-def test_a_request_for_which_there_is_no_room_is_not_said(facets: Facets, examples: TuningExamples) -> None:
-    given, _ = asking(facets, turned=1.0)
-    narrow = replace(LAYOUT, tokens=len(LAYOUT.prefix) + 5)
-    out = add_request_examples(examples, narrow, given, np.random.default_rng(8))
-    assert out.tokens.lengths[len(examples) :].max() == narrow.tokens
-    assert len(add_request_examples(examples, replace(LAYOUT, tokens=5), given, np.random.default_rng(8))) == len(
-        examples
-    )
-
-
 def test_queries_know_what_is_asked_of_them(facets: Facets, examples: TuningExamples) -> None:
     given, heard = asking(facets, contrary=1.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(6))
@@ -220,7 +176,7 @@ def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: TuningE
 
 
 def test_the_same_seed_asks_the_same(facets: Facets, examples: TuningExamples) -> None:
-    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5, "turned": 0.5}
+    shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5}
     one, two = (asking(facets, **shares) for _ in "ab")
     first, second = (add_request_examples(examples, LAYOUT, given, np.random.default_rng(5)) for given, _ in (one, two))
     assert one[1].texts == two[1].texts
@@ -260,7 +216,7 @@ def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
 def test_examples_side_by_side_are_each_themselves(examples: TuningExamples) -> None:
     both = concat_examples([examples, examples])
     assert len(both) == 2 * len(examples)
-    for part in ("tokens", "query", "target", "weight", "text_target"):
+    for part in ("tokens", "query", "target", "weight"):
         whole, once = getattr(both, part), getattr(examples, part)
         np.testing.assert_array_equal(whole.values, np.tile(once.values, 2))
         np.testing.assert_array_equal(whole.lengths, np.tile(once.lengths, 2))

@@ -11,12 +11,11 @@ import pyarrow as pa
 from rayrec.config import Tuning
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.training.tuning import TuningSpec
+from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
 ITEMS = 24
 NOW = 40 * MICROSECONDS_PER_DAY
-NOTHING_SAID = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))  # the last members of a Batch
 INSTRUCTION = "Recommend what this user will want next."
 
 

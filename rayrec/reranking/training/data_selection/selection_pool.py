@@ -1,7 +1,7 @@
-"""What every way of choosing gets and gives: a pool of users in, one weight a user out.
+"""The interface of training-data selection: a pool of users in, one weight a user out.
 
-A new way is a new file with one pure function (Pool, count) -> weights, entered in `METHODS`, plus its test; all pass
-tests/tuning/test_choosing.py.
+A new method is a new file with one pure function (pool, count) -> weights, registered in `SELECTION_METHODS`, and its
+test; all pass tests/reranking/training/test_data_selection.py.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends
-from rayrec.reranking.training.tuning_data import Int, Sequences, TuningExamples, validation
+from rayrec.reranking.training.tuning_examples import Int, Sequences, TuningExamples, validation_examples
 
 Weights = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SelectionPool:
-    """The users among whom is chosen, each with at least two groups of events.
+    """The users to select from, each with at least two groups of events.
 
-    `validation`: rows of the users whom the choice is to serve. What they took last stands for what is not known yet;
-    so nobody's newest group is looked at otherwise. `fresh` makes the model as tuning starts it, always the same.
+    `validation`: rows of the users whom the selection is to serve. What they consumed last stands for the future, so
+    the newest group of a user is used for nothing else. `initial_model`: the model before tuning, always the same.
     """
 
     events: Sequences  # [users], all before `now`
@@ -45,23 +45,23 @@ class SelectionPool:
 
     @cached_property
     def past(self) -> Sequences:
-        """What users are known by, [users]: all events but the newest group, of validation users and others alike."""
+        """All events but the newest group of every user, [users]."""
         newest = self.events.ts.values[self.events.ts.offsets[1:] - 1]
         return filter_events(self.events, self.events.ts.values < newest[self.events.ts.rows])
 
     @cached_property
     def validation_targets(self) -> TuningExamples:
-        """Validation users' histories asked at the moment of their newest group: which of its items are new to them.
+        """A query for each validation user at the moment of the newest group; its targets: the new items of that group.
 
-        Raises DataError where nobody has taken anything new.
+        Raises DataError where no validation user consumed a new item.
         """
-        judges = take_users(self.events, self.validation)
-        newest = judges.ts.values[judges.ts.offsets[1:] - 1]
-        since = judges.ts.like(judges.ts.values - newest[judges.ts.rows])  # prompts hold differences of times only
-        examples = validation(Sequences(judges.item, since, judges.weight), self.layout, 0)
+        users = take_users(self.events, self.validation)
+        newest = users.ts.values[users.ts.offsets[1:] - 1]
+        since = users.ts.like(users.ts.values - newest[users.ts.rows])  # prompts hold differences of times only
+        examples = validation_examples(Sequences(users.item, since, users.weight), self.layout, 0)
         if not len(examples.target.values):
             raise DataError(
-                "there is no validation user to choose tuning data for: nobody took a new item after two others",
+                "there is no validation user to select tuning data for: no user has a new item after two others",
                 hint="give more days (data.window_days) or set tuning.data_selection: random",
             )
         return examples
@@ -71,18 +71,22 @@ class SelectionPool:
 
 
 SelectionMethod = Callable[[SelectionPool, int], Weights]
-"""(pool, how many) -> weights [users]: exactly so many above 0, with mean 1; the others are left out."""
+"""(pool, count) -> weights [users]: exactly `count` above 0, with mean 1; the other users are left out."""
+
+SELECTION_METHODS: Registry[SelectionMethod] = Registry(
+    "tuning.data_selection", "method of training-data selection", built_in=("all",)
+)
 
 
-def best(scores: npt.NDArray[np.float64], count: int) -> Weights:
-    """Weight 1 for the so many greatest of scores [n], the earlier of equals; 0 for the others."""
+def top_weights(scores: npt.NDArray[np.float64], count: int) -> Weights:
+    """Weight 1 for the `count` greatest of scores [n], the earlier of equals; 0 for the others."""
     weights = np.zeros(len(scores), np.float32)
     weights[np.argsort(-scores, kind="stable")[:count]] = 1
     return weights
 
 
-def groups(events: Sequences) -> Int:
-    """[users] groups of events: those at one time are one."""
+def event_group_counts(events: Sequences) -> Int:
+    """[users] number of event groups: events at one time are one group."""
     ends = group_ends(events.ts.values, events.ts.lengths)
     return np.bincount(events.ts.rows[ends], minlength=len(events))
 
@@ -93,10 +97,5 @@ def take_users(events: Sequences, rows: Int) -> Sequences:
 
 
 def filter_events(events: Sequences, mask: npt.NDArray[np.bool_]) -> Sequences:
-    """The events where mask [events] is true; users stay, perhaps without any."""
+    """The events where mask [events] is true; users remain, perhaps without events."""
     return Sequences(*(member.filter(mask) for member in (events.item, events.ts, events.weight)))
-
-
-SELECTION_METHODS: Registry[SelectionMethod] = Registry(
-    "tuning.data_selection", "way of selecting training data", built_in=("all",)
-)

@@ -1,8 +1,8 @@
-"""From users' events to what one epoch of tuning reads; vectorised over users, the same for the same seed.
+"""Tuning examples: the prompts and targets of one epoch from users' events; vectorised, the same for the same seed.
 
-At every gap token (see prompt.py) the model is asked which *new* items the user takes within the horizon; the answer is
-a set. Events that share a timestamp are shuffled afresh in every epoch, because they are a set too; the gap shown ends
-at a random moment before the user's next event, because scoring happens at a random moment too.
+At every gap token (see `prompt_layout`) stands a query: which *new* items does the user consume within the horizon? The
+target is a set. Events that share a timestamp are shuffled anew in every epoch, because they are a set too. The gap
+shown ends at a random moment before the user's next event, because scoring happens at a random moment too.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends, interleave
 
 Int = npt.NDArray[np.int64]
-_MOST_TARGETS = 64  # a query's nearest new items; baskets may be huge
+_MAX_TARGETS = 64  # of a query, the nearest new items; baskets may be huge
 
 
 @dataclass(frozen=True)
 class Sequences:
     """One row a user, oldest event first; all members share their offsets."""
 
-    item: Ragged  # int64 artefact indices
+    item: Ragged  # int64 token indices
     ts: Ragged  # int64 microseconds UTC
     weight: Ragged  # float32 > 0: the keep weight
 
     @classmethod
     def from_tables(cls, tables: Iterable[pa.Table], index: Int, until: int) -> Sequences:
-        """Tables of (item list<int32 code>, ts list<int64>, keep list<float32>); `index`: code -> artefact index or -1.
+        """Tables of (item list<int32 code>, ts list<int64>, keep list<float32>); `index`: code -> token index or -1.
 
-        Events without a token, taken out (keep 0), or at `until` and later are left out; so are users without events.
+        Events without a token, removed events (keep 0), and events at `until` or later are left out; so are users
+        without events.
         """
         parts = [_one(table, index, until) for table in tables]
         kinds = (np.int64, np.int64, np.int64, np.float32)  # an empty array without a type would make all float64
@@ -50,50 +51,30 @@ class Sequences:
 
 @dataclass(frozen=True)
 class TuningExamples:
-    """One epoch's prompts. `query`: places of the asking tokens in each row; the rest is per query, in that order.
-
-    `said`: where the task is turned round, the words that the model is to say: each after one of a row's last tokens.
-    """
+    """The prompts of one epoch. `query`: positions of the queries in each row; all that follows is per query."""
 
     tokens: Ragged  # int64 [rows]
     query: Ragged  # int64 [rows]
-    cutoff: Int  # [queries] microseconds UTC: the moment at which the query asks
-    target: Ragged  # int64 artefact indices, one row a query
+    cutoff: Int  # [queries] microseconds UTC: the moment of the query
+    target: Ragged  # int64 token indices, one row a query
     weight: Ragged  # float32, aligned with target
-    request_facets: (
-        Int  # [queries, 3] what is asked for: two facets that an answer has and one that it has not; -1: nothing
-    )
-    text_target: Ragged  # int64 token ids [rows]
+    request_facets: Int  # [queries, 3] two facets that the request includes, one that it excludes; -1: none
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def total_weight(self) -> float:
-        """Of all answers; what is said in a row weighs 1 together."""
-        return float(self.weight.values.sum()) + int(np.count_nonzero(self.text_target.lengths))
+        """Of all targets."""
+        return float(self.weight.values.sum())
 
 
 def no_request(queries: int) -> Int:
-    """`Examples.asked` of prompts without a request."""
+    """`TuningExamples.request_facets` of prompts without a request."""
     return np.full((queries, 3), -1)
 
 
-def no_text_target(rows: int) -> Ragged:
-    """`Examples.said` of prompts that are answered with items."""
-    return Ragged.from_lengths(np.empty(0, np.int64), np.zeros(rows, np.int64))
-
-
-def text_target_examples(tokens: Ragged, said: Ragged) -> TuningExamples:
-    """Prompts that ask for no item: int64 token ids [rows], each row's last ones followed by one of `said` each."""
-    none = np.empty(0, np.int64)
-    no_target = Ragged.from_lengths(none, none)
-    no_query = Ragged.from_lengths(none, np.zeros(len(tokens), np.int64))
-    no_weight = no_target.like(np.empty(0, np.float32))
-    return TuningExamples(tokens, no_query, none, no_target, no_weight, no_request(0), said)
-
-
-def epoch(
+def epoch_examples(
     events: Sequences, layout: PromptLayout, settings: Tuning, now: int, rng: np.random.Generator
 ) -> TuningExamples:
     """All users once: a random window of `settings.events` events each, a query after every group but the last."""
@@ -102,18 +83,18 @@ def epoch(
     horizon = int(settings.horizon_days * MICROSECONDS_PER_DAY)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     asks = group_ends(ts[window], lengths)
-    asks[np.cumsum(lengths) - 1] = False  # nothing is known of what follows the last group
+    asks[np.cumsum(lengths) - 1] = False  # what follows the last group is unknown
     at = window[asks]
-    cut = np.maximum(ts[at], ts[at + 1] - (rng.random(len(at)) * horizon).astype(np.int64))
-    target, weights = _targets(events.item.rows, item, ts, weight, at, cut, horizon)
+    cutoff = np.maximum(ts[at], ts[at + 1] - (rng.random(len(at)) * horizon).astype(np.int64))
+    target, weights = _targets(events.item.rows, item, ts, weight, at, cutoff, horizon)
     if settings.target_half_life_days:
-        age = (now - np.repeat(cut, target.lengths)) / MICROSECONDS_PER_DAY
+        age = (now - np.repeat(cutoff, target.lengths)) / MICROSECONDS_PER_DAY
         weights *= np.float32(0.5) ** (age / settings.target_half_life_days).astype(np.float32)
 
     until = np.append(ts[1:], 0)[window]
-    until[asks] = cut
+    until[asks] = cutoff
     tokens, place = interleave(layout.vocabulary, item[window], ts[window], lengths, until)
-    # What comes after a row's last query is only ever a target; and some items are hidden, so that none is relied upon.
+    # What comes after the last query of a row is only ever a target. Some items are hidden at random (dropout).
     last = np.full(len(lengths), -1)
     np.maximum.at(last, rows[asks], np.flatnonzero(asks))
     event = tokens.like(place)
@@ -121,11 +102,11 @@ def epoch(
     hidden = (rng.random(len(window)) < settings.item_dropout)[event.values] & ~gap
     shown = ~hidden & (event.values <= last[tokens.rows])
     asking = gap & asks[event.values] & shown
-    return _with_prefix(layout, tokens, shown, asking, cut, target, weights)
+    return _with_prefix(layout, tokens, shown, asking, cutoff, target, weights)
 
 
-def validation(events: Sequences, layout: PromptLayout, now: int) -> TuningExamples:
-    """Prompts as they would be scored at `now`, and the new items that the users took since."""
+def validation_examples(events: Sequences, layout: PromptLayout, now: int) -> TuningExamples:
+    """Prompts as they would be scored at `now`, and the new items that the users consumed since."""
     item, ts, weight = events.item.values, events.ts.values, events.weight.values
     known = np.bincount(events.item.rows[ts < now], minlength=len(events))
     start = events.item.offsets[:-1]
@@ -143,28 +124,24 @@ def validation(events: Sequences, layout: PromptLayout, now: int) -> TuningExamp
     read = prompts.lengths > 0
     prompts = Ragged.from_lengths(prompts.values, prompts.lengths[read])
     query = Ragged.from_lengths(prompts.lengths - 1, np.ones(len(prompts), np.int64))
-    asked, said = no_request(len(at)), no_text_target(len(prompts))
-    return TuningExamples(prompts, query, np.full(len(at), now), target, target.like(weights), asked, said)
+    return TuningExamples(prompts, query, np.full(len(at), now), target, target.like(weights), no_request(len(at)))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded token ids [rows, length] and, flat, where they ask and what is right, in items and in words."""
+    """Padded token ids [rows, length] and, flat, the positions of the queries and their targets."""
 
     tokens: Int
-    place: Int  # [queries] index into tokens.reshape(-1)
+    place: Int  # [queries] position in tokens.reshape(-1)
     cutoff: Int  # [queries]
     target: Int  # [targets]
     query: Int  # [targets] which query each belongs to
     weight: npt.NDArray[np.float32]  # [targets]
     request_facets: Int  # [queries, 3]
-    text_position: Int  # [words] index into tokens.reshape(-1) of what each word is said after
-    text_target: Int  # [words] token ids
-    text_weight: npt.NDArray[np.float32]  # [words]
 
 
 def batches(examples: TuningExamples, batch_tokens: int, rng: np.random.Generator | None) -> list[Int]:
-    """Rows of like length together, each batch within the token budget (padding included); shuffled by `rng`."""
+    """Rows of similar length together, each batch within the token budget (padding included); shuffled by `rng`."""
     lengths = examples.tokens.lengths
     ties = rng.random(len(lengths)) if rng is not None else np.arange(len(lengths))
     order = np.lexsort((ties, lengths))[::-1]
@@ -184,13 +161,10 @@ def collate(examples: TuningExamples, rows: Int, pad: int) -> Batch:
     lengths = examples.tokens.lengths[rows]
     tokens = np.full((len(rows), int(lengths.max(initial=1))), pad)
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = examples.tokens.take(rows).values
-    asked = examples.query.lengths[rows]
-    place = examples.query.take(rows).values + np.repeat(np.arange(len(rows)) * tokens.shape[1], asked)
+    per_row = examples.query.lengths[rows]
+    place = examples.query.take(rows).values + np.repeat(np.arange(len(rows)) * tokens.shape[1], per_row)
     queries = examples.query.like(np.arange(len(examples.cutoff))).take(rows).values
     counts = examples.target.lengths[queries]
-    said = examples.text_target.take(rows)
-    ends = np.arange(len(rows)) * tokens.shape[1] + lengths
-    behind = said.offsets[1:][said.rows] - np.arange(len(said.values))
     return Batch(
         tokens,
         place,
@@ -199,14 +173,11 @@ def collate(examples: TuningExamples, rows: Int, pad: int) -> Batch:
         np.repeat(np.arange(len(queries)), counts),
         examples.weight.take(queries).values,
         examples.request_facets[queries],
-        ends[said.rows] - behind,
-        said.values,
-        (1 / said.lengths[said.rows]).astype(np.float32),
     )
 
 
 def item_counts(tables: Iterable[pa.Table], items: int, until: int) -> Int:
-    """Events of each item code that tuning would read, [items]."""
+    """Events of each item code that tuning uses, [items]."""
     total = np.zeros(items, np.int64)
     everything = np.arange(items)
     for table in tables:
@@ -236,25 +207,26 @@ def _windows(item: Ragged, most: int, rng: np.random.Generator) -> tuple[Int, In
 
 
 def _targets(
-    rows: Int, item: Int, ts: Int, weight: npt.NDArray[np.float32], at: Int, cut: Int, horizon: int
+    rows: Int, item: Int, ts: Int, weight: npt.NDArray[np.float32], at: Int, cutoff: Int, horizon: int
 ) -> tuple[Ragged, npt.NDArray[np.float32]]:
-    """For queries after the events `at`: items first taken within the horizon of `cut`, or at least in the next group.
+    """For queries after the events `at`: items new to the user within the horizon of `cutoff`, or else of the
+    next group.
 
-    A query's targets weigh 1/sqrt(their number) each, times their keep weights.
+    The targets of a query weigh 1/sqrt(their number) each, times their keep weights.
 
     Events are ordered by row and time, so row x span + time, with a span that no time reaches, rises along them, and
     one search finds for every query the event before which it ends. Rows 0 0 1, times 5 9 2, span 20: the clock shows
     5 9 22; a query of row 0 at 5 with a horizon of 10 ends where 15 would stand, before event 2. Its targets are the
-    `fresh` events, those that take an item of their row for the first time, from behind `at` to there.
+    `fresh` events, the first of their row with their item, between `at` and there.
     """
     fresh = np.sort(np.unique(rows * (int(item.max(initial=0)) + 1) + item, return_index=True)[1])
     origin = int(ts.min(initial=0))
     span = (int(ts.max(initial=0)) - origin + horizon) // 1000 + 2  # milliseconds: rows x microseconds overflow
     clock = rows * span + (ts - origin) // 1000
-    end = np.searchsorted(clock, rows[at] * span + (cut + horizon - origin) // 1000, side="right")
+    end = np.searchsorted(clock, rows[at] * span + (cutoff + horizon - origin) // 1000, side="right")
     end = np.maximum(end, np.searchsorted(clock, clock[at + 1], side="right"))
     low, high = np.searchsorted(fresh, at + 1), np.searchsorted(fresh, end)
-    counts = np.minimum(high - low, _MOST_TARGETS)
+    counts = np.minimum(high - low, _MAX_TARGETS)
     picked = fresh[np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())]
     share = 1 / np.sqrt(np.repeat(counts, counts))
     return Ragged.from_lengths(item[picked], counts), (weight[picked] * share).astype(np.float32)
@@ -265,16 +237,15 @@ def _with_prefix(
     tokens: Ragged,
     shown: npt.NDArray[np.bool_],
     asking: npt.NDArray[np.bool_],
-    cut: Int,
+    cutoff: Int,
     target: Ragged,
     weights: npt.NDArray[np.float32],
 ) -> TuningExamples:
-    """Cut to what is shown, put the prefix before it, and drop users who are asked nothing."""
-    body = tokens.filter(shown)
-    asked = Ragged.from_lengths(np.flatnonzero(asking[shown]), np.bincount(tokens.rows[asking], minlength=len(tokens)))
-    rows = np.flatnonzero(asked.lengths > 0)
-    place = asked.like(asked.values - body.offsets[:-1][asked.rows] + len(layout.prefix)).take(rows)
+    """The shown tokens with the prefix before them; rows without a query are dropped."""
+    body, per_row = tokens.filter(shown), np.bincount(tokens.rows[asking], minlength=len(tokens))
+    query = Ragged.from_lengths(np.flatnonzero(asking[shown]), per_row)
+    rows = np.flatnonzero(query.lengths > 0)
+    place = query.like(query.values - body.offsets[:-1][query.rows] + len(layout.prefix)).take(rows)
     prefix = Ragged.from_lengths(np.tile(layout.prefix, len(rows)), np.full(len(rows), len(layout.prefix)))
     tokens = prefix.joined(body.take(rows))
-    said = no_text_target(len(tokens))
-    return TuningExamples(tokens, place, cut, target, target.like(weights), no_request(len(cut)), said)
+    return TuningExamples(tokens, place, cutoff, target, target.like(weights), no_request(len(cutoff)))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrec.instructions.in_vocabulary import InVocabularyFilter
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 
 TAUGHT = [
     "find me something in",

@@ -1,0 +1,112 @@
+"""The tuner, as one worker runs it: prepare, select training data, run the loop, publish the checkpoint.
+
+`rayrec.pipeline.distributed_tuning` runs it in a group of workers; tests run it in their own process.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from rayrec.errors import MissingFileError
+from rayrec.numerics.collectives import Worker
+from rayrec.reranking.item_token import item_lm, tuned_checkpoint
+from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.reranking.training.data_selection import DataSelection, select_users
+from rayrec.reranking.training.tuning_loop import TuningLoop
+from rayrec.reranking.training.tuning_preparation import PreparedTuning, TuningSpec, prepare
+from rayrec.storage import Storage, layout
+
+_LOG = logging.getLogger(__name__)
+
+
+def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]) -> ModelCard:
+    """Run the part of one worker; the card of the published checkpoint (of this run, or of one that was faster).
+
+    `report` gets each epoch's row of the loss curve. Raises DataError where there is nothing to learn from, ConfigError
+    for settings that no model can have.
+    """
+    storage = Storage(spec.root)
+    if worker.broadcast_first(tuned_checkpoint.exists(storage, spec.path)):
+        return tuned_checkpoint.read_model_card(storage, spec.path)
+    folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
+    try:
+        prepared = prepare(spec, storage, folder)
+        task, selection = prepared.task, _selection(prepared, worker)
+        if selection is not None:
+            task = replace(task, events=selection.select_events(task.events))
+        loop = TuningLoop(prepared.initial_model(), prepared.layout, task, worker)
+        _resume(loop, storage, spec, worker)
+        loop.run(lambda state: _after_epoch(state, storage, spec, worker, report))
+        card = _card(prepared, loop, selection)
+        if worker.rank == 0:
+            loop.model.to("cpu").export(folder)
+            tuned_checkpoint.publish(folder, card, storage, spec.path)
+            storage.delete(layout.training_checkpoint_path(spec.path))
+            card = tuned_checkpoint.read_model_card(storage, spec.path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return worker.broadcast_first(card)
+
+
+def _selection(prepared: PreparedTuning, worker: Worker) -> DataSelection | None:
+    """The selected training users; None: all. All workers compute it; should rounding differ, the first one decides."""
+    task = prepared.task
+    if task.settings.data_selection == "all":
+        return None
+    selection = select_users(
+        task.events, prepared.initial_model, prepared.layout, task.settings, task.now, worker.device
+    )
+    if worker.world_size > 1:
+        weights = torch.from_numpy(selection.weights).to(worker.device)
+        torch.distributed.broadcast(weights, 0)
+        selection = replace(selection, weights=weights.cpu().numpy())
+    if worker.rank == 0:
+        _LOG.info("tune: %s selected %d of %d users", selection.method, selection.users, selection.of)
+    return selection
+
+
+def _resume(loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker) -> None:
+    """Resume on all workers from what the first one finds: another run of the same date may write there meanwhile."""
+    data = None
+    if worker.rank == 0:
+        with suppress(MissingFileError):
+            data = storage.read(layout.training_checkpoint_path(spec.path))
+    data = worker.broadcast_first(data)
+    if data is not None:
+        loop.resume(data)
+        _LOG.warning("tune: resuming after epoch %d of a run that was stopped", loop.progress.epoch)
+
+
+def _after_epoch(
+    loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]
+) -> None:
+    if worker.rank == 0:
+        storage.write(layout.training_checkpoint_path(spec.path), loop.checkpoint())
+    report(loop.progress.curve[-1])
+
+
+def _card(prepared: PreparedTuning, loop: TuningLoop, selection: DataSelection | None) -> ModelCard:
+    spec, augmentation, word_filter = prepared.spec, prepared.task.augmentation, prepared.word_filter
+    curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
+    return ModelCard(
+        vocabulary=prepared.layout.vocabulary,
+        item_ids=tuple(spec.catalogue["item_id"].take(pa.array(prepared.codes)).to_pylist()),
+        events=spec.settings.events,
+        base=item_lm.base_digest(spec.settings.base),
+        dtype=str(loop.model.causal.dtype).removeprefix("torch."),
+        settings=spec.settings.model_dump(mode="json"),
+        curve=curve,
+        epochs=loop.progress.best_epoch or loop.progress.epoch,
+        known_words=None if word_filter is None else tuple(sorted(word_filter.words)),
+        facets=None if augmentation is None else augmentation.simulator.facets.scheme,
+        data_selection=None if selection is None else selection.as_json(),
+    )

@@ -1,0 +1,209 @@
+"""Preparation of a tuning: items with a token, tokenizer, prompt layout, initial model, and events to learn from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from rayrec.config import Tuning
+from rayrec.errors import DataError
+from rayrec.instructions.facet_scheme import WORD
+from rayrec.instructions.facets import Facets, distractor_words, facet_words
+from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.instructions.templates import InstructionRenderer, Templates
+from rayrec.instructions.vocabulary_filter import InVocabularyFilter
+from rayrec.numerics.bottom_k_sample import BottomKSample
+from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
+from rayrec.reranking.item_token import item_lm, item_vocabulary
+from rayrec.reranking.item_token.prompt_layout import PromptLayout
+from rayrec.reranking.training.request_augmentation import RequestAugmentation
+from rayrec.reranking.training.tuning_examples import Int, Sequences, item_counts
+from rayrec.reranking.training.tuning_loop import TuningTask
+from rayrec.storage import Storage
+from rayrec.storage.tables import read_arrow
+
+_LOG = logging.getLogger(__name__)
+_COLUMNS = ("item", "ts", "keep_weight", "order")
+_SALT = np.uint64(derive_seed("tuning sample"))  # the blend's sample uses the plain hash: it must be other users
+_MAX_NEW_ITEMS = 50_000  # items scored by their words alone; every step computes the vectors of all
+_WITH_WORDS = ("text", "hybrid")  # values of item_init for which item vectors include words
+
+
+@dataclass(frozen=True)
+class TuningSpec:
+    """What to tune, on what, and where to put it. Plain data: it travels to the workers.
+
+    `sequences`: Arrow IPC files below `root`, one row a user: item list<int32> (codes), ts list<int64> (µs, ascending),
+    keep_weight list<float32> (0: removed; else the weight of the event as a target), order uint64 (a hash of the user).
+    Nothing at or after `now` (µs UTC) is learned from. With `until` > now the events in [now, until) validate each
+    epoch: the best epoch is used, and patience stops the loop. `stop_after`: epochs to run instead, as found by an
+    earlier, validated tuning.
+    """
+
+    root: str  # of the storage
+    sequences: tuple[str, ...]
+    path: str  # of the checkpoint, below root
+    catalogue: pa.Table  # ITEM: row = code
+    instruction: str  # clean words
+    settings: Tuning
+    now: int
+    until: int | None = None
+    stop_after: int | None = None
+    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k]: item vectors may start from them
+    templates: Templates | None = None  # for prompts with requests; None: no prompt has one
+    held_out_pairs: Int | None = None  # [n, 2] facets that no prompt names together: held out for a test
+
+
+@dataclass(frozen=True)
+class PreparedTuning:
+    """The same on all workers."""
+
+    spec: TuningSpec
+    codes: Int  # of the items with a token
+    tuned: int  # so many of them, the first, have vectors of their own; the others are known by their words
+    layout: PromptLayout
+    word_tokenizer: item_vocabulary.WordTokenizer
+    word_filter: InVocabularyFilter | None
+    task: TuningTask
+
+    def initial_model(self) -> item_lm.ItemLM:
+        """The model before tuning, always the same."""
+        lm = item_lm.build(self.spec.settings, self.layout.vocabulary, self.layout.tokens, self.tuned)
+        _init_items(lm, self.spec, self.codes, self.word_tokenizer)
+        return lm
+
+
+def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
+    """Reads the events; writes the tokenizer to `folder`. Raises DataError where no item has enough events."""
+    settings = spec.settings
+    tables = [_users(spec, storage)]
+    codes = _tuned_codes(spec, tables)
+    tuned, codes = len(codes), np.append(codes, _new_codes(spec, codes))
+    simulator = None
+    if spec.templates is not None:
+        simulator = InstructionSimulator(Facets.of(spec.catalogue).take(codes), held_out_pairs=spec.held_out_pairs)
+    known = _known_texts(spec, simulator)
+    tokenizer = _tokenizer(spec, len(codes), known)
+    tokenizer.save_pretrained(str(folder))
+    vocabulary = item_vocabulary.vocabulary_from_tokenizer(tokenizer, len(codes))
+    path = folder / "tokenizer.json"
+    plain = item_vocabulary.WordTokenizer(path, vocabulary, settings.instruction_tokens)
+    words = tuple(plain([spec.instruction]).values.tolist())
+    longest = (settings.instruction_tokens if simulator else len(words)) + 2 + 2 * settings.events
+    word_filter = InVocabularyFilter(known) if simulator and settings.base == "scratch" else None
+    filtered = item_vocabulary.WordTokenizer(path, vocabulary, settings.instruction_tokens, word_filter)
+    augmentation = None if simulator is None else _augmentation(spec, simulator, filtered, tuned)
+    return PreparedTuning(
+        spec,
+        codes,
+        tuned,
+        PromptLayout(vocabulary, words, settings.events, longest),
+        plain,
+        word_filter,
+        _task(spec, tables, codes, augmentation),
+    )
+
+
+def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
+    """The rows of all users, or of `max_users` of them by a hash of their own.
+
+    In an order that does not depend on shards: nor may the weights.
+    """
+    sample = BottomKSample(spec.settings.max_users)
+    for path in spec.sequences:
+        table = read_arrow(storage, path).select(list(_COLUMNS))
+        sample.add(table, splitmix64(table["order"].to_numpy() ^ _SALT))
+    return sample.table().sort_by("order").combine_chunks()
+
+
+def _tuned_codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
+    """Codes of the items with enough events for a vector of their own, ascending."""
+    counts = item_counts(tables, len(spec.catalogue), spec.now)
+    codes = np.flatnonzero(counts >= spec.settings.min_item_events)
+    if not len(codes):
+        raise DataError(
+            f"no item has {spec.settings.min_item_events} events, so the model would have no items",
+            hint="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
+        )
+    return codes
+
+
+def _new_codes(spec: TuningSpec, codes: Int) -> Int:
+    """Codes of the available items with too few events, which the model can score by their words, ascending.
+
+    Of too many a sample by a hash of their ids, which does not depend on their age: the newest need it most.
+    """
+    if _item_init(spec) not in _WITH_WORDS:
+        return np.empty(0, np.int64)
+    available = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
+    found = np.setdiff1d(np.flatnonzero(available), codes)
+    if len(found) > _MAX_NEW_ITEMS:
+        _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MAX_NEW_ITEMS)
+        found = found[np.argsort(hash_strings(spec.catalogue["item_id"].take(pa.array(found))), kind="stable")]
+    return np.sort(found[:_MAX_NEW_ITEMS])
+
+
+def _item_init(spec: TuningSpec) -> str:
+    auto = "hybrid" if spec.templates is not None else "collaborative"
+    return auto if spec.settings.item_init == "auto" else spec.settings.item_init
+
+
+def _known_texts(spec: TuningSpec, simulator: InstructionSimulator | None) -> list[str]:
+    """All texts that prompts are made of: the words that the model will know."""
+    if simulator is None or spec.templates is None:
+        return [spec.instruction]
+    templates = (one.text for one in spec.templates if one.task_form == "T2" and one.split == "train")
+    facets = simulator.facets
+    return [spec.instruction, *facets.name, *simulator.phrase_templates, *templates, *distractor_words(facets)]
+
+
+def _tokenizer(spec: TuningSpec, items: int, known: list[str]) -> Any:
+    if spec.settings.base != "scratch":
+        return item_vocabulary.extended_tokenizer(spec.settings.base, items)
+    return item_vocabulary.scratch_tokenizer(known, spec.catalogue["title"].to_pylist(), items)
+
+
+def _augmentation(
+    spec: TuningSpec, simulator: InstructionSimulator, tokens: item_vocabulary.WordTokenizer, tuned: int
+) -> RequestAugmentation:
+    assert spec.templates is not None
+    facets = simulator.facets
+    return RequestAugmentation(
+        simulator=simulator,
+        renderer=InstructionRenderer(spec.templates),
+        tokens=tokens,
+        task_mix=spec.settings.task_mix,
+        distractors=distractor_words(facets),
+        protected_words=facet_words(facets),
+        title_distractors=[name for name, kind in zip(facets.name, facets.kind, strict=True) if kind == WORD],
+        items=tuned,
+    )
+
+
+def _init_items(lm: item_lm.ItemLM, spec: TuningSpec, codes: Int, words: item_vocabulary.WordTokenizer) -> None:
+    """Start item vectors from the words of the items, from item factors, or from both (tuning.item_init)."""
+    start = _item_init(spec)
+    if start in _WITH_WORDS:
+        facets = Facets.of(spec.catalogue).take(codes)
+        names = [" ".join(facets.name[n] for n in facets.of_item[row]) for row in range(len(codes))]
+        lm.set_item_words(words(names), words(spec.catalogue["title"].take(pa.array(codes)).to_pylist()))
+    if start in ("collaborative", "hybrid") and spec.factors is not None:
+        lm.init_item_vectors(lm.project_factors(spec.factors[codes[: len(lm.items)]]))
+    elif start == "text":
+        with torch.no_grad():
+            lm.items.zero_()
+
+
+def _task(spec: TuningSpec, tables: list[pa.Table], codes: Int, augmentation: RequestAugmentation | None) -> TuningTask:
+    index = np.full(len(spec.catalogue), -1)
+    index[codes] = np.arange(len(codes))
+    events = Sequences.from_tables(tables, index, spec.now)
+    validation = Sequences.from_tables(tables, index, spec.until) if spec.until is not None else None
+    return TuningTask(events, validation, spec.now, spec.settings, spec.stop_after, augmentation)
