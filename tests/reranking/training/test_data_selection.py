@@ -132,7 +132,7 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
             writer.write_table(part)
     two = tune_on_worker(sharded, Worker(), lambda row: None)
     assert one.curve == two.curve
-    assert one.data_selection == two.data_selection == {"method": name, "selection_budget": 0.25, "users": 15, "of": 60}
+    assert one.data_selection == two.data_selection == {"method": name, "budget": 0.25, "users": 15, "of": 60}
 
 
 def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path)
     card = tune_on_worker(given, Worker(), lambda row: None)
     assert tuned_checkpoint.read_model_card(Storage(given.root), given.path) == card
     content = json.loads(json.dumps(card.as_json()))
-    del content["chosen"]
+    del content["data_selection"]
     assert tuned_checkpoint.ModelCard.from_json(content).data_selection is None
 
 
@@ -249,7 +249,7 @@ def test_gradients_of_users_are_those_of_autograd_for_each_alone(layout: PromptL
         batch = collate(examples, np.array([row]), layout.vocabulary.pad)
         vectors = lm.vectors().detach()
         predicted = vectors.clone().requires_grad_()  # read with `vectors`, predicted with these: the output layer
-        sum(loop._loss.loss_chunks(loop._states(batch, vectors)[0].detach(), predicted, batch)).backward()
+        sum(loop._loss.loss_chunks(loop._query_states(batch, vectors).detach(), predicted, batch)).backward()
         torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
 
 
