@@ -131,7 +131,7 @@ class Case:
         if self.held.protocol == "last-event":
             settings = settings.model_copy(update={"target_half_life_days": 0.0})
         counts = np.bincount(self.kept.item.values, minlength=self.held.items)
-        words = clean(config.instruction.text, config.instruction.max_chars)
+        words = clean(config.instruction.default_request, config.instruction.max_chars)
         return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
 
     @cached_property

@@ -2,7 +2,7 @@
 
     python -m benchmarks.denoise --data movietweetings --root DIR --out OUT --check
     python -m benchmarks.denoise --data made --root DIR --out OUT --noise popularity --seeds 0 --no-llm
-    python -m benchmarks.denoise --data movietweetings --root DIR --out OUT --methods influence:max_share=0.1 random
+    python -m benchmarks.denoise --data movietweetings --root DIR --out OUT --methods influence:max_removed_share=0.1 random
 
 For each seed, noise is planted into the known histories of users with at least 8 events, so that it is 20% of what they
 hold; models are fitted on these noisy histories; each condition takes some events out; and on what is left iALS and

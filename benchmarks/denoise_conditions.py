@@ -34,7 +34,7 @@ NOTHING, RANDOM, POPULARITY, ORACLE = "none", "random", "popularity", "oracle"
 CONTROLS = (NOTHING, RANDOM, POPULARITY, ORACLE)
 CLEAN, NATURAL = "clean", "natural"
 DEFAULT = Denoise().method  # what a user gets who sets nothing
-EASE = {"lam": 200.0}
+EASE = {"regularization": 200.0}
 
 Record = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Plan:
 
 
 def read_condition(text: str) -> tuple[str, dict[str, Any]]:
-    """`influence:max_share=0.1,harmful_share=0` as (method, settings)."""
+    """`influence:max_removed_share=0.1,negative_influence_share=0` as (method, settings)."""
     name, _, rest = text.partition(":")
     pairs = (part.partition("=") for part in rest.split(",") if part)
     return name, {key: yaml.safe_load(value) for key, _, value in pairs}
@@ -170,7 +170,7 @@ class Case:
         if self.held.protocol == "last-event":  # every user is asked at a time of their own: no age matters more
             settings = settings.model_copy(update={"target_half_life_days": 0.0})
         counts = np.bincount(self.histories.item.values[self.positive], minlength=self.held.items)
-        words = clean(config.instruction.text, config.instruction.max_chars)
+        words = clean(config.instruction.default_request, config.instruction.max_chars)
         return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
 
     @cached_property

@@ -89,7 +89,7 @@ def largest_error(users: int, seed: int, dtype: str) -> float:
     found, _ = method.measure(item, np.ones(len(item.values), np.bool_))
     v: npt.NDArray[np.float64] = (np.random.default_rng([seed, 1]).normal(size=(ITEMS, WIDTH)) * 0.3).astype(np.float32)
     v = v.astype(np.float64)
-    shared = method.settings.lam * np.eye(WIDTH) + method.settings.alpha0 * v.T @ v
+    shared = method.settings.regularization * np.eye(WIDTH) + method.settings.alpha0 * v.T @ v
     worst = 0.0
     for row in range(users):
         own = v[item[row]]

@@ -28,7 +28,10 @@ from rayrec.retrieval.source_specs import SourceSpec, source_specs
 SIZE = 100
 BAR = 1.05  # x EASE alone
 RESAMPLES = 1000
-OURS = tuple(SourceSpec.of(f"user_embedding {lam:g}", "user_embedding", SIZE, lam=lam) for lam in (10.0, 30.0, 100.0))
+OURS = tuple(
+    SourceSpec.of(f"user_embedding {regularization:g}", "user_embedding", SIZE, regularization=regularization)
+    for regularization in (10.0, 30.0, 100.0)
+)
 ALONE, UNION = "EASE alone", "night's sources + user_embedding"
 
 Floats = npt.NDArray[np.float64]

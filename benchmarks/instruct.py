@@ -91,7 +91,7 @@ class Bench:
 
 def plain_rankers(bench: Bench) -> dict[str, Scores]:
     cutoff = int(bench.case.moment.max()) + 1
-    kinds = {"popularity": ("popularity", {}), "EASE": ("ease", {"lam": 200.0}), "iALS": ("ials", {})}
+    kinds = {"popularity": ("popularity", {}), "EASE": ("ease", {"regularization": 200.0}), "iALS": ("ials", {})}
     found = {
         name: scores_of(refitted(kind, bench.kept, cutoff, dict(given)), bench.kept)
         for name, (kind, given) in kinds.items()

@@ -15,7 +15,7 @@ from rayrec.config.slate_section import Slate
 class Arm(Section):
     """One variant of the scoring settings: what differs from the top-level sections (rayrec.config.inheritance).
 
-    A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon}` keeps size and
+    A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon_greedy}` keeps size and
     rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged, unless the arm
     names another method (or policy) than the top level: those of the other are not inherited, nor is the adapter of
     another checkpoint, nor any checkpoint where `rerank.method` reads with none.
@@ -46,13 +46,13 @@ class ExperimentLayer(Section):
     """Where the layer begins."""
     high: float = Field(1.0, gt=0, le=1)
     """Where it ends; above `low`."""
-    others: str
+    default_arm: str
     """The arm of those who do not take part; they are compared with nobody."""
 
     @model_validator(mode="after")
     def _some_room(self) -> ExperimentLayer:
         if self.low >= self.high:
-            raise ValueError("arms.within needs low below high")
+            raise ValueError("arms.layer needs low below high")
         return self
 
 
@@ -63,7 +63,7 @@ class Arms(Section):
     """`all`: every user has a slate of every arm; `split`: of one, by the arms' shares."""
     salt: str = "rayrec"
     """What users are dealt out by: another salt is another, independent split."""
-    within: ExperimentLayer | None = None
+    layer: ExperimentLayer | None = None
     """An experiment inside a part of the users; `null`: everybody takes part."""
     sample_ratio_min_p: float = Field(1e-3, ge=0, lt=1)
     """A split less likely than this is not published: something lost users of one arm. 0: never asked."""
@@ -74,8 +74,8 @@ class Arms(Section):
     def _known(self) -> Arms:
         if not self.variants:
             raise ValueError("at least one arm is needed")
-        if self.within and self.within.others not in self.variants:
-            raise ValueError(f"arms.within.others: there is no arm {self.within.others!r}")
-        if self.within and self.within.salt == self.salt:
-            raise ValueError("arms.within.salt must differ from arms.salt, or the split would follow the layer")
+        if self.layer and self.layer.default_arm not in self.variants:
+            raise ValueError(f"arms.layer.default_arm: there is no arm {self.layer.default_arm!r}")
+        if self.layer and self.layer.salt == self.salt:
+            raise ValueError("arms.layer.salt must differ from arms.salt, or the split would follow the layer")
         return self

@@ -139,7 +139,7 @@ class Blend(Section):
 class Instruction(Section):
     """What is asked for, in words, where `data.instructions` says nothing for a user and arm."""
 
-    text: str = "Recommend what this user will want next."
+    default_request: str = "Recommend what this user will want next."
     """The request. Checkpoints that read titles are told it as well, unless it is this one: their templates say so."""
     max_chars: int = Field(300, ge=1)
     """Characters of a preference or an intention that are kept."""

@@ -13,7 +13,7 @@ that looked worst to first order took nDCG from .097 to .072 (REFERENCES section
 time: at most a share of each user's events and of each item's, then fit and measure again.
 
 Who uses it: no job does, and that is why. It is public maths for a study in a notebook, over the P of one's own
-(`inverse_of`) or that of a night, which `retrieval.sources.ease.keep_inverse` keeps (`retrieval.ease.unpacked`). The
+(`inverse_of`) or that of a night, which `retrieval.sources.ease.store_inverse` keeps (`retrieval.ease.unpacked`). The
 nightly method (`ease`) judges by B alone; `jobs.forget` takes users out of P in blocks (`retrieval.unlearning`).
 """
 
@@ -28,10 +28,10 @@ import scipy.sparse as sp
 Floats = npt.NDArray[np.float64]
 
 
-def inverse_of(matrix: sp.csr_matrix, lam: float) -> Floats:
+def inverse_of(matrix: sp.csr_matrix, regularization: float) -> Floats:
     """P [items, items] of X [users, items], in float64."""
     gram = (matrix.astype(np.float64).T @ matrix.astype(np.float64)).toarray()
-    inverse: Floats = np.linalg.inv(gram + lam * np.eye(gram.shape[0]))
+    inverse: Floats = np.linalg.inv(gram + regularization * np.eye(gram.shape[0]))
     return inverse
 
 

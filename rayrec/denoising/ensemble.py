@@ -3,7 +3,7 @@
 Each sign is an event's rank within its user, from 0 (lowest) to 1: EASE's support and harm, influence's
 self-consistency and harm, the factor model's leave-one-out score, and the item's popularity, which is no verdict but
 lets the blend tell an unpopular item from an unlikely one. A logistic regression on the signs gives the probability
-that the event is noise, at a noise share of `planted_share`.
+that the event is noise, at a noise share of `noise_share`.
 
 It is learned once a night, from noise planted into the events that the models are fitted on: items drawn by popularity,
 at random times. Models are fitted on those noisy events, as tonight's are on whatever noise is really there. What users
@@ -43,9 +43,9 @@ Floats = npt.NDArray[np.float64]
 class EnsembleSettings(RemovalBudget):
     min_probability: float = Field(0.35, ge=0, le=1)
     """The probability of being noise from which on an event may go, 0 to 1."""
-    planted_share: float = Field(0.2, gt=0, lt=1)
+    noise_share: float = Field(0.2, gt=0, lt=1)
     """The share of noise among the events that the blend is learned on, above 0 and below 1."""
-    learn_events: int = Field(500_000, ge=1)
+    max_events: int = Field(500_000, ge=1)
     """Events that it is learned on at most, in whole users."""
     seed: int = 0
     """Of the planted noise."""
@@ -71,15 +71,15 @@ class EnsembleDenoiser(Denoiser):
 
     @classmethod
     def fit_key(cls, settings: EnsembleSettings) -> str:
-        return f"{cls.name}-{digest(settings.model_dump(include={'planted_share', 'learn_events', 'seed'}))}"
+        return f"{cls.name}-{digest(settings.model_dump(include={'noise_share', 'max_events', 'seed'}))}"
 
     @classmethod
     def fit(
         cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: EnsembleSettings
     ) -> dict[str, npt.NDArray[Any]]:
-        users = max(int(np.searchsorted(histories.item.offsets, settings.learn_events, side="right")) - 1, 1)
+        users = max(int(np.searchsorted(histories.item.offsets, settings.max_events, side="right")) - 1, 1)
         random = np.random.default_rng(derive_seed("ensemble", settings.seed))
-        noisy, noise = inject_noise(_first(histories, users), items, settings.planted_share, random)
+        noisy, noise = inject_noise(_first(histories, users), items, settings.noise_share, random)
         signs, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
         return {"weights": _logistic(signs[scored], noise[scored])}
 
@@ -99,7 +99,7 @@ class EnsembleDenoiser(Denoiser):
         suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
         out = most_suspicious(histories.item, suspicion, scored, self.settings)
         decision.influence[scored] = 1 - noise[scored]
-        decision.keep[out] = self.settings.weight_out
+        decision.keep[out] = self.settings.removed_weight
         decision.reason[out] = REASONS.index("likely_noise")
         return decision
 

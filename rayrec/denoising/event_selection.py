@@ -37,12 +37,14 @@ def select_removals(
         & (by_consistency < limits.inconsistent_share * counts)
         & (consistency < limits.inconsistent_ratio * median)
     )
-    harmful = mask & (by_harm < limits.harmful_share * counts) & (negative_influence > 0) & (consistency < median)
+    harmful = (
+        mask & (by_harm < limits.negative_influence_share * counts) & (negative_influence > 0) & (consistency < median)
+    )
     most = limits.max_removals(counts) if max_removals is None else max_removals[:, None]
     suspect = inconsistent | harmful
     out = suspect & (_rank((by_consistency + by_harm).astype(np.float64), suspect) < most)
     reason = np.where(out, _INCONSISTENT * inconsistent + _HARMFUL * harmful, 0).astype(np.int8)
-    return np.where(out, np.float32(limits.weight_out), np.float32(1)), reason
+    return np.where(out, np.float32(limits.removed_weight), np.float32(1)), reason
 
 
 def most_suspicious(

@@ -89,7 +89,7 @@ class GradientDenoiser(Denoiser):
         decision.influence[scored] = score if harmful else -score
         if harmful:
             decision.negative_influence[scored] = -score
-        decision.keep[scored] = np.where(out, given.weight_out, 1)
+        decision.keep[scored] = np.where(out, given.removed_weight, 1)
         decision.reason[scored] = np.where(out, REASONS.index("negative_influence" if harmful else "low_likelihood"), 0)
         return decision
 

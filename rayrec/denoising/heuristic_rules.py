@@ -1,10 +1,10 @@
 """Rules that need no model: what a person would call noise when reading the history.
 
 - undone: a purchase that a later event of negative weight (return, dislike) takes back, newest purchase first, within
-  `undo_days`. Evidence against an event is an event too (FeedRec, PHG-DIF).
-- burst: more than `burst_moments` different moments within `burst_seconds`: a script's pace. A basket is one moment.
+  `retraction_days`. Evidence against an event is an event too (FeedRec, PHG-DIF).
+- burst: more than `burst_timestamps` different moments within `burst_seconds`: a script's pace. A basket is one moment.
 - repeated: an item again and again on one UTC day, after the first `repeats` times.
-- skimmed: a dwell time below `skim_share` of the user's own mean, where at least `skim_events` have one.
+- skimmed: a dwell time below `short_dwell_share` of the user's own mean, where at least `short_dwell_min_events` have one.
 
 The measure in `harm` is the rule's strength, in this order from 1 to 0.25; self-consistency is not measured (NaN). Of
 more suspects than may go, the strongest go first, newer ones before older ones.
@@ -32,17 +32,17 @@ Int = npt.NDArray[np.int64]
 
 
 class RulesSettings(RemovalBudget):
-    undo_days: float = Field(60.0, ge=0)
+    retraction_days: float = Field(60.0, ge=0)
     """Days within which a return or dislike takes back an event of the same item."""
-    burst_moments: int = Field(20, ge=2)
+    burst_timestamps: int = Field(20, ge=2)
     """More different moments than this, 2 or more, ..."""
     burst_seconds: float = Field(60.0, ge=0)
     """... within so many seconds are a burst: a script's pace. A basket is one moment."""
     repeats: int = Field(3, ge=1)
     """Times that an item counts on one UTC day; those after are repeated."""
-    skim_share: float = Field(0.2, ge=0, le=1)
+    short_dwell_share: float = Field(0.2, ge=0, le=1)
     """A dwell time below this share of the user's own mean is skimmed, 0 to 1; 0: none is."""
-    skim_events: int = 5
+    short_dwell_min_events: int = 5
     """Events with a dwell time that a user needs for that."""
 
 
@@ -66,10 +66,10 @@ class RuleDenoiser(Denoiser):
             return decision
         given, positive = self.settings, histories.weight.values > 0
         found = {
-            "retracted": retracted(histories, given.undo_days),
-            "burst": burst(histories.ts, given.burst_moments, given.burst_seconds),
+            "retracted": retracted(histories, given.retraction_days),
+            "burst": burst(histories.ts, given.burst_timestamps, given.burst_seconds),
             "repeat": repeated(histories, given.repeats),
-            "short_dwell": short_dwell(histories, given.skim_share, given.skim_events),
+            "short_dwell": short_dwell(histories, given.short_dwell_share, given.short_dwell_min_events),
         }
         strength, reason = np.zeros(len(positive), np.float32), np.zeros(len(positive), np.int8)
         for place, rule in reversed(list(enumerate(_RULES))):
@@ -78,12 +78,12 @@ class RuleDenoiser(Denoiser):
         strength[~positive] = 0
         out = most_suspicious(histories.item, strength, positive, given)
         decision.negative_influence[:] = strength
-        decision.keep[out] = given.weight_out
+        decision.keep[out] = given.removed_weight
         decision.reason[out] = reason[out]
         return decision
 
 
-def retracted(histories: Histories, undo_days: float) -> Bools:
+def retracted(histories: Histories, retraction_days: float) -> Bools:
     """Positive events that a later negative event of the same user and item takes back, as brackets close."""
     item, weight = histories.item, histories.weight.values
     result = np.zeros(len(weight), np.bool_)
@@ -101,7 +101,7 @@ def retracted(histories: Histories, undo_days: float) -> Bools:
     sort = np.lexsort((np.arange(len(at)), level, group))
     at, group, level, step = at[sort], group[sort], level[sort], step[sort]
     pair = (group[1:] == group[:-1]) & (level[1:] == level[:-1]) & (step[:-1] > 0) & (step[1:] < 0)
-    soon = histories.ts.values[at[1:]] - histories.ts.values[at[:-1]] <= undo_days * MICROSECONDS_PER_DAY
+    soon = histories.ts.values[at[1:]] - histories.ts.values[at[:-1]] <= retraction_days * MICROSECONDS_PER_DAY
     result[at[:-1][pair & soon]] = True
     return result
 

@@ -2,7 +2,7 @@
 
 Popular items are taken because they are shown: a factor model whose positives are weighed by 1 / theta,
 theta_i = (n_i / max n)^power clipped at `floor`, estimates relevance p = sigma(s) instead of clicks. Events whose
-leave-one-out relevance is below `unlikely` times the user's median may go, the lowest first.
+leave-one-out relevance is below `likelihood_ratio` times the user's median may go, the lowest first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class PropensitySettings(RemovalBudget):
     """How steeply exposure rises with an item's events; 0: all are shown alike."""
     floor: float = Field(0.1, gt=0, le=1)
     """The least exposure an item is held to have, above 0 and at most 1."""
-    unlikely: float = Field(0.5, gt=0, le=1)
+    likelihood_ratio: float = Field(0.5, gt=0, le=1)
     """Events below this multiple of the user's median relevance may go, above 0 and at most 1."""
 
 
@@ -43,5 +43,5 @@ class PropensityDenoiser(FactorModelDenoiser):
 
     def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         relevance = 1 / (1 + np.exp(-leave_one_out_scores.astype(np.float64)))
-        below = np.maximum(self.settings.unlikely - relevance / median_within(item, relevance), 0)
-        return relevance, below, np.full(len(below), self.settings.weight_out)
+        below = np.maximum(self.settings.likelihood_ratio - relevance / median_within(item, relevance), 0)
+        return relevance, below, np.full(len(below), self.settings.removed_weight)

@@ -17,18 +17,18 @@ class RemovalBudget(MethodSettings):
     REFERENCES section 2.
     """
 
-    max_share: float = Field(0.2, ge=0, le=1)
+    max_removed_share: float = Field(0.2, ge=0, le=1)
     """Share of a user's judged events that may go, 0 to 1."""
-    min_keep: int = Field(5, ge=0)
+    min_retained: int = Field(5, ge=0)
     """Judged events that stay, whatever the share."""
     min_events: int = Field(6, ge=0)
     """Users with fewer judged events are left alone."""
-    weight_out: float = Field(0.0, ge=0, lt=1)
+    removed_weight: float = Field(0.0, ge=0, lt=1)
     """The weight of what is taken out: 0, or up to below 1 to weigh it down instead."""
 
     def max_removals(self, counts: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """How many of so many judged events may go; any shape."""
-        most = np.minimum(np.floor(self.max_share * counts + 1e-9), np.maximum(counts - self.min_keep, 0))
+        most = np.minimum(np.floor(self.max_removed_share * counts + 1e-9), np.maximum(counts - self.min_retained, 0))
         return np.where(counts < self.min_events, 0, most).astype(np.int64)
 
 
@@ -54,5 +54,5 @@ class RemovalThresholds(TrustedInteractions):
     """Inconsistent is what is within this lowest share of its user's self-consistencies ..."""
     inconsistent_ratio: float = 0.5
     """... and also below this multiple of their median."""
-    harmful_share: float = Field(0.05, ge=0, le=1)
+    negative_influence_share: float = Field(0.05, ge=0, le=1)
     """Harmful is what is within this highest share of harm, above 0, and below that median; 0: nothing is."""

@@ -53,9 +53,9 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class InfluenceSettings(RemovalThresholds):
-    """`lam`, `alpha0` and `alpha` shape the block."""
+    """`regularization`, `alpha0` and `alpha` shape the block."""
 
-    lam: float = Field(10.0, gt=0)
+    regularization: float = Field(10.0, gt=0)
     """How hard a user's vector is pulled to zero, above 0."""
     alpha0: float = Field(0.1, ge=0)
     """How much the items that a user has not taken weigh; 0: nothing."""
@@ -81,7 +81,9 @@ class InfluenceDenoiser(Denoiser):
         self.settings = settings
         # With confidences 1 - w h cancels: there, float64 whatever is asked for.
         self.dtype = torch.float64 if settings.alpha else _DTYPES[settings.dtype]
-        self.whitened = WhitenedFactors.of(factors, factor_gram(factors), settings.lam, settings.alpha0, self.dtype)
+        self.whitened = WhitenedFactors.of(
+            factors, factor_gram(factors), settings.regularization, settings.alpha0, self.dtype
+        )
         self.known: npt.NDArray[np.bool_] = np.any(factors != 0, axis=1)
         popular = np.lexsort((np.arange(len(count)), -count.astype(np.float64)))
         self.pool = popular[self.known[popular]][: settings.negative_pool]

@@ -5,7 +5,7 @@ leave-one-out loss, as its last epoch would have (REFERENCES section 2):
 
 - t_ce: events whose cross-entropy is within the highest `drop` share of all events of the fit may go.
 - r_ce: events are weighed by sigma(s)^power, relative to the user's median; the lightest go down to that weight.
-- pld: events that the resampling within the user, P ~ exp(-loss / tau), draws less than `unlikely` times as often as
+- pld: events that the resampling within the user, P ~ exp(-loss / tau), draws less than `likelihood_ratio` times as often as
   chance may go; the loss is BPR's against a fixed pool of items.
 
 Self-consistency is -loss.
@@ -42,7 +42,7 @@ class LossSettings(RemovalBudget):
     """Of `r_ce`: how fast the weight of an event falls with its loss; above 0."""
     tau: float = Field(0.1, gt=0)
     """Of `pld`: the temperature of drawing among the user's events; above 0."""
-    unlikely: float = Field(0.5, gt=0)
+    likelihood_ratio: float = Field(0.5, gt=0)
     """Of `pld`: events drawn less than so many times as often as chance may go; above 0."""
 
 
@@ -68,19 +68,19 @@ class LossDenoiser(FactorModelDenoiser):
         return RequiredFit("fism", {"objective": settings.objective, own: getattr(settings, own)})
 
     def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        given, out = self.settings, np.full(len(leave_one_out_scores), self.settings.weight_out)
+        given, out = self.settings, np.full(len(leave_one_out_scores), self.settings.removed_weight)
         if given.objective == "pld":
             loss = self._pair_loss(item, leave_one_out_scores)
             often = softmax_within(item, -loss / given.tau) * item.lengths[item.rows]
             # By loss, not by `often`: exp may take many to the same 0.
-            return -loss, np.where(often < given.unlikely, loss + 1e-9, 0), out
+            return -loss, np.where(often < given.likelihood_ratio, loss + 1e-9, 0), out
         loss = np.logaddexp(0, -leave_one_out_scores.astype(np.float64))
         if given.objective == "t_ce":
             bound = float(np.interp(1 - given.drop, np.linspace(0, 1, 101), self.quantiles))
             return -loss, np.maximum(loss - bound, 0), out
         weight = np.exp(-given.power * loss)  # sigma(s)^power
         relative = weight / median_within(item, weight)
-        return -loss, np.maximum(1 - relative, 0), np.minimum(np.maximum(relative, given.weight_out), 1 - 1e-6)
+        return -loss, np.maximum(1 - relative, 0), np.minimum(np.maximum(relative, given.removed_weight), 1 - 1e-6)
 
     def _pair_loss(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> Floats:
         """The mean of softplus(s_j - s_i) over the pool's items j, [total]."""

@@ -177,5 +177,5 @@ class PublishedRun:
 
 def is_participant(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Which users [n] are in the experiment's layer; users outside it are not compared."""
-    within = Arms.model_validate(manifest.fingerprinted_settings["arms"]).within
-    return np.ones(len(users), np.bool_) if within is None else in_layer(within, users)
+    layer = Arms.model_validate(manifest.fingerprinted_settings["arms"]).layer
+    return np.ones(len(users), np.bool_) if layer is None else in_layer(layer, users)

@@ -61,7 +61,7 @@ class ArmPlan:
     paths: tuple[ArmPath, ...]
     assignment: Literal["all", "split"]
     salt: str
-    within: ExperimentLayer | None = None
+    layer: ExperimentLayer | None = None
 
     def __iter__(self) -> Iterator[ArmPath]:
         return iter(self.paths)
@@ -80,7 +80,7 @@ class ArmPlan:
     def members(self, user_ids: Users) -> dict[str, Bools]:
         """For each arm, which users [n] get a slate from it: all users, or those that the salted hash assigns to it.
 
-        Users outside the experiment's layer are in the arm `within.others`.
+        Users outside the experiment's layer are in the arm `layer.default_arm`.
         """
         inside = self.participants(user_ids)
         if self.assignment == "split":
@@ -88,13 +88,13 @@ class ArmPlan:
             members = {name: inside & (assigned == number) for number, name in enumerate(self.names)}
         else:
             members = dict.fromkeys(self.names, inside)
-        if self.within is not None:
-            members[self.within.others] = members[self.within.others] | ~inside
+        if self.layer is not None:
+            members[self.layer.default_arm] = members[self.layer.default_arm] | ~inside
         return members
 
     def participants(self, user_ids: Users) -> Bools:
         """Which users [n] are in the experiment's layer."""
-        return np.ones(len(user_ids), np.bool_) if self.within is None else in_layer(self.within, user_ids)
+        return np.ones(len(user_ids), np.bool_) if self.layer is None else in_layer(self.layer, user_ids)
 
     def users_of(self, variant: Variant, user_ids: Users) -> Bools:
         """Which users [n] are in some arm of this variant."""
@@ -111,9 +111,9 @@ class ArmPlan:
                 lines.append(f"{stage:<9} {variant.name:<28} for {arms}")
         shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self.shares, strict=True))
         lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
-        if self.within is not None:
-            layer = f"{self.within.low:g} to {self.within.high:g} of salt {self.within.salt!r}"
-            lines.append(f"within    {layer}; all other users are in {self.within.others} and are not compared")
+        if self.layer is not None:
+            part = f"{self.layer.low:g} to {self.layer.high:g} of salt {self.layer.salt!r}"
+            lines.append(f"layer     {part}; all other users are in {self.layer.default_arm} and are not compared")
         return "\n".join(lines)
 
     @cached_property
@@ -136,7 +136,7 @@ def plan_arms(config: Config) -> ArmPlan:
         if arm.rerank is not None:
             _require_used(name, arm.rerank, config.rerank)
         paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
-    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.within)
+    return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.layer)
 
 
 def _require_used(arm: str, rerank: Rerank, top: Rerank) -> None:

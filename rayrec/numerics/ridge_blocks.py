@@ -35,14 +35,14 @@ class WhitenedFactors:
         cls,
         factors: npt.NDArray[np.floating],
         gram: npt.NDArray[np.float64],
-        lam: float,
+        regularization: float,
         alpha0: float,
         dtype: torch.dtype,
     ) -> WhitenedFactors:
-        """From V [items, d] and V'V [d, d], in float64 whatever `dtype` the result has. lam > 0 keeps it regular."""
+        """From V [items, d] and V'V [d, d], in float64 whatever `dtype` the result has. regularization > 0 keeps it regular."""
         v = torch.from_numpy(np.array(factors, np.float64))
         shared = alpha0 * torch.from_numpy(np.array(gram, np.float64))
-        root = torch.linalg.cholesky(lam * torch.eye(v.shape[1], dtype=v.dtype) + shared)
+        root = torch.linalg.cholesky(regularization * torch.eye(v.shape[1], dtype=v.dtype) + shared)
         items = torch.linalg.solve_triangular(root, v.T, upper=False).T.contiguous()
         return cls(items.to(dtype), root.to(dtype))
 

@@ -46,10 +46,14 @@ def denoisers_of(context: RunContext) -> list[Denoise]:
 
 def default_instruction(context: RunContext) -> str:
     """The instruction of users without one of their own, in clean words."""
-    return clean(context.config.instruction.text, context.config.instruction.max_chars)
+    return clean(context.config.instruction.default_request, context.config.instruction.max_chars)
 
 
 def default_request(context: RunContext) -> str:
     """What text scorers are told of users without a request; "" where the config keeps the default instruction:
     templates have words of their own for that."""
-    return "" if context.config.instruction.text == Instruction().text else default_instruction(context)
+    return (
+        ""
+        if context.config.instruction.default_request == Instruction().default_request
+        else default_instruction(context)
+    )

@@ -23,16 +23,16 @@ _RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns 
 
 
 class EaseSettings(RetrieverSettings):
-    lam: float = Field(200.0, gt=0)
+    regularization: float = Field(200.0, gt=0)
     """The ridge, above 0: the larger, the less rare pairs are believed."""
-    min_events: int = Field(2, ge=1)
+    min_users: int = Field(2, ge=1)
     """Users that an item needs to be solved for, at most 20,000 items; the others score 0."""
     history_half_life_days: float | None = Field(None, gt=0)
     """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
     only: sources that differ in nothing else share one fit."""
     memory_gb: float = Field(4.0, gt=0)
     """Memory for the solve of m items: float64 where 8 m² bytes fit, else float32, refined and checked."""
-    keep_inverse: bool = False
+    store_inverse: bool = False
     """Keep the inverse too, where it was solved in float64: `jobs.forget` then needs no new solve. Every worker loads
     it: 4 m² bytes more, one triangle of float64."""
 
@@ -63,18 +63,18 @@ class EaseRetriever(Retriever):
     @classmethod
     def fit(cls, data: FitData, settings: EaseSettings) -> Self:
         users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
-        active = np.flatnonzero(users >= settings.min_events).astype(np.int32)
+        active = np.flatnonzero(users >= settings.min_users).astype(np.int32)
         if len(active) > MAX_DENSE_ITEMS:
             raise ConfigError(
                 f"EASE is solved for up to {MAX_DENSE_ITEMS:,} items, and {len(active):,} have enough events",
                 where="retrieval.sources.ease",
-                hint="raise retrieval.sources.ease.min_events, or leave ease out",
+                hint="raise retrieval.sources.ease.min_users, or leave ease out",
             )
         whole = len(active) == data.matrix.shape[1]
         gram = data.gram if data.matrix.shape[1] <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
-        inverse = regularised_inverse(gram, settings.lam, settings.memory_gb)
-        kept = packed(inverse) if settings.keep_inverse and inverse.dtype == np.float64 else None
+        inverse = regularised_inverse(gram, settings.regularization, settings.memory_gb)
+        kept = packed(inverse) if settings.store_inverse and inverse.dtype == np.float64 else None
         return cls(weights_of(inverse), active, data.matrix.shape[1], settings, kept)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -103,12 +103,16 @@ class EaseRetriever(Retriever):
         return result
 
 
-def item_weights(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[np.float32]:
+def item_weights(
+    gram: npt.NDArray[np.float32], regularization: float, memory_gb: float = 4.0
+) -> npt.NDArray[np.float32]:
     """B [items, items] float32 from X'X: `weights_of` the `regularised_inverse`."""
-    return weights_of(regularised_inverse(gram, lam, memory_gb))
+    return weights_of(regularised_inverse(gram, regularization, memory_gb))
 
 
-def regularised_inverse(gram: npt.NDArray[np.float32], lam: float, memory_gb: float = 4.0) -> npt.NDArray[Any]:
+def regularised_inverse(
+    gram: npt.NDArray[np.float32], regularization: float, memory_gb: float = 4.0
+) -> npt.NDArray[Any]:
     """P [items, items] from X'X; solved in float64 where that fits into memory_gb, else in float32.
 
     Raises DataError where float32 is not enough even after one step of refinement.
@@ -117,14 +121,14 @@ def regularised_inverse(gram: npt.NDArray[np.float32], lam: float, memory_gb: fl
     if not size:
         return np.zeros((0, 0))
     exact = 8 * size * size <= memory_gb * 2**30
-    inverse = _inverse(gram, lam, np.float64 if exact else np.float32)
-    if not exact and (error := residual(gram, lam, inverse)) > _RESIDUAL:
-        inverse = _refine(gram, lam, inverse)
-        if (error := residual(gram, lam, inverse)) > _RESIDUAL:
+    inverse = _inverse(gram, regularization, np.float64 if exact else np.float32)
+    if not exact and (error := residual(gram, regularization, inverse)) > _RESIDUAL:
+        inverse = _refine(gram, regularization, inverse)
+        if (error := residual(gram, regularization, inverse)) > _RESIDUAL:
             raise DataError(
                 f"EASE cannot be solved in float32: residual {error:.1e}",
                 where="retrieval.sources.ease",
-                hint="raise lam, or memory_gb so that float64 is used",
+                hint="raise regularization, or memory_gb so that float64 is used",
             )
     return inverse
 
@@ -156,16 +160,18 @@ def unpacked(triangle: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.flo
     return inverse
 
 
-def _inverse(gram: npt.NDArray[np.float32], lam: float, dtype: Any) -> npt.NDArray[Any]:
-    """(gram + lam I)^-1 by Cholesky, in place in one matrix of `dtype`."""
+def _inverse(gram: npt.NDArray[np.float32], regularization: float, dtype: Any) -> npt.NDArray[Any]:
+    """(gram + lambda I)^-1 by Cholesky, in place in one matrix of `dtype`."""
     square = np.array(gram, dtype, order="F")
-    square[np.diag_indices_from(square)] += lam
+    square[np.diag_indices_from(square)] += regularization
     kind = "d" if dtype is np.float64 else "s"
     factor, failed = getattr(lapack, f"{kind}potrf")(square, lower=True, overwrite_a=True, clean=False)
     if not failed:
         factor, failed = getattr(lapack, f"{kind}potri")(factor, lower=True, overwrite_c=True)
     if failed:
-        raise DataError("EASE's matrix is not positive definite", where="retrieval.sources.ease", hint="raise lam")
+        raise DataError(
+            "EASE's matrix is not positive definite", where="retrieval.sources.ease", hint="raise regularization"
+        )
     _mirror(factor)
     inverse: npt.NDArray[Any] = factor
     return inverse
@@ -180,20 +186,20 @@ def _mirror(matrix: npt.NDArray[Any]) -> None:
         matrix[start:stop, start:stop] = corner + np.tril(corner, -1).T
 
 
-def residual(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> float:
+def residual(gram: npt.NDArray[np.float32], regularization: float, inverse: npt.NDArray[Any]) -> float:
     """The largest error of A P = I over 64 columns spread evenly, computed in float64."""
     columns = np.unique(np.linspace(0, len(gram) - 1, 64).astype(np.int64))
     some = inverse[:, columns].astype(np.float64)
-    error = lam * some
+    error = regularization * some
     for start in range(0, len(gram), 1024):
         error[start : start + 1024] += gram[start : start + 1024].astype(np.float64) @ some
     error[columns, np.arange(len(columns))] -= 1
     return float(np.abs(error).max())
 
 
-def _refine(gram: npt.NDArray[np.float32], lam: float, inverse: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _refine(gram: npt.NDArray[np.float32], regularization: float, inverse: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """One Newton step, P (2 I - A P)."""
-    product: npt.NDArray[Any] = -(gram @ inverse) - np.float32(lam) * inverse
+    product: npt.NDArray[Any] = -(gram @ inverse) - np.float32(regularization) * inverse
     product[np.diag_indices_from(product)] += 2
     refined: npt.NDArray[Any] = inverse @ product
     symmetric: npt.NDArray[Any] = (refined + refined.T) / 2

@@ -27,7 +27,7 @@ from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHisto
 class IalsSettings(RetrieverSettings):
     factors: int = Field(64, ge=1, le=1024)
     """Length of an item's vector, 1 to 1,024."""
-    lam: float = Field(10.0, gt=0)
+    regularization: float = Field(10.0, gt=0)
     """The ridge, above 0."""
     alpha: float = Field(10.0, gt=0)
     """How much more certain an event is than none, above 0."""
@@ -51,7 +51,7 @@ class IalsRetriever(Retriever):
         self.settings = settings
         # V'V of the fit, so that a user stays the same when items leave the catalogue.
         self.gram = factor_gram(factors) if gram is None else gram
-        self._whitened = WhitenedFactors.of(factors, self.gram, settings.lam, 1.0, torch.float32)
+        self._whitened = WhitenedFactors.of(factors, self.gram, settings.regularization, 1.0, torch.float32)
         self._columns = self._whitened.items.T.contiguous()
 
     @classmethod
@@ -62,7 +62,7 @@ class IalsRetriever(Retriever):
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 factors=settings.factors,
-                regularization=settings.lam,
+                regularization=settings.regularization,
                 alpha=1.0,
                 iterations=settings.iterations,
                 random_state=settings.seed,

@@ -116,7 +116,7 @@ def recompute_item_factors(model: IalsRetriever, matrix: sp.csr_matrix, items: n
     As in the fit: (lambda I + U'U + sum_u (c_u - 1) u u') v = sum_u c_u u, with c = 1 + alpha x.
     """
     users = model.user_factors(matrix)
-    shared = users.T @ users + model.settings.lam * np.eye(users.shape[1])
+    shared = users.T @ users + model.settings.regularization * np.eye(users.shape[1])
     by_item = matrix.tocsc()
     factors = model.factors.copy()
     for item in items:
@@ -141,21 +141,21 @@ def _without_ease(
     items = remaining.matrix.shape[1]
     users = np.bincount(remaining.matrix.indices, minlength=items)
     new = codes[old.active]
-    stays = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_events)
+    stays = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_users)
     inverse = drop_items(inverse, stays)
     active = new[stays].astype(np.int32)  # ascending: both catalogues are sorted by item id
     gram = gram_matrix(remaining.matrix[:, active])
     measured: dict[str, Any] = {
         "users": erased.shape[0],
         "items_left_out": int(np.count_nonzero(~stays)),
-        "residual": residual(gram, old.settings.lam, inverse),
+        "residual": residual(gram, old.settings.regularization, inverse),
         "difference_to_refit": None,
     }
     if measured["residual"] > _EXACT:
         return None
     if len(active) <= _SOLVE_ITEMS:
         measured["difference_to_refit"] = _greatest_difference(
-            inverse, regularised_inverse(gram, old.settings.lam, old.settings.memory_gb)
+            inverse, regularised_inverse(gram, old.settings.regularization, old.settings.memory_gb)
         )
     return EaseRetriever(weights_of(inverse), active, items, old.settings, packed(inverse)), measured
 

@@ -82,7 +82,7 @@ class EpsilonGreedySettings(MethodSettings):
 class EpsilonGreedy(SlatePolicy):
     """At each rank the best candidate left, or with probability epsilon any of those left, all alike."""
 
-    name = "epsilon"
+    name = "epsilon_greedy"
     settings_class = EpsilonGreedySettings
     explores = True
     settings: EpsilonGreedySettings

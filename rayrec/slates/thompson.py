@@ -1,6 +1,6 @@
 """Thompson sampling within the slate, over the user's closed-form ridge posterior (Thompson 1933; Li et al. 2011).
 
-With frozen item factors V and the kept history S, theta ~ N(p, A^-1), A = lam I + sum_{k in S} v_k v_k'. The mean is
+With frozen item factors V and the kept history S, theta ~ N(p, A^-1), A = lambda I + sum_{k in S} v_k v_k'. The mean is
 the blend's affair; what is sampled is the doubt around it: candidate j scores blend_j + scale * v_j' L^-T z, A = L L',
 z ~ N(0, I), which varies by v_j' A^-1 v_j. Users without history explore most; an item without factors never varies.
 
@@ -39,7 +39,7 @@ class ThompsonSettings(MethodSettings):
     """Draws from the posterior, 1 to 4,096: no propensity is below 1 over their number. Time rises with it."""
     scale: float = Field(1.0, ge=0)
     """Of the doubt, in units of the blend's score; 0 is greedy."""
-    lam: float = Field(10.0, gt=0)
+    regularization: float = Field(10.0, gt=0)
     """Of the ridge block, above 0: how much is believed without evidence. The smaller, the more doubt."""
 
 
@@ -109,7 +109,7 @@ class Thompson(SlatePolicy):
         uniform = uniform_draws(seed, scored.user_ids.take(users), draws)[0]
         z = torch.from_numpy(ndtri(uniform).astype(np.float32).reshape(len(users), given.particles, width))
         precision = torch.bmm(past.transpose(1, 2), past)
-        precision.diagonal(dim1=1, dim2=2).add_(given.lam)
+        precision.diagonal(dim1=1, dim2=2).add_(given.regularization)
         upper = torch.linalg.cholesky(precision).transpose(1, 2)
         theta = torch.linalg.solve_triangular(upper, z.transpose(1, 2), upper=True)
         doubt: Floats = (given.scale * torch.bmm(vectors, theta)).transpose(1, 2).numpy()

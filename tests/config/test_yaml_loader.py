@@ -23,7 +23,7 @@ def test_what_is_written_once_is_read_as_ever(path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "key", "first", "again"),
     [
-        ("slate: {size: 20}\nname: shop\nslate: {policy: epsilon}", "slate", 1, 3),
+        ("slate: {size: 20}\nname: shop\nslate: {policy: epsilon_greedy}", "slate", 1, 3),
         ("a:\n  b: 1\n  'b': 2", "b", 2, 3),
         ("- {id: x}\n- {id: x, id: y}", "id", 2, 2),
         ("1: a\n1: b", "1", 1, 2),
@@ -57,7 +57,7 @@ def test_what_is_no_plain_data_stays_refused() -> None:
 def test_a_config_that_says_something_twice_is_refused_in_its_file_and_in_overrides(tmp_path: Path) -> None:
     demo = (CONF / "demo.yaml").read_text(encoding="utf8")
     path = tmp_path / "shop.yaml"
-    path.write_text(f"{demo}\nslate: {{policy: epsilon}}\n", encoding="utf8")
+    path.write_text(f"{demo}\nslate: {{policy: epsilon_greedy}}\n", encoding="utf8")
     line = demo.count("\n") + 2
     with pytest.raises(ConfigError, match="'slate' stands twice") as caught:
         load(path)

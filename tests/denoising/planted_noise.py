@@ -88,7 +88,7 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
         noise.append((both // per_taste != user % tastes)[order])
     item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
     data = fit_data(histories(item), items)
-    ease = EaseRetriever.fit(data, EaseRetriever.settings_class(lam=20.0))
+    ease = EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=20.0))
     arrays = {
         "ease.weights": ease.weights,
         "ease.active": ease.active,

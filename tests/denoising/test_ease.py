@@ -93,8 +93,8 @@ def random_matrix(seed: int, users: int = 40, items: int = 15) -> sp.csr_matrix:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), lam=st.sampled_from([0.5, 20.0]), all_of_it=st.booleans())
-def test_without_an_event_is_the_refit_without_it(seed: int, lam: float, all_of_it: bool) -> None:
+@given(seed=st.integers(0, 2**32 - 1), regularization=st.sampled_from([0.5, 20.0]), all_of_it=st.booleans())
+def test_without_an_event_is_the_refit_without_it(seed: int, regularization: float, all_of_it: bool) -> None:
     matrix = random_matrix(seed)
     random = np.random.default_rng(seed)
     cells = matrix.tocoo()
@@ -102,19 +102,19 @@ def test_without_an_event_is_the_refit_without_it(seed: int, lam: float, all_of_
     user, item = cells.row[place], cells.col[place]
     loss = cells.data[place] * (1.0 if all_of_it else 0.5)
     dense = matrix.toarray()
-    updated = without_event(inverse_of(matrix, lam), dense[user], int(item), loss)
+    updated = without_event(inverse_of(matrix, regularization), dense[user], int(item), loss)
     dense[user, item] -= loss
-    assert np.abs(updated - inverse_of(sp.csr_matrix(dense), lam)).max() < 1e-8
+    assert np.abs(updated - inverse_of(sp.csr_matrix(dense), regularization)).max() < 1e-8
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), lam=st.sampled_from([0.5, 20.0]))
-def test_without_a_user_is_the_refit_without_them(seed: int, lam: float) -> None:
+@given(seed=st.integers(0, 2**32 - 1), regularization=st.sampled_from([0.5, 20.0]))
+def test_without_a_user_is_the_refit_without_them(seed: int, regularization: float) -> None:
     matrix = random_matrix(seed)
     user = seed % matrix.shape[0]
-    updated = without_user(inverse_of(matrix, lam), matrix.toarray()[user])
+    updated = without_user(inverse_of(matrix, regularization), matrix.toarray()[user])
     others = np.delete(np.arange(matrix.shape[0]), user)
-    assert np.abs(updated - inverse_of(matrix[others], lam)).max() < 1e-8
+    assert np.abs(updated - inverse_of(matrix[others], regularization)).max() < 1e-8
 
 
 def objective(matrix: sp.csr_matrix, coefficient: sp.csr_matrix, inverse: np.ndarray) -> float:

@@ -145,9 +145,9 @@ def test_only_what_matters_to_learning_is_in_its_key() -> None:
     def key(**changed: Any) -> str:
         return DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble", changed))
 
-    assert key() == key(max_share=0.1, min_probability=0.3) == key(planted_share=0.2)
-    assert key() != key(planted_share=0.1)
-    several = [*ENSEMBLE, Denoise(method="ensemble", settings={"max_share": 0.1}), Denoise(method="ease")]
+    assert key() == key(max_removed_share=0.1, min_probability=0.3) == key(noise_share=0.2)
+    assert key() != key(noise_share=0.1)
+    several = [*ENSEMBLE, Denoise(method="ensemble", settings={"max_removed_share": 0.1}), Denoise(method="ease")]
     assert len(required_denoiser_fits(several)) == 1
 
 
@@ -174,5 +174,5 @@ def test_each_denoiser_names_the_fits_it_needs() -> None:
 def test_a_blend_that_was_not_learned_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match="which the item model does not hold"):
         DENOISERS["ensemble"].load({}, DENOISERS["ensemble"].settings_class())
-    with pytest.raises(ConfigError, match="planted_share"):
-        DENOISERS.settings("ensemble", {"planted_share": 0.0})
+    with pytest.raises(ConfigError, match="noise_share"):
+        DENOISERS.settings("ensemble", {"noise_share": 0.0})

@@ -89,7 +89,7 @@ def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict
 def test_t_ce_goes_by_the_losses_of_everybody() -> None:
     whole = random_histories(users=80, longest=30)
     method, arrays = loaded(
-        "loss", {"objective": "t_ce", "drop": 0.1, "max_share": 1.0, "min_keep": 0, "min_events": 0}
+        "loss", {"objective": "t_ce", "drop": 0.1, "max_removed_share": 1.0, "min_retained": 0, "min_events": 0}
     )
     loss = np.logaddexp(0, -method.model.leave_one_out_scores(whole.item).astype(np.float64))
     quantiles = next(array for name, array in arrays.items() if name.endswith("quantiles"))
@@ -118,7 +118,7 @@ def test_pld_resamples_by_the_users_own_losses_alone() -> None:
 def test_another_objective_is_another_fit() -> None:
     names = {DENOISERS[name].required_fits(DENOISERS[name].settings_class(**given_))[0].name for name, given_ in CASES}
     assert len(names) == len(CASES)
-    assert DENOISERS["loss"].required_fits(DENOISERS["loss"].settings_class(max_share=0.1)) == DENOISERS[
+    assert DENOISERS["loss"].required_fits(DENOISERS["loss"].settings_class(max_removed_share=0.1)) == DENOISERS[
         "loss"
     ].required_fits(DENOISERS["loss"].settings_class())  # the cap is no matter of the fit
 
@@ -135,7 +135,7 @@ def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
         ("loss", {"tau": 0.0}),
         ("propensity", {"floor": 0.0}),
         ("nbpo", {"flip": 1.0}),
-        ("nbpo", {"max_share": 1.5}),
+        ("nbpo", {"max_removed_share": 1.5}),
     ],
 )
 def test_settings_that_cannot_be_are_refused(name: str, bad: dict[str, Any]) -> None:

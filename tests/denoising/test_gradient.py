@@ -213,7 +213,7 @@ def test_by_tracin_only_events_with_harm_go() -> None:
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    for bad in ({"score": "el3n"}, {"score": "ek_fac"}, {"trusted_newest": 0}, {"max_share": 1.5}):
+    for bad in ({"score": "el3n"}, {"score": "ek_fac"}, {"trusted_newest": 0}, {"max_removed_share": 1.5}):
         with pytest.raises(ConfigError):
             DENOISERS.settings("gradient", bad)
 
@@ -225,7 +225,7 @@ def test_a_model_fitted_without_it_is_an_error_in_words() -> None:
 
 def test_every_score_asks_for_the_same_fit() -> None:
     asked = [
-        DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class(score=score, max_share=0.1))
+        DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class(score=score, max_removed_share=0.1))
         for score in SCORES
     ]
     assert asked == [DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())] * len(SCORES)

@@ -23,7 +23,7 @@ def refitted(v: np.ndarray, kept: list[int], weight: list[float], given_: Influe
     own = v[kept].reshape(-1, v.shape[1])
     more = given_.alpha * np.array(weight) if given_.alpha else np.ones(len(kept))
     aim = 1 + more if given_.alpha else more
-    block = given_.lam * np.eye(v.shape[1]) + given_.alpha0 * v.T @ v + own.T @ (more[:, None] * own)
+    block = given_.regularization * np.eye(v.shape[1]) + given_.alpha0 * v.T @ v + own.T @ (more[:, None] * own)
     return np.linalg.solve(block, aim @ own)
 
 
@@ -54,16 +54,18 @@ def brute_force(
 @given(
     users=st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=30), min_size=1, max_size=4),
     seed=st.integers(0, 3),
-    lam=st.sampled_from([0.3, 5.0]),
+    regularization=st.sampled_from([0.3, 5.0]),
     alpha=st.sampled_from([0.0, 0.5, 10.0]),
     dtype=st.sampled_from(["float32", "float64"]),
     trust=st.randoms(use_true_random=False),
 )
 def test_the_closed_form_equals_refits(
-    users: list[list[int]], seed: int, lam: float, alpha: float, dtype: str, trust: object
+    users: list[list[int]], seed: int, regularization: float, alpha: float, dtype: str, trust: object
 ) -> None:
     arrays = model_arrays(ITEMS, WIDTH, seed)
-    given_ = InfluenceSettings(lam=lam, alpha0=0.2, alpha=alpha, hard_negatives=4, negative_pool=20, dtype=dtype)
+    given_ = InfluenceSettings(
+        regularization=regularization, alpha0=0.2, alpha=alpha, hard_negatives=4, negative_pool=20, dtype=dtype
+    )
     method = InfluenceDenoiser(arrays["ials.factors"], arrays["item.count"], given_)
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     trusted = np.array([trust.random() < 0.5 for _ in item.values])  # type: ignore[attr-defined]
@@ -109,12 +111,14 @@ def test_trusted_are_the_newest_that_pass_the_filters() -> None:
 
 def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
     whole, _, arrays = planted(users=40)
-    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(weight_out=0.25)).decide(whole)
+    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(removed_weight=0.25)).decide(whole)
     assert set(decision.keep.tolist()) == {0.25, 1.0}
 
 
 def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
-    limits = RemovalThresholds(max_share=0.5, min_keep=1, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
+    limits = RemovalThresholds(
+        max_removed_share=0.5, min_retained=1, min_events=2, inconsistent_share=0.5, negative_influence_share=0.5
+    )
     consistency = np.array([[0.0, 0.1, 1.0, 1.0, 0.9, 0.0]])
     negative_influence = np.array([[0.5, -1.0, 0.6, 0.0, -0.2, 9.0]])
     mask = np.array([[True, True, True, True, True, False]])
@@ -122,7 +126,9 @@ def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
     assert keep.tolist() == [[0, 0, 1, 1, 1, 1]] or keep.tolist() == [[0, 1, 0, 1, 1, 1]]
     assert reason[0, 0] == 3
     assert reason[0, 3:].tolist() == [0, 0, 0]
-    none_may = RemovalThresholds(max_share=0.5, min_keep=5, min_events=2, inconsistent_share=0.5, harmful_share=0.5)
+    none_may = RemovalThresholds(
+        max_removed_share=0.5, min_retained=5, min_events=2, inconsistent_share=0.5, negative_influence_share=0.5
+    )
     assert (select_removals(consistency, negative_influence, mask, none_may)[0] == 1).all()
 
 
@@ -133,7 +139,7 @@ def test_in_rounds_what_is_left_is_measured_again() -> None:
     gone = np.bincount(whole.item.rows, several.keep == 0, minlength=60)
     assert gone.max() == 4
     kept = several.keep > 0
-    alone = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(max_share=0.0)).decide(
+    alone = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(max_removed_share=0.0)).decide(
         histories(whole.item.filter(kept))
     )
     same = (gone < 4)[whole.item.rows][kept]  # of the others the last went in the last round, after it was measured
@@ -144,7 +150,14 @@ def test_in_rounds_what_is_left_is_measured_again() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"lam": 0}, {"max_share": 2}, {"weight_out": 1.0}, {"trusted_newest": 0}, {"dtype": "bfloat16"}, {"lam": "x"}],
+    [
+        {"regularization": 0},
+        {"max_removed_share": 2},
+        {"removed_weight": 1.0},
+        {"trusted_newest": 0},
+        {"dtype": "bfloat16"},
+        {"regularization": "x"},
+    ],
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

@@ -25,23 +25,23 @@ def one_user(
 
 
 def test_a_return_takes_back_the_newest_purchase_of_that_item() -> None:
-    found = retracted(one_user([7, 7, 8, 7, 7], [1, 1, 1, -1, 1]), undo_days=60)
+    found = retracted(one_user([7, 7, 8, 7, 7], [1, 1, 1, -1, 1]), retraction_days=60)
     assert found.tolist() == [False, True, False, False, False]
 
 
 def test_two_returns_take_back_two_purchases_and_a_third_finds_none() -> None:
-    found = retracted(one_user([7, 7, 7, 7, 7], [1, 1, -1, -1, -1]), undo_days=60)
+    found = retracted(one_user([7, 7, 7, 7, 7], [1, 1, -1, -1, -1]), retraction_days=60)
     assert found.tolist() == [True, True, False, False, False]
 
 
 def test_a_return_before_any_purchase_takes_back_nothing() -> None:
-    assert not retracted(one_user([7, 7], [-1, 1]), undo_days=60).any()
+    assert not retracted(one_user([7, 7], [-1, 1]), retraction_days=60).any()
 
 
 def test_a_late_return_takes_back_nothing() -> None:
     history = one_user([7, 7], [1, -1], ts=[0, 61 * DAY])
-    assert not retracted(history, undo_days=60).any()
-    assert retracted(history, undo_days=62).tolist() == [True, False]
+    assert not retracted(history, retraction_days=60).any()
+    assert retracted(history, retraction_days=62).tolist() == [True, False]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.sampled_from([-1.0, 0.0, 1.0])), max_size=30))
@@ -58,7 +58,7 @@ def test_returns_close_purchases_as_a_stack_would(events: list[tuple[int, int, f
             stack.append(place)
         elif weight < 0 and stack:
             expected[stack.pop()] = True
-    assert retracted(whole, undo_days=1e6).tolist() == expected
+    assert retracted(whole, retraction_days=1e6).tolist() == expected
 
 
 def test_a_basket_is_one_moment_and_a_script_is_a_burst() -> None:
@@ -99,9 +99,9 @@ def test_the_strongest_rule_goes_first_and_the_reason_says_which() -> None:
     history = one_user(
         [1, 2, 3, 4, 5, 6, 7, 8, 8, 9], [1] * 8 + [-1, 1], dwell=[100, 100, 100, 100, 100, 100, 2, 2, -1, 2]
     )
-    decision = RuleDenoiser(RulesSettings(max_share=0.12)).decide(history)
+    decision = RuleDenoiser(RulesSettings(max_removed_share=0.12)).decide(history)
     assert np.flatnonzero(decision.keep == 0).tolist() == [7]  # one may go: the purchase that was returned
     assert REASONS[decision.reason[7]] == "retracted"
-    both = RuleDenoiser(RulesSettings(max_share=0.23)).decide(history)
+    both = RuleDenoiser(RulesSettings(max_removed_share=0.23)).decide(history)
     assert np.flatnonzero(both.keep == 0).tolist() == [7, 9]  # then the newest that was only skimmed
     assert REASONS[both.reason[9]] == "short_dwell"

@@ -50,16 +50,18 @@ def test_a_users_only_event_agrees(embedder: Embedder) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(share=st.floats(0, 1), min_keep=st.integers(0, 8), seed=st.integers(0, 1000), users=st.integers(1, 60))
-def test_what_goes_disagrees_most_and_never_too_much_of_it(share: float, min_keep: int, seed: int, users: int) -> None:
+@given(share=st.floats(0, 1), min_retained=st.integers(0, 8), seed=st.integers(0, 1000), users=st.integers(1, 60))
+def test_what_goes_disagrees_most_and_never_too_much_of_it(
+    share: float, min_retained: int, seed: int, users: int
+) -> None:
     whole = events().take(np.arange(users))
     alignment = np.random.default_rng(seed).uniform(-1, 1, len(whole.item)).round(1)
-    gone = most_influential(whole, -alignment, share, min_keep)
+    gone = most_influential(whole, -alignment, share, min_retained)
     assert (alignment[gone] < 0).all()
     for user in range(users):
         own = whole.user == user
         n, out = int(own.sum()), int((gone & own).sum())
         assert out <= share * n
-        assert out == 0 or n - out >= min_keep
+        assert out == 0 or n - out >= min_retained
         if out:
             assert alignment[own & gone].max() <= alignment[own & ~gone].min(initial=1)

@@ -80,7 +80,7 @@ def test_an_arm_of_few_users_learns_the_same_blender(first_run: tuple[Workspace,
     root = workspace.prepared(tmp_path / "out")
     whole = blends(workspace.context(root))
     shutil.rmtree(root / "models" / "blend")
-    within = "arms.within={salt: another, low: 0, high: 0.5, others: control}"
+    within = "arms.layer={salt: another, low: 0, high: 0.5, default_arm: control}"
     few = workspace.context(root, within, "arms.assignment=split", "arms.variants.llm.share=0.1")
     assert blends(few) == whole
 
@@ -97,7 +97,7 @@ def test_a_blender_s_fingerprint_covers_what_it_learns_from(
 
     different = [
         (),
-        ("instruction.text=Something else",),
+        ("instruction.default_request=Something else",),
         ("blend.min_events=1",),
         ("blend.l2=1",),
     ]

@@ -43,7 +43,7 @@ class Made:
             "blend.cutoffs=0",
             "slate.policy=plackett_luce",
             "slate.settings={temperature: 0.5}",
-            "retrieval.sources={ease: {keep_inverse: true}, ials: {factors: 8}, popularity: {}, item_knn: {}}",
+            "retrieval.sources={ease: {store_inverse: true}, ials: {factors: 8}, popularity: {}, item_knn: {}}",
         )
         return ["--config", str(CONFIG), *(word for one in sets for word in ("--set", one))]
 

@@ -28,8 +28,8 @@ GONE = {"user 3", "user 77", "user 119"}
 SPECS = source_specs(
     Retrieval(
         sources={
-            "ease": {"lam": 5.0, "min_events": 3, "keep_inverse": True},
-            "ease_alone": {"method": "ease", "lam": 5.0},
+            "ease": {"regularization": 5.0, "min_users": 3, "store_inverse": True},
+            "ease_alone": {"method": "ease", "regularization": 5.0},
             "ials": {"factors": 6, "iterations": 15},
             "item_knn": {},
             "user_knn": {},
@@ -94,8 +94,8 @@ def erasure_list(sampled: bool = False) -> tuple[unlearning.UnlearningResult, It
     )
 
 
-def inverse_of(gram: npt.NDArray[np.float64], lam: float) -> npt.NDArray[np.float64]:
-    inverse: npt.NDArray[np.float64] = np.linalg.inv(gram + lam * np.eye(len(gram)))
+def inverse_of(gram: npt.NDArray[np.float64], regularization: float) -> npt.NDArray[np.float64]:
+    inverse: npt.NDArray[np.float64] = np.linalg.inv(gram + regularization * np.eye(len(gram)))
     return inverse
 
 
@@ -107,19 +107,19 @@ def weights_of(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 @given(
     users=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=8), min_size=3, max_size=20),
     gone=st.integers(1, 2),
-    lam=st.sampled_from([0.5, 10.0, 200.0]),
+    regularization=st.sampled_from([0.5, 10.0, 200.0]),
     values=st.sampled_from([(1.0,), (1.0, 0.3, 0.05)]),
 )
 @hypothesis_settings(max_examples=100, deadline=None)
 def test_a_downdate_is_the_inverse_without_the_users_to_1e_8(
-    users: list[list[int]], gone: int, lam: float, values: tuple[float, ...]
+    users: list[list[int]], gone: int, regularization: float, values: tuple[float, ...]
 ) -> None:
     x = np.zeros((len(users), 8))
     for row, items in enumerate(users):
         x[row, items] = [values[k % len(values)] for k in range(len(items))]
-    inverse = inverse_of(x.T @ x, lam)
+    inverse = inverse_of(x.T @ x, regularization)
     unlearning.downdate(inverse, sp.csr_matrix(x[:gone]))
-    refit = inverse_of(x[gone:].T @ x[gone:], lam)
+    refit = inverse_of(x[gone:].T @ x[gone:], regularization)
     assert np.abs(inverse - refit).max() < 1e-8
     assert np.abs(weights_of(inverse) - weights_of(refit)).max() < 1e-8
 
@@ -209,7 +209,7 @@ def test_the_items_they_had_are_what_the_others_make_of_them() -> None:
     new = unlearning.recompute_item_factors(old, remaining, touched)
     users, x = old.user_factors(remaining), remaining.toarray().astype(np.float64)
     confidence = 1 + old.settings.alpha * x
-    gradient = (confidence * (users @ new.factors.T - (x > 0))).T @ users + old.settings.lam * new.factors
+    gradient = (confidence * (users @ new.factors.T - (x > 0))).T @ users + old.settings.regularization * new.factors
     scale = np.abs((confidence * (x > 0)).T @ users).max()
     assert np.abs(gradient[touched]).max() < 1e-5 * scale
     untouched = np.setdiff1d(np.arange(ITEMS), touched)

@@ -47,7 +47,7 @@ def test_people_of_every_arm_are_shown(split: PublishedShop) -> None:
 
 
 def test_feedback_of_users_outside_the_experiment_judges_no_arm(tmp_path: Path) -> None:
-    shop = publish_shop(tmp_path, users=USERS, arms=("arms.within={salt: a, low: 0, high: 0.4, others: control}",))
+    shop = publish_shop(tmp_path, users=USERS, arms=("arms.layer={salt: a, low: 0, high: 0.4, default_arm: control}",))
     root = shop.config.output.root
     shown = read_slates(root, shop.shop.date).filter(pc.field("rank") <= 3)
     columns = {name: shown[name] for name in ("slate_id", "rank", "item_id", "propensity")}

@@ -34,8 +34,8 @@ RULES = {
 
 def test_an_arm_that_explores_keeps_the_size_and_the_rules_of_all_slates() -> None:
     top = {"size": 20, "rules": RULES, "diversity": {"method": "mmr"}, "fallback": {"source": "popularity"}}
-    explores = one("slate", top, {"policy": "epsilon"})
-    assert explores == Slate.model_validate({**top, "policy": "epsilon"}).model_dump()
+    explores = one("slate", top, {"policy": "epsilon_greedy"})
+    assert explores == Slate.model_validate({**top, "policy": "epsilon_greedy"}).model_dump()
 
 
 def test_rules_are_merged_rule_by_rule_and_a_list_stands_whole() -> None:
@@ -57,22 +57,22 @@ def test_what_an_arm_gives_stands_even_where_it_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("given", "settings"),
     [
-        ({"settings": {"rounds": 2}}, {"harmful_share": 0.0, "rounds": 2}),
-        ({"method": "influence", "settings": {"rounds": 2}}, {"harmful_share": 0.0, "rounds": 2}),
-        ({"settings": {"harmful_share": 0.2}}, {"harmful_share": 0.2}),
+        ({"settings": {"rounds": 2}}, {"negative_influence_share": 0.0, "rounds": 2}),
+        ({"method": "influence", "settings": {"rounds": 2}}, {"negative_influence_share": 0.0, "rounds": 2}),
+        ({"settings": {"negative_influence_share": 0.2}}, {"negative_influence_share": 0.2}),
         ({"method": "none"}, {}),
         ({"method": "loss", "settings": {"tau": 0.2}}, {"tau": 0.2}),
     ],
 )
 def test_settings_are_inherited_with_the_method_only(given: dict[str, Any], settings: dict[str, Any]) -> None:
     expected = Denoise(method=given.get("method", "influence"), settings=settings)
-    assert one("denoise", {"settings": {"harmful_share": 0.0}}, given) == expected.model_dump()
+    assert one("denoise", {"settings": {"negative_influence_share": 0.0}}, given) == expected.model_dump()
 
 
 def test_settings_of_a_policy_and_of_a_diversifier_go_with_them() -> None:
     top = {"policy": "plackett_luce", "settings": {"temperature": 0.3}}
     top |= {"diversity": {"method": "mmr", "depth": 40, "settings": {"by": "factors"}}}
-    assert one("slate", top, {"policy": "epsilon"})["settings"] == {"epsilon": 0.1}
+    assert one("slate", top, {"policy": "epsilon_greedy"})["settings"] == {"epsilon": 0.1}
     other = one("slate", top, {"diversity": {"method": "calibrated"}})
     assert other["settings"] == {"temperature": 0.3}
     assert other["diversity"] == {"method": "calibrated", "depth": 40, "settings": {"calibration": 0.5}}
@@ -134,8 +134,8 @@ def test_a_config_that_was_written_out_means_the_same() -> None:
 
 def test_arms_made_in_python_say_what_was_given_to_them() -> None:
     top = {"name": "shop", "data": DATA, "slate": {"size": 20, "rules": RULES}}
-    made = Config.model_validate({**top, "arms": Arms(variants={"arm": Arm(slate=Slate(policy="epsilon"))})})
-    assert made.arms.variants["arm"].slate == Slate.model_validate({**top["slate"], "policy": "epsilon"})
+    made = Config.model_validate({**top, "arms": Arms(variants={"arm": Arm(slate=Slate(policy="epsilon_greedy"))})})
+    assert made.arms.variants["arm"].slate == Slate.model_validate({**top["slate"], "policy": "epsilon_greedy"})
 
 
 def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:

@@ -113,8 +113,8 @@ def test_a_later_experiment_is_split_independently_of_an_earlier_one() -> None:
 def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_where_they_were() -> None:
     arms = {"a": CONTROL, "b": {}}
     earlier = assigned(plan_arms(config(arms, assignment="split", salt="one")), USERS)
-    nested = {"salt": "one", "low": 0.5, "others": "a"}  # arm b had the upper half
-    plan = plan_arms(config(arms, assignment="split", salt="two", within=nested))
+    nested = {"salt": "one", "low": 0.5, "default_arm": "a"}  # arm b had the upper half
+    plan = plan_arms(config(arms, assignment="split", salt="two", layer=nested))
     members, part = plan.members(USERS), plan.participants(USERS)
     assert np.array_equal(part, earlier == 1)
     assert np.all(members["a"] | part)
@@ -125,24 +125,24 @@ def test_an_experiment_inside_an_arm_of_an_earlier_one_leaves_everybody_else_whe
 
 
 def test_everybody_in_every_arm_inside_a_layer() -> None:
-    nested = {"salt": "one", "high": 0.25, "others": "a"}
-    plan = plan_arms(config({"a": CONTROL, "b": {}}, within=nested))
+    nested = {"salt": "one", "high": 0.25, "default_arm": "a"}
+    plan = plan_arms(config({"a": CONTROL, "b": {}}, layer=nested))
     members = plan.members(USERS)
     assert np.all(members["a"])
     assert members["b"].mean() == pytest.approx(0.25, abs=0.02)
 
 
 @pytest.mark.parametrize(
-    ("within", "words"),
+    ("layer", "words"),
     [
-        ({"salt": "one", "others": "c"}, "there is no arm 'c'"),
-        ({"salt": "one", "low": 0.6, "high": 0.4, "others": "a"}, "low below high"),
-        ({"salt": "two", "others": "a"}, "must differ from arms.salt"),
+        ({"salt": "one", "default_arm": "c"}, "there is no arm 'c'"),
+        ({"salt": "one", "low": 0.6, "high": 0.4, "default_arm": "a"}, "low below high"),
+        ({"salt": "two", "default_arm": "a"}, "must differ from arms.salt"),
     ],
 )
-def test_a_layer_that_cannot_be_is_refused(within: dict[str, Any], words: str) -> None:
+def test_a_layer_that_cannot_be_is_refused(layer: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        config({"a": {}}, salt="two", within=within)
+        config({"a": {}}, salt="two", layer=layer)
 
 
 def test_a_split_that_lost_users_is_told_from_one_that_did_not() -> None:

@@ -20,7 +20,7 @@ EVERYTHING = np.ones(ITEMS, np.bool_)
 def stage(top: int = 5, available: np.ndarray = EVERYTHING, exclude_seen: bool = True) -> CandidateStage:
     data = fit_data(two_halves())
     sources = (
-        Source("ease", top, EaseRetriever.fit(data, EaseRetriever.settings_class(lam=5.0))),
+        Source("ease", top, EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=5.0))),
         Source("user_knn", top, UserKnnRetriever.fit(data, UserKnnRetriever.settings_class())),
         Source("popularity", top, PopularityRetriever.fit(data, PopularityRetriever.settings_class())),
     )

@@ -22,8 +22,8 @@ from rayrec.storage import Storage, artifacts
 
 IDS = pa.array([f"item {code:02d}" for code in range(ITEMS)])
 SOURCES = {
-    "ease": {"lam": 5.0},
-    "ease_recent": {"method": "ease", "lam": 5.0, "history_half_life_days": 3.0, "top_k": 0},
+    "ease": {"regularization": 5.0},
+    "ease_recent": {"method": "ease", "regularization": 5.0, "history_half_life_days": 3.0, "top_k": 0},
     "user_knn": {},
     "ials": {"factors": 4},
     "popularity": {},
@@ -183,9 +183,9 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
     [
         ({}, "at least 1 item"),
         ({"eaze": {}}, "no retriever 'eaze'; use one of ease"),
-        ({"ease": {"lamda": 1}}, r"(?s)sources\.ease\.lamda.*did you mean 'lam'"),
-        ({"ease": {"lam": "much"}}, "valid number"),
-        ({"ease": {"lam": float("nan")}}, "finite number"),
+        ({"ease": {"regularisation": 1}}, r"(?s)sources\.ease\.regularisation.*did you mean 'regularization'"),
+        ({"ease": {"regularization": "much"}}, "valid number"),
+        ({"ease": {"regularization": float("nan")}}, "finite number"),
         ({"ease": {"top_k": -1}}, "greater than or equal to 0"),
         ({"ease": {"top_k": 0}}, "no source proposes"),
         ({"llm": {"method": "ease"}}, "cannot be a source's name"),

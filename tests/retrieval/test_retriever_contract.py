@@ -10,7 +10,7 @@ from rayrec.errors import ConfigError
 from rayrec.retrieval import RETRIEVERS, Retriever
 from rayrec.retrieval.retriever import FitData
 
-SETTINGS = {"ials": {"factors": 4, "lam": 1.0}, "ease": {"lam": 5.0}}
+SETTINGS = {"ials": {"factors": 4, "regularization": 1.0}, "ease": {"regularization": 5.0}}
 PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personalized)
 
 

@@ -35,7 +35,7 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
     assert not np.diag(item_weights(data.gram, 7.0)).any()
     table = two_halves()
     assert np.allclose(
-        EaseRetriever.fit(data, EaseRetriever.settings_class(lam=7.0)).scores(profiles_of(table)),
+        EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=7.0)).scores(profiles_of(table)),
         dense(table) @ expected,
         atol=1e-5,
     )
@@ -54,7 +54,7 @@ def test_ease_says_so_when_float32_is_not_enough() -> None:
 
 def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
     table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
-    model = EaseRetriever.fit(fit_data(table), EaseRetriever.settings_class(min_events=2))
+    model = EaseRetriever.fit(fit_data(table), EaseRetriever.settings_class(min_users=2))
     assert model.active.tolist() == [0, 1, 2, 3]
     scores = model.scores(profiles_of(table))
     assert scores[:9, :3].any()
@@ -169,7 +169,7 @@ def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
 )
 def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: int) -> None:
     factors = np.random.default_rng(seed).normal(size=(20, 6)).astype(np.float32)
-    model = IalsRetriever(factors, IalsSettings(factors=6, lam=2.0, alpha=alpha))
+    model = IalsRetriever(factors, IalsSettings(factors=6, regularization=2.0, alpha=alpha))
     table = history_table({"u": [(item, 1.0, 0) for item in history]})
     taken = np.unique(history)
     v = factors.astype(np.float64)

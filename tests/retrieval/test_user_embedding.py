@@ -16,12 +16,12 @@ from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.retrieval.user_embedding import UserEmbeddingRetriever, spherical_kmeans
 
-FIT = {"factors": 4, "lam": 1.0}
+FIT = {"factors": 4, "regularization": 1.0}
 
 
 def random_model(items: int, interests: int, seed: int = 0) -> UserEmbeddingRetriever:
     factors = np.random.default_rng(seed).normal(size=(items, 6)).astype(np.float32)
-    return UserEmbeddingRetriever(IalsRetriever(factors, IalsSettings(factors=6, lam=2.0)), interests)
+    return UserEmbeddingRetriever(IalsRetriever(factors, IalsSettings(factors=6, regularization=2.0)), interests)
 
 
 def clusters_of(lines: np.ndarray, clusters: int) -> np.ndarray:
@@ -151,7 +151,7 @@ def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
     np.testing.assert_allclose(moved.retriever(one).scores(turned), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"lam": 0.0}, {"interest": 3}])
+@pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"regularization": 0.0}, {"interest": 3}])
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         RETRIEVERS.settings(UserEmbeddingRetriever.name, wrong)

@@ -32,7 +32,7 @@ def same(left: PolicySlates, right: PolicySlates) -> bool:
 
 
 def test_only_greedy_leaves_nothing_to_chance() -> None:
-    assert set(CHANCE) == {"epsilon", "plackett_luce", "thompson"}
+    assert set(CHANCE) == {"epsilon_greedy", "plackett_luce", "thompson"}
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,7 +113,7 @@ def test_an_item_that_is_no_candidate_has_no_probability_and_is_in_nobodys_way(p
 
 @pytest.mark.parametrize(
     ("name", "given_settings"),
-    [("plackett_luce", {"temperature": 0.7}), ("epsilon", {"epsilon": 0.4}), ("greedy", {})],
+    [("plackett_luce", {"temperature": 0.7}), ("epsilon_greedy", {"epsilon": 0.4}), ("greedy", {})],
 )
 def test_slates_come_as_often_as_their_propensities_say(name: str, given_settings: dict[str, float]) -> None:
     """One user's four candidates, slates of two, 40,000 users: chi-square against the exact probabilities."""
@@ -159,7 +159,7 @@ def exact(name: str, given_settings: dict[str, float], values: list[float], slat
 
 @pytest.mark.parametrize(
     ("name", "given_settings"),
-    [("plackett_luce", {"temperature": 1e-4}), ("epsilon", {"epsilon": 0}), ("thompson", {"scale": 0.0})],
+    [("plackett_luce", {"temperature": 1e-4}), ("epsilon_greedy", {"epsilon": 0}), ("thompson", {"scale": 0.0})],
 )
 def test_without_chance_they_are_greedy(name: str, given_settings: dict[str, float]) -> None:
     pool, policy = scored([30, 5, 0, 17]), POLICIES[name](POLICIES.settings(name, given_settings))
@@ -182,7 +182,7 @@ def test_nothing_vanishes_at_low_temperatures() -> None:
     ("name", "given_settings", "says"),
     [
         ("plackett_luce", {"temperature": 0.0}, "temperature.*greater than 0"),
-        ("epsilon", {"epsilon": 1.5}, "less than or equal to 1"),
+        ("epsilon_greedy", {"epsilon": 1.5}, "less than or equal to 1"),
         ("greedy", {"epsilon": 0.1}, "epsilon: unknown key"),
         ("thompson", {"particles": 0}, "particles.*greater than or equal to 1"),
         ("thompson", {"scale": -1.0}, "scale.*greater than or equal to 0"),

@@ -46,7 +46,7 @@ def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
 
 
 def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
-    logged, target = stage(policy="epsilon"), stage(rules=PINNED)
+    logged, target = stage(policy="epsilon_greedy"), stage(rules=PINNED)
     slates = logged.chosen(logged.apply_rules(logged.found(candidates())), "a").code
     pool = target.apply_rules(target.found(candidates()))
     found = slates.like(slate_probabilities(target, "b", pool, slates))
@@ -138,7 +138,7 @@ def day_of(
         "retrieval": {"sources": sources},
         "denoise": {"method": "none"},
         "rerank": {"method": "none"},
-        "arms": {"variants": variants, "assignment": assignment, "within": within},
+        "arms": {"variants": variants, "assignment": assignment, "layer": within},
         "output": {"root": str(root)},
     }
     return RunContext(Config.model_validate(config), datetime.date(2024, 5, 1))
@@ -182,7 +182,11 @@ CHANCE = {"slate": {"size": 30, "policy": "plackett_luce"}}
 def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variants = {"greedy": {}, "chance": CHANCE, "pins": {"slate": {"size": 9, "policy": "epsilon", "rules": PINNED}}}
+    variants = {
+        "greedy": {},
+        "chance": CHANCE,
+        "pins": {"slate": {"size": 9, "policy": "epsilon_greedy", "rules": PINNED}},
+    }
     slates, targets = committed(day_of(tmp_path, variants), monkeypatch)
     assert targets.schema.equals(COUNTERFACTUAL_PROPENSITY)
     rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], STORED_RANKS))
@@ -279,7 +283,7 @@ def test_a_prompt_that_fails_for_another_arm_costs_a_user_that_target_and_no_sla
 def test_who_takes_no_part_is_asked_about_for_no_other_arm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assignment: str
 ) -> None:
-    within = {"salt": "another", "low": 0.0, "high": 0.5, "others": "soft"}
+    within = {"salt": "another", "low": 0.0, "high": 0.5, "default_arm": "soft"}
     day = day_of(tmp_path, llm_arms(), assignment, within)
     slates, targets = committed(day, monkeypatch)
     soft = slates["soft"]

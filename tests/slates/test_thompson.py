@@ -21,13 +21,13 @@ def policy(**settings: float) -> Thompson:
     return Thompson(POLICIES.settings(Thompson.name, settings))
 
 
-def doubts(pool: ScoredCandidates, seed: int, particles: int, lam: float) -> list[np.ndarray]:
+def doubts(pool: ScoredCandidates, seed: int, particles: int, regularization: float) -> list[np.ndarray]:
     """v_j' L^-T z of each user, [particles, candidates], one user after another in float64."""
     vectors, found = pool.items.vectors.astype(np.float64), []
     for user in range(len(pool)):
         past = vectors[pool.history[user]]
         width = vectors.shape[1]
-        lower = np.linalg.cholesky(lam * np.eye(width) + past.T @ past)
+        lower = np.linalg.cholesky(regularization * np.eye(width) + past.T @ past)
         draws = uniform_draws(seed, pool.user_ids[user : user + 1], np.array([particles * width]))[0]
         theta = np.linalg.solve(lower.T, ndtri(draws).reshape(particles, width).T)
         found.append((vectors[pool.candidate[user]] @ theta).T)
@@ -36,7 +36,7 @@ def doubts(pool: ScoredCandidates, seed: int, particles: int, lam: float) -> lis
 
 def test_propensities_are_the_shares_of_particles_that_a_plain_walk_counts() -> None:
     pool, seed, particles = scored([7, 5, 0, 12, 70], past=20), 4, 32
-    thompson = policy(particles=particles, scale=0.8, lam=2.0)
+    thompson = policy(particles=particles, scale=0.8, regularization=2.0)
     found = thompson.order(pool, 6, seed)
     for user, doubt in enumerate(doubts(pool, seed, particles, 2.0)):
         total = pool.scores[user] + 0.8 * doubt
@@ -89,7 +89,7 @@ def test_users_without_history_explore_most() -> None:
     for number, length in enumerate(lengths):
         history = Ragged.from_lengths(codes[sum(lengths[:number]) :][:length], [length])
         pool = repeated(ScoredCandidates(one.user_ids, one.scores, one.candidate, history, one.items), 400)
-        found = policy(scale=2.0, lam=1.0).order(pool, 5, seed=1)
+        found = policy(scale=2.0, regularization=1.0).order(pool, 5, seed=1)
         surprise.append(-np.log(found.propensity).mean())
     assert surprise[0] > surprise[1] > surprise[2]
 

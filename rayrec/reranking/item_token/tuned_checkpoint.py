@@ -80,7 +80,7 @@ class LocalCheckpoint:
         if tokens < len(ids) + _MARKS + _EVENT:
             raise DataError(
                 f"the instruction takes {len(ids)} tokens of the {tokens} that a prompt may have",
-                where="instruction.text",
+                where="instruction.default_request",
                 hint="shorten the instruction",
             )
         return PromptLayout(self.card.vocabulary, tuple(ids), self.card.events, tokens)
