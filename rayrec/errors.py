@@ -1,10 +1,10 @@
-"""The one error a user of rayrec is meant to read."""
+"""The errors that rayrec shows to its users."""
 
 from __future__ import annotations
 
 
 class RayrecError(Exception):
-    """Something the user can put right: what is wrong, where, and what to do.
+    """An error that the user can correct: what is wrong, where, and what to do.
 
     Jobs print it without a traceback and exit with `exit_code`.
     """
@@ -24,7 +24,7 @@ class RayrecError(Exception):
         return "\n".join(lines)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Crosses Ray's process boundaries whole; Exception's own pickling would lose the keywords.
+        # For Ray's process boundaries: the pickling of Exception would lose the keywords.
         return (_rebuild, (type(self), self.what, self.where, self.hint))
 
 
@@ -41,20 +41,20 @@ class DataError(RayrecError):
 
 
 class QuarantineError(RayrecError):
-    """More rows broke the contract than `data.max_quarantine_share` allows; nothing is published."""
+    """More rows broke their contract than the config allows; nothing is published."""
 
     exit_code = 3
 
 
 class PublicationError(RayrecError):
-    """The day cannot be published: another run holds it, or its receipts do not fit together."""
+    """The date cannot be published: another run has published it, or its receipts do not fit together."""
 
     exit_code = 4
 
 
 class StorageError(RayrecError):
-    """Files cannot be read or written: rights, credentials, network, or a store that lacks what publishing needs."""
+    """Files cannot be read or written: rights, credentials, network, or a missing feature of the store."""
 
 
 class MissingFileError(StorageError):
-    """The file is not there."""
+    """The file does not exist."""

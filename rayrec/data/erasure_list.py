@@ -82,7 +82,7 @@ class ErasureRequest:
 
 
 def read(storage: Storage) -> ErasureList:
-    """The list as it stands; empty where nobody ever asked."""
+    """The current list; empty without any request."""
     found = requests(storage)
     if not found:
         return ErasureList()

@@ -70,10 +70,10 @@ DENOISED_HISTORY = pa.schema(
         pa.field("keep_weight", pa.list_(pa.float32())),  # in [0, 1]; 0 = removed
         pa.field("influence", pa.list_(pa.float32())),  # leave-one-out self-consistency (method's own scale)
         pa.field("negative_influence", pa.list_(pa.float32())),  # > 0: removal helps the trusted events
-        pa.field("reason", pa.list_(pa.int8())),  # index into rayrec.denoising.denoiser.REASONS; 0 = kept
+        pa.field("reason", pa.list_(pa.int8())),  # index into rayrec.denoising.denoiser.REASONS; 0 = retained
     ]
 )
-"""History plus one method's verdict on each event. One row a (user, variant)."""
+"""A history with the denoising decision on each event. One row a (user, variant)."""
 
 SLATE = pa.schema(
     [

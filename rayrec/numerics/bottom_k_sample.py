@@ -1,4 +1,4 @@
-"""Some rows of many tables, chosen by a stable key and never all held: the same ones however users are sharded."""
+"""Bottom-k sample: the rows of many tables with the k smallest keys, in bounded memory and independent of sharding."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pyarrow as pa
 
 @dataclass
 class BottomKSample:
-    """Add tables, then take the rows with the smallest keys. Holds twice `most` rows at most, plus one table's."""
+    """Add tables, then take the rows with the smallest keys. Holds at most 2 k rows, and those of one table."""
 
     k: int
     _tables: list[pa.Table] = field(default_factory=list)
     _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
 
     def add(self, table: pa.Table, keys: npt.NDArray[np.uint64]) -> None:
-        """Rows of one schema in all calls, and a key for each, [rows]."""
+        """Rows of one schema in all calls, with a key each, [rows]."""
         if table.num_rows > self.k:
             table, keys = _first(table, keys, self.k)
         self._tables.append(table)
@@ -27,7 +27,7 @@ class BottomKSample:
             self._shrink()
 
     def table(self) -> pa.Table:
-        """Smallest key first, at least one table added before; chunks combined."""
+        """The sample, smallest key first, as one chunk; needs at least one added table."""
         self._shrink()
         return self._tables[0]
 
@@ -36,6 +36,6 @@ class BottomKSample:
         self._tables, self._keys = [table], [keys]
 
 
-def _first(table: pa.Table, keys: npt.NDArray[np.uint64], most: int) -> tuple[pa.Table, npt.NDArray[np.uint64]]:
-    order = np.argsort(keys, kind="stable")[:most]
+def _first(table: pa.Table, keys: npt.NDArray[np.uint64], k: int) -> tuple[pa.Table, npt.NDArray[np.uint64]]:
+    order = np.argsort(keys, kind="stable")[:k]
     return table.take(pa.array(order)).combine_chunks(), keys[order]

@@ -1,7 +1,7 @@
-"""FISM (Kabbur et al. 2013): a factor model whose users are functions of their items, so that it serves anybody.
+"""FISM (Kabbur et al. 2013): a factor model that computes users from their items, so that it serves new users.
 
 With a user's distinct items S, score_j = b_j + q_j' u_j and u_j = |S \\ j|^-1/2 sum_{k in S, k != j} p_k: an item of
-the history is scored by the other items alone, leave-one-out without a refit.
+the history is scored by the other items alone: leave-one-out without a refit.
 """
 
 from __future__ import annotations

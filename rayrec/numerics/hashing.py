@@ -1,4 +1,4 @@
-"""Stable hashes: shards, arms and seeds must not move between machines, processes or library versions."""
+"""Stable hashes: shards, arms and seeds are the same on every machine, in every process and library version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-_HASH_KEY = "rayrec-stable-16"  # SipHash key: 16 characters, part of the contract; changing it moves every user
+_HASH_KEY = "rayrec-stable-16"  # SipHash key, 16 characters; another key moves every user to another shard
 
 
 def hash_strings(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
@@ -28,15 +28,15 @@ def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int32]:
 
 
 def digest(content: Any) -> str:
-    """sha256 (hex, 16 characters) of the canonical JSON of plain content: the fingerprint of configs and artefacts."""
+    """sha256 (hex, 16 characters) of the canonical JSON of plain content: fingerprints of configs and artifacts."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def with_key_order(content: Mapping[str, Any], *paths: str) -> Any:
-    """`content` for `digest`, with the mappings at `paths` as lists of pairs: the order of their keys is part of it.
+    """`content` for `digest`, with the mappings at `paths` as lists of pairs, so that the order of their keys counts.
 
-    `a.b` is the mapping b in a, `a.*.b` that of everything in a; paths to what is not there are passed over.
+    `a.b` is the mapping b in a, `a.*.b` the mapping b of every value in a; missing paths are ignored.
     """
     return _ordered(content, [path.split(".") for path in paths])
 
@@ -58,7 +58,7 @@ def derive_seed(*parts: object) -> int:
 
 
 def splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al. 2014): numbers that differ in any bit become unrelated ones."""
+    """The finaliser of splitmix64 (Steele et al. 2014): maps numbers that differ in any bit to unrelated ones."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""A log-bilinear next-item model (Mnih & Hinton 2007) whose gradients, one per event, are known in closed form.
+"""Log-bilinear next-item model (Mnih & Hinton 2007) with closed-form per-example gradients.
 
 The example of an event: its item y, given the user's events before it. With r_j > 0 the recency weights of the last,
 the last but one, ... event and x [items] these weights on the items of the events before, divided by their sum,
@@ -13,7 +13,7 @@ gradient is delta h' in Q and x v' in P: two outer products. So of any two examp
 
     g_a'g_b = (delta_a'delta_b) (h_a'h_b) + (x_a'x_b) (v_a'v_b),
 
-exactly, without automatic differentiation and without a gradient ever being held.
+exactly, without automatic differentiation and without storing a gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rayrec.numerics.batch_invariant import from_numpy
 
 @dataclass(frozen=True)
 class PerExampleGradients:
-    """The parts of the loss's gradient for each event of a batch of padded histories; all 0 where padded."""
+    """Factors of the loss gradient of each event in a batch of padded histories; 0 where padded."""
 
     delta: Tensor  # [b, L, negatives]
     outside: Tensor  # [b, L] delta at y where y is not among the negatives, else 0
@@ -55,7 +55,7 @@ class PerExampleGradients:
 
 @dataclass(frozen=True)
 class NextItemModel:
-    """Checkpoints of one training, oldest first; what is zero in `target` is an item that the model does not know."""
+    """Checkpoints of one training, oldest first; items that are zero in `target` are unknown to the model."""
 
     source: npt.NDArray[np.float32]  # P [checkpoints, items, d]
     target: npt.NDArray[np.float32]  # Q [checkpoints, items, d + 1]

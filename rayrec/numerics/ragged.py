@@ -1,4 +1,4 @@
-"""List columns as flat numpy arrays: the bridge between Arrow tables and the vectorised maths."""
+"""Ragged arrays: list columns of Arrow tables as flat numpy arrays with offsets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ragged:
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray | pa.ListArray) -> Ragged:
-        """Without a copy where the column is one chunk without nulls; a null row reads as an empty one."""
+        """Zero-copy for a single chunk without nulls; a null row becomes an empty one."""
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if array.null_count:
             lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -58,18 +58,18 @@ class Ragged:
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> Ragged:
-        """Keep the values where mask [total] is true; rows stay, perhaps empty."""
-        kept = np.bincount(self.rows[mask], minlength=len(self))
-        return Ragged.from_lengths(self.values[mask], kept)
+        """The values in mask [total]; every row stays, perhaps empty."""
+        lengths = np.bincount(self.rows[mask], minlength=len(self))
+        return Ragged.from_lengths(self.values[mask], lengths)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
-        """These rows, in this order, perhaps repeated."""
+        """These rows in this order; rows may be repeated."""
         chosen = Ragged.from_lengths(np.empty(0), self.lengths[rows])
         shift = np.repeat(self.offsets[rows] - chosen.offsets[:-1], chosen.lengths)
         return chosen.like(self.values[np.arange(chosen.offsets[-1]) + shift])
 
     def joined(self, other: Ragged) -> Ragged:
-        """Each row of this one, followed by the same row of the other."""
+        """Each row followed by the same row of `other`."""
         out = Ragged.from_lengths(np.empty(0), self.lengths + other.lengths)
         values = np.empty(out.offsets[-1], np.result_type(self.values, other.values))
         place = np.arange(len(values)) - out.offsets[:-1][out.rows] < self.lengths[out.rows]
@@ -77,7 +77,7 @@ class Ragged:
         return out.like(values)
 
     def tails(self, lengths: npt.NDArray[np.int64]) -> Ragged:
-        """The last so many values [rows] of each row."""
+        """The last `lengths[row]` values of each row."""
         from_end = self.offsets[1:][self.rows] - np.arange(len(self.values))
         return self.filter(from_end <= lengths[self.rows])
 
@@ -87,7 +87,7 @@ class Ragged:
 
 
 def list_offsets(offsets: npt.NDArray[np.int64]) -> pa.Int32Array:
-    """Of an Arrow list column, which counts its values in 32 bits. Raises DataError for more of them."""
+    """Offsets of an Arrow list column, which are 32 bits wide. Raises DataError for more values."""
     if offsets[-1] > np.iinfo(np.int32).max:
         raise DataError(
             f"a column of one shard would hold {int(offsets[-1]):,} values, more than the 2^31 - 1 that fit",

@@ -1,11 +1,11 @@
-"""A user's ridge block with frozen item factors, for many users at once.
+"""Ridge regression of user vectors on fixed item factors, batched over users.
 
 With item factors V [items, d] and S the user's events, the user's vector is p = A^-1 sum_k c_k v_k with
-A = lambda I + alpha0 V'V + sum_k w_k v_k v_k'   (iALS, Hu, Koren & Volinsky 2008; REFERENCES section 2).
+A = lambda I + alpha0 V'V + sum_k w_k v_k v_k'   (iALS; Hu, Koren & Volinsky 2008).
 
 The part that all users share is factored once, lambda I + alpha0 V'V = R R', and the factors are whitened,
-W = V R^-T, so that A = R (I + sum_k w_k w_k w_k') R'. What is left has eigenvalues >= 1 (float32 is enough), and short
-histories, n < 1.5 d, are solved in the n x n dual: H = K (I + K)^-1 = I - M with M = (I + K)^-1 and K = W_S W_S'.
+W = V R^-T, so that A = R (I + sum_k w_k w_k w_k') R'. The remaining block has eigenvalues >= 1 (float32 is enough).
+Short histories, n < 1.5 d, are solved in the n x n dual: H = K (I + K)^-1 = I - M with M = (I + K)^-1, K = W_S W_S'.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-_DUAL_UP_TO = 1.5  # histories up to this many times d are solved in the dual: measured break-even on CPU
-_BATCH_BYTES = 16 << 20  # of padded floats: small enough to stay near the cache
+_DUAL_UP_TO = 1.5  # times d: the longest history solved in the dual; measured break-even on CPU
+_BATCH_BYTES = 16 << 20  # of padded floats; fits the cache
 
 
 @dataclass(frozen=True)
 class WhitenedFactors:
-    """Item factors in the coordinates in which the users' common block is the identity."""
+    """Item factors in coordinates in which the block that users share is the identity."""
 
     items: Tensor  # [items, d]
     root: Tensor  # [d, d] lower triangular R
@@ -56,7 +56,7 @@ def factor_gram(factors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Users whose histories are padded to one length. The length depends on each user's own history alone."""
+    """Users with histories padded to one length, which depends on each user's own history alone."""
 
     rows: npt.NDArray[np.int64]  # [b] which users
     take: npt.NDArray[np.int64]  # [b, L] positions in the flat events; 0 where padded
@@ -145,7 +145,7 @@ def batched_vecmat(row: Tensor, matrix: Tensor) -> Tensor:
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """MKL splits even a 50 x 50 Cholesky over threads, 10 times slower than one; shards run side by side instead."""
+    """One torch thread: MKL splits even a 50 x 50 Cholesky over threads, which is 10 times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

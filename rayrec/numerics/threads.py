@@ -1,9 +1,7 @@
-"""As many threads for torch, BLAS and OpenMP as a task has CPUs, whatever its process did before.
+"""Limits the threads of torch, BLAS and OpenMP to the CPUs of a task.
 
-Ray tells each task's libraries their number of threads by OMP_NUM_THREADS, which a library reads once, when it is
-loaded. A process that runs several tasks keeps the number of the first: a fit that reserved two CPUs computed on one or
-on two, by which process was free. Rounding may depend on that number (a tuning's does), and with it the order of near
-ties.
+Ray sets OMP_NUM_THREADS, which a library reads once, when it is loaded, so a process keeps the number of its first
+task. Rounding may depend on the number of threads (that of tuning does), and with it the order of near ties.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ T = TypeVar("T")
 def thread_limit(cpus: float) -> Iterator[None]:
     """Compute on floor(cpus) threads, at least one; afterwards on as many as before.
 
-    What is loaded only within the block has the number that Ray gave.
+    Libraries that are loaded inside the block have Ray's number.
     """
     count, before = max(1, int(cpus)), torch.get_num_threads()
     with threadpool_limits(count):
@@ -36,7 +34,7 @@ def thread_limit(cpus: float) -> Iterator[None]:
 
 
 def with_thread_limit(cpus: float, work: Callable[P, T]) -> Callable[P, T]:
-    """`work`, within `threads(cpus)`."""
+    """`work` inside `thread_limit(cpus)`."""
 
     @wraps(work)
     def working(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Files under one root, with the two atomic writes that publication stands on."""
+"""Files under one root, with atomic replacement and atomic creation."""
 
 from rayrec.storage.files import FileInfo, Storage
 

@@ -1,7 +1,7 @@
-"""What differs between a local file system and a remote store; `rayrec.storage.Storage` is the face of both.
+"""Storage backends: the local file system, and remote stores through fsspec. `Storage` is the interface of both.
 
-Arguments are absolute paths or URLs under the root. Failures are whatever Python or the client raises; Storage explains
-them.
+Arguments are absolute paths or URLs under the root. Backends raise the errors of Python or of the client; Storage turns
+them into StorageErrors.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import fsspec
 from rayrec.errors import StorageError
 
 _CONDITIONAL_SCHEMES = ("s3", "s3a")
-_CONFLICT_RETRIES = 5  # S3 answers 409 when a create meets a delete of the same key, and asks to try again
-_READ_AHEAD = 8 << 20  # bytes; s3fs' own 50 MiB reads far more than a parquet column needs
+_CONFLICT_RETRIES = 5  # S3 answers 409 if a create meets a delete of the same key
+_READ_AHEAD = 8 << 20  # bytes; s3fs' default of 50 MiB is more than a parquet column needs
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as the store lists it. `version` moves when the content does: an ETag, or the mtime in ns."""
+    """A file as the store lists it. `version` changes with the content: an ETag, or the mtime in ns."""
 
     path: str  # relative to the root, with forward slashes
     size: int  # bytes
@@ -35,7 +35,7 @@ class FileInfo:
 
 
 class Backend(ABC):
-    """The operations that differ between a local file system and a remote store; they raise what Python raises."""
+    """The operations that differ between local files and remote stores."""
 
     @abstractmethod
     def find(self, url: str) -> Iterator[FileInfo]: ...
@@ -54,7 +54,7 @@ class Backend(ABC):
 
     @abstractmethod
     def staging_file(self, url: str) -> str:
-        """A new local file, to be filled and moved in."""
+        """The path of a new local file, to be written and then moved in."""
 
     @abstractmethod
     def move_in(self, staged: str, url: str) -> None: ...
@@ -84,7 +84,7 @@ class LocalBackend(Backend):
             return  # removed since its parent was listed
         for entry in entries:
             if entry.is_dir():
-                if os.path.realpath(entry.path) not in above:  # a link to a folder above would never end
+                if os.path.realpath(entry.path) not in above:  # a link to a parent would recurse forever
                     yield from self._walk(entry.path, above)
                 continue
             with suppress(FileNotFoundError):
@@ -127,7 +127,7 @@ class LocalBackend(Backend):
             try:
                 os.link(staged, url)
             except FileExistsError:
-                # NFS may have linked, lost the answer and tried again: two names on our file mean that we won.
+                # NFS may retry a link that succeeded: two names on our file mean that we won.
                 return os.stat(staged).st_nlink > 1
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
@@ -149,7 +149,7 @@ class LocalBackend(Backend):
 
 class RemoteBackend(Backend):
     def __init__(self, root: str) -> None:
-        # A cached listing would hide what another process has written since.
+        # A cached listing would hide newer files of other processes.
         self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
         self._prefix = str(path).rstrip("/") + "/"
         self._scheme = root.partition("://")[0]
@@ -194,7 +194,7 @@ class RemoteBackend(Backend):
     def create(self, url: str, data: bytes) -> bool:
         if self._scheme not in _CONDITIONAL_SCHEMES:
             raise StorageError(
-                f"{self._scheme}:// is not known to create a file atomically, so two runs could both publish",
+                f"{self._scheme}:// is not known to create files atomically, so two runs could both publish",
                 where=url,
                 hint="use a local folder or s3:// for output.root",
             )

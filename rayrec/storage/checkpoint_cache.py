@@ -1,12 +1,10 @@
-"""Copies of remote checkpoints on this machine, each under the digest of its content.
+"""A node's cache of remote checkpoints, by the digest of their content.
 
-A node may live for months and each night brings checkpoints of its own, so copies that nobody has asked for in days
-are deleted, but for the newest few. Whoever asks for a copy marks it as used. Marking and deleting take turns by a lock
-on the folder, so a copy is either deleted before it is asked for, and then made again, or it stays for days.
+A node may live for months and every run has checkpoints of its own, so copies that were not used for days are deleted,
+except the newest few. Using a copy marks it; marking and deleting exclude each other by a lock on the folder.
 
-The folder's name can be guessed and the temporary directory is everybody's: a link that somebody has put there would
-have these deletions go wherever it leads. So the folder must be a real one that only this user can enter, and nothing
-in it is deleted but what is named as copies are.
+The folder's name can be guessed and the temporary directory is shared: a link placed there would redirect the
+deletions. So the folder must be a real one that only this user can enter, and only files named like copies are deleted.
 """
 
 from __future__ import annotations
@@ -26,11 +24,11 @@ from pathlib import Path
 
 from rayrec.errors import DataError
 
-MIN_CACHED_COPIES = 4  # copies that stay however old they are
-IDLE_DAYS = 3.0  # an engine reads its files when it starts: after so long nobody is still at it
+MIN_CACHED_COPIES = 4  # are never deleted
+IDLE_DAYS = 3.0  # an engine reads its files only when it starts
 _COPY = re.compile("[0-9a-f]{16}")  # a copy's name: a rayrec.numerics.hashing.digest
-_STAGED = ".copy-"  # begins the names of copies that are being made, or that were when somebody was killed
-_GONE = ".gone-"  # and of those that are being deleted
+_STAGED = ".copy-"  # prefix of unfinished copies, also those of killed processes
+_GONE = ".gone-"  # prefix of copies that are being deleted
 
 
 def default_folder() -> Path:
@@ -39,10 +37,10 @@ def default_folder() -> Path:
 
 
 def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
-    """The folder `root`/`name`, filled by `copy` where it is not there; `name`: 16 hex digits.
+    """The folder `root`/`name`, filled by `copy` if it does not exist; `name`: 16 hex digits.
 
-    Several processes at once are safe: each copies under a name of its own and renames; the first wins. Raises
-    DataError for a root that is not a folder of this user alone.
+    Safe for concurrent processes: each copies under a name of its own and renames; the first wins. Raises DataError if
+    the root is not a folder of this user alone.
     """
     _own(root)
     target = root / name
@@ -58,8 +56,8 @@ def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
 
 
 def delete_idle(root: Path) -> None:
-    """Delete copies, whole or not, that are neither among the newest KEPT nor were asked for in IDLE_DAYS."""
-    with _turn(root):
+    """Delete copies that were not used in IDLE_DAYS, except the newest MIN_CACHED_COPIES, and unfinished ones."""
+    with _lock(root):
         copies = sorted((path for path in root.iterdir() if _COPY.fullmatch(path.name)), key=_used, reverse=True)
         oldest = time.time() - IDLE_DAYS * 86_400
         for path in (*copies[MIN_CACHED_COPIES:], *root.glob(f"{_STAGED}*")):
@@ -70,22 +68,22 @@ def delete_idle(root: Path) -> None:
 
 
 def _own(root: Path) -> None:
-    """The folder, made where there is none. In a sticky one, as /tmp is, nobody else can put another in its place."""
+    """Make or check the folder. In a sticky directory such as /tmp no other user can replace it."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
     found = root.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise DataError(
-            "the model cache is not a folder of yours alone: it is a link, somebody else's, or open to others",
+            "the model cache is a link, or another user can access it",
             where=str(root),
-            hint="remove it, or set TMPDIR to a folder of yours",
+            hint="remove it, or set TMPDIR to a folder of your own",
         )
 
 
 def _marked(root: Path, target: Path) -> bool:
-    """Mark a copy as used now; False where there is none."""
-    with _turn(root):
+    """Mark a copy as used now; False if there is none."""
+    with _lock(root):
         try:
             os.utime(target)
         except FileNotFoundError:
@@ -94,17 +92,17 @@ def _marked(root: Path, target: Path) -> bool:
 
 
 def _rename_in(root: Path, staged: Path, target: Path) -> None:
-    with _turn(root):
+    with _lock(root):
         os.utime(staged)
         try:
             staged.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was first, with the same content
+            if not target.is_dir():  # else another process made the same copy first
                 raise
 
 
 def _used(path: Path) -> float:
-    """When, in seconds; a folder that somebody is just taking away is in use."""
+    """When the copy was last used, in seconds; inf for one that is being renamed."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -112,8 +110,8 @@ def _used(path: Path) -> float:
 
 
 @contextmanager
-def _turn(root: Path) -> Iterator[None]:
-    """One process, or thread, at a time."""
+def _lock(root: Path) -> Iterator[None]:
+    """A lock on the folder, for processes and threads."""
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

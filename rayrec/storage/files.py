@@ -1,9 +1,9 @@
-"""Files under one root, local or remote (any fsspec URL), with the two writes that publishing stands on.
+"""Storage: files under one root, local or remote (any fsspec URL), with two atomic writes.
 
-`write` replaces a file atomically; `create` makes one only if it is absent, and of any number of racers exactly one
-wins. Create is supported, and tested with 16 racers, on local file systems (a hard link, which fails if the name is
-taken and shows whole content) and on S3 (PUT with If-None-Match). Other schemes can be read and written; `create`
-refuses them, because a create that is not atomic would publish a day twice without a word.
+`write` replaces a file; `create` makes one only if it is absent, and exactly one of several concurrent creators wins.
+`create` works, and is tested with 16 processes, on local file systems (a hard link, which fails if the name exists) and
+on S3 (PUT with If-None-Match). Other schemes can be read and written, but `create` refuses them, because a create that
+is not atomic could publish a date twice.
 
 Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...), never from the URL.
 """
@@ -28,10 +28,10 @@ __all__ = ["FileInfo", "Storage"]
 
 @dataclass(frozen=True)
 class Storage:
-    """The files under `root`: a folder (made absolute, so that a worker elsewhere means the same) or an fsspec URL.
+    """The files under `root`: a folder (made absolute, for workers) or an fsspec URL.
 
-    Paths are relative to the root; `..` and absolute paths are refused. Names that start with a dot are temporary or
-    hidden: never listed. Every failure is a StorageError; a file that is not there is a MissingFileError.
+    Paths are relative to the root; `..` and absolute paths are refused. Names that start with a dot are hidden or
+    temporary, and never listed. Every failure is a StorageError; for a missing file a MissingFileError.
     """
 
     root: str
@@ -50,7 +50,7 @@ class Storage:
             object.__setattr__(self, "root", root.rstrip("/"))
 
     def __getstate__(self) -> dict[str, str]:
-        return {"root": self.root}  # the open client stays here; the other process makes its own
+        return {"root": self.root}  # without the client: each process opens its own
 
     @property
     def is_local(self) -> bool:
@@ -71,7 +71,7 @@ class Storage:
         return True
 
     def list(self, prefix: str = "") -> list[FileInfo]:
-        """Every file in the folder `prefix`, at any depth (or the file `prefix` itself), by path; [] for none."""
+        """All files under the folder `prefix` (or the file `prefix` itself), sorted by path."""
         with self._explaining(prefix):
             found = list(self._backend.find(self.url(prefix)))
         return sorted((info for info in found if not _hidden(info.path)), key=lambda info: info.path)
@@ -87,23 +87,23 @@ class Storage:
             return self._backend.read(self.url(path))
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
-        """`length` bytes from `start` on, in one request. Raises MissingFileError."""
+        """`length` bytes from `start`, in one request. Raises MissingFileError."""
         with self._explaining(path):
             return self._backend.read_range(self.url(path), start, length)
 
     def open(self, path: str) -> BinaryIO:
-        """A seekable binary reader; close it, or use `with`. Raises MissingFileError."""
+        """A seekable binary reader, to be closed. Raises MissingFileError."""
         with self._explaining(path):
             return self._backend.open(self.url(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace the content in one step: a reader sees the old or the new, never a part."""
+        """Replace the content atomically: a reader sees the old or the new."""
         with self.writer(path) as file:
             file.write(data)
 
     @contextmanager
     def writer(self, path: str) -> Iterator[BinaryIO]:
-        """A binary file that appears under `path`, in one step, when the block ends without an exception."""
+        """A binary file that replaces `path` atomically when the block ends without an exception."""
         url = self.url(path)
         with self._explaining(path):
             staged = self._backend.staging_file(url)
@@ -114,35 +114,35 @@ class Storage:
                 os.fsync(file.fileno())
             with self._explaining(path):
                 self._backend.move_in(staged, url)
-        except OSError as error:  # the disk is full, for one
+        except OSError as error:  # for example, the disk is full
             raise StorageError(f"cannot write: {error}", where=url) from error
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(staged)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Make the file if it is absent: True for exactly one of all racers, False where the file was there.
+        """Make the file if it is absent: True for exactly one of several creators, False if the file exists.
 
-        A store that fails after it wrote may answer False to the writer itself on the client's own retry: whoever must
-        know puts something unique into `data` and, on False, reads it back.
+        If a client retries a create that the store completed, its creator gets False as well. A caller that must know
+        writes something unique and, on False, reads it back.
         Raises StorageError for schemes whose create is not known to be atomic.
         """
         with self._explaining(path):
             return self._backend.create(self.url(path), data)
 
     def delete(self, path: str) -> None:
-        """Remove the file; nothing happens if it is gone already."""
+        """Delete the file; a missing file is no error."""
         with self._explaining(path), suppress(FileNotFoundError):
             self._backend.delete(self.url(path))
 
     def require_writable(self) -> None:
-        """Raise StorageError unless files can be written: better now than after hours of work."""
+        """Raise StorageError unless files can be written."""
         path = f".probe-{uuid.uuid4().hex}"
         self.write(path, b"")
         self.delete(path)
 
     def require_atomic_create(self) -> None:
-        """Raise StorageError unless the store honours `create`: a store that ignores If-None-Match would overwrite."""
+        """Raise StorageError unless `create` is atomic: a store that ignores If-None-Match would overwrite."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             if not self.create(probe, b"1") or self.create(probe, b"2"):
@@ -160,7 +160,7 @@ class Storage:
 
     @contextmanager
     def _explaining(self, path: str) -> Iterator[None]:
-        # Remote clients raise types of their own (botocore's are no OSErrors); all of them mean that the store failed.
+        # Remote clients raise errors of other types (botocore's are not OSErrors).
         failures: type[Exception] = OSError if self.is_local else Exception
         try:
             yield

@@ -32,7 +32,7 @@ def checkpoint_digest(*folders: Path) -> str:
 
 
 def base_model_id(folder: str, where: str) -> str:
-    """The folder's name and its `checkpoint_digest`, for fingerprints. Raises ConfigError."""
+    """Folder name and `checkpoint_digest`, for fingerprints. Raises ConfigError."""
     path = Path(folder)
     if not (path / "config.json").is_file():
         raise ConfigError(
@@ -64,7 +64,7 @@ def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) ->
 
 
 def load_tokenizer(folder: str, where: str) -> Any:
-    """Raises ConfigError if there is none with a tokenizer.json."""
+    """The fast tokenizer. Raises ConfigError if there is none."""
     from transformers import AutoTokenizer
 
     try:

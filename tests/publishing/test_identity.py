@@ -132,7 +132,7 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
     assert identity() == before
     (base / "model.safetensors").write_text("others ")
     assert all(now != then for now, then in zip(identity(), before, strict=True))
-    with pytest.raises(ConfigError, match="base model is not there"):
+    with pytest.raises(ConfigError, match="base model does not exist"):
         check(day(root, tuning={"base": "models/nowhere"}))
     unread = day(root, tuning={"base": "models/nowhere"}, rerank={"method": "none"})
     assert unread.record.inputs == day(root).record.inputs

@@ -81,7 +81,7 @@ def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_
     (tmp_path / "cache").symlink_to(victim)
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for link in ("cache", "dangling"):
-        with pytest.raises(DataError, match="not a folder of yours alone"):
+        with pytest.raises(DataError, match="another user can access it"):
             cached_copy(digest("tonight"), tmp_path / link, filled)
     with pytest.raises(NotADirectoryError):
         checkpoint_cache.delete_idle(tmp_path / "cache")
@@ -93,7 +93,7 @@ def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_
 def test_a_cache_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
-    with pytest.raises(DataError, match="not a folder of yours alone"):
+    with pytest.raises(DataError, match="another user can access it"):
         cached_copy(digest("tonight"), tmp_path / "cache", filled)
 
 

@@ -232,7 +232,7 @@ def test_other_schemes_read_and_write_but_refuse_to_create() -> None:
     storage.write("a/f", b"x")
     assert storage.read("a/f") == b"x"
     assert paths(storage.list()) == ["a/f"]
-    with pytest.raises(StorageError, match="not known to create a file atomically"):
+    with pytest.raises(StorageError, match="not known to create files atomically"):
         storage.create("a/g", b"x")
 
 
