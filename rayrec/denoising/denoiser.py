@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from rayrec.config.registry import Registry
 from rayrec.config.section import MethodSettings
+from rayrec.data.required_fit import RequiredFit
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
-from rayrec.storage.artifacts import RequiredFit
 
 REASONS = (
     "retained",

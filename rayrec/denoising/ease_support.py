@@ -23,6 +23,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
@@ -30,7 +31,6 @@ from rayrec.denoising.trusted_events import trusted_events
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, batched_vecmat, padded_batches, single_thread
-from rayrec.storage.artifacts import RequiredFit
 
 _PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest are not worth everything
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy.optimize import minimize
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.ease_support import EaseDenoiser, EaseDenoiserSettings
 from rayrec.denoising.event_selection import most_suspicious, rank_within_user
@@ -30,7 +31,6 @@ from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSetting
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
-from rayrec.storage.artifacts import RequiredFit
 
 FEATURE_NAMES = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
 _FISM = RequiredFit("fism", {"objective": "bpr"})

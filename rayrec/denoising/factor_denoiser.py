@@ -11,12 +11,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.ragged import Ragged
-from rayrec.storage.artifacts import RequiredFit
 
 Floats = npt.NDArray[np.float64]
 

@@ -32,6 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import most_suspicious
 from rayrec.denoising.factor_denoiser import median_within
@@ -39,7 +40,6 @@ from rayrec.denoising.removal_budget import TrustedInteractions
 from rayrec.denoising.trusted_events import trusted_events
 from rayrec.numerics.next_item_model import NextItemModel, PerExampleGradients
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
-from rayrec.storage.artifacts import RequiredFit
 
 _PARTS = ("source", "target", "negatives", "weight", "recency")
 _REQUIRED_FIT = RequiredFit("next_item", {})

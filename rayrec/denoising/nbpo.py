@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within
 from rayrec.denoising.removal_budget import RemovalBudget
 from rayrec.numerics.ragged import Ragged
-from rayrec.storage.artifacts import RequiredFit
 
 
 class NbpoSettings(RemovalBudget):

@@ -31,6 +31,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.event_selection import select_removals
 from rayrec.denoising.removal_budget import RemovalThresholds
@@ -47,7 +48,6 @@ from rayrec.numerics.ridge_blocks import (
     single_thread,
     solve_blocks,
 )
-from rayrec.storage.artifacts import RequiredFit
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

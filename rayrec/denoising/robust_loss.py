@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS
 from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within, softmax_within
 from rayrec.denoising.removal_budget import RemovalBudget
@@ -27,7 +28,6 @@ from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
-from rayrec.storage.artifacts import RequiredFit
 
 _POOL = 32  # items that stand for the negatives of pld
 _ROWS = 65_536  # events whose losses against the pool are held at once

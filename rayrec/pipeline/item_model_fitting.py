@@ -15,6 +15,7 @@ import ray
 from rayrec.blending.blender import ItemFeatures
 from rayrec.config import Denoise
 from rayrec.config.section import MethodSettings
+from rayrec.data.required_fit import RequiredFit
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, Histories
 from rayrec.monitoring.progress import Progress
@@ -30,7 +31,6 @@ from rayrec.retrieval.item_statistics import NAMES
 from rayrec.retrieval.retriever import FitData, clipped_matrix
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.storage import artifacts
-from rayrec.storage.artifacts import RequiredFit
 
 
 @dataclass(frozen=True)

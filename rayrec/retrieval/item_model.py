@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.retrieval import item_statistics
@@ -22,7 +23,6 @@ from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.storage import Storage, artifacts, layout
-from rayrec.storage.artifacts import RequiredFit
 
 KIND = "item_model"
 VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
@@ -73,7 +73,7 @@ class ItemModel:
         """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
 
         A fit's arrays go by its kind, `ease.weights`, for the first of that kind among these sources (else the
-        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.storage.artifacts.
+        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.data.required_fit.
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.method for fitted in self.fitted.values()})

@@ -18,9 +18,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from rayrec.config.registry import registry
 from rayrec.errors import DataError
-from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
 
 _HINT = "delete the artifact's folder; the next run fits again"
@@ -33,25 +31,6 @@ class Artifact:
     fingerprint: str
     arrays: dict[str, npt.NDArray[Any]]
     meta: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RequiredFit:
-    """A fit that a stage needs: a retriever's name and its settings (None: those of the arm's retrieval sources).
-
-    Stages do not import each other, so a denoiser names the fit that it needs, and one fit serves all stages.
-    """
-
-    method: str
-    settings: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """The prefix of its arrays' names: `ials.factors`, or `fism-0123456789abcdef.source`."""
-        if self.settings is None:
-            return self.method
-        settings = registry("retrieval.sources.NAME.method").settings(self.method, self.settings)
-        return f"{self.method}-{digest(settings.fit_settings)}"
 
 
 def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
