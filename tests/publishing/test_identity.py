@@ -132,7 +132,7 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
     assert identity() == before
     (base / "model.safetensors").write_text("others ")
     assert all(now != then for now, then in zip(identity(), before, strict=True))
-    with pytest.raises(ConfigError, match="base model does not exist"):
+    with pytest.raises(ConfigError, match="no base model in the folder"):
         check(day(root, tuning={"base": "models/nowhere"}))
     unread = day(root, tuning={"base": "models/nowhere"}, rerank={"method": "none"})
     assert unread.record.inputs == day(root).record.inputs
