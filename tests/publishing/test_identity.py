@@ -27,7 +27,7 @@ SETTINGS = {
     "data.events": {"view": 0.1, "buy": 1.0, "return": -1.0},
     "data.items.attributes": {"price": "p", "colour": "c"},
     "denoise.settings": {"max_removed_share": 0.2, "min_retained": 5},
-    "retrieval.sources": {"ease": {"kind": "ease", "top": 3}, "popularity": {}},
+    "retrieval.sources": {"ease": {"method": "ease", "top_k": 3}, "popularity": {}},
     "arms.variants": {"plain": {}, "other": {"retrieval": {"sources": {"item_knn": {}, "ease": {}}}}},
     "embeddings.instructions": {
         "again": {"text": "Again?", "answer": {"kind": "again"}},
