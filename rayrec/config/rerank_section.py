@@ -14,26 +14,26 @@ WITHOUT_CHECKPOINT = ("none", "item_token")
 
 
 class Rerank(Section):
-    """How the LLM scores each user's candidates, and how far the blend lets it."""
+    """How the LLM scores candidates, and how far it may change their order."""
 
     method: Annotated[str, method_name("rerank.method")] = "item_token"
-    """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours reads titles
+    """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours scores titles
     (docs/checkpoints.md); `none`: no LLM."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
-    """What runs it; `auto`: vLLM where it is installed. The scores of the two agree within rounding."""
+    """The LLM engine; `auto`: vLLM if it is installed. Both give the same scores within rounding."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """In what the engine computes; `auto`: as the weights are stored."""
+    """Data type of the computation; `auto`: as the weights are stored."""
     checkpoint: str | None = None
-    """The folder that `listwise`, `pointwise` and `pairwise` read with; on a cluster on every node, the head too."""
+    """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, on every node and the head."""
     adapter: str | None = None
-    """The folder of a LoRA adapter on top of it."""
+    """Folder of a LoRA adapter for it."""
     depth: int = Field(20, ge=1)
-    """Candidates that these three read, those the retrievers like best. The price of reading rises with it."""
+    """Number of candidates that these three score, the first ones by the retrievers. Cost rises with it."""
     fields: tuple[Literal["category", "description"], ...] = ("category",)
-    """What they read of an item beside its title, as far as `settings.item_tokens` go."""
+    """Item fields in a prompt beside the title, up to `settings.item_tokens`."""
     max_promotion: int | Literal["auto"] | None = "auto"
-    """Places that the LLM may lift an item above the retrievers' order, 0 or more; `null`: any; `auto`: 10 where it
-    reads the items' texts, which sellers write, any by item tokens, where it does not."""
+    """Rank-promotion cap: how many places the LLM may lift an item above the retrievers' order, 0 or more; `null`: any
+    number; `auto`: 10 for text rerankers, because sellers write item texts, and any number for item tokens."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("rerank.method", "method")] = Field(
         {}, validate_default=True
     )
@@ -41,12 +41,12 @@ class Rerank(Section):
 
     @property
     def scorer_key(self) -> str:
-        """Methods that give the same scores read as one."""
+        """The same for methods that give the same scores."""
         return self.model_dump_json(exclude={"max_promotion"}) if self.is_text_scorer else self.method
 
     @property
     def promotion_cap(self) -> int | None:
-        """`lift` in places; None: any."""
+        """`max_promotion` in places; None: any number."""
         if self.max_promotion == "auto":
             return 10 if self.is_text_scorer else None
         return self.max_promotion

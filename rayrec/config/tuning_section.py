@@ -1,4 +1,4 @@
-"""`tuning`: the LLM that reads histories as item tokens, and how it learns."""
+"""`tuning`: the LLM of the item-token ranker, and how it is tuned."""
 
 from __future__ import annotations
 
@@ -13,64 +13,65 @@ RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 
 
 class Tuning(Section):
-    """The LLM of `rerank.method: item_token`, and how it learns, anew every night, from users' own events."""
+    """The LLM of `rerank.method: item_token`, tuned on the users' events in every run."""
 
     base: str = "scratch"
     """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`)."""
     layers: int = Field(2, ge=1)
-    """Layers; this and the next three keys: of the model made from scratch."""
+    """Number of layers. This and the next three keys are for a model from scratch."""
     width: int = Field(64, ge=32)
-    """Its width: `heads` times a multiple of 32."""
+    """Hidden size: `heads` times a multiple of 32."""
     heads: int = Field(2, ge=1)
-    """Its attention heads."""
+    """Number of attention heads."""
     feedforward: int = Field(192, ge=64, multiple_of=64)
-    """Its inner width: whole vectors for the kernels."""
+    """Size of the feed-forward layers, a multiple of 64 for the kernels."""
     events: int = Field(100, ge=1)
-    """Newest events in a prompt; no more than `data.history_limit` are there."""
+    """Newest events in a prompt; at most `data.history_limit`."""
     max_users: int = Field(1_000_000, ge=1)
-    """Beyond it users are left out, chosen by a stable hash: memory bounds them."""
+    """Of more users a sample by a stable hash is used. Bounds memory."""
     instruction_tokens: int = Field(64, ge=1)
     """Tokens of an instruction; the rest is cut off."""
     task_mix: dict[RequestTask, float] = Field(
         {"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3}
     )
-    """Prompts a user and epoch that ask for something, where an arm is asked anything. `specific`, `vague`: history and
-    request; `search`: request alone; `contrary`: one against the history; `explicit`: a sentence in its place."""
+    """Prompts with a simulated instruction, per user and epoch, if any arm has requests. `specific`, `vague`: history
+    and request; `search`: request alone; `contrary`: a request against the history; `explicit`: a profile text instead
+    of the history."""
     instruction_loss_weight: float = Field(2.0, ge=0)
-    """How much more it weighs that an answer is what was asked for than whose it is."""
+    """Weight of the instruction-satisfaction loss relative to the next-item loss."""
     item_init: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
-    """Where item vectors come from: words, item factors, both; `auto`: both where something is asked, else factors."""
+    """What item vectors start from: words, item factors or both; `auto`: both if any arm has requests, else factors."""
     min_item_events: int = Field(3, ge=1)
     """Items with fewer events are scored by their words alone, where item vectors have words; else not by the LLM."""
     horizon_days: float = Field(7.0, gt=0)
-    """The model learns which new items a user takes within this time. Longer where they act rarely."""
+    """The model learns which new items a user consumes within this time. Set it longer for users who act rarely."""
     target_half_life_days: float = Field(28.0, ge=0)
-    """A target's weight halves with this age; 0: all weigh the same. Shorter where what is new is what is taken."""
+    """The weight of a target halves with this age; 0: equal weights. Set it shorter where new items dominate."""
     item_dropout: float = Field(0.1, ge=0, lt=1)
-    """Share of history items left out at random while learning."""
+    """Share of history items hidden at random during tuning."""
     epochs: int = Field(6, ge=1)
-    """At most: the validation decides."""
+    """Maximum; validation decides."""
     instruction_epochs: int = Field(12, ge=1)
-    """Instead, where an arm is asked something: to listen takes longer to learn."""
+    """The same, if any arm has requests: they take longer to learn."""
     patience: int = Field(2, ge=1)
-    """Epochs without a better validation before stopping."""
+    """Epochs without a better validation loss before tuning stops."""
     batch_tokens: int = Field(2048, ge=256)
     """Tokens in a step, padding included; a longer prompt is a step of its own. Bounds memory."""
     learning_rate: float = Field(2e-3, gt=0)
-    """The highest, after the warm-up."""
+    """Peak, after the warm-up."""
     weight_decay: float = Field(0.01, ge=0)
-    """Of the matrices."""
+    """For matrices."""
     lora_rank: int = Field(16, ge=0)
-    """Rank of the adapters, where `base` is a checkpoint; 0: none, all of it is tuned, in float32."""
+    """Rank of the LoRA adapters for a checkpoint as `base`; 0: none, the whole model is tuned, in float32."""
     data_selection: Annotated[str, method_name("tuning.data_selection")] = "all"
-    """Whom to learn from: all users, or some, selected for the users who acted last; needs `selection_budget`."""
+    """Training users: all, or a selection for the users who acted last, of size `selection_budget`."""
     selection_budget: float = Field(1.0, gt=0, le=1)
-    """Share of the users' sequences that are selected; below 1 exactly where `data_selection` is not `all`."""
+    """Share of users to select; below 1 if and only if `data_selection` is not `all`."""
     seed: int = 0
-    """Of everything drawn at random here."""
+    """Seed of all random numbers of the tuning."""
 
     @model_validator(mode="after")
-    def _chooses_some(self) -> Tuning:
+    def _budget_has_method(self) -> Tuning:
         if self.data_selection == "all" and self.selection_budget < 1:
             raise ValueError("tuning.selection_budget below 1 needs a tuning.data_selection other than all")
         if self.data_selection != "all" and self.selection_budget == 1:
@@ -78,5 +79,5 @@ class Tuning(Section):
         return self
 
     def with_epochs(self, *, has_requests: bool) -> Tuning:
-        """With `epochs` as they are with requests, or without."""
+        """With the `epochs` for tuning with or without requests."""
         return self.model_copy(update={"epochs": self.instruction_epochs}) if has_requests else self

@@ -45,6 +45,7 @@ _EPSILON = 1e-8  # Adam's
 
 @SELECTION_METHODS.register_as("influence")
 def by_influence(pool: SelectionPool, count: int) -> Weights:
+    """Users whose gradients point where those of validation users do (LESS, Xia et al. 2024)."""
     targets, tokens = pool.validation_targets, pool.settings.batch_tokens
     lm, scale = warm_up_model(pool)
     users, examples = newest_event_examples(pool)

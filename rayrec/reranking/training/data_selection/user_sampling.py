@@ -25,7 +25,7 @@ _ROUNDS = 20
 
 @SELECTION_METHODS.register_as("random")
 def by_random(pool: SelectionPool, count: int) -> Weights:
-    """Uniform: the baseline of every other method."""
+    """Users at random: the baseline of the other methods."""
     return top_weights(pool.rng("random").permutation(len(pool)).astype(np.float64), count)
 
 
