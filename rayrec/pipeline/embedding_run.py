@@ -1,13 +1,12 @@
-"""The embeddings of a date, from the first event to the publication: read `run` from top to bottom.
+"""The embedding job for one date: read `run` from top to bottom.
 
-    ingest   events -> contract -> histories by shard, shared with `jobs.daily`
-    train    the model, as of the date: found by its fingerprint or made (rayrec.pipeline.embedding_training)
-    embed    shard by shard: views -> vectors under every instruction -> commit
+    ingest   events -> validated histories by shard, shared with `jobs.daily`
+    train    the model as of the date: found by its fingerprint or trained (rayrec.pipeline.embedding_training)
+    embed    per shard: views -> a vector under every instruction -> files and a receipt
     publish  one conditional write
-    beside   where the config asks for it: who and what is nearest to whom (embed_neighbours), what the vectors rest on
-             (embed_influence), published by a write of their own each
+    derive   if configured: neighbours and influences, each published on its own (rayrec.pipeline.embedding_products)
 
-Every step finds what an earlier attempt finished and goes on from there.
+Every step reuses what an earlier attempt finished.
 """
 
 from __future__ import annotations
@@ -24,10 +23,15 @@ from rayrec.embeddings.interaction_influence import embed_denoised
 from rayrec.embeddings.user_events import Events, Items
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
-from rayrec.pipeline import embedding_influence, embedding_neighbours
-from rayrec.pipeline.embedding_side_products import embedder_of, record_of
+from rayrec.pipeline.embedding_products import (
+    EmbeddingStageSpec,
+    load_embedder,
+    publish_influences,
+    publish_neighbours,
+    record_of,
+)
 from rayrec.pipeline.embedding_training import fit, settings_of
-from rayrec.pipeline.interaction_ingest import IngestResult, ShardCounts, histories, ingest, read_catalogue
+from rayrec.pipeline.interaction_ingest import IngestResult, histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.slate_commit import user_counts
 from rayrec.publishing.code_version import package_versions
@@ -41,28 +45,28 @@ class EmbedResult:
     """How a run ended."""
 
     publication: PublishResult
-    already_published: bool  # it was published before this run started
-    card: Mapping[str, Any]  # of the model; empty where it was
-    neighbours: PublishResult | None = None  # where the config asks for some
-    influences: PublishResult | None = None  # likewise
+    already_published: bool  # before this run started
+    card: Mapping[str, Any]  # of the model; empty if already published
+    neighbours: PublishResult | None = None  # if configured
+    influences: PublishResult | None = None  # if configured
 
 
 def run(context: RunContext) -> EmbedResult:
     """Everything for one date; a Ray cluster must be connected. Raises RayrecErrors; what failed is not published."""
     opened = PublishingRun.open(context.storage, record_of(context), EMBEDDINGS)
     if opened.published is not None:
-        embedded = EmbedResult(PublishResult("published", opened.published), True, {})
+        result = EmbedResult(PublishResult("published", opened.published), True, {})
     else:
-        embedded = _embedded(context, opened)
-    settings, manifest = settings_of(context), embedded.publication.manifest
+        result = _publish_embeddings(context, opened)
+    settings, manifest = settings_of(context), result.publication.manifest
     return replace(
-        embedded,
-        neighbours=embedding_neighbours.publish(context, manifest) if settings.neighbour_lists else None,
-        influences=embedding_influence.publish(context, manifest) if settings.influence.events else None,
+        result,
+        neighbours=publish_neighbours(context, manifest) if settings.neighbour_lists else None,
+        influences=publish_influences(context, manifest) if settings.influence.events else None,
     )
 
 
-def _embedded(context: RunContext, opened: PublishingRun) -> EmbedResult:
+def _publish_embeddings(context: RunContext, opened: PublishingRun) -> EmbedResult:
     data = ingest(context)
     fingerprint = fit(context)
     embed(context, opened, data, fingerprint)
@@ -79,56 +83,42 @@ def _embedded(context: RunContext, opened: PublishingRun) -> EmbedResult:
 
 def embed(context: RunContext, run: PublishingRun, data: IngestResult, fingerprint: str) -> None:
     """Commit every shard that has no receipt yet."""
-    done = run.receipts()
-    pending = [shard for shard in range(context.config.data.shards) if shard not in done]
-    spec = EmbeddingSpec(context, run, fingerprint, data.shards)
+    done, at_once = run.receipts(), context.config.resources.score_tasks
+    pending = [WorkItem(context.cutoff, shard) for shard in range(context.config.data.shards) if shard not in done]
+    spec = EmbeddingStageSpec(context, run, fingerprint, data.shards)
     with Progress("embed", data.users) as progress:
-        progress.advance(data.users - sum(data.shards[shard].users for shard in pending))
+        progress.advance(data.users - sum(data.shards[item.shard].users for item in pending))
         run_pending(
-            [WorkItem(context.cutoff, shard) for shard in pending],
-            lambda dataset: append_stage(dataset, EmbedShard, spec, concurrency=context.config.resources.score_tasks),
+            pending,
+            lambda dataset: append_stage(dataset, EmbedShard, spec, concurrency=at_once),
             progress.advance,
             lambda counts: int(counts["users"][0].as_py()),
         )
 
 
-@dataclass(frozen=True)
-class EmbeddingSpec:
-    """What the stage is told."""
-
-    context: RunContext
-    run: PublishingRun
-    fingerprint: str  # of the model
-    shards: tuple[ShardCounts, ...]
-
-    def __hash__(self) -> int:
-        return hash((self.context, self.run.record.run_id, self.fingerprint))
-
-
 class EmbedShard:
-    """Stage: one shard's histories into vectors under every instruction, files and a receipt."""
+    """Stage: the vectors of one shard's users under every instruction, as files and a receipt."""
 
-    def __init__(self, spec: EmbeddingSpec) -> None:
-        self._spec = spec
-        context, settings = spec.context, settings_of(spec.context)
-        self._embedder = embedder_of(context, spec.fingerprint)
-        self._viewer = self._embedder.view_builder(Items.of(read_catalogue(context), settings.price))
-        self._texts = {name: one.text for name, one in settings.instructions.items()}
+    def __init__(self, spec: EmbeddingStageSpec) -> None:
+        self._spec, self._settings = spec, settings_of(spec.context)
+        self._embedder = load_embedder(spec.context, spec.fingerprint)
+        items = Items.of(read_catalogue(spec.context), self._settings.price)
+        self._view_builder = self._embedder.view_builder(items)
 
     def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
-        context, embedder = self._spec.context, self._embedder
+        context, embedder, instructions = self._spec.context, self._embedder, self._settings.instructions
         table = histories(context, item.shard)
-        tables = {name: embedding_schema(embedder.dim).empty_table() for name in self._texts}
+        tables = {name: embedding_schema(embedder.dim).empty_table() for name in instructions}
         if table.num_rows:
             events = Events.of(table, context.event_weights, context.cutoff)
-            views = self._viewer(events)
-            vectors = embedder.embed(views, list(self._texts.values()))
-            for k, one in enumerate(settings_of(context).instructions.values()):
+            views = self._view_builder(events)
+            vectors = embedder.embed(views, [one.text for one in instructions.values()])
+            for k, one in enumerate(instructions.values()):
                 if one.leave_out:
-                    vectors[k] = embed_denoised(embedder, self._viewer, events, one.text, one.leave_out)
+                    vectors[k] = embed_denoised(embedder, self._view_builder, events, one.text, one.leave_out)
             present = embedder.present(views)
             users = table["user_id"].combine_chunks()
-            for name, rows in zip(self._texts, vectors, strict=True):
+            for name, rows in zip(instructions, vectors, strict=True):
                 tables[name] = embedding_table(users, name, rows, present, embedder.model.sources)
         users_in = user_counts(self._spec.shards[item.shard], table.num_rows, 0)
         receipt = self._spec.run.commit(item.shard, tables, users_in)

@@ -1,6 +1,6 @@
-"""The model of embeddings as of a date: found by its fingerprint, or trained by a group of workers.
+"""The embedding model as of a date: found by its fingerprint, or trained by a group of workers.
 
-Killed, the training goes on from its last epoch: the checkpoint lies in the folder of the model-to-be.
+A killed training resumes after its last epoch, from a checkpoint in the folder of the future model.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rayrec.embeddings.language_model import base_digest
 from rayrec.embeddings.training_windows import sample_training_users, training_windows
 from rayrec.embeddings.user_events import Items
 from rayrec.errors import ConfigError, MissingFileError
+from rayrec.monitoring.progress import format_epoch
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
@@ -29,10 +30,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def settings_of(context: RunContext) -> Embeddings:
-    """Raises ConfigError where the config has none."""
+    """The section `embeddings`. Raises ConfigError if the config has none."""
     if context.config.embeddings is None:
         raise ConfigError(
-            "the config does not say what to embed",
+            "the config has no section for embeddings",
             where="embeddings",
             hint="add the section; conf/online_retail.yaml has one to start from",
         )
@@ -40,25 +41,27 @@ def settings_of(context: RunContext) -> Embeddings:
 
 
 def vector_settings(settings: Embeddings) -> dict[str, Any]:
-    """The settings that can change a vector, as JSON content; a local checkpoint is known by its content."""
+    """The settings that can change a vector, as JSON content, with a digest of a local base checkpoint."""
     content = settings.model_dump(mode="json", exclude={"neighbours", "influence"})
     content["model"]["base"] = _base_digest(settings.model)
     return content
 
 
 def model_fingerprint(context: RunContext) -> str:
-    """Of everything that can change the weights: not of instructions that are asked but not taught, nor of what their
-    vectors do without."""
+    """Of everything that can change the weights: not of instructions without training answers, nor of `leave_out`."""
     settings = vector_settings(settings_of(context))
-    windows = {name: _taught(one) for name, one in settings["instructions"].items() if one["answer"]}
-    content = with_key_order(
-        settings | {"instructions": windows}, "instructions", "sources"
-    )  # an order is part of a model
+    trained = {
+        name: {key: value for key, value in instruction.items() if key != "leave_out"}
+        for name, instruction in settings["instructions"].items()
+        if instruction["answer"]
+    }
+    # The order of instructions and of sources is part of a model.
+    content = with_key_order(settings | {"instructions": trained}, "instructions", "sources")
     return digest([content, context.data_fingerprint, context.cutoff])
 
 
 def fit(context: RunContext) -> str:
-    """The fingerprint of the day's model, trained if it is not there yet."""
+    """The fingerprint of the date's model, which is trained unless it exists."""
     fingerprint = model_fingerprint(context)
     if not artifacts.exists(context.storage, KIND, fingerprint):
         resources = context.config.resources
@@ -68,11 +71,11 @@ def fit(context: RunContext) -> str:
 
 
 def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, report: ReportCallback) -> None:
-    """One worker's part of the training; the first one saves the model, unless another run was faster."""
+    """One worker's part of the training; the first worker saves the model, unless another run has done so."""
     if worker.broadcast_first(artifacts.exists(context.storage, KIND, fingerprint)):
         return
     settings, checkpoint = settings_of(context), layout.training_checkpoint_path(layout.model_folder(KIND, fingerprint))
-    data = worker.broadcast_first(_stopped(context, checkpoint) if worker.rank == 0 else None)
+    data = worker.broadcast_first(_resumed(context, checkpoint) if worker.rank == 0 else None)
     items = Items.of(read_catalogue(context), settings.price)
     tables = (histories(context, shard) for shard in range(context.config.data.shards))
     table = sample_training_users(settings, tables, context.event_weights, context.cutoff)
@@ -82,9 +85,7 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
         if worker.rank == 0:
             context.storage.write(checkpoint, loop.checkpoint())
         row = loop.progress.curve[-1]
-        judged = f"  validation {row['validation']:.4f}" if "validation" in row else ""
-        line = f"train      epoch {row['epoch']:.0f} / {settings.training.epochs}  loss {row['loss']:.4f}{judged}"
-        report(row, line)
+        report(row, f"train      {format_epoch(row, settings.training.epochs)}")
 
     trained = train(settings, windows, items, after_epoch, worker=worker, checkpoint=data)
     if worker.rank == 0:
@@ -92,18 +93,14 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
         context.storage.delete(checkpoint)
 
 
-def _stopped(context: RunContext, checkpoint: str) -> bytes | None:
-    """Where an earlier run stood, if one was stopped."""
+def _resumed(context: RunContext, checkpoint: str) -> bytes | None:
+    """The checkpoint of an earlier run that was killed, if there is one."""
     try:
         data = context.storage.read(checkpoint)
     except MissingFileError:
         return None
-    _LOG.warning("train: goes on from a run that was stopped")
+    _LOG.warning("train: resumes a killed training")
     return data
-
-
-def _taught(instruction: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in instruction.items() if key != "leave_out"}
 
 
 @lru_cache(maxsize=1)

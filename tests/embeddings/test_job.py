@@ -23,7 +23,7 @@ from rayrec.embeddings import (
 )
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.pipeline import embedding_run
-from rayrec.pipeline.embedding_side_products import record_of
+from rayrec.pipeline.embedding_products import record_of
 from rayrec.pipeline.embedding_training import model_fingerprint, settings_of
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext

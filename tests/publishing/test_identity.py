@@ -15,7 +15,7 @@ import yaml
 from rayrec.config import Config
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.hashing import digest, with_key_order
-from rayrec.pipeline import embedding_influence, embedding_neighbours, embedding_side_products, llm_tuning
+from rayrec.pipeline import embedding_products, llm_tuning
 from rayrec.pipeline.blender_fitting import blender_fingerprint
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.embedding_training import model_fingerprint
@@ -113,7 +113,8 @@ def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
 def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert model_fingerprint(turned) != model_fingerprint(usual)
-    for record_of in (embedding_side_products.record_of, embedding_influence.record_of, embedding_neighbours.record_of):
+    names = (embedding_products.record_of, embedding_products.influence_record, embedding_products.neighbours_record)
+    for record_of in names:
         assert record_of(turned).identity != record_of(usual).identity
 
 
