@@ -243,7 +243,7 @@ def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
 def test_embeddings_do_not_change_what_slates_are(shop: SyntheticDataset, tmp_path: Path) -> None:
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
     assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
-    with pytest.raises(ConfigError, match="does not say what to embed"):
+    with pytest.raises(ConfigError, match="has no section for embeddings"):
         settings_of(RunContext(plain, shop.date))
 
 
