@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from small_runs import Workspace, make
+from small_runs import Run, make
 
 from rayrec.pipeline import daily_run
-from rayrec.pipeline.daily_run import RunResult
 
 
 @pytest.fixture(scope="session")
-def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, RunResult]:
+def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     workspace = make(tmp_path_factory.mktemp("shop"))
     return workspace, daily_run.run(workspace.context(workspace.root))

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pytest
 import ray
 import test_blend_resumes as this_module
-from small_runs import Workspace
+from small_runs import Run
 
 from rayrec.pipeline import blender_fitting
 from rayrec.pipeline.blender_fitting import DenoiseTrainingUsers, blender_fingerprint, fit_blenders, load_blender
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.interaction_ingest import ingest
 from rayrec.pipeline.item_model_fitting import fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
@@ -56,7 +55,7 @@ def rows(file: Path) -> int:
 
 @pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
 def test_no_training_example_is_made_twice(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     workspace, _ = first_run
     root = workspace.prepared(tmp_path / "out")
@@ -75,7 +74,7 @@ def test_no_training_example_is_made_twice(
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
 
-def test_an_arm_of_few_users_learns_the_same_blender(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+def test_an_arm_of_few_users_learns_the_same_blender(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = workspace.prepared(tmp_path / "out")
     whole = blends(workspace.context(root))
@@ -85,9 +84,7 @@ def test_an_arm_of_few_users_learns_the_same_blender(first_run: tuple[Workspace,
     assert blends(few) == whole
 
 
-def test_a_blender_s_fingerprint_covers_what_it_learns_from(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path
-) -> None:
+def test_a_blender_s_fingerprint_covers_what_it_learns_from(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = workspace.prepared(tmp_path / "out")
 
@@ -95,11 +92,6 @@ def test_a_blender_s_fingerprint_covers_what_it_learns_from(
         context = workspace.context(root, *overrides)
         return blender_fingerprint(context, context.arms.variants("rerank")[0], ())
 
-    different = [
-        (),
-        ("instruction.default_request=Something else",),
-        ("blend.min_events=1",),
-        ("blend.l2=1",),
-    ]
+    different = [(), ("instruction.default_request=Something else",), ("blend.min_events=1",), ("blend.l2=1",)]
     assert len({named(*overrides) for overrides in different}) == len(different)
     assert named("arms.assignment=split", "arms.salt=another") == named("slate.size=9") == named(), "they teach nothing"

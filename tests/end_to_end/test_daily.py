@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import test_daily as this_module
-from small_runs import CONFIG, USERS, Workspace, differences, rows
+from small_runs import CONFIG, USERS, Run, Workspace, differences, rows
 from typer.testing import CliRunner
 
 from jobs.daily import main as daily_job
@@ -47,7 +47,7 @@ def published(workspace: Workspace, result: RunResult) -> pa.Table:
     return read_slates(result.context.config.output.root, workspace.dataset.date, verify=True)
 
 
-def test_every_user_has_exactly_one_slate_in_every_arm(first_run: tuple[Workspace, RunResult]) -> None:
+def test_every_user_has_exactly_one_slate_in_every_arm(first_run: Run) -> None:
     workspace, result = first_run
     slates = published(workspace, result)
     assert slates.schema.equals(SLATE)
@@ -56,7 +56,7 @@ def test_every_user_has_exactly_one_slate_in_every_arm(first_run: tuple[Workspac
     assert counts.num_rows == 2 * USERS == 2 * result.manifest.users.published
 
 
-def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Workspace, RunResult]) -> None:
+def test_the_manifest_says_what_went_in_and_who_scored(first_run: Run) -> None:
     _, result = first_run
     manifest = result.manifest
     assert manifest.engine == {"vllm: item_token": USERS}
@@ -67,7 +67,7 @@ def test_the_manifest_says_what_went_in_and_who_scored(first_run: tuple[Workspac
     assert manifest.users.users_in == USERS
 
 
-def test_a_rerun_does_nothing(first_run: tuple[Workspace, RunResult]) -> None:
+def test_a_rerun_does_nothing(first_run: Run) -> None:
     workspace, result = first_run
     before = {info.path: info.version for info in result.context.storage.list("slates")}
     again = daily_run.run(workspace.context(workspace.root))
@@ -78,11 +78,7 @@ def test_a_rerun_does_nothing(first_run: tuple[Workspace, RunResult]) -> None:
 
 @pytest.mark.parametrize(("left", "code"), [(None, None), (b'{"name": "of another version"}', "newer")])
 def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
-    first_run: tuple[Workspace, RunResult],
-    tmp_path: Path,
-    left: bytes | None,
-    code: str | None,
-    monkeypatch: pytest.MonkeyPatch,
+    first_run: Run, tmp_path: Path, left: bytes | None, code: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, result = first_run
     root = tmp_path / "out"
@@ -106,9 +102,7 @@ def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
     assert storage.exists(layout.report_page_path(workspace.dataset.date))
 
 
-def test_a_late_report_whose_sources_are_gone_is_no_error(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path
-) -> None:
+def test_a_late_report_whose_sources_are_gone_is_no_error(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = tmp_path / "out"
     shutil.copytree(workspace.root / "slates", root / "slates")
@@ -120,15 +114,13 @@ def test_a_late_report_whose_sources_are_gone_is_no_error(
     assert not Storage(str(root)).list("reports")
 
 
-def test_another_config_is_refused_with_what_differs(first_run: tuple[Workspace, RunResult]) -> None:
+def test_another_config_is_refused_with_what_differs(first_run: Run) -> None:
     workspace, _ = first_run
     with pytest.raises(PublicationError, match=r"slate\.size: 50 -> 10"):
         daily_run.run(workspace.context(workspace.root, "slate.size=10"))
 
 
-def test_an_arm_alone_gives_the_slates_it_gives_beside_others(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path
-) -> None:
+def test_an_arm_alone_gives_the_slates_it_gives_beside_others(first_run: Run, tmp_path: Path) -> None:
     workspace, result = first_run
     config = workspace.config(workspace.prepared(tmp_path / "out"))
     alone = config.model_copy(
@@ -139,7 +131,7 @@ def test_an_arm_alone_gives_the_slates_it_gives_beside_others(
     assert not differences(published(workspace, other), together, but=("slate_id",))
 
 
-def test_too_much_quarantine_publishes_nothing(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+def test_too_much_quarantine_publishes_nothing(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     context = workspace.context(tmp_path / "out", "data.max_quarantine_share=0.0001")
     with pytest.raises(QuarantineError, match=r"broke the contract .* no_user"):
@@ -173,9 +165,7 @@ class RerankThatFailsOne(scoring.RerankShard):
 
 
 @pytest.fixture(scope="module")
-def on_transformers(
-    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Workspace, RunResult]:
+def on_transformers(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run with the reference engine, which refuses one prompt of every shard."""
     workspace, _ = first_run
     root = workspace.prepared(tmp_path_factory.mktemp("transformers") / "out")
@@ -184,9 +174,7 @@ def on_transformers(
         return workspace, daily_run.run(workspace.context(root, "rerank.engine=transformers"))
 
 
-def test_transformers_scores_like_vllm(
-    first_run: tuple[Workspace, RunResult], on_transformers: tuple[Workspace, RunResult]
-) -> None:
+def test_transformers_scores_like_vllm(first_run: Run, on_transformers: Run) -> None:
     workspace, other = on_transformers
     assert set(other.manifest.engine) == {"transformers: item_token", "failed"}
     keys = ["arm", "user_id", "item_id"]
@@ -198,7 +186,7 @@ def test_transformers_scores_like_vllm(
 
 
 def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
-    first_run: tuple[Workspace, RunResult], on_transformers: tuple[Workspace, RunResult], tmp_path: Path
+    first_run: Run, on_transformers: Run, tmp_path: Path
 ) -> None:
     workspace, other = on_transformers
     shards = workspace.config(tmp_path).data.shards
@@ -218,7 +206,7 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     assert untouched.equals(base)
 
 
-def test_the_report_is_made_from_what_the_run_left(first_run: tuple[Workspace, RunResult]) -> None:
+def test_the_report_is_made_from_what_the_run_left(first_run: Run) -> None:
     _, result = first_run
     people = select_example_users(result.context, result.manifest, 3)
     assert len(people) == 3

@@ -13,13 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from killed_driver import MOMENTS
-from small_runs import CONFIG, Workspace, differences, rows
+from small_runs import CONFIG, Run, Workspace, differences, rows
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
 from rayrec.pipeline import daily_run
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.storage import Storage
 
 PUBLISHED = "just after the publication"
@@ -49,7 +48,7 @@ def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overr
 
 
 @pytest.fixture(scope="module")
-def undisturbed(first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def undisturbed(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
     """The rows of a run without an LLM that nobody disturbed."""
     workspace, _ = first_run
     root = workspace.prepared(tmp_path_factory.mktemp("undisturbed") / "out")
@@ -61,7 +60,7 @@ def undisturbed(first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest
     ("storage_root", "moments"), [("local", WITHOUT_TUNING), ("s3", WITHOUT_TUNING[-4:])], indirect=["storage_root"]
 )
 def test_a_driver_killed_at_every_step_costs_no_row(
-    first_run: tuple[Workspace, RunResult], undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
+    first_run: Run, undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
 ) -> None:
     workspace, _ = first_run
     kill_in_turn(workspace, storage_root, moments, *WITHOUT_LLM)
@@ -72,9 +71,7 @@ def test_a_driver_killed_at_every_step_costs_no_row(
     assert {info.path for info in Storage(storage_root).list("slates") if info.path.endswith(".parquet")} == named
 
 
-def test_a_driver_killed_before_and_after_tuning_costs_no_row(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path
-) -> None:
+def test_a_driver_killed_before_and_after_tuning_costs_no_row(first_run: Run, tmp_path: Path) -> None:
     workspace, first = first_run
     root = tmp_path / "out"
     shutil.copytree(workspace.root / "work", root / "work")
@@ -84,9 +81,7 @@ def test_a_driver_killed_before_and_after_tuning_costs_no_row(
     assert not differences(slates, others)
 
 
-def test_a_whole_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(
-    first_run: tuple[Workspace, RunResult],
-) -> None:
+def test_a_whole_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(first_run: Run) -> None:
     """Everything lies on S3: events, histories, models, the LLM's checkpoints, slates."""
     workspace, first = first_run
     dataset, root = "s3://rayrec-tests/shop", "s3://rayrec-tests/out"

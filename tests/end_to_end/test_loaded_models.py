@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from small_runs import CONFIG, Workspace
+from small_runs import CONFIG, Run
 
 from rayrec.config import load
 from rayrec.pipeline import worker_cache as worker_cache_module
 from rayrec.pipeline.arm_settings import retriever_specs
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import DenoiseShard, RetrieveShard, ScoringSpec
 from rayrec.pipeline.worker_cache import WorkerCache, worker_cache
@@ -23,9 +22,7 @@ from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.retrieval.item_model import ItemModel
 
 
-def test_stages_cached_between_shards_do_what_new_ones_do(
-    first_run: tuple[Workspace, RunResult], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_cached_between_shards_do_what_new_ones_do(first_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _, result = first_run
     assert result.models is not None
     scoring, built, retriever = (

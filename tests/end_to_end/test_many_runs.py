@@ -8,19 +8,18 @@ import sys
 from pathlib import Path
 
 from ray_heads import REPOSITORY, ray_head
-from small_runs import CONFIG, Workspace, differences
+from small_runs import CONFIG, Run, differences
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.pipeline import daily_run
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.storage import Storage
 
 RUNS = 4
 WITHOUT_LLM = "rerank.method=none"
 
 
-def test_of_four_runs_of_one_day_one_publishes(first_run: tuple[Workspace, RunResult], tmp_path: Path) -> None:
+def test_of_four_runs_of_one_day_one_publishes(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     alone = workspace.prepared(tmp_path / "alone")
     daily_run.run(workspace.context(alone, WITHOUT_LLM))

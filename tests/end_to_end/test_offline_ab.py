@@ -10,14 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pytest
-from small_runs import CONFIG, Workspace, differences
+from small_runs import CONFIG, Run, Workspace, differences
 from typer.testing import CliRunner
 
 from jobs.evaluate import main as evaluate
 from rayrec import read_slates
 from rayrec.errors import PublicationError
 from rayrec.pipeline import daily_run
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_report import report_data, select_example_users
 from rayrec.publishing.manifest import find_manifest
 from rayrec.reporting.html_report import write_report
@@ -36,9 +35,7 @@ ARMS = f"arms.variants={{soft: {SOFT}, warmer: {WARMER}, greedy: {GREEDY}, ruled
 
 
 @pytest.fixture(scope="module")
-def explored(
-    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Workspace, list[str], Path]:
+def explored(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, list[str], Path]:
     workspace, _ = first_run
     output = workspace.prepared(tmp_path_factory.mktemp("explored"))
     result = daily_run.run(workspace.context(output, ARMS))
@@ -134,9 +131,7 @@ def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Workspace
     assert "Traceback" not in text
 
 
-def test_a_split_that_does_not_look_like_its_shares_is_not_published(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path
-) -> None:
+def test_a_split_that_does_not_look_like_its_shares_is_not_published(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     output = workspace.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"

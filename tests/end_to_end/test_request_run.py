@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pytest
 from small_checkpoints import build
-from small_runs import Workspace
+from small_runs import Run, Workspace
 
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
@@ -38,7 +38,7 @@ TUNED_ON_REQUESTS = (
 
 
 @pytest.fixture(scope="module")
-def with_requests(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, RunResult]:
+def with_requests(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("asked")
     workspace = Workspace(make_synthetic_dataset(root, seed=3, users=60), root / "out")
     table = {
@@ -64,20 +64,20 @@ def share(table: pa.Table, category: str) -> float:
     return float(np.mean(pc.equal(table["category"], category)))
 
 
-def test_a_request_of_one_arm_changes_the_slates_of_that_arm(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_a_request_of_one_arm_changes_the_slates_of_that_arm(with_requests: Run) -> None:
     workspace, result = with_requests
     with_request, without = (share(top(workspace, result, arm), "Camping") for arm in ("campaign", "llm"))
     assert with_request > 0.9 > without + 0.4
 
 
-def test_prompts_are_counted_by_engine_and_method(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_prompts_are_counted_by_engine_and_method(with_requests: Run) -> None:
     workspace, result = with_requests
     slates = read_slates(str(workspace.root), workspace.dataset.date)
     users = len(pc.unique(slates["user_id"]))
     assert result.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
 
 
-def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) -> None:
     _, result = with_requests
     inputs = {Path(file.path).name: file for file in result.manifest.inputs}
     assert inputs["instructions.csv"].rows == 2
@@ -85,16 +85,14 @@ def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: tuple
     assert result.manifest.prompt_hash
 
 
-def test_a_text_scorer_moves_only_the_items_that_it_scored(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_a_text_scorer_moves_only_the_items_that_it_scored(with_requests: Run) -> None:
     workspace, result = with_requests
     pointwise, llm = (top(workspace, result, arm) for arm in ("pointwise", "llm"))
     assert pointwise.num_rows == llm.num_rows
     assert not pointwise["item_id"].equals(llm["item_id"])
 
 
-def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows_it(
-    with_requests: tuple[Workspace, RunResult],
-) -> None:
+def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows_it(with_requests: Run) -> None:
     _, result = with_requests
     ((method, again),) = read_text_ablation(result.context, result.manifest.run_id).items()
     assert method.startswith("pointwise-")
@@ -104,7 +102,7 @@ def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows
     assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
 
 
-def test_the_report_says_which_requests_were_understood(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_the_report_says_which_requests_were_understood(with_requests: Run) -> None:
     _, result = with_requests
     card = tuned_checkpoint.read_model_card(
         result.context.storage, result.models.llm if result.models and result.models.llm else ""
@@ -118,7 +116,7 @@ def test_the_report_says_which_requests_were_understood(with_requests: tuple[Wor
     }
 
 
-def test_few_shot_examples_are_of_users_as_of_the_oldest_cutoff(with_requests: tuple[Workspace, RunResult]) -> None:
+def test_few_shot_examples_are_of_users_as_of_the_oldest_cutoff(with_requests: Run) -> None:
     _, result = with_requests
     pool = few_shot_pool(result.context)
     assert 20 < len(pool) == len(set(pool.users)) <= 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_runs import USERS, Workspace, differences
+from small_runs import USERS, Run, Workspace, differences
 
 from rayrec import read_slates
 from rayrec.evaluation.evaluation_job import evaluate
@@ -23,9 +23,7 @@ SPLIT = (
 
 
 @pytest.fixture(scope="module")
-def split(
-    first_run: tuple[Workspace, RunResult], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Workspace, RunResult]:
+def split(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
     workspace, _ = first_run
     return workspace, daily_run.run(workspace.context(workspace.prepared(tmp_path_factory.mktemp("split")), *SPLIT))
 
@@ -34,9 +32,7 @@ def slates_of(workspace: Workspace, result: RunResult, arm: str) -> pa.Table:
     return read_slates(result.context.config.output.root, workspace.dataset.date, arm=arm)
 
 
-def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
-    first_run: tuple[Workspace, RunResult], split: tuple[Workspace, RunResult]
-) -> None:
+def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(first_run: Run, split: Run) -> None:
     workspace, together = first_run
     _, apart = split
     users = 0
@@ -48,7 +44,7 @@ def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(
     assert users + len(pc.unique(slates_of(workspace, apart, "soft")["user_id"])) == USERS
 
 
-def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: tuple[Workspace, RunResult]) -> None:
+def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: Run) -> None:
     workspace, result = split
     users = {arm: len(pc.unique(slates_of(workspace, result, arm)["user_id"])) for arm in result.manifest.arms}
     assert sum(result.manifest.engine.values()) == users["llm"] + users["soft"]
@@ -60,15 +56,13 @@ def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: tup
     assert set(targets["slate_id"].to_pylist()) == set(slates_of(workspace, result, "soft")["slate_id"].to_pylist())
 
 
-def test_every_history_is_counted_once(split: tuple[Workspace, RunResult]) -> None:
+def test_every_history_is_counted_once(split: Run) -> None:
     _, result = split
     lengths = counts_by_arm(read_run_statistics(result.context, result.manifest.run_id), "history length")
     assert sum(lengths["all"].values()) == USERS
 
 
-def test_the_users_of_every_arm_are_judged(
-    first_run: tuple[Workspace, RunResult], split: tuple[Workspace, RunResult]
-) -> None:
+def test_the_users_of_every_arm_are_judged(first_run: Run, split: Run) -> None:
     workspace, together = first_run
     _, apart = split
     everybody, found = (evaluate(result.context.config, workspace.dataset.date, 7) for result in (together, apart))

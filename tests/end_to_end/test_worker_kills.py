@@ -10,11 +10,10 @@ import pyarrow as pa
 import pytest
 import ray
 import test_worker_kills as this_module
-from small_runs import Workspace, differences
+from small_runs import Run, differences
 
 from rayrec import read_slates
 from rayrec.pipeline import daily_run, scoring
-from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.slate_commit import CommitShard
 from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.storage import Storage
@@ -66,9 +65,7 @@ class CommitKilled(CommitShard):
             Storage.create = create
 
 
-def test_killed_workers_cost_no_row(
-    first_run: tuple[Workspace, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_workers_cost_no_row(first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three of one run: while it denoises, when the LLM has scored a shard, and between a shard's files and receipt."""
     workspace, result = first_run
     root = workspace.prepared(tmp_path / "out")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from rayrec.config import Config, load
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
+from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_context import RunContext
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
@@ -48,6 +49,10 @@ class Workspace:
         for part in ("work", "models"):
             shutil.copytree(self.root / part, output / part)
         return output
+
+
+Run = tuple[Workspace, RunResult]
+"""A run, and the workspace that it ran in."""
 
 
 def make(folder: Path) -> Workspace:
