@@ -1,4 +1,4 @@
-"""`arms`: the variants that are compared, and who gets which."""
+"""`arms`: the experiment arms, and how users are assigned to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Arm(Section):
     A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon_greedy}` keeps size and
     rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged, unless the arm
     names another method (or policy) than the top level: those of the other are not inherited, nor is the adapter of
-    another checkpoint, nor any checkpoint where `rerank.method` reads with none.
+    another checkpoint, nor any checkpoint where `rerank.method` needs none.
     """
 
     denoise: Denoise | None = None
@@ -34,7 +34,7 @@ class Arm(Section):
 
 
 class ExperimentLayer(Section):
-    """An experiment inside a layer: users whom another salt puts into [low, high) of [0, 1) take part.
+    """An experiment inside a layer: of the users whom another salt puts into [low, high) of [0, 1).
 
     Give the salt of an earlier experiment and the range of one of its arms to nest this one in that arm; users keep
     their place for as long as the salts stay.
@@ -47,7 +47,7 @@ class ExperimentLayer(Section):
     high: float = Field(1.0, gt=0, le=1)
     """Where it ends; above `low`."""
     default_arm: str
-    """The arm of those who do not take part; they are compared with nobody."""
+    """The arm of the users outside the layer; they are not compared."""
 
     @model_validator(mode="after")
     def _some_room(self) -> ExperimentLayer:
@@ -64,9 +64,9 @@ class Arms(Section):
     salt: str = "rayrec"
     """What users are dealt out by: another salt is another, independent split."""
     layer: ExperimentLayer | None = None
-    """An experiment inside a part of the users; `null`: everybody takes part."""
+    """An experiment on a part of the users; `null`: on all."""
     sample_ratio_min_p: float = Field(1e-3, ge=0, lt=1)
-    """A split less likely than this is not published: something lost users of one arm. 0: never asked."""
+    """Smallest p-value of the sample-ratio check; below it nothing is published. 0: no check."""
     variants: dict[str, Arm]
     """The arms, at least one; `{}` is the top-level sections as they are."""
 

@@ -1,4 +1,4 @@
-"""The whole config, and how it is read: YAML, overrides, errors that name the key."""
+"""The `Config`, and `load`: YAML, overrides, validation with errors that name the key."""
 
 from __future__ import annotations
 
@@ -32,35 +32,35 @@ class Config(Section):
     """The settings of a job. `denoise`, `retrieval`, `rerank` and `slate` may differ between arms."""
 
     name: str
-    """What the runs are called, in reports and manifests."""
+    """Name of the runs, in reports and manifests."""
     data: Data
-    """What is read."""
+    """Input files, and what their columns mean."""
     denoise: Denoise = Field(default_factory=Denoise)
-    """What is taken out of histories."""
+    """Which interactions are removed from histories."""
     retrieval: Retrieval = Field(default_factory=Retrieval)
-    """Where candidates come from."""
+    """The sources of candidates."""
     fit: Fit = Fit()
     """Bounds of the item models."""
     blend: Blend = Blend()
-    """How the final score is learned."""
+    """How the scores are combined into one."""
     instruction: Instruction = Instruction()
-    """What is asked where the table says nothing."""
+    """The default request, and limits of instructions."""
     tuning: Tuning = Tuning()
-    """The LLM that is tuned."""
+    """The item-token LLM and its tuning."""
     rerank: Rerank = Field(default_factory=Rerank)
-    """How the LLM scores."""
+    """How an LLM scores candidates."""
     slate: Slate = Field(default_factory=Slate)
-    """What becomes of the scores."""
+    """How slates are made from scores."""
     arms: Arms
-    """The variants that are compared."""
+    """The experiment arms."""
     feedback: Feedback | None = None
-    """Logged feedback; `null`: there is none."""
+    """Logged feedback; `null`: none."""
     embeddings: Embeddings | None = None
-    """User vectors; `jobs.embed` needs it."""
+    """User embeddings; required by `jobs.embed`."""
     resources: Resources = Resources()
-    """What the cluster gives."""
+    """Resources of the cluster."""
     output: Output = Output()
-    """Where what is made goes."""
+    """Where results are written."""
 
     @field_validator("arms", mode="before")
     @classmethod

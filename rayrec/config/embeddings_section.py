@@ -1,4 +1,4 @@
-"""`embeddings`: which views of a user are read, what is asked of them, and how the model that answers is trained."""
+"""`embeddings`: the views of a user, the instructions, and the model and its training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class EmbeddingViewSettings(Section):
     kind: Literal["events", "dislikes", "profile", "rhythm", "sessions"]
     """Which view."""
     newest: int = Field(64, ge=1, le=1024)
-    """Lines that are read, the newest."""
+    """Lines of the view at most, the newest."""
 
 
 class Answer(Section):
-    """What a log says in answer to an instruction, from the events within the horizon after a cut.
+    """The answer to an instruction in the log, from the interactions within the horizon after a cutoff.
 
     - `again`: takes something again
     - `takes`: takes an item with one of `words` in its title or category; of those who take any
@@ -52,7 +52,7 @@ class Answer(Section):
 
 
 class EmbeddingInstruction(Section):
-    """A purpose in words. With an `answer` the model is taught it; without, it is only asked."""
+    """A purpose in words. With an `answer` the model is trained on it; without, it is used for inference only."""
 
     text: str = Field(min_length=1, max_length=300)
     """The question or task, 1 to 300 characters."""
@@ -63,7 +63,7 @@ class EmbeddingInstruction(Section):
 
 
 class EmbeddingModel(Section):
-    """What reads the summaries and the instruction, and sizes."""
+    """The language model and the encoders, and their sizes."""
 
     base: str = "scratch"
     """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA."""
@@ -92,10 +92,10 @@ class EmbeddingModel(Section):
 
 
 class EmbeddingTraining(Section):
-    """How the model is taught: what users did after a few moments in the past answers the instructions."""
+    """Training: what users did after a few cutoffs answers the instructions."""
 
     cutoffs: int = Field(6, ge=1)
-    """Moments in the past that users are asked at; the newest is one horizon before the date."""
+    """Number of training cutoffs; the newest is one horizon before the date."""
     every_days: float = Field(15.0, gt=0)
     """Days between two of them."""
     min_item_events: int = Field(3, ge=1)
@@ -105,7 +105,7 @@ class EmbeddingTraining(Section):
     users: int = Field(50_000, ge=1)
     """Users at most, a moment; chosen by their stable hash. What bounds memory."""
     questions: int = Field(8, ge=1)
-    """Asked of a user in an epoch at most, drawn at random."""
+    """Instructions per user and epoch at most, drawn at random."""
     epochs: int = Field(8, ge=1)
     """At most: users held out decide."""
     patience: int = Field(4, ge=1)
@@ -154,7 +154,7 @@ class Influence(Section):
 
 
 class Embeddings(Section):
-    """User vectors that answer to an instruction, made by `jobs.embed`: which views are read, what is asked of them."""
+    """Instruction-aware user embeddings, made by `jobs.embed`."""
 
     sources: dict[InstructionId, EmbeddingViewSettings] = Field(
         {
@@ -167,11 +167,11 @@ class Embeddings(Section):
         min_length=1,
         max_length=6,
     )
-    """The views that are read, 1 to 6 of them."""
+    """The views of a user by name, 1 to 6."""
     instructions: dict[InstructionId, EmbeddingInstruction] = Field(min_length=1)
-    """What is asked. The name becomes a folder's: letters, digits, `_`, `-`."""
+    """The instructions by name, which names a folder: letters, digits, `_`, `-`."""
     horizon_days: float = Field(30.0, gt=0)
-    """An answer comes from the events within this time after a cut."""
+    """An answer comes from the interactions within this time after a cutoff."""
     price: str = "price"
     """The item attribute that price bands are made of; an item without it has none."""
     dislike_at_most: float | None = None
@@ -179,13 +179,13 @@ class Embeddings(Section):
     session_gap_hours: float = Field(2.0, gt=0)
     """A longer pause begins a new session."""
     model: EmbeddingModel = EmbeddingModel()
-    """What reads."""
+    """The model."""
     training: EmbeddingTraining = EmbeddingTraining()
-    """How it learns to."""
+    """Its training."""
     neighbours: Neighbours = Neighbours()
-    """Whether nearest users and items are published too."""
+    """Nearest users and items, published beside the vectors."""
     influence: Influence = Influence()
-    """Whether what the vectors rest on is published too."""
+    """The most influential interactions, published beside the vectors."""
 
     @model_validator(mode="after")
     def _taught(self) -> Embeddings:

@@ -3,7 +3,7 @@
 An arm gives only what differs, key by key and at every depth; a list that it gives stands for the whole list, and its
 `retrieval.sources` for all sources. Some keys belong to the value of another one and are inherited only with it: the
 `settings` of a method (or policy), and the adapter of a checkpoint. A checkpoint is inherited only where the arm's
-method reads with one.
+method needs one.
 """
 
 from __future__ import annotations

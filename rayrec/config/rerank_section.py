@@ -60,14 +60,14 @@ class Rerank(Section):
 
     @property
     def ignored_keys(self) -> tuple[str, ...]:
-        """Keys that mean nothing to an arm of this method; what runs the LLM tuned here is the same for all arms."""
+        """Keys without effect in an arm of this method; the engine of the item-token LLM is the same for all arms."""
         if self.is_text_scorer:
             return ()
         return ("engine", "dtype", "depth", "fields", *(("max_promotion",) if self.method == "none" else ()))
 
     @property
     def is_text_scorer(self) -> bool:
-        """Whether a checkpoint of the user's reads titles."""
+        """Whether the method is a text reranker on the user's own checkpoint."""
         return self.method not in WITHOUT_CHECKPOINT
 
     @model_validator(mode="after")

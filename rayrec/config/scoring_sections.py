@@ -1,4 +1,4 @@
-"""The sections of the config that say what is done with the data, from histories to the blend."""
+"""The sections from denoising to the blend, `instruction` and `output`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _RESERVED = ("llm", "pinned")  # what a slate's `source` column says of items th
 
 
 class Denoise(Section):
-    """Which events of a history are not to be believed: they are taken out before anything reads it."""
+    """Which interactions are removed from a history before any later stage."""
 
     method: Annotated[str, method_name("denoise.method")] = "influence"
-    """The name of a method; `none` keeps everything."""
+    """The denoising method; `none` keeps every interaction."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("denoise.method", "method")] = Field(
         {}, validate_default=True
     )
@@ -33,7 +33,7 @@ class Denoise(Section):
 
 
 class RetrieverSettings(MethodSettings):
-    """What every source has, beside the settings of its retriever."""
+    """Keys of every source, beside the settings of its retriever."""
 
     method: str = ""
     """The retriever; default: the source's name."""
@@ -68,7 +68,7 @@ Source = Annotated[SerializeAsAny[RetrieverSettings], BeforeValidator(_retriever
 
 
 class Retrieval(Section):
-    """Which items a user might want: what the sources propose, each of them scored by every source."""
+    """Candidate retrieval: the best items of each source, each scored by every source."""
 
     sources: dict[SourceName, Source] = Field(
         {
@@ -89,11 +89,11 @@ class Retrieval(Section):
     """The sources by name, each with the settings of its retriever. What is given stands for the whole list: to add a
     source, copy it."""
     candidates_per_source: int = Field(100, ge=1)
-    """So many of each source's best are candidates. More candidates are more work for every stage after."""
+    """How many of each source's best items are candidates. Later stages take time in proportion."""
     request_candidates: int = Field(100, ge=0)
-    """So many items that match the words of a request are candidates too; 0: none."""
+    """How many items that match the words of a request are candidates too; 0: none."""
     exclude_seen: bool = True
-    """Whether items of the user's history are left out; events that denoising takes out count as seen, too."""
+    """Whether items of the user's history are excluded, including interactions that denoising removes."""
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -117,40 +117,39 @@ class Fit(Section):
     """Bounds of the item models' fit."""
 
     max_events: int = Field(20_000_000, ge=1)
-    """Events that are learned from; beyond it whole users are left out, chosen by their stable hash."""
+    """Interactions to learn from at most; beyond it whole users are left out, by a stable hash."""
 
 
 class Blend(Section):
-    """How the final score is learned: on the days before the date, cut by cut, with everything fitted before it."""
+    """How the final score is learned: at cutoffs before the date, each with models fitted on what was known then."""
 
     cutoffs: int = Field(2, ge=0)
-    """Moments in the past to learn from, a horizon apart. Each costs a fit and a tuning; 0: nothing is learned, the
-    default weights stand."""
+    """Number of earlier cutoffs to learn from, a horizon apart. Each costs a fit and a tuning; 0: default weights."""
     horizon_days: float = Field(7.0, gt=0)
-    """What users took within this time after a cut is what is learned. Longer where they act rarely."""
+    """Days after a cutoff whose interactions are the target. Longer where users interact rarely."""
     min_events: int = Field(3, ge=0)
-    """Users with fewer positive events before the cut do not teach."""
+    """Users with fewer positive interactions before the cutoff are no training examples."""
     max_users: int = Field(40_000, ge=1)
-    """Users looked at, chosen by their stable hash; those who took something teach every arm."""
+    """Users per cutoff at most, by a stable hash."""
     l2: float = Field(1e-3, gt=0)
-    """How hard the weights are pulled to zero."""
+    """L2 regularization of the weights."""
 
 
 class Instruction(Section):
-    """What is asked for, in words, where `data.instructions` says nothing for a user and arm."""
+    """The request of users and arms without one in `data.instructions`, and limits of all instructions."""
 
     default_request: str = "Recommend what this user will want next."
-    """The request. Checkpoints that read titles are told it as well, unless it is this one: their templates say so."""
+    """The request. Prompts of text rerankers contain it only where it differs from this default."""
     max_chars: int = Field(300, ge=1)
-    """Characters of a preference or an intention that are kept."""
+    """Characters of a user profile text or a request; the rest is cut off."""
     templates: str | None = None
-    """A YAML file to use instead of `rayrec/instructions/templates/`."""
+    """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
 
 
 class Output(Section):
-    """Where what is made goes."""
+    """Where results are written."""
 
     root: str = "out"
-    """Folder or fsspec URL (`s3://…`) of slates, reports, models and what nights leave to go on from."""
+    """Folder or fsspec URL (`s3://…`) of slates, reports, models and intermediate files."""
     examples: int = Field(3, ge=0)
-    """Users shown at the end of the job, and in the report."""
+    """Users shown as examples at the end of the job and in the report."""

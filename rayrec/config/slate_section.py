@@ -1,4 +1,4 @@
-"""`slate`: what is made of a user's scored candidates."""
+"""`slate`: how a slate is made from a user's scored candidates."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rayrec.config.section import MethodSettings, Section
 
 
 class Pin(Section):
-    """An item that stands at one rank of everybody's slate, with propensity 1."""
+    """An item at a fixed rank of every slate, with propensity 1."""
 
     item_id: str
-    """The item; left out where the catalogue does not know it or says that it is not to be had."""
+    """The item; left out if it is not in the catalogue or not available."""
     rank: int = Field(ge=1)
-    """Its place, from 1; in a slate that is too short it moves up to the end."""
+    """Its rank, from 1; in a shorter slate it is last."""
 
 
 class Range(Section):
-    """What an item's attribute may be, as a number, both ends included."""
+    """The allowed range of a numeric item attribute, both ends included."""
 
     min: float | None = Field(None, allow_inf_nan=False)
     """The smallest number that passes; `null`: any."""
     max: float | None = Field(None, allow_inf_nan=False)
     """The largest; `null`: any."""
     missing: Literal["keep", "drop"] = "drop"
-    """What becomes of items without a number there."""
+    """Whether items without a number there are allowed."""
 
     @model_validator(mode="after")
     def _some(self) -> Range:
@@ -39,16 +39,16 @@ class Range(Section):
 
 
 class Rules(Section):
-    """What every slate obeys, whatever the scores and the policy say. Pins are free of the other rules."""
+    """Rules of every slate, whatever the scores and the policy. Pinned items are exempt from the other rules."""
 
     blocked: tuple[str, ...] = ()
-    """Ids of items that nobody is shown."""
+    """Ids of items that are never shown."""
     pinned: tuple[Pin, ...] = ()
-    """Items that everybody is shown, at a fixed rank; at least one rank is left to the policy."""
+    """Items at a fixed rank of every slate; at least one rank is left to the policy."""
     max_per_category: int | None = Field(None, ge=1)
     """Of each category only the user's best so many are candidates; items without a category are not capped."""
     ranges: dict[str, Range] = Field({})
-    """What an attribute (`data.items.attributes`) may be, e.g. `{price: {max: 7}}`."""
+    """Allowed ranges by attribute (`data.items.attributes`), for example `{price: {max: 7}}`."""
 
     @model_validator(mode="after")
     def _agree(self) -> Rules:
@@ -61,10 +61,10 @@ class Rules(Section):
 
 
 class DiversitySettings(Section):
-    """Reorders each user's best candidates, so that not all of a slate is of one kind. Comes before the policy."""
+    """Diversification: reorders each user's best candidates before the policy."""
 
     method: Annotated[str, method_name("slate.diversity.method")] = "none"
-    """The name of a method; `none`: the order stays."""
+    """The diversification method; `none`: the order stays."""
     depth: int | None = Field(None, ge=2, le=2000)
     """How many of a user's best candidates are reordered; `null`: twice the slate. Those behind stay."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("slate.diversity.method", "method")] = Field(
@@ -80,11 +80,11 @@ class Fallback(Section):
     source: str
     """The source: a name in the arm's `retrieval.sources`."""
     below_events: int = Field(1, ge=1)
-    """Users with fewer positive events, of those that denoising kept, fall back."""
+    """Users with fewer retained positive interactions fall back."""
 
 
 class Slate(Section):
-    """What is made of a user's scored candidates: rules and diversity first, then the policy, then pins."""
+    """How a slate is made from scored candidates: rules and diversification first, then the policy, then pins."""
 
     size: int = Field(50, ge=1, le=1000)
     """Ranks of a slate; shorter where a user has fewer candidates."""
@@ -95,11 +95,11 @@ class Slate(Section):
     )
     """Settings of the policy."""
     rules: Rules = Rules()
-    """What every slate obeys."""
+    """Rules of every slate."""
     diversity: DiversitySettings = Field(default_factory=DiversitySettings)
-    """Whether and how the best candidates are mixed."""
+    """Diversification of the best candidates."""
     fallback: Fallback | None = None
-    """What users of whom little is known get; `null`: the blend, as everybody."""
+    """How candidates of users with little history are ordered; `null`: as all others, by the blend."""
 
     @model_validator(mode="after")
     def _room(self) -> Slate:
