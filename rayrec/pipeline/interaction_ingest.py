@@ -1,15 +1,15 @@
-"""Events in: input splits through the contract into the shuffle, and out of it one file of histories a shard.
+"""Ingests interactions: validates input splits, shuffles them by shard, and groups one file of histories a shard.
 
-Both halves are resumable: a split is done when its shuffle file exists, a shard when its counts do. How the input is
-cut into splits is part of a split's paths, so that another `data.split_bytes` begins anew. It is a shuffle
-through storage, not through Ray's object store: memory is bounded by a split and by a shard, whatever the day holds,
-and what is killed is only run again.
+Both stages resume: a split is done when its shuffle file exists, a shard when its counts exist. The paths of splits
+depend on the split plan, so another `data.split_bytes` starts again. The shuffle goes through storage, not through
+Ray's object store: memory is bounded by one split and one shard, and a killed task is simply repeated.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,14 +33,12 @@ from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, r
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_parquet
 
-ITEM_REASON_PREFIX = (
-    "item: "  # begins the reasons of rows of the item files, which are no part of the interactions' share
-)
+ITEM_REASON_PREFIX = "item: "  # of reasons of item rows; they do not count in data.max_quarantine_share
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What the night's data are, counted. Small; the histories themselves stay in storage."""
+    """Counts of the ingested data. The histories themselves stay in storage."""
 
     context: RunContext
     rows: int  # rows read
@@ -75,27 +73,17 @@ class ShardCounts:
 
 
 def ingest(context: RunContext) -> IngestResult:
-    """Run, or find, the day's histories. Raises DataError; QuarantineError where too many rows broke the contract."""
-    summary = _summary_path(context)
-    asked = ingest_instructions(context)
-    if not context.storage.exists(summary):
+    """Write the histories unless they exist. Raises DataError; QuarantineError if too many rows are invalid."""
+    instructions = ingest_instructions(context)
+    if not is_ingested(context):
         _ingest(context)
-    content = json.loads(context.storage.read(summary))
-    content["quarantined"] |= asked.quarantined
-    content["input_rows"] |= asked.rows
+    content = json.loads(context.storage.read(_summary_path(context)))
+    content["quarantined"] |= instructions.quarantined
+    content["input_rows"] |= instructions.rows
     shards = tuple(ShardCounts(**shard) for shard in content.pop("shards"))
-    ingested = IngestResult(context=context, shards=shards, **content)
-    check_share(
-        ingested.rows - ingested.outside_window - ingested.erased,
-        {
-            reason: n
-            for reason, n in ingested.quarantined.items()
-            if not reason.startswith((ITEM_REASON_PREFIX, INSTRUCTION_REASON_PREFIX))
-        },
-        context.config.data.max_quarantine_share,
-        f"the {context.config.data.window_days} days before {context.dt}",
-    )
-    return ingested
+    result = IngestResult(context=context, shards=shards, **content)
+    _check_share(context, result, result.quarantined)
+    return result
 
 
 def histories_path(context: RunContext, shard: int) -> str:
@@ -113,10 +101,10 @@ def read_catalogue(context: RunContext) -> pa.Table:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """A day's splits, and where what is read of each goes.
+    """The splits of the input files, and the paths that each is written to.
 
-    Files of another plan hold other rows under the same number, so the paths carry a digest of the plan. What a killed
-    run of another plan left in quarantine stays there, beside the whole.
+    The paths carry a digest of the plan, because files of another plan hold other rows under the same number. Files
+    that a killed run of another plan left in quarantine stay there.
     """
 
     context: RunContext
@@ -124,7 +112,7 @@ class SplitPlan:
 
     @classmethod
     def of(cls, context: RunContext) -> SplitPlan:
-        """The same in every process: it follows from the listing and `data.split_bytes` alone."""
+        """The same in every process: it depends only on the input files and `data.split_bytes`."""
         data = context.config.data
         return cls(context, make_splits(Storage(data.root), context.interaction_files, data.split_bytes))
 
@@ -152,10 +140,10 @@ class SplitPlan:
 
 
 class IngestSplit:
-    """Stage: one input split through the contract into its shuffle file."""
+    """Stage: validates one input split and writes its shuffle file."""
 
     def __init__(self, context: RunContext) -> None:
-        self._day = context
+        self._context = context
         self._plan = SplitPlan.of(context)
         items = (
             None if context.config.data.items.from_interactions else read_catalogue(context)["item_id"].combine_chunks()
@@ -164,28 +152,28 @@ class IngestSplit:
 
     def __call__(self, item: SplitItem, _: pa.Table) -> pa.Table:
         statistics = ingest_split(
-            Storage(self._day.config.data.root),
-            self._day.storage,
+            Storage(self._context.config.data.root),
+            self._context.storage,
             self._plan.splits[item.split],
             self._contract,
             shuffle_path=self._plan.shuffle_path(item.split),
             quarantine=self._plan.quarantine(item.split),
-            erasure_list=self._day.erasure_list,
+            erasure_list=self._context.erasure_list,
         )
         return pa.table({"rows": [statistics["rows"]]})
 
 
 class GroupShard:
-    """Stage: one shard's part of every shuffle file into its histories."""
+    """Stage: groups one shard's part of every shuffle file into histories."""
 
     def __init__(self, context: RunContext) -> None:
-        self._day = context
+        self._context = context
         self._shuffle_paths = SplitPlan.of(context).shuffle_paths
         self._item_ids = read_catalogue(context)["item_id"].combine_chunks()
         self._files = [file.path for file in context.interaction_files]
 
     def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
-        context, shard = self._day, item.shard
+        context, shard = self._context, item.shard
         tables = read_shard_interactions(context.storage, self._shuffle_paths, shard)
         grouped = group_histories(tables, self._item_ids, context.config.data, self._files)
         write_histories(context.storage, histories_path(context, shard), grouped.histories)
@@ -235,7 +223,7 @@ def _ingest(context: RunContext) -> None:
         statistics = read_statistics(context.storage, path)
         row_counts.add(RowCounts.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
-    _check_early(context, row_counts)
+    _check_share(context, row_counts, row_counts.quarantined)  # before the histories: it may be too much already
     if context.config.data.items.from_interactions:
         parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
@@ -254,13 +242,15 @@ def _ingest(context: RunContext) -> None:
     context.storage.write(_summary_path(context), json.dumps(summary).encode())
 
 
-def _check_early(context: RunContext, row_counts: RowCounts) -> None:
-    """Before the histories are made: a day that cannot be published need not be grouped."""
-    share, window = (
+def _check_share(context: RunContext, counts: RowCounts | IngestResult, quarantined: Mapping[str, int]) -> None:
+    """Raises QuarantineError if the share of invalid interactions is above `data.max_quarantine_share`."""
+    others = (ITEM_REASON_PREFIX, INSTRUCTION_REASON_PREFIX)
+    check_share(
+        counts.rows - counts.outside_window - counts.erased,
+        {reason: n for reason, n in quarantined.items() if not reason.startswith(others)},
         context.config.data.max_quarantine_share,
         f"the {context.config.data.window_days} days before {context.dt}",
     )
-    check_share(row_counts.rows - row_counts.outside_window - row_counts.erased, row_counts.quarantined, share, window)
 
 
 def _run(
