@@ -1,35 +1,35 @@
-"""A bound on what the LLM's opinion may do: how many places it may lift an item above the retrievers' order.
+"""Rank-promotion cap: how many ranks the LLM may move an item up from the order without the LLM.
 
-An item's text is the seller's, and in the ways that read texts it speaks to the LLM. With b the blend's score without
-the LLM, r the rank by it (ties in the order of the candidates) and B(k) the k-th highest b, the score of each item is
-held between two of them that depend on the retrievers alone:
+Sellers write the item texts, and text scorers put them into prompts. With b the blended score without the LLM, r the
+rank by it (ties in the order of the candidates) and B(k) the k-th highest b, the score of each item is clipped between
+two bounds that do not depend on the LLM:
 
-    score' = clip(score, B(r + down), B(r - up)),    up + down = lift
+    score' = clip(score, B(r + down), B(r - up)),    up + down = max_promotion
 
-So two items further apart than `lift` never change places, and nobody ends more than `lift` ranks above r, whatever
-score the LLM gives to anybody. A score' reads one LLM score, its own: nothing that an item does to its own changes
-another's score', or the order of two others.
+So two items further apart than `max_promotion` never change places, and no item ends more than `max_promotion` ranks
+above r, whatever the LLM scores are. score' depends on one LLM score, the item's own: an item that changes its own
+score changes neither another item's score' nor the order of two others.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of, reassign_scores
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
+from rayrec.numerics.types import Bools, Float32s, Int64s
 
 
-def cap_promotion(free: Ragged, scores: Floats, read: Bools, max_promotion: int) -> Floats:
-    """score', float32 [candidates]. `free`: b, a row a user; `scores`: with the LLM, on the same scale; `read`
-    [candidates]: what the LLM scored. The rest is as low as it may be."""
+def cap_promotion(base: Ragged, scores: Float32s, scored: Bools, max_promotion: int) -> Float32s:
+    """score', float32 [candidates].
+
+    `base`: b, one row per user; `scores`: with the LLM, on the same scale; `scored` [candidates]: what the LLM scored.
+    Other candidates have their lower bound.
+    """
     down = max_promotion // 2
-    result: Floats = scores.copy()
-    for block in padded_rows(free.offsets):
-        values, many = free.values[block.take], block.mask.sum(axis=1)[:, None]
+    result: Float32s = scores.copy()
+    for block in padded_rows(base.offsets):
+        values, many = base.values[block.take], block.mask.sum(axis=1)[:, None]
         order = positions_of(np.sort(descending_keys(values, block.mask), axis=1))
         ladder = _ladder(np.take_along_axis(values, order, axis=1), many, max_promotion - down, down)
         rank = np.arange(values.shape[1])
@@ -40,22 +40,22 @@ def cap_promotion(free: Ragged, scores: Floats, read: Bools, max_promotion: int)
         np.put_along_axis(end, order, rank + down >= many, axis=1)
         at = block.take[block.mask]
         low, high, end = low[block.mask], high[block.mask], end[block.mask]
-        result[at] = np.where(read[at], np.clip(scores[at], np.where(end, -np.inf, low), high), low)
+        result[at] = np.where(scored[at], np.clip(scores[at], np.where(end, -np.inf, low), high), low)
     return result
 
 
-def _ladder(falling: Floats, many: npt.NDArray[np.int64], up: int, down: int) -> Floats:
+def _ladder(falling: Float32s, many: Int64s, up: int, down: int) -> Float32s:
     """B(1 - up) .. B(n + down), [b, up + n + down], from each row's scores [b, n], of which `many` [b, 1] are real.
 
-    So wide because the best item looks `up` places above itself and the last one `down` places below.
-    Strictly falling: equal scores are parted by the smallest step. Above the best there is no bound; below the last
-    come unit steps, so that what was not read keeps its order there.
+    The width covers `up` ranks above the best item and `down` ranks below the last one. The values decrease strictly:
+    equal scores differ by the smallest step. There is no bound above the best; below the last follow unit steps, which
+    keep the order of candidates without an LLM score.
     """
     rows, width = falling.shape
     rank = np.arange(width + down)
     below = np.take_along_axis(falling, many - 1, axis=1) - np.maximum(rank + 1 - many, 0)
     real = rank[:width] < many
-    parted = reassign_scores(falling, real, np.full(rows, -np.inf, np.float32))
-    inner = np.where(real, parted, below[:, :width])
-    ladder: Floats = np.concatenate([np.full((rows, up), np.inf), inner, below[:, width:]], axis=1).astype(np.float32)
+    distinct = reassign_scores(falling, real, np.full(rows, -np.inf, np.float32))
+    inner = np.where(real, distinct, below[:, :width])
+    ladder: Float32s = np.concatenate([np.full((rows, up), np.inf), inner, below[:, width:]], axis=1).astype(np.float32)
     return ladder

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
 
-from rayrec.blending.blender import Blender, TrainingWindow, fit
+from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
+from rayrec.blending.blender import Blender
 from rayrec.config import Rerank
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.data.schemas import CONSUMED, CONSUMED_ITEMS, MICROSECONDS_PER_DAY, SIMULATED_REQUEST
@@ -164,7 +165,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         model = worker_cache(context).item_model_parts(models.item_model)
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
     personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
-    blender = fit(windows, personalized, context.config.blend.l2)
+    blender = fit_blender(windows, personalized, context.config.blend.l2)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 

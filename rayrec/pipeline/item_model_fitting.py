@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import numpy as np
 import ray
 
-from rayrec.blending.blender import ItemFeatures
+from rayrec.blending.blend_features import ItemFeatures
 from rayrec.config import Denoise
 from rayrec.config.section import MethodSettings
 from rayrec.data.required_fit import RequiredFit

@@ -18,7 +18,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.blending.blender import Blender, ItemFeatures
+from rayrec.blending.blend_features import ItemFeatures
+from rayrec.blending.blender import Blender
 from rayrec.config import Slate
 from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError

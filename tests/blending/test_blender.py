@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scored_candidates import NAMES, PERSONAL, candidates, item_features, window, with_llm
 
-from rayrec.blending import blender, user_traits
-from rayrec.blending.blender import Blender, TrainingWindow
+from rayrec.blending.blend_features import blend_features, impute_missing, rms_normalised, user_features
+from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
+from rayrec.blending.blender import Blender
 from rayrec.blending.conditional_logit import fit_conditional_logit
 from rayrec.numerics.ragged import Ragged
 
@@ -54,7 +55,7 @@ def top_hits(scores: Ragged, taught: TrainingWindow) -> float:
 
 
 def test_a_learned_blend_beats_the_default_and_every_source_alone() -> None:
-    learned = blender.fit([window(seed=1), window(seed=2)], PERSONAL)
+    learned = fit_blender([window(seed=1), window(seed=2)], PERSONAL)
     judged = window(seed=3)
     hits = top_hits(learned.scores(judged.table, judged.item_features), judged)
     assert hits > top_hits(Blender.default(PERSONAL, NAMES).scores(judged.table, judged.item_features), judged)
@@ -66,7 +67,7 @@ def test_a_learned_blend_beats_the_default_and_every_source_alone() -> None:
 
 def test_the_llm_counts_as_much_as_it_helps() -> None:
     useful, useless = (
-        blender.fit([window(seed=1, llm=weight), window(seed=2, llm=weight)], PERSONAL) for weight in (1, 0)
+        fit_blender([window(seed=1, llm=weight), window(seed=2, llm=weight)], PERSONAL) for weight in (1, 0)
     )
     assert useful.with_llm is not None
     assert useless.with_llm is not None
@@ -75,13 +76,13 @@ def test_the_llm_counts_as_much_as_it_helps() -> None:
 
 
 def test_scores_are_the_sum_of_the_named_features() -> None:
-    learned = blender.fit([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
+    learned = fit_blender([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
     assert learned.with_llm is not None
     judged = window(seed=3, llm=1.0)
-    user = user_traits.user_features(judged.table, judged.item_features.column("log_age"), judged.item_features.cutoff)
+    user = user_features(judged.table, judged.item_features)
     for weights, llm in ((learned.without_llm, False), (learned.with_llm, True)):
         centred = user - np.array(weights.feature_means, np.float32)
-        named = blender.features(judged, PERSONAL, centred, llm)
+        named = blend_features(judged.table, judged.item_features, PERSONAL, centred, llm)
         expected = sum(np.float64(weights.by_name[name]) * column for name, column in named.items())
         table = judged.table if llm else judged.table.drop_columns(["llm_score", "error"])
         assert np.allclose(learned.scores(table, judged.item_features).values, expected, atol=1e-4)
@@ -89,7 +90,7 @@ def test_scores_are_the_sum_of_the_named_features() -> None:
 
 
 def test_a_failed_prompt_leaves_its_user_to_the_plain_blend_and_nobody_else() -> None:
-    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     table = with_llm(candidates())
     whole = learned.scores(table, item_features())
     llm = Ragged.from_arrow(table["llm_score"])
@@ -104,15 +105,15 @@ def test_a_failed_prompt_leaves_its_user_to_the_plain_blend_and_nobody_else() ->
 
 
 def test_a_candidate_without_llm_score_gets_the_users_lowest() -> None:
-    impute_missing, known = blender.impute_missing(
+    filled, known = impute_missing(
         Ragged.from_lengths(np.array([-1, np.nan, -3, np.nan, -np.inf], np.float32), [3, 2, 0])
     )
-    assert impute_missing.tolist() == [-1, -3, -3, 0, 0]
+    assert filled.tolist() == [-1, -3, -3, 0, 0]
     assert known.tolist() == [True, False, False]
 
 
 def test_a_score_never_depends_on_who_shares_the_table() -> None:
-    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     table = with_llm(candidates(60))
     whole = learned.scores(table, item_features())
     for start, length in ((0, 1), (5, 1), (20, 13)):
@@ -121,24 +122,24 @@ def test_a_score_never_depends_on_who_shares_the_table() -> None:
 
 
 def test_a_blend_survives_json() -> None:
-    learned = blender.fit([window(seed=1, llm=1.0)], PERSONAL)
+    learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     back = Blender.from_dict(json.loads(json.dumps(learned.to_dict())))
     table = with_llm(candidates())
     assert np.array_equal(back.scores(table, item_features()).values, learned.scores(table, item_features()).values)
 
 
 def test_with_nothing_to_learn_from_the_default_stands() -> None:
-    assert blender.fit([], PERSONAL) == Blender.default(PERSONAL)
+    assert fit_blender([], PERSONAL) == Blender.default(PERSONAL)
     few = window(users=10)
-    assert blender.fit([few], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    assert fit_blender([few], PERSONAL) == Blender.default(PERSONAL, NAMES)
     untaught = TrainingWindow(
         few.table, few.consumed.like(np.zeros(len(few.consumed.values), np.bool_)), few.item_features
     )
-    assert blender.fit([untaught], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    assert fit_blender([untaught], PERSONAL) == Blender.default(PERSONAL, NAMES)
 
 
 def test_learning_again_gives_the_same_weights() -> None:
-    assert blender.fit([window(seed=1)], PERSONAL) == blender.fit([window(seed=1)], PERSONAL)
+    assert fit_blender([window(seed=1)], PERSONAL) == fit_blender([window(seed=1)], PERSONAL)
 
 
 def _no_dust(score: float) -> float:
@@ -150,7 +151,7 @@ def _no_dust(score: float) -> float:
 @given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32).map(_no_dust), max_size=6), min_size=1, max_size=5))
 def test_relative_scores_ignore_the_scale_of_a_row(rows: list[list[float]]) -> None:
     ragged = Ragged.from_lengths(np.array([x for row in rows for x in row], np.float32), [len(row) for row in rows])
-    scores = blender.rms_normalised(ragged)
+    scores = rms_normalised(ragged)
     assert np.isfinite(scores).all()
-    doubled = blender.rms_normalised(ragged.like(ragged.values * np.float32(2)))
+    doubled = rms_normalised(ragged.like(ragged.values * np.float32(2)))
     assert np.allclose(scores, doubled, atol=1e-5)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from made_slates import codes_of, stage
 from scored_candidates import PERSONAL, candidates, item_features, window, with_llm
 
-from rayrec.blending import blender
+from rayrec.blending.blend_fitting import fit_blender
 from rayrec.blending.blender import Blender
 from rayrec.blending.rank_promotion_cap import cap_promotion
 from rayrec.config import Rerank
@@ -87,7 +87,7 @@ def test_a_score_within_the_bound_is_published_as_it_is() -> None:
     assert cap_promotion(free, scores, np.array([True, True, False, True, True]), 2).tolist() == [5.5, 3.25, 2, 2, -7]
 
 
-LEARNED = blender.fit([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
+LEARNED = fit_blender([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
 
 
 def attacked(table: pa.Table, achieved: float) -> pa.Table:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from rayrec.blending.blender import ItemFeatures, TrainingWindow
+from rayrec.blending.blend_features import ItemFeatures
+from rayrec.blending.blend_fitting import TrainingWindow
 from rayrec.data.schemas import candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates

@@ -11,8 +11,8 @@ import pytest
 from attacks import ATTACKS
 from small_checkpoints import TITLES
 
-from rayrec.blending import user_traits
-from rayrec.blending.blender import Blender, BlenderWeights, ItemFeatures
+from rayrec.blending.blend_features import USER_FEATURES, ItemFeatures
+from rayrec.blending.blender import Blender, BlenderWeights
 from rayrec.data.schemas import candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
@@ -26,7 +26,7 @@ WAYS_READ: list[tuple[str, dict[str, Any]]] = [
     ("listwise", {"window": 6, "permutations": 2}),
     ("pairwise", {"top": 6}),
 ]
-NEUTRAL = (0.0,) * len(user_traits.NAMES)
+NEUTRAL = (0.0,) * len(USER_FEATURES)
 BLENDER = Blender(
     ("ease",), BlenderWeights({"ease": 1.0}, NEUTRAL), BlenderWeights({"ease": 1.0, "llm": 50.0}, NEUTRAL)
 )
