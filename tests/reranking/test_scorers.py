@@ -49,6 +49,7 @@ def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
 
 
 @pytest.mark.slow  # vLLM
+@pytest.mark.slow
 def test_vllm_keeps_nothing_of_an_engine_that_is_gone(small_model: LocalCheckpoint) -> None:
     settings = EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20})
     engine = VllmRunner(small_model.model_files, "hidden_state", settings)

@@ -90,7 +90,7 @@ class ItemLM(nn.Module):
             self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
     def vectors(self) -> Tensor:
-        """The item vectors, [items, width]: the own part, or the shared one of new items, plus the part of the words."""
+        """The item vectors, [items, width]: the own part, or that shared by new items, plus the part of the words."""
         own: Tensor = self.items
         if self.new is not None:
             own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])

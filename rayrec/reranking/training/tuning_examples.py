@@ -82,9 +82,9 @@ def epoch_examples(
     window, lengths = _windows(events.item, settings.events, rng)
     horizon = int(settings.horizon_days * MICROSECONDS_PER_DAY)
     rows = np.repeat(np.arange(len(lengths)), lengths)
-    asks = group_ends(ts[window], lengths)
-    asks[np.cumsum(lengths) - 1] = False  # what follows the last group is unknown
-    at = window[asks]
+    has_query = group_ends(ts[window], lengths)
+    has_query[np.cumsum(lengths) - 1] = False  # what follows the last group is unknown
+    at = window[has_query]
     cutoff = np.maximum(ts[at], ts[at + 1] - (rng.random(len(at)) * horizon).astype(np.int64))
     target, weights = _targets(events.item.rows, item, ts, weight, at, cutoff, horizon)
     if settings.target_half_life_days:
@@ -92,17 +92,17 @@ def epoch_examples(
         weights *= np.float32(0.5) ** (age / settings.target_half_life_days).astype(np.float32)
 
     until = np.append(ts[1:], 0)[window]
-    until[asks] = cutoff
+    until[has_query] = cutoff
     tokens, place = interleave(layout.vocabulary, item[window], ts[window], lengths, until)
     # What comes after the last query of a row is only ever a target. Some items are hidden at random (dropout).
     last = np.full(len(lengths), -1)
-    np.maximum.at(last, rows[asks], np.flatnonzero(asks))
+    np.maximum.at(last, rows[has_query], np.flatnonzero(has_query))
     event = tokens.like(place)
     gap = tokens.values < layout.vocabulary.first_item
     hidden = (rng.random(len(window)) < settings.item_dropout)[event.values] & ~gap
     shown = ~hidden & (event.values <= last[tokens.rows])
-    asking = gap & asks[event.values] & shown
-    return _with_prefix(layout, tokens, shown, asking, cutoff, target, weights)
+    is_query = gap & has_query[event.values] & shown
+    return _with_prefix(layout, tokens, shown, is_query, cutoff, target, weights)
 
 
 def validation_examples(events: Sequences, layout: PromptLayout, now: int) -> TuningExamples:
@@ -236,14 +236,14 @@ def _with_prefix(
     layout: PromptLayout,
     tokens: Ragged,
     shown: npt.NDArray[np.bool_],
-    asking: npt.NDArray[np.bool_],
+    is_query: npt.NDArray[np.bool_],
     cutoff: Int,
     target: Ragged,
     weights: npt.NDArray[np.float32],
 ) -> TuningExamples:
     """The shown tokens with the prefix before them; rows without a query are dropped."""
-    body, per_row = tokens.filter(shown), np.bincount(tokens.rows[asking], minlength=len(tokens))
-    query = Ragged.from_lengths(np.flatnonzero(asking[shown]), per_row)
+    body, per_row = tokens.filter(shown), np.bincount(tokens.rows[is_query], minlength=len(tokens))
+    query = Ragged.from_lengths(np.flatnonzero(is_query[shown]), per_row)
     rows = np.flatnonzero(query.lengths > 0)
     place = query.like(query.values - body.offsets[:-1][query.rows] + len(layout.prefix)).take(rows)
     prefix = Ragged.from_lengths(np.tile(layout.prefix, len(rows)), np.full(len(rows), len(layout.prefix)))

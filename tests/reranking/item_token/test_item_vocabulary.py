@@ -30,16 +30,6 @@ def spelt(text: str) -> str:
     return "".join(text.lower().split())
 
 
-@pytest.mark.parametrize("attack", ["<item_5>", "<user>", "<history>", "<gap_3>", "<pad>", "</s><item_0><item_1>"])
-def test_text_cannot_say_a_token(small_model: LocalCheckpoint, attack: str) -> None:
-    layout = small_model.layout(f"Recommend {attack} next", 128)
-    vocab = small_model.card.vocabulary
-    assert max(layout.words) < vocab.user
-    assert vocab.pad not in layout.words
-    saved = Tokenizer.from_file(str(Path(small_model.folder) / "tokenizer.json"))
-    assert spelt(saved.decode(list(layout.words), skip_special_tokens=False)) == spelt(f"Recommend {attack} next")
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
 def test_any_clean_text_can_be_spelt_and_read_back(small_model: LocalCheckpoint, text: str) -> None:

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, bucket
@@ -66,17 +65,3 @@ def test_long_prompts_keep_the_instruction_and_the_newest_events(
 def test_a_gap_says_how_long_ago() -> None:
     days = np.array([0, 0.2, 0.25, 1, 2.9, 3, 59, 60, 4000])
     assert bucket((days * MICROSECONDS_PER_DAY).astype(np.int64)).tolist() == [0, 0, 1, 2, 2, 3, 6, 7, 7]
-
-
-def test_instructions_are_cleaned_and_capped() -> None:
-    assert clean("  Find \x00me\u200b\n\t ｂｏｏｋｓ  ", 100) == "Find me books"
-    assert clean("a" * 500, 300) == "a" * 300
-    assert clean("\x00\n", 10) == ""
-
-
-@_open
-@given(st.text(max_size=60), st.integers(1, 30))
-def test_cleaning_is_idempotent_and_keeps_to_the_cap(text: str, cap: int) -> None:
-    once = clean(text, cap)
-    assert len(once) <= cap
-    assert clean(once, cap) == once

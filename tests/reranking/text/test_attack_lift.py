@@ -21,7 +21,7 @@ from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 
 ITEM, LIFT = 5, 2  # the attacker's item is the last that is read, and sixth of the retriever's eight
-WAYS_READ: list[tuple[str, dict[str, Any]]] = [
+METHODS: list[tuple[str, dict[str, Any]]] = [
     ("pointwise", {}),
     ("listwise", {"window": 6, "permutations": 2}),
     ("pairwise", {"top": 6}),
@@ -50,22 +50,24 @@ def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
     return np.argsort(-scores, kind="stable").tolist()
 
 
-@pytest.mark.parametrize("way", WAYS_READ, ids=lambda way: way[0])
-def test_no_attack_lifts_its_item_beyond_the_bound(qwen3: InstructCheckpoint, way: tuple[str, dict[str, Any]]) -> None:
-    """By yes_no it does not touch the others either: their scores to the bit, and their order."""
+@pytest.mark.parametrize("scorer", METHODS, ids=lambda scorer: scorer[0])
+def test_no_attack_lifts_its_item_beyond_the_bound(
+    qwen3: InstructCheckpoint, scorer: tuple[str, dict[str, Any]]
+) -> None:
+    """Pointwise it does not touch the others either: their scores to the bit, and their order."""
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(threads=1), 1200)
-    started = TEXT_SCORERS[way[0]].load(engine, qwen3, TEXT_SCORERS[way[0]].settings_class(**way[1]))
+    started = TEXT_SCORERS[scorer[0]].load(engine, qwen3, TEXT_SCORERS[scorer[0]].settings_class(**scorer[1]))
     reader = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
     rose = set()
     honest = reader(one_user())
     expected = BLENDER.scores(honest, PRIOR, LIFT)[0]
-    for attack in ATTACKS if way[0] != "pairwise" else ATTACKS[::4]:  # many prompts a user
+    for attack in ATTACKS if scorer[0] != "pairwise" else ATTACKS[::4]:  # many prompts a user
         read = replace(reader, texts=(*TITLES[:ITEM], attack, *TITLES[ITEM + 1 :]))(one_user())
         assert read["error"].to_pylist() == [None]
         scores, free = (BLENDER.scores(read, PRIOR, lift)[0] for lift in (LIFT, None))
         rose.add(ITEM - order(free).index(ITEM))
         assert order(scores).index(ITEM) >= ITEM - LIFT
-        if way[0] == "pointwise":
+        if scorer[0] == "pointwise":
             given, before = (Ragged.from_arrow(table["llm_score"])[0] for table in (read, honest))
             assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
             assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))

@@ -1,4 +1,4 @@
-"""The label way over answers that are known: worth of items, position bias, windows, early stop."""
+"""The listwise reranker over answers that are known: worth of items, position bias, windows, early stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ask(numbers: list[int], instruction: str = "anything") -> RankingQuery:
     return RankingQuery(instruction, ("item 900",), tuple(f"item {number}" for number in numbers))
 
 
-def label(
+def listwise(
     checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], **more: int
 ) -> ListwiseScorer:
     return ListwiseScorer.load(
@@ -41,14 +41,14 @@ def label(
     )
 
 
-def heard(way: ListwiseScorer) -> list[str]:
-    assert isinstance(way.engine, Oracle)
-    return way.engine.prompts
+def heard(scorer: ListwiseScorer) -> list[str]:
+    assert isinstance(scorer.engine, Oracle)
+    return scorer.engine.prompts
 
 
 def test_without_bias_scores_are_the_log_softmax_of_the_items_worth(qwen3: InstructCheckpoint) -> None:
     numbers = [3, 0, 9, 5]
-    (scores,) = label(qwen3, worth()).score([ask(numbers)])
+    (scores,) = listwise(qwen3, worth()).score([ask(numbers)])
     logits = np.array(numbers) / 4
     np.testing.assert_allclose(scores, logits - np.logaddexp.reduce(logits), atol=1e-5)
 
@@ -57,8 +57,8 @@ def test_a_linear_position_bias_cancels_within_one_pair_and_not_without(qwen3: I
     numbers = np.random.default_rng(0).permutation(12).tolist()
     logits = np.array(numbers) / 4
     expected = logits - np.logaddexp.reduce(logits)
-    (once,) = label(qwen3, worth(lambda place: -0.5 * place), permutations=1).score([ask(numbers)])
-    (pair,) = label(qwen3, worth(lambda place: -0.5 * place), permutations=2).score([ask(numbers)])
+    (once,) = listwise(qwen3, worth(lambda place: -0.5 * place), permutations=1).score([ask(numbers)])
+    (pair,) = listwise(qwen3, worth(lambda place: -0.5 * place), permutations=2).score([ask(numbers)])
     assert np.abs(once - expected).max() > 0.5
     np.testing.assert_allclose(pair, expected, atol=1e-5)
 
@@ -67,25 +67,25 @@ def test_windows_are_put_onto_one_scale(qwen3: InstructCheckpoint) -> None:
     """A label's probability depends on its window's other items; the fitted score does not."""
     numbers = np.random.default_rng(1).permutation(45).tolist()
     logits = np.array(numbers) / 4
-    (scores,) = label(qwen3, worth(), window=10, stable_top=45).score([ask(numbers)])
+    (scores,) = listwise(qwen3, worth(), window=10, stable_top=45).score([ask(numbers)])
     np.testing.assert_allclose(scores, logits - np.logaddexp.reduce(logits), atol=1e-4)
 
 
 def test_every_window_holds_about_as_many_and_each_item_once(qwen3: InstructCheckpoint) -> None:
-    way = label(qwen3, worth(), window=10, permutations=2)
-    way.score([ask(list(range(23)))])
-    lists = [listed(text) for text in heard(way)]
+    scorer = listwise(qwen3, worth(), window=10, permutations=2)
+    scorer.score([ask(list(range(23)))])
+    lists = [listed(text) for text in heard(scorer)]
     assert [len(numbers) for numbers in lists] == [8, 8, 7, 8, 8, 7]
     assert sorted(number for numbers in lists[:3] for number in numbers) == list(range(23))
     assert [numbers[::-1] for numbers in lists[:3]] == lists[3:]
 
 
 def test_reading_stops_when_the_top_is_stable_and_goes_on_while_it_is_not(qwen3: InstructCheckpoint) -> None:
-    clear = label(qwen3, worth())
+    clear = listwise(qwen3, worth())
     clear.score([ask(list(range(8)))])
     assert len(heard(clear)) == 4  # the second pair confirms the first
     rng = np.random.default_rng(0)
-    noisy = label(qwen3, lambda text, count: rng.normal(size=len(listed(text))).tolist())
+    noisy = listwise(qwen3, lambda text, count: rng.normal(size=len(listed(text))).tolist())
     noisy.score([ask(list(range(8)))])
     assert len(heard(noisy)) == 8
 
@@ -93,33 +93,33 @@ def test_reading_stops_when_the_top_is_stable_and_goes_on_while_it_is_not(qwen3:
 def test_scores_depend_neither_on_the_batch_nor_on_the_order_given(qwen3: InstructCheckpoint) -> None:
     jagged = worth(lambda place: float(np.sin(7 * place)))
     asks = [ask(list(range(start, start + 9)), f"request {start}") for start in range(6)]
-    together = label(qwen3, jagged).score(asks)
+    together = listwise(qwen3, jagged).score(asks)
     for k in (0, 3, 5):
-        np.testing.assert_array_equal(label(qwen3, jagged).score([asks[k]])[0], together[k])
-    backwards = label(qwen3, jagged).score([RankingQuery(asks[2].request, asks[2].history, asks[2].candidates[::-1])])[
-        0
-    ]
+        np.testing.assert_array_equal(listwise(qwen3, jagged).score([asks[k]])[0], together[k])
+    backwards = listwise(qwen3, jagged).score(
+        [RankingQuery(asks[2].request, asks[2].history, asks[2].candidates[::-1])]
+    )[0]
     np.testing.assert_array_equal(np.asarray(backwards)[::-1], together[2])
 
 
 def test_equal_texts_score_the_same_and_are_listed_once(qwen3: InstructCheckpoint) -> None:
-    way = label(qwen3, worth(lambda place: float(place % 3)))
-    (scores,) = way.score([ask([1, 5, 1, 2])])
+    scorer = listwise(qwen3, worth(lambda place: float(place % 3)))
+    (scores,) = scorer.score([ask([1, 5, 1, 2])])
     assert not isinstance(scores, Failure)
     assert scores[0] == scores[2]
-    assert {tuple(sorted(listed(text))) for text in heard(way)} == {(1, 2, 5)}
+    assert {tuple(sorted(listed(text))) for text in heard(scorer)} == {(1, 2, 5)}
 
 
 def test_a_list_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:
     answer = worth()
-    way = label(qwen3, lambda text, count: None if "request 1" in text else answer(text, count))
-    one, two, three = way.score([ask([1, 2, 3], f"request {k}") for k in range(3)])
+    scorer = listwise(qwen3, lambda text, count: None if "request 1" in text else answer(text, count))
+    one, two, three = scorer.score([ask([1, 2, 3], f"request {k}") for k in range(3)])
     assert isinstance(two, Failure)
     np.testing.assert_array_equal(one, three)
 
 
 def test_no_candidates_and_one_candidate_are_fine(qwen3: InstructCheckpoint) -> None:
-    none, one = label(qwen3, worth()).score([ask([]), ask([4])])
+    none, one = listwise(qwen3, worth()).score([ask([]), ask([4])])
     assert not isinstance(none, Failure)
     assert none.shape == (0,)
     assert np.asarray(one).tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""The pairwise way over answers that are known, and its sorting network."""
+"""The pairwise scorer over answers that are known, and its sorting network."""
 
 from __future__ import annotations
 
@@ -73,20 +73,20 @@ def test_standing_first_does_not_matter(qwen3: InstructCheckpoint, bias: float) 
 
 
 def test_the_rounds_of_all_users_are_asked_together(qwen3: InstructCheckpoint) -> None:
-    way = pairwise(qwen3, compare(), top=8)
+    scorer = pairwise(qwen3, compare(), top=8)
     asks = [ask(np.random.default_rng(k).permutation(8 + k).tolist()) for k in range(5)]
-    together = way.score(asks)
-    assert isinstance(way.engine, Oracle)
-    assert way.engine.calls == 6  # the depth of the network
-    assert len(way.engine.prompts) == 5 * 2 * 19
+    together = scorer.score(asks)
+    assert isinstance(scorer.engine, Oracle)
+    assert scorer.engine.calls == 6  # the depth of the network
+    assert len(scorer.engine.prompts) == 5 * 2 * 19
     for k in range(5):
         np.testing.assert_array_equal(pairwise(qwen3, compare(), top=8).score([asks[k]])[0], together[k])
 
 
 def test_a_comparison_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:
     answer = compare()
-    way = pairwise(qwen3, lambda text, count: None if "item 77" in text else answer(text, count), top=4)
-    good, bad, empty = way.score([ask([1, 2, 3]), ask([1, 77, 3]), ask([])])
+    scorer = pairwise(qwen3, lambda text, count: None if "item 77" in text else answer(text, count), top=4)
+    good, bad, empty = scorer.score([ask([1, 2, 3]), ask([1, 77, 3]), ask([])])
     assert np.argsort(-np.asarray(good)).tolist() == [2, 1, 0]
     assert isinstance(bad, Failure)
     assert np.asarray(empty).shape == (0,)

@@ -1,4 +1,4 @@
-"""The yes/no way over answers that are known, and what its prompts share."""
+"""The pointwise reranker over answers that are known, and what its prompts share."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def ask(*numbers: int) -> RankingQuery:
 
 
 def test_a_score_is_the_log_odds_of_yes(qwen3: InstructCheckpoint) -> None:
-    way = PointwiseScorer.load(Oracle(qwen3, by_number), qwen3, PointwiseScorer.settings_class())
-    (scores,) = way.score([ask(6, 0, 3)])
+    scorer = PointwiseScorer.load(Oracle(qwen3, by_number), qwen3, PointwiseScorer.settings_class())
+    (scores,) = scorer.score([ask(6, 0, 3)])
     np.testing.assert_allclose(scores, [1.0, -1.0, 0.0], atol=1e-6)
 
 
@@ -40,12 +40,12 @@ def test_spellings_are_added_up() -> None:
 
 
 def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: InstructCheckpoint) -> None:
-    way = PointwiseScorer.load(
+    scorer = PointwiseScorer.load(
         Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n)),
         qwen3,
         PointwiseScorer.settings_class(),
     )
-    some, none, empty = way.score([ask(6, 8, 3), ask(8, 9), ask()])
+    some, none, empty = scorer.score([ask(6, 8, 3), ask(8, 9), ask()])
     np.testing.assert_allclose(some, [1.0, np.nan, 0.0], atol=1e-6)
     assert none == Failure("it would not be read")
     assert np.asarray(empty).shape == (0,)
@@ -70,8 +70,8 @@ def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(
 ) -> None:
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
     oracle.max_prompt_tokens = tokens
-    way = PointwiseScorer.load(oracle, qwen3, PointwiseScorer.settings_class())
-    (scores,) = way.score([RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))])
+    scorer = PointwiseScorer.load(oracle, qwen3, PointwiseScorer.settings_class())
+    (scores,) = scorer.score([RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))])
     assert np.isfinite(np.asarray(scores)).all()
     held = [title in oracle.prompts[0] for title in TITLES]
     assert held == sorted(held)

@@ -1,4 +1,4 @@
-"""Prompts of the ways: the template of the user's cell, with the user's words in it, and room for all of it."""
+"""Prompts of text scorers: the template of the user's cell, with the user's words in it, and room for all of it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ CELLS = [
 ]
 
 
-def heard(checkpoint: InstructCheckpoint, way: str, ask: RankingQuery, templates: Templates | None = None) -> str:
+def heard(checkpoint: InstructCheckpoint, scorer: str, ask: RankingQuery, templates: Templates | None = None) -> str:
     oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
-    TEXT_SCORERS[way].load(oracle, checkpoint, TEXT_SCORERS[way].settings_class(**SHORT[way]), templates).score([ask])
+    TEXT_SCORERS[scorer].load(
+        oracle, checkpoint, TEXT_SCORERS[scorer].settings_class(**SHORT[scorer]), templates
+    ).score([ask])
     return oracle.prompts[0]
 
 
-@pytest.mark.parametrize("way", FORMS)
+@pytest.mark.parametrize("scorer", FORMS)
 @pytest.mark.parametrize("ask", CELLS, ids=range(len(CELLS)))
 def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
-    qwen3: InstructCheckpoint, way: str, ask: RankingQuery
+    qwen3: InstructCheckpoint, scorer: str, ask: RankingQuery
 ) -> None:
     template = load_templates().pick(
         preference="P2" if ask.profile else "P1" if ask.history else "P0",
         intention="I2" if ask.request else "I0",
-        task_form=FORMS[way],
+        task_form=FORMS[scorer],
         history=bool(ask.history),
         key=0,
     )
-    text, at = heard(qwen3, way, ask), 0
+    text, at = heard(qwen3, scorer, ask), 0
     events = "".join(f"\n- {title}" for title in ask.history)
     told = {"preference": ask.profile, "intention": ask.request, "history": events}
     for words, field in template.parts:
@@ -50,17 +52,17 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
         at = text.index(whole, at) + len(whole)
 
 
-@pytest.mark.parametrize("way", FORMS)
-def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("scorer", FORMS)
+def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, scorer: str) -> None:
     """And a cell that they lack is told before anything is read."""
-    last = {"pointwise": "{item}", "pairwise": "A {first} or B {second}", "listwise": "{candidates}"}[way]
+    last = {"pointwise": "{item}", "pairwise": "A {first} or B {second}", "listwise": "{candidates}"}[scorer]
     lead = {"P0": "Nobody.", "P1": "Trail: {history}", "P2": "Likes {preference}", "P2h": "{preference} {history}"}
     entries = [
         {
             "id": f"own-{who.lower()}-{intention.lower()}",
             "preference": who[:2],
             "intention": intention,
-            "task_form": FORMS[way],
+            "task_form": FORMS[scorer],
             "split": "train",
             "text": f"OWN WORDS. {words} {'{intention}' if intention == 'I2' else ''} {last}",
         }
@@ -68,10 +70,10 @@ def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, w
     ]
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(entries), encoding="utf8")
-    assert all("OWN WORDS." in heard(qwen3, way, ask, load_templates(str(path))) for ask in CELLS)
+    assert all("OWN WORDS." in heard(qwen3, scorer, ask, load_templates(str(path))) for ask in CELLS)
     path.write_text(yaml.safe_dump(entries[:-1]), encoding="utf8")
-    with pytest.raises(ConfigError, match=f"no template for P2 I2 {FORMS[way]}"):
-        heard(qwen3, way, CELLS[0], load_templates(str(path)))
+    with pytest.raises(ConfigError, match=f"no template for P2 I2 {FORMS[scorer]}"):
+        heard(qwen3, scorer, CELLS[0], load_templates(str(path)))
 
 
 def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candidates(qwen3: InstructCheckpoint) -> None:
@@ -93,10 +95,12 @@ def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
         InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
     )
     oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
-    way = TEXT_SCORERS["pointwise"].load(
+    scorer = TEXT_SCORERS["pointwise"].load(
         oracle, qwen3, TEXT_SCORERS["pointwise"].settings_class(prompt="qwen3_reranker")
     )
-    way.score([RankingQuery("tea", (TITLES[0],), ("item 1",), profile="likes Ur"), RankingQuery("", (), ("item 2",))])
+    scorer.score(
+        [RankingQuery("tea", (TITLES[0],), ("item 1",), profile="likes Ur"), RankingQuery("", (), ("item 2",))]
+    )
     instruct = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them"
     assert oracle.prompts[0] == (
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "

@@ -1,4 +1,4 @@
-"""What holds for every way, on every architecture, with both engines: one vLLM engine at a time (15 to 50 s each)."""
+"""What every text scorer promises, on every architecture, with both engines: one vLLM engine at a time (15 to 50 s each)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Flo
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery
+
+pytestmark = pytest.mark.slow  # vLLM
 
 LONGEST = 1200
 ENGINE = EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20})
@@ -89,7 +91,7 @@ def test_a_user_scores_the_same_bits_alone_and_among_others(
         np.testing.assert_array_equal(scored(engine, engines.checkpoint, case, ask)[0], expected)
 
 
-def test_with_yes_no_no_attack_on_an_item_reaches_another_items_score(engine: Engine, engines: Engines) -> None:
+def test_pointwise_no_attack_on_an_item_reaches_another_items_score(engine: Engine, engines: Engines) -> None:
     honest = RankingQuery("something of Rome", tuple(TITLES[:2]), tuple(TITLES[3:8]))
     (expected,) = scored(engine, engines.checkpoint, CASES[0], honest)
     attacked = [replace(honest, candidates=(attack, *honest.candidates[1:])) for attack in ATTACKS]
@@ -99,7 +101,7 @@ def test_with_yes_no_no_attack_on_an_item_reaches_another_items_score(engine: En
 
 
 @pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case[0])
-def test_no_attack_breaks_a_way(engines: Engines, case: tuple[str, dict[str, Any]]) -> None:
+def test_no_attack_breaks_a_scorer(engines: Engines, case: tuple[str, dict[str, Any]]) -> None:
     """Listed candidates do reach each other's scores: only that every one of them gets a score is promised."""
     attacked = [RankingQuery(attack, (attack,), (attack, *TITLES[:3])) for attack in ATTACKS]
     for scores in scored(engines.vllm, engines.checkpoint, case, *attacked):

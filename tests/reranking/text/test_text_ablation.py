@@ -1,4 +1,4 @@
-"""Reading again by titles alone: what is drawn, what is measured, and what it says of an item whose words work."""
+"""Text ablation: which items are sampled, what is measured, and an item whose text works on the checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading titles: the same tables as the item-token way; what is read and what is not."""
+"""Reranking by titles: the same tables as the item-token ranker; which candidates are scored."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def table() -> pa.Table:
 
 
 def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
-    way = PlainScorer(number)
-    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=2)(table())
+    scorer = PlainScorer(number)
+    out = TextReranker(scorer, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
     by_hand = [1 / 63 + 1 / 61, 1 / 61 + 1 / 64, 1 / 62 + 1 / 62, 1 / 63]  # ease (above 0) and popularity, 60 + rank
     np.testing.assert_allclose(reciprocal_rank_fusion(table())[0], by_hand, rtol=1e-6)
-    assert way.queries[0] == RankingQuery("anything", ("item 1", "item 2"), ("item 4", "item 6"))
-    assert way.queries[1].history == ()
+    assert scorer.queries[0] == RankingQuery("anything", ("item 1", "item 2"), ("item 4", "item 6"))
+    assert scorer.queries[1].history == ()
     scores = Ragged.from_arrow(out["llm_score"])
     np.testing.assert_array_equal(scores[0], [4, np.nan, 6, np.nan])
     np.testing.assert_array_equal(scores[2], [0])
 
 
 def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
-    way = PlainScorer(number)
+    scorer = PlainScorer(number)
     asked = table().append_column("request", pa.array(["a lamp", "fail", None]))
     asked = asked.append_column("profile", pa.array(["red things", None, None]))
-    out = TextReranker(way, TEXTS, TEXTS, "anything", depth=9)(asked)
-    assert [ask.request for ask in way.queries] == ["a lamp", "fail", "anything"]
-    assert [ask.profile for ask in way.queries] == ["red things", "", ""]
+    out = TextReranker(scorer, TEXTS, TEXTS, "anything", depth=9)(asked)
+    assert [ask.request for ask in scorer.queries] == ["a lamp", "fail", "anything"]
+    assert [ask.profile for ask in scorer.queries] == ["red things", "", ""]
     assert out["error"].to_pylist() == [None, "as told", None]
     assert out["llm_score"].is_null().to_pylist() == [False, True, False]

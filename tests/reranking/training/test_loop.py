@@ -72,13 +72,6 @@ def test_tuning_twice_gives_the_same_weights(tmp_path: Path) -> None:
     assert same(weights(one), weights(two))
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    one = spec(tmp_path / "a", pairs_shop())
-    two = spec(tmp_path / "b", pairs_shop(), settings=settings(seed=1))
-    run(one), run(two)
-    assert not same(weights(one), weights(two))
-
-
 @pytest.mark.parametrize("judged", [False, True])
 def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, judged: bool
@@ -159,12 +152,6 @@ def test_events_taken_out_by_denoising_do_not_reach_the_model(tmp_path: Path) ->
     two = spec(tmp_path / "b", as_table(item.filter(~odd), ts.values[~odd]))
     run(one), run(two)
     assert same(weights(one), weights(two))
-
-
-def test_item_vectors_can_start_from_factors(tmp_path: Path) -> None:
-    factors = np.random.default_rng(0).normal(size=(ITEMS, 5)).astype(np.float32)
-    card = run(spec(tmp_path, pairs_shop(), factors=factors, settings=settings(epochs=1)))
-    assert card.vocabulary.items == ITEMS
 
 
 @pytest.mark.parametrize(
