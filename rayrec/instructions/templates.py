@@ -125,7 +125,7 @@ class Templates:
 
 
 def load_templates(path: str | None = None) -> Templates:
-    """The templates of `path` (a file or fsspec URL); None: those of rayrec. Raises ConfigError with the file and the id."""
+    """The templates of `path` (a file or fsspec URL); None: those of rayrec. Raises ConfigError."""
     templates: list[Template] = []
     ids: set[str] = set()
     for where, text in _shipped() if path is None else [(path, _read(path))]:

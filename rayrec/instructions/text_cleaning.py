@@ -15,7 +15,7 @@ def clean(text: str, max_chars: int) -> str:
     """The text NFKC-normalised, without invisible characters, white space folded, at most `max_chars` long.
 
     Invisible are control, format (bidi and zero-width among them), private and unassigned characters, fillers and
-    variation selectors. The result may still spell special tokens: see `safe_tokenizer`. Cleaning again changes nothing.
+    variation selectors. The result may still spell special tokens (see `safe_tokenizer`). Cleaning is idempotent.
     """
     plain = text if text.isascii() and text.isprintable() else _plain(text)  # most texts: ten times as fast
     return _SPACE.sub(" ", plain).strip()[:max_chars].rstrip()

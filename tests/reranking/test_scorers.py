@@ -1,4 +1,4 @@
-"""Which LLM an actor holds, and for how long."""
+"""Which LLM an actor holds in memory, and for how long."""
 
 from __future__ import annotations
 

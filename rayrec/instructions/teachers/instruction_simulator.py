@@ -43,7 +43,7 @@ class SimulatedRequests:
 
 @dataclass(frozen=True)
 class InstructionSimulator:
-    """`split`: of the phrases. The facet pairs `held_out_pairs` [n, 2] are never named together (held out for a test)."""
+    """`split`: of the phrases. Facet pairs in `held_out_pairs` [n, 2] are never named together."""
 
     facets: Facets
     split: Split = "train"

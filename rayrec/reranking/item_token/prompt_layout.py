@@ -25,7 +25,7 @@ _EDGES = np.array([days * MICROSECONDS_PER_DAY for days in GAP_DAYS])
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """The shape of prompts. `words`: tokens of the default instruction; `events`: newest events; `tokens`: the limit."""
+    """The shape of prompts. `words`: the default instruction; `events`: newest events; `tokens`: the limit."""
 
     vocabulary: Vocabulary
     words: tuple[int, ...]

@@ -188,7 +188,7 @@ class TuningLoop:
             batch = collate(examples, rows, self._layout.vocabulary.pad)
             vectors = self.model.vectors()
             outputs = self._query_states(batch, vectors), vectors
-            # Logits take the most memory: they are computed, used and dropped in chunks, then follows one backward pass.
+            # Logits take the most memory: they are computed, used and dropped in chunks, before one backward pass.
             leaves = [tensor.detach().requires_grad_() for tensor in outputs]
             weight = self._task.settings.instruction_loss_weight
             for chunk in self._loss.loss_chunks(leaves[0], leaves[1], batch, self._sampled_items(), weight):

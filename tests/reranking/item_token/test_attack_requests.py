@@ -1,4 +1,4 @@
-"""Item tokens, where something is asked: what the texts of one item can do to the scores of the others."""
+"""Item tokens with requests: what the texts of one item can do to the scores of the others."""
 
 from __future__ import annotations
 

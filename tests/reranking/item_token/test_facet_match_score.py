@@ -1,4 +1,4 @@
-"""What a request names is weighed as sets: an item's score moves by the facets that it has, and by nothing else."""
+"""The facet bonus: an item's score moves by the named facets that it has, and by nothing else."""
 
 from __future__ import annotations
 

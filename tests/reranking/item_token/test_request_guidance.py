@@ -1,4 +1,4 @@
-"""A request beside a history: the product of what several prompts say, and one prompt for everybody else."""
+"""Guidance: a product of several prompts for a request beside a history, and one prompt for all other users."""
 
 from __future__ import annotations
 

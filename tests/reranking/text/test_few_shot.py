@@ -1,4 +1,4 @@
-"""Worked examples before the question: who is chosen, where they stand, and what they cost of the promises."""
+"""Few-shot examples: which are selected, where they stand in the prompt, and which promise they weaken."""
 
 from __future__ import annotations
 

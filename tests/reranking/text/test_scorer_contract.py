@@ -1,4 +1,4 @@
-"""What every text scorer promises, on every architecture, with both engines: one vLLM engine at a time (15 to 50 s each)."""
+"""What every text scorer promises, on every architecture, with both engines; one vLLM engine at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing tuning data: budgets, orders, planted users, and the gradients that influence rests on."""
+"""Training-data selection: budgets, orders, planted users, and the gradients behind influence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of the loss that asks whether an answer satisfies the request, against its definition."""
+"""The instruction-satisfaction loss, against its definition."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
 
 
 @pytest.mark.parametrize("instruction_loss_weight", [0.0, 1.0, 2.5])
-def test_obedience_weighs_the_probability_of_all_that_satisfies(
+def test_the_loss_weighs_the_probability_of_all_items_that_satisfy(
     loop: TuningLoop, instruction_loss_weight: float
 ) -> None:
     known = facets()

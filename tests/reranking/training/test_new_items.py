@@ -126,7 +126,7 @@ def test_a_vector_is_made_of_facets_weighed_titles_and_an_own_or_shared_part(tmp
         np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
 
 
-def test_a_crowd_of_everybody_is_no_sample() -> None:
+def test_a_sample_of_all_items_is_all_items() -> None:
     assert SampledItems.sample(10, 500, np.random.default_rng(0)).item.tolist() == list(range(500))
     large = SampledItems.sample(100, 5000, np.random.default_rng(0))
     assert large.item[:100].tolist() == list(range(100))
@@ -136,7 +136,7 @@ def test_a_crowd_of_everybody_is_no_sample() -> None:
     assert (large.place >= 0).sum() == 1100
 
 
-def test_the_loss_of_crowds_is_on_average_that_of_everybody() -> None:
+def test_the_sampled_loss_is_on_average_that_of_all_items() -> None:
     tuned, items, queries = 200, 4000, 6
     rng = np.random.default_rng(0)
     states, vectors = (torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32) / 4) for n in (queries, items))

@@ -1,4 +1,4 @@
-"""What tuning asks for, against the facets of what it gives as answers."""
+"""Request examples: every target satisfies its request."""
 
 from __future__ import annotations
 
