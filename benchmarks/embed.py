@@ -67,7 +67,7 @@ MADE = {
     "arms": {"variants": {"only": {}}},
     "embeddings": {
         "horizon_days": 10.0,
-        "training": {"every_days": 10.0},
+        "training": {"cutoff_interval_days": 10.0},
         "instructions": {
             **{
                 f"kinds_{k}": {

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, StringConstraints, model_validator
 
+from rayrec.config.registry import method_name
 from rayrec.config.section import Section
 
 InstructionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # a folder's name
 
 
 class EmbeddingViewSettings(Section):
-    """A view of the user, made from the history and the catalogue. Users who lack one are normal.
+    """A view of the user, made from the history and the catalogue. A user may lack some views."""
 
-    `events`: one line an event; `dislikes`: the same of what speaks against an item; `profile`: counts, recency and
-    values; `rhythm`: weekdays, parts of the day, pauses; `sessions`: one line a session.
-    """
-
-    kind: Literal["events", "dislikes", "profile", "rhythm", "sessions"]
-    """Which view."""
-    newest: int = Field(64, ge=1, le=1024)
+    kind: Annotated[str, method_name("embeddings.views.NAME.kind")]
+    """The kind of view."""
+    max_lines: int = Field(64, ge=1, le=1024)
     """Lines of the view at most, the newest."""
 
 
 class Answer(Section):
     """The answer to an instruction in the log, from the interactions within the horizon after a cutoff.
 
-    - `again`: takes something again
-    - `takes`: takes an item with one of `words` in its title or category; of those who take any
-    - `price_up`: the mean of the items' `price` is above that of the history (by a tenth); of those who take any
-    - `returns`: has an event of negative weight; of those who have any event
-    - `rates_high`: the mean value is at least `at_least`; of those who give one
-    - `next`: the words of what is taken next: an open answer, of those who take any
+    The kind `next` is an open answer: the words of the items consumed next. All other kinds are yes or no.
     """
 
-    kind: Literal["again", "takes", "price_up", "returns", "rates_high", "next"]
-    """What is looked for, as above."""
+    kind: Annotated[str, method_name("embeddings.instructions.NAME.answer.kind")]
+    """The kind of answer."""
     words: tuple[str, ...] = ()
     """Of `takes`, which needs them: words of titles or categories."""
     at_least: float | None = None
@@ -58,7 +50,7 @@ class EmbeddingInstruction(Section):
     """The question or task, 1 to 300 characters."""
     answer: Answer | None = None
     """Where the log has the answer; at least one instruction needs one."""
-    leave_out: float = Field(0.0, ge=0, le=0.5)
+    max_removed_share: float = Field(0.0, ge=0, le=0.5)
     """Share of each user's events, at most, that its vector does without: those of most influence on it; five stay."""
 
 
@@ -96,21 +88,21 @@ class EmbeddingTraining(Section):
 
     cutoffs: int = Field(6, ge=1)
     """Number of training cutoffs; the newest is one horizon before the date."""
-    every_days: float = Field(15.0, gt=0)
+    cutoff_interval_days: float = Field(15.0, gt=0)
     """Days between two of them."""
     min_item_events: int = Field(3, ge=1)
     """Items with fewer events are known by their words alone."""
     min_word_items: int = Field(2, ge=1)
     """Words of fewer titles share hash buckets."""
-    users: int = Field(50_000, ge=1)
+    max_users: int = Field(50_000, ge=1)
     """Users at most, a moment; chosen by their stable hash. What bounds memory."""
-    questions: int = Field(8, ge=1)
+    instructions_per_user: int = Field(8, ge=1)
     """Instructions per user and epoch at most, drawn at random."""
     epochs: int = Field(8, ge=1)
     """At most: users held out decide."""
     patience: int = Field(4, ge=1)
     """Epochs without a better validation before stopping."""
-    held_out: float = Field(0.1, gt=0, lt=1)
+    validation_share: float = Field(0.1, gt=0, lt=1)
     """Share of users that judge an epoch."""
     batch_users: int = Field(32, ge=2)
     """Users in a step; the answers of the others are the negatives of each."""
@@ -118,9 +110,9 @@ class EmbeddingTraining(Section):
     """Share of a view's lines left out at random."""
     view_dropout: float = Field(0.4, ge=0, lt=1)
     """Share of whole sources left out at random, so that users who lack one are nothing new."""
-    contrastive: float = Field(1.0, ge=0)
+    contrastive_weight: float = Field(1.0, ge=0)
     """Weight of InfoNCE: a user's vector is near the answer's own."""
-    autoregressive: float = Field(1.0, ge=0)
+    autoregressive_weight: float = Field(1.0, ge=0)
     """Weight of saying the answer's words."""
     temperature: float = Field(0.03, gt=0)
     """Similarities are divided by it in InfoNCE: the lower, the more the nearest negatives count."""
@@ -156,14 +148,15 @@ class Influence(Section):
 class Embeddings(Section):
     """Instruction-aware user embeddings, made by `jobs.embed`."""
 
-    sources: dict[InstructionId, EmbeddingViewSettings] = Field(
+    views: dict[InstructionId, EmbeddingViewSettings] = Field(
         {
-            "events": EmbeddingViewSettings(kind="events"),
-            "dislikes": EmbeddingViewSettings(kind="dislikes", newest=16),
-            "profile": EmbeddingViewSettings(kind="profile"),
-            "rhythm": EmbeddingViewSettings(kind="rhythm"),
-            "sessions": EmbeddingViewSettings(kind="sessions", newest=32),
+            "events": {"kind": "events"},
+            "dislikes": {"kind": "dislikes", "max_lines": 16},
+            "profile": {"kind": "profile"},
+            "rhythm": {"kind": "rhythm"},
+            "sessions": {"kind": "sessions", "max_lines": 32},
         },
+        validate_default=True,
         min_length=1,
         max_length=6,
     )

@@ -17,6 +17,8 @@ _SECTIONS = {
     "slate.policy": "Slate",
     "slate.diversity.method": "DiversitySettings",
     "tuning.data_selection": "Tuning",
+    "embeddings.views.NAME.kind": "EmbeddingViewSettings",
+    "embeddings.instructions.NAME.answer.kind": "Answer",
 }
 """The section that holds each key that names a method."""
 _SOURCES = "retrieval.sources.NAME.method"

@@ -31,6 +31,8 @@ TITLES = {
     "slate.policy": "Slate policies",
     "slate.diversity.method": "Diversification methods",
     "tuning.data_selection": "Training-data selection",
+    "embeddings.views.NAME.kind": "Views of a user",
+    "embeddings.instructions.NAME.answer.kind": "Answers to an instruction",
 }
 """The heading of each registry's methods."""
 _SHARED: dict[type[Section], str] = {FileSource: "Files of rows", Column: "A part of a column"}

@@ -36,6 +36,8 @@ _PACKAGES = {
     "slate.policy": "rayrec.slates",
     "slate.diversity.method": "rayrec.slates",
     "tuning.data_selection": "rayrec.reranking.training.data_selection",
+    "embeddings.views.NAME.kind": "rayrec.embeddings",
+    "embeddings.instructions.NAME.answer.kind": "rayrec.embeddings",
 }
 """Which package registers the methods of a key."""
 _REGISTRIES: dict[str, Registry[Any]] = {}

@@ -63,7 +63,7 @@ class Embedder:
             base = base_digest(settings.model)
             if base != card["base"]:
                 raise ValueError(f"it was trained on {card['base']}, and the base is now {base}")
-            weights = user_model.restore(settings.model, tuple(settings.sources), *sizes, found.arrays)
+            weights = user_model.restore(settings.model, tuple(settings.views), *sizes, found.arrays)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(
                 f"the embedding model cannot be read: {error}",

@@ -59,7 +59,7 @@ def train(
         tokenize = text_tokenizer(settings.model, vocabulary)
         examples = [TrainingExamples.of(settings, window, view_builder(window.before), tokenize) for window in windows]
         model = build(
-            settings.model, tuple(settings.sources), vocabulary.size, vocabulary.lm_size, settings.training.seed
+            settings.model, tuple(settings.views), vocabulary.size, vocabulary.lm_size, settings.training.seed
         )
         loop = TrainingLoop(model, examples, settings.training, worker)
         if checkpoint is None:

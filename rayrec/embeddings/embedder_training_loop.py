@@ -117,7 +117,7 @@ class TrainingLoop:
     def loss(self, one: TrainingExamples, users: Users, rng: np.random.Generator, *, train: bool = True) -> Tensor:
         """This worker's part of the batch loss, the mean over the batch's examples, nats. `train`: with dropout."""
         training, worker = self._training, self._worker
-        pairs = one.sample_questions(users, training.questions, rng)
+        pairs = one.sample_questions(users, training.instructions_per_user, rng)
         mine = np.arange(worker.rank, len(users), worker.world_size)
         summaries, present = [], []
         for name, view in one.views.items():
@@ -229,7 +229,7 @@ def _mean_loss(
     at = user_at[example] + word  # the state before a word predicts it
     words = tokens[example, at + 1]
     autoregressive = answer_nll(model.llm.logits(states[example, at]), words, example, closed)
-    return training.contrastive * contrastive + training.autoregressive * autoregressive
+    return training.contrastive_weight * contrastive + training.autoregressive_weight * autoregressive
 
 
 def _padded_tokens(sequences: Sequence[TokenIds]) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rayrec.config.embeddings_section import Answer
+from rayrec.config.registry import Registry
 from rayrec.embeddings.user_events import Events, Items
 from rayrec.embeddings.word_vocabulary import words_of
 
@@ -27,6 +28,13 @@ class Answers:
     text: tuple[str, ...]
 
 
+Labels = npt.NDArray[np.float64]  # [users] 1, 0, or NaN if unknown
+ANSWERS: Registry[Callable[[Answer, Events, Events, Items], Labels]] = Registry(
+    "embeddings.instructions.NAME.answer.kind", "kind of answer", built_in=("next",)
+)
+"""(the answer's settings, events before the cutoff, events after it, items) -> labels."""
+
+
 def answer(spec: Answer, before: Events, after: Events, items: Items) -> Answers:
     """Answers given the events before the cutoff, and those of the same users in the horizon after it.
 
@@ -35,7 +43,7 @@ def answer(spec: Answer, before: Events, after: Events, items: Items) -> Answers
     if spec.kind == "next":
         text = tuple(_next(before, after, items))
         return Answers(False, np.full(len(before), np.nan), text)
-    yes = _yes(spec, before, after, items)
+    yes = ANSWERS[spec.kind](spec, before, after, items)
     yes[before.lengths == 0] = np.nan
     about = " ".join([spec.kind.replace("_", " "), *spec.words])
     when = _when(before, after) if spec.kind == "again" else [""] * len(before)
@@ -46,23 +54,45 @@ def answer(spec: Answer, before: Events, after: Events, items: Items) -> Answers
     return Answers(True, yes, text)
 
 
-def _yes(spec: Answer, before: Events, after: Events, items: Items) -> npt.NDArray[np.float64]:
-    consumed = after.filter(after.weight > 0)
-    if spec.kind == "again":
-        return (consumed.lengths > 0).astype(np.float64)
-    if spec.kind == "takes":
-        fits = _about(items, spec.words)
-        some = np.bincount(consumed.user, fits[consumed.item], minlength=len(consumed)) > 0
-        return np.where(consumed.lengths > 0, some, np.nan)
-    if spec.kind == "returns":
-        some = np.bincount(after.user, after.weight < 0, minlength=len(after)) > 0
-        return np.where(after.lengths > 0, some, np.nan)
-    if spec.kind == "rates_high":
-        mean = _means(consumed, consumed.value.astype(np.float64))
-        return np.where(np.isnan(mean), np.nan, mean >= (spec.at_least or 0.0))
-    had = before.filter(before.weight > 0)
+@ANSWERS.register_as("again")
+def _again(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
+    """Consumes something again."""
+    return (_consumed(after).lengths > 0).astype(np.float64)
+
+
+@ANSWERS.register_as("takes")
+def _takes(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
+    """Consumes an item with one of `words` in its title or category; of users who consume any."""
+    consumed, fits = _consumed(after), _about(items, spec.words)
+    some = np.bincount(consumed.user, fits[consumed.item], minlength=len(consumed)) > 0
+    return np.where(consumed.lengths > 0, some, np.nan)
+
+
+@ANSWERS.register_as("returns")
+def _returns(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
+    """Has an event of negative weight; of users who have any event."""
+    some = np.bincount(after.user, after.weight < 0, minlength=len(after)) > 0
+    return np.where(after.lengths > 0, some, np.nan)
+
+
+@ANSWERS.register_as("rates_high")
+def _rates_high(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
+    """The mean value is at least `at_least`; of users who give one."""
+    consumed = _consumed(after)
+    mean = _means(consumed, consumed.value.astype(np.float64))
+    return np.where(np.isnan(mean), np.nan, mean >= (spec.at_least or 0.0))
+
+
+@ANSWERS.register_as("price_up")
+def _price_up(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
+    """The mean of the items' `price` is above that of the history, by a tenth; of users who consume any."""
+    consumed, had = _consumed(after), _consumed(before)
     new, old = _means(consumed, items.price[consumed.item]), _means(had, items.price[had.item])
     return np.where(np.isnan(new) | np.isnan(old), np.nan, new > RISE * old)
+
+
+def _consumed(events: Events) -> Events:
+    return events.filter(events.weight > 0)
 
 
 def _about(items: Items, words: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,7 @@ A user without lines lacks the source. Removing an event from the history change
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rayrec.config.embeddings_section import Embeddings, EmbeddingViewSettings
+from rayrec.config.embeddings_section import Embeddings
+from rayrec.config.registry import Registry
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.rfm_features import FEATURES, features
 from rayrec.embeddings.user_events import Events, Items, ranges
@@ -99,6 +100,11 @@ class FeatureScaler:
         return cls(tuple(content["bands"]), tuple(content["mean"]), tuple(content["spread"]))
 
 
+MakeView = Callable[["ViewBuilder", Events, int], View]
+VIEWS: Registry[MakeView] = Registry("embeddings.views.NAME.kind", "view")
+"""(builder, events, most lines) -> the view of these users."""
+
+
 class ViewBuilder:
     """Builds the views of any users over one catalogue."""
 
@@ -113,21 +119,16 @@ class ViewBuilder:
 
     def __call__(self, events: Events) -> dict[str, View]:
         """Views by source, in the order of the config."""
-        return {name: self._view(source, events) for name, source in self.settings.sources.items()}
+        return {
+            name: VIEWS[source.kind](self, events, source.max_lines) for name, source in self.settings.views.items()
+        }
 
-    def _view(self, source: EmbeddingViewSettings, events: Events) -> View:
-        if source.kind == "profile":
-            return _newest_lines(*self._profile(events), source.newest)
-        if source.kind == "rhythm":
-            return _newest_lines(*self._rhythm(events), source.newest)
-        if source.kind == "sessions":
-            return _newest_lines(*self._sessions(events.filter(~self._disliked(events))), source.newest)
-        disliked = self._disliked(events)
-        chosen = events.filter(disliked if source.kind == "dislikes" else ~disliked)
-        rank = chosen.offsets[1:][chosen.user] - np.arange(len(chosen.item))
-        return _newest_lines(*self._events(chosen.filter(rank <= source.newest)), source.newest)
+    def newest_events(self, events: Events, max_lines: int) -> View:
+        """One line an event, of each user's newest."""
+        rank = events.offsets[1:][events.user] - np.arange(len(events.item))
+        return _newest_lines(*self._events(events.filter(rank <= max_lines)), max_lines)
 
-    def _disliked(self, events: Events) -> npt.NDArray[np.bool_]:
+    def disliked(self, events: Events) -> npt.NDArray[np.bool_]:
         disliked: npt.NDArray[np.bool_] = events.weight < 0
         if self.settings.dislike_at_most is not None:
             disliked = disliked | (events.value <= self.settings.dislike_at_most)  # False for NaN
@@ -150,7 +151,7 @@ class ViewBuilder:
         weight = np.concatenate([np.ones(single.shape), np.repeat(share[:, None], _TEXT, axis=1)], axis=1)
         return np.concatenate([single, text], axis=1), weight, events.lengths
 
-    def _profile(self, events: Events) -> _Lines:
+    def profile(self, events: Events) -> _Lines:
         """One word per feature, the same for all users, weighted by the feature's value; and a constant word.
 
         Without bucket words: with them the values could no longer be recovered from the sum of the line.
@@ -163,7 +164,7 @@ class ViewBuilder:
         words = np.where(np.isnan(weight), PAD, number)
         return words, np.nan_to_num(weight), some.astype(np.int64)
 
-    def _rhythm(self, events: Events) -> _Lines:
+    def rhythm(self, events: Events) -> _Lines:
         day = events.ts // MICROSECONDS_PER_DAY
         part = events.ts % MICROSECONDS_PER_DAY * 6 // MICROSECONDS_PER_DAY
         month = events.ts.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) % 12
@@ -197,7 +198,7 @@ class ViewBuilder:
         words = np.broadcast_to(self._vocabulary.field_exact("gap", np.arange(_TEXT)), counts.shape)
         return words, counts / np.maximum(counts.sum(1), 1)[:, None]
 
-    def _sessions(self, events: Events) -> _Lines:
+    def sessions(self, events: Events) -> _Lines:
         field, gap = self._vocabulary.field, self.settings.session_gap_hours * MICROSECONDS_PER_DAY / 24
         pause = np.diff(events.ts, prepend=events.ts[:1])
         new_user = np.diff(events.user, prepend=-1) != 0
@@ -236,3 +237,33 @@ def _newest_lines(
     newest = last - np.arange(len(words)) <= limit
     weight = np.where(words == PAD, 0, weight)
     return View(words[newest].astype(np.int32), weight[newest].astype(np.float32), np.minimum(lengths, limit))
+
+
+@VIEWS.register_as("events")
+def events_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
+    """One line an event, without dislikes."""
+    return builder.newest_events(events.filter(~builder.disliked(events)), max_lines)
+
+
+@VIEWS.register_as("dislikes")
+def dislikes_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
+    """One line an event that speaks against an item."""
+    return builder.newest_events(events.filter(builder.disliked(events)), max_lines)
+
+
+@VIEWS.register_as("profile")
+def profile_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
+    """Counts, recency and values."""
+    return _newest_lines(*builder.profile(events), max_lines)
+
+
+@VIEWS.register_as("rhythm")
+def rhythm_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
+    """Weekdays, parts of the day, months, and pauses between active days."""
+    return _newest_lines(*builder.rhythm(events), max_lines)
+
+
+@VIEWS.register_as("sessions")
+def sessions_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
+    """One line a session, without dislikes."""
+    return _newest_lines(*builder.sessions(events.filter(~builder.disliked(events))), max_lines)

@@ -41,7 +41,8 @@ def window_cutoffs(settings: Embeddings, now: int) -> tuple[int, ...]:
     """Microseconds UTC, newest first. All answers end at or before `now`."""
     newest = now - int(settings.horizon_days * MICROSECONDS_PER_DAY)
     return tuple(
-        newest - int(k * settings.training.every_days * MICROSECONDS_PER_DAY) for k in range(settings.training.cutoffs)
+        newest - int(k * settings.training.cutoff_interval_days * MICROSECONDS_PER_DAY)
+        for k in range(settings.training.cutoffs)
     )
 
 
@@ -58,9 +59,9 @@ def training_windows(
         before = Events.of(table, event_weights, cutoff)
         until = Events.of(table, event_weights, cutoff + int(settings.horizon_days * MICROSECONDS_PER_DAY))
         after = until.filter(until.ts >= cutoff)
-        users = np.flatnonzero(before.lengths > 0)[: settings.training.users]
+        users = np.flatnonzero(before.lengths > 0)[: settings.training.max_users]
         before, after = before.take(users), after.take(users)
-        held_out = _held_out(hashes[users], settings.training.held_out)
+        held_out = _held_out(hashes[users], settings.training.validation_share)
         found.append(TrainingWindow(before, tuple(answer(one, before, after, items) for one in specs), held_out))
     return tuple(found)
 
@@ -70,9 +71,9 @@ def sample_training_users(
 ) -> pa.Table:
     """The HISTORY rows of those users that `training_windows` selects from all tables: the same windows in less memory.
 
-    Holds one table, and at most twice `training.users` rows per cutoff.
+    Holds one table, and at most twice `training.max_users` rows per cutoff.
     """
-    samples = [BottomKSample(settings.training.users) for _ in window_cutoffs(settings, now)]
+    samples = [BottomKSample(settings.training.max_users) for _ in window_cutoffs(settings, now)]
     for table in tables:
         hashes = hash_strings(table["user_id"])
         for sample, cutoff in zip(samples, window_cutoffs(settings, now), strict=True):

@@ -34,7 +34,7 @@ from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 
 Floats = npt.NDArray[np.float32]
 
-_ORDERED = ("data.events", "embeddings.sources", "embeddings.instructions")  # settings whose key order counts
+_ORDERED = ("data.events", "embeddings.views", "embeddings.instructions")  # settings whose key order counts
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class InfluenceShard:
             texts = [instruction.text for instruction in instructions.values()]
             found = leave_one_out(self._embedder, self._view_builder, events, texts)
             for k, (name, instruction) in enumerate(instructions.items()):
-                removed = most_influential(events, found.influence[k], instruction.leave_out)
+                removed = most_influential(events, found.influence[k], instruction.max_removed_share)
                 user_id, influence = table["user_id"].combine_chunks(), found.influence[k]
                 tables[name] = self._rows(user_id, name, events, influence, found.alignment[k], removed)
         users, with_events = table.num_rows, int(np.count_nonzero(events.lengths))

@@ -114,8 +114,8 @@ class EmbedShard:
             views = self._view_builder(events)
             vectors = embedder.embed(views, [one.text for one in instructions.values()])
             for k, one in enumerate(instructions.values()):
-                if one.leave_out:
-                    vectors[k] = embed_denoised(embedder, self._view_builder, events, one.text, one.leave_out)
+                if one.max_removed_share:
+                    vectors[k] = embed_denoised(embedder, self._view_builder, events, one.text, one.max_removed_share)
             present = embedder.present(views)
             users = table["user_id"].combine_chunks()
             for name, rows in zip(instructions, vectors, strict=True):

@@ -29,7 +29,13 @@ def settings(**changes: object) -> Embeddings:
         "instructions": QUESTIONS,
         "horizon_days": 10.0,
         "model": {"encoder_width": 16, "width": 32, "heads": 2, "feedforward": 32, "layers": 1, "dim": 16},
-        "training": {"cutoffs": 2, "every_days": 10.0, "epochs": 2, "batch_users": 16, "held_out": 0.2},
+        "training": {
+            "cutoffs": 2,
+            "cutoff_interval_days": 10.0,
+            "epochs": 2,
+            "batch_users": 16,
+            "validation_share": 0.2,
+        },
     }
     return Embeddings.model_validate(content | changes)
 

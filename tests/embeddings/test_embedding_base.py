@@ -73,7 +73,14 @@ def test_what_is_kept_is_what_was_learned_and_gives_the_same_bits(tuned: Embedde
 
 
 def test_it_learns_and_the_checkpoint_stays_as_it_was(base: Path) -> None:
-    training = {"cutoffs": 2, "every_days": 10.0, "epochs": 4, "batch_users": 16, "held_out": 0.2, "patience": 4}
+    training = {
+        "cutoffs": 2,
+        "cutoff_interval_days": 10.0,
+        "epochs": 4,
+        "batch_users": 16,
+        "validation_share": 0.2,
+        "patience": 4,
+    }
     given = settings(model=model_of(base), training=training)
     before = {file.name: file.read_bytes() for file in base.iterdir()}
     found = train(given, training_windows(given, histories(), items(), WEIGHTS, NOW), items())
@@ -93,7 +100,7 @@ def test_no_text_reads_as_a_special_token(base: Path, tuned: Embedder) -> None:
 
 def test_another_checkpoint_in_its_place_is_refused(tuned: Embedder, base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
-    given = trained(settings(model=model_of(moved), training={"cutoffs": 1, "epochs": 1, "every_days": 10.0}))
+    given = trained(settings(model=model_of(moved), training={"cutoffs": 1, "epochs": 1, "cutoff_interval_days": 10.0}))
     storage = Storage(str(tmp_path / "out"))
     given.save(storage, "f")
     weights = load_file(moved / "model.safetensors")

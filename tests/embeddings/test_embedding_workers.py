@@ -26,7 +26,14 @@ from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.storage import Storage
 
 LONG = settings(
-    training={"cutoffs": 2, "every_days": 10.0, "epochs": 3, "patience": 3, "batch_users": 15, "held_out": 0.2}
+    training={
+        "cutoffs": 2,
+        "cutoff_interval_days": 10.0,
+        "epochs": 3,
+        "patience": 3,
+        "batch_users": 15,
+        "validation_share": 0.2,
+    }
 )
 
 
@@ -63,7 +70,7 @@ def test_a_training_that_was_killed_ends_with_the_bits_of_one_that_was_not(epoch
 @pytest.mark.parametrize("data", [b"", b"not safetensors", None])
 def test_a_checkpoint_that_is_none_is_refused_in_words(data: bytes | None) -> None:
     if data is None:
-        other = settings(sources={"profile": {"kind": "profile"}})
+        other = settings(views={"profile": {"kind": "profile"}})
         windows, kept = training_windows(other, histories(), items(), WEIGHTS, NOW), []
         train(other, windows, items(), lambda loop: kept.append(loop.checkpoint()))
         data = kept[0]
@@ -77,7 +84,7 @@ def small() -> tuple[UserModel, list[TrainingExamples]]:
     vocabulary = Vocabulary.learn(items().text, [*said, "again lamps"], FIELDS, items().item_id, 1)
     viewer = ViewBuilder(LONG, vocabulary, FeatureScaler.learn([lesson.before for lesson in windows], items()), items())
     found = [TrainingExamples.of(LONG, lesson, viewer(lesson.before), vocabulary.ids) for lesson in windows]
-    return build(LONG.model, tuple(LONG.sources), vocabulary.size, vocabulary.lm_size, 0), found
+    return build(LONG.model, tuple(LONG.views), vocabulary.size, vocabulary.lm_size, 0), found
 
 
 @pytest.mark.parametrize("world", [2, 3, 17])  # of 15 users: some workers have none

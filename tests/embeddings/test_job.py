@@ -213,7 +213,7 @@ def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     night, _ = published
-    instruction = "embeddings.instructions.patient={text: Is this shopper patient, leave_out: 0.3}"
+    instruction = "embeddings.instructions.patient={text: Is this shopper patient, max_removed_share: 0.3}"
     less = day(shop, tmp_path, instruction, "embeddings.influence={events: 1000}")
     assert model_fingerprint(less) == model_fingerprint(night)
     assert record_of(less).identity != record_of(night).identity

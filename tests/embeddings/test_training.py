@@ -130,7 +130,7 @@ def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
 
 def test_of_many_users_the_share_held_out_is_that_of_few() -> None:
     """Those who are chosen have the smallest hashes; who of them is held out goes by other bits."""
-    training = {"cutoffs": 1, "every_days": 10.0, "users": 400, "held_out": 0.1}
+    training = {"cutoffs": 1, "cutoff_interval_days": 10.0, "max_users": 400, "validation_share": 0.1}
     (few,) = training_windows(settings(training=training), histories(users=400), items(), WEIGHTS, NOW)
     (some,) = training_windows(settings(training=training), histories(users=4000), items(), WEIGHTS, NOW)
     assert len(some.held_out) == 400
@@ -152,7 +152,14 @@ def test_an_instruction_that_is_only_asked_changes_no_weight(embedder: Embedder)
 
 
 def test_without_users_held_out_the_last_epoch_counts() -> None:
-    training = {"cutoffs": 1, "every_days": 10.0, "epochs": 3, "patience": 1, "batch_users": 16, "held_out": 1e-9}
+    training = {
+        "cutoffs": 1,
+        "cutoff_interval_days": 10.0,
+        "epochs": 3,
+        "patience": 1,
+        "batch_users": 16,
+        "validation_share": 1e-9,
+    }
     found = trained(settings(training=training))
     assert found.card["epochs"] == 3
     assert [sorted(row) for row in found.card["curve"]] == [["epoch", "loss"]] * 3
@@ -182,7 +189,7 @@ def test_it_learns_what_users_like() -> None:
     """Users like one of three kinds; told apart by lamps, those who like lamps come out on the lamps' side."""
     training = {
         "cutoffs": 3,
-        "every_days": 10.0,
+        "cutoff_interval_days": 10.0,
         "epochs": 12,
         "patience": 12,
         "batch_users": 16,
@@ -209,7 +216,7 @@ def test_events_are_counted_before_the_date_only() -> None:
 
 
 def test_lessons_are_the_same_of_the_users_whom_they_take_alone() -> None:
-    few = settings(training={"cutoffs": 2, "every_days": 30.0, "users": 7})
+    few = settings(training={"cutoffs": 2, "cutoff_interval_days": 30.0, "max_users": 7})
     table = histories(users=200)
     shard = shard_of(table["user_id"], 4)
     shards = [table.filter(pa.array(shard == k)) for k in range(4)]

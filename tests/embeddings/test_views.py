@@ -65,7 +65,7 @@ def test_dislikes_are_negative_weights_and_low_values() -> None:
 
 
 def test_only_the_newest_lines_are_read() -> None:
-    short = settings(sources={"events": {"kind": "events", "newest": 3}}, dislike_at_most=2.0)
+    short = settings(views={"events": {"kind": "events", "max_lines": 3}}, dislike_at_most=2.0)
     full = viewer()
     cut = ViewBuilder(short, full._vocabulary, full._scaler, items())
     whole, kept = full(events())["events"], cut(events())["events"]

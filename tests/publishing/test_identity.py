@@ -33,7 +33,7 @@ SETTINGS = {
         "again": {"text": "Again?", "answer": {"kind": "again"}},
         "next": {"text": "What next?", "answer": {"kind": "next"}},
     },
-    "embeddings.sources": {"events": {"kind": "events"}, "rhythm": {"kind": "rhythm"}},
+    "embeddings.views": {"events": {"kind": "events"}, "rhythm": {"kind": "rhythm"}},
 }
 OTHER_SOURCES = "arms.variants.other.retrieval.sources"
 
@@ -109,7 +109,7 @@ def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
     assert day(root, "arms.variants").data_fingerprint == day(root).data_fingerprint
 
 
-@pytest.mark.parametrize("path", ["data.events", "embeddings.instructions", "embeddings.sources"])
+@pytest.mark.parametrize("path", ["data.events", "embeddings.instructions", "embeddings.views"])
 def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert model_fingerprint(turned) != model_fingerprint(usual)
