@@ -123,13 +123,13 @@ class CommitShard:
         if request is not None:
             rows = rows.filter(pc.is_valid(rows["llm_score"]))  # the arm's own users without a score have failed
         rows = rows.combine_chunks()
-        found = assembler.found(rows)
+        found = assembler.candidate_pool(rows)
         members = self._context.arms.members(found.scored.user_ids)[path.arm]
         pool = assembler.apply_rules(found)
-        own = pool.of(members)
-        chosen = assembler.chosen(own, path.arm)
-        slates = assembler.rows(own, chosen, path.arm)
-        return ArmSlates(pool, members, chosen.code, slates, rule_effects(assembler, found.of(members), own))
+        own = pool.take_users(members)
+        chosen = assembler.select(own, path.arm)
+        slates = assembler.to_slates(own, chosen, path.arm)
+        return ArmSlates(pool, members, chosen.code, slates, rule_effects(assembler, found.take_users(members), own))
 
     def _counterfactuals(self, arms: dict[str, ArmSlates]) -> list[pa.Table]:
         """COUNTERFACTUAL_PROPENSITY of every arm that explores, under every other one; empty where none explores."""
@@ -142,12 +142,12 @@ class CommitShard:
         ]
 
     def _counterfactual(self, logged: str, own: ArmSlates, target: str, other: ArmSlates) -> pa.Table:
-        users = own.pool.of(own.members).scored.user_ids
+        users = own.pool.take_users(own.members).scored.user_ids
         row = pc.index_in(other.pool.scored.user_ids, value_set=users)
         both = row.is_valid().to_numpy(zero_copy_only=False)
         slates = own.codes.take(row.drop_null().to_numpy().astype("int64"))
         names, run = self._context.arms.names, self._spec.run.record.identity
-        return counterfactual_rows(logged, target, names, run, other.pool.of(both), slates, self._assemblers[target])
+        return counterfactual_rows(logged, target, names, run, other.pool.take_users(both), slates, self._assemblers[target])
 
     def _statistics(self, arms: dict[str, ArmSlates]) -> pa.Table:
         """RUN_STATISTICS of the slates, of the rules, and of how many users each arm of the experiment serves."""

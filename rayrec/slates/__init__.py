@@ -1,7 +1,6 @@
-"""Slates: arms, the blend, and what is made of scored candidates. Importing the package registers every policy and
-every diversification."""
+"""Slates from scored candidates. Importing the package registers every policy and every diversifier."""
 
-from rayrec.slates import calibration, dpp, mmr, stochastic_policies, thompson
+from rayrec.slates import calibration, dpp, epsilon_greedy, mmr, plackett_luce, thompson
 from rayrec.slates.diversity import DIVERSIFIERS, Diversifier
 from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy
 from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
@@ -16,7 +15,8 @@ __all__ = [
     "SlatePolicy",
     "calibration",
     "dpp",
+    "epsilon_greedy",
     "mmr",
-    "stochastic_policies",
+    "plackett_luce",
     "thompson",
 ]

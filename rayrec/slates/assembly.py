@@ -1,10 +1,11 @@
-"""Scored candidates to SLATE: one arm's published rows for one shard.
+"""Slate assembly: SLATE rows of one arm and shard from scored candidates.
 
-    found     every candidate with the blend's score; users of whom little is known in the fallback's order
-    arranged  rules filter, diversity reorders: what the policy is given, no chance yet
-    slates    the policy chooses, with exact propensities; pins go to their ranks
+    candidate_pool   every candidate with the blended score; cold-start users in the order of the fallback source
+    apply_rules      rules filter, the diversifier reorders: the input of the policy, still deterministic
+    select           the policy chooses, with exact propensities; pinned items go to their ranks
+    to_slates        SLATE rows
 
-The published score is the blend's own throughout, also where something else decided the order.
+The published score is always the blended score, also where something else decided the order.
 """
 
 from __future__ import annotations
@@ -35,26 +36,27 @@ from rayrec.slates.slate_rules import PINNED, Rules
 
 @dataclass(frozen=True)
 class CandidatePool:
-    """One arm's candidates. `scored` holds the scores that decide the order; those of the blend stand beside it."""
+    """The candidates of one arm. `scored` has the scores that decide the order, beside the published blended scores."""
 
     scored: ScoredCandidates
-    own: Ragged  # float32, aligned with the candidates: what is published
+    blend_scores: Ragged  # float32, aligned with the candidates: the published scores
     source: Ragged  # int8, aligned: index into the arm's sources
-    cold: Bools | None = None  # [users] who go by the fallback; None: nobody
+    cold: Bools | None = None  # [users] in the order of the fallback; None: no user
 
-    def of(self, users: Bools) -> CandidatePool:
-        """These users [users] alone."""
+    def take_users(self, users: Bools) -> CandidatePool:
+        """Only these users [users]."""
         if users.all():
             return self
         rows = np.flatnonzero(users)
         cold = None if self.cold is None else self.cold[rows]
-        return CandidatePool(self.scored.of(rows), self.own.take(rows), self.source.take(rows), cold)
+        return CandidatePool(self.scored.take_users(rows), self.blend_scores.take(rows), self.source.take(rows), cold)
 
-    def where(self, kept: Bools) -> CandidatePool:
-        """The candidates [candidates] that are kept."""
-        scored = self.scored.where(kept)
+    def filter(self, mask: Bools) -> CandidatePool:
+        """Only the candidates in `mask` [candidates]."""
+        scored = self.scored.filter(mask)
         like = scored.scores.like
-        return replace(self, scored=scored, own=like(self.own.values[kept]), source=like(self.source.values[kept]))
+        blend_scores, source = like(self.blend_scores.values[mask]), like(self.source.values[mask])
+        return replace(self, scored=scored, blend_scores=blend_scores, source=source)
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,14 @@ class SlateAssembler:
     sources: tuple[str, ...]
     items: CatalogueItems
     date: datetime.date
-    run: str  # what makes slate ids differ between days and configs
+    run: str  # makes slate ids differ between dates and configs
     size: int
     policy: SlatePolicy
     rules: Rules = field(default_factory=Rules)
     diversity: Diversifier | None = None
     depth: int = 0  # how many of a user's best candidates are diversified
     fallback: Fallback | None = None
-    max_promotion: int | None = None  # places that the LLM may lift a candidate, None: any (see lift.py)
+    max_promotion: int | None = None  # ranks that the LLM may move a candidate up; None: any number
 
     @classmethod
     def of(
@@ -110,11 +112,11 @@ class SlateAssembler:
         )
 
     def __call__(self, table: pa.Table, arm: str) -> pa.Table:
-        pool = self.apply_rules(self.found(table))
-        return self.rows(pool, self.chosen(pool, arm), arm)
+        pool = self.apply_rules(self.candidate_pool(table))
+        return self.to_slates(pool, self.select(pool, arm), arm)
 
-    def found(self, table: pa.Table) -> CandidatePool:
-        """All candidates of all users, by user."""
+    def candidate_pool(self, table: pa.Table) -> CandidatePool:
+        """All candidates, sorted by user."""
         table, own = _sorted_by_user(table, self.blend.scores(table, self.item_features, self.max_promotion))
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
         source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
@@ -126,24 +128,24 @@ class SlateAssembler:
         return replace(pool, scored=replace(pool.scored, scores=reorder_by(theirs, own, cold)), cold=cold)
 
     def apply_rules(self, found: CandidatePool) -> CandidatePool:
-        """What the policy is given."""
-        pool = found.where(self.rules.eligible(found.scored)) if self.rules.names else found
+        """The input of the policy."""
+        pool = found.filter(self.rules.eligible(found.scored)) if self.rules.names else found
         if self.diversity is None:
             return pool
         warm = np.ones(len(pool.scored), np.bool_) if pool.cold is None else ~pool.cold
         scores = diversify(self.diversity, pool.scored, self.depth, warm)
         return replace(pool, scored=replace(pool.scored, scores=scores))
 
-    def chosen(self, pool: CandidatePool, arm: str) -> SelectedSlates:
+    def select(self, pool: CandidatePool, arm: str) -> SelectedSlates:
         """The slates, pins included."""
-        return insert_pins(self.policy.order(pool.scored, self.drawn, self.seed(arm)), pool.scored, self.rules)
+        return insert_pins(self.policy.order(pool.scored, self.policy_size, self.seed(arm)), pool.scored, self.rules)
 
     def greedy_slates(self, pool: CandidatePool) -> SelectedSlates:
         """The slates that the policy explores around: best first."""
-        return insert_pins(Greedy().order(pool.scored, self.drawn, 0), pool.scored, self.rules)
+        return insert_pins(Greedy().order(pool.scored, self.policy_size, 0), pool.scored, self.rules)
 
-    def rows(self, pool: CandidatePool, chosen: SelectedSlates, arm: str) -> pa.Table:
-        """SLATE. A pin's score is 0: nothing was asked about it."""
+    def to_slates(self, pool: CandidatePool, chosen: SelectedSlates, arm: str) -> pa.Table:
+        """SLATE rows. A pinned item has score 0."""
         rows = chosen.place.rows
         user_row, count = pa.array(rows.astype(np.int32)), len(rows)
         score, source = self._credits(pool, chosen.place)
@@ -161,24 +163,24 @@ class SlateAssembler:
         return pa.table(columns, schema=SLATE)
 
     def without_rule(self, rule: str) -> SlateAssembler:
-        """The same without one of its rules."""
+        """The same assembler without one of its rules."""
         return replace(self, rules=self.rules.without(rule))
 
     @property
-    def drawn(self) -> int:
-        """How many ranks are the policy's."""
+    def policy_size(self) -> int:
+        """The number of ranks that the policy fills."""
         return self.size - len(self.rules.pins)
 
     def seed(self, arm: str) -> int:
         return derive_seed(self.run, arm)
 
     def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Floats, pa.Array]:
-        """The score and the source of every row."""
+        """The published score and source of every row."""
         names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
         pinned, last = place.values < 0, len(self.sources)
         score = np.zeros(len(pinned), np.float32)
         number = np.full(len(pinned), last, np.int16)
-        score[~pinned] = pool.own.values[place.values[~pinned]]
+        score[~pinned] = pool.blend_scores.values[place.values[~pinned]]
         number[~pinned] = pool.source.values[place.values[~pinned]]
         if pool.cold is not None:
             number[~pinned & pool.cold[place.rows]] = last + 1

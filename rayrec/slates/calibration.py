@@ -1,4 +1,4 @@
-"""Calibrated recommendations (Steck 2018): a slate's categories in the proportions of the user's kept history.
+"""Calibrated recommendations (Steck 2018): a slate's categories in the proportions of the user's retained history.
 
 Greedy, as in the paper's section 3.3: next comes the candidate that makes (1 - lambda) * sum of relevance
 - lambda * KL(p || q~) the highest, p(c) the share of category c in the history, q(c) that in the slate so far with the

@@ -1,8 +1,8 @@
-"""What another arm would have made of a logged slate: the numerator of off-policy weights.
+"""Counterfactual propensities: how another arm would have shown a logged slate, the numerator of off-policy weights.
 
-At each rank, P(the target shows this item here | the ranks above), with the target's own scores, rules, diversification
-and pins. At a rank where the target pins, the pinned item has probability 1 and any other 0; its policy is asked about
-the remaining ranks, in order, and what the logged slate shows at a pin's rank stays a candidate for them.
+At each rank, P(the target arm shows this item here | the ranks above), with the target's own scores, rules, diversifier
+and pins. At a rank where the target pins an item, that item has probability 1 and any other 0. The target's policy
+fills the other ranks in order; what the logged slate shows at a pinned rank stays a candidate for them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
 from rayrec.slates.pins import pins_at
 from rayrec.slates.scored_candidates import Floats, Ints, ScoredCandidates
 
-STORED_RANKS = 20  # of a slate, from the first: what lies below is hardly seen, and each row costs as much as a slate's
+STORED_RANKS = 20  # per slate: lower ranks are hardly seen, and each row costs as much as one of a slate
 
 
 def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Floats:
     """Of any slates under this arm, aligned with `slates.values`: ragged int64 item codes, one row a user of `pool`
     (the arm's own, arranged)."""
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
-    drawn = np.minimum(pool.scored.scores.lengths, stage.drawn)
+    drawn = np.minimum(pool.scored.scores.lengths, stage.policy_size)
     pinned, item = pins_at(rank, slates.rows, stage.rules.pin_ranks(drawn), stage.rules)
     result: Floats = (item == slates.values).astype(np.float32)
     asked = slates.filter(~pinned)
     given = asked.like(_places(pool.scored, asked))
-    result[~pinned] = stage.policy.probability(pool.scored, given, stage.drawn, stage.seed(arm))
+    result[~pinned] = stage.policy.probability(pool.scored, given, stage.policy_size, stage.seed(arm))
     return result
 
 

@@ -1,9 +1,9 @@
-"""Diversity: the head of each user's candidates in an order that also looks at what already stands above.
+"""Diversifiers: reorder each user's best candidates by relevance and similarity to the items above.
 
-A method orders the user's best `depth` candidates; what is behind them stays. The new order carries the old scores, the
-k-th place the k-th highest, so that a policy explores around it with the same spread as before. Relevance is the score,
-min-max scaled within the user's head: 1 the best, 0 the last (all 0 where they are equal). Two items are similar `by`
-category, 1 or 0 (an item without one is like nothing else), or by factors, the cosine of their iALS vectors.
+A method orders the user's best `depth` candidates; the others stay behind them. The new order gets the old scores, the
+k-th rank the k-th highest, so that a policy explores around it with the same distances. Relevance is the score,
+min-max scaled within these candidates: 1 the best, 0 the last (all 0 where they are equal). Similarity is `by`
+category, 1 or 0 (an item without one is similar to no other), or by factors, the cosine of the iALS vectors.
 
 A new method is a new file with one class, registered by name, plus its test.
 """
@@ -33,7 +33,7 @@ _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a 
 
 @dataclass(frozen=True)
 class TopCandidates:
-    """Some users' best candidates, best first, padded to a length that depends on each user's own number alone."""
+    """Some users' best candidates, best first, padded to a length that depends only on each user's own number."""
 
     relevance: Doubles  # [b, n] in [0, 1]; 0 where padded
     mask: Bools  # [b, n]
@@ -117,7 +117,7 @@ def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: 
 
 
 class GreedyOrder:
-    """The bookkeeping of a greedy order: what is left, and what was chosen when."""
+    """A greedy order under construction: the candidates left, and the choices so far."""
 
     def __init__(self, mask: Bools) -> None:
         self._rows, self._mask, self._left = np.arange(len(mask)), mask, np.ones(mask.shape, np.bool_)

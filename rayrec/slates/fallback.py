@@ -1,8 +1,7 @@
-"""Users of whom little is known: one source's order instead of the blend's.
+"""Cold-start fallback: users with a short history are ranked by one source instead of the blender.
 
-The blend learns from users who teach (blend.min_events); for somebody without history it is a guess about guesses.
-The users are here at all only if `data.min_events` lets them through: with its default of 1 whoever has no positive
-event is ineligible; min_events: 0 brings them in, and denoising may leave others with fewer than they had.
+The blender is fitted on users with `blend.min_events` events, and is unreliable for users without history. Such users
+are in a run only with `data.min_events: 0`, or when denoising removes some of their events.
 """
 
 from __future__ import annotations

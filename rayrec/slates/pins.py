@@ -1,4 +1,4 @@
-"""Slates with their pins: the policy fills the ranks between, in its order."""
+"""Pinned items in slates: the policy fills the other ranks, in its order."""
 
 from __future__ import annotations
 

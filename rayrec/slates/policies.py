@@ -1,4 +1,4 @@
-"""What every slate policy is: an order of scored candidates, and the probability with which it was chosen.
+"""Slate policies: choose slates from scored candidates, with the probability of each choice.
 
 A new policy is a new file with one class, registered by name, plus its test; all pass the contract tests of
 tests/slates/test_policies.py.
@@ -32,12 +32,12 @@ class PolicySlates:
 
 
 class SlatePolicy(ABC):
-    """Chooses slates from scored candidates. Chance, if any, comes from (run, arm, user) alone: see `chance`."""
+    """Chooses slates from scored candidates. Randomness depends only on (run, arm, user): see `uniform_draws`."""
 
     name: ClassVar[str]
     settings_class: ClassVar[type[MethodSettings]]  # of `slate.settings`
-    explores: ClassVar[bool]  # whether chance has a part in it
-    needs_factors: ClassVar[bool] = False  # whether it asks for the items' factors
+    explores: ClassVar[bool]  # whether it draws at random
+    needs_factors: ClassVar[bool] = False  # whether it needs item factors
 
     def __init__(self, settings: Any) -> None:
         """`settings`: an instance of `settings_class`."""
@@ -78,7 +78,7 @@ def uniform_draws(
 
 @POLICIES.register
 class Greedy(SlatePolicy):
-    """The best first, ties by the candidates' order; no chance involved."""
+    """The best candidates first, ties in the order of the candidates; deterministic."""
 
     name = "greedy"
     settings_class = NoSettings

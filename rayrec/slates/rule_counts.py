@@ -1,7 +1,7 @@
-"""When a rule binds: the slates that would look different without it, and those that rules left too short.
+"""Rule counts: how many slates each rule changes, and how many the rules leave too short.
 
-Counted with chance left out, on the slates that a policy explores around: a candidate that goes shifts every draw, so
-under chance any rule would seem to change any slate. Each rule is taken away alone, the others stay.
+Counted on the greedy slates that the policy explores around: a removed candidate shifts every random draw, so with
+exploration any rule would seem to change any slate. Each rule is left out on its own; the others stay.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _changed(stage: SlateAssembler, name: str, found: CandidatePool, chosen: Rag
     users = np.bincount(found.scored.scores.rows[differs], minlength=len(found.scored)) > 0
     if name == PINNED:
         users[:] = True
-    without = other.greedy_slates(other.apply_rules(found.of(users))).code
+    without = other.greedy_slates(other.apply_rules(found.take_users(users))).code
     return int(_different(chosen, users, without).sum())
 
 

@@ -1,4 +1,4 @@
-"""Scored candidates on their way to a slate, and what is known of the items they are."""
+"""Scored candidates of some users, and the catalogue columns that slates need."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class CatalogueItems:
     ids: pa.Array  # strings, sorted
     category: npt.NDArray[np.int32]  # [items], −1 where there is none
     available: Bools  # [items]
-    factors: Floats | None = None  # [items, d] of `ials`; None where nothing asks for them
+    factors: Floats | None = None  # [items, d] of `ials`; None where nothing needs them
 
     @classmethod
     def of(cls, catalogue: pa.Table, factors: Floats | None = None) -> Self:
@@ -54,23 +54,23 @@ class CatalogueItems:
 
 @dataclass(frozen=True)
 class ScoredCandidates:
-    """What a policy chooses from: some users' candidates. Every ragged member has one row a user."""
+    """The candidates that a policy chooses from. Every ragged member has one row per user."""
 
     user_ids: pa.Array  # strings [users]
-    scores: Ragged  # float32: the order, and how far apart
+    scores: Ragged  # float32: the order and the distances
     candidate: Ragged  # int32 codes, aligned with `scores`
-    history: Ragged  # int32 codes of the kept positive events, oldest first
+    history: Ragged  # int32 codes of the retained positive events, oldest first
     items: CatalogueItems
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def of(self, users: Ints) -> ScoredCandidates:
-        """These users alone, in this order."""
+    def take_users(self, users: Ints) -> ScoredCandidates:
+        """Only these users, in this order."""
         scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
         return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)
 
-    def where(self, kept: Bools) -> ScoredCandidates:
-        """The candidates [candidates] that are kept; users stay, perhaps without any."""
-        scores = self.scores.filter(kept)
-        return replace(self, scores=scores, candidate=scores.like(self.candidate.values[kept]))
+    def filter(self, mask: Bools) -> ScoredCandidates:
+        """Only the candidates in `mask` [candidates]; users stay, perhaps without candidates."""
+        scores = self.scores.filter(mask)
+        return replace(self, scores=scores, candidate=scores.like(self.candidate.values[mask]))

@@ -1,15 +1,15 @@
-"""What every slate obeys, whatever the scores and the policy say: `slate.rules` against the day's catalogue.
+"""Slate rules: blocked items, attribute ranges, a cap per category and pinned items (`slate.rules`).
 
 - `blocked` items and those outside a range of `ranges` are no candidates. A range reads the item's attribute as a
   number; text that is none counts as missing.
 - `max_per_category: n` is a cap on the pool: of each category only the user's best n candidates stay, so that any slate
   drawn from it obeys, whatever the policy. Items without a category are not capped.
-- `pinned` items stand at their rank in everybody's slate, with propensity 1: the policy fills the ranks between from
+- `pinned` items are at their rank in every slate, with propensity 1: the policy fills the ranks between from
   the other candidates. A pin is left out only where the catalogue says that the item is not to be had, or does not know
-  it; that the user has it already is no reason. In a slate too short for it a pin moves up to the end. Pins are the
-  operator's word: neither ranges nor caps hold for them, and caps do not count them.
+  it; a user who has the item already still gets it. In a slate too short for it a pin moves up to the end. Ranges and caps
+  do not apply to pins, and caps do not count them.
 
-All of this is decided before chance has its say, so the policy's propensities stay exact.
+The rules apply before the policy draws, so its propensities stay exact.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Rules:
-    """Without any, everything passes. `passes`: by the name of a rule, which items [items] it lets through."""
+    """The rules of one arm. `passes`: by the name of a rule, which items [items] it admits."""
 
     passes: Mapping[str, Bools] = field(default_factory=dict)
     per_category: int | None = None
@@ -79,7 +79,7 @@ class Rules:
         items[[pin.code for pin in self.pins]] = False
         eligible: Bools = items[scored.candidate.values]
         if self.per_category:
-            eligible[eligible] = _best_of_each(scored.where(eligible), self.per_category)
+            eligible[eligible] = _best_of_each(scored.filter(eligible), self.per_category)
         return eligible
 
     def pin_ranks(self, drawn: Ints) -> Ints:

@@ -87,7 +87,7 @@ def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_setting
     assert method is not None
     together = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
     for user in range(len(pool)):
-        alone = diversify(method, pool.of(np.array([user])), DEPTH, np.ones(1, np.bool_))
+        alone = diversify(method, pool.take_users(np.array([user])), DEPTH, np.ones(1, np.bool_))
         assert np.array_equal(alone.values, together[user])
 
 

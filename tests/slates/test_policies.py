@@ -64,7 +64,7 @@ def test_a_slate_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> N
     pool = scored([7, 0, 12, 3, 9, 70, 64, 150, 7, 150], known=items(width=64), past=90)
     together = policy.order(pool, 5, seed=11)
     for user in range(len(pool)):
-        alone = policy.order(pool.of(np.array([user])), 5, seed=11)
+        alone = policy.order(pool.take_users(np.array([user])), 5, seed=11)
         at = together.places.rows == user
         assert np.array_equal(alone.places.values + pool.scores.offsets[user], together.places.values[at])
         assert np.array_equal(alone.propensity, together.propensity[at])
@@ -76,7 +76,7 @@ def test_a_given_slates_probability_never_depends_on_who_shares_the_batch(policy
     together = policy.probability(pool, slates, 5, seed=11)
     for user in range(len(pool)):
         own = Ragged.from_lengths(slates[user] - pool.scores.offsets[user], [len(slates[user])])
-        alone = policy.probability(pool.of(np.array([user])), own, 5, seed=11)
+        alone = policy.probability(pool.take_users(np.array([user])), own, 5, seed=11)
         assert np.array_equal(alone, together[slates.rows == user])
 
 

@@ -35,9 +35,9 @@ def slates(table: pa.Table | None = None, known: CatalogueItems = KNOWN, **slate
 def test_default_rules_change_nothing() -> None:
     assert slates(rules={}, diversity={"method": "none"}).equals(slates())
     plain = stage()
-    found = plain.found(candidates())
+    found = plain.candidate_pool(candidates())
     assert plain.apply_rules(found) is found
-    assert found.scored.scores is found.own
+    assert found.scored.scores is found.blend_scores
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
@@ -59,11 +59,11 @@ def test_no_slate_holds_more_of_a_category_than_the_cap(policy: str) -> None:
 
 def test_of_each_category_the_users_best_stay() -> None:
     made = stage(rules={"max_per_category": 1})
-    found = made.found(candidates())
+    found = made.candidate_pool(candidates())
     kept = made.rules.eligible(found.scored)
     for user in range(len(found.scored)):
-        at = slice(found.own.offsets[user], found.own.offsets[user + 1])
-        kind, score = KNOWN.category[found.scored.candidate[user]], found.own[user]
+        at = slice(found.blend_scores.offsets[user], found.blend_scores.offsets[user + 1])
+        kind, score = KNOWN.category[found.scored.candidate[user]], found.blend_scores[user]
         for category in set(kind.tolist()) - {-1}:
             assert np.flatnonzero(kept[at] & (kind == category)) == [np.where(kind == category, score, -99).argmax()]
         assert kept[at][kind < 0].all()
@@ -133,7 +133,7 @@ RULES: dict[str, Any] = {
 @pytest.mark.parametrize("diversity", [{}, {"method": "mmr"}])
 def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversity: dict[str, Any]) -> None:
     made = stage(rules=RULES, diversity=diversity)
-    found = made.found(candidates())
+    found = made.candidate_pool(candidates())
     counts = rule_effects(made, found, made.apply_rules(found))
     whole = codes_of(made(candidates(), "llm"))
     for name in ("blocked", "max_per_category", "ranges.price", "pinned"):
@@ -147,7 +147,7 @@ def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversity: dic
 
 def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
     made = stage(rules={"blocked": ["nobody"], "max_per_category": 99})
-    found = made.found(candidates())
+    found = made.candidate_pool(candidates())
     assert rule_effects(made, found, made.apply_rules(found)) == {"blocked": 0, "max_per_category": 0, "short": 0}
     plain = stage()
     assert rule_effects(plain, found, found) == {}
@@ -172,11 +172,11 @@ def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversity: dict
 
 def test_the_published_score_stays_the_blends_own() -> None:
     made = stage(diversity={"method": "mmr", "settings": {"relevance": 0.2}})
-    rows, found = made(candidates(), "llm"), made.found(candidates())
+    rows, found = made(candidates(), "llm"), made.candidate_pool(candidates())
     own = {
         (user, f"item {code:03d}"): score
         for number, user in enumerate(found.scored.user_ids.to_pylist())
-        for code, score in zip(found.scored.candidate[number], found.own[number], strict=True)
+        for code, score in zip(found.scored.candidate[number], found.blend_scores[number], strict=True)
     }
     said = zip(rows["user_id"].to_pylist(), rows["item_id"].to_pylist(), rows["score"].to_pylist(), strict=True)
     assert all(own[user, item] == score for user, item, score in said)

@@ -40,15 +40,15 @@ PINNED = {"pinned": [{"item_id": "item 007", "rank": 2}, {"item_id": "item 011",
 def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
     for policy in POLICIES:
         made = stage(policy=policy, rules={**PINNED, "max_per_category": 2}, diversity={"method": "mmr"})
-        pool = made.apply_rules(made.found(candidates()))
-        chosen = made.chosen(pool, "llm")
+        pool = made.apply_rules(made.candidate_pool(candidates()))
+        chosen = made.select(pool, "llm")
         assert np.array_equal(slate_probabilities(made, "llm", pool, chosen.code), chosen.propensity)
 
 
 def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
     logged, target = stage(policy="epsilon_greedy"), stage(rules=PINNED)
-    slates = logged.chosen(logged.apply_rules(logged.found(candidates())), "a").code
-    pool = target.apply_rules(target.found(candidates()))
+    slates = logged.select(logged.apply_rules(logged.candidate_pool(candidates())), "a").code
+    pool = target.apply_rules(target.candidate_pool(candidates()))
     found = slates.like(slate_probabilities(target, "b", pool, slates))
     for user in range(len(slates)):
         assert found[user][1] == (slates[user][1] == 7)
@@ -57,8 +57,8 @@ def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
 
 def test_what_the_target_blocks_it_never_shows() -> None:
     logged, target = stage(policy="plackett_luce"), stage(policy="plackett_luce", rules={"max_per_category": 1})
-    slates = logged.chosen(logged.apply_rules(logged.found(candidates())), "a").code
-    pool = target.apply_rules(target.found(candidates()))
+    slates = logged.select(logged.apply_rules(logged.candidate_pool(candidates())), "a").code
+    pool = target.apply_rules(target.candidate_pool(candidates()))
     found = slates.like(slate_probabilities(target, "b", pool, slates))
     for user in range(len(slates)):
         there = np.isin(slates[user], pool.scored.candidate[user])

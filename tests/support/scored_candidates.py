@@ -48,7 +48,7 @@ def scored(lengths: list[int], seed: int = 0, known: CatalogueItems | None = Non
 def repeated(one: ScoredCandidates, many: int) -> ScoredCandidates:
     """The first user of `one`, many times under other names: for counting what chance does."""
     users = pa.array([f"user {n}" for n in range(many)])
-    copies = one.of(np.zeros(many, np.int64))
+    copies = one.take_users(np.zeros(many, np.int64))
     return ScoredCandidates(users, copies.scores, copies.candidate, copies.history, one.items)
 
 
