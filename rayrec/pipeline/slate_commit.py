@@ -147,7 +147,9 @@ class CommitShard:
         both = row.is_valid().to_numpy(zero_copy_only=False)
         slates = own.codes.take(row.drop_null().to_numpy().astype("int64"))
         names, run = self._context.arms.names, self._spec.run.record.identity
-        return counterfactual_rows(logged, target, names, run, other.pool.take_users(both), slates, self._assemblers[target])
+        return counterfactual_rows(
+            logged, target, names, run, other.pool.take_users(both), slates, self._assemblers[target]
+        )
 
     def _statistics(self, arms: dict[str, ArmSlates]) -> pa.Table:
         """RUN_STATISTICS of the slates, of the rules, and of how many users each arm of the experiment serves."""
