@@ -1,4 +1,4 @@
-"""The catalogue: sorted, each item once, fit to be shown; the same from files and however the counts were split."""
+"""The catalogue: sorted, each item once, clean; the same however the counts were split."""
 
 from __future__ import annotations
 

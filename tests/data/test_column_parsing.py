@@ -1,4 +1,4 @@
-"""Times of every kind mean the same moment; what is no time is marked."""
+"""Times of every type and format; what is not a time is marked invalid."""
 
 from __future__ import annotations
 

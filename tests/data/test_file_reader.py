@@ -1,4 +1,4 @@
-"""The same rows come out of every format, with the numbers they have in the file."""
+"""Every format gives the same rows, with their numbers in the file."""
 
 from __future__ import annotations
 

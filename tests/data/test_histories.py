@@ -1,4 +1,4 @@
-"""Grouping against a plain reading of the promise, row by row in Python."""
+"""Grouping into histories, compared with a row-by-row implementation in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files are read, and how they are cut."""
+"""Which input files are read, and how they are split."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ def test_files_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Pa
         ("Europe/London", "2011-01-31", "2011-01-28", "2011-01-30"),
     ],
 )
-def test_what_the_paths_leave_out_is_counted_and_no_file_is_read_for_nothing(
-    zone: str, day: str, first: str, last: str, tmp_path: Path
-) -> None:
+def test_skipped_files_are_counted_and_not_read(zone: str, day: str, first: str, last: str, tmp_path: Path) -> None:
     days = [f"{day[:7]}-{number:02d}" for number in range(20, 32)]
     touch(tmp_path, *(f"events/{each}.csv" for each in days))
     found = list_window_files(data(tmp_path, ts={"column": "ts", "timezone": zone}), date.fromisoformat(day))
@@ -115,7 +113,7 @@ def test_small_files_share_a_split_and_keep_their_order(tmp_path: Path) -> None:
     assert [fragment.file.index for split in splits for fragment in split.fragments] == list(range(10))
 
 
-def test_a_big_parquet_file_is_cut_by_row_groups_and_no_row_is_lost(tmp_path: Path) -> None:
+def test_a_large_parquet_file_is_split_by_row_groups_and_no_row_is_lost(tmp_path: Path) -> None:
     (tmp_path / "events").mkdir()
     numbers = np.random.default_rng(0).integers(0, 1 << 40, 10_000)
     table = pa.table({"user_id": numbers, "item_id": numbers, "ts": numbers})

@@ -1,4 +1,4 @@
-"""The contract of interactions: what is made of columns, and that nothing depends on how rows are batched."""
+"""The contract of interactions: columns, reasons, and independence of batching."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shuffle through storage: every row reaches its shard once, in order, and half a file is no file."""
+"""The shuffle through storage: every row reaches its shard once, in order; a file is complete or absent."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_split_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("content", [b"", b"RRX1", b"x" * 100, b"\xff" * 8 + b"RRX1"])
-def test_what_is_no_exchange_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     storage.write("x/0", content)
     with pytest.raises(DataError, match="not a shuffle file"):

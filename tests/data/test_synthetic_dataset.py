@@ -1,4 +1,4 @@
-"""The made shop: the same bytes again, the truth it claims, and structure that order and cleanliness can use."""
+"""The synthetic dataset: reproducible bytes, correct ground truth, learnable structure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A day small enough to reason about: 60 users, 3 shards, two arms; what each test publishes."""
+"""A small published date: 60 users, 3 shards, two arms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way a slate can be wrong is refused; nothing right is."""
+"""Every kind of invalid slate is refused, and no valid one."""
 
 from __future__ import annotations
 

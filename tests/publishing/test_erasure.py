@@ -1,4 +1,4 @@
-"""Users taken out of a published day: what is left is a day like any other."""
+"""Erasure of users from a published date."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_day_without_them_is_left_as_it_is(tmp_path: Path) -> None:
     assert [(info.path, info.version) for info in storage.list()] == before
 
 
-def test_a_model_made_again_without_them_is_named_in_the_place_of_the_old(tmp_path: Path) -> None:
+def test_the_manifest_names_retrained_models(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     old = small_day.publish_day(storage).manifest
     name, fingerprint = next(iter(old.models.items()))
@@ -78,7 +78,7 @@ def test_a_model_made_again_without_them_is_named_in_the_place_of_the_old(tmp_pa
 
 
 @pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])
-def test_killed_and_done_again_it_completes(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_erasure_completes_when_repeated(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     small_day.publish_day(storage)
     write = Storage.write
@@ -111,7 +111,7 @@ def test_a_run_that_never_published_loses_its_shards_with_them(tmp_path: Path) -
     assert all("shard=0001" not in info.path for info in storage.list(FOLDER))
 
 
-def test_what_other_arms_would_have_made_of_their_slates_goes_too(tmp_path: Path) -> None:
+def test_their_counterfactual_propensities_are_erased(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     manifest = small_day.publish_day(storage).manifest
     ids = [f"{small_day.DATE}/control/{user}" for user in small_day.users_of(1)]

@@ -1,4 +1,4 @@
-"""What makes two runs the same run, and what makes them two."""
+"""What belongs to the identity of a run, and what does not."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
     models = ModelSet(1, "item model")
 
     def identity() -> tuple[str, str]:
-        night = day(root, tuning={"base": str(base)})
-        return night.record.identity, llm_tuning._fingerprint(night, models, [models])
+        run_of = day(root, tuning={"base": str(base)})
+        return run_of.record.identity, llm_tuning._fingerprint(run_of, models, [models])
 
     before = identity()
     assert identity() == before
@@ -203,7 +203,7 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
         (root / name).write_text(yaml.safe_dump(entries[:cells]), encoding="utf8")
         return str(root / name)
 
-    def night(templates: str | None, method: str = "pointwise") -> RunContext:
+    def run_of(templates: str | None, method: str = "pointwise") -> RunContext:
         rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "pointwise" else {})
         return day(root, rerank=rerank, instruction={"templates": templates})
 
@@ -213,8 +213,8 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
     whole, other = (written(f"{word}.yaml", f"Would they {word}?", 8) for word in ("take", "want"))
     short = written("short.yaml", "Would they take?", 7)
     for templates in (None, whole, other):
-        check(night(templates))
+        check(run_of(templates))
     with pytest.raises(ConfigError, match="no template for P2 I2 T0"):
-        check(night(short))
-    assert len({blend(night(templates)) for templates in (None, whole, other)}) == 3
-    assert len({blend(night(templates, "none")) for templates in (None, whole, other)}) == 1
+        check(run_of(short))
+    assert len({blend(run_of(templates)) for templates in (None, whole, other)}) == 3
+    assert len({blend(run_of(templates, "none")) for templates in (None, whole, other)}) == 1

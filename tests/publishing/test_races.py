@@ -1,4 +1,4 @@
-"""Sixteen runs of one day at once: one manifest, and a reader sees nothing or everything, at every moment."""
+"""Sixteen runs of one date at once: one manifest, and a reader sees nothing or everything at every moment."""
 
 from __future__ import annotations
 

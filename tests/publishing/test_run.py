@@ -1,10 +1,9 @@
-"""A run from open to publication, on a local folder and on a real S3 server process."""
+"""A publishing run from open to publication, on a local folder and on a real S3 server process."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import pickle
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,7 @@ def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storag
     assert storage.list() == before
 
 
-def test_a_peek_finds_what_open_would_and_writes_nothing(local: Storage) -> None:
+def test_a_preview_finds_what_open_would_and_writes_nothing(local: Storage) -> None:
     run = PublishingRun.preview(local, record())
     assert (run.published, run.receipts(), local.list()) == (None, {}, [])
     publish_day(local)
@@ -165,19 +164,13 @@ def test_the_second_attempt_at_a_shard_gets_the_receipt_of_the_first_and_leaves_
     assert storage.list() == before
 
 
-def test_a_receipt_whose_answer_was_lost_is_still_ours(local: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receipt_whose_response_was_lost_is_still_ours(local: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     run, create = PublishingRun.open(local, record()), Storage.create
     monkeypatch.setattr(Storage, "create", lambda *args: create(*args) and False)
     commit_all(run)
     assert len(slate_files(local)) == SHARDS * len(ARMS)
     assert run.publish(PROVENANCE).outcome == "published"
     assert read_slates(local.root, DATE).equals(whole_day())
-
-
-def test_a_run_travels_to_a_worker(storage: Storage) -> None:
-    run = pickle.loads(pickle.dumps(PublishingRun.open(storage, record())))
-    commit_all(run)
-    assert run.publish(PROVENANCE).outcome == "published"
 
 
 def test_an_arm_without_users_is_published_as_empty(local: Storage) -> None:

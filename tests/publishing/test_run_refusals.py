@@ -1,4 +1,4 @@
-"""A published day refuses another run, and says in words what differs."""
+"""A published date refuses a different run and names the differences."""
 
 from __future__ import annotations
 

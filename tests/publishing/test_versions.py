@@ -1,4 +1,4 @@
-"""The code version is of rayrec's own checkout, or of the package's files; never of a repository it merely lies in."""
+"""The code version: the commit of rayrec's own checkout, or a digest of the package's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies on a node: made once, and gone when nobody has asked for them in days."""
+"""The checkpoint cache: a copy is made once, and deleted after days without use."""
 
 from __future__ import annotations
 
