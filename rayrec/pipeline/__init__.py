@@ -1,9 +1,14 @@
-"""The stages in order. Each module is one step of the night; `daily` reads as the story of all of them.
+"""The stages of a run, in order. `daily_run` reads as the story of all of them.
 
-day.py       what a run is: config, date, where its files lie, its identity
-ingest.py    events in: contract, quarantine, shards, histories
-learn.py     item model, LLM, blend: artefacts by fingerprint
-score.py     denoise -> retrieve -> rerank -> order -> commit, one shard after another
-daily.py     all of it for one date, and publication
-carry.py     how Ray Data carries a stage
+run_context.py         what a run is: config, date, inputs, fingerprints
+interaction_ingest.py  events -> contract -> histories by shard
+item_model_fitting.py  item models, as of the date and of earlier cutoffs
+llm_tuning.py          the tuned LLM, as of the same
+blender_fitting.py     blenders, fitted on training examples of earlier cutoffs
+scoring.py             one shard: denoise -> retrieve -> rerank
+slate_commit.py        one shard: blend -> slates -> file and receipt
+daily_run.py           all of it for one date, and the publication
+worker_cache.py        what a process loads once for a run
+
+Embeddings have a run of their own (embedding_run.py); erasure_run.py removes users.
 """

@@ -50,7 +50,7 @@ def default_instruction(context: RunContext) -> str:
 
 
 def default_request(context: RunContext) -> str:
-    """What text scorers are told of users without a request; "" where the config keeps the default instruction:
+    """The request that text scorers read for users without one; "" where the config keeps the default instruction:
     templates have words of their own for that."""
     return (
         ""

@@ -4,7 +4,7 @@ Models are made as of each of a few earlier cutoffs, users are scored as the dat
 within the horizon afterwards are the labels. Every user is scored in every variant, so that an arm learns the same
 whatever share of the users it gets.
 
-Where some users have requests tonight, each training user counts twice: once as they were, and once with a simulated
+Where some users have requests, each training user counts twice: once as they were, and once with a simulated
 request for one of the items that they consumed; then only items that satisfy the request are labels.
 """
 
@@ -178,7 +178,7 @@ def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_reques
 
 
 def _examples(context: RunContext, table: pa.Table, user_ids: pa.Array, consumed: Ragged, cutoff: int) -> pa.Table:
-    """DENOISED_HISTORY rows with what their users consumed, then, if there are requests tonight, again with requests.
+    """DENOISED_HISTORY rows with what their users consumed, then, if there are requests, again with requests.
 
     `consumed`: int32 item codes of `user_ids`, which hold every user of the table.
     """

@@ -1,10 +1,10 @@
-"""The night, from the first event to the publication: read `run` from top to bottom.
+"""The daily run, from the first event to the publication: read `run` from top to bottom.
 
     ingest   events -> contract -> histories by shard
-    fit      item models, as of the date and of a few earlier cuts
+    fit      item models, as of the date and of a few earlier cutoffs
     tune     the LLM, as of the same
-    blend    how to weigh them all, learned on the earlier cuts
-    score    shard by shard: denoise -> retrieve -> rerank -> order -> commit
+    blend    how to weigh them all, fitted at the earlier cutoffs
+    score    shard by shard: denoise -> retrieve -> rerank -> blend -> slates
     publish  one conditional write
 
 Every step finds what an earlier attempt finished and goes on from there.
@@ -149,20 +149,22 @@ def score(
 
 
 def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends: dict[str, str]) -> Provenance:
-    """What the manifest says of how the slates came about."""
+    """The models, inputs and versions that the manifest names."""
     named = {item_model.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
         named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
-    told: list[object] = [default_instruction(context), context.templates.digest]
+    prompt_parts: list[object] = [default_instruction(context), context.templates.digest]
     if models.llm is not None:
         card = tuned_checkpoint.read_model_card(context.storage, models.llm)
         named[layout.LLM_KIND] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
-        told += [card.as_json()["vocabulary"], card.events]
+        prompt_parts += [card.as_json()["vocabulary"], card.events]
     return Provenance(
         users_in=data.users,
         models=named,
-        prompt_hash=digest(told) if any(uses_llm(variant) for variant in context.arms.variants("rerank")) else "",
+        prompt_hash=digest(prompt_parts)
+        if any(uses_llm(variant) for variant in context.arms.variants("rerank"))
+        else "",
         input_rows=data.input_rows,
         quarantined_rows=data.quarantined,
         versions=package_versions(),
@@ -177,7 +179,7 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
 
 
 def _require_same_list(context: RunContext) -> None:
-    """Raises PublicationError where the erasure list has grown since the run began: its rows were made with these users."""
+    """Raises PublicationError where the erasure list has grown since the run began: its rows hold erased users."""
     if erasure_list.read(context.storage).digest != context.erasure_list.digest:
         raise PublicationError(
             "users were erased while the job ran; nothing is published",
@@ -187,7 +189,7 @@ def _require_same_list(context: RunContext) -> None:
 
 
 def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
-    """The run's item codes, beside its verdicts: what `jobs.show` and `jobs.evaluate` read titles from."""
+    """The run's item codes, beside its denoising decisions: what `jobs.show` and `jobs.evaluate` read titles from."""
     path = layout.run_catalogue_path(context.date, run.record.run_id)
     if not context.storage.exists(path):
         write_parquet(context.storage, path, data.catalogue)

@@ -114,7 +114,7 @@ def _report(report: ReportCallback, spec: TuningSpec, row: Mapping[str, float]) 
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """What the stage below is told: the run, and the models as of each cutoff."""
+    """What the stage below needs: the run, and the models as of each cutoff."""
 
     context: RunContext
     models: tuple[ModelSet, ...]
@@ -138,11 +138,11 @@ class WriteTuningSequences:
             denoise(histories_at(table, item.cutoff))["keep_weight"]
         ).values
         positive = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values] > 0
-        kept = code.filter(positive)
+        positives = code.filter(positive)
         columns = [
-            kept.to_arrow(pa.int32()),
-            kept.like(ts.values[positive]).to_arrow(pa.int64()),
-            kept.like(keep[positive]).to_arrow(pa.float32()),
+            positives.to_arrow(pa.int32()),
+            positives.like(ts.values[positive]).to_arrow(pa.int64()),
+            positives.like(keep[positive]).to_arrow(pa.float32()),
             pa.array(hash_strings(table["user_id"])),
         ]
         write_arrow(context.storage, _sequence_path(context, models, item.shard), pa.table(columns, TUNING_SEQUENCE))

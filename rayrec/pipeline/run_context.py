@@ -27,13 +27,13 @@ def microseconds(day: date) -> int:
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """Everything the stages need to know of a run. Plain, picklable, hashable; files are listed when first asked.
+    """What the stages need to know of a run. Picklable and hashable; input files are listed on first use.
 
-    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. It then stays so,
-    in the workers too: a request that comes during the night is for the next run.
+    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. It then stays the
+    same, in the workers too: an erasure request that comes during the run is for the next one.
 
-    `code`: the version whose files these are. Nothing that other code made is taken up, so that a night run again after
-    a fault was mended is without it from the first row on. The driver's own, in the workers too.
+    `code_version`: of the driver, in the workers too. Nothing that another version made is reused, so that a rerun
+    after a bug fix is without the bug from the first row on.
     """
 
     config: Config
@@ -49,7 +49,7 @@ class RunContext:
 
     @cached_property
     def _identity(self) -> tuple[str, str, str, str, str | None]:
-        """What two days that are the same have in common: what a process keeps of a day, it keeps by this."""
+        """What equal contexts have in common: a process caches what it loads for a run by this."""
         try:
             data = self.data_fingerprint
         except (ConfigError, DataError, MissingFileError):  # no data, or no longer
@@ -101,7 +101,7 @@ class RunContext:
 
     @cached_property
     def templates(self) -> Templates:
-        """How requests are put into words. Asked on the driver first, it travels with the day."""
+        """The wording of prompts. Read on the driver first, then it travels with the context."""
         return load_templates(self.config.instruction.templates)
 
     @property
@@ -177,6 +177,6 @@ class RunContext:
 
     @property
     def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
-        """Those checkpoints and the base, as inputs: their size is not told."""
+        """Those checkpoints and the base, as inputs: without their size."""
         base = {(self.config.tuning.base, self.base)} if self.base else set()
         return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *base}))

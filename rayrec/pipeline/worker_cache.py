@@ -76,7 +76,7 @@ class WorkerCache:
         return self._loaded
 
     def item_model_parts(self, fingerprint: str, *kinds: str) -> ItemModel:
-        """As `item_model`, with the fits of these kinds alone, and not kept: small beside the whole."""
+        """As `item_model`, with the fits of these kinds alone, and not cached: small beside the whole."""
         return item_model.load_part(self._context.storage, fingerprint, kinds).for_catalogue(self.item_ids)
 
 

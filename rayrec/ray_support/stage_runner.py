@@ -41,7 +41,7 @@ class SplitItem:
 class Stage(Protocol):
     """One step for one work item: takes the item and its table, gives a table.
 
-    Built once a process from a hashable spec; heavy loading happens there. The first stage gets a table without columns.
+    Built once a process from a hashable spec; heavy loading happens there. The first stage gets no columns.
     """
 
     def __call__(self, item: Any, table: pa.Table, /) -> pa.Table: ...

@@ -1,6 +1,6 @@
-"""A group of Ray Train workers: started together, told apart by rank, restarted when one dies, heard while they work.
+"""A group of Ray Train workers: started together, told apart by rank, restarted when one dies.
 
-    run(partial(learn, what), Workers(count=2), "tune")        # learn(what, worker, report) in each of them
+    run(partial(learn, what), WorkerGroup(count=2), "tune")    # learn(what, worker, report) in each of them
 
 Checkpoints are the work's own, in the storage: a restarted group and a restarted job find the same one.
 """

@@ -89,7 +89,7 @@ def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
     if code is not None:
         monkeypatch.setattr(sys.modules[code_version.__module__], "_commit", lambda checkout: code)
         assert workspace.context(root).code_version == code != result.context.code_version
-    assert "its report would be written" in describe(workspace.context(root))
+    assert "its missing report would be written" in describe(workspace.context(root))
     sets = [word for one in workspace.overrides(root) for word in ("--set", one)]
     lines = [CliRunner().invoke(daily_job, ["--config", str(CONFIG), "--date", dt, *sets]).output for _ in range(2)]
     assert "written now" in lines[0]
@@ -110,7 +110,7 @@ def test_a_late_report_whose_sources_are_gone_is_no_error(first_run: Run, tmp_pa
     given = ["--config", str(CONFIG), "--date", workspace.dataset.date.isoformat(), *sets]
     result = CliRunner().invoke(daily_job, given)
     assert result.exit_code == 0, result.output
-    assert "what it is made of is gone" in result.output
+    assert "because a file is missing" in result.output
     assert not Storage(str(root)).list("reports")
 
 
@@ -161,7 +161,8 @@ class ReadersThatFailOnce(ScorerCache):
 class RerankThatFailsOne(scoring.RerankShard):
     def __init__(self, scoring: ScoringSpec) -> None:
         super().__init__(scoring)
-        self._scorers = ReadersThatFailOnce(scoring.context, scoring.engine)
+        if not scoring.for_training:  # the blender learns as it does without failures
+            self._scorers = ReadersThatFailOnce(scoring.context, scoring.engine)
 
 
 @pytest.fixture(scope="module")
