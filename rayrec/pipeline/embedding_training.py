@@ -51,12 +51,12 @@ def model_fingerprint(context: RunContext) -> str:
     """Of everything that can change the weights: not of instructions without training answers, nor of `leave_out`."""
     settings = vector_settings(settings_of(context))
     trained = {
-        name: {key: value for key, value in instruction.items() if key != "leave_out"}
+        name: {key: value for key, value in instruction.items() if key != "max_removed_share"}
         for name, instruction in settings["instructions"].items()
         if instruction["answer"]
     }
     # The order of instructions and of sources is part of a model.
-    content = with_key_order(settings | {"instructions": trained}, "instructions", "sources")
+    content = with_key_order(settings | {"instructions": trained}, "instructions", "views")
     return digest([content, context.data_fingerprint, context.cutoff])
 
 
