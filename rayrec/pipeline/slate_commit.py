@@ -18,6 +18,7 @@ from rayrec.data.schemas import DENOISED_HISTORY, SLATE
 from rayrec.experiments.arm_plan import ArmPath
 from rayrec.monitoring.run_statistics import PARTICIPANTS, SPLIT, count_statistics, merge, slate_statistics
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Bools
 from rayrec.pipeline.arm_settings import explores, retriever_specs, uses_item_factors
 from rayrec.pipeline.blender_fitting import load_blender
 from rayrec.pipeline.interaction_ingest import ShardCounts
@@ -38,7 +39,7 @@ from rayrec.retrieval.item_model import FACTORS, ItemModel
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
 from rayrec.slates.counterfactual_propensities import counterfactual_rows
 from rayrec.slates.rule_counts import rule_effects
-from rayrec.slates.scored_candidates import Bools, CatalogueItems
+from rayrec.slates.scored_candidates import CatalogueItems
 
 
 @dataclass(frozen=True)

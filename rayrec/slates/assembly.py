@@ -26,11 +26,12 @@ from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Bools, Float32s
 from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
 from rayrec.slates.fallback import Fallback, reorder_by
 from rayrec.slates.pins import SelectedSlates, insert_pins
 from rayrec.slates.policies import POLICIES, Greedy, SlatePolicy
-from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, ScoredCandidates
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 from rayrec.slates.slate_rules import PINNED, Rules
 
 
@@ -174,7 +175,7 @@ class SlateAssembler:
     def seed(self, arm: str) -> int:
         return derive_seed(self.run, arm)
 
-    def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Floats, pa.Array]:
+    def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Float32s, pa.Array]:
         """The published score and source of every row."""
         names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
         pinned, last = place.values < 0, len(self.sources)

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
-from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, Doubles, GreedyOrder, TopCandidates
-from rayrec.slates.scored_candidates import Ints
+from rayrec.numerics.types import Float64s, Int64s
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
 
 _SMOOTH = 0.01  # the paper's alpha
 
@@ -32,7 +32,7 @@ class Calibrated(Diversifier):
     settings_class = CalibratedSettings
     settings: CalibratedSettings
 
-    def order(self, head: TopCandidates) -> Ints:
+    def order(self, head: TopCandidates) -> Int64s:
         share, slot = _history(head)
         weight, rows = self.settings.calibration, np.arange(len(slot))
         greedy, count = GreedyOrder(head.mask), np.zeros(share.shape)
@@ -47,14 +47,14 @@ class Calibrated(Diversifier):
         return greedy.order
 
 
-def _divergence(share: Doubles, given: Doubles) -> Doubles:
+def _divergence(share: Float64s, given: Float64s) -> Float64s:
     """The terms of KL(p || q~), [b, slots]; 0 where p is."""
     smooth = (1 - _SMOOTH) * given + _SMOOTH * share
-    terms: Doubles = share * np.log(np.where(share > 0, share, 1) / np.where(share > 0, smooth, 1))
+    terms: Float64s = share * np.log(np.where(share > 0, share, 1) / np.where(share > 0, smooth, 1))
     return terms
 
 
-def _history(head: TopCandidates) -> tuple[Doubles, Ints]:
+def _history(head: TopCandidates) -> tuple[Float64s, Int64s]:
     """p of each category in the user's history, [b, slots], the last slot 0; and the slot of each candidate [b, n]."""
     category = head.items.category[head.history.values].astype(np.int64)
     known = category >= 0

@@ -12,22 +12,23 @@ import pyarrow as pa
 
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Float32s, Int64s
 from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
 from rayrec.slates.pins import pins_at
-from rayrec.slates.scored_candidates import Floats, Ints, ScoredCandidates
+from rayrec.slates.scored_candidates import ScoredCandidates
 
 STORED_RANKS = 20  # per slate: lower ranks are hardly seen, and each row costs as much as one of a slate
 
 
-def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Floats:
+def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Float32s:
     """Of any slates under this arm, aligned with `slates.values`: ragged int64 item codes, one row a user of `pool`
     (the arm's own, arranged)."""
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
     drawn = np.minimum(pool.scored.scores.lengths, stage.policy_size)
     pinned, item = pins_at(rank, slates.rows, stage.rules.pin_ranks(drawn), stage.rules)
-    result: Floats = (item == slates.values).astype(np.float32)
-    asked = slates.filter(~pinned)
-    given = asked.like(_places(pool.scored, asked))
+    result: Float32s = (item == slates.values).astype(np.float32)
+    unpinned = slates.filter(~pinned)
+    given = unpinned.like(_places(pool.scored, unpinned))
     result[~pinned] = stage.policy.probability(pool.scored, given, stage.policy_size, stage.seed(arm))
     return result
 
@@ -57,7 +58,7 @@ def counterfactual_rows(
     return pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
 
 
-def _places(scored: ScoredCandidates, codes: Ragged) -> Ints:
+def _places(scored: ScoredCandidates, codes: Ragged) -> Int64s:
     """The flat position of each item among its user's candidates, [values]; −1 where it is none."""
     keys = scored.scores.rows << 32 | scored.candidate.values
     wanted = codes.rows << 32 | codes.values.astype(np.int64)

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from rayrec.config import DiversitySettings
@@ -25,9 +24,9 @@ from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, padded_batches, single_thread
 from rayrec.numerics.top_k import best, reassign_scores
-from rayrec.slates.scored_candidates import Bools, CatalogueItems, Floats, Ints, ScoredCandidates
+from rayrec.numerics.types import Bools, Float32s, Float64s, Int32s, Int64s
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
-Doubles = npt.NDArray[np.float64]
 _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory
 
 
@@ -35,9 +34,9 @@ _WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a 
 class TopCandidates:
     """Some users' best candidates, best first, padded to a length that depends only on each user's own number."""
 
-    relevance: Doubles  # [b, n] in [0, 1]; 0 where padded
+    relevance: Float64s  # [b, n] in [0, 1]; 0 where padded
     mask: Bools  # [b, n]
-    code: npt.NDArray[np.int32]  # [b, n]
+    code: Int32s  # [b, n]
     history: Ragged  # int32 codes of the kept positive events, b rows
     items: CatalogueItems
 
@@ -52,11 +51,11 @@ class TopCandidates:
         return cls(relevance, batch.mask, scored.candidate.values[places], history, scored.items)
 
     @cached_property
-    def category(self) -> npt.NDArray[np.int32]:
+    def category(self) -> Int32s:
         """[b, n]; −1 where there is none."""
         return np.asarray(self.items.category[self.code])
 
-    def similarity(self, by: str) -> Doubles:
+    def similarity(self, by: str) -> Float64s:
         """Of each two candidates of a user, [b, n, n]; 1 on the diagonal."""
         if by == "category":
             kind = self.category
@@ -86,7 +85,7 @@ class Diversifier(ABC):
         return False
 
     @abstractmethod
-    def order(self, head: TopCandidates) -> Ints:
+    def order(self, head: TopCandidates) -> Int64s:
         """Positions within the head, [b, n], best first, padded cells last."""
 
 
@@ -107,7 +106,7 @@ def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: 
     below = np.full(len(scored), -np.inf, np.float32)  # the best score behind the head
     behind = place == depth
     below[deeper.rows[behind]] = scored.scores.values[deeper.values[behind]]
-    result: Floats = scored.scores.values.copy()
+    result: Float32s = scored.scores.values.copy()
     for batch in padded_batches(heads.offsets, _WIDTH):
         places = heads.values[batch.take]
         order = method.order(TopCandidates.of(scored, heads, batch))
@@ -123,10 +122,10 @@ class GreedyOrder:
         self._rows, self._mask, self._left = np.arange(len(mask)), mask, np.ones(mask.shape, np.bool_)
         self.order = np.empty(mask.shape, np.int64)
 
-    def choose(self, rank: int, gain: Doubles) -> Ints:
+    def choose(self, rank: int, gain: Float64s) -> Int64s:
         """The candidate left of the highest (finite) gain, [b]; of equals the more relevant; padded cells last."""
         real = np.where(self._mask, gain, np.finfo(np.float64).min)
-        pick: Ints = np.argmax(np.where(self._left, real, -np.inf), axis=1)
+        pick: Int64s = np.argmax(np.where(self._left, real, -np.inf), axis=1)
         self._left[self._rows, pick] = False
         self.order[:, rank] = pick
         return pick

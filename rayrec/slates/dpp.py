@@ -19,8 +19,8 @@ from pydantic import Field
 
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ridge_blocks import batched_vecmat, single_thread
-from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, Doubles, GreedyOrder, TopCandidates
-from rayrec.slates.scored_candidates import Ints
+from rayrec.numerics.types import Float64s, Int64s
+from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
 
 _OWN = 0.1  # the share of an item that is like nothing else
 
@@ -44,10 +44,10 @@ class Dpp(Diversifier):
     def needs_factors(self) -> bool:
         return self.settings.by == "factors"
 
-    def order(self, head: TopCandidates) -> Ints:
+    def order(self, head: TopCandidates) -> Int64s:
         return self.gains(head)[0]
 
-    def gains(self, head: TopCandidates) -> tuple[Ints, Doubles]:
+    def gains(self, head: TopCandidates) -> tuple[Int64s, Float64s]:
         """The order [b, n], and by how much each choice raised log det L, [b, n] by rank; padded cells last."""
         similarity, quality = (1 - _OWN) * head.similarity(self.settings.by), 2 * self.settings.theta * head.relevance
         users, longest = head.mask.shape

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
+from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
 from rayrec.slates.policies import (
     POLICIES,
     PolicySlates,
@@ -17,7 +17,7 @@ from rayrec.slates.policies import (
     is_greedy_choice,
     uniform_draws,
 )
-from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
+from rayrec.slates.scored_candidates import ScoredCandidates
 
 
 class EpsilonGreedySettings(MethodSettings):
@@ -51,31 +51,29 @@ class EpsilonGreedy(SlatePolicy):
                 left[going] = _without(left[going], chosen)
         return PolicySlates(Ragged.from_lengths(places, sizes), propensity)
 
-    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
         result = np.zeros(len(given.values), np.float32)
         for block in given_slate_blocks(scored, given, size):
-            above: Ints = np.cumsum(block.real, axis=1) - block.real
+            above: Int64s = np.cumsum(block.real, axis=1) - block.real
             many = np.maximum(scored.scores.lengths[block.users, None] - above, 1)
             chosen = self._odds(many, is_greedy_choice(block.rank, block.real))
-            result[block.at] = np.where(block.real, chosen, 0)[block.asked]
+            result[block.at] = np.where(block.real, chosen, 0)[block.within]
         return result
 
-    def _odds(self, many: Ints, is_best: Bools) -> npt.NDArray[np.float64]:
+    def _odds(self, many: Int64s, is_best: Bools) -> Float64s:
         """The probability of one of the `many` left, by whether it is the best of them."""
         epsilon = self.settings.epsilon
         return np.asarray(epsilon / many + np.where(is_best, 1 - epsilon, 0))
 
-    def _choose(
-        self, draws: npt.NDArray[np.float64], many: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _choose(self, draws: Float64s, many: Int64s) -> tuple[Int64s, Float64s]:
         """Which of the `many` left, best first, each user gets, and with what probability; draws [2, users]."""
         any_of_them = np.minimum((draws[1] * many).astype(np.int64), many - 1)
         chosen = np.where(draws[0] < self.settings.epsilon, any_of_them, 0)
         return chosen, self._odds(many, chosen == 0)
 
 
-def _without(left: npt.NDArray[np.int64], chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Rows [users, n] with one place of each taken out; what comes after moves up, the last column stays as it was."""
+def _without(left: Int64s, chosen: Int64s) -> Int64s:
+    """Rows [users, n] without one position of each; later ones move up, the last column stays as it was."""
     result = left.copy()
     moved = np.arange(left.shape[1] - 1)[None, :] >= chosen[:, None]
     result[:, :-1] = np.where(moved, left[:, 1:], left[:, :-1])

@@ -12,7 +12,7 @@ import numpy as np
 
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import descending_keys, padded_rows, positions_of, reassign_scores
-from rayrec.slates.scored_candidates import Bools, Floats
+from rayrec.numerics.types import Bools, Float32s
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def reorder_by(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
     """
     rows = np.flatnonzero(users)
     cells = own.like(np.arange(len(own.values))).take(rows)
-    result: Floats = own.values.copy()
+    result: Float32s = own.values.copy()
     for block in padded_rows(cells.offsets):
         at = cells.values[block.take]
         new, old = (

@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import Field
 
 from rayrec.config.section import MethodSettings
+from rayrec.numerics.types import Int64s
 from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
-from rayrec.slates.scored_candidates import Ints
 
 
 class MmrSettings(MethodSettings):
@@ -34,7 +34,7 @@ class Mmr(Diversifier):
     def needs_factors(self) -> bool:
         return self.settings.by == "factors"
 
-    def order(self, head: TopCandidates) -> Ints:
+    def order(self, head: TopCandidates) -> Int64s:
         weight, similarity = self.settings.relevance, head.similarity(self.settings.by)
         greedy, rows = GreedyOrder(head.mask), np.arange(len(head.mask))
         pick = greedy.choose(0, head.relevance)  # nothing stands above the first

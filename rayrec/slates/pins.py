@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Bools, Float32s, Int64s
 from rayrec.slates.policies import PolicySlates
-from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
+from rayrec.slates.scored_candidates import ScoredCandidates
 from rayrec.slates.slate_rules import Rules
 
 
@@ -18,7 +19,7 @@ class SelectedSlates:
 
     place: Ragged  # int64 positions in the flat candidates; −1 for a pin
     code: Ragged  # int64 item codes, aligned
-    propensity: Floats  # aligned; 1 for a pin
+    propensity: Float32s  # aligned; 1 for a pin
 
 
 def insert_pins(ordered: PolicySlates, scored: ScoredCandidates, rules: Rules) -> SelectedSlates:
@@ -40,7 +41,7 @@ def insert_pins(ordered: PolicySlates, scored: ScoredCandidates, rules: Rules) -
     return SelectedSlates(place, place.like(code), propensity)
 
 
-def pins_at(rank: Ints, rows: Ints, pin_ranks: Ints, rules: Rules) -> tuple[Bools, Ints]:
+def pins_at(rank: Int64s, rows: Int64s, pin_ranks: Int64s, rules: Rules) -> tuple[Bools, Int64s]:
     """Which cells, by rank from 0 and row, belong to a pin, and the pin's item there (−1 elsewhere): both [cells]."""
     code = np.full(len(rank), -1, np.int64)
     for pin, column in zip(rules.pins, pin_ranks.T, strict=True):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
+from rayrec.numerics.types import Bools, Float32s, Float64s
 from rayrec.slates.policies import (
     POLICIES,
     PolicySlates,
     SlatePolicy,
     uniform_draws,
 )
-from rayrec.slates.scored_candidates import Bools, Floats, ScoredCandidates
+from rayrec.slates.scored_candidates import ScoredCandidates
 
 _TINY = np.finfo(np.float32).tiny  # the smallest propensity: the contract requires values above 0
 
@@ -43,7 +43,7 @@ class PlackettLuce(SlatePolicy):
         places = best(scored.scores.like((logits + noise).astype(np.float32)), size)
         return PolicySlates(places, self.probability(scored, places, size, seed))
 
-    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
         """In logarithms, and the mass of what is left summed from the last rank up: no small difference of large
         numbers, and nothing vanishes at low temperatures."""
         logits = self._logits(scored)
@@ -60,7 +60,7 @@ class PlackettLuce(SlatePolicy):
             result[block.take[real]] = np.clip(np.exp(own[real] - left[real]), _TINY, 1)
         return result
 
-    def _logits(self, scored: ScoredCandidates) -> npt.NDArray[np.float64]:
+    def _logits(self, scored: ScoredCandidates) -> Float64s:
         """Scores over the temperature, the user's best at 0."""
         logits = scored.scores.values.astype(np.float64) / self.settings.temperature
         top = np.full(len(scored), -np.inf)
@@ -68,7 +68,7 @@ class PlackettLuce(SlatePolicy):
         return np.asarray(logits - top[scored.scores.rows])
 
 
-def _log_mass(logits: Ragged, counted: Bools) -> npt.NDArray[np.float64]:
+def _log_mass(logits: Ragged, counted: Bools) -> Float64s:
     """log sum exp of each row's counted logits, [rows]; −inf where there are none."""
     rows, values = logits.rows[counted], logits.values[counted]
     top = np.full(len(logits), -np.inf)

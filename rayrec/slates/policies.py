@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from rayrec.config.registry import Registry
@@ -20,7 +19,8 @@ from rayrec.config.section import MethodSettings, NoSettings
 from rayrec.numerics.hashing import hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows, ranks
-from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
+from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
+from rayrec.slates.scored_candidates import ScoredCandidates
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PolicySlates:
     """Slates as positions into the candidates' flat values: ragged int64, best first; propensity aligned."""
 
     places: Ragged
-    propensity: npt.NDArray[np.float32]  # P(this item at this rank | the ranks above)
+    propensity: Float32s  # P(this item at this rank | the ranks above)
 
 
 class SlatePolicy(ABC):
@@ -48,7 +48,7 @@ class SlatePolicy(ABC):
         """At most `size` candidates of each user; each row depends on that user, its scores and the seed alone."""
 
     @abstractmethod
-    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
         """P(this candidate at this rank | the ranks above), aligned with `given.values`, of any slate.
 
         `given`: ragged int64 positions into the candidates' flat values, one row a user, best first, none twice; −1 for
@@ -60,9 +60,7 @@ class SlatePolicy(ABC):
 POLICIES: Registry[type[SlatePolicy]] = Registry("slate.policy", "slate policy")
 
 
-def uniform_draws(
-    seed: int, user_ids: pa.Array, lengths: npt.NDArray[np.int64], draws: int = 1
-) -> npt.NDArray[np.float64]:
+def uniform_draws(seed: int, user_ids: pa.Array, lengths: Int64s, draws: int = 1) -> Float64s:
     """Uniform numbers in (0, 1), [draws, sum(lengths)]: `lengths[u]` for each user, from (seed, user, place, draw).
 
     splitmix64 of the user's stable hash, as a counter: no state, so nothing depends on who shares the batch.
@@ -72,7 +70,7 @@ def uniform_draws(
     start = splitmix64(hash_strings(user_ids) ^ np.uint64(seed))[rows]
     counter = place.astype(np.uint64)[None, :] * np.uint64(draws) + np.arange(draws, dtype=np.uint64)[:, None]
     bits = splitmix64(start + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    uniform: npt.NDArray[np.float64] = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    uniform: Float64s = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return uniform
 
 
@@ -91,10 +89,10 @@ class Greedy(SlatePolicy):
         places = best(scored.scores, size)
         return PolicySlates(places, np.ones(len(places.values), np.float32))
 
-    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
         result = np.zeros(len(given.values), np.float32)
         for block in given_slate_blocks(scored, given, size):
-            result[block.at] = is_greedy_choice(block.rank, block.real)[block.asked]
+            result[block.at] = is_greedy_choice(block.rank, block.real)[block.within]
         return result
 
 
@@ -103,11 +101,11 @@ class GivenSlates:
     """Some users' given slates, padded to K ranks, and where the probabilities go."""
 
     users: slice
-    at: Ints  # [asked] positions in `given.values`, of the cells `asked`
-    asked: Bools  # [b, K]: a rank of the slate, within its size
+    at: Int64s  # [within] positions in `given.values`, of the cells `within`
+    within: Bools  # [b, K]: a rank of the slate, within its size
     real: Bools  # [b, K]: and a candidate of the user
-    place: Ints  # [b, K] positions in the candidates' flat values; 0 where not real
-    rank: Ints  # [b, K] among the user's candidates by score, 0 the best; −1 where not real
+    place: Int64s  # [b, K] positions in the candidates' flat values; 0 where not real
+    rank: Int64s  # [b, K] among the user's candidates by score, 0 the best; −1 where not real
 
 
 def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> Iterator[GivenSlates]:
@@ -116,15 +114,15 @@ def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> It
     for block in padded_rows(scored.scores.offsets):
         standing[block.take[block.mask]] = ranks(scored.scores.values[block.take], block.mask)[block.mask]
     for block in padded_rows(given.offsets):
-        take, asked = block.take[:, :size], block.mask[:, :size]
-        place = np.where(asked, given.values[take], -1)
+        take, within = block.take[:, :size], block.mask[:, :size]
+        place = np.where(within, given.values[take], -1)
         real = place >= 0
         # Without any candidate there is nothing to look up: every place is −1.
         rank = np.where(real, standing[np.maximum(place, 0)], -1) if len(standing) else place
-        yield GivenSlates(block.rows, take[asked], asked, real, np.maximum(place, 0), rank)
+        yield GivenSlates(block.rows, take[within], within, real, np.maximum(place, 0), rank)
 
 
-def is_greedy_choice(rank: Ints, real: Bools) -> Bools:
+def is_greedy_choice(rank: Int64s, real: Bools) -> Bools:
     """Where a given slate shows the best candidate left, [b, K]: all better ones, `rank` of them, stand above it."""
     result = np.zeros(rank.shape, np.bool_)
     for place in range(rank.shape[1]):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.types import Bools
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
-from rayrec.slates.scored_candidates import Bools
 from rayrec.slates.slate_rules import PINNED
 
 SHORT = "short"

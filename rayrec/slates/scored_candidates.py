@@ -6,16 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
-
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
+from rayrec.numerics.types import Bools, Float32s, Int32s, Int64s
 
 
 @dataclass(frozen=True)
@@ -23,25 +19,25 @@ class CatalogueItems:
     """The catalogue as slates need it, by code."""
 
     ids: pa.Array  # strings, sorted
-    category: npt.NDArray[np.int32]  # [items], −1 where there is none
+    category: Int32s  # [items], −1 where there is none
     available: Bools  # [items]
-    factors: Floats | None = None  # [items, d] of `ials`; None where nothing needs them
+    factors: Float32s | None = None  # [items, d] of `ials`; None where nothing needs them
 
     @classmethod
-    def of(cls, catalogue: pa.Table, factors: Floats | None = None) -> Self:
+    def of(cls, catalogue: pa.Table, factors: Float32s | None = None) -> Self:
         """From ITEM. A category is its whole text: `Drama|Comedy` is one, as in the report's counts."""
         encoded = catalogue["category"].combine_chunks().dictionary_encode()
         category = encoded.indices.fill_null(-1).to_numpy().astype(np.int32)
         available = catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
         return cls(catalogue["item_id"].combine_chunks(), category, available, factors)
 
-    def codes(self, item_ids: tuple[str, ...]) -> Ints:
+    def codes(self, item_ids: tuple[str, ...]) -> Int64s:
         """The code of each id, [n], −1 where the catalogue does not have it."""
         found = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.ids)
         return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
     @property
-    def vectors(self) -> Floats:
+    def vectors(self) -> Float32s:
         """The factors. Raises ConfigError if the model was fitted without them."""
         if self.factors is None:
             raise ConfigError(
@@ -65,7 +61,7 @@ class ScoredCandidates:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def take_users(self, users: Ints) -> ScoredCandidates:
+    def take_users(self, users: Int64s) -> ScoredCandidates:
         """Only these users, in this order."""
         scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
         return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)

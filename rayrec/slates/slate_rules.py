@@ -27,7 +27,8 @@ import pyarrow.compute as pc
 
 from rayrec import config
 from rayrec.numerics.top_k import best
-from rayrec.slates.scored_candidates import Bools, CatalogueItems, Ints, ScoredCandidates
+from rayrec.numerics.types import Bools, Float64s, Int64s
+from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
 CAP, PINNED = "max_per_category", "pinned"
 
@@ -82,7 +83,7 @@ class Rules:
             eligible[eligible] = _best_of_each(scored.filter(eligible), self.per_category)
         return eligible
 
-    def pin_ranks(self, drawn: Ints) -> Ints:
+    def pin_ranks(self, drawn: Int64s) -> Int64s:
         """Where the pins stand, from 0, [users, pins], in slates of `drawn` [users] items beside them."""
         wanted = np.array([pin.rank for pin in self.pins], np.int64)
         return np.minimum(wanted, drawn[:, None] + np.arange(len(wanted)))
@@ -112,14 +113,14 @@ def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:
     return eligible
 
 
-def _numbers(attributes: pa.ChunkedArray, name: str) -> npt.NDArray[np.float64]:
+def _numbers(attributes: pa.ChunkedArray, name: str) -> Float64s:
     """An attribute of every item [items] as a number, NaN where it is none."""
     texts = pc.map_lookup(attributes, pa.scalar(name, pa.string()), "first").to_pandas()
-    values: npt.NDArray[np.float64] = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    values: Float64s = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _within(values: npt.NDArray[np.float64], allowed: config.Range) -> Bools:
+def _within(values: Float64s, allowed: config.Range) -> Bools:
     low = -math.inf if allowed.min is None else allowed.min
     high = math.inf if allowed.max is None else allowed.max
     inside: npt.NDArray[Any] = (values >= low) & (values <= high)

@@ -28,8 +28,9 @@ from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import padded_length, single_thread
 from rayrec.numerics.top_k import descending_keys, positions_of
+from rayrec.numerics.types import Bools, Float32s, Int64s
 from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy, uniform_draws
-from rayrec.slates.scored_candidates import Bools, Floats, Ints, ScoredCandidates
+from rayrec.slates.scored_candidates import ScoredCandidates
 
 _BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
 
@@ -68,7 +69,7 @@ class Thompson(SlatePolicy):
             propensity[at[at >= 0]] = share[at >= 0]
         return PolicySlates(places, propensity)
 
-    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Floats:
+    def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
         """By the same particles that `order` draws, whatever the size."""
         result = np.zeros(len(given.values), np.float32)
         ranks = min(size, int(given.lengths.max(initial=0)))
@@ -80,7 +81,7 @@ class Thompson(SlatePolicy):
             result[at[at >= 0]] = share[at >= 0]
         return result
 
-    def _particles(self, scored: ScoredCandidates, ranks: int, seed: int) -> Iterator[tuple[Ints, Ints, Ints]]:
+    def _particles(self, scored: ScoredCandidates, ranks: int, seed: int) -> Iterator[tuple[Int64s, Int64s, Int64s]]:
         """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and how many candidates
         there are [b]. Users whose history and candidates pad to the same lengths come together: what a user gets must
         not depend on the others' lengths, to the last bit."""
@@ -102,7 +103,7 @@ class Thompson(SlatePolicy):
                 tops = positions_of(np.sort(keys, axis=2)[:, :, :ranks])
                 yield users, tops, scored.scores.lengths[users]
 
-    def _doubt(self, past: Tensor, vectors: Tensor, scored: ScoredCandidates, users: Ints, seed: int) -> Floats:
+    def _doubt(self, past: Tensor, vectors: Tensor, scored: ScoredCandidates, users: Int64s, seed: int) -> Float32s:
         """scale * v_j' L^-T z of every particle and candidate: float32 [b, particles, candidates]."""
         given, width = self.settings, past.shape[2]
         draws = np.full(len(users), given.particles * width)
@@ -112,20 +113,22 @@ class Thompson(SlatePolicy):
         precision.diagonal(dim1=1, dim2=2).add_(given.regularization)
         upper = torch.linalg.cholesky(precision).transpose(1, 2)
         theta = torch.linalg.solve_triangular(upper, z.transpose(1, 2), upper=True)
-        doubt: Floats = (given.scale * torch.bmm(vectors, theta)).transpose(1, 2).numpy()
+        doubt: Float32s = (given.scale * torch.bmm(vectors, theta)).transpose(1, 2).numpy()
         return doubt
 
 
-def _walk(tops: Ints, many: Ints, asked: Bools, choose: Callable[[int, Ints], Ints]) -> tuple[Ints, Floats]:
+def _walk(
+    tops: Int64s, many: Int64s, within: Bools, choose: Callable[[int, Int64s], Int64s]
+) -> tuple[Int64s, Float32s]:
     """Down the ranks: what `choose(rank, bests [b, particles])` says is shown, and the share of particles whose best
     candidate left it is: both [b, ranks]. −1 shows nothing. Each particle's pointer only ever moves down its list."""
     users, particles, _ = tops.shape
     at = np.zeros((users, particles), np.int64)
     taken = np.zeros((users, int(many.max(initial=0)) + 1), np.bool_)
-    chosen, share = np.full(asked.shape, -1, np.int64), np.zeros(asked.shape, np.float32)
-    for rank in range(asked.shape[1]):
+    chosen, share = np.full(within.shape, -1, np.int64), np.zeros(within.shape, np.float32)
+    for rank in range(within.shape[1]):
         best = np.take_along_axis(tops, at[:, :, None], axis=2)[:, :, 0]
-        shown = np.where(asked[:, rank], choose(rank, best), -1)
+        shown = np.where(within[:, rank], choose(rank, best), -1)
         chosen[:, rank] = shown
         share[:, rank] = np.where(shown >= 0, (best == shown[:, None]).sum(1) / particles, 0)
         row = np.flatnonzero(shown >= 0)
@@ -134,7 +137,7 @@ def _walk(tops: Ints, many: Ints, asked: Bools, choose: Callable[[int, Ints], In
     return chosen, share
 
 
-def _moved(tops: Ints, at: Ints, taken: Bools) -> Ints:
+def _moved(tops: Int64s, at: Int64s, taken: Bools) -> Int64s:
     """Every pointer on its first candidate that is not taken; on the last one where all are."""
     last = tops.shape[2] - 1
     while True:
@@ -145,29 +148,29 @@ def _moved(tops: Ints, at: Ints, taken: Bools) -> Ints:
         at = at + blocked
 
 
-def _named_by(particle: Ints, rank: int, best: Ints) -> Ints:
+def _named_by(particle: Int64s, rank: int, best: Int64s) -> Int64s:
     """What the particle drawn for this rank, `particle` [b, ranks], holds for the best."""
     return np.asarray(best[np.arange(len(best)), particle[:, rank]])
 
 
-def _given(place: Ints, rank: int, _: Ints) -> Ints:
+def _given(place: Int64s, rank: int, _: Int64s) -> Int64s:
     return np.asarray(place[:, rank])
 
 
-def _cells(ragged: Ragged, users: Ints, width: int) -> Ints:
+def _cells(ragged: Ragged, users: Int64s, width: int) -> Int64s:
     """Positions of these rows' first `width` values, [b, width]; −1 past a row's end."""
     steps = np.arange(width)
     return np.where(steps < ragged.lengths[users, None], ragged.offsets[users, None] + steps, -1)
 
 
-def _padded(ragged: Ragged, users: Ints, width: int) -> tuple[np.ndarray[Any, Any], Bools]:
+def _padded(ragged: Ragged, users: Int64s, width: int) -> tuple[np.ndarray[Any, Any], Bools]:
     """These rows' values, padded to `width`, and which are real."""
     at = _cells(ragged, users, width)
     real = at >= 0
     return (ragged.values[np.maximum(at, 0)] if len(ragged.values) else np.zeros(at.shape, ragged.values.dtype)), real
 
 
-def _vectors(weights: Floats, codes: Ints, real: Bools) -> Tensor:
+def _vectors(weights: Float32s, codes: Int64s, real: Bools) -> Tensor:
     """The items' factors, float32 [b, n, d], zero where padded."""
     found = from_numpy(weights)[torch.from_numpy(np.where(real, codes, 0).astype(np.int64))]
     return found.float() * torch.from_numpy(real).unsqueeze(2)
