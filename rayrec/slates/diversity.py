@@ -37,7 +37,7 @@ class TopCandidates:
     relevance: Float64s  # [b, n] in [0, 1]; 0 where padded
     mask: Bools  # [b, n]
     code: Int32s  # [b, n]
-    history: Ragged  # int32 codes of the kept positive events, b rows
+    history: Ragged  # int32 codes of the retained positive events, b rows
     items: CatalogueItems
 
     @classmethod

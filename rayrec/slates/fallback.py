@@ -17,7 +17,7 @@ from rayrec.numerics.types import Bools, Float32s
 
 @dataclass(frozen=True)
 class Fallback:
-    """Users with fewer kept positive events than `below_events` are ordered by the score of `source` alone."""
+    """Users with fewer retained positive events than `below_events` are ordered by the score of `source` alone."""
 
     source: str
     below_events: int
