@@ -99,7 +99,7 @@ class Blender:
         user: Float32s,
         item_features: ItemFeatures,
     ) -> Float32s:
-        """The weighted sum of the features. The terms of item features are summed once per item, before the candidates."""
+        """The weighted sum of the features. Terms of item features are summed once per item, before the candidates."""
         get = weights.by_name.get
         user = user - np.array(weights.feature_means, np.float32)
         of_item = item_features.values @ np.array([get(name, 0.0) for name in item_features.names], np.float32)

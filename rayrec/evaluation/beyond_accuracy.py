@@ -51,7 +51,7 @@ class ItemStatistics:
         return cls(-np.log2(share), _popularity_percentiles(events), tail, code, names)
 
     def category_shares(self, item: npt.NDArray[np.integer], row: npt.NDArray[np.integer], users: int) -> sp.csr_matrix:
-        """Shares of the categories in each user's history [events]: float CSR [users, categories], rows sum to 1 or 0."""
+        """Category shares of each user's history [events]: float CSR [users, categories], rows sum to 1 or 0."""
         category = self.category[item]
         known = category >= 0
         history = (np.ones(int(known.sum())), (row[known], category[known]))

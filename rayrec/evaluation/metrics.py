@@ -25,7 +25,7 @@ COVERAGE_AT = 10
 
 @dataclass(frozen=True)
 class RelevantItems:
-    """The relevant items of each user: `user_id` [users] sorted, `matrix` bool CSR [users, items] in `item_id`'s order."""
+    """Relevant items: `user_id` [users] sorted, `matrix` bool CSR [users, items] in the order of `item_id`."""
 
     user_id: pa.Array
     item_id: pa.Array  # the catalogue, sorted

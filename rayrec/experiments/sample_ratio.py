@@ -35,7 +35,7 @@ def require_sample_ratio(plan: ArmPlan, users: Mapping[str, float], min_p: float
     rows = zip(plan.names, served, plan.shares, strict=True)
     listed = ", ".join(f"{arm} {count:,.0f} (expected {share * total:,.0f})" for arm, count, share in rows)
     raise PublicationError(
-        f"sample-ratio mismatch, the arms do not have the users of their shares: {listed}; p = {p:.1g}, minimum {min_p:g}",
+        f"sample-ratio mismatch, arms do not have the users of their shares: {listed}; p = {p:.1g}, minimum {min_p:g}",
         where="arms.sample_ratio_min_p",
         hint="look in quarantine/ and at min_events for users that one arm lost; a new arms.salt assigns users anew",
     )

@@ -1,6 +1,6 @@
 """Guardrails of a run: limits on coverage of users, quarantine, requests and drift, shown in the report.
 
-Guardrails never block a publication. The data contract, the quarantine share and the sample-ratio check do that earlier.
+Guardrails never block a publication: the data contract, the quarantine share and the sample-ratio check do.
 """
 
 from __future__ import annotations

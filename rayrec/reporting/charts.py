@@ -1,4 +1,4 @@
-"""Charts of the report: small inline SVGs that stretch with the page. Text stays outside, as HTML, and does not stretch.
+"""Charts of the report: small inline SVGs that stretch with the page. Text is outside, as HTML, and does not.
 
 Shapes are SVG instead of CSS boxes because browsers print SVG fills by default, but not backgrounds. All functions take
 only numbers and return markup with only numbers: nothing here needs escaping.

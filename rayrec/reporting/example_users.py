@@ -28,7 +28,7 @@ def users_with_removals(denoised: pa.Table, limit: int) -> list[str]:
 
 
 def least_similar_users(one: pa.Table, other: pa.Table, limit: int) -> list[str]:
-    """Users whose top 10 in two arms (tables of user_id, rank, item_id) have the lowest rank-biased overlap, lowest first."""
+    """Users whose top 10 in two arms (columns user_id, rank, item_id) have the lowest rank-biased overlap, in order."""
     top_10 = [table.filter(pc.less_equal(table["rank"], 10)) for table in (one, other)]
     both = pa.concat_tables([table.select(["user_id", "item_id"]).cast(_PAIR) for table in top_10])
     users = pc.unique(both["user_id"])
@@ -48,7 +48,7 @@ def least_similar_users(one: pa.Table, other: pa.Table, limit: int) -> list[str]
 
 
 def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, limit: int) -> pa.Table:
-    """REMOVED: the removed events of one DENOISED_HISTORY shard with the most negative influence; `titles` by item code."""
+    """REMOVED: removed events of one DENOISED_HISTORY shard, most negative influence first; `titles` by item code."""
     reason = Ragged.from_arrow(denoised["reason"])
     negative_influence = Ragged.from_arrow(denoised["negative_influence"]).values
     removed = np.flatnonzero(reason.values > 0)

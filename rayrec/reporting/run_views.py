@@ -35,7 +35,7 @@ def user_outcomes(data: ReportData) -> Rows:
 
 
 def removals(data: ReportData) -> Rows:
-    """Interactions removed by each denoising variant, by reason and by band; variants that removed none are left out."""
+    """Interactions that each denoising variant removed, by reason and band; variants that removed none are left out."""
     found = []
     groups = {name: counts_by_arm(data.statistics, f"removed by {name}") for name in ("event", "age", "popularity")}
     order = {"age": [name for _, name in AGES], "popularity": list(POPULARITY_BANDS)}

@@ -1,4 +1,4 @@
-"""Tables for the terminal: a user, a comparison, off-policy estimates, a decision. All text is plain: no rich markup."""
+"""Tables for the terminal: a user, a comparison, off-policy estimates, a decision. Text is plain: no rich markup."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG_WIDTH = 140
 
 
 def results_console() -> Console:
-    """The console for results: the terminal; elsewhere (`ray job logs`, a file) 140 columns, so that tables are not cropped."""
+    """The console for results: the terminal; elsewhere (`ray job logs`, a file) 140 columns, so that tables fit."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
 

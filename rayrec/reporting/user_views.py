@@ -86,7 +86,7 @@ def _unknown_user(user: str, manifest: Manifest) -> DataError:
     without += [f"{count:,} are quarantined ({reason})" for reason, count in counts.quarantined.items()]
     others = f"; of the others {', '.join(without)}" if without else ""
     return DataError(
-        f"user {user!r} has no slate on {manifest.dt}: {counts.published:,} of {counts.users_in:,} users have one{others}",
+        f"user {user!r} has no slate on {manifest.dt}: {counts.published:,} of {counts.users_in:,} users do{others}",
         where=f"run {manifest.run_id}",
         hint="check the spelling; if it is right, this user has no event in the window, or is among the others",
     )

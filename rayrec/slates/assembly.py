@@ -189,8 +189,7 @@ class SlateAssembler:
 
 
 def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, ...]) -> None:
-    """Refuse what `SlateAssembler.of` or its work would refuse, for an arm with these sources and a catalogue with these
-    attributes. Raises ConfigError."""
+    """Raise ConfigError for settings that name a source or attribute that the arm or the catalogue does not have."""
     if slate.fallback and slate.fallback.source not in sources:
         raise ConfigError(
             f"there is no source {slate.fallback.source!r} in the arm's retrieval",

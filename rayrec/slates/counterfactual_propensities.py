@@ -42,8 +42,10 @@ def counterfactual_rows(
     slates: Ragged,
     stage: SlateAssembler,
 ) -> pa.Table:
-    """COUNTERFACTUAL_PROPENSITY: the first `RANKS` of the arm `logged`'s slates (item codes, one row a user of `pool`) under the arm
-    `target`, whose stage and arranged pool these are."""
+    """COUNTERFACTUAL_PROPENSITY of the first STORED_RANKS of `logged`'s slates under the arm `target`.
+
+    `slates`: item codes, one row per user of `pool`; `stage` and `pool` (rules applied) are those of `target`.
+    """
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
     head = slates.filter(rank < STORED_RANKS)
     names = pa.DictionaryArray.from_arrays(

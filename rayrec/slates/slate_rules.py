@@ -5,9 +5,9 @@
 - `max_per_category: n` is a cap on the pool: of each category only the user's best n candidates stay, so that any slate
   drawn from it obeys, whatever the policy. Items without a category are not capped.
 - `pinned` items are at their rank in every slate, with propensity 1: the policy fills the ranks between from
-  the other candidates. A pin is left out only where the catalogue says that the item is not to be had, or does not know
-  it; a user who has the item already still gets it. In a slate too short for it a pin moves up to the end. Ranges and caps
-  do not apply to pins, and caps do not count them.
+  the other candidates. A pin is left out only if the item is unavailable or not in the catalogue; a user who has the
+  item already still gets it. In a slate too short for it a pin moves up to the end. Ranges and caps do not apply to
+  pins, and caps do not count them.
 
 The rules apply before the policy draws, so its propensities stay exact.
 """

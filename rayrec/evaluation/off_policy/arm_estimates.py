@@ -74,7 +74,7 @@ def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> p
     """OFF_POLICY_ESTIMATES of every target arm from the slates of every logging arm; of each arm's own: `on_policy`.
 
     Only the first `depth` ranks count, at most as many as COUNTERFACTUAL_PROPENSITY stores. An estimate uses the slates
-    of which COUNTERFACTUAL_PROPENSITY has every rank. These exclude deterministic slates, so compare only estimates with
+    of which COUNTERFACTUAL_PROPENSITY has every rank. These exclude deterministic slates, so compare estimates with
     the same `slates`. Intervals are clustered by user.
     """
     if depth < 1:
@@ -134,7 +134,9 @@ def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> 
 
 def _problem(weights: Float64s, log: _Log) -> str | None:
     if not len(weights):
-        return "no slate has counterfactual propensities at all ranks: the slates are deterministic, or the depth is too large"
+        return (
+            "no slate has counterfactual propensities at all ranks: the slates are deterministic, or depth is too large"
+        )
     if len(np.unique(log.user)) < 2:
         return "fewer than two users"
     return support_problem(weights, log.propensity[log.mask])

@@ -77,7 +77,7 @@ def effective_sample_size(weight: Float64s) -> float:
 
 
 def confidence_interval(contributions: Contributions, cluster: Int64s | None = None) -> Estimate:
-    """The 95% interval from the influence function: value ± t x standard error, Student's t with (clusters - 1) degrees.
+    """The 95% interval of the influence function: value ± t x standard error, Student's t of (clusters - 1) degrees.
 
     `cluster` [n]: codes of the independent units, usually users; without it, every observation is independent.
     With heavy weights it is too narrow: coverage of 85 to 88% at an effective sample size of about 35.
