@@ -2,7 +2,8 @@
 
 With frozen item factors V and the retained history S, theta ~ N(p, A^-1), A = lambda I + sum_{k in S} v_k v_k'. The
 blended score is the mean, and the posterior gives the uncertainty around it: candidate j scores
-blend_j + scale * v_j' L^-T z, A = L L', z ~ N(0, I), with variance v_j' A^-1 v_j. Users without history explore most; an item without factors never varies.
+blend_j + scale * v_j' L^-T z, A = L L', z ~ N(0, I), with variance v_j' A^-1 v_j. Users without history explore most;
+an item without factors never varies.
 
 A number of z, the *particles*, are drawn from (run, user, arm). At each rank one of them, drawn uniformly and anew,
 names its best candidate left. Given the particles, the probability of that candidate is exactly the share of particles
