@@ -16,7 +16,6 @@ from rayrec.pipeline.run_context import RunContext
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
 SMALL = (
     "tuning.epochs=1",
-    "tuning.instruction_epochs=1",
     "tuning.layers=1",
     "tuning.width=32",
     "tuning.heads=1",
