@@ -41,13 +41,13 @@ def write_files(folder: Path) -> None:
 
 
 def run_here(stop_after: int | None = None) -> Callable[..., None]:
-    """`ingest._run` without Ray; `stop_after`: dies at the end of so many splits."""
+    """`interaction_ingest._run` without Ray; `stop_after`: it is killed after so many work items."""
 
-    def run(work: RunContext, name: str, stage: Any, units: list[int], *, of: int, unit: str) -> None:
-        built = stage(work)
-        for number in units:
-            built(number, pa.table({}))
-            if number + 1 == stop_after:
+    def run(context: RunContext, name: str, stage: Any, items: list[Any], *, of: int, unit: str) -> None:
+        built = stage(context)
+        for number, item in enumerate(items, 1):
+            built(item, pa.table({}))
+            if number == stop_after:
                 raise KeyboardInterrupt
 
     return run
