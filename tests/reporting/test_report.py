@@ -148,7 +148,7 @@ def test_a_quarantine_near_the_limit_fails_its_guardrail(limit: float, passed: b
 
 
 @pytest.mark.parametrize(
-    ("left", "why"), [(None, "that day has no report"), (b'{"name": "x"}', "is of another version of rayrec")]
+    ("left", "why"), [(None, "that date has no report"), (b'{"name": "x"}', "is of another version of rayrec")]
 )
 def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_passed(
     tmp_path: Path, left: bytes | None, why: str
