@@ -7,7 +7,7 @@ frame of audit.yaml, once with each of its words ("..., for my son", "..., for m
 rankings of all unseen items are compared:
 
     shared of 10   items in both top tens
-    RBO            rank-biased overlap of the top 50 (rayrec.monitoring.run_statistics)
+    RBO            rank-biased overlap of the top 50 (rayrec.monitoring.rank_overlap)
     first          how often the first item stays the first
 
 The controls: neutral words in frames of the same form, and the same preference in another phrase. The bar: no
@@ -33,7 +33,7 @@ from benchmarks.instruct_model import Asked
 from benchmarks.instruct_requests import Int, Scores
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import InstructionRenderer
-from rayrec.monitoring.run_statistics import rbo
+from rayrec.monitoring.rank_overlap import rank_biased_overlap
 
 WORDS = Path(__file__).with_name("audit.yaml")
 _DEPTH, _TOP, _BLOCK = 50, 10, 256
@@ -85,7 +85,7 @@ def compared(kind: str, name: str, pair: str, one: Int, other: Int, items: int) 
         np.put_along_axis(top, ranking[:, :_TOP], True, axis=1)
     shared = (tops[0] & tops[1]).sum(1).astype(np.float64)
     first = (one[:, 0] == other[:, 0]).astype(np.float64)
-    return Compared(kind, name, pair, shared, rbo(one, other), first, tops[1].mean(0) - tops[0].mean(0))
+    return Compared(kind, name, pair, shared, rank_biased_overlap(one, other), first, tops[1].mean(0) - tops[0].mean(0))
 
 
 def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[Compared]:
@@ -94,7 +94,7 @@ def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mappi
     likes, again = (
         InstructionSimulator(bench.facets, split).profiles(
             bench.history.take(judged), np.random.default_rng(bench.seed)
-        )  # type: ignore[arg-type]
+        )
         for split in ("train", "held_out")
     )
     rows = np.flatnonzero([bool(said) for said in likes])

@@ -90,15 +90,15 @@ def compare_once(effect: float, world_seed: int, population: int) -> Said:
     table = compare(judged, seed=seed, baselines=["A"], metrics=["ndcg@10"], resamples=100)
     decision = decide(table, "A", ["A", "B"], "ndcg@10")
     assert decision is not None
-    (verdict,) = decision.verdicts
+    (conclusion,) = decision.conclusions
     (row,) = interleaving(judged, truth.matrix, "A", seed).to_pylist()
     said = (
-        {"better": 1, "worse": -1, "inconclusive": 0}[verdict.word],
+        {"better": 1, "worse": -1, "inconclusive": 0}[conclusion.conclusion],
         _sign(row["wins"] - row["losses"], row["p"]),
         _off_policy(world, a, b, seed),
         _asked(world, a, b, seed),
     )
-    return Said(said, verdict.gain)
+    return Said(said, conclusion.difference)
 
 
 def _beliefs_of_b(world: World, effect: float, world_seed: int, seed: int) -> npt.NDArray[np.float32]:

@@ -91,8 +91,8 @@ class Case:
         started = time.perf_counter()
         own = SourceSpec.of("ials", "ials", 0, seed=self.seed), SourceSpec.of("ease", "ease", 0, **EASE)
         needs = required_fits_of([denoise])
-        kinds = {need.kind for need in needs}
-        specs = item_model.required_sources([[spec for spec in own if spec.kind in kinds]], False, needs)
+        methods = {need.method for need in needs}
+        specs = item_model.required_sources([[spec for spec in own if spec.method in methods]], False, needs)
         ids, weights = self.held.catalogue["item_id"].combine_chunks(), self.held.event_weights
         model = item_model.fit(
             [self._table], ids, specs, weights, self.cutoff, 10**9, required_denoiser_fits([denoise])

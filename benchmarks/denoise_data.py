@@ -98,7 +98,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
         if not (Path(root) / "truth" / "noise.csv").is_file():
             synthetic_dataset.make_synthetic_dataset(root)
         truth = pa_csv.read_csv(Path(root) / "truth" / "noise.csv")
-        root = str(Path(root) / "shop")
+        root = str(Path(root) / "data")
     sets = [f"data.root={root}", "data.shards=1", "data.window_days=4000"]
     config = load(CONF / source.config, sets)
     items, everything = _read(config, source.end)

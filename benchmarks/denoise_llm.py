@@ -51,7 +51,8 @@ class Reader:
         known = item_vocabulary.vocabulary_from_tokenizer(tokenizer, len(codes))
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            words = tuple(item_vocabulary.words(Path(folder) / "tokenizer.json", instruction, known))
+            word_tokenizer = item_vocabulary.WordTokenizer(Path(folder) / "tokenizer.json", known)
+            words = tuple(word_tokenizer([instruction]).values.tolist())
         layout = PromptLayout(known, words, settings.events, len(words) + 2 + 2 * settings.events)
         return cls(layout, codes, len(catalogue), settings, moment)
 

@@ -193,8 +193,8 @@ def _report_noise(results: Results, seeds: Sequence[int], noises: Sequence[float
             print(
                 f"noise {noise:.0%}, {of['users']:.0f} users: found with AUC {of['auc_agreement']:.3f} by disagreement,"
                 f" {of['auc_influence']:.3f} by influence; cosine with the clean vector {of['noisy']:.3f},"
-                f" without those that disagree {of['disagreeing']:.3f}, without those of most influence"
-                f" {of['overbearing']:.3f}, without as many at random {of['random']:.3f}"
+                f" without those that disagree {of['least_aligned']:.3f}, without those of most influence"
+                f" {of['most_influential']:.3f}, without as many at random {of['random']:.3f}"
             )
     lost = {noise: {system: mean[system, 0.0] - mean[system, noise] for system in systems} for noise in noises if noise}
     return {noise: (of["matched"], statistics.fmean(of[name] for name in BASELINES)) for noise, of in lost.items()}

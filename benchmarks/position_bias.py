@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
-from tests.small_checkpoints import FAMILIES, build
 from tokenizers import Tokenizer
 
 from rayrec.reranking.engines.engine import EngineSettings, Failure
@@ -36,6 +35,7 @@ from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.listwise import ListwiseScorer
 from rayrec.reranking.text.text_scorer import RankingQuery
+from tests.support.small_checkpoints import FAMILIES, build
 
 CANDIDATES, _LONGEST = 12, 1200
 SETTINGS: Mapping[str, Mapping[str, int]] = {

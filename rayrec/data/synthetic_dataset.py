@@ -1,6 +1,6 @@
 """A synthetic dataset with known ground truth: users with planted tastes, items with titles, and planted noise.
 
-    dataset = make_synthetic_dataset("demo", seed=0)    # demo/shop: input of the job; demo/truth: ground truth
+    dataset = make_synthetic_dataset("demo", seed=0)    # demo/data: input of the job; demo/truth: ground truth
 
 The behaviour of its users: The catalogue has ten categories, each with five lines of six products in a natural order (a
 tent, then a sleeping bag, then a stove, ...; the last of a line leads to the first of the next). A user likes one to
