@@ -141,12 +141,11 @@ def _from_numbers(column: pa.Array, unit: str) -> tuple[Micros, Mask]:
 def _from_text_numbers(text: pa.Array, unit: str) -> tuple[Micros, Mask]:
     try:
         return _scaled(text.cast(pa.int64()), unit)
-    except pa.ArrowInvalid:
-        pass  # convert integers exactly, the other numbers as floats
-    whole = regex_patterns.matches(text, r"^\d{1,18}$").fill_null(False)
-    micros, valid = _scaled(pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64()), unit)
-    others, other_valid = _from_floats(floats(text)[0], unit)
-    return np.where(valid, micros, others), valid | other_valid
+    except pa.ArrowInvalid:  # not every value is an integer: the integers stay exact, the others are read as floats
+        whole = regex_patterns.matches(text, r"^\d{1,18}$").fill_null(False)
+        micros, valid = _scaled(pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64()), unit)
+        others, other_valid = _from_floats(floats(text)[0], unit)
+        return np.where(valid, micros, others), valid | other_valid
 
 
 def _formatted(text: pa.Array, format: str, timezone: str) -> tuple[Micros, Mask]:

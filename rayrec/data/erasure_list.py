@@ -1,13 +1,8 @@
 """The erasure list (GDPR): users whose rows every ingest drops, and the state of each erasure request.
 
-    erasure/salt.json                  random bytes, made once
-    erasure/requests/<id>.json         the users of one request; the list is the union of all requests
-    erasure/plans/<id>.json            what was found of them, before any change
-    erasure/certificates/<id>.json     the request is fulfilled
-
-The list must recognise a user whose events arrive again later, but need not reveal who they are. It holds tokens:
-BLAKE2b of the id, keyed with the salt of this root. Anyone who can read the folder can still test a guessed id, so
-protect it like the data itself.
+The list is the union of all requests. It must recognise a user whose events arrive again later, but need not reveal who
+they are. It holds tokens: BLAKE2b of the id, keyed with the salt of this root. Anyone who can read the folder can still
+test a guessed id, so protect it like the data itself.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from rayrec.data.schemas import HISTORY, INTERACTION, QUARANTINE
 from rayrec.errors import DataError
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage import Storage
-from rayrec.storage.tables import read_arrow, write_arrow
+from rayrec.storage.tables import read_arrow
 
 Rows = npt.NDArray[np.int64]
 
@@ -73,11 +73,6 @@ def group_histories(
         len(events.user),
         truncated,
     )
-
-
-def write_histories(storage: Storage, path: str, histories: pa.Table) -> None:
-    """One shard's HISTORY."""
-    write_arrow(storage, path, histories)
 
 
 def read_histories(storage: Storage, path: str) -> pa.Table:

@@ -12,8 +12,7 @@ import pyarrow.csv as pa_csv
 from rayrec.data.synthetic_dataset import SyntheticDataset
 from rayrec.evaluation.slate_evaluation import SlateEvaluation, evaluate_slates
 from rayrec.numerics.ragged import Ragged
-from rayrec.publishing.run_tables import read_catalogue, read_denoised
-from rayrec.publishing.slate_reader import read_manifest
+from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_manifest
 from rayrec.storage import Storage
 
 ORACLE = "oracle"

@@ -28,8 +28,7 @@ from rayrec.experiments.assignment import in_layer
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.run_tables import read_catalogue, read_denoised
-from rayrec.publishing.slate_reader import read_manifest, read_shard_slates
+from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_manifest, read_shard_slates
 from rayrec.retrieval import item_model
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from rayrec.data import catalogue
-from rayrec.data.histories import group_histories, read_histories, write_histories
+from rayrec.data.histories import group_histories, read_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.quarantine import check_share, counts_by_reason
@@ -31,7 +31,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.erasure import ERASED
 from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, run_pending
 from rayrec.storage import Storage, layout
-from rayrec.storage.tables import read_parquet, write_parquet
+from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
 ITEM_REASON_PREFIX = "item: "  # of reasons of item rows; they do not count in data.max_quarantine_share
 
@@ -176,7 +176,7 @@ class GroupShard:
         context, shard = self._context, item.shard
         tables = read_shard_interactions(context.storage, self._shuffle_paths, shard)
         grouped = group_histories(tables, self._item_ids, context.config.data, self._files)
-        write_histories(context.storage, histories_path(context, shard), grouped.histories)
+        write_arrow(context.storage, histories_path(context, shard), grouped.histories)
         if grouped.duplicates.num_rows:
             path = layout.quarantined_duplicates_path(context.quarantine, shard)
             write_parquet(context.storage, path, grouped.duplicates)

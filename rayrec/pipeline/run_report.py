@@ -23,8 +23,7 @@ from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.run_tables import read_catalogue, read_denoised
-from rayrec.publishing.slate_reader import read_shard_slates
+from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_shard_slates
 from rayrec.reporting.example_users import (
     before_after_rows,
     example_rows,

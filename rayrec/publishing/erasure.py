@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from rayrec.data.erasure_list import ErasureList
 from rayrec.errors import MissingFileError
+from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.records import Manifest, PublishedFile, add_counts
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow
@@ -43,7 +44,7 @@ def erase(
     `retrained`: fingerprints of models -> those of the models without the users, for the manifest. Idempotent, also
     after a kill. Raises PublicationError for a manifest that cannot be read.
     """
-    manifest = _manifest(storage, product, date)
+    manifest = find_manifest(storage, date, product)
     if manifest is not None:
         _erase_propensities(storage, manifest, erasure_list)
         manifest = _erase_published(storage, product, manifest, erasure_list, retrained or {})
@@ -136,11 +137,3 @@ def _drop_attempt(storage: Storage, path: str) -> None:
         storage.delete(layout.receipt_path(of.date, of.run_id, of.shard))
         storage.delete(layout.counterfactual_propensities_path(of.date, of.run_id, of.shard))
     storage.delete(path)
-
-
-def _manifest(storage: Storage, product: str, date: datetime.date) -> Manifest | None:
-    path = layout.manifest_path(date, product)
-    try:
-        return Manifest.from_json(storage.read(path), storage.url(path))
-    except MissingFileError:
-        return None

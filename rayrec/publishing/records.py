@@ -11,16 +11,38 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.numerics.hashing import digest
 
-Document = TypeVar("Document")
-
 _ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # used as a folder name
+
+
+class Document:
+    """A dataclass that is stored as JSON."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    def to_json(self) -> bytes:
+        content = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, where: str) -> Self:
+        """Raises PublicationError for another document."""
+        try:
+            return TypeAdapter(cls).validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "document"
+            raise PublicationError(
+                f"this is not a {cls.__name__.lower()} of this version of rayrec: {field}: {first['msg']}",
+                where=where,
+                hint="read it with the version of rayrec that wrote it, or move it away",
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -34,7 +56,7 @@ class InputRecord:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Document):
     """What a run computes: everything that identifies it."""
 
     date: datetime.date
@@ -62,9 +84,6 @@ class RunRecord:
     def run_id(self) -> str:
         """Digest of identity and code version: only the code that began a run resumes its shards."""
         return digest([self.identity, self.code_version])
-
-    def to_json(self) -> bytes:
-        return _to_json(self)
 
 
 @dataclass(frozen=True)
@@ -118,10 +137,9 @@ class PublishedFile:
 
 
 @dataclass(frozen=True)
-class Receipt:
+class Receipt(Document):
     """A finished shard: the attempt that counts, its files and its users."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of `from_json`
     shard: int
     run_id: str
     attempt: str
@@ -129,14 +147,6 @@ class Receipt:
     users: UserCounts
     engine: Mapping[str, int]
     files: tuple[PublishedFile, ...]
-
-    def to_json(self) -> bytes:
-        return _to_json(self)
-
-    @classmethod
-    def from_json(cls, data: bytes, where: str) -> Receipt:
-        """Raises PublicationError for another document."""
-        return _from_json(cls, data, where)
 
 
 @dataclass(frozen=True)
@@ -152,10 +162,9 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Manifest(Document):
     """The publication of one date. Readers use the files that it names, and no others."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")  # of `from_json`
     dt: datetime.date
     run_id: str
     identity: str
@@ -188,28 +197,3 @@ class Manifest:
             self.arms,
             self.code_version,
         )
-
-    def to_json(self) -> bytes:
-        return _to_json(self)
-
-    @classmethod
-    def from_json(cls, data: bytes, where: str) -> Manifest:
-        """Raises PublicationError for another document."""
-        return _from_json(cls, data, where)
-
-
-def _to_json(document: RunRecord | Receipt | Manifest) -> bytes:
-    return (json.dumps(dataclasses.asdict(document), indent=1, ensure_ascii=False, default=str) + "\n").encode()
-
-
-def _from_json(kind: type[Document], data: bytes, where: str) -> Document:
-    try:
-        return TypeAdapter(kind).validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "document"
-        raise PublicationError(
-            f"this is not a {kind.__name__.lower()} of this version of rayrec: {field}: {first['msg']}",
-            where=where,
-            hint="read it with the version of rayrec that wrote it, or move it away",
-        ) from error

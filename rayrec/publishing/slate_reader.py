@@ -1,4 +1,4 @@
-"""Reads the slates of a published date, for a serving layer and for evaluation."""
+"""Reads the slates of a published date, and the tables that its run leaves beside them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, SLATE
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, DENOISED_HISTORY, ITEM, SLATE
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import Manifest, PublishedFile
 from rayrec.storage import Storage, layout
-from rayrec.storage.tables import read_arrow
+from rayrec.storage.tables import read_arrow, read_parquet
 
 _PARALLEL_READS = 8
 _NEWEST = 5  # published dates named in an error
@@ -93,6 +93,21 @@ def read_counterfactual_propensities(storage: Storage, manifest: Manifest, shard
         return read_arrow(storage, layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard))
     except MissingFileError:
         return COUNTERFACTUAL_PROPENSITY.empty_table()
+
+
+def read_catalogue(storage: Storage, manifest: Manifest) -> pa.Table:
+    """The run's ITEM table. Raises MissingFileError."""
+    return read_parquet(storage, layout.run_catalogue_path(manifest.dt, manifest.run_id), ITEM)
+
+
+def read_denoised(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
+    """One shard's DENOISED_HISTORY table; empty for a shard without users. Raises MissingFileError."""
+    try:
+        return read_arrow(storage, layout.denoising_decisions_path(manifest.dt, manifest.run_id, shard))
+    except MissingFileError:
+        if any(file.shard == shard for file in manifest.files):
+            raise
+        return DENOISED_HISTORY.empty_table()
 
 
 def _read(storage: Storage, file: PublishedFile, users: pa.Array | None, verify: bool) -> pa.Table:

@@ -13,8 +13,7 @@ from rayrec.denoising.denoiser import REASONS
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.records import Manifest
-from rayrec.publishing.run_tables import read_catalogue, read_denoised
-from rayrec.publishing.slate_reader import read_manifest, read_slates
+from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_manifest, read_slates
 from rayrec.reporting.removal_reasons import explain_removal
 from rayrec.storage import Storage
 

@@ -1,7 +1,7 @@
-"""Storage backends: the local file system, and remote stores through fsspec. `Storage` is the interface of both.
+"""Storage backends with the same methods: the local file system, and remote stores through fsspec.
 
-Arguments are absolute paths or URLs under the root. Backends raise the errors of Python or of the client; Storage turns
-them into StorageErrors.
+Arguments are absolute paths or URLs under the root. A `staging_file` is a new local file, to be written and then moved
+in. Backends raise the errors of Python or of the client; Storage turns them into StorageErrors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import os
 import tempfile
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,39 +33,7 @@ class FileInfo:
     version: str
 
 
-class Backend(ABC):
-    """The operations that differ between local files and remote stores."""
-
-    @abstractmethod
-    def find(self, url: str) -> Iterator[FileInfo]: ...
-
-    @abstractmethod
-    def info(self, url: str) -> FileInfo: ...
-
-    @abstractmethod
-    def read(self, url: str) -> bytes: ...
-
-    @abstractmethod
-    def read_range(self, url: str, start: int, length: int) -> bytes: ...
-
-    @abstractmethod
-    def open(self, url: str) -> BinaryIO: ...
-
-    @abstractmethod
-    def staging_file(self, url: str) -> str:
-        """The path of a new local file, to be written and then moved in."""
-
-    @abstractmethod
-    def move_in(self, staged: str, url: str) -> None: ...
-
-    @abstractmethod
-    def create(self, url: str, data: bytes) -> bool: ...
-
-    @abstractmethod
-    def delete(self, url: str) -> None: ...
-
-
-class LocalBackend(Backend):
+class LocalBackend:
     def __init__(self, root: str) -> None:
         self._root = root
 
@@ -147,7 +114,7 @@ class LocalBackend(Backend):
         os.unlink(url)
 
 
-class RemoteBackend(Backend):
+class RemoteBackend:
     def __init__(self, root: str) -> None:
         # A cached listing would hide newer files of other processes.
         self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)

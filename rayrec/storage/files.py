@@ -21,9 +21,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from rayrec.errors import MissingFileError, StorageError
-from rayrec.storage.backends import Backend, FileInfo, LocalBackend, RemoteBackend
-
-__all__ = ["FileInfo", "Storage"]
+from rayrec.storage.backends import FileInfo, LocalBackend, RemoteBackend
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ class Storage:
             self.delete(probe)
 
     @cached_property
-    def _backend(self) -> Backend:
+    def _backend(self) -> LocalBackend | RemoteBackend:
         return LocalBackend(self.root) if self.is_local else RemoteBackend(self.root)
 
     @contextmanager

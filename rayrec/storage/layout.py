@@ -36,7 +36,7 @@ quarantine/dt=D/
     <data fingerprint>/...parquet                  QUARANTINE: rows that broke their contract
     feedback/feedback.parquet, unmatched.parquet   feedback that broke its contract, or fits no slate
 reports/dt=D/report.html, report.json, metrics.json
-erasure/                                           the erasure list (rayrec.publishing.erasure_list)
+erasure/                                           the erasure list (rayrec.data.erasure_list)
     salt.json, requests/<id>.json, plans/<id>.json, certificates/<id>.json
 """
 
@@ -44,6 +44,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 Date = datetime.date
@@ -53,6 +54,16 @@ QUARANTINE, REPORTS, ERASURE = "quarantine", "reports", "erasure"
 PRODUCTS = (SLATES, "embeddings", "neighbours", "influences")  # folders whose days have manifests
 LLM_KIND = "llm"
 
+# Paths are functions: `format` of the path's pattern, whose fields the type names in their order.
+DatePath = Callable[[Date], str]
+RunPath = Callable[[Date, str], str]  # date and run id; in `work` and `quarantine` date and data fingerprint
+RunShardPath = Callable[[Date, str, int], str]
+FolderPath = Callable[[str], str]  # the folder that the section names
+FolderKeyPath = Callable[[str, str], str]
+FolderShardPath = Callable[[str, int], str]
+
+_SHARD = "shard={:04d}"
+_SPLIT = "split={:04d}"
 _DAY = re.compile(r"[a-z]+/dt=(\d{4}-\d{2}-\d{2})/.+")
 _PUBLISHED_FILE = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet")
 
@@ -68,15 +79,12 @@ def path_date(path: str) -> Date | None:
 
 
 # Publications
+slates_folder: DatePath = f"{SLATES}/dt={{}}".format
 
 
 def publication_folder(product: str, date: Date) -> str:
     """All that is published of a product on a date."""
     return f"{product}/dt={date.isoformat()}"
-
-
-def slates_folder(date: Date) -> str:
-    return publication_folder(SLATES, date)
 
 
 def manifest_path(date: Date, product: str = SLATES) -> str:
@@ -114,42 +122,18 @@ def rewritten_path(path: str, attempt: str) -> str:
 
 
 # Runs
-
-
-def run_folder(date: Date, run_id: str) -> str:
-    return f"{RUNS}/dt={date.isoformat()}/{run_id}"
-
-
-def run_record_path(date: Date, run_id: str) -> str:
-    return f"{run_folder(date, run_id)}/run.json"
-
-
-def receipts_folder(date: Date, run_id: str) -> str:
-    return f"{run_folder(date, run_id)}/receipts"
-
-
-def receipt_path(date: Date, run_id: str, shard: int) -> str:
-    return f"{receipts_folder(date, run_id)}/shard={shard:04d}.json"
-
-
-def run_catalogue_path(date: Date, run_id: str) -> str:
-    return f"{run_folder(date, run_id)}/catalogue.parquet"
-
-
-def denoising_decisions_path(date: Date, run_id: str, shard: int) -> str:
-    return f"{run_folder(date, run_id)}/denoising_decisions/shard={shard:04d}.arrow"
-
-
-def counterfactual_propensities_path(date: Date, run_id: str, shard: int) -> str:
-    return f"{run_folder(date, run_id)}/counterfactual_propensities/shard={shard:04d}.arrow"
-
-
-def text_ablation_folder(date: Date, run_id: str) -> str:
-    return f"{run_folder(date, run_id)}/text_ablation"
-
-
-def text_ablation_path(date: Date, run_id: str, method: str, shard: int) -> str:
-    return f"{text_ablation_folder(date, run_id)}/{method}-shard={shard:04d}.arrow"
+_RUN = f"{RUNS}/dt={{}}/{{}}"
+run_folder: RunPath = _RUN.format
+run_record_path: RunPath = f"{_RUN}/run.json".format
+receipts_folder: RunPath = f"{_RUN}/receipts".format
+receipt_path: RunShardPath = f"{_RUN}/receipts/{_SHARD}.json".format
+run_catalogue_path: RunPath = f"{_RUN}/catalogue.parquet".format
+denoising_decisions_path: RunShardPath = f"{_RUN}/denoising_decisions/{_SHARD}.arrow".format
+counterfactual_propensities_path: RunShardPath = f"{_RUN}/counterfactual_propensities/{_SHARD}.arrow".format
+text_ablation_folder: RunPath = f"{_RUN}/text_ablation".format
+text_ablation_path: Callable[[Date, str, str, int], str] = f"{_RUN}/text_ablation/{{}}-{_SHARD}.arrow".format  # method
+run_statistics_folder: RunPath = f"{_RUN}/statistics".format
+run_statistics_path: Callable[[Date, str, str, int], str] = f"{_RUN}/statistics/{{}}-{_SHARD}.parquet".format  # stage
 
 
 def text_ablation_method(path: str) -> str:
@@ -157,160 +141,50 @@ def text_ablation_method(path: str) -> str:
     return path.rpartition("/")[2].partition("-shard=")[0]
 
 
-def run_statistics_folder(date: Date, run_id: str) -> str:
-    return f"{run_folder(date, run_id)}/statistics"
-
-
-def run_statistics_path(date: Date, run_id: str, stage: str, shard: int) -> str:
-    return f"{run_statistics_folder(date, run_id)}/{stage}-shard={shard:04d}.parquet"
-
-
-# Work: `work` is a work_folder
-
-
-def work_folder(date: Date, data_fingerprint: str) -> str:
-    return f"{WORK}/dt={date.isoformat()}/{data_fingerprint}"
-
-
-def catalogue_path(work: str) -> str:
-    return f"{work}/catalogue.parquet"
-
-
-def instructions_path(work: str, key: str) -> str:
-    return f"{work}/instructions-{key}.parquet"
-
-
-def instruction_counts_path(work: str, key: str) -> str:
-    return f"{work}/instructions-{key}.json"
-
-
-def shuffle_folder(work: str, split_plan: str) -> str:
-    return f"{work}/shuffle/{split_plan}"
-
-
-def shuffle_path(work: str, split_plan: str, split: int) -> str:
-    return f"{shuffle_folder(work, split_plan)}/split={split:04d}.shuffle"
-
-
-def histories_folder(work: str) -> str:
-    return f"{work}/histories"
-
-
-def histories_path(work: str, shard: int) -> str:
-    return f"{histories_folder(work)}/shard={shard:04d}.arrow"
-
-
-def history_counts_path(work: str, shard: int) -> str:
-    return f"{histories_folder(work)}/shard={shard:04d}.json"
-
-
-def ingest_summary_path(work: str) -> str:
-    return f"{work}/summary.json"
-
-
-def training_sequences_path(work: str, cutoff: int, denoising: str, shard: int) -> str:
-    return f"{work}/training_sequences/{cutoff}-{denoising}/shard={shard:04d}.arrow"
-
-
-def training_examples_folder(work: str, run_id: str) -> str:
-    return f"{work}/training_examples/{run_id}"
-
-
-def training_examples_path(folder: str, cutoff: int, shard: int) -> str:
-    """`folder`: a training_examples_folder."""
-    return f"{folder}/{cutoff}/shard={shard:04d}.arrow"
-
-
-# Models
-
-
-def model_folder(kind: str, fingerprint: str) -> str:
-    return f"{MODELS}/{kind}/{fingerprint}"
-
-
-def model_kind_folder(kind: str) -> str:
-    return f"{MODELS}/{kind}"
-
-
-def artifact_meta_path(kind: str, fingerprint: str) -> str:
-    return f"{model_folder(kind, fingerprint)}/meta.json"
-
-
-def artifact_arrays_path(kind: str, fingerprint: str, attempt: str) -> str:
-    return f"{model_folder(kind, fingerprint)}/arrays-{attempt}.safetensors"
-
-
-def training_checkpoint_path(model: str) -> str:
-    """`model`: a model_folder."""
-    return f"{model}/checkpoint.safetensors"
-
-
-def llm_record_path(model: str) -> str:
-    return f"{model}/rayrec.json"
-
-
-def llm_stale_path(model: str) -> str:
-    return f"{model}/stale.json"
-
-
-def llm_file_path(model: str, attempt: str, name: str) -> str:
-    return f"{model}/{attempt}/{name}"
-
-
-def teacher_answers_folder(teacher: str) -> str:
-    return model_folder("teacher", teacher)
-
-
-def teacher_answers_path(folder: str, answers: str) -> str:
-    """`folder`: a teacher_answers_folder; `answers`: a digest of the answers in the file."""
-    return f"{folder}/{answers}.parquet"
-
-
-# Quarantine: `quarantine` is a quarantine_folder
-
-
-def quarantine_folder(date: Date, data_fingerprint: str) -> str:
-    return f"{QUARANTINE}/dt={date.isoformat()}/{data_fingerprint}"
-
-
-def quarantined_items_path(quarantine: str) -> str:
-    return f"{quarantine}/items.parquet"
-
-
-def quarantined_split_path(quarantine: str, split_plan: str, split: int) -> str:
-    return f"{quarantine}/splits-{split_plan}/split={split:04d}.parquet"
-
-
-def quarantined_duplicates_path(quarantine: str, shard: int) -> str:
-    return f"{quarantine}/duplicates-shard={shard:04d}.parquet"
-
-
-def quarantined_instructions_path(quarantine: str, key: str) -> str:
-    return f"{quarantine}/instructions-{key}.parquet"
-
-
-def quarantined_prompts_path(quarantine: str, run_id: str, shard: int) -> str:
-    return f"{quarantine}/prompts-{run_id}-shard={shard:04d}.parquet"
-
-
-def quarantined_feedback_path(date: Date, name: str) -> str:
-    """`name`: "feedback" (broke its contract) or "unmatched" (fits no slate)."""
-    return f"{QUARANTINE}/dt={date.isoformat()}/feedback/{name}.parquet"
-
+# Work: the folder is a work_folder
+work_folder: RunPath = f"{WORK}/dt={{}}/{{}}".format
+catalogue_path: FolderPath = "{}/catalogue.parquet".format
+instructions_path: FolderKeyPath = "{}/instructions-{}.parquet".format
+instruction_counts_path: FolderKeyPath = "{}/instructions-{}.json".format
+shuffle_folder: FolderKeyPath = "{}/shuffle/{}".format  # split plan
+shuffle_path: Callable[[str, str, int], str] = f"{{}}/shuffle/{{}}/{_SPLIT}.shuffle".format  # split plan, split
+histories_folder: FolderPath = "{}/histories".format
+histories_path: FolderShardPath = f"{{}}/histories/{_SHARD}.arrow".format
+history_counts_path: FolderShardPath = f"{{}}/histories/{_SHARD}.json".format
+ingest_summary_path: FolderPath = "{}/summary.json".format
+training_sequences_path: Callable[[str, int, str, int], str] = (  # cutoff, denoising, shard
+    f"{{}}/training_sequences/{{}}-{{}}/{_SHARD}.arrow".format
+)
+training_examples_folder: FolderKeyPath = "{}/training_examples/{}".format  # run id
+training_examples_path: Callable[[str, int, int], str] = f"{{}}/{{}}/{_SHARD}.arrow".format  # that folder, cutoff
+
+# Models: the folder is a model_folder
+_MODEL = f"{MODELS}/{{}}/{{}}"
+model_folder: Callable[[str, str], str] = _MODEL.format  # kind, fingerprint
+model_kind_folder: Callable[[str], str] = f"{MODELS}/{{}}".format
+artifact_meta_path: Callable[[str, str], str] = f"{_MODEL}/meta.json".format
+artifact_arrays_path: Callable[[str, str, str], str] = f"{_MODEL}/arrays-{{}}.safetensors".format  # attempt
+training_checkpoint_path: FolderPath = "{}/checkpoint.safetensors".format
+llm_record_path: FolderPath = "{}/rayrec.json".format
+llm_stale_path: FolderPath = "{}/stale.json".format
+llm_file_path: Callable[[str, str, str], str] = "{}/{}/{}".format  # attempt, name
+teacher_answers_folder: Callable[[str], str] = f"{MODELS}/teacher/{{}}".format
+teacher_answers_path: FolderKeyPath = "{}/{}.parquet".format  # that folder, digest of the answers in the file
+
+# Quarantine: the folder is a quarantine_folder
+quarantine_folder: RunPath = f"{QUARANTINE}/dt={{}}/{{}}".format
+quarantined_items_path: FolderPath = "{}/items.parquet".format
+quarantined_split_path: Callable[[str, str, int], str] = f"{{}}/splits-{{}}/{_SPLIT}.parquet".format  # split plan
+quarantined_duplicates_path: FolderShardPath = f"{{}}/duplicates-{_SHARD}.parquet".format
+quarantined_instructions_path: FolderKeyPath = "{}/instructions-{}.parquet".format
+quarantined_prompts_path: Callable[[str, str, int], str] = f"{{}}/prompts-{{}}-{_SHARD}.parquet".format  # run id
+# Feedback that broke its contract ("feedback") or fits no slate ("unmatched").
+quarantined_feedback_path: RunPath = f"{QUARANTINE}/dt={{}}/feedback/{{}}.parquet".format
 
 # Reports
-
-
-def report_folder(date: Date) -> str:
-    return f"{REPORTS}/dt={date.isoformat()}"
-
-
-def report_page_path(date: Date) -> str:
-    return f"{report_folder(date)}/report.html"
-
-
-def report_data_path(date: Date) -> str:
-    return f"{report_folder(date)}/report.json"
+report_page_path: DatePath = f"{REPORTS}/dt={{}}/report.html".format
+report_data_path: DatePath = f"{REPORTS}/dt={{}}/report.json".format
+metrics_path: DatePath = f"{REPORTS}/dt={{}}/metrics.json".format
 
 
 def report_data_date(path: str) -> Date | None:
@@ -319,28 +193,14 @@ def report_data_date(path: str) -> Date | None:
     return date if date is not None and path == report_data_path(date) else None
 
 
-def metrics_path(date: Date) -> str:
-    return f"{report_folder(date)}/metrics.json"
-
-
 # Erasure
-
 ERASURE_SALT = f"{ERASURE}/salt.json"
 ERASURE_REQUESTS = f"{ERASURE}/requests"
 ERASURE_CERTIFICATES = f"{ERASURE}/certificates"
-
-
-def erasure_request_path(request: str) -> str:
-    return f"{ERASURE_REQUESTS}/{request}.json"
+erasure_request_path: Callable[[str], str] = f"{ERASURE}/requests/{{}}.json".format  # request id
+erasure_plan_path: Callable[[str], str] = f"{ERASURE}/plans/{{}}.json".format
+erasure_certificate_path: Callable[[str], str] = f"{ERASURE}/certificates/{{}}.json".format
 
 
 def erasure_request_id(path: str) -> str:
     return path.rsplit("/", 1)[1].removesuffix(".json")
-
-
-def erasure_plan_path(request: str) -> str:
-    return f"{ERASURE}/plans/{request}.json"
-
-
-def erasure_certificate_path(request: str) -> str:
-    return f"{ERASURE_CERTIFICATES}/{request}.json"

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.config import Data
-from rayrec.data.histories import GroupedHistories, group_histories, read_histories, write_histories
+from rayrec.data.histories import GroupedHistories, group_histories, read_histories
 from rayrec.data.schemas import HISTORY, INTERACTION
 from rayrec.errors import DataError
 from rayrec.storage import Storage
+from rayrec.storage.tables import write_arrow
 
 ITEMS = ["a", "b", "c"]
 FILES = ["f0", "f1"]
@@ -144,7 +145,7 @@ def test_an_item_that_the_catalogue_lacks_is_never_given_another_ones_code() -> 
 
 def test_histories_are_read_as_they_were_written(tmp_path: Any) -> None:
     storage, grouped = Storage(str(tmp_path)), run([row("u", "a", 5), row("v", "b", 6)])
-    write_histories(storage, "h/0.arrow", grouped.histories)
+    write_arrow(storage, "h/0.arrow", grouped.histories)
     assert read_histories(storage, "h/0.arrow").equals(grouped.histories)
     storage.write("h/1.arrow", b"junk")
     with pytest.raises(DataError):

@@ -27,8 +27,7 @@ from rayrec.evaluation.ground_truth_metrics import ORACLE, evaluate_on_ground_tr
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import evaluate_slates
 from rayrec.monitoring.run_statistics import RUN_STATISTICS
-from rayrec.publishing.run_tables import read_catalogue, read_denoised
-from rayrec.publishing.slate_reader import read_manifest
+from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_manifest
 from rayrec.reporting.example_users import example_rows, least_similar_users, removed_examples, users_with_removals
 from rayrec.reporting.html_report import write_report
 from rayrec.reporting.report_data import ReportData
