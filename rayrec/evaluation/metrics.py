@@ -7,8 +7,8 @@ trec_eval's definitions).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -82,10 +82,6 @@ class UserMetrics:
         values = {name: array[chosen] for name, array in self.values.items()}
         return UserMetrics(self.system, values, self.top[chosen], self.items, self.rows[chosen])
 
-    def with_metrics(self, more: Mapping[str, Float64s]) -> UserMetrics:
-        """The same system with further metrics [users]."""
-        return replace(self, values={**self.values, **more})
-
     @classmethod
     def concat(cls, parts: Sequence[UserMetrics]) -> UserMetrics:
         """The parts of one system, of distinct users; their `rows` already index all users."""
@@ -105,14 +101,16 @@ def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> User
     rank = slates["rank"].combine_chunks().to_numpy(zero_copy_only=False).astype(np.int64)
     known = (row >= 0) & (item >= 0)
     row, item, rank = row[known], item[known], rank[known]
-    _check(system, row, item, relevant)
+    pair = row * np.int64(relevant.matrix.shape[1]) + item
+    if len(np.unique(pair)) != len(pair):
+        what = f"{system}: an item is twice in one user's slate"
+        raise DataError(what, hint="evaluate one arm and one date at a time")
     hit = _member(relevant.matrix, row, item)
     top = np.full((len(relevant), COVERAGE_AT), -1, np.int32)
     shown = rank <= COVERAGE_AT
     top[row[shown], rank[shown] - 1] = item[shown]
-    return UserMetrics(
-        system, _values(relevant, row[hit], rank[hit]), top, len(relevant.item_id), np.arange(len(relevant))
-    )
+    values = _values(relevant, row[hit], rank[hit])
+    return UserMetrics(system, values, top, len(relevant.item_id), np.arange(len(relevant)))
 
 
 def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Float64s]:
@@ -140,14 +138,6 @@ def _member(matrix: sp.csr_matrix, row: Int64s, column: Int64s) -> Bools:
     """Which (row, column) pairs are stored in `matrix`."""
     stored = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * np.int64(matrix.shape[1]) + matrix.indices
     return np.isin(row * np.int64(matrix.shape[1]) + column, stored)
-
-
-def _check(system: str, row: Int64s, item: Int64s, relevant: RelevantItems) -> None:
-    pair = row * np.int64(relevant.matrix.shape[1]) + item
-    if len(np.unique(pair)) != len(pair):
-        raise DataError(
-            f"{system}: an item is twice in one user's slate", hint="evaluate one arm and one date at a time"
-        )
 
 
 def _codes(column: pa.ChunkedArray, ids: pa.Array) -> Int64s:

@@ -19,12 +19,12 @@ import scipy.sparse as sp
 from rayrec.config import Arms, Retrieval
 from rayrec.data import erasure_list
 from rayrec.data.cutoff_histories import first_row_per_user
-from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.data.schemas import DENOISED_HISTORY, MICROSECONDS_PER_DAY
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.beyond_accuracy import ItemStatistics
 from rayrec.evaluation.metrics import RelevantItems
-from rayrec.evaluation.segments import SegmentFeatures, main_category, tenure_days
-from rayrec.experiments.assignment import in_layer
+from rayrec.evaluation.segments import SegmentFeatures, main_category
+from rayrec.experiments.arm_plan import in_layer
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.publishing.records import Manifest
@@ -100,10 +100,6 @@ class PublishedRun:
         """Whether every user is in every arm."""
         return bool(self.manifest.fingerprinted_settings["arms"]["assignment"] == "all")
 
-    def participants(self, users: pa.Array) -> pa.Array:
-        """The users who are in the experiment's layer."""
-        return users.filter(pa.array(is_participant(self.manifest, users)))
-
     def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
         """One DENOISED_HISTORY row per user with at least `min_events` positive events, without the removals."""
         table = read_denoised(self.storage, self.manifest, shard)
@@ -135,18 +131,15 @@ class PublishedRun:
 
     def segment_features(self, histories: pa.Table, relevant: RelevantItems) -> tuple[SegmentFeatures, sp.csr_matrix]:
         """Segment features and category shares of each user, in the order of `relevant`."""
-        histories = histories.take(
-            pc.index_in(relevant.user_id, histories["user_id"].combine_chunks())
-        ).combine_chunks()
+        rows = pc.index_in(relevant.user_id, histories["user_id"].combine_chunks())
+        histories = histories.take(rows).combine_chunks()
         item, ts = Ragged.from_arrow(histories["item"]), Ragged.from_arrow(histories["ts"])
         category_shares = self.item_statistics.category_shares(item.values, item.rows, len(relevant))
         oldest = np.full(len(relevant), self.cutoff)
         some = np.flatnonzero(item.lengths)
         oldest[some] = ts.values[ts.offsets[some]]  # oldest first
-        features = SegmentFeatures(
-            self.positive_events(histories), tenure_days(oldest, self.cutoff), main_category(category_shares)
-        )
-        return features, category_shares
+        tenure = (self.cutoff - oldest) / MICROSECONDS_PER_DAY
+        return SegmentFeatures(self.positive_events(histories), tenure, main_category(category_shares)), category_shares
 
     def standalone(self, histories: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Slates of DEPTH items by each retriever alone; popularity first."""
@@ -176,5 +169,4 @@ class PublishedRun:
 
 def is_participant(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Which users [n] are in the experiment's layer; users outside it are not compared."""
-    layer = Arms.model_validate(manifest.fingerprinted_settings["arms"]).layer
-    return np.ones(len(users), np.bool_) if layer is None else in_layer(layer, users)
+    return in_layer(Arms.model_validate(manifest.fingerprinted_settings["arms"]).layer, users)

@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY
-
 MIN_SEGMENT_USERS = 30  # smaller segments are left out
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))
 _TENURES = ((0.0, "first week"), (7.0, "first month"), (30.0, "first quarter"), (91.0, "longer than a quarter"))
@@ -50,11 +48,6 @@ def segments(features: SegmentFeatures, categories: Sequence[str]) -> Iterator[t
     for name, users in [*by_history, *_by_category(features.category, categories)]:
         if np.count_nonzero(users) >= MIN_SEGMENT_USERS:
             yield name, users
-
-
-def tenure_days(oldest: npt.NDArray[np.int64], cutoff: int) -> npt.NDArray[np.float64]:
-    """Days from `oldest` [users] to `cutoff`, microseconds UTC."""
-    return (cutoff - oldest) / MICROSECONDS_PER_DAY
 
 
 def _bands(

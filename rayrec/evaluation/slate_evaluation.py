@@ -21,7 +21,7 @@ from rayrec.evaluation.beyond_accuracy import beyond_accuracy
 from rayrec.evaluation.comparison import COMPARISON, compare, holm_adjusted
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
 from rayrec.evaluation.off_policy.interleaving import interleaving
-from rayrec.evaluation.published_run import PublishedRun
+from rayrec.evaluation.published_run import PublishedRun, is_participant
 from rayrec.evaluation.segments import SegmentFeatures, segments
 from rayrec.numerics.hashing import derive_seed, hash_strings, shard_of, splitmix64
 from rayrec.numerics.types import Bools, Int64s
@@ -53,15 +53,6 @@ class _Part:
     features: SegmentFeatures
 
 
-@dataclass(frozen=True)
-class _AllShards:
-    """The metrics of all shards."""
-
-    arms: list[UserMetrics]
-    standalone: list[UserMetrics]
-    segments: list[tuple[str, Bools]]
-
-
 def evaluate_slates(
     root: str,
     day: date,
@@ -87,22 +78,20 @@ def evaluate_slates(
             f"none of the {published.manifest.users.published:,} users with a slate on {day} has a relevant item",
             hint="choose a longer --horizon-days, or check that the config is the one of the run",
         )
-    metrics = _AllShards(
-        _concat([part.arms for part in parts]),
-        _concat([part.standalone for part in parts]),
-        list(segments(SegmentFeatures.concat([part.features for part in parts]), published.item_statistics.categories)),
-    )
-    retrievers = [system for system in metrics.standalone if system.system not in (others or {})]
+    arms, standalone = (_concat(systems) for systems in ([p.arms for p in parts], [p.standalone for p in parts]))
+    features = SegmentFeatures.concat([part.features for part in parts])
+    by_segment = list(segments(features, published.item_statistics.categories))
+    retrievers = [system for system in standalone if system.system not in (others or {})]
     best = max(retrievers, key=lambda system: float(system.values[PRIMARY_METRIC].mean()), default=None)
     best_standalone = None if best is None else best.system
     relevant_items = sp.vstack([part.relevant.matrix for part in parts], format="csr")
     return SlateEvaluation(
-        _compare(metrics, best_standalone, chosen, seed),
+        _compare(arms, standalone, by_segment, best_standalone, chosen, seed),
         relevant_items.shape[0],
         int(relevant_items.nnz),
         best_standalone,
         chosen,
-        interleaving(metrics.arms, relevant_items, chosen, seed),
+        interleaving(arms, relevant_items, chosen, seed),
         published.left_out,
     )
 
@@ -148,7 +137,8 @@ def _evaluate_shard(
         new = published.is_unseen(histories, user_id, item_id)
         user_id, item_id = user_id.filter(new), item_id.filter(new)
     known = histories["user_id"].combine_chunks()
-    users = published.participants(known.filter(pc.is_in(known, pc.unique(user_id))))
+    users = known.filter(pc.is_in(known, pc.unique(user_id)))
+    users = users.filter(pa.array(is_participant(published.manifest, users)))
     slates = {arm: published.slates(shard, arm, users) for arm in published.manifest.arms}
     with_slate = [slate["user_id"].combine_chunks().unique().cast(pa.string()) for slate in slates.values()]
     served = pc.unique(pa.concat_arrays(with_slate))
@@ -160,7 +150,7 @@ def _evaluate_shard(
     def metrics_of(system: str, table: pa.Table, rows: Int64s) -> UserMetrics:
         found = user_metrics(system, table, relevant.take(rows))
         beyond = beyond_accuracy(found.top, published.item_statistics, category_shares[rows])
-        return replace(found.with_metrics(beyond), rows=rows + before)
+        return replace(found, values=found.values | beyond, rows=rows + before)
 
     every = np.arange(len(relevant))
     arm_rows = [every if published.shares_users else _rows_of(relevant, users) for users in with_slate]
@@ -182,9 +172,15 @@ def _concat(parts: Sequence[list[UserMetrics]]) -> list[UserMetrics]:
     return [UserMetrics.concat(list(of_one)) for of_one in zip(*parts, strict=True)]
 
 
-def _compare(metrics: _AllShards, best_standalone: str | None, baseline: str, seed: int) -> pa.Table:
+def _compare(
+    arms: list[UserMetrics],
+    alone: list[UserMetrics],
+    segments: list[tuple[str, Bools]],
+    best_standalone: str | None,
+    baseline: str,
+    seed: int,
+) -> pa.Table:
     """Values of all systems; differences of arms from the best retriever, and from the baseline, also by segment."""
-    arms, alone = metrics.arms, metrics.standalone
     tables = [compare(alone, seed=seed, baselines=[] if best_standalone is None else [best_standalone])]
     if best_standalone is not None:
         base = next(system for system in alone if system.system == best_standalone)
@@ -192,7 +188,7 @@ def _compare(metrics: _AllShards, best_standalone: str | None, baseline: str, se
         tables.append(with_best.filter(pc.equal(with_best["baseline"], best_standalone)))
     tables.append(compare(arms, seed=seed, baselines=[baseline]))
     by_segment = []
-    for name, users in metrics.segments:
+    for name, users in segments:
         inside = [arm.take(users[arm.rows]) for arm in arms]
         found = compare(inside, seed=seed, baselines=[baseline], segment=name, metrics=[PRIMARY_METRIC])
         by_segment += found.to_pylist()

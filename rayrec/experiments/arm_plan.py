@@ -1,26 +1,28 @@
-"""Arm plan: the settings of each experiment arm at each stage, and which arms share a stage.
+"""Arm plan: the settings of each experiment arm at each stage, which arms share a stage, and the users of each arm.
 
 Two arms with equal settings for a stage, and for all stages before it, have the same *variant* of that stage: it runs
-once for both.
+once for both. Salted hashes assign users to arms and to the experiment's layer: the same on every date and machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from pydantic import BaseModel
 
 from rayrec.config import Arm, Config, ExperimentLayer, Rerank
 from rayrec.errors import ConfigError
-from rayrec.experiments.assignment import Users, assign_arms, in_layer
-from rayrec.numerics.hashing import digest, with_key_order
-from rayrec.numerics.types import Bools
+from rayrec.numerics.hashing import derive_seed, digest, hash_strings, splitmix64, with_key_order
+from rayrec.numerics.types import Bools, Float64s
 
 S = TypeVar("S", bound=BaseModel)
+Users: TypeAlias = pa.Array | pa.ChunkedArray  # ids, string [n]
 Stage = Literal["denoise", "retrieve", "rerank", "slate"]
 STAGES: tuple[Stage, ...] = ("denoise", "retrieve", "rerank", "slate")
 _SECTIONS = {"denoise": "denoise", "retrieve": "retrieval", "rerank": "rerank", "slate": "slate"}
@@ -84,7 +86,7 @@ class ArmPlan:
         """
         inside = self.participants(user_ids)
         if self.assignment == "split":
-            assigned = assign_arms(self.salt, [path.share for path in self.paths], user_ids)
+            assigned = _assign_arms(self.salt, [path.share for path in self.paths], user_ids)
             members = {name: inside & (assigned == number) for number, name in enumerate(self.names)}
         else:
             members = dict.fromkeys(self.names, inside)
@@ -94,7 +96,7 @@ class ArmPlan:
 
     def participants(self, user_ids: Users) -> Bools:
         """Which users [n] are in the experiment's layer."""
-        return np.ones(len(user_ids), np.bool_) if self.layer is None else in_layer(self.layer, user_ids)
+        return in_layer(self.layer, user_ids)
 
     def users_of(self, variant: Variant, user_ids: Users) -> Bools:
         """Which users [n] are in some arm of this variant."""
@@ -137,6 +139,27 @@ def plan_arms(config: Config) -> ArmPlan:
             _require_used(name, arm.rerank, config.rerank)
         paths.append(ArmPath(name, arm.share, tuple(_variants(config, arm))))
     return ArmPlan(tuple(paths), config.arms.assignment, config.arms.salt, config.arms.layer)
+
+
+def in_layer(layer: ExperimentLayer | None, user_ids: Users) -> Bools:
+    """Which users [n] are in the layer; without one all are."""
+    if layer is None:
+        return np.ones(len(user_ids), np.bool_)
+    point = _hash_to_unit(layer.salt, user_ids)
+    return (point >= layer.low) & (point < layer.high)
+
+
+def _assign_arms(salt: str, shares: Sequence[float], user_ids: Users) -> npt.NDArray[np.int64]:
+    """The arm of each user, [n], as an index into `shares` (of any sum)."""
+    bounds = np.cumsum(shares)
+    arm = np.searchsorted(bounds / bounds[-1], _hash_to_unit(salt, user_ids), side="right")
+    return np.minimum(arm, len(bounds) - 1)
+
+
+def _hash_to_unit(salt: str, user_ids: Users) -> Float64s:
+    """The hash of each user, [n] in [0, 1); hashes of different salts are independent."""
+    bits = splitmix64(hash_strings(user_ids) ^ np.uint64(derive_seed("arms", salt)))
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def _require_used(arm: str, rerank: Rerank, top: Rerank) -> None:

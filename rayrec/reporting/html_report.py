@@ -15,10 +15,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rayrec.errors import DataError, MissingFileError
-from rayrec.evaluation.arm_guardrails import arm_guardrails
-from rayrec.monitoring.guardrails import run_guardrails
 from rayrec.monitoring.progress import format_duration
 from rayrec.reporting import charts, evaluation_views, run_views
+from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, layout
 
@@ -55,7 +54,7 @@ def render(data: ReportData) -> str:
     return _template().render(
         data=data,
         charts=charts,
-        guardrails=[*run_guardrails(data), *arm_guardrails(data.comparison, data.arms, data.baseline)],
+        guardrails=guardrails(data),
         user_outcomes=run_views.user_outcomes(data),
         quarantine=run_views.shares(data.rows_quarantined, max(data.rows_read, 1)),
         quarantined_rows=sum(data.rows_quarantined.values()),

@@ -68,22 +68,6 @@ BEFORE_AFTER = pa.schema(
     ]
 )
 """Histories of a few users before and after each denoising variant."""
-_TABLES = {
-    "quarantine_examples": QUARANTINE,
-    "statistics": RUN_STATISTICS,
-    "removed_examples": REMOVED,
-    "examples": EXAMPLE,
-    "before_after": BEFORE_AFTER,
-    "drift": DRIFT,
-    "timings": TIMINGS,
-    "losses": LOSSES,
-    "comparison": COMPARISON,
-    "ground_truth": COMPARISON,
-    "interleaving": INTERLEAVING,
-    "off_policy": OFF_POLICY_ESTIMATES,
-    "text_ablation": ITEM_TEXT_EFFECTS,
-    "requests": REQUEST_RECOGNITION,
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +87,7 @@ class ReportData:
     users_ineligible: Mapping[str, int]
     rows_read: int
     rows_quarantined: Mapping[str, int]  # by reason
-    statistics: pa.Table  # RUN_STATISTICS, merged over shards
+    statistics: pa.Table = field(default_factory=RUN_STATISTICS.empty_table)  # merged over shards
     max_quarantine_share: float = 0.05  # of the config
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
@@ -128,7 +112,7 @@ class ReportData:
     requests: pa.Table = field(default_factory=REQUEST_RECOGNITION.empty_table)
 
     def __post_init__(self) -> None:
-        for name, schema in _TABLES.items():
+        for name, schema in _table_schemas().items():
             table = getattr(self, name)
             if not table.schema.equals(schema):
                 raise ValueError(f"{name}: columns {table.schema.names} are not those of the report: {schema.names}")
@@ -150,7 +134,7 @@ class ReportData:
 
     def to_json(self) -> bytes:
         content = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        tables = {name: content[name].to_pylist() for name in _TABLES}
+        tables = {name: content[name].to_pylist() for name in _table_schemas()}
         return (json.dumps({**content, **tables}, ensure_ascii=False, indent=1, default=str) + "\n").encode()
 
     @classmethod
@@ -158,7 +142,7 @@ class ReportData:
         """Raises DataError if the document cannot be read; tables that it lacks are empty."""
         try:
             content: dict[str, Any] = json.loads(data)
-            for name, schema in _TABLES.items():
+            for name, schema in _table_schemas().items():
                 content[name] = pa.Table.from_pylist(content.get(name, []), schema)
             for name in ("date", "previous_date"):
                 content[name] = Date.fromisoformat(content[name]) if content[name] else None
@@ -167,3 +151,10 @@ class ReportData:
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
             what = f"this report is of another version of rayrec: {type(error).__name__}: {error}"
             raise DataError(what, where=where, hint="run jobs.daily for that date again") from error
+
+
+def _table_schemas() -> dict[str, pa.Schema]:
+    """The schema of each table: that of its default."""
+    factories = {f.name: f.default_factory for f in dataclasses.fields(ReportData)}
+    defaults = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+    return {name: table.schema for name, table in defaults.items() if isinstance(table, pa.Table)}

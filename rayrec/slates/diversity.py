@@ -4,8 +4,6 @@ A method orders the user's best `depth` candidates; the others stay behind them.
 k-th rank the k-th highest, so that a policy explores around it with the same distances. Relevance is the score,
 min-max scaled within these candidates: 1 the best, 0 the last (all 0 where they are equal). Similarity is `by`
 category, 1 or 0 (an item without one is similar to no other), or by factors, the cosine of the iALS vectors.
-
-A new method is a new file with one class, registered by name, plus its test.
 """
 
 from __future__ import annotations
@@ -82,7 +80,7 @@ class Diversifier(ABC):
 
     @property
     def needs_factors(self) -> bool:
-        return False
+        return getattr(self.settings, "by", "category") == "factors"
 
     @abstractmethod
     def order(self, head: TopCandidates) -> Int64s:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ridge_blocks import batched_vecmat, single_thread
-from rayrec.numerics.types import Float64s, Int64s
+from rayrec.numerics.types import Int64s
 from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
 
 _OWN = 0.1  # the share of an item that is like nothing else
@@ -40,28 +40,18 @@ class Dpp(Diversifier):
     settings_class = DppSettings
     settings: DppSettings
 
-    @property
-    def needs_factors(self) -> bool:
-        return self.settings.by == "factors"
-
     def order(self, head: TopCandidates) -> Int64s:
-        return self.gains(head)[0]
-
-    def gains(self, head: TopCandidates) -> tuple[Int64s, Float64s]:
-        """The order [b, n], and by how much each choice raised log det L, [b, n] by rank; padded cells last."""
         similarity, quality = (1 - _OWN) * head.similarity(self.settings.by), 2 * self.settings.theta * head.relevance
         users, longest = head.mask.shape
         greedy, rows = GreedyOrder(head.mask), np.arange(users)
-        variance, gained = np.ones(head.mask.shape), np.empty(head.mask.shape)
+        variance = np.ones(head.mask.shape)
         cholesky = np.empty((users, longest, longest))  # the paper's c_i, one row a choice: [b, rank, n]
         for rank in range(longest):
-            gain = quality + np.log(variance)
-            pick = greedy.choose(rank, gain)
-            gained[:, rank] = gain[rows, pick]
+            pick = greedy.choose(rank, quality + np.log(variance))
             above = cholesky[:, :rank]
             with single_thread():
                 known = batched_vecmat(torch.from_numpy(above[rows, :, pick]), torch.from_numpy(above)).numpy()
             step = (similarity[rows, pick] - known) / np.sqrt(variance[rows, pick])[:, None]
             cholesky[:, rank] = step
             variance = np.maximum(variance - np.square(step), _OWN / 2)  # below _OWN only what was chosen itself
-        return greedy.order, gained
+        return greedy.order

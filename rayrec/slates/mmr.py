@@ -30,10 +30,6 @@ class Mmr(Diversifier):
     settings_class = MmrSettings
     settings: MmrSettings
 
-    @property
-    def needs_factors(self) -> bool:
-        return self.settings.by == "factors"
-
     def order(self, head: TopCandidates) -> Int64s:
         weight, similarity = self.settings.relevance, head.similarity(self.settings.by)
         greedy, rows = GreedyOrder(head.mask), np.arange(len(head.mask))

@@ -9,12 +9,7 @@ from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
 from rayrec.numerics.types import Bools, Float32s, Float64s
-from rayrec.slates.policies import (
-    POLICIES,
-    PolicySlates,
-    SlatePolicy,
-    uniform_draws,
-)
+from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy, uniform_draws
 from rayrec.slates.scored_candidates import ScoredCandidates
 
 _TINY = np.finfo(np.float32).tiny  # the smallest propensity: the contract requires values above 0

@@ -1,7 +1,6 @@
 """Slate policies: choose slates from scored candidates, with the probability of each choice.
 
-A new policy is a new file with one class, registered by name, plus its test; all pass the contract tests of
-tests/slates/test_policies.py.
+All pass the contract tests of tests/slates/test_policies.py.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -106,7 +107,7 @@ def full(name: str = HOSTILE) -> ReportData:
     judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
     facts = ItemStatistics.of(np.arange(len(item_id))[::-1].astype(float), category)
     category_shares = facts.category_shares(np.arange(40), np.arange(40), 40)
-    judged = [one.with_metrics(beyond_accuracy(one.top, facts, category_shares)) for one in judged]
+    judged = [replace(one, values=one.values | beyond_accuracy(one.top, facts, category_shares)) for one in judged]
     comparison = compare(judged, seed=0, baselines=["control"], resamples=200)
     newcomers = [one.take(np.arange(30)) for one in judged]
     few = compare(newcomers, seed=0, baselines=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)

@@ -14,12 +14,11 @@ import pytest
 from report_cases import HOSTILE, bare, changed_slates, full, slates
 
 from rayrec.errors import DataError
-from rayrec.evaluation.arm_guardrails import arm_guardrails
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
-from rayrec.monitoring.guardrails import run_guardrails
 from rayrec.monitoring.run_statistics import RANK_BANDS, RUN_STATISTICS, merge, slate_statistics
 from rayrec.pipeline.run_report import drift_since_previous
+from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.html_report import read_report, render, shorten, write_report
 from rayrec.reporting.report_data import EXAMPLE, ReportData
 from rayrec.reporting.run_views import categories, overlaps, rules, sources
@@ -142,7 +141,7 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
 @pytest.mark.parametrize(("limit", "passed"), [(0.05, False), (0.0555, False), (0.056, True), (1.0, True)])
 def test_a_quarantine_near_the_limit_fails_its_guardrail(limit: float, passed: bool) -> None:
     data = dataclasses.replace(full(), rows_read=1000, rows_quarantined={"no user": 50}, max_quarantine_share=limit)
-    (rail,) = [rail for rail in run_guardrails(data) if rail.name == "quarantined rows"]
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "quarantined rows"]
     assert rail.measured == "5.00%"
     assert rail.passed == passed
 
@@ -162,7 +161,7 @@ def test_drift_since_a_day_without_a_readable_report_is_unknown_and_never_passed
     assert earlier == date(2026, 2, 27)
     assert why in unknown
     data = dataclasses.replace(today, previous_date=earlier, drift=drifted, drift_unavailable=unknown)
-    (rail,) = [rail for rail in run_guardrails(data) if rail.name == "drift from the previous date"]
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "drift from the previous date"]
     assert rail.passed is None
     assert why in rail.measured
     text = "".join(Page(render(data)).text)
@@ -220,9 +219,5 @@ def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, 
     value = {"control": 0.8, "llm": 0.6}
     rows = [{**row, "users": users[row["system"]], "value": value[row["system"]]} for row in rows]
     data = dataclasses.replace(full(), comparison=pa.Table.from_pylist(rows, COMPARISON))
-    (rail,) = [
-        rail
-        for rail in arm_guardrails(data.comparison, data.arms, data.baseline)
-        if rail.name == "coverage of the catalogue, llm"
-    ]
+    (rail,) = [rail for rail in guardrails(data) if rail.name == "coverage of the catalogue, llm"]
     assert rail.passed is passed

@@ -9,8 +9,8 @@ import pytest
 from report_cases import HOSTILE, bare, full, requests, scheme
 
 from rayrec.data.schemas import INSTRUCTION
-from rayrec.monitoring.guardrails import run_guardrails
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, recognised_counts, request_recognition
+from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.html_report import render
 
 
@@ -66,6 +66,6 @@ def test_a_run_without_requests() -> None:
 
 
 def test_unrecognised_requests_fail_a_guardrail() -> None:
-    (rail,) = (rail for rail in run_guardrails(full()) if rail.name == "requests with a recognised term")
+    (rail,) = (rail for rail in guardrails(full()) if rail.name == "requests with a recognised term")
     assert (rail.measured, rail.passed) == ("3 of 5", False)
-    assert not [rail for rail in run_guardrails(bare()) if rail.name == "requests with a recognised term"]
+    assert not [rail for rail in guardrails(bare()) if rail.name == "requests with a recognised term"]

@@ -13,11 +13,9 @@ from scored_candidates import items, scored
 
 from rayrec.config import DiversitySettings
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.ridge_blocks import padded_batches
 from rayrec.numerics.top_k import best
 from rayrec.slates import DIVERSIFIERS, CatalogueItems, ScoredCandidates
-from rayrec.slates.diversity import TopCandidates, diversify, make_diversifier
-from rayrec.slates.dpp import Dpp
+from rayrec.slates.diversity import diversify, make_diversifier
 
 DEPTH = 8
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -155,27 +153,17 @@ def test_mmr_is_the_one_of_carbonell_and_goldstein(by: str, seed: int, weight: f
 @given(seed=st.integers(0, 2**31), theta=st.floats(0, 5))
 def test_greedy_dpp_raises_log_det_as_brute_force_does(by: str, seed: int, theta: float) -> None:
     pool = scored([12, 6, 8, 3], seed)
-    heads = best(pool.scores, DEPTH)
-    for batch in padded_batches(heads.offsets, 4):
-        order, gains = Dpp(DIVERSIFIERS.settings(Dpp.name, {"theta": theta, "by": by})).gains(
-            TopCandidates.of(pool, heads, batch)
-        )
-        for row, user in enumerate(batch.rows):
-            head = (heads[user] - pool.scores.offsets[user]).tolist()
-            quality = np.exp(theta * relevance_of(pool.scores[user], head))
-            alike = 0.9 * similarity_of(pool.candidate[user][head], pool.items, by) + 0.1 * np.eye(len(head))
-            kernel, chosen, before = quality[:, None] * alike * quality, [], 0.0
-            for rank in range(len(head)):
-                left = {
-                    k: np.linalg.slogdet(kernel[np.ix_([*chosen, k], [*chosen, k])])[1]
-                    for k in range(len(head))
-                    if k not in chosen
-                }
-                taken = int(order[row, rank])
-                assert left[taken] >= max(left.values()) - 1e-9
-                assert gains[row, rank] == pytest.approx(left[taken] - before, abs=1e-9)
-                chosen.append(taken)
-                before = left[taken]
+    found = order_of(pool, DEPTH, "dpp", theta=theta, by=by)
+    for user, before in enumerate(by_relevance(pool)):
+        head, chosen = before[:DEPTH], list[int]()
+        quality = np.exp(theta * relevance_of(pool.scores[user], head))
+        alike = 0.9 * similarity_of(pool.candidate[user][head], pool.items, by) + 0.1 * np.eye(len(head))
+        kernel = quality[:, None] * alike * quality
+        while len(chosen) < len(head):
+            left = [k for k in range(len(head)) if k not in chosen]
+            log_det = {k: np.linalg.slogdet(kernel[np.ix_([*chosen, k], [*chosen, k])])[1] for k in left}
+            chosen.append(head.index(found[user][len(chosen)]))
+            assert log_det[chosen[-1]] >= max(log_det.values()) - 1e-9
 
 
 def divergence(share: np.ndarray, shown: np.ndarray) -> float:

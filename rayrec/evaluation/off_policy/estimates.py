@@ -16,7 +16,7 @@ from rayrec.errors import DataError
 from rayrec.numerics.types import Float64s, Int64s
 
 _LEVEL = 0.95
-MIN_EFFECTIVE_SAMPLE_SIZE = 30.0
+_MIN_EFFECTIVE_SAMPLE_SIZE = 30
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,20 @@ def confidence_interval(contributions: Contributions, cluster: Int64s | None = N
     With heavy weights it is too narrow: coverage of 85 to 88% at an effective sample size of about 35.
     Raises DataError for fewer than two clusters.
     """
-    value, sums = contributions.value, _clustered(contributions.influence[:, None], cluster)[:, 0]
-    error = _standard_error(sums, len(contributions.numerator), contributions.name)
-    half_width = float(stdtrit(len(sums) - 1, (1 + _LEVEL) / 2)) * error
-    return _estimate(contributions, value, (value - half_width, value + half_width), error)
+    name, value, observations = contributions.name, contributions.value, len(contributions.numerator)
+    sums = contributions.influence
+    if cluster is not None:
+        sums = np.asarray(np.bincount(np.unique(cluster, return_inverse=True)[1], sums), np.float64)
+    clusters = len(sums)
+    if clusters < 2:
+        raise DataError(f"{name} has no interval: it has {clusters} independent observation", hint="log more of them")
+    error = float(np.sqrt(clusters / (clusters - 1) * (sums**2).sum()) / observations)
+    half_width = float(stdtrit(clusters - 1, (1 + _LEVEL) / 2)) * error
+    size = effective_sample_size(contributions.weight)
+    return Estimate(name, value, value - half_width, value + half_width, error, observations, size)
 
 
-def support_problem(weight: Float64s, logging: Float64s, least: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> str | None:
+def support_problem(weight: Float64s, logging: Float64s) -> str | None:
     """Why these logs cannot evaluate the target policy, in words; None where they can.
 
     `weight` [n] or [n, K] as the estimator uses them, `logging`: the logged propensities of the same rows, any shape.
@@ -102,8 +109,10 @@ def support_problem(weight: Float64s, logging: Float64s, least: float = MIN_EFFE
     if np.all(logging >= 1) and np.any(weight != 1):
         return "the logging policy is deterministic and differs from the target policy"
     size = effective_sample_size(weight)
-    if size < least:
-        return f"the effective sample size is {size:.1f}, below {least:g}: a few heavy weights decide"
+    if size < _MIN_EFFECTIVE_SAMPLE_SIZE:
+        return (
+            f"the effective sample size is {size:.1f}, below {_MIN_EFFECTIVE_SAMPLE_SIZE:g}: a few heavy weights decide"
+        )
     return None
 
 
@@ -118,31 +127,6 @@ def validated(**columns: Float64s) -> list[Float64s]:
         wrong = ~np.isfinite(array) | ((array < 0) & ("weight" in name))
         if wrong.any():
             at = tuple(int(index) for index in np.argwhere(wrong)[0])
-            raise DataError(
-                f"{name} is {array[at]} for off-policy evaluation",
-                where=f"observation {at}",
-                hint="leave such rows out",
-            )
+            what = f"{name} is {array[at]} for off-policy evaluation"
+            raise DataError(what, where=f"observation {at}", hint="leave such rows out")
     return list(arrays.values())
-
-
-def _clustered(columns: Float64s, cluster: Int64s | None) -> Float64s:
-    """Sums over each cluster, [clusters, columns]."""
-    if cluster is None:
-        return columns
-    _, codes = np.unique(cluster, return_inverse=True)
-    sums = [np.bincount(codes, column) for column in columns.T]
-    return np.stack(sums, axis=1)
-
-
-def _standard_error(sums: Float64s, observations: int, name: str) -> float:
-    """Standard error of a mean of influences, from their sums over independent clusters."""
-    clusters = len(sums)
-    if clusters < 2:
-        raise DataError(f"{name} has no interval: it has {clusters} independent observation", hint="log more of them")
-    return float(np.sqrt(clusters / (clusters - 1) * (sums**2).sum()) / observations)
-
-
-def _estimate(contributions: Contributions, value: float, ends: tuple[float, float], error: float) -> Estimate:
-    size = effective_sample_size(contributions.weight)
-    return Estimate(contributions.name, value, *ends, error, len(contributions.numerator), size)

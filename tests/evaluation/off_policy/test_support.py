@@ -40,4 +40,3 @@ def test_logs_with_support_have_no_problem_nor_has_the_logging_policy_itself() -
     assert support_problem(*logged()) is None
     assert support_problem(np.ones(50), np.ones(50)) is None
     assert support_problem(np.ones(10), np.full(10, 0.5)) is not None
-    assert support_problem(np.ones(10), np.full(10, 0.5), least=5) is None
