@@ -1,7 +1,7 @@
 """The contract of logged feedback: raw rows become FEEDBACK or, with a reason, QUARANTINE.
 
 Rows are checked in two steps: each row by itself, then against the other good rows in the order of (file, row). A row
-in quarantine has one reason, the first in the order of REASONS. All raw rows stay in memory until it is known which
+in quarantine has one reason: that of the first check, in the order of the code, that it fails. All raw rows stay in memory until it is known which
 slates are complete: a call reads the feedback of one evaluation, some days, not a year.
 """
 
@@ -24,22 +24,6 @@ from rayrec.data.schemas import FEEDBACK, QUARANTINE
 from rayrec.data.text_columns import Text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
-
-REASONS = (
-    "malformed_row",
-    "no_slate",
-    "no_item",
-    "bad_encoding",
-    "control_characters",
-    "too_long_id",
-    "bad_rank",
-    "bad_reward",
-    "bad_propensity",
-    "duplicate_rank",
-    "duplicate_item",
-    "incomplete_slate",
-)
-"""Why a row goes to quarantine, in the order of the checks (ids: the slate's first)."""
 
 _MAX_RANK = 1000  # the largest slate size
 _GREATEST = float(np.finfo(np.float32).max)

@@ -1,6 +1,6 @@
 """The contract of interactions: every raw row is an interaction, in quarantine, or outside the window.
 
-A row in quarantine has one reason, the first in the order of REASONS. Rows outside the window are counted before any
+A row in quarantine has one reason: that of the first check, in the order of the code, that it fails. Rows outside the window are counted before any
 other check.
 """
 
@@ -26,23 +26,6 @@ from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import INTERACTION, TS
 from rayrec.data.text_columns import Text, clean_item_text
 from rayrec.errors import DataError
-
-REASONS = (
-    "malformed_row",
-    "no_user",
-    "no_item",
-    "bad_encoding",
-    "control_characters",
-    "too_long_id",
-    "bad_time",
-    "<those of data.interactions.require>",
-    "unknown_event",
-    "unknown_item",
-    "bad_value",
-    "bad_dwell",
-    "negative_dwell",
-)
-"""Why a row goes to quarantine, in the order of the checks (ids: the user's first)."""
 
 _MAX_DWELL = (1 << 31) - 1  # milliseconds; 24 days
 _MAX_VALUE = float(np.finfo(np.float32).max)

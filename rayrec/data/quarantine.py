@@ -30,32 +30,27 @@ def quarantined(
     users: Sequence[str | None],
 ) -> pa.Table:
     """QUARANTINE of the rows `at` of a batch; the other arguments are aligned with `at`."""
-    return pa.table(
-        {
-            "file": pa.repeat(pa.scalar(file), len(at)),
-            "row": batch.row[at],
-            "user_id": pa.array([user and user[:MAX_RAW_CHARS] for user in users], pa.string()),
-            "reason": pa.array(reasons, pa.string()),
-            "detail": pa.array([detail[:_MAX_DETAIL_CHARS] for detail in details], pa.string()),
-            "raw": pa.array(_raw(batch, at), pa.string()),
-        },
-        schema=QUARANTINE,
-    )
+    users = [user and user[:MAX_RAW_CHARS] for user in users]
+    return _table(file, batch.row[at], users, reasons, details, _raw(batch, at))
 
 
 def malformed_rows(file: str, rows: Sequence[Malformed]) -> pa.Table:
     """QUARANTINE of rows that cannot be split into fields; `raw` holds the text as a JSON string."""
-    return pa.table(
-        {
-            "file": pa.repeat(pa.scalar(file), len(rows)),
-            "row": pa.array([row.row for row in rows], pa.int64()),
-            "user_id": pa.nulls(len(rows), pa.string()),
-            "reason": pa.repeat(pa.scalar("malformed_row"), len(rows)),
-            "detail": pa.array([row.detail[:_MAX_DETAIL_CHARS] for row in rows], pa.string()),
-            "raw": pa.array([_capped({"line": row.raw}) for row in rows], pa.string()),
-        },
-        schema=QUARANTINE,
-    )
+    count, details = len(rows), [row.detail for row in rows]
+    raw = [_capped({"line": row.raw}) for row in rows]
+    return _table(file, [row.row for row in rows], [None] * count, ["malformed_row"] * count, details, raw)
+
+
+def _table(
+    file: str,
+    rows: npt.ArrayLike,
+    users: Sequence[str | None],
+    reasons: Sequence[str],
+    details: Sequence[str],
+    raw: Sequence[str],
+) -> pa.Table:
+    shortened = [detail[:_MAX_DETAIL_CHARS] for detail in details]
+    return pa.table([[file] * len(reasons), rows, users, reasons, shortened, raw], schema=QUARANTINE)
 
 
 def counts_by_reason(table: pa.Table) -> dict[str, int]:

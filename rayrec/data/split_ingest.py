@@ -45,13 +45,7 @@ class RowCounts:
         self.erased += other.erased
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "accepted": self.accepted,
-            "outside_window": self.outside_window,
-            "quarantined": dict(sorted(self.quarantined.items())),
-            "erased": self.erased,
-        }
+        return vars(self) | {"quarantined": dict(sorted(self.quarantined.items()))}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> RowCounts:
