@@ -50,8 +50,7 @@ class WhitenedFactors:
 def factor_gram(factors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """V'V [d, d] in float64."""
     v = factors.astype(np.float64)
-    gram: npt.NDArray[np.float64] = v.T @ v
-    return gram
+    return v.T @ v
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ DAY_FILE = "events/2011-08-30.csv"
 
 @dataclass(frozen=True)
 class Broken:
-    """`says`: words the error's text holds. `reasons`: quarantined rows and users, all of them, by reason."""
+    """`says`: parts of the error's text, of a DataError unless `error` is another. `reasons`: quarantined rows and
+    users, all of them, by reason."""
 
     name: str
     config: Mapping[str, Any] = field(default_factory=good_config)
@@ -28,6 +29,10 @@ class Broken:
     says: tuple[str, ...] = ()
     reasons: Mapping[str, int] = field(default_factory=dict)
     histories: int | None = None  # users left
+
+    def __post_init__(self) -> None:
+        if self.says and self.error is None:
+            object.__setattr__(self, "error", DataError)
 
 
 def _events(name: str, content: bytes | str, **expected: Any) -> Broken:
@@ -74,89 +79,76 @@ def _table(**columns: Any) -> pa.Table:
 
 
 FILES = [
-    Broken("no_data_root", files={}, error=DataError, says=("no files under data.root", "--set data.root")),
-    Broken("no_event_files", files={"items.csv": ITEMS}, error=DataError, says=("data.interactions.path", "items.csv")),
+    Broken("no_data_root", files={}, says=("no files under data.root", "--set data.root")),
+    Broken("no_event_files", files={"items.csv": ITEMS}, says=("data.interactions.path", "items.csv")),
     Broken(
         "a_misspelt_folder",
         files={"event/2011-08-30.csv": EVENTS, "items.csv": ITEMS},
-        error=DataError,
         says=("no file matches data.interactions.path 'events'", "event"),
     ),
-    Broken("no_item_file", files={DAY_FILE: EVENTS}, error=DataError, says=("data.items.path 'items.csv'",)),
-    Broken("a_date_before_all_data", day=date(2001, 1, 1), error=DataError, says=("2001-01-01", "2011-08-30")),
-    Broken("a_date_long_after_all_data", day=date(2031, 1, 1), error=DataError, says=("2011-08-30", "window_days")),
+    Broken("no_item_file", files={DAY_FILE: EVENTS}, says=("data.items.path 'items.csv'",)),
+    Broken("a_date_before_all_data", day=date(2001, 1, 1), says=("2001-01-01", "2011-08-30")),
+    Broken("a_date_long_after_all_data", day=date(2031, 1, 1), says=("2011-08-30", "window_days")),
     Broken(
         "no_row_in_the_window",
         files={"events/all.csv": EVENTS, "items.csv": ITEMS},
         day=date(2031, 1, 1),
-        error=DataError,
         says=("no interactions in the",),
     ),
     Broken(
         "a_file_of_unknown_kind",
         files=good_files() | {"events/README": "hello"},
-        error=DataError,
         says=("suffix names no known format", "README", "data.interactions.format"),
     ),
-    _events("an_empty_file_only", "", error=DataError, says=("no interactions",)),
+    _events("an_empty_file_only", "", says=("no interactions",)),
     Broken("an_empty_file_among_others", files=good_files() | {"events/2011-08-29.csv": b""}, histories=2),
-    _events("a_header_only", HEADER, error=DataError, says=("no interactions",)),
-    _events("a_header_without_line_break", HEADER.strip(), error=DataError, says=("no interactions",)),
-    _events("blank_lines_only", "\n\n \n", error=DataError, says=()),
-    _events("zeros_only", b"\0" * 4096, error=DataError, says=("2011-08-30.csv",)),
-    _events("a_picture_named_csv", bytes(range(256)) * 64, error=DataError, says=("2011-08-30.csv",)),
+    _events("a_header_only", HEADER, says=("no interactions",)),
+    _events("a_header_without_line_break", HEADER.strip(), says=("no interactions",)),
+    _events("blank_lines_only", "\n\n \n", error=DataError),
+    _events("zeros_only", b"\0" * 4096, says=("2011-08-30.csv",)),
+    _events("a_picture_named_csv", bytes(range(256)) * 64, says=("2011-08-30.csv",)),
     Broken(
         "gzip_cut_short",
         files={"events/2011-08-30.csv.gz": gzip.compress((HEADER + ROWS * 500).encode())[:-40], "items.csv": ITEMS},
-        error=DataError,
         says=("cannot be read as csv", "2011-08-30.csv.gz"),
     ),
     Broken(
         "gzip_that_is_none",
         files={"events/2011-08-30.csv.gz": EVENTS, "items.csv": ITEMS},
-        error=DataError,
         says=("cannot be read as csv", "2011-08-30.csv.gz"),
     ),
-    _parquet("parquet_cut_short", parquet(_table())[:-30], error=DataError, says=("cannot be read as parquet",)),
-    _parquet("parquet_that_is_csv", EVENTS.encode(), error=DataError, says=("parquet", "2011-08-30.parquet")),
-    _parquet("an_empty_parquet_file", b"", error=DataError, says=("cannot be read as parquet",)),
+    _parquet("parquet_cut_short", parquet(_table())[:-30], says=("cannot be read as parquet",)),
+    _parquet("parquet_that_is_csv", EVENTS.encode(), says=("parquet", "2011-08-30.parquet")),
+    _parquet("an_empty_parquet_file", b"", says=("cannot be read as parquet",)),
     _parquet(
         "parquet_with_a_damaged_page",
         parquet(_table(), use_dictionary=False, compression="gzip")[:8]
         + b"\xff" * 40
         + parquet(_table(), use_dictionary=False, compression="gzip")[48:],
-        error=DataError,
         says=("cannot be read as parquet",),
     ),
-    _parquet("parquet_without_rows", _table().slice(0, 0), error=DataError, says=("no interactions",)),
+    _parquet("parquet_without_rows", _table().slice(0, 0), says=("no interactions",)),
 ]
 
 COLUMNS = [
     _events(
         "a_missing_column",
         EVENTS.replace("user_id", "userid"),
-        error=DataError,
         says=("no column 'user_id'", "did you mean 'userid'", "2011-08-30.csv"),
     ),
-    _events("another_delimiter", EVENTS.replace(",", ";"), error=DataError, says=("no column 'user_id'", "delimiter")),
-    _events(
-        "a_doubled_column",
-        EVENTS.replace("ms\n", "ms,event\n"),
-        error=DataError,
-        says=("'event' occurs 2 times",),
-    ),
-    _events("utf16", EVENTS.encode("utf-16"), error=DataError, says=("encoding",)),
-    _items("an_item_file_without_ids", ITEMS.replace("item_id", "sku"), error=DataError, says=("'item_id'", "'sku'")),
-    _parquet("parquet_without_a_column", _table(item_id=None), error=DataError, says=("no column 'item_id'",)),
-    _parquet("lists_for_users", _table(user_id=[["a"], ["b"]]), error=DataError, says=("'user_id' holds list",)),
-    _parquet("numbers_for_times", _table(ts=[1, 2]), error=DataError, says=("'ts'", "set `unit`")),
+    _events("another_delimiter", EVENTS.replace(",", ";"), says=("no column 'user_id'", "delimiter")),
+    _events("a_doubled_column", EVENTS.replace("ms\n", "ms,event\n"), says=("'event' occurs 2 times",)),
+    _events("utf16", EVENTS.encode("utf-16"), says=("encoding",)),
+    _items("an_item_file_without_ids", ITEMS.replace("item_id", "sku"), says=("'item_id'", "'sku'")),
+    _parquet("parquet_without_a_column", _table(item_id=None), says=("no column 'item_id'",)),
+    _parquet("lists_for_users", _table(user_id=[["a"], ["b"]]), says=("'user_id' holds list",)),
+    _parquet("numbers_for_times", _table(ts=[1, 2]), says=("'ts'", "set `unit`")),
     _parquet("nulls_for_users", _table(user_id=pa.nulls(2)), error=QuarantineError, says=("no_user 2",)),
-    _parquet("structures_for_events", _table(event=[{"a": 1}, {"a": 2}]), error=DataError, says=("'event' holds str",)),
-    _parquet("truth_for_times", _table(ts=[True, False]), error=DataError, says=("'ts'", "bool")),
+    _parquet("structures_for_events", _table(event=[{"a": 1}, {"a": 2}]), says=("'event' holds str",)),
+    _parquet("truth_for_times", _table(ts=[True, False]), says=("'ts'", "bool")),
     Broken(
         "json_lines_without_a_key",
         files={"events/e.jsonl": '{"userId": "ann", "item_id": "tea", "ts": "2011-08-30"}', "items.csv": ITEMS},
-        error=DataError,
         says=("no column 'user_id'", "'userId'"),
     ),
 ]
@@ -212,7 +204,6 @@ ROWS_OF_CSV = [
     _events(
         "a_row_longer_than_can_be_held",
         EVENTS + '"' + "x" * (33 << 20) + '",tea,2011-08-30,view,,\n',
-        error=DataError,
         says=("a quote is not closed",),
     ),
 ]
@@ -242,11 +233,7 @@ ROWS_OF_OTHERS = [
     _parquet("an_infinite_float", _table(value=[1.0, 2.0, float("inf"), float("nan")]), reasons={"bad_value": 2}),
     _parquet("null_users", _table(user_id=["ann", None]), reasons={"no_user": 1}),
     _parquet("users_that_are_floats", _table(user_id=[1.0, float("nan")]), reasons={"no_user": 1}, histories=1),
-    _parquet(
-        "bytes_for_users",
-        _table(user_id=pa.array([b"ann", b"\xff"], pa.binary())),
-        reasons={"bad_encoding": 1},
-    ),
+    _parquet("bytes_for_users", _table(user_id=pa.array([b"ann", b"\xff"], pa.binary())), reasons={"bad_encoding": 1}),
     _parquet("text_for_values", _table(value=["1.5", "2", "lots"]), reasons={"bad_value": 1}),
     _parquet(
         "a_time_that_overflows",
@@ -256,14 +243,9 @@ ROWS_OF_OTHERS = [
 ]
 
 ITEMS_BROKEN = [
-    _items("an_empty_catalogue", ITEMS.splitlines()[0] + "\n", error=DataError, says=("the catalogue is empty",)),
-    _items("an_empty_item_file", "", error=DataError, says=("the catalogue is empty",)),
-    _items(
-        "only_broken_items",
-        "item_id,title,price\n,no id,1\n",
-        error=DataError,
-        says=("the catalogue is empty", "1 rows broke"),
-    ),
+    _items("an_empty_catalogue", ITEMS.splitlines()[0] + "\n", says=("the catalogue is empty",)),
+    _items("an_empty_item_file", "", says=("the catalogue is empty",)),
+    _items("only_broken_items", "item_id,title,price\n,no id,1\n", says=("the catalogue is empty", "1 rows broke")),
     _items("an_item_twice", ITEMS + "tea,Another tea,1\n", reasons={"duplicate_item": 1}, histories=2),
     _items("an_item_without_id", ITEMS + ",Nothing,1\n", reasons={"no_item": 1}),
     _items("an_item_of_a_control_character", ITEMS + "x\x00y,Odd,1\n", reasons={"control_characters": 1}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,13 +27,12 @@ def listed(*users: str) -> ErasureList:
     return ErasureList(b"s", frozenset(ErasureList(b"s").token(user) for user in users))
 
 
-def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    old = small_day.publish_day(storage).manifest
-    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
-    now = find_manifest(storage, small_day.DATE)
+def test_the_others_keep_their_slates_and_everybody_is_accounted_for(local: Storage) -> None:
+    old = small_day.publish_day(local).manifest
+    erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
+    now = find_manifest(local, small_day.DATE)
     assert now is not None
-    slates = read_slates(tmp_path, small_day.DATE, verify=True)
+    slates = read_slates(local.root, small_day.DATE, verify=True)
     everybody = small_day.whole_day()
     assert slates.equals(everybody.filter(pc.invert(pc.is_in(everybody["user_id"], pa.array(TWO)))))
     assert (now.users.users_in, now.users.published) == (old.users.users_in, old.users.published - 2)
@@ -42,45 +40,41 @@ def test_the_others_keep_their_slates_and_everybody_is_accounted_for(tmp_path: P
     assert not now.users.balance_error()
     assert now.rows == slates.num_rows == sum(file.rows for file in now.files)
     assert {file.path for file in old.files if file.shard != 1} < {file.path for file in now.files}
-    assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
+    assert {info.path for info in local.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
     rewritten = next(file for file in now.files if file.shard == 1)
-    with storage.open(rewritten.path) as file:
+    with local.open(rewritten.path) as file:
         assert pq.ParquetFile(file).metadata.row_group(0).sorting_columns  # as readers expect it
     assert now.identity == old.identity
 
 
-def test_a_shard_of_nobody_but_them_has_no_file_left(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    small_day.publish_day(storage)
-    erase(storage, layout.SLATES, small_day.DATE, listed(*small_day.users_of(1)))
-    now = find_manifest(storage, small_day.DATE)
+def test_a_shard_of_nobody_but_them_has_no_file_left(local: Storage) -> None:
+    small_day.publish_day(local)
+    erase(local, layout.SLATES, small_day.DATE, listed(*small_day.users_of(1)))
+    now = find_manifest(local, small_day.DATE)
     assert now is not None
     assert {file.shard for file in now.files} == {0, 2}
-    assert set(read_slates(tmp_path, small_day.DATE)["user_id"].to_pylist()).isdisjoint(small_day.users_of(1))
+    assert set(read_slates(local.root, small_day.DATE)["user_id"].to_pylist()).isdisjoint(small_day.users_of(1))
 
 
-def test_a_day_without_them_is_left_as_it_is(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    small_day.publish_day(storage)
-    before = [(info.path, info.version) for info in storage.list()]
-    erase(storage, layout.SLATES, small_day.DATE, listed("somebody"))
-    assert [(info.path, info.version) for info in storage.list()] == before
+def test_a_day_without_them_is_left_as_it_is(local: Storage) -> None:
+    small_day.publish_day(local)
+    before = [(info.path, info.version) for info in local.list()]
+    erase(local, layout.SLATES, small_day.DATE, listed("somebody"))
+    assert [(info.path, info.version) for info in local.list()] == before
 
 
-def test_the_manifest_names_retrained_models(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    old = small_day.publish_day(storage).manifest
+def test_the_manifest_names_retrained_models(local: Storage) -> None:
+    old = small_day.publish_day(local).manifest
     name, fingerprint = next(iter(old.models.items()))
-    erase(storage, layout.SLATES, small_day.DATE, listed("somebody"), {fingerprint: "another", "of another day": "x"})
-    now = find_manifest(storage, small_day.DATE)
+    erase(local, layout.SLATES, small_day.DATE, listed("somebody"), {fingerprint: "another", "of another day": "x"})
+    now = find_manifest(local, small_day.DATE)
     assert now == dataclasses.replace(old, models={**old.models, name: "another"}, attempt=now.attempt if now else "")
-    assert read_slates(tmp_path, small_day.DATE, verify=True).equals(small_day.whole_day())
+    assert read_slates(local.root, small_day.DATE, verify=True).equals(small_day.whole_day())
 
 
 @pytest.mark.parametrize("moment", ["before the manifest", "after the manifest"])
-def test_a_killed_erasure_completes_when_repeated(tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = Storage(str(tmp_path))
-    small_day.publish_day(storage)
+def test_a_killed_erasure_completes_when_repeated(local: Storage, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_day.publish_day(local)
     write = Storage.write
 
     def killed(self: Storage, path: str, data: bytes) -> None:
@@ -93,27 +87,25 @@ def test_a_killed_erasure_completes_when_repeated(tmp_path: Path, moment: str, m
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "write", killed)
         with pytest.raises(KeyboardInterrupt):
-            erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
-    assert read_slates(tmp_path, small_day.DATE, verify=True).num_rows  # a whole day, of before or after
-    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
-    now = find_manifest(storage, small_day.DATE)
+            erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
+    assert read_slates(local.root, small_day.DATE, verify=True).num_rows  # a whole day, of before or after
+    erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
+    now = find_manifest(local, small_day.DATE)
     assert now is not None
     assert now.users.ineligible["erased"] == 2
-    assert {info.path for info in storage.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
+    assert {info.path for info in local.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
 
 
-def test_a_run_that_never_published_loses_its_shards_with_them(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    run = PublishingRun.open(storage, small_day.record())
+def test_a_run_that_never_published_loses_its_shards_with_them(local: Storage) -> None:
+    run = PublishingRun.open(local, small_day.record())
     small_day.commit_all(run)
-    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
+    erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
     assert sorted(run.receipts()) == [0, 2]
-    assert all("shard=0001" not in info.path for info in storage.list(FOLDER))
+    assert all("shard=0001" not in info.path for info in local.list(FOLDER))
 
 
-def test_their_counterfactual_propensities_are_erased(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    manifest = small_day.publish_day(storage).manifest
+def test_their_counterfactual_propensities_are_erased(local: Storage) -> None:
+    manifest = small_day.publish_day(local).manifest
     ids = [f"{small_day.DATE}/control/{user}" for user in small_day.users_of(1)]
     rows = {
         "slate_id": pa.array(ids),
@@ -124,7 +116,7 @@ def test_their_counterfactual_propensities_are_erased(tmp_path: Path) -> None:
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
     }
     path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)
-    write_arrow(storage, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))
-    erase(storage, layout.SLATES, small_day.DATE, listed(*TWO))
-    left = read_counterfactual_propensities(storage, manifest, 1)["slate_id"].to_pylist()
+    write_arrow(local, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))
+    erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
+    left = read_counterfactual_propensities(local, manifest, 1)["slate_id"].to_pylist()
     assert left == [name for name in ids if name.rsplit("/", 1)[1] not in TWO]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 
 import pytest
+from racing import race
 from small_day import DATE, PROVENANCE, commit_all, publish_day, record, whole_day
-from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
@@ -68,18 +66,8 @@ def test_of_sixteen_drivers_of_one_run_one_publishes_and_all_agree(storage_root:
 def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_others_say_why(
     storage_root: str,
 ) -> None:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["pytest", "s3fs", "aiobotocore.session", "rayrec", "small_day"])
-    line, answers = processes.Barrier(RUNS), processes.Queue()
-    # The fork server keeps the environment of its own start, perhaps from before there was an S3 server.
-    rest = (dict(os.environ), line, answers)
-    racers = [processes.Process(target=race, args=(storage_root, size, *rest)) for size in range(1, RUNS + 1)]
     with WatchingReader(storage_root) as reader:
-        for racer in racers:
-            racer.start()
-        ended = dict(answers.get(timeout=PATIENCE_S) for _ in racers)
-        for racer in racers:
-            racer.join()
+        ended = race(publish_with_size, storage_root, range(1, RUNS + 1))
     winner = read_manifest(storage_root, DATE).fingerprinted_settings["slate"]["size"]
     assert [size for size, end in ended.items() if end == "published"] == [winner]
     losers = {size: end for size, end in ended.items() if size != winner}
@@ -89,17 +77,14 @@ def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_o
     assert read_slates(storage_root, DATE, verify=True).equals(whole_day(winner))
 
 
-def race(
-    root: str, size: int, environment: dict[str, str], line: Barrier, answers: multiprocessing.Queue[tuple[int, str]]
-) -> None:
-    os.environ.update(environment)
+def publish_with_size(root: str, size: int, barrier: Barrier) -> str:
     run = PublishingRun.open(Storage(root), sized(size))
     commit_all(run, size)
-    line.wait()
+    barrier.wait()
     try:
-        answers.put((size, run.publish(PROVENANCE).outcome))
+        return run.publish(PROVENANCE).outcome
     except PublicationError as error:
-        answers.put((size, str(error)))
+        return str(error)
 
 
 def sized(size: int) -> RunRecord:

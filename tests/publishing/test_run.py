@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,16 +30,6 @@ from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError, PublicationError
 from rayrec.publishing import Manifest, PublishingRun, UserCounts, find_manifest, read_manifest
 from rayrec.storage import Storage
-
-
-@pytest.fixture
-def storage(storage_root: str) -> Storage:
-    return Storage(storage_root)
-
-
-@pytest.fixture
-def local(tmp_path: Any) -> Storage:
-    return Storage(str(tmp_path))
 
 
 def slate_files(storage: Storage) -> list[str]:

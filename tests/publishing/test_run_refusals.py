@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 from small_day import INPUTS, publish_day, record
@@ -11,16 +10,6 @@ from small_day import INPUTS, publish_day, record
 from rayrec.errors import PublicationError
 from rayrec.publishing import PublishingRun
 from rayrec.storage import Storage
-
-
-@pytest.fixture
-def storage(storage_root: str) -> Storage:
-    return Storage(storage_root)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Storage:
-    return Storage(str(tmp_path))
 
 
 def test_another_config_is_refused_with_the_settings_that_differ(storage: Storage) -> None:
@@ -55,7 +44,7 @@ def test_other_inputs_are_refused_with_the_files_that_differ(local: Storage) -> 
         PublishingRun.open(local, dataclasses.replace(record(), inputs=rewritten))
 
 
-def test_a_thousand_changed_inputs_are_told_in_a_few_lines(local: Storage) -> None:
+def test_a_thousand_changed_inputs_take_a_few_lines(local: Storage) -> None:
     publish_day(local)
     many = tuple(dataclasses.replace(INPUTS[0], path=f"events/{n:04d}.csv") for n in range(1000))
     with pytest.raises(PublicationError, match="and 992 more") as error:

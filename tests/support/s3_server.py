@@ -1,6 +1,6 @@
 """A real S3 server process (moto) for the tests, and a storage root on each back end.
 
-Loaded as a plugin by conftest.py: any test may ask for `s3_server` or `storage_root`.
+Loaded as a plugin by conftest.py: any test may use `s3_server`, `storage_root` and `storage`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from waiting import line_of
+
+from rayrec.storage import Storage
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,8 @@ def storage_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return os.fspath(tmp_path / "root")
     request.getfixturevalue("s3_server")
     return f"s3://rayrec-tests/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def storage(storage_root: str) -> Storage:
+    return Storage(storage_root)

@@ -1,0 +1,14 @@
+"""A local storage for the tests of publishing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rayrec.storage import Storage
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
