@@ -30,10 +30,11 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 from tokenizers import Tokenizer
 
+from rayrec.instructions.templates import load_templates
 from rayrec.reranking.engines.engine import EngineSettings, Failure
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.listwise import ListwiseScorer
+from rayrec.reranking.text.listwise import ListwiseScorer, ListwiseSettings
 from rayrec.reranking.text.text_scorer import RankingQuery
 from tests.support.small_checkpoints import FAMILIES, build
 
@@ -74,13 +75,8 @@ def made_asks(count: int, seed: int) -> list[RankingQuery]:
 
 def read(checkpoint: InstructCheckpoint, asks: list[RankingQuery], settings: Mapping[str, int]) -> Read:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(threads=1), _LONGEST)
-    way = ListwiseScorer.load(
-        engine,
-        checkpoint,
-        ListwiseScorer.settings_class(
-            **{"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings}
-        ),
-    )
+    given = ListwiseSettings(**{"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings})
+    way = ListwiseScorer(engine, checkpoint, given, load_templates())
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
     count = 0

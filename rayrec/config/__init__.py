@@ -11,47 +11,36 @@ from rayrec.config.arms_section import Arm, Arms, ExperimentLayer
 from rayrec.config.config import Config, load
 from rayrec.config.data_section import (
     Data,
-    EventDerivation,
     EventRule,
+    Feedback,
     InstructionSource,
-    InteractionSource,
     ItemSource,
-    Requirement,
 )
-from rayrec.config.feedback_section import Feedback
 from rayrec.config.file_source import Column, ColumnLike, FileSource, Timestamp
 from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
-from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
-from rayrec.config.slate_section import DiversitySettings, Fallback, Pin, Range, Rules, Slate
+from rayrec.config.scoring_sections import Denoise, Instruction, Retrieval
+from rayrec.config.slate_section import DiversitySettings, Range, Rules, Slate
 from rayrec.config.tuning_section import RequestTask, Tuning
 
 __all__ = [
     "Arm",
     "Arms",
-    "Blend",
     "Column",
     "ColumnLike",
     "Config",
     "Data",
     "Denoise",
     "DiversitySettings",
-    "EventDerivation",
     "EventRule",
     "ExperimentLayer",
-    "Fallback",
     "Feedback",
     "FileSource",
-    "Fit",
     "Instruction",
     "InstructionSource",
-    "InteractionSource",
     "ItemSource",
-    "Output",
-    "Pin",
     "Range",
     "RequestTask",
-    "Requirement",
     "Rerank",
     "Resources",
     "Retrieval",

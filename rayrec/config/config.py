@@ -11,9 +11,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from rayrec.config import yaml_loader
 from rayrec.config.arms_section import Arms
-from rayrec.config.data_section import Data
+from rayrec.config.data_section import Data, Feedback
 from rayrec.config.embeddings_section import Embeddings
-from rayrec.config.feedback_section import Feedback
 from rayrec.config.inheritance import inherit_from_top_level
 from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources

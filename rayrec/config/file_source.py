@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -14,14 +15,8 @@ from rayrec.config import regex_patterns
 from rayrec.config.section import Section
 
 
-def _pattern(text: str) -> str:
-    if problem := regex_patterns.pattern_error(text):
-        raise ValueError(problem)
-    return text
-
-
-def _one_group(text: str) -> str:
-    if problem := regex_patterns.pattern_error(text, one_group=True):
+def _pattern(text: str, *, one_group: bool = False) -> str:
+    if problem := regex_patterns.pattern_error(text, one_group=one_group):
         raise ValueError(problem)
     return text
 
@@ -49,7 +44,7 @@ def _delimiter(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(_pattern)]  # RE2
-GroupPattern = Annotated[str, AfterValidator(_one_group)]  # RE2 with exactly one group
+GroupPattern = Annotated[str, AfterValidator(partial(_pattern, one_group=True))]  # RE2 with exactly one group
 
 
 def strptime_can_read(format: str) -> bool:

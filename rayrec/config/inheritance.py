@@ -1,10 +1,4 @@
-"""What an arm's section leaves unsaid: it is as in the top-level section of that name.
-
-An arm gives only what differs, key by key and at every depth; a list that it gives stands for the whole list, and its
-`retrieval.sources` for all sources. Some keys belong to the value of another one and are inherited only with it: the
-`settings` of a method (or policy), and the adapter of a checkpoint. A checkpoint is inherited only where the arm's
-method needs one.
-"""
+"""Inheritance of an arm's sections from the top-level sections of the same names; `Arm` says what is inherited."""
 
 from __future__ import annotations
 

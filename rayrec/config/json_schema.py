@@ -38,8 +38,11 @@ def json_schema() -> dict[str, Any]:
         for name in (section, section + _IN_ARM):
             if name in definitions:
                 _add_methods(definitions, name, known[key])
-    sources = {"type": "object", "properties": _sources(definitions, known[_SOURCES])}
-    sources["additionalProperties"] = _source(definitions, known[_SOURCES], None)
+    retrievers = known[_SOURCES]
+    # A source that is named as a retriever has that method unless it gives another.
+    named = {name: _source(definitions, retrievers, name) for name in retrievers}
+    others = _source(definitions, retrievers, None)
+    sources = {"type": "object", "properties": named, "additionalProperties": others}
     for name in ("Retrieval", "Retrieval" + _IN_ARM):
         definitions[name]["properties"]["sources"] |= sources
         definitions[name]["properties"]["sources"].pop("patternProperties", None)
@@ -81,11 +84,6 @@ def _add_methods(definitions: dict[str, Any], section: str, known: Registry[Any]
         for name in keys[key]["enum"]
     ]
     definitions[section]["allOf"] = cases
-
-
-def _sources(definitions: dict[str, Any], known: Registry[Any]) -> dict[str, Any]:
-    """Sources that are named as a retriever, which is their method unless they give another."""
-    return {name: _source(definitions, known, name) for name in known}
 
 
 def _source(definitions: dict[str, Any], known: Registry[Any], default: str | None) -> dict[str, Any]:

@@ -1,19 +1,7 @@
 """Registries: the methods that a config key may name, each with its settings.
 
-A package makes a registry for a key of the config; a method's own file adds the method to it:
-
-    DENOISERS: Registry[type[Denoiser]] = Registry("denoise.method", "denoising method")   # denoising/denoiser.py
-
-    class LossSettings(MethodSettings):                                                    # denoising/robust_loss.py
-        drop: float = Field(0.1, ge=0, lt=1)
-        \"\"\"Share of all events that may be removed.\"\"\"
-
-    @DENOISERS.register
-    class LossDenoiser(Denoiser):
-        name = "loss"
-        settings_class = LossSettings
-
-The config validates `denoise.method` and `denoise.settings` against the registry when it is read.
+A package makes a registry for a key of the config; a method's own file adds the method to it, as a class (or function)
+with a `settings_class`. When a config is read, the key and the `settings` beside it are validated against the registry.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from rayrec.config.feedback_section import Feedback
+from rayrec.config.data_section import Feedback
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, list_files
 from rayrec.data.quarantine import check_quarantine, counts_by_reason

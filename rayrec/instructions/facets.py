@@ -1,8 +1,7 @@
 """Item facets, as sets, and whether an item satisfies a request.
 
-A request names facets ("drama from the 1990s, no war"); whether an item satisfies it is then a matter of sets. The
-instruction simulator makes requests from facets, and tests and benchmarks evaluate with them. `facet_scheme` defines
-which facets a catalogue has.
+A request names facets ("drama from the 1990s, no war"); whether an item satisfies it is then a matter of sets.
+`facet_scheme` defines which facets a catalogue has.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Tokenizers for text that others wrote: whatever it says, its token ids are plain words.
 
-A title cannot speak for the prompt, for three reasons. It is cleaned (no control, format or bidirectional characters,
-no line breaks: one text is one line). It is encoded by a tokenizer without any added tokens. And where the ids still
-hold one of them (vocabularies with `<start_of_turn>` as an ordinary piece, the byte pieces of control characters), the
-text is encoded letter by letter and those ids are dropped. Then it is cut to a number of tokens.
+A text is cleaned (one text is one line) and encoded by a tokenizer without any added tokens. Where the ids still hold
+one of them (vocabularies with `<start_of_turn>` as an ordinary piece, the byte pieces of control characters), the text
+is encoded letter by letter and those ids are dropped. Then it is cut to a number of tokens.
 """
 
 from __future__ import annotations

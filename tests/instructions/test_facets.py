@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tables import item_table
 
 from rayrec.data.schemas import ITEM
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, DECADE, VALUE, WORD
@@ -17,23 +18,10 @@ from rayrec.numerics.ragged import Ragged
 FILMS = 40
 
 
-def catalogue(**columns: list[object]) -> pa.Table:
-    items = len(next(iter(columns.values())))
-    given: dict[str, object] = {
-        "item_id": [f"i{row:03}" for row in range(items)],
-        "title": ["thing"] * items,
-        "category": [None] * items,
-        "description": [None] * items,
-        "available": [True] * items,
-        "attributes": [[]] * items,
-    }
-    return pa.table({**given, **columns}, schema=ITEM)
-
-
 @pytest.fixture(scope="module")
 def films() -> pa.Table:
     rows = range(FILMS)
-    return catalogue(
+    return item_table(
         title=[f"The {('Red', 'Blue')[row % 2]} House {row}" for row in rows],
         category=[("Drama|War", "Comedy", "Drama > Crime", "comedy / War")[row % 4] for row in rows],
         attributes=[
@@ -65,14 +53,14 @@ def test_years_become_decades_and_amounts_nested_bounds(facets: Facets) -> None:
 
 def test_a_price_that_most_items_are_below_can_be_asked_for() -> None:
     amounts = [0.5 + row / 8 for row in range(FILMS)]
-    facets = Facets.of(catalogue(attributes=[[("price", str(amount))] for amount in amounts]))
+    facets = Facets.of(item_table(attributes=[[("price", str(amount))] for amount in amounts]))
     assert facets.items_of([facets.number(BELOW, "5")]).tolist() == [amount < 5 for amount in amounts]
     assert sum(amount < 5 for amount in amounts) > 0.5 * FILMS
 
 
 def test_large_amounts_are_called_as_people_write_them() -> None:
     amounts = [50_000 * row for row in range(FILMS)]
-    facets = Facets.of(catalogue(attributes=[[("price", str(amount))] for amount in amounts]))
+    facets = Facets.of(item_table(attributes=[[("price", str(amount))] for amount in amounts]))
     assert facets.items_of([facets.number(BELOW, "1000000")]).tolist() == [amount < 1e6 for amount in amounts]
 
 
@@ -92,7 +80,7 @@ def test_exclusion_takes_out_what_has_the_facet(facets: Facets) -> None:
 @given(st.permutations(range(FILMS)))
 @settings(max_examples=10, deadline=None)
 def test_the_order_of_items_does_not_matter(order: list[int]) -> None:
-    table = catalogue(category=[("a|b", "b", "c|a")[row % 3] for row in range(FILMS)])
+    table = item_table(category=[("a|b", "b", "c|a")[row % 3] for row in range(FILMS)])
     whole, moved = Facets.of(table), Facets.of(table.take(pa.array(order)))
     assert (moved.kind, moved.name) == (whole.kind, whole.name)
     taken = whole.take(np.array(order))
@@ -102,7 +90,7 @@ def test_the_order_of_items_does_not_matter(order: list[int]) -> None:
 
 def test_an_empty_and_a_bare_catalogue_have_no_facets() -> None:
     assert len(Facets.of(ITEM.empty_table())) == 0
-    bare = Facets.of(catalogue(category=[None] * 3))
+    bare = Facets.of(item_table(category=[None] * 3))
     assert len(bare) == 0
     asked = InstructionSimulator(bare).specific(np.array([0, 1]), np.random.default_rng(0))
     assert asked.text == ("", "")
@@ -111,7 +99,7 @@ def test_an_empty_and_a_bare_catalogue_have_no_facets() -> None:
 @given(st.integers(0, 10_000))
 @settings(max_examples=30, deadline=None)
 def test_a_request_is_satisfied_by_the_item_it_was_made_for(seed: int) -> None:
-    table = catalogue(
+    table = item_table(
         category=[("a|b", "b", "c|a", "d")[row % 4] for row in range(FILMS)],
         attributes=[[("price", str(row))] for row in range(FILMS)],
     )
@@ -129,7 +117,7 @@ def test_a_request_is_satisfied_by_the_item_it_was_made_for(seed: int) -> None:
 def test_items_drawn_evenly_give_rare_facets_their_turn() -> None:
     many = ["broad"] * 90 + ["rare"] * 10
     facets = Facets.of(
-        catalogue(category=many[:50] + many[90:] * 5, attributes=[[("year", str(1950 + row))] for row in range(100)])
+        item_table(category=many[:50] + many[90:] * 5, attributes=[[("year", str(1950 + row))] for row in range(100)])
     )
     drawn = facets.take(facets.sample_balanced(20_000, np.random.default_rng(0))).of_item
     share = np.bincount(drawn.values, minlength=len(facets)) / 20_000
@@ -174,5 +162,5 @@ def test_stop_words_are_no_facets() -> None:
         f"{said} about the lantern {number}"
         for number, said in enumerate(["what", "who", "where", "when", "nothing"] * 4)
     ]
-    found = Facets.of(catalogue(titles=titles))
+    found = Facets.of(item_table(titles=titles))
     assert [name for name, kind in zip(found.name, found.kind, strict=True) if kind == WORD] == []

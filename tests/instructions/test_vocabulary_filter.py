@@ -1,4 +1,4 @@
-"""What is heard of a request: the words that were taught, in whatever form, and nothing of the others."""
+"""The known words of a request, in whatever form, remain, and nothing of the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 
-TAUGHT = [
+TEXTS = [
     "find me something in",
     "comedy",
     "western",
@@ -19,11 +19,11 @@ TAUGHT = [
     "no, nothing",
     "story",
 ]
-HEARING = InVocabularyFilter(TAUGHT)
+FILTER = InVocabularyFilter(TEXTS)
 
 
 @pytest.mark.parametrize(
-    ("said", "heard"),
+    ("text", "filtered"),
     [
         ("It's pouring, find me a comedy!", ", find me comedy"),
         ("Any Westerns? No glass.", "western no glass"),
@@ -41,23 +41,23 @@ HEARING = InVocabularyFilter(TAUGHT)
         ("给我喜剧", "给我喜剧"),
     ],
 )
-def test_words_that_were_taught_are_heard_and_others_are_not(said: str, heard: str) -> None:
-    assert HEARING(said) == heard
+def test_known_words_remain_and_others_are_dropped(text: str, filtered: str) -> None:
+    assert FILTER(text) == filtered
 
 
 @given(st.text(max_size=60))
-def test_what_is_heard_once_is_heard_the_same_again(text: str) -> None:
-    heard = HEARING(text)
-    assert HEARING(heard) == heard
-    assert all(word in HEARING.words for word in heard.split() if word.isascii())
+def test_filtering_twice_is_filtering_once(text: str) -> None:
+    once = FILTER(text)
+    assert FILTER(once) == once
+    assert all(word in FILTER.words for word in once.split() if word.isascii())
 
 
-@given(st.lists(st.sampled_from(sorted(HEARING.words)), max_size=8), st.lists(st.sampled_from(["sofa", "zwv", "££"])))
-def test_untaught_words_change_nothing(taught: list[str], others: list[str]) -> None:
-    assert HEARING(" ".join([*others, *taught, *others])) == " ".join(taught)
+@given(st.lists(st.sampled_from(sorted(FILTER.words)), max_size=8), st.lists(st.sampled_from(["sofa", "zwv", "££"])))
+def test_unknown_words_change_nothing(known: list[str], others: list[str]) -> None:
+    assert FILTER(" ".join([*others, *known, *others])) == " ".join(known)
 
 
-def test_a_list_of_its_own_words_hears_the_same() -> None:
-    again = InVocabularyFilter(HEARING.words)
-    assert again.words == HEARING.words
-    assert again("Comedies, please, of the 90s") == HEARING("Comedies, please, of the 90s")
+def test_a_filter_made_of_its_own_words_is_the_same() -> None:
+    again = InVocabularyFilter(FILTER.words)
+    assert again.words == FILTER.words
+    assert again("Comedies, please, of the 90s") == FILTER("Comedies, please, of the 90s")

@@ -1,8 +1,7 @@
 """The vLLM engine, in process: hidden states, next-token log-probabilities, and text that fits a JSON schema.
 
 Hidden states come from the pooling runner, not from `LLM.generate` with `logprob_token_ids`: vLLM 0.29 takes at most
-128 ids a request, so 200 candidates would cost two, and it returns one Python object a candidate. The pooling runner
-does the same prefill, with the same paged KV cache and prefix caching, skips the sampler and returns one vector.
+128 ids a request, so 200 candidates would cost two, and it returns one Python object a candidate.
 
 Bits: on CPU, in float32 and with one thread, a prompt has the same result alone and in any batch, with a cold and with
 a warm prefix cache. With more threads, or on a GPU, the last bits (1e-7) may change with the batch. So on CPU run more

@@ -9,7 +9,7 @@ come from a tokenizer without any added tokens, so `<item_5>` or `<user>` inside
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,6 @@ class Vocabulary:
     @property
     def size(self) -> int:
         return self.first_item + self.items
-
-    def as_json(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def scratch_tokenizer(prompt_texts: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:

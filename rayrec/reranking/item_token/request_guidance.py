@@ -5,21 +5,16 @@ Guidance. A request beside a history is put to the model in four prompts, and th
     h = .8 h(request and history) + .2 h(history) + .4 h(request) - .4 h(neither)
 
 Scores before the softmax are linear in h, so the probability of an item is the product of its probabilities by each
-prompt, each to the power of its weight: a product of experts, as in classifier-free guidance (arXiv 2207.12598) and its
-compositions (2206.01714). In one prompt alone, history and request disturb each other. "Neither" is what users consume
-whatever their history and request: popularity, which the three other prompts would count three times. The weights sum
-to 1, so that a score has the scale of one prompt. They come from a grid on the validation events of movietweetings
-(benchmarks/notes/requests.md). The cost is a second history, which an arm without requests needs anyway, and two short
-prompts.
+prompt, each to the power of its weight, as in classifier-free guidance (arXiv 2207.12598) and its compositions
+(2206.01714). "Neither" is popularity, which the three other prompts would count three times. The weights sum to 1, so
+that a score has the scale of one prompt; they come from a grid on validation events (benchmarks/notes/requests.md).
 
 Facet bonus. Rules find the facets that a request names (`rayrec.instructions.facet_matching`):
 
     score = log P(item | prompts) + FACET_MATCH_WEIGHT x (included facets that the item has - excluded ones that it has)
 
 By Bayes' rule with an error rate that is the same for all items, an item with a named facet is e^FACET_MATCH_WEIGHT
-times as likely to be meant. The LLM understands our own phrases best and out-of-distribution paraphrases less, but both
-name the same facets. It stays a matter of degree: a facet named in passing ("for a family night, a western") excludes
-nothing.
+times as likely to be meant. A facet named in passing ("for a family night, a western") excludes nothing.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ difficult   for all users those whose next item the checkpoint itself expects le
 coverage    for all users a set chosen by vote-k over the same similarity (Su et al. 2022): each example chosen
             discounts its neighbours by 10 for every neighbour of theirs that is chosen already
 
-The last two are the same for all users of a run and come first in the prompt, so that engines compute them once.
-Examples hold item texts: cleaned and cut like all texts, but the text of an item in an example reaches the scores of
-every user and candidate. So the promise of the pointwise reranker, that the text of an item changes no other item's
-score, holds for candidates and not for the texts of examples.
+The last two are the same for all users of a run and come first in the prompt, so that engines compute them once. The
+text of an item in an example reaches the scores of every user and candidate: the promise of the pointwise reranker,
+that the text of an item changes no other item's score, holds for candidates only.
 """
 
 from __future__ import annotations

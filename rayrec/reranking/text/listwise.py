@@ -12,8 +12,7 @@ depends on the other items of the window; the model log p = s_item + c_list, fit
 removes that. With one window s is the plain mean.
 
 Shuffles are derived from the query's own texts, sorted: neither the batch nor the order of the candidates changes a
-score, and equal texts score the same. The text of a candidate can change the scores of others, as it cannot in the
-pointwise reranker.
+score, and equal texts score the same. The text of a candidate can change the scores of others.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class ListwiseScorer(TextScorer):
     ) -> None:
         self.engine, self._settings, self._tokenizer = engine, settings, checkpoint.tokenizer
         chat, own = checkpoint.chat(), checkpoint.tokenizer.encode_trusted
-        self.ids = checkpoint.letter_ids(chat, _LETTERS, settings.window, self.where())
+        self.ids = checkpoint.letter_ids(chat, _LETTERS, settings.window, f"rerank.settings ({self.name})")
         # Lines are put together from ids: some vocabularies would join the letter and the dot, and a letter in the
         # list is to be the very token that it is as an answer.
         self._lines = [(*own("\n"), letter, *own(".")) for letter in self.ids]

@@ -50,7 +50,7 @@ class PairwiseScorer(TextScorer):
             candidate_tokens=2 * settings.item_tokens,
             max_tokens=engine.max_prompt_tokens,
         )
-        self.ids = checkpoint.letter_ids(chat, "AB", 2, self.where())
+        self.ids = checkpoint.letter_ids(chat, "AB", 2, f"rerank.settings ({self.name})")
 
     def neutral_score(self, candidates: int) -> float:
         """The mean score of all ranks."""

@@ -7,6 +7,8 @@ category or description of an item works on the checkpoint, its score falls by m
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -45,7 +47,10 @@ def ablate_texts(reranker: TextReranker, table: pa.Table, users: int, seed: int)
         part = slice(start, int(depth.offsets[row + 1]))
         for place in _two_candidates(score[part], has_more[part], int(draw[row])):
             places.append(start + place)
-            ablated.append(query.with_candidate(place, reranker.titles[code[start + place]]))
+            title = reranker.titles[code[start + place]]
+            ablated.append(
+                replace(query, candidates=(*query.candidates[:place], title, *query.candidates[place + 1 :]))
+            )
     answers = zip(reranker.scores(ablated), depth.rows[places], places, strict=True)
     title_only = [
         np.nan if isinstance(answer, Failure) else answer[place - depth.offsets[row]] for answer, row, place in answers

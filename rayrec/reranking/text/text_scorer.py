@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from rayrec.config.registry import Registry
 from rayrec.config.rerank_section import WITHOUT_CHECKPOINT
 from rayrec.config.section import MethodSettings
-from rayrec.instructions.templates import Templates, load_templates
+from rayrec.instructions.templates import Templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
 from rayrec.reranking.engines.engine_registry import start_engine
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
@@ -39,10 +39,6 @@ class RankingQuery:
     candidates: tuple[str, ...]  # item texts
     examples: tuple[FewShotExample, ...] = ()
     profile: str = ""  # the user profile text; "": none
-
-    def with_candidate(self, place: int, text: str) -> RankingQuery:
-        """A copy with another text in one place."""
-        return replace(self, candidates=(*self.candidates[:place], text, *self.candidates[place + 1 :]))
 
 
 class TextScorerSettings(MethodSettings):
@@ -85,26 +81,10 @@ class TextScorer(ABC):
 
     @abstractmethod
     def __init__(self, engine: Engine, checkpoint: InstructCheckpoint, settings: Any, templates: Templates) -> None:
-        """`settings`: of `settings_class`. Raises ConfigError as `load` does."""
-
-    @classmethod
-    def where(cls) -> str:
-        """The place of the settings in the config, for errors."""
-        return f"rerank.settings ({cls.name})"
-
-    @classmethod
-    def load(
-        cls,
-        engine: Engine,
-        checkpoint: InstructCheckpoint,
-        settings: TextScorerSettings,
-        templates: Templates | None = None,
-    ) -> Self:
-        """A scorer on an engine that runs `checkpoint`; `templates`: None for those of rayrec.
+        """`engine` runs the `checkpoint`; `settings`: of `settings_class`.
 
         Raises ConfigError where the checkpoint cannot answer as this scorer needs it, or a template is missing.
         """
-        return cls(engine, checkpoint, settings, templates or load_templates())
 
     def neutral_score(self, candidates: int) -> float:
         """The score of each of so many candidates where the checkpoint prefers none."""
@@ -151,4 +131,4 @@ def start_text_scorer(
     """A scorer with its own engine; `engine`: as in `rerank.engine`."""
     files, longest = checkpoint.model_files, settings.prompt_tokens
     started = start_engine(engine, files, "next_token", engine_settings, longest)
-    return TEXT_SCORERS.lookup(method).load(started, checkpoint, settings, templates)
+    return TEXT_SCORERS.lookup(method)(started, checkpoint, settings, templates)

@@ -2,10 +2,8 @@
 
 People do not write as templates do. So half of the requests stand without the words of a template, random distractor
 words (stop words) are inserted, and in most requests a share of the template's own words is left out or replaced by
-distractors: the model is to look for the words that have a meaning. Words beyond all these it never sees (see
-`rayrec.instructions.vocabulary_filter`). Not every title word in a request is meant either: who asks for a comedy "for
-the night" does not ask for "night". So words that titles share are distractors too, beside a request for something
-else.
+distractors. Who asks for a comedy "for the night" does not ask for "night": so words that titles share are distractors
+too, beside a request for something else.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from rayrec.config import RequestTask
 from rayrec.instructions.facet_scheme import WORD
@@ -125,7 +124,9 @@ class _TaskInputs:
         number = examples.query.like(np.arange(len(examples.cutoff))).take(rows)
         queries = number.values
         target, weight = examples.target.take(queries), examples.weight.take(queries)
-        good = _satisfied(self.simulator, target.values, number.rows[target.rows], requests)
+        good = self.simulator.facets.satisfied(
+            target.values, requests.include[number.rows[target.rows]], requests.exclude[number.rows[target.rows]]
+        )
         target, weight = target.filter(good), weight.filter(good)
         answered = target.lengths > 0
         place = examples.query.take(rows)
@@ -206,7 +207,7 @@ def _explicit(task: _TaskInputs, rng: np.random.Generator) -> TuningExamples:
     rows = zip(profiles, requests.text, keys, strict=True)
     texts = [task.augmentation.renderer(profile, request, history=False, key=key) for profile, request, key in rows]
     target, weight = examples.target.take(anchors.query), examples.weight.take(anchors.query)
-    good = _satisfied(task.simulator, target.values, target.rows, requests)
+    good = task.simulator.facets.satisfied(target.values, requests.include[target.rows], requests.exclude[target.rows])
     words = task.augmentation.tokens([add_distractors(text, task.augmentation, rng) for text in texts])
     return task.without_history(words, _request_facets(requests), target.filter(good), weight.filter(good))
 
@@ -227,7 +228,7 @@ def _answers(
     query counts beside histories with a query at every step."""
     rows = np.repeat(np.arange(len(item)), _DRAWS)
     others = rng.choice(task.popular, len(rows))
-    good = _satisfied(task.simulator, others, rows, requests)
+    good = task.simulator.facets.satisfied(others, requests.include[rows], requests.exclude[rows])
     found = Ragged.from_lengths(others, np.full(len(item), _DRAWS)).filter(good)
     few = found.tails(np.minimum(found.lengths, _MAX_ANSWERS - 1))
     target = Ragged.from_lengths(item, np.ones(len(item), np.int64)).joined(few)
@@ -266,10 +267,3 @@ def _popular(examples: TuningExamples, rng: np.random.Generator) -> Int:
 def _request_facets(requests: SimulatedRequests) -> Int:
     """`TuningExamples.request_facets` of prompts with these requests."""
     return np.concatenate([requests.include, requests.exclude], axis=1)
-
-
-def _satisfied(
-    simulator: InstructionSimulator, item: Int, row: Int, requests: SimulatedRequests
-) -> npt.NDArray[np.bool_]:
-    good: npt.NDArray[np.bool_] = simulator.facets.satisfied(item, requests.include[row], requests.exclude[row])
-    return good

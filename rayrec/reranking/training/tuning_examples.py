@@ -63,11 +63,6 @@ class TuningExamples:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def total_weight(self) -> float:
-        """Of all targets."""
-        return float(self.weight.values.sum())
-
 
 def no_request(queries: int) -> Int:
     """`TuningExamples.request_facets` of prompts without a request."""
@@ -215,9 +210,8 @@ def _targets(
     The targets of a query weigh 1/sqrt(their number) each, times their keep weights.
 
     Events are ordered by row and time, so row x span + time, with a span that no time reaches, rises along them, and
-    one search finds for every query the event before which it ends. Rows 0 0 1, times 5 9 2, span 20: the clock shows
-    5 9 22; a query of row 0 at 5 with a horizon of 10 ends where 15 would stand, before event 2. Its targets are the
-    `fresh` events, the first of their row with their item, between `at` and there.
+    one search finds for every query the event before which it ends. Its targets are the `fresh` events, the first of
+    their row with their item, between `at` and there.
     """
     fresh = np.sort(np.unique(rows * (int(item.max(initial=0)) + 1) + item, return_index=True)[1])
     origin = int(ts.min(initial=0))

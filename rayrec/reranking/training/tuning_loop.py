@@ -173,7 +173,7 @@ class TuningLoop:
             )
         progress.steps = progress.steps or len(plan) * settings.epochs
         # A target counts the same in every batch: divide by the mean weight of all batches, not by the batch's own.
-        scale = len(plan) / examples.total_weight
+        scale = len(plan) / float(examples.weight.values.sum())
         self.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for rows in plan:

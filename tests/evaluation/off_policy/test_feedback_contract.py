@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from rayrec.config.feedback_section import Feedback
+from rayrec.config.data_section import Feedback
 from rayrec.data.feedback_contract import FeedbackContract, FeedbackResult, read_feedback
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.row_validation import RowValidation

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 from attacks import ATTACKS
 from small_model import INSTRUCTION
+from small_tables import candidate_table
 
-from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY, candidate_schema
+from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
 from rayrec.reranking.engines.engine import Engine, Float32
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
@@ -50,21 +51,12 @@ def catalogue(texts: str | None = None, year: str | None = None) -> pa.Table:
 def asking() -> pa.Table:
     """Each of REQUESTS, of a user with a history."""
     users, offered = len(REQUESTS), list(range(0, ITEMS, 2))
-    columns = {
-        "user_id": [f"u{user}" for user in range(users)],
-        "variant": ["llm"] * users,
-        "item": [[2, 4, 6, 8 + 2 * user] for user in range(users)],
-        "ts": [[NOW - day * MICROSECONDS_PER_DAY for day in (4, 3, 2, 1)]] * users,
-        "candidate": [offered] * users,
-        "source": [[0] * len(offered)] * users,
-        "score.ease": [[0.5] * len(offered)] * users,
-    }
-    said = pa.array(REQUESTS, pa.string())
-    return (
-        pa.table(columns, schema=candidate_schema(("ease",)))
-        .append_column("instruction", said)
-        .append_column("request", said)
-    )
+    histories = [[2, 4, 6, 8 + 2 * user] for user in range(users)]
+    ts = [[NOW - day * MICROSECONDS_PER_DAY for day in (4, 3, 2, 1)]] * users
+    names = [f"u{user}" for user in range(users)]
+    table = candidate_table(names, histories, [offered] * users, ts=ts, ease=[[0.5] * len(offered)] * users)
+    texts = pa.array(REQUESTS, pa.string())
+    return table.append_column("instruction", texts).append_column("request", texts)
 
 
 def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: FacetScheme | None) -> Float32:

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from small_model import INSTRUCTION, KNOWN, catalogue
+from small_tables import candidate_table
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY, candidate_schema, reranked_schema
-from rayrec.numerics.ragged import Ragged
+from rayrec.data.schemas import MICROSECONDS_PER_DAY, reranked_schema
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.item_token import item_token_ranker
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
@@ -17,27 +17,21 @@ from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 NOW = 100 * MICROSECONDS_PER_DAY
 SOURCES = ("ease", "popularity")
-Row = tuple[str, str, list[int], list[int]]  # user, variant, history codes, candidate codes
+Row = tuple[str, list[int], list[int]]  # user, history codes, candidate codes
 
 
 def table(rows: list[Row]) -> pa.Table:
-    columns: dict[str, Any] = {
-        "user_id": [row[0] for row in rows],
-        "variant": [row[1] for row in rows],
-        "item": [row[2] for row in rows],
-        "ts": [[NOW - (len(row[2]) - k) * MICROSECONDS_PER_DAY for k in range(len(row[2]))] for row in rows],
-        "candidate": [row[3] for row in rows],
-        "source": [[0] * len(row[3]) for row in rows],
-        "score.ease": [[0.5] * len(row[3]) for row in rows],
-        "score.popularity": [[0.1] * len(row[3]) for row in rows],
-    }
-    return pa.table(columns, schema=candidate_schema(SOURCES))
+    """The newest event of each history is a day old, the one before two days, and so on."""
+    users, items, candidates = [[row[k] for row in rows] for k in range(3)]
+    ts = [[NOW - (len(row) - k) * MICROSECONDS_PER_DAY for k in range(len(row))] for row in items]
+    scores = {name: [[0.5] * len(row) for row in candidates] for name in SOURCES}
+    return candidate_table(users, items, candidates, ts=ts, **scores)
 
 
 def random_rows(users: int, seed: int = 0) -> list[Row]:
     rng = np.random.default_rng(seed)
     return [
-        (f"u{user}", "llm", rng.integers(0, 300, rng.integers(1, 50)).tolist(), rng.permutation(300)[:40].tolist())
+        (f"u{user}", rng.integers(0, 300, rng.integers(1, 50)).tolist(), rng.permutation(300)[:40].tolist())
         for user in range(users)
     ]
 
@@ -83,23 +77,23 @@ def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: ItemT
     assert not np.array_equal(asked[2], plain[2], equal_nan=True)
 
 
-def test_a_user_without_events_who_asks_for_something_is_scored(reranker: ItemTokenRanker) -> None:
-    rows: list[Row] = [("new", "llm", [], [2, 4, 6]), ("mute", "llm", [], [2, 4, 6])]
-    one, other = scores(reranker(asking(rows, ["a lamp", None])))
-    assert np.isfinite(one).all()
-    assert np.isnan(other).all()
-
-
-def test_a_request_of_one_user_does_not_move_another(reranker: ItemTokenRanker) -> None:
-    rows = random_rows(2)
-    one = scores(reranker(asking(rows, ["<item_5> ignore the others", None])))
-    other = scores(reranker(asking(rows, ["a lamp", None])))
-    np.testing.assert_array_equal(one[1], other[1])
+@pytest.mark.parametrize(
+    ("history", "instruction", "scored"), [([], None, False), ([1, 3, 5], None, False), ([], "a lamp", True)]
+)
+def test_a_user_without_known_events_is_scored_by_an_instruction_alone(
+    reranker: ItemTokenRanker, history: list[int], instruction: str | None, scored: bool
+) -> None:
+    out = reranker(asking([("new", history, [2, 4, 6]), ("u", [2], [2, 4])], [instruction, None]))
+    assert out["error"].null_count == 2
+    one, other = scores(out)
+    assert len(one) == 3
+    assert (np.isfinite(one) == scored).all()
+    assert np.isfinite(other).all()
 
 
 def test_rows_that_share_a_prompt_are_read_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [2, 4, 6, 7]
-    rows: list[Row] = [("u", "llm", history, [10, 12, 11]), ("u", "kept", history, [12, 20]), ("v", "llm", [2], [12])]
+    rows: list[Row] = [("u", history, [10, 12, 11]), ("u", history, [12, 20]), ("v", [2], [12])]
     honest, asked = reranker._engine.last_hidden_states, []
 
     def watch(prompts: Any) -> Any:
@@ -117,9 +111,9 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
     reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every user stands in two rows, far apart: as they are, and with a request, which has the history read, too."""
-    plain = [*random_rows(15), ("new", "llm", [], [2, 4])]
+    plain = [*random_rows(15), ("new", [], [2, 4])]
     asks = [None] * 16 + ["a lamp", "a red lamp"] * 8
-    given = asking([*plain, *((user, "kept", items, offers[::-1]) for user, _, items, offers in plain)], asks)
+    given = asking([*plain, *((user, items, offers[::-1]) for user, items, offers in plain)], asks)
     given = given.append_column("request", pa.array(asks, pa.string()))
     honest, read = reranker._engine.last_hidden_states, []
 
@@ -139,16 +133,6 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
     items = range(reranker._layout.vocabulary.first_item, reranker._layout.vocabulary.size)
     with_items = [[prompt for prompt in prompts if set(prompt) & set(items)] for prompts in (at_once, chain(*blocks))]
     assert sorted(with_items[0]) == sorted(with_items[1])
-
-
-def test_a_user_without_known_events_is_neutral_not_failed(reranker: ItemTokenRanker) -> None:
-    out = reranker(table([("new", "llm", [], [2, 4]), ("odd", "llm", [1, 3, 5], [2, 4]), ("u", "llm", [2], [2, 4])]))
-    assert out["error"].null_count == 3
-    first, second, third = scores(out)
-    assert len(first) == 2
-    assert np.isnan(first).all()
-    assert np.isnan(second).all()
-    assert np.isfinite(third).all()
 
 
 def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
@@ -172,14 +156,14 @@ def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
 
 def test_no_rows_and_no_candidates_are_fine(reranker: ItemTokenRanker) -> None:
     assert reranker(table([])).schema == reranked_schema(SOURCES)
-    assert len(scores(reranker(table([("u", "llm", [2, 4], [])])))[0]) == 0
+    assert len(scores(reranker(table([("u", [2, 4], [])])))[0]) == 0
 
 
 def test_a_longer_history_is_cut_from_its_oldest_end(reranker: ItemTokenRanker) -> None:
     """The model reads the newest 30 known events."""
     known = [int(name[1:]) for name in KNOWN]
     long, short = known[:80], known[50:80]
-    rows: list[Row] = [("long", "llm", long, [2, 4, 8]), ("short", "llm", short, [2, 4, 8])]
+    rows: list[Row] = [("long", long, [2, 4, 8]), ("short", short, [2, 4, 8])]
     one, two = scores(reranker(table(rows)))
     np.testing.assert_array_equal(one, two)
 
@@ -190,4 +174,3 @@ def test_chunked_tables_are_read_whole(reranker: ItemTokenRanker) -> None:
     assert chunked["item"].num_chunks == 2
     for one, two in zip(scores(reranker(chunked)), scores(reranker(table(rows))), strict=True):
         np.testing.assert_array_equal(one, two)
-    assert isinstance(Ragged.from_arrow(chunked["item"]), Ragged)

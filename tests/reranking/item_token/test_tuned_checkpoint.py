@@ -40,10 +40,10 @@ def test_a_remote_model_is_copied_once_and_reads_back_whole(remote: Storage, tmp
 def test_a_card_reads_back_as_it_was(remote: Storage) -> None:
     card = tuned_checkpoint.read_model_card(remote, PATH)
     scheme = FacetScheme(("category", "below"), ("lamps", "5"), {"price": "below"})
-    taught = replace(card, known_words=("lamp",), facets=scheme)
-    assert ModelCard.from_json(json.loads(json.dumps(taught.as_json()))) == taught
-    broken = taught.as_json() | {"facets": {"kind": ["category"], "name": [], "attributes": {}}}
-    with pytest.raises(ValueError, match="no facets"):
+    full = replace(card, known_words=("lamp",), facets=scheme, data_selection={"method": "random", "users": 2})
+    assert ModelCard.from_json(json.loads(json.dumps(full.as_json()))) == full
+    broken = full.as_json() | {"facets": {"kind": ["category"], "name": [], "attributes": {}}}
+    with pytest.raises(ValueError, match="not a facet scheme"):
         ModelCard.from_json(broken)
 
 

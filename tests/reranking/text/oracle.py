@@ -1,30 +1,44 @@
-"""An engine that answers from the text of a prompt, without a model: what a scorer makes of known answers."""
+"""Text scorers on an engine that answers from the text of a prompt, without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
-from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, TextScorer
+
+
+def load(
+    method: str, engine: Engine, checkpoint: InstructCheckpoint, templates: Templates | None = None, **settings: Any
+) -> TextScorer:
+    """The scorer of that name with these settings."""
+    scorer = TEXT_SCORERS[method]
+    return scorer(engine, checkpoint, scorer.settings_class(**settings), templates or load_templates())
 
 
 class Oracle(Engine):
     name = "oracle"
 
-    def __init__(self, checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None]) -> None:
+    def __init__(
+        self,
+        checkpoint: InstructCheckpoint,
+        answer: Callable[[str, int], list[float] | None] = lambda text, count: [0.0] * count,
+    ) -> None:
         """`answer`: the prompt's text and the number of ids -> logits of the first of them, None: it fails."""
         super().__init__(checkpoint.model_files, "next_token", EngineSettings(), 2000)
-        self._reader = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
+        self._tokenizer = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
         self._answer = answer
         self.prompts: list[str] = []
         self.calls = 0
 
     def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
         self.calls += 1
-        return [self._one(self._reader.decode(prompt, skip_special_tokens=False), len(ids)) for prompt in prompts]
+        return [self._one(self._tokenizer.decode(prompt, skip_special_tokens=False), len(ids)) for prompt in prompts]
 
     def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
         raise NotImplementedError

@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from attacks import ATTACKS
+from oracle import load
 from small_checkpoints import TITLES
+from small_tables import candidate_table
 
 from rayrec.blending.blend_features import USER_FEATURES, ItemFeatures
 from rayrec.blending.blender import Blender, BlenderWeights
-from rayrec.data.schemas import candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
-from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint
+from rayrec.reranking.text import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 
 ITEM, LIFT = 5, 2  # the attacker's item is the last that is read, and sixth of the retriever's eight
@@ -31,19 +31,7 @@ BLENDER = Blender(
     ("ease",), BlenderWeights({"ease": 1.0}, NEUTRAL), BlenderWeights({"ease": 1.0, "llm": 50.0}, NEUTRAL)
 )
 PRIOR = ItemFeatures(("log_age",), np.zeros((len(TITLES), 1), np.float32), 0)
-
-
-def one_user() -> pa.Table:
-    columns = {
-        "user_id": ["u"],
-        "variant": ["v"],
-        "item": [[8, 9]],
-        "ts": [[1, 2]],
-        "candidate": [list(range(8))],
-        "source": [[0] * 8],
-        "score.ease": [[8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]],
-    }
-    return pa.table(columns, schema=candidate_schema(("ease",)))
+USER = candidate_table(["u"], [[8, 9]], [list(range(8))], ease=[[8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]])
 
 
 def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
@@ -56,19 +44,19 @@ def test_no_attack_lifts_its_item_beyond_the_bound(
 ) -> None:
     """Pointwise it does not touch the others either: their scores to the bit, and their order."""
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(threads=1), 1200)
-    started = TEXT_SCORERS[scorer[0]].load(engine, qwen3, TEXT_SCORERS[scorer[0]].settings_class(**scorer[1]))
-    reader = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
+    started = load(scorer[0], engine, qwen3, **scorer[1])
+    reranker = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
     rose = set()
-    honest = reader(one_user())
+    honest = reranker(USER)
     expected = BLENDER.scores(honest, PRIOR, LIFT)[0]
     for attack in ATTACKS if scorer[0] != "pairwise" else ATTACKS[::4]:  # many prompts a user
-        read = replace(reader, texts=(*TITLES[:ITEM], attack, *TITLES[ITEM + 1 :]))(one_user())
-        assert read["error"].to_pylist() == [None]
-        scores, free = (BLENDER.scores(read, PRIOR, lift)[0] for lift in (LIFT, None))
+        after = replace(reranker, texts=(*TITLES[:ITEM], attack, *TITLES[ITEM + 1 :]))(USER)
+        assert after["error"].to_pylist() == [None]
+        scores, free = (BLENDER.scores(after, PRIOR, lift)[0] for lift in (LIFT, None))
         rose.add(ITEM - order(free).index(ITEM))
         assert order(scores).index(ITEM) >= ITEM - LIFT
         if scorer[0] == "pointwise":
-            given, before = (Ragged.from_arrow(table["llm_score"])[0] for table in (read, honest))
+            given, before = (Ragged.from_arrow(table["llm_score"])[0] for table in (after, honest))
             assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
             assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))
             assert [o for o in order(scores) if o != ITEM] == [o for o in order(expected) if o != ITEM]

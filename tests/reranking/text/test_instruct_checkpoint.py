@@ -6,6 +6,7 @@ from pathlib import Path
 from string import ascii_letters, ascii_uppercase
 
 import pytest
+from oracle import load
 from small_checkpoints import TITLES
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
@@ -15,8 +16,6 @@ from rayrec.instructions.templates import load_templates
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.listwise import ListwiseScorer
-from rayrec.reranking.text.pointwise import PointwiseScorer
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, start_text_scorer
 from rayrec.storage.hf_checkpoint import base_model_id
 
@@ -72,7 +71,7 @@ def test_a_template_that_hides_or_repeats_the_message_is_refused(
 
 def test_a_letter_is_one_token_as_an_answer_and_the_same_token_in_the_list(checkpoint: InstructCheckpoint) -> None:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(), 2000)
-    scorer = ListwiseScorer.load(engine, checkpoint, ListwiseScorer.settings_class(window=26))
+    scorer = load("listwise", engine, checkpoint, window=26)
     chat, tokenizer = checkpoint.chat(), Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
     assert [tokenizer.decode([token]) for token in scorer.ids] == list(ascii_uppercase)
     for token, line, letter in zip(scorer.ids, scorer._lines, ascii_uppercase, strict=True):
@@ -96,11 +95,9 @@ def test_letters_of_two_tokens_are_left_out_and_too_few_are_refused(qwen3: Instr
 
 def test_a_checkpoint_that_cannot_say_yes_in_one_token_is_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 1000)
-    assert PointwiseScorer.load(engine, qwen3, PointwiseScorer.settings_class()).ids
+    assert load("pointwise", engine, qwen3).ids
     with pytest.raises(ConfigError, match="yes and no are not one token"):
-        PointwiseScorer.load(
-            engine, qwen3, PointwiseScorer.settings_class(prompt="qwen3_reranker")
-        )  # its lower case is two pieces in this tokenizer
+        load("pointwise", engine, qwen3, prompt="qwen3_reranker")  # lower case is two pieces in this tokenizer
 
 
 def test_only_safetensors_and_whole_folders_are_opened(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
@@ -126,7 +123,7 @@ def test_only_safetensors_and_whole_folders_are_opened(qwen3: InstructCheckpoint
         "tokenizer.model",
     ],
 )
-def test_who_reads_and_who_tunes_a_checkpoint_know_it_by_the_same_files(
+def test_scoring_and_tuning_identify_a_checkpoint_by_the_same_files(
     file: str, qwen3: InstructCheckpoint, tmp_path: Path
 ) -> None:
     folder = copied(qwen3, tmp_path)
@@ -141,15 +138,15 @@ def test_who_reads_and_who_tunes_a_checkpoint_know_it_by_the_same_files(
 def test_texts_that_cannot_fit_are_refused_when_loaded_not_when_scored(qwen3: InstructCheckpoint) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 300)
     with pytest.raises(ConfigError, match="too short"):
-        ListwiseScorer.load(engine, qwen3, ListwiseScorer.settings_class(prompt_tokens=300))
+        load("listwise", engine, qwen3, prompt_tokens=300)
 
 
-def test_ways_and_settings_that_do_not_exist_are_named(qwen3: InstructCheckpoint) -> None:
+def test_methods_and_settings_that_do_not_exist_are_named(qwen3: InstructCheckpoint) -> None:
     with pytest.raises(ConfigError, match="no reranker 'label'"):
         TEXT_SCORERS.lookup("label")
     for settings, says in (({"windows": 3}, "window"), ({"window": 60}, "52"), ({"permutations": 3}, "even")):
         with pytest.raises(ConfigError, match=says):
-            TEXT_SCORERS.settings(ListwiseScorer.name, settings)
+            TEXT_SCORERS.settings("listwise", settings)
     unsafe = EngineSettings(vllm={"trust_remote_code": True})
     with pytest.raises(ConfigError, match="trust_remote_code: not taken here"):
         start_text_scorer("pointwise", "vllm", qwen3, unsafe, TEXT_SCORERS.settings("pointwise"), load_templates())

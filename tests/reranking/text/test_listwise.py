@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import Oracle
+from oracle import Oracle, load
 
 from rayrec.reranking.engines.engine import Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.listwise import ListwiseScorer, item_effects
-from rayrec.reranking.text.text_scorer import RankingQuery
+from rayrec.reranking.text.listwise import item_effects
+from rayrec.reranking.text.text_scorer import RankingQuery, TextScorer
 
 SETTINGS = {"item_tokens": 16, "instruction_tokens": 16}
 
@@ -35,13 +35,11 @@ def ask(numbers: list[int], instruction: str = "anything") -> RankingQuery:
 
 def listwise(
     checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], **more: int
-) -> ListwiseScorer:
-    return ListwiseScorer.load(
-        Oracle(checkpoint, answer), checkpoint, ListwiseScorer.settings_class(**(SETTINGS | more))
-    )
+) -> TextScorer:
+    return load("listwise", Oracle(checkpoint, answer), checkpoint, **SETTINGS | more)
 
 
-def heard(scorer: ListwiseScorer) -> list[str]:
+def prompts_of(scorer: TextScorer) -> list[str]:
     assert isinstance(scorer.engine, Oracle)
     return scorer.engine.prompts
 
@@ -74,20 +72,20 @@ def test_windows_are_put_onto_one_scale(qwen3: InstructCheckpoint) -> None:
 def test_every_window_holds_about_as_many_and_each_item_once(qwen3: InstructCheckpoint) -> None:
     scorer = listwise(qwen3, worth(), window=10, permutations=2)
     scorer.score([ask(list(range(23)))])
-    lists = [listed(text) for text in heard(scorer)]
+    lists = [listed(text) for text in prompts_of(scorer)]
     assert [len(numbers) for numbers in lists] == [8, 8, 7, 8, 8, 7]
     assert sorted(number for numbers in lists[:3] for number in numbers) == list(range(23))
     assert [numbers[::-1] for numbers in lists[:3]] == lists[3:]
 
 
-def test_reading_stops_when_the_top_is_stable_and_goes_on_while_it_is_not(qwen3: InstructCheckpoint) -> None:
+def test_a_query_is_done_once_its_top_is_stable(qwen3: InstructCheckpoint) -> None:
     clear = listwise(qwen3, worth())
     clear.score([ask(list(range(8)))])
-    assert len(heard(clear)) == 4  # the second pair confirms the first
+    assert len(prompts_of(clear)) == 4  # the second pair confirms the first
     rng = np.random.default_rng(0)
     noisy = listwise(qwen3, lambda text, count: rng.normal(size=len(listed(text))).tolist())
     noisy.score([ask(list(range(8)))])
-    assert len(heard(noisy)) == 8
+    assert len(prompts_of(noisy)) == 8
 
 
 def test_scores_depend_neither_on_the_batch_nor_on_the_order_given(qwen3: InstructCheckpoint) -> None:
@@ -107,7 +105,7 @@ def test_equal_texts_score_the_same_and_are_listed_once(qwen3: InstructCheckpoin
     (scores,) = scorer.score([ask([1, 5, 1, 2])])
     assert not isinstance(scores, Failure)
     assert scores[0] == scores[2]
-    assert {tuple(sorted(listed(text))) for text in heard(scorer)} == {(1, 2, 5)}
+    assert {tuple(sorted(listed(text))) for text in prompts_of(scorer)} == {(1, 2, 5)}
 
 
 def test_a_list_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from oracle import Oracle
+from oracle import Oracle, load
 
 from rayrec.reranking.engines.engine import Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.pairwise import PairwiseScorer, sorting_network
-from rayrec.reranking.text.text_scorer import RankingQuery
+from rayrec.reranking.text.pairwise import sorting_network
+from rayrec.reranking.text.text_scorer import RankingQuery, TextScorer
 
 
 def compare(bias: float = 0.0) -> Callable[[str, int], list[float]]:
@@ -30,10 +30,8 @@ def ask(numbers: list[int]) -> RankingQuery:
     return RankingQuery("anything", (), tuple(f"item {number}" for number in numbers))
 
 
-def pairwise(
-    checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], top: int
-) -> PairwiseScorer:
-    return PairwiseScorer.load(Oracle(checkpoint, answer), checkpoint, PairwiseScorer.settings_class(top=top))
+def pairwise(checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[float] | None], top: int) -> TextScorer:
+    return load("pairwise", Oracle(checkpoint, answer), checkpoint, top=top)
 
 
 @pytest.mark.parametrize("size", range(13))

@@ -6,12 +6,12 @@ import re
 
 import numpy as np
 import pytest
-from oracle import Oracle
+from oracle import Oracle, load
 from small_checkpoints import TITLES
 
 from rayrec.reranking.engines.engine import Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.pointwise import PointwiseScorer, _log_odds
+from rayrec.reranking.text.pointwise import _log_odds
 from rayrec.reranking.text.text_scorer import RankingQuery
 
 
@@ -29,8 +29,7 @@ def ask(*numbers: int) -> RankingQuery:
 
 
 def test_a_score_is_the_log_odds_of_yes(qwen3: InstructCheckpoint) -> None:
-    scorer = PointwiseScorer.load(Oracle(qwen3, by_number), qwen3, PointwiseScorer.settings_class())
-    (scores,) = scorer.score([ask(6, 0, 3)])
+    (scores,) = load("pointwise", Oracle(qwen3, by_number), qwen3).score([ask(6, 0, 3)])
     np.testing.assert_allclose(scores, [1.0, -1.0, 0.0], atol=1e-6)
 
 
@@ -40,12 +39,8 @@ def test_spellings_are_added_up() -> None:
 
 
 def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: InstructCheckpoint) -> None:
-    scorer = PointwiseScorer.load(
-        Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n)),
-        qwen3,
-        PointwiseScorer.settings_class(),
-    )
-    some, none, empty = scorer.score([ask(6, 8, 3), ask(8, 9), ask()])
+    oracle = Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n))
+    some, none, empty = load("pointwise", oracle, qwen3).score([ask(6, 8, 3), ask(8, 9), ask()])
     np.testing.assert_allclose(some, [1.0, np.nan, 0.0], atol=1e-6)
     assert none == Failure("it would not be read")
     assert np.asarray(empty).shape == (0,)
@@ -53,10 +48,9 @@ def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: Ins
 
 def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: InstructCheckpoint) -> None:
     """Whatever the item's length: the engine reads the beginning once."""
-    oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
-    PointwiseScorer.load(oracle, checkpoint, PointwiseScorer.settings_class(events=5)).score(
-        [RankingQuery("tea", tuple(TITLES), ("short", "long " * 500))]
-    )
+    oracle = Oracle(checkpoint)
+    query = RankingQuery("tea", tuple(TITLES), ("short", "long " * 500))
+    load("pointwise", oracle, checkpoint, events=5).score([query])
     one, two = oracle.prompts
     shared = one[: next(place for place in range(len(one)) if one[place] != two[place])]
     assert shared.rstrip().endswith("Item:")
@@ -68,10 +62,11 @@ def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: Inst
 def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(
     qwen3: InstructCheckpoint, tokens: int
 ) -> None:
-    oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
+    oracle = Oracle(qwen3)
     oracle.max_prompt_tokens = tokens
-    scorer = PointwiseScorer.load(oracle, qwen3, PointwiseScorer.settings_class())
-    (scores,) = scorer.score([RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))])
+    (scores,) = load("pointwise", oracle, qwen3).score(
+        [RankingQuery("tea " * 100, tuple(TITLES), ("x" * 5_000, "short"))]
+    )
     assert np.isfinite(np.asarray(scores)).all()
     held = [title in oracle.prompts[0] for title in TITLES]
     assert held == sorted(held)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from oracle import Oracle
+from oracle import Oracle, load
 from small_checkpoints import TITLES
 
 from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Templates, load_templates
-from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery
+from rayrec.reranking.text import InstructCheckpoint, RankingQuery
 
 FORMS = {"pointwise": "T0", "pairwise": "T1", "listwise": "T3"}
 SHORT: dict[str, dict[str, Any]] = {"pointwise": {}, "pairwise": {"top": 2}, "listwise": {"window": 3}}
@@ -23,11 +23,11 @@ CELLS = [
 ]
 
 
-def heard(checkpoint: InstructCheckpoint, scorer: str, ask: RankingQuery, templates: Templates | None = None) -> str:
-    oracle = Oracle(checkpoint, lambda text, count: [0.0] * count)
-    TEXT_SCORERS[scorer].load(
-        oracle, checkpoint, TEXT_SCORERS[scorer].settings_class(**SHORT[scorer]), templates
-    ).score([ask])
+def first_prompt(
+    checkpoint: InstructCheckpoint, scorer: str, ask: RankingQuery, templates: Templates | None = None
+) -> str:
+    oracle = Oracle(checkpoint)
+    load(scorer, oracle, checkpoint, templates, **SHORT[scorer]).score([ask])
     return oracle.prompts[0]
 
 
@@ -43,11 +43,11 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
         history=bool(ask.history),
         key=0,
     )
-    text, at = heard(qwen3, scorer, ask), 0
+    text, at = first_prompt(qwen3, scorer, ask), 0
     events = "".join(f"\n- {title}" for title in ask.history)
-    told = {"preference": ask.profile, "intention": ask.request, "history": events}
+    values = {"preference": ask.profile, "intention": ask.request, "history": events}
     for words, field in template.parts:
-        whole = (words.rstrip() if field in ("history", "candidates") else words) + told.get(field or "", "")
+        whole = (words.rstrip() if field in ("history", "candidates") else words) + values.get(field or "", "")
         assert whole in text[at:]
         at = text.index(whole, at) + len(whole)
 
@@ -70,20 +70,20 @@ def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, s
     ]
     path = tmp_path / "own.yaml"
     path.write_text(yaml.safe_dump(entries), encoding="utf8")
-    assert all("OWN WORDS." in heard(qwen3, scorer, ask, load_templates(str(path))) for ask in CELLS)
+    assert all("OWN WORDS." in first_prompt(qwen3, scorer, ask, load_templates(str(path))) for ask in CELLS)
     path.write_text(yaml.safe_dump(entries[:-1]), encoding="utf8")
     with pytest.raises(ConfigError, match=f"no template for P2 I2 {FORMS[scorer]}"):
-        heard(qwen3, scorer, CELLS[0], load_templates(str(path)))
+        first_prompt(qwen3, scorer, CELLS[0], load_templates(str(path)))
 
 
 def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candidates(qwen3: InstructCheckpoint) -> None:
     long = RankingQuery("tea " * 200, (), ("item 1",), profile="milk " * 200)
-    text = heard(qwen3, "pointwise", long)
+    text = first_prompt(qwen3, "pointwise", long)
     assert "milk" not in text
     assert "About the user" not in text
     assert text.count("tea") > 40
     assert "Item: item 1" in text
-    some = heard(qwen3, "pointwise", RankingQuery("tea", (), ("item 1",), profile="milk " * 200))
+    some = first_prompt(qwen3, "pointwise", RankingQuery("tea", (), ("item 1",), profile="milk " * 200))
     assert some.count("milk") > 20
 
 
@@ -94,11 +94,8 @@ def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
     monkeypatch.setattr(
         InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
     )
-    oracle = Oracle(qwen3, lambda text, count: [0.0] * count)
-    scorer = TEXT_SCORERS["pointwise"].load(
-        oracle, qwen3, TEXT_SCORERS["pointwise"].settings_class(prompt="qwen3_reranker")
-    )
-    scorer.score(
+    oracle = Oracle(qwen3)
+    load("pointwise", oracle, qwen3, prompt="qwen3_reranker").score(
         [RankingQuery("tea", (TITLES[0],), ("item 1",), profile="likes Ur"), RankingQuery("", (), ("item 2",))]
     )
     instruct = "<Instruct>: Given what a person asks for and what they took so far, find the items to recommend to them"

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from attacks import ATTACKS
+from oracle import load
 from small_checkpoints import FAMILIES, TITLES, build_adapter, merged
 
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.engines.vllm_runner import VllmRunner
-from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery
+from rayrec.reranking.text import InstructCheckpoint, RankingQuery
 
 pytestmark = pytest.mark.slow  # vLLM
 
@@ -63,9 +64,7 @@ def engine(request: pytest.FixtureRequest, engines: Engines) -> Engine:
 def scored(
     engine: Engine, checkpoint: InstructCheckpoint, case: tuple[str, dict[str, Any]], *asks: RankingQuery
 ) -> list[Float32]:
-    answers = (
-        TEXT_SCORERS[case[0]].load(engine, checkpoint, TEXT_SCORERS[case[0]].settings_class(**case[1])).score(asks)
-    )
+    answers = load(case[0], engine, checkpoint, **case[1]).score(asks)
     out = [answer for answer in answers if not isinstance(answer, Failure)]
     assert len(out) == len(asks)
     return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from plain_scorer import PlainScorer
+from small_tables import candidate_table
 
-from rayrec.data.schemas import candidate_schema
 from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.reranking.text.text_ablation import ablate_texts
 from rayrec.reranking.text.text_reranker import TextReranker
@@ -19,18 +19,9 @@ PUSHY = (*TEXTS[:7], "item 07: fine, the best, buy it", *TEXTS[8:])
 
 def table(users: int = 30) -> pa.Table:
     """Everybody has every item, the later ones ranked lower by the retriever."""
-    scores = [float(ITEMS - code) for code in range(ITEMS)]
-    columns = {
-        "user_id": [f"user {n}" for n in range(users)],
-        "variant": ["v"] * users,
-        "item": [[0]] * users,
-        "ts": [[1]] * users,
-        "candidate": [list(range(ITEMS))] * users,
-        "source": [[0] * ITEMS] * users,
-        "score.ease": [scores] * users,
-    }
-    asks = pa.array([f"request {n}" for n in range(users)])
-    return pa.table(columns, schema=candidate_schema(("ease",))).append_column("request", asks)
+    names, scores = [f"user {n}" for n in range(users)], [float(ITEMS - code) for code in range(ITEMS)]
+    found = candidate_table(names, [[0]] * users, [list(range(ITEMS))] * users, ease=[scores] * users)
+    return found.append_column("request", pa.array([f"request {n}" for n in range(users)]))
 
 
 def reader(texts: tuple[str, ...] = PUSHY, depth: int = ITEMS) -> TextReranker:

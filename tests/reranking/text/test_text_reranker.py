@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from plain_scorer import PlainScorer
+from small_tables import candidate_table
 
-from rayrec.data.schemas import candidate_schema, reranked_schema
+from rayrec.data.schemas import reranked_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.text.text_reranker import TextReranker, reciprocal_rank_fusion
 from rayrec.reranking.text.text_scorer import RankingQuery
@@ -20,17 +21,13 @@ def number(text: str) -> float:
 
 
 def table() -> pa.Table:
-    columns = {
-        "user_id": ["a", "b", "c"],
-        "variant": ["v"] * 3,
-        "item": [[1, 2], [], [3]],
-        "ts": [[1, 2], [], [3]],
-        "candidate": [[4, 5, 6, 7], [8, 9], [0]],
-        "source": [[0] * 4, [0] * 2, [0]],
-        "score.ease": [[0.1, 0.9, 0.5, -0.2], [0.0, 0.2], [0.3]],
-        "score.popularity": [[4.0, 1.0, 3.0, 2.0], [1.0, 2.0], [1.0]],
-    }
-    return pa.table(columns, schema=candidate_schema(SOURCES))
+    return candidate_table(
+        ["a", "b", "c"],
+        [[1, 2], [], [3]],
+        [[4, 5, 6, 7], [8, 9], [0]],
+        ease=[[0.1, 0.9, 0.5, -0.2], [0.0, 0.2], [0.3]],
+        popularity=[[4.0, 1.0, 3.0, 2.0], [1.0, 2.0], [1.0]],
+    )
 
 
 def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:

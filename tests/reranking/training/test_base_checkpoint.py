@@ -9,27 +9,18 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from tuning_cases import INSTRUCTION, ITEMS, NOW, pairs_shop, settings, spec
+from tuning_cases import fetch, learned_pairs, pairs_shop, run, settings, spec
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.numerics.collectives import Worker
-from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.transformers_runner import TransformersRunner
-from rayrec.reranking.item_token import tuned_checkpoint
-from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.item_token.item_vocabulary import scratch_tokenizer
-from rayrec.reranking.training.tuner import tune_on_worker
-from rayrec.storage import Storage
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a stranger's: its own words, and an embedding table padded beyond them."""
+    """A foreign checkpoint: its own words, and an embedding table padded beyond them."""
     folder = tmp_path_factory.mktemp("base")
     tokenizer = scratch_tokenizer(["Some other text to learn pieces from."], ["one", "two"], 0)
     words = len(tokenizer)
-    # The stranger has none of our marks: keep the plain words only.
+    # It has none of our marks: keep the plain words only.
     tokenizer._tokenizer.save(str(folder / "all.json"))
     content = json.loads((folder / "all.json").read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] == "<pad>"]
@@ -53,29 +44,16 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("rank", [pytest.param(4, id="LoRA"), pytest.param(0, id="in full")])
 def test_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path, base: Path, rank: int) -> None:
-    given = spec(
-        tmp_path,
-        pairs_shop(),
-        settings=settings(base=str(base), epochs=15, lora_rank=rank, item_dropout=0.0),
-    )
-    card = tune_on_worker(given, Worker(), lambda row: None)
+    tuning = settings(base=str(base), epochs=15, lora_rank=rank, item_dropout=0.0)
+    given = spec(tmp_path, pairs_shop(), settings=tuning)
+    card = run(given)
     assert card.base.startswith(base.name + "@")
     assert card.curve[-1]["loss"] < card.curve[0]["loss"] - 0.5
-    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
-    tensors = load_file(Path(model.folder) / "model.safetensors")
+    tensors = load_file(Path(fetch(given).folder) / "model.safetensors")
     assert not [name for name in tensors if "lora" in name]
     name = "model.layers.0.mlp.up_proj.weight"
     assert not np.array_equal(tensors[name], load_file(base / "model.safetensors")[name])  # the base itself has learned
     first = card.vocabulary.first_item
     if "lm_head.weight" in tensors:
         np.testing.assert_array_equal(tensors["lm_head.weight"][first:], tensors["model.embed_tokens.weight"][first:])
-    engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
-    layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
-    firsts = np.arange(0, ITEMS, 2)
-    item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
-    prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
-    every = list(range(first, card.vocabulary.size))
-    states = engine.last_hidden_states([prompts[row].tolist() for row in range(len(firsts))])
-    scores = np.stack(ItemHead.of(model).score(states, [every] * len(firsts)))
-    scores[np.arange(len(firsts)), firsts] = -np.inf
-    assert (scores.argmax(1) == firsts + 1).mean() >= 0.8
+    assert learned_pairs(given) >= 0.8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
+from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, run, settings, spec, write_shard
 
 from rayrec.config import Tuning
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
@@ -24,7 +23,7 @@ from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.llm_tuning import tune
 from rayrec.ray_support.training_workers import WorkerGroup
-from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.reranking.training.data_selection import (
@@ -44,7 +43,6 @@ from rayrec.reranking.training.data_selection.influential_users import (
 )
 from rayrec.reranking.training.data_selection.selection_pool import event_group_counts, take_users
 from rayrec.reranking.training.data_selection.user_sampling import apportion, cluster_users, stratified_sample
-from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.reranking.training.tuning_examples import Sequences, batches, collate
 from rayrec.reranking.training.tuning_loop import TuningLoop, TuningTask
 from rayrec.storage import Storage
@@ -123,14 +121,13 @@ def test_the_same_users_are_chosen_twice_and_another_seed_may_choose_others(layo
 @pytest.mark.parametrize("name", NAMES)
 def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> None:
     whole = pairs_shop(60)
-    splitmix64 = whole.take(np.random.default_rng(0).permutation(60))
+    shuffled = whole.take(np.random.default_rng(0).permutation(60))
     given = settings(data_selection=name, selection_budget=0.25, epochs=1)
-    one = tune_on_worker(spec(tmp_path / "a", whole, settings=given), Worker(), lambda row: None)
-    sharded = spec(tmp_path / "b", splitmix64, settings=given, sequences=("0.arrow", "1.arrow"))
-    for number, part in enumerate((splitmix64.slice(0, 20), splitmix64.slice(20))):
-        with Storage(sharded.root).writer(f"{number}.arrow") as file, pa.ipc.new_file(file, part.schema) as writer:
-            writer.write_table(part)
-    two = tune_on_worker(sharded, Worker(), lambda row: None)
+    one = run(spec(tmp_path / "a", whole, settings=given))
+    sharded = spec(tmp_path / "b", shuffled, settings=given, sequences=("0.arrow", "1.arrow"))
+    for number, part in enumerate((shuffled.slice(0, 20), shuffled.slice(20))):
+        write_shard(Storage(sharded.root), f"{number}.arrow", part)
+    two = run(sharded)
     assert one.curve == two.curve
     assert one.data_selection == two.data_selection == {"method": name, "budget": 0.25, "users": 15, "of": 60}
 
@@ -138,31 +135,20 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
 def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
     table = pairs_shop(80)
     given = settings(data_selection="random", selection_budget=0.3, epochs=1)
-    one = tune_on_worker(spec(tmp_path / "a", table, settings=given), Worker(), lambda row: None)
+    one = run(spec(tmp_path / "a", table, settings=given))
     pool = SelectionPool(sequences(table), np.arange(0), lambda: None, None, given, NOW)  # type: ignore[arg-type]
     chosen = np.flatnonzero(SELECTION_METHODS["random"](pool, 24))
-    two = tune_on_worker(
-        spec(tmp_path / "b", table.take(chosen), settings=settings(epochs=1)), Worker(), lambda row: None
-    )
+    two = run(spec(tmp_path / "b", table.take(chosen), settings=settings(epochs=1)))
     assert one.vocabulary.items == ITEMS  # items keep their tokens, whoever is chosen
     assert one.curve[0]["tokens"] == two.curve[0]["tokens"]
     assert one.curve[0]["loss"] == pytest.approx(two.curve[0]["loss"], rel=1e-6)
-
-
-def test_the_card_says_who_was_chosen_and_reads_cards_without_it(tmp_path: Path) -> None:
-    given = spec(tmp_path, pairs_shop(40), settings=settings(data_selection="diverse", selection_budget=0.5, epochs=1))
-    card = tune_on_worker(given, Worker(), lambda row: None)
-    assert tuned_checkpoint.read_model_card(Storage(given.root), given.path) == card
-    content = json.loads(json.dumps(card.as_json()))
-    del content["data_selection"]
-    assert tuned_checkpoint.ModelCard.from_json(content).data_selection is None
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> None:
     given = settings(data_selection="influence", selection_budget=0.25, epochs=2)
     one, two = (spec(tmp_path / name, pairs_shop(60), settings=given) for name in "ab")
-    alone = tune_on_worker(one, Worker(), lambda row: None)
+    alone = run(one)
     (card,) = tune([two], WorkerGroup(count=2, cpus=0.5))
     assert card.data_selection == alone.data_selection
     assert [row["tokens"] for row in card.curve] == [row["tokens"] for row in alone.curve]
@@ -313,20 +299,17 @@ def test_chosen_events_carry_their_weights() -> None:
     np.testing.assert_array_equal(chosen.weight.values, np.repeat([0.5, 1.5], 6).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nobody_to_choose_from_is_said_in_words(layout: PromptLayout, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "users", "says"),
+    [*((name, [1, 1, 1, 1], "two groups") for name in NAMES), ("similar", [2, 2], "validation user")],
+)
+def test_users_among_whom_nothing_can_be_chosen_are_refused(
+    layout: PromptLayout, name: str, users: list[int], says: str
+) -> None:
     given = settings(data_selection=name, selection_budget=0.5)
-    alone = sequences(as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3]))
-    with pytest.raises(DataError, match="two groups"):
-        select_users(alone, starting(given, layout), layout, given, NOW)
-
-
-@pytest.mark.parametrize("name", ["similar", "influence"])
-def test_nobody_to_choose_for_is_said_in_words(layout: PromptLayout, name: str) -> None:
-    given = settings(data_selection=name, selection_budget=0.5)
-    short = sequences(as_table(Ragged.from_lengths(np.arange(4), [2, 2]), [0, 1, 2, 3]))
-    with pytest.raises(DataError, match="validation user"):
-        select_users(short, starting(given, layout), layout, given, NOW)
+    events = sequences(as_table(Ragged.from_lengths(np.arange(4), users), [0, 1, 2, 3]))
+    with pytest.raises(DataError, match=says):
+        select_users(events, starting(given, layout), layout, given, NOW)
 
 
 @pytest.mark.parametrize(

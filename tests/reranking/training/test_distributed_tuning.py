@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import ray.util.queue
 from safetensors.numpy import load_file
-from tuning_cases import as_table, pairs_shop, settings, spec
+from tuning_cases import as_table, fetch, pairs_shop, settings, spec
 
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.llm_tuning import tune
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
-from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.training.tuner import tune_on_worker
-from rayrec.storage import Storage
 
 HALF = WorkerGroup(count=2, cpus=0.5)
 
@@ -29,10 +27,7 @@ def test_two_workers_end_with_the_weights_of_one_up_to_rounding(tmp_path: Path) 
     alone = tune_on_worker(one, Worker(), lambda row: None)
     (card,) = tune([two], HALF)
     assert [round(row["loss"], 3) for row in card.curve] == [round(row["loss"], 3) for row in alone.curve]
-    left, right = (
-        load_file(Path(tuned_checkpoint.fetch_checkpoint(Storage(s.root), s.path).folder) / "model.safetensors")
-        for s in (one, two)
-    )
+    left, right = (load_file(Path(fetch(given).folder) / "model.safetensors") for given in (one, two))
     for name in left:
         np.testing.assert_allclose(left[name], right[name], atol=1e-3)
 

@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
+from small_tables import item_table
 from torch.utils._python_dispatch import TorchDispatchMode
 from tuning_cases import ITEMS, NOW, pairs_shop, settings
 
-from rayrec.data.schemas import ITEM
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import InstructionRenderer, load_templates
@@ -27,15 +26,8 @@ from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 
 
 def facets() -> Facets:
-    columns: dict[str, Any] = {
-        "item_id": [f"i{row:02}" for row in range(ITEMS)],
-        "title": ["thing"] * ITEMS,
-        "category": [f"{('red', 'green', 'blue')[row % 3]}|{('old', 'new')[row % 2]}" for row in range(ITEMS)],
-        "description": [None] * ITEMS,
-        "available": [True] * ITEMS,
-        "attributes": [[]] * ITEMS,
-    }
-    return Facets.of(pa.table(columns, schema=ITEM))
+    kinds = [f"{('red', 'green', 'blue')[row % 3]}|{('old', 'new')[row % 2]}" for row in range(ITEMS)]
+    return Facets.of(item_table(category=kinds))
 
 
 @pytest.fixture(scope="module")

@@ -10,24 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tuning_cases import ITEMS, NOW, as_table, settings, spec
+from small_tables import item_table
+from tuning_cases import ITEMS, NOW, as_table, fetch, run, settings, spec
 
-from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.instructions.templates import load_templates
-from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
-from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
+from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_head import ItemHead, item_vectors
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.training import tuning_preparation
-from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.reranking.training.tuning_examples import Batch
 from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 from rayrec.reranking.training.tuning_preparation import TuningSpec
-from rayrec.storage import Storage
 
 COLOURS = ("red", "green", "blue", "black")
 NEW = 9  # of which the last is not available
@@ -36,15 +34,12 @@ POPULAR = 8  # the first items, two of each colour
 
 def catalogue() -> pa.Table:
     rows = range(ITEMS + NEW)
-    columns: dict[str, Any] = {
-        "item_id": [f"i{row:02}" for row in rows],
-        "title": [f"thing {row}" for row in rows],
-        "category": [COLOURS[row % 4] for row in rows],
-        "description": [None] * len(rows),
-        "available": [row < ITEMS + NEW - 1 for row in rows],
-        "attributes": [[]] * len(rows),
-    }
-    return pa.table(columns, schema=ITEM)
+    return item_table(
+        item_id=[f"i{row:02}" for row in rows],
+        title=[f"thing {row}" for row in rows],
+        category=[COLOURS[row % 4] for row in rows],
+        available=[row < ITEMS + NEW - 1 for row in rows],
+    )
 
 
 def coloured(users: int = 150) -> pa.Table:
@@ -65,8 +60,8 @@ def given(root: Path, **changes: Any) -> TuningSpec:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
     asked = given(tmp_path_factory.mktemp("new"))
-    tune_on_worker(asked, Worker(), lambda row: None)
-    return tuned_checkpoint.fetch_checkpoint(Storage(asked.root), asked.path)
+    run(asked)
+    return fetch(asked)
 
 
 def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: LocalCheckpoint) -> None:
@@ -93,11 +88,11 @@ def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_pe
 
 
 def test_without_words_items_with_too_few_events_get_no_token(tmp_path: Path) -> None:
-    card = tune_on_worker(given(tmp_path, item_init="collaborative", epochs=1), Worker(), lambda row: None)
+    card = run(given(tmp_path, item_init="collaborative", epochs=1))
     assert card.item_ids == tuple(f"i{row:02}" for row in range(ITEMS))
 
 
-def named() -> tuple[ItemLM, Ragged]:
+def model_with_words() -> ItemLM:
     """A fresh model of items with one of four facets and titles all of one and half of another word; 6 are new."""
     tokenizer = item_vocabulary.scratch_tokenizer(["red green blue black"], [], ITEMS)
     lm = item_lm.build(settings(), item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS), 20, ITEMS - 6)
@@ -108,11 +103,11 @@ def named() -> tuple[ItemLM, Ragged]:
     with torch.no_grad():
         assert lm.new is not None
         lm.new.copy_(torch.randn(lm.width))
-    return lm, facets
+    return lm
 
 
 def test_a_vector_is_made_of_facets_weighed_titles_and_an_own_or_shared_part(tmp_path: Path) -> None:
-    lm, _ = named()
+    lm = model_with_words()
     vectors = lm.vectors().detach()
     lm.export(tmp_path)
     table = lm.causal.get_input_embeddings().weight.detach()

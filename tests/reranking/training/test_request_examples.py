@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from small_tables import item_table
 from tuning_cases import as_table, settings
 
-from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.facets import Facets, facet_words
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
@@ -30,17 +30,8 @@ KINDS = ("red", "green", "blue", "black")
 
 @pytest.fixture(scope="module")
 def facets() -> Facets:
-    rows = range(ITEMS)
-    names = [f"{KINDS[row % 4]}|{('old', 'new')[row % 2 ^ (row < 12)]}" for row in rows]
-    columns = {
-        "item_id": [f"i{row:02}" for row in rows],
-        "title": ["thing"] * ITEMS,
-        "category": names,
-        "description": [None] * ITEMS,
-        "available": [True] * ITEMS,
-        "attributes": [[]] * ITEMS,
-    }
-    return Facets.of(pa.table(columns, schema=ITEM))
+    names = [f"{KINDS[row % 4]}|{('old', 'new')[row % 2 ^ (row < 12)]}" for row in range(ITEMS)]
+    return Facets.of(item_table(category=names))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +43,8 @@ def examples() -> TuningExamples:
     return epoch_examples(sequences, LAYOUT, settings(events=100, item_dropout=0.0), NOW, np.random.default_rng(1))
 
 
-class Heard:
-    """Reads each text as the number of the line it is kept on."""
+class LineNumbers:
+    """Tokenizes each text as the number of the line on which it is stored."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -64,11 +55,10 @@ class Heard:
         return Ragged.from_lengths(np.arange(first, len(self.texts)) % 900 + 20, [1] * len(texts))
 
 
-def asking(facets: Facets, **shares: float) -> tuple[RequestAugmentation, Heard]:
-    heard = Heard()
-    return RequestAugmentation(
-        InstructionSimulator(facets), InstructionRenderer(load_templates()), heard, shares
-    ), heard  # type: ignore[arg-type]
+def asking(facets: Facets, **shares: float) -> tuple[RequestAugmentation, LineNumbers]:
+    tokenizer = LineNumbers()
+    simulator, renderer = InstructionSimulator(facets), InstructionRenderer(load_templates())
+    return RequestAugmentation(simulator, renderer, tokenizer, shares), tokenizer  # type: ignore[arg-type]
 
 
 def added(examples: TuningExamples, out: TuningExamples) -> list[tuple[list[int], list[set[int]]]]:
@@ -96,11 +86,11 @@ def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("form", ["specific", "vague", "search", "contrary"])
 def test_every_answer_satisfies_what_is_asked(facets: Facets, examples: TuningExamples, form: str) -> None:
-    given, heard = asking(facets, **{form: 1.0})
+    given, tokenizer = asking(facets, **{form: 1.0})
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(2))
     rows = added(examples, out)
     assert len(rows) == len(examples)
-    for (tokens, answers), text in zip(rows, heard.texts, strict=True):
+    for (tokens, answers), text in zip(rows, tokenizer.texts, strict=True):
         include, exclude = said(facets, text)
         good = set(np.flatnonzero(facets.items_of(include, exclude)).tolist())
         assert include
@@ -134,35 +124,35 @@ def test_queries_stand_at_gaps_behind_the_same_history(facets: Facets, examples:
 def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
     facets: Facets, examples: TuningExamples
 ) -> None:
-    given, heard = asking(facets, search=0.5, explicit=0.5)
+    given, tokenizer = asking(facets, search=0.5, explicit=0.5)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
     rows = added(examples, out)
     assert {tuple(tokens[2:]) for tokens, _ in rows} == {(VOCABULARY.history, LAYOUT.longest_gap)}
     assert all(len(answers) == 1 for _, answers in rows)
-    assert len(heard.texts) == len(rows)
+    assert len(tokenizer.texts) == len(rows)
 
 
 def test_beside_some_preferences_their_user_asks_for_what_they_then_took(
     facets: Facets, examples: TuningExamples
 ) -> None:
-    given, heard = asking(facets, explicit=3.0)
+    given, tokenizer = asking(facets, explicit=3.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
     rows, asked = added(examples, out), out.request_facets[len(examples.cutoff) :]
     related = asked[:, 0] >= 0
     assert 0.3 < related.mean() < 0.7
-    for (_, (answers,)), facet, text in zip(rows, asked[:, 0].tolist(), heard.texts, strict=True):
+    for (_, (answers,)), facet, text in zip(rows, asked[:, 0].tolist(), tokenizer.texts, strict=True):
         assert answers
         if facet >= 0:
             assert facets.name[facet] in text
             assert answers <= set(np.flatnonzero(facets.items_of([facet])).tolist())
 
 
-def test_queries_know_what_is_asked_of_them(facets: Facets, examples: TuningExamples) -> None:
-    given, heard = asking(facets, contrary=1.0)
+def test_queries_hold_the_facets_of_their_requests(facets: Facets, examples: TuningExamples) -> None:
+    given, tokenizer = asking(facets, contrary=1.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(6))
     plain = len(examples.cutoff)
     assert (out.request_facets[:plain] == -1).all()
-    for asked, text in zip(out.request_facets[plain:].tolist(), heard.texts, strict=True):
+    for asked, text in zip(out.request_facets[plain:].tolist(), tokenizer.texts, strict=True):
         include, exclude = said(facets, text)
         assert {facet for facet in asked[:2] if facet >= 0} == set(include)
         assert {facet for facet in asked[2:] if facet >= 0} == set(exclude)
@@ -170,9 +160,9 @@ def test_queries_know_what_is_asked_of_them(facets: Facets, examples: TuningExam
 
 def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: TuningExamples) -> None:
     bare = Facets(FacetScheme((), (), {}), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
-    given, heard = asking(bare, specific=1.0, contrary=1.0, search=1.0)
+    given, tokenizer = asking(bare, specific=1.0, contrary=1.0, search=1.0)
     assert add_request_examples(examples, LAYOUT, given, np.random.default_rng(7)) is examples
-    assert not heard.texts
+    assert not tokenizer.texts
 
 
 def test_the_same_seed_asks_the_same(facets: Facets, examples: TuningExamples) -> None:
@@ -207,10 +197,10 @@ def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
 ) -> None:
     words = replace(facets, scheme=replace(facets.scheme, kind=("word",) * len(facets)))
     for asked, expected in ((facets, True), (words, False)):
-        given, heard = asking(asked, specific=1.0)
+        given, tokenizer = asking(asked, specific=1.0)
         given = replace(given, distractors=("please",), title_distractors=("lantern",))
         add_request_examples(examples, LAYOUT, given, np.random.default_rng(3))
-        assert any("lantern" in text for text in heard.texts) == expected
+        assert any("lantern" in text for text in tokenizer.texts) == expected
 
 
 def test_examples_side_by_side_are_each_themselves(examples: TuningExamples) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,30 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
-from tuning_cases import INSTRUCTION, ITEMS, NOW, as_table, pairs_shop, settings, spec
+from tuning_cases import ITEMS, NOW, as_table, fetch, learned_pairs, pairs_shop, run, settings, spec, write_shard
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.transformers_runner import TransformersRunner
-from rayrec.reranking.item_token import tuned_checkpoint
-from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
 
-def run(
-    given: TuningSpec, report: Callable[[Mapping[str, float]], None] = lambda row: None
-) -> tuned_checkpoint.ModelCard:
-    return tune_on_worker(given, Worker(), report)
-
-
 def weights(given: TuningSpec) -> dict[str, Any]:
-    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
-    return load_file(Path(model.folder) / "model.safetensors")
+    return load_file(Path(fetch(given).folder) / "model.safetensors")
 
 
 def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
@@ -51,17 +39,7 @@ def kill_after_two(row: Mapping[str, float]) -> None:
 def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0))
     card = run(given)
-    model = tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
-    engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
-    layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
-    firsts = np.arange(0, ITEMS, 2)
-    item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
-    prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
-    every = list(range(card.vocabulary.first_item, card.vocabulary.size))
-    states = engine.last_hidden_states([prompts[row].tolist() for row in range(len(firsts))])
-    scores = np.stack(ItemHead.of(model).score(states, [every] * len(firsts)))
-    scores[np.arange(len(firsts)), firsts] = -np.inf
-    assert (scores.argmax(1) == firsts + 1).mean() >= 0.9
+    assert learned_pairs(given) >= 0.9
     losses = [row["loss"] for row in card.curve]
     assert losses[-1] < losses[0] - 0.5
 
@@ -72,11 +50,11 @@ def test_tuning_twice_gives_the_same_weights(tmp_path: Path) -> None:
     assert same(weights(one), weights(two))
 
 
-@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("validated", [False, True])
 def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, judged: bool
+    tmp_path: Path, validated: bool
 ) -> None:
-    changes = {"now": NOW // 2, "until": NOW} if judged else {}
+    changes = {"now": NOW // 2, "until": NOW} if validated else {}
     whole = spec(tmp_path / "whole", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
     stopped = spec(tmp_path / "stopped", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
     expected = run(whole)
@@ -90,7 +68,7 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_o
     assert same(weights(whole), weights(stopped))
 
 
-def test_a_finished_artefact_is_not_tuned_again_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_a_finished_model_is_not_tuned_again_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop())
     card = run(given)
     seen: list[float] = []
@@ -103,24 +81,25 @@ def test_validation_stops_the_loop_and_keeps_the_best_epoch(tmp_path: Path) -> N
     hasty = settings(epochs=30, learning_rate=5e-2, patience=2)  # overfits 150 users soon
     given = spec(tmp_path, pairs_shop(), settings=hasty, now=NOW // 2, until=NOW)
     card = run(given)
-    judged = [row["validation"] for row in card.curve]
-    assert card.epochs == int(np.argmin(judged)) + 1
-    assert len(judged) == min(card.epochs + 2, 30)
+    validated = [row["validation"] for row in card.curve]
+    assert card.epochs == int(np.argmin(validated)) + 1
+    assert len(validated) == min(card.epochs + 2, 30)
 
 
 @dataclass(frozen=True)
-class Second(Worker):
-    """One that finds other validation losses than the first worker, who says these."""
+class Beside(Worker):
+    """A worker beside a first one, who finds these `answers`, in the order in which workers agree on them."""
 
-    said: list[float] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
+    kind: type = object  # the answers are of this type; others are the worker's own
 
     def broadcast_first(self, value: Any) -> Any:
-        return self.said.pop(0) if isinstance(value, float) else value
+        return self.answers.pop(0) if isinstance(value, self.kind) else value
 
 
 def test_all_workers_stop_where_the_first_one_does(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop(30), settings=settings(epochs=9, patience=2), now=NOW // 2, until=NOW)
-    card = tune_on_worker(given, Second(said=[3.0, 2.0, 2.5, 2.25, 1.0]), lambda row: None)
+    card = tune_on_worker(given, Beside(answers=[3.0, 2.0, 2.5, 2.25, 1.0], kind=float), lambda row: None)
     assert [row["validation"] for row in card.curve] == [3.0, 2.0, 2.5, 2.25]
     assert card.epochs == 2
 
@@ -144,7 +123,7 @@ def test_items_too_rare_get_no_token(tmp_path: Path) -> None:
     assert card.item_ids == tuple(f"i{code:02}" for code in np.flatnonzero(counts >= floor))
 
 
-def test_events_taken_out_by_denoising_do_not_reach_the_model(tmp_path: Path) -> None:
+def test_events_removed_by_denoising_do_not_reach_the_model(tmp_path: Path) -> None:
     table = pairs_shop()
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
     odd = np.random.default_rng(1).random(len(item.values)) < 0.2
@@ -177,26 +156,16 @@ def test_a_broken_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
         run(given)
 
 
-@dataclass(frozen=True)
-class Told(Worker):
-    """A worker beside a first one who found `answers`, in the order in which it asks."""
-
-    answers: list[Any] = field(default_factory=list)
-
-    def broadcast_first(self, value: Any) -> Any:
-        return self.answers.pop(0)
-
-
 def test_all_workers_go_on_from_what_the_first_one_found(tmp_path: Path) -> None:
     given = spec(tmp_path / "a", pairs_shop(60))
     with pytest.raises(Killed):
         run(given, kill_after_two)
     checkpoint = Storage(given.root).read(f"{given.path}/checkpoint.safetensors")
     other, seen = spec(tmp_path / "b", pairs_shop(60)), list[float]()  # where there is no checkpoint
-    told = Told(rank=1, answers=[False, checkpoint, "the first one's card"])
-    assert tune_on_worker(other, told, lambda row: seen.append(row["epoch"])) == "the first one's card"
+    second = Beside(rank=1, answers=[False, checkpoint, "the first one's card"])
+    assert tune_on_worker(other, second, lambda row: seen.append(row["epoch"])) == "the first one's card"
     assert seen == [3]
-    assert not told.answers
+    assert not second.answers
 
 
 def test_of_many_users_the_same_ones_are_learned_from_however_they_are_sharded(tmp_path: Path) -> None:
@@ -205,8 +174,7 @@ def test_of_many_users_the_same_ones_are_learned_from_however_they_are_sharded(t
     many = spec(tmp_path / "b", table, settings=few, sequences=tuple(f"shard={k}.arrow" for k in range(4)))
     for k, name in enumerate(many.sequences):
         part = table.filter(pa.array(np.arange(60) % 4 == k))
-        with Storage(many.root).writer(name) as file, pa.ipc.new_file(file, part.schema) as writer:
-            writer.write_table(part)
+        write_shard(Storage(many.root), name, part)
     card, everybody = run(one), run(spec(tmp_path / "c", table, settings=settings(epochs=1)))
     assert run(many) == card
     assert same(weights(one), weights(many))

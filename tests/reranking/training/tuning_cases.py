@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import pyarrow as pa
 
 from rayrec.config import Tuning
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
+from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.item_token.item_head import ItemHead
+from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.storage import Storage
 
@@ -47,8 +54,7 @@ def settings(**changes: Any) -> Tuning:
 def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
     """A spec over one file of sequences, written below `root`."""
     storage = Storage(str(root))
-    with storage.writer("sequences.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    write_shard(storage, "sequences.arrow", table)
     names = [f"item {code:02}" for code in range(ITEMS)]
     catalogue = pa.table({"item_id": [f"i{code:02}" for code in range(ITEMS)], "title": names})
     catalogue = catalogue.append_column("category", pa.nulls(ITEMS, pa.string()))
@@ -60,3 +66,34 @@ def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
         "now": NOW,
     }
     return TuningSpec(root=storage.root, catalogue=catalogue, **{**given, **changes})
+
+
+def write_shard(storage: Storage, path: str, table: pa.Table) -> None:
+    with storage.writer(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def run(
+    given: TuningSpec, report: Callable[[Mapping[str, float]], None] = lambda row: None
+) -> tuned_checkpoint.ModelCard:
+    """Tune in this process."""
+    return tune_on_worker(given, Worker(), report)
+
+
+def fetch(given: TuningSpec) -> tuned_checkpoint.LocalCheckpoint:
+    return tuned_checkpoint.fetch_checkpoint(Storage(given.root), given.path)
+
+
+def learned_pairs(given: TuningSpec) -> float:
+    """After how many of the pairs' first items the tuned model expects the second one most."""
+    model = fetch(given)
+    engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
+    layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
+    firsts = np.arange(0, ITEMS, 2)
+    item = Ragged.from_lengths(firsts, np.ones(len(firsts), np.int64))
+    prompts = layout.prompts(item, item.like(np.full(len(firsts), NOW - 2 * MICROSECONDS_PER_DAY)), NOW)
+    every = list(range(model.card.vocabulary.first_item, model.card.vocabulary.size))
+    states = engine.last_hidden_states([prompts[row].tolist() for row in range(len(firsts))])
+    scores = np.stack(ItemHead.of(model).score(states, [every] * len(firsts)))
+    scores[np.arange(len(firsts)), firsts] = -np.inf
+    return float((scores.argmax(1) == firsts + 1).mean())

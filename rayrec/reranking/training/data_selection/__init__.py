@@ -1,8 +1,13 @@
 """Training-data selection for tuning. Importing the package registers every method."""
 
 from rayrec.reranking.training.data_selection import influential_users, user_sampling
-from rayrec.reranking.training.data_selection.selection_pool import SELECTION_METHODS, SelectionPool
-from rayrec.reranking.training.data_selection.user_selection import DataSelection, latest_users, select_users
+from rayrec.reranking.training.data_selection.selection_pool import (
+    SELECTION_METHODS,
+    DataSelection,
+    SelectionPool,
+    latest_users,
+    select_users,
+)
 
 __all__ = [
     "SELECTION_METHODS",

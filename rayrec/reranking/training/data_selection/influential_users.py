@@ -4,15 +4,12 @@
 A short warm-up tunes the run's own model on random users. Then, with g_u the gradient of user u's loss in the output
 layer and v Adam's second moments of the item vectors after the warm-up, the score of a user is the cosine between
 g_u / (sqrt(v) + eps) and the mean gradient of the validation users' newest targets. Adam's first moments, which are the
-same for all users, are left out. The best scores are selected. Gradients are compared with one direction only, so they
-are neither stored nor projected: the cosines are exact. The cost is the warm-up and one forward pass over the newest
-events of all users.
+same for all users, are left out. Gradients are compared with one direction only, so that the cosines are exact.
 
 Gradients in the output layer have a closed form. With the state h_q a query q gives item i the logit v_i'h_q. With p_q
 the softmax of the logits, targets t of weights w_qt and W_q the sum of these, its loss, -sum_t w_qt log p_qt, has the
 derivative r_q h_q' in the item vectors, where r_q = W_q p_q - sum_t w_qt e_t. A user's gradient is the sum over the
-user's queries. Item vectors are also inputs of the model; their gradient as inputs is left out, like that of everything
-below the output layer.
+user's queries; all below the output layer is left out.
 """
 
 from __future__ import annotations
