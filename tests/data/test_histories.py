@@ -120,11 +120,6 @@ def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, 
     assert parts.histories.equals(whole.histories)
 
 
-def test_ties_in_time_keep_the_order_of_file_and_row() -> None:
-    rows = [row("u", "c", 5, 1, 1), row("u", "b", 5, 0, 9), row("u", "a", 5, 0, 10), row("u", "a", 4, 1, 2)]
-    assert run(rows).histories["item"].to_pylist() == [[0, 1, 0, 2]]
-
-
 def test_a_duplicate_says_where_it_was_and_the_first_stands() -> None:
     grouped = run([row("u", "a", 5, 1, 3), row("u", "a", 5, 0, 8), row("u", "a", 5, 0, 9, event=1)])
     assert grouped.histories["value"].to_pylist() == [[8.0, 9.0]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,8 +14,9 @@ import pytest
 
 from rayrec.config import Data
 from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import InputFile, list_window_files, make_splits
+from rayrec.data.input_files import InputFile, Split, list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
+from rayrec.data.raw_rows import RawBatch
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -34,6 +36,11 @@ def touch(root: Path, *paths: str) -> None:
 
 def paths(data: Data, day: date = date(2011, 8, 31)) -> list[str]:
     return [file.path for file in list_window_files(data, day).files]
+
+
+def batches(storage: Storage, splits: Sequence[Split], data: Data, columns: Sequence[str]) -> list[RawBatch]:
+    fragments = [fragment for split in splits for fragment in split.fragments]
+    return [b for each in fragments for b in read_fragment(storage, each, data.interactions, columns, columns)]
 
 
 @pytest.mark.parametrize("layout", ["events/dt={}/part-0.csv", "events/{}.csv.gz", "events/deep/er/log-{}-7.parquet"])
@@ -57,11 +64,8 @@ def test_files_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Pa
     contract = InteractionContract(settings, day, pa.array(["i"]))
     store = Storage(str(tmp_path))
     (split,) = make_splits(store, list_window_files(settings, day).files, 1 << 20)
-    accepted = sum(
-        contract.check(batch, fragment.file, "there").accepted
-        for fragment in split.fragments
-        for batch in read_fragment(store, fragment, settings.interactions, contract.columns, contract.needed)
-    )
+    read = batches(store, [split], settings, contract.columns)
+    accepted = sum(contract.check(batch, split.fragments[0].file, "there").accepted for batch in read)
     assert accepted == sum(date(2011, 8, 28) <= hour.date() < day for hour in hours) == 3 * 24
 
 
@@ -121,12 +125,6 @@ def test_a_large_parquet_file_is_split_by_row_groups_and_no_row_is_lost(tmp_path
     settings = data(tmp_path)
     splits = make_splits(Storage(str(tmp_path)), list_window_files(settings, date(2011, 8, 31)).files, 64 << 10)
     assert len(splits) > 3
-    columns = ["user_id", "item_id", "ts"]
-    batches = [
-        batch
-        for split in splits
-        for fragment in split.fragments
-        for batch in read_fragment(Storage(str(tmp_path)), fragment, settings.interactions, columns, columns)
-    ]
-    assert np.concatenate([batch.row for batch in batches]).tolist() == list(range(1, 10_001))
-    assert pa.concat_tables([batch.table for batch in batches])["user_id"].to_pylist() == numbers.tolist()
+    read = batches(Storage(str(tmp_path)), splits, settings, ["user_id", "item_id", "ts"])
+    assert np.concatenate([batch.row for batch in read]).tolist() == list(range(1, 10_001))
+    assert pa.concat_tables([batch.table for batch in read])["user_id"].to_pylist() == numbers.tolist()

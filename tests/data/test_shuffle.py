@@ -44,8 +44,8 @@ def settings(folder: Path, **data: Any) -> Data:
     return Data.model_validate(content | {"items": {"from_interactions": True}, "shards": 4} | data)
 
 
-def ingested(folder: Path, data: Data, out: str = "out") -> tuple[Storage, list[str]]:
-    outputs, paths = Storage(str(folder / out)), []
+def ingested(folder: Path | str, data: Data, out: str = "out") -> tuple[Storage, list[str]]:
+    outputs, paths = Storage(f"{folder}/{out}"), []
     for split in make_splits(Storage(data.root), list_window_files(data, DAY).files, data.split_bytes):
         paths.append(f"x/{split.index}")
         split_ingest.ingest_split(
@@ -159,12 +159,7 @@ def test_a_day_in_any_store_gives_the_same_histories(storage_root: str, tmp_path
     expected = all_histories(*ingested(tmp_path, local), local)
     root = f"{storage_root}/data"
     Storage(root).write("events.parquet", (tmp_path / "data" / "events.parquet").read_bytes())
-    data, outputs, paths = local.model_copy(update={"root": root}), Storage(f"{storage_root}/out"), []
-    for split in make_splits(Storage(root), list_window_files(data, DAY).files, data.split_bytes):
-        paths.append(f"x/{split.index}")
-        contract = InteractionContract(data, DAY)
-        split_ingest.ingest_split(
-            Storage(root), outputs, split, contract, shuffle_path=paths[-1], quarantine=f"{paths[-1]}.q"
-        )
+    data = local.model_copy(update={"root": root})
+    outputs, paths = ingested(storage_root, data)
     assert len(paths) > 1
     assert str(all_histories(outputs, paths, data)) == str(expected)

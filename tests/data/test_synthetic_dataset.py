@@ -34,6 +34,11 @@ def events(shop: SyntheticDataset) -> pd.DataFrame:
     return rows[[tuple(row) not in broken for row in rows.fillna("").to_numpy()]]
 
 
+def past_events(shop: SyntheticDataset) -> pd.DataFrame:
+    rows = events(shop)
+    return rows[rows["ts"] < DATE.isoformat()]
+
+
 def digest(root: Path) -> str:
     files = sorted(file for file in root.rglob("*") if file.is_file())
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
@@ -53,8 +58,7 @@ def test_each_day_is_a_file_of_its_own_day_and_the_future_is_there_to_be_judged(
 
 
 def test_the_counts_are_those_of_the_files(shop: SyntheticDataset) -> None:
-    past = events(shop)
-    past = past[past["ts"] < DATE.isoformat()]
+    past = past_events(shop)
     assert len(past) == shop.events
     noise = pd.read_csv(shop.truth_root / "noise.csv")
     assert len(noise) == shop.noise
@@ -64,8 +68,7 @@ def test_the_counts_are_those_of_the_files(shop: SyntheticDataset) -> None:
 
 
 def test_noise_lies_in_the_log_and_looks_as_popular_as_what_is_wanted(shop: SyntheticDataset) -> None:
-    past = events(shop)
-    past = past[past["ts"] < DATE.isoformat()]
+    past = past_events(shop)
     noise = pd.read_csv(shop.truth_root / "noise.csv")
     marked = past.merge(noise, how="left", indicator=True)["_merge"].eq("both").to_numpy()
     assert marked.sum() == shop.noise
@@ -86,8 +89,7 @@ def test_the_follow_up_comes_next_about_as_often_as_the_generator_says(shop: Syn
 
 
 def test_nobody_wants_what_they_have_and_the_best_slate_knows_what_comes(shop: SyntheticDataset) -> None:
-    past = events(shop)
-    past = past[past["ts"] < DATE.isoformat()]
+    past = past_events(shop)
     had = set(zip(past["user_id"], past["item_id"], strict=True))
     wanted = pd.read_csv(shop.truth_root / "next.csv")
     best = pd.read_csv(shop.truth_root / "best.csv")

@@ -6,7 +6,7 @@ A broken input is this shop with one thing wrong.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ from rayrec.data.schemas import QUARANTINE
 from rayrec.data.shuffle import read_item_counts, read_shard_interactions
 from rayrec.data.split_ingest import RowCounts, ingest_split
 from rayrec.storage import Storage
+from rayrec.storage.tables import read_parquet
 
 DAY = date(2011, 8, 31)
 
@@ -113,7 +114,8 @@ def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY)
             quarantine=f"quarantine/{split.index}.parquet",
         )
         rows.add(RowCounts.from_dict(statistics))
-        broken += _read_quarantine(outputs, statistics["quarantine"])
+        if statistics["quarantine"]:
+            broken.append(read_parquet(outputs, statistics["quarantine"]))
     assert rows.rows == rows.accepted + rows.outside_window + sum(rows.quarantined.values())
     check_share(rows.rows - rows.outside_window, rows.quarantined, data.max_quarantine_share, "the window")
     if items is None:
@@ -132,12 +134,6 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, **options)
     return sink.getvalue()
-
-
-def _read_quarantine(outputs: Storage, path: str | None) -> Iterator[pa.Table]:
-    if path:
-        with outputs.open(path) as file:
-            yield pq.read_table(file)
 
 
 def _reasons(outcome: Outcome) -> dict[str, int]:

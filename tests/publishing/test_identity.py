@@ -88,7 +88,7 @@ def test_digests_see_the_order_of_the_mappings_that_are_named_and_of_no_other() 
 
 
 @pytest.mark.parametrize("path", ["data.events", "arms.variants", "retrieval.sources", OTHER_SOURCES])
-def test_an_order_that_means_something_makes_another_run_and_is_told(path: str, root: Path) -> None:
+def test_an_order_that_counts_makes_another_run_and_is_named(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert turned.config.fingerprint != usual.config.fingerprint
     (line,) = run_differences(usual.record, turned.record)
@@ -97,7 +97,7 @@ def test_an_order_that_means_something_makes_another_run_and_is_told(path: str, 
 
 
 @pytest.mark.parametrize("path", ["data.items.attributes", "denoise.settings", "retrieval.sources.ease"])
-def test_an_order_that_means_nothing_makes_no_other_run(path: str, root: Path) -> None:
+def test_an_order_that_does_not_count_makes_no_other_run(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert turned.record.run_id == usual.record.run_id
     assert turned.data_fingerprint == usual.data_fingerprint
@@ -151,26 +151,20 @@ def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     assert usual.record.run_id != other.record.run_id  # and no shard is shared
 
 
-def test_days_are_the_same_as_long_as_their_files_are(root: Path) -> None:
-    first, again = day(root), day(root)
-    assert first == again
-    assert hash(first) == hash(again)
+def test_contexts_are_equal_until_their_files_change_and_a_pickled_one_stays_as_it_was(root: Path) -> None:
+    first = day(root)
+    assert first == day(root)
+    assert hash(first) == hash(day(root))
+    copy = pickle.loads(pickle.dumps(first))
     (root / "items.csv").write_text("item_id,title\n1,one\n", encoding="utf8")
     assert day(root) != first
     assert day(root) == day(root)
-
-
-def test_a_day_that_travels_stays_the_day_it_was(root: Path) -> None:
-    first = day(root)
-    assert first == day(root)
-    there = pickle.loads(pickle.dumps(first))
-    (root / "items.csv").write_text("item_id,title\n1,one\n", encoding="utf8")
-    assert there == first
-    assert there.data_fingerprint == first.data_fingerprint
+    assert copy == first
+    assert copy.data_fingerprint == first.data_fingerprint
 
 
 @pytest.mark.parametrize("name", ["events.csv", "items.csv"])
-def test_days_whose_files_are_gone_are_told_apart_by_the_rest(root: Path, name: str) -> None:
+def test_contexts_whose_files_are_gone_differ_by_the_rest(root: Path, name: str) -> None:
     (root / name).unlink()
     assert day(root) == day(root)
     assert hash(day(root)) == hash(day(root))
@@ -181,11 +175,11 @@ def test_days_whose_files_are_gone_are_told_apart_by_the_rest(root: Path, name: 
         _ = there.data_fingerprint
 
 
-def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None:
-    reader = root / "models" / "reader"
-    reader.mkdir(parents=True)
+def test_the_templates_of_the_config_are_part_of_a_text_rerankers_identity(root: Path) -> None:
+    checkpoint = root / "models" / "text"
+    checkpoint.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (reader / name).write_text("{}")
+        (checkpoint / name).write_text("{}")
 
     def written(name: str, words: str, cells: int) -> str:
         lead = {"P0": "", "P1": "{history}", "P2": "{preference}", "P2 ": "{preference} {history}"}
@@ -193,18 +187,18 @@ def test_readers_of_titles_go_by_the_templates_of_the_config(root: Path) -> None
             {
                 "id": f"own-{number}",
                 "preference": who.strip(),
-                "intention": asked,
+                "intention": request,
                 "task_form": "T0",
                 "split": "train",
-                "text": f"{words} {fields} {'{intention}' if asked == 'I2' else ''} {{item}}",
+                "text": f"{words} {fields} {'{intention}' if request == 'I2' else ''} {{item}}",
             }
-            for number, ((who, fields), asked) in enumerate(product(lead.items(), ("I0", "I2")))
+            for number, ((who, fields), request) in enumerate(product(lead.items(), ("I0", "I2")))
         ]
         (root / name).write_text(yaml.safe_dump(entries[:cells]), encoding="utf8")
         return str(root / name)
 
     def run_of(templates: str | None, method: str = "pointwise") -> RunContext:
-        rerank = {"method": method} | ({"checkpoint": str(reader)} if method == "pointwise" else {})
+        rerank = {"method": method} | ({"checkpoint": str(checkpoint)} if method == "pointwise" else {})
         return day(root, rerank=rerank, instruction={"templates": templates})
 
     def blend(of: RunContext) -> str:

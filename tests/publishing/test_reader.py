@@ -11,12 +11,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from small_day import ARMS, DATE, USERS, commit_all, publish_day, record, whole_day
+from small_day import ARMS, DATE, USERS, publish_day, whole_day
 
 from rayrec import published_dates, read_slates
 from rayrec.data.schemas import SLATE
 from rayrec.errors import PublicationError, StorageError
-from rayrec.publishing import PublishingRun, read_manifest
+from rayrec.publishing import read_manifest
 from rayrec.storage import Storage
 
 
@@ -83,12 +83,6 @@ def test_an_unknown_arm_names_those_there_are(root: str) -> None:
     assert error.value.hint == "the arms are control, llm"
 
 
-def test_files_that_the_manifest_does_not_name_are_not_read(root: str) -> None:
-    stray = "slates/dt=2011-08-31/arm=llm/shard=0000-stray.parquet"
-    Storage(root).write(stray, Storage(root).read(read_manifest(root, DATE).files[0].path))
-    assert read_slates(root, DATE).equals(whole_day())
-
-
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -131,10 +125,10 @@ SELECT * FROM read_parquet(getvariable('files'), hive_partitioning = false) ORDE
 """
 
 
-def test_duckdb_reads_the_same_through_the_manifest(root: str) -> None:
-    commit_all(PublishingRun.open(Storage(root), record()))  # no effect: the day is published
+def test_duckdb_and_read_slates_read_the_files_of_the_manifest_and_no_others(root: str) -> None:
     stray = "slates/dt=2011-08-31/arm=llm/shard=0000-stray.parquet"
     Storage(root).write(stray, Storage(root).read(read_manifest(root, DATE).files[0].path))
+    assert read_slates(root, DATE).equals(whole_day())
     with duckdb.connect() as connection:
         got = connection.sql(DUCKDB.format(root=root, date=DATE)).to_arrow_table()
     expected = read_slates(root, DATE, "llm").sort_by([("user_id", "ascending"), ("rank", "ascending")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -96,10 +97,11 @@ def test_rows_that_come_in_any_order_are_written_sorted(local: Storage) -> None:
     assert read_slates(local.root, DATE).equals(whole_day())
 
 
-def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storage: Storage) -> None:
+@pytest.mark.parametrize("code", ["code-1", "code-2"])
+def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storage: Storage, code: str) -> None:
     publish_day(storage)
     before = storage.list()
-    run = PublishingRun.open(storage, record())
+    run = PublishingRun.open(storage, dataclasses.replace(record(), code_version=code))
     assert run.published is not None
     assert run.publish(PROVENANCE).outcome == "published by another run"
     assert storage.list() == before
@@ -116,21 +118,10 @@ def test_a_preview_finds_what_open_would_and_writes_nothing(local: Storage) -> N
     assert local.list() == before
 
 
-def test_a_rerun_with_newer_code_leaves_a_published_day_alone(local: Storage) -> None:
-    publish_day(local)
-    before = local.list()
-    assert PublishingRun.open(local, dataclasses.replace(record(), code_version="code-2")).published is not None
-    assert local.list() == before
-
-
-def test_newer_code_does_not_resume_the_shards_of_older_code(local: Storage) -> None:
+@pytest.mark.parametrize("change", [{"code_version": "code-2"}, {"inputs": INPUTS[:1]}])
+def test_shards_of_other_code_or_inputs_are_not_resumed(local: Storage, change: dict[str, Any]) -> None:
     commit_all(PublishingRun.open(local, record()))
-    assert PublishingRun.open(local, dataclasses.replace(record(), code_version="code-2")).receipts() == {}
-
-
-def test_an_unpublished_run_with_other_inputs_starts_afresh(local: Storage) -> None:
-    commit_all(PublishingRun.open(local, record()))
-    other = dataclasses.replace(record(), inputs=INPUTS[:1])
+    other = dataclasses.replace(record(), **change)
     assert PublishingRun.open(local, other).receipts() == {}
     assert publish_day(local, other).outcome == "published"
 

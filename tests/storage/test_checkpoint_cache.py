@@ -31,28 +31,28 @@ def names(root: Path) -> set[str]:
 def test_old_copies_go_when_a_new_one_comes_but_for_the_newest_few(tmp_path: Path) -> None:
     for age in range(10):
         aged(cached_copy(digest(age), tmp_path, filled), IDLE_DAYS + 10 - age)
-    tonight = cached_copy(digest("tonight"), tmp_path, filled)
-    assert names(tmp_path) == {tonight.name, *(digest(age) for age in range(10 - (MIN_CACHED_COPIES - 1), 10))}
-    assert (tonight / "model.safetensors").is_file()
+    new = cached_copy(digest("new"), tmp_path, filled)
+    assert names(tmp_path) == {new.name, *(digest(age) for age in range(10 - (MIN_CACHED_COPIES - 1), 10))}
+    assert (new / "model.safetensors").is_file()
 
 
-def test_what_was_asked_for_in_the_last_days_stays_however_many_there_are(tmp_path: Path) -> None:
+def test_copies_used_in_the_last_days_stay_however_many_there_are(tmp_path: Path) -> None:
     for number in range(3 * MIN_CACHED_COPIES):
         aged(cached_copy(digest(number), tmp_path, filled), IDLE_DAYS - 1)
-    cached_copy(digest("tonight"), tmp_path, filled)
+    cached_copy(digest("new"), tmp_path, filled)
     assert len(names(tmp_path)) == 3 * MIN_CACHED_COPIES + 1
 
 
-def test_asking_for_a_copy_keeps_it_and_copies_nothing(tmp_path: Path) -> None:
+def test_using_a_copy_keeps_it_and_copies_nothing(tmp_path: Path) -> None:
     old = cached_copy(digest("old"), tmp_path, filled)
     others = [cached_copy(digest(number), tmp_path, filled) for number in range(MIN_CACHED_COPIES)]
     for path in (old, *others):
         aged(path, IDLE_DAYS + 1)
     aged(old, IDLE_DAYS + 2)
     assert cached_copy(old.name, tmp_path, lambda folder: pytest.fail("it is there")) == old
-    tonight = cached_copy(digest("tonight"), tmp_path, filled)
+    new = cached_copy(digest("new"), tmp_path, filled)
     assert old.name in names(tmp_path)
-    assert names(tmp_path) < {path.name for path in (old, tonight, *others)}
+    assert names(tmp_path) < {path.name for path in (old, new, *others)}
 
 
 def test_a_copy_that_a_kill_cut_short_is_cleared_away_and_one_being_made_is_not(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for link in ("cache", "dangling"):
         with pytest.raises(DataError, match="another user can access it"):
-            cached_copy(digest("tonight"), tmp_path / link, filled)
+            cached_copy(digest("new"), tmp_path / link, filled)
     with pytest.raises(NotADirectoryError):
         checkpoint_cache.delete_idle(tmp_path / "cache")
     assert names(victim) == before
@@ -94,12 +94,12 @@ def test_a_cache_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> 
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
     with pytest.raises(DataError, match="another user can access it"):
-        cached_copy(digest("tonight"), tmp_path / "cache", filled)
+        cached_copy(digest("new"), tmp_path / "cache", filled)
 
 
 def test_nothing_is_deleted_but_copies(tmp_path: Path) -> None:
     root = home(tmp_path / "cache")
-    cached_copy(digest("tonight"), root, filled)
+    cached_copy(digest("new"), root, filled)
     left = names(root)
     assert {f"letters-{number}" for number in range(3 * MIN_CACHED_COPIES)} < left
     assert len(left) == 3 * MIN_CACHED_COPIES + MIN_CACHED_COPIES
