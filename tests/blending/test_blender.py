@@ -1,16 +1,16 @@
-"""The blend: what it learns, what it does without, and what it must not depend on."""
+"""The blender: its fitted weights, its defaults, and the independence of users."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from scored_candidates import NAMES, PERSONAL, candidates, item_features, window, with_llm
+from scored_candidates import NAMES, PERSONAL, candidates, item_features, set_llm_scores, window, with_llm
 
 from rayrec.blending.blend_features import blend_features, impute_missing, rms_normalised, user_features
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
@@ -38,7 +38,7 @@ def test_newton_finds_the_minimum_that_scipy_finds() -> None:
     assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_constant_and_repeated_features_do_no_harm() -> None:
+def test_constant_and_repeated_features_have_finite_weights() -> None:
     random = np.random.default_rng(0)
     one = random.normal(size=(200, 1))
     features = np.hstack([one, one, np.ones((200, 1))]).astype(np.float32)
@@ -49,23 +49,23 @@ def test_constant_and_repeated_features_do_no_harm() -> None:
     assert weights[0] == pytest.approx(weights[1], abs=1e-6)
 
 
-def top_hits(scores: Ragged, taught: TrainingWindow) -> float:
+def top_hits(scores: Ragged, of: TrainingWindow) -> float:
     first = [int(scores.offsets[row] + np.argmax(scores[row])) for row in range(len(scores))]
-    return float(taught.consumed.values[first].mean())
+    return float(of.consumed.values[first].mean())
 
 
-def test_a_learned_blend_beats_the_default_and_every_source_alone() -> None:
+def test_a_fitted_blender_beats_the_default_and_every_source_alone() -> None:
     learned = fit_blender([window(seed=1), window(seed=2)], PERSONAL)
-    judged = window(seed=3)
-    hits = top_hits(learned.scores(judged.table, judged.item_features), judged)
-    assert hits > top_hits(Blender.default(PERSONAL, NAMES).scores(judged.table, judged.item_features), judged)
+    held_out = window(seed=3)
+    hits = top_hits(learned.scores(held_out.table, held_out.item_features), held_out)
+    assert hits > top_hits(Blender.default(PERSONAL, NAMES).scores(held_out.table, held_out.item_features), held_out)
     for name in PERSONAL:
-        assert hits > top_hits(Ragged.from_arrow(judged.table[f"score.{name}"]), judged)
+        assert hits > top_hits(Ragged.from_arrow(held_out.table[f"score.{name}"]), held_out)
     assert learned.without_llm.by_name["log ease"] > 3 * abs(learned.without_llm.by_name["log user_knn"])
     assert learned.with_llm is None
 
 
-def test_the_llm_counts_as_much_as_it_helps() -> None:
+def test_the_weight_of_the_llm_follows_its_use() -> None:
     useful, useless = (
         fit_blender([window(seed=1, llm=weight), window(seed=2, llm=weight)], PERSONAL) for weight in (1, 0)
     )
@@ -78,30 +78,26 @@ def test_the_llm_counts_as_much_as_it_helps() -> None:
 def test_scores_are_the_sum_of_the_named_features() -> None:
     learned = fit_blender([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSONAL)
     assert learned.with_llm is not None
-    judged = window(seed=3, llm=1.0)
-    user = user_features(judged.table, judged.item_features)
+    held_out = window(seed=3, llm=1.0)
+    user = user_features(held_out.table, held_out.item_features)
     for weights, llm in ((learned.without_llm, False), (learned.with_llm, True)):
         centred = user - np.array(weights.feature_means, np.float32)
-        named = blend_features(judged.table, judged.item_features, PERSONAL, centred, llm)
+        named = blend_features(held_out.table, held_out.item_features, PERSONAL, centred, llm)
         expected = sum(np.float64(weights.by_name[name]) * column for name, column in named.items())
-        table = judged.table if llm else judged.table.drop_columns(["llm_score", "error"])
-        assert np.allclose(learned.scores(table, judged.item_features).values, expected, atol=1e-4)
+        table = held_out.table if llm else held_out.table.drop_columns(["llm_score", "error"])
+        assert np.allclose(learned.scores(table, held_out.item_features).values, expected, atol=1e-4)
         assert set(weights.by_name) == set(named)
 
 
-def test_a_failed_prompt_leaves_its_user_to_the_plain_blend_and_nobody_else() -> None:
+def test_a_user_whose_prompt_failed_has_the_scores_without_the_llm_and_others_are_unchanged() -> None:
     learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     table = with_llm(candidates())
     whole = learned.scores(table, item_features())
     llm = Ragged.from_arrow(table["llm_score"])
-    failed = llm.like(np.where(llm.rows == 7, np.nan, llm.values).astype(np.float32))
-    column = table.schema.get_field_index("llm_score")
-    broken = table.set_column(column, table.schema.field("llm_score"), failed.to_arrow(pa.float32()))
+    broken = set_llm_scores(table, np.where(llm.rows == 7, np.nan, llm.values))
     found, plain = learned.scores(broken, item_features()), learned.scores(candidates(), item_features())
     assert np.array_equal(found[7], plain[7])
-    assert np.array_equal(
-        np.delete(found.values, np.flatnonzero(llm.rows == 7)), np.delete(whole.values, np.flatnonzero(llm.rows == 7))
-    )
+    assert np.array_equal(found.values[llm.rows != 7], whole.values[llm.rows != 7])
 
 
 def test_a_candidate_without_llm_score_gets_the_users_lowest() -> None:
@@ -121,24 +117,22 @@ def test_a_score_never_depends_on_who_shares_the_table() -> None:
         assert np.array_equal(part.values, whole.values[whole.offsets[start] : whole.offsets[start + length]])
 
 
-def test_a_blend_survives_json() -> None:
+def test_a_blender_is_the_same_after_json() -> None:
     learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     back = Blender.from_dict(json.loads(json.dumps(learned.to_dict())))
     table = with_llm(candidates())
     assert np.array_equal(back.scores(table, item_features()).values, learned.scores(table, item_features()).values)
 
 
-def test_with_nothing_to_learn_from_the_default_stands() -> None:
+def test_without_enough_training_users_the_default_is_used() -> None:
     assert fit_blender([], PERSONAL) == Blender.default(PERSONAL)
     few = window(users=10)
     assert fit_blender([few], PERSONAL) == Blender.default(PERSONAL, NAMES)
-    untaught = TrainingWindow(
-        few.table, few.consumed.like(np.zeros(len(few.consumed.values), np.bool_)), few.item_features
-    )
-    assert fit_blender([untaught], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    nothing_consumed = replace(few, consumed=few.consumed.like(np.zeros(len(few.consumed.values), np.bool_)))
+    assert fit_blender([nothing_consumed], PERSONAL) == Blender.default(PERSONAL, NAMES)
 
 
-def test_learning_again_gives_the_same_weights() -> None:
+def test_fitting_again_gives_the_same_weights() -> None:
     assert fit_blender([window(seed=1)], PERSONAL) == fit_blender([window(seed=1)], PERSONAL)
 
 
@@ -149,7 +143,7 @@ def _no_dust(score: float) -> float:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32).map(_no_dust), max_size=6), min_size=1, max_size=5))
-def test_relative_scores_ignore_the_scale_of_a_row(rows: list[list[float]]) -> None:
+def test_normalised_scores_do_not_depend_on_the_scale_of_a_row(rows: list[list[float]]) -> None:
     ragged = Ragged.from_lengths(np.array([x for row in rows for x in row], np.float32), [len(row) for row in rows])
     scores = rms_normalised(ragged)
     assert np.isfinite(scores).all()

@@ -1,4 +1,4 @@
-"""How far the LLM may lift an item: whatever it is made to say, the retrievers' order bounds it."""
+"""The rank-promotion cap: whatever the LLM scores are, the order without the LLM bounds the ranks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_slates import codes_of, stage
-from scored_candidates import PERSONAL, candidates, item_features, window, with_llm
+from scored_candidates import PERSONAL, candidates, item_features, set_llm_scores, window, with_llm
 
 from rayrec.blending.blend_fitting import fit_blender
 from rayrec.blending.blender import Blender
@@ -36,7 +36,7 @@ def bounded(rows: list[tuple[float, float, bool]], max_promotion: int) -> Floats
 
 @settings(max_examples=300, deadline=None)
 @given(ROWS, st.integers(0, 6), st.data())
-def test_whatever_an_attacker_achieves_the_item_rises_no_further_and_others_keep_their_scores_and_order(
+def test_no_llm_score_moves_an_item_beyond_the_cap_or_changes_others(
     rows: list[tuple[float, float, bool]], max_promotion: int, data: st.DataObject
 ) -> None:
     item = data.draw(st.integers(0, len(rows) - 1))
@@ -52,7 +52,7 @@ def test_whatever_an_attacker_achieves_the_item_rises_no_further_and_others_keep
 
 @settings(max_examples=200, deadline=None)
 @given(ROWS, st.integers(0, 6))
-def test_nobody_rises_or_falls_beyond_the_bound(rows: list[tuple[float, float, bool]], max_promotion: int) -> None:
+def test_no_item_moves_by_more_ranks_than_the_cap(rows: list[tuple[float, float, bool]], max_promotion: int) -> None:
     found = ranked(bounded(rows, max_promotion))
     for place, item in enumerate(ranked(np.array([row[0] for row in rows], np.float32))):
         assert abs(found.index(item) - place) <= max_promotion
@@ -60,7 +60,7 @@ def test_nobody_rises_or_falls_beyond_the_bound(rows: list[tuple[float, float, b
 
 @settings(max_examples=100, deadline=None)
 @given(ROWS)
-def test_a_bound_beyond_the_list_leaves_the_llms_order_and_none_at_all_the_retrievers(
+def test_a_cap_beyond_the_list_gives_the_order_of_the_llm_and_a_cap_of_zero_that_without_it(
     rows: list[tuple[float, float, bool]],
 ) -> None:
     read = [(free, score, True) for free, score, _ in rows]
@@ -71,7 +71,9 @@ def test_a_bound_beyond_the_list_leaves_the_llms_order_and_none_at_all_the_retri
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(ROWS, min_size=2, max_size=4), st.integers(0, 5))
-def test_a_users_scores_are_theirs_alone(users: list[list[tuple[float, float, bool]]], max_promotion: int) -> None:
+def test_the_scores_of_a_user_do_not_depend_on_others(
+    users: list[list[tuple[float, float, bool]]], max_promotion: int
+) -> None:
     free, scores, read = (np.concatenate([[row[k] for row in rows] for rows in users]) for k in range(3))
     lengths = [len(rows) for rows in users]
     together = cap_promotion(
@@ -80,7 +82,7 @@ def test_a_users_scores_are_theirs_alone(users: list[list[tuple[float, float, bo
     assert np.array_equal(together, np.concatenate([bounded(rows, max_promotion) for rows in users]))
 
 
-def test_a_score_within_the_bound_is_published_as_it_is() -> None:
+def test_a_score_within_the_bounds_is_unchanged() -> None:
     free = Ragged.from_lengths(np.array([5, 4, 3, 2, 1], np.float32), [5])
     scores = np.array([5.5, 3.25, 9, 2, -7], np.float32)
     assert cap_promotion(free, scores, np.ones(5, np.bool_), 2).tolist() == [5.5, 3.25, 4, 2, -7]
@@ -95,11 +97,10 @@ def attacked(table: pa.Table, achieved: float) -> pa.Table:
     llm = Ragged.from_arrow(table["llm_score"])
     values = llm.values.copy()
     values[llm.offsets[1:] - 1] = achieved
-    column = table.schema.get_field_index("llm_score")
-    return table.set_column(column, table.schema.field("llm_score"), llm.like(values).to_arrow(pa.float32()))
+    return set_llm_scores(table, values)
 
 
-def test_published_slates_hold_the_bound_against_the_order_without_the_llm() -> None:
+def test_published_slates_keep_within_the_cap() -> None:
     assert LEARNED.with_llm is not None
     silent = replace(
         LEARNED.with_llm, by_name={k: v for k, v in LEARNED.with_llm.by_name.items() if not k.startswith("llm")}
@@ -109,10 +110,8 @@ def test_published_slates_hold_the_bound_against_the_order_without_the_llm() -> 
     whole = replace(stage(size=40), max_promotion=4)
     retrieved = codes_of(replace(whole, blend=Blender(LEARNED.personalized, silent))(table, "a"))
     rose, free = [], []
-    for made, found in (
-        (replace(whole, blend=LEARNED), rose),
-        (replace(whole, blend=LEARNED, max_promotion=None), free),
-    ):
+    for max_promotion, found in ((4, rose), (None, free)):
+        made = replace(whole, blend=LEARNED, max_promotion=max_promotion)
         slates = codes_of(made(attacked(table, 1e6), "a"))
         for before, after, item in zip(retrieved, slates, last, strict=True):
             found.append(before.index(item) - after.index(item))
@@ -123,30 +122,23 @@ def test_published_slates_hold_the_bound_against_the_order_without_the_llm() -> 
         assert [code for code in one if code != item] == [code for code in other if code != item]
 
 
-def test_what_the_llm_neither_likes_nor_dislikes_stays_where_the_retrievers_put_it() -> None:
+def test_mean_llm_scores_leave_the_order_without_the_llm() -> None:
     assert LEARNED.with_llm is not None
     assert LEARNED.with_llm.llm_mean == pytest.approx(-5, abs=0.1)
     table = with_llm(candidates(40))
-    llm = Ragged.from_arrow(table["llm_score"])
-    flat = llm.like(np.full(len(llm.values), LEARNED.with_llm.llm_mean, np.float32)).to_arrow(pa.float32())
-    column = table.schema.get_field_index("llm_score")
-    same = table.set_column(column, table.schema.field("llm_score"), flat)
+    zero = np.zeros(len(Ragged.from_arrow(table["llm_score"]).values))
+    same = set_llm_scores(table, zero + LEARNED.with_llm.llm_mean)
     indifferent = replace(LEARNED, with_llm=replace(LEARNED.with_llm, llm_mean=0.0))
-    free = indifferent.scores(
-        table.set_column(column, table.schema.field("llm_score"), llm.like(0 * llm.values).to_arrow(pa.float32())),
-        item_features(),
-    )
+    free = indifferent.scores(set_llm_scores(table, zero), item_features())
     np.testing.assert_allclose(LEARNED.scores(same, item_features(), max_promotion=10).values, free.values, atol=1e-5)
 
 
-def test_the_bound_is_there_where_texts_are_read_unless_it_is_taken_away() -> None:
+def test_text_rerankers_have_a_cap_unless_it_is_null() -> None:
     assert Rerank(method="item_token").promotion_cap is None
     assert Rerank(method="listwise", checkpoint="x").promotion_cap == 10
     assert Rerank(method="listwise", checkpoint="x", max_promotion=None).promotion_cap is None
     assert Rerank(method="pointwise", checkpoint="x", max_promotion=0).promotion_cap == 0
-    assert (
-        Rerank(method="listwise", checkpoint="x", max_promotion=3).scorer_key
-        == Rerank(method="listwise", checkpoint="x").scorer_key
-    )
+    keys = [Rerank(method="listwise", checkpoint="x", **more).scorer_key for more in ({}, {"max_promotion": 3})]
+    assert keys[0] == keys[1]
     with pytest.raises(ValueError, match=r"rerank\.max_promotion"):
         Rerank(method="listwise", checkpoint="x", max_promotion=-1)

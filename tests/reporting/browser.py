@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from waiting import PATIENCE_S, line_of
@@ -80,11 +79,3 @@ def tab() -> Iterator[Tab]:
         finally:
             browser.kill()
             browser.wait()
-
-
-def screenshot(page: Tab, path: Path) -> None:
-    """The whole page as a picture, to look at."""
-    import base64
-
-    shown = page.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"]
-    path.write_bytes(base64.b64decode(shown))

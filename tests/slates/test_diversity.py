@@ -1,7 +1,8 @@
-"""Diversification: each method is the one of its paper, and what carries the new order is what chance can explore."""
+"""Diversification: each method is the one of its paper, and the new order has the scores of the old one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,21 @@ CASES = [(name, given_settings) for name, many in SETTINGS.items() for given_set
 LENGTHS = [20, 0, 5, 1, 9, 70, 8, 12]
 
 
-def order_of(pool: ScoredCandidates, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
-    """Each user's candidates in the order that the scores carry."""
+def diversified(
+    pool: ScoredCandidates,
+    name: str,
+    given_settings: dict[str, Any],
+    depth: int = DEPTH,
+    users: np.ndarray | None = None,
+) -> Ragged:
     method = make_diversifier(DiversitySettings(method=name, settings=given_settings))
     assert method is not None
-    scores = diversify(method, pool, depth, np.ones(len(pool), np.bool_))
+    return diversify(method, pool, depth, np.ones(len(pool), np.bool_) if users is None else users)
+
+
+def order_of(pool: ScoredCandidates, depth: int, name: str, **given_settings: Any) -> list[list[int]]:
+    """Each user's candidates in the order of the new scores."""
+    scores = diversified(pool, name, given_settings, depth)
     places = best(scores, int(scores.lengths.max(initial=0)))
     return [(places[user] - scores.offsets[user]).tolist() for user in range(len(scores))]
 
@@ -59,8 +70,11 @@ def similarity_of(codes: np.ndarray, known: CatalogueItems, by: str) -> np.ndarr
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
-def test_the_head_is_reordered_and_the_rest_keeps_its_place(name: str, given_settings: dict[str, Any]) -> None:
+def test_the_best_candidates_are_reordered_and_exchange_their_scores(name: str, given_settings: dict[str, Any]) -> None:
     pool = scored(LENGTHS)
+    scores = diversified(pool, name, given_settings)
+    for user in range(len(pool)):
+        assert np.array_equal(np.sort(scores[user]), np.sort(pool.scores[user]))
     found, before = order_of(pool, DEPTH, name, **given_settings), by_relevance(pool)
     assert [sorted(own) for own in found] == [sorted(own) for own in before]
     assert [own[DEPTH:] for own in found] == [own[DEPTH:] for own in before]
@@ -68,41 +82,23 @@ def test_the_head_is_reordered_and_the_rest_keeps_its_place(name: str, given_set
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
-def test_the_new_order_carries_the_old_scores(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = scored(LENGTHS), make_diversifier(DiversitySettings(method=name, settings=given_settings))
-    assert method is not None
-    scores = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
-    for user in range(len(pool)):
-        assert np.array_equal(np.sort(scores[user]), np.sort(pool.scores[user]))
-
-
-@pytest.mark.parametrize(("name", "given_settings"), CASES)
 def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method = (
-        scored(LENGTHS * 3, known=items(width=64), past=40),
-        make_diversifier(DiversitySettings(method=name, settings=given_settings)),
-    )
-    assert method is not None
-    together = diversify(method, pool, DEPTH, np.ones(len(pool), np.bool_))
+    pool = scored(LENGTHS * 3, known=items(width=64), past=40)
+    together = diversified(pool, name, given_settings)
     for user in range(len(pool)):
-        alone = diversify(method, pool.take_users(np.array([user])), DEPTH, np.ones(1, np.bool_))
+        alone = diversified(pool.take_users(np.array([user])), name, given_settings)
         assert np.array_equal(alone.values, together[user])
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
-def test_users_who_are_not_asked_for_stay_as_they_are(name: str, given_settings: dict[str, Any]) -> None:
-    pool, method, users = (
-        scored(LENGTHS),
-        make_diversifier(DiversitySettings(method=name, settings=given_settings)),
-        np.arange(len(LENGTHS)) % 2 == 0,
-    )
-    assert method is not None
-    scores = diversify(method, pool, DEPTH, users)
+def test_the_scores_of_other_users_stay_as_they_are(name: str, given_settings: dict[str, Any]) -> None:
+    pool, users = scored(LENGTHS), np.arange(len(LENGTHS)) % 2 == 0
+    scores = diversified(pool, name, given_settings, users=users)
     assert np.array_equal(scores.values[~users[scores.rows]], pool.scores.values[~users[scores.rows]])
 
 
 @pytest.mark.parametrize("by", ["category", "factors"])
-def test_without_weight_on_diversity_the_order_is_that_of_relevance(by: str) -> None:
+def test_without_weight_on_diversity_the_order_is_by_relevance(by: str) -> None:
     pool = scored(LENGTHS)
     assert order_of(pool, DEPTH, "mmr", relevance=1.0, by=by) == by_relevance(pool)
     assert order_of(pool, DEPTH, "dpp", theta=1e6, by=by) == by_relevance(pool)
@@ -110,18 +106,10 @@ def test_without_weight_on_diversity_the_order_is_that_of_relevance(by: str) -> 
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
-def test_equal_scores_still_carry_the_new_order(name: str, given_settings: dict[str, Any]) -> None:
+def test_equal_scores_become_distinct_in_the_new_order(name: str, given_settings: dict[str, Any]) -> None:
     pool = scored(LENGTHS)
-    flat = ScoredCandidates(
-        pool.user_ids,
-        pool.scores.like(np.round(pool.scores.values * 2).astype(np.float32) / 2),
-        pool.candidate,
-        pool.history,
-        pool.items,
-    )
-    method = make_diversifier(DiversitySettings(method=name, settings=given_settings))
-    assert method is not None
-    scores = diversify(method, flat, DEPTH, np.ones(len(flat), np.bool_))
+    flat = replace(pool, scores=pool.scores.like(np.round(pool.scores.values * 2).astype(np.float32) / 2))
+    scores = diversified(flat, name, given_settings)
     for user in range(len(flat)):
         own = flat.scores[user]
         head = np.argsort(-own, kind="stable")[:DEPTH]
@@ -194,7 +182,7 @@ def test_calibrated_is_the_one_of_steck(seed: int, weight: float) -> None:
             chosen.append(taken)
 
 
-def test_the_heavier_calibration_weighs_the_nearer_categories_come_to_the_history() -> None:
+def test_more_calibration_brings_the_categories_nearer_to_the_history() -> None:
     known = items(kinds=3)
     known.category[::7] = 0
     pool = scored([60] * 40, known=known, past=30)
@@ -211,7 +199,7 @@ def test_the_heavier_calibration_weighs_the_nearer_categories_come_to_the_histor
     assert far[2] < 0.12
 
 
-def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None:
+def test_the_first_item_of_each_category_comes_before_a_second_of_any() -> None:
     known = CatalogueItems(scored([1]).items.ids[:6], np.array([0, 0, 0, 1, 1, 2], np.int32), np.ones(6, np.bool_))
     scores = Ragged.from_lengths(np.array([6, 5, 4, 3, 2, 1], np.float32), [6])
     codes = scores.like(np.arange(6, dtype=np.int32))
@@ -232,7 +220,7 @@ def test_a_second_item_of_a_category_waits_for_the_first_of_the_others() -> None
         ("mrr", {}, "there is no diversification 'mrr'"),
     ],
 )
-def test_impossible_settings_are_refused(name: str, given_settings: dict[str, Any], says: str) -> None:
+def test_invalid_settings_are_an_error(name: str, given_settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         DiversitySettings(method=name, settings=given_settings)
 

@@ -1,4 +1,4 @@
-"""Slate policies: what each promises, and that propensities are the probabilities with which slates come about."""
+"""Slate policies: their contract, and that propensities are the probabilities of the slates."""
 
 from __future__ import annotations
 
@@ -31,30 +31,22 @@ def same(left: PolicySlates, right: PolicySlates) -> bool:
     return np.array_equal(left.places.values, right.places.values) and np.array_equal(left.propensity, right.propensity)
 
 
-def test_only_greedy_leaves_nothing_to_chance() -> None:
+def test_only_the_greedy_policy_is_deterministic() -> None:
     assert set(CHANCE) == {"epsilon_greedy", "plackett_luce", "thompson"}
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 6), st.integers(0, 2**62))
-def test_each_slate_holds_its_own_candidates_once_with_a_propensity(lengths: list[int], size: int, seed: int) -> None:
+def test_a_slate_has_each_candidate_once_and_logs_its_probability(lengths: list[int], size: int, seed: int) -> None:
     pool = scored(lengths)
     for kind in POLICIES.values():
-        found = kind(kind.settings_class()).order(pool, size, seed)
+        policy = kind(kind.settings_class())
+        found = policy.order(pool, size, seed)
         assert found.places.lengths.tolist() == [min(n, size) for n in lengths]
         assert np.array_equal(pool.scores.rows[found.places.values], found.places.rows)
         assert len(set(found.places.values.tolist())) == len(found.places.values)
         assert found.propensity.dtype == np.float32
         assert ((found.propensity > 0) & (found.propensity <= 1)).all()
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(0, 9), max_size=6), st.integers(1, 6), st.integers(0, 2**62))
-def test_the_probability_of_its_own_slate_is_the_logged_propensity(lengths: list[int], size: int, seed: int) -> None:
-    pool = scored(lengths)
-    for kind in POLICIES.values():
-        policy = kind(kind.settings_class())
-        found = policy.order(pool, size, seed)
         again = policy.probability(pool, found.places, size, seed)
         assert again.dtype == np.float32
         assert np.array_equal(again, found.propensity)
@@ -98,7 +90,7 @@ def test_the_probabilities_of_all_that_may_come_next_sum_to_one(policy: SlatePol
         assert total == pytest.approx(1)
 
 
-def test_an_item_that_is_no_candidate_has_no_probability_and_is_in_nobodys_way(policy: SlatePolicy) -> None:
+def test_an_item_that_is_no_candidate_has_probability_zero_and_changes_no_other(policy: SlatePolicy) -> None:
     pool = scored([6])
     slate, broken = np.array([4, 1, 5]), np.array([4, -1, 1, 5])
     whole = policy.probability(pool, Ragged.from_lengths(slate, [3]), 6, seed=3)
@@ -130,8 +122,8 @@ def test_slates_come_as_often_as_their_propensities_say(name: str, given_setting
         assert probability == pytest.approx(expected[slate], rel=1e-5)
     assert_as_often(Counter(slates), expected, many)
     for slate in everything:
-        asked = policy.probability(one, Ragged.from_lengths(np.array(slate), [size]), size, seed=5)
-        assert asked.prod() == pytest.approx(expected[slate], rel=1e-5)
+        found_odds = policy.probability(one, Ragged.from_lengths(np.array(slate), [size]), size, seed=5)
+        assert found_odds.prod() == pytest.approx(expected[slate], rel=1e-5)
 
 
 def assert_as_often(counts: Counter[Any], expected: dict[Any, float], many: int) -> None:
@@ -161,14 +153,14 @@ def exact(name: str, given_settings: dict[str, float], values: list[float], slat
     ("name", "given_settings"),
     [("plackett_luce", {"temperature": 1e-4}), ("epsilon_greedy", {"epsilon": 0}), ("thompson", {"scale": 0.0})],
 )
-def test_without_chance_they_are_greedy(name: str, given_settings: dict[str, float]) -> None:
+def test_policies_without_randomness_are_greedy(name: str, given_settings: dict[str, float]) -> None:
     pool, policy = scored([30, 5, 0, 17]), POLICIES[name](POLICIES.settings(name, given_settings))
     assert same(policy.order(pool, 10, 3), Greedy().order(pool, 10, 3))
     other = Greedy().order(scored([30, 5, 0, 17], seed=9), 10, 3).places
     assert np.allclose(policy.probability(pool, other, 10, 3), Greedy().probability(pool, other, 10, 3))
 
 
-def test_nothing_vanishes_at_low_temperatures() -> None:
+def test_no_probability_underflows_at_low_temperatures() -> None:
     """exp of these logits underflows, and yet the last two are as likely as each other."""
     codes, history = scored([3]).candidate, scored([3]).history
     scores = codes.like(np.array([1000.0, 0.0, 0.0], np.float32))
@@ -188,7 +180,7 @@ def test_nothing_vanishes_at_low_temperatures() -> None:
         ("thompson", {"scale": -1.0}, "scale.*greater than or equal to 0"),
     ],
 )
-def test_impossible_settings_are_refused(name: str, given_settings: dict[str, float], says: str) -> None:
+def test_invalid_settings_are_an_error(name: str, given_settings: dict[str, float], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         POLICIES[name](POLICIES.settings(name, given_settings))
 

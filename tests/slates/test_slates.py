@@ -1,42 +1,28 @@
-"""From scored candidates to published rows; the order of ties; earlier days as lessons."""
+"""From scored candidates to published rows; the order of ties; training windows."""
 
 from __future__ import annotations
 
-import datetime
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features, items
+from made_slates import stage, without_candidates
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features
 
 from rayrec.blending.blender import Blender
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.data.schemas import HISTORY, SLATE
-from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, ranks
-from rayrec.slates.assembly import SlateAssembler, slate_ids
-from rayrec.slates.policies import POLICIES, Greedy
-
-BLENDER = Blender.default(PERSONAL, NAMES)
-
-
-def stage(size: int = 10, **more: Any) -> SlateAssembler:
-    made = SlateAssembler(
-        BLENDER, item_features(), SOURCES, items(), datetime.date(2024, 5, 1), "run 1", size, Greedy()
-    )
-    return replace(made, **more)
+from rayrec.slates.assembly import slate_ids
 
 
 def test_slates_hold_each_users_best_candidates_in_order() -> None:
     table = candidates()
     rows = stage()(table, "llm")
     assert rows.schema.equals(SLATE)
-    scores, candidate = BLENDER.scores(table, item_features()), Ragged.from_arrow(table["candidate"])
+    blender = Blender.default(PERSONAL, NAMES)
+    scores, candidate = blender.scores(table, item_features()), Ragged.from_arrow(table["candidate"])
     for user in range(50):
         own = rows.filter(pa.compute.equal(rows["user_id"], f"user {user:04d}"))
         order = np.argsort(-scores[user], kind="stable")[:10]
@@ -53,18 +39,12 @@ def test_rows_are_sorted_by_user_and_do_not_depend_on_the_order_of_users() -> No
     table = candidates()
     shuffled = table.take(pa.array(np.random.default_rng(0).permutation(len(table))))
     assert stage()(shuffled, "llm").equals(stage()(table, "llm"))
-    parts = [stage()(table.slice(start, 10), "llm") for start in range(0, 50, 10)]
-    assert pa.concat_tables(parts).equals(stage()(table, "llm"))
 
 
-def test_a_user_without_candidates_gets_no_rows_and_an_empty_shard_no_table_rows() -> None:
+def test_users_without_candidates_and_empty_shards_have_no_rows() -> None:
     table = candidates()
     assert len(stage()(table.slice(0, 0), "llm")) == 0
-    empty = Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(50, np.int64))
-    for name in ("candidate", "source", *(f"score.{source}" for source in SOURCES)):
-        field = table.schema.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, empty.to_arrow(field.type.value_type))
-    assert len(stage()(table, "llm")) == 0
+    assert len(stage()(without_candidates(table), "llm")) == 0
 
 
 def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
@@ -76,11 +56,6 @@ def test_slate_ids_are_stable_and_differ_by_run_arm_and_user() -> None:
     assert len({*first, *others}) == 9
     assert all(len(text) == 32 for text in first)
     assert slate_ids("run", "arm", pa.array([], pa.string())).to_pylist() == []
-
-
-def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no slate policy 'gready'"):
-        POLICIES.lookup("gready")
 
 
 @settings(max_examples=60, deadline=None)
@@ -110,7 +85,7 @@ def history() -> pa.Table:
     )
 
 
-def test_a_lesson_knows_only_what_was_known_and_wants_what_was_new() -> None:
+def test_a_training_window_has_the_history_before_its_cutoff_and_the_new_items_after_it() -> None:
     past = histories_at(history(), 30)
     assert past["item"].to_pylist() == [[1, 2], [5], []]
     assert past["ts"].to_pylist() == [[10, 20], [5], []]

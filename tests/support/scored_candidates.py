@@ -84,6 +84,13 @@ def with_llm(table: pa.Table, seed: int = 0) -> pa.Table:
     return table.append_column(pa.field("error", pa.string()), pa.nulls(len(table), pa.string()))
 
 
+def set_llm_scores(table: pa.Table, values: np.ndarray) -> pa.Table:
+    """The table with these scores, one per candidate."""
+    scores = Ragged.from_arrow(table["llm_score"]).like(values.astype(np.float32)).to_arrow(pa.float32())
+    column = table.schema.get_field_index("llm_score")
+    return table.set_column(column, table.schema.field("llm_score"), scores)
+
+
 def window(users: int = 400, seed: int = 0, llm: float | None = None, ease: float = 2.0) -> TrainingWindow:
     """Each user takes two candidates, drawn by exp(ease * log ease score + the 8-day prior + llm * LLM score)."""
     table = candidates(users, seed)
