@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.attribution_scores import BASELINES, GRADIENTS, Attributed, Floats, log_likelihood
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread

@@ -34,7 +34,7 @@ import scipy.sparse as sp
 from benchmarks import denoise_llm as llm
 from benchmarks import denoise_rank as rank
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
@@ -96,7 +96,7 @@ class Case:
         columns = {
             "item": self.kept.item.to_arrow(pa.int32()),
             "ts": self.kept.ts.to_arrow(pa.int64()),
-            "keep_weight": self.kept.keep.to_arrow(pa.float32()),
+            "keep_weight": self.kept.keep_weight.to_arrow(pa.float32()),
         }
         events = Sequences.from_tables([pa.table(columns)], self._reader.index, self.now)
         teaching = event_group_counts(events) > 1

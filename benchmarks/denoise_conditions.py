@@ -21,7 +21,7 @@ from benchmarks.denoise_data import HeldOut
 from benchmarks.denoise_planting import Clean, insert, planted_items
 from rayrec.config import Denoise
 from rayrec.denoising import Histories
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
@@ -112,7 +112,7 @@ class Case:
         if name == ORACLE:
             return np.where(self.planted, 0, 1).astype(np.float32), {}
         if name in (RANDOM, POPULARITY):
-            gone = self.decision(like or DEFAULT)[0].decision.keep == 0
+            gone = self.decision(like or DEFAULT)[0].decision.keep_weight == 0
             number = np.bincount(self.rows, gone, minlength=len(self.histories)).astype(np.int64)
             score = self._popularity if name == POPULARITY else self._rng("removal").random(len(everything))
             score = np.where(self.positive, score, np.inf)
@@ -122,7 +122,7 @@ class Case:
         values["events_per_second"] = len(everything) / timed.judge_seconds
         values["fit_seconds"] = fit_seconds + timed.load_seconds
         values["peak_mb"] = timed.peak_bytes / 1e6
-        return timed.decision.keep, values
+        return timed.decision.keep_weight, values
 
     def _found(self, score: npt.NDArray[np.float64]) -> Record:
         judged = self.positive

@@ -30,7 +30,7 @@ from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.data.shuffle import read_item_counts, read_shard_interactions
 from rayrec.data.split_ingest import ingest_split
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.denoising.heuristic_rules import retracted
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.run_context import microseconds

@@ -104,7 +104,7 @@ def tuned(reader: Reader, kept: Kept, factors: npt.NDArray[np.float32], steps: i
         {
             "item": kept.item.to_arrow(pa.int32()),
             "ts": kept.ts.to_arrow(pa.int64()),
-            "keep_weight": kept.keep.to_arrow(pa.float32()),
+            "keep_weight": kept.keep_weight.to_arrow(pa.float32()),
         }
     )
     lm = reader.blank()

@@ -11,7 +11,9 @@ import scipy.sparse as sp
 
 from rayrec.denoising import Histories
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories, clipped_matrix
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever
+from rayrec.retrieval.user_histories import UserHistories, clipped_matrix
 
 BLOCK = 512  # users scored at once
 
@@ -27,7 +29,7 @@ class Kept:
     item: Ragged  # int32
     ts: Ragged  # int64
     weight: Ragged  # float32: event weight times keep weight, > 0
-    keep: Ragged  # float32 > 0
+    keep_weight: Ragged  # float32 > 0
     items: int
 
     @classmethod

@@ -29,8 +29,7 @@ SIZE = 100
 BAR = 1.05  # x EASE alone
 RESAMPLES = 1000
 OURS = tuple(
-    SourceSpec.of(f"user_embedding {regularization:g}", "user_embedding", SIZE, regularization=regularization)
-    for regularization in (10.0, 30.0, 100.0)
+    SourceSpec.of(f"user_embedding {lam:g}", "user_embedding", SIZE, regularization=lam) for lam in (10.0, 30.0, 100.0)
 )
 ALONE, UNION = "EASE alone", "night's sources + user_embedding"
 

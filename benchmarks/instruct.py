@@ -36,7 +36,7 @@ from benchmarks.instruct_model import Asked, tuned, weighed
 from benchmarks.instruct_peer import sasrec
 from benchmarks.instruct_requests import Bools, Floats, Int, Judged, Scores, both_of, judged_by, listening, spoken_kinds
 from rayrec.config import Tuning
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator

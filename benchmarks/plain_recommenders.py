@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from rayrec.config.section import NoSettings
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
-from rayrec.denoising.denoise_stage import DenoiseStage
+from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
@@ -46,14 +46,8 @@ GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation s
         for days in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     ),
     "item-kNN": (SourceSpec.of("item_knn", "item_knn", 0),),
-    "EASE": tuple(
-        SourceSpec.of(f"ease {regularization:g}", "ease", 0, regularization=regularization)
-        for regularization in (50.0, 200.0, 800.0)
-    ),
-    "iALS": tuple(
-        SourceSpec.of(f"ials {regularization:g}", "ials", 0, regularization=regularization)
-        for regularization in (1.0, 10.0, 100.0)
-    ),
+    "EASE": tuple(SourceSpec.of(f"ease {lam:g}", "ease", 0, regularization=lam) for lam in (50.0, 200.0, 800.0)),
+    "iALS": tuple(SourceSpec.of(f"ials {lam:g}", "ials", 0, regularization=lam) for lam in (1.0, 10.0, 100.0)),
 }
 
 

@@ -1,13 +1,12 @@
-"""Denoising: which events of a history to believe. Importing the package registers every method."""
+"""Denoising: which events of a history to remove. Importing the package registers every method."""
 
 from rayrec.denoising import (
     ease_support,
     ensemble,
+    factor_denoiser,
     gradient_influence,
     heuristic_rules,
-    nbpo,
     no_denoising,
-    rel_mf,
     ridge_influence,
     robust_loss,
 )
@@ -21,11 +20,10 @@ __all__ = [
     "Histories",
     "ease_support",
     "ensemble",
+    "factor_denoiser",
     "gradient_influence",
     "heuristic_rules",
-    "nbpo",
     "no_denoising",
-    "rel_mf",
     "ridge_influence",
     "robust_loss",
 ]

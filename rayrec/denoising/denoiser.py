@@ -1,22 +1,24 @@
-"""What every denoising method is: a verdict on each event of a history, from tables alone.
+"""The interface of denoising methods, their registry, and the stage that applies one to a shard.
 
-A new method is a new file with one class, registered by name, plus its test; all pass
+A new method is a new file with one class, registered by name. All methods pass
 tests/denoising/test_denoiser_contract.py.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from rayrec.config.registry import Registry
 from rayrec.config.section import MethodSettings
 from rayrec.data.required_fit import RequiredFit
+from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
@@ -33,21 +35,20 @@ REASONS = (
     "low_likelihood",
     "likely_noise",
 )
-"""Why an event was taken out: `inconsistent` with the user's other events, `harmful` to the trusted events, or both;
-`undone` by a later return, in a `burst` of events, `repeated` too often, or only `skimmed` (see rules.py);
-`unexplained` by a model of everybody's events (loss, propensity, nbpo, gradient), or `doubtful` by several signs
-(ensemble)."""
+"""Why an event was removed: `inconsistent` with the user's other events, of `negative_influence` on the trusted events,
+or both; `retracted`, `burst`, `repeat` and `short_dwell` are rules (heuristic_rules.py); of `low_likelihood` under a
+model of all users' events (loss, propensity, nbpo, gradient); `likely_noise` by several features (ensemble)."""
 
 
 @dataclass(frozen=True)
 class Histories:
-    """A batch of histories as arrays; all ragged members share their offsets, oldest event first."""
+    """A batch of histories as arrays, oldest event first; all ragged members share their offsets."""
 
     item: Ragged  # int32 codes
     ts: Ragged  # int64 microseconds UTC
-    weight: Ragged  # float32: the event's weight from `data.events`; > 0 positive
-    value: Ragged  # float32, NaN where there is none
-    dwell_ms: Ragged  # int32, -1 where there is none
+    weight: Ragged  # float32: weight of the event type in `data.events`; > 0: positive
+    value: Ragged  # float32, NaN if missing
+    dwell_ms: Ragged  # int32, -1 if missing
 
     def __len__(self) -> int:
         return len(self.item)
@@ -55,68 +56,68 @@ class Histories:
 
 @dataclass(frozen=True)
 class DenoisingDecision:
-    """Per event, aligned with `Histories.item.values` [total]."""
+    """One value per event, aligned with `Histories.item.values`, [events]."""
 
-    keep: npt.NDArray[np.float32]  # weight in [0, 1]; 0 = taken out
-    influence: npt.NDArray[np.float32]  # self-consistency y_i^(-i), NaN where not measured
-    negative_influence: npt.NDArray[np.float32]  # > 0: removal helps; 0 where nothing speaks against the event
+    keep_weight: npt.NDArray[np.float32]  # in [0, 1]; 0 = removed
+    influence: npt.NDArray[np.float32]  # self-consistency, NaN if not measured
+    negative_influence: npt.NDArray[np.float32]  # > 0: removal helps; 0 if nothing speaks against the event
     reason: npt.NDArray[np.int8]  # index into REASONS
 
     @classmethod
     def all_retained(cls, events: int) -> DenoisingDecision:
-        """Where nothing is judged."""
-        unjudged = np.full(events, np.nan, np.float32)
-        return cls(np.ones(events, np.float32), unjudged, np.zeros(events, np.float32), np.zeros(events, np.int8))
+        """No event removed, nothing measured."""
+        influence = np.full(events, np.nan, np.float32)
+        return cls(np.ones(events, np.float32), influence, np.zeros(events, np.float32), np.zeros(events, np.int8))
 
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class Denoiser(ABC):
-    """Loaded once in an actor with the item model's arrays, then called with one shard after another."""
+    """A denoising method: loaded once per worker from the item model's arrays, then applied shard by shard."""
 
     name: ClassVar[str]
     settings_class: ClassVar[type[MethodSettings]]  # of `denoise.settings`
-    requires_fit: ClassVar[bool] = False  # whether `learn` has something to give to `load`
+    requires_fit: ClassVar[bool] = False  # whether `fit` has arrays for `load`
 
     # `settings` below is an instance of `settings_class`.
 
     @classmethod
     def required_fits(cls, settings: Any) -> tuple[RequiredFit, ...]:
-        """The fits whose arrays `load` looks for, beside `item.count`."""
+        """The retriever fits whose arrays `load` needs, beside `item.count`."""
         return ()
 
     @classmethod
     def fit_key(cls, settings: Any) -> str:
-        """What the names of learned arrays begin with in `load`'s arrays."""
+        """Prefix of the arrays of `fit` among the arrays of `load`."""
         return f"{cls.name}-{digest(settings.model_dump(mode='json'))}"
 
     @classmethod
     def fit(
         cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Any
     ) -> dict[str, npt.NDArray[Any]]:
-        """What the method learns once a night from the fit's own events, where `learns` says so.
+        """Arrays learned from the events of the fit, once per run, if `requires_fit`.
 
-        `items`: the size of the catalogue; `refit` gives the arrays of `needs` as fitted on other histories. No item
-        codes may be in the result: it serves every catalogue.
+        `items`: size of the catalogue; `refit` fits `required_fits` on other histories and returns their arrays. The
+        result must not contain item codes, since it is used with every catalogue.
         """
-        raise NotImplementedError(f"{cls.name} learns nothing")
+        raise NotImplementedError(f"{cls.name} has no fit")
 
     @classmethod
     @abstractmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Any) -> Self:
-        """`arrays`: the item model (see rayrec.retrieval.item_model)."""
+    def load(cls, arrays: Arrays, settings: Any) -> Self:
+        """From the arrays of the item model (`ItemModel.denoiser_arrays`). Raises ConfigError if one is missing."""
 
     @abstractmethod
     def decide(self, histories: Histories) -> DenoisingDecision:
-        """Pure: depends on each user's own history and the model, never on who else is in the batch."""
+        """Decide on each event. A user's decisions depend on that history and the model only, not on the batch."""
 
 
 def required_array(arrays: Arrays, name: str, method: str) -> npt.NDArray[Any]:
-    """The array of that name. Raises ConfigError if the item model was fitted without it."""
+    """The array of this name. Raises ConfigError if the item model was fitted without it."""
     if name not in arrays:
         raise ConfigError(
-            f"denoising by {method} needs {name!r}, which the item model does not hold",
+            f"the denoising method {method} needs {name!r}, which is not in the item model",
             where="denoise.method",
             hint=f"fit the item model again with {name.partition('.')[0]!r}, as jobs.fit does with this config",
         )
@@ -124,3 +125,51 @@ def required_array(arrays: Arrays, name: str, method: str) -> npt.NDArray[Any]:
 
 
 DENOISERS: Registry[type[Denoiser]] = Registry("denoise.method", "denoising method")
+
+
+def histories_of(table: pa.Table, event_weights: Sequence[float]) -> Histories:
+    """HISTORY (or DENOISED_HISTORY) rows as arrays; `event_weights` in the order of `data.events`."""
+    item = Ragged.from_arrow(table["item"])
+    event = Ragged.from_arrow(table["event"])
+    weight = np.asarray(event_weights, np.float32)[event.values]
+    return Histories(
+        item=item,
+        ts=Ragged.from_arrow(table["ts"]),
+        weight=item.like(weight),
+        value=Ragged.from_arrow(table["value"]),
+        dwell_ms=Ragged.from_arrow(table["dwell_ms"]),
+    )
+
+
+@dataclass(frozen=True)
+class DenoiseStage:
+    """HISTORY to DENOISED_HISTORY: a shard's histories with one variant's decisions, same rows in the same order."""
+
+    variant: str
+    denoiser: Denoiser
+    event_weights: tuple[float, ...]
+
+    @classmethod
+    def load(
+        cls,
+        variant: str,
+        method: str,
+        settings: MethodSettings,
+        event_weights: Sequence[float],
+        arrays: Mapping[str, npt.NDArray[Any]],
+    ) -> Self:
+        return cls(variant, DENOISERS.lookup(method).load(arrays, settings), tuple(event_weights))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        histories = histories_of(table, self.event_weights)
+        decision = self.denoiser.decide(histories)
+        like = histories.item.like
+        columns = [
+            *(table[name].combine_chunks() for name in HISTORY.names),
+            pa.array([self.variant] * len(table), pa.string()),
+            like(decision.keep_weight).to_arrow(pa.float32()),
+            like(decision.influence).to_arrow(pa.float32()),
+            like(decision.negative_influence).to_arrow(pa.float32()),
+            like(decision.reason).to_arrow(pa.int8()),
+        ]
+        return pa.table(columns, schema=DENOISED_HISTORY)

@@ -1,14 +1,15 @@
-"""What EASE says of each event of a history: its support, and whether dropping it helps the trusted events.
+"""Denoising with EASE (Steck 2019): the support of each event, and the effect of removing it on the trusted events.
 
-With EASE's weights B (B_jj = 0, scores s = x B; REFERENCES section 2) and x the user's items, each at most 1:
+With EASE's weights B (B_jj = 0, scores s = x B) and x the user's items, each at most 1:
 
 - support_i = sum_j (B_ji + B_ij) x_j / (n_j + 10)^partner_power: how well the other items predict item i, and item i
-  the others; that a popular item, with n_j events, goes along says less. Item i itself has no part in it, so this is
-  leave-one-out; it is ranked within the user. It finds noise.
-- dropping event i changes score j by exactly -B_ij d_i, where d_i is what x_i loses (nothing while the user has the
-  item by other events). harm_i = mean over trusted events j - mean over hard negatives j of that change.
+  the others; popular items, with n_j events, count less. Item i itself is not included, so this is leave-one-out. It is
+  ranked within the user, and finds noise.
+- removing event i changes score j by exactly -B_ij d_i, where d_i is the decrease of x_i (0 if the user has other
+  events of the item). The negative influence of i is the mean of this change over the trusted events j, minus its mean
+  over the hard negatives j.
 
-Only positive events whose item is in EASE's solve are judged; the others stay.
+Only positive events whose item is in EASE's solve are assessed; all others are retained.
 """
 
 from __future__ import annotations
@@ -25,24 +26,29 @@ from torch import Tensor
 
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
-from rayrec.denoising.event_selection import select_removals
-from rayrec.denoising.removal_budget import RemovalThresholds
-from rayrec.denoising.trusted_events import trusted_events
+from rayrec.denoising.removal import (
+    Measured,
+    RemovalThresholds,
+    decide_batches,
+    gather,
+    hard_negatives,
+    trusted_events,
+)
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, batched_vecmat, padded_batches, single_thread
 
-_PRIOR_EVENTS = 10.0  # added to an item's events before the power: the rarest are not worth everything
+_PRIOR_EVENTS = 10.0  # added to an item's events, so that the rarest items do not dominate
 
 
 class EaseDenoiserSettings(RemovalThresholds):
     partner_power: float = Field(0.35, ge=0)
-    """How much less a popular item says of the others: its part is divided by its events to this power; 0: not."""
+    """Down-weighting of popular items: an item's contribution is divided by its events to this power; 0: none."""
 
 
 @DENOISERS.register
 class EaseDenoiser(Denoiser):
-    """What the user's other events do not predict goes, by EASE's weights.
+    """Removes events that the user's other events do not predict, by EASE's weights.
 
     Needs `ease.weights` [active, active], `ease.active` [active] and `item.count` [items] of the item model.
     """
@@ -81,37 +87,22 @@ class EaseDenoiser(Denoiser):
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         scored = (histories.weight.values > 0) & (self._slot[histories.item.values] >= 0)
-        decision = DenoisingDecision.all_retained(len(scored))
-        given = self.settings
-        trusted = trusted_events(histories, scored, given)
-        item = histories.item.filter(scored)
-        support, negative_influence = np.empty(len(item.values), np.float32), np.empty(len(item.values), np.float32)
-        keep, reason = np.ones(len(item.values), np.float32), np.zeros(len(item.values), np.int8)
-        for batch, supported, harmful in self._measured(item, histories.weight.values[scored], trusted):
-            kept, why = select_removals(supported, harmful, batch.mask, self.settings)
-            at = batch.take[batch.mask]
-            support[at], negative_influence[at] = supported[batch.mask], harmful[batch.mask]
-            keep[at], reason[at] = kept[batch.mask], why[batch.mask]
-        decision.influence[scored], decision.negative_influence[scored] = support, negative_influence
-        decision.keep[scored], decision.reason[scored] = keep, reason
-        return decision
+        trusted = trusted_events(histories, scored, self.settings)
+        batches = self._measured(histories.item.filter(scored), histories.weight.values[scored], trusted)
+        return decide_batches(batches, scored, self.settings)
 
     def measure(
         self, item: Ragged, weight: npt.NDArray[np.float32], trusted: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Support and harm of each event, [total]: the maths without the selection.
+        """Support and negative influence of each event, [events], without the selection.
 
-        `item`: int32 codes of positive events, all in the solve; `weight` [total] > 0; `trusted` [total].
+        `item`: int32 codes of positive events, all in the solve; `weight` [events] > 0; `trusted` [events].
         """
-        support, negative_influence = np.empty(len(item.values), np.float32), np.empty(len(item.values), np.float32)
-        for batch, supported, harmful in self._measured(item, weight, trusted):
-            at = batch.take[batch.mask]
-            support[at], negative_influence[at] = supported[batch.mask], harmful[batch.mask]
-        return support, negative_influence
+        return gather(self._measured(item, weight, trusted), len(item.values), np.float32)
 
     def _measured(
         self, item: Ragged, weight: npt.NDArray[np.float32], trusted: npt.NDArray[np.bool_]
-    ) -> Iterator[tuple[PaddedBatch, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
+    ) -> Iterator[Measured]:
         part, loss = profile_parts(item, weight)
         partner = part * self._partner[item.values]
         for batch in padded_batches(item.offsets, 2 * self.settings.hard_negatives):
@@ -123,14 +114,14 @@ class EaseDenoiser(Denoiser):
                 y = torch.from_numpy(partner[batch.take]) * mask
                 support = batched_vecmat(y, among) + batched_vecmat(y, among.transpose(1, 2))
                 trust = torch.from_numpy(trusted[batch.take] & batch.mask).float()
-                others = trust.sum(1, keepdim=True) - trust  # B_ii = 0: an event is no target of its own
+                others = trust.sum(1, keepdim=True) - trust  # B_ii = 0: an event is not its own target
                 toward = batched_vecmat(trust, among.transpose(1, 2)) / others.clamp_min(1)
                 lost = torch.from_numpy(loss[batch.take])
                 negative_influence = lost * (self._toward_negatives(slot, x, batch) - toward) * (others > 0) * mask
             yield batch, support.numpy(), negative_influence.numpy()
 
     def _toward_negatives(self, slot: Tensor, x: Tensor, batch: PaddedBatch) -> Tensor:
-        """The mean of B_ij over the user's hard negatives j: [b, L]."""
+        """The mean of B_ij over the user's hard negatives j, [b, L]."""
         count = min(self.settings.hard_negatives, len(self._pool))
         if not count:
             return torch.zeros_like(x)
@@ -139,20 +130,15 @@ class EaseDenoiser(Denoiser):
             (x.numpy()[batch.mask], slot.numpy()[batch.mask], np.concatenate([[0], np.cumsum(lengths)])),
             shape=(len(lengths), len(self._weights)),
         )
-        scores = sparse_matmul(rows, self._to_pool)
-        place = np.where(batch.mask, self._pool_place[slot.numpy()], -1)
-        row, column = np.nonzero(place >= 0)
-        scores[torch.from_numpy(row), torch.from_numpy(place[row, column])] = -torch.inf
-        best, where = torch.topk(scores, count, dim=1)
-        usable = torch.isfinite(best).float()
-        share = usable / usable.sum(1, keepdim=True).clamp_min(1)
-        return batched_vecmat(share, self._to_pool[slot.unsqueeze(1), where.unsqueeze(2)])  # [b, count, L]
+        pool_slot = np.where(batch.mask, self._pool_place[slot.numpy()], -1)
+        place, share = hard_negatives(sparse_matmul(rows, self._to_pool), pool_slot, count)
+        return batched_vecmat(share, self._to_pool[slot.unsqueeze(1), place.unsqueeze(2)])  # [b, count, L]
 
 
 def profile_parts(
     item: Ragged, weight: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Of each event, [total]: its part of x (x of its item, over the events of it), and what x loses without it.
+    """Each event's part of x (x of its item / number of its events), and the decrease of x without it; [events] each.
 
     x of an item is the sum of the weights of its events, at most 1.
     """

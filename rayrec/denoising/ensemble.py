@@ -1,13 +1,13 @@
-"""A learned blend of the other methods' signs: one good default that needs no choice.
+"""Denoising by a learned ensemble of the other methods' measures.
 
-Each sign is an event's rank within its user, from 0 (lowest) to 1: EASE's support and harm, influence's
-self-consistency and harm, the factor model's leave-one-out score, and the item's popularity, which is no verdict but
-lets the blend tell an unpopular item from an unlikely one. A logistic regression on the signs gives the probability
-that the event is noise, at a noise share of `noise_share`.
+Each feature is an event's rank within its user, from 0 (lowest) to 1: EASE's support and negative influence, the ridge
+influence's self-consistency and negative influence, the factor model's leave-one-out score, and the item's popularity,
+which separates unpopular items from unlikely ones. A logistic regression on the features gives the probability that the
+event is noise, at a noise share of `noise_share`.
 
-It is learned once a night, from noise planted into the events that the models are fitted on: items drawn by popularity,
-at random times. Models are fitted on those noisy events, as tonight's are on whatever noise is really there. What users
-did on the date or later has no part in it.
+It is fitted once per run, on noise injected into the events that the models are fitted on: items drawn by popularity,
+at random times. The models are fitted on those noisy events, just as the run's own models are fitted on events with
+real noise. Events on or after the date are not used.
 """
 
 from __future__ import annotations
@@ -24,46 +24,43 @@ from scipy.optimize import minimize
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.ease_support import EaseDenoiser, EaseDenoiserSettings
-from rayrec.denoising.event_selection import most_suspicious, rank_within_user
 from rayrec.denoising.noise_injection import inject_noise
-from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.denoising.removal import RemovalBudget, most_suspicious
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
+from rayrec.denoising.within_user import Floats, rank_within_user
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
 
-FEATURE_NAMES = ("ease_support", "ease_harm", "influence", "influence_harm", "factors", "popularity")
 _FISM = RequiredFit("fism", {"objective": "bpr"})
 _EASE, _INFLUENCE = EaseDenoiserSettings(), InfluenceSettings()
 _L2 = 1e-3
 
-Floats = npt.NDArray[np.float64]
-
 
 class EnsembleSettings(RemovalBudget):
     min_probability: float = Field(0.35, ge=0, le=1)
-    """The probability of being noise from which on an event may go, 0 to 1."""
+    """Probability of noise from which an event may be removed, 0 to 1."""
     noise_share: float = Field(0.2, gt=0, lt=1)
-    """The share of noise among the events that the blend is learned on, above 0 and below 1."""
+    """Share of noise among the training events, above 0 and below 1."""
     max_events: int = Field(500_000, ge=1)
-    """Events that it is learned on at most, in whole users."""
+    """Most training events, in whole users."""
     seed: int = 0
-    """Of the planted noise."""
+    """Seed of the injected noise."""
 
 
 @DENOISERS.register
 class EnsembleDenoiser(Denoiser):
-    """What several signs together hold to be noise goes, by a blend that is learned once a night from planted noise.
+    """Removes events that are probably noise, by a logistic regression fitted once per run on injected noise.
 
-    Needs what its members need, and the learned `weights` [1 + signs].
+    Needs the fits of its members, and the learned `weights` [1 + features].
     """
 
     name = "ensemble"
     settings_class = EnsembleSettings
     requires_fit = True
 
-    def __init__(self, signs: NoiseFeatures, weights: Floats, settings: EnsembleSettings) -> None:
-        self.signs, self.weights, self.settings = signs, weights, settings
+    def __init__(self, features: NoiseFeatures, weights: Floats, settings: EnsembleSettings) -> None:
+        self.features, self.weights, self.settings = features, weights, settings
 
     @classmethod
     def required_fits(cls, settings: EnsembleSettings) -> tuple[RequiredFit, ...]:
@@ -78,10 +75,10 @@ class EnsembleDenoiser(Denoiser):
         cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: EnsembleSettings
     ) -> dict[str, npt.NDArray[Any]]:
         users = max(int(np.searchsorted(histories.item.offsets, settings.max_events, side="right")) - 1, 1)
-        random = np.random.default_rng(derive_seed("ensemble", settings.seed))
-        noisy, noise = inject_noise(_first(histories, users), items, settings.noise_share, random)
-        signs, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
-        return {"weights": _logistic(signs[scored], noise[scored])}
+        rng = np.random.default_rng(derive_seed("ensemble", settings.seed))
+        noisy, noise = inject_noise(_first(histories, users), items, settings.noise_share, rng)
+        features, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
+        return {"weights": _logistic(features[scored], noise[scored])}
 
     @classmethod
     def load(cls, arrays: Arrays, settings: EnsembleSettings) -> Self:
@@ -92,20 +89,22 @@ class EnsembleDenoiser(Denoiser):
         decision = DenoisingDecision.all_retained(len(histories.item.values))
         if not len(histories.item.values):
             return decision
-        signs, scored = self.signs.of(histories)
-        # einsum sums each row on its own, in one order, whatever the number of rows.
-        logit = self.weights[0] + np.einsum("ij,j->i", signs, self.weights[1:])
+        features, scored = self.features.of(histories)
+        # einsum sums each row in the same order, whatever the number of rows.
+        logit = self.weights[0] + np.einsum("ij,j->i", features, self.weights[1:])
         noise = 1 / (1 + np.exp(-logit))
         suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
         out = most_suspicious(histories.item, suspicion, scored, self.settings)
         decision.influence[scored] = 1 - noise[scored]
-        decision.keep[out] = self.settings.removed_weight
+        decision.keep_weight[out] = self.settings.removed_weight
         decision.reason[out] = REASONS.index("likely_noise")
         return decision
 
 
 @dataclass(frozen=True)
 class NoiseFeatures:
+    """The members of the ensemble, which measure the features."""
+
     ease: EaseDenoiser
     influence: InfluenceDenoiser
     factors: FismModel
@@ -123,9 +122,9 @@ class NoiseFeatures:
         )
 
     def of(self, histories: Histories) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Ranks within the user [events, signs], 0.5 where a sign is not measured, and which events have any [events].
+        """Ranks within the user [events, features], 0.5 if not measured, and a mask of the assessed events [events].
 
-        Which events those are does not depend on the noise: positive events whose item some model knows.
+        Assessed are positive events whose item at least one model knows.
         """
         item, positive = histories.item, histories.weight.values > 0
         by_ease, by_influence = self.ease.decide(histories), self.influence.decide(histories)
@@ -146,7 +145,7 @@ class NoiseFeatures:
 
 
 def _rank(item: Ragged, values: npt.NDArray[Any], measured: npt.NDArray[np.bool_]) -> Floats:
-    """0 for the lowest of a user's measured events, 1 for the highest, [total]; 0.5 for the others."""
+    """Rank within the user's measured events, scaled to [0, 1]; 0.5 for all other events; [events]."""
     own = item.filter(measured)
     result = np.full(len(measured), 0.5)
     place, last = rank_within_user(own, values[measured]), np.maximum(own.lengths - 1, 0)[own.rows]
@@ -154,11 +153,11 @@ def _rank(item: Ragged, values: npt.NDArray[Any], measured: npt.NDArray[np.bool_
     return result
 
 
-def _logistic(signs: Floats, noise: npt.NDArray[np.bool_]) -> Floats:
-    """Weights [1 + signs], the constant first, of P(noise); a little L2 on all but the constant."""
-    design = np.concatenate([np.ones((len(signs), 1)), signs], axis=1)
+def _logistic(features: Floats, noise: npt.NDArray[np.bool_]) -> Floats:
+    """Weights [1 + features] of P(noise), the constant first; a small L2 penalty on all others."""
+    design = np.concatenate([np.ones((len(features), 1)), features], axis=1)
     target = noise.astype(np.float64)
-    penalty = np.append(0.0, np.full(signs.shape[1], _L2))
+    penalty = np.append(0.0, np.full(features.shape[1], _L2))
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logit = design @ weights

@@ -1,6 +1,13 @@
-"""What methods share that go by a factor model of everybody's events (rayrec.numerics.fism_model): events that it explains badly go.
+"""Denoising by the leave-one-out scores of a factor model of all users' events (rayrec.numerics.fism_model).
 
-An event's explanation is its leave-one-out score: the user's other items say how likely the item was.
+The leave-one-out score of an event says how likely its item is, given the user's other items. NBPO and Rel-MF differ in
+how the model is trained. Both give a probability sigma(s), and remove events whose probability is below
+`likelihood_ratio` times the user's median, the lowest first:
+
+- nbpo: noisy-label robust BPR (Yu & Qin 2020). Items that a user did not consume are not always disliked: the model
+  learns for each item how often a liked one occurs as a negative, with a prior at `flip`.
+- propensity: Rel-MF (Saito et al. 2020). Popular items are consumed because they are shown: positives are weighted by
+  1 / theta, theta_i = (n_i / max n)^power clipped at `floor`, so that sigma(s) estimates relevance instead of clicks.
 """
 
 from __future__ import annotations
@@ -10,19 +17,18 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from rayrec.data.required_fit import RequiredFit
-from rayrec.denoising.denoiser import REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
-from rayrec.denoising.event_selection import most_suspicious
-from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
+from rayrec.denoising.removal import RemovalBudget, most_suspicious
+from rayrec.denoising.within_user import Floats, median_within_user
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.ragged import Ragged
 
-Floats = npt.NDArray[np.float64]
-
 
 class FactorModelDenoiser(Denoiser):
-    """Needs a `fism` fit of the item model: `source`, `target` [items, d], `bias` [items], `quantiles` [101]."""
+    """Base class. Needs a `fism` fit: `source`, `target` [items, d], `bias` [items], `quantiles` [101]."""
 
     def __init__(self, model: FismModel, quantiles: npt.NDArray[np.float32], settings: RemovalBudget) -> None:
         self.model, self.quantiles, self.settings = model, quantiles, settings
@@ -31,13 +37,13 @@ class FactorModelDenoiser(Denoiser):
     @classmethod
     @abstractmethod
     def required_fit(cls, settings: Any) -> RequiredFit:
-        """The fit of these checked settings."""
+        """The fit for these checked settings."""
 
     @abstractmethod
     def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
-        """Of each event, [total]: self-consistency, suspicion (> 0: may go, highest first), and its weight if it goes.
+        """Self-consistency, suspicion (> 0: may be removed, highest first), and keep weight if removed; [events] each.
 
-        `explained` [total]: leave-one-out scores; what is said of an event depends on its own user alone.
+        leave_one_out_scores [events]: score of each event's item given the user's other items.
         """
 
     @classmethod
@@ -61,24 +67,57 @@ class FactorModelDenoiser(Denoiser):
         consistency, suspicion, weight = self.assess(item, self.model.leave_one_out_scores(item))
         out = most_suspicious(item, suspicion, np.ones(len(item.values), np.bool_), self.settings)
         decision.influence[scored] = consistency
-        decision.keep[scored] = np.where(out, weight, 1)
+        decision.keep_weight[scored] = np.where(out, weight, 1)
         decision.reason[scored] = np.where(out, REASONS.index("low_likelihood"), 0)
         return decision
 
 
-def softmax_within(item: Ragged, values: Floats) -> Floats:
-    """exp(values) over its sum within each row, [total]."""
-    some = item.lengths > 0
-    starts = item.offsets[:-1][some]
-    lengths = item.lengths[some]
-    shifted = np.exp(values - np.repeat(np.maximum.reduceat(values, starts), lengths))
-    share: Floats = shifted / np.repeat(np.add.reduceat(shifted, starts), lengths)
-    return share
+class NbpoSettings(RemovalBudget):
+    flip: float = Field(0.2, gt=0, lt=1)
+    """Prior probability that a liked item occurs as a negative; above 0 and below 1."""
+    likelihood_ratio: float = Field(0.5, gt=0, le=1)
+    """Events below this multiple of the user's median probability may be removed, above 0 and at most 1."""
 
 
-def median_within(item: Ragged, values: Floats) -> Floats:
-    """The lower median of each row, for each of its values: [total]."""
-    ordered = values[np.lexsort((values, item.rows))]
-    middle = item.offsets[:-1] + np.maximum(item.lengths - 1, 0) // 2
-    result: Floats = ordered[middle[item.rows]]
-    return result
+class PropensitySettings(RemovalBudget):
+    power: float = Field(0.5, ge=0)
+    """How steeply exposure rises with an item's events; 0: equal exposure."""
+    floor: float = Field(0.1, gt=0, le=1)
+    """Smallest exposure of an item, above 0 and at most 1."""
+    likelihood_ratio: float = Field(0.5, gt=0, le=1)
+    """Events below this multiple of the user's median relevance may be removed, above 0 and at most 1."""
+
+
+class ProbabilityDenoiser(FactorModelDenoiser):
+    """Base class: removes events of low probability sigma(s), relative to the user's median."""
+
+    settings: NbpoSettings | PropensitySettings
+
+    def assess(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+        probability = 1 / (1 + np.exp(-leave_one_out_scores.astype(np.float64)))
+        below = np.maximum(self.settings.likelihood_ratio - probability / median_within_user(item, probability), 0)
+        return probability, below, np.full(len(below), self.settings.removed_weight)
+
+
+@DENOISERS.register
+class NbpoDenoiser(ProbabilityDenoiser):
+    """Removes events that are unlikely under a factor model with noisy negatives (NBPO)."""
+
+    name = "nbpo"
+    settings_class = NbpoSettings
+
+    @classmethod
+    def required_fit(cls, settings: Any) -> RequiredFit:
+        return RequiredFit("fism", {"objective": "nbpo", "flip": settings.flip})
+
+
+@DENOISERS.register
+class PropensityDenoiser(ProbabilityDenoiser):
+    """Removes events of low relevance under a factor model corrected for exposure (Rel-MF)."""
+
+    name = "propensity"
+    settings_class = PropensitySettings
+
+    @classmethod
+    def required_fit(cls, settings: Any) -> RequiredFit:
+        return RequiredFit("fism", {"objective": "rel_mf", "power": settings.power, "floor": settings.floor})

@@ -1,24 +1,24 @@
-"""Denoising by the gradients of a next-item model of everybody's events (rayrec.numerics.next_item_model; REFERENCES section 2).
+"""Denoising by per-example gradients of a next-item model of all users' events (rayrec.numerics.next_item_model).
 
-The example of an event is the event as what comes next after the user's events before it, with gradient g. Scores, in
-closed form and exact for the model's loss over its sample of negatives, over the checkpoints c of one training:
+The example of an event is the prediction of its item from the user's earlier events, with gradient g. The scores are in
+closed form and exact for the model's loss over its sampled negatives, over the checkpoints c of one training:
 
-- el2n: |p - e_y| at the last checkpoint (Paul et al. 2021), p the probabilities that the model gives the items.
-- self_influence: mean_c |g_c|^2, what a step of gradient descent on the event does to the event's own loss (TracIn,
-  Pruthi et al. 2020): what no other event teaches has to be learned by heart.
-- grad_variance: how much d loss / d u differs between checkpoints, a standard deviation, mean over its entries
-  (variance of gradients, Agarwal et al. 2022; of the user's vector u instead of pixels).
-- tracin: mean_c of g_c'g_c^v, mean over the user's trusted events v: below 0, learning from the event makes the trusted
-  ones less likely, and that is its harm. An event is no target of its own. It does not find noise: the items of one
-  taste are each other's rivals in the softmax, so that a user's own events do each other more harm than a stray one.
+- el2n: |p - e_y| at the last checkpoint, p the model's item probabilities (Paul et al. 2021).
+- self_influence: mean_c |g_c|^2, the effect of a gradient step on the event's own loss (TracIn, Pruthi et al. 2020).
+  It is high for events that no other event explains.
+- grad_variance: standard deviation of d loss / d u between checkpoints, mean over its entries (variance of gradients,
+  Agarwal et al. 2022; of the user's vector u instead of pixels).
+- tracin: mean_c of g_c'g_c^v, mean over the user's trusted events v. Below 0, learning from the event makes the trusted
+  ones less likely: its negative influence. An event is not its own target. This does not find noise: similar items
+  compete in the softmax, so a user's own events have more negative influence on each other than random ones.
 
-By the first three, of a user's events the ones with the highest scores may go, if above the user's median; by tracin
-the ones with harm. Self-consistency is the score's negative, for tracin the score. The training's own steps are Adam's,
-not plain descent's: what is measured is the gradients, as TracIn is commonly used. Only positive events whose item the
-model knows are judged, each as a target; what it does as context of later ones is not.
+With the first three, a user's events of the highest scores may be removed, if above the user's median; with tracin
+those of negative influence. Self-consistency is the negated score; for tracin it is the score. Training uses Adam, but
+the plain gradients are measured, as is common for TracIn. Only positive events whose item the model knows are assessed,
+each as a target; their effect as context of later events is not measured.
 
-EK-FAC and conjugate gradients need a Hessian of all parameters, a matrix of items by items or a pass over all events
-for every step and target: nothing for a night. `benchmarks.attribution` has them, on a small model.
+EK-FAC and conjugate gradients need a Hessian of all parameters, which is too expensive for a daily run.
+`benchmarks.attribution` computes them for a small model.
 """
 
 from __future__ import annotations
@@ -34,10 +34,8 @@ from torch import Tensor
 
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
-from rayrec.denoising.event_selection import most_suspicious
-from rayrec.denoising.factor_denoiser import median_within
-from rayrec.denoising.removal_budget import TrustedInteractions
-from rayrec.denoising.trusted_events import trusted_events
+from rayrec.denoising.removal import TrustedInteractions, most_suspicious, trusted_events
+from rayrec.denoising.within_user import median_within_user
 from rayrec.numerics.next_item_model import NextItemModel, PerExampleGradients
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
 
@@ -47,12 +45,12 @@ _REQUIRED_FIT = RequiredFit("next_item", {})
 
 class GradientSettings(TrustedInteractions):
     score: Literal["el2n", "self_influence", "grad_variance", "tracin"] = "el2n"
-    """What is measured: `el2n`, `self_influence`, `grad_variance`, or `tracin`, which alone asks for trusted events."""
+    """The measure: `el2n`, `self_influence`, `grad_variance` or `tracin`; only the last uses trusted events."""
 
 
 @DENOISERS.register
 class GradientDenoiser(Denoiser):
-    """What a next-item model of everybody's events has to learn by heart goes, by its gradients.
+    """Removes events that stand out by their gradients in a next-item model of all users' events.
 
     Needs a `next_item` fit of the item model.
     """
@@ -83,23 +81,25 @@ class GradientDenoiser(Denoiser):
             return decision
         trusted = trusted_events(histories, scored, given)
         score = self.measure(histories, scored, trusted)
-        harmful = given.score == "tracin"
-        suspicion = -score if harmful else score - median_within(item, score.astype(np.float64))
+        by_influence = given.score == "tracin"
+        suspicion = -score if by_influence else score - median_within_user(item, score.astype(np.float64))
         out = most_suspicious(item, suspicion, np.ones(len(score), np.bool_), given)
-        decision.influence[scored] = score if harmful else -score
-        if harmful:
+        decision.influence[scored] = score if by_influence else -score
+        if by_influence:
             decision.negative_influence[scored] = -score
-        decision.keep[scored] = np.where(out, given.removed_weight, 1)
-        decision.reason[scored] = np.where(out, REASONS.index("negative_influence" if harmful else "low_likelihood"), 0)
+        decision.keep_weight[scored] = np.where(out, given.removed_weight, 1)
+        decision.reason[scored] = np.where(
+            out, REASONS.index("negative_influence" if by_influence else "low_likelihood"), 0
+        )
         return decision
 
     def measure(
         self, histories: Histories, scored: npt.NDArray[np.bool_], trusted: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float32]:
-        """The settings' score of each judged event, [judged]; `judged` [total] of known items, `trusted` [judged]."""
+        """The score of each assessed event, [scored]; `scored` [events]: known items only; `trusted` [scored]."""
         item = histories.item.filter(scored)
         score = np.zeros(len(item.values), np.float32)
-        # What is held at once is about 8 arrays of a batch's events by negatives.
+        # Memory: about 8 arrays of a batch's events x negatives.
         for batch in padded_batches(item.offsets, 3 * len(self.model.negatives)):
             codes = item.values[batch.take]
             with single_thread(), torch.inference_mode():
@@ -110,7 +110,7 @@ class GradientDenoiser(Denoiser):
         return score
 
 
-At = Callable[[int], PerExampleGradients]  # the gradients of a batch at a checkpoint
+At = Callable[[int], PerExampleGradients]  # the gradients of a batch, by checkpoint
 
 
 def _el2n(at: At, checkpoints: int, trust: Tensor) -> Tensor:

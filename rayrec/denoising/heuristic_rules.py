@@ -1,13 +1,14 @@
-"""Rules that need no model: what a person would call noise when reading the history.
+"""Denoising by heuristic rules that need no model.
 
-- undone: a purchase that a later event of negative weight (return, dislike) takes back, newest purchase first, within
-  `retraction_days`. Evidence against an event is an event too (FeedRec, PHG-DIF).
-- burst: more than `burst_timestamps` different moments within `burst_seconds`: a script's pace. A basket is one moment.
-- repeated: an item again and again on one UTC day, after the first `repeats` times.
-- skimmed: a dwell time below `short_dwell_share` of the user's own mean, where at least `short_dwell_min_events` have one.
+- retracted: a purchase that a later event of negative weight (return, dislike) of the same item cancels, newest
+  purchase first, within `retraction_days`. Negative feedback is evidence (FeedRec, PHG-DIF).
+- burst: more than `burst_timestamps` different times within `burst_seconds`, as by a script. A basket is one time.
+- repeat: repetitions of an item on one UTC day, after the first `repeats` times.
+- short_dwell: a dwell time below `short_dwell_share` of the user's own mean, if at least `short_dwell_min_events`
+  events have one.
 
-The measure in `harm` is the rule's strength, in this order from 1 to 0.25; self-consistency is not measured (NaN). Of
-more suspects than may go, the strongest go first, newer ones before older ones.
+The negative influence is the rule's strength, in this order from 1 to 0.25; self-consistency is not measured (NaN). If
+more events match than may be removed, the strongest are removed first, and newer ones before older ones.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from pydantic import Field
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Denoiser, DenoisingDecision, Histories
-from rayrec.denoising.event_selection import most_suspicious
-from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.denoising.removal import RemovalBudget, most_suspicious
 from rayrec.numerics.ragged import Ragged
 
 _RULES = ("retracted", "burst", "repeat", "short_dwell")  # strongest first
@@ -33,22 +33,22 @@ Int = npt.NDArray[np.int64]
 
 class RulesSettings(RemovalBudget):
     retraction_days: float = Field(60.0, ge=0)
-    """Days within which a return or dislike takes back an event of the same item."""
+    """Days within which a return or dislike retracts an event of the same item."""
     burst_timestamps: int = Field(20, ge=2)
-    """More different moments than this, 2 or more, ..."""
+    """More different times than this, 2 or more, ..."""
     burst_seconds: float = Field(60.0, ge=0)
-    """... within so many seconds are a burst: a script's pace. A basket is one moment."""
+    """... within this many seconds are a burst: the pace of a script. A basket is one time."""
     repeats: int = Field(3, ge=1)
-    """Times that an item counts on one UTC day; those after are repeated."""
+    """Allowed events of an item on one UTC day; all further ones are repeats."""
     short_dwell_share: float = Field(0.2, ge=0, le=1)
-    """A dwell time below this share of the user's own mean is skimmed, 0 to 1; 0: none is."""
+    """A dwell time below this share of the user's mean is short, 0 to 1; 0: none."""
     short_dwell_min_events: int = 5
-    """Events with a dwell time that a user needs for that."""
+    """Events with a dwell time that a user needs for this rule."""
 
 
 @DENOISERS.register
 class RuleDenoiser(Denoiser):
-    """What a person would call noise goes: returned, in a burst, repeated, or only skimmed. Needs no model."""
+    """Removes events that are retracted, in a burst, repeated, or of short dwell. Needs no model."""
 
     name = "rules"
     settings_class = RulesSettings
@@ -78,13 +78,13 @@ class RuleDenoiser(Denoiser):
         strength[~positive] = 0
         out = most_suspicious(histories.item, strength, positive, given)
         decision.negative_influence[:] = strength
-        decision.keep[out] = given.removed_weight
+        decision.keep_weight[out] = given.removed_weight
         decision.reason[out] = reason[out]
         return decision
 
 
 def retracted(histories: Histories, retraction_days: float) -> Bools:
-    """Positive events that a later negative event of the same user and item takes back, as brackets close."""
+    """Mask of positive events that a later negative event of the same user and item cancels, matched like brackets."""
     item, weight = histories.item, histories.weight.values
     result = np.zeros(len(weight), np.bool_)
     signed = np.flatnonzero(weight != 0)
@@ -97,7 +97,7 @@ def retracted(histories: Histories, retraction_days: float) -> Bools:
     first = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
     walk = np.cumsum(step)
     depth = walk - np.repeat(walk[first] - step[first], np.diff(np.append(first, len(at))))
-    level = np.where(step > 0, depth, depth + 1)  # a purchase and what takes it back stand at the same level
+    level = np.where(step > 0, depth, depth + 1)  # a purchase and its retraction are at the same level
     sort = np.lexsort((np.arange(len(at)), level, group))
     at, group, level, step = at[sort], group[sort], level[sort], step[sort]
     pair = (group[1:] == group[:-1]) & (level[1:] == level[:-1]) & (step[:-1] > 0) & (step[1:] < 0)
@@ -107,11 +107,11 @@ def retracted(histories: Histories, retraction_days: float) -> Bools:
 
 
 def burst(ts: Ragged, moments: int, seconds: float) -> Bools:
-    """Events with more than `moments` different times of the same user in some window of `seconds` around them."""
+    """Mask of events in a window of `seconds` with more than `moments` different times of the same user."""
     rows, values = ts.rows, ts.values
     origin = int(values.min(initial=0))
     span = int(values.max(initial=0)) - origin + 2 * int(seconds * 1e6) + 2
-    # Each user by its own clock, one after another, in milliseconds where microseconds would overflow.
+    # One time axis for all users, one after another; in milliseconds where microseconds would overflow.
     unit = 1000 if len(ts) * span > 2**62 else 1
     clock = (rows * (span // unit + 2)) + (values - origin) // unit
     distinct, place = np.unique(clock, return_inverse=True)
@@ -125,7 +125,7 @@ def burst(ts: Ragged, moments: int, seconds: float) -> Bools:
 
 
 def repeated(histories: Histories, repeats: int) -> Bools:
-    """Positive events of an item after the first `repeats` of the same user, item and UTC day."""
+    """Mask of positive events after the first `repeats` of the same user, item and UTC day."""
     item = histories.item
     chosen = np.flatnonzero(histories.weight.values > 0)
     day = histories.ts.values[chosen] // MICROSECONDS_PER_DAY
@@ -141,7 +141,7 @@ def repeated(histories: Histories, repeats: int) -> Bools:
 
 
 def short_dwell(histories: Histories, share: float, events: int) -> Bools:
-    """Positive events whose dwell is below `share` of the mean of the user's positive events that have one."""
+    """Mask of positive events whose dwell is below `share` of the mean over the user's positive events with a dwell."""
     rows, dwell = histories.item.rows, histories.dwell_ms.values
     timed = (dwell >= 0) & (histories.weight.values > 0)
     count = np.bincount(rows, timed, minlength=len(histories))

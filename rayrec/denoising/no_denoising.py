@@ -1,4 +1,4 @@
-"""The control: every event is kept, nothing is judged."""
+"""No denoising: the control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayrec.denoising.denoiser import DENOISERS, Arrays, Denoiser, DenoisingDeci
 
 @DENOISERS.register
 class NoDenoising(Denoiser):
-    """Keeps every event: the control."""
+    """Retains every event: the control."""
 
     name = "none"
     settings_class = NoSettings

@@ -1,4 +1,4 @@
-"""Noise planted into histories, for methods that learn what noise looks like."""
+"""Injection of random events into histories, for methods that learn to recognise noise."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rayrec.numerics.ragged import Ragged
 def inject_noise(
     histories: Histories, items: int, share: float, random: np.random.Generator
 ) -> tuple[Histories, npt.NDArray[np.bool_]]:
-    """The histories with new events strewn in, about `share` of all, and which they are, [events].
+    """The histories with random events inserted, about `share` of all, and a mask of them, [events].
 
-    Items are drawn by how often they are taken, so that popularity alone does not give the noise away; nobody gets an
-    item that they have. A new event stands at the time of one of the user's own, with its weight, value and dwell.
+    Items are drawn in proportion to their popularity, so that popularity alone does not reveal the noise; items of the
+    user's history are skipped. Time, weight, value and dwell are copied from one of the user's own events.
     """
     item = histories.item
     popularity = np.bincount(item.values, histories.weight.values > 0, minlength=items)
@@ -32,14 +32,14 @@ def inject_noise(
     codes = np.concatenate([item.values, drawn.astype(np.int32)])[order]
     lengths = item.lengths + np.bincount(rows, minlength=len(item))
 
-    def strewn(part: Ragged) -> Ragged:
+    def with_noise(part: Ragged) -> Ragged:
         return Ragged.from_lengths(part.values[source[order]], lengths)
 
     noisy = Histories(
         item=Ragged.from_lengths(codes, lengths),
-        ts=strewn(histories.ts),
-        weight=strewn(histories.weight),
-        value=strewn(histories.value),
-        dwell_ms=strewn(histories.dwell_ms),
+        ts=with_noise(histories.ts),
+        weight=with_noise(histories.weight),
+        value=with_noise(histories.value),
+        dwell_ms=with_noise(histories.dwell_ms),
     )
     return noisy, noise[order]

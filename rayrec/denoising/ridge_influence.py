@@ -1,23 +1,21 @@
-"""Closed-form leave-one-interaction-out in the user's ridge block (REFERENCES section 2, first block).
+"""Denoising by closed-form leave-one-out influence in the user's ridge regression on frozen item factors.
 
 With item factors V frozen, A = lambda I + alpha0 V'V + sum_k v_k v_k', p = A^-1 sum_k v_k, a_i = A^-1 v_i,
 h_i = v_i'a_i and y_i = v_i'p, the user refitted without event i is p - a_i (1 - y_i) / (1 - h_i), exactly
-(Sherman-Morrison). Two things follow for each event:
+(Sherman-Morrison). From it follow for each event:
 
-- self-consistency y_i^(-i) = (y_i - h_i) / (1 - h_i): how well the user's other events predict it, ranked within the
-  user. It finds noise.
-- harm_i: the mean of delta s_ij = -v_j'a_i (1 - y_i) / (1 - h_i) over trusted targets j, less its mean over hard
-  negatives. Above 0, taking the event out moves the trusted events up. It finds what hurts the ranking.
+- self-consistency y_i^(-i) = (y_i - h_i) / (1 - h_i): how well the user's other events predict it. It is ranked within
+  the user, and finds noise.
+- negative influence: the mean of delta s_ij = -v_j'a_i (1 - y_i) / (1 - h_i) over trusted targets j, minus its mean
+  over hard negatives. Above 0, removing the event moves the trusted events up. It finds what hurts the ranking.
 
-With `alpha` above 0 events have the confidences of Hu, Koren & Volinsky instead, c_k = 1 + w_k with w_k = alpha times
+With `alpha` above 0 events have the confidences of Hu, Koren & Volinsky (2008), c_k = 1 + w_k with w_k = alpha times
 the event's weight: A = lambda I + alpha0 V'V + sum_k w_k v_k v_k', p = A^-1 sum_k c_k v_k (theirs has alpha0 = 1). Then
-p - a_i (1 + w_i (1 - y_i)) / (1 - w_i h_i) is the user without event i, y_i^(-i) = v_i' of it, and harm as above.
+p - a_i (1 + w_i (1 - y_i)) / (1 - w_i h_i) is the user without event i, y_i^(-i) = v_i' of it, and negative influence
+as above.
 
-Effects do not add up: with `rounds` above 1 the events that may go do so in several rounds, and what is left is
-measured again before each. An event keeps the measures of the round in which it went.
-
-Only positive events whose item has factors are judged; the others stay. Evidence against an item (weights below 0) is
-not used here. Nothing at or after the scored date is known: trusted events are the user's own newest positives.
+Only positive events whose item has factors are assessed; all others are retained. Events of negative weight are not
+used. Nothing at or after the scored date is used: trusted events are the user's own newest positives.
 """
 
 from __future__ import annotations
@@ -33,9 +31,14 @@ from torch import Tensor
 
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
-from rayrec.denoising.event_selection import select_removals
-from rayrec.denoising.removal_budget import RemovalThresholds
-from rayrec.denoising.trusted_events import trusted_events
+from rayrec.denoising.removal import (
+    Measured,
+    RemovalThresholds,
+    decide_batches,
+    gather,
+    hard_negatives,
+    trusted_events,
+)
 from rayrec.numerics.batch_invariant import dense_matmul
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import (
@@ -53,23 +56,19 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class InfluenceSettings(RemovalThresholds):
-    """`regularization`, `alpha0` and `alpha` shape the block."""
-
     regularization: float = Field(10.0, gt=0)
-    """How hard a user's vector is pulled to zero, above 0."""
+    """Ridge of the user's vector, above 0."""
     alpha0: float = Field(0.1, ge=0)
-    """How much the items that a user has not taken weigh; 0: nothing."""
+    """Weight of items that the user has not consumed; 0: none."""
     alpha: float = Field(0.0, ge=0)
-    """How much an event's weight adds to its confidence; 0: all events weigh 1."""
-    rounds: int = Field(1, ge=1)
-    """Rounds in which events go; what is left is measured again before each."""
+    """Confidence added per unit of event weight; 0: all events have weight 1."""
     dtype: Literal["float32", "float64"] = "float32"
-    """In what it is computed: `float32` or `float64`; with `alpha` above 0 always the latter."""
+    """Precision of the computation: `float32` or `float64`; with `alpha` above 0 always the latter."""
 
 
 @DENOISERS.register
 class InfluenceDenoiser(Denoiser):
-    """What the user's other events do not predict, or what harms the newest, goes: exact leave-one-out over iALS.
+    """Removes events that the others do not predict, or that harm the newest: exact leave-one-out over iALS factors.
 
     Needs `ials.factors` [items, d] and `item.count` [items] of the item model.
     """
@@ -79,7 +78,7 @@ class InfluenceDenoiser(Denoiser):
 
     def __init__(self, factors: npt.NDArray[Any], count: npt.NDArray[Any], settings: InfluenceSettings) -> None:
         self.settings = settings
-        # With confidences 1 - w h cancels: there, float64 whatever is asked for.
+        # With confidences, 1 - w h suffers from cancellation: always float64.
         self.dtype = torch.float64 if settings.alpha else _DTYPES[settings.dtype]
         self.whitened = WhitenedFactors.of(
             factors, factor_gram(factors), settings.regularization, settings.alpha0, self.dtype
@@ -102,56 +101,25 @@ class InfluenceDenoiser(Denoiser):
         return cls(factors, count, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
-        present = (histories.weight.values > 0) & self.known[histories.item.values]
-        decision = DenoisingDecision.all_retained(len(present))
-        counts = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
-        quota = self.settings.max_removals(counts)
-        for number in range(1, self.settings.rounds + 1):
-            left = np.bincount(histories.item.rows, present, minlength=len(histories)).astype(np.int64)
-            self._judge(histories, present, -(-quota * number // self.settings.rounds) - (counts - left), decision)
-            present &= decision.reason == 0
-        return decision
-
-    def _judge(
-        self,
-        histories: Histories,
-        present: npt.NDArray[np.bool_],
-        max_removals: npt.NDArray[np.int64],
-        decision: DenoisingDecision,
-    ) -> None:
-        """One round: of the events that are `present`, as many as are `allowed` [users] go; fills in `verdict`."""
-        item = histories.item.filter(present)
-        given = self.settings
-        trusted = trusted_events(histories, present, given)
-        consistency, negative_influence = np.empty(len(item.values), np.float64), np.zeros(len(item.values), np.float64)
-        keep, reason = np.ones(len(item.values), np.float32), np.zeros(len(item.values), np.int8)
-        for batch, y, harmful in self._measured(item, trusted, histories.weight.values[present]):
-            kept, why = select_removals(y, harmful, batch.mask, self.settings, max_removals[batch.rows])
-            at = batch.take[batch.mask]
-            consistency[at], negative_influence[at] = y[batch.mask], harmful[batch.mask]
-            keep[at], reason[at] = kept[batch.mask], why[batch.mask]
-        decision.influence[present], decision.negative_influence[present] = consistency, negative_influence
-        decision.keep[present], decision.reason[present] = keep, reason
+        scored = (histories.weight.values > 0) & self.known[histories.item.values]
+        trusted = trusted_events(histories, scored, self.settings)
+        batches = self._measured(histories.item.filter(scored), trusted, histories.weight.values[scored])
+        return decide_batches(batches, scored, self.settings)
 
     def measure(
         self, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32] | None = None
     ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Self-consistency and harm of each event, [total], in the settings' dtype: the maths without the selection.
+        """Self-consistency and negative influence of each event, [events], in the settings' dtype; no selection.
 
-        `item`: int32 codes of positive events, all with factors; `trusted` [total]; `weight` [total]: the events' own,
-        not below 0 (default: 1), of use with `alpha` alone.
+        `item`: int32 codes of positive events, all with factors; `trusted` [events]; `weight` [events]: not below 0
+        (default: 1), used with `alpha` only.
         """
-        dtype = np.dtype(self.settings.dtype)
-        consistency, negative_influence = np.zeros(len(item.values), dtype), np.zeros(len(item.values), dtype)
         given = np.ones(len(item.values), np.float32) if weight is None else weight
-        for batch, y, harmful in self._measured(item, trusted, given):
-            at = batch.take[batch.mask]
-            consistency[at], negative_influence[at] = y[batch.mask], harmful[batch.mask]
-        return consistency, negative_influence
+        return gather(self._measured(item, trusted, given), len(item.values), self.settings.dtype)
 
     def _measured(
         self, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]
-    ) -> Iterator[tuple[PaddedBatch, npt.NDArray[Any], npt.NDArray[Any]]]:
+    ) -> Iterator[Measured]:
         for batch in padded_batches(item.offsets, self.whitened.items.shape[1]):
             with single_thread(), torch.inference_mode():
                 consistency, negative_influence = self._measure(batch, item, trusted, weight)
@@ -176,26 +144,21 @@ class InfluenceDenoiser(Denoiser):
         return consistency.numpy(), negative_influence.numpy()
 
     def _toward_negatives(self, blocks: RidgeBlocks, codes: npt.NDArray[np.int32], batch: PaddedBatch) -> Tensor:
-        """The mean of v_j'a_i over the user's hard negatives j: [b, L]."""
+        """The mean of v_j'a_i over the user's hard negatives j, [b, L]."""
         count = min(self.settings.hard_negatives, len(self.pool))
         if not count:
             return torch.zeros_like(blocks.one_minus_y)
         scores = dense_matmul(blocks.direction, self._pool_columns)
-        slot = np.where(batch.mask, self._pool_slot[codes], -1)
-        row, column = np.nonzero(slot >= 0)
-        scores[torch.from_numpy(row), torch.from_numpy(slot[row, column])] = -torch.inf
-        best, where = torch.topk(scores, count, dim=1)
-        usable = torch.isfinite(best).to(self.dtype)
-        share = usable / usable.sum(1, keepdim=True).clamp_min(1)
-        # The chosen items' weighted mean as a sum over each row on its own.
-        mean = torch.nn.functional.embedding_bag(where, self._pool_factors, mode="sum", per_sample_weights=share)
+        place, share = hard_negatives(scores, np.where(batch.mask, self._pool_slot[codes], -1), count)
+        # The weighted mean of the chosen items, summed within each row only.
+        mean = torch.nn.functional.embedding_bag(place, self._pool_factors, mode="sum", per_sample_weights=share)
         return blocks.toward(mean)
 
 
 def _solve_confident(w: Tensor, more: Tensor, mask: Tensor) -> tuple[RidgeBlocks, Tensor, Tensor]:
-    """The blocks where events weigh `more` [b, L] >= 0 and aim at 1 + more; p without event i is p - leverage_i a_i.
+    """Blocks with event weights `more` [b, L] >= 0 and targets 1 + more; p without event i is p - leverage_i a_i.
 
-    Gives the blocks, leverage and self-consistency [b, L].
+    Returns the blocks, leverage and self-consistency [b, L].
     """
     block = torch.bmm((w * more.unsqueeze(2)).transpose(1, 2), w)
     block.diagonal(dim1=1, dim2=2).add_(1)
@@ -208,7 +171,7 @@ def _solve_confident(w: Tensor, more: Tensor, mask: Tensor) -> tuple[RidgeBlocks
 
 
 def _toward_trusted(blocks: RidgeBlocks, trust: Tensor) -> Tensor:
-    """The mean of v_j'a_i over the trusted events j other than i: [b, L]; 0 where there is none."""
+    """The mean of v_j'a_i over the trusted events j other than i, [b, L]; 0 if there is none."""
     total = blocks.toward(batched_vecmat(trust, blocks.w))
     own = trust * (1 - blocks.one_minus_h)
     return (total - own) / (trust.sum(1, keepdim=True) - trust).clamp_min(1)

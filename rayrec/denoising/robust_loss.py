@@ -1,12 +1,12 @@
 """Denoising by the loss of a robustly trained factor model: T-CE and R-CE (Wang et al. 2021), PLD.
 
-These are ways of training; here the model that they trained (rayrec.retrieval.fism) judges each event by its
-leave-one-out loss, as its last epoch would have (REFERENCES section 2):
+These methods train the factor model (rayrec.retrieval.fism); here each event is assessed by its leave-one-out loss, as
+in the last epoch of the training:
 
-- t_ce: events whose cross-entropy is within the highest `drop` share of all events of the fit may go.
-- r_ce: events are weighed by sigma(s)^power, relative to the user's median; the lightest go down to that weight.
-- pld: events that the resampling within the user, P ~ exp(-loss / tau), draws less than `likelihood_ratio` times as often as
-  chance may go; the loss is BPR's against a fixed pool of items.
+- t_ce: events whose cross-entropy is in the highest `drop` share of all events of the fit may be removed.
+- r_ce: events are weighted by sigma(s)^power, relative to the user's median; the lowest weights are applied.
+- pld: events that the resampling within the user, P ~ exp(-loss / tau), draws less than `likelihood_ratio` times as
+  often as uniform sampling may be removed; the loss is BPR's against a fixed pool of items.
 
 Self-consistency is -loss.
 """
@@ -22,33 +22,34 @@ from pydantic import Field
 
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS
-from rayrec.denoising.factor_denoiser import FactorModelDenoiser, Floats, median_within, softmax_within
-from rayrec.denoising.removal_budget import RemovalBudget
+from rayrec.denoising.factor_denoiser import FactorModelDenoiser
+from rayrec.denoising.removal import RemovalBudget
+from rayrec.denoising.within_user import Floats, median_within_user, softmax_within_user
 from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 
-_POOL = 32  # items that stand for the negatives of pld
-_ROWS = 65_536  # events whose losses against the pool are held at once
+_POOL = 32  # sampled items, the negatives of pld
+_ROWS = 65_536  # events per block of losses against the pool
 
 
 class LossSettings(RemovalBudget):
     objective: Literal["t_ce", "r_ce", "pld"] = "pld"
-    """How the model is trained, and so how it judges: `t_ce`, `r_ce` or `pld`."""
+    """Training objective of the model, and so the assessment: `t_ce`, `r_ce` or `pld`."""
     drop: float = Field(0.1, ge=0, lt=1)
-    """Of `t_ce`: the share of all events, those of the highest loss, that may go; at least 0 and below 1."""
+    """Of `t_ce`: share of all events, those of the highest loss, that may be removed; at least 0 and below 1."""
     power: float = Field(0.5, gt=0)
-    """Of `r_ce`: how fast the weight of an event falls with its loss; above 0."""
+    """Of `r_ce`: how fast the weight of an event decreases with its loss; above 0."""
     tau: float = Field(0.1, gt=0)
-    """Of `pld`: the temperature of drawing among the user's events; above 0."""
+    """Of `pld`: temperature of the resampling among the user's events; above 0."""
     likelihood_ratio: float = Field(0.5, gt=0)
-    """Of `pld`: events drawn less than so many times as often as chance may go; above 0."""
+    """Of `pld`: events that are drawn less often than this multiple of uniform sampling may be removed; above 0."""
 
 
 @DENOISERS.register
 class LossDenoiser(FactorModelDenoiser):
-    """What a robustly trained factor model of everybody's events fails to learn goes."""
+    """Removes events of high loss under a robustly trained factor model of all users' events."""
 
     name = "loss"
     settings_class = LossSettings
@@ -71,15 +72,15 @@ class LossDenoiser(FactorModelDenoiser):
         given, out = self.settings, np.full(len(leave_one_out_scores), self.settings.removed_weight)
         if given.objective == "pld":
             loss = self._pair_loss(item, leave_one_out_scores)
-            often = softmax_within(item, -loss / given.tau) * item.lengths[item.rows]
-            # By loss, not by `often`: exp may take many to the same 0.
+            often = softmax_within_user(item, -loss / given.tau) * item.lengths[item.rows]
+            # Ranked by loss, not by `often`, which may underflow to 0 for many events.
             return -loss, np.where(often < given.likelihood_ratio, loss + 1e-9, 0), out
         loss = np.logaddexp(0, -leave_one_out_scores.astype(np.float64))
         if given.objective == "t_ce":
             bound = float(np.interp(1 - given.drop, np.linspace(0, 1, 101), self.quantiles))
             return -loss, np.maximum(loss - bound, 0), out
         weight = np.exp(-given.power * loss)  # sigma(s)^power
-        relative = weight / median_within(item, weight)
+        relative = weight / median_within_user(item, weight)
         return -loss, np.maximum(1 - relative, 0), np.minimum(np.maximum(relative, given.removed_weight), 1 - 1e-6)
 
     def _pair_loss(self, item: Ragged, leave_one_out_scores: npt.NDArray[np.float32]) -> Floats:

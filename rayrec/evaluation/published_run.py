@@ -29,7 +29,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_manifest, read_shard_slates
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model_store
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.retrieval.popularity import PopularityRetriever
@@ -67,7 +67,7 @@ class PublishedRun:
     def model(self) -> ItemModel | None:
         """The item model of the run; None where it was deleted: then only the arms are evaluated."""
         try:
-            found = item_model.load(self.storage, self.manifest.models[item_model.KIND])
+            found = item_model_store.load(self.storage, self.manifest.models[item_model_store.KIND])
         except MissingFileError:
             return None
         return found.for_catalogue(self.item_id)

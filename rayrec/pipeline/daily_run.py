@@ -40,7 +40,7 @@ from rayrec.ray_support.stage_runner import append_stage, run_pending
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model_store
 from rayrec.slates.assembly import check_slate
 from rayrec.slates.scored_candidates import CatalogueItems
 from rayrec.slates.slate_rules import unresolved_ids
@@ -150,7 +150,7 @@ def score(
 
 def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends: dict[str, str]) -> Provenance:
     """The models, inputs and versions that the manifest names."""
-    named = {item_model.KIND: models.item_model}
+    named = {item_model_store.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
         named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
     prompt_parts: list[object] = [default_instruction(context), context.templates.digest]
@@ -175,7 +175,7 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
     """Those that `provenance` named."""
     llm = manifest.models.get(layout.LLM_KIND)
     path = None if llm is None else layout.model_folder(layout.LLM_KIND, llm)
-    return ModelSet(context.cutoff, manifest.models[item_model.KIND], path)
+    return ModelSet(context.cutoff, manifest.models[item_model_store.KIND], path)
 
 
 def _require_same_list(context: RunContext) -> None:

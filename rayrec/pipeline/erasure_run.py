@@ -40,7 +40,7 @@ from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
 from rayrec.ray_support.cluster import task
 from rayrec.reranking.item_token import tuned_checkpoint
-from rayrec.retrieval import item_model, unlearning
+from rayrec.retrieval import item_model_store, unlearning
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.storage import Storage, artifacts, layout
 
@@ -134,18 +134,18 @@ def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
     for cut in cutoffs(now):
         _, old_fingerprint = item_model_spec(before, old, cut)
         _, fingerprint = item_model_spec(now, new, cut)
-        if not artifacts.exists(now.storage, item_model.KIND, fingerprint):
-            if not artifacts.exists(before.storage, item_model.KIND, old_fingerprint):
+        if not artifacts.exists(now.storage, item_model_store.KIND, fingerprint):
+            if not artifacts.exists(before.storage, item_model_store.KIND, old_fingerprint):
                 continue
             correcting = task(_unlearn, now.config.resources.fit_num_cpus)
             ray.get(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
-        how = artifacts.load_meta(now.storage, item_model.KIND, fingerprint)["more"].get("unlearned")
+        how = artifacts.load_meta(now.storage, item_model_store.KIND, fingerprint)["more"].get("unlearned")
         rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
     return rows
 
 
 def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str, fingerprint: str) -> None:
-    model = item_model.load(before.storage, old_fingerprint)
+    model = item_model_store.load(before.storage, old_fingerprint)
     specs, _ = item_model_spec(now, ingest(now), cut)
     most, weights = now.config.fit.max_events, np.asarray(now.event_weights, np.float32)
     item_ids = read_catalogue(now)["item_id"].combine_chunks()
@@ -167,7 +167,7 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
         required_denoiser_fits(denoisers_of(now)),
         sampled=theirs.added + others.added > most,
     )
-    item_model.save(now.storage, fingerprint, found.model, {"unlearned": list(found.how)})
+    item_model_store.save(now.storage, fingerprint, found.model, {"unlearned": list(found.how)})
 
 
 def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _delete_derived(storage: Storage, context: RunContext | None, kept_models: s
     """Delete what a run makes again when it needs it: work folders, and all models except LLMs."""
     work = set() if context is None else {context.work_folder}
     kinds = {info.path.split("/")[1] for info in storage.list(layout.MODELS)} - {layout.LLM_KIND}
-    models = {layout.model_folder(item_model.KIND, fingerprint) for fingerprint in kept_models}
+    models = {layout.model_folder(item_model_store.KIND, fingerprint) for fingerprint in kept_models}
     return {
         "work": delete_folders(storage, layout.WORK, work, 3),
         "models": [

@@ -25,11 +25,12 @@ from rayrec.pipeline.arm_settings import denoisers_of, retriever_specs, uses_ite
 from rayrec.pipeline.interaction_ingest import IngestResult, histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import task
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model, item_model_store
+from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.item_model import Arrays, DenoiserFit, ItemModel
 from rayrec.retrieval.item_statistics import NAMES
-from rayrec.retrieval.retriever import FitData, clipped_matrix
 from rayrec.retrieval.source_specs import SourceSpec
+from rayrec.retrieval.user_histories import clipped_matrix
 from rayrec.storage import artifacts
 
 
@@ -81,7 +82,7 @@ class SubmittedFit:
 def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> SubmittedFit:
     """The item model as of `cutoff`; a task starts to fit it if it does not exist yet."""
     specs, fingerprint = item_model_spec(context, data, cutoff)
-    if artifacts.exists(context.storage, item_model.KIND, fingerprint):
+    if artifacts.exists(context.storage, item_model_store.KIND, fingerprint):
         return SubmittedFit(fingerprint)
     fitting = task(_fit, context.config.resources.fit_num_cpus)
     return SubmittedFit(fingerprint, fitting.remote(context, specs, cutoff, fingerprint))
@@ -116,7 +117,7 @@ def _fit(context: RunContext, specs: tuple[SourceSpec, ...], cutoff: int, finger
         context.config.fit.max_events,
         required_denoiser_fits(denoisers_of(context)),
     )
-    item_model.save(context.storage, fingerprint, model)
+    item_model_store.save(context.storage, fingerprint, model)
 
 
 def item_features(model: ItemModel) -> ItemFeatures:

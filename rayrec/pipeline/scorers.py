@@ -12,7 +12,7 @@ import pyarrow as pa
 from rayrec.config import Rerank
 from rayrec.data.cutoff_histories import histories_at
 from rayrec.data.schemas import HISTORY
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.numerics.bottom_k_sample import BottomKSample
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged

@@ -8,14 +8,14 @@ from functools import cached_property, lru_cache
 import pyarrow as pa
 
 from rayrec.config import Denoise, Retrieval
-from rayrec.denoising.denoise_stage import DenoiseStage
+from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.pipeline.arm_settings import retriever_specs
 from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.interaction_ingest import read_catalogue
 from rayrec.pipeline.run_context import RunContext
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model_store
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import Arrays, ItemModel
 
@@ -71,13 +71,13 @@ class WorkerCache:
         """The item model by the codes of the run's catalogue."""
         if self._loaded is None or self._loaded.fingerprint != fingerprint:
             self._loaded = None  # the one before goes first
-            model = item_model.load(self._context.storage, fingerprint).for_catalogue(self.item_ids)
+            model = item_model_store.load(self._context.storage, fingerprint).for_catalogue(self.item_ids)
             self._loaded = LoadedItemModel(self._context, self.catalogue, fingerprint, model)
         return self._loaded
 
     def item_model_parts(self, fingerprint: str, *kinds: str) -> ItemModel:
         """As `item_model`, with the fits of these kinds alone, and not cached: small beside the whole."""
-        return item_model.load_part(self._context.storage, fingerprint, kinds).for_catalogue(self.item_ids)
+        return item_model_store.load_part(self._context.storage, fingerprint, kinds).for_catalogue(self.item_ids)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Retrieval: candidates and their scores. Importing the package registers every retriever."""
+"""Retrieval: candidates and their scores. Importing the package registers all retrievers."""
 
 from rayrec.retrieval import (
     ease,
@@ -7,11 +7,12 @@ from rayrec.retrieval import (
     item_knn,
     next_item,
     popularity,
-    recent_popularity,
     user_embedding,
     user_knn,
 )
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever
+from rayrec.retrieval.user_histories import UserHistories
 
 __all__ = [
     "RETRIEVERS",
@@ -24,7 +25,6 @@ __all__ = [
     "item_knn",
     "next_item",
     "popularity",
-    "recent_popularity",
     "user_embedding",
     "user_knn",
 ]

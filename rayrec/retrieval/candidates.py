@@ -1,7 +1,7 @@
-"""DENOISED_HISTORY to candidates: the union of what the sources propose to each user, scored by every source.
+"""Candidates from DENOISED_HISTORY: the union of the items that the sources propose, scored by every source.
 
-Only events with positive weight that were kept speak for an item; every event of the history, kept or not, makes it
-seen. Work goes by blocks of users so that the dense scores of one block stay below 64 MB.
+Retrievers use retained events of positive weight only; for `exclude_seen` every event counts, removed or not. Users are
+processed in blocks, so that the dense scores of a block stay below 64 MB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from rayrec.data.schemas import candidate_schema
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import padded_rows, ranks
-from rayrec.retrieval.retriever import Retriever, UserHistories
+from rayrec.retrieval.retriever import Retriever
+from rayrec.retrieval.user_histories import UserHistories
 
 _BLOCK_BYTES = 64 << 20
 _NO_OPINION = np.float32(0)
@@ -26,7 +27,7 @@ _NO_OPINION = np.float32(0)
 
 @dataclass(frozen=True)
 class Source:
-    """A retriever at work: its name in the config, how many candidates it proposes, and itself."""
+    """A loaded retriever with its name in the config and its number of candidates."""
 
     name: str
     top: int
@@ -35,17 +36,17 @@ class Source:
 
 @dataclass(frozen=True)
 class _Block:
-    """Some users: who is asked about (profiles) and what must not be proposed."""
+    """Some users' histories, and the items that must not be proposed to them."""
 
     user_histories: UserHistories
-    seen_row: npt.NDArray[np.int64]  # [seen], with seen_item: the cells that are taken, each once, by row
+    seen_row: npt.NDArray[np.int64]  # [seen], with seen_item: the distinct (user, item) cells of the histories, by row
     seen_item: npt.NDArray[np.int64]
-    also: Ragged | None  # item codes to propose besides
+    also: Ragged | None  # more item codes to propose
 
 
 @dataclass(frozen=True)
 class CandidateStage:
-    """Reads DENOISED_HISTORY, writes candidate_schema, same users in the same order. Needs a CPU and the item model."""
+    """DENOISED_HISTORY to candidates (candidate_schema): same users in the same order."""
 
     variant: str
     sources: tuple[Source, ...]
@@ -54,14 +55,14 @@ class CandidateStage:
     event_weights: tuple[float, ...]
 
     def __call__(self, table: pa.Table, also: Ragged | None = None) -> pa.Table:
-        """`also`: more item codes to propose, a row a user; those that are seen or not available are left out."""
+        """`also`: more item codes to propose, one row per user; seen and unavailable items are left out."""
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = Ragged.from_arrow(table["keep_weight"]).values
         weight = np.asarray(self.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
-        speaks = (weight > 0) & (keep > 0)
-        kept = item.filter(speaks)
+        retained = (weight > 0) & (keep > 0)
+        positive = item.filter(retained)
         user_histories = UserHistories(
-            kept, kept.like(ts.values[speaks]), kept.like((weight * keep)[speaks]), len(self.available)
+            positive, positive.like(ts.values[retained]), positive.like((weight * keep)[retained]), len(self.available)
         )
         step = max(1, _BLOCK_BYTES // (4 * max(1, len(self.available)) * (1 + len(self._personal))))
         blocks = [
@@ -82,14 +83,14 @@ class CandidateStage:
 
     @cached_property
     def _shared(self) -> dict[str, npt.NDArray[np.float32]]:
-        """The item scores [items] of the sources that are the same for everybody."""
+        """Item scores [items] of the non-personalized sources."""
         nobody = Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
         user_histories = UserHistories(nobody, nobody, nobody, len(self.available))
         return {s.name: s.retriever.scores(user_histories)[0] for s in self.sources if not s.retriever.personalized}
 
     @cached_property
     def _shared_order(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Available items by those scores, best first, ties by code."""
+        """Available items by these scores, best first, ties by code."""
         codes = np.flatnonzero(self.available)
         return {name: codes[np.argsort(-score[codes], kind="stable")] for name, score in self._shared.items()}
 
@@ -153,7 +154,7 @@ class CandidateStage:
 class _Proposed:
     code: npt.NDArray[np.int32]  # [candidates], by user, then by code
     lengths: npt.NDArray[np.int64]  # [users]
-    scores: list[npt.NDArray[np.float32]]  # a source each, [candidates]
+    scores: list[npt.NDArray[np.float32]]  # one array per source, [candidates]
 
 
 def propose_personal(
@@ -166,7 +167,7 @@ def propose_personal(
 ) -> None:
     """Mark in `proposed` [users, items] each user's `top` best allowed items that score above 0, ties by code.
 
-    `scores` [users, items] is spoilt: what is seen or unavailable becomes -inf.
+    `scores` [users, items] is overwritten: seen and unavailable items become -inf.
     """
     scores[seen_row, seen_item] = -np.inf
     scores[:, ~available] = -np.inf
@@ -193,8 +194,8 @@ def propose_shared(
 ) -> None:
     """Mark in `proposed` [users, items] the first `top` items of `order` [available items] that each user has not seen.
 
-    Seen ranks s_0 < s_1 < ... of a user are in the way while s_j - j < top: so many places further down the list ends.
-    No work is done for users who have seen none of the head.
+    A user's seen items at ranks s_0 < s_1 < ... push the end of the list down by one while s_j - j < top. Users who
+    have seen none of the first items cost nothing.
     """
     items = proposed.shape[1]
     place = np.full(items, items, np.int64)
@@ -208,9 +209,9 @@ def propose_shared(
 
 
 def best_ranking_source(scores: Sequence[Ragged], personalized: Sequence[bool]) -> npt.NDArray[np.int8]:
-    """The source, [candidates], among whose candidates each one ranks highest; the first in the config on ties.
+    """The source, [candidates], in which each candidate ranks highest; the first in the config on ties.
 
-    A personal score of 0 or below is no proposal and ranks last.
+    A personalized score of 0 or below is not a proposal and ranks last.
     """
     result = np.zeros(len(scores[0].values), np.int8)
     for block in padded_rows(scores[0].offsets):

@@ -1,7 +1,7 @@
 """EASE (Steck 2019): the linear item-item model with a zero diagonal, in closed form.
 
-P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. Items without enough
-events are left out of the solve, which is cubic in the number of items; they score 0.
+P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. The solve is cubic in
+the number of items; items of too few users are left out and score 0.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ from scipy.linalg import lapack
 from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
-from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, RETRIEVERS, FitData, Retriever, UserHistories, gram_matrix
+from rayrec.retrieval.fit_data import FitData, gram_matrix
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, RETRIEVERS, Retriever
+from rayrec.retrieval.user_histories import UserHistories
 
-_RESIDUAL = 1e-3  # the largest |(X'X + lambda I) P - I| allowed on the columns looked at
+_RESIDUAL = 1e-3  # largest allowed |(X'X + lambda I) P - I| on the sampled columns
 
 
 class EaseSettings(RetrieverSettings):
     regularization: float = Field(200.0, gt=0)
-    """The ridge, above 0: the larger, the less rare pairs are believed."""
+    """Ridge, above 0; larger values trust rare item pairs less."""
     min_users: int = Field(2, ge=1)
-    """Users that an item needs to be solved for, at most 20,000 items; the others score 0."""
+    """Users that an item needs to be in the solve, of at most 20,000 items; all others score 0."""
     history_half_life_days: float | None = Field(None, gt=0)
-    """Days after which an event of the user counts half, from the newest one back; `null`: all count alike. Scoring
-    only: sources that differ in nothing else share one fit."""
+    """Half-life of the user's own events before the newest one, in days; `null`: no decay. Used in scoring only:
+    sources that differ in nothing else share one fit."""
     memory_gb: float = Field(4.0, gt=0)
-    """Memory for the solve of m items: float64 where 8 m² bytes fit, else float32, refined and checked."""
+    """Memory for the solve of m items: float64 if 8 m² bytes fit, else float32, refined and checked."""
     store_inverse: bool = False
-    """Keep the inverse too, where it was solved in float64: `jobs.forget` then needs no new solve. Every worker loads
-    it: 4 m² bytes more, one triangle of float64."""
+    """Store the inverse too, if solved in float64: `jobs.forget` then needs no new solve. Every worker loads it: 4 m²
+    bytes, one triangle of float64."""
 
     scoring_only = RetrieverSettings.scoring_only | {"history_half_life_days", "memory_gb"}
 
 
 @RETRIEVERS.register
 class EaseRetriever(Retriever):
-    """A linear item-item model in closed form: what goes with the items of the history."""
+    """A linear item-item model in closed form."""
 
     name = "ease"
     settings_class = EaseSettings
@@ -58,7 +60,7 @@ class EaseRetriever(Retriever):
         self.active = active  # item codes in the solve, ascending
         self.items = items
         self.settings = settings
-        self.inverse = inverse  # P, its lower triangle row by row, [active (active + 1) / 2]; None: not kept
+        self.inverse = inverse  # P, its lower triangle row by row, [active (active + 1) / 2]; None: not stored
 
     @classmethod
     def fit(cls, data: FitData, settings: EaseSettings) -> Self:
@@ -74,8 +76,8 @@ class EaseRetriever(Retriever):
         gram = data.gram if data.matrix.shape[1] <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
         inverse = regularised_inverse(gram, settings.regularization, settings.memory_gb)
-        kept = packed(inverse) if settings.store_inverse and inverse.dtype == np.float64 else None
-        return cls(weights_of(inverse), active, data.matrix.shape[1], settings, kept)
+        stored = packed(inverse) if settings.store_inverse and inverse.dtype == np.float64 else None
+        return cls(weights_of(inverse), active, data.matrix.shape[1], settings, stored)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         arrays: dict[str, npt.NDArray[Any]] = {"weights": self.weights, "active": self.active}
@@ -103,19 +105,12 @@ class EaseRetriever(Retriever):
         return result
 
 
-def item_weights(
-    gram: npt.NDArray[np.float32], regularization: float, memory_gb: float = 4.0
-) -> npt.NDArray[np.float32]:
-    """B [items, items] float32 from X'X: `weights_of` the `regularised_inverse`."""
-    return weights_of(regularised_inverse(gram, regularization, memory_gb))
-
-
 def regularised_inverse(
     gram: npt.NDArray[np.float32], regularization: float, memory_gb: float = 4.0
 ) -> npt.NDArray[Any]:
-    """P [items, items] from X'X; solved in float64 where that fits into memory_gb, else in float32.
+    """P [items, items] from X'X; solved in float64 if that fits into memory_gb, else in float32.
 
-    Raises DataError where float32 is not enough even after one step of refinement.
+    Raises DataError if float32 is not precise enough even after one step of refinement.
     """
     size = len(gram)
     if not size:
@@ -137,7 +132,7 @@ def weights_of(inverse: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """B [items, items] float32 from P, in float64 or float32."""
     size, diagonal = len(inverse), inverse.diagonal().copy()
     weights = np.empty((size, size), np.float32)
-    for start in range(0, size, 1024):  # in blocks: the float64 inverse and its float32 result are enough to hold
+    for start in range(0, size, 1024):  # in blocks, to bound memory
         weights[start : start + 1024] = -inverse[start : start + 1024] / diagonal
     np.fill_diagonal(weights, 0)
     return weights
@@ -178,7 +173,7 @@ def _inverse(gram: npt.NDArray[np.float32], regularization: float, dtype: Any) -
 
 
 def _mirror(matrix: npt.NDArray[Any]) -> None:
-    """The lower triangle onto the upper one, in place."""
+    """Copy the lower triangle to the upper one, in place."""
     for start in range(0, len(matrix), 1024):
         stop = min(start + 1024, len(matrix))
         matrix[:start, start:stop] = matrix[start:stop, :start].T

@@ -1,15 +1,18 @@
-"""FISM fitted by torch (rayrec.numerics.fism_model), on one of several objectives; the robust ones learn less from unlikely events.
+"""FISM (rayrec.numerics.fism_model) fitted with torch on one of several objectives.
+
+Robust objectives learn less from unlikely events.
 
 With s the scores of a user's items by the user's other items (positive) and of sampled items (negative), and
-l = softplus(-s) for positives, softplus(s) for negatives (REFERENCES section 2):
+l = softplus(-s) for positives, softplus(s) for negatives:
 
     bce      l of both                     bpr   softplus(s_negative - s_positive)
-    t_ce     bce without the share of positives with the largest l; the share rises to `drop` over the first half
+    t_ce     bce without the share of positives with the largest l; the share rises to `drop` over the first half of
+             the training (Wang et al. 2021)
     r_ce     bce weighted by sigma(s)^power for positives, (1 - sigma(s))^power for negatives (Wang et al. 2021)
     pld      bpr; after half of the epochs each positive is drawn among `draws` of the user's, P ~ exp(-loss / tau)
     rel_mf   (1 - p)^2 / theta + (1 - 1 / theta) p^2 for positives, p^2 for negatives, p = sigma(s), and exposure
              theta_i = (n_i / max n)^power, at least `floor` (Saito et al. 2020)
-    nbpo     an item that was liked shows up as a negative with probability g_i, learned with a prior at `flip`:
+    nbpo     a liked item occurs as a negative with probability g_i, learned with a prior at `flip`:
              -log((1 - g) sigma(s)) for positives, -log(1 - (1 - g) sigma(s)) for negatives (Yu & Qin 2020)
 """
 
@@ -32,7 +35,9 @@ from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
+from rayrec.retrieval.user_histories import UserHistories
 
 _STEPS = 256
 OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
@@ -40,40 +45,40 @@ OBJECTIVES = ("bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo")
 
 class FismSettings(RetrieverSettings):
     objective: Literal["bce", "bpr", "t_ce", "r_ce", "pld", "rel_mf", "nbpo"] = "bpr"
-    """What is learned: `bce`, `bpr`, `t_ce`, `r_ce`, `pld`, `rel_mf` or `nbpo`; all but the first two are robust."""
+    """Objective: `bce`, `bpr`, `t_ce`, `r_ce`, `pld`, `rel_mf` or `nbpo`; all but the first two are robust."""
     factors: int = Field(32, ge=1)
-    """Length of a vector."""
+    """Dimension of the factors."""
     epochs: int = Field(20, ge=1)
     """Passes over the events."""
     negatives: int = Field(4, ge=1)
-    """Sampled uniformly for each positive; those that the user has do not count."""
+    """Uniformly sampled negatives per positive; items of the user's history are skipped."""
     batch_events: int = Field(2048, ge=1)
-    """Events of a step at least: an epoch has at most 256 steps."""
+    """Smallest number of events per step; an epoch has at most 256 steps."""
     learning_rate: float = Field(0.01, gt=0)
-    """Of Adam, above 0."""
+    """Learning rate of Adam, above 0."""
     l2: float = Field(1e-5, ge=0)
-    """How hard weights are pulled to zero."""
+    """L2 penalty of the weights."""
     max_events: int = Field(1_000_000, ge=1)
-    """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
+    """Most training events; beyond it, whole users are left out in the order of the fit."""
     seed: int = 0
-    """Of everything drawn at random here."""
+    """Random seed."""
     drop: float = Field(0.1, ge=0, lt=1)
-    """Of `t_ce`: the share of positives, those of the highest loss, that are left out in the end; below 1."""
+    """Of `t_ce`: final share of positives that are left out, those of the highest loss; below 1."""
     power: float = Field(0.5, ge=0)
     """Of `r_ce`: how fast weights fall with the loss; of `rel_mf`: how steeply exposure rises with an item's events."""
     tau: float = Field(0.1, gt=0)
-    """Of `pld`: the temperature of drawing among the user's events; above 0."""
+    """Of `pld`: temperature of the resampling among the user's events; above 0."""
     draws: int = Field(5, ge=1)
-    """Of `pld`: events that are drawn among."""
+    """Of `pld`: candidate events per draw."""
     floor: float = Field(0.1, gt=0, le=1)
-    """Of `rel_mf`: the least exposure, above 0 and at most 1."""
+    """Of `rel_mf`: smallest exposure, above 0 and at most 1."""
     flip: float = Field(0.2, gt=0, lt=1)
-    """Of `nbpo`: how often a liked item shows up as a negative, beforehand; above 0 and below 1."""
+    """Of `nbpo`: prior probability that a liked item occurs as a negative; above 0 and below 1."""
 
 
 @RETRIEVERS.register
 class FismRetriever(Retriever):
-    """A factor model in which a user is the items of the history; on several objectives, some robust to noise."""
+    """A factor model in which a user is represented by the items of the history; several objectives, some robust."""
 
     name = "fism"
     settings_class = FismSettings
@@ -105,12 +110,8 @@ class FismRetriever(Retriever):
         return cls(model, arrays["quantiles"], settings)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
-        def moved(old: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            new = np.zeros((items, *old.shape[1:]), np.float32)
-            new[codes[codes >= 0]] = old[codes >= 0]
-            return new
-
-        model = FismModel(moved(self.model.source), moved(self.model.target), moved(self.model.bias))
+        old = (self.model.source, self.model.target, self.model.bias)
+        model = FismModel(*(remap_rows(values, codes, items) for values in old))
         return type(self)(model, self.quantiles, self.settings)
 
     def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:

@@ -1,21 +1,55 @@
-"""From a stream of HISTORY tables to FitData: positives only, users in the order of their stable hash, bounded."""
+"""FitData, the training data of retrievers, and its collection from a stream of HISTORY tables."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import scipy.sparse as sp
 
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval.retriever import FitData, clipped_matrix
+from rayrec.retrieval.user_histories import clipped_matrix
 
-_SALT = np.uint64(
-    derive_seed("rayrec fit sample")
-)  # shards use the plain hash: a sample must not be some of the shards
+_SALT = np.uint64(derive_seed("rayrec fit sample"))  # shards use the plain hash; a sample must not consist of shards
+
+
+@dataclass(frozen=True)
+class FitData:
+    """The training data of retrievers: positive events before the cutoff."""
+
+    matrix: sp.csr_matrix  # float32 [users, items]: summed positive weight, at most 1
+    user: npt.NDArray[np.int32]  # one entry per event, [events], sorted by (user, ts)
+    item: npt.NDArray[np.int32]
+    ts: npt.NDArray[np.int64]  # microseconds UTC
+    weight: npt.NDArray[np.float32]
+    cutoff: int  # microseconds UTC: events at or after it are excluded
+
+    @cached_property
+    def gram(self) -> npt.NDArray[np.float32]:
+        """X'X [items, items]; see `gram_matrix`."""
+        return gram_matrix(self.matrix)
+
+    @cached_property
+    def age_days(self) -> npt.NDArray[np.float64]:
+        """Age of each event at the cutoff, [events]."""
+        return (self.cutoff - self.ts) / MICROSECONDS_PER_DAY
+
+
+def gram_matrix(matrix: sp.csr_matrix, block: int = 131_072) -> npt.NDArray[np.float32]:
+    """X'X [items, items] float32 from CSR rows, block by block. Sums of 0 and 1 are exact up to 2^24 users per item."""
+    items = matrix.shape[1]
+    gram = np.zeros((items, items), np.float32)
+    for start in range(0, matrix.shape[0], block):
+        rows = matrix[start : start + block]
+        part = (rows.T @ rows).tocoo()
+        gram[part.row, part.col] += part.data  # a sparse product has each cell once
+    return gram
 
 
 @dataclass(frozen=True)
@@ -36,41 +70,44 @@ class _Part:
 
 @dataclass
 class FitDataCollector:
-    """Add tables, then finish. Holds at most 1.5 x max_events events plus one table's."""
+    """Collects FitData from HISTORY tables: `add` each, then `finish`. Users are sampled by their stable hash.
+
+    Holds at most 1.5 x max_events events plus those of one table.
+    """
 
     items: int
     event_weights: npt.NDArray[np.float32]
     cutoff: int
     max_events: int
-    added: int = 0  # positive events before the cut, so far: more than max_events, and users are left out
+    added: int = 0  # positive events before the cutoff so far; above max_events, users are left out
     _parts: list[_Part] = field(default_factory=list)
     _events: int = 0
 
     def add(self, table: pa.Table) -> None:
-        """One HISTORY table; no user may come twice."""
+        """Add one HISTORY table. A user must not occur in two tables."""
         item = Ragged.from_arrow(table["item"])
         ts = Ragged.from_arrow(table["ts"]).values
         weight = self.event_weights[Ragged.from_arrow(table["event"]).values]
         positive = (weight > 0) & (ts < self.cutoff)
-        kept = item.filter(positive)
+        positive_items = item.filter(positive)
         part = _Part(
             splitmix64(hash_strings(table["user_id"]) ^ _SALT),
-            kept.lengths,
-            kept.values.astype(np.int32, copy=False),
+            positive_items.lengths,
+            positive_items.values.astype(np.int32, copy=False),
             ts[positive],
             weight[positive],
         )
         self._parts.append(part.take(np.flatnonzero(part.lengths)))
-        self.added += len(kept.values)
-        self._events += len(kept.values)
+        self.added += len(positive_items.values)
+        self._events += len(positive_items.values)
         if self._events > 1.5 * self.max_events:
             self._shrink()
 
     def finish(self) -> FitData:
-        """Raises DataError where no user has a positive event."""
+        """Raises DataError if no user has a positive event."""
         if not self._events:
             raise DataError(
-                "there is no positive event to learn from before the date",
+                "there are no positive events before the date",
                 where="data.events",
                 hint="check --date, data.window_days and the weights in data.events",
             )
@@ -82,7 +119,7 @@ class FitDataCollector:
         return FitData(matrix, user, part.item, part.ts, part.weight, self.cutoff)
 
     def _shrink(self) -> None:
-        """One part, users by hash, as many as fit into max_events (at least one)."""
+        """Merge all parts into one of at most max_events events (at least one user), users ordered by hash."""
         whole = _Part(
             *(
                 np.concatenate([getattr(part, name) for part in self._parts])

@@ -1,7 +1,7 @@
 """iALS (Hu, Koren & Volinsky 2008), fitted by `implicit`; users are folded in from their histories.
 
-Confidence c = 1 + alpha x. Only the item factors V are kept: a user's vector solves
-(lambda I + V'V + sum_k (c_k - 1) v_k v_k') p = sum_k c_k v_k exactly: scores never depend on who was in the fit.
+Confidence c = 1 + alpha x. Only the item factors V are stored: a user's vector is the exact solution of
+(lambda I + V'V + sum_k (c_k - 1) v_k v_k') p = sum_k c_k v_k, so scores do not depend on the users in the fit.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.numerics.batch_invariant import dense_matmul
 from rayrec.numerics.ridge_blocks import WhitenedFactors, factor_gram, padded_batches, single_thread, solve_users
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
+from rayrec.retrieval.user_histories import UserHistories
 
 
 class IalsSettings(RetrieverSettings):
     factors: int = Field(64, ge=1, le=1024)
-    """Length of an item's vector, 1 to 1,024."""
+    """Dimension of the item factors, 1 to 1,024."""
     regularization: float = Field(10.0, gt=0)
-    """The ridge, above 0."""
+    """Ridge, above 0."""
     alpha: float = Field(10.0, gt=0)
-    """How much more certain an event is than none, above 0."""
+    """Confidence of an event relative to no event, above 0."""
     iterations: int = Field(8, ge=1)
-    """Sweeps of the fit."""
+    """Iterations of the fit."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Of where the fit begins, 0 or more and below 2³²."""
+    """Seed of the initial factors, 0 or more and below 2³²."""
 
 
 @RETRIEVERS.register
@@ -49,7 +51,7 @@ class IalsRetriever(Retriever):
     ) -> None:
         self.factors = factors  # V [items, d]; zero for items without events
         self.settings = settings
-        # V'V of the fit, so that a user stays the same when items leave the catalogue.
+        # V'V of the fit, so that users' vectors do not change when items leave the catalogue.
         self.gram = factor_gram(factors) if gram is None else gram
         self._whitened = WhitenedFactors.of(factors, self.gram, settings.regularization, 1.0, torch.float32)
         self._columns = self._whitened.items.T.contiguous()
@@ -58,7 +60,7 @@ class IalsRetriever(Retriever):
     def fit(cls, data: FitData, settings: IalsSettings) -> Self:
         confidence = data.matrix.copy()
         confidence.data = 1 + np.float32(settings.alpha) * confidence.data
-        # implicit runs rows in parallel by itself; BLAS threads underneath would only fight with them.
+        # implicit parallelises over rows; BLAS threads would compete with it.
         with threadpool_limits(1, "blas"):
             model = AlternatingLeastSquares(
                 factors=settings.factors,
@@ -80,9 +82,7 @@ class IalsRetriever(Retriever):
         return cls(arrays["factors"], settings, arrays["gram"])
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
-        factors = np.zeros((items, self.factors.shape[1]), np.float32)
-        factors[codes[codes >= 0]] = self.factors[codes >= 0]
-        return type(self)(factors, self.settings, self.gram)
+        return type(self)(remap_rows(self.factors, codes, items), self.settings, self.gram)
 
     def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
         return self.score_users(self.fold_in(user_histories.matrix()))

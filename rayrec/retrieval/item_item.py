@@ -1,4 +1,4 @@
-"""What retrievers with a sparse item-item matrix share: a user's scores are the history times the matrix."""
+"""Base class of retrievers with a sparse item-item matrix: a user's scores are the history times the matrix."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import scipy.sparse as sp
 import torch
 
 from rayrec.numerics.batch_invariant import sparse_matmul
-from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever, UserHistories
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever
+from rayrec.retrieval.user_histories import UserHistories
 
-_DENSE_FROM = 0.05  # share of cells that are not zero from which a dense product is faster: measured
+_DENSE_FROM = 0.05  # density above which a dense product is faster (measured)
 
 
 class HistorySettings(Protocol):

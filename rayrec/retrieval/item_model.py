@@ -1,13 +1,13 @@
-"""The item model: every retriever that some arm needs, and what is known of each item, fitted once and loaded anywhere.
+"""The item model: all retrievers that the arms need, and statistics of each item, fitted once per cutoff.
 
-Items are codes of the catalogue it was fitted with; `for_catalogue` moves it to another one.
+Items are codes of the catalogue that it was fitted with; `for_catalogue` converts it to another one.
+`item_model_store` saves and loads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,21 @@ from rayrec.data.required_fit import RequiredFit
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.retrieval import item_statistics
-from rayrec.retrieval.fit_data import FitDataCollector
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever
+from rayrec.retrieval.fit_data import FitData, FitDataCollector
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.source_specs import SourceSpec
-from rayrec.storage import Storage, artifacts, layout
 
-KIND = "item_model"
-VERSION = 1  # part of the fingerprint: raised when the meaning of the arrays changes
+VERSION = 2  # part of the fingerprint; raise it when the meaning of the arrays changes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class DenoiserFit:
-    """What a stage learns once a fit, from the events of the fit; the result holds no item codes.
+    """A denoiser's own fit, part of the item model. Its arrays must not contain item codes.
 
-    `learn` gets the fit's data and a function that fits `needs` on other data and gives their arrays, named as
-    `ItemModel.denoiser_arrays` names them.
+    `fit` gets the training data, and a function that fits `required_fits` on other data and returns their arrays, with
+    names as in `ItemModel.denoiser_arrays`.
     """
 
     key: str  # of the method and its settings
@@ -53,14 +51,14 @@ class FittedRetriever:
 @dataclass(frozen=True)
 class ItemModel:
     item_ids: pa.Array  # strings, by code
-    cutoff: int  # microseconds UTC: nothing at or after this was known
+    cutoff: int  # microseconds UTC: events at or after it are excluded
     count: npt.NDArray[np.float32]  # [items] summed positive weight
     features: npt.NDArray[np.float32]  # [items, len(item_statistics.NAMES)]
     fitted: Mapping[str, FittedRetriever]  # by SourceSpec.key
-    fitted_denoisers: Mapping[str, Arrays] = field(default_factory=dict)  # by Learner.key
+    fitted_denoisers: Mapping[str, Arrays] = field(default_factory=dict)  # by DenoiserFit.key
 
     def retriever(self, spec: SourceSpec) -> Retriever:
-        """Ready to score. Raises DataError if the model was fitted without it."""
+        """The fitted retriever of a source. Raises DataError if the model was fitted without it."""
         if spec.key not in self.fitted:
             raise DataError(
                 f"the item model was fitted without the source {spec.name!r}",
@@ -70,15 +68,15 @@ class ItemModel:
         return spec.retriever.load(self.fitted[spec.key].arrays, spec.settings)
 
     def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> Arrays:
-        """What denoisers load: `item.count`, the fits' arrays, and what was learned, without a copy.
+        """The arrays that denoisers load: `item.count`, and those of all fits, without copies.
 
-        A fit's arrays go by its kind, `ease.weights`, for the first of that kind among these sources (else the
-        default's), and by its key, `ease-0123456789abcdef.weights`; see rayrec.data.required_fit.
+        A fit's arrays are named by its key, `ease-0123456789abcdef.weights`; those of the first fit of a method among
+        these sources (else of its default) also by the method, `ease.weights`. See rayrec.data.required_fit.
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.method for fitted in self.fitted.values()})
         chosen = [spec for kind in kinds for spec in (*specs, _default(kind)) if spec.fit_method == kind]
-        for spec in reversed(chosen):  # so that the first of a kind stands
+        for spec in reversed(chosen):  # so that the first of a method wins
             if spec.key in self.fitted:
                 arrays.update(
                     {f"{spec.fit_method}.{name}": array for name, array in self.fitted[spec.key].arrays.items()}
@@ -90,7 +88,7 @@ class ItemModel:
         return arrays
 
     def factors(self, specs: Sequence[SourceSpec]) -> npt.NDArray[np.float32] | None:
-        """iALS item factors [items, d]: of the first of these sources that has some, else the default's."""
+        """iALS item factors [items, d] of the first of these sources that has some, else of the default fit."""
         for spec in (*specs, FACTORS):
             if spec.fit_method == "ials" and spec.key in self.fitted:
                 found: npt.NDArray[np.float32] = self.fitted[spec.key].arrays["factors"]
@@ -98,13 +96,13 @@ class ItemModel:
         return None
 
     def for_catalogue(self, item_ids: pa.Array) -> ItemModel:
-        """The same model by the codes of another catalogue; items it has never seen score 0."""
+        """The same model in the codes of another catalogue; items that are not in the fit score 0."""
         if item_ids.equals(self.item_ids):
             return self
         codes = pc.index_in(self.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
-        items, stays = len(item_ids), codes >= 0
-        count, features = np.zeros(items, np.float32), np.tile(item_statistics.unseen_item_features(), (items, 1))
-        count[codes[stays]], features[codes[stays]] = self.count[stays], self.features[stays]
+        items = len(item_ids)
+        count = remap_rows(self.count, codes, items)
+        features = remap_rows(self.features, codes, items, item_statistics.unseen_item_features())
         fitted = {}
         for key, old in self.fitted.items():
             moved = RETRIEVERS[old.method].load(old.arrays, old.settings).remap(codes, items)
@@ -117,15 +115,15 @@ def _default(method: str) -> SourceSpec:
 
 
 FACTORS = _default("ials")
-"""The factors that denoisers and slates use where an arm has no iALS source of its own."""
+"""The fit whose item factors denoisers and slates use if an arm has no iALS source of its own."""
 
 
 def required_sources(
     arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[RequiredFit] = ()
 ) -> tuple[SourceSpec, ...]:
-    """The fits that the arms' sources need, each once; with factors where something asks for them.
+    """The distinct fits that the arms' sources and denoisers need.
 
-    `factors`: some arm denoises, or makes its slates by item factors. `needs`: what the denoisers ask for.
+    `factors`: whether item factors are needed, for denoising or slates. `needs`: the fits that denoisers require.
     """
     unique: dict[str, SourceSpec] = {}
     for specs in arms:
@@ -143,7 +141,7 @@ def required_sources(
 def fingerprint(
     specs: Sequence[SourceSpec], *, cutoff: int, inputs: str, catalogue: str, max_events: int, **more: Any
 ) -> str:
-    """Of everything that can change the model; `inputs` and `catalogue` are digests, `more` is plain content."""
+    """Fingerprint of all that can change the model; `inputs` and `catalogue` are digests, `more` is JSON content."""
     keys = sorted({spec.key for spec in specs})
     return digest([VERSION, keys, cutoff, inputs, catalogue, max_events, more])
 
@@ -157,10 +155,10 @@ def fit(
     max_events: int,
     denoiser_fits: Sequence[DenoiserFit] = (),
 ) -> ItemModel:
-    """Fit all `specs` on HISTORY tables, one a shard, in any order: the result does not depend on the sharding.
+    """Fit all `specs` on HISTORY tables, one per shard, in any order: the result does not depend on the sharding.
 
-    Only positive events before `cut` (microseconds UTC) count; beyond `max_events` of them, whole users are left out,
-    chosen by their stable hash. Memory: 20 bytes an event, plus one shard, plus the models.
+    Only positive events before `cutoff` (microseconds UTC) are used. If there are more than `max_events`, whole users
+    are sampled by their stable hash. Memory: 20 bytes per event, plus one shard, plus the models.
     """
     collected = FitDataCollector(len(item_ids), np.asarray(event_weights, np.float32), cutoff, max_events)
     for table in histories:
@@ -175,7 +173,7 @@ def from_fit_data(
     denoiser_fits: Sequence[DenoiserFit] = (),
     prefitted: Mapping[str, FittedRetriever] | None = None,
 ) -> ItemModel:
-    """The model of collected events, in the codes of `item_ids`; fits in `made`, by key, are taken as they are."""
+    """The model of collected events, in the codes of `item_ids`. Fits in `prefitted`, by key, are not repeated."""
     given = prefitted or {}
     fitted = {**_fitted(data, [spec for spec in specs if spec.key not in given]), **given}
     learned = {learner.key: learner.fit(data, _refit(specs, learner.required_fits)) for learner in denoiser_fits}
@@ -196,7 +194,7 @@ def _count(data: FitData) -> npt.NDArray[np.float32]:
 
 
 def _refit(specs: Sequence[SourceSpec], needs: Sequence[RequiredFit]) -> Callable[[FitData], Arrays]:
-    """Fits of other data, of what is needed alone, with the settings that the model's own fits have."""
+    """A function that fits `needs` on other data, with the settings of the model's own fits."""
     kinds = {need.method for need in needs if need.settings is None}
     keys = {need.name for need in needs if need.settings is not None}
     first = {spec.fit_method: spec.key for spec in reversed(specs) if spec.fit_method in kinds}
@@ -208,79 +206,3 @@ def _refit(specs: Sequence[SourceSpec], needs: Sequence[RequiredFit]) -> Callabl
         return model.denoiser_arrays(wanted)
 
     return refit
-
-
-def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str, Any] | None = None) -> bool:
-    """False if another run saved it first. `more`: plain content to keep in meta.json."""
-    text, offsets = _strings_to_arrays(model.item_ids)
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "item.count": model.count,
-        "item.features": model.features,
-        "item.text": text,
-        "item.offsets": offsets,
-    }
-    for key, fitted in model.fitted.items():
-        arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
-    for key, learned in model.fitted_denoisers.items():
-        arrays.update({f"learned/{key}/{name}": array for name, array in learned.items()})
-    fits = {key: {"method": fit.method, "settings": fit.settings.fit_settings} for key, fit in model.fitted.items()}
-    meta = {
-        "version": VERSION,
-        "cut": model.cutoff,
-        "fitted": fits,
-        "learned": sorted(model.fitted_denoisers),
-        "features": item_statistics.NAMES,
-        "more": dict(more or {}),
-    }
-    return artifacts.save(storage, KIND, fingerprint, arrays, meta)
-
-
-def load(storage: Storage, fingerprint: str) -> ItemModel:
-    """Raises MissingFileError where there is none, DataError where it cannot be read."""
-    return _model(storage, artifacts.load(storage, KIND, fingerprint))
-
-
-def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
-    """What is known of the items, with the fits of these kinds alone: the others are neither read nor held.
-
-    Raises as `load` does.
-    """
-    fits = artifacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
-    wanted = [f"{key}/" for key, entry in fits.items() if entry["method"] in kinds]
-    return _model(storage, artifacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
-
-
-def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] | None = None) -> ItemModel:
-    """Of all that was saved, or without what was learned and with the fits of `kinds` alone."""
-    arrays, meta = stored.arrays, stored.meta
-    if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_statistics.NAMES:
-        raise DataError(
-            "the item model was saved by another version of rayrec",
-            where=storage.url(layout.model_folder(KIND, stored.fingerprint)),
-            hint="delete the artefact's folder; the next run fits again",
-        )
-    fitted = {}
-    for key, entry in meta["fitted"].items():
-        if kinds is None or entry["method"] in kinds:
-            fitted[key] = FittedRetriever(
-                entry["method"], RETRIEVERS.settings(entry["method"], entry["settings"]), _under(f"{key}/", arrays)
-            )
-    learned = {key: _under(f"learned/{key}/", arrays) for key in meta.get("learned", ()) if kinds is None}
-    item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
-    return ItemModel(item_ids, meta["cut"], arrays["item.count"], arrays["item.features"], fitted, learned)
-
-
-def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _strings_to_arrays(strings: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    encoded = [text.encode() for text in strings.to_pylist()]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
-
-
-def _strings_from_arrays(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> pa.Array:
-    whole = text.tobytes()
-    return pa.array([whole[a:b].decode() for a, b in pairwise(offsets)], pa.string())

@@ -1,8 +1,8 @@
-"""A log-bilinear next-item model (rayrec.numerics.next_item_model) fitted by torch: each event from the events before it.
+"""A log-bilinear next-item model (rayrec.numerics.next_item_model) fitted with torch.
 
-Adam on softmaxes over sampled items; the loss is the one whose gradients rayrec.numerics.next_item_model knows. A step's negatives are
-drawn anew, each item on its own, with a probability that rises with the root of its events; a catalogue of at most
-`negatives` items is not sampled but takes part as a whole. The model is kept as it was at several times of training.
+Each event is predicted from the events before it, by Adam on a softmax over sampled items. Each step draws new
+negatives, each item independently, with a probability that grows with the square root of its events; a catalogue of at
+most `negatives` items is used as a whole. The model is stored at several checkpoints of the training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
+from rayrec.retrieval.user_histories import UserHistories
 
 _STEPS = 256
 
@@ -34,27 +36,27 @@ Int = npt.NDArray[np.int64]
 
 class NextItemSettings(RetrieverSettings):
     factors: int = Field(32, ge=1)
-    """Length of a vector."""
+    """Dimension of the factors."""
     epochs: int = 8
-    """Passes over the events, no fewer than `checkpoints`."""
+    """Passes over the events, at least `checkpoints`."""
     checkpoints: int = Field(4, ge=1)
-    """The model is kept as it was after so many equal parts of the epochs."""
+    """Number of checkpoints stored, at equal distances."""
     negatives: int = Field(512, ge=1)
-    """Items of a softmax, on average."""
+    """Expected number of sampled items in the softmax."""
     window: int = Field(20, ge=1)
-    """Events before the one to predict that are looked at."""
+    """Number of preceding events used for a prediction."""
     decay: float = Field(0.8, gt=0, le=1)
-    """What an event counts of the one after it, above 0 and at most 1."""
+    """Weight of an event relative to the one after it, above 0 and at most 1."""
     batch_events: int = Field(512, ge=1)
-    """Events of a step at least: an epoch has at most 256 steps."""
+    """Smallest number of events per step; an epoch has at most 256 steps."""
     learning_rate: float = Field(0.01, gt=0)
-    """Of Adam, above 0."""
+    """Learning rate of Adam, above 0."""
     l2: float = Field(1e-5, ge=0)
-    """How hard weights are pulled to zero."""
+    """L2 penalty of the weights."""
     max_events: int = Field(1_000_000, ge=1)
-    """Events that are learned from; beyond it whole users are left out, as the fit orders them."""
+    """Most training events; beyond it, whole users are left out in the order of the fit."""
     seed: int = 0
-    """Of everything drawn at random here."""
+    """Random seed."""
 
     @model_validator(mode="after")
     def _an_epoch_a_checkpoint(self) -> Self:
@@ -70,8 +72,8 @@ class NextItemSettings(RetrieverSettings):
 
 @dataclass(frozen=True)
 class NextItemExamples:
-    """One an event: `target` [n] codes; `before` [n, window] codes of the events before it, the last one first, with
-    `share` [n, window] float32 summing to 1, or 0 where there is none."""
+    """One example per event: `target` [n] item codes; `before` [n, window] codes of the events before it, newest first,
+    with weights `share` [n, window] float32 that sum to 1, or are 0 if there are none."""
 
     target: Int
     before: Int
@@ -79,13 +81,13 @@ class NextItemExamples:
 
     @classmethod
     def of(cls, item: Ragged, recency: Floats) -> NextItemExamples:
-        """Of every event of every row; `item` int32 codes, oldest first."""
+        """Examples of every event; `item` int32 codes, oldest first."""
         place = np.arange(len(item.values))
         before = place[:, None] - np.arange(1, len(recency) + 1)
-        there = before >= item.offsets[:-1][item.rows][:, None]
-        share = np.where(there, recency, 0).astype(np.float32)
+        mask = before >= item.offsets[:-1][item.rows][:, None]
+        share = np.where(mask, recency, 0).astype(np.float32)
         share /= np.maximum(share.sum(1, keepdims=True), np.float32(1e-30))
-        return cls(item.values.astype(np.int64), item.values[np.where(there, before, 0)].astype(np.int64), share)
+        return cls(item.values.astype(np.int64), item.values[np.where(mask, before, 0)].astype(np.int64), share)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -96,7 +98,7 @@ class NextItemExamples:
 
 @RETRIEVERS.register
 class NextItemRetriever(Retriever):
-    """What comes next after the newest events, by a log-bilinear model of sequences."""
+    """The items that follow the newest events, by a log-bilinear model of sequences."""
 
     name = "next_item"
     settings_class = NextItemSettings
@@ -129,9 +131,7 @@ class NextItemRetriever(Retriever):
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         def moved(old: Floats) -> Floats:
-            new = np.zeros((len(old), items, old.shape[2]), np.float32)
-            new[:, codes[codes >= 0]] = old[:, codes >= 0]
-            return new
+            return np.stack([remap_rows(checkpoint, codes, items) for checkpoint in old])
 
         model = self.model
         place = codes[model.negatives]
@@ -143,10 +143,9 @@ class NextItemRetriever(Retriever):
     def scores(self, user_histories: UserHistories) -> Floats:
         model = self.model
         item = user_histories.item.filter(model.known[user_histories.item.values])
-        asked = item.joined(Ragged.from_lengths(np.zeros(len(item), np.int32), np.ones(len(item), np.int64)))
-        examples = NextItemExamples.of(asked, model.recency).take(
-            asked.offsets[1:] - 1
-        )  # of what comes after the last event
+        # One more event, of any item, whose example is the prediction after the last event.
+        extended = item.joined(Ragged.from_lengths(np.zeros(len(item), np.int32), np.ones(len(item), np.int64)))
+        examples = NextItemExamples.of(extended, model.recency).take(extended.offsets[1:] - 1)
         with torch.inference_mode():
             scores: Floats = dense_matmul(_hidden(from_numpy(model.source[-1]), examples), self._columns).numpy()
         scores *= (item.lengths > 0)[:, None] & model.known
@@ -154,7 +153,7 @@ class NextItemRetriever(Retriever):
 
 
 def train(examples: NextItemExamples, items: int, settings: NextItemSettings) -> NextItemModel:
-    """The same bits for the same examples and settings."""
+    """Train a model; the same examples and settings give identical bits."""
     with single_thread():
         return _Training(examples, items, settings).run()
 
@@ -172,7 +171,7 @@ class _Training:
         self.target = torch.from_numpy(np.pad(draw[1], ((0, 0), (0, 1)))).requires_grad_()
 
     def run(self) -> NextItemModel:
-        given, kept = self.settings, []
+        given, checkpoints = self.settings, []
         optimizer = torch.optim.Adam([self.source, self.target], given.learning_rate, weight_decay=given.l2)
         ends = {-(-given.epochs * part // given.checkpoints) for part in range(1, given.checkpoints + 1)}
         for epoch in range(1, given.epochs + 1):
@@ -181,8 +180,10 @@ class _Training:
                 self._loss(self.examples.take(places)).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             if epoch in ends:
-                kept.append([(part.detach().numpy() * self.known[:, None]) for part in (self.source, self.target)])
-        source, target = (np.stack(parts).astype(np.float32) for parts in zip(*kept, strict=True))
+                checkpoints.append(
+                    [(part.detach().numpy() * self.known[:, None]) for part in (self.source, self.target)]
+                )
+        source, target = (np.stack(parts).astype(np.float32) for parts in zip(*checkpoints, strict=True))
         negatives, weight = self._negatives()
         return NextItemModel(source, target, negatives.astype(np.int32), weight, given.recency)
 
@@ -206,15 +207,15 @@ class _Training:
 
 
 def inclusion(weight: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.float64]:
-    """P of each item being drawn, each on its own, in proportion to its weight but at most 1, `number` in expectation.
+    """Inclusion probabilities of independent draws, proportional to weight but at most 1, that sum to `number`.
 
-    All 1 where no more than `number` items have a weight; 0 without a weight.
+    All 1 if at most `number` items have a weight; 0 for items without a weight.
     """
-    there = weight > 0
-    if there.sum() <= number:
-        return there.astype(np.float64)
+    positive = weight > 0
+    if positive.sum() <= number:
+        return positive.astype(np.float64)
     sure = np.zeros(len(weight), np.bool_)
-    while True:  # those whose share would exceed 1 are sure; the others share what is left
+    while True:  # items whose probability would exceed 1 are certain; the others share the rest
         chance = np.where(sure, 1.0, weight * (number - sure.sum()) / weight[~sure].sum())
         more = (chance >= 1) & ~sure
         if not more.any():
@@ -223,7 +224,7 @@ def inclusion(weight: npt.NDArray[np.float64], number: int) -> npt.NDArray[np.fl
 
 
 def _hidden(source: Tensor, examples: NextItemExamples) -> Tensor:
-    """h [n, d + 1]; each row is summed on its own."""
+    """h [n, d + 1]; each row is summed independently of the batch."""
     before, share = torch.from_numpy(examples.before), torch.from_numpy(examples.share)
     context = embedding_bag(before, source, mode="sum", per_sample_weights=share)
     return torch.nn.functional.pad(context, (0, 1), value=1.0)

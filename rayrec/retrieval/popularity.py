@@ -1,4 +1,4 @@
-"""Popularity: how often an item was interacted with, by summed event weight."""
+"""Popularity: the summed event weights of each item, optionally with exponential decay."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from rayrec.config.scoring_sections import RetrieverSettings
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
+from rayrec.retrieval.user_histories import UserHistories
 
 
 class PopularitySettings(RetrieverSettings):
     """There is nothing to set."""
 
 
+class RecentPopularitySettings(RetrieverSettings):
+    half_life_days: float = Field(7.0, gt=0)
+    """Half-life of events before the date, in days, above 0."""
+
+
 class NonPersonalizedRetriever(Retriever):
-    """One score an item, the same for everybody: what the popularities share."""
+    """Base class: one score per item, the same for all users."""
 
     personalized = False
 
@@ -28,13 +36,11 @@ class NonPersonalizedRetriever(Retriever):
         return {"score": self.score}
 
     @classmethod
-    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: PopularitySettings) -> Self:
+    def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: RetrieverSettings) -> Self:
         return cls(arrays["score"])
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
-        score = np.zeros(items, np.float32)
-        score[codes[codes >= 0]] = self.score[codes >= 0]
-        return type(self)(score)
+        return type(self)(remap_rows(self.score, codes, items))
 
     def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
         return self.score[None, :]
@@ -42,7 +48,7 @@ class NonPersonalizedRetriever(Retriever):
 
 @RETRIEVERS.register
 class PopularityRetriever(NonPersonalizedRetriever):
-    """What many took within the window; the same for everybody."""
+    """The most popular items of the window, the same for all users."""
 
     name = "popularity"
     settings_class = PopularitySettings
@@ -50,3 +56,16 @@ class PopularityRetriever(NonPersonalizedRetriever):
     @classmethod
     def fit(cls, data: FitData, settings: PopularitySettings) -> Self:
         return cls(np.bincount(data.item, data.weight, minlength=data.matrix.shape[1]).astype(np.float32))
+
+
+@RETRIEVERS.register
+class RecentPopularityRetriever(NonPersonalizedRetriever):
+    """Popularity in which an event counts 2^(-age / half-life), with its age at the date. The same for all users."""
+
+    name = "recent_popularity"
+    settings_class = RecentPopularitySettings
+
+    @classmethod
+    def fit(cls, data: FitData, settings: RecentPopularitySettings) -> Self:
+        decayed = data.weight * np.exp2(-data.age_days / settings.half_life_days)
+        return cls(np.bincount(data.item, decayed, minlength=data.matrix.shape[1]).astype(np.float32))

@@ -1,14 +1,14 @@
-"""The item model without some users: what a fit on the others would give, made from the model at hand.
+"""Unlearning: the item model without some users, computed from the model instead of a full refit.
 
-EASE, where it kept P = (X'X + lambda I)^-1: exactly. Without the users' rows X_u, X'X loses X_u'X_u, and by Woodbury
-P becomes P + P X_u' (I - X_u P X_u')^-1 X_u P; one user is the rank-one downdate P + P x x'P / (1 - x'P x). Items that
-then have too few users leave the solve: with them go their rows and columns, P_kk - P_kd P_dd^-1 P_dk. Rounding is all
-that separates this from a solve; both `residual` and the difference to a solve are measured.
+EASE with a stored P = (X'X + lambda I)^-1: exact. Without the users' rows X_u, X'X loses X_u'X_u, and by Woodbury P
+becomes P + P X_u' (I - X_u P X_u')^-1 X_u P; for one user the rank-one downdate P + P x x'P / (1 - x'P x). Items that
+then have too few users leave the solve: P_kk - P_kd P_dd^-1 P_dk. The result differs from a new solve by rounding only;
+`residual` and the difference to a solve are measured.
 
-iALS: the other users are folded in with the factors at hand, and the items that the users had are solved again. Not
-exact: the factors of the other items still carry the sweeps in which those users took part.
+iALS: the remaining users are folded in with the given factors, and the factors of the erased users' items are
+recomputed. Not exact: the factors of the other items still depend on sweeps that included the erased users.
 
-Everything else is a count or a sparse product, cheaper to make again than to correct: it is fitted anew.
+Everything else is a count or a sparse product, cheaper to refit than to correct.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ import scipy.sparse as sp
 
 from rayrec.retrieval import item_model
 from rayrec.retrieval.ease import EaseRetriever, packed, regularised_inverse, residual, unpacked, weights_of
+from rayrec.retrieval.fit_data import FitData, gram_matrix
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_model import DenoiserFit, FittedRetriever, ItemModel
-from rayrec.retrieval.retriever import FitData, gram_matrix
 from rayrec.retrieval.source_specs import SourceSpec
 
 Floats = npt.NDArray[np.float64]
 
-DOWNDATED, RECOMPUTED, REFITTED = "downdated", "items solved again", "fitted anew"
+DOWNDATED, RECOMPUTED, REFITTED = "downdated", "item factors recomputed", "refitted"
 _EXACT = 1e-8  # of the residual
-_BLOCK = 64  # users taken out of P at once
-_SOLVE_ITEMS = 4096  # up to so many items a downdate is also compared with a solve: seconds
-_REFIT_EVENTS = 2_000_000  # up to so many events iALS is also compared with refits: a minute
+_BLOCK = 64  # users removed from P at once
+_SOLVE_ITEMS = 4096  # up to so many items a downdate is compared with a solve (seconds)
+_REFIT_EVENTS = 2_000_000  # up to so many events iALS is compared with refits (a minute)
 _COMPARED_USERS, _TOP = 500, 20
 
 
 @dataclass(frozen=True)
 class UnlearningResult:
     model: ItemModel
-    how: tuple[Mapping[str, Any], ...]  # one plain row a fit: source, kind, how, and what was measured
+    how: tuple[Mapping[str, Any], ...]  # one row per fit: source, kind, how, and measurements
 
 
 def unlearn_users(
@@ -57,10 +57,10 @@ def unlearn_users(
     *,
     sampled: bool = False,
 ) -> UnlearningResult:
-    """The model without the users whose rows `erased` holds (float32 [users, items], in the model's own codes).
+    """The model without the users whose rows are `erased` (float32 [users, items], in the model's own codes).
 
-    `remaining`: the events of all others, in the codes of `item_ids`; `specs` and `denoiser_fits`: those of the model's fit.
-    `sampled`: the fit had more events than it could take, so that others move up into it; EASE is then solved again.
+    `remaining`: the events of all other users, in the codes of `item_ids`; `specs` and `denoiser_fits`: those of the
+    model's fit. `sampled`: the fit was a sample of users, so others take the place of the erased; EASE is refitted.
     """
     codes = pc.index_in(model.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
     prefitted: dict[str, FittedRetriever] = {}
@@ -89,29 +89,29 @@ def unlearn_users(
 
 
 def downdate(inverse: Floats, rows: sp.csr_matrix) -> None:
-    """Take the rows [users, m] out of P [m, m], in place. Raises LinAlgError where they were never in it."""
+    """Remove the rows [users, m] from P [m, m], in place. Raises LinAlgError if they were not in it."""
     for start in range(0, rows.shape[0], _BLOCK):
         block = rows[start : start + _BLOCK].astype(np.float64)
         moved: Floats = np.asarray(block @ inverse)  # X_u P
         left = np.eye(block.shape[0]) - np.asarray(block @ moved.T)
         half = scipy.linalg.solve_triangular(np.linalg.cholesky(left), moved, lower=True)
-        for first in range(0, len(inverse), 1024):  # in blocks: no second matrix as large as P
+        for first in range(0, len(inverse), 1024):  # in blocks, to avoid a second matrix as large as P
             inverse[first : first + 1024] += half[:, first : first + 1024].T @ half
 
 
-def drop_items(inverse: Floats, stays: npt.NDArray[np.bool_]) -> Floats:
-    """P of the items that stay [m], as if the others had never been in the solve."""
-    if stays.all():
+def drop_items(inverse: Floats, remains: npt.NDArray[np.bool_]) -> Floats:
+    """P of the remaining items [m], as if the others had not been in the solve."""
+    if remains.all():
         return inverse
-    across = inverse[np.ix_(stays, ~stays)]
-    corner = inverse[np.ix_(~stays, ~stays)]
-    kept: Floats = inverse[np.ix_(stays, stays)]
-    kept -= across @ np.linalg.solve(corner, across.T)
-    return kept
+    across = inverse[np.ix_(remains, ~remains)]
+    corner = inverse[np.ix_(~remains, ~remains)]
+    remaining: Floats = inverse[np.ix_(remains, remains)]
+    remaining -= across @ np.linalg.solve(corner, across.T)
+    return remaining
 
 
 def recompute_item_factors(model: IalsRetriever, matrix: sp.csr_matrix, items: npt.NDArray[np.int64]) -> IalsRetriever:
-    """`items` solved again from the users of `matrix` [users, items], folded in; items without events become zero.
+    """Recompute the factors of `items` from the folded-in users of `matrix` [users, items]; zero without events.
 
     As in the fit: (lambda I + U'U + sum_u (c_u - 1) u u') v = sum_u c_u u, with c = 1 + alpha x.
     """
@@ -131,7 +131,7 @@ def recompute_item_factors(model: IalsRetriever, matrix: sp.csr_matrix, items: n
 def _without_ease(
     old: EaseRetriever, erased: sp.csr_matrix, remaining: FitData, codes: npt.NDArray[np.int64]
 ) -> tuple[EaseRetriever, dict[str, Any]] | None:
-    """With what was measured; None where rounding has got the better of P, after many requests perhaps."""
+    """The model and its measurements; None if rounding errors in P are too large, as after many downdates."""
     triangle = np.empty(0) if old.inverse is None else old.inverse
     inverse = unpacked(triangle, len(old.active))
     try:
@@ -141,13 +141,13 @@ def _without_ease(
     items = remaining.matrix.shape[1]
     users = np.bincount(remaining.matrix.indices, minlength=items)
     new = codes[old.active]
-    stays = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_users)
-    inverse = drop_items(inverse, stays)
-    active = new[stays].astype(np.int32)  # ascending: both catalogues are sorted by item id
+    remains = (new >= 0) & (np.append(users, 0)[new] >= old.settings.min_users)
+    inverse = drop_items(inverse, remains)
+    active = new[remains].astype(np.int32)  # ascending: both catalogues are sorted by item id
     gram = gram_matrix(remaining.matrix[:, active])
     measured: dict[str, Any] = {
         "users": erased.shape[0],
-        "items_left_out": int(np.count_nonzero(~stays)),
+        "items_dropped": int(np.count_nonzero(~remains)),
         "residual": residual(gram, old.settings.regularization, inverse),
         "difference_to_refit": None,
     }
@@ -169,9 +169,9 @@ def _greatest_difference(one: Floats, other: Floats) -> float:
 def _ials_difference(
     before: IalsRetriever, after: IalsRetriever, remaining: FitData, settings: IalsSettings
 ) -> dict[str, Any]:
-    """Distances to a refit, beside what they must be read against: a refit from another seed, which is as good.
+    """Distances to a refit, and for comparison the distance of a refit with another seed.
 
-    Of up to 500 users: mean |score - score of the refit| over all items, and the mean overlap of the best 20 items.
+    Over up to 500 users: mean |score - score of the refit| over all items, and mean overlap of the best 20 items.
     """
     if len(remaining.item) > _REFIT_EVENTS:
         return {"difference_to_refit": None}

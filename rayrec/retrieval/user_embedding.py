@@ -1,10 +1,10 @@
-"""Several vectors a user (after kNN-Embed, arXiv 2205.06205): a history is clustered, and each interest asks by itself.
+"""Multi-interest user embeddings (after kNN-Embed, arXiv 2205.06205): a history is clustered into interests.
 
 The items of a user's history are grouped by the cosine of their iALS factors (spherical k-means), each group is folded
-in as if it were a user, p_c, and an item scores max_c v'p_c: what suits one interest well is not averaged away by the
-others. An interest of few items has a short vector, since the ridge pulls it to zero: that is its weight.
+in like a user, p_c, and an item scores max_c v'p_c, so that interests are not averaged. An interest of few items has a
+short vector, since the ridge shrinks it: that is its weight.
 
-With one interest the scores are those of iALS, whose fit it shares.
+With one interest the scores are those of iALS. Both share the same fit.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
+from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
-from rayrec.retrieval.retriever import RETRIEVERS, FitData, Retriever, UserHistories
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever
+from rayrec.retrieval.user_histories import UserHistories
 
-_ROUNDS = 10  # of k-means: histories are short
+_ROUNDS = 10  # of k-means
 _BLOCK_BYTES = 16 << 20  # of interests' scores
 
 
 class UserEmbeddingSettings(IalsSettings):
     interests: int = Field(4, ge=1, le=64)
-    """Groups that a history is dealt into at most, 1 to 64; 1 is iALS. Scoring only."""
+    """Largest number of clusters of a history, 1 to 64; 1 is iALS. Used in scoring only."""
 
     scoring_only = IalsSettings.scoring_only | {"interests"}
 
 
 @RETRIEVERS.register
 class UserEmbeddingRetriever(Retriever):
-    """Several vectors a user in iALS's factors, so that what suits one interest well is not averaged away."""
+    """Several vectors per user in the space of iALS factors, one per interest."""
 
     name = "user_embedding"
     settings_class = UserEmbeddingSettings
@@ -71,14 +73,14 @@ class UserEmbeddingRetriever(Retriever):
         for start in range(0, len(users), step):
             block = users[start : start + step]
             first, last = offsets[block[0]], offsets[block[-1] + 1]
-            asked = self.model.score_users(vectors[first:last])
-            scores[block] = np.maximum.reduceat(asked, offsets[block] - first, axis=0)
+            interest_scores = self.model.score_users(vectors[first:last])
+            scores[block] = np.maximum.reduceat(interest_scores, offsets[block] - first, axis=0)
         return scores
 
     def vectors(self, user_histories: UserHistories) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The users' interests [interests of all, d], whitened, and where each user's begin, [users + 1].
+        """All users' interests [interests, d], whitened, and the offsets of the users' interests, [users + 1].
 
-        A user without a known item has none.
+        A user without known items has none.
         """
         matrix = user_histories.matrix()
         known = self._known[matrix.indices]
@@ -103,10 +105,10 @@ class UserEmbeddingRetriever(Retriever):
 
 
 def spherical_kmeans(lines: Tensor, mask: Tensor, clusters: int) -> Tensor:
-    """Cluster the unit vectors of each row of `lines` [b, L, d], zero where `mask` [b, L] is not: int64 [b, L].
+    """Cluster labels int64 [b, L] of the unit vectors of each row of `lines` [b, L, d], zero outside `mask` [b, L].
 
-    Begins with the vector nearest to the row's mean, then each time with the one farthest from those chosen; ties go to
-    the first. Rows with fewer different vectors have fewer clusters.
+    Starts with the vector nearest to the row's mean, then adds the one farthest from those chosen; ties go to the
+    first. Rows with fewer distinct vectors have fewer clusters.
     """
     rows = torch.arange(len(lines))
     chosen = [torch.bmm(lines, lines.sum(1).unsqueeze(2)).squeeze(2).masked_fill(~mask, -torch.inf).argmax(1)]

@@ -1,4 +1,4 @@
-"""Histories with planted noise: users of a few tastes, and events of other tastes strewn in."""
+"""Histories with planted noise: users of a few tastes, and random events of other tastes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising import DENOISERS
-from rayrec.denoising.denoiser import Histories
+from rayrec.denoising.denoiser import Denoiser, Histories
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval.ease import EaseRetriever
-from rayrec.retrieval.fism import FismRetriever
-from rayrec.retrieval.ials import IalsRetriever
-from rayrec.retrieval.retriever import FitData, clipped_matrix
+from rayrec.retrieval.ease import EaseRetriever, EaseSettings
+from rayrec.retrieval.fism import FismRetriever, FismSettings
+from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
+from rayrec.retrieval.user_histories import clipped_matrix
+
+
+def load(name: str, arrays: dict[str, Any], **settings: Any) -> Denoiser:
+    """A denoiser with these settings."""
+    return DENOISERS[name].load(arrays, DENOISERS.settings(name, settings))
+
+
+def required_fits(name: str, **settings: Any) -> tuple[RequiredFit, ...]:
+    return DENOISERS[name].required_fits(DENOISERS.settings(name, settings))
 
 
 def histories(item: Ragged, weight: np.ndarray | None = None, value: np.ndarray | None = None) -> Histories:
@@ -43,7 +54,7 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
     }
     np.fill_diagonal(arrays["ease.weights"], 0)
     for method in DENOISERS.values():
-        for need in method.required_fits(method.settings_class()):
+        for need in method.required_fits(DENOISERS.settings(method.name)):
             if need.method == "fism":
                 fitted = [random.normal(size=shape) for shape in ((items, width), (items, width), items)]
                 fitted.append(np.sort(random.exponential(size=101)))
@@ -52,7 +63,9 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
             if need.method == "next_item":
                 arrays |= {f"{need.name}.{part}": array for part, array in next_item_arrays(items, width, seed).items()}
         if method.requires_fit:
-            arrays[f"{method.fit_key(method.settings_class())}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.5])
+            arrays[f"{method.fit_key(DENOISERS.settings(method.name))}.weights"] = np.array(
+                [0.5, -2, 1, -1, 1, -1, 0.5]
+            )
     return arrays
 
 
@@ -81,18 +94,18 @@ def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories
     rows, noise = [], []
     for user in range(users):
         own = random.choice(per_taste, 16, replace=False, p=chance) + per_taste * (user % tastes)
-        strewn = random.choice(per_taste, 4, replace=False, p=chance) + per_taste * random.integers(0, tastes, 4)
-        both = np.concatenate([own, strewn])
+        other = random.choice(per_taste, 4, replace=False, p=chance) + per_taste * random.integers(0, tastes, 4)
+        both = np.concatenate([own, other])
         order = random.permutation(20)
         rows.append(both[order])
         noise.append((both // per_taste != user % tastes)[order])
     item = Ragged.from_lengths(np.concatenate(rows).astype(np.int32), np.full(users, 20))
     data = fit_data(histories(item), items)
-    ease = EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=20.0))
+    ease = EaseRetriever.fit(data, EaseSettings(regularization=20.0))
     arrays = {
         "ease.weights": ease.weights,
         "ease.active": ease.active,
-        "ials.factors": IalsRetriever.fit(data, IalsRetriever.settings_class(factors=16)).factors,
+        "ials.factors": IalsRetriever.fit(data, IalsSettings(factors=16)).factors,
         "item.count": np.bincount(item.values, minlength=items).astype(np.float32),
     }
     return histories(item), np.concatenate(noise), arrays
@@ -110,18 +123,10 @@ def fism_arrays(
     """Factor models fitted on the histories: those that these methods need, or one of these settings."""
     data = fit_data(whole, items)
     if settings is not None:
-        return FismRetriever.fit(data, FismRetriever.settings_class(**settings)).arrays()
-    needs = [
-        need
-        for name, given in cases
-        for need in DENOISERS[name].required_fits(DENOISERS[name].settings_class(**given))
-        if need.method == "fism"
-    ]
+        return FismRetriever.fit(data, FismSettings(**settings)).arrays()
+    needs = [need for name, given in cases for need in required_fits(name, **given) if need.method == "fism"]
     quick = {"batch_events": 256, "epochs": 8, "factors": 8, "learning_rate": 0.04}
-    fits = {
-        need.name: FismRetriever.fit(data, FismRetriever.settings_class(**{**(need.settings or {}), **quick}))
-        for need in needs
-    }
+    fits = {need.name: FismRetriever.fit(data, FismSettings(**(need.settings or {}), **quick)) for need in needs}
     return {f"{name}.{part}": array for name, fit in fits.items() for part, array in fit.arrays().items()}
 
 

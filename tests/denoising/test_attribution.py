@@ -10,12 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_noise import histories
+from planted_noise import histories, load, required_fits
 
 from benchmarks import attribution_scores as scores
 from benchmarks.attribution import split
 from benchmarks.attribution_scores import Attributed
-from rayrec.denoising import DENOISERS
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.next_item import NextItemExamples, NextItemSettings, train
@@ -160,11 +159,9 @@ def test_the_nightly_method_and_the_benchmark_mean_the_same(score: str) -> None:
     assert len(model.negatives) == ITEMS
     examples = NextItemExamples.of(item, SETTINGS.recency)
     expected = scores.GRADIENTS[score](Attributed(model, examples, examples, 1.0, 1))[:, 0]
-    name = DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())[0].name
+    name = required_fits("gradient")[0].name
     parts = ("source", "target", "negatives", "weight", "recency")
-    nightly: Any = DENOISERS["gradient"].load(
-        {f"{name}.{p}": getattr(model, p) for p in parts}, DENOISERS["gradient"].settings_class(score=score)
-    )
+    nightly: Any = load("gradient", {f"{name}.{p}": getattr(model, p) for p in parts}, score=score)
     everything = np.ones(len(item.values), np.bool_)
     assert np.allclose(nightly.measure(histories(item), everything, everything), expected, rtol=1e-4, atol=1e-5)
 

@@ -10,12 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from planted_noise import auc_within, histories, planted
+from planted_noise import auc_within, histories, load, planted, required_fits
 
 from rayrec.config import Denoise
 from rayrec.data.schemas import HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Histories
-from rayrec.denoising.ensemble import FEATURE_NAMES
 from rayrec.denoising.noise_injection import inject_noise
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
@@ -25,12 +24,13 @@ from rayrec.pipeline.item_model_fitting import (
     required_denoiser_fits,
     required_fits_of,
 )
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.item_model import ItemModel
 from rayrec.storage import Storage
 
 ITEMS, CUT = 150, 10**9
 ENSEMBLE = [Denoise(method="ensemble", settings={})]
+KEY = DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble"))
 
 
 @given(users=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6), seed=st.integers(0, 99))
@@ -84,13 +84,10 @@ def world() -> tuple[Histories, np.ndarray, ItemModel]:
 def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
     whole, noise, model = world
     arrays = model.denoiser_arrays(())
-    found = {
-        name: DENOISERS[name].load(arrays, DENOISERS[name].settings_class()).decide(whole)
-        for name in ("ease", "influence", "ensemble")
-    }
+    found = {name: load(name, arrays).decide(whole) for name in ("ease", "influence", "ensemble")}
     auc = {name: auc_within(-decision.influence, noise) for name, decision in found.items()}
     assert auc["ensemble"] > max(auc["ease"], auc["influence"]) - 0.01
-    taken = found["ensemble"].keep < 1
+    taken = found["ensemble"].keep_weight < 1
     assert noise[taken].mean() > 2 * noise.mean()
     assert {REASONS[code] for code in found["ensemble"].reason[taken]} == {"likely_noise"}
 
@@ -102,11 +99,8 @@ def test_probabilities_are_near_the_truth_on_noise_like_that_planted(
     clean, items = whole, len(model.count)
     noisy, noise = inject_noise(clean, items, 0.2, np.random.default_rng(9))
     again = fitted(table_of(noisy)).denoiser_arrays(())
-    key = f"{DENOISERS['ensemble'].fit_key(DENOISERS['ensemble'].settings_class())}.weights"
-    again[key] = model.fitted_denoisers[DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())][
-        "weights"
-    ]
-    probability = 1 - DENOISERS["ensemble"].load(again, DENOISERS["ensemble"].settings_class()).decide(noisy).influence
+    again[f"{KEY}.weights"] = model.fitted_denoisers[KEY]["weights"]
+    probability = 1 - load("ensemble", again).decide(noisy).influence
     assert abs(probability.mean() - noise.mean()) < 0.03
     likely = probability > np.quantile(probability, 0.9)
     assert abs(probability[likely].mean() - noise[likely].mean()) < 0.1
@@ -117,18 +111,15 @@ def test_what_was_learned_travels_with_the_item_model(
 ) -> None:
     whole, _, model = world
     storage = Storage(str(tmp_path))
-    item_model.save(storage, "abc", model)
-    back = item_model.load(storage, "abc")
-    key = DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())
-    assert np.array_equal(back.fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
-    assert len(back.fitted_denoisers[key]["weights"]) == 1 + len(FEATURE_NAMES)
+    item_model_store.save(storage, "abc", model)
+    back = item_model_store.load(storage, "abc")
+    assert np.array_equal(back.fitted_denoisers[KEY]["weights"], model.fitted_denoisers[KEY]["weights"])
+    assert len(back.fitted_denoisers[KEY]["weights"]) == 7
     moved = back.for_catalogue(pa.array(["a new item", *model.item_ids.to_pylist()]))
     shifted = Histories(whole.item.like(whole.item.values + 1), whole.ts, whole.weight, whole.value, whole.dwell_ms)
-    before = DENOISERS["ensemble"].load(model.denoiser_arrays(()), DENOISERS["ensemble"].settings_class()).decide(whole)
-    after = (
-        DENOISERS["ensemble"].load(moved.denoiser_arrays(()), DENOISERS["ensemble"].settings_class()).decide(shifted)
-    )
-    assert np.array_equal(before.keep, after.keep)
+    before = load("ensemble", model.denoiser_arrays(())).decide(whole)
+    after = load("ensemble", moved.denoiser_arrays(())).decide(shifted)
+    assert np.array_equal(before.keep_weight, after.keep_weight)
 
 
 def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
@@ -137,13 +128,12 @@ def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
     whole, _, model = world
     table = table_of(whole)
     reversed_ = table.take(pa.array(np.arange(len(table))[::-1]))
-    key = DENOISERS["ensemble"].fit_key(DENOISERS["ensemble"].settings_class())
-    assert np.array_equal(fitted(reversed_).fitted_denoisers[key]["weights"], model.fitted_denoisers[key]["weights"])
+    assert np.array_equal(fitted(reversed_).fitted_denoisers[KEY]["weights"], model.fitted_denoisers[KEY]["weights"])
 
 
 def test_only_what_matters_to_learning_is_in_its_key() -> None:
-    def key(**changed: Any) -> str:
-        return DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble", changed))
+    def key(**settings: Any) -> str:
+        return DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble", settings))
 
     assert key() == key(max_removed_share=0.1, min_probability=0.3) == key(noise_share=0.2)
     assert key() != key(noise_share=0.1)
@@ -161,10 +151,7 @@ def test_fits_and_histories_are_two_views_of_the_same_events() -> None:
 
 
 def test_each_denoiser_names_the_fits_it_needs() -> None:
-    kinds = {
-        name: {need.method for need in method.required_fits(method.settings_class())}
-        for name, method in DENOISERS.items()
-    }
+    kinds = {name: {need.method for need in required_fits(name)} for name in DENOISERS}
     assert kinds["none"] == kinds["rules"] == set()
     assert (kinds["influence"], kinds["ease"], kinds["loss"]) == ({"ials"}, {"ease"}, {"fism"})
     assert kinds["ensemble"] == {"ials", "ease", "fism"}
@@ -172,7 +159,7 @@ def test_each_denoiser_names_the_fits_it_needs() -> None:
 
 
 def test_a_blend_that_was_not_learned_is_an_error_in_words() -> None:
-    with pytest.raises(ConfigError, match="which the item model does not hold"):
-        DENOISERS["ensemble"].load({}, DENOISERS["ensemble"].settings_class())
+    with pytest.raises(ConfigError, match="which is not in the item model"):
+        load("ensemble", {})
     with pytest.raises(ConfigError, match="noise_share"):
         DENOISERS.settings("ensemble", {"noise_share": 0.0})

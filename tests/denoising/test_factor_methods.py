@@ -8,10 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_noise import auc_within, fism_arrays, histories, model_arrays, planted, random_histories
+from planted_noise import (
+    auc_within,
+    fism_arrays,
+    histories,
+    load,
+    model_arrays,
+    planted,
+    random_histories,
+    required_fits,
+)
 
 from rayrec.denoising import DENOISERS, REASONS
-from rayrec.denoising.factor_denoiser import FactorModelDenoiser, median_within, softmax_within
+from rayrec.denoising.factor_denoiser import FactorModelDenoiser
+from rayrec.denoising.within_user import median_within_user, softmax_within_user
 from rayrec.errors import ConfigError
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.ragged import Ragged
@@ -48,7 +58,7 @@ def test_softmax_and_median_are_taken_within_the_user(users: list[list[float]]) 
     item = Ragged.from_lengths(flat, [len(user) for user in users])
     if not len(flat):
         return
-    share, median = softmax_within(item, flat), median_within(item, flat)
+    share, median = softmax_within_user(item, flat), median_within_user(item, flat)
     for row, user in enumerate(users):
         at = slice(item.offsets[row], item.offsets[row + 1])
         if user:
@@ -68,22 +78,22 @@ def test_planted_noise_is_what_the_model_explains_least(
     name: str, given_: dict[str, Any], world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
-    decision = DENOISERS[name].load(arrays, DENOISERS[name].settings_class(**given_)).decide(whole)
+    decision = load(name, arrays, **given_).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.75
-    taken = decision.keep < 1
+    taken = decision.keep_weight < 1
     assert taken.any()
     assert noise[taken].mean() > 2 * noise.mean()
     assert {REASONS[code] for code in decision.reason[taken]} == {"low_likelihood"}
 
 
 def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict[str, Any]]:
-    method = DENOISERS[name]
-    assert issubclass(method, FactorModelDenoiser)
-    prefix = method.required_fits(method.settings_class(**given_))[0].name
+    prefix = required_fits(name, **given_)[0].name
     standard = model_arrays()
-    fism = DENOISERS["propensity"].required_fits(DENOISERS["propensity"].settings_class())[0].name
+    fism = required_fits("propensity")[0].name
     arrays = {f"{prefix}.{part}": standard[f"{fism}.{part}"] for part in ("source", "target", "bias", "quantiles")}
-    return method.load(arrays, method.settings_class(**given_)), arrays
+    loaded_method = load(name, arrays, **given_)
+    assert isinstance(loaded_method, FactorModelDenoiser)
+    return loaded_method, arrays
 
 
 def test_t_ce_goes_by_the_losses_of_everybody() -> None:
@@ -93,13 +103,13 @@ def test_t_ce_goes_by_the_losses_of_everybody() -> None:
     )
     loss = np.logaddexp(0, -method.model.leave_one_out_scores(whole.item).astype(np.float64))
     quantiles = next(array for name, array in arrays.items() if name.endswith("quantiles"))
-    assert np.array_equal(method.decide(whole).keep == 0, loss > quantiles[90])
+    assert np.array_equal(method.decide(whole).keep_weight == 0, loss > quantiles[90])
 
 
 def test_r_ce_weighs_down_and_never_out() -> None:
     whole = random_histories(users=80, longest=30)
     decision = loaded("loss", {"objective": "r_ce"})[0].decide(whole)
-    weighed = decision.keep[decision.keep < 1]
+    weighed = decision.keep_weight[decision.keep_weight < 1]
     assert len(np.unique(weighed)) > 20
     assert weighed.min() > 0
 
@@ -110,22 +120,20 @@ def test_pld_resamples_by_the_users_own_losses_alone() -> None:
     for user in range(30):
         at = slice(whole.item.offsets[user], whole.item.offsets[user + 1])
         own = decision.influence[at]
-        out = decision.keep[at] == 0
+        out = decision.keep_weight[at] == 0
         if out.any():
             assert own[out].max() <= own[~out].min()  # the largest losses of this user, whatever others' are
 
 
 def test_another_objective_is_another_fit() -> None:
-    names = {DENOISERS[name].required_fits(DENOISERS[name].settings_class(**given_))[0].name for name, given_ in CASES}
+    names = {required_fits(name, **given_)[0].name for name, given_ in CASES}
     assert len(names) == len(CASES)
-    assert DENOISERS["loss"].required_fits(DENOISERS["loss"].settings_class(max_removed_share=0.1)) == DENOISERS[
-        "loss"
-    ].required_fits(DENOISERS["loss"].settings_class())  # the cap is no matter of the fit
+    assert required_fits("loss", max_removed_share=0.1) == required_fits("loss")  # the budget does not concern the fit
 
 
 def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
-    with pytest.raises(ConfigError, match="which the item model does not hold"):
-        DENOISERS["loss"].load({}, DENOISERS["loss"].settings_class())
+    with pytest.raises(ConfigError, match="which is not in the item model"):
+        load("loss", {})
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_noise import auc_within, fit_data, histories, model_arrays, next_item_arrays, planted, random_histories
+from planted_noise import (
+    auc_within,
+    fit_data,
+    histories,
+    load,
+    model_arrays,
+    next_item_arrays,
+    planted,
+    random_histories,
+    required_fits,
+)
 
 from rayrec.denoising import DENOISERS, REASONS
-from rayrec.denoising.gradient_influence import SCORES, GradientDenoiser
+from rayrec.denoising.gradient_influence import SCORES
 from rayrec.errors import ConfigError
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval import item_model
-from rayrec.retrieval.next_item import NextItemRetriever
+from rayrec.retrieval import item_model, item_model_store
+from rayrec.retrieval.next_item import NextItemRetriever, NextItemSettings
 from rayrec.storage import Storage
 
 ITEMS, WIDTH = 12, 3
@@ -115,12 +125,12 @@ def test_the_variance_of_gradients_is_taken_over_the_checkpoints() -> None:
 def measured(model: NextItemModel, users: list[list[int]], score: str, trusted: np.ndarray | None = None) -> np.ndarray:
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     everything = np.ones(len(item.values), np.bool_)
-    method = GradientDenoiser.load({**prefixed(model)}, GradientDenoiser.settings_class(score=score))
+    method = load("gradient", {**prefixed(model)}, score=score)
     return method.measure(histories(item), everything, everything if trusted is None else trusted)
 
 
 def prefixed(model: NextItemModel) -> dict[str, Any]:
-    name = DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())[0].name
+    name = required_fits("gradient")[0].name
     return {f"{name}.{part}": getattr(model, part) for part in next_item_arrays(1, 1, 0)}
 
 
@@ -162,22 +172,22 @@ def test_scores_over_checkpoints_are_means_of_those_of_each() -> None:
 @pytest.mark.parametrize("score", sorted(SCORES))
 def test_a_score_never_depends_on_who_shares_the_batch(score: str) -> None:
     whole = random_histories(users=60, longest=70)
-    method = GradientDenoiser.load(model_arrays(), GradientDenoiser.settings_class(score=score))
+    method = load("gradient", model_arrays(), score=score)
     together = method.decide(whole)
     for user in (0, 7, 31, 59):
         at = slice(whole.item.offsets[user], whole.item.offsets[user + 1])
         alone = method.decide(histories(Ragged.from_lengths(whole.item[user], [len(whole.item[user])])))
         assert np.array_equal(alone.influence, together.influence[at])
-        assert np.array_equal(alone.keep, together.keep[at])
+        assert np.array_equal(alone.keep_weight, together.keep_weight[at])
 
 
 @pytest.fixture(scope="module")
 def world() -> tuple[Any, np.ndarray, dict[str, Any]]:
     whole, noise, arrays = planted(users=200)
     fit = NextItemRetriever.fit(
-        fit_data(whole, len(arrays["item.count"])), NextItemRetriever.settings_class(factors=8, learning_rate=0.03)
+        fit_data(whole, len(arrays["item.count"])), NextItemSettings(factors=8, learning_rate=0.03)
     )
-    name = DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())[0].name
+    name = required_fits("gradient")[0].name
     return whole, noise, {f"{name}.{part}": array for part, array in fit.arrays().items()}
 
 
@@ -186,9 +196,9 @@ def test_planted_noise_has_large_and_unsteady_gradients(
     score: str, world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
-    decision = GradientDenoiser.load(arrays, GradientDenoiser.settings_class(score=score)).decide(whole)
+    decision = load("gradient", arrays, score=score).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.65
-    taken = decision.keep < 1
+    taken = decision.keep_weight < 1
     assert noise[taken].mean() > 1.5 * noise.mean()
     assert {REASONS[code] for code in decision.reason[taken]} == {"low_likelihood"}
 
@@ -197,15 +207,13 @@ def test_items_of_one_taste_are_rivals_to_tracin_and_stray_events_are_not(
     world: tuple[Any, np.ndarray, dict[str, Any]],
 ) -> None:
     whole, noise, arrays = world
-    decision = GradientDenoiser.load(arrays, GradientDenoiser.settings_class(score="tracin")).decide(whole)
+    decision = load("gradient", arrays, score="tracin").decide(whole)
     assert auc_within(decision.negative_influence, noise) < 0.4
 
 
 def test_by_tracin_only_events_with_harm_go() -> None:
-    decision = GradientDenoiser.load(model_arrays(), GradientDenoiser.settings_class(score="tracin")).decide(
-        random_histories(users=80, longest=30)
-    )
-    taken = decision.keep < 1
+    decision = load("gradient", model_arrays(), score="tracin").decide(random_histories(users=80, longest=30))
+    taken = decision.keep_weight < 1
     assert taken.any()
     assert (decision.negative_influence[taken] > 0).all()
     assert (decision.negative_influence <= 0).any()
@@ -219,36 +227,29 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 
 def test_a_model_fitted_without_it_is_an_error_in_words() -> None:
-    with pytest.raises(ConfigError, match="which the item model does not hold"):
-        DENOISERS["gradient"].load({}, DENOISERS["gradient"].settings_class())
+    with pytest.raises(ConfigError, match="which is not in the item model"):
+        load("gradient", {})
 
 
 def test_every_score_asks_for_the_same_fit() -> None:
-    asked = [
-        DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class(score=score, max_removed_share=0.1))
-        for score in SCORES
-    ]
-    assert asked == [DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())] * len(SCORES)
+    asked = [required_fits("gradient", score=score, max_removed_share=0.1) for score in SCORES]
+    assert asked == [required_fits("gradient")] * len(SCORES)
 
 
 def test_a_nights_fit_serves_the_denoiser_saved_and_in_another_catalogue(tmp_path: Path) -> None:
     whole, _, arrays = planted(users=60)
     items = len(arrays["item.count"])
     ids = pa.array([f"item {code:03d}" for code in range(items)])
-    specs = item_model.required_sources(
-        [], False, DENOISERS["gradient"].required_fits(DENOISERS["gradient"].settings_class())
-    )
+    specs = item_model.required_sources([], False, required_fits("gradient"))
     model = item_model.from_fit_data(fit_data(whole, items), ids, specs)
     storage = Storage(str(tmp_path))
-    item_model.save(storage, "0123", model)
+    item_model_store.save(storage, "0123", model)
     order = np.random.default_rng(0).permutation(items)
-    moved = item_model.load(storage, "0123").for_catalogue(pa.concat_arrays([pa.array(["new"]), ids.take(order)]))
+    moved = item_model_store.load(storage, "0123").for_catalogue(pa.concat_arrays([pa.array(["new"]), ids.take(order)]))
     code = np.empty(items, np.int32)
     code[order] = np.arange(1, items + 1)
-    before = GradientDenoiser.load(model.denoiser_arrays(specs), GradientDenoiser.settings_class()).decide(whole)
-    after = GradientDenoiser.load(moved.denoiser_arrays(specs), GradientDenoiser.settings_class()).decide(
-        histories(whole.item.like(code[whole.item.values]))
-    )
+    before = load("gradient", model.denoiser_arrays(specs)).decide(whole)
+    after = load("gradient", moved.denoiser_arrays(specs)).decide(histories(whole.item.like(code[whole.item.values])))
     assert np.isfinite(before.influence).all()
     assert np.array_equal(before.influence, after.influence)
-    assert np.array_equal(before.keep, after.keep)
+    assert np.array_equal(before.keep_weight, after.keep_weight)

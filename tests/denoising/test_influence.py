@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_noise import auc_within, histories, model_arrays, planted
+from planted_noise import auc_within, histories, load, model_arrays, planted
 
 from rayrec.denoising import DENOISERS
-from rayrec.denoising.event_selection import select_removals
-from rayrec.denoising.removal_budget import RemovalThresholds, TrustedInteractions
+from rayrec.denoising.removal import RemovalThresholds, TrustedInteractions, select_removals, trusted_events
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
-from rayrec.denoising.trusted_events import trusted_events
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 
@@ -83,9 +81,9 @@ def test_the_closed_form_equals_refits(
 
 def test_within_user_consistency_finds_planted_noise() -> None:
     whole, noise, arrays = planted()
-    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(whole)
+    decision = load("influence", arrays).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.8
-    taken = decision.keep < 1
+    taken = decision.keep_weight < 1
     assert noise[taken].mean() > 2 * noise.mean()
 
 
@@ -93,9 +91,9 @@ def test_items_without_factors_are_not_judged() -> None:
     arrays = model_arrays()
     arrays["ials.factors"][7] = 0
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
-    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(histories(item))
+    decision = load("influence", arrays).decide(histories(item))
     assert np.isnan(decision.influence[[0, 3]]).all()
-    assert decision.keep[[0, 3]].tolist() == [1, 1]
+    assert decision.keep_weight[[0, 3]].tolist() == [1, 1]
     assert np.isfinite(decision.influence[[1, 2, 4]]).all()
 
 
@@ -111,8 +109,8 @@ def test_trusted_are_the_newest_that_pass_the_filters() -> None:
 
 def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
     whole, _, arrays = planted(users=40)
-    decision = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(removed_weight=0.25)).decide(whole)
-    assert set(decision.keep.tolist()) == {0.25, 1.0}
+    decision = load("influence", arrays, removed_weight=0.25).decide(whole)
+    assert set(decision.keep_weight.tolist()) == {0.25, 1.0}
 
 
 def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
@@ -132,22 +130,6 @@ def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
     assert (select_removals(consistency, negative_influence, mask, none_may)[0] == 1).all()
 
 
-def test_in_rounds_what_is_left_is_measured_again() -> None:
-    whole, _, arrays = planted(users=60)
-    once = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class()).decide(whole)
-    several = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(rounds=4)).decide(whole)
-    gone = np.bincount(whole.item.rows, several.keep == 0, minlength=60)
-    assert gone.max() == 4
-    kept = several.keep > 0
-    alone = InfluenceDenoiser.load(arrays, InfluenceDenoiser.settings_class(max_removed_share=0.0)).decide(
-        histories(whole.item.filter(kept))
-    )
-    same = (gone < 4)[whole.item.rows][kept]  # of the others the last went in the last round, after it was measured
-    assert same.any()
-    assert np.allclose(several.influence[kept][same], alone.influence[same], atol=1e-5)
-    assert not np.allclose(once.influence[kept][same], several.influence[kept][same], atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -161,9 +143,9 @@ def test_in_rounds_what_is_left_is_measured_again() -> None:
 )
 def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        DENOISERS.settings(InfluenceDenoiser.name, bad)
+        DENOISERS.settings("influence", bad)
 
 
 def test_a_model_without_factors_is_an_error_in_words() -> None:
     with pytest.raises(ConfigError, match=r"needs 'ials\.factors'"):
-        InfluenceDenoiser.load({"item.count": np.ones(3, np.float32)}, InfluenceDenoiser.settings_class())
+        load("influence", {"item.count": np.ones(3, np.float32)})

@@ -16,7 +16,7 @@ from benchmarks.denoise_llm import FixedSteps, Reader
 from benchmarks.denoise_planting import KINDS, Clean, insert, planted_items
 from rayrec.config import Tuning
 from rayrec.data.schemas import HISTORY
-from rayrec.denoising.denoise_stage import histories_of
+from rayrec.denoising.denoiser import histories_of
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
@@ -185,7 +185,7 @@ def test_fixed_steps_of_whole_epochs_are_the_nightly_tuning() -> None:
     tuning = Tuning(layers=1, epochs=2, min_item_events=1, batch_tokens=512)
     reader = Reader.of(catalogue, clean.counts, "What next?", tuning, moment)
     columns = {"item": kept.item.to_arrow(pa.int32()), "ts": kept.ts.to_arrow(pa.int64())}
-    rows = pa.table({**columns, "keep_weight": kept.keep.to_arrow(pa.float32())})
+    rows = pa.table({**columns, "keep_weight": kept.keep_weight.to_arrow(pa.float32())})
     task = TuningTask(Sequences.from_tables([rows], reader.index, MOMENT), None, MOMENT, tuning)
     nightly = TuningLoop(reader.blank(), reader.layout, task, Worker())
     nightly.run(lambda loop: None)

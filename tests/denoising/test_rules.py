@@ -100,8 +100,8 @@ def test_the_strongest_rule_goes_first_and_the_reason_says_which() -> None:
         [1, 2, 3, 4, 5, 6, 7, 8, 8, 9], [1] * 8 + [-1, 1], dwell=[100, 100, 100, 100, 100, 100, 2, 2, -1, 2]
     )
     decision = RuleDenoiser(RulesSettings(max_removed_share=0.12)).decide(history)
-    assert np.flatnonzero(decision.keep == 0).tolist() == [7]  # one may go: the purchase that was returned
+    assert np.flatnonzero(decision.keep_weight == 0).tolist() == [7]  # one may go: the purchase that was returned
     assert REASONS[decision.reason[7]] == "retracted"
     both = RuleDenoiser(RulesSettings(max_removed_share=0.23)).decide(history)
-    assert np.flatnonzero(both.keep == 0).tolist() == [7, 9]  # then the newest that was only skimmed
+    assert np.flatnonzero(both.keep_weight == 0).tolist() == [7, 9]  # then the newest that was only skimmed
     assert REASONS[both.reason[9]] == "short_dwell"

@@ -35,7 +35,7 @@ from rayrec.publishing import code_version
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.slate_reader import read_counterfactual_propensities
 from rayrec.reranking.item_token import tuned_checkpoint
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.ease import unpacked
 from rayrec.storage import Storage, artifacts
 
@@ -84,7 +84,7 @@ def test_they_are_gone_from_slates_models_and_all_that_is_kept(made: Made) -> No
     assert targets.num_rows > 0
     assert not pc.any(pc.is_in(targets["slate_id"], slate_ids.combine_chunks())).as_py()
     assert find_user_data(made.storage, known) == []
-    assert not any(artifacts.exists(made.storage, item_model.KIND, fingerprint) for fingerprint in models)
+    assert not any(artifacts.exists(made.storage, item_model_store.KIND, fingerprint) for fingerprint in models)
     page = made.storage.read(f"reports/dt={made.date}/report.html").decode()
     assert made.gone[0] not in page
     for path, content in made.contents().items():
@@ -117,14 +117,14 @@ def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: P
             cutoff,
             context.config.fit.max_events,
         )
-        found = item_model.load(made.storage, fingerprint)
+        found = item_model_store.load(made.storage, fingerprint)
         assert np.array_equal(found.features, exact.features)
         how = {source["kind"]: source for source in row["sources"]}
         assert {kind: source["how"] for kind, source in how.items()} == {
             "ease": "downdated",
-            "ials": "items solved again",
-            "item_knn": "fitted anew",
-            "popularity": "fitted anew",
+            "ials": "item factors recomputed",
+            "item_knn": "refitted",
+            "popularity": "refitted",
         }
         assert how["ease"]["difference_to_refit"] < 1e-8
         for key, fitted in exact.fitted.items():

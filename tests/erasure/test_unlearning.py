@@ -16,10 +16,9 @@ from rayrec.data.schemas import HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval import item_model, unlearning
 from rayrec.retrieval.ease import packed, unpacked
-from rayrec.retrieval.fit_data import FitDataCollector
+from rayrec.retrieval.fit_data import FitData, FitDataCollector
 from rayrec.retrieval.ials import IalsRetriever
 from rayrec.retrieval.item_model import FittedRetriever, ItemModel
-from rayrec.retrieval.retriever import FitData
 from rayrec.retrieval.source_specs import SourceSpec, source_specs
 
 ITEMS, USERS, CUT = 30, 120, 100 * MICROSECONDS_PER_DAY
@@ -159,7 +158,7 @@ def test_ease_that_kept_its_inverse_is_downdated_and_equals_the_refit() -> None:
     assert np.abs(ours["weights"] - theirs["weights"]).max() < 1e-7  # float32
     row = next(row for row in found.how if row["source"] == KEPT)
     assert row["how"] == unlearning.DOWNDATED
-    assert row["items_left_out"] == 1
+    assert row["items_dropped"] == 1
     assert row["residual"] < 1e-8
     assert row["difference_to_refit"] < 1e-8
 

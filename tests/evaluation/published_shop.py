@@ -14,13 +14,13 @@ from rayrec.config import Config, load
 from rayrec.config.section import NoSettings
 from rayrec.data.schemas import HISTORY, ITEM, SLATE
 from rayrec.data.synthetic_dataset import PAST_DAYS, SyntheticDataset, make_synthetic_dataset
-from rayrec.denoising.denoise_stage import DenoiseStage
+from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.experiments.arm_plan import plan_arms
 from rayrec.numerics.hashing import shard_of
 from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import Provenance, RunRecord, UserCounts
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.source_specs import source_specs
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_arrow, write_parquet
@@ -55,7 +55,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
     cut = int(datetime(shop.date.year, shop.date.month, shop.date.day, tzinfo=UTC).timestamp()) * 10**6
     model = item_model.fit([histories], ids, fits, weights, cut, 10**6)
     storage = Storage(config.output.root)
-    item_model.save(storage, "fp", model)
+    item_model_store.save(storage, "fp", model)
     plan = plan_arms(config)
     record = RunRecord(
         shop.date, config.fingerprint, config.fingerprinted_settings(), (), config.data.shards, plan.names, "test"
@@ -78,7 +78,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
         )
         slates = {arm: _slates(shop, arm, best, of_arm["user_id"].to_pylist()) for arm, of_arm in own.items()}
         run.commit(shard, slates, UserCounts(len(mine), len(mine)), {})
-    run.publish(Provenance(users_in=len(histories), models={item_model.KIND: "fp"}))
+    run.publish(Provenance(users_in=len(histories), models={item_model_store.KIND: "fp"}))
     return PublishedShop(shop, config, sets, catalogue, best)
 
 

@@ -57,8 +57,11 @@ def test_what_an_arm_gives_stands_even_where_it_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("given", "settings"),
     [
-        ({"settings": {"rounds": 2}}, {"negative_influence_share": 0.0, "rounds": 2}),
-        ({"method": "influence", "settings": {"rounds": 2}}, {"negative_influence_share": 0.0, "rounds": 2}),
+        ({"settings": {"dtype": "float64"}}, {"negative_influence_share": 0.0, "dtype": "float64"}),
+        (
+            {"method": "influence", "settings": {"dtype": "float64"}},
+            {"negative_influence_share": 0.0, "dtype": "float64"},
+        ),
         ({"settings": {"negative_influence_share": 0.2}}, {"negative_influence_share": 0.2}),
         ({"method": "none"}, {}),
         ({"method": "loss", "settings": {"tau": 0.2}}, {"tau": 0.2}),

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
-from rayrec.retrieval.fit_data import FitDataCollector
-from rayrec.retrieval.retriever import FitData, UserHistories
+from rayrec.retrieval.fit_data import FitData, FitDataCollector
+from rayrec.retrieval.user_histories import UserHistories
 
 ITEMS, CUT = 40, 100 * MICROSECONDS_PER_DAY
 

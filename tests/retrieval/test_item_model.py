@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rayrec.config import Retrieval
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError, RayrecError
-from rayrec.retrieval import item_model
+from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.item_model import FACTORS, FittedRetriever, ItemModel, fingerprint, required_sources
 from rayrec.retrieval.source_specs import SourceSpec, source_specs
@@ -79,36 +79,36 @@ def test_a_day_without_positive_events_is_an_error_in_words() -> None:
 
 def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
-    assert item_model.save(storage, "abc", model, {"note": 1})
-    assert artifacts.exists(storage, item_model.KIND, "abc")
-    assert equal(item_model.load(storage, "abc"), model)
+    assert item_model_store.save(storage, "abc", model, {"note": 1})
+    assert artifacts.exists(storage, item_model_store.KIND, "abc")
+    assert equal(item_model_store.load(storage, "abc"), model)
 
 
 def test_of_two_fits_the_first_stays_and_the_second_leaves_nothing(tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
-    assert item_model.save(storage, "abc", model)
+    assert item_model_store.save(storage, "abc", model)
     before = [file.path for file in storage.list()]
-    assert not item_model.save(storage, "abc", model)
+    assert not item_model_store.save(storage, "abc", model)
     assert [file.path for file in storage.list()] == before
 
 
 def test_a_damaged_artefact_is_an_error_in_words(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    item_model.save(storage, "abc", fitted([two_halves()]))
+    item_model_store.save(storage, "abc", fitted([two_halves()]))
     arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
     storage.write(arrays, storage.read(arrays)[:-100])
     with pytest.raises(DataError, match="not the ones that were saved"):
-        item_model.load(storage, "abc")
+        item_model_store.load(storage, "abc")
     storage.write("models/item_model/abc/meta.json", b"{")
     with pytest.raises(DataError, match=r"meta\.json cannot be read"):
-        item_model.load(storage, "abc")
+        item_model_store.load(storage, "abc")
     with pytest.raises(RayrecError):
-        item_model.load(storage, "never saved")
+        item_model_store.load(storage, "never saved")
 
 
 def test_a_part_of_a_model_is_that_part_and_no_more_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
-    item_model.save(storage, "abc", model)
+    item_model_store.save(storage, "abc", model)
     whole = next(file for file in storage.list() if file.path.endswith(".safetensors"))
     header = int.from_bytes(storage.read_range(whole.path, 0, 8), "little")
     read, read_range = list[int](), Storage.read_range
@@ -119,23 +119,23 @@ def test_a_part_of_a_model_is_that_part_and_no_more_is_read(tmp_path: Path, monk
 
     monkeypatch.setattr(Storage, "read_range", counted)
     items = replace(model, fitted={})
-    assert equal(item_model.load_part(storage, "abc"), items)
+    assert equal(item_model_store.load_part(storage, "abc"), items)
     text = sum(len(name.encode()) for name in IDS.to_pylist()) + 8 * (ITEMS + 1)
     assert sum(read) == 8 + header + items.count.nbytes + items.features.nbytes + text
-    factors = item_model.load_part(storage, "abc", {"ials"})
+    factors = item_model_store.load_part(storage, "abc", {"ials"})
     assert equal(factors, replace(model, fitted=_of_kind(model, "ials")))
     assert np.array_equal(factors.factors(SPECS), model.factors(SPECS))
 
 
 def test_a_damaged_part_is_an_error_in_words(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    item_model.save(storage, "abc", fitted([two_halves()]))
+    item_model_store.save(storage, "abc", fitted([two_halves()]))
     arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
     content = storage.read(arrays)
     for damaged in (b"", content[:-100], b"\xff" * 8 + content[8:], content[:8] + b"[" + content[9:]):
         storage.write(arrays, damaged)
         with pytest.raises(DataError, match="arrays cannot be read"):
-            item_model.load_part(storage, "abc", {"ease", "ials", "user_knn", "popularity"})
+            item_model_store.load_part(storage, "abc", {"ease", "ials", "user_knn", "popularity"})
 
 
 def _of_kind(model: ItemModel, kind: str) -> dict[str, FittedRetriever]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from rayrec.numerics.next_item_model import recency_rows
 from rayrec.numerics.ragged import Ragged
+from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.next_item import NextItemExamples, NextItemRetriever, NextItemSettings, inclusion, train
-from rayrec.retrieval.retriever import FitData, clipped_matrix
+from rayrec.retrieval.user_histories import clipped_matrix
 
 
 @settings(max_examples=60, deadline=None)

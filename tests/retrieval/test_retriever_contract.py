@@ -8,7 +8,7 @@ from halves_shop import ITEMS, fit_data, history_table, profiles_of, two_halves
 
 from rayrec.errors import ConfigError
 from rayrec.retrieval import RETRIEVERS, Retriever
-from rayrec.retrieval.retriever import FitData
+from rayrec.retrieval.fit_data import FitData
 
 SETTINGS = {"ials": {"factors": 4, "regularization": 1.0}, "ease": {"regularization": 5.0}}
 PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personalized)

@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
 from rayrec.retrieval import RETRIEVERS
-from rayrec.retrieval.ease import EaseRetriever, item_weights
+from rayrec.retrieval.ease import EaseRetriever, regularised_inverse, weights_of
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_knn import ItemKnnRetriever
 from rayrec.retrieval.item_statistics import NAMES, item_statistics, unseen_item_features
-from rayrec.retrieval.popularity import PopularityRetriever
-from rayrec.retrieval.recent_popularity import RecentPopularityRetriever
-from rayrec.retrieval.retriever import UserHistories
+from rayrec.retrieval.popularity import PopularityRetriever, RecentPopularityRetriever
+from rayrec.retrieval.user_histories import UserHistories
 from rayrec.retrieval.user_knn import UserKnnRetriever, largest_of_product
 
 
@@ -31,8 +30,8 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
     x = data.matrix.toarray().astype(np.float64)
     p = np.linalg.inv(x.T @ x + 7 * np.eye(ITEMS))
     expected = np.eye(ITEMS) - p / np.diag(p)
-    assert np.allclose(item_weights(data.gram, 7.0), expected, atol=1e-6)
-    assert not np.diag(item_weights(data.gram, 7.0)).any()
+    assert np.allclose(weights_of(regularised_inverse(data.gram, 7.0)), expected, atol=1e-6)
+    assert not np.diag(weights_of(regularised_inverse(data.gram, 7.0))).any()
     table = two_halves()
     assert np.allclose(
         EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=7.0)).scores(profiles_of(table)),
@@ -43,13 +42,17 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
 
 def test_ease_beyond_its_memory_is_solved_in_float32_to_a_checked_residual() -> None:
     gram = fit_data(two_halves()).gram
-    assert np.allclose(item_weights(gram, 7.0, memory_gb=1e-9), item_weights(gram, 7.0), atol=1e-4)
+    assert np.allclose(
+        weights_of(regularised_inverse(gram, 7.0, memory_gb=1e-9)),
+        weights_of(regularised_inverse(gram, 7.0)),
+        atol=1e-4,
+    )
 
 
 def test_ease_says_so_when_float32_is_not_enough() -> None:
     gram = np.full((30, 30), 1e7, np.float32)
     with pytest.raises(DataError, match=r"float32|positive definite"):
-        item_weights(gram, 1e-4, memory_gb=1e-9)
+        regularised_inverse(gram, 1e-4, memory_gb=1e-9)
 
 
 def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
@@ -114,7 +117,7 @@ def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
 
 def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(two_halves())
-    monkeypatch.setattr("rayrec.retrieval.user_knn._KEPT_CELLS", 3 * ITEMS + 1)
+    monkeypatch.setattr("rayrec.retrieval.user_knn._MAX_CELLS", 3 * ITEMS + 1)
     weights = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class()).weights
     assert np.array_equal(
         weights.toarray(), UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(neighbours=3)).weights.toarray()

@@ -1,0 +1,92 @@
+"""Storage of item models as artifacts: arrays in safetensors, everything else in meta.json."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from rayrec.errors import DataError
+from rayrec.retrieval import item_statistics
+from rayrec.retrieval.item_model import VERSION, Arrays, FittedRetriever, ItemModel
+from rayrec.retrieval.retriever import RETRIEVERS
+from rayrec.storage import Storage, artifacts, layout
+
+KIND = "item_model"  # of the artifact
+
+
+def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str, Any] | None = None) -> bool:
+    """Save the model. Returns False if another run saved it first. `more`: JSON content for meta.json."""
+    text, offsets = _strings_to_arrays(model.item_ids)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "item.count": model.count,
+        "item.features": model.features,
+        "item.text": text,
+        "item.offsets": offsets,
+    }
+    for key, fitted in model.fitted.items():
+        arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
+    for key, fit_arrays in model.fitted_denoisers.items():
+        arrays.update({f"denoisers/{key}/{name}": array for name, array in fit_arrays.items()})
+    fits = {key: {"method": fit.method, "settings": fit.settings.fit_settings} for key, fit in model.fitted.items()}
+    meta = {
+        "version": VERSION,
+        "cutoff": model.cutoff,
+        "fitted": fits,
+        "denoisers": sorted(model.fitted_denoisers),
+        "features": item_statistics.NAMES,
+        "more": dict(more or {}),
+    }
+    return artifacts.save(storage, KIND, fingerprint, arrays, meta)
+
+
+def load(storage: Storage, fingerprint: str) -> ItemModel:
+    """Raises MissingFileError if there is no such model, DataError if it cannot be read."""
+    return _model(storage, artifacts.load(storage, KIND, fingerprint))
+
+
+def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
+    """The item statistics, and the fits of these methods only; nothing else is read. Raises as `load`."""
+    fits = artifacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
+    wanted = [f"{key}/" for key, entry in fits.items() if entry["method"] in kinds]
+    return _model(storage, artifacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
+
+
+def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] | None = None) -> ItemModel:
+    """The whole model, or with the fits of `kinds` only and without denoisers' fits."""
+    arrays, meta = stored.arrays, stored.meta
+    if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_statistics.NAMES:
+        raise DataError(
+            "the item model was saved by another version of rayrec",
+            where=storage.url(layout.model_folder(KIND, stored.fingerprint)),
+            hint="delete the artifact's folder; the next run fits again",
+        )
+    fitted = {}
+    for key, entry in meta["fitted"].items():
+        if kinds is None or entry["method"] in kinds:
+            fitted[key] = FittedRetriever(
+                entry["method"], RETRIEVERS.settings(entry["method"], entry["settings"]), _under(f"{key}/", arrays)
+            )
+    learned = {key: _under(f"denoisers/{key}/", arrays) for key in meta.get("denoisers", ()) if kinds is None}
+    item_ids = _strings_from_arrays(arrays["item.text"], arrays["item.offsets"])
+    return ItemModel(item_ids, meta["cutoff"], arrays["item.count"], arrays["item.features"], fitted, learned)
+
+
+def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _strings_to_arrays(strings: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    encoded = [text.encode() for text in strings.to_pylist()]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(text) for text in encoded], out=offsets[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+
+
+def _strings_from_arrays(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> pa.Array:
+    whole = text.tobytes()
+    return pa.array([whole[a:b].decode() for a, b in pairwise(offsets)], pa.string())
