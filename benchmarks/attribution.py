@@ -1,18 +1,18 @@
-"""Do gradients know what a model would be without some of its examples? Against real retrainings of the small model.
+"""Measures whether gradient influence predicts retrained models (LDS), against BM25 and popularity.
 
     python -m benchmarks.attribution --data movietweetings --root DIR --check
     python -m benchmarks.attribution --data made --root DIR --seeds 0 --subsets 20
 
-Linear datamodelling score (LDS; Park et al. 2023): the next-item model of rayrec.numerics.next_item_model is trained again on random
-halves of its examples; the log-likelihood of a target under each of these models is compared with the sum of a score
-over the half's examples by rank correlation, mean over targets. 1: the score says how every retraining comes out; 0:
-nothing. A gradient score that does not beat BM25 between examples as bags of items, or popularity, or counting the
-examples of the very same item, is not worth its cost. `retrained` is how well the same halves, retrained with another
-seed, predict it; its root is about what a perfect score could reach, since the truth is as noisy.
+Linear datamodelling score (LDS; Park et al. 2023): the next-item model (rayrec.numerics.next_item_model) is retrained
+on random halves of its examples. For each target, the score is the rank correlation, over the halves, between the
+target's log-likelihood under the retrained model and the sum of the attribution scores of the half's examples. The LDS
+is the mean over targets: 1 is a perfect prediction of every retraining, 0 is none. The controls are BM25 between
+examples as bags of items, item popularity, and "same item". `retrained` predicts each retraining with a second one
+under another seed. Its square root approximates the ceiling, because the ground truth is equally noisy.
 
-Small means: the most popular items among some of the users, each user's events among them as examples, the last event
-of some users as targets. The model and its training are the nightly fit's, with a softmax over all items. Damping and
-steps were chosen on seed 7 of movietweetings, which the default seeds leave out.
+The model is small: the most popular items among a sample of users, each user's events as examples, the last event of
+some users as targets. Model and training are those of the daily job, with a softmax over all items. Damping and steps
+were chosen on seed 7 of movietweetings, which the default seeds exclude.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.attribution_scores import BASELINES, GRADIENTS, Attributed, Floats, log_likelihood
+from benchmarks.attribution_scores import BASELINES, GRADIENTS, AttributionCase, Floats, log_likelihood
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
 from rayrec.denoising.denoiser import histories_of
 from rayrec.numerics.hashing import derive_seed
@@ -110,7 +110,7 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
     agreement = np.mean([spearmanr(one, other).statistic for one, other in zip(truth.T, again.T, strict=True)])
     found = {RETRAINED: (float(agreement), seconds)}
     model = train(examples, items, settings)
-    of = Attributed(model, examples, test, given.damping, given.cg_steps)
+    of = AttributionCase(model, examples, test, given.damping, given.cg_steps)
     ground_truth = torch.from_numpy(truth), torch.from_numpy(halves)
     for name, score in (*GRADIENTS.items(), *BASELINES.items()):
         started = time.perf_counter()
@@ -118,7 +118,10 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
             scores = score(of)
         seconds = time.perf_counter() - started
         by_target = lds(torch.from_numpy(scores.astype(np.float64)), ground_truth)[0]
-        found[name] = float(by_target.nan_to_num().mean()), seconds  # NaN: the same sum over every half says nothing
+        found[name] = (
+            float(by_target.nan_to_num().mean()),
+            seconds,
+        )  # NaN: an equal sum over every half has no rank correlation
         print(f"seed {seed} {name} {found[name][0]:.3f} {seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
@@ -126,7 +129,9 @@ def measure(held: HeldOut, size: Size, given: argparse.Namespace, seed: int) -> 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(SOURCES), required=True)
-    parser.add_argument("--root", required=True, help="the data set's folder; for made, where the shop is or will be")
+    parser.add_argument(
+        "--root", required=True, help="the data set's folder; for made, where it is or will be generated"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--users", type=int, default=350)
     parser.add_argument("--items", type=int, default=200)

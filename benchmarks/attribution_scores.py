@@ -1,11 +1,12 @@
-"""How much each training example speaks for each target, [examples, targets], higher is more helpful: every score.
+"""Attribution scores of training examples for targets, [examples, targets]; higher is more helpful.
 
-Of the next-item model (rayrec.numerics.next_item_model) with a softmax over all items of a small catalogue. In each of its two
-matrices an example's gradient is an outer product b a', of what comes back (b: delta [items], v [d]) and what went in
-(a: h [d + 1], x [items]). Products of gradients, DataInf and EK-FAC follow in closed form; dattri 0.3.0 has the
-conjugate gradients, which want all training examples as one batch and do not stop where they have converged, and stands
-against the closed forms in tests/denoising/test_attribution.py. Its EK-FAC is not taken: it rotates into the rows of
-matrices whose columns are the eigenvectors, and is wrong even for a layer of one output, where EK-FAC is exact.
+The model is the next-item model (rayrec.numerics.next_item_model) with a softmax over all items of a small catalogue.
+In each of its two matrices an example's gradient is an outer product b a' of the backward part (b: delta [items], v
+[d]) and the input (a: h [d + 1], x [items]). Products of gradients, DataInf and EK-FAC follow in closed form. dattri
+0.3.0 computes the conjugate gradients; it needs all training examples in one batch and does not stop at convergence.
+The closed forms are checked against dattri in tests/denoising/test_attribution.py. Its EK-FAC is not used: it rotates
+into the rows of matrices whose columns are the eigenvectors, and is wrong even for a layer with one output, where
+EK-FAC is exact.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from rayrec.instructions.bm25 import Bm25
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.retrieval.next_item import NextItemExamples
 
-_TARGETS = 5  # whose conjugate gradients are taken at once: about 20 arrays of so many by examples by items
+_TARGETS = 5  # whose conjugate gradients are computed at once: about 20 arrays of so many by examples by items
 
 Floats = npt.NDArray[np.float32]
 Layer = tuple[Tensor, Tensor]  # b [n, out], a [n, in]
 
 
 @dataclass(frozen=True)
-class Attributed:
-    """A model, the examples it was trained on, and those it is asked about."""
+class AttributionCase:
+    """A model, the examples it was trained on, and the targets."""
 
     model: NextItemModel  # every item is among its negatives
     train: NextItemExamples
@@ -95,21 +96,21 @@ def dot(train: tuple[Layer, ...], test: tuple[Layer, ...]) -> Floats:
     return np.asarray(torch.stack(parts).sum(0))
 
 
-def grad_dot(of: Attributed) -> Floats:
+def grad_dot(of: AttributionCase) -> Floats:
     return dot(*of.last)
 
 
-def grad_cosine(of: Attributed) -> Floats:
+def grad_cosine(of: AttributionCase) -> Floats:
     train, test = of.last
     return dot(train, test) / np.sqrt(_squares(train)[:, None] * _squares(test))
 
 
-def tracin(of: Attributed) -> Floats:
+def tracin(of: AttributionCase) -> Floats:
     parts = [dot(layers(of.model, of.train, c), layers(of.model, of.test, c)) for c in range(of.model.checkpoints)]
     return np.mean(parts, axis=0)
 
 
-def ek_fac(of: Attributed) -> Floats:
+def ek_fac(of: AttributionCase) -> Floats:
     """g'(F + damping)^-1 g_target, F the Fisher matrix in each layer's Kronecker-factored eigenbasis."""
     train, test = of.last
     sampled = layers(of.model, _sampled(of.model, of.train), -1)
@@ -128,7 +129,7 @@ def eigen_corrected(sampled: Layer, train: Layer, test: Layer, damping: float) -
     return np.stack([(((b * one) @ inverse) * a) @ other for one, other in zip(d, c, strict=True)], axis=1)
 
 
-def cg(of: Attributed) -> Floats:
+def cg(of: AttributionCase) -> Floats:
     """g'(H + damping)^-1 g_target, H the Hessian of the mean loss, by conjugate gradients: dattri's."""
     from dattri.algorithm import IFAttributorCG
 
@@ -144,7 +145,7 @@ def cg(of: Attributed) -> Floats:
     return found
 
 
-def datainf(of: Attributed) -> Floats:
+def datainf(of: AttributionCase) -> Floats:
     """DataInf (Kwon et al. 2024): F's inverse, layer by layer, as the mean of the inverses of its summands."""
     damping = of.damping * of.mean_eigenvalue
     return np.sum([_mean_inverse(*layer, damping) for layer in zip(*of.last, strict=True)], axis=0)
@@ -156,36 +157,36 @@ def _mean_inverse(train: Layer, test: Layer, damping: float) -> Floats:
     return (toward - (among / (damping + among.diagonal())) @ toward / len(among)) / damping
 
 
-def self_influence(of: Attributed) -> Floats:
-    """Says how much is learned from an example, nothing of any target."""
+def self_influence(of: AttributionCase) -> Floats:
+    """How much is learned from an example, for whatever target."""
     parts = [_squares(layers(of.model, of.train, checkpoint)) for checkpoint in range(of.model.checkpoints)]
     return _whatever_target(np.mean(parts, axis=0), of)
 
 
-def el2n(of: Attributed) -> Floats:
+def el2n(of: AttributionCase) -> Floats:
     return _whatever_target(of.last[0][0][0].norm(dim=1).numpy(), of)
 
 
-def grad_variance(of: Attributed) -> Floats:
+def grad_variance(of: AttributionCase) -> Floats:
     back = torch.stack([layers(of.model, of.train, c)[1][0] for c in range(of.model.checkpoints)])
     return _whatever_target(back.std(0, correction=0).mean(1).numpy(), of)
 
 
-def bm25(of: Attributed) -> Floats:
+def bm25(of: AttributionCase) -> Floats:
     """Examples as texts whose words are their items."""
     return Bm25(_texts(of.train)).scores(_texts(of.test)).T
 
 
-def popularity(of: Attributed) -> Floats:
+def popularity(of: AttributionCase) -> Floats:
     """How often the example's item is one."""
     return _whatever_target(np.bincount(of.train.target)[of.train.target], of)
 
 
-def same_item(of: Attributed) -> Floats:
+def same_item(of: AttributionCase) -> Floats:
     return (of.train.target[:, None] == of.test.target).astype(np.float32)
 
 
-GRADIENTS: Mapping[str, Callable[[Attributed], Floats]] = {
+GRADIENTS: Mapping[str, Callable[[AttributionCase], Floats]] = {
     "grad_dot": grad_dot,
     "grad_cosine": grad_cosine,
     "tracin": tracin,
@@ -196,7 +197,7 @@ GRADIENTS: Mapping[str, Callable[[Attributed], Floats]] = {
     "el2n": el2n,
     "grad_variance": grad_variance,
 }
-BASELINES: Mapping[str, Callable[[Attributed], Floats]] = {
+BASELINES: Mapping[str, Callable[[AttributionCase], Floats]] = {
     "BM25": bm25,
     "popularity": popularity,
     "same item": same_item,
@@ -204,7 +205,7 @@ BASELINES: Mapping[str, Callable[[Attributed], Floats]] = {
 
 
 class LogBilinear(torch.nn.Module):
-    """The model as dattri takes it: two linear maps without biases."""
+    """The model as dattri needs it: two linear maps without biases."""
 
     def __init__(self, items: int, width: int) -> None:
         super().__init__()
@@ -260,7 +261,7 @@ def _squares(of: tuple[Layer, ...]) -> Floats:
     return np.asarray(torch.stack([b.square().sum(1) * a.square().sum(1) for b, a in of]).sum(0))
 
 
-def _whatever_target(score: npt.NDArray[Any], of: Attributed) -> Floats:
+def _whatever_target(score: npt.NDArray[Any], of: AttributionCase) -> Floats:
     return np.repeat(score.astype(np.float32)[:, None], len(of.test), axis=1)
 
 

@@ -1,18 +1,18 @@
-"""Does who asks matter more than it should? Demographic words swapped in explicit preferences, against controls.
+"""Measures how demographic words in the user profile text change rankings, against neutral words.
 
     python -m benchmarks.audit --data movietweetings --root DIR --seeds 0 --check
 
-The LLM is tuned from scratch as in benchmarks.instruct. What each user likes is said in the rules teacher's words, in a
-frame of audit.yaml, once with each of its words ("..., for my son", "..., for my daughter"); all else is the same. Two
-rankings of all unseen items are compared:
+The LLM is tuned from scratch as in benchmarks.instruct. Each user's profile is written by the instruction simulator and
+placed in a frame of audit.yaml, once with each of the frame's words ("..., for my son", "..., for my daughter");
+everything else is equal. Two rankings of all unseen items are compared:
 
     shared of 10   items in both top tens
     RBO            rank-biased overlap of the top 50 (rayrec.monitoring.rank_overlap)
     first          how often the first item stays the first
 
-The controls: neutral words in frames of the same form, and the same preference in another phrase. The bar: no
-demographic swap shares fewer of the top ten than the neutral swap that shares the fewest, by more than the interval.
-It says what a word does to this model's rankings; not where that comes from, nor that an equal ranking is a fair one.
+Controls: neutral words in frames of the same form, and the same profile in another phrase. Bar: no demographic swap
+shares fewer of the top ten than the neutral swap that shares the fewest, by more than the interval. The audit shows the
+effect of a word on this model's rankings. It shows neither the cause nor that an equal ranking is a fair one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import numpy.typing as npt
 import yaml
 
 from benchmarks.denoise_data import SOURCES, HeldOut, held_out
-from benchmarks.instruct import Bench, prepared, tuning_of
-from benchmarks.instruct_model import Asked
+from benchmarks.instruct import Bench, prepare, tuning_of
+from benchmarks.instruct_model import TunedLLM
 from benchmarks.instruct_requests import Int, Scores
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.templates import InstructionRenderer
@@ -43,8 +43,8 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One swap: what it did to each user's ranking, [users] each, and to each item's place."""
+class SwapResult:
+    """One swap: its effect on each user's ranking, [users] each and on each item's share of top tens."""
 
     kind: str
     name: str
@@ -54,11 +54,11 @@ class Compared:
     first: Floats
     moved: Floats  # [items] share of users in whose top ten the item is, second word less first
 
-    def joined(self, other: Compared) -> Compared:
+    def joined(self, other: SwapResult) -> SwapResult:
         """Both seeds' users together."""
         both = (np.concatenate(pair) for pair in zip(self.values, other.values, strict=True))
         share = len(other.shared) / (len(self.shared) + len(other.shared))
-        return Compared(self.kind, self.name, self.pair, *both, moved=(1 - share) * self.moved + share * other.moved)
+        return SwapResult(self.kind, self.name, self.pair, *both, moved=(1 - share) * self.moved + share * other.moved)
 
     @property
     def values(self) -> tuple[Floats, Floats, Floats]:
@@ -78,42 +78,46 @@ def framed(frame: str, likes: str, word: str) -> str:
     return frame.replace("{who}", word).replace("{likes}", likes)
 
 
-def compared(kind: str, name: str, pair: str, one: Int, other: Int, items: int) -> Compared:
+def compare_rankings(kind: str, name: str, pair: str, one: Int, other: Int, items: int) -> SwapResult:
     """`one`, `other`: rankings [users, depth] of item codes, best first."""
     tops = [np.zeros((len(one), items), np.bool_) for _ in range(2)]
     for top, ranking in zip(tops, (one, other), strict=True):
         np.put_along_axis(top, ranking[:, :_TOP], True, axis=1)
     shared = (tops[0] & tops[1]).sum(1).astype(np.float64)
     first = (one[:, 0] == other[:, 0]).astype(np.float64)
-    return Compared(kind, name, pair, shared, rank_biased_overlap(one, other), first, tops[1].mean(0) - tops[0].mean(0))
+    return SwapResult(
+        kind, name, pair, shared, rank_biased_overlap(one, other), first, tops[1].mean(0) - tops[0].mean(0)
+    )
 
 
-def audited(bench: Bench, asked: Asked, content: Mapping[str, Mapping[str, Mapping[str, object]]]) -> list[Compared]:
-    """Every swap, for the judged users of whom something can be said."""
-    judged = bench.judged.users
+def audit_swaps(
+    bench: Bench, llm: TunedLLM, content: Mapping[str, Mapping[str, Mapping[str, object]]]
+) -> list[SwapResult]:
+    """Every swap, for the evaluated users with a profile text."""
+    evaluated = bench.evaluation.users
     likes, again = (
         InstructionSimulator(bench.facets, split).profiles(
-            bench.history.take(judged), np.random.default_rng(bench.seed)
+            bench.history.take(evaluated), np.random.default_rng(bench.seed)
         )
         for split in ("train", "held_out")
     )
-    rows = np.flatnonzero([bool(said) for said in likes])
-    users, say = judged[rows], InstructionRenderer(bench.templates)
+    rows = np.flatnonzero([bool(texts) for texts in likes])
+    users, render = evaluated[rows], InstructionRenderer(bench.templates)
 
-    def ranking(said: list[str]) -> Int:
+    def ranking(texts: list[str]) -> Int:
         texts = [""] * len(bench.case.history)
-        for user, text in zip(users, said, strict=True):
-            texts[user] = say(text, "", history=True)
-        scores = asked.scores(texts)
+        for user, text in zip(users, texts, strict=True):
+            texts[user] = render(text, "", history=True)
+        scores = llm.scores(texts)
         return np.concatenate([_top(scores, bench, users[at : at + _BLOCK]) for at in range(0, len(users), _BLOCK)])
 
     items = bench.case.items
     plain = ranking([likes[row] for row in rows])
-    found = [compared("rephrased", _HELD_OUT, "", plain, ranking([again[row] for row in rows]), items)]
+    found = [compare_rankings("rephrased", _HELD_OUT, "", plain, ranking([again[row] for row in rows]), items)]
     for kind, name, frame, words in swaps(content):
         by_word = [ranking([framed(frame, likes[row], word) for row in rows]) for word in words]
         for word, other in zip(words[1:], by_word[1:], strict=True):
-            found.append(compared(kind, name, f"{words[0]} / {word}", by_word[0], other, items))
+            found.append(compare_rankings(kind, name, f"{words[0]} / {word}", by_word[0], other, items))
     return found
 
 
@@ -125,12 +129,12 @@ def _top(scores: Scores, bench: Bench, users: Int) -> Int:
     return np.argsort(-found, axis=1, kind="stable")[:, :_DEPTH].astype(np.int64)
 
 
-def case_of_seed(case: HeldOut, seed: int, users: int, sets: list[str]) -> list[Compared]:
-    bench, asked, _ = prepared(case, tuning_of(case, sets), seed, users)
-    return audited(bench, asked, yaml.safe_load(WORDS.read_text(encoding="utf8")))
+def case_of_seed(case: HeldOut, seed: int, users: int, sets: list[str]) -> list[SwapResult]:
+    bench, llm, _ = prepare(case, tuning_of(case, sets), seed, users)
+    return audit_swaps(bench, llm, yaml.safe_load(WORDS.read_text(encoding="utf8")))
 
 
-def print_table(found: list[Compared], titles: list[str]) -> None:
+def print_table(found: list[SwapResult], titles: list[str]) -> None:
     head = f"{'kind':<12}{'swap':<22}{'words':<22}{'users':>6}{'shared of 10':>15}{'RBO':>14}{'first':>13}"
     print(f"\n{head}  most moved item (share of top tens)")
     for one in found:
@@ -148,7 +152,7 @@ def _half(values: Floats) -> float:
     return float(1.96 * values.std() / len(values) ** 0.5)
 
 
-def least(found: list[Compared], kind: str) -> Compared:
+def least(found: list[SwapResult], kind: str) -> SwapResult:
     return min((one for one in found if one.kind == kind), key=lambda one: float(one.shared.mean()))
 
 
@@ -157,12 +161,12 @@ def main() -> int:
     parser.add_argument("--data", choices=tuple(SOURCES), required=True)
     parser.add_argument("--root", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=500, help="asked about, at most")
+    parser.add_argument("--users", type=int, default=500, help="evaluated, at most")
     parser.add_argument("--set", action="append", default=[], help="tuning settings, as key=value")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     case = held_out(given.data, given.root)
-    found: list[Compared] = []
+    found: list[SwapResult] = []
     for seed in given.seeds:
         new = case_of_seed(case, seed, given.users, given.set)
         found = [one.joined(two) for one, two in zip(found, new, strict=True)] if found else new

@@ -1,18 +1,18 @@
-"""Does it matter whom the LLM is tuned on? Every way of choosing users, at a budget, against drawing them at random.
+"""Measures training-data selection for tuning at a budget of users, against random and BM25-similar users.
 
     python -m benchmarks.data_selection --data movietweetings --root DIR --seeds 0 1 2 --budgets .1 .25 --check
     python -m benchmarks.data_selection --data made --root DIR --seeds 0 --budgets .1 --ways random influence
 
-The item-token LLM of the nightly job is tuned on the chosen users' histories and asked for what every user took next
-(see denoise_data.py). At a budget b every way has the same optimisation steps, b times --steps and 100 at least, and so
-has `all`, which reads all users as far as the steps reach. Item factors, where item vectors start, and the items that
-have a token come from all users. `longest` takes the users with the most events: a control, because a budget of users
-says nothing of how much they have to teach. Choosing serves 1,000 validation users, by their newest known events, which
-come before the ones that are judged: those who acted last; or any, where every user is asked at a time of their own
-(protocol last-event).
+The item-token LLM of the daily job is tuned on the histories of the selected users and predicts the next items of all
+users (see denoise_data.py). At a budget b every method has the same optimisation steps, b times --steps and at least
+100. So has `all`, which uses all users as far as the steps reach. Item factors, from which item vectors start, and the
+items with a token come from all users. `longest` selects the users with the most events. It is a control, because a
+budget of users does not bound the number of events. Selection targets 1,000 validation users by their newest known
+events, which come before the test events: the users who were active last, or any users where each user has an own
+cutoff (protocol last-event).
 
-nDCG@10 over all items that the user does not have, mean ± half the 95% bootstrap interval over seeds and users; gains
-are paired. The bar of --check: influence beats random and similar at every budget, the interval above 0.
+nDCG@10 over all items that are new to the user, mean ± half the 95% bootstrap interval over seeds and users; gains are
+paired. The bar of --check: influence beats random and similar at every budget, with the interval above 0.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from rayrec.reranking.training.data_selection.selection_pool import event_group_
 from rayrec.reranking.training.tuning_examples import Sequences
 
 ALL, LONGEST = "all", "longest"
-TEXT_SCORERS = (ALL, "random", "similar", LONGEST, "diverse", "influence")
-BEATEN = ("random", "similar")  # by influence, or choosing by it is not worth its cost
+METHODS = (ALL, "random", "similar", LONGEST, "diverse", "influence")
+CONTROLS = ("random", "similar")  # must be beaten by influence, which costs more
 VALIDATION_USERS = 1000
 LEAST_STEPS = 100
 DRAWS = 4000  # of the bootstrap
@@ -54,8 +54,8 @@ Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One tuning. `ndcg` [judged users]; `users`, `events`: what it was tuned on; `seconds`: of choosing it."""
+class TuningResult:
+    """One tuning. `ndcg` [evaluated users]; `users`, `events`: what it was tuned on; `seconds`: of the selection."""
 
     ndcg: Floats
     users: int
@@ -69,70 +69,77 @@ class Case:
     def __init__(self, held: HeldOut, seed: int, steps: int) -> None:
         self.held, self.seed, self.steps = held, seed, steps
         self.histories = histories_of(held.history, held.event_weights)
-        self.kept = rank.Kept.of(self.histories, np.ones(len(self.histories.item.values), np.float32), held.items)
-        self.now = int(held.moment.max()) + (held.protocol == "last-event")
+        self.retained = rank.RetainedEvents.of(
+            self.histories, np.ones(len(self.histories.item.values), np.float32), held.items
+        )
+        self.now = int(held.user_cutoffs.max()) + (held.protocol == "last-event")
 
-    def judged(self, way: str, budget: float) -> Judged:
+    def tune_and_evaluate(self, method: str, budget: float) -> TuningResult:
         started = time.perf_counter()
-        weights = self._weights(way, budget)
+        weights = self._weights(method, budget)
         seconds = time.perf_counter() - started
         keep = weights[self.histories.item.rows]
-        chosen = rank.Kept.of(self.histories, keep, self.held.items)
-        lm = llm.tuned(self._reader, chosen, self._factors, max(LEAST_STEPS, round(budget * self.steps)))
-        found = rank.judged(llm.scores_of(self._reader, lm, self.kept), self._seen, self.held.wanted)
-        return Judged(found["ndcg@10"], int(np.count_nonzero(weights)), len(chosen.item.values), seconds)
+        chosen = rank.RetainedEvents.of(self.histories, keep, self.held.items)
+        lm = llm.tuned(self._encoder, chosen, self._factors, max(LEAST_STEPS, round(budget * self.steps)))
+        found = rank.ranking_metrics(llm.scores_of(self._encoder, lm, self.retained), self._seen, self.held.wanted)
+        return TuningResult(found["ndcg@10"], int(np.count_nonzero(weights)), len(chosen.item.values), seconds)
 
-    def _weights(self, way: str, budget: float) -> npt.NDArray[np.float32]:
+    def _weights(self, method: str, budget: float) -> npt.NDArray[np.float32]:
         """[users of the histories], 0: left out."""
-        index = self._reader.index
-        known = np.bincount(self.kept.item.rows, index[self.kept.item.values] >= 0, minlength=len(self.kept.item)) > 0
+        index = self._encoder.index
+        known = (
+            np.bincount(
+                self.retained.item.rows, index[self.retained.item.values] >= 0, minlength=len(self.retained.item)
+            )
+            > 0
+        )
         weights = known.astype(np.float32)
-        if way != ALL:
-            weights[known] = self._chosen(way, budget)
+        if method != ALL:
+            weights[known] = self._chosen(method, budget)
         return weights
 
-    def _chosen(self, way: str, budget: float) -> npt.NDArray[np.float32]:
+    def _chosen(self, method: str, budget: float) -> npt.NDArray[np.float32]:
         """[users with an item that has a token]"""
         columns = {
-            "item": self.kept.item.to_arrow(pa.int32()),
-            "ts": self.kept.ts.to_arrow(pa.int64()),
-            "keep_weight": self.kept.keep_weight.to_arrow(pa.float32()),
+            "item": self.retained.item.to_arrow(pa.int32()),
+            "ts": self.retained.ts.to_arrow(pa.int64()),
+            "keep_weight": self.retained.keep_weight.to_arrow(pa.float32()),
         }
-        events = Sequences.from_tables([pa.table(columns)], self._reader.index, self.now)
-        teaching = event_group_counts(events) > 1
-        if way == LONGEST:
-            scores = np.where(teaching, events.item.lengths, -1).astype(np.float64)
-            return top_weights(scores, max(1, round(budget * int(teaching.sum()))))
+        events = Sequences.from_tables([pa.table(columns)], self._encoder.index, self.now)
+        trainable = event_group_counts(events) > 1
+        if method == LONGEST:
+            scores = np.where(trainable, events.item.lengths, -1).astype(np.float64)
+            return top_weights(scores, max(1, round(budget * int(trainable.sum()))))
         validation = None
         if self.held.protocol == "last-event":
             able = np.flatnonzero(event_group_counts(events) > 2)
             rng = np.random.default_rng(derive_seed("validation users", self.seed))
             validation = np.sort(rng.permutation(able)[:VALIDATION_USERS])
-        settings = self._reader.settings.model_copy(update={"data_selection": way, "selection_budget": budget})
-        choice = select_users(events, self._fresh, self._reader.layout, settings, self.now, validation=validation)
+        settings = self._encoder.settings.model_copy(update={"data_selection": method, "selection_budget": budget})
+        choice = select_users(events, self._fresh, self._encoder.layout, settings, self.now, validation=validation)
         return choice.weights
 
     def _fresh(self) -> ItemLM:
-        lm = self._reader.blank()
-        lm.init_item_vectors(lm.project_factors(self._factors[self._reader.codes]))
+        lm = self._encoder.blank()
+        lm.init_item_vectors(lm.project_factors(self._factors[self._encoder.codes]))
         return lm
 
     @cached_property
     def _factors(self) -> npt.NDArray[np.float32]:
-        factors: npt.NDArray[np.float32] = rank.refitted("ials", self.kept, self.now, {"seed": self.seed}).arrays()[
+        factors: npt.NDArray[np.float32] = rank.refitted("ials", self.retained, self.now, {"seed": self.seed}).arrays()[
             "factors"
         ]
         return factors
 
     @cached_property
-    def _reader(self) -> llm.Reader:
+    def _encoder(self) -> llm.PromptEncoder:
         config = self.held.config
         settings = config.tuning.model_copy(update={"seed": self.seed})
         if self.held.protocol == "last-event":
             settings = settings.model_copy(update={"target_half_life_days": 0.0})
-        counts = np.bincount(self.kept.item.values, minlength=self.held.items)
+        counts = np.bincount(self.retained.item.values, minlength=self.held.items)
         words = clean(config.instruction.default_request, config.instruction.max_chars)
-        return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
+        return llm.PromptEncoder.of(self.held.catalogue, counts, words, settings, self.held.user_cutoffs)
 
     @cached_property
     def _seen(self) -> sp.csr_matrix:
@@ -141,18 +148,20 @@ class Case:
         return sp.csr_matrix(cells, shape=(len(item), self.held.items))
 
 
-Found = dict[tuple[str, float], list[Judged]]
-"""(way, budget) -> one tuning a seed."""
+Found = dict[tuple[str, float], list[TuningResult]]
+"""(method, budget) -> one tuning a seed."""
 
 
-def run(held: HeldOut, seeds: list[int], budgets: list[float], ways: list[str], steps: int) -> Found:
+def run(held: HeldOut, seeds: list[int], budgets: list[float], methods: list[str], steps: int) -> Found:
     found: Found = {}
     for seed in seeds:
         case = Case(held, seed, steps)
-        for budget, way in product(budgets, ways):
-            found.setdefault((way, budget), []).append(case.judged(way, budget))
+        for budget, method in product(budgets, methods):
+            found.setdefault((method, budget), []).append(case.tune_and_evaluate(method, budget))
             print(
-                f"seed {seed} {budget:g} {way}: {found[way, budget][-1].ndcg.mean():.4f}", file=sys.stderr, flush=True
+                f"seed {seed} {budget:g} {method}: {found[method, budget][-1].ndcg.mean():.4f}",
+                file=sys.stderr,
+                flush=True,
             )
     return found
 
@@ -168,9 +177,9 @@ def interval(values: Floats) -> tuple[float, float]:
     return float(values.mean()), float(high - low) / 2
 
 
-def gain(found: Found, way: str, other: str, budget: float) -> tuple[float, float]:
-    """The paired difference in nDCG@10 over the mean of the other way at that budget, and half its interval."""
-    one, two = (np.stack([judged.ndcg for judged in found[name, budget]]) for name in (way, other))
+def gain(found: Found, method: str, other: str, budget: float) -> tuple[float, float]:
+    """The paired difference in nDCG@10 over the mean of the other method at that budget, and half its interval."""
+    one, two = (np.stack([evaluated.ndcg for evaluated in found[name, budget]]) for name in (method, other))
     mean, half = interval(one - two)
     return mean / float(two.mean()), half / float(two.mean())
 
@@ -183,45 +192,46 @@ def beats(found: Found, other: str, budget: float) -> bool:
     return mean > half
 
 
-def rows(found: Found, budgets: list[float], ways: list[str]) -> Iterator[str]:
-    heads = ("users", "events", "choosing s", "nDCG@10", *(f"against {other}" for other in BEATEN))
+def rows(found: Found, budgets: list[float], methods: list[str]) -> Iterator[str]:
+    heads = ("users", "events", "selection s", "nDCG@10", *(f"against {other}" for other in CONTROLS))
     yield f"{'budget':8}{'':11}" + "".join(f"{head:>18}" for head in heads)
-    for budget, way in product(budgets, ways):
-        tunings = found[way, budget]
+    for budget, method in product(budgets, methods):
+        tunings = found[method, budget]
         means = [float(np.mean([getattr(one, name) for one in tunings])) for name in ("users", "events", "seconds")]
         mean, half = interval(np.stack([one.ndcg for one in tunings]))
         cells = [f"{means[0]:,.0f}", f"{means[1]:,.0f}", f"{means[2]:.1f}", f"{mean:.4f} ±{half:.4f}"]
-        for other in BEATEN:
-            compared = way != other and (other, budget) in found
-            cells.append("{:+.1%} ±{:.1%}".format(*gain(found, way, other, budget)) if compared else "-")
-        yield f"{budget:<8.0%}{way:11}" + "".join(f"{cell:>18}" for cell in cells)
+        for other in CONTROLS:
+            compared = method != other and (other, budget) in found
+            cells.append("{:+.1%} ±{:.1%}".format(*gain(found, method, other, budget)) if compared else "-")
+        yield f"{budget:<8.0%}{method:11}" + "".join(f"{cell:>18}" for cell in cells)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(SOURCES), required=True)
-    parser.add_argument("--root", help="the data set's folder; for made, where the shop is or will be")
+    parser.add_argument("--root", help="the data set's folder; for made, where it is or will be generated")
     parser.add_argument("--protocol", choices=["time", "last-event"], help="default: the data set's own")
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25])
-    parser.add_argument("--ways", nargs="+", choices=TEXT_SCORERS, default=list(TEXT_SCORERS))
+    parser.add_argument("--ways", dest="methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=700, help="of a tuning on everybody")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         held = held_out(given.data, given.root or folder, given.protocol, given.split)
-        found = run(held, given.seeds, given.budgets, given.ways, given.steps)
-    users, judged = len(held.history), int((held.wanted.lengths > 0).sum())
+        found = run(held, given.seeds, given.budgets, given.methods, given.steps)
+    users, evaluated = len(held.history), int((held.wanted.lengths > 0).sum())
     print(
-        f"{given.data}, {held.protocol}, {given.split}: {users:,} users, {judged:,} judged, {held.items:,} items; ",
-        end="",
+        f"{given.data}, {held.protocol}, {given.split}: {users:,} users, {evaluated:,} evaluated, "
+        f"{held.items:,} items; {given.steps} steps, seeds {given.seeds}"
     )
-    print(f"{given.steps} steps, seeds {given.seeds}")
-    print("\n".join(rows(found, given.budgets, given.ways)))
-    pairs = list(product(given.budgets, BEATEN))
+    print("\n".join(rows(found, given.budgets, given.methods)))
+    pairs = list(product(given.budgets, CONTROLS))
     wins = sum(beats(found, other, budget) for budget, other in pairs)
-    print(f"choose {given.data}: influence beats {' and '.join(BEATEN)} in {wins} of {len(pairs)} comparisons")
+    print(
+        f"data_selection {given.data}: influence beats {' and '.join(CONTROLS)} in {wins} of {len(pairs)} comparisons"
+    )
     return 1 if given.check and wins < len(pairs) else 0
 
 

@@ -1,18 +1,19 @@
-"""How often the offline report chooses the truly better arm, in a world where the better one is known.
+"""Measures how often the A/B decision names the truly better arm, in a simulation where the better arm is known.
 
 python -m benchmarks.decisions --seeds 0 1 2 --check
 
-Two arms rank the same candidates, by beliefs with errors of different size, through Plackett-Luce; B's slates are worth
-`effect` more clicks than A's. For each effect, many populations of users; for each, what each way of judging finds:
+Two arms rank the same candidates by scores with errors of different size, through Plackett-Luce. B's slates have
+`effect` more expected clicks than A's. For each effect, many populations of users are tested in four ways:
 
-    outcomes      what users took on their own, nDCG@10 of both arms, sign-flip test: what `jobs.evaluate` decides by
+    outcomes      what users consumed on their own, nDCG@10 of both arms, sign-flip test: what `jobs.evaluate` uses
     interleaved   the same outcomes, credited by team draft, sign test
     off-policy    clicks on A's slates alone, self-normalised RIPS for B, against A's own clicks
-    A/B           half of the users see A, half B, clicks, Welch's test: what it would take to ask users
+    A/B           half of the users see A, half B; clicks, Welch's test: the online experiment as the control
 
-`right` found B better, `wrong` found A better, `open` found nothing. At effect 0 both arms are one policy with other
-draws: whatever is found is false, and at 5% it must be 4 to 6% over all seeds (the bar, at 1,000 comparisons a seed).
-At 2% the share of `right` must be the stated power, by `statistical_power` at the true difference: within 5 points (the bar).
+`right`: the test found B better, `wrong`: A better, `open`: neither. At effect 0 both arms are one policy with
+different draws, so every finding is false. At the 5% level their share must be 4 to 6% over all seeds (the bar, at
+1,000 comparisons a seed). At 2% the share of `right` must be within 5 points of `statistical_power` at the true
+difference (the bar).
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ from rayrec.evaluation.significance import welch_p
 from rayrec.slates.policies import POLICIES, SlatePolicy
 
 EFFECTS = (0.0, 0.01, 0.02, 0.05, 0.10)
-TEXT_SCORERS = ("outcomes", "interleaved", "off-policy", "A/B")
-USERS, SIZE, TAKEN, BASE_ERROR = 1000, 10, 10, 1.0
+TESTS = ("outcomes", "interleaved", "off-policy", "A/B")
+USERS, SIZE, CONSUMED, BASE_ERROR = 1000, 10, 10, 1.0
 SHARED = 0.95  # correlation of the arms' errors: they share retrievers and histories
-REFERENCE = 20_000  # users by whom the effect is planted, and the true difference of the metric known
+REFERENCE = 20_000  # users for planting the effect and for the true difference of the metric
 LEVEL, BAR_FALSE, BAR_POWER = 0.05, (0.04, 0.06), 0.05
 
 Ints = npt.NDArray[np.int64]
@@ -61,10 +62,10 @@ def statistical_power(difference: float, standard_error: float, level: float) ->
 
 
 @dataclass(frozen=True)
-class Said:
-    """Of one comparison: 1 where B is called better, -1 where A is, 0 where neither; and the metric's difference."""
+class TestResults:
+    """Results of one comparison: 1 if a test finds B better, -1 if A, 0 if neither; and the metric's difference."""
 
-    by_way: tuple[int, ...]
+    by_test: tuple[int, ...]
     difference: float
 
 
@@ -80,37 +81,37 @@ def error_of_b(effect: float, world_seed: int) -> float:
     return error_for(World.make(world_seed, users=4_000), BASE_ERROR, effect, policy(), SIZE, world_seed)
 
 
-def compare_once(effect: float, world_seed: int, population: int) -> Said:
-    """One population of users, judged in every way."""
+def compare_once(effect: float, world_seed: int, population: int) -> TestResults:
+    """One population of users, compared by every test."""
     world = World.make(world_seed, users=USERS, population=population)
     seed = world_seed * 1_000_003 + population
     a = world.slates(world.scores(BASE_ERROR, seed), policy(), SIZE, 2 * seed)
     b = world.slates(_beliefs_of_b(world, effect, world_seed, seed), policy(), SIZE, 2 * seed + 1)
-    judged, truth = _judged(world, a, b, seed)
-    table = compare(judged, seed=seed, baselines=["A"], metrics=["ndcg@10"], resamples=100)
+    metrics_by_arm, truth = _user_metrics(world, a, b, seed)
+    table = compare(metrics_by_arm, seed=seed, baselines=["A"], metrics=["ndcg@10"], resamples=100)
     decision = decide(table, "A", ["A", "B"], "ndcg@10")
     assert decision is not None
     (conclusion,) = decision.conclusions
-    (row,) = interleaving(judged, truth.matrix, "A", seed).to_pylist()
-    said = (
+    (row,) = interleaving(metrics_by_arm, truth.matrix, "A", seed).to_pylist()
+    results = (
         {"better": 1, "worse": -1, "inconclusive": 0}[conclusion.conclusion],
         _sign(row["wins"] - row["losses"], row["p"]),
         _off_policy(world, a, b, seed),
-        _asked(world, a, b, seed),
+        _ab_test(world, a, b, seed),
     )
-    return Said(said, conclusion.difference)
+    return TestResults(results, conclusion.difference)
 
 
 def _beliefs_of_b(world: World, effect: float, world_seed: int, seed: int) -> npt.NDArray[np.float32]:
     return world.scores(error_of_b(effect, world_seed), seed, own=1 if effect else 0, shared=SHARED)
 
 
-def _judged(world: World, a: Slates, b: Slates, seed: int) -> tuple[list[UserMetrics], RelevantItems]:
+def _user_metrics(world: World, a: Slates, b: Slates, seed: int) -> tuple[list[UserMetrics], RelevantItems]:
     users, items = world.wanted.shape
-    taken = world.taken(TAKEN, seed)
+    consumed = world.consumed(CONSUMED, seed)
     item_id = a.scored.items.ids
     wanted = sp.csr_matrix(
-        (np.ones(taken.size, bool), (np.repeat(np.arange(users), TAKEN), taken.ravel())), (users, items)
+        (np.ones(consumed.size, bool), (np.repeat(np.arange(users), CONSUMED), consumed.ravel())), (users, items)
     )
     truth = RelevantItems(world.user_ids, item_id, wanted)
     return [user_metrics(name, _table(world, slates), truth) for name, slates in (("A", a), ("B", b))], truth
@@ -137,7 +138,7 @@ def _off_policy(world: World, a: Slates, b: Slates, seed: int) -> int:
     return int(np.sign(difference)) if abs(difference) > max(1.96 * error, 1e-9) else 0
 
 
-def _asked(world: World, a: Slates, b: Slates, seed: int) -> int:
+def _ab_test(world: World, a: Slates, b: Slates, seed: int) -> int:
     half = np.random.default_rng([seed, 9]).permutation(len(a.items)) < len(a.items) // 2
     one, other = (world.clicks(slates.items, seed + 1).sum(axis=1) for slates in (a, b))
     return _sign(other[~half].mean() - one[half].mean(), welch_p(other[~half], one[half]))
@@ -152,27 +153,27 @@ def stated_power(effect: float, world_seed: int) -> float:
     world = World.make(world_seed, users=REFERENCE, population=1_000_000)
     a = world.slates(world.scores(BASE_ERROR, world_seed), policy(), SIZE, 1)
     b = world.slates(_beliefs_of_b(world, effect, world_seed, world_seed), policy(), SIZE, 2)
-    (one, other), _ = _judged(world, a, b, world_seed)
+    (one, other), _ = _user_metrics(world, a, b, world_seed)
     difference = other.values["ndcg@10"] - one.values["ndcg@10"]
     return statistical_power(float(difference.mean()), float(difference.std() / np.sqrt(USERS)), LEVEL)
 
 
-def _many(task: tuple[float, int, int, int]) -> list[Said]:
+def _many(task: tuple[float, int, int, int]) -> list[TestResults]:
     effect, seed, first, count = task
     return [compare_once(effect, seed, population) for population in range(first, first + count)]
 
 
-def run(seeds: list[int], comparisons: int) -> dict[float, list[Said]]:
+def run(seeds: list[int], comparisons: int) -> dict[float, list[TestResults]]:
     """Comparisons a seed: all of them at effects 0 and 2%, where the bars are, a fifth elsewhere."""
     step = 50
     tasks = []
     for effect in EFFECTS:
         count = comparisons if effect in (0.0, 0.02) else max(comparisons // 5, step)
         tasks += [(effect, seed, first, min(step, count - first)) for seed in seeds for first in range(0, count, step)]
-    found: dict[float, list[Said]] = {effect: [] for effect in EFFECTS}
+    found: dict[float, list[TestResults]] = {effect: [] for effect in EFFECTS}
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for task, said in zip(tasks, pool.map(_many, tasks), strict=True):
-            found[task[0]] += said
+        for task, results in zip(tasks, pool.map(_many, tasks), strict=True):
+            found[task[0]] += results
     return found
 
 
@@ -185,15 +186,15 @@ def main() -> int:
     started = time.monotonic()
     found = run(arguments.seeds, arguments.comparisons)
     power = float(np.mean([stated_power(0.02, seed) for seed in arguments.seeds]))
-    print(f"{USERS} users a comparison, slates of {SIZE}, {TAKEN} items taken; share of comparisons that found\n")
-    print(f"{'effect':>7} {'way':<12} {'right':>7} {'wrong':>7} {'open':>7} {'comparisons':>12}")
-    for effect, said in found.items():
-        by_way = np.array([one.by_way for one in said])
-        for way, column in zip(TEXT_SCORERS, by_way.T, strict=True):
+    print(f"{USERS} users a comparison, slates of {SIZE}, {CONSUMED} items consumed; share of comparisons that found\n")
+    print(f"{'effect':>7} {'test':<12} {'right':>7} {'wrong':>7} {'open':>7} {'comparisons':>12}")
+    for effect, results in found.items():
+        by_test = np.array([one.by_test for one in results])
+        for test, column in zip(TESTS, by_test.T, strict=True):
             right, wrong, neither = ((column == word).mean() for word in (1, -1, 0))
-            print(f"{effect:>7.0%} {way:<12} {right:>7.1%} {wrong:>7.1%} {neither:>7.1%} {len(column):>12,}")
-    false = np.mean([one.by_way[0] != 0 for one in found[0.0]])
-    right = np.mean([one.by_way[0] == 1 for one in found[0.02]])
+            print(f"{effect:>7.0%} {test:<12} {right:>7.1%} {wrong:>7.1%} {neither:>7.1%} {len(column):>12,}")
+    false = np.mean([one.by_test[0] != 0 for one in found[0.0]])
+    right = np.mean([one.by_test[0] == 1 for one in found[0.02]])
     passed = BAR_FALSE[0] <= false <= BAR_FALSE[1] and abs(right - power) <= BAR_POWER
     print(
         f"decisions: {'passed' if passed else 'FAILED'}; identical arms called different in {false:.1%} (bar 4-6%), "

@@ -1,22 +1,24 @@
-"""Does taking events out help, and does it help because they are noise? Every denoising method against planted noise.
+r"""Measures ranking quality and noise detection of every denoising method on planted noise, against random removal.
 
     python -m benchmarks.denoise --data movietweetings --root DIR --out OUT --check
     python -m benchmarks.denoise --data made --root DIR --out OUT --noise popularity --seeds 0 --no-llm
-    python -m benchmarks.denoise --data movietweetings --root DIR --out OUT --methods influence:max_removed_share=0.1 random
+    python -m benchmarks.denoise --data movietweetings --root DIR --out OUT \
+        --methods influence:max_removed_share=0.1 random
 
-For each seed, noise is planted into the known histories of users with at least 8 events, so that it is 20% of what they
-hold; models are fitted on these noisy histories; each condition takes some events out; and on what is left iALS and
-EASE are refitted and the item-token LLM is asked, once tuned on the noisy histories (`not retuned`) and once on the
-kept ones (`retuned`). What users took next is never noisy. All items are ranked but those the user has.
+For each seed, noise is planted into the histories of users with at least 8 events, until it is 20% of their events.
+Models are fitted on these noisy histories and each condition removes some events. iALS and EASE are then refitted on
+the retained events. The item-token LLM scores the retained histories twice: tuned on the noisy histories (`not
+retuned`) and tuned on the retained events (`retuned`). The held-out items are never noisy. All items that are new to
+the user are ranked.
 
-Conditions: every registered method as a user gets it, or with settings (`name:setting=value,...`), and the controls
-`none`, `random` (as many events of each user as the default method takes; `random@METHOD` for another one),
-`popularity` (as many, the least popular first) and `oracle` (all noise and nothing else). The LLM retuned on what the
-oracle leaves is the LLM on clean data: the histories are the same. `clean` noise plants nothing, which tells what
-denoising costs; `natural` noise is only looked for: what the made shop strewed in, ratings of 5 and less, purchases
-that were returned.
+Conditions: every registered method with its defaults, or with settings (`name:setting=value,...`), and the controls
+`none`, `random` (removes as many events of each user as the default method; `random@METHOD` for another method),
+`popularity` (as many, the least popular first) and `oracle` (all noise and nothing else). The LLM that is retuned after
+the oracle equals the LLM on clean data, because the histories are the same. `clean` noise plants nothing and shows the
+cost of denoising. `natural` noise is only detected: the noise of the synthetic dataset, ratings of 5 and less, returned
+purchases.
 
-One record a (noise, seed, condition) is appended to OUT, and what is there is not run again.
+One record per (noise, seed, condition) is appended to OUT; conditions that are already there are skipped.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from benchmarks.denoise_report import Records, bars, tables, write_plot
 from rayrec.denoising import DENOISERS
 from rayrec.errors import ConfigError
 
-LOSSES = ("loss:objective=t_ce", "loss:objective=r_ce")  # beside the loss that the method takes by itself
+LOSSES = ("loss:objective=t_ce", "loss:objective=r_ce")  # beside the method's default loss
 
 Record = dict[str, Any]
 
@@ -91,7 +93,9 @@ def run(held: HeldOut, noises: list[str], seeds: list[int], chosen: list[str], p
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=sorted(SOURCES), required=True)
-    parser.add_argument("--root", required=True, help="the data set's folder; for made, where the shop is or will be")
+    parser.add_argument(
+        "--root", required=True, help="the data set's folder; for made, where it is or will be generated"
+    )
     parser.add_argument("--out", default="denoise-results", help="where records, models and the plot go")
     parser.add_argument("--protocol", choices=["time", "last-event"], help="default: the data set's own")
     parser.add_argument("--split", choices=["test", "validation"], default="test")
@@ -121,12 +125,11 @@ def main() -> int:
     run(held, given.noise, given.seeds, given.methods, Plan(given.share, steps, folder.models), folder)
     wanted = [r for r in folder.records() if r["seed"] in given.seeds and r["noise"] in given.noise]
     records = Records(r for r in wanted if r["condition"] in given.methods)
-    users, judged = len(held.history), int((held.wanted.lengths > 0).sum())
+    users, evaluated = len(held.history), int((held.wanted.lengths > 0).sum())
     print(
-        f"{given.data}, {protocol}, {given.split}: {users:,} users, {judged:,} judged, {held.items:,} items, seeds ",
-        end="",
+        f"{given.data}, {protocol}, {given.split}: {users:,} users, {evaluated:,} evaluated, {held.items:,} items, "
+        f"seeds {given.seeds}; LLM {steps} steps"
     )
-    print(f"{given.seeds}; LLM {steps} steps")
     print(tables(records))
     write_plot(records, folder.plot)
     found = bars(records)

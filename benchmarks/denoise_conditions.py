@@ -1,4 +1,4 @@
-"""One (noise, seed) of the denoising benchmark, and every condition of it: what is removed, and what comes of it."""
+"""Conditions of the denoising benchmark: what each one removes for a (noise, seed), and the metrics that follow."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
 
     share: float
     steps: int
-    models: Path  # where the models tuned on noisy histories are kept
+    models: Path  # where the models tuned on noisy histories are stored
 
 
 def read_condition(text: str) -> tuple[str, dict[str, Any]]:
@@ -64,30 +64,30 @@ class Case:
         self.histories: Histories = histories_of(table, held.event_weights)
         self.positive = self.histories.weight.values > 0
         self.rows = self.histories.item.rows
-        self.cutoff = int(held.moment.max()) + (held.protocol == "last-event")
+        self.cutoff = int(held.user_cutoffs.max()) + (held.protocol == "last-event")
         self._table = table
-        self._verdicts: dict[str, tuple[detect.Timed, float]] = {}
+        self._decisions: dict[str, tuple[detect.TimedDecision, float]] = {}
 
     def record(self, condition: str) -> Record:
-        """Everything that is told of a condition. Raises ConfigError where a method cannot be loaded."""
+        """All measurements of a condition. Raises ConfigError where a method cannot be loaded."""
         keep, values = self._removal(condition)
-        judged = self.positive
-        code = self.histories.item.values[judged]
-        values |= detect.removed(keep[judged], self.planted[judged], code, self.held.items)
+        evaluated = self.positive
+        code = self.histories.item.values[evaluated]
+        values |= detect.removed(keep[evaluated], self.planted[evaluated], code, self.held.items)
         if self.noise != NATURAL:
             values |= self._rankings(condition, keep)
         return {"noise": self.noise, "seed": self.seed, "condition": condition, **values}
 
-    def decision(self, condition: str) -> tuple[detect.Timed, float]:
-        """Of a method, judged once, and the seconds that fitting what it needs took."""
-        if condition not in self._verdicts:
+    def decision(self, condition: str) -> tuple[detect.TimedDecision, float]:
+        """A method's decision, made once, and the seconds of the fits that it needs."""
+        if condition not in self._decisions:
             method, settings = read_condition(condition)
             arrays, seconds = self._fitted(Denoise(method=method, settings=settings))
-            self._verdicts[condition] = detect.timed(method, settings, arrays, self.histories), seconds
-        return self._verdicts[condition]
+            self._decisions[condition] = detect.timed(method, settings, arrays, self.histories), seconds
+        return self._decisions[condition]
 
     def _fitted(self, denoise: Denoise) -> tuple[Mapping[str, npt.NDArray[Any]], float]:
-        """The item model's arrays for a method, fitted on the noisy histories as a night would; and the seconds."""
+        """The item model's arrays for a method, fitted on the noisy histories as in the daily run; and the seconds."""
         started = time.perf_counter()
         own = SourceSpec.of("ials", "ials", 0, seed=self.seed), SourceSpec.of("ease", "ease", 0, **EASE)
         needs = required_fits_of([denoise])
@@ -100,9 +100,9 @@ class Case:
         return model.denoiser_arrays(specs), time.perf_counter() - started
 
     def _removal(self, condition: str) -> tuple[npt.NDArray[np.float32], Record]:
-        """Keep weights [events], and what can be said of them at once.
+        """Keep weights [events], and their detection metrics.
 
-        `random` and `popularity` (least popular first) take as many events of each user as the default method does, or
+        `random` and `popularity` (least popular first) remove as many events of each user as the default method, or
         as the method named after an `@`.
         """
         name, _, like = condition.partition("@")
@@ -119,34 +119,34 @@ class Case:
             return detect.lowest_first(number, score, self.histories.item), self._found(-score)
         timed, fit_seconds = self.decision(condition)
         values = self._found(detect.suspicion(timed.decision))
-        values["events_per_second"] = len(everything) / timed.judge_seconds
+        values["events_per_second"] = len(everything) / timed.decide_seconds
         values["fit_seconds"] = fit_seconds + timed.load_seconds
         values["peak_mb"] = timed.peak_bytes / 1e6
         return timed.decision.keep_weight, values
 
     def _found(self, score: npt.NDArray[np.float64]) -> Record:
-        judged = self.positive
-        return dict(detect.found(score[judged], self.planted[judged], self.rows[judged]))
+        evaluated = self.positive
+        return dict(detect.found(score[evaluated], self.planted[evaluated], self.rows[evaluated]))
 
     def _rankings(self, condition: str, keep: npt.NDArray[np.float32]) -> Record:
-        kept = rank.Kept.of(self.histories, keep, self.held.items)
-        ials = rank.refitted("ials", kept, self.cutoff, {"seed": self.seed})
-        values = self._means("ials", rank.scores_of(ials, kept))
-        values |= self._means("ease", rank.scores_of(rank.refitted("ease", kept, self.cutoff, EASE), kept))
+        retained = rank.RetainedEvents.of(self.histories, keep, self.held.items)
+        ials = rank.refitted("ials", retained, self.cutoff, {"seed": self.seed})
+        values = self._means("ials", rank.scores_of(ials, retained))
+        values |= self._means("ease", rank.scores_of(rank.refitted("ease", retained, self.cutoff, EASE), retained))
         if self.plan.steps:
             started = time.perf_counter()
             lm = (
                 self._noisy_lm
                 if condition == NOTHING
-                else llm.tuned(self._reader, kept, ials.arrays()["factors"], self.plan.steps)
+                else llm.tuned(self._encoder, retained, ials.arrays()["factors"], self.plan.steps)
             )
             values["tuning_seconds"] = time.perf_counter() - started
-            values |= self._means("retuned", llm.scores_of(self._reader, lm, kept))
-            values |= self._means("not retuned", llm.scores_of(self._reader, self._noisy_lm, kept))
+            values |= self._means("retuned", llm.scores_of(self._encoder, lm, retained))
+            values |= self._means("not retuned", llm.scores_of(self._encoder, self._noisy_lm, retained))
         return values
 
     def _means(self, ranker: str, scores: rank.Scores) -> Record:
-        found = rank.judged(scores, self._seen, self.held.wanted)
+        found = rank.ranking_metrics(scores, self._seen, self.held.wanted)
         return {f"{ranker} {metric}": float(value.mean()) for metric, value in found.items()}
 
     @cached_property
@@ -164,24 +164,24 @@ class Case:
         return np.asarray(counts[item], np.float64)
 
     @cached_property
-    def _reader(self) -> llm.Reader:
+    def _encoder(self) -> llm.PromptEncoder:
         config = self.held.config
         settings = config.tuning.model_copy(update={"seed": self.seed})
-        if self.held.protocol == "last-event":  # every user is asked at a time of their own: no age matters more
+        if self.held.protocol == "last-event":  # every user has an own cutoff: no age matters more
             settings = settings.model_copy(update={"target_half_life_days": 0.0})
         counts = np.bincount(self.histories.item.values[self.positive], minlength=self.held.items)
         words = clean(config.instruction.default_request, config.instruction.max_chars)
-        return llm.Reader.of(self.held.catalogue, counts, words, settings, self.held.moment)
+        return llm.PromptEncoder.of(self.held.catalogue, counts, words, settings, self.held.user_cutoffs)
 
     @cached_property
     def _noisy_lm(self) -> ItemLM:
-        """Tuned on everything, as yesterday's model was; kept in a file for later runs of other conditions."""
+        """Tuned on everything, as yesterday's model was; stored in a file for later runs of other conditions."""
         path = self.plan.models / f"{self.noise}-{self.seed}.safetensors"
         if not path.is_file():
-            kept = rank.Kept.of(self.histories, np.ones(len(self.planted), np.float32), self.held.items)
-            factors = rank.refitted("ials", kept, self.cutoff, {"seed": self.seed}).arrays()["factors"]
-            llm.save(llm.tuned(self._reader, kept, factors, self.plan.steps), path)
-        return llm.load(self._reader, path)
+            retained = rank.RetainedEvents.of(self.histories, np.ones(len(self.planted), np.float32), self.held.items)
+            factors = rank.refitted("ials", retained, self.cutoff, {"seed": self.seed}).arrays()["factors"]
+            llm.save(llm.tuned(self._encoder, retained, factors, self.plan.steps), path)
+        return llm.load(self._encoder, path)
 
     def _rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng(derive_seed(purpose, self.noise, self.seed))
@@ -197,4 +197,4 @@ def _noisy(held: HeldOut, noise: str, seed: int, share: float) -> tuple[Any, npt
     positive = histories_of(held.history, held.event_weights).weight.values > 0
     rng = np.random.default_rng(derive_seed("planting", noise, seed))
     items = planted_items(Clean(item, positive, held.wanted, held.items), noise, share, rng)
-    return insert(held.history, positive, held.moment, items, rng)
+    return insert(held.history, positive, held.user_cutoffs, items, rng)

@@ -1,11 +1,11 @@
-"""What the denoising benchmark is judged on: histories that are known, and what their users took next. Without Ray.
+"""Held-out data of the denoising benchmark: known histories, and what their users consumed next. Without Ray.
 
-Two protocols. `last-event`: each user's last event is held out and asked for at its own time; everything else is
-known, also what others did later (it leaks the future's popularity; small data give it the most users to judge).
-`time`: everything before a cut is known; held out are the new items taken within a horizon after it.
+Two protocols. `last-event`: each user's last event is held out and predicted as of its own time. Everything else is
+known, including what others did later. This leaks the future's popularity, but evaluates the most users of a small
+dataset. `time`: everything before a cutoff is known; the new items consumed within a horizon after it are held out.
 
-The split `validation` stands one step earlier (the event before the last one; the horizon before the cut): settings
-are chosen there, and `test` is for figures that are told.
+The split `validation` is one step earlier (the event before the last one; the horizon before the cutoff). Settings are
+chosen on it; published figures use `test`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from rayrec.storage import Storage
 CONF = Path(__file__).resolve().parent.parent / "conf"
 MIN_EVENTS = 8  # positive events a user must have, what is held out included
 LOW_RATING = 5.0  # natural noise of movietweetings: this and below, of 10
-UNDO_DAYS = 60.0  # natural noise of online-retail: purchases returned within
+RETRACTION_DAYS = 60.0  # natural noise of online-retail: purchases returned within
 
 Bools = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
@@ -51,7 +51,7 @@ class Source:
     protocol: str
     cutoff: date  # of the protocol `time`
     horizon_days: int
-    end: date  # everything before it is read
+    end: date  # exclusive: everything before it is loaded
 
 
 SOURCES = {
@@ -69,16 +69,16 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Users with enough events. Of those whose row of `wanted` is empty, nothing is judged; they are learned from."""
+    """Users with enough events. Those with an empty row of `wanted` are only trained on."""
 
     config: Config
     protocol: str
     catalogue: pa.Table  # ITEM
-    history: pa.Table  # HISTORY before each user's moment; without the made shop's own noise
-    moment: Int  # [users] microseconds UTC: when the user is asked
+    history: pa.Table  # HISTORY before each user's cutoff; without the synthetic dataset's own noise
+    user_cutoffs: Int  # [users] microseconds UTC: the cutoff of each user
     wanted: Ragged  # int32 codes of new items, sorted, a row a user
     observed: pa.Table  # HISTORY in which natural noise is looked for
-    natural: Bools  # [events of `observed`] which are noise by what the data say
+    natural: Bools  # [events of `observed`] that the data themselves mark as noise
 
     @property
     def event_weights(self) -> tuple[float, ...]:
@@ -90,7 +90,7 @@ class HeldOut:
 
 
 def held_out(data: str, root: str, protocol: str | None = None, split: str = "test") -> HeldOut:
-    """Read a data set (`made` is written to `root` first where it is not there) and hold out what will be judged."""
+    """Read a data set (`made` is generated under `root` if it is not there) and hold out the test items."""
     source = SOURCES[data]
     protocol = protocol or source.protocol
     truth = None
@@ -112,12 +112,12 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
         until = cutoff + source.horizon_days * MICROSECONDS_PER_DAY
         wanted = consumed_after(clean, cutoff, until, weights)
         history = histories_at(clean, cutoff)
-        moment = np.full(len(clean), cutoff)
+        user_cutoffs = np.full(len(clean), cutoff)
         observed, label = histories_at(everything, cutoff), noise[Ragged.from_arrow(everything["ts"]).values < cutoff]
     else:
         place = _positives_from_the_end(clean, weights)
         at = 1 + (split == "validation")
-        history, wanted, moment = _without_last(clean, place, at)
+        history, wanted, user_cutoffs = _without_last(clean, place, at)
         observed, label = history, np.zeros(len(Ragged.from_arrow(history["item"]).values), np.bool_)
     enough = _positives(history, weights) + (protocol == "last-event") >= MIN_EVENTS
     if data != "made":
@@ -128,7 +128,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
         protocol,
         items,
         history.filter(pa.array(enough)).combine_chunks(),
-        moment[enough],
+        user_cutoffs[enough],
         Ragged.from_lengths(wanted.values[np.repeat(enough, wanted.lengths)], wanted.lengths[enough]),
         observed.filter(pa.array(enough)).combine_chunks(),
         label[rows],
@@ -136,7 +136,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
 
 
 def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
-    """ITEM, and HISTORY of everything before `end`, through the contract, as the nightly job reads them."""
+    """ITEM, and HISTORY of everything before `end`, through the data contract, as the daily job reads them."""
     data = config.data
     inputs, files = Storage(data.root), list_window_files(data, end).files
     with tempfile.TemporaryDirectory() as name:
@@ -180,23 +180,23 @@ def _without_last(table: pa.Table, place: Int, at: int) -> tuple[pa.Table, Ragge
     target[item.rows[chosen]] = chosen
     before = np.arange(len(ts)) < target[item.rows]
     exists = target >= 0
-    moment = np.where(exists, ts[np.maximum(target, 0)], 0)
+    user_cutoffs = np.where(exists, ts[np.maximum(target, 0)], 0)
     code = np.where(exists, item.values[np.maximum(target, 0)], -1)
     repeated = np.bincount(item.rows[before & (item.values == code[item.rows])], minlength=len(item)) > 0
     new = exists & ~repeated
-    return _filtered(table, before), Ragged.from_lengths(code[new].astype(np.int32), new.astype(np.int64)), moment
+    return _filtered(table, before), Ragged.from_lengths(code[new].astype(np.int32), new.astype(np.int64)), user_cutoffs
 
 
 def _natural(data: str, history: pa.Table, weights: tuple[float, ...]) -> tuple[pa.Table, Bools]:
-    """Histories without the events that give noise away, and which of their events are noise."""
+    """Histories without the events that reveal noise, and which of their events are noise."""
     whole = histories_of(history, weights)
     positive = whole.weight.values > 0
-    label = whole.value.values <= LOW_RATING if data == "movietweetings" else retracted(whole, UNDO_DAYS)
+    label = whole.value.values <= LOW_RATING if data == "movietweetings" else retracted(whole, RETRACTION_DAYS)
     return _filtered(history, positive), label[positive]
 
 
 def _among(table: pa.Table, items: pa.Table, truth: pa.Table) -> Bools:
-    """Which events [events] are named by (user_id, item_id) pairs; nobody takes an item twice in the made shop."""
+    """Which events [events] have their (user_id, item_id) in `truth`, where no pair occurs twice."""
     item = Ragged.from_arrow(table["item"])
     row = pc.index_in(truth["user_id"], table["user_id"].combine_chunks()).fill_null(-1).to_numpy()
     code = pc.index_in(truth["item_id"], items["item_id"].combine_chunks()).fill_null(-1).to_numpy()
@@ -204,12 +204,12 @@ def _among(table: pa.Table, items: pa.Table, truth: pa.Table) -> Bools:
     return named
 
 
-def _filtered(table: pa.Table, kept: Bools) -> pa.Table:
+def _filtered(table: pa.Table, mask: Bools) -> pa.Table:
     """HISTORY rows with some of their events."""
     columns = []
     for field in table.schema:
         column = table[field.name].combine_chunks()
         if pa.types.is_list(field.type):
-            column = Ragged.from_arrow(column).filter(kept).to_arrow(field.type.value_type)
+            column = Ragged.from_arrow(column).filter(mask).to_arrow(field.type.value_type)
         columns.append(column)
     return pa.table(columns, schema=table.schema)

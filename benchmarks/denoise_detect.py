@@ -1,4 +1,4 @@
-"""How well a verdict tells noise from the rest: suspicion ranked within each user, AUC, precision, and what went."""
+"""Noise detection metrics of a denoising decision: AUC and precision within users, removed shares, time and memory."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ Int = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A verdict, and what it took: seconds to load the method and to judge, and bytes at the peak beyond the start."""
+class TimedDecision:
+    """A decision and its cost: seconds to load the method and to decide, and peak bytes beyond the start."""
 
     decision: DenoisingDecision
     load_seconds: float
-    judge_seconds: float
+    decide_seconds: float
     peak_bytes: int
 
 
 def timed(
     method: str, settings: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], histories: Histories
-) -> Timed:
-    """Load a method and judge. Raises ConfigError where the method needs other arrays or settings."""
+) -> TimedDecision:
+    """Load a method and decide. Raises ConfigError where the method needs other arrays or settings."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not be had for nothing
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew at what is resident now
     before, start = _memory("VmRSS"), time.perf_counter()
     denoiser = DENOISERS[method].load(arrays, DENOISERS[method].settings_class(**settings))
     loaded = time.perf_counter()
     decision = denoiser.decide(histories)
-    return Timed(decision, loaded - start, time.perf_counter() - loaded, _memory("VmHWM") - before)
+    return TimedDecision(decision, loaded - start, time.perf_counter() - loaded, _memory("VmHWM") - before)
 
 
 def _memory(name: str) -> int:
@@ -52,9 +52,9 @@ def _memory(name: str) -> int:
 
 
 def suspicion(decision: DenoisingDecision) -> Floats:
-    """[events] what a method holds against each event: little self-consistency, or harm where none is measured.
+    """[events] how suspicious a method finds each event: low self-consistency, or else negative influence.
 
-    Events that were not judged are the least suspicious.
+    Events without a measurement are the least suspicious.
     """
     measured = np.isfinite(decision.influence)
     if not measured.any():

@@ -1,12 +1,12 @@
-"""Noise planted into histories: which items, and where. Pure; nothing but the item tells a planted event apart.
+"""Planting of noise into histories. A planted event differs from the user's own only in its item.
 
-    uniform      any item that somebody has
-    popularity   items by how often they are taken, so that popularity alone finds nothing
+    uniform      any item with events
+    popularity   items in proportion to their popularity, so that popularity alone detects nothing
     taste-swap   events copied from a user of another taste, as when an account is shared
 
-A planted event stands after a random event of the user's own, at a random time before the next one (or before the
-moment at which the user is asked), and takes that event's kind, value and dwell. No user gets an item that they have,
-that is held out, or twice.
+A planted event follows a random event of the user's own, at a random time before the next one (or before the user's
+cutoff), and copies that event's kind, value and dwell time. No user gets an item that is in the history or held out,
+and none twice.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def planted_items(clean: Clean, kind: str, share: float, rng: np.random.Generato
 
 def drawn(clean: Clean, chance: Floats, number: Int, rng: np.random.Generator) -> Ragged:
     """`number` [users] items a user by `chance` [items], each once."""
-    taken, found = clean.forbidden, np.empty(0, np.int64)
+    excluded, found = clean.forbidden, np.empty(0, np.int64)
     pending = np.repeat(np.arange(len(number)), number)
     for _ in range(_ROUNDS):
         if not len(pending):
@@ -72,7 +72,7 @@ def drawn(clean: Clean, chance: Floats, number: Int, rng: np.random.Generator) -
         cell = pending * clean.items + rng.choice(clean.items, len(pending), p=chance)
         first = np.zeros(len(cell), np.bool_)
         first[np.unique(cell, return_index=True)[1]] = True
-        good = first & ~np.isin(cell, taken) & ~np.isin(cell, found)
+        good = first & ~np.isin(cell, excluded) & ~np.isin(cell, found)
         found = np.concatenate([found, cell[good]])
         pending = pending[~good]
     row, code = np.divmod(found, clean.items)
@@ -93,32 +93,32 @@ def tastes(clean: Clean) -> Floats:
 def swapped(clean: Clean, taste: Floats, number: Int, rng: np.random.Generator) -> Ragged:
     """`number` [users] items from the least similar of a few other users, the next one's where they do not suffice."""
     own = clean.item.filter(clean.positive)
-    taken, out = clean.forbidden, []
-    edges = np.searchsorted(taken, np.arange(len(number) + 1) * clean.items)
+    excluded, out = clean.forbidden, []
+    edges = np.searchsorted(excluded, np.arange(len(number) + 1) * clean.items)
     for user, wanted in enumerate(number):
         others = rng.integers(len(number), size=_DONORS)
         donors = others[others != user]
         donors = donors[np.argsort(taste[donors] @ taste[user], kind="stable")]
         offered = np.concatenate([own.values[:0], *(rng.permutation(own[donor]) for donor in donors)])
         offered = offered[np.sort(np.unique(offered, return_index=True)[1])]
-        mine = taken[edges[user] : edges[user + 1]] - user * clean.items
+        mine = excluded[edges[user] : edges[user + 1]] - user * clean.items
         out.append(offered[~np.isin(offered, mine)][:wanted])
     values = np.concatenate(out) if out else own.values[:0]
     return Ragged.from_lengths(values.astype(np.int32), [len(part) for part in out])
 
 
 def insert(
-    history: pa.Table, positive: Bools, moment: Int, noise: Ragged, rng: np.random.Generator
+    history: pa.Table, positive: Bools, user_cutoffs: Int, noise: Ragged, rng: np.random.Generator
 ) -> tuple[pa.Table, Bools]:
-    """HISTORY with the noise in its place, and which events are noise. `moment` [users]: when the user is asked."""
+    """HISTORY with the noise in its place, and which events are noise. `user_cutoffs`: [users]."""
     item, ts = Ragged.from_arrow(history["item"]), Ragged.from_arrow(history["ts"]).values
     anchors = item.like(np.arange(len(ts))).filter(positive)
     rows = noise.rows
     after = anchors.values[anchors.offsets[rows] + (rng.random(len(rows)) * anchors.lengths[rows]).astype(np.int64)]
     following = np.append(ts[1:], 0)
-    following[item.offsets[1:][item.lengths > 0] - 1] = moment[item.lengths > 0] - 1
-    room = np.maximum(following[after] - ts[after], 0)
-    at = ts[after] + (rng.random(len(rows)) * (room + 1)).astype(np.int64)
+    following[item.offsets[1:][item.lengths > 0] - 1] = user_cutoffs[item.lengths > 0] - 1
+    span = np.maximum(following[after] - ts[after], 0)
+    at = ts[after] + (rng.random(len(rows)) * (span + 1)).astype(np.int64)
     source = np.concatenate([np.arange(len(ts)), after])
     is_noise = np.arange(len(source)) >= len(ts)
     when = np.concatenate([ts, at])

@@ -1,4 +1,4 @@
-"""Rankings from kept events: iALS and EASE refitted, and nDCG@10 and Recall@20 of all items that the user never had."""
+"""Rankings from retained events: refitted iALS and EASE, their nDCG@10 and Recall@20 over items new to the user."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Scores = Callable[[Int], npt.NDArray[np.float32]]  # users -> [users, items]; -i
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The positive events of every user that a verdict leaves, oldest first; ragged members share their offsets."""
+class RetainedEvents:
+    """The positive events of every user that a decision retains, oldest first; ragged members share their offsets."""
 
     item: Ragged  # int32
     ts: Ragged  # int64
@@ -33,7 +33,7 @@ class Kept:
     items: int
 
     @classmethod
-    def of(cls, histories: Histories, keep: npt.NDArray[np.float32], items: int) -> Kept:
+    def of(cls, histories: Histories, keep: npt.NDArray[np.float32], items: int) -> RetainedEvents:
         stays = (histories.weight.values > 0) & (keep > 0)
         item = histories.item.filter(stays)
         weight = (histories.weight.values * keep)[stays].astype(np.float32)
@@ -48,16 +48,16 @@ class Kept:
         return UserHistories(self.item.take(users), self.ts.take(users), self.weight.take(users), self.items)
 
 
-def refitted(method: str, kept: Kept, cutoff: int, settings: dict[str, float]) -> Retriever:
-    return RETRIEVERS[method].fit(kept.fit_data(cutoff), RETRIEVERS.settings(method, settings))
+def refitted(method: str, retained: RetainedEvents, cutoff: int, settings: dict[str, float]) -> Retriever:
+    return RETRIEVERS[method].fit(retained.fit_data(cutoff), RETRIEVERS.settings(method, settings))
 
 
-def scores_of(retriever: Retriever, kept: Kept) -> Scores:
-    return lambda users: retriever.scores(kept.user_histories(users))
+def scores_of(retriever: Retriever, retained: RetainedEvents) -> Scores:
+    return lambda users: retriever.scores(retained.user_histories(users))
 
 
-def judged(scores: Scores, seen: sp.csr_matrix, wanted: Ragged) -> dict[str, Floats]:
-    """nDCG@10 and Recall@20 [judged users]: those with a row in `wanted`. `seen` [users, items] is never ranked."""
+def ranking_metrics(scores: Scores, seen: sp.csr_matrix, wanted: Ragged) -> dict[str, Floats]:
+    """nDCG@10 and Recall@20 [evaluated users]: those with a row in `wanted`. `seen` [users, items] is never ranked."""
     users = np.flatnonzero(wanted.lengths > 0)
     parts = [_block(scores(some), seen[some], wanted.take(some)) for some in np.array_split(users, _blocks(users))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

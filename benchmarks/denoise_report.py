@@ -1,4 +1,4 @@
-"""The denoising benchmark's records as tables, a plot and a verdict on its bars. Intervals are over seeds."""
+"""Tables, a plot and the bars of the denoising benchmark's records. Intervals are over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy import stats
 
 from benchmarks.denoise_conditions import CLEAN, DEFAULT, NATURAL, NOTHING, ORACLE, RANDOM
 
-LLM, KEPT = "retuned ndcg@10", "not retuned ndcg@10"
+RETUNED, NOT_RETUNED = "retuned ndcg@10", "not retuned ndcg@10"
 LOSSES = "loss"  # its objectives T-CE, R-CE and PLD must be beaten by the default in the same run
 LEVEL = 0.95
 _DETECTION = ("auc", "precision", "removed", "removed_noise", "removed_tail", "fit_seconds", "peak_mb")
@@ -95,7 +95,7 @@ def _ranking(records: Records, noise: str) -> list[str]:
     for condition in records.conditions(noise):
         cells = [records.mean(noise, condition, f"{ranker} ndcg@10").text(".4f") for ranker in _RANKERS]
         for against in (NOTHING, RANDOM):
-            gain = records.gain(noise, condition, against, LLM)
+            gain = records.gain(noise, condition, against, RETUNED)
             cells.append("-" if condition == against else gain.text("+.1%"))
         cells.append(records.mean(noise, condition, "retuned recall@20").text(".4f"))
         lines.append(f"{condition:28}" + "".join(f"{cell:>17}" for cell in cells))
@@ -122,7 +122,7 @@ def bars(records: Records) -> list[Bar]:
         if noise in records.noises:
             out += _helps(records, noise)
     if CLEAN in records.noises:
-        gain = records.gain(CLEAN, DEFAULT, NOTHING, LLM)
+        gain = records.gain(CLEAN, DEFAULT, NOTHING, RETUNED)
         out.append(Bar("clean: retuned costs <= 1%", gain.text("+.1%"), gain.value >= -0.01))
     return out
 
@@ -130,21 +130,21 @@ def bars(records: Records) -> list[Bar]:
 def _helps(records: Records, noise: str) -> list[Bar]:
     found = []
     for name, against, least, what in (
-        (LLM, NOTHING, 0.10, "retuned >= 10% over none"),
-        (LLM, RANDOM, 0.05, "retuned >= 5% over random"),
-        (KEPT, NOTHING, 0.03, "not retuned >= 3% over none"),
+        (RETUNED, NOTHING, 0.10, "retuned >= 10% over none"),
+        (RETUNED, RANDOM, 0.05, "retuned >= 5% over random"),
+        (NOT_RETUNED, NOTHING, 0.03, "not retuned >= 3% over none"),
         ("ials ndcg@10", NOTHING, 0.03, "iALS >= 3% over none"),
         ("ease ndcg@10", NOTHING, 0.03, "EASE >= 3% over none"),
     ):
         gain = records.gain(noise, DEFAULT, against, name)
-        met = gain.value >= least and (name != LLM or gain.value - gain.half > 0)
+        met = gain.value >= least and (name != RETUNED or gain.value - gain.half > 0)
         found.append(Bar(f"{noise}: {what}", gain.text("+.1%"), met))
-    noisy, own, whole = (records.mean(noise, one, LLM).value for one in (NOTHING, DEFAULT, ORACLE))
+    noisy, own, whole = (records.mean(noise, one, RETUNED).value for one in (NOTHING, DEFAULT, ORACLE))
     won = (own - noisy) / (whole - noisy) if whole > noisy else float("nan")
     found.append(Bar(f"{noise}: wins back >= half", f"{won:.0%}", won >= 0.5))
     for condition in records.conditions(noise):
         if condition.partition(":")[0] == LOSSES != DEFAULT:
-            gain = records.gain(noise, DEFAULT, condition, LLM)
+            gain = records.gain(noise, DEFAULT, condition, RETUNED)
             found.append(Bar(f"{noise}: retuned beats {condition}", gain.text("+.1%"), gain.value > 0))
     return found
 
@@ -153,7 +153,7 @@ def plot(records: Records) -> str:
     """An SVG: what each condition adds to the retuned LLM's nDCG@10 over removing nothing, with its interval."""
     rows: list[tuple[str, Mean | None]] = []
     for noise in records.noises:
-        own = [(c, records.gain(noise, c, NOTHING, LLM)) for c in records.conditions(noise) if c != NOTHING]
+        own = [(c, records.gain(noise, c, NOTHING, RETUNED)) for c in records.conditions(noise) if c != NOTHING]
         measured = [(condition, gain) for condition, gain in own if gain.seeds]
         rows += [(f"{noise} noise", None), *measured] if measured else []
     reach = [abs(g.value) + np.nan_to_num(g.half) for _, g in rows if g is not None]

@@ -1,10 +1,11 @@
-"""How fast denoising by influence judges events, and how exact it is, against refits and against plain numpy.
+"""Measures speed and exactness of influence denoising, against refits and against a closed form in plain numpy.
 
 python -m benchmarks.denoise_speed --check
 
-Bar: 1 M events/s at d = 64 with 50 events a user on 2 cores (two processes, as the daily job runs shards side by side),
-everything included: self-consistency, harm, hard negatives, ranks, cap. Exactness: the largest difference from refits
-without each event, in float32 (1e-6) and float64 (1e-10). The peer is the same closed form, user by user, in numpy.
+Bar: 1 M events/s at d = 64 with 50 events a user on 2 cores (two processes, as the daily job runs shards side by side).
+This includes self-consistency, negative influence, hard negatives, ranks and the removal budget. Exactness: the largest
+difference from refits without each event, in float32 (1e-6) and float64 (1e-10). The peer is the same closed form, user
+by user, in numpy.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,7 @@ BAR, BAR_FLOAT32, BAR_FLOAT64 = 1e6, 1e-6, 1e-10
 ITEMS, WIDTH, EVENTS = 2_000, 64, 50
 
 
-def model(seed: int, dtype: str = "float32") -> InfluenceDenoiser:
+def model(seed: int, dtype: Literal["float32", "float64"] = "float32") -> InfluenceDenoiser:
     random = np.random.default_rng([seed, 1])
     factors = (random.normal(size=(ITEMS, WIDTH)) * 0.3).astype(np.float32)
     return InfluenceDenoiser(factors, random.integers(1, 1000, ITEMS), InfluenceSettings(dtype=dtype))
@@ -46,8 +48,8 @@ def histories(users: int, seed: int) -> Histories:
     )
 
 
-def judge_seconds(users: int, seed: int, at: float) -> tuple[float, float, float]:
-    """Wall-clock start and end of judging, and its CPU seconds; everything is loaded before, all start at `at`."""
+def decide_seconds(users: int, seed: int, at: float) -> tuple[float, float, float]:
+    """Wall-clock start and end of the decisions, and their CPU seconds. Loads everything first and starts at `at`."""
     method, whole = model(seed), histories(users, seed)
     method.decide(histories(200, seed + 1))
     time.sleep(max(0.0, at - time.time()))
@@ -59,10 +61,10 @@ def judge_seconds(users: int, seed: int, at: float) -> tuple[float, float, float
 def events_per_second(users: int, seed: int, processes: int) -> tuple[float, float]:
     """By the clock, all processes together; and per CPU second, which a busy machine does not hide."""
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(judge_seconds, [10] * processes, [seed] * processes, [time.time()] * processes))  # imports
+        list(pool.map(decide_seconds, [10] * processes, [seed] * processes, [time.time()] * processes))  # imports
         at = time.time() + 2 + users / 20_000
         share = users // processes
-        spans = list(pool.map(judge_seconds, [share] * processes, range(seed, seed + processes), [at] * processes))
+        spans = list(pool.map(decide_seconds, [share] * processes, range(seed, seed + processes), [at] * processes))
     events = share * processes * EVENTS
     clock = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
     return events / clock, events / sum(cpu for _, _, cpu in spans)
@@ -83,7 +85,7 @@ def numpy_events_per_second(users: int, seed: int) -> float:
     return users * EVENTS / (time.process_time() - start)
 
 
-def largest_error(users: int, seed: int, dtype: str) -> float:
+def largest_error(users: int, seed: int, dtype: Literal["float32", "float64"]) -> float:
     """Of self-consistency, against solving each user's block again without each event, in float64."""
     method, item = model(seed, dtype), histories(users, seed).item
     found, _ = method.measure(item, np.ones(len(item.values), np.bool_))

@@ -1,26 +1,26 @@
-"""Do embeddings that know their purpose tell more about it? Linear probes on what users did after a date.
+"""Measures how instruction-aware user embeddings predict later behaviour, against embeddings without instructions.
 
     python -m benchmarks.embed --data movietweetings --root DIR --check
     python -m benchmarks.embed --data online-retail --root DIR --check
-    python -m benchmarks.embed --data made --root DIR        # made there if the folder is empty; shows the machinery
+    python -m benchmarks.embed --data made --root DIR        # generated there if the folder is empty; a smoke test
 
-The model is trained on what was known before the date (users at earlier moments, answers from before the date); then
-all users get a vector per instruction, and a logistic regression reads each task's label, which lies after the date,
-off it, out of fold. Every system sees the same events. Asked with the task's own instruction (matched), with the other
-tasks' (mismatched, the mean), with none (empty), and with its words in random order (shuffled).
+The model is trained on data from before the date (users at earlier cutoffs, answers from before the date). Then every
+user gets a vector per instruction, and a logistic regression predicts each task's label, which lies after the date, out
+of fold. Every system has the same events. Vectors are computed under the task's own instruction (matched), the other
+tasks' (mismatched, their mean), none (empty), and the own words in random order (shuffled).
 
 Noise: that share of each user's events is added as events with items drawn by popularity, at random times in the user's
-own span, before everything: training, baselines and probes. Denoised: per instruction, what disagrees with the rest of
-the user is left out (a sample of users: one embedding an event).
+own span, before training, baselines and probes. Denoised: per instruction, the events that disagree with the rest of
+the user are removed (for a sample of users: one embedding per event).
 
-Recall: candidates of several interests a user beside EASE and the night's own sources; see benchmarks.embed_recall.
+Recall: candidates of multi-interest embeddings beside EASE and the configured sources; see benchmarks.embed_recall.
 
-Development looked at online-retail as of 2011-07-01 and earlier, whose answers end before the date here. movietweetings
-was not looked at.
+Development used online-retail as of 2011-07-01 and earlier, whose answers end before the date here. movietweetings was
+not used.
 
 Bars: matched beats every baseline in mean AUC with an interval that excludes 0, and mismatched by 0.02; at 20% noise it
-loses at most half of what the baselines lose in the mean; 16 instructions cost at most 4 x one; the union of sources
-with user_embedding has 1.05 x the recall@100 of EASE alone.
+loses at most half of what the baselines lose on average; 16 instructions cost at most 4 times one; the union of sources
+with user_embedding has 1.05 times the recall@100 of EASE alone.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ import yaml
 
 from benchmarks import embed_recall
 from benchmarks.embed_probe import difference_interval
-from benchmarks.embed_run import INSTRUCTIONS, Case, Found, run
+from benchmarks.embed_run import INSTRUCTIONS, Case, ProbeResult, run
 from benchmarks.generated import make
-from benchmarks.plain_recommenders import Moment
+from benchmarks.plain_recommenders import CutoffSnapshot
 from rayrec.config import Config, load
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.embeddings.user_events import Items
@@ -50,11 +50,11 @@ from rayrec.ray_support import cluster
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PARTS = ("vectors", "recall")
-ASKED = ("matched", "mismatched", "empty", "shuffled")
+INSTRUCTION_VARIANTS = ("matched", "mismatched", "empty", "shuffled")
 BASELINES = ("mean item text", "iALS", "SASRec-like", "RFM by hand")
 BAR_MISMATCHED, BAR_NOISE, BAR_COST = 0.02, 0.5, 4.0
 DATES = {"movietweetings": "2013-07-31", "online-retail": "2011-08-01", "made": "2026-02-09"}
-Results = dict[tuple[int, float], Found]  # by seed and noise
+Results = dict[tuple[int, float], ProbeResult]  # by seed and noise
 FILES = {"movietweetings": "movietweetings.yaml", "online-retail": "online_retail.yaml"}
 MADE = {
     "name": "made",
@@ -96,10 +96,10 @@ def config_of(data: str, root: Path, sets: Sequence[str], folder: Path) -> Confi
 def case_of(config: Config, on: date) -> Case:
     """What is known up to the end of the horizon after `on`."""
     assert config.embeddings is not None
-    day = _ingested(config, on)
-    table = pa.concat_tables([histories(day, shard) for shard in range(config.data.shards)]).combine_chunks()
-    items = Items.of(read_catalogue(day), config.embeddings.price)
-    return Case(config.embeddings, day.event_weights, table, items, microseconds(on))
+    context = _ingested(config, on)
+    table = pa.concat_tables([histories(context, shard) for shard in range(config.data.shards)]).combine_chunks()
+    items = Items.of(read_catalogue(context), config.embeddings.price)
+    return Case(config.embeddings, context.event_weights, table, items, microseconds(on))
 
 
 def vectors_met(case: Case, seeds: Sequence[int], noises: Sequence[float], denoised_users: int, name: str) -> bool:
@@ -115,18 +115,18 @@ def vectors_met(case: Case, seeds: Sequence[int], noises: Sequence[float], denoi
 def recall_met(config: Config, on: date, name: str) -> bool:
     """Print the recall of candidates for the horizon after `on`; whether its bar is met."""
     assert config.embeddings is not None
-    day, horizon = _ingested(config, on), int(config.embeddings.horizon_days * MICROSECONDS_PER_DAY)
-    now, before = (Moment(day, microseconds(on) - back, 3) for back in (0, horizon))
+    context, horizon = _ingested(config, on), int(config.embeddings.horizon_days * MICROSECONDS_PER_DAY)
+    now, before = (CutoffSnapshot(context, microseconds(on) - back, 3) for back in (0, horizon))
     return embed_recall.report(now, before, horizon, name)
 
 
 def _ingested(config: Config, on: date) -> RunContext:
-    """A day that knows everything up to the end of the horizon after `on`."""
+    """The context of a run that knows everything up to the end of the horizon after `on`."""
     assert config.embeddings is not None
-    day = RunContext(config, on + timedelta(days=int(config.embeddings.horizon_days)))
+    context = RunContext(config, on + timedelta(days=int(config.embeddings.horizon_days)))
     with cluster.connect(config.resources):
-        ingest(day)
-    return day
+        ingest(context)
+    return context
 
 
 def report(results: Results, seeds: Sequence[int], noises: Sequence[float], data: str) -> bool:
@@ -158,11 +158,11 @@ def report(results: Results, seeds: Sequence[int], noises: Sequence[float], data
     return all(met)
 
 
-def _report_tasks(clean: Sequence[Found]) -> None:
+def _report_tasks(clean: Sequence[ProbeResult]) -> None:
     tasks = list(clean[0].yes)
     print(f"\nAUC / KS of a linear probe, mean of the seeds: {len(clean)}")
     print(f"{'':18}" + "".join(f"{task:>16}" for task in tasks) + f"{'mean AUC':>12}")
-    for system in (*ASKED, *BASELINES):
+    for system in (*INSTRUCTION_VARIANTS, *BASELINES):
         cells = []
         for task in tasks:
             area, distance = (statistics.fmean(of[system][task] for of in two) for two in _both(clean))
@@ -172,7 +172,7 @@ def _report_tasks(clean: Sequence[Found]) -> None:
     print(f"{'yes, of users':18}" + "".join(f"{count:>16}" for count in counts))
 
 
-def _report_cost(clean: Sequence[Found]) -> None:
+def _report_cost(clean: Sequence[ProbeResult]) -> None:
     for name, cost in (("prefix once", [one.cached for one in clean]), ("anew", [one.uncached for one in clean])):
         cells = [f"{count}: {statistics.fmean(one[count] for one in cost):,.0f}" for count in INSTRUCTIONS]
         print(f"seconds a million users on one core, {name}, by instructions: " + ", ".join(cells))
@@ -191,7 +191,7 @@ def _report_noise(results: Results, seeds: Sequence[int], noises: Sequence[float
         if parts := [found for seed in seeds if (found := results[seed, noise].denoising)]:
             of = {name: statistics.fmean(getattr(part, name) for part in parts) for name in vars(parts[0])}
             print(
-                f"noise {noise:.0%}, {of['users']:.0f} users: found with AUC {of['auc_agreement']:.3f} by disagreement,"
+                f"noise {noise:.0%}, {of['users']:.0f} users: detection AUC {of['auc_agreement']:.3f} by disagreement,"
                 f" {of['auc_influence']:.3f} by influence; cosine with the clean vector {of['noisy']:.3f},"
                 f" without those that disagree {of['least_aligned']:.3f}, without those of most influence"
                 f" {of['most_influential']:.3f}, without as many at random {of['random']:.3f}"
@@ -200,11 +200,11 @@ def _report_noise(results: Results, seeds: Sequence[int], noises: Sequence[float
     return {noise: (of["matched"], statistics.fmean(of[name] for name in BASELINES)) for noise, of in lost.items()}
 
 
-def _both(clean: Sequence[Found]) -> tuple[list[dict[str, dict[str, float]]], list[dict[str, dict[str, float]]]]:
+def _both(clean: Sequence[ProbeResult]) -> tuple[list[dict[str, dict[str, float]]], list[dict[str, dict[str, float]]]]:
     return [one.auc for one in clean], [one.ks for one in clean]
 
 
-def _mean(found: Sequence[Found], system: str) -> float:
+def _mean(found: Sequence[ProbeResult], system: str) -> float:
     return statistics.fmean(one.mean(system) for one in found)
 
 

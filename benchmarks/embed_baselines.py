@@ -1,4 +1,4 @@
-"""The user vectors that instruction-aware embeddings are measured against, all from the same events before the cut."""
+"""Baseline user vectors for the embedding benchmark, all from the same events before the cutoff."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayrec.embeddings.word_vocabulary import words_of
 from rayrec.numerics.hashing import derive_seed
 
 WIDTH = 64  # of every learned vector, as of ours
-_LENGTH = 50  # newest events that the sequence model reads
+_LENGTH = 50  # newest events in the input of the sequence model
 
 Vectors = npt.NDArray[np.float64]
 
@@ -55,7 +55,7 @@ def ials(events: Events, items: int, seed: int) -> Vectors:
 
 
 def sequence_state(events: Events, items: int, seed: int, epochs: int = 10) -> Vectors:
-    """The last hidden state of a causal transformer that learned to say the next item (after SASRec, 1808.09781).
+    """The last hidden state of a causal transformer trained on the next item (after SASRec, 1808.09781).
 
     Two layers, full softmax over the items. Users without a positive event get zeros.
     """

@@ -1,4 +1,4 @@
-"""Noise that is planted in histories, and what leave-one-event-out does about it, purpose by purpose."""
+"""Noise planted into histories, and its removal by leave-one-event-out, instruction by instruction."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def with_noise(
 
 def denoising(
     embedder: Embedder,
-    viewer: ViewBuilder,
+    view_builder: ViewBuilder,
     noisy: Events,
     clean: Events,
     planted: npt.NDArray[np.bool_],
@@ -87,18 +87,18 @@ def denoising(
     users = np.sort(rng.permutation(fit)[:most_users])
     marks = replace(noisy, item=planted.astype(np.int32)).take(users).item > 0
     noisy, clean = noisy.take(users), clean.take(users)
-    found = leave_one_out(embedder, viewer, noisy, texts)
-    wanted = embedder.embed(viewer(clean), texts)
-    with_all = embedder.embed(viewer(noisy), texts)
+    found = leave_one_out(embedder, view_builder, noisy, texts)
+    wanted = embedder.embed(view_builder(clean), texts)
+    with_all = embedder.embed(view_builder(noisy), texts)
     rows = []
     for k, text in enumerate(texts):
-        most = share / (1 + share)
-        ways = (
-            most_influential(noisy, -found.alignment[k], most),
-            most_influential(noisy, found.influence[k], most),
-            most_influential(noisy, rng.uniform(0.1, 1, len(marks)), most),
+        removed_share = share / (1 + share)
+        masks = (
+            most_influential(noisy, -found.alignment[k], removed_share),
+            most_influential(noisy, found.influence[k], removed_share),
+            most_influential(noisy, rng.uniform(0.1, 1, len(marks)), removed_share),
         )
-        after = [embedder.embed(viewer(noisy.filter(~mask)), [text])[0] for mask in ways]
+        after = [embedder.embed(view_builder(noisy.filter(~mask)), [text])[0] for mask in masks]
         rows.append(
             (
                 auc(marks.astype(float), -found.alignment[k].astype(float)),

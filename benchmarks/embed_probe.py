@@ -1,4 +1,4 @@
-"""A linear probe: what can be read off vectors by logistic regression, out of fold, and how sure the difference is."""
+"""Linear probe: out-of-fold logistic regression on vectors, its AUC and KS, and an interval of AUC differences."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def ks(yes: Floats, score: Floats) -> float:
     return float(np.abs(gap[ends]).max())
 
 
-def probed(vectors: npt.NDArray[np.floating], yes: Floats, seed: int) -> Floats:
-    """Out-of-fold log-odds [users] of a standardised logistic regression; NaN in `vectors` reads as the mean."""
+def out_of_fold_scores(vectors: npt.NDArray[np.floating], yes: Floats, seed: int) -> Floats:
+    """Out-of-fold log-odds [users] of a standardised logistic regression; NaN in `vectors` stands for the mean."""
     folds = np.random.default_rng(seed).permutation(len(yes)) % FOLDS
     score = np.empty(len(yes))
     for fold in range(FOLDS):
         train = np.flatnonzero(folds != fold)
         x = _standardised(vectors.astype(np.float64), train)
-        inner, judged = train[len(train) // 3 :], train[: len(train) // 3]
-        worth = [auc(yes[judged], _scores(x[judged], _fitted(x[inner], yes[inner], l2))) for l2 in L2]
+        inner, validation = train[len(train) // 3 :], train[: len(train) // 3]
+        worth = [auc(yes[validation], _scores(x[validation], _fitted(x[inner], yes[inner], l2))) for l2 in L2]
         weights = _fitted(x[train], yes[train], L2[int(np.argmax(worth))])
         score[folds == fold] = _scores(x[folds == fold], weights)
         # Folds are put on one scale by their ranks: their intercepts differ.

@@ -1,9 +1,9 @@
-"""Retrieval: what several interests a user add to EASE, and to the night's own sources, as candidates.
+"""Measures the recall of multi-interest candidates, against EASE alone and the configured sources.
 
-Known is everything before the date; wanted are the new items that users with at least 3 events took within the horizon
-after it. Every row proposes 100 items a user: of several sources, those that are best by reciprocal rank fusion, as a
-reader of titles is given them. EASE and user_embedding take the regularisation that was best on the horizon before the
-date.
+Everything before the date is known. The relevant items are the new items that users with at least 3 events consumed
+within the horizon after it. Every row proposes 100 items a user; of several sources, the best by reciprocal rank
+fusion, as for the text rerankers. EASE and user_embedding have the regularisation that was best on the horizon before
+the date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmarks.plain_recommenders import GRIDS, Moment
+from benchmarks.plain_recommenders import GRIDS, CutoffSnapshot
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best
@@ -31,24 +31,24 @@ RESAMPLES = 1000
 OURS = tuple(
     SourceSpec.of(f"user_embedding {lam:g}", "user_embedding", SIZE, regularization=lam) for lam in (10.0, 30.0, 100.0)
 )
-ALONE, UNION = "EASE alone", "night's sources + user_embedding"
+ALONE, UNION = "EASE alone", "configured sources + user_embedding"
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Who is judged at a moment, and what they then took."""
+class EvaluationSet:
+    """The evaluated users of a cutoff, and what they then consumed."""
 
     users: pa.Array
     wanted: Ragged  # int32 item codes
 
     @classmethod
-    def at(cls, moment: Moment, horizon: int) -> Judged:
+    def at(cls, snapshot: CutoffSnapshot, horizon: int) -> EvaluationSet:
         """`horizon` in microseconds."""
-        table = moment.everything
-        wanted = consumed_after(table, moment.cutoff, moment.cutoff + horizon, moment.day.event_weights)
-        rows = np.flatnonzero(is_training_user(histories_at(table, moment.cutoff), wanted, moment.min_events))
+        table = snapshot.everything
+        wanted = consumed_after(table, snapshot.cutoff, snapshot.cutoff + horizon, snapshot.context.event_weights)
+        rows = np.flatnonzero(is_training_user(histories_at(table, snapshot.cutoff), wanted, snapshot.min_events))
         return cls(table["user_id"].combine_chunks().take(pa.array(rows)), wanted.take(rows))
 
     def recall(self, found: Ragged) -> Floats:
@@ -57,46 +57,46 @@ class Judged:
         return np.asarray(hits / self.wanted.lengths)
 
 
-def report(now: Moment, before: Moment, horizon: int, name: str) -> bool:
+def report(now: CutoffSnapshot, before: CutoffSnapshot, horizon: int, name: str) -> bool:
     """Print the table and the summary line; whether the bar is met. `before`: a horizon (microseconds) earlier."""
-    ease, ours = _chosen(before, horizon)
-    night = [s for s in source_specs(now.day.config.retrieval) if s.top_k and s.method != "user_embedding"]
+    ease, ours = _tuned_sources(before, horizon)
+    configured = [s for s in source_specs(now.context.config.retrieval) if s.top_k and s.method != "user_embedding"]
     one = replace(ours, name="one interest", settings=ours.settings.model_copy(update={"interests": 1}))
-    model, judged = now.fit([ease, ours, *night]), Judged.at(now, horizon)
+    model, evaluation = now.fit([ease, ours, *configured]), EvaluationSet.at(now, horizon)
     lists: dict[str, Sequence[SourceSpec]] = {
         ALONE: [ease],
         "iALS (one interest)": [one],
         "user_embedding": [ours],
         "EASE + iALS": [ease, one],
         "EASE + user_embedding": [ease, ours],
-        "night's sources": night,
-        UNION: [*night, ours],
+        "configured sources": configured,
+        UNION: [*configured, ours],
     }
-    tables = {row: proposals(now, model, specs, judged.users) for row, specs in lists.items()}
-    found = {row: judged.recall(first(table)) for row, table in tables.items()}
-    print(f"\nrecall@{SIZE}, {len(judged.users):,} users, {ease.name}, {ours.name}")
+    tables = {row: proposals(now, model, specs, evaluation.users) for row, specs in lists.items()}
+    found = {row: evaluation.recall(top_candidates(table)) for row, table in tables.items()}
+    print(f"\nrecall@{SIZE}, {len(evaluation.users):,} users, {ease.name}, {ours.name}")
     for row, recall in found.items():
         low, high = ratio_interval(recall, found[ALONE])
         print(f"{row:34} {recall.mean():.4f}  {recall.mean() / found[ALONE].mean():.3f} x EASE [{low:.3f}, {high:.3f}]")
-    for row in ("night's sources", UNION):
+    for row in ("configured sources", UNION):
         whole = Ragged.from_arrow(tables[row]["candidate"])
-        recall, size = judged.recall(whole).mean(), whole.lengths.mean()
+        recall, size = evaluation.recall(whole).mean(), whole.lengths.mean()
         print(f"{row + ', all of it':45} {recall:.4f}, {size:.0f} candidates a user")
     ratio = found[UNION].mean() / found[ALONE].mean()
     print(f"embed recall {name}: union {ratio:.3f} x EASE (bar {BAR}): {'met' if ratio >= BAR else 'NOT MET'}")
     return bool(ratio >= BAR)
 
 
-def proposals(moment: Moment, model: ItemModel, specs: Sequence[SourceSpec], users: pa.Array) -> pa.Table:
-    """The union of what the sources propose to these users, as the night makes it."""
+def proposals(snapshot: CutoffSnapshot, model: ItemModel, specs: Sequence[SourceSpec], users: pa.Array) -> pa.Table:
+    """The union of what the sources propose to these users, as in the daily run."""
     sources = tuple(Source(f"s{k}", SIZE, model.retriever(spec)) for k, spec in enumerate(specs))
-    available = moment.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
-    stage = CandidateStage("all", sources, available, True, moment.day.event_weights)
-    return stage(moment.known(users))
+    available = snapshot.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
+    stage = CandidateStage("all", sources, available, True, snapshot.context.event_weights)
+    return stage(snapshot.known(users))
 
 
-def first(table: pa.Table) -> Ragged:
-    """The best SIZE of each user's proposals, as a reader of titles would be given them: item codes."""
+def top_candidates(table: pa.Table) -> Ragged:
+    """The best SIZE of each user's proposals, as a text reranker gets them: item codes."""
     candidate = Ragged.from_arrow(table["candidate"])
     places = best(reciprocal_rank_fusion(table), SIZE)
     return places.like(candidate.values[places.values])
@@ -110,13 +110,13 @@ def ratio_interval(ours: Floats, theirs: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _chosen(moment: Moment, horizon: int) -> tuple[SourceSpec, SourceSpec]:
-    """EASE and user_embedding with the settings that were best at an earlier moment."""
-    judged, grids = Judged.at(moment, horizon), (GRIDS["EASE"], OURS)
-    model = moment.fit([spec for grid in grids for spec in grid])
+def _tuned_sources(snapshot: CutoffSnapshot, horizon: int) -> tuple[SourceSpec, SourceSpec]:
+    """EASE and user_embedding with the settings that were best at an earlier cutoff."""
+    evaluation, grids = EvaluationSet.at(snapshot, horizon), (GRIDS["EASE"], OURS)
+    model = snapshot.fit([spec for grid in grids for spec in grid])
 
-    def worth(spec: SourceSpec) -> Any:
-        return judged.recall(first(proposals(moment, model, [spec], judged.users))).mean()
+    def recall_of(spec: SourceSpec) -> Any:
+        return evaluation.recall(top_candidates(proposals(snapshot, model, [spec], evaluation.users))).mean()
 
-    ease, ours = (max(grid, key=worth) for grid in grids)
+    ease, ours = (max(grid, key=recall_of) for grid in grids)
     return ease, ours

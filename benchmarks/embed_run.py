@@ -1,4 +1,4 @@
-"""One training of embeddings, judged: vectors under four ways of asking, and baselines, by one linear probe."""
+"""One training of embeddings and its evaluation by a linear probe, with ablated instructions and baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from benchmarks.embed_baselines import baselines
 from benchmarks.embed_noise import Denoising, denoising, with_noise
-from benchmarks.embed_probe import auc, ks, probed
+from benchmarks.embed_probe import auc, ks, out_of_fold_scores
 from benchmarks.embed_uncached import embed_uncached
 from rayrec.config.embeddings_section import Embeddings
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
@@ -43,18 +43,20 @@ class Case:
     now: int  # microseconds UTC
 
     def labels(self, users: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float64]]:
-        """Per task, of these rows of the table: 1, 0, or NaN where the log cannot say."""
+        """Per task, of these rows of the table: 1, 0, or NaN where the log has no answer."""
         before = Events.of(self.table, self.event_weights, self.now).take(users)
         until = Events.of(
             self.table, self.event_weights, self.now + int(self.settings.horizon_days * MICROSECONDS_PER_DAY)
         )
         after = until.filter(until.ts >= self.now).take(users)
-        asked = {name: one.answer for name, one in self.settings.instructions.items() if one.answer}
-        return {name: answer(one, before, after, self.items).yes for name, one in asked.items() if one.kind != "next"}
+        instructions = {name: one.answer for name, one in self.settings.instructions.items() if one.answer}
+        return {
+            name: answer(one, before, after, self.items).yes for name, one in instructions.items() if one.kind != "next"
+        }
 
 
 @dataclass
-class Found:
+class ProbeResult:
     """One training: AUC and KS by (system, task), and what the intervals are made of."""
 
     auc: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -70,9 +72,9 @@ class Found:
         return statistics.fmean(self.auc[system].values())
 
 
-def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int) -> Found:
+def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int) -> ProbeResult:
     """Train, embed and probe."""
-    found = Found()
+    found = ProbeResult()
     settings = case.settings.model_copy(
         update={"training": case.settings.training.model_copy(update={"seed": case.settings.training.seed + seed})}
     )
@@ -83,8 +85,8 @@ def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int
     found.train_seconds = time.perf_counter() - started
     users = np.flatnonzero(Events.of(table, case.event_weights, case.now).lengths > 0)
     events = Events.of(table, case.event_weights, case.now).take(users)
-    viewer = embedder.view_builder(case.items)
-    views = viewer(events)
+    view_builder = embedder.view_builder(case.items)
+    views = view_builder(events)
     texts = {name: one.text for name, one in settings.instructions.items()}
     _probe_all(found, case.labels(users), embedder, views, texts, dict(baselines(events, case.items, seed)), seed)
     if timed:
@@ -95,13 +97,15 @@ def run(case: Case, seed: int, noise: float, *, timed: bool, denoised_users: int
     if noise and denoised_users:
         clean = Events.of(case.table, case.event_weights, case.now).take(users)
         planted = Events.of(marks, case.event_weights, case.now).take(users).item > 0
-        asked = [texts[task] for task in found.yes]
-        found.denoising = denoising(embedder, viewer, events, clean, planted, asked, noise, denoised_users, seed)
+        instructions = [texts[task] for task in found.yes]
+        found.denoising = denoising(
+            embedder, view_builder, events, clean, planted, instructions, noise, denoised_users, seed
+        )
     return found
 
 
 def _probe_all(
-    found: Found,
+    found: ProbeResult,
     labels: Mapping[str, npt.NDArray[np.float64]],
     embedder: Embedder,
     views: Mapping[str, View],
@@ -110,8 +114,8 @@ def _probe_all(
     seed: int,
 ) -> None:
     shuffled = {task: _shuffled(texts[task], seed) for task in labels}
-    asked = list(dict.fromkeys([*texts.values(), "", *shuffled.values()]))
-    vectors = dict(zip(asked, embedder.embed(views, asked), strict=True))
+    instructions = list(dict.fromkeys([*texts.values(), "", *shuffled.values()]))
+    vectors = dict(zip(instructions, embedder.embed(views, instructions), strict=True))
     for task, yes in labels.items():
         known = ~np.isnan(yes)
         if not FEWEST <= yes[known].sum() <= known.sum() - FEWEST:
@@ -119,7 +123,7 @@ def _probe_all(
             continue
         found.yes[task] = yes[known]
         _probe(found, task, "matched", vectors[texts[task]][known], seed)
-        wrong = [_probed(found, task, vectors[text][known], seed) for name, text in texts.items() if name != task]
+        wrong = [_scores(found, task, vectors[text][known], seed) for name, text in texts.items() if name != task]
         found.auc.setdefault("mismatched", {})[task] = statistics.fmean(auc(yes[known], s) for s in wrong)
         found.ks.setdefault("mismatched", {})[task] = statistics.fmean(ks(yes[known], s) for s in wrong)
         _probe(found, task, "empty", vectors[""][known], seed)
@@ -128,15 +132,15 @@ def _probe_all(
             _probe(found, task, name, rows[known], seed)
 
 
-def _probe(found: Found, task: str, system: str, vectors: npt.NDArray[Any], seed: int) -> None:
-    score = _probed(found, task, vectors, seed)
+def _probe(found: ProbeResult, task: str, system: str, vectors: npt.NDArray[Any], seed: int) -> None:
+    score = _scores(found, task, vectors, seed)
     found.auc.setdefault(system, {})[task] = auc(found.yes[task], score)
     found.ks.setdefault(system, {})[task] = ks(found.yes[task], score)
     found.score.setdefault(system, {})[task] = score
 
 
-def _probed(found: Found, task: str, vectors: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float64]:
-    return probed(vectors, found.yes[task], derive_seed("probe", task, seed) % 2**32)
+def _scores(found: ProbeResult, task: str, vectors: npt.NDArray[Any], seed: int) -> npt.NDArray[np.float64]:
+    return out_of_fold_scores(vectors, found.yes[task], derive_seed("probe", task, seed) % 2**32)
 
 
 def _shuffled(text: str, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""Embeddings without the prefix cache: what the cache is compared with in benchmarks and tests."""
+"""Embeddings without the prefix cache: the control of benchmarks and tests of the cache."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""How long `jobs.evaluate` takes for a million slates, and how much memory.
+"""Measures time and memory of `jobs.evaluate` for a million slates, against a fixed bar.
 
     python -m benchmarks.evaluate --check
 
-500 k made-up users x 50 events, two arms (denoised or not), slates of 50: 1 M slates, judged by the seven days after
-the date, with intervals, tests, segments, interleaving and the retrievers alone. Publishing is not counted. Bar:
-under 2 minutes and under 4 GB (proportional set size of the process tree) on 2 cores.
+500 k synthetic users x 50 events, two arms (with and without denoising), slates of 50: 1 M slates, evaluated on the
+seven days after the date, with intervals, tests, segments, interleaving and standalone retrievers. Publishing is not
+counted. Bar: under 2 minutes and under 4 GB (proportional set size of the process tree) on 2 cores.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ class Measured:
     slates: int
     seconds: float
     gigabytes: float
-    said: str  # how the job's own words begin: how many users were judged
+    summary: str  # first line of the job's output: how many users were evaluated
 
 
 def publish(users: int, events: int, items: int, seed: int, folder: Path) -> tuple[list[str], date, int]:
-    """A published day: the sets that lead to it, its date, its slates."""
+    """Publish one date; returns the `--set` options, the date and the number of slates."""
     made = make(folder / "data", users=users, events=events, items=items, seed=seed)
     config = folder / "evaluate.yaml"
     config.write_text(yaml.safe_dump({**CONFIG, "arms": ARMS}), encoding="utf8")
     sets = [f"data.root={made.root}", f"output.root={folder / 'out'}"]
-    day = RunContext(load(config, sets), made.date - timedelta(days=HORIZON))
-    with cluster.connect(day.config.resources):
-        night = daily_run.run(day)
+    context = RunContext(load(config, sets), made.date - timedelta(days=HORIZON))
+    with cluster.connect(context.config.resources):
+        result = daily_run.run(context)
     return (
         ["--config", str(config), *(part for one in sets for part in ("--set", one))],
-        day.date,
-        sum(file.users for file in night.manifest.files),
+        context.date,
+        sum(file.users for file in result.manifest.files),
     )
 
 
@@ -83,9 +83,9 @@ def main() -> int:
             rows += [measure(*published) for _ in range(given.repeats)]
         finally:
             shutil.rmtree(folder)
-    print(f"\n{'slates':>10} {'seconds':>8} {'peak GB':>8}   judged")
+    print(f"\n{'slates':>10} {'seconds':>8} {'peak GB':>8}   evaluated")
     for row in rows:
-        print(f"{row.slates:>10,} {row.seconds:>8.0f} {row.gigabytes:>8.2f}   {row.said}")
+        print(f"{row.slates:>10,} {row.seconds:>8.0f} {row.gigabytes:>8.2f}   {row.summary}")
     minutes, gigabytes = statistics.median(row.seconds for row in rows) / 60, max(row.gigabytes for row in rows)
     met = minutes < BAR_MINUTES and gigabytes < BAR_GB
     print(

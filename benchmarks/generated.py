@@ -1,10 +1,11 @@
-"""Made-up events at any size, for the scale benchmark: N users × M events over I items, one parquet file a day.
+"""Synthetic events at any size, for the scale benchmark: N users × M events over I items, one parquet file a day.
 
 python -m benchmarks.generated --out /tmp/made --users 1000000 --events 50 --items 20000
 
-Users come in chunks, and every chunk adds a row group to each day's file: memory is bounded by the chunk. Users have
-two of the catalogue's kinds and take four of five events from them, by popularity, so that retrievers and denoising
-have something to find. One row in a thousand breaks the contract. Knows nothing of rayrec: input like any other.
+Users come in chunks, and every chunk adds a row group to each day's file, so memory is bounded by the chunk. Users
+prefer two of the catalogue's categories and draw four of five events from them, by popularity, so that retrievers and
+denoising have a signal. One row in a thousand breaks the data contract. This module does not import rayrec: its files
+are input like any other.
 """
 
 from __future__ import annotations

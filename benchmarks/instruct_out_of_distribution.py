@@ -1,9 +1,9 @@
-"""Requests in the words of somebody who had read neither the templates, the teacher's phrases nor the stop words.
+"""Out-of-distribution paraphrases of requests: written without knowledge of the templates, phrases and stop words.
 
-The held-out phrases were written by the hands that wrote tuning's, and read while it was built. out_of_distribution_requests.yaml
-was written by a language model that saw nothing of this project, after all that reads requests had been settled. It is
-the third such set: one choice had seen the figures of the second. Whoever changes something to raise the figures of
-this one has read it: then it wants to be written anew.
+The held-out phrases have the same authors as those of tuning and were seen during development. A language model that
+had seen nothing of this project wrote out_of_distribution_requests.yaml after the handling of requests was final. It is
+the third such set: one choice was made with the figures of the second in view. After any change that is meant to
+improve the figures on this set, it has to be written anew.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rayrec.instructions.facet_scheme import CATEGORY, DECADE
 _FILE = Path(__file__).with_name("out_of_distribution_requests.yaml")
 
 
-def unread(named: Mapping[str, str], number: int) -> str | None:
-    """What stands before the history where these facets are asked for, names by kind; None: nobody wrote how.
+def out_of_distribution_request(named: Mapping[str, str], number: int) -> str | None:
+    """The prompt before the history for a request of these facets, names by kind; None: there is no such request.
 
     `number` runs through the requests, and more slowly through the frames.
     """

@@ -1,10 +1,10 @@
-"""Where should the vectors of item tokens start? Words, item factors, both, or nowhere, asked the same questions.
+"""Measures initialisations of item vectors (text, factors, both), against random vectors, on the instruction benchmark.
 
     python -m benchmarks.item_vectors --data movietweetings --root DIR --seeds 0 1 2
 
-One tuning a kind (`tuning.item_init`) and seed, as in benchmarks.instruct. Intervals: 95%, over users of all seeds.
-Bar: the kind that the nightly job takes where somebody asks (hybrid) ranks requests with a history no worse than any
-other, by more than its interval.
+One tuning per kind (`tuning.item_init`) and seed, as in benchmarks.instruct. Intervals: 95%, over users of all seeds.
+Bar: the kind that the daily job uses with requests (hybrid) ranks requests with a history no worse than any other, by
+more than its interval.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import sys
 import numpy as np
 
 from benchmarks.denoise_data import SOURCES, held_out
-from benchmarks.instruct import Measures, merged, prepared, questions, tuning_of
+from benchmarks.instruct import Measures, merged, prepare, questions, tuning_of
 
 KINDS = ("random", "text", "collaborative", "hybrid")
 DEFAULT = "hybrid"
-ASKED = {  # column -> question, measure
+QUESTIONS = {  # column -> question, measure
     "history alone": ("sequential", "nDCG@10"),
     "request alone": ("search", "nDCG@10"),
     "both": ("personalised", "nDCG@10"),
     "new of 100": ("new item", "HR@1 of 100"),
-    "pair": ("listening: both, train", "satisfied@10"),
-    "paraphrased": ("listening: both, held_out", "satisfied@10"),
-    "never named": ("listening: unseen, held_out", "satisfied@10"),
+    "pair": ("following: both, train", "satisfied@10"),
+    "paraphrased": ("following: both, held_out", "satisfied@10"),
+    "never named": ("following: unseen, held_out", "satisfied@10"),
 }
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--data", choices=tuple(SOURCES), required=True)
     parser.add_argument("--root", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--users", type=int, default=500, help="judged, at most")
+    parser.add_argument("--users", type=int, default=500, help="evaluated, at most")
     parser.add_argument("--epochs", type=int, default=None)
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
@@ -44,10 +44,10 @@ def main() -> int:
     for kind in KINDS:
         tuning = tuning_of(case, [f"item_init={kind}"], given.epochs)
         found[kind] = merged(
-            [questions(*prepared(case, tuning, seed, given.users)[:2], peer=None) for seed in given.seeds]
+            [questions(*prepare(case, tuning, seed, given.users)[:2], peer=None) for seed in given.seeds]
         )
         print(f"{kind:<15}{row(found[kind])}", flush=True)
-    print(f"\n{'':<15}" + "".join(f"{name:>16}" for name in ASKED))
+    print(f"\n{'':<15}" + "".join(f"{name:>16}" for name in QUESTIONS))
     for kind, measures in found.items():
         print(f"{kind:<15}{row(measures)}")
     behind = {kind: lead(found[kind], found[DEFAULT]) for kind in KINDS if kind != DEFAULT}
@@ -62,7 +62,7 @@ def main() -> int:
 
 def row(measures: Measures) -> str:
     cells = []
-    for question, name in ASKED.values():
+    for question, name in QUESTIONS.values():
         values = measures[question, "LLM"][name] if (question, "LLM") in measures else None
         cells.append("" if values is None else f"{values.mean():.3f} ±{1.96 * values.std() / len(values) ** 0.5:.3f}")
     return "".join(f"{cell:>16}" for cell in cells)

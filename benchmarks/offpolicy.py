@@ -1,26 +1,26 @@
-"""How well off-policy estimates agree with what the other policy earned: on real logs of two policies, and simulated.
+"""Measures off-policy estimates, against the target policy's own click rate: on real logs and in a simulation.
 
     python -m benchmarks.offpolicy --data obd-small --root DIR --seeds 0 1 2 --check
 
-Open Bandit Data (Saito et al. 2020): logs of a uniformly random policy judge the Thompson sampling policy (bts), and
-the reverse, for two campaigns; the reward is a click, one row an impression.
+Open Bandit Data (Saito et al. 2020): logs of a uniformly random policy evaluate the Thompson sampling policy (bts), and
+the reverse, for two campaigns. The reward is a click, one row an impression.
 
-bts judges random: the weight is exact, (1 / items) / propensity_score. The logged propensities are shares of 200,000
-simulated draws; a propensity below 1 / 200,000 stands for an item that no draw chose. It is no probability, and its
-weight of 21,739 would decide alone: such rows are told apart, with them the estimate is refused.
+random from bts' log: the weight is exact, (1 / items) / propensity_score. The logged propensities are shares of 200,000
+simulated draws, so a propensity below 1 / 200,000 belongs to an item that no draw chose. It is no probability, and its
+weight of 21,739 would dominate. Such rows are reported separately; with them the estimate is refused.
 
-random judges bts: the target's probabilities change every few minutes (by up to a factor of 600) and are only logged
-for what was chosen, hence mostly when high: averages of them sum to about 2. Their mean over a time is estimated
-without bias by the plain frequency of the item in the bts log, which is used by day and position. What this misses:
-changes within a day, where they go with changes of the click rate. What it costs: the frequencies are of about 480 rows
-each, so both logs are resampled together for the interval (percentiles), and q_target is computed anew each time.
+bts from random's log: the target's probabilities change every few minutes (by up to a factor of 600) and are only
+logged for chosen items, hence mostly when high: averages of them sum to about 2. The plain frequency of the item in the
+bts log is an unbiased estimate of their mean over a period; it is used by day and position. It misses changes within a
+day that coincide with changes of the click rate. The frequencies have about 480 rows each, so both logs are resampled
+together for the interval (percentiles), and q_target is computed anew each time.
 
-The model q is the click rate of (item, position), shrunk to the mean, in two folds: no row is judged by a q that saw
-it. Seeds draw folds and resamples. The simulation (benchmarks/offpolicy_coverage.py) repeats 1,000 times a seed.
+The model q is the click rate of (item, position), shrunk to the mean, in two folds: a row's q is fitted without it.
+Seeds draw folds and resamples. The simulation (benchmarks/offpolicy_coverage.py) repeats 1,000 times a seed.
 
-Bars: the other policy's own click rate within the interval of SNIPS and of DR, for every seed, unless support is
-refused; coverage of the 95% intervals within 93..97% for every estimator that theory calls unbiased there, all seeds'
-repetitions together; variance rising from IIPS to RIPS to SIPS and falling from RIPS to cascade-DR.
+Bars: the target policy's own click rate within the interval of SNIPS and of DR, for every seed, unless support is
+refused; coverage of the 95% intervals within 93..97% for every estimator that theory calls unbiased there, over the
+repetitions of all seeds; variance rising from IIPS to RIPS to SIPS and falling from RIPS to cascade-DR.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Impressions:
 
 @dataclass(frozen=True)
 class Row:
-    judged: str
+    case: str
     estimate: Estimate | None
     name: str
     truth: Estimate
@@ -150,7 +150,7 @@ def by_frequencies(log: Impressions, target: Floats, q: Floats) -> Log:
     return Log(log.click, weight, q[row, log.item], np.einsum("na,na->n", target[log.cell], q))
 
 
-def random_judges_bts(random: Impressions, bts: Impressions, seed: int) -> Iterator[Estimate]:
+def bts_from_random(random: Impressions, bts: Impressions, seed: int) -> Iterator[Estimate]:
     """Intervals from resamples of both logs at once."""
     cells = int(max(random.cell.max(), bts.cell.max())) + 1
     q = cross_fitted(random, seed)
@@ -169,61 +169,61 @@ def random_judges_bts(random: Impressions, bts: Impressions, seed: int) -> Itera
         yield Estimate(name, found.value, low, high, float(np.std(drawn[name])), len(log.reward), size)
 
 
-def bts_judges_random(bts: Impressions, seed: int) -> Log:
+def random_from_bts(bts: Impressions, seed: int) -> Log:
     q = cross_fitted(bts, seed)
     weight = 1 / bts.items / bts.propensity
     return Log(bts.click, weight, q[np.arange(len(q)), bts.item], q.mean(axis=1))
 
 
-def judge(root: Path, seeds: Sequence[int]) -> Iterator[Row]:
+def evaluate_policies(root: Path, seeds: Sequence[int]) -> Iterator[Row]:
     for campaign in CAMPAIGNS:
         random, bts = (read(root, campaign, policy) for policy in ("random", "bts"))
         earned = confidence_interval(on_policy(bts.click))
-        found = [list(random_judges_bts(random, bts, seed)) for seed in seeds]
-        yield from rows(f"{campaign}: random judges bts", found, earned)
+        found = [list(bts_from_random(random, bts, seed)) for seed in seeds]
+        yield from rows(f"{campaign}: bts from random's log", found, earned)
         earned = confidence_interval(on_policy(random.click))
-        title, problem = f"{campaign}: bts judges random", support_problem(1 / bts.propensity, bts.propensity)
+        title, problem = f"{campaign}: random from bts' log", support_problem(1 / bts.propensity, bts.propensity)
         if problem:
             size = effective_sample_size(1 / bts.propensity)
             yield Row(title, None, "all", earned, size, 0, len(seeds), problem)
             resolved = bts.propensity >= 1 / DRAWS
             title += f" (without {int((~resolved).sum())} unresolved row)"
             bts = bts.rows(np.flatnonzero(resolved))
-        logs = [bts_judges_random(bts, seed) for seed in seeds]
+        logs = [random_from_bts(bts, seed) for seed in seeds]
         found = [[confidence_interval(estimator(log)) for estimator in ESTIMATORS.values()] for log in logs]
         mean = confidence_interval(on_policy(logs[0].weight))
         yield from rows(f"{title}, mean weight {mean.value:.2f} ({mean.low:.2f}..{mean.high:.2f})", found, earned)
 
 
-def rows(judged: str, found: Sequence[Sequence[Estimate]], earned: Estimate) -> Iterator[Row]:
+def rows(case: str, found: Sequence[Sequence[Estimate]], earned: Estimate) -> Iterator[Row]:
     """One row an estimator: the first seed's, and in how many seeds the truth was inside."""
     for of_seeds in zip(*found, strict=True):
         inside = sum(each.low <= earned.value <= each.high for each in of_seeds)
         first = of_seeds[0]
-        yield Row(judged, first, first.name, earned, first.effective_sample_size, inside, len(of_seeds))
+        yield Row(case, first, first.name, earned, first.effective_sample_size, inside, len(of_seeds))
 
 
 def report_real(table: Sequence[Row]) -> list[str]:
-    """Print it; what misses the bar."""
+    """Print it; returns what misses the bar."""
     missed = []
     print(f"\nclick rates in %, 95% intervals\n{'':20}{'value':>8}{'interval':>16}{'truth inside':>14}{'ESS':>8}")
-    judged = ""
+    case = ""
     for row in table:
-        if row.judged != judged:
-            judged, truth = row.judged, row.truth
-            print(f"{judged}\n  {'on-policy truth':18}{100 * truth.value:8.3f}{_ends(truth):>16}")
+        if row.case != case:
+            case, truth = row.case, row.truth
+            print(f"{case}\n  {'on-policy truth':18}{100 * truth.value:8.3f}{_ends(truth):>16}")
         if row.estimate is None:
             print(f"  refused: {row.refused}")
             continue
         inside = f"{row.inside} of {row.seeds}"
         print(f"  {row.name:18}{100 * row.estimate.value:8.3f}{_ends(row.estimate):>16}{inside:>14}{row.size:8,.0f}")
         if row.name in HELD and row.inside < row.seeds:
-            missed.append(f"{row.name}, {judged}")
+            missed.append(f"{row.name}, {case}")
     return missed
 
 
 def report_simulated(table: Sequence[Coverage]) -> list[str]:
-    """Print it; what misses the bar."""
+    """Print it; returns what misses the bar."""
     missed = []
     print(
         f"\n{'user model':14}{'estimator':20}{'truth':>8}{'bias':>9}{'spread':>9}{'error':>9}{'coverage':>10}{'ESS':>7}"
@@ -253,7 +253,7 @@ def main() -> int:
     given = parser.parse_args()
     simulated = coverages(given.seeds, given.repetitions)
     print("simulation done", file=sys.stderr)
-    real = list(judge(Path(given.root), given.seeds))
+    real = list(evaluate_policies(Path(given.root), given.seeds))
     missed = report_simulated(simulated) + report_real(real)
     missed += [f"order of variances ({model})" for model in slate_world.MODELS if not order_holds(simulated, model)]
     held = [row.coverage for row in simulated if row.unbiased]

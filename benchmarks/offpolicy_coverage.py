@@ -1,4 +1,4 @@
-"""Off-policy estimators where the truth is known: bias, spread, and how often the 95% interval holds the truth."""
+"""Off-policy estimators in simulations with a known truth: bias, spread, and coverage of the 95% interval."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class Coverage:
 
     world: str
     estimator: str
-    unbiased: bool  # theory says so
+    unbiased: bool  # by theory
     truth: float
     bias: float
     spread: float  # standard deviation of the value
-    standard_error: float  # as the estimator itself says, mean
+    standard_error: float  # as estimated, mean
     coverage: float
     size: float  # effective sample size, mean
 

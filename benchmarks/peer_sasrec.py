@@ -1,10 +1,10 @@
-"""RecTools' SASRec as a peer. Runs in an environment of its own (its numpy is not ours) and meets us in files.
+"""RecTools' SASRec as a peer, in an environment of its own (its numpy is another version); data is exchanged as files.
 
     python3.11 -m venv PEER && PEER/bin/pip install "rectools[torch]"
     python -m benchmarks.instruct ... --peer PEER/bin/python
 
-Reads an .npz of `user`, `item`, `ts` (int64, one row an event, oldest first; ts in microseconds) and `judged`
-(int64 users); writes an .npy of float32 [judged, items], the scores of all items; items it has never seen: -inf.
+Input: an .npz of `user`, `item`, `ts` (int64, one row an event, oldest first; ts in microseconds) and `evaluated`
+(int64 users). Output: an .npy of float32 [evaluated, items], the scores of all items; -inf for items without events.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def main() -> None:
         get_trainer_func=trainer,
     )
     model.fit(dataset)
-    scores = np.full((len(data["judged"]), items), -np.inf, np.float32)
+    scores = np.full((len(data["evaluated"]), items), -np.inf, np.float32)
     for start in range(0, len(scores), 256):
-        users = data["judged"][start : start + 256]
-        told = model.recommend(users, dataset, k=len(dataset.item_id_map.external_ids), filter_viewed=False)
-        row = pd.Index(users).get_indexer(told[Columns.User]) + start
-        scores[row, told[Columns.Item].to_numpy()] = told[Columns.Score].to_numpy(np.float32)
+        users = data["evaluated"][start : start + 256]
+        recommended = model.recommend(users, dataset, k=len(dataset.item_id_map.external_ids), filter_viewed=False)
+        row = pd.Index(users).get_indexer(recommended[Columns.User]) + start
+        scores[row, recommended[Columns.Item].to_numpy()] = recommended[Columns.Score].to_numpy(np.float32)
     np.save(found, scores)
 
 

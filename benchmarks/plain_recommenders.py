@@ -1,4 +1,4 @@
-"""The plain recommenders that the whole job is measured against, each as slates, without Ray.
+"""Plain recommenders as baselines of the whole job, each as slates, without Ray.
 
 popularity, popularity of the last 7 days, decayed popularity with the half-life that was best on the days before the
 date, item-kNN, EASE and iALS (both with the regularisation that was best on those days), and the tuned LLM alone.
@@ -52,35 +52,35 @@ GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation s
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What was known at `cut` (microseconds UTC) of users with at least `min_events` events."""
+class CutoffSnapshot:
+    """What is known at `cutoff` (microseconds UTC) of users with at least `min_events` events."""
 
-    day: RunContext
+    context: RunContext
     cutoff: int
     min_events: int
 
     @cached_property
     def everything(self) -> pa.Table:
-        shards = range(self.day.config.data.shards)
-        return pa.concat_tables([histories(self.day, shard) for shard in shards]).combine_chunks()
+        shards = range(self.context.config.data.shards)
+        return pa.concat_tables([histories(self.context, shard) for shard in shards]).combine_chunks()
 
     @cached_property
     def catalogue(self) -> pa.Table:
-        return read_catalogue(self.day)
+        return read_catalogue(self.context)
 
     @cached_property
     def item_id(self) -> pa.Array:
         return self.catalogue["item_id"].combine_chunks()
 
     def fit(self, specs: Sequence[SourceSpec]) -> ItemModel:
-        weights = self.day.event_weights
+        weights = self.context.event_weights
         return item_model.fit([self.everything], self.item_id, specs, weights, self.cutoff, 10**9)
 
     def known(self, users: pa.Array) -> pa.Table:
-        """DENOISED_HISTORY rows of these users, nothing taken out."""
+        """DENOISED_HISTORY rows of these users, nothing removed."""
         table = histories_at(self.everything, self.cutoff)
         table = table.filter(pc.is_in(table["user_id"], users)).combine_chunks()
-        return DenoiseStage.load("whole", "none", NoSettings(), self.day.event_weights, {})(table)
+        return DenoiseStage.load("whole", "none", NoSettings(), self.context.event_weights, {})(table)
 
     def candidates(self, users: pa.Array, name: str, retriever: Retriever, top: int = DEPTH) -> pa.Table:
         available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
@@ -88,8 +88,8 @@ class Moment:
             name,
             (Source("own", top, retriever),),
             available,
-            self.day.config.retrieval.exclude_seen,
-            self.day.event_weights,
+            self.context.config.retrieval.exclude_seen,
+            self.context.event_weights,
         )
         return stage(self.known(users))
 
@@ -106,19 +106,19 @@ class Moment:
         return self.slates(table, Ragged.from_arrow(table["score.own"]))
 
     def truth(self, horizon_us: int) -> RelevantItems:
-        """New items that users took within the horizon after the cut, as far as the histories tell."""
+        """New items that users consumed within the horizon after the cutoff, as far as the histories have them."""
         until = self.cutoff + horizon_us
-        wanted = consumed_after(self.everything, self.cutoff, until, self.day.event_weights, new_only=True)
-        judged = is_training_user(histories_at(self.everything, self.cutoff), wanted, self.min_events)
+        wanted = consumed_after(self.everything, self.cutoff, until, self.context.event_weights, new_only=True)
+        evaluated = is_training_user(histories_at(self.everything, self.cutoff), wanted, self.min_events)
         users = self.everything["user_id"].combine_chunks().take(pa.array(wanted.rows))
-        kept = pa.array(judged[wanted.rows])
+        mask = pa.array(evaluated[wanted.rows])
         return RelevantItems.from_pairs(
-            users.filter(kept), self.item_id.take(pa.array(wanted.values)).filter(kept), self.item_id
+            users.filter(mask), self.item_id.take(pa.array(wanted.values)).filter(mask), self.item_id
         )
 
 
-def chosen(validation: Moment, horizon_us: int) -> dict[str, SourceSpec]:
-    """Of each grid, the settings with the best nDCG@10 on what users took in the horizon after the validation cut."""
+def tuned_sources(validation: CutoffSnapshot, horizon_us: int) -> dict[str, SourceSpec]:
+    """Of each grid, the settings with the best nDCG@10 on the horizon after the validation cutoff."""
     truth = validation.truth(horizon_us)
     model = validation.fit([spec for grid in GRIDS.values() for spec in grid])
     found = {}
@@ -130,9 +130,11 @@ def chosen(validation: Moment, horizon_us: int) -> dict[str, SourceSpec]:
     return found
 
 
-def baselines(now: Moment, validation: Moment, users: pa.Array, horizon_us: int) -> Iterator[tuple[str, str, pa.Table]]:
+def baselines(
+    now: CutoffSnapshot, validation: CutoffSnapshot, users: pa.Array, horizon_us: int
+) -> Iterator[tuple[str, str, pa.Table]]:
     """(name, the settings chosen, slates) of each baseline."""
-    specs = chosen(validation, horizon_us)
+    specs = tuned_sources(validation, horizon_us)
     model = now.fit(tuple(specs.values()))
     yield "popularity", "", now.ranked_by(users, PopularityRetriever(model.count))
     yield (
@@ -144,23 +146,23 @@ def baselines(now: Moment, validation: Moment, users: pa.Array, horizon_us: int)
         yield name, spec.name, now.ranked_by(users, model.retriever(spec))
 
 
-def llm_alone(now: Moment, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
+def llm_alone(now: CutoffSnapshot, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
     """Slates by the LLM's own answer over all items with a token, from whole histories."""
     model = fetch_checkpoint(storage, f"models/llm/{manifest.models['llm']}")
     engine = start_engine("transformers", model.model_files, "hidden_state", EngineSettings())
     popularity = PopularityRetriever(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
-    spec = ItemTokenSpec(default_instruction(now.day), now.cutoff)
+    spec = ItemTokenSpec(default_instruction(now.context), now.cutoff)
     scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["llm_score"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 
 
-def _counts_since(now: Moment, start: int) -> npt.NDArray[np.float32]:
+def _counts_since(now: CutoffSnapshot, start: int) -> npt.NDArray[np.float32]:
     item, ts = Ragged.from_arrow(now.everything["item"]), Ragged.from_arrow(now.everything["ts"]).values
-    weight = np.asarray(now.day.event_weights, np.float32)[Ragged.from_arrow(now.everything["event"]).values]
+    weight = np.asarray(now.context.event_weights, np.float32)[Ragged.from_arrow(now.everything["event"]).values]
     recent = (ts >= start) & (ts < now.cutoff) & (weight > 0)
     return np.bincount(item.values[recent], weight[recent], minlength=len(now.item_id)).astype(np.float32)
 
 
-def _ndcg(judged: UserMetrics) -> Any:
-    return judged.values["ndcg@10"].mean()
+def _ndcg(evaluated: UserMetrics) -> Any:
+    return evaluated.values["ndcg@10"].mean()

@@ -1,18 +1,18 @@
-"""Does the place in the list change what `listwise` says, before and after the lists are read in several orders?
+"""Measures the position bias of the `listwise` reranker averaged over several orders, against one order.
 
-    python -m benchmarks.position_bias                          # a tiny random Qwen3: made here
+    python -m benchmarks.position_bias                          # a tiny random Qwen3, built here
     python -m benchmarks.position_bias --checkpoint FOLDER      # a real one
 
-Made-up asks of 12 titles each. Per setting: how far the score moves with the place at which an item stood in the first
-list that was read, and what that costs.
+Synthetic queries of 12 titles each. Per setting: how far the score depends on an item's position in the first list, and
+the cost.
 
-    bias     standard deviation, over places, of the mean score there (an ask's own mean taken out), in nats
-    chance   the same with the places of each ask shuffled, the mean of 100 times: what so few asks show of nothing
-    lists    prompts read for an ask
-    agrees   Spearman's correlation of an ask's scores with those of up to 64 orders, the mean over asks
+    bias     standard deviation, over positions, of the mean score there (centred by query), in nats
+    chance   the same with the positions of each query shuffled, the mean of 100 times: the bias of pure noise
+    lists    prompts per query
+    agrees   Spearman's correlation of a query's scores with those of up to 64 orders, the mean over queries
 
-A random model answers by chance and by place: it shows that the machinery takes the place out and at what price, and
-nothing about a trained model, whose bias and whose gain from averaging are its own.
+A random model answers by chance and by position. It shows that averaging removes the position and at what cost, and
+nothing about a trained model, which has its own bias and its own gain from averaging.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Read:
-    """Asks as one setting reads them."""
+class ScoredQueries:
+    """The queries as scored under one setting."""
 
-    scores: Floats  # [asks, CANDIDATES]
-    place: Ints  # [asks, CANDIDATES]: where each candidate stood in the first list
-    lists: float  # prompts an ask
+    scores: Floats  # [queries, CANDIDATES]
+    place: Ints  # [queries, CANDIDATES]: where each candidate stood in the first list
+    lists: float  # prompts a query
 
 
-def made_asks(count: int, seed: int) -> list[RankingQuery]:
+def make_queries(count: int, seed: int) -> list[RankingQuery]:
     rng = np.random.default_rng(seed)
     titles = np.array([f"{manner} {thing}" for manner in _MANNERS for thing in _THINGS])
     drawn = [rng.permutation(titles)[: CANDIDATES + 3].tolist() for _ in range(count)]
@@ -73,27 +73,29 @@ def made_asks(count: int, seed: int) -> list[RankingQuery]:
     ]
 
 
-def read(checkpoint: InstructCheckpoint, asks: list[RankingQuery], settings: Mapping[str, int]) -> Read:
+def score_queries(
+    checkpoint: InstructCheckpoint, queries: list[RankingQuery], settings: Mapping[str, int]
+) -> ScoredQueries:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(threads=1), _LONGEST)
     given = ListwiseSettings(**{"window": CANDIDATES, "item_tokens": 16, "instruction_tokens": 16, **settings})
-    way = ListwiseScorer(engine, checkpoint, given, load_templates())
+    scorer = ListwiseScorer(engine, checkpoint, given, load_templates())
     decoder = Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
-    scores, place = np.empty((len(asks), CANDIDATES)), np.empty((len(asks), CANDIDATES), np.int64)
+    scores, place = np.empty((len(queries), CANDIDATES)), np.empty((len(queries), CANDIDATES), np.int64)
     count = 0
-    for row, ask in enumerate(asks):
-        rounds = way.prompt_rounds(ask)
+    for row, query in enumerate(queries):
+        rounds = scorer.prompt_rounds(query)
         prompts = next(rounds)
-        place[row] = places(decoder.decode(prompts[0]), ask.candidates)
+        place[row] = places(decoder.decode(prompts[0]), query.candidates)
         while True:
             try:
                 count += len(prompts)
-                prompts = rounds.send(engine.next_token_log_probs(prompts, way.ids))
+                prompts = rounds.send(engine.next_token_log_probs(prompts, scorer.ids))
             except StopIteration as end:
                 if isinstance(end.value, Failure):
-                    raise SystemExit(f"the checkpoint could not be asked: {end.value.reason}") from None
+                    raise SystemExit(f"the checkpoint failed on a prompt: {end.value.reason}") from None
                 scores[row] = end.value
                 break
-    return Read(scores, place, count / len(asks))
+    return ScoredQueries(scores, place, count / len(queries))
 
 
 def places(prompt: str, candidates: tuple[str, ...]) -> list[int]:
@@ -103,7 +105,7 @@ def places(prompt: str, candidates: tuple[str, ...]) -> list[int]:
 
 
 def mean_by_place(scores: Floats, place: Ints) -> Floats:
-    """The mean score at each place, each ask's mean taken out."""
+    """The mean score at each place, centred by query."""
     centred = scores - scores.mean(1, keepdims=True)
     return np.asarray(np.bincount(place.ravel(), centred.ravel()) / np.bincount(place.ravel()))
 
@@ -112,9 +114,11 @@ def bias(scores: Floats, place: Ints) -> float:
     return float(mean_by_place(scores, place).std())
 
 
-def by_chance(read: Read) -> float:
+def by_chance(score_queries: ScoredQueries) -> float:
     rng = np.random.default_rng(0)
-    return float(np.mean([bias(read.scores, rng.permuted(read.place, axis=1)) for _ in range(_SHUFFLES)]))
+    return float(
+        np.mean([bias(score_queries.scores, rng.permuted(score_queries.place, axis=1)) for _ in range(_SHUFFLES)])
+    )
 
 
 def agreement(scores: Floats, others: Floats) -> float:
@@ -126,16 +130,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="a folder; without one, a tiny random model is made")
     parser.add_argument("--family", choices=FAMILIES, default="qwen3", help="of the random model")
-    parser.add_argument("--asks", type=int, default=50, help="a seed")
+    parser.add_argument("--asks", dest="queries", type=int, default=50, help="queries a seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--check", action="store_true", help="exit with 1 unless averaging takes half of the bias out")
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless averaging removes half of the bias")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = InstructCheckpoint.open(given.checkpoint or str(build(Path(folder), given.family)))
-        asks = [ask for seed in given.seeds for ask in made_asks(given.asks, seed)]
-        found = {name: read(checkpoint, asks, settings) for name, settings in SETTINGS.items()}
+        queries = [query for seed in given.seeds for query in make_queries(given.queries, seed)]
+        found = {name: score_queries(checkpoint, queries, settings) for name, settings in SETTINGS.items()}
     most = list(found.values())[-1].scores
-    print(f"{checkpoint.folder.name}, {len(asks)} asks of {CANDIDATES} candidates")
+    print(f"{checkpoint.folder.name}, {len(queries)} queries of {CANDIDATES} candidates")
     print(f"{'orders':<26}{'lists':>7}{'bias':>8}{'chance':>8}{'agrees':>8}")
     for name, one in found.items():
         measures = f"{one.lists:>7.1f}{bias(one.scores, one.place):>8.3f}{by_chance(one):>8.3f}"

@@ -1,4 +1,4 @@
-"""The memory of this process and all its descendants: proportional set size, so that shared pages count once."""
+"""Memory of this process and all its descendants: proportional set size, which counts shared pages once."""
 
 from __future__ import annotations
 

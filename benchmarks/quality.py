@@ -1,16 +1,16 @@
-"""How good the whole night is on real data, against plain recommenders, over dates and seeds.
+"""Measures nDCG@10 of the whole job on real data, against plain recommenders, over dates and seeds.
 
     python -m benchmarks.quality --data movietweetings --root DIR --check
     python -m benchmarks.quality --data movietweetings --root DIR --protocol last-event --check
     python -m benchmarks.quality --data online-retail --root DIR --check
 
-`time` (the one that counts): everything before a date is known; judged is which new items users with at least 3 events
-took within the horizon after it, all items ranked. Nothing is tuned on judged days: baselines choose their settings on
-the days before the date, and development looked at other dates (movietweetings 2013-06-16 to 07-07 and 08-25,
-online-retail 07-06, 08-03 and 08-24; of their weeks only those of 2011-07-27 share some).
+`time` (the main protocol): everything before a date is known. Relevant are the new items that users with at least 3
+events consumed within the horizon after it; all items are ranked. Nothing is tuned on the test dates: baselines choose
+their settings on the days before the date, and development used other dates (movietweetings 2013-06-16 to 07-07 and
+08-25, online-retail 07-06, 08-03 and 08-24; of their weeks only those of 2011-07-27 share some).
 
-`last-event`: each user's last event is held out, everything else is known, also what others did later. It leaks the
-future's popularity and is only here to compare with papers.
+`last-event`: each user's last event is held out; everything else is known, including what others did later. It leaks
+the future's popularity and is only for comparison with papers.
 
 Bars: nDCG@10 of the whole job >= 1.05 x the best single baseline in the mean over the dates, and on no date below it;
 last-event: >= 1.25 x EASE. The seed is the tuning's.
@@ -32,7 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.plain_recommenders import Moment, baselines, llm_alone
+from benchmarks.plain_recommenders import CutoffSnapshot, baselines, llm_alone
 from rayrec.config import Config, load
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.evaluation.outcomes import outcomes
@@ -61,7 +61,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One judged date: where its data lie, and what users then took (user_id, item_id)."""
+    """One evaluated date: where its data are, and what users then consumed (user_id, item_id)."""
 
     name: str
     day: date
@@ -116,15 +116,15 @@ def last_event_case(setting: Setting, root: str, folder: Path) -> Case:
     held[newest[events >= 5]] = True
     folder.mkdir()
     shutil.copy(Path(root) / "movies.dat", folder)
-    kept = table.filter(pa.array(~held)).sort_by("ts")
-    (folder / "ratings.dat").write_text("\n".join(kept["line"].to_pylist()) + "\n", encoding="utf8")
+    retained = table.filter(pa.array(~held)).sort_by("ts")
+    (folder / "ratings.dat").write_text("\n".join(retained["line"].to_pylist()) + "\n", encoding="utf8")
     day = date(1970, 1, 1) + timedelta(days=pc.max(table["ts"]).as_py() // 86_400 + 1)
     wanted = table.filter(pa.array(held)).select(["user_id", "item_id"])
     return Case("last event", day, str(folder), CONF / setting.config, setting.horizon_days, wanted, 4)
 
 
 def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
-    """A night a seed, and the baselines once, all judged on the same users."""
+    """A run per seed, and the baselines once, all evaluated on the same users."""
     result = Result(case)
     others: dict[str, pa.Table] = {}
     first: Path | None = None
@@ -133,17 +133,17 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
         if first is not None:  # histories and item models do not depend on the seed
             for part in ("work", "models"):
                 shutil.copytree(first / part, output / part, ignore=shutil.ignore_patterns("llm"))
-        day = RunContext(case.at(output, seed), case.day)
-        with cluster.connect(day.config.resources):
-            night = daily_run.run(day)
+        context = RunContext(case.at(output, seed), case.day)
+        with cluster.connect(context.config.resources):
+            run_result = daily_run.run(context)
         if first is None:
             first = output
-            now = Moment(day, day.cutoff, case.min_events)
-            before = Moment(day, day.cutoff - case.horizon_days * MICROSECONDS_PER_DAY, case.min_events)
+            now = CutoffSnapshot(context, context.cutoff, case.min_events)
+            before = CutoffSnapshot(context, context.cutoff - case.horizon_days * MICROSECONDS_PER_DAY, case.min_events)
             users = pc.unique(case.wanted["user_id"].combine_chunks())
             for name, settings, slates in baselines(now, before, users, case.horizon_days * MICROSECONDS_PER_DAY):
                 others[name], result.chosen[name] = slates, settings
-        alone = {LLM: llm_alone(now, day.storage, night.manifest, users)}
+        alone = {LLM: llm_alone(now, context.storage, run_result.manifest, users)}
         found = evaluate_slates(
             str(output), case.day, case.wanted, min_events=case.min_events, others={**others, **alone}
         ).comparison
@@ -151,7 +151,7 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
             if row["metric"] == "ndcg@10" and row["baseline"] is None:
                 result.users = row["users"]
                 result.ndcg.setdefault(row["system"], []).append(row["value"])
-        result.tuning_seconds += [seconds for stage, seconds, *_ in night.timings.steps if stage == "tune"]
+        result.tuning_seconds += [seconds for stage, seconds, *_ in run_result.timings.steps if stage == "tune"]
         print(f"{case.name} seed {seed} done", file=sys.stderr)
         if output != first:
             shutil.rmtree(output)
@@ -164,7 +164,7 @@ def report(results: Sequence[Result], data: str, protocol: str) -> tuple[str, bo
     print(
         f"\nnDCG@10, mean over the seeds (spread: standard deviation)\n{'':24}" + _row([r.case.name for r in results])
     )
-    print(f"{'users judged':24}" + _row([f"{r.users:,}" for r in results]))
+    print(f"{'users evaluated':24}" + _row([f"{r.users:,}" for r in results]))
     for system in systems:
         print(f"{system:24}" + _row([_value(r, system) for r in results]))
     ratios = [r.mean(JOB) / r.mean("EASE" if protocol == "last-event" else r.best) for r in results]

@@ -1,14 +1,14 @@
-"""Reranking inside a Ray Data job, against raw `LLM.generate` and `ray.data.llm` on the same prompts, all in one run.
+"""Measures reranking throughput in a Ray Data job, against raw `LLM.generate` and `ray.data.llm` on the same prompts.
 
     python -m benchmarks.rerank --check
 
-Bar: our stage >= 0.95 x raw and >= ray.data.llm, users a second, medians over the seeds. Engine start is left out:
-every clock starts when the first tenth of the users (the warm-up) is out. What a clock includes: ours, from the
-candidate tables in the object store to the reranked tables at the driver; raw, the call to `generate` alone, on prompts
-made before; ray.data.llm, from rows with token ids to rows with scores. 100 candidates a user, because raw and
-ray.data.llm take at most 128 a request. All three must give the same scores, up to each user's constant.
+Bar: our stage >= 0.95 x raw and >= ray.data.llm, users a second, medians over the seeds, all in one run. Engine start
+is excluded: every clock starts when the first tenth of the users (the warm-up) is done. Our clock covers the way from
+candidate tables in the object store to reranked tables at the driver; raw, the call to `generate` alone, on prepared
+prompts; ray.data.llm, from rows with token ids to rows with scores. There are 100 candidates a user, because raw and
+ray.data.llm accept at most 128 a request. All three must give the same scores, up to a constant per user.
 
-The peer's clock is kind to it: users that its engine holds at the moment the warm-up is out count as done afterwards.
+The peer's clock favours the peer: users that are in its engine at the end of the warm-up count as done afterwards.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def publish_model(root: str, items: int, settings: Tuning) -> None:
 
 
 def shard_table(task: Task, shard: int) -> pa.Table:
-    """Candidates of one shard's made-up users, as the retrieve stage would hand them over."""
+    """Candidates of one shard's synthetic users, as the retrieve stage passes them on."""
     rng = np.random.default_rng([task.seed, shard])
     count = task.shards[shard]
     lengths = rng.integers(task.events // 4, task.events + 1, count)
@@ -215,11 +215,11 @@ def peer(task: Task) -> tuple[float, Scores]:
 
 
 def _to_peer(row: dict[str, Any]) -> dict[str, Any]:
-    asked = {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": row["ids"], "detokenize": False}
+    sampling = {"max_tokens": 1, "temperature": 0.0, "logprob_token_ids": row["ids"], "detokenize": False}
     return {
         "prompt": "",
         "tokenized_prompt": row["tokens"],
-        "sampling_params": asked,
+        "sampling_params": sampling,
         "ids": row["ids"],
         "user": row["user"],
     }
@@ -231,7 +231,7 @@ def _from_peer(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def largest_difference(left: Scores, right: Scores) -> float:
-    """Between two engines' scores, each user's constant taken away."""
+    """Between two engines' scores, without each user's constant."""
     return max(float(np.abs((left[user] - left[user][0]) - (right[user] - right[user][0])).max()) for user in left)
 
 

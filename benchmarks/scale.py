@@ -1,10 +1,10 @@
-"""How long the night takes, and how much memory, for many users without an LLM: contract -> ... -> published slates.
+"""Measures time and memory of the daily run without an LLM for up to 1 M users, against a fixed bar.
 
     python -m benchmarks.scale --check
 
-Bar: 1 M made-up users x 50 events on 2 cores in under 15 minutes and under 8 GB (proportional set size of the whole
-process tree: driver, Ray, workers). 100 k users go first, to show the slope. Making the data is not counted. One arm:
-denoised by influence, candidates of EASE and the popularities, slates of 50; the blend keeps its default weights.
+Bar: 1 M synthetic users x 50 events on 2 cores in under 15 minutes and under 8 GB (proportional set size of the whole
+process tree: driver, Ray, workers). 100 k users run first, to show the slope. Generating the data is not counted. One
+arm: denoised by influence, candidates of EASE and the popularities, slates of 50; the blend has its default weights.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def measure(users: int, events: int, items: int, seed: int, folder: Path) -> Mea
     made = make(folder / "data", users=users, events=events, items=items, seed=seed)
     config = folder / "scale.yaml"
     config.write_text(yaml.safe_dump(CONFIG), encoding="utf8")
-    day = RunContext(load(config, [f"data.root={made.root}", f"output.root={folder / 'out'}"]), made.date)
+    context = RunContext(load(config, [f"data.root={made.root}", f"output.root={folder / 'out'}"]), made.date)
     started = time.monotonic()
-    with watched() as peak, cluster.connect(day.config.resources):
-        night = daily_run.run(day)
+    with watched() as peak, cluster.connect(context.config.resources):
+        result = daily_run.run(context)
     seconds = time.monotonic() - started
-    steps = ", ".join(f"{name} {took:.0f}" for name, took, *_ in night.timings.steps if took >= 0.5)
-    return Measured(users, seconds, peak.bytes / 1e9, steps, night.manifest.users.published)
+    steps = ", ".join(f"{name} {took:.0f}" for name, took, *_ in result.timings.steps if took >= 0.5)
+    return Measured(users, seconds, peak.bytes / 1e9, steps, result.manifest.users.published)
 
 
 def main() -> int:

@@ -1,9 +1,9 @@
-"""Users with planted tastes, position bias and noise: a world in which it is known which of two arms is better.
+"""Simulation of users with planted tastes, position bias and noise, in which the better of two arms is known.
 
-The probability that a user wants an item is the logistic function of a taste (an inner product) and an appeal that all
-users see alike. Down a slate, rank k is looked at with probability k^-bias; a wanted item that is looked at is clicked
-(the position-based model, Craswell et al. 2008). What users take on their own, without any slate, is drawn by what they
-want, but for a share of noise that is drawn from all items alike.
+The probability that a user wants an item is the logistic function of a taste (an inner product) and an appeal that is
+the same for all users. Rank k of a slate is examined with probability k^-bias; an examined item that is wanted is
+clicked (the position-based model, Craswell et al. 2008). What users consume without any slate is drawn by these
+probabilities, except for a share of noise that is drawn uniformly from all items.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Codes = npt.NDArray[np.int64]
 class World:
     """One population of users before one catalogue."""
 
-    wanted: Floats  # [users, items]: P(click | looked at)
-    bias: float  # 0: all ranks are looked at
-    noise: float  # share of what users take on their own that says nothing
+    wanted: Floats  # [users, items]: P(click | examined)
+    bias: float  # 0: all ranks are examined
+    noise: float  # share of what users consume on their own that is random
 
     @classmethod
     def make(
@@ -54,7 +54,7 @@ class World:
         return pa.array([f"user-{number}" for number in range(len(self.wanted))])
 
     def scores(self, error: float, seed: int, own: int = 0, shared: float = 1.0) -> npt.NDArray[np.float32]:
-        """What a ranker believes, [users, items]: the truth's logit, and a normal error of this size. 0: it knows.
+        """A ranker's scores, [users, items]: the truth's logit, and a normal error of this size. 0: it knows.
 
         Rankers of one `seed` make errors of correlation `shared` with the ranker `own` = 0, as arms of one house do.
         """
@@ -84,22 +84,22 @@ class World:
             scored, ordered, scored.candidate.values[ordered.places.values].reshape(-1, size).astype(np.int64)
         )
 
-    def users_to_score(self, size: int) -> Floats:
-        """P(rank is looked at), [size]."""
+    def examination(self, size: int) -> Floats:
+        """P(rank is examined), [size]."""
         return np.asarray(np.arange(1, size + 1) ** -self.bias)
 
     def value(self, items: Codes) -> Floats:
         """Expected clicks of each user's slate [users, size], [users]: the online truth."""
-        clicked = np.take_along_axis(self.wanted, items, axis=1) * self.users_to_score(items.shape[1])
+        clicked = np.take_along_axis(self.wanted, items, axis=1) * self.examination(items.shape[1])
         return np.asarray(clicked.sum(axis=1))
 
     def clicks(self, items: Codes, seed: int) -> Floats:
         """One showing of slates [users, size]: 1 where clicked."""
-        chance = np.take_along_axis(self.wanted, items, axis=1) * self.users_to_score(items.shape[1])
+        chance = np.take_along_axis(self.wanted, items, axis=1) * self.examination(items.shape[1])
         return (np.random.default_rng([seed, 3]).random(items.shape) < chance).astype(np.float64)
 
-    def taken(self, count: int, seed: int) -> Codes:
-        """What each user takes without a slate, [users, count] distinct items: by want, or at random by noise."""
+    def consumed(self, count: int, seed: int) -> Codes:
+        """What each user consumes without a slate, [users, count] distinct items: by want, or at random by noise."""
         rng = np.random.default_rng([seed, 4])
         users, items = self.wanted.shape
         odds = self.wanted / self.wanted.sum(axis=1, keepdims=True)

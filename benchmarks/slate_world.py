@@ -1,4 +1,4 @@
-"""A world small enough to enumerate: every slate of two Plackett-Luce policies, and what it earns under a user model.
+"""A simulation small enough to enumerate: every slate of two Plackett-Luce policies, and its reward under a user model.
 
 User models (Kiyohara et al. 2022): `independent`, an item's reward depends on its rank and itself alone;
 `cascade`, also on the items above; `standard`, on all items of the slate. Rewards are Bernoulli.
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 MODELS = ("independent", "cascade", "standard")
-EXAMINED = 0.85  # how likely each rank is looked at, of the one above
+EXAMINED = 0.85  # P(rank is examined | the rank above is)
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class World:
 
 
 def make(model: str, seed: int, *, contexts: int = 8, items: int = 6, ranks: int = 4) -> World:
-    """`seed` draws scores and rewards; an item that the target likes takes rewards away from its neighbours."""
+    """`seed` draws scores and rewards; an item that the target likes reduces the rewards of its neighbours."""
     rng = np.random.default_rng([seed, 7])
     slates = np.array(list(permutations(range(items), ranks)))
     scores = rng.normal(size=(contexts, items))
     logging, target = _plackett_luce(0.4 * scores, slates), _plackett_luce(scores, slates)
     base = rng.uniform(0.1, 0.5, size=(contexts, items))
-    taken = 0.6 / (1 + np.exp(-2 * scores))  # the share of another item's reward that an item takes away
-    mean = _rewards(model, base, taken, slates)
+    competition = 0.6 / (1 + np.exp(-2 * scores))  # share of another item's reward that an item takes
+    mean = _rewards(model, base, competition, slates)
     everywhere = [_marginal(chance, slates, items) for chance in (logging, target)]
     q_items = 0.75 * _to_go(logging, mean, slates, items)
     left = _over_items(scores, slates)
@@ -107,9 +107,9 @@ def _marginal(chance: Floats, slates: npt.NDArray[np.int64], items: int) -> Floa
     return found
 
 
-def _rewards(model: str, base: Floats, taken: Floats, slates: npt.NDArray[np.int64]) -> Floats:
+def _rewards(model: str, base: Floats, competition: Floats, slates: npt.NDArray[np.int64]) -> Floats:
     ranks = slates.shape[1]
-    effect = taken[:, slates][..., None]  # [X, S, of rank, on rank]
+    effect = competition[:, slates][..., None]  # [X, S, of rank, on rank]
     first, second = np.arange(ranks)[:, None], np.arange(ranks)[None, :]
     acting = {"independent": first < 0, "cascade": first < second, "standard": first != second}[model]
     factor = np.where(acting, 1 - effect, 1.0).prod(axis=2)  # [X, S, K]

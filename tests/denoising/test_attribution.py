@@ -14,7 +14,7 @@ from planted_noise import histories, load, required_fits
 
 from benchmarks import attribution_scores as scores
 from benchmarks.attribution import split
-from benchmarks.attribution_scores import Attributed
+from benchmarks.attribution_scores import AttributionCase
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.next_item import NextItemExamples, NextItemSettings, train
@@ -29,12 +29,12 @@ def rows(users: int = 12, seed: int = 0) -> Ragged:
     return Ragged.from_lengths(random.integers(0, ITEMS, lengths.sum()).astype(np.int32), lengths)
 
 
-def small(seed: int = 0, damping: float = 1.0, steps: int = 60) -> Attributed:
+def small(seed: int = 0, damping: float = 1.0, steps: int = 60) -> AttributionCase:
     examples, test = split(rows(seed=seed), 5, SETTINGS, seed)
-    return Attributed(train(examples, ITEMS, SETTINGS), examples, test, damping, steps)
+    return AttributionCase(train(examples, ITEMS, SETTINGS), examples, test, damping, steps)
 
 
-def hessian(of: Attributed) -> torch.Tensor:
+def hessian(of: AttributionCase) -> torch.Tensor:
     """Of the mean loss of the training examples at the last checkpoint, in dattri's order of parameters."""
     items, width = of.model.source[-1].shape
     cut = items * width
@@ -50,14 +50,16 @@ def hessian(of: Attributed) -> torch.Tensor:
     return found
 
 
-def gradients(of: Attributed, examples: NextItemExamples) -> np.ndarray:
+def gradients(of: AttributionCase, examples: NextItemExamples) -> np.ndarray:
     """In dattri's order of parameters, [n, parameters]: outer products, written out."""
     (delta, hidden), (back, bag) = scores.layers(of.model, examples, -1)
     source, target = back.unsqueeze(2) * bag.unsqueeze(1), delta.unsqueeze(2) * hidden.unsqueeze(1)
     return torch.cat([source.flatten(1), target.flatten(1)], 1).double().numpy()
 
 
-def by_dattri(of: Attributed, attributor: Any, batch: int, checkpoints: slice = slice(-1, None), **given_: Any) -> Any:
+def by_dattri(
+    of: AttributionCase, attributor: Any, batch: int, checkpoints: slice = slice(-1, None), **given_: Any
+) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         method = attributor(scores.task(of.model, checkpoints), **given_)
@@ -142,7 +144,7 @@ def test_the_mean_eigenvalue_is_the_trace_of_the_fisher_matrix_over_the_paramete
     """Against the expectation over all items of every example; the sample is of many examples."""
     item = rows(users=400)
     examples = NextItemExamples.of(item, SETTINGS.recency)
-    of = Attributed(train(examples, ITEMS, SETTINGS), examples, examples, 1.0, 1)
+    of = AttributionCase(train(examples, ITEMS, SETTINGS), examples, examples, 1.0, 1)
     trace = 0.0
     for code in range(ITEMS):
         as_if = NextItemExamples(np.full(len(examples), code), examples.before, examples.share)
@@ -158,7 +160,7 @@ def test_the_nightly_method_and_the_benchmark_mean_the_same(score: str) -> None:
     model = train(NextItemExamples.of(item, SETTINGS.recency), ITEMS, SETTINGS)
     assert len(model.negatives) == ITEMS
     examples = NextItemExamples.of(item, SETTINGS.recency)
-    expected = scores.GRADIENTS[score](Attributed(model, examples, examples, 1.0, 1))[:, 0]
+    expected = scores.GRADIENTS[score](AttributionCase(model, examples, examples, 1.0, 1))[:, 0]
     name = required_fits("gradient")[0].name
     parts = ("source", "target", "negatives", "weight", "recency")
     nightly: Any = load("gradient", {f"{name}.{p}": getattr(model, p) for p in parts}, score=score)
@@ -189,6 +191,6 @@ def test_bm25_takes_items_for_words() -> None:
     examples = NextItemExamples.of(item, SETTINGS.recency)
     last = examples.take(np.array([8]))
     model = NextItemModel(*(np.zeros((1, ITEMS, 1), np.float32),) * 2, *(np.zeros(0),) * 3)
-    found = scores.bm25(Attributed(model, examples, last, 1.0, 1))[:, 0]
+    found = scores.bm25(AttributionCase(model, examples, last, 1.0, 1))[:, 0]
     assert found[2] == found[8] == found.max()
     assert (found[3:6] == 0).all()

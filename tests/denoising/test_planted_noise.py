@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 
 from benchmarks import denoise_detect as detect
 from benchmarks import denoise_rank as rank
-from benchmarks.denoise_llm import FixedSteps, Reader
+from benchmarks.denoise_llm import FixedSteps, PromptEncoder
 from benchmarks.denoise_planting import KINDS, Clean, insert, planted_items
 from rayrec.config import Tuning
 from rayrec.data.schemas import HISTORY
@@ -55,10 +55,10 @@ def clean_histories(seed: int, users: int = 80) -> tuple[pa.Table, Clean, np.nda
 
 def planted(kind: str, seed: int, share: float = 0.2) -> tuple[pa.Table, pa.Table, np.ndarray, Clean]:
     """(clean, noisy, which events are noise, what it was planted into)"""
-    table, clean, moment = clean_histories(seed)
+    table, clean, user_cutoffs = clean_histories(seed)
     random = np.random.default_rng([seed, 1])
     noise = planted_items(clean, kind, share, random)
-    return table, *insert(table, clean.positive, moment, noise, random), clean
+    return table, *insert(table, clean.positive, user_cutoffs, noise, random), clean
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,7 +155,7 @@ def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
     wanted = Ragged.from_lengths(
         np.concatenate([np.sort(random.choice(ITEMS, size, replace=False)) for size in lengths]), lengths
     )
-    found = rank.judged(lambda users: scores[users], seen, wanted)
+    found = rank.ranking_metrics(lambda users: scores[users], seen, wanted)
     ids = pa.array([f"i{code:03d}" for code in range(ITEMS)])
     ranked = np.argsort(np.where(seen.toarray(), np.inf, -scores), axis=1, kind="stable")
     rows = [
@@ -178,18 +178,18 @@ def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
 
 
 def test_fixed_steps_of_whole_epochs_are_the_nightly_tuning() -> None:
-    table, clean, moment = clean_histories(0, users=30)
+    table, clean, user_cutoffs = clean_histories(0, users=30)
     histories = histories_of(table, (1.0, -1.0))
-    kept = rank.Kept.of(histories, np.ones(len(clean.positive), np.float32), ITEMS)
+    retained = rank.RetainedEvents.of(histories, np.ones(len(clean.positive), np.float32), ITEMS)
     catalogue = pa.table({"item_id": [str(n) for n in range(ITEMS)], "title": [f"Item {n}" for n in range(ITEMS)]})
     tuning = Tuning(layers=1, epochs=2, min_item_events=1, batch_tokens=512)
-    reader = Reader.of(catalogue, clean.counts, "What next?", tuning, moment)
-    columns = {"item": kept.item.to_arrow(pa.int32()), "ts": kept.ts.to_arrow(pa.int64())}
-    rows = pa.table({**columns, "keep_weight": kept.keep_weight.to_arrow(pa.float32())})
-    task = TuningTask(Sequences.from_tables([rows], reader.index, MOMENT), None, MOMENT, tuning)
-    nightly = TuningLoop(reader.blank(), reader.layout, task, Worker())
+    encoder = PromptEncoder.of(catalogue, clean.counts, "What next?", tuning, user_cutoffs)
+    columns = {"item": retained.item.to_arrow(pa.int32()), "ts": retained.ts.to_arrow(pa.int64())}
+    rows = pa.table({**columns, "keep_weight": retained.keep_weight.to_arrow(pa.float32())})
+    task = TuningTask(Sequences.from_tables([rows], encoder.index, MOMENT), None, MOMENT, tuning)
+    nightly = TuningLoop(encoder.blank(), encoder.layout, task, Worker())
     nightly.run(lambda loop: None)
-    ours = FixedSteps(reader.blank(), reader.layout, task, Worker())
+    ours = FixedSteps(encoder.blank(), encoder.layout, task, Worker())
     ours.take_steps(nightly.progress.step)
     assert ours.progress.step == nightly.progress.step > 2
     for name, tensor in nightly.model.trainable_parameters().items():

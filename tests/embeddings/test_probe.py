@@ -9,7 +9,7 @@ from scipy.stats import ks_2samp
 from small_users import NOW, WEIGHTS, events, histories
 
 from benchmarks.embed_noise import with_noise
-from benchmarks.embed_probe import auc, difference_interval, ks, probed
+from benchmarks.embed_probe import auc, difference_interval, ks, out_of_fold_scores
 from rayrec.embeddings import Events
 
 
@@ -32,7 +32,7 @@ def test_a_probe_finds_what_is_there_and_nothing_where_there_is_nothing() -> Non
     there = (vectors[:, 0] + 0.5 * rng.normal(size=600) > 0).astype(float)
     chance = rng.integers(0, 2, 600).astype(float)
     vectors[::7, 3] = np.nan
-    found, nothing = probed(vectors, there, 0), probed(vectors, chance, 0)
+    found, nothing = out_of_fold_scores(vectors, there, 0), out_of_fold_scores(vectors, chance, 0)
     assert auc(there, found) > auc(there, vectors[:, 0]) - 0.02
     assert abs(auc(chance, nothing) - 0.5) < 0.08
     low, high = difference_interval({"t": there}, {"t": found}, {"t": nothing}, 0)

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.embed_recall import Judged, ratio_interval
+from benchmarks.embed_recall import EvaluationSet, ratio_interval
 from rayrec.numerics.ragged import Ragged
 
 
 def test_recall_is_the_share_of_what_was_wanted() -> None:
     wanted = Ragged.from_lengths(np.array([1, 2, 5], np.int32), [2, 1])
-    judged = Judged(pa.array(["u", "v"]), wanted)
-    assert judged.recall(Ragged.from_lengths(np.array([2, 9, 1, 2], np.int32), [2, 2])).tolist() == [0.5, 0.0]
+    evaluation = EvaluationSet(pa.array(["u", "v"]), wanted)
+    assert evaluation.recall(Ragged.from_lengths(np.array([2, 9, 1, 2], np.int32), [2, 2])).tolist() == [0.5, 0.0]
 
 
 def test_the_interval_holds_the_ratio_and_is_one_for_equals() -> None:

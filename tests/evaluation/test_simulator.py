@@ -29,19 +29,19 @@ def test_a_ranker_without_error_has_the_best_slate_there_is() -> None:
 
 
 def test_rank_one_is_always_looked_at_and_without_bias_so_are_all() -> None:
-    assert WORLD.users_to_score(3).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
-    assert World.make(0, users=1, bias=0.0).users_to_score(4).tolist() == [1, 1, 1, 1]
+    assert WORLD.examination(3).tolist() == pytest.approx([1, 1 / 2, 1 / 3])
+    assert World.make(0, users=1, bias=0.0).examination(4).tolist() == [1, 1, 1, 1]
 
 
 def test_what_users_take_follows_what_they_want_but_for_the_noise() -> None:
     noisy = World.make(0, users=300, items=40, noise=1.0)
     wanted = {
-        noise: np.take_along_axis(world.wanted, world.taken(3, 5), axis=1).mean()
+        noise: np.take_along_axis(world.wanted, world.consumed(3, 5), axis=1).mean()
         for noise, world in ((0.2, WORLD), (1.0, noisy))
     }
     assert wanted[1.0] == pytest.approx(WORLD.wanted.mean(), rel=0.15)
     assert wanted[0.2] > 1.5 * wanted[1.0]
-    assert all(len(set(row)) == 3 for row in WORLD.taken(3, 5).tolist())
+    assert all(len(set(row)) == 3 for row in WORLD.consumed(3, 5).tolist())
 
 
 def test_an_arm_under_its_own_policy_has_the_propensities_it_logged() -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.instruct_out_of_distribution import unread
+from benchmarks.instruct_out_of_distribution import out_of_distribution_request
 from rayrec.instructions.facet_scheme import CATEGORY, DECADE, WORD
 
 
 @pytest.mark.parametrize("named", [{CATEGORY: "<kind>"}, {DECADE: "<years>"}, {CATEGORY: "<kind>", DECADE: "<years>"}])
 def test_every_request_names_what_is_asked_for_once_and_leaves_no_field(named: dict[str, str]) -> None:
-    said = [unread(named, number) for number in range(2_000)]
-    assert len(set(said)) == 60 * 30
-    for text in said:
+    texts = [out_of_distribution_request(named, number) for number in range(2_000)]
+    assert len(set(texts)) == 60 * 30
+    for text in texts:
         assert text is not None
         assert "{" not in text
         assert all(text.count(name) == 1 for name in named.values())
 
 
 def test_nobody_wrote_how_words_of_titles_are_asked_for() -> None:
-    assert unread({WORD: "lantern"}, 0) is None
-    assert unread({}, 0) is None
+    assert out_of_distribution_request({WORD: "lantern"}, 0) is None
+    assert out_of_distribution_request({}, 0) is None
