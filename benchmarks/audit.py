@@ -101,13 +101,13 @@ def audit_swaps(
         )
         for split in ("train", "held_out")
     )
-    rows = np.flatnonzero([bool(texts) for texts in likes])
+    rows = np.flatnonzero([bool(profile) for profile in likes])
     users, render = evaluated[rows], InstructionRenderer(bench.templates)
 
-    def ranking(texts: list[str]) -> Int:
+    def ranking(profiles: list[str]) -> Int:
         texts = [""] * len(bench.case.history)
-        for user, text in zip(users, texts, strict=True):
-            texts[user] = render(text, "", history=True)
+        for user, profile in zip(users, profiles, strict=True):
+            texts[user] = render(profile, "", history=True)
         scores = llm.scores(texts)
         return np.concatenate([_top(scores, bench, users[at : at + _BLOCK]) for at in range(0, len(users), _BLOCK)])
 

@@ -70,7 +70,7 @@ class Records:
 def tables(records: Records) -> str:
     lines = []
     for noise in records.noises:
-        lines += ["", f"{noise} noise: what is found and removed", *_detection(records, noise)]
+        lines += ["", f"{noise} noise: detection and removal", *_detection(records, noise)]
         if noise != NATURAL:
             lines += ["", f"{noise} noise: rankings, nDCG@10 and Recall@20", *_ranking(records, noise)]
     return "\n".join(lines)
@@ -141,7 +141,7 @@ def _helps(records: Records, noise: str) -> list[Bar]:
         found.append(Bar(f"{noise}: {what}", gain.text("+.1%"), met))
     noisy, own, whole = (records.mean(noise, one, RETUNED).value for one in (NOTHING, DEFAULT, ORACLE))
     won = (own - noisy) / (whole - noisy) if whole > noisy else float("nan")
-    found.append(Bar(f"{noise}: wins back >= half", f"{won:.0%}", won >= 0.5))
+    found.append(Bar(f"{noise}: recovers >= half of the loss", f"{won:.0%}", won >= 0.5))
     for condition in records.conditions(noise):
         if condition.partition(":")[0] == LOSSES != DEFAULT:
             gain = records.gain(noise, DEFAULT, condition, RETUNED)

@@ -198,9 +198,9 @@ def questions(bench: Bench, llm: TunedLLM, peer: str | None) -> Measures:
     for kind in (*requestable_kinds(facets), "both", "unseen"):
         generated = facet_requests(facets, bench.held_out_pairs, len(evaluation.users), kind, bench.seed, bench.known)
         for split in ("train", "held_out"):
-            rendered = InstructionRenderer(bench.templates, split)
+            render_split = InstructionRenderer(bench.templates, split)
             words = bench.rows(generated.words(facets, split))
-            texts = [rendered("", text, history=True) if text else "" for text in words]
+            texts = [render_split("", text, history=True) if text else "" for text in words]
             evaluate_llm(f"{FOLLOWING}{kind}, {split}", texts, words, generated.satisfied)
         written = [text for text in generated.out_of_distribution(facets) if text is not None]
         if len(written) == len(evaluation.users):
@@ -217,8 +217,8 @@ def _new_items(bench: Bench, llm: TunedLLM, render: InstructionRenderer) -> Meas
         return {}
     wanted = InstructionSimulator(bench.facets).specific(evaluation.target, np.random.default_rng([bench.seed, 5]))
     words = bench.rows(list(wanted.text), evaluation)
-    rendered = with_facet_bonus(llm.scores([render("", text, history=True) for text in words]), bench.facets, words)
-    rankers = {"BM25": bm25_search(bench, words), "LLM without request": llm.scores(None), "LLM": rendered}
+    with_request = with_facet_bonus(llm.scores([render("", text, history=True) for text in words]), bench.facets, words)
+    rankers = {"BM25": bm25_search(bench, words), "LLM without request": llm.scores(None), "LLM": with_request}
     return {("new item", name): metrics_by_user(scores, evaluation, bench.history) for name, scores in rankers.items()}
 
 

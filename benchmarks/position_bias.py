@@ -114,11 +114,9 @@ def bias(scores: Floats, place: Ints) -> float:
     return float(mean_by_place(scores, place).std())
 
 
-def by_chance(score_queries: ScoredQueries) -> float:
+def by_chance(scored: ScoredQueries) -> float:
     rng = np.random.default_rng(0)
-    return float(
-        np.mean([bias(score_queries.scores, rng.permuted(score_queries.place, axis=1)) for _ in range(_SHUFFLES)])
-    )
+    return float(np.mean([bias(scored.scores, rng.permuted(scored.place, axis=1)) for _ in range(_SHUFFLES)]))
 
 
 def agreement(scores: Floats, others: Floats) -> float:

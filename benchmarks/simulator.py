@@ -54,7 +54,7 @@ class World:
         return pa.array([f"user-{number}" for number in range(len(self.wanted))])
 
     def scores(self, error: float, seed: int, own: int = 0, shared: float = 1.0) -> npt.NDArray[np.float32]:
-        """A ranker's scores, [users, items]: the truth's logit, and a normal error of this size. 0: it knows.
+        """A ranker's scores, [users, items]: the truth's logit, and a normal error of this size (0: none).
 
         Rankers of one `seed` make errors of correlation `shared` with the ranker `own` = 0, as arms of one house do.
         """
@@ -99,7 +99,7 @@ class World:
         return (np.random.default_rng([seed, 3]).random(items.shape) < chance).astype(np.float64)
 
     def consumed(self, count: int, seed: int) -> Codes:
-        """What each user consumes without a slate, [users, count] distinct items: by want, or at random by noise."""
+        """What each user consumes without a slate, [users, count] distinct items: by preference, or at random as noise."""
         rng = np.random.default_rng([seed, 4])
         users, items = self.wanted.shape
         odds = self.wanted / self.wanted.sum(axis=1, keepdims=True)

@@ -147,7 +147,7 @@ def test_as_many_go_of_each_user_as_asked_the_lowest_first() -> None:
     assert keep.tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 1]
 
 
-def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
+def test_rankings_are_judged_as_the_daily_job_judges_them() -> None:
     random = np.random.default_rng(0)
     scores = random.normal(size=(40, ITEMS)).astype(np.float32)
     seen = sp.csr_matrix(random.random((40, ITEMS)) < 0.2)
@@ -177,7 +177,7 @@ def test_rankings_are_judged_as_the_nightly_job_judges_them() -> None:
     assert (found["recall@20"] <= expected["recall@50"]).all()
 
 
-def test_fixed_steps_of_whole_epochs_are_the_nightly_tuning() -> None:
+def test_fixed_steps_of_whole_epochs_are_the_daily_tuning() -> None:
     table, clean, user_cutoffs = clean_histories(0, users=30)
     histories = histories_of(table, (1.0, -1.0))
     retained = rank.RetainedEvents.of(histories, np.ones(len(clean.positive), np.float32), ITEMS)
@@ -187,10 +187,10 @@ def test_fixed_steps_of_whole_epochs_are_the_nightly_tuning() -> None:
     columns = {"item": retained.item.to_arrow(pa.int32()), "ts": retained.ts.to_arrow(pa.int64())}
     rows = pa.table({**columns, "keep_weight": retained.keep_weight.to_arrow(pa.float32())})
     task = TuningTask(Sequences.from_tables([rows], encoder.index, MOMENT), None, MOMENT, tuning)
-    nightly = TuningLoop(encoder.blank(), encoder.layout, task, Worker())
-    nightly.run(lambda loop: None)
+    daily = TuningLoop(encoder.blank(), encoder.layout, task, Worker())
+    daily.run(lambda loop: None)
     ours = FixedSteps(encoder.blank(), encoder.layout, task, Worker())
-    ours.take_steps(nightly.progress.step)
-    assert ours.progress.step == nightly.progress.step > 2
-    for name, tensor in nightly.model.trainable_parameters().items():
+    ours.take_steps(daily.progress.step)
+    assert ours.progress.step == daily.progress.step > 2
+    for name, tensor in daily.model.trainable_parameters().items():
         assert np.array_equal(tensor.detach().numpy(), ours.model.trainable_parameters()[name].detach().numpy()), name
