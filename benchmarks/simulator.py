@@ -99,7 +99,7 @@ class World:
         return (np.random.default_rng([seed, 3]).random(items.shape) < chance).astype(np.float64)
 
     def consumed(self, count: int, seed: int) -> Codes:
-        """What each user consumes without a slate, [users, count] distinct items: by preference, or at random as noise."""
+        """What each user consumes without a slate, [users, count] distinct items: by preference, or as noise."""
         rng = np.random.default_rng([seed, 4])
         users, items = self.wanted.shape
         odds = self.wanted / self.wanted.sum(axis=1, keepdims=True)
