@@ -52,7 +52,7 @@ def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: Run
     targets = pa.concat_tables(
         [read_counterfactual_propensities(result.context.storage, result.manifest, shard) for shard in shards]
     )
-    assert set(targets["target"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
+    assert set(targets["target_arm"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
     assert set(targets["slate_id"].to_pylist()) == set(slates_of(workspace, result, "soft")["slate_id"].to_pylist())
 
 
