@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from rayrec.embeddings.embedding_tables import (
     EMBEDDINGS,
@@ -21,15 +17,12 @@ from rayrec.embeddings.embedding_tables import (
     embedding_schema,
     neighbour_schema,
 )
-from rayrec.errors import MissingFileError, PublicationError
-from rayrec.numerics.hashing import shard_of
+from rayrec.errors import PublicationError
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.published_tables import PublishedTable
-from rayrec.publishing.records import Manifest, PublishedFile
-from rayrec.publishing.slate_reader import parse_date
+from rayrec.publishing.records import Manifest
+from rayrec.publishing.slate_reader import parse_date, read_arms
 from rayrec.storage import Storage, layout
-
-_PARALLEL_READS = 8
 
 
 def read_embeddings(
@@ -95,38 +88,4 @@ def _published(
             where=storage.url(layout.manifest_path(date, product.name)),
             hint="run jobs.embed",
         )
-    if arm not in manifest.arms:
-        raise PublicationError(
-            f"there is no {product.arm_key} {arm!r} on {date}",
-            where=storage.root,
-            hint=f"the {product.arm_key}s are {', '.join(manifest.arms)}",
-        )
-    wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
-    shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
-    files = [f for f in manifest.files if f.arm == arm and (shards is None or f.shard in shards)]
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        tables = list(pool.map(lambda file: _read(storage, file, verify), files))
-    table = pa.concat_tables([schema(manifest).empty_table(), *tables])
-    return table if wanted is None else table.filter(pc.is_in(table["user_id"], value_set=wanted))
-
-
-def _read(storage: Storage, file: PublishedFile, verify: bool) -> pa.Table:
-    def fail(problem: str) -> PublicationError:
-        return PublicationError(
-            f"a published file does not match its manifest: {problem}",
-            where=storage.url(file.path),
-            hint="restore it, or delete the date's manifest and run the job again",
-        )
-
-    try:
-        data = storage.read(file.path)
-    except MissingFileError:
-        raise fail("it is missing") from None
-    if len(data) != file.bytes:
-        raise fail(f"it has {len(data)} bytes instead of {file.bytes}")
-    if verify and hashlib.sha256(data).hexdigest() != file.sha256:
-        raise fail("its sha256 differs")
-    try:
-        return pq.read_table(pa.BufferReader(data), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise fail(f"it cannot be read: {error}") from None
+    return read_arms(storage, manifest, arm, schema(manifest), users=users, verify=verify, arm_key=product.arm_key)

@@ -171,7 +171,7 @@ class PublishingRun:
             # Receipts first: they must not outlive the files, if the date is withdrawn and this run resumed.
             self._delete(self._paths(layout.receipts_folder(self.record.date, self.record.run_id)))
         named = {file.path for file in manifest.files}
-        written = self._paths(self._folder)
+        written = self._paths(layout.publication_folder(self.product.name, self.record.date))
         self._delete([path for path in written if f"-{self.record.run_id}-" in path and path not in named])
 
     def _refusal(self, published: Manifest) -> PublicationError:
@@ -187,10 +187,6 @@ class PublishingRun:
             hint="keep the publication, or set another output.root, or withdraw the date by deleting that manifest"
             " and run the job again",
         )
-
-    @property
-    def _folder(self) -> str:
-        return layout.publication_folder(self.product.name, self.record.date)
 
     def _paths(self, folder: str) -> list[str]:
         return [file.path for file in self.storage.list(folder)]

@@ -54,12 +54,26 @@ def read_slates(
     `users` reads only the shards of these users. `verify` checks every file against its sha256.
     Raises PublicationError if the date or the arm is not published, or a file is not the published one.
     """
-    manifest, storage = read_manifest(root, date), Storage(os.fspath(root))
+    storage = Storage(os.fspath(root))
+    return read_arms(storage, read_manifest(root, date), arm, SLATE, users=users, verify=verify)
+
+
+def read_arms(
+    storage: Storage,
+    manifest: Manifest,
+    arm: str | None,
+    schema: pa.Schema,
+    *,
+    users: Collection[str] | None,
+    verify: bool,
+    arm_key: str = "arm",
+) -> pa.Table:
+    """The rows of one arm or all of any product, as `read_slates`; `arm_key`: what the product calls its arms."""
     if arm is not None and arm not in manifest.arms:
         raise PublicationError(
-            f"there is no arm {arm!r} on {manifest.dt}",
+            f"there is no {arm_key} {arm!r} on {manifest.dt}",
             where=storage.root,
-            hint=f"the arms are {', '.join(manifest.arms)}",
+            hint=f"the {arm_key}s are {', '.join(manifest.arms)}",
         )
     wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
     shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
@@ -67,8 +81,9 @@ def read_slates(
         file for file in manifest.files if (arm is None or file.arm == arm) and (shards is None or file.shard in shards)
     ]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        tables = list(pool.map(lambda file: _read(storage, file, wanted, verify), files))
-    return pa.concat_tables([SLATE.empty_table(), *tables])
+        tables = list(pool.map(lambda file: _read(storage, file, schema, verify), files))
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    return table if wanted is None else table.filter(pc.is_in(table["user_id"], value_set=wanted))
 
 
 def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
@@ -110,17 +125,17 @@ def read_denoised(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
         return DENOISED_HISTORY.empty_table()
 
 
-def _read(storage: Storage, file: PublishedFile, users: pa.Array | None, verify: bool) -> pa.Table:
+def _read(storage: Storage, file: PublishedFile, schema: pa.Schema, verify: bool) -> pa.Table:
     data = _bytes(storage, file)
     if verify and hashlib.sha256(data).hexdigest() != file.sha256:
         raise _not_as_published(storage, file, "its sha256 is another")
     try:
-        table = pq.read_table(pa.BufferReader(data), schema=SLATE, use_threads=False)
+        table = pq.read_table(pa.BufferReader(data), schema=schema, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise _not_as_published(storage, file, f"it cannot be read: {error}") from error
     if table.num_rows != file.rows:
         raise _not_as_published(storage, file, f"it has {table.num_rows} rows, not {file.rows}")
-    return table if users is None else table.filter(pc.is_in(table["user_id"], value_set=users))
+    return table
 
 
 def _bytes(storage: Storage, file: PublishedFile) -> bytes:
