@@ -37,10 +37,6 @@ def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == page(), "run: python -m rayrec.config --reference > docs/config.md"
 
 
-def test_the_page_says_in_its_first_line_how_it_is_made() -> None:
-    assert "python -m rayrec.config --reference > docs/config.md" in page().splitlines()[0]
-
-
 @pytest.mark.parametrize("section", dict.fromkeys(sections(Config)))
 def test_every_section_and_every_key_says_what_it_means(section: type[Section]) -> None:
     assert section.__dict__.get("__doc__"), "the section says nothing"

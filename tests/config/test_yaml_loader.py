@@ -93,11 +93,3 @@ def test_a_date_or_number_that_there_is_not_is_refused(value: str) -> None:
 def test_no_override_ends_in_a_traceback(key: str, value: str) -> None:
     with pytest.raises(ConfigError):
         load(CONF / "demo.yaml", [f"{key}={value}"])
-
-
-def test_a_config_of_too_many_levels_is_refused_in_its_file(tmp_path: Path) -> None:
-    path = tmp_path / "shop.yaml"
-    path.write_text("name: shop\ndata: " + "[" * 2000, encoding="utf8")
-    with pytest.raises(ConfigError, match="more than 50 levels") as caught:
-        load(path)
-    assert caught.value.where == f"{path}, line 2"

@@ -1,4 +1,4 @@
-"""The night's table: read once, named among the inputs, kept apart for configs with other arms; the demo's is right."""
+"""The context's table: read once, named among the inputs, kept apart for configs with other arms; the demo's is right."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest
 from rayrec.pipeline.run_context import RunContext
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+LOOSE = "data.instructions.max_quarantine_share=0.5"
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,17 @@ def day(shop: SyntheticDataset, out: Path, *overrides: str) -> RunContext:
     return RunContext(load(CONF, [f"data.root={shop.data_root}", f"output.root={out}", *overrides]), shop.date)
 
 
+def shop_with(root: Path, rows: str) -> SyntheticDataset:
+    shop = make_synthetic_dataset(root, seed=3, users=20)
+    with (shop.data_root / "instructions.csv").open("a") as file:
+        file.write(rows)
+    return shop
+
+
 def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: SyntheticDataset, tmp_path: Path) -> None:
-    night = day(shop, tmp_path)
-    counts = ingest_instructions(night)
-    table = instruction_table(night)
+    context = day(shop, tmp_path)
+    counts = ingest_instructions(context)
+    table = instruction_table(context)
     assert counts.quarantined == {}
     assert counts.rows == {"instructions.csv": table.num_rows}
     assert table.schema == INSTRUCTION
@@ -48,31 +56,28 @@ def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: Synt
 
 
 def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: SyntheticDataset, tmp_path: Path) -> None:
-    night, without = day(shop, tmp_path), day(shop, tmp_path, "data.instructions=null")
-    assert "instructions.csv" in [file.path for file in night.record.inputs]
+    context, without = day(shop, tmp_path), day(shop, tmp_path, "data.instructions=null")
+    assert "instructions.csv" in [file.path for file in context.record.inputs]
     assert "instructions.csv" not in [file.path for file in without.record.inputs]
-    assert night.data_fingerprint != without.data_fingerprint
+    assert context.data_fingerprint != without.data_fingerprint
     assert ingest_instructions(without).rows == {}
     assert instruction_table(without).equals(INSTRUCTION.empty_table())
 
 
 def test_a_second_run_finds_the_table_and_does_not_read_it_again(shop: SyntheticDataset, tmp_path: Path) -> None:
-    night = day(shop, tmp_path)
-    counts = ingest_instructions(night)
+    context = day(shop, tmp_path)
+    counts = ingest_instructions(context)
     again = day(shop, tmp_path)
     again.__dict__["instruction_files"] = ()  # nothing could be read
-    again.__dict__["data_fingerprint"] = night.data_fingerprint
+    again.__dict__["data_fingerprint"] = context.data_fingerprint
     assert ingest_instructions(again) == counts
-    assert instruction_table(again).equals(instruction_table(night))
+    assert instruction_table(again).equals(instruction_table(context))
 
 
 def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_path: Path) -> None:
-    shop = make_synthetic_dataset(tmp_path, seed=3, users=20)
-    with (shop.data_root / "instructions.csv").open("a") as file:
-        file.write("user-0001,mars,,cups\n")
-    loose = "data.instructions.max_quarantine_share=0.5"
-    ours = day(shop, tmp_path / "out", loose)
-    theirs = day(shop, tmp_path / "out", loose, "arms.variants={llm: {}, mars: {}}")
+    shop = shop_with(tmp_path, "user-0001,mars,,cups\n")
+    ours = day(shop, tmp_path / "out", LOOSE)
+    theirs = day(shop, tmp_path / "out", LOOSE, "arms.variants={llm: {}, mars: {}}")
     assert ours.work_folder == theirs.work_folder
     assert ingest_instructions(ours).quarantined == {f"{INSTRUCTION_REASON_PREFIX}unknown_arm": 1}
     assert ingest_instructions(theirs).quarantined == {}
@@ -82,15 +87,12 @@ def test_configs_with_other_arms_share_the_work_folder_but_not_the_table(tmp_pat
 
 
 def test_requests_of_erased_users_are_dropped(tmp_path: Path) -> None:
-    shop = make_synthetic_dataset(tmp_path, seed=3, users=20)
-    with (shop.data_root / "instructions.csv").open("a") as file:
-        file.write("user-0001,mars,,cups\nuser-0002,mars,,cups\n")
-    loose = "data.instructions.max_quarantine_share=0.5"
-    before = day(shop, tmp_path / "out", loose)
+    shop = shop_with(tmp_path, "user-0001,mars,,cups\nuser-0002,mars,,cups\n")
+    before = day(shop, tmp_path / "out", LOOSE)
     ingest_instructions(before)
     gone = instruction_table(before)["user_id"].to_pylist()[1]
     erasure_list.add(before.storage, pa.array([gone, "user-0001"]))
-    after = day(shop, tmp_path / "out", loose)
+    after = day(shop, tmp_path / "out", LOOSE)
     counts = ingest_instructions(after)
     expected = [user for user in instruction_table(before)["user_id"].to_pylist() if user not in (gone, "user-0001")]
     assert instruction_table(after)["user_id"].to_pylist() == expected
@@ -100,10 +102,10 @@ def test_requests_of_erased_users_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_shorter_cap_is_another_table(shop: SyntheticDataset, tmp_path: Path) -> None:
-    night, short = day(shop, tmp_path), day(shop, tmp_path, "instruction.max_chars=6")
-    for one in (night, short):
+    context, short = day(shop, tmp_path), day(shop, tmp_path, "instruction.max_chars=6")
+    for one in (context, short):
         ingest_instructions(one)
-    whole, cut = (set(instruction_table(one)["intention"].drop_null().to_pylist()) for one in (night, short))
+    whole, cut = (set(instruction_table(one)["intention"].drop_null().to_pylist()) for one in (context, short))
     assert all(text.startswith("something in ") for text in whole)
     assert cut == {"someth"}
     assert set(instruction_table(short)["preference"].drop_null().to_pylist()) == {"likes"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,17 @@ ARMS = ("control", "llm")
 
 
 def data(root: Path, **source: Any) -> Data:
-    instructions = {"path": "asked.csv", "max_quarantine_share": 0.8, **source}
-    return Data.model_validate(
-        {
-            "root": str(root),
-            "interactions": {"path": "x"},
-            "items": {"path": "y"},
-            "instructions": instructions,
-        }
-    )
+    instructions = {"path": "instructions.csv", "max_quarantine_share": 0.8, **source}
+    others = {"interactions": {"path": "x"}, "items": {"path": "y"}}
+    return Data.model_validate({"root": str(root), **others, "instructions": instructions})
 
 
-def read(folder: Path, content: str, arms: Sequence[str] = ARMS, **source: Any) -> InstructionReadResult:
-    (folder / "asked.csv").write_text(content, encoding="utf8")
+def read(folder: Path, content: str | None, max_chars: int = 300, **source: Any) -> InstructionReadResult:
+    """`content`: of instructions.csv; None: the files are there."""
+    if content is not None:
+        (folder / "instructions.csv").write_text(content, encoding="utf8")
     settings = data(folder, **source)
-    return read_instructions(settings, instruction_files(settings), arms, 300)
+    return read_instructions(settings, instruction_files(settings), ARMS, max_chars)
 
 
 def reasons(read: InstructionReadResult) -> dict[int, str]:
@@ -57,7 +52,7 @@ def test_good_rows_become_instructions_sorted_by_user_and_arm(tmp_path: Path) ->
         ("ann", None, "likes tea", None),
         ("bob", None, None, "a kettle"),
     ]
-    assert (found.rows, found.quarantine.num_rows) == ({"asked.csv": 4}, 0)
+    assert (found.rows, found.quarantine.num_rows) == ({"instructions.csv": 4}, 0)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +82,13 @@ def test_each_broken_row_goes_to_quarantine_with_its_reason_and_costs_nothing_el
     assert reason in REASONS
     assert found.quarantine.schema == QUARANTINE
     assert found.instructions["user_id"].to_pylist() == ["*", "ann"]
-    assert found.rows == {"asked.csv": 3}
+    assert found.rows == {"instructions.csv": 3}
 
 
 def test_the_detail_names_the_column_and_the_raw_row_is_kept(tmp_path: Path) -> None:
     row = read(tmp_path, "who,arm,preference,ask\nann,nobody,,cups\n" + GOOD, user_id="who", intention="ask")
     found = row.quarantine.to_pylist()[0]
-    assert (found["file"], found["row"], found["user_id"]) == ("asked.csv", 1, "ann")
+    assert (found["file"], found["row"], found["user_id"]) == ("instructions.csv", 1, "ann")
     assert found["detail"] == "arm is 'nobody'"
     assert json.loads(found["raw"])["ask"] == "cups"
 
@@ -107,8 +102,7 @@ def test_a_duplicate_of_a_broken_row_is_no_duplicate(tmp_path: Path) -> None:
 def test_the_first_file_by_path_wins(tmp_path: Path) -> None:
     for name, said in (("b.csv", "later"), ("a.csv", "earlier")):
         (tmp_path / name).write_text(f"{HEADER}ann,,{said},\n")
-    settings = data(tmp_path, path="*.csv")
-    found = read_instructions(settings, instruction_files(settings), ARMS, 300)
+    found = read(tmp_path, None, path="*.csv")
     assert found.instructions["preference"].to_pylist() == ["earlier"]
     assert found.quarantine.select(["file", "reason"]).to_pylist() == [
         {"file": "b.csv", "reason": "duplicate_instruction"}
@@ -117,9 +111,7 @@ def test_the_first_file_by_path_wins(tmp_path: Path) -> None:
 
 
 def test_long_texts_are_cut_and_empty_texts_are_none(tmp_path: Path) -> None:
-    (tmp_path / "asked.csv").write_text(f"{HEADER}ann,,{'so ' * 200},\n", encoding="utf8")
-    settings = data(tmp_path)
-    found = read_instructions(settings, instruction_files(settings), ARMS, 10).instructions
+    found = read(tmp_path, f"{HEADER}ann,,{'so ' * 200},\n", max_chars=10).instructions
     assert found.select(["preference", "intention"]).to_pylist() == [{"preference": "so so so s", "intention": None}]
 
 
@@ -129,14 +121,11 @@ def test_parquet_and_json_lines_and_csv_give_the_same(tmp_path: Path) -> None:
         {"user_id": "*", "arm": None, "preference": None, "intention": "a gift"},
         {"user_id": "*", "arm": "mars", "preference": None, "intention": "a gift"},
     ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "asked.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "instructions.parquet")
     lines = [{key: value for key, value in row.items() if value is not None} for row in rows]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "asked.csv").write_text(HEADER + "7,,likes tea,\n*,,,a gift\n*,mars,,a gift\n")
-    found = []
-    for kind in ("parquet", "jsonl", "csv"):
-        settings = data(tmp_path, path=f"asked.{kind}")
-        found.append(read_instructions(settings, instruction_files(settings), ARMS, 300))
+    (tmp_path / "instructions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "instructions.csv").write_text(HEADER + "7,,likes tea,\n*,,,a gift\n*,mars,,a gift\n")
+    found = [read(tmp_path, None, path=f"instructions.{kind}") for kind in ("parquet", "jsonl", "csv")]
     assert found[0].instructions.equals(found[1].instructions)
     assert found[0].instructions.equals(found[2].instructions)
     assert [reasons(each) for each in found] == [{3: "unknown_arm"}] * 3
@@ -154,9 +143,8 @@ def test_columns_that_are_not_there_are_said_to_be_null(tmp_path: Path) -> None:
 
 def test_an_arms_column_of_nothing_but_nulls_means_every_arm(tmp_path: Path) -> None:
     table = pa.table({"user_id": ["a", "b"], "arm": pa.nulls(2), "preference": ["x", "y"], "intention": pa.nulls(2)})
-    pq.write_table(table, tmp_path / "asked.parquet")
-    settings = data(tmp_path, path="asked.parquet")
-    found = read_instructions(settings, instruction_files(settings), ARMS, 300).instructions
+    pq.write_table(table, tmp_path / "instructions.parquet")
+    found = read(tmp_path, None, path="instructions.parquet").instructions
     assert found["arm"].to_pylist() == found["intention"].to_pylist() == [None, None]
 
 
@@ -197,7 +185,7 @@ def test_nothing_depends_on_how_rows_are_cut_into_batches(size: int) -> None:
 def test_too_much_quarantine_is_refused_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(QuarantineError, match=r"1 of 3 instructions .*33.3%, allowed 5.0%\): unknown_arm 1") as caught:
         read(tmp_path, HEADER + GOOD + "u,mars,x,\n", max_quarantine_share=0.05)
-    assert "asked.csv, row 3: arm is 'mars'" in str(caught.value)
+    assert "instructions.csv, row 3: arm is 'mars'" in str(caught.value)
     assert "data.instructions.max_quarantine_share" in caught.value.hint
     with pytest.raises(QuarantineError, match="1 of 1"):  # nothing would be left
         read(tmp_path, HEADER + "u,mars,x,\n", max_quarantine_share=1)
@@ -205,7 +193,7 @@ def test_too_much_quarantine_is_refused_with_the_reasons(tmp_path: Path) -> None
 
 def test_a_table_without_rows_asks_for_nothing_and_missing_files_are_errors(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER)
-    assert (found.instructions.num_rows, found.rows) == (0, {"asked.csv": 0})
+    assert (found.instructions.num_rows, found.rows) == (0, {"instructions.csv": 0})
     with pytest.raises(DataError, match=r"no file matches data\.instructions\.path 'wishes\.csv'"):
         instruction_files(data(tmp_path, path="wishes.csv"))
     without = data(tmp_path).model_copy(update={"instructions": None})

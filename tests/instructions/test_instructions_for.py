@@ -47,8 +47,3 @@ def test_a_campaign_adds_to_what_users_say_of_themselves() -> None:
         ["a gift"] * 2,
     ]
     assert [column.to_pylist() for column in instructions_for(table, users, "llm")] == [["tea", None], ["cups"] * 2]
-
-
-def test_an_empty_table_asks_for_nothing() -> None:
-    found = instructions_for(INSTRUCTION.empty_table(), pa.array(["ann", "bob"]), "llm")
-    assert [column.to_pylist() for column in found] == [[None, None], [None, None]]

@@ -1,4 +1,4 @@
-"""The llm teacher: answers have the form asked for, each is asked once, none goes unchecked; titles are only words."""
+"""The LLM teacher: answers fit the schema, each is generated once and checked; titles are only words."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import tiny_chat
 from transformers import AutoTokenizer
@@ -57,6 +58,12 @@ def teacher(checkpoint: Path, root: Path, writer: JsonGenerator | None) -> LlmTe
     return LlmTeacher(checkpoint, Storage(str(root)), start=start)
 
 
+def stored_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
+    cache = AnswerCache(Storage(str(root)), layout.teacher_answers_folder(found.digest))
+    tables = [pq.read_table(cache.storage.url(file.path)) for file in cache.storage.list(cache.folder)]
+    return cache.read([key for table in tables for key in table["key"].to_pylist()])
+
+
 def said(text: str) -> Answer:
     return Answer(json.dumps({"preference": text}), True)
 
@@ -69,7 +76,7 @@ def test_what_vllm_writes_has_the_form_asked_for_and_is_not_asked_again(
     assert first.counts["generated"] == 2
     assert first.counts["rows"] == 4
     assert first.counts["refused: nothing_to_read"] == 2
-    kept = kept_answers(first, tmp_path)
+    kept = stored_answers(first, tmp_path)
     assert len(kept) == 2
     assert all(answer.finished for answer in kept.values())
     contents = [json.loads(answer.text, strict=False) for answer in kept.values()]
@@ -92,8 +99,8 @@ def test_an_answer_is_the_same_alone_and_among_others(
     alone = teacher(checkpoint, tmp_path / "alone", vllm_generator)
     for history in reversed(histories):
         alone.profiles([history])
-    assert kept_answers(alone, tmp_path / "alone") == kept_answers(together, tmp_path / "together")
-    assert len({answer.text for answer in kept_answers(alone, tmp_path / "alone").values()}) > 1
+    assert stored_answers(alone, tmp_path / "alone") == stored_answers(together, tmp_path / "together")
+    assert len({answer.text for answer in stored_answers(alone, tmp_path / "alone").values()}) > 1
 
 
 def test_only_what_is_new_is_asked_and_each_question_once(checkpoint: Path, tmp_path: Path) -> None:
@@ -187,16 +194,3 @@ def test_folders_that_hold_no_instruct_checkpoint_are_refused(tmp_path: Path) ->
     pickled = tiny_chat.save(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     refused(pickled, r"no \*\.safetensors")
-
-
-def kept_answers(found: LlmTeacher, root: Path) -> dict[str, Answer]:
-    kept = AnswerCache(Storage(str(root)), layout.teacher_answers_folder(found.digest))
-    keys = kept_keys(kept)
-    return kept.read(keys)
-
-
-def kept_keys(kept: AnswerCache) -> list[str]:
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(kept.storage.url(file.path)) for file in kept.storage.list(kept.folder)]
-    return [key for table in tables for key in table["key"].to_pylist()]

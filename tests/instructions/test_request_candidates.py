@@ -1,4 +1,4 @@
-"""Candidates for what is asked: every arm's words are looked for, and nobody's hide what others ask for."""
+"""Candidates for requests: those of every arm are searched for, and none hides what others find."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayrec.pipeline.worker_cache import worker_cache
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 USERS = pa.chunked_array([["ann", "bob"]])
-ASKED = [
+ROWS = [
     {"user_id": "*", "arm": "", "preference": "", "intention": "boots"},
     {"user_id": "*", "arm": "christmas", "preference": "", "intention": "Christmas gifts"},
     {"user_id": "bob", "arm": "", "preference": "", "intention": "a red lamp"},
@@ -34,44 +34,44 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
 
 
 @pytest.fixture
-def night(shop: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
-    pa_csv.write_csv(pa.Table.from_pylist(ASKED), shop.data_root / "instructions.csv")
+def context(shop: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunContext:
+    pa_csv.write_csv(pa.Table.from_pylist(ROWS), shop.data_root / "instructions.csv")
     arms = "arms.variants={llm: {}, christmas: {}, other: {}}"
-    day = RunContext(load(CONF, [f"data.root={shop.data_root}", f"output.root={tmp_path}", arms]), shop.date)
-    ingest_instructions(day)
+    run = RunContext(load(CONF, [f"data.root={shop.data_root}", f"output.root={tmp_path}", arms]), shop.date)
+    ingest_instructions(run)
     catalogue = pa.table({"title": TITLES, "category": pa.nulls(len(TITLES), pa.string())})
     catalogue = catalogue.append_column("attributes", pa.array([[]] * len(TITLES), pa.map_(pa.string(), pa.string())))
     monkeypatch.setattr("rayrec.pipeline.worker_cache.read_catalogue", lambda _: catalogue)
-    return day
+    return run
 
 
-def test_each_arm_has_its_own_words(night: RunContext) -> None:
-    assert request_queries(night, USERS, ("llm",)) == [("boots",), ("a red lamp",)]
-    assert request_queries(night, USERS, ("christmas",)) == [("Christmas gifts",), ("a sofa",)]
+def test_each_arm_has_its_own_words(context: RunContext) -> None:
+    assert request_queries(context, USERS, ("llm",)) == [("boots",), ("a red lamp",)]
+    assert request_queries(context, USERS, ("christmas",)) == [("Christmas gifts",), ("a sofa",)]
 
 
-def test_arms_that_share_candidates_are_all_looked_for(night: RunContext) -> None:
+def test_arms_that_share_candidates_are_all_looked_for(context: RunContext) -> None:
     everything = [{"boots", "Christmas gifts"}, {"a red lamp", "a sofa"}]
     for arms in (("llm", "christmas"), ("christmas", "llm"), ("llm", "christmas", "other")):
-        assert [set(texts) for texts in request_queries(night, USERS, arms)] == everything
-        assert all(len(texts) == 2 for texts in request_queries(night, USERS, arms))
+        assert [set(texts) for texts in request_queries(context, USERS, arms)] == everything
+        assert all(len(texts) == 2 for texts in request_queries(context, USERS, arms))
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 3])
-def test_a_campaign_of_one_arm_takes_nothing_from_what_others_find(night: RunContext, top: int) -> None:
-    alone = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("llm",)), top)
-    campaign = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("christmas",)), top)
-    both = search_items(worker_cache(night).item_search, request_queries(night, USERS, ("llm", "christmas")), top)
+def test_a_campaign_of_one_arm_takes_nothing_from_what_others_find(context: RunContext, top: int) -> None:
+    alone = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("llm",)), top)
+    campaign = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("christmas",)), top)
+    both = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("llm", "christmas")), top)
     assert alone.lengths.tolist() == [min(top, 3), min(top, 2)]
     for user in range(2):
         assert set(both[user]) == set(alone[user]) | set(campaign[user])
 
 
-def test_nothing_is_found_for_nothing_asked(night: RunContext) -> None:
-    found = search_items(worker_cache(night).item_search, [(), ("boots",), ("no such thing",)], 5)
+def test_nothing_is_found_for_nothing_asked(context: RunContext) -> None:
+    found = search_items(worker_cache(context).item_search, [(), ("boots",), ("no such thing",)], 5)
     assert found.lengths.tolist() == [0, 3, 0]
     assert found.values.dtype == np.int32
-    assert len(search_items(worker_cache(night).item_search, [], 5)) == 0
+    assert len(search_items(worker_cache(context).item_search, [], 5)) == 0
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 7, 50, 119, 120, 1000])

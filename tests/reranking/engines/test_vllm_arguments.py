@@ -80,6 +80,7 @@ def test_what_is_about_speed_reaches_vllm(
         ("{spec_model: /models/small}", "spec_model: not taken here"),
         ("{mamba_ssm_cache_dtype: float16}", "mamba_ssm_cache_dtype: not taken here"),
         ("{worker_cls: somebodys.Worker}", "worker_cls: not taken here"),
+        ("{hf_token: hf_sesame}", "hf_token: not taken here"),
         ("{distributed_executor_backend: somebodys.Executor}", "there is no backend 'somebodys.Executor'"),
     ],
 )
@@ -88,12 +89,7 @@ def test_a_config_with_any_other_argument_is_refused(vllm: str, what: str) -> No
         load(CONFIG, [f"resources.vllm={vllm}"])
     assert what in str(error.value)
     assert error.value.where.startswith("resources.vllm")
-
-
-def test_a_secret_is_refused_and_not_shown() -> None:
-    with pytest.raises(ConfigError, match="hf_token: not taken here") as error:
-        load(CONFIG, ["resources.vllm={hf_token: hf_sesame}"])
-    assert "sesame" not in str(error.value)
+    assert "sesame" not in str(error.value)  # it may be a secret
 
 
 def test_a_config_may_say_how_much_memory_and_how_many_devices() -> None:

@@ -68,13 +68,17 @@ def asking(rows: list[Row], asks: list[str | None]) -> pa.Table:
     return table(rows).append_column("instruction", pa.array(asks, pa.string()))
 
 
-def test_what_a_user_asks_for_stands_in_place_of_the_instruction(reranker: ItemTokenRanker) -> None:
+def test_an_instruction_replaces_the_default_one_and_a_request_is_guided(reranker: ItemTokenRanker) -> None:
     rows = random_rows(3)
-    plain = scores(reranker(table(rows)))
-    asked = scores(reranker(asking(rows, [None, INSTRUCTION, "something else"])))
-    np.testing.assert_array_equal(asked[0], plain[0])
-    np.testing.assert_array_equal(asked[1], plain[1])
-    assert not np.array_equal(asked[2], plain[2], equal_nan=True)
+    texts = [None, INSTRUCTION, "something else"]
+    plain, other = scores(reranker(table(rows))), scores(reranker(asking(rows, texts)))
+    np.testing.assert_array_equal(other[0], plain[0])
+    np.testing.assert_array_equal(other[1], plain[1])
+    assert not np.array_equal(other[2], plain[2], equal_nan=True)
+    requests = pa.array([None, None, "something else"], pa.string())
+    guided = scores(reranker(asking(rows, texts).append_column("request", requests)))
+    np.testing.assert_array_equal(guided[1], plain[1])
+    assert not np.array_equal(guided[2], other[2], equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +95,18 @@ def test_a_user_without_known_events_is_scored_by_an_instruction_alone(
     assert np.isfinite(other).all()
 
 
-def test_rows_that_share_a_prompt_are_read_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_share_a_prompt_are_computed_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [2, 4, 6, 7]
     rows: list[Row] = [("u", history, [10, 12, 11]), ("u", history, [12, 20]), ("v", [2], [12])]
-    honest, asked = reranker._engine.last_hidden_states, []
+    honest, prompt_counts = reranker._engine.last_hidden_states, []
 
     def watch(prompts: Any) -> Any:
-        asked.append(len(prompts))
+        prompt_counts.append(len(prompts))
         return honest(prompts)
 
     monkeypatch.setattr(reranker._engine, "last_hidden_states", watch)
     one, two, _ = scores(reranker(table(rows)))
-    assert asked == [2]
+    assert prompt_counts == [2]
     assert one[1] == two[0]
     np.testing.assert_array_equal(scores(reranker(table(rows[:1])))[0], one)
 

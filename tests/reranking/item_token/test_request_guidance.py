@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import log_softmax
-from small_model import INSTRUCTION, KNOWN, catalogue
+from small_model import INSTRUCTION
 
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.item_token.item_head import ItemHead
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
 from rayrec.reranking.item_token.prompt_layout import MICROSECONDS_PER_DAY, PromptLayout
 from rayrec.reranking.item_token.request_guidance import WeightedPrompts, guided_states, weighted_prompts
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
@@ -120,31 +119,3 @@ def test_where_one_prompt_fails_the_row_does(
     failed, fine = guided_states(reference_engine, [guided, other])
     assert failed == Failure("it would not be read")
     np.testing.assert_array_equal(fine, expected)
-
-
-def test_the_reranker_guides_requests_and_reads_what_arms_share_once(
-    vllm_engine: Engine, small_model: LocalCheckpoint, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import pyarrow as pa
-
-    reranker = ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
-    codes = [int(KNOWN[code][1:]) for code in HISTORY]
-    rows = {
-        "user_id": ["u", "u"],
-        "item": pa.array([codes, codes], pa.list_(pa.int32())),
-        "ts": pa.array([[NOW - MICROSECONDS_PER_DAY] * 3] * 2, pa.list_(pa.int64())),
-        "candidate": pa.array([[2, 4, 6], [2, 4, 6]], pa.list_(pa.int32())),
-        "instruction": [None, WISH],
-    }
-    honest, asked = vllm_engine.last_hidden_states, []
-
-    def watch(prompts: Any) -> Any:
-        asked.append(len(prompts))
-        return honest(prompts)
-
-    monkeypatch.setattr(vllm_engine, "last_hidden_states", watch)
-    plain, once = reranker(pa.table(rows))["llm_score"].to_pylist()
-    same, guided = reranker(pa.table({**rows, "request": [None, WISH]}))["llm_score"].to_pylist()
-    assert asked == [2, 4]  # the history alone is the other row's prompt
-    assert plain == same
-    assert once != guided

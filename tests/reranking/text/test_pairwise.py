@@ -70,15 +70,13 @@ def test_standing_first_does_not_matter(qwen3: InstructCheckpoint, bias: float) 
     assert [numbers[k] for k in np.argsort(-np.asarray(scores))] == sorted(numbers, reverse=True)
 
 
-def test_the_rounds_of_all_users_are_asked_together(qwen3: InstructCheckpoint) -> None:
+def test_the_rounds_of_all_users_go_to_the_engine_together(qwen3: InstructCheckpoint) -> None:
     scorer = pairwise(qwen3, compare(), top=8)
     asks = [ask(np.random.default_rng(k).permutation(8 + k).tolist()) for k in range(5)]
-    together = scorer.score(asks)
+    scorer.score(asks)
     assert isinstance(scorer.engine, Oracle)
     assert scorer.engine.calls == 6  # the depth of the network
     assert len(scorer.engine.prompts) == 5 * 2 * 19
-    for k in range(5):
-        np.testing.assert_array_equal(pairwise(qwen3, compare(), top=8).score([asks[k]])[0], together[k])
 
 
 def test_a_comparison_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:

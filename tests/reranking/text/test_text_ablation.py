@@ -70,7 +70,7 @@ def test_the_sample_is_the_seeds_and_not_the_batchs() -> None:
     assert found != ablate_texts(one, scored, users=10, seed=4)
 
 
-def test_who_failed_or_had_no_more_than_titles_read_is_no_reading() -> None:
+def test_failures_and_items_with_nothing_but_a_title_are_left_out() -> None:
     failing = reader()
     failing.scorer.fails = "request 0"  # type: ignore[attr-defined]
     assert ablate_texts(failing, failing(table(1)), users=5, seed=0).num_rows == 0
@@ -86,7 +86,7 @@ def test_who_failed_or_had_no_more_than_titles_read_is_no_reading() -> None:
     assert ablate_texts(one, one(table(0)), users=5, seed=0).num_rows == 0
 
 
-def test_without_readings_nothing_is_shown() -> None:
+def test_without_ablations_nothing_is_shown() -> None:
     empty = pa.table({"item": pa.array([], pa.int32()), "score": pa.array([], pa.float32())})
     assert (
         item_text_effects("x", empty.append_column("score_title_only", empty["score"]), pa.array(TITLES)).num_rows == 0

@@ -44,12 +44,6 @@ def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> 
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_tuning_twice_gives_the_same_weights(tmp_path: Path) -> None:
-    one, two = (spec(tmp_path / name, pairs_shop()) for name in "ab")
-    run(one), run(two)
-    assert same(weights(one), weights(two))
-
-
 @pytest.mark.parametrize("validated", [False, True])
 def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     tmp_path: Path, validated: bool
