@@ -128,11 +128,11 @@ def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: P
         }
         assert how["ease"]["difference_to_refit"] < 1e-8
         for key, fitted in exact.fitted.items():
-            if fitted.kind == "ease":
+            if fitted.method == "ease":
                 size = len(fitted.arrays["active"])
                 one, other = (unpacked(m.fitted[key].arrays["inverse"], size) for m in (found, exact))
                 assert np.abs(one / one.diagonal() - other / other.diagonal()).max() < 1e-8
-            elif fitted.kind != "ials":
+            elif fitted.method != "ials":
                 assert all(np.array_equal(found.fitted[key].arrays[n], array) for n, array in fitted.arrays.items())
 
 
