@@ -19,6 +19,7 @@ from rayrec.config.scoring_sections import Denoise, Retrieval
 from rayrec.config.slate_section import Slate
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import Histories
+from rayrec.instructions.templates import load_templates
 from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_scorer import RankingQuery
@@ -91,8 +92,7 @@ def test_the_policy_is_uniform_and_its_propensities_are_exact() -> None:
 
 def test_the_scorer_gives_the_log_odds_of_yes(tmp_path: Path) -> None:
     checkpoint = InstructCheckpoint.open(str(build(tmp_path, "qwen3")))
-    scorer = method("scorer").load(
-        Oracle(checkpoint, lambda text, _: [1.5, 0.5]), checkpoint, method("scorer").settings_class()
-    )
+    scorer_class, engine = method("scorer"), Oracle(checkpoint, lambda _text, _count: [1.5, 0.5])
+    scorer = scorer_class(engine, checkpoint, scorer_class.settings_class(), load_templates())
     (scores,) = scorer.score([RankingQuery("tea", tuple(TITLES), ("a cup", "a pot"))])
     assert scores.tolist() == pytest.approx([1.0, 1.0])
