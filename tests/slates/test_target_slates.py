@@ -1,9 +1,11 @@
-"""What an arm would have made of another's slates, and for whom it is kept."""
+"""Counterfactual propensities: their values, and the users that have them."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from rayrec.storage import layout
 PINNED = {"pinned": [{"item_id": "item 007", "rank": 2}, {"item_id": "item 011", "rank": 9}]}
 
 
-def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
+def test_the_probability_of_its_own_slates_is_the_logged_propensity() -> None:
     for policy in POLICIES:
         made = stage(policy=policy, rules={**PINNED, "max_per_category": 2}, diversity={"method": "mmr"})
         pool = made.apply_rules(made.candidate_pool(candidates()))
@@ -45,7 +47,7 @@ def test_of_its_own_slates_every_arm_says_the_logged_propensity() -> None:
         assert np.array_equal(slate_probabilities(made, "llm", pool, chosen.code), chosen.propensity)
 
 
-def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
+def test_a_target_with_a_pin_shows_only_the_pinned_item_at_its_rank() -> None:
     logged, target = stage(policy="epsilon_greedy"), stage(rules=PINNED)
     slates = logged.select(logged.apply_rules(logged.candidate_pool(candidates())), "a").code
     pool = target.apply_rules(target.candidate_pool(candidates()))
@@ -55,7 +57,7 @@ def test_a_target_that_pins_shows_the_pin_and_nothing_else_there() -> None:
         assert 7 not in np.delete(slates[user], 1)[np.delete(found[user], 1) > 0]
 
 
-def test_what_the_target_blocks_it_never_shows() -> None:
+def test_an_item_that_the_target_blocks_has_probability_zero() -> None:
     logged, target = stage(policy="plackett_luce"), stage(policy="plackett_luce", rules={"max_per_category": 1})
     slates = logged.select(logged.apply_rules(logged.candidate_pool(candidates())), "a").code
     pool = target.apply_rules(target.candidate_pool(candidates()))
@@ -125,11 +127,7 @@ class Loaded:
 def day_of(
     root: Path, variants: dict[str, Any], assignment: str = "all", within: dict[str, Any] | None = None
 ) -> RunContext:
-    data = {
-        "interactions": {"path": "x"},
-        "items": {"from_interactions": True},
-        "shards": 1,
-    }
+    data = {"interactions": {"path": "x"}, "items": {"from_interactions": True}, "shards": 1}
     sources = {name: {} for name in SOURCES}
     config = {
         "name": "shop",
@@ -144,7 +142,15 @@ def day_of(
     return RunContext(Config.model_validate(config), datetime.date(2024, 5, 1))
 
 
-def committed(day: RunContext, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, pa.Table], pa.Table]:
+Commit = Callable[[RunContext], tuple[dict[str, pa.Table], pa.Table]]
+
+
+@pytest.fixture
+def committed(monkeypatch: pytest.MonkeyPatch) -> Commit:
+    return partial(commit, monkeypatch)
+
+
+def commit(monkeypatch: pytest.MonkeyPatch, day: RunContext) -> tuple[dict[str, pa.Table], pa.Table]:
     """The slates by arm, and COUNTERFACTUAL_PROPENSITY, of the 50 users of `candidates`, in every retrieve variant."""
     catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
     catalogue = catalogue.append_column("attributes", ATTRIBUTES)
@@ -179,15 +185,13 @@ def committed(day: RunContext, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[st
 CHANCE = {"slate": {"size": 30, "policy": "plackett_luce"}}
 
 
-def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_other_arm_has_propensities_of_the_random_slates(tmp_path: Path, committed: Commit) -> None:
     variants = {
         "greedy": {},
         "chance": CHANCE,
         "pins": {"slate": {"size": 9, "policy": "epsilon_greedy", "rules": PINNED}},
     }
-    slates, targets = committed(day_of(tmp_path, variants), monkeypatch)
+    slates, targets = committed(day_of(tmp_path, variants))
     assert targets.schema.equals(COUNTERFACTUAL_PROPENSITY)
     rows = slates["chance"].filter(pc.less_equal(slates["chance"]["rank"], STORED_RANKS))
     assert 0 < rows.num_rows < slates["chance"].num_rows
@@ -203,33 +207,29 @@ def test_every_other_arm_is_asked_about_the_slates_that_chance_had_a_part_in(
     }
 
 
-def test_an_arm_with_the_same_settings_says_the_logged_propensities(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Plackett-Luce knows no state but the scores, so a twin arm has the same probabilities."""
-    slates, targets = committed(day_of(tmp_path, {"one": CHANCE, "twin": CHANCE}), monkeypatch)
-    for arm in ("one", "twin"):
+def test_an_arm_with_the_same_settings_has_the_logged_propensities(tmp_path: Path, committed: Commit) -> None:
+    """Plackett-Luce depends on the scores alone, so an arm with the same settings has the same probabilities."""
+    slates, targets = committed(day_of(tmp_path, {"one": CHANCE, "same": CHANCE}))
+    for arm in ("one", "same"):
         rows = slates[arm].filter(pc.less_equal(slates[arm]["rank"], STORED_RANKS))
         own = targets.filter(pc.is_in(targets["slate_id"], rows["slate_id"].combine_chunks()))
         assert np.array_equal(own["propensity"].to_numpy(), rows["propensity"].to_numpy())
 
 
-def test_nothing_is_kept_where_nothing_is_left_to_chance_or_no_other_arm_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_deterministic_slates_and_single_arms_have_no_counterfactual_propensities(
+    tmp_path: Path, committed: Commit
 ) -> None:
     for name, variants in {"a": {"one": {}, "two": {"slate": {"size": 3}}}, "b": {"one": CHANCE}}.items():
         day = day_of(tmp_path / name, variants)
-        _, targets = committed(day, monkeypatch)
+        _, targets = committed(day)
         assert targets.equals(COUNTERFACTUAL_PROPENSITY.empty_table())
         assert not day.storage.exists(layout.counterfactual_propensities_path(day.date, "run", 0))
 
 
-def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_split_only_arms_with_the_same_candidates_have_propensities(tmp_path: Path, committed: Commit) -> None:
     variants = {"one": CHANCE, "near": {}, "far": {"denoise": {"method": "rules"}}}
-    whole, _ = committed(day_of(tmp_path / "all", variants), monkeypatch)
-    slates, targets = committed(day_of(tmp_path / "split", variants, "split"), monkeypatch)
+    whole, _ = committed(day_of(tmp_path / "all", variants))
+    slates, targets = committed(day_of(tmp_path / "split", variants, "split"))
     users = {arm: set(table["user_id"].to_pylist()) for arm, table in slates.items()}
     assert sum(len(own) for own in users.values()) == 50
     for arm, table in slates.items():
@@ -240,7 +240,7 @@ def test_of_a_split_only_arms_that_share_their_candidates_are_asked(
 
 
 def llm_arms() -> dict[str, Any]:
-    """One arm explores without the LLM that two others have, one of them with a reading of its own."""
+    """One arm explores without the LLM that two others have, one of them with a slate size of its own."""
     reads = {"method": "item_token"}
     return {"soft": CHANCE, "llm": {"rerank": reads}, "sharp": {"rerank": reads, "slate": {"size": 5}}}
 
@@ -251,22 +251,18 @@ def of_users(table: pa.Table, target: str, slates: pa.Table) -> pa.Table:
     return own.filter(pc.is_in(own["slate_id"], slates["slate_id"].combine_chunks())).combine_chunks()
 
 
-def test_of_a_split_an_arm_s_llm_reads_whom_another_arm_explores_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, together = committed(day_of(tmp_path / "all", llm_arms()), monkeypatch)
-    slates, targets = committed(day_of(tmp_path / "split", llm_arms(), "split"), monkeypatch)
+def test_in_a_split_the_llm_of_an_arm_also_scores_users_of_exploring_arms(tmp_path: Path, committed: Commit) -> None:
+    _, together = committed(day_of(tmp_path / "all", llm_arms()))
+    slates, targets = committed(day_of(tmp_path / "split", llm_arms(), "split"))
     for arm in ("llm", "sharp"):
         found, expected = (of_users(table, arm, slates["soft"]) for table in (targets, together))
         assert found.num_rows
         assert found.equals(expected)
 
 
-def test_a_prompt_that_fails_for_another_arm_costs_a_user_that_target_and_no_slate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prompt_that_fails_for_another_arm_costs_that_target_and_no_slate(tmp_path: Path, committed: Commit) -> None:
     day = day_of(tmp_path, llm_arms(), "split")
-    slates, targets = committed(day, monkeypatch)
+    slates, targets = committed(day)
     users, unread = candidates()["user_id"], set(UNREAD)
     for path in day.arms:
         members = set(users.filter(pa.array(day.arms.members(users)[path.arm])).to_pylist())
@@ -274,18 +270,18 @@ def test_a_prompt_that_fails_for_another_arm_costs_a_user_that_target_and_no_sla
         served = set(slates[path.arm]["user_id"].to_pylist())
         assert served == members - (unread if path.arm != "soft" else set())
     for arm in ("llm", "sharp"):
-        asked = of_users(targets, arm, slates["soft"])["slate_id"]
+        found = of_users(targets, arm, slates["soft"])["slate_id"]
         read = slates["soft"].filter(pc.invert(pc.is_in(slates["soft"]["user_id"], pa.array(UNREAD))))
-        assert set(asked.to_pylist()) == set(read["slate_id"].to_pylist())
+        assert set(found.to_pylist()) == set(read["slate_id"].to_pylist())
 
 
 @pytest.mark.parametrize("assignment", ["all", "split"])
-def test_who_takes_no_part_is_asked_about_for_no_other_arm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assignment: str
+def test_users_outside_the_experiment_have_no_counterfactual_propensities(
+    tmp_path: Path, committed: Commit, assignment: str
 ) -> None:
     within = {"salt": "another", "low": 0.0, "high": 0.5, "default_arm": "soft"}
     day = day_of(tmp_path, llm_arms(), assignment, within)
-    slates, targets = committed(day, monkeypatch)
+    slates, targets = committed(day)
     soft = slates["soft"]
     part = soft.filter(pa.array(day.arms.participants(soft["user_id"])))
     assert 0 < part.num_rows < soft.num_rows
@@ -293,9 +289,9 @@ def test_who_takes_no_part_is_asked_about_for_no_other_arm(
     assert set(targets["slate_id"].to_pylist()) == set(read["slate_id"].to_pylist())
 
 
-def test_rules_that_bind_are_counted_by_arm_for_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_binding_rules_are_counted_by_arm_for_the_report(tmp_path: Path, committed: Commit) -> None:
     day = day_of(tmp_path, {"plain": {}, "capped": {"slate": {"size": 8, "rules": {"max_per_category": 1}}}})
-    slates, _ = committed(day, monkeypatch)
+    slates, _ = committed(day)
     counts = counts_by_arm(read_run_statistics(day, "run"), "rule")
     assert set(counts) == {"capped"}
     assert 0 < counts["capped"]["max_per_category"] <= 50

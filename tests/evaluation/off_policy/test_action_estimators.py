@@ -53,29 +53,31 @@ columns = st.integers(2, 30).flatmap(
     ],
     ids=lambda found: found.name if isinstance(found, Contributions) else "",
 )
-def test_each_estimator_is_what_a_pencil_says(found: Contributions, value: float) -> None:
+def test_each_estimator_equals_the_value_computed_by_hand(found: Contributions, value: float) -> None:
     assert found.value == pytest.approx(value, abs=1e-12)
 
 
-def test_the_interval_of_snips_is_the_textbook_s() -> None:
+def test_the_interval_of_snips_is_the_textbook_one() -> None:
     found = confidence_interval(snips(REWARD, WEIGHT))
     influence = WEIGHT * (REWARD - 0.9) / WEIGHT.mean()
     assert found.standard_error == pytest.approx(influence.std(ddof=1) / 2, abs=1e-12)
-    assert found.high - found.value == pytest.approx(
-        3.182446305284263 * found.standard_error, abs=1e-12
-    )  # t, 3 degrees
+    t = 3.182446305284263  # Student's, 3 degrees of freedom
+    assert found.high - found.value == pytest.approx(t * found.standard_error, abs=1e-12)
     assert found.effective_sample_size == pytest.approx(25 / 10.5, abs=1e-12)
     assert found.observations == 4
+
+
+def interval(found: Contributions) -> tuple[float, float, float]:
+    estimate = confidence_interval(found)
+    return estimate.value, estimate.low, estimate.high
 
 
 @given(columns)
 def test_weights_of_one_give_the_mean_reward_and_its_confidence_interval(drawn: tuple[Floats, ...]) -> None:
     reward = drawn[0]
     ones = np.ones_like(reward)
-    plain = confidence_interval(on_policy(reward))
     for found in (ips(reward, ones), snips(reward, ones), clipped_ips(reward, ones, 2.0)):
-        same = confidence_interval(found)
-        assert (same.value, same.low, same.high) == pytest.approx((plain.value, plain.low, plain.high), abs=1e-12)
+        assert interval(found) == pytest.approx(interval(on_policy(reward)), abs=1e-12)
 
 
 @given(columns)
@@ -91,21 +93,17 @@ def test_bounds_and_models_without_effect_change_nothing(drawn: tuple[Floats, ..
         (snips(reward, 3 * weight), snips(reward, weight)),
     ]
     for left, right in pairs:
-        one, other = confidence_interval(left), confidence_interval(right)
-        assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high), abs=1e-9)
+        assert interval(left) == pytest.approx(interval(right), abs=1e-9)
 
 
 @given(columns)
-def test_clusters_of_one_are_no_clusters_and_copies_of_users_add_no_certainty(drawn: tuple[Floats, ...]) -> None:
+def test_clusters_of_one_change_nothing_and_copies_of_users_leave_the_error(drawn: tuple[Floats, ...]) -> None:
     reward, weight = drawn[:2]
     user = np.arange(len(reward))[::-1]
-    alone, doubled = confidence_interval(snips(reward, weight)), snips(np.tile(reward, 2), np.tile(weight, 2))
-    assert confidence_interval(snips(reward, weight), user).standard_error == pytest.approx(
-        alone.standard_error, abs=1e-12
-    )
-    assert confidence_interval(doubled, np.tile(user, 2)).standard_error == pytest.approx(
-        alone.standard_error, abs=1e-12
-    )
+    alone, doubled = snips(reward, weight), snips(np.tile(reward, 2), np.tile(weight, 2))
+    error = pytest.approx(confidence_interval(alone).standard_error, abs=1e-12)
+    assert confidence_interval(alone, user).standard_error == error
+    assert confidence_interval(doubled, np.tile(user, 2)).standard_error == error
 
 
 def world(seed: int = 0, contexts: int = 5, actions: int = 6) -> tuple[Floats, Floats, Floats, Floats]:
@@ -149,18 +147,17 @@ def draw(slates: int, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
 @pytest.mark.parametrize(
     "estimator", [lambda r, w, q, v: ips(r, w), lambda r, w, q, v: snips(r, w), doubly_robust, self_normalised_dr]
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(estimator: Callable[..., Contributions]) -> None:
+def test_intervals_have_their_coverage(estimator: Callable[..., Contributions]) -> None:
     _, target, mean, _ = world()
     truth = (target * mean).sum() / len(mean)
     found = [confidence_interval(estimator(*draw(400, seed))) for seed in range(400)]
     covered = np.mean([each.low <= truth <= each.high for each in found])
     assert 0.92 <= covered <= 0.98
-    assert np.std([each.value for each in found]) == pytest.approx(
-        np.mean([each.standard_error for each in found]), rel=0.1
-    )
+    error = np.mean([each.standard_error for each in found])
+    assert np.std([each.value for each in found]) == pytest.approx(error, rel=0.1)
 
 
-def test_clustered_intervals_hold_the_truth_where_plain_ones_do_not() -> None:
+def test_clustered_intervals_have_their_coverage_where_plain_ones_do_not() -> None:
     """Ten rows a user that differ between users only."""
     covered, plainly = 0, 0
     for seed in range(300):
@@ -186,6 +183,6 @@ def test_clustered_intervals_hold_the_truth_where_plain_ones_do_not() -> None:
         (lambda: on_policy(np.ones(0)).value, "nothing was logged"),
     ],
 )
-def test_what_cannot_be_estimated_says_why(call: Callable[[], object], says: str) -> None:
+def test_an_impossible_estimate_is_an_error_with_its_reason(call: Callable[[], object], says: str) -> None:
     with pytest.raises(DataError, match=says):
         call()

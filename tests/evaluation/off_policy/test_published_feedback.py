@@ -1,4 +1,4 @@
-"""Feedback against what was published: rows told apart with their reason, and arms judged by other arms' slates."""
+"""Feedback and published slates: matching with reasons, and estimates of an arm from the slates of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from benchmarks.slate_world import World, make
@@ -20,21 +21,11 @@ DAY = datetime.date(2026, 11, 20)
 
 def slates(*rows: tuple[str, int, str, float]) -> pa.Table:
     """Of arm `llm`; the user is the slate's first letter."""
-    named = [
-        {
-            "dt": DAY,
-            "arm": "llm",
-            "slate_id": slate,
-            "user_id": f"user {slate[0]}",
-            "rank": rank,
-            "item_id": item,
-            "score": 0.0,
-            "source": "ease",
-            "propensity": propensity,
-        }
+    full = [
+        (DAY, "llm", slate, f"user {slate[0]}", rank, item, 0.0, "ease", propensity)
         for slate, rank, item, propensity in rows
     ]
-    return pa.Table.from_pylist(named, SLATE)
+    return pa.Table.from_pylist([dict(zip(SLATE.names, row, strict=True)) for row in full], SLATE)
 
 
 def feedback(*rows: tuple[str, int, str, float]) -> pa.Table:
@@ -65,7 +56,7 @@ def test_feedback_on_what_was_published_gains_user_and_arm_in_its_own_order() ->
         (("t", 1, "b", 0.9998), "propensity_mismatch"),
     ],
 )
-def test_feedback_that_does_not_fit_is_told_apart_with_its_reason(row: Any, reason: str) -> None:
+def test_feedback_that_does_not_match_has_a_reason(row: Any, reason: str) -> None:
     matched, unmatched = match_published(feedback(("s", 1, "a", 0.5), row), PUBLISHED)
     assert matched["slate_id"].to_pylist() == ["s"]
     assert unmatched.select(["slate_id", "rank", "reason"]).to_pylist() == [
@@ -73,7 +64,7 @@ def test_feedback_that_does_not_fit_is_told_apart_with_its_reason(row: Any, reas
     ]
 
 
-def test_a_slate_of_which_one_rank_does_not_fit_is_left_out_whole() -> None:
+def test_a_slate_with_one_mismatch_is_left_out_whole() -> None:
     matched, unmatched = match_published(feedback(("s", 1, "z", 0.5), ("s", 2, "b", 0.25)), PUBLISHED)
     assert matched.num_rows == 0
     assert unmatched["reason"].to_pylist() == ["item_mismatch", "incomplete_slate"]
@@ -85,7 +76,7 @@ def test_no_feedback_matches_nothing() -> None:
     assert estimate_arms(matched, COUNTERFACTUAL_PROPENSITY.empty_table()).equals(OFF_POLICY_ESTIMATES.empty_table())
 
 
-def test_one_day_given_twice_is_an_error() -> None:
+def test_a_slate_given_twice_is_an_error() -> None:
     with pytest.raises(DataError, match="given twice"):
         match_published(feedback(("s", 1, "a", 0.5)), pa.concat_tables([PUBLISHED, PUBLISHED]))
 
@@ -113,19 +104,25 @@ def logged(
     owners = [pa.array([f"user {number}" for number in row]), pa.repeat(pa.scalar(arm), len(row))]
     matched = pa.table([names, rank, items, given, logging, *owners], schema=MATCHED)
     above = pa.array(world.target[context, slate][row, column].astype(np.float32))
-    label = (
-        pa.repeat(pa.scalar("other"), len(row))
-        .dictionary_encode()
-        .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type)
-    )
-    return matched, pa.table([names, rank, label, above], schema=COUNTERFACTUAL_PROPENSITY)
+    return matched, pa.table([names, rank, other_arm(len(row)), above], schema=COUNTERFACTUAL_PROPENSITY)
+
+
+def other_arm(rows: int) -> pa.DictionaryArray:
+    """The column `target_arm`."""
+    names = pa.repeat(pa.scalar("other"), rows).dictionary_encode()
+    return names.cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type)
+
+
+def with_prefix(table: pa.Table, prefix: str) -> pa.Table:
+    """The same rows of other slates."""
+    return table.set_column(0, table.schema.field(0), pc.binary_join_element_wise(prefix, table["slate_id"], ""))
 
 
 def by_estimator(table: pa.Table, target: str = "other") -> dict[str, dict[str, Any]]:
     return {row["estimator"]: row for row in table.to_pylist() if row["target_arm"] == target}
 
 
-def test_the_value_of_another_arm_is_found_out_of_stored_columns() -> None:
+def test_the_value_of_another_arm_is_estimated_from_stored_columns() -> None:
     world = make("cascade", 0)
     matched, targets = logged(world, 20_000, 0)
     table = estimate_arms(matched, targets)
@@ -144,7 +141,7 @@ def test_the_value_of_another_arm_is_found_out_of_stored_columns() -> None:
     assert own["effective_sample_size"] == 20_000
 
 
-def test_intervals_of_published_arms_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_of_published_arms_have_their_coverage() -> None:
     world = make("cascade", 0, items=4, ranks=2)
     covered = dict.fromkeys(("sn_sips", "sn_rips", "cascade_dr"), 0)
     for seed in range(150):
@@ -157,14 +154,8 @@ def test_intervals_of_published_arms_hold_the_truth_as_often_as_they_say() -> No
 def test_a_target_that_is_the_logging_arm_has_the_logging_arm_s_value() -> None:
     world = make("cascade", 0)
     matched, _ = logged(world, 500, 1, lengths=(4, 2, 1))
-    same = (
-        pa.repeat(pa.scalar("other"), matched.num_rows)
-        .dictionary_encode()
-        .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type)
-    )
-    targets = pa.table(
-        [matched["slate_id"], matched["rank"], same, matched["propensity"]], schema=COUNTERFACTUAL_PROPENSITY
-    )
+    columns = [matched["slate_id"], matched["rank"], other_arm(matched.num_rows), matched["propensity"]]
+    targets = pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
     table = estimate_arms(matched, targets)
     own, found = by_estimator(table, "chance")["on_policy"], by_estimator(table)
     for row in found.values():
@@ -188,9 +179,10 @@ def test_ranks_beyond_the_depth_and_the_order_of_rows_do_not_matter() -> None:
 
 def test_only_slates_with_the_target_s_propensities_at_every_rank_count() -> None:
     matched, targets = logged(make("cascade", 0), 400, 3)
-    dropped = {f"chance {number}" for number in range(100)}
-    part = targets.filter(pa.array([s not in dropped or r > 1 for s, r in zip(*columns(targets), strict=True)]))
-    kept = matched.filter(pa.array([slate not in dropped for slate in matched["slate_id"].to_pylist()]))
+    dropped = pa.array([f"chance {number}" for number in range(100)])
+    first = pc.and_(pc.is_in(targets["slate_id"], dropped), pc.equal(targets["rank"], 1))
+    part = targets.filter(pc.invert(first))
+    kept = matched.filter(pc.invert(pc.is_in(matched["slate_id"], dropped)))
     found = by_estimator(estimate_arms(matched, part))
     expected = by_estimator(estimate_arms(kept, targets))
     for name, row in found.items():
@@ -198,11 +190,7 @@ def test_only_slates_with_the_target_s_propensities_at_every_rank_count() -> Non
         assert row["value"] == pytest.approx(expected[name]["value"], abs=1e-12)
 
 
-def columns(table: pa.Table) -> tuple[list[str], list[int]]:
-    return table["slate_id"].to_pylist(), table["rank"].to_pylist()
-
-
-def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
+def test_a_target_without_an_estimate_has_the_reason_in_its_row() -> None:
     matched, targets = logged(make("cascade", 0), 200, 4)
     fixed = matched.set_column(5, MATCHED.field(5), matched["user_id"])
     rows = fixed.num_rows
@@ -210,8 +198,7 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
     greedy = greedy.set_column(6, MATCHED.field(6), pa.repeat(pa.scalar("greedy"), rows))
     never = targets.set_column(3, COUNTERFACTUAL_PROPENSITY.field(3), pa.array(np.zeros(rows, np.float32)))
     few = [
-        table.filter(pa.array([s in {"chance 1", "chance 2"} for s in columns(table)[0]]))
-        for table in (matched, targets)
+        table.filter(pc.is_in(table["slate_id"], pa.array(["chance 1", "chance 2"]))) for table in (matched, targets)
     ]
     cases = {
         "is deterministic": (greedy, targets),
@@ -221,8 +208,7 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
     }
     for says, (given, offered) in cases.items():
         if not offered.num_rows:  # the target is known from another arm's slates
-            other = greedy.set_column(0, MATCHED.field(0), pa.array([f"g {s}" for s in columns(greedy)[0]]))
-            given = pa.concat_tables([given, other])
+            given = pa.concat_tables([given, with_prefix(greedy, "g ")])
         table = estimate_arms(given, offered).to_pylist()
         refused = [row for row in table if row["estimator"] != "on_policy"]
         assert len(refused) >= 3
@@ -232,16 +218,10 @@ def test_what_cannot_be_judged_is_refused_in_its_row() -> None:
         assert all(row["value"] is not None for row in table if row["estimator"] == "on_policy")
 
 
-def test_days_of_one_user_are_not_independent() -> None:
+def test_slates_of_one_user_are_not_independent() -> None:
     matched, targets = logged(make("cascade", 0), 400, 5)
-    again = [
-        table.set_column(0, table.schema.field(0), pa.array([f"2 {s}" for s in columns(table)[0]]))
-        for table in (matched, targets)
-    ]
-    once = by_estimator(estimate_arms(matched, targets))
-    twice = by_estimator(
-        estimate_arms(*(pa.concat_tables(pair) for pair in zip((matched, targets), again, strict=True)))
-    )
+    doubled = [pa.concat_tables([table, with_prefix(table, "2 ")]) for table in (matched, targets)]
+    once, twice = by_estimator(estimate_arms(matched, targets)), by_estimator(estimate_arms(*doubled))
     for name, row in twice.items():
         assert row["slates"] == 800
         assert row["standard_error"] == pytest.approx(once[name]["standard_error"], rel=1e-9)
