@@ -17,13 +17,7 @@ from rayrec.monitoring.run_statistics import count_statistics, merge
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Int64s
 
-AGES = (
-    (0.0, "under a day"),
-    (1.0, "1 to 7 days"),
-    (7.0, "7 to 28 days"),
-    (28.0, "28 to 90 days"),
-    (90.0, "older"),
-)
+AGES = ((0.0, "under a day"), (1.0, "1 to 7 days"), (7.0, "7 to 28 days"), (28.0, "28 to 90 days"), (90.0, "older"))
 SHORT_HEAD_SHARE = 0.8  # share of the events that the items of the short head have
 POPULARITY_BANDS = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")
 _TOP_SHARE = 0.1  # share of the events that the most popular items have

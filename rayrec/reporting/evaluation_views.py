@@ -10,8 +10,8 @@ from rayrec.evaluation import beyond_accuracy
 from rayrec.evaluation.ab_decision import is_significant
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
 from rayrec.evaluation.slate_evaluation import PRIMARY_METRIC
+from rayrec.reporting.run_views import Rows
 
-Rows = list[dict[str, Any]]
 _DIFFERENCE_METRICS = (PRIMARY_METRIC, "recall@10", "hr@10")
 
 

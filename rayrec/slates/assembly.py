@@ -163,10 +163,6 @@ class SlateAssembler:
         ]
         return pa.table(columns, schema=SLATE)
 
-    def without_rule(self, rule: str) -> SlateAssembler:
-        """The same assembler without one of its rules."""
-        return replace(self, rules=self.rules.without(rule))
-
     @property
     def policy_size(self) -> int:
         """The number of ranks that the policy fills."""

@@ -6,6 +6,8 @@ exploration any rule would seem to change any slate. Each rule is left out on it
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from rayrec.numerics.ragged import Ragged
@@ -29,7 +31,7 @@ def rule_effects(stage: SlateAssembler, found: CandidatePool, arranged: Candidat
 
 def _changed(stage: SlateAssembler, name: str, found: CandidatePool, chosen: Ragged) -> int:
     """Only users whose pool the rule touches are arranged again."""
-    other = stage.without_rule(name)
+    other = replace(stage, rules=stage.rules.without(name))
     differs = stage.rules.eligible(found.scored) != other.rules.eligible(found.scored)
     users = np.bincount(found.scored.scores.rows[differs], minlength=len(found.scored)) > 0
     if name == PINNED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -20,7 +21,7 @@ from rayrec.monitoring.drift import drift
 from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.monitoring.removal_statistics import AGES, POPULARITY_BANDS
 from rayrec.monitoring.request_recognition import request_recognition
-from rayrec.monitoring.run_statistics import RUN_STATISTICS, merge, slate_statistics
+from rayrec.monitoring.run_statistics import count_statistics, merge, slate_statistics
 from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -55,10 +56,13 @@ def slates(
     return pa.concat_tables(tables).cast(SLATE), item_id, category
 
 
+def table_of(schema: pa.Schema, rows: Sequence[tuple[object, ...]]) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+
+
 def denoising_reasons() -> pa.Table:
     counts = {REASONS[0]: 900.0, "inconsistent": 60.0, "negative_influence": 30.0, REASONS[3]: 10.0}
-    columns = {"statistic": ["denoising reason"] * 4, "arm": ["influence"] * 4, "key": list(counts)}
-    return pa.table({**columns, "count": list(counts.values())}, RUN_STATISTICS)
+    return count_statistics("denoising reason", {"influence": counts})
 
 
 def removal_counts() -> pa.Table:
@@ -67,13 +71,11 @@ def removal_counts() -> pa.Table:
         "removed by age": ((AGES[0][1], 1000, 100),),
         "removed by popularity": ((POPULARITY_BANDS[0], 100, 1), (POPULARITY_BANDS[2], 900, 99)),
     }
-    counts = [
-        {"statistic": statistic, "arm": "influence", "key": f"{name}/{which}", "count": float(count)}
-        for statistic, bands in rows.items()
-        for name, whole, out in bands
-        for which, count in (("all", whole), ("removed", out))
-    ]
-    return pa.Table.from_pylist(counts, RUN_STATISTICS)
+    tables = []
+    for statistic, bands in rows.items():
+        counts = {f"{name}/all": whole for name, whole, _ in bands} | {f"{name}/removed": out for name, _, out in bands}
+        tables.append(count_statistics(statistic, {"influence": counts}))
+    return pa.concat_tables(tables)
 
 
 def estimates() -> list[dict[str, object]]:
@@ -91,8 +93,7 @@ def ablation() -> pa.Table:
 
 
 def changed_slates() -> pa.Table:
-    columns = {"statistic": ["rule"] * 2, "arm": ["llm"] * 2, "key": ["max_per_category", HOSTILE]}
-    return pa.table({**columns, "count": [12.0, 3.0]}, RUN_STATISTICS)
+    return count_statistics("rule", {"llm": {"max_per_category": 12.0, HOSTILE: 3.0}})
 
 
 def full(name: str = HOSTILE) -> ReportData:
@@ -104,21 +105,22 @@ def full(name: str = HOSTILE) -> ReportData:
     earlier = merge([slate_statistics(*slates(seed=5)), denoising_reasons()])
     users = pa.array([f"user-{n}" for n in range(40)])
     truth = RelevantItems.from_pairs(users, item_id.take(pa.array(np.arange(40))), item_id)
-    judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")]
+    measured = [
+        user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in ("control", "llm")
+    ]
     facts = ItemStatistics.of(np.arange(len(item_id))[::-1].astype(float), category)
     category_shares = facts.category_shares(np.arange(40), np.arange(40), 40)
-    judged = [replace(one, values=one.values | beyond_accuracy(one.top, facts, category_shares)) for one in judged]
-    comparison = compare(judged, seed=0, baselines=["control"], resamples=200)
-    newcomers = [one.take(np.arange(30)) for one in judged]
-    few = compare(newcomers, seed=0, baselines=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
+    measured = [replace(one, values=one.values | beyond_accuracy(one.top, facts, category_shares)) for one in measured]
+    comparison = compare(measured, seed=0, baselines=["control"], resamples=200)
+    few_users = [one.take(np.arange(30)) for one in measured]
+    few = compare(few_users, seed=0, baselines=["control"], segment=HOSTILE, metrics=["ndcg@10"], resamples=200)
     comparison = pa.concat_tables([comparison, few])
     quarantine = {"file": "events/2026-02-01.csv", "row": 7, "user_id": None, "reason": HOSTILE, "detail": "x" * 500}
     removed = {"user_id": "user-1", "variant": "influence", "title": HOSTILE, "ts": 1_760_000_000_000_000}
     history = [(f"Thing {n}", "2026-02-01 view", "inconsistent" if n == 3 else "") for n in range(8)]
-    person = [("", n, *line) for n, line in enumerate(history)]
-    person += [
-        (arm, n, f"Thing {n} " + "of great length " * 3, "ease", "") for arm in ("control", "llm") for n in (1, 2, 3)
-    ]
+    person = [("user-1", "", n, *line) for n, line in enumerate(history)]
+    for arm in ("control", "llm"):
+        person += [("user-1", arm, n, f"Thing {n} " + "of great length " * 3, "ease", "") for n in (1, 2, 3)]
     return ReportData(
         name=name,
         date=DAY,
@@ -138,15 +140,13 @@ def full(name: str = HOSTILE) -> ReportData:
         removed_examples=pa.Table.from_pylist(
             [{**removed, "reason": REASONS[3], "influence": 0.01, "negative_influence": None}], REMOVED
         ),
-        examples=pa.Table.from_pylist(
-            [dict(zip(EXAMPLE.names, ("user-1", *row), strict=True)) for row in person], EXAMPLE
-        ),
-        before_after=pa.Table.from_pylist(
-            [
-                dict(zip(BEFORE_AFTER.names, ("user-1", "influence", *line), strict=True))
-                for line in ((0, HOSTILE, "2026-02-01 view", HOSTILE), (1, "Thing", "2026-02-02 view", ""))
-            ],
+        examples=table_of(EXAMPLE, person),
+        before_after=table_of(
             BEFORE_AFTER,
+            [
+                ("user-1", "influence", 0, HOSTILE, "2026-02-01 view", HOSTILE),
+                ("user-1", "influence", 1, "Thing", "2026-02-02 view", ""),
+            ],
         ),
         arms_by_variant={"influence": "control, llm"},
         previous_date=date(2026, 3, 1),
@@ -159,7 +159,7 @@ def full(name: str = HOSTILE) -> ReportData:
         baseline="control",
         recommendation="Keep control: no arm is significantly better.",
         arm_conclusions=(f"llm − control: +3.1% nDCG@10, 95% interval −1.2% … +5.0%. {HOSTILE}",),
-        interleaving=interleaving(judged, truth.matrix, "control", 0),
+        interleaving=interleaving(measured, truth.matrix, "control", 0),
         off_policy_source="12,000 rows of feedback on 1,200 slates",
         off_policy=pa.Table.from_pylist(estimates(), OFF_POLICY_ESTIMATES),
         requests=request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True),
@@ -172,7 +172,7 @@ def requests() -> pa.Table:
     rows = [("*", "a", None, HOSTILE), ("*", "b", None, "a red lamp")]
     rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
     rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
-    return pa.Table.from_pylist([dict(zip(INSTRUCTION.names, row, strict=True)) for row in rows], INSTRUCTION)
+    return table_of(INSTRUCTION, rows)
 
 
 def scheme() -> FacetScheme:
@@ -196,5 +196,4 @@ def bare() -> ReportData:
         users_ineligible={},
         rows_read=0,
         rows_quarantined={},
-        statistics=RUN_STATISTICS.empty_table(),
     )

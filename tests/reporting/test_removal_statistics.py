@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from rayrec.data.schemas import DENOISED_HISTORY
+from rayrec.data.schemas import DENOISED_HISTORY, MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import REASONS
 from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands, summarise_removals
 from rayrec.monitoring.run_statistics import counts_by_arm, merge
@@ -17,7 +17,6 @@ from rayrec.reporting.example_users import before_after_rows
 from rayrec.reporting.removal_reasons import REASON_LABELS, explain_removal
 from rayrec.reporting.user_views import HistoryItem, UserView
 
-MICROSECONDS_PER_DAY = 86_400_000_000
 NOW = 1_000 * MICROSECONDS_PER_DAY
 EVENTS = ("view", "purchase")
 

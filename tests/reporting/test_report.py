@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from report_cases import HOSTILE, bare, changed_slates, full, slates
+from report_cases import HOSTILE, bare, changed_slates, full, slates, table_of
 
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
-from rayrec.monitoring.run_statistics import RANK_BANDS, RUN_STATISTICS, merge, slate_statistics
+from rayrec.monitoring.run_statistics import RANK_BANDS, count_statistics, merge, slate_statistics
 from rayrec.pipeline.run_report import drift_since_previous
 from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.html_report import read_report, render, shorten, write_report
@@ -125,15 +125,14 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
     for number in range(17):  # as many segments as there can be
         chosen = [one.take(np.arange(100)) for one in judged]
         rows.append(compare(chosen, seed=0, baselines=["arm-0"], segment=f"segment {number}", resamples=100))
-    people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4) for n in range(3000)]
-    examples = [dict(zip(EXAMPLE.names, (*row, "ease", ""), strict=True)) for row in people]
+    people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4, "ease", "") for n in range(3000)]
     data = dataclasses.replace(
         full(),
         arms=dict.fromkeys(arms, "x" * 400),
         statistics=summary,
         comparison=pa.concat_tables(rows),
         baseline="arm-0",
-        examples=pa.Table.from_pylist(examples, EXAMPLE),
+        examples=table_of(EXAMPLE, people),
     )
     assert len(render(data).encode()) < 2_000_000
 
@@ -182,15 +181,8 @@ def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
 
 def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
     """A summary is sorted by name; the arms are in the order of the config."""
-    summary = pa.table(
-        {
-            "arm": ["b", "b", "m", "m", "z", "z"],
-            "statistic": ["category", "source"] * 3,
-            "key": ["tins", f"ease/{RANK_BANDS[0][2]}"] * 3,
-            "count": [1.0] * 6,
-        },
-        RUN_STATISTICS,
-    )
+    keys = {"category": "tins", "source": f"ease/{RANK_BANDS[0][2]}"}
+    summary = merge(count_statistics(name, {arm: {key: 1} for arm in "bmz"}) for name, key in keys.items())
     assert list(categories(summary, ["z", "m", "b", "empty"])["shares"]) == ["z", "m", "b"]
     assert [row["arm"] for row in sources(summary, ["z", "m", "b", "empty"])["rows"]] == ["z", "m", "b"]
 

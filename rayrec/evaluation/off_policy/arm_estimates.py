@@ -10,7 +10,7 @@ reduces the variance of the weights.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +18,7 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.action_estimators import on_policy
-from rayrec.evaluation.off_policy.estimates import (
-    Contributions,
-    Estimate,
-    confidence_interval,
-    effective_sample_size,
-    support_problem,
-)
+from rayrec.evaluation.off_policy.estimates import Estimate, confidence_interval, effective_sample_size, support_problem
 from rayrec.evaluation.off_policy.slate_estimators import (
     cascade_dr,
     conditional_weights,
@@ -124,28 +118,26 @@ def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> 
     weight = conditional_weights(above, log.propensity, log.mask)
     q = _reward_to_go(log)
     prefix = prefix_weights(weight, log.mask)
-    for name, weights in (("sn_sips", prefix[:, -1:]), ("sn_rips", prefix), ("cascade_dr", prefix)):
+    estimators = (
+        (sn_sips(log.reward, weight, log.mask), prefix[:, -1:]),
+        (sn_rips(log.reward, weight, log.mask), prefix),
+        (cascade_dr(log.reward, weight, q, q, log.mask), prefix),
+    )
+    for estimator, weights in estimators:
         problem = _problem(weights, log)
         if problem:
-            yield _no_estimate_row(arm, target, name, len(above), effective_sample_size(weights), problem)
+            yield _no_estimate_row(arm, target, estimator.name, len(above), effective_sample_size(weights), problem)
         else:
-            yield _row(arm, target, confidence_interval(_contributions(name, log, weight, q), log.user))
+            yield _row(arm, target, confidence_interval(estimator, log.user))
 
 
 def _problem(weights: Float64s, log: _Log) -> str | None:
     if not len(weights):
-        return (
-            "no slate has counterfactual propensities at all ranks: the slates are deterministic, or depth is too large"
-        )
+        reason = "the slates are deterministic, or depth is too large"
+        return f"no slate has counterfactual propensities at all ranks: {reason}"
     if len(np.unique(log.user)) < 2:
         return "fewer than two users"
     return support_problem(weights, log.propensity[log.mask])
-
-
-def _contributions(name: str, log: _Log, weight: Float64s, q: Float64s) -> Contributions:
-    if name == "cascade_dr":
-        return cascade_dr(log.reward, weight, q, q, log.mask)
-    return {"sn_sips": sn_sips, "sn_rips": sn_rips}[name](log.reward, weight, log.mask)
 
 
 def _target_propensities(log: _Log, counterfactual: pa.Table) -> Float64s:
@@ -178,17 +170,9 @@ def _reward_to_go(log: _Log) -> Float64s:
 
 
 def _row(logging: str, target: str, estimate: Estimate) -> dict[str, object]:
-    return {
-        "logging_arm": logging,
-        "target_arm": target,
-        "estimator": estimate.name,
-        "value": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "standard_error": estimate.standard_error,
-        "slates": estimate.observations,
-        "effective_sample_size": estimate.effective_sample_size,
-    }
+    measured = asdict(estimate)
+    named = {"logging_arm": logging, "target_arm": target, "estimator": measured.pop("name")}
+    return {**named, "slates": measured.pop("observations"), **measured}
 
 
 def _no_estimate_row(

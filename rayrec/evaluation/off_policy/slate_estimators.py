@@ -13,11 +13,16 @@ Self-normalised estimators divide each rank by the sum of its weights: consisten
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.estimates import Contributions, validated
 from rayrec.numerics.types import Bools, Float64s
+
+_Combined: TypeAlias = Callable[[Float64s, Bools], Float64s]
 
 
 def conditional_weights(target: Float64s, logging: Float64s, mask: Bools) -> Float64s:
@@ -46,26 +51,22 @@ def prefix_weights(weight: Float64s, mask: Bools) -> Float64s:
 
 def sips(reward: Float64s, weight: Float64s, mask: Bools) -> Contributions:
     """Slate IPS: every rank has the whole slate's weight ("IPS" of Swaminathan et al. 2017)."""
-    reward, weight = _within(reward, weight, mask)
-    return _weighted("sips", reward, _whole(weight, mask))
+    return _contributions("sips", reward, weight, mask, _whole)
 
 
 def sn_sips(reward: Float64s, weight: Float64s, mask: Bools) -> Contributions:
     """Self-normalised SIPS ("weighted IPS" of Swaminathan et al. 2017)."""
-    reward, weight = _within(reward, weight, mask)
-    return _normalised("sn_sips", reward, _whole(weight, mask))
+    return _contributions("sn_sips", reward, weight, mask, _whole)
 
 
 def rips(reward: Float64s, weight: Float64s, mask: Bools) -> Contributions:
     """Reward-interaction IPS: a rank has the weight of the prefix that ends there (McInerney et al. 2020)."""
-    reward, weight = _within(reward, weight, mask)
-    return _weighted("rips", reward, prefix_weights(weight, mask))
+    return _contributions("rips", reward, weight, mask, prefix_weights)
 
 
 def sn_rips(reward: Float64s, weight: Float64s, mask: Bools) -> Contributions:
     """RIPS, each rank normalised by the sum of its prefixes' weights (McInerney et al. 2020)."""
-    reward, weight = _within(reward, weight, mask)
-    return _normalised("sn_rips", reward, prefix_weights(weight, mask))
+    return _contributions("sn_rips", reward, weight, mask, prefix_weights)
 
 
 def iips(reward: Float64s, marginal_weight: Float64s, mask: Bools) -> Contributions:
@@ -73,14 +74,12 @@ def iips(reward: Float64s, marginal_weight: Float64s, mask: Bools) -> Contributi
 
     Propensities given the ranks above are not marginal propensities.
     """
-    reward, marginal_weight = _within(reward, marginal_weight, mask)
-    return _weighted("iips", reward, np.where(mask, marginal_weight, 1.0))
+    return _contributions("iips", reward, marginal_weight, mask)
 
 
 def sn_iips(reward: Float64s, marginal_weight: Float64s, mask: Bools) -> Contributions:
     """IIPS, each rank normalised by the sum of its weights."""
-    reward, marginal_weight = _within(reward, marginal_weight, mask)
-    return _normalised("sn_iips", reward, np.where(mask, marginal_weight, 1.0))
+    return _contributions("sn_iips", reward, marginal_weight, mask)
 
 
 def cascade_dr(reward: Float64s, weight: Float64s, q: Float64s, v: Float64s, mask: Bools) -> Contributions:
@@ -111,9 +110,10 @@ def _whole(weight: Float64s, mask: Bools) -> Float64s:
     return np.repeat(last, weight.shape[1], axis=1)
 
 
-def _weighted(name: str, reward: Float64s, weight: Float64s) -> Contributions:
-    return Contributions(name, weight * reward, np.ones_like(weight), weight)
-
-
-def _normalised(name: str, reward: Float64s, weight: Float64s) -> Contributions:
-    return Contributions(name, weight * reward, weight, weight)
+def _contributions(
+    name: str, reward: Float64s, weight: Float64s, mask: Bools, combined: _Combined = lambda weight, _: weight
+) -> Contributions:
+    """`combined`: the weight of each rank from those of all ranks. Names with sn_ are self-normalised."""
+    reward, weight = _within(reward, weight, mask)
+    weight = combined(weight, mask)
+    return Contributions(name, weight * reward, weight if name.startswith("sn_") else np.ones_like(weight), weight)
