@@ -108,16 +108,8 @@ class _Events:
         items = table["item_id"].combine_chunks()
         code_of = pc.index_in(items.dictionary, value_set=item_ids).fill_null(-1).to_numpy(zero_copy_only=False)
         item = np.append(code_of, -1)[items.indices.fill_null(-1).to_numpy(zero_copy_only=False)].astype(np.int32)
-        return cls(
-            user,
-            item,
-            numbers("ts", 0),
-            numbers("event", 0),
-            numbers("value", 0),
-            numbers("dwell_ms", -1),
-            numbers("source_file", 0),
-            numbers("source_row", 0),
-        )
+        nothing = {"ts": 0, "event": 0, "value": 0, "dwell_ms": -1, "source_file": 0, "source_row": 0}
+        return cls(user=user, item=item, **{name: numbers(name, value) for name, value in nothing.items()})
 
     def take(self, rows: Rows) -> _Events:
         return _Events(*(column[rows] for column in vars(self).values()))

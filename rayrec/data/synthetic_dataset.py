@@ -2,16 +2,14 @@
 
     dataset = make_synthetic_dataset("demo", seed=0)    # demo/data: input of the job; demo/truth: ground truth
 
-The behaviour of its users: The catalogue has ten categories, each with five lines of six products in a natural order (a
-tent, then a sleeping bag, then a stove, ...; the last of a line leads to the first of the next). A user likes one to
-three categories and stays with one for a while. Their next item is, with probability FOLLOW_UP_PROBABILITY, the
-follow-up of the last item they took in that category; else one by its popularity of the day, which drifts. Nobody takes
-an item twice. Between these wanted events are noise events: items of other categories, drawn by popularity, so that
-popularity alone does not reveal them.
+The catalogue has ten categories, each with five lines of six products in a natural order (a tent, then a sleeping bag,
+then a stove, ...; the last of a line leads to the first of the next). A user likes one to three categories and stays
+with one for a while. Their next item is, with probability FOLLOW_UP_PROBABILITY, the follow-up of the last item they
+took in that category; else one by its popularity of the day, which drifts. Nobody takes an item twice. Noise events
+between them are items of other categories, drawn by popularity, so that popularity alone does not reveal them.
 
-The next item depends on the last one and on the day, so order and recency matter, and so does denoising. Some users
-(INSTRUCTION_SHARE) state in instructions.csv which categories they like. The probability of every next item is known,
-so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
+Some users (INSTRUCTION_SHARE) state in instructions.csv which categories they like. The probability of every next item
+is known, so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
 """
 
 from __future__ import annotations

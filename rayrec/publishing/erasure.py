@@ -2,9 +2,7 @@
 
 Files without the users are written beside the old ones, then the manifest is replaced in one step, then the old files
 are deleted. A reader sees the date before or after; one that holds the old manifest gets an error about a missing file.
-The users count as ineligible, with the reason ERASED, so that the sum still holds. The manifest names retrained models
-in place of deleted ones. Slates and embeddings have the same layout. Nearest-neighbour rows are also removed if the
-neighbour is erased.
+The users count as ineligible, with the reason ERASED, so that the sum still holds.
 """
 
 from __future__ import annotations

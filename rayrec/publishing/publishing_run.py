@@ -7,8 +7,6 @@
 The files of a shard have names unique to the attempt and do not count until its receipt exists. The receipt is created
 only if absent, so one of several attempts counts; the manifest is created only if absent, so one of several runs
 publishes. After a kill at any step, leftover files are never read, and the next run continues from the receipts.
-
-Slates and other products (rayrec.publishing.published_tables) follow the same rules.
 """
 
 from __future__ import annotations

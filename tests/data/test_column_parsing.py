@@ -99,6 +99,6 @@ def test_a_column_that_cannot_hold_times_is_refused(column: pa.Array) -> None:
         microseconds(column)
 
 
-def test_formats_that_only_writing_knows_are_told() -> None:
+def test_formats_that_only_strftime_knows_are_found() -> None:
     assert strptime_can_read("%d/%m/%y %H:%M")
     assert not strptime_can_read("%Y-%m-%d %f")

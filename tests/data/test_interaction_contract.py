@@ -87,7 +87,7 @@ def test_one_row_has_one_reason_and_the_order_is_fixed() -> None:
     assert reasons(checked) == {1: "no_user", 2: "bad_time", 3: "unknown_event", 4: "unknown_item", 5: "bad_value"}
 
 
-def test_rows_outside_the_window_are_counted_and_not_judged() -> None:
+def test_rows_outside_the_window_are_counted_and_not_checked() -> None:
     checked = check(
         contract(),
         user_id=["u", "", "u", "", "u"],

@@ -50,7 +50,7 @@ def test_one_seed_makes_the_same_bytes_and_another_seed_others(tmp_path: Path) -
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_each_day_is_a_file_of_its_own_day_and_the_future_is_there_to_be_judged(shop: SyntheticDataset) -> None:
+def test_each_day_has_a_file_and_the_days_after_the_date_are_there(shop: SyntheticDataset) -> None:
     files = sorted((shop.data_root / "events").glob("*.csv"))
     assert len(files) == 67
     for file in files:

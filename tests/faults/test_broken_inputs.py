@@ -40,13 +40,3 @@ def test_ends_in_a_clear_error_or_in_quarantine(case: Broken, tmp_path: Path) ->
         assert row["row"] >= 1
         assert row["file"].startswith("events/")
         assert row["reason"] == "duplicate" or 0 < len(row["raw"]) <= 4096
-
-
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name.startswith(("a_title_of", "an_undecodable_title"))]
-)
-def test_titles_are_made_fit_to_be_read(case: Broken, tmp_path: Path) -> None:
-    catalogue = run(tmp_path, case.config, case.files).catalogue
-    titles = {item["item_id"]: item["title"] for item in catalogue.to_pylist()}
-    assert len(titles["mug"]) <= 500
-    assert titles["tea"] == "Green tea"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -80,22 +81,15 @@ PROVENANCE = Provenance(
 )
 
 
-def commit_all(run: PublishingRun, size: int = SIZE) -> None:
+def commit_all(run: PublishingRun, size: int = SIZE, done: Collection[int] = ()) -> None:
     for shard in range(SHARDS):
-        run.commit(shard, tables_of(shard, size), counts_of(shard), {"prompts": 2})
+        if shard not in done:
+            run.commit(shard, tables_of(shard, size), counts_of(shard), {"prompts": 2})
 
 
 def publish_day(storage: Storage, run_record: RunRecord | None = None) -> PublishResult:
     """The whole job: open, what is missing, publish."""
     run_record = run_record or record()
     run = PublishingRun.open(storage, run_record)
-    done = run.receipts()
-    for shard in range(SHARDS):
-        if shard not in done:
-            run.commit(
-                shard,
-                tables_of(shard, run_record.fingerprinted_settings["slate"]["size"]),
-                counts_of(shard),
-                {"prompts": 2},
-            )
+    commit_all(run, run_record.fingerprinted_settings["slate"]["size"], run.receipts())
     return run.publish(PROVENANCE)

@@ -40,15 +40,11 @@ def second_slate() -> pa.Table:
     return pa.concat_tables([RIGHT, pa.Table.from_pylist(extra, SLATE)])
 
 
-def test_right_slates_pass_and_name_their_users() -> None:
-    table, users = check(RIGHT)
-    assert table.equals(RIGHT)
-    assert users.to_pylist() == users_of(1)
-
-
-def test_an_empty_table_passes() -> None:
-    table, users = check(SLATE.empty_table())
-    assert (table.num_rows, len(users)) == (0, 0)
+@pytest.mark.parametrize(("right", "users"), [(RIGHT, users_of(1)), (SLATE.empty_table(), [])])
+def test_right_slates_pass_and_name_their_users(right: pa.Table, users: list[str]) -> None:
+    table, found = check(right)
+    assert table.equals(right)
+    assert found.to_pylist() == users
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,6 @@ def test_a_published_day_reads_back_whole(storage: Storage) -> None:
     assert read_slates(storage.root, DATE, verify=True).equals(whole_day())
 
 
-def test_nothing_is_published_before_publish(storage: Storage) -> None:
-    run = PublishingRun.open(storage, record())
-    commit_all(run)
-    assert find_manifest(storage, DATE) is None
-    with pytest.raises(PublicationError, match="no slates are published for 2011-08-31"):
-        read_slates(storage.root, DATE)
-
-
 def test_the_manifest_names_inputs_models_prompt_code_counts_and_files(storage: Storage) -> None:
     publish_day(storage)
     manifest = json.loads(storage.read("slates/dt=2011-08-31/manifest.json"))
