@@ -77,7 +77,7 @@ class HeldOut:
     history: pa.Table  # HISTORY before each user's cutoff; without the synthetic dataset's own noise
     user_cutoffs: Int  # [users] microseconds UTC: the cutoff of each user
     wanted: Ragged  # int32 codes of new items, sorted, a row a user
-    observed: pa.Table  # HISTORY in which natural noise is looked for
+    observed: pa.Table  # HISTORY in which natural noise is detected
     natural: Bools  # [events of `observed`] that the data themselves mark as noise
 
     @property

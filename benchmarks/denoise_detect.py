@@ -100,7 +100,7 @@ def found(score: Floats, noise: Bools, rows: Int) -> dict[str, float]:
 
 
 def removed(keep: npt.NDArray[np.float32], noise: Bools, item: npt.NDArray[np.int32], items: int) -> dict[str, float]:
-    """Of these events: the share that went, and of what went the shares that are noise and of tail items."""
+    """Of these events: the share that was removed, and the shares of noise and of tail items in what was removed."""
     gone = keep == 0
     tail = tail_items(np.bincount(item, minlength=items))
     some = bool(gone.any())
@@ -120,7 +120,7 @@ def tail_items(counts: Int) -> Bools:
 
 
 def lowest_first(number: Int, score: Floats, item: Ragged) -> npt.NDArray[np.float32]:
-    """Keep weights [events] after `number` [users] events of each user with the lowest scores went."""
+    """Keep weights [events] after `number` [users] events of each user with the lowest scores are removed."""
     order = np.lexsort((score, item.rows))
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order)) - item.offsets[item.rows[order]]

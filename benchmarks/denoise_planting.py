@@ -23,7 +23,7 @@ from rayrec.numerics.ragged import Ragged
 
 KINDS = ("uniform", "popularity", "taste-swap")
 _ROUNDS = 200  # of drawing again what a user has already; who still lacks some then has nearly everything
-_DONORS = 16  # users looked at for one of another taste
+_DONORS = 16  # users searched for one of another taste
 _TASTES = 16  # dimensions
 
 Bools = npt.NDArray[np.bool_]

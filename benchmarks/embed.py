@@ -218,7 +218,7 @@ def main() -> int:
     parser.add_argument(
         "--noise", type=float, nargs="+", default=[0.0, 0.1, 0.2, 0.4], help="shares; 0 is always there"
     )
-    parser.add_argument("--denoised-users", type=int, default=200, help="looked at per noise; 0: none")
+    parser.add_argument("--denoised-users", type=int, default=200, help="evaluated per noise; 0: none")
     parser.add_argument("--set", dest="sets", nargs="+", default=[], help="settings: section.key=value")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bars")
     given = parser.parse_args()

@@ -81,7 +81,7 @@ def denoising(
     most_users: int,
     seed: int,
 ) -> Denoising:
-    """`planted` [events of noisy]; `noisy` and `clean` have the same users; at most `most_users` are looked at."""
+    """`planted` [events of noisy]; `noisy` and `clean` have the same users; at most `most_users` are evaluated."""
     rng = np.random.default_rng(seed)
     fit = np.flatnonzero((noisy.lengths >= _SMALLEST) & (noisy.lengths <= _LARGEST) & (clean.lengths > 0))
     users = np.sort(rng.permutation(fit)[:most_users])

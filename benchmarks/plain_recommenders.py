@@ -40,7 +40,7 @@ from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.storage import Storage
 
 DEPTH = 50
-GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation stands in the table
+GRIDS: dict[str, tuple[SourceSpec, ...]] = {  # the best of each on validation is in the table
     "decayed": tuple(
         SourceSpec.of(f"decayed {days:g} d", "recent_popularity", 0, half_life_days=days)
         for days in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -105,7 +105,7 @@ def time_cases(setting: Setting, root: str, dates: Sequence[str]) -> Iterator[Ca
 
 
 def last_event_case(setting: Setting, root: str, folder: Path) -> Case:
-    """movietweetings without the last rating of every user with at least 5; written anew under `folder`."""
+    """movietweetings without the last rating of every user with at least 5; written to `folder`."""
     lines = (Path(root) / "ratings.dat").read_text(encoding="utf8").splitlines()
     user, item, _, seconds = zip(*(line.split("::") for line in lines), strict=True)
     columns = {"line": lines, "user_id": user, "item_id": item, "ts": [int(text) for text in seconds]}

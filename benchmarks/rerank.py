@@ -150,7 +150,8 @@ def ours(task: Task) -> tuple[float, Scores]:
     """(users a second, scores by user)."""
     items = [WorkItem(NOW, shard) for shard in range(len(task.shards))]
     dataset = append_stage(work_item_dataset(items), _Table, task)
-    pool = ActorPoolSpec(1, task.threads, 0, tuple(task.env.items()))
+    # One CPU stays free: each block is packed by a task before it reaches the actor.
+    pool = ActorPoolSpec(1, max(1, task.threads - 1), 0, tuple(task.env.items()))
     tables = list(results(append_stage(dataset.materialize(), _Ours, task, pool=pool)))
     end = time.time()
     warm = next(table for table in tables if table["shard"][0].as_py() == 0)

@@ -43,7 +43,7 @@ class World:
         noise: float = 0.2,
         population: int = 0,
     ) -> World:
-        """`seed` draws the items; `population` draws the users, so that two of them stand before one catalogue."""
+        """`seed` draws the items; `population` draws the users, so that two of them share one catalogue."""
         things, people = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, population])
         item, appeal = things.normal(size=(items, width)), things.normal(size=items)
         logits = people.normal(size=(users, width)) @ item.T * (1.5 / np.sqrt(width)) + appeal - 2.5

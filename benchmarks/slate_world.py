@@ -36,7 +36,7 @@ class World:
     slates: npt.NDArray[np.int64]  # [S, K]
     logging: Floats  # [X, S, K]: P(item | ranks above)
     target: Floats  # [X, S, K]
-    logging_marginal: Floats  # [X, S, K]: P(this item at this rank), whatever stands above
+    logging_marginal: Floats  # [X, S, K]: P(this item at this rank), whatever is above
     target_marginal: Floats  # [X, S, K]
     mean: Floats  # [X, S, K] expected reward
     q: Floats  # [X, S, K]: a wrong model (too low by a quarter) of the rewards from this rank on
