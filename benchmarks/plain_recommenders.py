@@ -28,8 +28,8 @@ from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.records import Manifest
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.engines.engine_registry import start_engine
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.retrieval import item_model
 from rayrec.retrieval.candidates import CandidateStage, Source
@@ -149,11 +149,11 @@ def baselines(
 def llm_alone(now: CutoffSnapshot, storage: Storage, manifest: Manifest, users: pa.Array) -> pa.Table:
     """Slates by the LLM's own answer over all items with a token, from whole histories."""
     model = fetch_checkpoint(storage, f"models/llm/{manifest.models['llm']}")
-    engine = start_engine("transformers", model.model_files, "hidden_state", EngineSettings())
+    engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
     popularity = PopularityRetriever(now.fit(()).count)
     table = now.candidates(users, "llm", popularity, top=len(now.item_id))
-    spec = ItemTokenSpec(default_instruction(now.context), now.cutoff)
-    scores = Ragged.from_arrow(ItemTokenRanker(engine, model, now.catalogue, spec)(table)["llm_score"])
+    ranker = ItemTokenRanker(engine, model, now.catalogue, default_instruction(now.context), now.cutoff)
+    scores = Ragged.from_arrow(ranker(table)["llm_score"])
     return now.slates(table, scores.like(np.where(np.isfinite(scores.values), scores.values, np.float32(-1e9))))
 
 

@@ -35,7 +35,7 @@ from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, append_stag
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT, VllmRunner
 from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.storage import Storage
 
@@ -139,7 +139,7 @@ class _Ours:
     def __init__(self, task: Task) -> None:
         local = tuned_checkpoint.fetch_checkpoint(Storage(task.root), PATH)
         engine = VllmRunner(local.model_files, "hidden_state", EngineSettings(threads=task.threads))
-        self._rerank = ItemTokenRanker(engine, local, catalogue(task.items), ItemTokenSpec(INSTRUCTION, NOW))
+        self._rerank = ItemTokenRanker(engine, local, catalogue(task.items), INSTRUCTION, NOW)
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         out = self._rerank(table)

@@ -23,7 +23,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import EngineSettings
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
@@ -63,9 +63,8 @@ class ScorerCache:
     def _item_tokens(self, models: ModelSet) -> ItemTokenRanker:
         model, instruction = fetch_checkpoint(self.context.storage, str(models.llm)), default_instruction(self.context)
         settings, longest = self._settings(self.context.config.rerank), model.longest_prompt(instruction)
-        started = engine_registry.start_engine(self.engine, model.model_files, "hidden_state", settings, longest)
-        spec = ItemTokenSpec(instruction, models.cutoff)
-        return ItemTokenRanker(started, model, worker_cache(self.context).catalogue, spec)
+        engine = engine_registry.engine_class(self.engine)(model.model_files, "hidden_state", settings, longest)
+        return ItemTokenRanker(engine, model, worker_cache(self.context).catalogue, instruction, models.cutoff)
 
     def _text_reranker(self, method: Rerank) -> TextReranker:
         checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)

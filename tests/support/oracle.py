@@ -1,4 +1,4 @@
-"""Text scorers on an engine that answers from the text of a prompt, without a model."""
+"""Text scorers without a model: on an engine that answers from the text of a prompt, or on none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
-from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, TextScorer
+from rayrec.reranking.text import TEXT_SCORERS, InstructCheckpoint, RankingQuery, TextScorer
+from rayrec.reranking.text.text_scorer import PromptRounds
 
 
 def load(
@@ -51,3 +52,23 @@ class Oracle(Engine):
         row = np.full(count, -30.0)
         row[: len(logits)] = logits
         return (row - np.logaddexp.reduce(row)).astype(np.float32)
+
+
+class PlainScorer(TextScorer):
+    """A candidate scores `worth` of its text; fails for the request `fails`."""
+
+    name, task_form = "plain", "T0"
+
+    def __init__(self, worth: Callable[[str], float], indifferent: float = 0.0) -> None:
+        self.worth, self.indifferent, self.fails = worth, indifferent, "fail"
+        self.queries: list[RankingQuery] = []
+
+    def neutral_score(self, candidates: int) -> float:
+        return self.indifferent
+
+    def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
+        self.queries.append(query)
+        yield from ()
+        if query.request == self.fails:
+            return Failure("it would not be read")
+        return np.array([self.worth(text) for text in query.candidates], np.float32)

@@ -9,7 +9,6 @@ import logging
 import torch
 
 from rayrec.errors import ConfigError
-from rayrec.reranking.engines.engine import Engine, EngineSettings, ModelFiles, Task
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 
@@ -31,13 +30,6 @@ def engine_class(choice: str) -> type[VllmRunner] | type[TransformersRunner]:
         )
     _LOG.warning("vLLM is not installed: scoring with the slower transformers engine")
     return TransformersRunner
-
-
-def start_engine(
-    choice: str, model: ModelFiles, task: Task, settings: EngineSettings, max_prompt_tokens: int | None = None
-) -> Engine:
-    """A started engine; `choice` as in `engine_class`."""
-    return engine_class(choice)(model, task, settings, max_prompt_tokens)
 
 
 def free_memory() -> None:

@@ -13,7 +13,6 @@ same order, plus `llm_score` and `error`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -36,23 +35,16 @@ from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 _BLOCK = 4096  # rows scored at a time: many times what an engine runs at once
 
 
-@dataclass(frozen=True)
-class ItemTokenSpec:
-    """What a ranker needs besides its engine. `now`: the time of scoring, microseconds UTC (the cutoff)."""
-
-    instruction: str  # clean words
-    now: int
-
-
 class ItemTokenRanker:
     """Holds a started engine; `rayrec.pipeline` wraps it into an actor."""
 
-    def __init__(self, engine: Engine, model: LocalCheckpoint, catalogue: pa.Table, spec: ItemTokenSpec) -> None:
+    def __init__(self, engine: Engine, model: LocalCheckpoint, catalogue: pa.Table, instruction: str, now: int) -> None:
         """`catalogue`: ITEM of the run; its row numbers are the item codes of all tables. Requests may name the facets
-        that the model was tuned with; the facets of an item are those of its own texts."""
-        self._engine, self._spec = engine, spec
+        that the model was tuned with; the facets of an item are those of its own texts. `instruction`: the default one,
+        clean words; `now`: the time of scoring, microseconds UTC (the cutoff)."""
+        self._engine, self._now = engine, now
         self._head = ItemHead.of(model, engine.device)
-        self._layout = model.layout(spec.instruction, engine.max_prompt_tokens)
+        self._layout = model.layout(instruction, engine.max_prompt_tokens)
         self._tokenize = model.word_tokenizer(engine.max_prompt_tokens)
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: Int = known.fill_null(-1).to_numpy().astype(np.int64)  # [items] token index; -1: unknown
@@ -79,7 +71,7 @@ class ItemTokenRanker:
         if len(table) <= _BLOCK:
             yield np.arange(len(table))
             return
-        history = self._layout.prompts(*self._events(table), self._spec.now)
+        history = self._layout.prompts(*self._events(table), self._now)
         tokens = history.values.astype(">u4").tobytes()  # bytes that sort as the tokens do
         starts = (4 * history.offsets).tolist()
         keys = [
@@ -132,7 +124,7 @@ class ItemTokenRanker:
             words = self._tokenize([text or "" for text in self._instructions(table)])
         if "request" in table.column_names:
             guided = table["request"].is_valid().to_numpy()
-        return weighted_prompts(self._layout, *self._events(table), self._spec.now, words, guided)
+        return weighted_prompts(self._layout, *self._events(table), self._now, words, guided)
 
     def _matches(self, table: pa.Table) -> list[FacetMatches]:
         if self._facet_score is None or "request" not in table.column_names:

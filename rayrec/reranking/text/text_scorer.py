@@ -18,7 +18,7 @@ from rayrec.config.rerank_section import WITHOUT_CHECKPOINT
 from rayrec.config.section import MethodSettings
 from rayrec.instructions.templates import Templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
-from rayrec.reranking.engines.engine_registry import start_engine
+from rayrec.reranking.engines.engine_registry import engine_class
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 
@@ -130,5 +130,5 @@ def start_text_scorer(
 ) -> TextScorer:
     """A scorer with its own engine; `engine`: as in `rerank.engine`."""
     files, longest = checkpoint.model_files, settings.prompt_tokens
-    started = start_engine(engine, files, "next_token", engine_settings, longest)
+    started = engine_class(engine)(files, "next_token", engine_settings, longest)
     return TEXT_SCORERS.lookup(method)(started, checkpoint, settings, templates)

@@ -14,7 +14,7 @@ from small_tables import candidate_table
 from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY
 from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
 from rayrec.reranking.engines.engine import Engine, Float32
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.request_guidance import FACET_MATCH_WEIGHT
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
@@ -62,7 +62,7 @@ def asking() -> pa.Table:
 def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: FacetScheme | None) -> Float32:
     """The scores [users, items] of all but the attacker's item."""
     tuned = replace(model, card=replace(model.card, facets=scheme))
-    read = ItemTokenRanker(engine, tuned, items, ItemTokenSpec(INSTRUCTION, NOW))(asking())
+    read = ItemTokenRanker(engine, tuned, items, INSTRUCTION, NOW)(asking())
     assert read["error"].null_count == len(REQUESTS)
     return np.delete(np.array(read["llm_score"].to_pylist(), np.float32), ATTACKER // 2, axis=1)
 

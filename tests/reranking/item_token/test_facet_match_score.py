@@ -14,7 +14,7 @@ from rayrec.instructions.facet_matching import FacetMatches
 from rayrec.instructions.facet_scheme import CATEGORY, DECADE, FacetScheme
 from rayrec.instructions.facets import Facets
 from rayrec.reranking.engines.engine import Engine
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.prompt_layout import MICROSECONDS_PER_DAY
 from rayrec.reranking.item_token.request_guidance import FACET_MATCH_WEIGHT, FacetMatchScore
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
@@ -73,7 +73,7 @@ def given(requests: list[str | None], asks: list[str | None] | None = None) -> p
 
 def scores(engine: Engine, model: LocalCheckpoint, table: pa.Table, scheme: FacetScheme | None = SCHEME) -> np.ndarray:
     tuned = replace(model, card=replace(model.card, facets=scheme))
-    found = ItemTokenRanker(engine, tuned, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))(table)
+    found = ItemTokenRanker(engine, tuned, catalogue(), INSTRUCTION, NOW)(table)
     return np.array(found["llm_score"].to_pylist(), np.float32)
 
 

@@ -12,7 +12,7 @@ from small_tables import candidate_table
 from rayrec.data.schemas import MICROSECONDS_PER_DAY, reranked_schema
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.item_token import item_token_ranker
-from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker, ItemTokenSpec
+from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 NOW = 100 * MICROSECONDS_PER_DAY
@@ -38,7 +38,7 @@ def random_rows(users: int, seed: int = 0) -> list[Row]:
 
 @pytest.fixture
 def reranker(vllm_engine: Engine, small_model: LocalCheckpoint) -> ItemTokenRanker:
-    return ItemTokenRanker(vllm_engine, small_model, catalogue(), ItemTokenSpec(INSTRUCTION, NOW))
+    return ItemTokenRanker(vllm_engine, small_model, catalogue(), INSTRUCTION, NOW)
 
 
 def scores(out: pa.Table) -> list[Any]:

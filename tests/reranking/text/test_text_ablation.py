@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from plain_scorer import PlainScorer
+from oracle import PlainScorer
 from small_tables import candidate_table
 
 from rayrec.monitoring.item_text_effects import item_text_effects

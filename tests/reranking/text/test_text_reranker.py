@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from plain_scorer import PlainScorer
+from oracle import PlainScorer
 from small_tables import candidate_table
 
 from rayrec.data.schemas import reranked_schema
@@ -50,5 +50,5 @@ def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
     out = TextReranker(scorer, TEXTS, TEXTS, "anything", depth=9)(asked)
     assert [ask.request for ask in scorer.queries] == ["a lamp", "fail", "anything"]
     assert [ask.profile for ask in scorer.queries] == ["red things", "", ""]
-    assert out["error"].to_pylist() == [None, "as told", None]
+    assert out["error"].to_pylist() == [None, "it would not be read", None]
     assert out["llm_score"].is_null().to_pylist() == [False, True, False]
