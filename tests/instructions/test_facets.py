@@ -51,17 +51,16 @@ def test_years_become_decades_and_amounts_nested_bounds(facets: Facets) -> None:
     assert (BELOW, "10") not in zip(facets.kind, facets.name, strict=True)  # all of them: it says nothing
 
 
-def test_a_price_that_most_items_are_below_can_be_asked_for() -> None:
-    amounts = [0.5 + row / 8 for row in range(FILMS)]
+@pytest.mark.parametrize(
+    ("amounts", "bound"),
+    [
+        pytest.param([0.5 + row / 8 for row in range(FILMS)], 5, id="a price that most items are below"),
+        pytest.param([50_000 * row for row in range(FILMS)], 1_000_000, id="large amounts"),
+    ],
+)
+def test_prices_are_bounds_called_as_people_write_them(amounts: list[float], bound: int) -> None:
     facets = Facets.of(item_table(attributes=[[("price", str(amount))] for amount in amounts]))
-    assert facets.items_of([facets.number(BELOW, "5")]).tolist() == [amount < 5 for amount in amounts]
-    assert sum(amount < 5 for amount in amounts) > 0.5 * FILMS
-
-
-def test_large_amounts_are_called_as_people_write_them() -> None:
-    amounts = [50_000 * row for row in range(FILMS)]
-    facets = Facets.of(item_table(attributes=[[("price", str(amount))] for amount in amounts]))
-    assert facets.items_of([facets.number(BELOW, "1000000")]).tolist() == [amount < 1e6 for amount in amounts]
+    assert facets.items_of([facets.number(BELOW, str(bound))]).tolist() == [amount < bound for amount in amounts]
 
 
 def test_values_and_shared_words_are_facets(facets: Facets) -> None:

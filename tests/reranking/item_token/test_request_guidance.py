@@ -28,15 +28,18 @@ def layout(small_model: LocalCheckpoint) -> PromptLayout:
 
 
 def read(
-    model: LocalCheckpoint, layout: PromptLayout, asks: list[tuple[list[int], str, bool]]
+    model: LocalCheckpoint, layout: PromptLayout, rows: list[tuple[list[int], str, bool]], tokens: int | None = None
 ) -> list[WeightedPrompts]:
-    """The weighted prompts of users with these items, words, and whether the words are a request."""
+    """The weighted prompts of users with these items, words, and whether the words are a request.
+
+    `tokens`: the longest prompt that the words leave room in; None: the layout's.
+    """
     item = Ragged.from_lengths(
-        np.array([code for items, *_ in asks for code in items], np.int64), [len(items) for items, *_ in asks]
+        np.array([code for items, *_ in rows for code in items], np.int64), [len(items) for items, *_ in rows]
     )
     ts = item.like(np.full(len(item.values), NOW - MICROSECONDS_PER_DAY))
-    words = model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
-    return weighted_prompts(layout, item, ts, NOW, words, np.array([request for *_, request in asks]))
+    words = model.word_tokenizer(tokens or layout.tokens)([text for _, text, _ in rows])
+    return weighted_prompts(layout, item, ts, NOW, words, np.array([request for *_, request in rows]))
 
 
 def everything(head: ItemHead, model: LocalCheckpoint, state: Any) -> Any:
@@ -48,24 +51,24 @@ def everything(head: ItemHead, model: LocalCheckpoint, state: Any) -> Any:
 def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
     reference_engine: Engine, item_head: ItemHead, small_model: LocalCheckpoint, layout: PromptLayout
 ) -> None:
-    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    (weighted,) = read(small_model, layout, [(HISTORY, WISH, True)])
     both, history, request, neither = (
         everything(item_head, small_model, reference_engine.last_hidden_states([list(prompt)])[0])
-        for _, prompt in asked
+        for _, prompt in weighted
     )
-    (state,) = guided_states(reference_engine, [asked])
+    (state,) = guided_states(reference_engine, [weighted])
     expected = log_softmax(0.8 * both + 0.2 * history + 0.4 * request - 0.4 * neither)
     np.testing.assert_allclose(everything(item_head, small_model, state), expected, atol=1e-4)
-    assert np.abs(expected - both).max() > 1  # or nothing would be told apart
+    assert np.abs(expected - both).max() > 1  # or the test could not tell them apart
 
 
-def test_each_prompt_says_what_it_is_named_for(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
-    (asked,) = read(small_model, layout, [(HISTORY, WISH, True)])
-    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
-    assert sum(weight for weight, _ in asked) == pytest.approx(1)
+def test_each_prompt_holds_what_it_is_named_for(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+    (weighted,) = read(small_model, layout, [(HISTORY, WISH, True)])
+    assert [weight for weight, _ in weighted] == [0.8, 0.2, 0.4, -0.4]
+    assert sum(weight for weight, _ in weighted) == pytest.approx(1)
     first, lamp = layout.vocabulary.first_item, set(small_model.word_tokenizer(layout.tokens)([WISH]).values.tolist())
     items = {first + code for code in HISTORY}
-    holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in asked]
+    holds = [(items <= set(prompt), lamp <= set(prompt)) for _, prompt in weighted]
     assert holds == [(True, True), (True, False), (False, True), (False, False)]
 
 
@@ -77,31 +80,26 @@ def test_each_prompt_says_what_it_is_named_for(small_model: LocalCheckpoint, lay
         pytest.param(([], WISH, True), id="no history"),
     ],
 )
-def test_others_are_asked_once(
+def test_others_have_one_prompt(
     small_model: LocalCheckpoint, layout: PromptLayout, alone: tuple[list[int], str, bool]
 ) -> None:
     found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
     assert [weight for weight, _ in found] == [1.0]
 
 
-def test_a_request_that_leaves_no_room_is_not_read_apart(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+def test_a_request_that_leaves_no_room_is_not_guided(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
     wish = " ".join(["lamp"] * (len(layout.words) + 2))
-    asks = [(HISTORY, wish, True), (HISTORY, "", True)]
-    item = Ragged.from_lengths(np.array(HISTORY * 2, np.int64), [3, 3])
-    words = small_model.word_tokenizer(layout.tokens)([text for _, text, _ in asks])
-    found = weighted_prompts(
-        tight, item, item.like(np.full(6, NOW - MICROSECONDS_PER_DAY)), NOW, words, np.ones(2, np.bool_)
-    )
+    found = read(small_model, tight, [(HISTORY, wish, True), (HISTORY, "", True)], layout.tokens)
     assert found[0] == ()
     assert [weight for weight, _ in found[1]] == [1.0]
 
 
-def test_of_a_request_as_much_is_read_as_leaves_room(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+def test_a_request_is_cut_to_leave_room(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
-    (asked,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
-    assert [weight for weight, _ in asked] == [0.8, 0.2, 0.4, -0.4]
-    assert max(len(prompt) for _, prompt in asked) == tight.tokens
+    (weighted,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
+    assert [weight for weight, _ in weighted] == [0.8, 0.2, 0.4, -0.4]
+    assert max(len(prompt) for _, prompt in weighted) == tight.tokens
 
 
 def test_where_one_prompt_fails_the_row_does(

@@ -35,12 +35,12 @@ def loop() -> TuningLoop:
     known = facets()
     tokenizer = item_vocabulary.scratch_tokenizer(["a word"], ["thing"], ITEMS)
     layout = PromptLayout(item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS), (1, 2), 10, 60)
-    asking = RequestAugmentation(
+    augmentation = RequestAugmentation(
         InstructionSimulator(known), InstructionRenderer(load_templates()), lambda texts: _none(len(texts)), {}
     )
     events = Sequences.from_tables([pairs_shop(20)], np.arange(ITEMS), NOW)
     given = settings()
-    task = TuningTask(events, None, NOW, given, augmentation=asking)
+    task = TuningTask(events, None, NOW, given, augmentation=augmentation)
     return TuningLoop(item_lm.build(given, layout.vocabulary, layout.tokens), layout, task, Worker())
 
 
@@ -48,8 +48,8 @@ def _none(rows: int) -> Ragged:
     return Ragged.from_lengths(np.empty(0, np.int64), [0] * rows)
 
 
-def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
-    queries = np.arange(len(asked))
+def batch(requests: Any, target: list[int], weight: list[float]) -> Batch:
+    queries = np.arange(len(requests))
     return Batch(
         np.zeros((1, 1), np.int64),
         queries,
@@ -57,7 +57,7 @@ def batch(asked: Any, target: list[int], weight: list[float]) -> Batch:
         np.array(target),
         queries,
         np.array(weight, np.float32),
-        np.array(asked),
+        np.array(requests),
     )
 
 
@@ -67,19 +67,19 @@ def test_the_loss_weighs_the_probability_of_all_items_that_satisfy(
 ) -> None:
     known = facets()
     red, old, new = (known.number("category", name) for name in ("red", "old", "new"))
-    asked = [[red, -1, -1], [-1, -1, -1], [red, old, -1], [red, -1, new]]
+    requests = [[red, -1, -1], [-1, -1, -1], [red, old, -1], [red, -1, new]]
     target, weight = [0, 5, 6, 12], [1.0, 0.5, 0.25, 2.0]
     rng = np.random.default_rng(0)
     states, items = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(ITEMS, 8)))
     pieces = loop._loss.loss_chunks(
-        states.float(), items.float(), batch(asked, target, weight), instruction_loss_weight=instruction_loss_weight
+        states.float(), items.float(), batch(requests, target, weight), instruction_loss_weight=instruction_loss_weight
     )
     found = float(sum(pieces))
 
     logits = states.numpy() @ items.numpy().T
     probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     expected = -sum(w * np.log(probability[n, t]) for n, (t, w) in enumerate(zip(target, weight, strict=True)))
-    for n, (a, b, c) in enumerate(asked):
+    for n, (a, b, c) in enumerate(requests):
         if a >= 0:
             good = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
             assert good[target[n]]
@@ -90,20 +90,18 @@ def test_the_loss_weighs_the_probability_of_all_items_that_satisfy(
 def test_the_items_that_satisfy_are_those_of_the_facets(loop: TuningLoop) -> None:
     known = facets()
     rng = np.random.default_rng(1)
-    asked = rng.integers(-1, len(known), (60, 3))
-    found = loop._loss.satisfying(torch.from_numpy(asked), torch.arange(ITEMS)).numpy()
-    for row, (a, b, c) in zip(found, asked.tolist(), strict=True):
+    requests = rng.integers(-1, len(known), (60, 3))
+    found = loop._loss.satisfying(torch.from_numpy(requests), torch.arange(ITEMS)).numpy()
+    for row, (a, b, c) in zip(found, requests.tolist(), strict=True):
         expected = known.items_of([f for f in (a, b) if f >= 0], [c] if c >= 0 else [])
         np.testing.assert_array_equal(row, expected)
 
 
-def test_a_step_whose_answers_are_none_of_those_it_shows_changes_no_weight_by_them(
-    loop: TuningLoop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_targets_outside_the_sample_change_no_weight(loop: TuningLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = Ragged.from_lengths(np.full(3, loop.model.vocabulary.first_gap), [3])
     one = Ragged.from_lengths(np.array([0]), [1])
-    asked, weight = np.full((1, 3), -1), one.like(np.ones(1, np.float32))
-    examples = TuningExamples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, asked)
+    requests, weight = np.full((1, 3), -1), one.like(np.ones(1, np.float32))
+    examples = TuningExamples(tokens, one.like(np.array([2])), np.array([NOW]), one, weight, requests)
     everybody = SampledItems.all_items(ITEMS)
     hidden = replace(everybody, place=np.where(np.arange(ITEMS) == 0, -1, everybody.place))
     for sampled, moved in ((hidden, False), (everybody, True)):
@@ -126,7 +124,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_only_the_facets_that_somebody_asks_for_are_looked_at() -> None:
+def test_only_the_facets_of_requests_are_looked_up() -> None:
     """Of 300 facets and 2,000 items: a request for one, without another, among the 500 items that a step shows."""
     rng = np.random.default_rng(0)
     loss = ItemLoss(torch.from_numpy(rng.random((300, 2000)) < 0.3))

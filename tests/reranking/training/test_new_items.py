@@ -53,15 +53,15 @@ def coloured(users: int = 150) -> pa.Table:
 
 
 def given(root: Path, **changes: Any) -> TuningSpec:
-    asked = settings(**{"epochs": 15, "task_mix": {"search": 2.0, "contrary": 1.0}, **changes})
-    return replace(spec(root, coloured(), settings=asked), catalogue=catalogue(), templates=load_templates())
+    tuning = settings(**{"epochs": 15, "task_mix": {"search": 2.0, "contrary": 1.0}, **changes})
+    return replace(spec(root, coloured(), settings=tuning), catalogue=catalogue(), templates=load_templates())
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
-    asked = given(tmp_path_factory.mktemp("new"))
-    run(asked)
-    return fetch(asked)
+    new = given(tmp_path_factory.mktemp("new"))
+    run(new)
+    return fetch(new)
 
 
 def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: LocalCheckpoint) -> None:
@@ -71,9 +71,7 @@ def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: L
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_a_new_item_is_found_by_what_it_is_called_and_does_not_crowd_out_what_people_take(
-    tuned: LocalCheckpoint, colour: str
-) -> None:
+def test_a_new_item_is_found_by_its_words_and_stays_behind_popular_ones(tuned: LocalCheckpoint, colour: str) -> None:
     engine = TransformersRunner(tuned.model_files, "hidden_state", EngineSettings())
     layout = tuned.layout("Recommend.", engine.max_prompt_tokens)
     nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
@@ -138,13 +136,13 @@ def test_the_sampled_loss_is_on_average_that_of_all_items() -> None:
     having = torch.from_numpy(rng.random((3, items)) < 0.3)
     having[0, [5, 300, 3000]] = True
     at = np.arange(queries)
-    asked = np.array([[0, -1, -1]] * 3 + [[-1, -1, -1]] * 3)
+    requests = np.array([[0, -1, -1]] * 3 + [[-1, -1, -1]] * 3)
     target = np.array([5, 300, 3000, 7, 399, 3999])
-    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), asked)
+    batch = Batch(np.zeros((1, 1), np.int64), at, at, target, at, np.ones(queries, np.float32), requests)
     loss = ItemLoss(having)
     whole = float(sum(loss.loss_chunks(states, vectors, batch, instruction_loss_weight=2.0)))
-    crowds = [SampledItems.sample(tuned, items, np.random.default_rng(seed)) for seed in range(300)]
-    found = [float(sum(loss.loss_chunks(states, vectors, batch, sampled, 2.0))) for sampled in crowds]
+    samples = [SampledItems.sample(tuned, items, np.random.default_rng(seed)) for seed in range(300)]
+    found = [float(sum(loss.loss_chunks(states, vectors, batch, sampled, 2.0))) for sampled in samples]
     assert abs(np.mean(found) - whole) < 4 * np.std(found) / len(found) ** 0.5
     assert np.std(found) > 0
 

@@ -27,6 +27,11 @@ def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
 
 
+def assert_same_model(one: TuningSpec, two: TuningSpec) -> None:
+    run(one), run(two)
+    assert same(weights(one), weights(two))
+
+
 class Killed(Exception):
     pass
 
@@ -105,8 +110,7 @@ def test_nothing_at_or_after_now_is_learned_from(tmp_path: Path) -> None:
     past = as_table(item.filter(cut), ts.values[cut])
     one = spec(tmp_path / "a", table, now=NOW // 3)
     two = spec(tmp_path / "b", past, now=NOW // 3)
-    run(one), run(two)
-    assert same(weights(one), weights(two))
+    assert_same_model(one, two)
 
 
 def test_items_too_rare_get_no_token(tmp_path: Path) -> None:
@@ -123,8 +127,7 @@ def test_events_removed_by_denoising_do_not_reach_the_model(tmp_path: Path) -> N
     odd = np.random.default_rng(1).random(len(item.values)) < 0.2
     one = spec(tmp_path / "a", as_table(item, ts.values, np.where(odd, 0.0, 1.0)))
     two = spec(tmp_path / "b", as_table(item.filter(~odd), ts.values[~odd]))
-    run(one), run(two)
-    assert same(weights(one), weights(two))
+    assert_same_model(one, two)
 
 
 @pytest.mark.parametrize(
