@@ -60,7 +60,7 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
             table, rejected = _check(batch, file.path, where, source, fields, seen)
             items.append(table)
             quarantine.append(rejected)
-    catalogue, rejected = _sorted(pa.concat_tables(items)), pa.concat_tables(quarantine)
+    catalogue, rejected = pa.concat_tables(items).sort_by("item_id").combine_chunks(), pa.concat_tables(quarantine)
     if not catalogue.num_rows:
         raise _empty(storage.url(source.path), rejected.num_rows)
     return CatalogueResult(catalogue, rejected, catalogue.num_rows + rejected.num_rows)
@@ -153,10 +153,6 @@ def _aligned(best: pa.Table, field: str, item_ids: pa.Array) -> Text:
     at = pc.index_in(item_ids, value_set=rows["item_id"].combine_chunks())
     encoded = pc.dictionary_encode(rows["value"].combine_chunks().take(at))
     return Text(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), encoded.dictionary)
-
-
-def _sorted(items: pa.Table) -> pa.Table:
-    return items.take(pc.sort_indices(items["item_id"])).combine_chunks()
 
 
 def _empty(where: str, rejected: int) -> DataError:
