@@ -4,20 +4,20 @@
         progress.advance(len(shard))
 
 In place on a terminal; elsewhere (`ray job logs`, a file) a new line every tenth of the work, at most one every
-`every_s` seconds, plus one at the end. Lines go to stderr: stdout is for results.
+five seconds, plus one at the end. Lines go to stderr: stdout is for results.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
+_EVERY_S = 5.0  # seconds between two lines in a log
 _WIDTH = 10  # of the stage's name, so that the lines of a job stand in columns
 
 
@@ -31,18 +31,17 @@ class Progress:
         *,
         unit: str = "users",
         console: Console | None = None,
-        every_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`total`: units of work in all (0 is fine); `clock`: seconds, for tests."""
         self.stage, self.total, self.unit, self.done = stage, total, unit, 0
         self._console = console or Console(stderr=True, highlight=False)
-        self._every_s, self._clock = every_s, clock
+        self._clock = clock
         self._bar: Bar | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._started = self._told = self._clock()
+        self._started = self._printed = self._clock()
         self._tenth = 0
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
@@ -58,17 +57,14 @@ class Progress:
             self._bar.update(self._task, completed=self.done, line=self._line())
             return
         now, tenth = self._clock(), 10 * self.done // max(self.total, 1)
-        if self.done < self.total and tenth > self._tenth and now - self._told >= self._every_s:
-            self._told, self._tenth = now, tenth
+        if self.done < self.total and tenth > self._tenth and now - self._printed >= _EVERY_S:
+            self._printed, self._tenth = now, tenth
             self._say(self._line())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(
-                self._task, completed=max(self.total, 1) if kind is None else self.done, line=self._end(kind)
-            )
+            completed = max(self.total, 1) if kind is None else self.done
+            self._bar.update(self._task, completed=completed, line=self._end(kind))
             self._bar.stop()
         else:
             self._say(self._end(kind))

@@ -62,6 +62,5 @@ def _counts(names: Sequence[str], code: npt.NDArray[np.integer], removed: Bools)
     every = np.bincount(code, minlength=len(names))
     out = np.bincount(code[removed], minlength=len(names))
     there = [(number, name) for number, name in enumerate(names) if every[number]]
-    return {f"{name}/all": float(every[n]) for n, name in there} | {
-        f"{name}/removed": float(out[n]) for n, name in there
-    }
+    removed_by_name = {f"{name}/removed": float(out[n]) for n, name in there}
+    return {f"{name}/all": float(every[n]) for n, name in there} | removed_by_name

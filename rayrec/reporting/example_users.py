@@ -36,10 +36,8 @@ def least_similar_users(one: pa.Table, other: pa.Table, limit: int) -> list[str]
     rankings = []
     for table in top_10:
         ranking = np.full((len(users), 10), -1, np.int64)
-        row, item = (
-            pc.index_in(table[name].cast(pa.string()), value_set=known).to_numpy()
-            for name, known in (("user_id", users), ("item_id", items))
-        )
+        row = pc.index_in(table["user_id"].cast(pa.string()), value_set=users).to_numpy()
+        item = pc.index_in(table["item_id"].cast(pa.string()), value_set=items).to_numpy()
         ranking[row, table["rank"].to_numpy() - 1] = item
         rankings.append(ranking)
     both_arms = np.flatnonzero((rankings[0][:, 0] >= 0) & (rankings[1][:, 0] >= 0))

@@ -62,15 +62,8 @@ def before_after(table: pa.Table) -> Rows:
     found: dict[tuple[str, str], Rows] = {}
     for row in table.to_pylist():
         found.setdefault((row["user_id"], row["variant"]), []).append(row)
-    return [
-        {
-            "user_id": user,
-            "variant": variant,
-            "lines": lines,
-            "retained": sum(not line["explanation"] for line in lines),
-        }
-        for (user, variant), lines in found.items()
-    ]
+    rows: Rows = [{"user_id": user, "variant": variant, "lines": lines} for (user, variant), lines in found.items()]
+    return [{**row, "retained": sum(not line["explanation"] for line in row["lines"])} for row in rows]
 
 
 def scores(statistics: pa.Table, arms: list[str]) -> Rows:

@@ -31,19 +31,16 @@ def print_user(console: Console, user: UserView, *, ranks: int = 10, events: int
     removed = sum(bool(event.removed) for event in user.history)
     shown = user.history[-events:]
     older = f", the newest {len(shown)}" if len(shown) < len(user.history) else ""
-    title = f"user {shorten(user.user_id)}: {len(user.history)} events, {removed} removed{older}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    heading = f"user {shorten(user.user_id)}: {len(user.history)} events, {removed} removed{older}"
+    table = Table(title=Text(heading), title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("when", "event", "title", "reason for removal"):
         table.add_column(name)
     for event in shown:
         style = "dim strike" if event.removed else ""
         explanation = "; ".join(f"{words} ({variant})" for variant, words in event.explanation.items())
-        cells = (
-            f"{event.when:%Y-%m-%d %H:%M}",
-            shorten(event.event, 20),
-            Text(shorten(event.title, _TITLE), style=style),
-        )
-        table.add_row(*cells, Text(("✗ " if explanation else "") + shorten(explanation, _EXPLANATION), style="red"))
+        title = Text(shorten(event.title, _TITLE), style=style)
+        reason = Text(("✗ " if explanation else "") + shorten(explanation, _EXPLANATION), style="red")
+        table.add_row(f"{event.when:%Y-%m-%d %H:%M}", shorten(event.event, 20), title, reason)
     console.print(table)
     console.print(_slates(user, ranks))
 

@@ -98,9 +98,8 @@ class Thompson(SlatePolicy):
                 with single_thread(), torch.inference_mode():
                     doubt = self._doubt(_vectors(weights, *history), _vectors(weights, *codes), scored, users, seed)
                 scores = _padded(scored.scores, users, wide)[0][:, None, :] + doubt
-                keys = descending_keys(
-                    scores.reshape(-1, wide), np.repeat(codes[1], self.settings.particles, axis=0)
-                ).reshape(scores.shape)
+                real = np.repeat(codes[1], self.settings.particles, axis=0)
+                keys = descending_keys(scores.reshape(-1, wide), real).reshape(scores.shape)
                 tops = positions_of(np.sort(keys, axis=2)[:, :, :ranks])
                 yield users, tops, scored.scores.lengths[users]
 

@@ -24,7 +24,7 @@ def values(slate: list[int], past: list[int]) -> dict[str, float]:
     return {name: float(found[0]) for name, found in beyond_accuracy(top(slate), FACTS, category_shares).items()}
 
 
-def test_each_metric_of_a_small_slate_is_the_one_of_the_definition() -> None:
+def test_each_metric_of_a_small_slate_follows_its_definition() -> None:
     found = values([0, 1, 2], past=[0, 1, 2, 2])
     shares = np.array([80, 10, 10]) / 101.5
     assert found["novelty@10"] == pytest.approx(float(-np.log2(shares).mean()))
@@ -40,13 +40,13 @@ def test_a_slate_with_the_categories_of_the_past_is_calibrated() -> None:
     assert values([0, 1], past=[2])["miscalibration@10"] > 6  # log2(1 / 0.01)
 
 
-def test_an_item_without_a_category_is_like_no_other_and_says_nothing_of_taste() -> None:
+def test_an_item_without_a_category_is_similar_to_no_other_and_in_no_miscalibration() -> None:
     assert values([3, 3], past=[0])["diversity@10"] == 1
     assert np.isnan(values([3], past=[0])["miscalibration@10"])
     assert np.isnan(values([0], past=[3])["miscalibration@10"])
 
 
-def test_where_nobody_counted_events_only_what_goes_by_categories_is_known() -> None:
+def test_without_event_counts_only_the_metrics_of_categories_are_known() -> None:
     facts = ItemStatistics.of(None, pa.array(["a", "a", "b", None, "b"]))
     category_shares = FACTS.category_shares(np.array([0, 2]), np.array([0, 0]), 1)
     known, found = (beyond_accuracy(top([0, 1, 2]), of, category_shares) for of in (FACTS, facts))
@@ -55,7 +55,7 @@ def test_where_nobody_counted_events_only_what_goes_by_categories_is_known() -> 
         np.testing.assert_array_equal(found[name], [np.nan] if counted else known[name])
 
 
-def test_a_user_without_a_slate_says_nothing() -> None:
+def test_a_user_without_a_slate_has_no_metrics() -> None:
     category_shares = FACTS.category_shares(np.array([0]), np.array([0]), 2)
     found = beyond_accuracy(top([], [0]), FACTS, category_shares)
     assert all(np.isnan(found[name][0]) for name in METRICS)
@@ -63,7 +63,7 @@ def test_a_user_without_a_slate_says_nothing() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**31))
-def test_a_users_values_do_not_depend_on_who_else_is_judged(seed: int) -> None:
+def test_the_values_of_a_user_do_not_depend_on_others(seed: int) -> None:
     rng = np.random.default_rng(seed)
     users, items = 7, 30
     facts = ItemStatistics.of(rng.integers(0, 50, items).astype(float), pa.array([f"k{n % 4}" for n in range(items)]))

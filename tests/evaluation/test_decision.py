@@ -37,7 +37,7 @@ def test_a_clear_gain_is_chosen_with_its_size_and_interval_in_percent() -> None:
     assert "p < .001" in conclusion.sentence
 
 
-def test_no_clear_difference_says_what_could_have_been_missed() -> None:
+def test_without_a_clear_difference_the_sentence_names_the_detectable_effect() -> None:
     base = users()
     table = compare([arm("a", base), arm("b", base + noise(1))], seed=0, baselines=["a"])
     found = decide(table, "a", ["a", "b"], "ndcg@10")
@@ -47,14 +47,14 @@ def test_no_clear_difference_says_what_could_have_been_missed() -> None:
     assert "With 400 users" in found.conclusions[0].sentence
 
 
-def test_a_loss_is_called_a_loss() -> None:
+def test_an_arm_that_is_worse_is_not_recommended() -> None:
     base = users()
     found = decide(compare([arm("a", base), arm("b", base - 0.1)], seed=0, baselines=["a"]), "a", ["b"], "ndcg@10")
     assert found is not None
     assert found.recommendation == "Keep a: every other arm is worse."
 
 
-def test_a_gain_that_costs_some_users_is_not_chosen_without_a_look() -> None:
+def test_a_gain_with_a_worse_segment_is_not_recommended() -> None:
     base, gain = users(), np.where(np.arange(400) < 60, -0.2, 0.2) + noise(3, 0.01)
     arms = [arm("a", base), arm("b", base + gain)]
     rows = compare(arms, seed=0, baselines=["a"]).to_pylist()
@@ -70,7 +70,7 @@ def test_a_gain_that_costs_some_users_is_not_chosen_without_a_look() -> None:
     assert "It is worse in the segments first week" in found.conclusions[0].sentence
 
 
-def test_three_equal_arms_are_corrected_for_being_three() -> None:
+def test_p_values_of_three_arms_are_corrected() -> None:
     base = users()
     arms = [arm("a", base), *(arm(f"b{n}", base + noise(n + 10)) for n in range(3))]
     rows = [row for row in compare(arms, seed=0, baselines=["a"]).to_pylist() if row["p"] is not None]
@@ -88,7 +88,7 @@ def test_arms_on_different_users_are_compared_as_two_groups() -> None:
     assert row["low"] < 0.2 < row["high"]
 
 
-def test_one_arm_alone_leaves_nothing_to_decide() -> None:
+def test_a_single_arm_has_no_decision() -> None:
     assert decide(compare([arm("a", users())], seed=0, baselines=["a"]), "a", ["a"], "ndcg@10") is None
 
 

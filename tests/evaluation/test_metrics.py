@@ -45,34 +45,34 @@ def test_every_metric_of_every_user_equals_ir_measures(seed: int, users: int, le
     names = [f"u{n}" for n in range(users)]
     slates = {u: list(rng.choice(catalogue, length, replace=False)) for u in names}
     wanted = {u: list(rng.choice(catalogue, rng.integers(1, 20), replace=False)) for u in names}
-    judged = user_metrics("ours", slate_table(slates), truth_of(wanted, catalogue))
+    found = user_metrics("ours", slate_table(slates), truth_of(wanted, catalogue))
 
     qrels = {u: {str(i): 1 for i in items} for u, items in wanted.items()}
     run = {u: {str(i): float(-rank) for rank, i in enumerate(items)} for u, items in slates.items()}
     peer = {(m.query_id, str(m.measure)): m.value for m in ir_measures.iter_calc(list(PEERS.values()), qrels, run)}
     for metric, measure in PEERS.items():
         theirs = [peer[user, str(measure)] for user in sorted(names)]
-        np.testing.assert_allclose(judged.values[metric], theirs, atol=1e-12, err_msg=metric)
+        np.testing.assert_allclose(found.values[metric], theirs, atol=1e-12, err_msg=metric)
 
 
-def test_a_slate_with_the_one_wanted_item_second_has_the_values_of_the_textbook() -> None:
-    judged = user_metrics("one", slate_table({"u": ["a", "b", "c"]}), truth_of({"u": ["b"]}, ["a", "b", "c", "d"]))
+def test_a_slate_with_the_relevant_item_second_has_the_textbook_values() -> None:
+    found = user_metrics("one", slate_table({"u": ["a", "b", "c"]}), truth_of({"u": ["b"]}, ["a", "b", "c", "d"]))
     expected = {"recall@10": 1, "recall@50": 1, "ndcg@10": 1 / np.log2(3), "hr@1": 0, "hr@10": 1, "mrr": 0.5}
-    assert {name: float(values[0]) for name, values in judged.values.items()} == pytest.approx(expected)
-    assert judged.coverage() == 3 / 4
+    assert {name: float(values[0]) for name, values in found.values.items()} == pytest.approx(expected)
+    assert found.coverage() == 3 / 4
 
 
-def test_a_judged_user_without_a_slate_counts_as_zero() -> None:
-    judged = user_metrics("half", slate_table({"u": ["a"]}), truth_of({"u": ["a"], "v": ["a"]}, ["a"]))
-    assert judged.values["hr@1"].tolist() == [1.0, 0.0]
+def test_a_user_without_a_slate_counts_as_zero() -> None:
+    found = user_metrics("half", slate_table({"u": ["a"]}), truth_of({"u": ["a"], "v": ["a"]}, ["a"]))
+    assert found.values["hr@1"].tolist() == [1.0, 0.0]
 
 
-def test_slates_of_users_who_did_nothing_change_nothing() -> None:
+def test_slates_of_users_without_relevant_items_change_nothing() -> None:
     truth = truth_of({"u": ["b"]}, ["a", "b"])
     alone = user_metrics("s", slate_table({"u": ["a", "b"]}), truth)
-    crowd = user_metrics("s", slate_table({"u": ["a", "b"], "w": ["b", "a"]}), truth)
-    assert all((alone.values[name] == crowd.values[name]).all() for name in alone.values)
-    assert alone.coverage() == crowd.coverage()
+    both = user_metrics("s", slate_table({"u": ["a", "b"], "w": ["b", "a"]}), truth)
+    assert all((alone.values[name] == both.values[name]).all() for name in alone.values)
+    assert alone.coverage() == both.coverage()
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -85,12 +85,12 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     )
 
 
-def test_an_item_twice_in_a_slate_is_an_error_in_words() -> None:
+def test_an_item_twice_in_a_slate_is_an_error() -> None:
     with pytest.raises(DataError, match="twice"):
         user_metrics("twice", slate_table({"u": ["a", "a"]}), truth_of({"u": ["a"]}, ["a"]))
 
 
-def test_items_outside_the_catalogue_cannot_have_been_proposed_and_are_not_wanted() -> None:
+def test_items_outside_the_catalogue_are_not_relevant() -> None:
     truth = truth_of({"u": ["a", "newer"], "v": ["newer"]}, ["a"])
     assert truth.user_id.to_pylist() == ["u"]
     assert user_metrics("s", slate_table({"u": ["a"]}), truth).values["recall@10"].tolist() == [1.0]

@@ -20,21 +20,21 @@ from rayrec.evaluation.significance import (
 )
 
 
-def test_the_permutation_p_is_the_share_of_all_sign_patterns_that_reach_as_far() -> None:
+def test_the_permutation_p_is_the_share_of_sign_patterns_with_such_a_mean() -> None:
     differences = np.array([0.9, 0.4, -0.1, 0.7, 0.3, 0.2, 0.8])
     patterns = np.array(list(product([-1, 1], repeat=len(differences))))
     exact = (np.abs(patterns @ differences) >= abs(differences.sum()) - 1e-12).mean()
     assert sign_flip_p(differences[:, None], seed=0)[0] == pytest.approx(exact, abs=0.004)
 
 
-def test_two_equal_systems_are_called_different_as_often_as_the_level_says() -> None:
+def test_equal_systems_differ_significantly_as_often_as_the_level() -> None:
     rng = np.random.default_rng(0)
     differences = rng.standard_t(3, size=(80, 4000))
     share = (sign_flip_p(differences, seed=1, permutations=999) < 0.05).mean()
     assert share == pytest.approx(0.05, abs=0.01)
 
 
-def test_no_difference_at_all_is_no_finding() -> None:
+def test_no_difference_at_all_has_p_one() -> None:
     assert sign_flip_p(np.zeros((20, 1)), seed=0)[0] == 1
     assert welch_p(np.ones(5), np.ones(9)) == 1
 
@@ -58,14 +58,14 @@ def test_corrected_p_values_keep_their_order_and_never_shrink(p: list[float]) ->
     assert np.all(np.diff(found[np.argsort(p, kind="stable")]) >= 0)
 
 
-def test_a_difference_just_detectable_is_found_four_times_in_five() -> None:
+def test_the_minimum_detectable_effect_has_a_power_of_four_fifths() -> None:
     least = min_detectable_effect(0.01)
     rng = np.random.default_rng(0)
     z = rng.normal(least, 0.01, 20_000) / 0.01
     assert (np.abs(z) > 1.96).mean() == pytest.approx(0.8, abs=0.01)
 
 
-def test_many_users_are_grouped_evenly_and_few_not_at_all() -> None:
+def test_many_users_are_in_groups_of_equal_size_and_few_users_in_none() -> None:
     assert bootstrap_groups(50, 0).tolist() == list(range(50))
     counts = np.bincount(bootstrap_groups(3 * GROUPS + 7, 0))
     assert (counts.min(), counts.max(), len(counts)) == (3, 4, GROUPS)

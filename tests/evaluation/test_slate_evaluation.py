@@ -55,7 +55,7 @@ def run(app: object, *arguments: str, sets: tuple[str, ...] = ()) -> tuple[int, 
     return result.exit_code, result.output
 
 
-def test_the_best_possible_slates_score_what_the_generator_says_and_beat_each_retriever(day: PublishedShop) -> None:
+def test_the_best_possible_slates_have_the_values_of_the_generator_and_beat_each_retriever(day: PublishedShop) -> None:
     found = evaluate_slates(
         day.config.output.root, day.shop.date, wanted(day), others={"best": pa.Table.from_pandas(day.best)}
     )
@@ -81,7 +81,7 @@ def test_popularity_alone_is_popularity_computed_by_hand(day: PublishedShop) -> 
     assert value(found.comparison, "popularity", "hr@10") == pytest.approx(sum(p < 10 for p in places) / len(places))
 
 
-def test_items_a_user_has_already_are_not_judged(day: PublishedShop) -> None:
+def test_items_that_a_user_already_has_are_not_evaluated(day: PublishedShop) -> None:
     person = read_users(day.config.output.root, day.shop.date, ["user-0001"])[0]
     by_title = dict(zip(day.catalogue["title"].to_pylist(), day.catalogue["item_id"].to_pylist(), strict=True))
     had = pa.table({"user_id": ["user-0001"], "item_id": [by_title[person.history[0].title]]})
@@ -91,14 +91,14 @@ def test_items_a_user_has_already_are_not_judged(day: PublishedShop) -> None:
     assert both.events == day.shop.users
 
 
-def test_users_with_too_few_events_are_not_judged(day: PublishedShop) -> None:
+def test_users_with_too_few_events_are_not_evaluated(day: PublishedShop) -> None:
     every = evaluate_slates(day.config.output.root, day.shop.date, wanted(day))
     some = evaluate_slates(day.config.output.root, day.shop.date, wanted(day), min_events=15)
     assert 0 < some.users < every.users
 
 
 @pytest.mark.parametrize("assignment", ["all", "split"])
-def test_without_its_item_model_a_day_is_judged_by_its_arms_alone(tmp_path: Path, assignment: str) -> None:
+def test_without_its_item_model_only_the_arms_of_a_run_are_evaluated(tmp_path: Path, assignment: str) -> None:
     day = publish_shop(tmp_path, users=60, arms=(f"arms.assignment={assignment}",))
     root = Path(day.config.output.root)
     whole = evaluate_slates(str(root), day.shop.date, wanted(day))
@@ -115,7 +115,7 @@ def test_without_its_item_model_a_day_is_judged_by_its_arms_alone(tmp_path: Path
     assert found.comparison.equals(expected.filter(pc.invert(pc.is_in(expected["metric"], counted))))
 
 
-def test_why_no_retriever_is_judged_is_said_where_the_table_is(tmp_path: Path) -> None:
+def test_the_output_says_why_no_retriever_was_evaluated(tmp_path: Path) -> None:
     day = publish_shop(tmp_path, users=60)
     shutil.rmtree(Path(day.config.output.root) / "models")
     erasure_list.add(Storage(day.config.output.root), pa.array(["somebody"]))
@@ -137,7 +137,7 @@ def test_outcomes_are_those_of_the_horizon_and_keep_the_contract(day: PublishedS
     assert found["user_id"].str.len().min() > 0
 
 
-def test_a_horizon_without_data_is_an_error_in_words(day: PublishedShop) -> None:
+def test_a_horizon_without_data_is_an_error(day: PublishedShop) -> None:
     with pytest.raises(DataError, match="no interactions from 2026-04-01 to 2026-04-07"):
         outcomes(day.config, day.shop.date + timedelta(days=30), 7)
 
@@ -168,13 +168,13 @@ def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_where_the_data_end_is_said_in_utc_whatever_the_machines_time_zone(day: PublishedShop, far_west: None) -> None:
+def test_the_end_of_the_data_is_in_utc_in_any_time_zone(day: PublishedShop, far_west: None) -> None:
     newest = outcomes(day.config, day.shop.date, 60).to_pandas()["ts"].max().date()
     found = evaluate_day(day.config, day.shop.date, 60)
     assert found.evaluated_on.endswith(f"; the data end on {newest}.")
 
 
-def test_evaluating_a_day_that_is_not_published_says_what_to_run(day: PublishedShop) -> None:
+def test_the_error_for_an_unpublished_date_names_the_command(day: PublishedShop) -> None:
     status, output = run(evaluate, "--date", "2026-02-20", sets=day.sets)
     assert status == 4
     assert "python -m jobs.daily" in output
@@ -196,7 +196,7 @@ def test_show_prints_titles_reasons_and_each_arms_slate_from_the_output_alone(da
     assert titles[first] in output
 
 
-def test_showing_a_user_who_is_not_there_says_how_many_are(day: PublishedShop) -> None:
+def test_the_error_for_an_unknown_user_has_the_number_of_users(day: PublishedShop) -> None:
     status, output = run(show, "--date", "2026-03-02", "--user", "nobody", sets=day.sets)
     assert status == 2
     assert "200 of 200 users" in output
@@ -215,7 +215,7 @@ def test_examples_for_the_report_are_the_removed_events_with_their_titles(day: P
     assert any(rows["reason"].to_pylist())
 
 
-def test_the_planted_truth_tells_how_much_of_the_noise_was_found(day: PublishedShop) -> None:
+def test_the_share_of_injected_noise_that_was_removed(day: PublishedShop) -> None:
     (found,) = noise_detection(day.config.output.root, day.shop)
     assert found.variant == "influence"
     assert found.noise == day.shop.noise
@@ -223,7 +223,7 @@ def test_the_planted_truth_tells_how_much_of_the_noise_was_found(day: PublishedS
     assert found.precision > 1.5 * found.noise / found.events  # at random it is noise / events
 
 
-def test_the_planted_table_has_the_bayes_limit_beside_the_arms(day: PublishedShop) -> None:
+def test_the_ground_truth_table_has_the_bayes_limit_beside_the_arms(day: PublishedShop) -> None:
     found = evaluate_on_ground_truth(day.config.output.root, day.shop)
     assert value(found.comparison, ORACLE, "ndcg@10") == value(found.comparison, "llm", "ndcg@10")
     assert found.best_standalone != ORACLE
@@ -257,7 +257,7 @@ def test_evaluate_adds_its_table_to_the_days_report(day: PublishedShop) -> None:
     assert "Not evaluated yet" not in page
 
 
-def test_a_report_that_another_version_wrote_is_left_as_it_is_and_the_day_is_judged(tmp_path: Path) -> None:
+def test_a_report_of_another_version_is_unchanged_and_the_date_is_evaluated(tmp_path: Path) -> None:
     day = publish_shop(tmp_path, users=40)
     storage, page = Storage(day.config.output.root), "reports/dt=2026-03-02/report.json"
     storage.write(page, b'{"sections": []}')
@@ -268,7 +268,7 @@ def test_a_report_that_another_version_wrote_is_left_as_it_is_and_the_day_is_jud
     assert storage.read(page) == b'{"sections": []}'
 
 
-def test_a_shard_that_nobody_fell_into_reads_as_empty_and_a_lost_file_does_not(day: PublishedShop) -> None:
+def test_a_shard_without_users_is_empty_and_a_lost_file_is_an_error(day: PublishedShop) -> None:
     storage, manifest = Storage(day.config.output.root), read_manifest(day.config.output.root, day.shop.date)
     nowhere = dataclasses.replace(manifest, run_id="another")
     assert read_denoised(storage, dataclasses.replace(nowhere, files=()), 0).num_rows == 0
@@ -276,7 +276,7 @@ def test_a_shard_that_nobody_fell_into_reads_as_empty_and_a_lost_file_does_not(d
         read_denoised(storage, nowhere, 0)
 
 
-def test_the_users_whose_slates_differ_most_are_those_with_the_least_in_common() -> None:
+def test_example_users_have_the_least_similar_slates() -> None:
     def table(slates: dict[str, list[str]]) -> pa.Table:
         rows = [(user, rank, item) for user, items in slates.items() for rank, item in enumerate(items, 1)]
         return pa.Table.from_pylist([dict(zip(("user_id", "rank", "item_id"), row, strict=True)) for row in rows])

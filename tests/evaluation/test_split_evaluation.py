@@ -1,4 +1,4 @@
-"""A published day whose users are split over its arms, or of whom a part takes no part: who is judged and shown."""
+"""Evaluation of a split experiment, and of one with users outside its layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> PublishedShop:
     return publish_shop(tmp_path_factory.mktemp("split"), users=USERS, arms=("arms.assignment=split",))
 
 
-def test_the_users_of_every_arm_are_judged_whatever_their_arm_took_out(split: PublishedShop) -> None:
+def test_the_users_of_every_arm_are_evaluated(split: PublishedShop) -> None:
     found = evaluate_slates(
         split.config.output.root, split.shop.date, pa_csv.read_csv(split.shop.truth_root / "next.csv")
     )
@@ -36,17 +36,17 @@ def test_the_users_of_every_arm_are_judged_whatever_their_arm_took_out(split: Pu
     assert {row["system"]: row["value"] for row in rows}["llm"] > 0.6
     decision = evaluate(split.config, split.shop.date, 7).decision
     assert decision is not None
-    assert [verdict.arm for verdict in decision.conclusions] == ["llm"]
+    assert [conclusion.arm for conclusion in decision.conclusions] == ["llm"]
 
 
-def test_people_of_every_arm_are_shown(split: PublishedShop) -> None:
+def test_example_users_are_of_every_arm(split: PublishedShop) -> None:
     day = RunContext(split.config, split.shop.date)
     people = select_example_users(day, read_manifest(split.config.output.root, day.date), 4)
     assert len(people) == 4
     assert {arm for person in people for arm in person.slates} == {"control", "llm"}
 
 
-def test_feedback_of_users_outside_the_experiment_judges_no_arm(tmp_path: Path) -> None:
+def test_feedback_of_users_outside_the_experiment_is_left_out(tmp_path: Path) -> None:
     shop = publish_shop(tmp_path, users=USERS, arms=("arms.layer={salt: a, low: 0, high: 0.4, default_arm: control}",))
     root = shop.config.output.root
     shown = read_slates(root, shop.shop.date).filter(pc.field("rank") <= 3)

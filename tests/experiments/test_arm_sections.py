@@ -38,7 +38,7 @@ def test_an_arm_that_explores_keeps_the_size_and_the_rules_of_all_slates() -> No
     assert explores == Slate.model_validate({**top, "policy": "epsilon_greedy"}).model_dump()
 
 
-def test_rules_are_merged_rule_by_rule_and_a_list_stands_whole() -> None:
+def test_rules_are_merged_by_rule_and_a_list_is_replaced_whole() -> None:
     found = one("slate", {"rules": RULES}, {"rules": {"blocked": ["other"], "ranges": {"price": {"max": 9}}}})["rules"]
     assert found["blocked"] == ("other",)
     assert (found["pinned"][0]["item_id"], found["max_per_category"]) == ("mine", 3)
@@ -46,7 +46,7 @@ def test_rules_are_merged_rule_by_rule_and_a_list_stands_whole() -> None:
     assert found["ranges"]["price"] == {"min": 1, "max": 9, "missing": "drop"}
 
 
-def test_what_an_arm_gives_stands_even_where_it_is_the_default() -> None:
+def test_a_value_of_an_arm_is_used_even_where_it_is_the_default() -> None:
     top = {"size": 20, "rules": RULES, "fallback": {"source": "popularity"}}
     given = {"size": 50, "rules": {"blocked": [], "max_per_category": None}, "fallback": None}
     found = one("slate", top, given)
@@ -81,14 +81,14 @@ def test_settings_of_a_policy_and_of_a_diversifier_go_with_them() -> None:
     assert other["diversity"] == {"method": "calibrated", "depth": 40, "settings": {"calibration": 0.5}}
 
 
-def test_sources_stand_whole_and_everything_beside_them_is_inherited() -> None:
+def test_sources_are_replaced_whole_and_the_other_keys_are_inherited() -> None:
     top = {"candidates_per_source": 7, "exclude_seen": False}
     found = one("retrieval", top, {"sources": {"popularity": {}}})
     assert found == Retrieval(sources={"popularity": {}}, **top).model_dump()
     assert one("retrieval", {"sources": {"ease": {}}}, {"candidates_per_source": 7})["sources"].keys() == {"ease"}
 
 
-READS = {
+TEXT_RERANK = {
     "method": "pointwise",
     "checkpoint": "/models/a",
     "adapter": "/lora/a",
@@ -97,20 +97,20 @@ READS = {
 }
 
 
-def test_an_arm_without_a_checkpoint_leaves_the_top_levels_where_it_is() -> None:
+def test_a_method_without_a_checkpoint_does_not_inherit_one() -> None:
     for method in ("none", "item_token"):
-        found = one("rerank", READS, {"method": method})
+        found = one("rerank", TEXT_RERANK, {"method": method})
         assert found == Rerank(method=method, max_promotion=3).model_dump()
 
 
-def test_an_arm_reads_with_the_checkpoint_of_the_top_level_unless_it_has_its_own() -> None:
-    label = one("rerank", READS, {"method": "listwise"})
+def test_an_arm_inherits_the_checkpoint_unless_it_has_its_own() -> None:
+    label = one("rerank", TEXT_RERANK, {"method": "listwise"})
     assert (label["checkpoint"], label["adapter"], label["settings"]["events"]) == ("/models/a", "/lora/a", 20)
-    other = one("rerank", READS, {"checkpoint": "/models/b"})
+    other = one("rerank", TEXT_RERANK, {"checkpoint": "/models/b"})
     assert (other["checkpoint"], other["adapter"], other["settings"]["events"]) == ("/models/b", None, 9)
 
 
-def test_a_section_that_is_right_only_together_with_the_top_level_is_no_error_and_the_other_way_round() -> None:
+def test_a_section_is_validated_together_with_the_top_level() -> None:
     pinned = {"rules": {"pinned": [{"item_id": "mine", "rank": 60}]}}
     assert one("slate", {"size": 100}, pinned)["size"] == 100
     with pytest.raises(ValueError, match=r"arms\.variants\.arm\.slate\n.*pinned beyond the slate's size, 20"):
@@ -119,14 +119,14 @@ def test_a_section_that_is_right_only_together_with_the_top_level_is_no_error_an
         one("slate", {}, {"rules": {"bloked": []}})
 
 
-def test_arms_that_only_repeat_the_top_level_share_all_its_work() -> None:
-    top = {"slate": {"size": 20, "rules": RULES}, "rerank": READS}
+def test_arms_that_repeat_the_top_level_share_its_variants() -> None:
+    top = {"slate": {"size": 20, "rules": RULES}, "rerank": TEXT_RERANK}
     plan = plan_arms(config(top, plain={}, repeats={"slate": {"size": 20}, "rerank": {"method": "pointwise"}}))
     assert plan.paths[0].variants == plan.paths[1].variants
 
 
-def test_a_config_that_was_written_out_means_the_same() -> None:
-    top = {"slate": {"size": 20, "rules": RULES, "settings": {}}, "rerank": READS}
+def test_a_config_is_the_same_after_a_dump() -> None:
+    top = {"slate": {"size": 20, "rules": RULES, "settings": {}}, "rerank": TEXT_RERANK}
     arms = {
         "none": {"rerank": {"method": "none"}},
         "listwise": {"rerank": {"method": "listwise"}, "slate": {"size": 9}},
@@ -135,13 +135,13 @@ def test_a_config_that_was_written_out_means_the_same() -> None:
     assert Config.model_validate(known.model_dump(mode="json")) == known
 
 
-def test_arms_made_in_python_say_what_was_given_to_them() -> None:
+def test_arms_made_in_python_have_only_the_given_keys() -> None:
     top = {"name": "shop", "data": DATA, "slate": {"size": 20, "rules": RULES}}
     made = Config.model_validate({**top, "arms": Arms(variants={"arm": Arm(slate=Slate(policy="epsilon_greedy"))})})
     assert made.arms.variants["arm"].slate == Slate.model_validate({**top["slate"], "policy": "epsilon_greedy"})
 
 
-def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
+def test_errors_at_the_top_level_are_not_repeated_for_every_arm() -> None:
     with pytest.raises(ValueError, match="1 validation error") as caught:
         config({"rerank": {"method": "nothing"}}, arm={"rerank": {"method": "listwise"}})
     assert "rerank.method" in str(caught.value)
@@ -157,7 +157,7 @@ def test_errors_at_the_top_level_are_not_told_again_of_every_arm() -> None:
         ({"method": "none", "max_promotion": 3}, ("rerank.max_promotion", "rerank.method none")),
     ],
 )
-def test_what_an_arms_method_would_not_read_is_refused(given: dict[str, Any], says: tuple[str, ...]) -> None:
+def test_keys_that_the_method_of_an_arm_ignores_are_an_error(given: dict[str, Any], says: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
         one("rerank", {}, given)
     assert caught.value.where == "arms.variants.arm.rerank"
@@ -165,8 +165,8 @@ def test_what_an_arms_method_would_not_read_is_refused(given: dict[str, Any], sa
         assert words in str(caught.value)
 
 
-def test_what_only_repeats_the_top_level_is_not_refused() -> None:
-    top = {**READS, "engine": "transformers", "dtype": "float32", "depth": 5, "fields": []}
+def test_keys_that_repeat_the_top_level_are_no_error() -> None:
+    top = {**TEXT_RERANK, "engine": "transformers", "dtype": "float32", "depth": 5, "fields": []}
     repeated = {"method": "item_token", **{key: top[key] for key in ("engine", "dtype", "depth", "fields")}}
     assert one("rerank", top, repeated) == one("rerank", top, {"method": "item_token"})
     assert one("rerank", top, {"method": "listwise", "engine": "vllm", "depth": 9})["depth"] == 9

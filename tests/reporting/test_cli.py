@@ -34,7 +34,7 @@ def test_options_reach_the_job() -> None:
     assert run("--date", "2026-03-02", "--set", "name=shop") == (0, "shop on 2026-03-02\n")
 
 
-def test_a_users_error_is_printed_in_words_with_its_exit_status() -> None:
+def test_an_expected_error_is_printed_with_its_exit_status() -> None:
     status, output = run("--date", "2026-03-02", "--set", "name=broken")
     assert status == 3
     assert output == (
@@ -42,7 +42,7 @@ def test_a_users_error_is_printed_in_words_with_its_exit_status() -> None:
     )
 
 
-def test_a_defect_of_ours_keeps_its_traceback() -> None:
+def test_a_defect_keeps_its_traceback() -> None:
     result = CliRunner().invoke(command(job), ["--config", str(CONF), "--date", "2026-03-02", "--set", "name=defect"])
     assert isinstance(result.exception, KeyError)
 
@@ -57,7 +57,7 @@ def test_print_config_prints_settings_that_load_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("date", ["2026-02-30", "yesterday", "02/03/2026"])
-def test_a_date_that_is_none_is_refused(date: str) -> None:
+def test_an_invalid_date_is_an_error(date: str) -> None:
     status, output = run("--date", date)
     assert status == 2
     assert "Invalid value" in output

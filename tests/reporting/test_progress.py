@@ -35,7 +35,7 @@ def test_a_log_gets_a_line_every_tenth_and_one_at_the_end() -> None:
     assert lines[-1] == "rerank     100 / 100 users  done in 1 min 40 s  1 users/s"
 
 
-def test_a_fast_stage_says_one_line() -> None:
+def test_a_fast_stage_has_one_line() -> None:
     assert run(1000, 0.001) == ["rerank     1,000 / 1,000 users  done in 1.0 s  1,000 users/s"]
 
 
@@ -62,5 +62,5 @@ def test_a_terminal_gets_one_line_in_place() -> None:
     assert "50 / 50 users  done in 50 s" in text
 
 
-def test_durations_are_spelled_as_people_say_them() -> None:
+def test_durations_have_readable_units() -> None:
     assert [format_duration(s) for s in (0.42, 12, 65, 3600 * 2 + 605)] == ["0.4 s", "12 s", "1 min 05 s", "2 h 10 min"]

@@ -22,7 +22,7 @@ EVENTS = ("view", "purchase")
 
 
 def denoised() -> pa.Table:
-    """Two users, one variant; days ago, event, item and reason of each event are told."""
+    """Two users, one variant; days ago, event, item and reason of each event."""
     columns = {
         "user_id": ["u", "v"],
         "item": [[0, 1, 2], [3]],
@@ -102,7 +102,7 @@ def person() -> UserView:
     return UserView("u", (kept, gone, kept), {})
 
 
-def test_histories_stand_before_and_after_for_each_variant_that_took_something() -> None:
+def test_histories_before_and_after_each_variant_that_removed_something() -> None:
     table = before_after_rows([person(), UserView("w", person().history[:1], {})])
     assert table["explanation"].to_pylist() == ["", "because", ""]
     (found,) = run_views.before_after(table)

@@ -77,7 +77,7 @@ def test_every_element_is_closed_and_every_section_is_there(data: ReportData) ->
     assert {value[1:] for name, value in page.attributes if name == "href" and value} <= targets
 
 
-def test_an_empty_report_says_so() -> None:
+def test_a_report_without_data_says_so() -> None:
     text = "".join(Page(render(bare())).text)
     for line in (
         "not published",
@@ -97,7 +97,7 @@ def test_the_stored_data_renders_the_same_page(tmp_path: Path) -> None:
     assert Path(path).read_text(encoding="utf8") == render(again)
 
 
-def test_a_report_of_another_version_is_an_error_in_words() -> None:
+def test_a_report_of_another_version_is_an_error() -> None:
     with pytest.raises(DataError, match="of another version of rayrec"):
         ReportData.from_json(b'{"name": "x"}', "reports/dt=2026-03-02/report.json")
 
@@ -108,7 +108,7 @@ def test_titles_are_shortened_and_control_characters_replaced() -> None:
     assert shorten(None) == ""
 
 
-def test_a_table_of_other_columns_is_refused_when_the_report_is_made() -> None:
+def test_a_table_with_other_columns_is_an_error() -> None:
     with pytest.raises(ValueError, match="timings"):
         ReportData(**{**bare().__dict__, "timings": bare().statistics})
 
@@ -120,10 +120,10 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
     truth = RelevantItems.from_pairs(
         pa.array([f"user-{n}" for n in range(200)]), item_id.take(pa.array(np.arange(200))), item_id
     )
-    judged = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in arms]
-    rows = [compare(judged, seed=0, baselines=["arm-0"], resamples=100)]
+    measured = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in arms]
+    rows = [compare(measured, seed=0, baselines=["arm-0"], resamples=100)]
     for number in range(17):  # as many segments as there can be
-        chosen = [one.take(np.arange(100)) for one in judged]
+        chosen = [one.take(np.arange(100)) for one in measured]
         rows.append(compare(chosen, seed=0, baselines=["arm-0"], segment=f"segment {number}", resamples=100))
     people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4, "ease", "") for n in range(3000)]
     data = dataclasses.replace(
@@ -179,7 +179,7 @@ def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
     assert set(drifted["status"].to_pylist()) == {"stable"}
 
 
-def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
+def test_an_arm_has_the_same_place_and_colour_in_every_section() -> None:
     """A summary is sorted by name; the arms are in the order of the config."""
     keys = {"category": "tins", "source": f"ease/{RANK_BANDS[0][2]}"}
     summary = merge(count_statistics(name, {arm: {key: 1} for arm in "bmz"}) for name, key in keys.items())
@@ -188,12 +188,12 @@ def test_an_arm_has_one_place_and_so_one_colour_in_every_section() -> None:
 
 
 def test_a_report_without_timings_shows_no_total() -> None:
-    told = dataclasses.replace(full(), timings=full().timings.slice(0, 0))
+    without = dataclasses.replace(full(), timings=full().timings.slice(0, 0))
     assert "total stage time" in render(full())
-    assert "total stage time" not in render(told)
+    assert "total stage time" not in render(without)
 
 
-def test_of_arms_that_split_the_users_no_overlap_is_shown_and_rules_count_by_the_arms_own_slates() -> None:
+def test_split_arms_have_no_overlap_and_rules_count_the_slates_of_each_arm() -> None:
     table, item_id, category = slates(users=40)
     number = pc.cast(pc.replace_substring(table["user_id"], "user-", ""), pa.int64())
     apart = table.filter(pc.equal(pc.less(number, 20), pc.equal(table["arm"], "control")))

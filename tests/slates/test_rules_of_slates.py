@@ -57,7 +57,7 @@ def test_no_slate_holds_more_of_a_category_than_the_cap(policy: str) -> None:
         assert max(kinds.values(), default=0) <= 2
 
 
-def test_of_each_category_the_users_best_stay() -> None:
+def test_the_best_items_of_each_category_stay() -> None:
     made = stage(rules={"max_per_category": 1})
     found = made.candidate_pool(candidates())
     kept = made.rules.eligible(found.scored)
@@ -69,7 +69,7 @@ def test_of_each_category_the_users_best_stay() -> None:
         assert kept[at][kind < 0].all()
 
 
-def test_a_range_keeps_prices_inside_and_says_what_becomes_of_the_others() -> None:
+def test_a_range_keeps_prices_inside_and_handles_missing_ones() -> None:
     def prices(**band: Any) -> set[int]:
         return {code for slate in codes_of(slates(rules={"ranges": {"price": band}})) for code in slate}
 
@@ -84,7 +84,7 @@ def test_a_range_keeps_prices_inside_and_says_what_becomes_of_the_others() -> No
 
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
-def test_pins_stand_at_their_ranks_in_everybodys_slate_and_only_once(policy: str) -> None:
+def test_pinned_items_are_once_in_each_slate_at_their_ranks(policy: str) -> None:
     table = pa.concat_tables([candidates(20), without_candidates(candidates(25)).slice(20)])
     rows = slates(table, policy=policy, rules={"pinned": PINS})
     found = codes_of(rows)
@@ -107,7 +107,7 @@ def test_the_policy_fills_the_ranks_between_the_pins_in_its_own_order() -> None:
         assert [code for code in insert_pins if code not in (7, 11)] == without[: len(insert_pins) - 2]
 
 
-def test_a_pin_that_cannot_be_had_is_left_out_and_counted() -> None:
+def test_an_unavailable_pinned_item_is_left_out_and_counted() -> None:
     known = replace(KNOWN, available=np.arange(200) != 7)
     rows = slates(known=known, rules={"pinned": [*PINS, {"item_id": "gone", "rank": 2}]})
     assert all(slate[3] == 11 and 7 not in slate[:1] for slate in codes_of(rows))
@@ -131,7 +131,7 @@ RULES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("diversity", [{}, {"method": "mmr"}])
-def test_a_rule_binds_where_the_slate_would_be_another_without_it(diversity: dict[str, Any]) -> None:
+def test_a_rule_counts_where_the_slate_differs_without_it(diversity: dict[str, Any]) -> None:
     made = stage(rules=RULES, diversity=diversity)
     found = made.candidate_pool(candidates())
     counts = rule_effects(made, found, made.apply_rules(found))
@@ -170,7 +170,7 @@ def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversity: dict
     assert pa.concat_tables(alone).equals(made(table, "llm"))
 
 
-def test_the_published_score_stays_the_blends_own() -> None:
+def test_the_published_score_is_the_blended_score() -> None:
     made = stage(diversity={"method": "mmr", "settings": {"relevance": 0.2}})
     rows, found = made(candidates(), "llm"), made.candidate_pool(candidates())
     own = {
@@ -187,7 +187,7 @@ def cold(table: pa.Table, below: int) -> list[bool]:
     return (Ragged.from_arrow(table["item"]).lengths < below).tolist()
 
 
-def test_users_of_whom_little_is_known_go_by_the_fallback_alone() -> None:
+def test_users_with_a_short_history_have_the_order_of_the_fallback() -> None:
     table = candidates()
     settings = {"fallback": {"source": "popularity", "below_events": 3}, "diversity": {"method": "mmr"}}
     rows, others = slates(table, **settings), slates(table, diversity={"method": "mmr"})
@@ -219,7 +219,7 @@ def test_rules_hold_for_the_fallback_too() -> None:
         ({"rules": {"ranges": {"prize": {"min": 1}}}}, r"(?s)no attribute 'prize'.*known are price"),
     ],
 )
-def test_what_no_arm_could_do_is_refused_before_any_work(slate: dict[str, Any], says: str) -> None:
+def test_unknown_sources_and_attributes_are_an_error(slate: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_slate(Slate.model_validate(slate), ("ease", "popularity"), ("price",))
     check_slate(Slate.model_validate({"rules": {"ranges": {"price": {"max": 3}}}}), ("ease",), ("price",))
@@ -239,6 +239,6 @@ def test_what_no_arm_could_do_is_refused_before_any_work(slate: dict[str, Any], 
         ({"rules": {"max_per_categroy": 2}}, "unknown key"),
     ],
 )
-def test_impossible_rules_are_refused(slate: dict[str, Any], says: str) -> None:
+def test_invalid_rules_are_an_error(slate: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Slate.model_validate(slate)

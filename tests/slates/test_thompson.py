@@ -58,7 +58,7 @@ def test_the_doubt_has_the_covariance_of_the_ridge_posterior() -> None:
     assert np.abs(found - expected).max() < 0.02 * expected.max()
 
 
-def test_slates_come_as_often_as_their_propensities_say_on_the_average() -> None:
+def test_slates_are_as_frequent_as_their_propensities_on_average() -> None:
     """Each user has other particles: over users, how often a slate comes is the mean of its probabilities."""
     many, size, one = 4_000, 2, scored([4])
     pool, thompson = repeated(one, many), policy(particles=8, scale=3.0)
@@ -101,7 +101,7 @@ def test_an_item_without_factors_never_varies() -> None:
     assert set(found.propensity.tolist()) == {1.0}
 
 
-def test_without_factors_it_says_what_to_do() -> None:
+def test_the_error_without_factors_names_the_remedy() -> None:
     known = items()
     bare = CatalogueItems(known.ids, known.category, known.available)
     with pytest.raises(ConfigError, match=r"need 'ials\.factors'"):

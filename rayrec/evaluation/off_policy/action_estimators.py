@@ -78,7 +78,6 @@ def _mean(name: str, terms: Float64s, weight: Float64s) -> Contributions:
 
 def _positive(number: float, name: str) -> float:
     if not number > 0:
-        raise DataError(
-            f"the {name} of the weights is {number}", hint="give a number above 0; infinity changes nothing"
-        )
+        what = f"the {name} of the weights is {number}"
+        raise DataError(what, hint="give a number above 0; infinity changes nothing")
     return number

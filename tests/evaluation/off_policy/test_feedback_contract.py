@@ -71,9 +71,7 @@ def test_good_rows_become_feedback_in_the_order_of_the_file(tmp_path: Path) -> N
         ("u,1,x", "malformed_row"),
     ],
 )
-def test_each_broken_row_goes_to_quarantine_with_its_reason_and_costs_nothing_else(
-    row: str, reason: str, tmp_path: Path
-) -> None:
+def test_each_invalid_row_is_quarantined_alone_with_its_reason(row: str, reason: str, tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + GOOD + row + "\n")
     assert reasons(found) == {3: reason}
     assert found.quarantine.schema == QUARANTINE
@@ -89,7 +87,7 @@ def test_the_detail_names_the_column_and_the_raw_row_is_kept(tmp_path: Path) -> 
     assert json.loads(row["raw"])["pos"] == "1"
 
 
-def test_a_slate_that_lost_a_rank_in_the_middle_goes_whole(tmp_path: Path) -> None:
+def test_a_slate_without_a_middle_rank_is_quarantined_whole(tmp_path: Path) -> None:
     broken = "t,1,a,1,.5\nt,2,b,oops,.5\nt,3,c,0,.5\n"
     found = read(tmp_path, HEADER + broken + GOOD)
     assert reasons(found) == {1: "incomplete_slate", 2: "bad_reward", 3: "incomplete_slate"}
@@ -162,7 +160,7 @@ def test_nothing_depends_on_how_rows_are_cut_into_batches(size: int) -> None:
     assert {reason for _, reason, _ in whole[1]} >= {"duplicate_rank", "duplicate_item", "incomplete_slate"}
 
 
-def test_too_much_quarantine_is_refused_with_the_reasons(tmp_path: Path) -> None:
+def test_too_much_quarantine_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     with pytest.raises(QuarantineError, match=r"1 of 3 rows of feedback .*33.3%, allowed 5.0%\): bad_rank 1") as caught:
         read(tmp_path, HEADER + GOOD + "s,x,c,1,.5\n", max_quarantine_share=0.05)
     assert "shown.csv, row 3: rank is 'x'" in str(caught.value)
@@ -185,13 +183,13 @@ def test_files_without_rows_or_columns_and_folders_without_files_are_errors(tmp_
         read_feedback(Feedback(path="x"), "")
 
 
-def test_a_root_of_its_own_is_read_instead_of_the_data_s(tmp_path: Path) -> None:
+def test_feedback_may_have_a_root_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     found = read(tmp_path / "own", HEADER + GOOD, root=str(tmp_path / "own"))
     assert found.feedback.num_rows == 2
 
 
-def test_unknown_keys_and_impossible_shares_are_refused_by_the_section() -> None:
+def test_unknown_keys_and_invalid_shares_are_an_error() -> None:
     for wrong in ({"slate": "x"}, {"max_quarantine_share": 2}):
         with pytest.raises(ValidationError):
             Feedback.model_validate({"path": "x", **wrong})

@@ -61,7 +61,7 @@ def test_each_user_depends_on_its_own_seed_alone() -> None:
     assert not np.array_equal(team_draft(first, second, seeds(50, 1)).team, together.team)
 
 
-def test_both_rankings_lead_equally_often_at_every_place() -> None:
+def test_both_rankings_have_each_rank_equally_often() -> None:
     users = 20_000
     first, second = np.tile(np.arange(6), (users, 1)), np.tile(np.arange(10, 16), (users, 1))
     found = team_draft(first, second, np.arange(users).astype(np.uint64))
@@ -72,7 +72,7 @@ def test_both_rankings_lead_equally_often_at_every_place() -> None:
     assert (found.team[:, 0] != found.team[:, 1]).all()
 
 
-def test_identical_rankings_come_out_even_and_are_shown_as_they_are() -> None:
+def test_identical_rankings_are_unchanged_and_win_equally_often() -> None:
     users = 20_000
     ranking = np.tile(np.arange(5), (users, 1))
     lists = team_draft(ranking, ranking, np.arange(users).astype(np.uint64))
@@ -98,7 +98,7 @@ def test_the_ranking_that_users_follow_is_preferred() -> None:
     assert found.p_value == binomtest(found.first, found.first + found.second).pvalue
 
 
-def test_credit_counts_each_taken_item_of_the_list_once() -> None:
+def test_each_consumed_item_of_the_list_counts_once() -> None:
     lists = Interleaved(np.array([[3, 5, 7], [2, -1, -1]]), np.array([[0, 1, 0], [1, -1, -1]], np.int8))
     user, item = np.array([0, 0, 0, 0, 1, 1, 0]), np.array([3, 3, 7, 9, 5, 2, 2])
     points = team_credit(lists, user, item)
@@ -107,7 +107,7 @@ def test_credit_counts_each_taken_item_of_the_list_once() -> None:
     assert (found.first, found.second, found.ties, found.p_value) == (1, 1, 0, 1.0)
 
 
-def test_nothing_taken_is_no_preference() -> None:
+def test_no_consumed_item_is_no_preference() -> None:
     found = sign_test(np.zeros((4, 2), np.int64))
     assert (found.ties, found.p_value) == (4, 1.0)
     nothing = np.zeros(0, np.int64)
@@ -115,6 +115,6 @@ def test_nothing_taken_is_no_preference() -> None:
     assert sign_test(np.zeros((0, 2), np.int64)).p_value == 1.0
 
 
-def test_rankings_that_do_not_belong_together_are_refused() -> None:
+def test_rankings_of_different_shapes_are_an_error() -> None:
     with pytest.raises(DataError, match="cannot be interleaved"):
         team_draft(np.zeros((2, 3), np.int64), np.zeros((2, 4), np.int64), seeds(2))
