@@ -277,13 +277,13 @@ def summary(data: str, found: Sequence[Measures], minutes: Sequence[float]) -> s
 
 
 def print_table(measures: Measures) -> None:
-    print(f"\n{'question':<40}{'ranker':<30}" + "".join(f"{name:>18}" for name in COLUMNS))
+    print(f"\n{'question':<44}{'ranker':<30}" + "".join(f"{name:>18}" for name in COLUMNS))
     for (question, ranker), values in measures.items():
         cells = []
         for name in COLUMNS:
             one = values.get(name)
             cells.append("" if one is None else f"{one.mean():.3f} ±{1.96 * one.std() / len(one) ** 0.5:.3f}")
-        print(f"{question:<40}{ranker:<30}" + "".join(f"{cell:>18}" for cell in cells))
+        print(f"{question:<44}{ranker:<30}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 def bars(measures: Measures) -> list[tuple[str, str, bool]]:
