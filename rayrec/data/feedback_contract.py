@@ -1,8 +1,8 @@
 """The contract of logged feedback: raw rows become FEEDBACK or, with a reason, QUARANTINE.
 
 Rows are checked in two steps: each row by itself, then against the other good rows in the order of (file, row). A row
-in quarantine has one reason: that of the first check, in the order of the code, that it fails. All raw rows stay in memory until it is known which
-slates are complete: a call reads the feedback of one evaluation, some days, not a year.
+in quarantine has one reason: that of the first check, in the order of the code, that it fails. All raw rows stay in
+memory until it is known which slates are complete: a call reads the feedback of one evaluation, some days, not a year.
 """
 
 from __future__ import annotations

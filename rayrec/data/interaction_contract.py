@@ -1,7 +1,7 @@
 """The contract of interactions: every raw row is an interaction, in quarantine, or outside the window.
 
-A row in quarantine has one reason: that of the first check, in the order of the code, that it fails. Rows outside the window are counted before any
-other check.
+A row in quarantine has one reason: that of the first check, in the order of the code, that it fails. Rows outside the
+window are counted before any other check.
 """
 
 from __future__ import annotations

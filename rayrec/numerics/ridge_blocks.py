@@ -39,7 +39,7 @@ class WhitenedFactors:
         alpha0: float,
         dtype: torch.dtype,
     ) -> WhitenedFactors:
-        """From V [items, d] and V'V [d, d], in float64 whatever `dtype` the result has. regularization > 0 keeps it regular."""
+        """From V [items, d] and V'V [d, d], computed in float64 for any `dtype`. `regularization` is above 0."""
         v = torch.from_numpy(np.array(factors, np.float64))
         shared = alpha0 * torch.from_numpy(np.array(gram, np.float64))
         root = torch.linalg.cholesky(regularization * torch.eye(v.shape[1], dtype=v.dtype) + shared)

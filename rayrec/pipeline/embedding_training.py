@@ -48,7 +48,7 @@ def vector_settings(settings: Embeddings) -> dict[str, Any]:
 
 
 def model_fingerprint(context: RunContext) -> str:
-    """Of everything that can change the weights: not of instructions without training answers, nor of `max_removed_share`."""
+    """Of everything that can change the weights: not instructions without training answers, nor `max_removed_share`."""
     settings = vector_settings(settings_of(context))
     trained = {
         name: {key: value for key, value in instruction.items() if key != "max_removed_share"}

@@ -144,8 +144,8 @@ def _own_token() -> None:
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
     if mode == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # Ray reads its environment when it is imported; this reads it again. Private in Ray 2.60: the public way, no mode in
-    # the environment, prints a warning in every process. tests/ray_support/test_local_cluster.py notices a change.
+    # Ray reads its environment when it is imported; this reads it again. Private in Ray 2.60: the public way, no mode
+    # in the environment, prints a warning in every process. tests/ray_support/test_local_cluster.py notices a change.
     RayConfig.initialize("")
 
 

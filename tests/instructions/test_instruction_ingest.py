@@ -1,4 +1,4 @@
-"""The context's table: read once, named among the inputs, kept apart for configs with other arms; the demo's is right."""
+"""The instruction table of a run: read once, listed among the inputs, separate for configs with other arms."""
 
 from __future__ import annotations
 
