@@ -16,9 +16,9 @@ class Arm(Section):
     """One variant of the scoring settings: what differs from the top-level sections (rayrec.config.inheritance).
 
     A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon_greedy}` keeps
-    size and rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged, unless
-    the arm names another method (or policy) than the top level: those of the other are not inherited, nor is the adapter of
-    another checkpoint, nor any checkpoint where `rerank.method` needs none.
+    size and rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged,
+    unless the arm names another method (or policy) than the top level: those of the other are not inherited, nor is
+    the adapter of another checkpoint, nor any checkpoint where `rerank.method` needs none.
     """
 
     denoise: Denoise | None = None
