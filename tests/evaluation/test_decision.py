@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from rayrec.evaluation.ab_decision import decide
-from rayrec.evaluation.comparison import compare
+from rayrec.evaluation.comparison import COMPARISON, compare
 from rayrec.evaluation.metrics import UserMetrics
 from rayrec.evaluation.segments import MIN_SEGMENT_USERS, SegmentFeatures, segments
 
@@ -62,8 +63,7 @@ def test_a_gain_with_a_worse_segment_is_not_recommended() -> None:
     for name, chosen in (("first week", newcomers), ("first month", ~newcomers)):
         inside = [one.take(chosen) for one in arms]
         rows += compare(inside, seed=0, baselines=["a"], segment=name, metrics=["ndcg@10"]).to_pylist()
-    table = type(compare(arms, seed=0)).from_pylist(rows, compare(arms, seed=0).schema)
-    found = decide(table, "a", ["b"], "ndcg@10")
+    found = decide(pa.Table.from_pylist(rows, COMPARISON), "a", ["b"], "ndcg@10")
     assert found is not None
     assert "worse for some segments" in found.recommendation
     assert found.conclusions[0].worse_segments == ("first week",)
@@ -101,9 +101,6 @@ def test_segments_are_partitions_and_small_ones_are_left_out() -> None:
     found = dict(segments(traits, ["w", "x", "y", "z"]))
     assert sum(users.sum() for name, users in found.items() if "events" in name) == count
     assert sum(users.sum() for name, users in found.items() if name.startswith("mostly")) == count
-    few = SegmentFeatures(
-        np.array([1] * (MIN_SEGMENT_USERS - 1) + [7] * MIN_SEGMENT_USERS),
-        np.zeros(2 * MIN_SEGMENT_USERS - 1),
-        np.full(2 * MIN_SEGMENT_USERS - 1, -1),
-    )
+    events = np.array([1] * (MIN_SEGMENT_USERS - 1) + [7] * MIN_SEGMENT_USERS)
+    few = SegmentFeatures(events, np.zeros(len(events)), np.full(len(events), -1))
     assert list(dict(segments(few, []))) == ["5–19 events", "first week"]

@@ -27,9 +27,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> PublishedShop:
 
 
 def test_the_users_of_every_arm_are_evaluated(split: PublishedShop) -> None:
-    found = evaluate_slates(
-        split.config.output.root, split.shop.date, pa_csv.read_csv(split.shop.truth_root / "next.csv")
-    )
+    relevant = pa_csv.read_csv(split.shop.truth_root / "next.csv")
+    found = evaluate_slates(split.config.output.root, split.shop.date, relevant)
     rows = [row for row in found.comparison.to_pylist() if row["baseline"] is None and row["metric"] == "hr@10"]
     users = {row["system"]: row["users"] for row in rows}
     assert users["popularity"] == users["control"] + users["llm"] == found.users == USERS

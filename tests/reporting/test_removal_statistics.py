@@ -39,9 +39,7 @@ def denoised() -> pa.Table:
         "negative_influence": [[0.0, 0.02, 0.01], [0.0]],
         "reason": [[0, 3, 2], [0]],
     }
-    return pa.table(
-        {name: pa.array(columns[name], DENOISED_HISTORY.field(name).type) for name in DENOISED_HISTORY.names}
-    )
+    return pa.table(columns).select(DENOISED_HISTORY.names).cast(DENOISED_HISTORY)
 
 
 def test_events_are_counted_by_type_age_and_popularity_all_and_removed() -> None:
@@ -85,14 +83,8 @@ def test_an_explanation_says_what_was_measured() -> None:
 
 @pytest.mark.parametrize("reason", REASONS[1:])
 def test_every_reason_has_an_explanation_without_measurements(reason: str) -> None:
-    nothing = [None, float("nan")]
-    row = {
-        "reason": [REASONS.index(reason), 0],
-        "keep_weight": [0.0, 1.0],
-        "influence": nothing,
-        "negative_influence": [None, None],
-    }
-    assert explain_removal(row, 0) == f"it {REASON_LABELS[reason]}"
+    row = {"reason": [REASONS.index(reason), 0], "keep_weight": [0.0, 1.0], "negative_influence": [None, None]}
+    assert explain_removal({**row, "influence": [None, float("nan")]}, 0) == f"it {REASON_LABELS[reason]}"
 
 
 def person() -> UserView:

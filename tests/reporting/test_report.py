@@ -79,14 +79,9 @@ def test_every_element_is_closed_and_every_section_is_there(data: ReportData) ->
 
 def test_a_report_without_data_says_so() -> None:
     text = "".join(Page(render(bare())).text)
-    for line in (
-        "not published",
-        "61% of the rows",
-        "Nothing was removed",
-        "no earlier published date",
-        "Not evaluated yet",
-    ):
+    for line in ("not published", "61% of the rows", "Nothing was removed", "no earlier published date"):
         assert line in text
+    assert "Not evaluated yet" in text
 
 
 def test_the_stored_data_renders_the_same_page(tmp_path: Path) -> None:

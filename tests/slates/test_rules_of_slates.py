@@ -111,9 +111,8 @@ def test_an_unavailable_pinned_item_is_left_out_and_counted() -> None:
     known = replace(KNOWN, available=np.arange(200) != 7)
     rows = slates(known=known, rules={"pinned": [*PINS, {"item_id": "gone", "rank": 2}]})
     assert all(slate[3] == 11 and 7 not in slate[:1] for slate in codes_of(rows))
-    section = RulesSection.model_validate(
-        {"blocked": ["x", "y", "item 001"], "pinned": [*PINS, {"item_id": "gone", "rank": 2}]}
-    )
+    pinned = [*PINS, {"item_id": "gone", "rank": 2}]
+    section = RulesSection.model_validate({"blocked": ["x", "y", "item 001"], "pinned": pinned})
     assert unresolved_ids(section, known) == {
         "blocked, unknown item": 2,
         "pinned, unknown item": 1,
@@ -156,13 +155,8 @@ def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 @pytest.mark.parametrize("diversity", [{}, {"method": "dpp", "depth": 6}, {"method": "calibrated"}])
 def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversity: dict[str, Any]) -> None:
-    made = stage(
-        items(width=64),
-        policy=policy,
-        rules=RULES,
-        diversity=diversity,
-        fallback={"source": "popularity", "below_events": 2},
-    )
+    fallback = {"source": "popularity", "below_events": 2}
+    made = stage(items(width=64), policy=policy, rules=RULES, diversity=diversity, fallback=fallback)
     table = candidates()
     parts = [made(table.slice(start, 10), "llm") for start in range(0, 50, 10)]
     assert pa.concat_tables(parts).equals(made(table, "llm"))

@@ -13,16 +13,22 @@ import pyarrow.compute as pc
 
 from rayrec.config import Feedback
 from rayrec.data.feedback_contract import FeedbackResult, read_feedback
-from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, QUARANTINE, SLATE
+from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, QUARANTINE, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.arm_estimates import estimate_arms
-from rayrec.evaluation.off_policy.feedback_matching import UNMATCHED, match_published
 from rayrec.evaluation.published_run import is_participant
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_counterfactual_propensities, read_manifest, read_shard_slates
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_parquet
 
+MATCHED = pa.schema([*FEEDBACK, pa.field("user_id", pa.string()), pa.field("arm", pa.string())])
+"""Feedback on published slates."""
+
+UNMATCHED = pa.schema([*FEEDBACK, pa.field("reason", pa.string(), nullable=False)])
+"""Feedback that cannot be used, and the reason: see `match_published`."""
+
+_PROPENSITY_TOLERANCE = 1e-4  # relative: logs may store propensities as text
 _COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
 
 
@@ -64,6 +70,38 @@ def evaluate_feedback(feedback: Feedback, data_root: str, root: str, day: date) 
     if left_out:
         description += f" Left out: {left_out}."
     return OffPolicyResult(description, estimate_arms(matched, counterfactual, feedback.depth))
+
+
+def match_published(feedback: pa.Table, slates: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """FEEDBACK joined to SLATE rows by (slate_id, rank): MATCHED and UNMATCHED, each in feedback's order.
+
+    Reasons: `unknown_slate`; `item_mismatch`: another item, or a rank beyond the slate's end; `propensity_mismatch`: by
+    more than 1e-4 relative; `incomplete_slate`: the row is valid, but another rank of its slate is not, and a part of a
+    slate has no importance weight.
+    """
+    keys = ["slate_id", "rank"]
+    published = slates.select([*keys, "item_id", "propensity", "user_id", "arm"]).to_pandas()
+    if published.duplicated(keys).any():
+        twice = published[published.duplicated(keys)].iloc[0]
+        raise DataError(
+            "the same published slate is given twice", where=f"slate {twice['slate_id']}", hint="read each date once"
+        )
+    given = feedback.select(FEEDBACK.names).to_pandas()
+    joined = given.merge(published, on=keys, how="left", suffixes=("", "_published"))
+    known = joined["slate_id"].isin(published["slate_id"]).to_numpy()
+    same_item = (joined["item_id"] == joined["item_id_published"]).to_numpy()
+    logged = joined["propensity_published"].to_numpy(np.float64)
+    same_propensity = np.abs(joined["propensity"].to_numpy(np.float64) - logged) <= _PROPENSITY_TOLERANCE * logged
+    reason = np.select(
+        [~known, ~same_item, ~same_propensity], ["unknown_slate", "item_mismatch", "propensity_mismatch"], ""
+    ).astype(object)
+    incomplete = joined["slate_id"].isin(joined["slate_id"][reason != ""]).to_numpy()
+    reason = np.where((reason == "") & incomplete, "incomplete_slate", reason)
+    valid = pa.array(reason == "")
+    columns = [feedback[name] for name in FEEDBACK.names]
+    owners = [pa.array(joined[name], pa.string(), from_pandas=True) for name in ("user_id", "arm")]
+    matched = pa.table([*columns, *owners], schema=MATCHED).filter(valid)
+    return matched, pa.table([*columns, pa.array(reason, pa.string())], schema=UNMATCHED).filter(pc.invert(valid))
 
 
 def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:

@@ -14,7 +14,7 @@ from benchmarks.slate_world import World, make
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES, estimate_arms
-from rayrec.evaluation.off_policy.feedback_matching import MATCHED, UNMATCHED, match_published
+from rayrec.evaluation.off_policy.feedback_evaluation import MATCHED, UNMATCHED, match_published
 
 DAY = datetime.date(2026, 11, 20)
 
