@@ -49,7 +49,7 @@ def test_what_an_arm_says_must_be_right(slate: dict[str, Any]) -> None:
 
 def test_in_an_arm_nothing_has_a_default_of_its_own() -> None:
     definitions = json_schema()["$defs"]
-    twins = {name: twin for name, twin in definitions.items() if name.endswith("InArm")}
-    assert {"SlateInArm", "FallbackInArm", "RerankInArm", "RangeInArm"} <= twins.keys()
-    assert [key for twin in twins.values() for key in twin["properties"].values() if "default" in key] == []
+    for_arms = {name: schema for name, schema in definitions.items() if name.endswith("InArm")}
+    assert {"SlateInArm", "FallbackInArm", "RerankInArm", "RangeInArm"} <= for_arms.keys()
+    assert [key for schema in for_arms.values() for key in schema["properties"].values() if "default" in key] == []
     assert definitions["Slate"]["properties"]["size"]["default"] == 50

@@ -67,8 +67,11 @@ class ItemLM(nn.Module):
         return int(self.items.shape[1])
 
     def project_factors(self, factors: npt.NDArray[np.float32]) -> Tensor:
-        """Item factors float32 [items, k], rotated onto the model's width: [items, width]."""
-        return _fit_width(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), self.width)
+        """Item factors float32 [items, k] at the model's width, [items, width]: SVD, then cut or pad with zeros, which
+        keeps the inner products as well as the width allows."""
+        u, s, _ = torch.linalg.svd(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), full_matrices=False)
+        rotated = (u * s)[:, : self.width]
+        return nn.functional.pad(rotated, (0, self.width - rotated.shape[1]))
 
     def set_item_words(self, facets: Ragged, titles: Ragged) -> None:
         """Add a part made of words to the item vectors (token ids int64, one row an item).
@@ -203,10 +206,3 @@ def _of_base(settings: Tuning, longest: int) -> Any:
 def _decoder(causal: Any) -> Any:
     plain = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
     return plain.get_decoder()
-
-
-def _fit_width(factors: Tensor, width: int) -> Tensor:
-    """[n, k] -> [n, width], keeping the inner products as well as the width allows: SVD, then cut or pad with zeros."""
-    u, s, _ = torch.linalg.svd(factors, full_matrices=False)
-    rotated = (u * s)[:, :width]
-    return nn.functional.pad(rotated, (0, width - rotated.shape[1]))

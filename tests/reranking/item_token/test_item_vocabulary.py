@@ -33,17 +33,17 @@ def spelt(text: str) -> str:
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
 def test_any_clean_text_can_be_spelt_and_read_back(small_model: LocalCheckpoint, text: str) -> None:
-    path, asked = Path(small_model.folder) / "tokenizer.json", clean(text, 30)
-    ids = item_vocabulary.WordTokenizer(path, small_model.card.vocabulary)([asked]).values.tolist()
+    path, cleaned = Path(small_model.folder) / "tokenizer.json", clean(text, 30)
+    ids = item_vocabulary.WordTokenizer(path, small_model.card.vocabulary)([cleaned]).values.tolist()
     assert all(0 < token < small_model.card.vocabulary.user for token in ids)
-    assert spelt(Tokenizer.from_file(str(path)).decode(ids)) == spelt(asked)
+    assert spelt(Tokenizer.from_file(str(path)).decode(ids)) == spelt(cleaned)
 
 
 def test_a_word_is_one_token_wherever_it_stands(small_model: LocalCheckpoint) -> None:
     tokenizer = item_vocabulary.scratch_tokenizer(["lamp", "what"], [], 1)
-    told = [tokenizer.tokenize(text) for text in ("lamp", "what lamp", '"LAMP"', "what,lamp.")]
-    assert len(told[0]) == 1
-    assert all(told[0][0] in tokens for tokens in told)
+    tokens_of = [tokenizer.tokenize(text) for text in ("lamp", "what lamp", '"LAMP"', "what,lamp.")]
+    assert len(tokens_of[0]) == 1
+    assert all(tokens_of[0][0] in tokens for tokens in tokens_of)
 
 
 def test_the_same_titles_give_the_same_tokenizer() -> None:

@@ -54,7 +54,7 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
 
 @pytest.mark.parametrize("scorer", FORMS)
 def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, scorer: str) -> None:
-    """And a cell that they lack is told before anything is read."""
+    """And a cell that they lack is an error."""
     last = {"pointwise": "{item}", "pairwise": "A {first} or B {second}", "listwise": "{candidates}"}[scorer]
     lead = {"P0": "Nobody.", "P1": "Trail: {history}", "P2": "Likes {preference}", "P2h": "{preference} {history}"}
     entries = [

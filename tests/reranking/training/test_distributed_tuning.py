@@ -41,10 +41,10 @@ def test_what_the_user_can_put_right_comes_back_in_words_and_is_not_tried_again(
 
 @pytest.mark.usefixtures("local_ray")
 def test_without_the_queue_of_its_lines_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, queue, done = {}, ray.util.queue.Queue, tmp_path / "done"
+    options, queue, done = {}, ray.util.queue.Queue, tmp_path / "done"
 
     def lost(actor_options: dict[str, Any]) -> ray.util.queue.Queue:
-        asked.update(actor_options)
+        options.update(actor_options)
         made = queue(actor_options=actor_options)
         ray.kill(made.actor)
         return made
@@ -52,7 +52,7 @@ def test_without_the_queue_of_its_lines_the_work_goes_on(tmp_path: Path, monkeyp
     monkeypatch.setattr(ray.util.queue, "Queue", lost)
     run(lambda worker, report: (report({"loss": 1.0}, "a line"), done.touch()), WorkerGroup(restarts=0), "lost")
     assert done.exists()
-    assert asked["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
+    assert options["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
 
 
 @pytest.mark.usefixtures("local_ray")

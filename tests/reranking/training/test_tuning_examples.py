@@ -1,4 +1,4 @@
-"""What an epoch asks, against the same question answered one user at a time."""
+"""Queries and targets of an epoch, against the same computed one user at a time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sequences(users: list[History], until: int = NOW) -> Sequences:
     return Sequences.from_tables([as_table(item, hours * (MICROSECONDS_PER_DAY // 24))], np.arange(ITEMS), until)
 
 
-def asked(examples: TuningExamples) -> list[list[tuple[int, frozenset[int]]]]:
+def queries_of(examples: TuningExamples) -> list[list[tuple[int, frozenset[int]]]]:
     """For each row, its queries: (moment, targets)."""
     out, query = [], 0
     for row in range(len(examples)):
@@ -59,13 +59,13 @@ def asked(examples: TuningExamples) -> list[list[tuple[int, frozenset[int]]]]:
 
 @_open
 @given(histories, st.integers(0, 3))
-def test_every_query_asks_for_the_new_items_within_the_horizon(users: list[History], seed: int) -> None:
+def test_the_targets_of_a_query_are_the_new_items_within_the_horizon(users: list[History], seed: int) -> None:
     chosen = settings(horizon_days=7.0, item_dropout=0.0, events=100)
     examples = epoch_examples(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
     hour, horizon = MICROSECONDS_PER_DAY // 24, 7 * MICROSECONDS_PER_DAY
     rows = [user for user in users if len({when for _, when in user}) > 1]
     assert len(examples) == len(rows)
-    for user, queries in zip(rows, asked(examples), strict=True):
+    for user, queries in zip(rows, queries_of(examples), strict=True):
         moments = sorted({when * hour for _, when in user})
         assert len(queries) == len(moments) - 1
         for (before, after), (cut, targets) in zip(itertools.pairwise(moments), queries, strict=True):
@@ -85,7 +85,7 @@ def test_queries_stand_at_gap_tokens_after_what_was_known(users: list[History], 
         assert tokens[:PREFIX].tolist() == [VOCABULARY.user, 5, 6, VOCABULARY.history]
         gaps = np.flatnonzero((tokens >= VOCABULARY.first_gap) & (tokens < VOCABULARY.first_item))
         np.testing.assert_array_equal(places, gaps)
-        assert places[-1] == len(tokens) - 1  # nothing is read after the last question
+        assert places[-1] == len(tokens) - 1  # nothing stands behind the last query
 
 
 def test_events_of_one_basket_are_shuffled_in_every_epoch() -> None:
@@ -98,14 +98,14 @@ def test_events_of_one_basket_are_shuffled_in_every_epoch() -> None:
     assert len({tuple(sorted(tokens)) for tokens in seen}) == 1
 
 
-def test_long_histories_are_read_through_windows_of_the_newest_events_that_fit() -> None:
+def test_a_long_history_is_seen_through_a_window_at_random() -> None:
     data = sequences([[(k % ITEMS, k) for k in range(60)]])
     chosen = settings(events=10, item_dropout=0.0)
     starts = set()
     for seed in range(12):
         tokens = epoch_examples(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens[0]
         items = tokens[tokens >= VOCABULARY.first_item]
-        assert len(items) == 9  # the tenth is asked for
+        assert len(items) == 9  # the tenth is queries_of for
         starts.add(int(items[0]))
     assert len(starts) > 3
 
@@ -125,7 +125,7 @@ def test_targets_weigh_their_keep_weight_their_share_and_their_age() -> None:
 
 @_open
 @given(histories, st.integers(10, 2000))
-def test_validation_asks_as_scoring_will_and_judges_by_what_came_after(users: list[History], hour: int) -> None:
+def test_validation_prompts_are_those_of_scoring_and_targets_come_after(users: list[History], hour: int) -> None:
     now = hour * (MICROSECONDS_PER_DAY // 24)
     examples = validation_examples(sequences(users, until=NOW), LAYOUT, now)
     expected = []
@@ -133,7 +133,7 @@ def test_validation_asks_as_scoring_will_and_judges_by_what_came_after(users: li
         past = {item for item, when in user if when < hour}
         if past and any(when >= hour for _, when in user):
             expected.append(frozenset({item for item, when in user if when >= hour} - past))
-    assert [queries[0][1] for queries in asked(examples)] == expected
+    assert [queries[0][1] for queries in queries_of(examples)] == expected
     assert set(examples.cutoff.tolist()) <= {now}
     known = sequences([[event for event in user if event[1] < hour] for user in users], until=NOW)
     prompts = LAYOUT.prompts(known.item, known.ts, now)
