@@ -81,9 +81,9 @@ def test_the_name_of_a_source_is_its_method_unless_it_gives_another() -> None:
 
 
 def test_settings_have_their_defaults_in_the_fingerprint() -> None:
-    given = Config.model_validate(config({"settings": {"rounds": 1}}))
+    given = Config.model_validate(config({"settings": {"min_retained": 5}}))
     assert given.fingerprint == Config.model_validate(config({})).fingerprint
-    assert given.fingerprint != Config.model_validate(config({"settings": {"rounds": 2}})).fingerprint
+    assert given.fingerprint != Config.model_validate(config({"settings": {"min_retained": 6}})).fingerprint
     assert Denoise(method="none").settings.model_dump() == {}
 
 
