@@ -1,9 +1,9 @@
-"""Features of the blender: of items, of users, of retriever scores and of the LLM score.
+"""Features of the blender.
 
-- of an item: log popularity decayed at several half-lives, log age, log days since its last event,
-- of each personalized retriever: x and log(max(x, 0) + 0.3), with x its score over the root mean square of the user's,
-- the LLM's score; a candidate without one has the lowest of its user,
-- products of some of these with features of the user, so that new users rely more on item features.
+- items: log popularity decayed at several half-lives, log age, log days since the last event,
+- each personalized retriever: x and log(max(x, 0) + 0.3), with x its score over the root mean square of the user's,
+- the LLM's score; a candidate without one gets the lowest of its user,
+- products of some of these with user features, so that new users rely more on item features.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class ItemFeatures:
 
     @property
     def crossed(self) -> tuple[str, ...]:
-        """The names of the features that are multiplied with user features."""
+        """Names of the features that are multiplied with user features."""
         return tuple(name for name in _CROSSED_FEATURES if name in self.names)
 
 
 def user_features(table: pa.Table, item_features: ItemFeatures) -> Float32s:
-    """[users, len(USER_FEATURES)] of candidate_schema rows, at the cutoff of `item_features`.
+    """User features [users, len(USER_FEATURES)] of candidate_schema rows, at the cutoff of `item_features`.
 
     events: log(1 + events in the history); recency: log(1 + days since the newest one); freshness: mean of
     exp(-age / 14 days), with the age of each item when the user consumed it.
@@ -95,7 +95,7 @@ def log_feature(score: Float32s) -> Float32s:
 
 
 def impute_missing(llm: Ragged) -> tuple[Float32s, Bools]:
-    """Scores with the row's lowest in place of missing ones, and which rows [users] have any score at all."""
+    """Replace missing scores by the row's lowest; also return which rows [users] have any score."""
     finite = np.isfinite(llm.values)
     known = np.bincount(llm.rows, finite, minlength=len(llm)) > 0
     lowest = np.full(len(llm), np.inf, np.float32)

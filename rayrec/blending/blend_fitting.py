@@ -27,7 +27,7 @@ class TrainingWindow:
     item_features: ItemFeatures
 
     def filter(self, rows: Bools) -> TrainingWindow:
-        """Only these rows [rows]."""
+        """Select these rows [rows]."""
         if rows.all():
             return self
         table = self.table.filter(pa.array(rows)).combine_chunks()
@@ -35,10 +35,10 @@ class TrainingWindow:
 
 
 def fit_blender(windows: Sequence[TrainingWindow], personalized: Sequence[str], l2: float = L2) -> Blender:
-    """A blender fitted on training windows, on users who consumed at least one of their candidates.
+    """Fit a blender on training windows, on users who consumed at least one of their candidates.
 
-    With fewer than 20 such users, the default blender. Users with a request (column `has_request`) count only for the
-    weights of users with a request.
+    With fewer than 20 such users, return the default blender. Users with a request (column `has_request`) are used only
+    for the weights of users with a request.
     """
     names = tuple(personalized)
     requesting = [window.filter(has_request(window.table)) for window in windows]
@@ -74,13 +74,13 @@ def _fit(
 
 
 def _llm_mean(windows: Sequence[TrainingWindow]) -> float:
-    """The mean LLM score of the candidates that have one."""
+    """Mean LLM score of the candidates that have one."""
     values = np.concatenate([Ragged.from_arrow(window.table["llm_score"]).values for window in windows])
     return float(values[np.isfinite(values)].mean(dtype=np.float64))
 
 
 def _usable(window: TrainingWindow, llm: bool) -> TrainingWindow:
-    """The users who consumed a candidate and, with `llm`, have an LLM score."""
+    """Select the users who consumed a candidate and, with `llm`, have an LLM score."""
     usable = np.bincount(window.consumed.rows, window.consumed.values, minlength=len(window.consumed)) > 0
     if llm:
         usable &= impute_missing(Ragged.from_arrow(window.table["llm_score"]))[1]

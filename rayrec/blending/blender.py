@@ -1,6 +1,6 @@
 """The blender: the final score of a candidate, a weighted sum of retriever, item and LLM features.
 
-The weights are fitted on training windows before the date (see `blend_fitting`), the features are in `blend_features`.
+`blend_fitting` fits the weights on training windows before the date; `blend_features` computes the features.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from rayrec.numerics.types import Bools, Float32s
 
 @dataclass(frozen=True)
 class BlenderWeights:
-    """Weights by feature name; other features weigh 0.
+    """Weights by feature name; all other features have weight 0.
 
-    `feature_means`: means of the user features in training. `llm_mean`: the mean LLM score, which is neutral.
+    `feature_means`: means of the user features in training. `llm_mean`: the mean LLM score, used as the neutral score.
     """
 
     by_name: Mapping[str, float]
@@ -40,8 +40,9 @@ class BlenderWeights:
 
 @dataclass(frozen=True)
 class Blender:
-    """Weights for candidates without LLM scores (`without_llm`), with them (`with_llm`), and for users with a request
-    (`with_request`): there the LLM knows what the retrievers do not."""
+    """Three weight sets: without LLM scores (`without_llm`), with them (`with_llm`), and for users with a request
+    (`with_request`), about which retrievers have no information.
+    """
 
     personalized: tuple[str, ...]  # sources with scores per user
     without_llm: BlenderWeights
@@ -50,7 +51,7 @@ class Blender:
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
-        """Weights without training: all retrievers equally, the LLM, and half of the popularity of 8 days."""
+        """Default weights without training: all retrievers equally, the LLM, and half of the 8-day popularity."""
         by_name = {f"log {name}": 1 / len(personalized) for name in personalized}
         by_name |= {name: 0.5 for name in item_features if name == "log_decayed_8d"}
         feature_means = (0.0,) * len(USER_FEATURES)
@@ -61,11 +62,11 @@ class Blender:
         )
 
     def scores(self, table: pa.Table, item_features: ItemFeatures, max_promotion: int | None = None) -> Ragged:
-        """The score of each candidate, ragged float32, from candidate_schema or scored rows; each row on its own.
+        """Score each candidate of candidate_schema or scored rows, ragged float32; rows are independent.
 
-        A bool column `has_request` says which users have a request; without it, none has. `max_promotion`: how many
-        ranks the LLM may move a candidate up from where the same weights put it without the LLM; None: any number (see
-        `rank_promotion_cap`). A user without any LLM score, because the prompt failed, has the scores of `without_llm`.
+        The bool column `has_request` marks users with a request; if it is missing, no user has one. `max_promotion`:
+        how many ranks the LLM may move a candidate up from its rank without the LLM (see `rank_promotion_cap`); None:
+        no limit. Users without any LLM score (failed prompts) get the scores of `without_llm`.
         """
         candidate = Ragged.from_arrow(table["candidate"])
         user = user_features(table, item_features)
@@ -99,7 +100,7 @@ class Blender:
         user: Float32s,
         item_features: ItemFeatures,
     ) -> Float32s:
-        """The weighted sum of the features. Terms of item features are summed once per item, before the candidates."""
+        """Weighted sum of the features. Item terms are summed once per item instead of once per candidate."""
         get = weights.by_name.get
         user = user - np.array(weights.feature_means, np.float32)
         of_item = item_features.values @ np.array([get(name, 0.0) for name in item_features.names], np.float32)
@@ -120,7 +121,7 @@ class Blender:
         return result
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON content: the metadata of an artifact."""
+        """JSON content for the metadata of an artifact."""
         parts = {"without_llm": self.without_llm, "with_llm": self.with_llm, "with_request": self.with_request}
         named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
         return {"personalized": list(self.personalized), **named}

@@ -1,14 +1,14 @@
 """Rank-promotion cap: how many ranks the LLM may move an item up from the order without the LLM.
 
-Sellers write the item texts, and text scorers put them into prompts. With b the blended score without the LLM, r the
+It limits what sellers can gain by writing item texts for the LLM. With b the blended score without the LLM, r the
 rank by it (ties in the order of the candidates) and B(k) the k-th highest b, the score of each item is clipped between
 two bounds that do not depend on the LLM:
 
     score' = clip(score, B(r + down), B(r - up)),    up + down = max_promotion
 
-So two items further apart than `max_promotion` never change places, and no item ends more than `max_promotion` ranks
-above r, whatever the LLM scores are. score' depends on one LLM score, the item's own: an item that changes its own
-score changes neither another item's score' nor the order of two others.
+So two items further apart than `max_promotion` keep their order, and no item ends more than `max_promotion` ranks
+above r, whatever the LLM scores are. score' depends only on the item's own LLM score: a changed score of one item
+changes neither the score' of other items nor their order.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from rayrec.numerics.types import Bools, Float32s, Int64s
 
 
 def cap_promotion(base: Ragged, scores: Float32s, scored: Bools, max_promotion: int) -> Float32s:
-    """score', float32 [candidates].
+    """Compute score', float32 [candidates].
 
-    `base`: b, one row per user; `scores`: with the LLM, on the same scale; `scored` [candidates]: what the LLM scored.
-    Other candidates have their lower bound.
+    `base`: b, one row per user; `scores`: with the LLM, on the same scale; `scored` [candidates]: candidates with an
+    LLM score. All others get their lower bound.
     """
     down = max_promotion // 2
     result: Float32s = scores.copy()
@@ -45,11 +45,11 @@ def cap_promotion(base: Ragged, scores: Float32s, scored: Bools, max_promotion: 
 
 
 def _ladder(falling: Float32s, many: Int64s, up: int, down: int) -> Float32s:
-    """B(1 - up) .. B(n + down), [b, up + n + down], from each row's scores [b, n], of which `many` [b, 1] are real.
+    """Compute B(1 - up) .. B(n + down), [b, up + n + down], from scores [b, n], the first `many` [b, 1] real.
 
     The width covers `up` ranks above the best item and `down` ranks below the last one. The values decrease strictly:
-    equal scores differ by the smallest step. There is no bound above the best; below the last follow unit steps, which
-    keep the order of candidates without an LLM score.
+    equal scores differ by the smallest step. Ranks above the best have no bound; ranks below the last follow in unit
+    steps, which keep the order of candidates without an LLM score.
     """
     rows, width = falling.shape
     rank = np.arange(width + down)

@@ -1,7 +1,6 @@
 """The interface of denoising methods, their registry, and the stage that applies one to a shard.
 
-A new method is a new file with one class, registered by name. All methods pass
-tests/denoising/test_denoiser_contract.py.
+A new method is a new file with one class, registered by name; tests/denoising/test_denoiser_contract.py covers all.
 """
 
 from __future__ import annotations
@@ -84,33 +83,33 @@ class Denoiser(ABC):
 
     @classmethod
     def required_fits(cls, settings: Any) -> tuple[RequiredFit, ...]:
-        """The retriever fits whose arrays `load` needs, beside `item.count`."""
+        """Retriever fits whose arrays `load` needs, in addition to `item.count`."""
         return ()
 
     @classmethod
     def fit_key(cls, settings: Any) -> str:
-        """Prefix of the arrays of `fit` among the arrays of `load`."""
+        """Prefix of the arrays of `fit` among the arrays passed to `load`."""
         return f"{cls.name}-{digest(settings.model_dump(mode='json'))}"
 
     @classmethod
     def fit(
         cls, histories: Histories, items: int, refit: Callable[[Histories], Arrays], settings: Any
     ) -> dict[str, npt.NDArray[Any]]:
-        """Arrays learned from the events of the fit, once per run, if `requires_fit`.
+        """Learn arrays from the events of the fit, once per run, if `requires_fit`.
 
         `items`: size of the catalogue; `refit` fits `required_fits` on other histories and returns their arrays. The
-        result must not contain item codes, since it is used with every catalogue.
+        result must not contain item codes, because it is used with every catalogue.
         """
         raise NotImplementedError(f"{cls.name} has no fit")
 
     @classmethod
     @abstractmethod
     def load(cls, arrays: Arrays, settings: Any) -> Self:
-        """From the arrays of the item model (`ItemModel.denoiser_arrays`). Raises ConfigError if one is missing."""
+        """Create from the item model's arrays (`ItemModel.denoiser_arrays`). Raises ConfigError if one is missing."""
 
     @abstractmethod
     def decide(self, histories: Histories) -> DenoisingDecision:
-        """Decide on each event. A user's decisions depend on that history and the model only, not on the batch."""
+        """Decide on each event. A user's decisions depend only on the history and the model, not on the batch."""
 
 
 def required_array(arrays: Arrays, name: str, method: str) -> npt.NDArray[Any]:
@@ -128,7 +127,7 @@ DENOISERS: Registry[type[Denoiser]] = Registry("denoise.method", "denoising meth
 
 
 def histories_of(table: pa.Table, event_weights: Sequence[float]) -> Histories:
-    """HISTORY (or DENOISED_HISTORY) rows as arrays; `event_weights` in the order of `data.events`."""
+    """Convert HISTORY (or DENOISED_HISTORY) rows to arrays; `event_weights` in the order of `data.events`."""
     item = Ragged.from_arrow(table["item"])
     event = Ragged.from_arrow(table["event"])
     weight = np.asarray(event_weights, np.float32)[event.values]
@@ -143,7 +142,7 @@ def histories_of(table: pa.Table, event_weights: Sequence[float]) -> Histories:
 
 @dataclass(frozen=True)
 class DenoiseStage:
-    """HISTORY to DENOISED_HISTORY: a shard's histories with one variant's decisions, same rows in the same order."""
+    """Convert HISTORY to DENOISED_HISTORY: one variant's decisions on a shard, same rows in the same order."""
 
     variant: str
     denoiser: Denoiser

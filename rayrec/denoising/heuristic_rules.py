@@ -35,9 +35,9 @@ class RulesSettings(RemovalBudget):
     retraction_days: float = Field(60.0, ge=0)
     """Days within which a return or dislike retracts an event of the same item."""
     burst_timestamps: int = Field(20, ge=2)
-    """More different times than this, 2 or more, ..."""
+    """A burst has more than this number of different times within `burst_seconds`, 2 or more. A basket is one time."""
     burst_seconds: float = Field(60.0, ge=0)
-    """... within this many seconds are a burst: the pace of a script. A basket is one time."""
+    """Length of the time window in which a burst is counted, in seconds."""
     repeats: int = Field(3, ge=1)
     """Allowed events of an item on one UTC day; all further ones are repeats."""
     short_dwell_share: float = Field(0.2, ge=0, le=1)

@@ -12,7 +12,7 @@ from rayrec.numerics.ragged import Ragged
 def inject_noise(
     histories: Histories, items: int, share: float, random: np.random.Generator
 ) -> tuple[Histories, npt.NDArray[np.bool_]]:
-    """The histories with random events inserted, about `share` of all, and a mask of them, [events].
+    """Insert random events into histories, about `share` of all; also return a mask of them, [events].
 
     Items are drawn in proportion to their popularity, so that popularity alone does not reveal the noise; items of the
     user's history are skipped. Time, weight, value and dwell are copied from one of the user's own events.

@@ -1,4 +1,4 @@
-"""What methods share: the removal budget, trusted events, hard negatives, and the selection of events to remove."""
+"""Parts shared by the methods: removal budget, trusted events, hard negatives, selection of the events to remove."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class TrustedInteractions(RemovalBudget):
 
 
 class RemovalThresholds(TrustedInteractions):
-    """From which self-consistency, or which negative influence on trusted events, an event is suspicious."""
+    """Thresholds of self-consistency and negative influence beyond which an event is suspicious."""
 
     hard_negatives: int = Field(10, ge=0)
     """Reference items of negative influence: the user's best-scored items of the pool outside the history."""
     negative_pool: int = Field(256, ge=1)
     """Size of the pool: the most popular items."""
     inconsistent_share: float = Field(0.2, ge=0, le=1)
-    """Events in this lowest share of the user's self-consistencies are inconsistent ..."""
+    """Events in this lowest share of the user's self-consistencies may be inconsistent; see `inconsistent_ratio`."""
     inconsistent_ratio: float = 0.5
-    """... if they are also below this multiple of the median."""
+    """Inconsistent events are also below this multiple of the user's median self-consistency."""
     negative_influence_share: float = Field(0.05, ge=0, le=1)
     """Events in this highest share of negative influence, above 0 and below that median, may be removed; 0: none."""
 
@@ -99,7 +99,7 @@ def hard_negatives(scores: Tensor, slot: npt.NDArray[np.int64], count: int) -> t
 
 
 def gather(batches: Iterable[Measured], events: int, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Self-consistency and negative influence of all events, [events], from padded batches."""
+    """Collect self-consistency and negative influence of all events, [events], from padded batches."""
     consistency, negative_influence = np.zeros(events, dtype), np.zeros(events, dtype)
     for batch, y, negative in batches:
         at = batch.take[batch.mask]
@@ -108,7 +108,7 @@ def gather(batches: Iterable[Measured], events: int, dtype: npt.DTypeLike) -> tu
 
 
 def decide_batches(batches: Iterable[Measured], scored: Bools, thresholds: RemovalThresholds) -> DenoisingDecision:
-    """The decision on all events, where padded batches measure the `scored` ones."""
+    """Decide on all events, given padded batches with the measures of the `scored` ones."""
     decision, place = DenoisingDecision.all_retained(len(scored)), np.flatnonzero(scored)
     for batch, consistency, negative in batches:
         keep_weight, reason = select_removals(consistency, negative, batch.mask, thresholds)

@@ -53,7 +53,7 @@ class Embedder:
 
     @classmethod
     def load(cls, storage: Storage, fingerprint: str) -> Embedder:
-        """Raises MissingFileError if there is no such artifact, DataError if it cannot be read."""
+        """Load an artifact. Raises MissingFileError if there is none, DataError if it cannot be read."""
         found = artifacts.load(storage, KIND, fingerprint)
         try:
             settings = Embeddings.model_validate_json(found.meta["settings"])
@@ -73,7 +73,7 @@ class Embedder:
         return cls(settings, vocabulary, scaler, weights, card)
 
     def save(self, storage: Storage, fingerprint: str) -> bool:
-        """As safetensors and JSON. Returns False and writes nothing if another run saved the same artifact first."""
+        """Save as safetensors and JSON. Returns False and writes nothing if another run saved it first."""
         arrays = {name: parameter.detach().numpy() for name, parameter in self.model.learned().items()}
         meta = {
             "settings": self.settings.model_dump_json(),  # as text, to keep the order of the sources
@@ -88,7 +88,7 @@ class Embedder:
         return self.settings.model.dim
 
     def view_builder(self, items: Items) -> ViewBuilder:
-        """Builder of views over a catalogue, which may differ from that of the training."""
+        """Create a builder of views over a catalogue, which may differ from that of the training."""
         return ViewBuilder(self.settings, self.vocabulary, self.scaler, items)
 
     @staticmethod
@@ -112,9 +112,9 @@ class Embedder:
         return out
 
     def embed_items(self, items: Items) -> Vectors:
-        """Unit vectors [items, dim] of items, as answers made of their first words.
+        """Embed items as answers made of their first words: unit vectors [items, dim].
 
-        They are comparable with users' vectors under instructions whose answer kind is `next`, and no others.
+        Compare them only with users' vectors under instructions whose answer kind is `next`.
         """
         named = [self._tokenize(" ".join(words_of(text)[:WORDS_EACH])) for text in items.text]
         lengths = np.array([len(ids) for ids in named] + [0] * _ROWS)
@@ -159,7 +159,7 @@ class Embedder:
             yield start, self.model.prefix(torch.from_numpy(summaries[rows]), torch.from_numpy(present[rows]))
 
     def _summaries(self, name: str, view: View) -> Vectors:
-        """[users, width]. Users are batched by length class: their number of lines, rounded up to a power of two."""
+        """Encode one source, [users, width]. Batches have one length class: lines rounded up to a power of two."""
         out = np.zeros((len(view.lengths), self.model.llm.width), np.float32)
         classes = np.exp2(np.ceil(np.log2(np.maximum(view.lengths, 1)))).astype(np.int64)
         for length in np.unique(classes[view.present]).tolist():

@@ -1,7 +1,7 @@
 """Training of the user model: vocabulary, scaler, initial word vectors, then the training loop.
 
-Users as of some cutoffs before the date are asked; what they did within the horizon after it is the answer. A share of
-the users, by their stable hash, is held out at every cutoff: they validate each epoch, and the best one's weights are
+Examples are users as of several cutoffs before the date, labelled by their events in the horizon after each cutoff. A
+share of the users, by their stable hash, is held out at every cutoff for validation; the weights of the best epoch are
 returned. The same input gives the same weights (on CPU).
 """
 
@@ -48,7 +48,7 @@ def train(
     worker: Worker = SINGLE_WORKER,
     checkpoint: bytes | None = None,
 ) -> TrainedModel:
-    """One worker's part of the training; all workers end with the same weights. `checkpoint`: of a `TrainingLoop`.
+    """Run one worker's part of the training; all workers end with the same weights. `checkpoint`: of a `TrainingLoop`.
 
     Raises DataError if there is no training data.
     """
@@ -72,7 +72,7 @@ def train(
 
 
 def initial_word_vectors(windows: Iterable[Mapping[str, View]], words: int, width: int) -> npt.NDArray[np.float32]:
-    """Latent semantic vectors of words, float32 [words, width], standard deviation 1; zero for words that no user has.
+    """Compute latent semantic vectors of words, float32 [words, width], standard deviation 1; zero for unused words.
 
     The right singular vectors, times the singular values, of the matrix users x words in tf-idf (log(1 + count), rows
     of length 1). Each user of each window is a row.

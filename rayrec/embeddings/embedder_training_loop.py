@@ -44,7 +44,7 @@ class Progress:
 
 
 class TrainingLoop:
-    """Create it, `resume` it from a checkpoint if there is one, then `run` it."""
+    """Training of one worker: create it, `resume` it from a checkpoint if there is one, then `run` it."""
 
     def __init__(
         self, model: UserModel, examples: Sequence[TrainingExamples], training: EmbeddingTraining, worker: Worker
@@ -139,7 +139,7 @@ class TrainingLoop:
         return len(own) / len(pairs) * _mean_loss(self.model, one, users[mine], prefix, own, answers, training)
 
     def _epoch(self, epoch: int) -> float:
-        """Train one epoch; the mean loss of its batches."""
+        """Train one epoch and return the mean loss of its batches."""
         rng = np.random.default_rng(derive_seed("epoch", self._training.seed, epoch))
         torch.manual_seed(derive_seed("dropout", self._training.seed, epoch) % 2**63)
         self.model.train()
@@ -172,7 +172,7 @@ class TrainingLoop:
         return self._training.learning_rate * min(1.0, (step + 1) / _WARMUP) * (0.05 + 0.95 * cosine)
 
     def _validation_loss(self) -> float | None:
-        """The loss on held-out users without dropout; None if there are none."""
+        """Loss on held-out users without dropout; None if there are none."""
         self.model.eval()
         size, parts, counts = self._training.batch_users, [0.0], 0
         rng = np.random.default_rng(derive_seed("validation", self._training.seed))

@@ -55,7 +55,7 @@ def embedding_schema(dim: int) -> pa.Schema:
             pa.field("user_id", pa.string(), nullable=False),
             pa.field("instruction_id", pa.string(), nullable=False),
             pa.field("vector", pa.list_(pa.field("item", pa.float32(), nullable=False), dim), nullable=False),
-            pa.field("sources", pa.list_(pa.string()), nullable=False),  # the sources that the user has
+            pa.field("sources", pa.list_(pa.string()), nullable=False),  # names of the sources with data
         ]
     )
 
@@ -106,7 +106,7 @@ def vectors_of(table: pa.Table) -> npt.NDArray[np.float32]:
 
 
 def neighbour_table(user_id: pa.Array, instruction_id: str, of: str, ids: pa.Array, found: SearchResult) -> pa.Table:
-    """Rows of NEIGHBOURS of these users, sorted by id; `ids`: the ids of the index's entries."""
+    """Build NEIGHBOURS rows of these users, sorted by id; `ids`: the ids of the index's entries."""
     row, rank = np.nonzero(found.place >= 0)
     columns = [
         user_id.take(pa.array(row)),
@@ -119,7 +119,7 @@ def neighbour_table(user_id: pa.Array, instruction_id: str, of: str, ids: pa.Arr
 
 
 def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: int) -> pa.Array:
-    """The users of EMBEDDING rows.
+    """Check EMBEDDING rows and return their users.
 
     Raises PublicationError unless the schema is EMBEDDING's, no value is missing, the instruction is this one, users
     are sorted, unique and of this shard, and every vector is finite and of length 1.
@@ -141,7 +141,7 @@ def check_embeddings(table: pa.Table, *, instruction: str, shard: int, shards: i
 
 
 def check_neighbours(table: pa.Table, *, arm: str, shard: int, shards: int) -> pa.Array:
-    """The users of NEIGHBOURS rows of one list, `<instruction>.users` or `<instruction>.items`.
+    """Check NEIGHBOURS rows of one list, `<instruction>.users` or `<instruction>.items`, and return their users.
 
     Raises PublicationError unless the schema is that of the list, no value is missing, the instruction is this one,
     users are sorted and of this shard, ranks are 1..n, similarities are cosines in descending order, and no user is
@@ -161,7 +161,7 @@ def check_neighbours(table: pa.Table, *, arm: str, shard: int, shards: int) -> p
 
 
 def check_influences(table: pa.Table, *, instruction: str, shard: int, shards: int) -> pa.Array:
-    """The users of INFLUENCE rows.
+    """Check INFLUENCE rows and return their users.
 
     Raises PublicationError unless the schema is INFLUENCE's, no value is missing, the instruction is this one, users
     are sorted and of this shard, ranks are 1..n, and influences lie in [0, 2] in descending order.
@@ -178,7 +178,7 @@ def check_influences(table: pa.Table, *, instruction: str, shard: int, shards: i
 def _ranked(
     table: pa.Table, instruction: str, shard: int, shards: int, fail: _Fail
 ) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
-    """The rows in one chunk, and a mask of the first row of each user, after checking users and ranks."""
+    """Check users and ranks; return the rows in one chunk and a mask of the first row of each user."""
     table = table.combine_chunks()
     _check_values(table, instruction, fail)
     column = table["user_id"].combine_chunks()
@@ -207,7 +207,7 @@ def _check_users(users: pa.Array, shard: int, shards: int, fail: _Fail) -> None:
 
 
 def _descending(column: pa.ChunkedArray, starts: npt.NDArray[np.bool_], low: float, high: float) -> bool:
-    """Whether all numbers lie in [low, high], but for rounding, and do not increase within a user."""
+    """Whether all values lie in [low, high], within rounding, and do not increase within a user."""
     values = column.to_numpy()
     inside = (values >= low - _TOLERANCE) & (values <= high + _TOLERANCE)  # False for NaN
     return bool(inside.all()) and not bool((np.diff(values)[~starts[1:]] > 0).any())

@@ -36,9 +36,10 @@ ANSWERS: Registry[Callable[[Answer, Events, Events, Items], Labels]] = Registry(
 
 
 def answer(spec: Answer, before: Events, after: Events, items: Items) -> Answers:
-    """Answers given the events before the cutoff, and those of the same users in the horizon after it.
+    """Derive the answers of users from their events in the horizon after the cutoff.
 
-    `after.now` is the end of the horizon. Users without events before the cutoff have no answer.
+    `before`: events before the cutoff; `after`: those in the horizon, with `after.now` its end. Users without events
+    before the cutoff have no answer.
     """
     if spec.kind == "next":
         text = tuple(_next(before, after, items))
@@ -56,13 +57,13 @@ def answer(spec: Answer, before: Events, after: Events, items: Items) -> Answers
 
 @ANSWERS.register_as("again")
 def _again(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
-    """Consumes something again."""
+    """Whether the user has a positive event in the horizon."""
     return (_consumed(after).lengths > 0).astype(np.float64)
 
 
 @ANSWERS.register_as("takes")
 def _takes(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
-    """Consumes an item with one of `words` in its title or category; of users who consume any."""
+    """Whether the user consumes an item with one of `words` in its title or category; unknown if none is consumed."""
     consumed, fits = _consumed(after), _about(items, spec.words)
     some = np.bincount(consumed.user, fits[consumed.item], minlength=len(consumed)) > 0
     return np.where(consumed.lengths > 0, some, np.nan)
@@ -70,14 +71,14 @@ def _takes(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
 
 @ANSWERS.register_as("returns")
 def _returns(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
-    """Has an event of negative weight; of users who have any event."""
+    """Whether the user has an event of negative weight; unknown without events."""
     some = np.bincount(after.user, after.weight < 0, minlength=len(after)) > 0
     return np.where(after.lengths > 0, some, np.nan)
 
 
 @ANSWERS.register_as("rates_high")
 def _rates_high(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
-    """The mean value is at least `at_least`; of users who give one."""
+    """Whether the user's mean value is at least `at_least`; unknown without values."""
     consumed = _consumed(after)
     mean = _means(consumed, consumed.value.astype(np.float64))
     return np.where(np.isnan(mean), np.nan, mean >= (spec.at_least or 0.0))
@@ -85,7 +86,7 @@ def _rates_high(spec: Answer, before: Events, after: Events, items: Items) -> La
 
 @ANSWERS.register_as("price_up")
 def _price_up(spec: Answer, before: Events, after: Events, items: Items) -> Labels:
-    """The mean of the items' `price` is above that of the history, by a tenth; of users who consume any."""
+    """Whether the mean `price` of consumed items exceeds the history's by a tenth; unknown if none is consumed."""
     consumed, had = _consumed(after), _consumed(before)
     new, old = _means(consumed, items.price[consumed.item]), _means(had, items.price[had.item])
     return np.where(np.isnan(new) | np.isnan(old), np.nan, new > RISE * old)
@@ -102,14 +103,14 @@ def _about(items: Items, words: Sequence[str]) -> npt.NDArray[np.bool_]:
 
 
 def _means(events: Events, of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean of each user's values, [users]; NaN values are skipped; NaN for users without values."""
+    """Mean of each user's values, [users]; NaN values are skipped; unknown without values."""
     count = np.bincount(events.user, ~np.isnan(of), minlength=len(events))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.bincount(events.user, np.nan_to_num(of), minlength=len(events)) / count)
 
 
 def _when(before: Events, after: Events) -> list[str]:
-    """Whether each user's first consumption falls into the first part of the horizon."""
+    """Part of the horizon in which each user first consumes an item, as text."""
     consumed = after.filter(after.weight > 0)
     first = np.full(len(consumed), consumed.now)
     first[consumed.lengths > 0] = consumed.ts[consumed.offsets[:-1][consumed.lengths > 0]]

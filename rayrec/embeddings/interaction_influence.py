@@ -31,7 +31,7 @@ class InteractionInfluence:
 def leave_one_out(
     embedder: Embedder, view_builder: ViewBuilder, events: Events, instructions: Sequence[str]
 ) -> InteractionInfluence:
-    """The effect of an event is the vector with it minus the vector without it. A user's only event has alignment 0."""
+    """Measure each event's effect: the vector with it minus the one without it. A user's only event has alignment 0."""
     whole = embedder.embed(view_builder(events), instructions)
     influence, alignment = np.empty((2, len(instructions), len(events.item)), np.float32)
     for first, last in _chunks(events.lengths):
@@ -63,9 +63,9 @@ def _compare(whole: Vectors, without: Vectors, events: Events) -> tuple[Vectors,
 def most_influential(
     events: Events, influence: npt.NDArray[np.floating[Any]], max_removed_share: float, min_retained: int = 5
 ) -> npt.NDArray[np.bool_]:
-    """Mask of the events of highest influence above 0, [events], given influence [events].
+    """Select the events of highest influence above 0: mask [events], given influence [events].
 
-    At most `max_removed_share` of each user's events, and at least `min_retained` of them stay.
+    At most `max_removed_share` of each user's events are selected, and at least `min_retained` of them remain.
     """
     order = np.lexsort((np.arange(len(influence)), -influence, events.user))
     rank = np.empty(len(order), np.int64)
@@ -78,7 +78,7 @@ def most_influential(
 def embed_denoised(
     embedder: Embedder, view_builder: ViewBuilder, events: Events, instruction: str, max_removed_share: float
 ) -> npt.NDArray[np.float32]:
-    """Unit vectors [users, dim] under one instruction, without the events that are `most_influential` for it."""
+    """Embed users under one instruction without their `most_influential` events: unit vectors [users, dim]."""
     influence = leave_one_out(embedder, view_builder, events, [instruction]).influence[0]
     retained = events.filter(~most_influential(events, influence, max_removed_share))
     vectors: npt.NDArray[np.float32] = embedder.embed(view_builder(retained), [instruction])[0]
@@ -86,7 +86,7 @@ def embed_denoised(
 
 
 def _chunks(lengths: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ranges of users whose copies (one per event, each without that event) are few enough for memory."""
+    """Split the users into ranges whose copies (one per event, without that event) fit into memory."""
     cost = np.cumsum(lengths**2)
     chunks, first = [], 0
     while first < len(lengths):

@@ -1,12 +1,12 @@
-"""The views of a user: what each source says, as lines of weighted words, made from HISTORY and ITEM tables.
+"""Views of a user, one per source: lines of weighted words, made from HISTORY and ITEM tables.
 
-    events     one line per event: item, its words, event type, age, value, price band
-    dislikes   the same for evidence against items: events of negative weight, and low values if configured
-    profile    one line with the numbers of `rayrec.embeddings.rfm_features`, standardised and clipped to 3 sigma
-    rhythm     weekdays, parts of the day, months, and pauses between active days
-    sessions   one line per session: size, age, pause before it, its first items
+events     one line per event: item, its words, event type, age, value, price band
+dislikes   the same for evidence against items: events of negative weight, and low values if configured
+profile    one line with the numbers of `rayrec.embeddings.rfm_features`, standardised and clipped to 3 sigma
+rhythm     weekdays, parts of the day, months, and pauses between active days
+sessions   one line per session: size, age, pause before it, its first items
 
-A user without lines lacks the source. Removing an event from the history changes every view that it contributes to.
+A source without lines is missing for the user. Removing an event from the history changes every view it is part of.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class View:
         return self.lengths > 0
 
     def padded(self, users: npt.NDArray[np.integer[Any]], rows: int, length: int) -> PaddedView:
-        """Dense tensors of `users`, who have at most `length` lines, in the first of `rows` rows; the rest is empty."""
+        """Dense tensors of `users`, who have at most `length` lines, in the first of `rows` rows; then padding."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         counts = self.lengths[users]
         at = ranges(offsets[users], counts)
@@ -81,7 +81,7 @@ class FeatureScaler:
 
     @classmethod
     def learn(cls, events: Sequence[Events], items: Items) -> FeatureScaler:
-        """From users as of some cutoffs."""
+        """Learn from users as of several cutoffs."""
         prices = np.concatenate([items.price[part.item] for part in events])
         prices = prices[~np.isnan(prices)]
         bands = np.unique(np.quantile(prices, np.arange(1, _BANDS) / _BANDS)) if len(prices) else np.empty(0)
@@ -124,7 +124,7 @@ class ViewBuilder:
         }
 
     def newest_events(self, events: Events, max_lines: int) -> View:
-        """One line an event, of each user's newest."""
+        """One line per event, of each user's newest events."""
         rank = events.offsets[1:][events.user] - np.arange(len(events.item))
         return _newest_lines(*self._events(events.filter(rank <= max_lines)), max_lines)
 
@@ -152,9 +152,9 @@ class ViewBuilder:
         return np.concatenate([single, text], axis=1), weight, events.lengths
 
     def profile(self, events: Events) -> _Lines:
-        """One word per feature, the same for all users, weighted by the feature's value; and a constant word.
+        """One word per feature, the same for all users, weighted by the feature's value, and a constant word.
 
-        Without bucket words: with them the values could no longer be recovered from the sum of the line.
+        Values are weights instead of bucket words, so that the sum of the line retains them.
         """
         table = features(events, self.items)
         z = np.clip((table - np.asarray(self._scaler.mean)) / np.asarray(self._scaler.spread), -_MAX_Z, _MAX_Z)
@@ -241,13 +241,13 @@ def _newest_lines(
 
 @VIEWS.register_as("events")
 def events_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
-    """One line an event, without dislikes."""
+    """One line per event, without dislikes."""
     return builder.newest_events(events.filter(~builder.disliked(events)), max_lines)
 
 
 @VIEWS.register_as("dislikes")
 def dislikes_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
-    """One line an event that speaks against an item."""
+    """One line per event that is evidence against an item."""
     return builder.newest_events(events.filter(builder.disliked(events)), max_lines)
 
 
@@ -265,5 +265,5 @@ def rhythm_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
 
 @VIEWS.register_as("sessions")
 def sessions_view(builder: ViewBuilder, events: Events, max_lines: int) -> View:
-    """One line a session, without dislikes."""
+    """One line per session, without dislikes."""
     return _newest_lines(*builder.sessions(events.filter(~builder.disliked(events))), max_lines)

@@ -38,7 +38,7 @@ class TrainingWindow:
 
 
 def window_cutoffs(settings: Embeddings, now: int) -> tuple[int, ...]:
-    """Microseconds UTC, newest first. All answers end at or before `now`."""
+    """Cutoffs of the windows, microseconds UTC, newest first. All horizons end at or before `now`."""
     newest = now - int(settings.horizon_days * MICROSECONDS_PER_DAY)
     return tuple(
         newest - int(k * settings.training.cutoff_interval_days * MICROSECONDS_PER_DAY)
@@ -49,7 +49,7 @@ def window_cutoffs(settings: Embeddings, now: int) -> tuple[int, ...]:
 def training_windows(
     settings: Embeddings, table: pa.Table, items: Items, event_weights: Sequence[float], now: int
 ) -> tuple[TrainingWindow, ...]:
-    """From HISTORY rows in any order. Events at or after `now` are ignored."""
+    """Build training windows from HISTORY rows in any order. Events at or after `now` are ignored."""
     order = np.argsort(hash_strings(table["user_id"]), kind="stable")
     table = table.take(pa.array(order)).combine_chunks()
     hashes = hash_strings(table["user_id"])
@@ -69,7 +69,7 @@ def training_windows(
 def sample_training_users(
     settings: Embeddings, tables: Iterable[pa.Table], event_weights: Sequence[float], now: int
 ) -> pa.Table:
-    """The HISTORY rows of those users that `training_windows` selects from all tables: the same windows in less memory.
+    """Select the HISTORY rows of the users that `training_windows` selects from all tables: same windows, less memory.
 
     Holds one table, and at most twice `training.max_users` rows per cutoff.
     """
@@ -140,6 +140,6 @@ def batches(
 
 
 def _held_out(hashes: npt.NDArray[np.uint64], share: float) -> npt.NDArray[np.bool_]:
-    """A share of the users. Rehashed, because users were selected for their small hashes."""
+    """Mask of the held-out users. Hashes are hashed again, because users were selected for their small hashes."""
     bits = splitmix64(hashes ^ np.uint64(derive_seed("held out")))
     return np.asarray(bits >> np.uint64(11) < np.uint64(share * 2**53))

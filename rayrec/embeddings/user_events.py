@@ -1,4 +1,4 @@
-"""Inputs of the views: users' events before a moment, and the text and price of the items."""
+"""Inputs of the views: users' events before a cutoff, and the text and price of items."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Events:
 
     @classmethod
     def of(cls, table: pa.Table, event_weights: Sequence[float], now: int) -> Self:
-        """HISTORY rows as of `now`. Users without events before `now` stay."""
+        """Convert HISTORY rows as of `now`. Users without events before `now` are included."""
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"]).values
         event, value = (Ragged.from_arrow(table[name]).values for name in ("event", "value"))
         weight = np.asarray(event_weights, np.float32)[event]
@@ -56,12 +56,12 @@ class Events:
         return (self.now - self.ts) / MICROSECONDS_PER_DAY
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> Self:
-        """The events where `mask` is true; all users stay."""
+        """Select the events in `mask`; all users remain."""
         lengths = np.bincount(self.user[mask], minlength=len(self))
         return self._select(lengths, np.flatnonzero(mask))
 
     def take(self, users: npt.NDArray[np.integer[Any]]) -> Self:
-        """These users in this order; a user may be repeated."""
+        """Select users in this order; a user may be repeated."""
         lengths = self.lengths[users]
         return self._select(lengths, ranges(self.offsets[users], lengths))
 
@@ -81,7 +81,7 @@ class Items:
 
     @classmethod
     def of(cls, catalogue: pa.Table, price: str) -> Self:
-        """From ITEM rows; `price`: name of the attribute that holds prices."""
+        """Create from ITEM rows; `price`: name of the attribute that holds prices."""
         category = pc.fill_null(catalogue["category"], "")
         text = pc.binary_join_element_wise(catalogue["title"], category, " ")
         return cls(tuple(catalogue["item_id"].to_pylist()), tuple(text.to_pylist()), attribute(catalogue, price))

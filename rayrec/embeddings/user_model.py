@@ -67,7 +67,7 @@ class Encoder(nn.Module):
 
 
 class UserModel(nn.Module):
-    """`sources`: names in order; `words`: size of the vocabulary; `lm_words`: of the language model's part of it."""
+    """`sources`: names in order; `words`: size of the vocabulary; `lm_words`: its part that the language model uses."""
 
     def __init__(self, settings: EmbeddingModel, sources: Sequence[str], words: int, lm_words: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class UserModel(nn.Module):
 
 
 def build(settings: EmbeddingModel, sources: Sequence[str], words: int, lm_words: int, seed: int) -> UserModel:
-    """A new model. The same arguments give the same weights."""
+    """Create a model. The same arguments give the same weights."""
     torch.manual_seed(derive_seed("user model", seed) % 2**63)
     return UserModel(settings, sources, words, lm_words)
 
@@ -156,7 +156,7 @@ def build(settings: EmbeddingModel, sources: Sequence[str], words: int, lm_words
 def restore(
     settings: EmbeddingModel, sources: Sequence[str], words: int, lm_words: int, arrays: Mapping[str, Any]
 ) -> UserModel:
-    """The model with the learned weights `arrays`, for inference. KeyError or RuntimeError if they do not fit."""
+    """Restore a model with the learned weights `arrays`, for inference. KeyError or RuntimeError if they do not fit."""
     model = UserModel(settings, sources, words, lm_words)
     with torch.no_grad():
         for name, parameter in model.learned().items():

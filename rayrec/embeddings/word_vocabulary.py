@@ -53,7 +53,7 @@ class Vocabulary:
     def learn(
         cls, texts: Iterable[str], always: Iterable[str], fields: Sequence[str], items: Iterable[str], min_texts: int
     ) -> Vocabulary:
-        """Known words are all words of `always`, and those in at least `min_texts` of `texts`, in any order."""
+        """Build the vocabulary: all words of `always`, and those in at least `min_texts` of `texts`, in any order."""
         counts: Counter[str] = Counter()
         for text in texts:
             counts.update(set(words_of(text)))

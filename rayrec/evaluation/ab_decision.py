@@ -1,4 +1,4 @@
-"""A/B decision: which arm is better than the baseline, with its interval and segments, from a comparison."""
+"""A/B decision: which arm is better than the baseline, by how much, and in which segments it is worse."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _number(row: dict[str, Any], value: float) -> str:
 
 
 def _absolute(row: dict[str, Any], value: float) -> str:
-    """An absolute difference in the unit of the sentence."""
+    """An absolute difference as text, with its unit."""
     if row["relative"] is None or not row["value"]:
         return f"{value:.4f}"
     return f"{value * row['relative'] / row['value']:.1%}"

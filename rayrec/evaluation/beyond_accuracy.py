@@ -1,6 +1,6 @@
 """Beyond-accuracy metrics per user: novelty, diversity, miscalibration and popularity of the top 10.
 
-Arrays are [users]; a user without a slate has NaN and is in no mean.
+Arrays are [users]; a user without a slate has NaN, which the means skip.
 
 - novelty@10: mean of -log2 of the item's share of all events, in bits (surprisal, Zhou et al. 2010),
 - diversity@10: share of pairs of items that differ in category (intra-list distance, Smyth & McClave 2001),
@@ -59,7 +59,7 @@ class ItemStatistics:
 
 
 def beyond_accuracy(top: Int32s, items: ItemStatistics, category_shares: sp.csr_matrix) -> dict[str, Float64s]:
-    """The metrics of the module for rankings [users, 10] of item codes, -1 where there is none."""
+    """Compute the metrics of this module for rankings [users, 10] of item codes, −1 for empty ranks."""
     there = top >= 0
     many = there.sum(axis=1)
 
@@ -73,7 +73,7 @@ def beyond_accuracy(top: Int32s, items: ItemStatistics, category_shares: sp.csr_
 
 
 def _diversity(category: Int32s, many: Int64s) -> Float64s:
-    """An item without a category differs from every other."""
+    """Share of pairs that differ in category. An item without a category differs from every other."""
     same = (category[:, :, None] == category[:, None, :]) & (category >= 0)[:, :, None]
     alike = (same.sum(axis=(1, 2)) - (category >= 0).sum(axis=1)) / 2
     pairs = many * (many - 1) / 2
@@ -81,7 +81,7 @@ def _diversity(category: Int32s, many: Int64s) -> Float64s:
 
 
 def _miscalibration(category: Int32s, category_shares: sp.csr_matrix) -> Float64s:
-    """NaN for users whose history or slate has no category."""
+    """KL divergence in bits; NaN for users whose history or slate has no category."""
     row, column = np.nonzero(category >= 0)
     slate = sp.csr_matrix((np.ones(len(row)), (row, category[row, column])), shape=category_shares.shape)
     q, p = _shares(slate), category_shares.tocoo()

@@ -45,7 +45,7 @@ COMPARISON = pa.schema(
         pa.field("relative_low", pa.float64()),
         pa.field("relative_high", pa.float64()),
         pa.field("p", pa.float64()),  # of no difference: sign flips where paired, Welch where not
-        pa.field("p_adjusted", pa.float64()),  # Holm's, over the systems (or segments) compared with the same baseline
+        pa.field("p_adjusted", pa.float64()),  # Holm, over the systems (or segments) compared with one baseline
         pa.field("min_detectable_effect", pa.float64()),  # with 80% power at this number of users
     ]
 )
@@ -91,7 +91,7 @@ def compare(
     segment: str = ALL_USERS,
     metrics: Sequence[str] | None = None,
 ) -> pa.Table:
-    """COMPARISON rows of systems whose `rows` index the same users.
+    """Compute COMPARISON rows of systems whose `rows` index the same users.
 
     For each name in `baselines`, also the differences of every other system from it. `metrics`: only these, without
     coverage. Systems without users have no rows.
@@ -115,7 +115,7 @@ def compare(
 
 
 def holm_adjusted(differences: list[Row]) -> list[Row]:
-    """The same rows with Holm's correction over those of one metric."""
+    """Add Holm-corrected p values over the rows of each metric."""
     corrected: list[Row] = []
     for metric in dict.fromkeys(row["metric"] for row in differences):
         family = [row for row in differences if row["metric"] == metric]

@@ -1,4 +1,4 @@
-"""The evaluation of one published date: metrics on later interactions, decision, off-policy estimates, metrics.json."""
+"""Evaluation of one published date: metrics on later interactions, decision, off-policy estimates, metrics.json."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EvaluationResult:
     date: Date
     horizon_days: int
     run_id: str
-    evaluated_on: str  # in words
+    evaluated_on: str  # users and interactions, as text
     slates: SlateEvaluation
     decision: Decision | None  # None with a single arm
     off_policy: OffPolicyResult | None = None  # None without feedback

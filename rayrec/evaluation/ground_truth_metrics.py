@@ -1,4 +1,4 @@
-"""Metrics of the demo against its ground truth: the true next items, and the injected noise."""
+"""Metrics of the demo against the synthetic dataset's ground truth: true next items and injected noise."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NoiseDetection:
 
     @property
     def precision(self) -> float:
-        """Share of the removed events that are noise; random removal has noise / events."""
+        """Share of the removed events that are noise; random removal gives noise / events."""
         return self.true_positives / max(self.removed, 1)
 
     @property
@@ -40,14 +40,14 @@ class NoiseDetection:
 
 
 def evaluate_on_ground_truth(root: str, dataset: SyntheticDataset) -> SlateEvaluation:
-    """Arms and retrievers on each user's true next item, beside the oracle slate (the Bayes limit)."""
+    """Evaluate arms and retrievers on each user's true next item, beside the oracle slate (the Bayes limit)."""
     next_items = pa_csv.read_csv(dataset.truth_root / "next.csv")
     oracle = pa_csv.read_csv(dataset.truth_root / "best.csv")
     return evaluate_slates(root, dataset.date, next_items, others={ORACLE: oracle})
 
 
 def noise_detection(root: str, dataset: SyntheticDataset) -> list[NoiseDetection]:
-    """One for each denoising variant that removed something."""
+    """Noise detection of each denoising variant that removed events."""
     storage, manifest = Storage(root), read_manifest(root, dataset.date)
     denoised = pa.concat_tables([read_denoised(storage, manifest, shard) for shard in range(manifest.shards)])
     ids = read_catalogue(storage, manifest)["item_id"]

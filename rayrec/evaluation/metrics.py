@@ -36,7 +36,7 @@ class RelevantItems:
 
     @classmethod
     def from_pairs(cls, user_id: pa.Array, item_id: pa.Array, catalogue: pa.Array) -> RelevantItems:
-        """From pairs (string [n] each; duplicates count once). Items outside the catalogue are left out."""
+        """Create from pairs (string [n] each; duplicates count once). Items outside the catalogue are dropped."""
         known = pc.index_in(item_id, catalogue)
         valid = pc.is_valid(known)
         users = pc.unique(user_id.filter(valid)).sort()
@@ -46,11 +46,11 @@ class RelevantItems:
         return cls(users, catalogue, matrix)
 
     def restrict_to(self, user_ids: pa.Array) -> RelevantItems:
-        """Only the users in `user_ids`."""
+        """Select the users in `user_ids`."""
         return self.take(np.flatnonzero(pc.is_in(self.user_id, user_ids).to_numpy(zero_copy_only=False)))
 
     def take(self, rows: Int64s) -> RelevantItems:
-        """Only the users in these rows."""
+        """Select the users in these rows."""
         if len(rows) == len(self):
             return self
         return RelevantItems(self.user_id.take(pa.array(rows)), self.item_id, self.matrix[rows])
@@ -78,13 +78,13 @@ class UserMetrics:
         return len(np.unique(self.top[self.top >= 0])) / max(self.items, 1)
 
     def take(self, chosen: npt.NDArray[np.integer] | Bools) -> UserMetrics:
-        """Only these users, by position or by mask."""
+        """Select users by position or by mask."""
         values = {name: array[chosen] for name, array in self.values.items()}
         return UserMetrics(self.system, values, self.top[chosen], self.items, self.rows[chosen])
 
     @classmethod
     def concat(cls, parts: Sequence[UserMetrics]) -> UserMetrics:
-        """The parts of one system, of distinct users; their `rows` already index all users."""
+        """Concatenate parts of one system with distinct users; their `rows` already index all users."""
         first = parts[0]
         values = {name: np.concatenate([part.values[name] for part in parts]) for name in first.values}
         top, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("top", "rows"))
@@ -92,7 +92,7 @@ class UserMetrics:
 
 
 def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> UserMetrics:
-    """Metrics of `slates` (columns user_id, rank from 1, item_id; any order) for the users of `relevant`.
+    """Compute metrics of `slates` (columns user_id, rank from 1, item_id; any order) for the users of `relevant`.
 
     A user without a slate has 0 in every metric. Raises DataError for an item twice in a slate.
     """
@@ -114,7 +114,7 @@ def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> User
 
 
 def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Float64s]:
-    """From the hits: row [hits] the user, rank [hits] the position."""
+    """Metric values from the hits: `row` [hits] the user, `rank` [hits] the position."""
     users, relevant_count = len(relevant), np.diff(relevant.matrix.indptr)
 
     def total(weight: Float64s) -> Float64s:
@@ -135,13 +135,13 @@ def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Flo
 
 
 def _member(matrix: sp.csr_matrix, row: Int64s, column: Int64s) -> Bools:
-    """Which (row, column) pairs are stored in `matrix`."""
+    """Mask of the (row, column) pairs that are stored in `matrix`."""
     stored = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * np.int64(matrix.shape[1]) + matrix.indices
     return np.isin(row * np.int64(matrix.shape[1]) + column, stored)
 
 
 def _codes(column: pa.ChunkedArray, ids: pa.Array) -> Int64s:
-    """The position of each text in `ids`, -1 where it is missing, [n]; each distinct text is looked up once."""
+    """Position of each text in `ids`, −1 if missing, [n]; each distinct text is looked up once."""
     coded = column.combine_chunks()
     if not pa.types.is_dictionary(coded.type):
         coded = coded.dictionary_encode()

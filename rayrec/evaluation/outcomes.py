@@ -25,7 +25,7 @@ OUTCOME = pa.schema(
 
 
 def outcomes(config: Config, day: date, horizon_days: int) -> pa.Table:
-    """OUTCOME rows of [day, day + horizon_days); rows that violate the data contract are left out, as in the run.
+    """Read OUTCOME rows of [day, day + horizon_days); rows that violate the data contract are dropped, as in the run.
 
     Raises DataError without interactions in the horizon.
     """

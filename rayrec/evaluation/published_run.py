@@ -1,4 +1,4 @@
-"""A published run, opened for evaluation: its slates, its users' histories, and its standalone retrievers, by shard.
+"""A published run opened for evaluation: its slates, users' histories and standalone retrievers, shard by shard.
 
 Only one shard is in memory at a time, so memory does not grow with the number of users.
 """
@@ -51,7 +51,7 @@ class PublishedRun:
 
     @classmethod
     def open(cls, root: str, day: date) -> PublishedRun:
-        """Raises PublicationError if the date is not published."""
+        """Open a published date. Raises PublicationError if it is not published."""
         storage, manifest = Storage(root), read_manifest(root, day)
         return cls(storage, manifest, read_catalogue(storage, manifest))
 
@@ -65,7 +65,7 @@ class PublishedRun:
 
     @cached_property
     def model(self) -> ItemModel | None:
-        """The item model of the run; None where it was deleted: then only the arms are evaluated."""
+        """The item model of the run; None if it was deleted: then only the arms are evaluated."""
         try:
             found = item_model_store.load(self.storage, self.manifest.models[item_model_store.KIND])
         except MissingFileError:
@@ -74,7 +74,7 @@ class PublishedRun:
 
     @cached_property
     def left_out(self) -> str:
-        """What cannot be evaluated and why, in words; empty where everything can."""
+        """What cannot be evaluated and why, as text; empty if everything can."""
         if self.model is not None:
             return ""
         reason = "was deleted by an erasure" if erasure_list.requests(self.storage) else "no longer exists"
@@ -91,7 +91,7 @@ class PublishedRun:
 
     @property
     def cutoff(self) -> int:
-        """Midnight UTC of the date, in microseconds: the run knows nothing from then on."""
+        """Midnight UTC of the date, in microseconds: the run uses only events before it."""
         day = self.manifest.dt
         return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
 
@@ -101,7 +101,7 @@ class PublishedRun:
         return bool(self.manifest.fingerprinted_settings["arms"]["assignment"] == "all")
 
     def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
-        """One DENOISED_HISTORY row per user with at least `min_events` positive events, without the removals."""
+        """Read one DENOISED_HISTORY row per user with at least `min_events` positive events, ignoring the removals."""
         table = read_denoised(self.storage, self.manifest, shard)
         table = first_row_per_user(table.filter(pc.is_in(table["user_id"], users)))
         event = Ragged.from_arrow(table["event"])
@@ -116,12 +116,12 @@ class PublishedRun:
         return np.bincount(event.rows[positive], minlength=len(event))
 
     def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
-        """user_id, rank, item_id of these users' slates down to rank DEPTH; ids are dictionaries."""
+        """Read user_id, rank, item_id of these users' slates down to rank DEPTH; ids are dictionaries."""
         table = read_shard_slates(self.storage, self.manifest, arm, shard, _COLUMNS)
         return table.filter(pc.less_equal(table["rank"], DEPTH)).filter(pc.is_in(table["user_id"], users))
 
     def is_unseen(self, histories: pa.Table, user_id: pa.Array, item_id: pa.Array) -> pa.Array:
-        """Which (user, item) pairs are not in the user's history, bool [pairs]."""
+        """Mask of the (user, item) pairs that are not in the user's history, bool [pairs]."""
         item = Ragged.from_arrow(histories["item"])
         row = pc.index_in(user_id, histories["user_id"].combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
         code = pc.index_in(item_id, self.item_id).fill_null(-1).to_numpy().astype(np.int64)
@@ -142,7 +142,7 @@ class PublishedRun:
         return SegmentFeatures(self.positive_events(histories), tenure, main_category(category_shares)), category_shares
 
     def standalone(self, histories: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-        """Slates of DEPTH items by each retriever alone; popularity first."""
+        """Slates of DEPTH items by each standalone retriever; popularity first."""
         available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
         stage = CandidateStage("standalone", (), available, self.retrieval.exclude_seen, self.event_weights)
         for name, source in sorted(self._sources.items(), key=lambda pair: (pair[0] != POPULARITY, pair[0])):
@@ -168,5 +168,5 @@ class PublishedRun:
 
 
 def is_participant(manifest: Manifest, users: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Which users [n] are in the experiment's layer; users outside it are not compared."""
+    """Mask of the users [n] in the experiment's layer; users outside it are not compared."""
     return in_layer(Arms.model_validate(manifest.fingerprinted_settings["arms"]).layer, users)

@@ -1,7 +1,4 @@
-"""User segments from the history before the date, to see for which users a difference holds.
-
-Three partitions: by the number of positive events, by tenure, and by the main category.
-"""
+"""User segments from the history before the date: by number of positive events, tenure and main category."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-MIN_SEGMENT_USERS = 30  # smaller segments are left out
+MIN_SEGMENT_USERS = 30  # smaller segments are dropped
 _LENGTHS = ((1, "1–4 events"), (5, "5–19 events"), (20, "20–99 events"), (100, "100 events or more"))
 _TENURES = ((0.0, "first week"), (7.0, "first month"), (30.0, "first quarter"), (91.0, "longer than a quarter"))
 _MAX_CATEGORIES = 6

@@ -1,8 +1,8 @@
 """Evaluation of the published slates on later interactions: every arm, and each retriever alone.
 
-Standalone retrievers rank with the item model of the run, through its candidate stage, without denoising and without
-LLM. This costs more than reading slates, so they rank for a sample of the users (STANDALONE_SAMPLE_USERS). Where the
-item model was deleted, as on older dates after an erasure, only the arms are evaluated.
+Standalone retrievers rank with the run's item model through its candidate stage, without denoising and without LLM.
+This is slower than reading slates, so only a sample of the users is ranked (STANDALONE_SAMPLE_USERS). If the item model
+was deleted, as on older dates after an erasure, only the arms are evaluated.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def evaluate_slates(
     The users are those with a slate and at least `min_events` positive events in their history. Their relevant items
     are those in the catalogue and, if slates exclude seen items, new to the user. `others`: more systems, as slates
     (user_id, rank, item_id). `baseline`: an arm, by default the first. Raises PublicationError if the date is not
-    published, ConfigError for an unknown baseline, DataError if no user is left.
+    published, ConfigError for an unknown baseline, DataError if no user remains.
     """
     published = PublishedRun.open(root, day)
     chosen = resolve_baseline(published.manifest.arms, baseline)
@@ -97,7 +97,7 @@ def evaluate_slates(
 
 
 def resolve_baseline(arms: tuple[str, ...], name: str | None) -> str:
-    """The arm that the others are compared with: the named one, else the first."""
+    """The baseline arm: the given name, else the first arm."""
     if name is not None and name not in arms:
         raise ConfigError(f"there is no arm {name!r}", where="--baseline", hint=f"use one of {', '.join(arms)}")
     return name or arms[0]
@@ -106,7 +106,7 @@ def resolve_baseline(arms: tuple[str, ...], name: str | None) -> str:
 def _parts(
     published: PublishedRun, relevant: pa.Table, min_events: int, others: Mapping[str, pa.Table]
 ) -> Iterator[_Part]:
-    """The metrics of every shard with users to evaluate; their `rows` index the users of all shards."""
+    """Metrics of every shard with users to evaluate; their `rows` index the users of all shards."""
     user_id, item_id = (relevant[name].combine_chunks().cast(pa.string()) for name in ("user_id", "item_id"))
     users = pc.unique(user_id)
     shard = shard_of(users, published.manifest.shards)
@@ -131,7 +131,7 @@ def _evaluate_shard(
     sample: float,
     before: int,
 ) -> _Part | None:
-    """Metrics of one shard from (user, item) pairs; `before`: number of users in the shards before this one."""
+    """Metrics of one shard from (user, item) pairs; `before`: number of users in the previous shards."""
     histories = published.histories(shard, pc.unique(user_id), min_events)
     if published.retrieval.exclude_seen:
         new = published.is_unseen(histories, user_id, item_id)
@@ -168,7 +168,7 @@ def _rows_of(relevant: RelevantItems, users: pa.Array) -> Int64s:
 
 
 def _concat(parts: Sequence[list[UserMetrics]]) -> list[UserMetrics]:
-    """The metrics of each system over all shards."""
+    """Concatenate the metrics of each system over all shards."""
     return [UserMetrics.concat(list(of_one)) for of_one in zip(*parts, strict=True)]
 
 

@@ -1,7 +1,7 @@
-"""Arm plan: the settings of each experiment arm at each stage, which arms share a stage, and the users of each arm.
+"""Arm plan: the settings of each arm at each stage, which arms share a stage, and the users of each arm.
 
-Two arms with equal settings for a stage, and for all stages before it, have the same *variant* of that stage: it runs
-once for both. Salted hashes assign users to arms and to the experiment's layer: the same on every date and machine.
+Two arms with equal settings for a stage, and for all stages before it, share a *variant* of that stage, which runs
+once. Salted hashes assign users to arms and to the experiment's layer: the same on every date and machine.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Variant:
 
     name: str
     stage: Stage
-    settings: BaseModel = field(repr=False)  # Denoise, Retrieval, Rerank or Slate, with everything filled in
-    parent: str | None  # the variant of the stage before, its input
+    settings: BaseModel = field(repr=False)  # complete Denoise, Retrieval, Rerank or Slate settings
+    parent: str | None  # the variant of the previous stage, its input
 
     def read(self, section: type[S]) -> S:
-        """The settings as this section. Raises TypeError for another one."""
+        """The settings as this section. Raises TypeError for another section."""
         if not isinstance(self.settings, section):
             raise TypeError(f"{self.name} holds {type(self.settings).__name__}, not {section.__name__}")
         return self.settings
@@ -73,14 +73,14 @@ class ArmPlan:
         return tuple(path.arm for path in self.paths)
 
     def variants(self, stage: Stage) -> tuple[Variant, ...]:
-        """The variants of a stage, without repetition, in the order of the arms."""
+        """Distinct variants of a stage, in the order of the arms."""
         return tuple({path.at(stage).name: path.at(stage) for path in self.paths}.values())
 
     def arms_of(self, variant: Variant) -> tuple[str, ...]:
         return tuple(path.arm for path in self.paths if path.at(variant.stage).name == variant.name)
 
     def members(self, user_ids: Users) -> dict[str, Bools]:
-        """For each arm, which users [n] get a slate from it: all users, or those that the salted hash assigns to it.
+        """For each arm, a mask of its users [n]: all users, or those that the salted hash assigns to it.
 
         Users outside the experiment's layer are in the arm `layer.default_arm`.
         """
@@ -95,11 +95,11 @@ class ArmPlan:
         return members
 
     def participants(self, user_ids: Users) -> Bools:
-        """Which users [n] are in the experiment's layer."""
+        """Mask of the users [n] in the experiment's layer."""
         return in_layer(self.layer, user_ids)
 
     def users_of(self, variant: Variant, user_ids: Users) -> Bools:
-        """Which users [n] are in some arm of this variant."""
+        """Mask of the users [n] in any arm of this variant."""
         members = self.members(user_ids)
         served: Bools = np.any([members[arm] for arm in self.arms_of(variant)], axis=0)
         return served
@@ -120,13 +120,13 @@ class ArmPlan:
 
     @cached_property
     def shares(self) -> tuple[float, ...]:
-        """Shares of the participants, by arm, in order."""
+        """Shares of the participants by arm, in order."""
         total = sum(path.share for path in self.paths)
         return tuple(path.share / total for path in self.paths)
 
 
 def plan_arms(config: Config) -> ArmPlan:
-    """The plan of a config. Raises ConfigError for invalid arm names, and for keys that an arm's method ignores."""
+    """Plan the arms of a config. Raises ConfigError for invalid arm names, and for keys that a method ignores."""
     paths = []
     for name, arm in config.arms.variants.items():
         if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 64:
@@ -142,7 +142,7 @@ def plan_arms(config: Config) -> ArmPlan:
 
 
 def in_layer(layer: ExperimentLayer | None, user_ids: Users) -> Bools:
-    """Which users [n] are in the layer; without one all are."""
+    """Mask of the users [n] in the layer; without a layer, all users."""
     if layer is None:
         return np.ones(len(user_ids), np.bool_)
     point = _hash_to_unit(layer.salt, user_ids)

@@ -1,4 +1,4 @@
-"""Sample-ratio check: do the arms of a split experiment have the users that their shares promise?"""
+"""Sample-ratio check: whether the arms of a split experiment have the expected numbers of users."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayrec.experiments.arm_plan import ArmPlan
 
 
 def sample_ratio_p(users: npt.ArrayLike, shares: npt.ArrayLike) -> float:
-    """Chi-square p of the users [arms] under the shares [arms]; a small p means that users of one arm are missing."""
+    """Chi-square p of the users [arms] under the shares [arms]; a small p means a sample-ratio mismatch."""
     counted, share = np.asarray(users, np.float64), np.asarray(shares, np.float64)
     if len(counted) < 2 or not counted.sum():
         return 1.0

@@ -22,12 +22,12 @@ DRIFT = pa.schema(
 MONITORED = ("top score", "score", "category", "source", "history length")
 _ORDERED = ("top score", "score", "history length")  # keys are numbers
 _SHIFTING, _SHIFTED = 0.1, 0.25
-_ORDERED_BINS = 10  # tenths of the earlier distribution
+_ORDERED_BINS = 10  # deciles of the previous distribution
 _FLOOR = 1e-4  # share of an empty bin, so that the logarithm stays finite
 
 
 def drift(earlier: pa.Table, today: pa.Table) -> pa.Table:
-    """DRIFT rows from two RUN_STATISTICS tables, for every (statistic, arm) that both have."""
+    """Compute DRIFT rows from two RUN_STATISTICS tables, for every (statistic, arm) that both have."""
     rows = []
     for statistic in MONITORED:
         before, after = (counts_by_arm(statistics, statistic) for statistics in (earlier, today))
@@ -38,11 +38,11 @@ def drift(earlier: pa.Table, today: pa.Table) -> pa.Table:
 
 
 def psi(earlier: dict[str, float], today: dict[str, float], *, ordered: bool) -> float:
-    """The PSI of two counts by key; `ordered`: keys are numbers, binned by tenths of the earlier distribution."""
+    """PSI of two counts by key; `ordered`: keys are numbers, binned by deciles of the previous distribution."""
     keys = sorted(earlier.keys() | today.keys(), key=(lambda key: float(key)) if ordered else None)
     before, after = (np.array([counts.get(key, 0.0) for key in keys]) for counts in (earlier, today))
     if ordered:
-        reached = np.cumsum(before) - before  # earlier count below each key
+        reached = np.cumsum(before) - before  # previous count below each key
         tenth = np.minimum(reached * _ORDERED_BINS // max(before.sum(), 1e-12), _ORDERED_BINS - 1).astype(int)
         before, after = np.bincount(tenth, before), np.bincount(tenth, after)
     p, q = (np.maximum(counts / max(counts.sum(), 1e-12), _FLOOR) for counts in (before, after))

@@ -1,4 +1,4 @@
-"""Items whose score depends most on the text beside the title, from a text ablation."""
+"""Items whose scores depend most on the text besides the title, from a text ablation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ITEM_TEXT_EFFECTS = pa.schema(
         pa.field("scores", pa.int64(), nullable=False),  # compared scores of the item
         pa.field("score_difference", pa.float64(), nullable=False),  # mean of full text minus title only
         pa.field("median_difference", pa.float64(), nullable=False),  # of the items' absolute differences
-        pa.field("items", pa.int64(), nullable=False),  # scored again, those not listed included
+        pa.field("items", pa.int64(), nullable=False),  # all items scored again, including those not listed
     ]
 )
 
 
 def item_text_effects(method: str, ablation: pa.Table, titles: pa.ChunkedArray | pa.Array, limit: int = 10) -> pa.Table:
-    """ITEM_TEXT_EFFECTS of the items whose score differs most, and by more than the median.
+    """ITEM_TEXT_EFFECTS of the items with the largest score differences, if above the median.
 
     `ablation`: TEXT_ABLATION (columns item, score, score_title_only); `titles` by item code.
     """

@@ -1,10 +1,10 @@
-"""One progress line per stage: users done and in all, users/s, time left.
+"""One progress line per stage: users done and in all, users/s, remaining time.
 
     with Progress(stage="rerank", total=users) as progress:
         progress.advance(len(shard))
 
-In place on a terminal; elsewhere (`ray job logs`, a file) a new line every tenth of the work, at most one every
-five seconds, plus one at the end. Lines go to stderr: stdout is for results.
+In place on a terminal; otherwise (`ray job logs`, a file) a new line for every tenth of the work, at most one every
+five seconds, plus one at the end. Lines go to stderr, because stdout is for results.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 _EVERY_S = 5.0  # seconds between two lines in a log
-_WIDTH = 10  # of the stage's name, so that the lines of a job stand in columns
+_WIDTH = 10  # of the stage's name, to align the lines of a job
 
 
 class Progress:
-    """Counts units of work done in one stage and says so. Not thread-safe: the driver advances it."""
+    """Counts completed units of work in one stage and prints them. Not thread-safe: only the driver advances it."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`total`: units of work in all (0 is fine); `clock`: seconds, for tests."""
+        """`total`: units of work in all, 0 or more; `clock`: seconds, for tests."""
         self.stage, self.total, self.unit, self.done = stage, total, unit, 0
         self._console = console or Console(stderr=True, highlight=False)
         self._clock = clock
@@ -51,7 +51,7 @@ class Progress:
         return self
 
     def advance(self, n: int = 1) -> None:
-        """`n` more units are done."""
+        """Add `n` completed units."""
         self.done += n
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, line=self._line())
@@ -93,13 +93,13 @@ class Progress:
 
 
 def format_epoch(row: Mapping[str, float], epochs: int | None = None) -> str:
-    """One row of a loss curve as text; `epochs`: how many there will be."""
+    """One row of a loss curve as text; `epochs`: their planned number."""
     validation = f"  validation {row['validation']:.4f}" if "validation" in row else ""
     return f"epoch {row['epoch']:.0f}{f' / {epochs}' if epochs else ''}  loss {row['loss']:.4f}{validation}"
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as people say it: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    """A duration in readable units: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -28,6 +28,6 @@ def shared_by_depth(first: Int64s, second: Int64s) -> Float64s:
     one, other = (np.flatnonzero(ranking.ravel() >= 0) for ranking in (first, second))
     keys_one, keys_other = ((base + ranking).ravel()[at] for ranking, at in ((first, one), (second, other)))
     _, left, right = np.intersect1d(keys_one, keys_other, assume_unique=True, return_indices=True)
-    met = np.maximum(one[left] % depth, other[right] % depth)  # the depth at which both have shown the item
+    met = np.maximum(one[left] % depth, other[right] % depth)  # depth at which both rankings contain the item
     shared = np.bincount(one[left] // depth * depth + met, minlength=users * depth).reshape(users, depth)
     return np.asarray(np.cumsum(shared, axis=1), np.float64)

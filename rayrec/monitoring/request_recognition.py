@@ -1,7 +1,7 @@
-"""Which requests the LLM recognises: their in-vocabulary words and the facets that they name.
+"""Which requests the LLM recognises: their in-vocabulary words and their facets.
 
-A request without a recognised term changes the scores little. The text of a single user is private: it is counted, and
-shown only where several users share it.
+A request without a recognised term changes the scores little. Texts of single users are private: they are only counted.
+Texts that several users share are shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REQUEST_RECOGNITION = pa.schema(
         pa.field("recognised", pa.bool_(), nullable=False),  # whether the text has a term of the catalogue
     ]
 )
-_MIN_USERS = 5  # users who share a text that is shown; a text for all users is shown anyway
+_MIN_USERS = 5  # minimum users of a text that is shown; texts for all users are always shown
 _MAX_TEXTS = 20_000  # distinct texts examined, the most frequent ones
 
 

@@ -50,9 +50,9 @@ _BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 count as 
 
 
 def merge(statistics: Iterable[pa.Table]) -> pa.Table:
-    """The sum of RUN_STATISTICS tables, sorted by statistic, arm and key.
+    """Sum RUN_STATISTICS tables, sorted by statistic, arm and key.
 
-    One thread adds them in their order: overlaps are fractions, and the order of a floating-point sum changes its bits.
+    A single thread adds them in order: overlaps are fractions, and the order of a floating-point sum changes its bits.
     """
     table = pa.concat_tables([RUN_STATISTICS.empty_table(), *statistics])
     keys = ["statistic", "arm", "key"]
@@ -88,7 +88,7 @@ def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) ->
     """RUN_STATISTICS of one shard's SLATE rows, all arms; `item_id` (sorted), `category`: columns of the catalogue."""
     item = pc.index_in(slates["item_id"].combine_chunks(), item_id).fill_null(-1).to_numpy()
     categories = pc.fill_null(category, "(none)").dictionary_encode()
-    item_category = np.append(categories.indices.to_numpy(), -1)[item]  # code −1 reads the last: an item without a row
+    item_category = np.append(categories.indices.to_numpy(), -1)[item]  # −1: outside the catalogue
     arms = slates["arm"].combine_chunks().dictionary_encode()
     sources = slates["source"].combine_chunks().dictionary_encode()
     rank = slates["rank"].combine_chunks().to_numpy()
@@ -141,21 +141,21 @@ def _overlaps(slates: pa.Table, arms: pa.DictionaryArray, item: Int64s, rank: In
 
 
 def _counts(codes: npt.NDArray[Any], name: Callable[[int], str]) -> dict[str, float]:
-    """How often each code occurs, by its name."""
-    least = int(codes.min(initial=0))  # all codes lie close together, so that counting needs no sort
+    """Number of occurrences of each code, by name."""
+    least = int(codes.min(initial=0))  # the codes are dense, so counting needs no sort
     counted = np.bincount(codes.astype(np.int64) - least)
     return {name(int(code) + least): float(counted[code]) for code in np.flatnonzero(counted)}
 
 
 def _bins(score: npt.NDArray[np.float32]) -> Int64s:
-    """The number of each score's bin: eighths of an octave of |score|, signed, so that any scale keeps its shape."""
+    """Bin number of each score: eighths of an octave of |score|, signed, which suits any scale."""
     size = np.log2(np.maximum(np.abs(score.astype(np.float64)), 2.0**_SMALLEST))
     step = np.floor((size - _SMALLEST) * _BINS_PER_OCTAVE)
     return np.asarray(np.where(score < 0, -1 - step, step), np.int64)
 
 
 def bin_edges(number: int) -> tuple[float, float]:
-    """The scores [low, high) of a bin; the two bins beside zero reach to zero."""
+    """The scores [low, high) of a bin; the two bins next to zero include it."""
     if number < 0:
         low, high = bin_edges(-1 - number)
         return -high, -low

@@ -1,7 +1,7 @@
-"""Charts of the report: small inline SVGs that stretch with the page. Text is outside, as HTML, and does not.
+"""Charts of the report: inline SVGs that stretch with the page. Text is outside, as HTML, and does not stretch.
 
-Shapes are SVG instead of CSS boxes because browsers print SVG fills by default, but not backgrounds. All functions take
-only numbers and return markup with only numbers: nothing here needs escaping.
+Shapes are SVG instead of CSS boxes, because browsers print SVG fills by default, but not backgrounds. All functions
+take and return only numbers in markup, so nothing needs escaping.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def bar(share: float, colour: int = 1) -> Markup:
 
 
 def stacked(shares: Sequence[float]) -> Markup:
-    """Shares that sum to at most 1, side by side, each in the colour of its place."""
+    """Segments that sum to at most 1, side by side, each in the colour of its position."""
     parts, at = [], 0.0
     for place, share in enumerate(shares):
         rect = f'<rect class="c{place % 6 + 1}" x="{_n(100 * at)}" width="{_n(100 * share)}" height="10"/>'
@@ -65,7 +65,7 @@ def interval(low: float, value: float, high: float, span: tuple[float, float], c
 
 
 def histogram(counts: Mapping[str, float], bins: int = 40) -> tuple[Float64s, float, float]:
-    """Counts by score bin as (heights [bins], from, to) on equal steps; the outer 0.5% of each side is left out."""
+    """Convert counts by score bin to (heights [bins], from, to) on equal steps, without the outer 0.5% of each side."""
     numbers = sorted((int(key), count) for key, count in counts.items() if count > 0)
     if not numbers:
         return np.zeros(0), 0.0, 0.0
@@ -74,7 +74,8 @@ def histogram(counts: Mapping[str, float], bins: int = 40) -> tuple[Float64s, fl
     reached = np.cumsum(count) / count.sum()
     low, high = edges[np.searchsorted(reached, 0.005), 0], edges[np.searchsorted(reached, 0.995), 1]
     grid = np.linspace(low, high, bins + 1)
-    # The mass of a bin lies evenly between its edges: read the cumulative curve off at the grid, and take differences.
+    # The mass of a bin lies evenly between its edges: interpolate the cumulative curve on the grid, then difference
+    # it.
     corner = np.concatenate([edges[:, 0], edges[:, 1]])
     below = np.concatenate([np.cumsum(count) - count, np.cumsum(count)])
     order = np.lexsort((below, corner))

@@ -1,4 +1,4 @@
-"""What the report shows of an evaluation, as the templates read it: metrics, differences and off-policy estimates."""
+"""Template data of the evaluation sections: metrics, differences and off-policy estimates."""
 
 from __future__ import annotations
 
@@ -80,6 +80,6 @@ def _difference(row: dict[str, Any], name: str, colour: int, relative: bool = Tr
 
 
 def _reach(rows: Rows) -> tuple[float, float]:
-    """A scale symmetric about 0 that holds every interval."""
+    """A scale symmetric about 0 that contains every interval."""
     furthest = max((max(abs(row["low"]), abs(row["high"])) for row in rows), default=1.0)
     return -furthest, furthest

@@ -69,7 +69,7 @@ def removed_examples(denoised: pa.Table, titles: pa.ChunkedArray | pa.Array, lim
 
 
 def example_rows(users: Sequence[UserView], *, events: int = 15, ranks: int = 10) -> pa.Table:
-    """EXAMPLE rows: each user's newest events, and the top of each arm's slate."""
+    """EXAMPLE rows: each user's newest events, and the first ranks of each arm's slate."""
     rows: list[tuple[str, str, int, str, str, str]] = []
     for user in users:
         for position, item in enumerate(user.history[-events:]):

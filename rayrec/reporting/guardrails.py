@@ -1,6 +1,6 @@
-"""Guardrails in the report: limits on a run, and secondary metrics that must not fall far below the baseline arm.
+"""Guardrails of the report: limits on a run, and secondary metrics that must not fall far below the baseline arm.
 
-Guardrails never block a publication: the data contract, the quarantine share and the sample-ratio check do.
+They never block a publication; the data contract, the quarantine share and the sample-ratio check do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rayrec.monitoring.request_recognition import recognised_counts
 from rayrec.reporting.report_data import ReportData
 
 _MIN_SERVED = 0.95  # share of the eligible users with a slate
-_NEAR_LIMIT = 0.9  # share of the quarantine limit from which on the guardrail fails
+_NEAR_LIMIT = 0.9  # share of the quarantine limit at which the guardrail fails
 _MIN_RECOGNISED = 0.9  # share of the requests with a term that the LLM recognises
 _MAX_LOSS = 0.10  # share of the baseline's value
 _SIMILAR_USERS = 0.9  # share of the other arm's users; coverage grows with users, so it compares arms of similar size
@@ -29,7 +29,7 @@ class Guardrail:
 
 
 def guardrails(run: ReportData) -> list[Guardrail]:
-    """All guardrails; those of the arms only after the evaluation."""
+    """All guardrails; those of the arms only after an evaluation."""
     return [_users_served(run), _rows_quarantined(run), *_requests_recognised(run), _drift(run), *_arms(run)]
 
 
@@ -64,7 +64,7 @@ def _drift(run: ReportData) -> Guardrail:
 
 
 def _arms(run: ReportData) -> list[Guardrail]:
-    """Each arm against the baseline."""
+    """Guardrails of each arm against the baseline."""
     values: dict[tuple[str, str], dict[str, Any]] = {
         (row["system"], row["metric"]): row
         for row in run.comparison.to_pylist()

@@ -1,9 +1,9 @@
-"""The run report: one self-contained HTML page about one date.
+"""The run report: one self-contained HTML page per date.
 
     write_report(data, storage)      # reports/dt=D/report.html, and report.json, the data of the page
 
-The page has no script, no network access and no fonts; it has a light and a dark theme, and fits phones and paper. The
-template escapes all text.
+The page has no scripts, fonts or network access, a light and a dark theme, and fits phones and paper. The template
+escapes all text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_TEXT = 120  # characters of a title
 
 
 def write_report(data: ReportData, storage: Storage) -> str:
-    """Write the page, then its data; a report with data is complete. Returns the page's path or URL."""
+    """Write the page, then its data: a report with data is complete. Returns the page's path or URL."""
     page = layout.report_page_path(data.date)
     storage.write(page, render(data).encode())
     storage.write(layout.report_data_path(data.date), data.to_json())
@@ -33,13 +33,13 @@ def write_report(data: ReportData, storage: Storage) -> str:
 
 
 def read_report(storage: Storage, dt: str) -> ReportData:
-    """Raises MissingFileError where the day has no report, DataError where it is of another version of rayrec."""
+    """Read the data of a report. Raises MissingFileError if there is none, DataError if another version wrote it."""
     path = layout.report_data_path(date.fromisoformat(dt))
     return ReportData.from_json(storage.read(path), storage.url(path))
 
 
 def has_report(storage: Storage, dt: str) -> bool:
-    """Whether the day has a report that can be read."""
+    """Whether the date has a readable report."""
     try:
         read_report(storage, dt)
     except (MissingFileError, DataError):
@@ -110,6 +110,6 @@ def _day(microseconds: int) -> str:
 
 
 def shorten(text: str | None, limit: int = MAX_TEXT) -> str:
-    """Text of at most `limit` characters with control characters replaced, so that a hostile title stays readable."""
+    """Truncate text to `limit` characters and replace control characters."""
     shown = "".join(char if char.isprintable() else "\ufffd" for char in (text or "")[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

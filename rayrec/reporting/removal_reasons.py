@@ -1,4 +1,4 @@
-"""Explanations of removed interactions in words, from what the denoising method measured."""
+"""Explanations of removed interactions as text, from the measures of the denoising method."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def explain_removal(row: Mapping[str, Any], event: int) -> str:
 
 
 def _support(influence: list[float | None], event: int) -> str:
-    """How the event's influence compares with that of the user's others; "" where it was not measured."""
+    """The event's influence compared with that of the user's other events, as text; "" if it was not measured."""
     values = np.array([np.nan if one is None else one for one in influence])
     own, others = values[event], np.delete(values, event)
     others = others[np.isfinite(others)]

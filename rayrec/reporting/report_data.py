@@ -1,4 +1,4 @@
-"""The data of a report: plain facts and small Arrow tables. The pipeline makes it; report.json stores it.
+"""Data of a report: facts and small Arrow tables. The pipeline creates it, report.json stores it.
 
 `jobs.evaluate` reads it, adds the evaluation, and writes the page again.
 """
@@ -64,7 +64,7 @@ BEFORE_AFTER = pa.schema(
         pa.field("position", pa.int64(), nullable=False),  # oldest first
         pa.field("title", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),  # day and event
-        pa.field("explanation", pa.string(), nullable=False),  # of its removal, in words; "" if it was retained
+        pa.field("explanation", pa.string(), nullable=False),  # of its removal, as text; "" if it was retained
     ]
 )
 """Histories of a few users before and after each denoising variant."""
@@ -78,8 +78,8 @@ class ReportData:
     date: Date
     run_id: str
     published: bool
-    publication_status: str  # one sentence: what was published, or why not
-    arms: Mapping[str, str]  # name -> what it does, in words
+    publication_status: str  # one sentence: what was published, or why nothing was
+    arms: Mapping[str, str]  # name -> description
     facts: Mapping[str, str]  # engine, models, code version, fingerprint, ...
     users_in: int
     users_published: int
@@ -93,19 +93,19 @@ class ReportData:
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
     before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
-    arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, in words
+    arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, as text
     previous_date: Date | None = None  # the last published date before this one
     drift: pa.Table = field(default_factory=DRIFT.empty_table)
-    drift_unavailable: str = ""  # why drift from that date is unknown; empty where it is known
+    drift_unavailable: str = ""  # why drift from that date is unknown; empty if it is known
     timings: pa.Table = field(default_factory=TIMINGS.empty_table)
     losses: pa.Table = field(default_factory=LOSSES.empty_table)
-    evaluated_on: str = ""  # users and interactions behind `comparison`, in words
+    evaluated_on: str = ""  # users and interactions behind `comparison`, as text
     comparison: pa.Table = field(default_factory=COMPARISON.empty_table)  # on interactions after the date
     baseline: str = ""  # the arm that other arms are compared with
-    recommendation: str = ""  # the A/B decision, once the date is evaluated
+    recommendation: str = ""  # the A/B decision, after an evaluation
     arm_conclusions: tuple[str, ...] = ()  # the reasons, one per arm
     interleaving: pa.Table = field(default_factory=INTERLEAVING.empty_table)
-    off_policy_source: str = ""  # the feedback behind `off_policy`, in words
+    off_policy_source: str = ""  # the feedback behind `off_policy`, as text
     off_policy: pa.Table = field(default_factory=OFF_POLICY_ESTIMATES.empty_table)
     ground_truth: pa.Table = field(default_factory=COMPARISON.empty_table)  # of the synthetic dataset
     text_ablation: pa.Table = field(default_factory=ITEM_TEXT_EFFECTS.empty_table)
@@ -139,7 +139,7 @@ class ReportData:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ReportData:
-        """Raises DataError if the document cannot be read; tables that it lacks are empty."""
+        """Parse report.json. Raises DataError if it cannot be read; missing tables are empty."""
         try:
             content: dict[str, Any] = json.loads(data)
             for name, schema in _table_schemas().items():
@@ -154,7 +154,7 @@ class ReportData:
 
 
 def _table_schemas() -> dict[str, pa.Schema]:
-    """The schema of each table: that of its default."""
+    """Schema of each table field, from its default."""
     factories = {f.name: f.default_factory for f in dataclasses.fields(ReportData)}
     defaults = {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
     return {name: table.schema for name, table in defaults.items() if isinstance(table, pa.Table)}

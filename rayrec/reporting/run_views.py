@@ -1,4 +1,4 @@
-"""What the report shows of a run, as the templates read it: plain rows, sorted and scaled, not yet escaped."""
+"""Template data of a run's sections: plain rows, sorted and scaled, not yet escaped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shares(counts: Mapping[str, float], total: float) -> Rows:
 
 
 def user_outcomes(data: ReportData) -> Rows:
-    """How many users of the input were published, ineligible and quarantined, by reason."""
+    """Number of input users published, ineligible and quarantined, by reason."""
     rows = [("published", data.users_published, "published")]
     for outcome, counts in (("ineligible", data.users_ineligible), ("quarantined", data.users_quarantined)):
         rows += [(f"{outcome}: {name}", count, outcome) for name, count in sorted(counts.items())]
@@ -35,7 +35,7 @@ def user_outcomes(data: ReportData) -> Rows:
 
 
 def removals(data: ReportData) -> Rows:
-    """Interactions that each denoising variant removed, by reason and band; variants that removed none are left out."""
+    """Interactions that each denoising variant removed, by reason and band; variants without removals are omitted."""
     found = []
     groups = {name: counts_by_arm(data.statistics, f"removed by {name}") for name in ("event", "age", "popularity")}
     order = {"age": [name for _, name in AGES], "popularity": list(POPULARITY_BANDS)}
@@ -50,7 +50,7 @@ def removals(data: ReportData) -> Rows:
 
 
 def _bands(counts: Mapping[str, float], order: list[str] | None) -> Rows:
-    """Counts by `band/all` and `band/removed`, in this order, or the largest band first."""
+    """Rows from counts by `band/all` and `band/removed`, in this order, or the largest band first."""
     total = {key.rpartition("/")[0]: count for key, count in counts.items() if key.endswith("/all")}
     names = order or sorted(total, key=lambda name: (-total[name], name))
     rows = [(name, total[name], counts.get(f"{name}/removed", 0.0)) for name in names if total.get(name)]
@@ -67,7 +67,7 @@ def before_after(table: pa.Table) -> Rows:
 
 
 def scores(statistics: pa.Table, arms: list[str]) -> Rows:
-    """A histogram of the scores of each arm, of all ranks and of rank 1."""
+    """Histograms of each arm's scores, of all ranks and of rank 1."""
     found = []
     for statistic in ("score", "top score"):
         by_arm = counts_by_arm(statistics, statistic)
@@ -106,13 +106,13 @@ def categories(statistics: pa.Table, arms: list[str]) -> dict[str, Any]:
 
 
 def _in_arm_order(statistics: pa.Table, statistic: str, arms: list[str]) -> dict[str, dict[str, float]]:
-    """A statistic's counts in the order of the arms: an arm has the same colour in every section."""
+    """A statistic's counts in the order of the arms, so that an arm has the same colour in every section."""
     found = counts_by_arm(statistics, statistic)
     return {arm: found[arm] for arm in arms if arm in found}
 
 
 def overlaps(statistics: pa.Table) -> Rows:
-    """Similarity of the slates of each two arms that have users in common."""
+    """Similarity of the slates of each pair of arms with common users."""
     found = []
     for pair, sums in counts_by_arm(statistics, "overlap").items():
         if users := sums["users"]:
@@ -122,7 +122,7 @@ def overlaps(statistics: pa.Table) -> Rows:
 
 
 def rules(data: ReportData) -> Rows:
-    """How many slates of its arm each rule changed."""
+    """Number of slates of each arm that each rule changed."""
     found, slates = [], counts_by_arm(data.statistics, "top score")
     for arm, counts in counts_by_arm(data.statistics, "rule").items():
         for row in shares(counts, sum(slates.get(arm, {}).values())):
@@ -148,7 +148,7 @@ def losses(table: pa.Table) -> dict[str, Any] | None:
 
 
 def example_users(examples: pa.Table) -> Rows:
-    """Each user's history and slates; `only`: no other arm shows this title to this user."""
+    """Each user's history and slates; `only`: titles that no other arm shows to the user."""
     found = []
     for user in pc.unique(examples["user_id"]).to_pylist():
         rows = examples.filter(pc.equal(examples["user_id"], user)).to_pylist()
@@ -165,7 +165,7 @@ def example_users(examples: pa.Table) -> Rows:
 
 
 def requests(table: pa.Table) -> dict[str, Any]:
-    """The requests to show, those without a recognised term first, and how many there are."""
+    """The requests to show, those without a recognised term first, and the total number."""
     shown = sorted(table.to_pylist(), key=lambda row: (row["recognised"], row["text"] is None))[:_MAX_REQUESTS]
     texts, recognised = recognised_counts(table)
     return {"rows": shown, "texts": texts, "unrecognised": texts - recognised}

@@ -21,13 +21,13 @@ _LOG_WIDTH = 140
 
 
 def results_console() -> Console:
-    """The console for results: the terminal; elsewhere (`ray job logs`, a file) 140 columns, so that tables fit."""
+    """The console for results: the terminal, or 140 columns elsewhere (`ray job logs`, a file), so that tables fit."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
 
 
 def print_user(console: Console, user: UserView, *, ranks: int = 10, events: int = 20) -> None:
-    """The newest events, retained and removed, then the slates of all arms side by side."""
+    """Print the newest events, retained and removed, then the slates of all arms side by side."""
     removed = sum(bool(event.removed) for event in user.history)
     shown = user.history[-events:]
     older = f", the newest {len(shown)}" if len(shown) < len(user.history) else ""
@@ -64,7 +64,7 @@ def _slates(user: UserView, ranks: int) -> Table | Text:
 
 
 def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[str]) -> None:
-    """Systems down, metrics across, each with its 95% interval; then the differences in nDCG@10."""
+    """Print metrics by system with 95% intervals, then the differences in nDCG@10."""
     rows = [row for row in comparison.to_pylist() if row["segment"] == ALL_USERS]
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("system")
@@ -85,7 +85,7 @@ def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[s
 
 
 def print_off_policy(console: Console, result: OffPolicyResult) -> None:
-    """The expected reward of each target arm, estimated from the rewards of the logging arm."""
+    """Print the expected reward of each target arm, estimated from the rewards of the logging arm."""
     table = Table(title=Text(result.description), title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("logging arm", "target arm", "estimator", "reward per slate", "slates", "effective size"):
         table.add_column(name, justify="right" if name in ("slates", "effective size") else "left")
@@ -97,7 +97,7 @@ def print_off_policy(console: Console, result: OffPolicyResult) -> None:
 
 
 def print_decision(console: Console, decision: Decision | None, interleaving: pa.Table) -> None:
-    """The recommendation, the conclusion on each arm, and the interleaving of each arm with the baseline."""
+    """Print the recommendation, the conclusion on each arm, and the interleaving of each arm with the baseline."""
     if decision is None:
         return
     console.print(Text(f"\n{shorten(decision.recommendation, 400)}", style="bold"), soft_wrap=True)

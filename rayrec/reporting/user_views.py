@@ -23,8 +23,8 @@ class HistoryItem:
     title: str
     when: datetime  # UTC
     event: str
-    removed: Mapping[str, str]  # denoising variant -> reason (one of REASONS); empty: retained by all
-    explanation: Mapping[str, str]  # denoising variant -> the reason in words
+    removed: Mapping[str, str]  # denoising variant -> reason (one of REASONS); empty if all retain it
+    explanation: Mapping[str, str]  # denoising variant -> the reason as text
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class UserView:
 
 
 def read_users(root: str, day: date, users: Sequence[str]) -> list[UserView]:
-    """These users on a published date, in the order given.
+    """Read these users on a published date, in the order given.
 
-    Raises PublicationError if the date is not published, DataError for a user with neither history nor slate.
+    Raises PublicationError if the date is not published, DataError for a user without history and slate.
     """
     storage, manifest = Storage(root), read_manifest(root, day)
     catalogue = read_catalogue(storage, manifest)

@@ -41,7 +41,7 @@ class _Block:
     user_histories: UserHistories
     seen_row: npt.NDArray[np.int64]  # [seen], with seen_item: the distinct (user, item) cells of the histories, by row
     seen_item: npt.NDArray[np.int64]
-    also: Ragged | None  # more item codes to propose
+    also: Ragged | None  # additional item codes to propose
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CandidateStage:
     event_weights: tuple[float, ...]
 
     def __call__(self, table: pa.Table, also: Ragged | None = None) -> pa.Table:
-        """`also`: more item codes to propose, one row per user; seen and unavailable items are left out."""
+        """`also`: additional item codes to propose, one row per user; seen and unavailable items are dropped."""
         item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
         keep = Ragged.from_arrow(table["keep_weight"]).values
         weight = np.asarray(self.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]

@@ -210,7 +210,7 @@ class _Training:
     def _likely(
         self, loss: npt.NDArray[np.float32], indptr: npt.NDArray[np.int32], row: npt.NDArray[np.int64]
     ) -> Tensor:
-        """For each event one of the same user, drawn among a few with P ~ exp(-loss / tau): [n] places."""
+        """Resample: for each event one of the same user, among a few with P ~ exp(-loss / tau): [n] positions."""
         size = np.diff(indptr)[row]
         draw = self.random.random((len(row), self.settings.draws))
         offered = indptr[row][:, None] + (draw * size[:, None]).astype(np.int64)

@@ -1,7 +1,7 @@
 """The item model: all retrievers that the arms need, and statistics of each item, fitted once per cutoff.
 
-Items are codes of the catalogue that it was fitted with; `for_catalogue` converts it to another one.
-`item_model_store` saves and loads it.
+Items are codes of the catalogue at the fit; `for_catalogue` converts them to another one. `item_model_store` saves and
+loads the model.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class ItemModel:
     def denoiser_arrays(self, specs: Sequence[SourceSpec]) -> Arrays:
         """The arrays that denoisers load: `item.count`, and those of all fits, without copies.
 
-        A fit's arrays are named by its key, `ease-0123456789abcdef.weights`; those of the first fit of a method among
-        these sources (else of its default) also by the method, `ease.weights`. See rayrec.data.required_fit.
+        A fit's arrays are named by its key, `ease-0123456789abcdef.weights`. Those of the first fit of a method among
+        these sources (else of its default) are also named by the method, `ease.weights`. See rayrec.data.required_fit.
         """
         arrays: Arrays = {"item.count": self.count}
         kinds = sorted({fitted.method for fitted in self.fitted.values()})
@@ -96,7 +96,7 @@ class ItemModel:
         return None
 
     def for_catalogue(self, item_ids: pa.Array) -> ItemModel:
-        """The same model in the codes of another catalogue; items that are not in the fit score 0."""
+        """Convert the model to the codes of another catalogue; items that are not in the fit score 0."""
         if item_ids.equals(self.item_ids):
             return self
         codes = pc.index_in(self.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
@@ -121,7 +121,7 @@ FACTORS = _default("ials")
 def required_sources(
     arms: Iterable[Sequence[SourceSpec]], factors: bool, needs: Iterable[RequiredFit] = ()
 ) -> tuple[SourceSpec, ...]:
-    """The distinct fits that the arms' sources and denoisers need.
+    """Distinct fits that the arms' sources and denoisers need.
 
     `factors`: whether item factors are needed, for denoising or slates. `needs`: the fits that denoisers require.
     """
@@ -141,7 +141,7 @@ def required_sources(
 def fingerprint(
     specs: Sequence[SourceSpec], *, cutoff: int, inputs: str, catalogue: str, max_events: int, **more: Any
 ) -> str:
-    """Fingerprint of all that can change the model; `inputs` and `catalogue` are digests, `more` is JSON content."""
+    """Fingerprint of all inputs of the fit; `inputs` and `catalogue` are digests, `more` is JSON content."""
     keys = sorted({spec.key for spec in specs})
     return digest([VERSION, keys, cutoff, inputs, catalogue, max_events, more])
 
@@ -173,7 +173,7 @@ def from_fit_data(
     denoiser_fits: Sequence[DenoiserFit] = (),
     prefitted: Mapping[str, FittedRetriever] | None = None,
 ) -> ItemModel:
-    """The model of collected events, in the codes of `item_ids`. Fits in `prefitted`, by key, are not repeated."""
+    """Fit a model on collected events, in the codes of `item_ids`. Fits in `prefitted`, by key, are reused."""
     given = prefitted or {}
     fitted = {**_fitted(data, [spec for spec in specs if spec.key not in given]), **given}
     learned = {learner.key: learner.fit(data, _refit(specs, learner.required_fits)) for learner in denoiser_fits}
@@ -194,7 +194,7 @@ def _count(data: FitData) -> npt.NDArray[np.float32]:
 
 
 def _refit(specs: Sequence[SourceSpec], needs: Sequence[RequiredFit]) -> Callable[[FitData], Arrays]:
-    """A function that fits `needs` on other data, with the settings of the model's own fits."""
+    """Create a function that fits `needs` on other data, with the settings of the model's own fits."""
     kinds = {need.method for need in needs if need.settings is None}
     keys = {need.name for need in needs if need.settings is not None}
     first = {spec.fit_method: spec.key for spec in reversed(specs) if spec.fit_method in kinds}

@@ -45,19 +45,19 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
 
 
 def load(storage: Storage, fingerprint: str) -> ItemModel:
-    """Raises MissingFileError if there is no such model, DataError if it cannot be read."""
+    """Load a model. Raises MissingFileError if there is none, DataError if it cannot be read."""
     return _model(storage, artifacts.load(storage, KIND, fingerprint))
 
 
 def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
-    """The item statistics, and the fits of these methods only; nothing else is read. Raises as `load`."""
+    """Load only the item statistics and the fits of these methods. Raises as `load`."""
     fits = artifacts.load_meta(storage, KIND, fingerprint).get("fitted", {})
     wanted = [f"{key}/" for key, entry in fits.items() if entry["method"] in kinds]
     return _model(storage, artifacts.load_part(storage, KIND, fingerprint, ("item.", *wanted)), kinds)
 
 
 def _model(storage: Storage, stored: artifacts.Artifact, kinds: Collection[str] | None = None) -> ItemModel:
-    """The whole model, or with the fits of `kinds` only and without denoisers' fits."""
+    """Load the whole model, or only the fits of `kinds`, without denoisers' fits."""
     arrays, meta = stored.arrays, stored.meta
     if meta.get("version") != VERSION or tuple(meta.get("features", ())) != item_statistics.NAMES:
         raise DataError(

@@ -16,7 +16,7 @@ from rayrec.retrieval.user_histories import UserHistories
 
 
 class PopularitySettings(RetrieverSettings):
-    """There is nothing to set."""
+    """Popularity has no settings."""
 
 
 class RecentPopularitySettings(RetrieverSettings):

@@ -1,4 +1,4 @@
-"""`retrieval.sources` of the config as specs: which retrievers propose candidates, how many, with which settings."""
+"""Specs of `retrieval.sources`: the configured retrievers, their numbers of candidates and their settings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rayrec.retrieval.retriever import RETRIEVERS, Retriever
 
 @dataclass(frozen=True)
 class SourceSpec:
-    """One entry of `retrieval.sources`. A retriever may stand there several times under different names."""
+    """One entry of `retrieval.sources`. A retriever may occur several times under different names."""
 
     name: str
     method: str  # a name in RETRIEVERS
-    top_k: int  # so many of its best enter the union of candidates; 0: it only scores what others propose
+    top_k: int  # number of its best items that are proposed; 0: it only scores what others propose
     settings: RetrieverSettings
 
     @classmethod
     def of(cls, name: str, method: str, top_k: int = 0, **settings: Any) -> Self:
-        """Raises ConfigError for settings that the retriever does not take."""
+        """Create a spec. Raises ConfigError for settings that the retriever does not have."""
         return cls(name, method, top_k, RETRIEVERS.settings(method, settings))
 
     @property
@@ -31,17 +31,17 @@ class SourceSpec:
 
     @property
     def fit_method(self) -> str:
-        """The retriever whose fit it scores with: its own, but for retrievers that are fitted as another."""
+        """The retriever whose fit it uses: itself, or the one of `shares_fit_with`."""
         return self.retriever.shares_fit_with or self.method
 
     @property
     def key(self) -> str:
-        """Specs with the same key share one fit."""
+        """Fit key: specs with the same key share one fit."""
         return f"{self.fit_method}-{digest(self.settings.fit_settings)}"
 
 
 def source_specs(retrieval: Retrieval) -> tuple[SourceSpec, ...]:
-    """In the config's order."""
+    """Specs of all sources, in the config's order."""
     return tuple(
         SourceSpec(
             name,

@@ -36,8 +36,8 @@ Floats = npt.NDArray[np.float64]
 DOWNDATED, RECOMPUTED, REFITTED = "downdated", "item factors recomputed", "refitted"
 _EXACT = 1e-8  # of the residual
 _BLOCK = 64  # users removed from P at once
-_SOLVE_ITEMS = 4096  # up to so many items a downdate is compared with a solve (seconds)
-_REFIT_EVENTS = 2_000_000  # up to so many events iALS is compared with refits (a minute)
+_SOLVE_ITEMS = 4096  # largest solve that a downdate is compared with (seconds)
+_REFIT_EVENTS = 2_000_000  # largest number of events for which iALS is compared with refits (a minute)
 _COMPARED_USERS, _TOP = 500, 20
 
 
@@ -57,10 +57,10 @@ def unlearn_users(
     *,
     sampled: bool = False,
 ) -> UnlearningResult:
-    """The model without the users whose rows are `erased` (float32 [users, items], in the model's own codes).
+    """Remove users from the model: their rows are `erased` (float32 [users, items], in the model's own codes).
 
     `remaining`: the events of all other users, in the codes of `item_ids`; `specs` and `denoiser_fits`: those of the
-    model's fit. `sampled`: the fit was a sample of users, so others take the place of the erased; EASE is refitted.
+    model's fit. `sampled`: the fit is a sample of users, so others replace the erased ones and EASE is refitted.
     """
     codes = pc.index_in(model.item_ids, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
     prefitted: dict[str, FittedRetriever] = {}

@@ -1,4 +1,4 @@
-"""Users' histories as retrievers see them, and as sparse matrices."""
+"""Users' retained positive events as input of retrievers, and as sparse matrices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UserHistories:
         return len(self.item)
 
     def matrix(self, half_life_days: float | None = None) -> sp.csr_matrix:
-        """float32 CSR [users, items]: summed weights, at most 1, indices sorted.
+        """Convert to float32 CSR [users, items]: summed weights, at most 1, indices sorted.
 
         With a half-life, weights decay with the time between an event and the user's newest event.
         """

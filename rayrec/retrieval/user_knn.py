@@ -1,9 +1,9 @@
-"""Recent user-kNN: what similar users consumed recently.
+"""Recent user-kNN: items that similar users consumed recently.
 
 A user's score of item j is the sum, over all fitted users v, of the cosine between the two users' histories (items
-weighted by inverse document frequency, norms shrunk) times v's events of j, which decay by half every half_life_days.
-The sum over users is linear in the history, so it is computed once, in the fit: diag(idf) Xn' W, [items, items]. In a
-large catalogue only the largest cells of each row are stored: the others are many, but of little weight.
+weighted by inverse document frequency, norms shrunk) times v's events of j, with half-life half_life_days. The sum is
+linear in the history, so the fit computes diag(idf) Xn' W, [items, items], once. Large catalogues store only the
+largest cells of each row; the others have little weight.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UserKnnSettings(RetrieverSettings):
 
 @RETRIEVERS.register
 class UserKnnRetriever(ItemItemRetriever):
-    """What similar users consumed recently."""
+    """Items that similar users consumed recently."""
 
     name = "user_knn"
     settings_class = UserKnnSettings

@@ -1,11 +1,11 @@
 """Slate assembly: SLATE rows of one arm and shard from scored candidates.
 
-    candidate_pool   every candidate with the blended score; cold-start users in the order of the fallback source
-    apply_rules      rules filter, the diversifier reorders: the input of the policy, still deterministic
-    select           the policy chooses, with exact propensities; pinned items go to their ranks
-    to_slates        SLATE rows
+candidate_pool   all candidates with blended scores; cold-start users in the order of the fallback source
+apply_rules      filter by the rules and diversify: the deterministic input of the policy
+select           draw slates from the policy with exact propensities, and insert pinned items
+to_slates        build SLATE rows
 
-The published score is always the blended score, also where something else decided the order.
+The published score is always the blended score, even if the fallback or the diversifier decides the order.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from rayrec.slates.slate_rules import PINNED, Rules
 
 @dataclass(frozen=True)
 class CandidatePool:
-    """The candidates of one arm. `scored` has the scores that decide the order, beside the published blended scores."""
+    """The candidates of one arm. `scored` has the scores that decide the order."""
 
     scored: ScoredCandidates
     blend_scores: Ragged  # float32, aligned with the candidates: the published scores
     source: Ragged  # int8, aligned: index into the arm's sources
-    cold: Bools | None = None  # [users] in the order of the fallback; None: no user
+    cold: Bools | None = None  # [users] ranked by the fallback; None: no user
 
     def take_users(self, users: Bools) -> CandidatePool:
-        """Only these users [users]."""
+        """Select these users [users]."""
         if users.all():
             return self
         rows = np.flatnonzero(users)
@@ -53,7 +53,7 @@ class CandidatePool:
         return CandidatePool(self.scored.take_users(rows), self.blend_scores.take(rows), self.source.take(rows), cold)
 
     def filter(self, mask: Bools) -> CandidatePool:
-        """Only the candidates in `mask` [candidates]."""
+        """Select the candidates in `mask` [candidates]."""
         scored = self.scored.filter(mask)
         like = scored.scores.like
         blend_scores, source = like(self.blend_scores.values[mask]), like(self.source.values[mask])
@@ -62,9 +62,10 @@ class CandidatePool:
 
 @dataclass(frozen=True)
 class SlateAssembler:
-    """Reads candidate_schema or reranked_schema, writes SLATE sorted by (user_id, rank).
+    """Builds SLATE rows, sorted by (user_id, rank), from candidate_schema or reranked_schema.
 
-    Users without candidates get the pins, and no row where there are none. `sources` name the int8 `source` column.
+    Users without candidates get pinned items only, and no rows if there are none. `sources` are the names of the int8
+    `source` column.
     """
 
     blend: Blender
@@ -72,14 +73,14 @@ class SlateAssembler:
     sources: tuple[str, ...]
     items: CatalogueItems
     date: datetime.date
-    run: str  # makes slate ids differ between dates and configs
+    run: str  # part of the slate ids: they differ between dates and configs
     size: int
     policy: SlatePolicy
     rules: Rules = field(default_factory=Rules)
     diversity: Diversifier | None = None
-    depth: int = 0  # how many of a user's best candidates are diversified
+    depth: int = 0  # number of each user's best candidates that are diversified
     fallback: Fallback | None = None
-    max_promotion: int | None = None  # ranks that the LLM may move a candidate up; None: any number
+    max_promotion: int | None = None  # ranks that the LLM may move a candidate up; None: no limit
 
     @classmethod
     def of(
@@ -94,7 +95,7 @@ class SlateAssembler:
         run: str,
         max_promotion: int | None = None,
     ) -> Self:
-        """As the config says; `attributes` is the catalogue's column. Raises ConfigError."""
+        """Create from the config; `attributes` is the catalogue's column. Raises ConfigError."""
         cold = slate.fallback
         return cls(
             blend=blend,
@@ -117,7 +118,7 @@ class SlateAssembler:
         return self.to_slates(pool, self.select(pool, arm), arm)
 
     def candidate_pool(self, table: pa.Table) -> CandidatePool:
-        """All candidates, sorted by user."""
+        """Score all candidates, sorted by user."""
         table, own = _sorted_by_user(table, self.blend.scores(table, self.item_features, self.max_promotion))
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
         source, user_ids = Ragged.from_arrow(table["source"]), table["user_id"].combine_chunks()
@@ -129,7 +130,7 @@ class SlateAssembler:
         return replace(pool, scored=replace(pool.scored, scores=reorder_by(theirs, own, cold)), cold=cold)
 
     def apply_rules(self, found: CandidatePool) -> CandidatePool:
-        """The input of the policy."""
+        """Apply the rules and the diversifier."""
         pool = found.filter(self.rules.eligible(found.scored)) if self.rules.names else found
         if self.diversity is None:
             return pool
@@ -138,15 +139,15 @@ class SlateAssembler:
         return replace(pool, scored=replace(pool.scored, scores=scores))
 
     def select(self, pool: CandidatePool, arm: str) -> SelectedSlates:
-        """The slates, pins included."""
+        """Draw the slates and insert pinned items."""
         return insert_pins(self.policy.order(pool.scored, self.policy_size, self.seed(arm)), pool.scored, self.rules)
 
     def greedy_slates(self, pool: CandidatePool) -> SelectedSlates:
-        """The slates that the policy explores around: best first."""
+        """The best-first slates, without exploration."""
         return insert_pins(Greedy().order(pool.scored, self.policy_size, 0), pool.scored, self.rules)
 
     def to_slates(self, pool: CandidatePool, chosen: SelectedSlates, arm: str) -> pa.Table:
-        """SLATE rows. A pinned item has score 0."""
+        """Build SLATE rows. A pinned item has score 0."""
         rows = chosen.place.rows
         user_row, count = pa.array(rows.astype(np.int32)), len(rows)
         score, source = self._credits(pool, chosen.place)
@@ -165,14 +166,14 @@ class SlateAssembler:
 
     @property
     def policy_size(self) -> int:
-        """The number of ranks that the policy fills."""
+        """Number of ranks that the policy fills."""
         return self.size - len(self.rules.pins)
 
     def seed(self, arm: str) -> int:
         return derive_seed(self.run, arm)
 
     def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Float32s, pa.Array]:
-        """The published score and source of every row."""
+        """Published score and source of every row."""
         names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
         pinned, last = place.values < 0, len(self.sources)
         score = np.zeros(len(pinned), np.float32)
@@ -185,7 +186,7 @@ class SlateAssembler:
 
 
 def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, ...]) -> None:
-    """Raise ConfigError for settings that name a source or attribute that the arm or the catalogue does not have."""
+    """Raise ConfigError for sources or attributes that the arm or the catalogue does not have."""
     if slate.fallback and slate.fallback.source not in sources:
         raise ConfigError(
             f"there is no source {slate.fallback.source!r} in the arm's retrieval",
@@ -203,7 +204,7 @@ def check_slate(slate: Slate, sources: tuple[str, ...], attributes: tuple[str, .
 
 
 def slate_ids(run: str, arm: str, user_ids: pa.Array) -> pa.Array:
-    """A stable id for each user's slate: 128 bits of SipHash keyed by (run, arm), as 32 hex characters."""
+    """Stable ids of users' slates: 128 bits of SipHash keyed by (run, arm), as 32 hex characters."""
     users = np.asarray(user_ids.to_pylist(), dtype=object)
     halves = [pd.util.hash_array(users, hash_key=digest([run, arm, half]), categorize=False) for half in (0, 1)]
     text = np.stack(halves, axis=1).astype(">u8").tobytes().hex().encode()

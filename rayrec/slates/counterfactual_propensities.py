@@ -1,8 +1,8 @@
 """Counterfactual propensities: how another arm would have shown a logged slate, the numerator of off-policy weights.
 
 At each rank, P(the target arm shows this item here | the ranks above), with the target's own scores, rules, diversifier
-and pins. At a rank where the target pins an item, that item has probability 1 and any other 0. The target's policy
-fills the other ranks in order; what the logged slate shows at a pinned rank stays a candidate for them.
+and pins. Where the target pins an item, that item has probability 1 and all others 0. The target's policy fills the
+other ranks in order; an item that the logged slate shows at a pinned rank remains a candidate for them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
 from rayrec.slates.pins import pins_at
 from rayrec.slates.scored_candidates import ScoredCandidates
 
-STORED_RANKS = 20  # per slate: lower ranks are hardly seen, and each row costs as much as one of a slate
+STORED_RANKS = 20  # per slate: lower ranks are rarely seen, and each costs a stored row
 
 
 def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Float32s:
-    """Of any slates under this arm, aligned with `slates.values`: ragged int64 item codes, one row a user of `pool`
-    (the arm's own, arranged)."""
+    """Probabilities of given slates under this arm, aligned with `slates.values`.
+
+    `slates`: ragged int64 item codes, one row per user of `pool` (the arm's own, rules applied).
+    """
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
     drawn = np.minimum(pool.scored.scores.lengths, stage.policy_size)
     pinned, item = pins_at(rank, slates.rows, stage.rules.pin_ranks(drawn), stage.rules)
@@ -61,7 +63,7 @@ def counterfactual_rows(
 
 
 def _places(scored: ScoredCandidates, codes: Ragged) -> Int64s:
-    """The flat position of each item among its user's candidates, [values]; −1 where it is none."""
+    """Flat position of each item among its user's candidates, [values]; −1 if it is not a candidate."""
     keys = scored.scores.rows << 32 | scored.candidate.values
     wanted = codes.rows << 32 | codes.values.astype(np.int64)
     if not len(keys):

@@ -1,9 +1,9 @@
 """Diversifiers: reorder each user's best candidates by relevance and similarity to the items above.
 
-A method orders the user's best `depth` candidates; the others stay behind them. The new order gets the old scores, the
-k-th rank the k-th highest, so that a policy explores around it with the same distances. Relevance is the score,
-min-max scaled within these candidates: 1 the best, 0 the last (all 0 where they are equal). Similarity is `by`
-category, 1 or 0 (an item without one is similar to no other), or by factors, the cosine of the iALS vectors.
+A method orders the user's best `depth` candidates; all others follow unchanged. The k-th candidate of the new order
+gets the k-th highest score, so that a policy explores with the same score distances. Relevance is the score, min-max
+scaled within these candidates to [0, 1] (all 0 if they are equal). Similarity is `by` category, 1 or 0 (0 for items
+without one), or by factors, the cosine of the iALS vectors.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rayrec.numerics.top_k import best, reassign_scores
 from rayrec.numerics.types import Bools, Float32s, Float64s, Int32s, Int64s
 from rayrec.slates.scored_candidates import CatalogueItems, ScoredCandidates
 
-_WIDTH = 64  # how many floats a candidate takes, beside the similarities, in a block of bounded memory
+_WIDTH = 64  # floats per candidate, besides the similarities, in a block of bounded memory
 
 
 @dataclass(frozen=True)
 class TopCandidates:
-    """Some users' best candidates, best first, padded to a length that depends only on each user's own number."""
+    """Some users' best candidates, best first; padded length depends only on each user's number of candidates."""
 
     relevance: Float64s  # [b, n] in [0, 1]; 0 where padded
     mask: Bools  # [b, n]
@@ -50,11 +50,11 @@ class TopCandidates:
 
     @cached_property
     def category(self) -> Int32s:
-        """[b, n]; −1 where there is none."""
+        """[b, n]; −1 if there is none."""
         return np.asarray(self.items.category[self.code])
 
     def similarity(self, by: str) -> Float64s:
-        """Of each two candidates of a user, [b, n, n]; 1 on the diagonal."""
+        """Similarity of each pair of a user's candidates, [b, n, n]; 1 on the diagonal."""
         if by == "category":
             kind = self.category
             alike = ((kind[:, :, None] == kind[:, None, :]) & (kind[:, :, None] >= 0)).astype(np.float64)
@@ -69,7 +69,7 @@ class TopCandidates:
 
 
 class Diversifier(ABC):
-    """Reorders heads; a pure function of each user's own candidates and history."""
+    """Reorders each user's best candidates, using only that user's candidates and history."""
 
     name: ClassVar[str]
     settings_class: ClassVar[type[MethodSettings]]  # of `slate.diversity.settings`
@@ -84,24 +84,23 @@ class Diversifier(ABC):
 
     @abstractmethod
     def order(self, head: TopCandidates) -> Int64s:
-        """Positions within the head, [b, n], best first, padded cells last."""
+        """Positions within the best candidates, [b, n], best first, padded cells last."""
 
 
 DIVERSIFIERS: Registry[type[Diversifier]] = Registry("slate.diversity.method", "diversification", built_in=("none",))
 
 
 def make_diversifier(diversity: DiversitySettings) -> Diversifier | None:
-    """As the config says; None for `none`."""
+    """Create the configured diversifier; None for `none`."""
     return None if diversity.method == "none" else DIVERSIFIERS.lookup(diversity.method)(diversity.settings)
 
 
 def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: Bools) -> Ragged:
-    """The scores, ragged float32, by which these `users` [users] are in the method's order; the others stay as they
-    are."""
+    """Scores, ragged float32, that put these `users` [users] into the method's order; all other users are unchanged."""
     deeper = best(scored.scores, depth + 1)
     place = np.arange(len(deeper.values)) - deeper.offsets[deeper.rows]
     heads = deeper.filter((place < depth) & users[deeper.rows])
-    below = np.full(len(scored), -np.inf, np.float32)  # the best score behind the head
+    below = np.full(len(scored), -np.inf, np.float32)  # best score below the reordered candidates
     behind = place == depth
     below[deeper.rows[behind]] = scored.scores.values[deeper.values[behind]]
     result: Float32s = scored.scores.values.copy()
@@ -114,14 +113,14 @@ def diversify(method: Diversifier, scored: ScoredCandidates, depth: int, users: 
 
 
 class GreedyOrder:
-    """A greedy order under construction: the candidates left, and the choices so far."""
+    """A greedy order under construction: the remaining candidates, and the choices so far."""
 
     def __init__(self, mask: Bools) -> None:
         self._rows, self._mask, self._left = np.arange(len(mask)), mask, np.ones(mask.shape, np.bool_)
         self.order = np.empty(mask.shape, np.int64)
 
     def choose(self, rank: int, gain: Float64s) -> Int64s:
-        """The candidate left of the highest (finite) gain, [b]; of equals the more relevant; padded cells last."""
+        """Choose the remaining candidate of highest finite gain, [b]; ties go to the more relevant; padding last."""
         real = np.where(self._mask, gain, np.finfo(np.float64).min)
         pick: Int64s = np.argmax(np.where(self._left, real, -np.inf), axis=1)
         self._left[self._rows, pick] = False

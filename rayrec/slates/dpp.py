@@ -1,12 +1,12 @@
 """Determinantal point process, greedy MAP (Chen, Zhang & Zhou 2018, Algorithm 1, with incremental Cholesky).
 
-The kernel is L = diag(q) S diag(q) with q = exp(theta * relevance), as in the paper's section 4, so that
-log det L_Y = sum_Y 2 theta relevance + log det S_Y: the next candidate has the highest 2 theta relevance + log d^2, d^2
-its conditional variance in S given those chosen. The larger theta, the nearer to relevance alone.
+The kernel is L = diag(q) S diag(q) with q = exp(theta * relevance), as in the paper's section 4, so that log det L_Y =
+sum_Y 2 theta relevance + log det S_Y. The next candidate has the highest 2 theta relevance + log d^2, with d^2 its
+conditional variance in S given those chosen.
 
-S is 0.9 times the similarity, plus 0.1 on the diagonal. Without it two items of one category would span no volume at
-all: a slate could show no second one at any theta, and the order would end after as many items as there are categories
-(or factors). With it no conditional variance falls below 0.1.
+S is 0.9 times the similarity, plus 0.1 on the diagonal. Without it two items of one category would have determinant 0,
+and the order would end after as many items as there are categories (or factors). With it no conditional variance falls
+below 0.1.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from rayrec.numerics.ridge_blocks import batched_vecmat, single_thread
 from rayrec.numerics.types import Int64s
 from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopCandidates
 
-_OWN = 0.1  # the share of an item that is like nothing else
+_OWN = 0.1  # diagonal share of S
 
 
 class DppSettings(MethodSettings):
     theta: float = Field(2.0, ge=0)
-    """How much relevance counts, 0 or more: the larger, the nearer to relevance alone."""
+    """Weight of relevance, 0 or more; larger values are nearer to relevance alone."""
     by: Literal["category", "factors"] = "category"
-    """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
+    """Similarity of two items: equal `category`, or `factors` (the cosine of their iALS vectors)."""
 
 
 @DIVERSIFIERS.register
 class Dpp(Diversifier):
-    """The most relevant and least alike as a set (determinantal point process, greedily)."""
+    """Selects a relevant and dissimilar set (determinantal point process, greedy)."""
 
     name = "dpp"
     settings_class = DppSettings
@@ -45,7 +45,7 @@ class Dpp(Diversifier):
         users, longest = head.mask.shape
         greedy, rows = GreedyOrder(head.mask), np.arange(users)
         variance = np.ones(head.mask.shape)
-        cholesky = np.empty((users, longest, longest))  # the paper's c_i, one row a choice: [b, rank, n]
+        cholesky = np.empty((users, longest, longest))  # the paper's c_i, one row per choice: [b, rank, n]
         for rank in range(longest):
             pick = greedy.choose(rank, quality + np.log(variance))
             above = cholesky[:, :rank]
@@ -53,5 +53,5 @@ class Dpp(Diversifier):
                 known = batched_vecmat(torch.from_numpy(above[rows, :, pick]), torch.from_numpy(above)).numpy()
             step = (similarity[rows, pick] - known) / np.sqrt(variance[rows, pick])[:, None]
             cholesky[:, rank] = step
-            variance = np.maximum(variance - np.square(step), _OWN / 2)  # below _OWN only what was chosen itself
+            variance = np.maximum(variance - np.square(step), _OWN / 2)  # only already chosen items are below _OWN
         return greedy.order

@@ -1,4 +1,4 @@
-"""Epsilon-greedy slate policy: at each rank the best candidate left, or any of them with probability epsilon."""
+"""Epsilon-greedy slate policy: at each rank the best remaining candidate, or a random one with probability epsilon."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rayrec.slates.scored_candidates import ScoredCandidates
 
 class EpsilonGreedySettings(MethodSettings):
     epsilon: float = Field(0.1, ge=0, le=1)
-    """The probability of a draw among all that is left, at each rank; 0 is greedy, 1 is chance alone."""
+    """Probability of a uniform draw among the remaining candidates at each rank; 0 is greedy, 1 is uniform."""
 
 
 @POLICIES.register
 class EpsilonGreedy(SlatePolicy):
-    """At each rank the best candidate left, or with probability epsilon any of those left, all alike."""
+    """At each rank the best remaining candidate, or with probability epsilon a uniform draw among those remaining."""
 
     name = "epsilon_greedy"
     settings_class = EpsilonGreedySettings
@@ -61,19 +61,19 @@ class EpsilonGreedy(SlatePolicy):
         return result
 
     def _odds(self, many: Int64s, is_best: Bools) -> Float64s:
-        """The probability of one of the `many` left, by whether it is the best of them."""
+        """Probability of one of the `many` remaining candidates, by whether it is the best of them."""
         epsilon = self.settings.epsilon
         return np.asarray(epsilon / many + np.where(is_best, 1 - epsilon, 0))
 
     def _choose(self, draws: Float64s, many: Int64s) -> tuple[Int64s, Float64s]:
-        """Which of the `many` left, best first, each user gets, and with what probability; draws [2, users]."""
+        """Position among the `many` remaining candidates, best first, and its probability; draws [2, users]."""
         any_of_them = np.minimum((draws[1] * many).astype(np.int64), many - 1)
         chosen = np.where(draws[0] < self.settings.epsilon, any_of_them, 0)
         return chosen, self._odds(many, chosen == 0)
 
 
 def _without(left: Int64s, chosen: Int64s) -> Int64s:
-    """Rows [users, n] without one position of each; later ones move up, the last column stays as it was."""
+    """Remove one position from each row [users, n]; later ones move up, the last column stays."""
     result = left.copy()
     moved = np.arange(left.shape[1] - 1)[None, :] >= chosen[:, None]
     result[:, :-1] = np.where(moved, left[:, 1:], left[:, :-1])

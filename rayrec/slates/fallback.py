@@ -1,7 +1,7 @@
 """Cold-start fallback: users with a short history are ranked by one source instead of the blender.
 
 The blender is fitted on users with `blend.min_events` events, and is unreliable for users without history. Such users
-are in a run only with `data.min_events: 0`, or when denoising removes some of their events.
+occur only with `data.min_events: 0`, or after denoising.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from rayrec.numerics.types import Bools, Float32s
 
 @dataclass(frozen=True)
 class Fallback:
-    """Users with fewer retained positive events than `below_events` are ordered by the score of `source` alone."""
+    """Orders users with fewer retained positive events than `below_events` by the score of `source` alone."""
 
     source: str
     below_events: int
 
     @property
     def label(self) -> str:
-        """What the published `source` says."""
+        """Value of the published `source` column."""
         return f"fallback:{self.source}"
 
 
 def reorder_by(theirs: Ragged, own: Ragged, users: Bools) -> Ragged:
-    """`own`, ragged float32, for these users [users] dealt out anew in the order of the scores `theirs`; see `carried`.
+    """Reassign the scores `own`, ragged float32, of these users [users] in the order of the scores `theirs`.
 
-    So chance spreads as widely as around the blend's own order, whatever the scale of the source's scores.
+    The values of `own` are kept, so that exploration does not depend on the scale of the source's scores.
     """
     rows = np.flatnonzero(users)
     cells = own.like(np.arange(len(own.values))).take(rows)

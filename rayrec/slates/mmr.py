@@ -1,4 +1,4 @@
-"""Maximal marginal relevance (Carbonell & Goldstein 1998): next comes what is relevant and unlike all above it."""
+"""Maximal marginal relevance (MMR, Carbonell & Goldstein 1998)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rayrec.slates.diversity import DIVERSIFIERS, Diversifier, GreedyOrder, TopC
 
 class MmrSettings(MethodSettings):
     relevance: float = Field(0.7, ge=0, le=1)
-    """The paper's lambda, 0 to 1: 1 is relevance alone."""
+    """Weight of relevance (the paper's lambda), 0 to 1; 1 orders by relevance alone."""
     by: Literal["category", "factors"] = "category"
-    """When two items are alike: `category`, or `factors` (the cosine of their iALS vectors)."""
+    """Similarity of two items: equal `category`, or `factors` (the cosine of their iALS vectors)."""
 
 
 @DIVERSIFIERS.register
 class Mmr(Diversifier):
-    """Next comes what is relevant and unlike all above it (maximal marginal relevance).
+    """Prefers relevant items that are dissimilar to those above (maximal marginal relevance).
 
-    argmax of lambda * relevance - (1 - lambda) * the highest similarity to those chosen.
+    The next candidate maximises lambda * relevance - (1 - lambda) * the highest similarity to those chosen.
     """
 
     name = "mmr"
@@ -33,7 +33,7 @@ class Mmr(Diversifier):
     def order(self, head: TopCandidates) -> Int64s:
         weight, similarity = self.settings.relevance, head.similarity(self.settings.by)
         greedy, rows = GreedyOrder(head.mask), np.arange(len(head.mask))
-        pick = greedy.choose(0, head.relevance)  # nothing stands above the first
+        pick = greedy.choose(0, head.relevance)  # the first choice has no items above
         nearest = similarity[rows, pick]
         for rank in range(1, head.mask.shape[1]):
             pick = greedy.choose(rank, weight * head.relevance - (1 - weight) * nearest)

@@ -1,4 +1,4 @@
-"""Pinned items in slates: the policy fills the other ranks, in its order."""
+"""Pinned items in slates: the policy fills the other ranks in its order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayrec.slates.slate_rules import Rules
 
 @dataclass(frozen=True)
 class SelectedSlates:
-    """Slates before they become rows: ragged, one row a user, best first."""
+    """Slates before they become rows: ragged, one row per user, best first."""
 
     place: Ragged  # int64 positions in the flat candidates; −1 for a pin
     code: Ragged  # int64 item codes, aligned
@@ -23,7 +23,7 @@ class SelectedSlates:
 
 
 def insert_pins(ordered: PolicySlates, scored: ScoredCandidates, rules: Rules) -> SelectedSlates:
-    """The policy's slates with the rules' pins among them."""
+    """Insert the rules' pinned items into the policy's slates."""
     drawn = ordered.places
     codes = scored.candidate.values[drawn.values]
     if not rules.pins:
@@ -42,7 +42,7 @@ def insert_pins(ordered: PolicySlates, scored: ScoredCandidates, rules: Rules) -
 
 
 def pins_at(rank: Int64s, rows: Int64s, pin_ranks: Int64s, rules: Rules) -> tuple[Bools, Int64s]:
-    """Which cells, by rank from 0 and row, belong to a pin, and the pin's item there (−1 elsewhere): both [cells]."""
+    """Mask of pinned cells, given their ranks (from 0) and rows, and the pinned codes (−1 elsewhere): both [cells]."""
     code = np.full(len(rank), -1, np.int64)
     for pin, column in zip(rules.pins, pin_ranks.T, strict=True):
         code[rank == column[rows]] = pin.code

@@ -17,14 +17,14 @@ _TINY = np.finfo(np.float32).tiny  # the smallest propensity: the contract requi
 
 class PlackettLuceSettings(MethodSettings):
     temperature: float = Field(1.0, gt=0)
-    """Scores are divided by it, above 0: the lower, the greedier."""
+    """Divisor of the scores, above 0; lower values are greedier."""
 
 
 @POLICIES.register
 class PlackettLuce(SlatePolicy):
-    """Rank by rank without replacement, P proportional to exp(score / temperature): by Gumbel noise and one sort.
+    """Draws rank by rank without replacement, P proportional to exp(score / temperature).
 
-    The candidates with the highest score / temperature + Gumbel noise, in that order, are such a sample (Yellott 1977).
+    Sorting by score / temperature + Gumbel noise draws such a sample (Yellott 1977).
     """
 
     name = "plackett_luce"
@@ -39,8 +39,9 @@ class PlackettLuce(SlatePolicy):
         return PolicySlates(places, self.probability(scored, places, size, seed))
 
     def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
-        """In logarithms, and the mass of what is left summed from the last rank up: no small difference of large
-        numbers, and nothing vanishes at low temperatures."""
+        """As the base class. Computed in logarithms, summing the remaining mass from the last rank up, so that neither
+        cancellation nor low temperatures lose precision.
+        """
         logits = self._logits(scored)
         others = np.ones(len(logits), np.bool_)
         others[given.values[given.values >= 0]] = False
@@ -56,7 +57,7 @@ class PlackettLuce(SlatePolicy):
         return result
 
     def _logits(self, scored: ScoredCandidates) -> Float64s:
-        """Scores over the temperature, the user's best at 0."""
+        """Scores over the temperature, shifted so that the user's best is 0."""
         logits = scored.scores.values.astype(np.float64) / self.settings.temperature
         top = np.full(len(scored), -np.inf)
         np.maximum.at(top, scored.scores.rows, logits)
@@ -64,9 +65,9 @@ class PlackettLuce(SlatePolicy):
 
 
 def _log_mass(logits: Ragged, counted: Bools) -> Float64s:
-    """log sum exp of each row's counted logits, [rows]; −inf where there are none."""
+    """log sum exp of each row's counted logits, [rows]; −inf for rows without any."""
     rows, values = logits.rows[counted], logits.values[counted]
     top = np.full(len(logits), -np.inf)
     np.maximum.at(top, rows, values)
     mass = np.bincount(rows, np.exp(values - top[rows]), minlength=len(logits))
-    return np.asarray(np.log(np.maximum(mass, 1)) + top)  # a row that counts any counts its top, exp(0)
+    return np.asarray(np.log(np.maximum(mass, 1)) + top)  # a row with counted values counts its largest, exp(0)

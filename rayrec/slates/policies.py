@@ -1,6 +1,6 @@
 """Slate policies: choose slates from scored candidates, with the probability of each choice.
 
-All pass the contract tests of tests/slates/test_policies.py.
+tests/slates/test_policies.py tests the contract of all policies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PolicySlates:
 
 
 class SlatePolicy(ABC):
-    """Chooses slates from scored candidates. Randomness depends only on (run, arm, user): see `uniform_draws`."""
+    """Chooses slates from scored candidates. Randomness depends only on (run, arm, user); see `uniform_draws`."""
 
     name: ClassVar[str]
     settings_class: ClassVar[type[MethodSettings]]  # of `slate.settings`
@@ -44,15 +44,15 @@ class SlatePolicy(ABC):
 
     @abstractmethod
     def order(self, scored: ScoredCandidates, size: int, seed: int) -> PolicySlates:
-        """At most `size` candidates of each user; each row depends on that user, its scores and the seed alone."""
+        """Choose at most `size` candidates per user; each row depends only on that user, its scores and the seed."""
 
     @abstractmethod
     def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
-        """P(this candidate at this rank | the ranks above), aligned with `given.values`, of any slate.
+        """P(this candidate at this rank | the ranks above) of given slates, aligned with `given.values`.
 
-        `given`: ragged int64 positions into the candidates' flat values, one row a user, best first, none twice; −1 for
-        an item that is no candidate: its probability is 0, and the ranks below are as if it were not there. Ranks
-        beyond `size` have probability 0. Of the policy's own slates these are the propensities.
+        `given`: ragged int64 positions into the candidates' flat values, one row per user, best first, without
+        repetition; −1 for an item that is not a candidate: its probability is 0, and the ranks below ignore it. Ranks
+        beyond `size` have probability 0. For the policy's own slates these are the propensities.
         """
 
 
@@ -62,7 +62,7 @@ POLICIES: Registry[type[SlatePolicy]] = Registry("slate.policy", "slate policy")
 def uniform_draws(seed: int, user_ids: pa.Array, lengths: Int64s, draws: int = 1) -> Float64s:
     """Uniform numbers in (0, 1), [draws, sum(lengths)]: `lengths[u]` for each user, from (seed, user, place, draw).
 
-    splitmix64 of the user's stable hash, as a counter: no state, so nothing depends on who shares the batch.
+    splitmix64 of the user's stable hash as a counter: stateless, so results do not depend on the batch.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -97,18 +97,18 @@ class Greedy(SlatePolicy):
 
 @dataclass(frozen=True)
 class GivenSlates:
-    """Some users' given slates, padded to K ranks, and where the probabilities go."""
+    """Some users' given slates, padded to K ranks."""
 
     users: slice
-    at: Int64s  # [within] positions in `given.values`, of the cells `within`
-    within: Bools  # [b, K]: a rank of the slate, within its size
-    real: Bools  # [b, K]: and a candidate of the user
+    at: Int64s  # [within] positions in `given.values` of the cells `within`
+    within: Bools  # [b, K]: a rank of the slate, below the size
+    real: Bools  # [b, K]: also a candidate of the user
     place: Int64s  # [b, K] positions in the candidates' flat values; 0 where not real
-    rank: Int64s  # [b, K] among the user's candidates by score, 0 the best; −1 where not real
+    rank: Int64s  # [b, K] rank among the user's candidates by score, from 0; −1 where not real
 
 
 def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> Iterator[GivenSlates]:
-    """Given slates (see `SlatePolicy.probability`), block by block."""
+    """Iterate over given slates (see `SlatePolicy.probability`) in blocks."""
     standing = np.empty(len(scored.scores.values), np.int64)
     for block in padded_rows(scored.scores.offsets):
         standing[block.take[block.mask]] = ranks(scored.scores.values[block.take], block.mask)[block.mask]
@@ -116,13 +116,13 @@ def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> It
         take, within = block.take[:, :size], block.mask[:, :size]
         place = np.where(within, given.values[take], -1)
         real = place >= 0
-        # Without any candidate there is nothing to look up: every place is −1.
+        # Without candidates there are no ranks to look up: every place is −1.
         rank = np.where(real, standing[np.maximum(place, 0)], -1) if len(standing) else place
         yield GivenSlates(block.rows, take[within], within, real, np.maximum(place, 0), rank)
 
 
 def is_greedy_choice(rank: Int64s, real: Bools) -> Bools:
-    """Where a given slate shows the best candidate left, [b, K]: all better ones, `rank` of them, stand above it."""
+    """Whether a given slate shows the best remaining candidate, [b, K]: the `rank` better ones are all above it."""
     result = np.zeros(rank.shape, np.bool_)
     for place in range(rank.shape[1]):
         now = rank[:, place]

@@ -1,7 +1,7 @@
-"""Rule counts: how many slates each rule changes, and how many the rules leave too short.
+"""Rule counts: how many slates each rule changes, and how many slates the rules leave too short.
 
-Counted on the greedy slates that the policy explores around: a removed candidate shifts every random draw, so with
-exploration any rule would seem to change any slate. Each rule is left out on its own; the others stay.
+They are measured on greedy slates: with exploration, any removed candidate shifts the random draws, so every rule would
+seem to change slates. Each rule is removed on its own while the others stay.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ SHORT = "short"
 
 
 def rule_effects(stage: SlateAssembler, found: CandidatePool, arranged: CandidatePool) -> dict[str, int]:
-    """Slates by the rule that binds, and `short`: those below `slate.size` that had candidates enough before the rules.
-    Zeros included, so that a rule that never binds shows."""
+    """Number of slates by the rule that changes them, and `short`: slates below `slate.size` only because of the rules.
+    Zeros are included.
+    """
     if not stage.rules.names:
         return {}
     chosen = stage.greedy_slates(arranged).code
@@ -30,7 +31,7 @@ def rule_effects(stage: SlateAssembler, found: CandidatePool, arranged: Candidat
 
 
 def _changed(stage: SlateAssembler, name: str, found: CandidatePool, chosen: Ragged) -> int:
-    """Only users whose pool the rule touches are arranged again."""
+    """Number of slates that change without this rule. Only users with affected candidates are recomputed."""
     other = replace(stage, rules=stage.rules.without(name))
     differs = stage.rules.eligible(found.scored) != other.rules.eligible(found.scored)
     users = np.bincount(found.scored.scores.rows[differs], minlength=len(found.scored)) > 0
@@ -41,7 +42,7 @@ def _changed(stage: SlateAssembler, name: str, found: CandidatePool, chosen: Rag
 
 
 def _different(chosen: Ragged, users: Bools, without: Ragged) -> Bools:
-    """Which of these users' slates differ, [users.sum()]."""
+    """Mask of the users [users.sum()] whose slates differ."""
     width = int(max(chosen.lengths.max(initial=0), without.lengths.max(initial=0)))
     padded = [_padded(slates, width) for slates in (chosen, without)]
     differ: Bools = (padded[0][users] != padded[1]).any(axis=1)

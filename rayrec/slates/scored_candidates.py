@@ -1,4 +1,4 @@
-"""Scored candidates of some users, and the catalogue columns that slates need."""
+"""Scored candidates of users, and the catalogue columns that slates need."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from rayrec.numerics.types import Bools, Float32s, Int32s, Int64s
 
 @dataclass(frozen=True)
 class CatalogueItems:
-    """The catalogue as slates need it, by code."""
+    """Catalogue columns that slates need, by item code."""
 
     ids: pa.Array  # strings, sorted
-    category: Int32s  # [items], −1 where there is none
+    category: Int32s  # [items], −1 if there is none
     available: Bools  # [items]
-    factors: Float32s | None = None  # [items, d] of `ials`; None where nothing needs them
+    factors: Float32s | None = None  # [items, d] of `ials`; None if not needed
 
     @classmethod
     def of(cls, catalogue: pa.Table, factors: Float32s | None = None) -> Self:
-        """From ITEM. A category is its whole text: `Drama|Comedy` is one, as in the report's counts."""
+        """Create from ITEM rows. A category is its whole text: `Drama|Comedy` is one, as in the report's counts."""
         encoded = catalogue["category"].combine_chunks().dictionary_encode()
         category = encoded.indices.fill_null(-1).to_numpy().astype(np.int32)
         available = catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
         return cls(catalogue["item_id"].combine_chunks(), category, available, factors)
 
     def codes(self, item_ids: tuple[str, ...]) -> Int64s:
-        """The code of each id, [n], −1 where the catalogue does not have it."""
+        """Code of each id, [n], −1 for ids outside the catalogue."""
         found = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.ids)
         return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
@@ -53,7 +53,7 @@ class ScoredCandidates:
     """The candidates that a policy chooses from. Every ragged member has one row per user."""
 
     user_ids: pa.Array  # strings [users]
-    scores: Ragged  # float32: the order and the distances
+    scores: Ragged  # float32: they decide the order
     candidate: Ragged  # int32 codes, aligned with `scores`
     history: Ragged  # int32 codes of the retained positive events, oldest first
     items: CatalogueItems
@@ -62,11 +62,11 @@ class ScoredCandidates:
         return len(self.scores)
 
     def take_users(self, users: Int64s) -> ScoredCandidates:
-        """Only these users, in this order."""
+        """Select these users in this order."""
         scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
         return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)
 
     def filter(self, mask: Bools) -> ScoredCandidates:
-        """Only the candidates in `mask` [candidates]; users stay, perhaps without candidates."""
+        """Select the candidates in `mask` [candidates]; all users stay."""
         scores = self.scores.filter(mask)
         return replace(self, scores=scores, candidate=scores.like(self.candidate.values[mask]))

@@ -1,15 +1,14 @@
 """Slate rules: blocked items, attribute ranges, a cap per category and pinned items (`slate.rules`).
 
 - `blocked` items and those outside a range of `ranges` are no candidates. A range reads the item's attribute as a
-  number; text that is none counts as missing.
-- `max_per_category: n` is a cap on the pool: of each category only the user's best n candidates stay, so that any slate
-  drawn from it obeys, whatever the policy. Items without a category are not capped.
-- `pinned` items are at their rank in every slate, with propensity 1: the policy fills the ranks between from
-  the other candidates. A pin is left out only if the item is unavailable or not in the catalogue; a user who has the
-  item already still gets it. In a slate too short for it a pin moves up to the end. Ranges and caps do not apply to
-  pins, and caps do not count them.
+  number; text that is not a number counts as missing.
+- `max_per_category: n` caps the pool: only the user's best n candidates of each category remain, so every slate meets
+  the cap under any policy. Items without a category are not capped.
+- `pinned` items are at their rank in every slate, with propensity 1; the policy fills the other ranks. A pin is skipped
+  only if the item is unavailable or not in the catalogue, not if the user has it already. In a shorter slate a pin
+  moves up to the end. Ranges and caps do not apply to pins, and caps do not count them.
 
-The rules apply before the policy draws, so its propensities stay exact.
+The rules apply before the policy draws, so its propensities remain exact.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ class Pin:
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of one arm. `passes`: by the name of a rule, which items [items] it admits."""
+    """The rules of one arm. `passes`: the mask [items] of admitted items by rule name."""
 
     passes: Mapping[str, Bools] = field(default_factory=dict)
     per_category: int | None = None
-    pins: tuple[Pin, ...] = ()  # by rank
+    pins: tuple[Pin, ...] = ()  # sorted by rank
 
     @classmethod
     def of(cls, rules: config.Rules, items: CatalogueItems, attributes: pa.ChunkedArray) -> Self:
@@ -63,7 +62,7 @@ class Rules:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The rules that may bind."""
+        """Names of the configured rules."""
         cap = (CAP,) if self.per_category else ()
         return (*self.passes, *cap, *((PINNED,) if self.pins else ()))
 
@@ -73,7 +72,7 @@ class Rules:
         return replace(self, passes=passes, per_category=cap, pins=() if name == PINNED else self.pins)
 
     def eligible(self, scored: ScoredCandidates) -> Bools:
-        """Which candidates [candidates] stay in the pool."""
+        """Mask of the candidates [candidates] that the rules admit."""
         items = np.ones(len(scored.items.ids), np.bool_)
         for passing in self.passes.values():
             items &= passing
@@ -84,13 +83,13 @@ class Rules:
         return eligible
 
     def pin_ranks(self, drawn: Int64s) -> Int64s:
-        """Where the pins stand, from 0, [users, pins], in slates of `drawn` [users] items beside them."""
+        """Ranks of the pins from 0, [users, pins], in slates with `drawn` [users] other items."""
         wanted = np.array([pin.rank for pin in self.pins], np.int64)
         return np.minimum(wanted, drawn[:, None] + np.arange(len(wanted)))
 
 
 def unresolved_ids(rules: config.Rules, items: CatalogueItems) -> dict[str, int]:
-    """How many ids of the rules the catalogue does not know or cannot deliver, by what is wrong; zeros left out."""
+    """Number of the rules' ids that are unknown or unavailable, by problem; zeros are omitted."""
     blocked, pinned = items.codes(rules.blocked), items.codes(tuple(pin.item_id for pin in rules.pinned))
     counts = {
         "blocked, unknown item": int((blocked < 0).sum()),
@@ -101,11 +100,11 @@ def unresolved_ids(rules: config.Rules, items: CatalogueItems) -> dict[str, int]
 
 
 def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:
-    """The best `most` candidates of each user and category; all of those without a category."""
+    """Mask of the `most` best candidates per user and category, and all without a category."""
     places = best(scored.scores, int(scored.scores.lengths.max(initial=0))).values
     category = scored.items.category[scored.candidate.values[places]].astype(np.int64)
     group = scored.scores.rows[places] << 32 | (category & 0xFFFFFFFF)
-    order = np.argsort(group, kind="stable")  # within a group the best stay first
+    order = np.argsort(group, kind="stable")  # keeps best first within a group
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
     eligible = np.empty(len(places), np.bool_)
@@ -114,7 +113,7 @@ def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:
 
 
 def _numbers(attributes: pa.ChunkedArray, name: str) -> Float64s:
-    """An attribute of every item [items] as a number, NaN where it is none."""
+    """An attribute of every item as a number, [items], NaN if it is not one."""
     texts = pc.map_lookup(attributes, pa.scalar(name, pa.string()), "first").to_pandas()
     values: Float64s = pd.to_numeric(texts, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     return np.where(np.isfinite(values), values, np.nan)

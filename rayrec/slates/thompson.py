@@ -1,14 +1,14 @@
-"""Thompson sampling within the slate, over the user's closed-form ridge posterior (Thompson 1933; Li et al. 2011).
+"""Thompson sampling of slates from the user's closed-form ridge posterior (Thompson 1933; Li et al. 2011).
 
 With frozen item factors V and the retained history S, theta ~ N(p, A^-1), A = lambda I + sum_{k in S} v_k v_k'. The
-blended score is the mean, and the posterior gives the uncertainty around it: candidate j scores
-blend_j + scale * v_j' L^-T z, A = L L', z ~ N(0, I), with variance v_j' A^-1 v_j. Users without history explore most;
-an item without factors never varies.
+blended score is the mean, and the posterior gives its uncertainty: candidate j scores blend_j + scale * v_j' L^-T z,
+A = L L', z ~ N(0, I), with variance scale^2 v_j' A^-1 v_j. Users without history explore most; items without factors
+have no variance.
 
-A number of z, the *particles*, are drawn from (run, user, arm). At each rank one of them, drawn uniformly and anew,
-names its best candidate left. Given the particles, the probability of that candidate is exactly the share of particles
-whose best it is: at least 1 / particles, and exact for the policy as it runs. As an estimate of ideal Thompson
-sampling, with infinitely many particles, it has the standard error sqrt(p (1 - p) / particles).
+Several z, the *particles*, are drawn from (run, user, arm). At each rank one particle, drawn uniformly, chooses its
+best remaining candidate. Given the particles, the probability of a candidate is exactly the share of particles whose
+best it is, at least 1 / particles. As an estimate of Thompson sampling with infinitely many particles it has the
+standard error sqrt(p (1 - p) / particles).
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ from rayrec.numerics.types import Bools, Float32s, Int64s
 from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy, uniform_draws
 from rayrec.slates.scored_candidates import ScoredCandidates
 
-_BLOCK_CELLS = 4 << 20  # particles times padded candidates sorted at once
+_BLOCK_CELLS = 4 << 20  # particles x padded candidates sorted at once
 
 
 class ThompsonSettings(MethodSettings):
     particles: int = Field(128, ge=1, le=4096)
-    """Draws from the posterior, 1 to 4,096: no propensity is below 1 over their number. Time rises with it."""
+    """Number of draws from the posterior, 1 to 4,096. The smallest propensity is 1 / particles; time grows with it."""
     scale: float = Field(1.0, ge=0)
-    """Of the doubt, in units of the blend's score; 0 is greedy."""
+    """Factor of the posterior's uncertainty, in units of the blended score; 0 is greedy."""
     regularization: float = Field(10.0, gt=0)
-    """Of the ridge block, above 0: how much is believed without evidence. The smaller, the more doubt."""
+    """Ridge of the posterior, above 0; smaller values mean more uncertainty."""
 
 
 @POLICIES.register
 class Thompson(SlatePolicy):
-    """Doubt about the user decides: at each rank the best candidate left of one draw from the posterior over iALS's
-    factors."""
+    """At each rank the best remaining candidate of one draw from the posterior over iALS factors."""
 
     name = "thompson"
     settings_class = ThompsonSettings
@@ -71,7 +70,7 @@ class Thompson(SlatePolicy):
         return PolicySlates(places, propensity)
 
     def probability(self, scored: ScoredCandidates, given: Ragged, size: int, seed: int) -> Float32s:
-        """By the same particles that `order` draws, whatever the size."""
+        """As the base class, with the particles that `order` draws, for any size."""
         result = np.zeros(len(given.values), np.float32)
         ranks = min(size, int(given.lengths.max(initial=0)))
         for users, tops, many in self._particles(scored, ranks, seed):
@@ -83,9 +82,10 @@ class Thompson(SlatePolicy):
         return result
 
     def _particles(self, scored: ScoredCandidates, ranks: int, seed: int) -> Iterator[tuple[Int64s, Int64s, Int64s]]:
-        """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and how many candidates
-        there are [b]. Users whose history and candidates pad to the same lengths come together: what a user gets must
-        not depend on the others' lengths, to the last bit."""
+        """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and the number of
+        candidates [b]. Each block holds users whose history and candidates have the same padded lengths, so that a
+        user's result does not depend on other users, to the last bit.
+        """
         weights = scored.items.vectors
         lengths = np.stack([padded_length(scored.history.lengths), padded_length(scored.scores.lengths)])
         for past, wide in np.unique(lengths[:, scored.scores.lengths > 0], axis=1).T if ranks else ():
@@ -104,7 +104,7 @@ class Thompson(SlatePolicy):
                 yield users, tops, scored.scores.lengths[users]
 
     def _doubt(self, past: Tensor, vectors: Tensor, scored: ScoredCandidates, users: Int64s, seed: int) -> Float32s:
-        """scale * v_j' L^-T z of every particle and candidate: float32 [b, particles, candidates]."""
+        """Compute scale * v_j' L^-T z of every particle and candidate: float32 [b, particles, candidates]."""
         given, width = self.settings, past.shape[2]
         draws = np.full(len(users), given.particles * width)
         uniform = uniform_draws(seed, scored.user_ids.take(users), draws)[0]
@@ -120,8 +120,11 @@ class Thompson(SlatePolicy):
 def _walk(
     tops: Int64s, many: Int64s, within: Bools, choose: Callable[[int, Int64s], Int64s]
 ) -> tuple[Int64s, Float32s]:
-    """Down the ranks: what `choose(rank, bests [b, particles])` says is shown, and the share of particles whose best
-    candidate left it is: both [b, ranks]. −1 shows nothing. Each particle's pointer only ever moves down its list."""
+    """Choose candidates rank by rank with `choose(rank, bests [b, particles])`; −1 shows nothing.
+
+    Returns the candidates and the share of particles whose best they are, both [b, ranks]. Each particle's pointer only
+    moves down its list.
+    """
     users, particles, _ = tops.shape
     at = np.zeros((users, particles), np.int64)
     taken = np.zeros((users, int(many.max(initial=0)) + 1), np.bool_)
@@ -138,7 +141,7 @@ def _walk(
 
 
 def _moved(tops: Int64s, at: Int64s, taken: Bools) -> Int64s:
-    """Every pointer on its first candidate that is not taken; on the last one where all are."""
+    """Move every pointer to its first remaining candidate, or to the last one if none remains."""
     last = tops.shape[2] - 1
     while True:
         best = np.take_along_axis(tops, at[:, :, None], axis=2)[:, :, 0]
@@ -149,7 +152,7 @@ def _moved(tops: Int64s, at: Int64s, taken: Bools) -> Int64s:
 
 
 def _named_by(particle: Int64s, rank: int, best: Int64s) -> Int64s:
-    """What the particle drawn for this rank, `particle` [b, ranks], holds for the best."""
+    """Best candidate of the particle drawn for this rank, `particle` [b, ranks]."""
     return np.asarray(best[np.arange(len(best)), particle[:, rank]])
 
 
@@ -164,13 +167,13 @@ def _cells(ragged: Ragged, users: Int64s, width: int) -> Int64s:
 
 
 def _padded(ragged: Ragged, users: Int64s, width: int) -> tuple[np.ndarray[Any, Any], Bools]:
-    """These rows' values, padded to `width`, and which are real."""
+    """Values of these rows, padded to `width`, and a mask of the real ones."""
     at = _cells(ragged, users, width)
     real = at >= 0
     return (ragged.values[np.maximum(at, 0)] if len(ragged.values) else np.zeros(at.shape, ragged.values.dtype)), real
 
 
 def _vectors(weights: Float32s, codes: Int64s, real: Bools) -> Tensor:
-    """The items' factors, float32 [b, n, d], zero where padded."""
+    """Item factors, float32 [b, n, d], zero where padded."""
     found = from_numpy(weights)[torch.from_numpy(np.where(real, codes, 0).astype(np.int64))]
     return found.float() * torch.from_numpy(real).unsqueeze(2)

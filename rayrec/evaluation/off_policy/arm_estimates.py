@@ -65,11 +65,11 @@ class _Log:
 
 
 def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> pa.Table:
-    """OFF_POLICY_ESTIMATES of every target arm from the slates of every logging arm; of each arm's own: `on_policy`.
+    """Estimate every target arm from the slates of every logging arm, and each arm's own value (`on_policy`).
 
     Only the first `depth` ranks count, at most as many as COUNTERFACTUAL_PROPENSITY stores. An estimate uses the slates
-    of which COUNTERFACTUAL_PROPENSITY has every rank. These exclude deterministic slates, so compare estimates with
-    the same `slates`. Intervals are clustered by user.
+    with a COUNTERFACTUAL_PROPENSITY at every rank. These exclude deterministic slates, so compare estimates with the
+    same `slates`. Intervals are clustered by user.
     """
     if depth < 1:
         raise DataError(f"a depth of {depth} ranks leaves no rank to evaluate", hint="give a depth of at least 1")
@@ -141,7 +141,7 @@ def _problem(weights: Float64s, log: _Log) -> str | None:
 
 
 def _target_propensities(log: _Log, counterfactual: pa.Table) -> Float64s:
-    """[n, K]; 1 past a slate's end, NaN where COUNTERFACTUAL_PROPENSITY has no row."""
+    """Target propensities [n, K]; 1 past a slate's end, NaN without a COUNTERFACTUAL_PROPENSITY row."""
     found = np.where(log.mask, np.nan, 1.0)
     at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=log.slate_id)
     known = at.is_valid().to_numpy(zero_copy_only=False)
@@ -157,7 +157,7 @@ def _target_propensities(log: _Log, counterfactual: pa.Table) -> Float64s:
 def _reward_to_go(log: _Log) -> Float64s:
     """q of cascade-DR, [n, K]: the mean reward from each rank on in the other folds; 0 past a slate's end.
 
-    Slates that end above a rank do not count there. With a single fold q = 0, which is RIPS.
+    Slates that end above a rank are not counted there. With a single fold q = 0, which is RIPS.
     """
     to_go = np.cumsum(log.reward[:, ::-1], axis=1)[:, ::-1]
     q = np.zeros_like(to_go)

@@ -43,7 +43,7 @@ class Contributions:
 
     @property
     def terms(self) -> Float64s:
-        """[T]. Raises DataError where a denominator is 0: the target policy excludes everything that was logged."""
+        """Values of the terms, [T]. Raises DataError if a denominator is 0: the target excludes all logged actions."""
         totals = self.denominator.sum(axis=0)
         if not len(self.numerator) or not np.all(totals > 0):
             raise DataError(
@@ -97,10 +97,10 @@ def confidence_interval(contributions: Contributions, cluster: Int64s | None = N
 
 
 def support_problem(weight: Float64s, logging: Float64s) -> str | None:
-    """Why these logs cannot evaluate the target policy, in words; None where they can.
+    """Why these logs cannot evaluate the target policy, as text; None if they can.
 
     `weight` [n] or [n, K] as the estimator uses them, `logging`: the logged propensities of the same rows, any shape.
-    A reason instead of an error, so that a table of many estimates can show it and continue.
+    A reason instead of an error, so that a table of many estimates can show it.
     """
     if not len(weight):
         return "nothing was logged"
@@ -117,7 +117,7 @@ def support_problem(weight: Float64s, logging: Float64s) -> str | None:
 
 
 def validated(**columns: Float64s) -> list[Float64s]:
-    """The columns as float64. Raises DataError unless they are finite and of one shape, weights nowhere below 0."""
+    """The columns as float64. Raises DataError unless they are finite, of one shape, and weights are at least 0."""
     arrays = {name: np.asarray(column, np.float64) for name, column in columns.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:

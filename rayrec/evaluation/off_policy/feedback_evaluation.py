@@ -26,7 +26,7 @@ MATCHED = pa.schema([*FEEDBACK, pa.field("user_id", pa.string()), pa.field("arm"
 """Feedback on published slates."""
 
 UNMATCHED = pa.schema([*FEEDBACK, pa.field("reason", pa.string(), nullable=False)])
-"""Feedback that cannot be used, and the reason: see `match_published`."""
+"""Feedback that cannot be used, with the reason; see `match_published`."""
 
 _PROPENSITY_TOLERANCE = 1e-4  # relative: logs may store propensities as text
 _COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
@@ -34,21 +34,21 @@ _COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
 
 @dataclass(frozen=True)
 class OffPolicyResult:
-    """`description`: what was read and what was left out; `estimates`: OFF_POLICY_ESTIMATES."""
+    """`description`: what was read and dropped; `estimates`: OFF_POLICY_ESTIMATES."""
 
     description: str
     estimates: pa.Table
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON content."""
+        """JSON content."""
         return {"feedback": self.description, "estimates": self.estimates.to_pylist()}
 
 
 def evaluate_feedback(feedback: Feedback, data_root: str, root: str, day: date) -> OffPolicyResult:
-    """Estimates for every arm of a published date from the feedback on the slates of its experiment's participants.
+    """Estimate every arm of a published date from the feedback on the slates of the experiment's participants.
 
     Feedback that violates the contract, or matches no published slate, goes to quarantine/dt=D/feedback/. Raises
-    DataError where no feedback is on the slates of this date, QuarantineError where too much violates the contract.
+    DataError without feedback on the slates of this date, QuarantineError if too much violates the contract.
     """
     storage, manifest = Storage(root), read_manifest(root, day)
     read = read_feedback(feedback, data_root)
@@ -73,10 +73,10 @@ def evaluate_feedback(feedback: Feedback, data_root: str, root: str, day: date) 
 
 
 def match_published(feedback: pa.Table, slates: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """FEEDBACK joined to SLATE rows by (slate_id, rank): MATCHED and UNMATCHED, each in feedback's order.
+    """Join FEEDBACK to SLATE rows by (slate_id, rank): MATCHED and UNMATCHED, each in feedback's order.
 
     Reasons: `unknown_slate`; `item_mismatch`: another item, or a rank beyond the slate's end; `propensity_mismatch`: by
-    more than 1e-4 relative; `incomplete_slate`: the row is valid, but another rank of its slate is not, and a part of a
+    more than 1e-4 relative; `incomplete_slate`: the row is valid, but another rank of its slate is not, and a partial
     slate has no importance weight.
     """
     keys = ["slate_id", "rank"]
@@ -105,7 +105,7 @@ def match_published(feedback: pa.Table, slates: pa.Table) -> tuple[pa.Table, pa.
 
 
 def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:
-    """SLATE columns of these slates, read shard by shard."""
+    """Read SLATE columns of these slates, shard by shard."""
     tables = [SLATE.empty_table().select(list(_COLUMNS))]
     plain = pa.schema([SLATE.field(name) for name in _COLUMNS])
     for shard in range(manifest.shards):
@@ -123,7 +123,7 @@ def _write_quarantine(storage: Storage, day: date, read: FeedbackResult, unmatch
 
 
 def _left_out(quarantined: Mapping[str, int], unmatched: pa.Table, outside: int) -> str:
-    """Unused rows by reason, in words; empty where all are used."""
+    """Dropped rows by reason, as text; empty if all are used."""
     reasons = pc.value_counts(unmatched["reason"].combine_chunks()).to_pylist()
     counts = {**quarantined, **{pair["values"]: pair["counts"] for pair in reasons}, "outside the experiment": outside}
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)

@@ -37,7 +37,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step
 
 @dataclass(frozen=True)
 class Interleaved:
-    """One list a user; both [users, depth], -1 past the end."""
+    """One interleaved list per user; both [users, depth], −1 past the end."""
 
     item: Int64s  # codes
     team: npt.NDArray[np.int8]  # 0: added by the first ranking, 1: by the second
@@ -104,7 +104,7 @@ def sign_test(points: Int64s) -> InterleavingResult:
 def interleaving(arms: Sequence[UserMetrics], relevant: sp.csr_matrix, baseline: str, seed: int) -> pa.Table:
     """INTERLEAVING of every arm with the baseline, on the users of both; `relevant` [users, items]: consumed items.
 
-    No user saw the interleaved list: the credit is for what users consumed anyway. Arms without common users have no
+    Users did not see the interleaved list: the credit is for items consumed anyway. Arms without common users have no
     row.
     """
     base = next(arm for arm in arms if arm.system == baseline)

@@ -113,7 +113,7 @@ def _whole(weight: Float64s, mask: Bools) -> Float64s:
 def _contributions(
     name: str, reward: Float64s, weight: Float64s, mask: Bools, combined: _Combined = lambda weight, _: weight
 ) -> Contributions:
-    """`combined`: the weight of each rank from those of all ranks. Names with sn_ are self-normalised."""
+    """`combined`: the weight of each rank from those of all ranks. Estimators named sn_... are self-normalised."""
     reward, weight = _within(reward, weight, mask)
     weight = combined(weight, mask)
     return Contributions(name, weight * reward, weight if name.startswith("sn_") else np.ones_like(weight), weight)
