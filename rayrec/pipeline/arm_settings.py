@@ -1,4 +1,4 @@
-"""What the arms' settings ask of the pipeline: retrievers, LLM, factors, instructions."""
+"""Derives what the stages need from the arms' settings: retrievers, LLM, item factors, instructions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def retriever_specs(variant: Variant) -> tuple[SourceSpec, ...]:
 
 
 def uses_llm(variant: Variant) -> bool:
-    """Whether a rerank variant has an LLM score its candidates."""
+    """Whether an LLM scores the candidates of a rerank variant."""
     return variant.read(Rerank).method != "none"
 
 
@@ -32,26 +32,26 @@ def explores(path: ArmPath) -> bool:
 
 
 def uses_item_factors(variant: Variant) -> bool:
-    """Whether a slate variant needs the items' factors."""
+    """Whether a slate variant needs item factors."""
     slate = variant.read(Slate)
     diversity = make_diversifier(slate.diversity)
     return POLICIES.lookup(slate.policy).needs_factors or (diversity is not None and diversity.needs_factors)
 
 
 def denoisers_of(context: RunContext) -> list[Denoise]:
-    """The denoising settings of the arms, and those of the LLM's tuning."""
+    """The denoising settings of the arms and of the LLM's tuning."""
     denoisers = [variant.read(Denoise) for variant in context.arms.variants("denoise")]
     return [*denoisers, context.config.denoise] if needs_tuned_llm(context) else denoisers
 
 
 def default_instruction(context: RunContext) -> str:
-    """The instruction of users without one of their own, in clean words."""
+    """The cleaned instruction of users without one of their own."""
     return clean(context.config.instruction.default_request, context.config.instruction.max_chars)
 
 
 def default_request(context: RunContext) -> str:
-    """The request that text scorers read for users without one; "" where the config keeps the default instruction:
-    templates have words of their own for that."""
+    """The request in text scorers' prompts for users without one. "" for the config's default: templates have their own
+    wording for that."""
     return (
         ""
         if context.config.instruction.default_request == Instruction().default_request

@@ -1,11 +1,11 @@
-"""Fits the blenders: one a rerank variant, on training examples of earlier cutoffs, found by fingerprint or made.
+"""Fits the blenders: one per rerank variant, on training examples of earlier cutoffs, or reused by fingerprint.
 
-Models are made as of each of a few earlier cutoffs, users are scored as the date scores them, and what they consumed
-within the horizon afterwards are the labels. Every user is scored in every variant, so that an arm learns the same
-whatever share of the users it gets.
+Users are scored as of each of a few earlier cutoffs, with models as of that cutoff. What they consumed within the
+horizon afterwards gives the labels. Every user is scored in every variant, so that an arm learns the same whatever its
+share of the users.
 
-Where some users have requests, each training user counts twice: once as they were, and once with a simulated
-request for one of the items that they consumed; then only items that satisfy the request are labels.
+Where some users have requests, each training user counts twice: without a request, and with a simulated request for one
+of the consumed items. With the request, only items that satisfy it are labels.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """What training examples are made of. `share`: of the users, those who are sampled, at most.
+    """How training examples are made. `share`: the largest share of users that is sampled.
 
-    Their files lie in a folder of the run's own, by cutoff and shard: whatever can change an example makes another run.
-    A file without rows says that nobody in the shard is a training user.
+    Files lie in a folder of the run, by cutoff and shard. A file without rows means that the shard has no training
+    user.
     """
 
     scoring: ScoringSpec
@@ -68,7 +68,7 @@ class TrainingSpec:
 
 
 def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> dict[str, str]:
-    """Rerank variant -> fingerprint of its blender, fitted on all but the last of `models`."""
+    """Map each rerank variant to the fingerprint of its blender, fitted on all but the last of `models`."""
     past, variants = tuple(models[:-1]), context.arms.variants("rerank")
     fingerprints = {variant.name: blender_fingerprint(context, variant, past) for variant in variants}
     missing = [v for v in variants if not artifacts.exists(context.storage, BLENDER, fingerprints[v.name])]
@@ -86,7 +86,7 @@ def load_blender(context: RunContext, fingerprint: str) -> Blender:
 
 
 def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[ModelSet]) -> str:
-    """Of everything that can change the weights that a rerank variant learns at the cutoffs of `past`."""
+    """Fingerprint of everything that can change the weights that a rerank variant learns at the cutoffs of `past`."""
     models = [(one.cutoff, one.item_model, one.llm if uses_llm(variant) else None) for one in past]
     templated = has_requests(context) or variant.read(Rerank).is_text_scorer
     requests = [has_requests(context), context.templates.digest if templated else None]
@@ -97,7 +97,7 @@ def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[Mo
 
 
 def _write_training_examples(spec: TrainingSpec) -> None:
-    """A file for every (cutoff, shard) that has none yet."""
+    """Write the missing files of training examples, one per (cutoff, shard)."""
     items, storage = spec.scoring.work_items, spec.scoring.context.storage
     done = {info.path for info in storage.list(spec.folder)}
     pending = [item for item in items if spec.path(item) not in done]
@@ -113,7 +113,7 @@ def _write_training_examples(spec: TrainingSpec) -> None:
 
 
 class DenoiseTrainingUsers:
-    """Stage: the training users of a shard as of a cutoff: DENOISED_HISTORY, and what they consumed afterwards."""
+    """Stage: DENOISED_HISTORY of a shard's training users as of a cutoff, and what they consumed afterwards."""
 
     def __init__(self, spec: TrainingSpec) -> None:
         self._spec = spec
@@ -130,13 +130,13 @@ class DenoiseTrainingUsers:
         models = self._spec.scoring.models_at(item.cutoff)
         denoised = denoise(context, models, known.filter(pa.array(users)), every_user=True)
         examples = _examples(context, denoised, table["user_id"].combine_chunks(), consumed, item.cutoff)
-        if not examples.num_rows:  # Ray Data passes empty tables to no stage: that which writes is not called
+        if not examples.num_rows:  # Ray Data skips stages for empty tables, so the writing stage would not run
             write_arrow(context.storage, self._spec.path(item), examples)
         return examples
 
 
 class WriteTrainingExamples:
-    """Stage: the scored training users of one (cutoff, shard), and which candidates they then consumed, into a file."""
+    """Stage: writes the scored training users of one (cutoff, shard), with a label for each candidate."""
 
     def __init__(self, spec: TrainingSpec) -> None:
         self._spec = spec
@@ -170,7 +170,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
 
 
 def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None) -> list[pa.Table]:
-    """A table for each shard that has rows of this retrieve variant and scoring request."""
+    """One table per shard that has rows of this retrieve variant and scoring request."""
     shards = range(spec.scoring.context.config.data.shards)
     files = (read_arrow(spec.scoring.context.storage, spec.path(WorkItem(cutoff, shard))) for shard in shards)
     tables = [arm_rows(table, variant, scoring_request) for table in files if table.num_rows]
@@ -178,9 +178,10 @@ def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_reques
 
 
 def _examples(context: RunContext, table: pa.Table, user_ids: pa.Array, consumed: Ragged, cutoff: int) -> pa.Table:
-    """DENOISED_HISTORY rows with what their users consumed, then, if there are requests, again with requests.
+    """DENOISED_HISTORY rows with the items that their users consumed; if there are requests, also with simulated
+    requests.
 
-    `consumed`: int32 item codes of `user_ids`, which hold every user of the table.
+    `consumed`: int32 item codes of `user_ids`, which include every user of the table.
     """
     own = consumed.take(pc.index_in(table["user_id"].combine_chunks(), user_ids).to_numpy().astype(np.int64))
     plain = _with_labels(table, own, pa.nulls(table.num_rows, pa.string()))
@@ -199,7 +200,7 @@ def _with_labels(table: pa.Table, consumed: Ragged, request: pa.Array) -> pa.Tab
 def _simulated_requests(
     context: RunContext, users: list[str], consumed: Ragged, cutoff: int
 ) -> tuple[list[str], Ragged]:
-    """A request of each user, from a seed of their own: its text, and which of the consumed items satisfy it."""
+    """A simulated request for each user, seeded by user: its text, and the consumed items that satisfy it."""
     simulator = InstructionSimulator(worker_cache(context).facets)
     texts, right = [], np.zeros(len(consumed.values), np.bool_)
     for row, user in enumerate(users):

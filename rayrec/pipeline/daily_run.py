@@ -1,13 +1,13 @@
-"""The daily run, from the first event to the publication: read `run` from top to bottom.
+"""The daily run, from events to publication. `run` calls the stages in order.
 
     ingest   events -> contract -> histories by shard
     fit      item models, as of the date and of a few earlier cutoffs
-    tune     the LLM, as of the same
-    blend    how to weigh them all, fitted at the earlier cutoffs
+    tune     the LLM, as of the same cutoffs
+    blend    blender weights, fitted at the earlier cutoffs
     score    shard by shard: denoise -> retrieve -> rerank -> blend -> slates
     publish  one conditional write
 
-Every step finds what an earlier attempt finished and goes on from there.
+Every step reuses what an earlier attempt finished.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from rayrec.storage.tables import write_parquet
 
 @dataclass
 class StageTimings:
-    """How long each step took, in the order in which they ran."""
+    """Duration of each step, in order of execution."""
 
     steps: list[tuple[str, float, int, str]] = field(default_factory=list)  # (stage, seconds, units of work, unit)
 
@@ -65,9 +65,9 @@ class StageTimings:
 class RunResult:
     """How a run ended, for the report and the terminal."""
 
-    context: RunContext  # as the code that published it left its files
+    context: RunContext  # with the code version that published
     publication: PublishResult
-    already_published: bool  # it was published before this run started: nothing was done
+    already_published: bool  # published before this run started: nothing was done
     models: ModelSet  # as of the date
     data: IngestResult | None = None
     timings: StageTimings = field(default_factory=StageTimings)
@@ -78,7 +78,7 @@ class RunResult:
 
 
 def check(context: RunContext) -> None:
-    """Refuse settings that some stage would refuse later, before any work. Raises ConfigError."""
+    """Check settings of all stages before any work starts. Raises ConfigError."""
     for path in context.arms:
         sources = tuple(source.name for source in retriever_specs(path.at("retrieve")))
         check_slate(path.at("slate").read(Slate), sources, tuple(context.config.data.items.attributes))
@@ -92,7 +92,7 @@ def check(context: RunContext) -> None:
 
 
 def run(context: RunContext) -> RunResult:
-    """Everything for one date; a Ray cluster must be connected. Raises RayrecErrors; nothing is published then."""
+    """Run all stages for one date on the connected Ray cluster. On any RayrecError nothing is published."""
     check(context)
     opened = PublishingRun.open(context.storage, context.record)
     if opened.published is not None:
@@ -131,7 +131,7 @@ def score(
     scoring = ScoringSpec(context, (models,), context.config.rerank.engine, run_id=run.record.run_id)
     committing = CommitSpec(scoring, run, tuple(sorted(blenders.items())), data.shards)
     pending = [item for item in scoring.work_items if item.shard not in receipts]
-    # Ray Data passes empty tables to no stage: shards without histories are committed here.
+    # Ray Data skips stages for empty tables, so shards without histories are committed here.
     empty = [item.shard for item in pending if not data.shards[item.shard].histories]
     if empty:
         commit = CommitShard(committing)
@@ -172,14 +172,15 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
 
 
 def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
-    """Those that `provenance` named."""
+    """The models that `provenance` recorded in the manifest."""
     llm = manifest.models.get(layout.LLM_KIND)
     path = None if llm is None else layout.model_folder(layout.LLM_KIND, llm)
     return ModelSet(context.cutoff, manifest.models[item_model_store.KIND], path)
 
 
 def _require_same_list(context: RunContext) -> None:
-    """Raises PublicationError where the erasure list has grown since the run began: its rows hold erased users."""
+    """Raise PublicationError if the erasure list has grown since the run began: the run's rows would include erased
+    users."""
     if erasure_list.read(context.storage).digest != context.erasure_list.digest:
         raise PublicationError(
             "users were erased while the job ran; nothing is published",
@@ -189,14 +190,15 @@ def _require_same_list(context: RunContext) -> None:
 
 
 def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
-    """The run's item codes, beside its denoising decisions: what `jobs.show` and `jobs.evaluate` read titles from."""
+    """Write the run's catalogue (item codes), from which `jobs.show` and `jobs.evaluate` read titles."""
     path = layout.run_catalogue_path(context.date, run.record.run_id)
     if not context.storage.exists(path):
         write_parquet(context.storage, path, data.catalogue)
 
 
 def _write_unknown_rule_items(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
-    """How many item ids of the arms' rules the catalogue does not have: no error, for a catalogue changes daily."""
+    """Count item ids in the arms' rules that the catalogue lacks. This is no error, because the catalogue changes
+    daily."""
     items = CatalogueItems.of(data.catalogue)
     counts = {path.arm: unresolved_ids(path.at("slate").read(Slate).rules, items) for path in context.arms}
     if any(counts.values()):

@@ -15,7 +15,7 @@ from rayrec.reporting.html_report import has_report
 
 
 def describe(context: RunContext) -> str:
-    """The plan as text: inputs, stages, what is done and what would run. Reads mostly listings; writes nothing."""
+    """The plan as text: inputs, finished stages and stages to run. Mostly lists files; writes nothing."""
     check(context)
     record = context.record
     manifest = find_manifest(context.storage, context.date)

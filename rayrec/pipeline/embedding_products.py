@@ -1,7 +1,7 @@
-"""The publications of the embedding job: embeddings, and what is derived from them (neighbours, influences).
+"""The publications of the embedding job: embeddings, and the neighbours and influences derived from them.
 
-Each is a publishing run of its own with its own settings. Derived products need published embeddings of the date, and
-the model that made them.
+Each is a publishing run with its own settings. Derived products need the published embeddings of the date and their
+model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _ORDERED = ("data.events", "embeddings.views", "embeddings.instructions")  # set
 
 @dataclass(frozen=True)
 class EmbeddingStageSpec:
-    """What a stage of the embedding job is built from."""
+    """The arguments of the embedding job's stages."""
 
     context: RunContext
     run: PublishingRun
@@ -51,7 +51,7 @@ class EmbeddingStageSpec:
 
 
 def record_of(context: RunContext) -> RunRecord:
-    """The identity of the embeddings' run: only settings that can change a vector."""
+    """The run record of the embeddings: it covers only settings that can change a vector."""
     settings = settings_of(context)
     data = context.config.data.model_dump(mode="json", exclude={"root"})
     fingerprinted_settings = {"embeddings": vector_settings(settings), "data": data}
@@ -75,7 +75,7 @@ def influence_record(context: RunContext) -> RunRecord:
 
 
 def _derived_record(context: RunContext, section: str, arms: tuple[str, ...]) -> RunRecord:
-    """`record_of` with the settings of a section of `embeddings`."""
+    """The record of `record_of` with the settings of one section of `embeddings`."""
     vectors = record_of(context)
     fingerprinted_settings = {
         **vectors.fingerprinted_settings,
@@ -86,14 +86,14 @@ def _derived_record(context: RunContext, section: str, arms: tuple[str, ...]) ->
 
 
 def publish_neighbours(context: RunContext, manifest: Manifest) -> PublishResult:
-    """Publish the nearest users and items; `manifest`: of the embeddings."""
+    """Publish the nearest users and items. `manifest` is the embeddings' manifest."""
     return _publish_derived(
         context, manifest, neighbours_record(context), NEIGHBOURS, NeighbourShard, needs_histories=False
     )
 
 
 def publish_influences(context: RunContext, manifest: Manifest) -> PublishResult:
-    """Publish the events that each vector depends on most; `manifest`: of the embeddings."""
+    """Publish the events that each vector depends on most. `manifest` is the embeddings' manifest."""
     return _publish_derived(
         context, manifest, influence_record(context), INFLUENCES, InfluenceShard, needs_histories=True
     )
@@ -165,7 +165,7 @@ class InfluenceShard:
         alignment: Floats,
         removed: npt.NDArray[np.bool_],
     ) -> pa.Table:
-        """INFLUENCE of one instruction: each user's events of the highest influence, up to `influence.events`."""
+        """INFLUENCE rows of one instruction: each user's `influence.events` events with the highest influence."""
         order = np.lexsort((np.arange(len(events.item)), -influence, events.user))
         rank = np.arange(len(order)) - events.offsets[events.user[order]] + 1
         listed = rank <= self._settings.influence.events
@@ -187,7 +187,7 @@ class InfluenceShard:
 
 @dataclass(frozen=True)
 class IndexedUsers:
-    """All users' vectors under one instruction, sorted by user_id, and a search index of them."""
+    """All users' vectors under one instruction, sorted by user_id, with a search index."""
 
     user_id: pa.Array
     vectors: Floats  # [users, dim]
@@ -197,7 +197,7 @@ class IndexedUsers:
 class NeighbourShard:
     """Stage: the nearest users and items of one shard's users, per instruction.
 
-    Holds the vectors of all users under all instructions: 4 bytes a user, instruction and dimension, twice.
+    Holds the vectors of all users under all instructions twice: 8 bytes per user, instruction and dimension.
     """
 
     def __init__(self, spec: EmbeddingStageSpec) -> None:

@@ -1,7 +1,7 @@
-"""The embedding job for one date: read `run` from top to bottom.
+"""The embedding job for one date. `run` calls the steps in order.
 
     ingest   events -> validated histories by shard, shared with `jobs.daily`
-    train    the model as of the date: found by its fingerprint or trained (rayrec.pipeline.embedding_training)
+    train    the model as of the date: reused by fingerprint or trained (rayrec.pipeline.embedding_training)
     embed    per shard: views -> a vector under every instruction -> files and a receipt
     publish  one conditional write
     derive   if configured: neighbours and influences, each published on its own (rayrec.pipeline.embedding_products)
@@ -52,7 +52,7 @@ class EmbedResult:
 
 
 def run(context: RunContext) -> EmbedResult:
-    """Everything for one date; a Ray cluster must be connected. Raises RayrecErrors; what failed is not published."""
+    """Run all steps for one date on the connected Ray cluster. Raises RayrecErrors; what failed is not published."""
     opened = PublishingRun.open(context.storage, record_of(context), EMBEDDINGS)
     if opened.published is not None:
         result = EmbedResult(PublishResult("published", opened.published), True, {})

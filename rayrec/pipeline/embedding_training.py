@@ -1,6 +1,6 @@
-"""The embedding model as of a date: found by its fingerprint, or trained by a group of workers.
+"""The embedding model as of a date: reused by fingerprint, or trained by a group of workers.
 
-A killed training resumes after its last epoch, from a checkpoint in the folder of the future model.
+A killed training resumes after its last epoch, from a checkpoint in the model's folder.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ def settings_of(context: RunContext) -> Embeddings:
 
 
 def vector_settings(settings: Embeddings) -> dict[str, Any]:
-    """The settings that can change a vector, as JSON content, with a digest of a local base checkpoint."""
+    """The settings that can change a vector, as JSON content, with the digest of a local base checkpoint."""
     content = settings.model_dump(mode="json", exclude={"neighbours", "influence"})
     content["model"]["base"] = _base_digest(settings.model)
     return content
 
 
 def model_fingerprint(context: RunContext) -> str:
-    """Of everything that can change the weights: not instructions without training answers, nor `max_removed_share`."""
+    """Fingerprint of everything that can change the weights, so without `max_removed_share` and without instructions
+    that have no training answers."""
     settings = vector_settings(settings_of(context))
     trained = {
         name: {key: value for key, value in instruction.items() if key != "max_removed_share"}
@@ -61,7 +62,7 @@ def model_fingerprint(context: RunContext) -> str:
 
 
 def fit(context: RunContext) -> str:
-    """The fingerprint of the date's model, which is trained unless it exists."""
+    """Train the date's model unless it exists, and return its fingerprint."""
     fingerprint = model_fingerprint(context)
     if not artifacts.exists(context.storage, KIND, fingerprint):
         resources = context.config.resources
@@ -71,7 +72,7 @@ def fit(context: RunContext) -> str:
 
 
 def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, report: ReportCallback) -> None:
-    """One worker's part of the training; the first worker saves the model, unless another run has done so."""
+    """Run one worker's part of the training. The first worker saves the model, unless another run already has."""
     if worker.broadcast_first(artifacts.exists(context.storage, KIND, fingerprint)):
         return
     settings, checkpoint = settings_of(context), layout.training_checkpoint_path(layout.model_folder(KIND, fingerprint))
@@ -94,7 +95,7 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
 
 
 def _resumed(context: RunContext, checkpoint: str) -> bytes | None:
-    """The checkpoint of an earlier run that was killed, if there is one."""
+    """The checkpoint of an earlier, killed run, if any."""
     try:
         data = context.storage.read(checkpoint)
     except MissingFileError:

@@ -1,16 +1,16 @@
 """Erases users (GDPR) from everything under `output.root`: `jobs.forget`.
 
-    list      the users go on the erasure list: every later ingest drops their rows, and no earlier run is resumed
-    plan      record which files hold rows of theirs
-    models    the date's item models without them, under the fingerprints that the date's next run looks for
-    erase     rows of theirs go from publications, run artifacts, quarantine and reports; the manifest names the new
-              model; what a run can make again and may hold them is deleted (work/, other item models, blenders); LLM
-              checkpoints are marked stale
-    verify    output.root is searched again
-    certify   what was found, what was done, what remains
+    list      add the users to the erasure list: later ingests drop their rows, and earlier runs are not resumed
+    plan      record which files hold their rows
+    models    correct the date's item models, saved under the fingerprints that the date's next run looks for
+    erase     remove their rows from publications, run artifacts, quarantine and reports; update the model in the
+              manifest; delete derived data that may hold them (work/, other item models, blenders); mark LLM
+              checkpoints stale
+    verify    search output.root again
+    certify   record what was found, what was done and what remains
 
-Every step can be repeated. The next call takes up any request without a certificate: the erasure list holds all that
-is needed. Do not run it while another job runs; that job would fail because its files are gone.
+Every step is idempotent. The next call completes any request without a certificate; the erasure list holds all that it
+needs. Do not run this job while another runs: the other would fail on missing files.
 """
 
 from __future__ import annotations
@@ -54,24 +54,24 @@ REMAINING = {
     "the erasure list": "salted tokens, so that the users are recognised if their events come again",
     "copies elsewhere": "readers of the slates, backups, earlier versions in a versioned bucket, caches of models",
 }
-"""What remains after an erasure, and why: part of every certificate."""
+"""What remains after an erasure, and why; part of every certificate."""
 
 
 def add_to_erasure_list(storage: Storage, user_ids: pa.Array) -> int:
-    """Gives how many of them were not on the list before."""
+    """Add users to the erasure list and return the number of new ones."""
     storage.require_atomic_create()
     request = erasure_list.add(storage, user_ids)
     return 0 if request is None else len(request.tokens)
 
 
 def newest_context(config: Config, date: Date | None) -> RunContext | None:
-    """The run whose item models are corrected: of `date`, else of the newest published date; None if there is none."""
+    """The run of `date`, or of the newest published date, whose item models are corrected; None if there is none."""
     dates = [date] if date is not None else published_dates(config.output.root)
     return RunContext(config, dates[-1]) if dates else None
 
 
 def execute(config: Config, request: ErasureRequest, context: RunContext | None) -> str:
-    """Fulfil a request; gives the certificate's path. With a `context`, a Ray cluster must be connected.
+    """Fulfil a request and return the certificate's path. With a `context`, a Ray cluster must be connected.
 
     Raises StorageError if rows of these users are found afterwards.
     """
@@ -123,9 +123,9 @@ def _as_published(context: RunContext, listed: ErasureList) -> RunContext:
 
 
 def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
-    """Correct the item models of `before`: without the users on the list of `now`, under their new fingerprints.
+    """Remove the users on the erasure list of `now` from the item models of `before`, saved under new fingerprints.
 
-    Gives a row per model; [] if the histories of `before` are gone: then its models are deleted instead.
+    Returns a row per model; [] if the histories of `before` are gone, in which case its models are deleted instead.
     """
     if not is_ingested(before):
         return []
@@ -171,7 +171,7 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
 
 
 def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dict[str, Any]:
-    """The files that hold rows of these users, as found before anything was changed."""
+    """The files that hold rows of these users before any change."""
     path = layout.erasure_plan_path(request.id)
     if not storage.exists(path):
         found = find_user_data(storage, erased)
@@ -197,9 +197,9 @@ def _plan(storage: Storage, request: ErasureRequest, erased: ErasureList) -> dic
 
 
 def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
-    """Mark every LLM checkpoint stale: which users one was tuned on is not recorded, and every run tunes its own.
+    """Mark every LLM checkpoint stale: its training users are not recorded, and every run tunes its own.
 
-    Deletes unfinished tunings. Gives all stale checkpoints, of this request and of earlier ones.
+    Also deletes unfinished tunings. Returns all stale checkpoints, of this request and of earlier ones.
     """
     why: Mapping[str, str] = {"request": request.id, "marked_at": utc_now()}
     for path in tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=False):
@@ -210,7 +210,7 @@ def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
 
 
 def _delete_derived(storage: Storage, context: RunContext | None, kept_models: set[str]) -> dict[str, list[str]]:
-    """Delete what a run makes again when it needs it: work folders, and all models except LLMs."""
+    """Delete derived data: work folders, and all models except LLMs and `kept_models`."""
     work = set() if context is None else {context.work_folder}
     kinds = {info.path.split("/")[1] for info in storage.list(layout.MODELS)} - {layout.LLM_KIND}
     models = {layout.model_folder(item_model_store.KIND, fingerprint) for fingerprint in kept_models}

@@ -1,4 +1,4 @@
-"""Generates user profile texts from histories, by rules or by an LLM that reads titles: `jobs.teach`."""
+"""Generates user profile texts from histories, by rules or with an LLM that reads titles: `jobs.teach`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage
 
-ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> a text per user
+ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> one text per user
 
 
 @dataclass(frozen=True)
 class OutputTable:
-    """A parquet file to write, atomically."""
+    """An output parquet file, written atomically."""
 
     storage: Storage
     name: str
 
     @classmethod
     def at(cls, table: str) -> OutputTable:
-        """From a path or fsspec URL. Raises ConfigError for a folder, StorageError if it cannot be written."""
+        """Parse a path or fsspec URL. Raises ConfigError for a folder, StorageError if it is not writable."""
         folder, slash, name = table.rpartition("/")
         target = cls(Storage(folder or slash or "."), name)
         if not name or (target.storage.is_local and os.path.isdir(target.storage.url(name))):
@@ -64,7 +64,7 @@ class TeachResult:
 
 
 def llm_teacher(context: RunContext, checkpoint: str) -> LlmTeacher:
-    """A teacher whose LLM starts with the same resources as those that score. Raises ConfigError."""
+    """An LLM teacher with the resources of a scoring LLM. Raises ConfigError."""
     settings = generator_settings(context.config.resources)
     check_vllm_arguments(settings.vllm)
     return LlmTeacher(checkpoint, context.storage, partial(_start_generator, settings))
@@ -84,10 +84,10 @@ def _start_generator(settings: EngineSettings, checkpoint: Path, max_prompt_toke
 
 
 def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachResult:
-    """A profile text for each user with enough evidence; without a teacher, by rules. Requires ingested data.
+    """A profile text for each user with enough evidence, by the teacher or, without one, by rules. Requires ingested
+    data.
 
-    One task, on a node with the resources of one text scorer; if that node dies, another resumes from the cached
-    answers.
+    Runs as one task with the resources of one text scorer. If its node dies, another resumes from the cached answers.
     """
     resources = context.config.resources
     cpus, gpus = (resources.rerank_num_cpus, resources.rerank_num_gpus) if teacher else (1, 0)
@@ -103,7 +103,7 @@ def _generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> Teach
 
 
 def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.Table]:
-    """INSTRUCTION of each shard: the profile texts. Requires ingested data."""
+    """INSTRUCTION table of each shard with the profile texts. Requires ingested data."""
     for shard in range(context.config.data.shards):
         table = histories(context, shard)
         item = Ragged.from_arrow(table["item"])
@@ -121,7 +121,8 @@ def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.
 
 
 def rule_profiles(context: RunContext) -> ProfileGenerator:
-    """From facets that a history holds more of than the catalogue does. A user's text depends on no other user."""
+    """Generate profiles from facets that are more frequent in a history than in the catalogue. Users are
+    independent."""
     teacher = InstructionSimulator(worker_cache(context).facets)
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:
@@ -135,7 +136,7 @@ def rule_profiles(context: RunContext) -> ProfileGenerator:
 
 
 def llm_profiles(context: RunContext, teacher: LlmTeacher) -> ProfileGenerator:
-    """From titles, written by the LLM."""
+    """Generate profiles from titles with the LLM."""
     titles = worker_cache(context).catalogue["title"].to_pylist()
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:

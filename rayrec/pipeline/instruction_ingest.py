@@ -1,7 +1,7 @@
-"""Reads the instruction table once, validates it, and writes it to the run's work folder.
+"""Ingests the instruction table: validates it and writes it to the run's work folder.
 
 Which rows are valid depends on the arms and on `instruction.max_chars`. Configs that differ in these share the work
-folder, so the file names here carry a digest of both.
+folder, so file names carry a digest of both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class InstructionCounts:
 
 
 def ingest_instructions(context: RunContext) -> InstructionCounts:
-    """Read and validate the table unless that is done. Raises DataError; QuarantineError for too many invalid rows."""
+    """Read and validate the table, once. Raises DataError; QuarantineError for too many invalid rows."""
     if context.config.data.instructions is None:
         return InstructionCounts({}, {})
     counts_path = layout.instruction_counts_path(context.work_folder, _key(context))
@@ -50,7 +50,7 @@ def ingest_instructions(context: RunContext) -> InstructionCounts:
 
 
 def instruction_table(context: RunContext) -> pa.Table:
-    """INSTRUCTION, after `ingest_instructions`; empty if the config names no table."""
+    """The INSTRUCTION table, after `ingest_instructions`; empty if the config names none."""
     if context.config.data.instructions is None:
         return INSTRUCTION.empty_table()
     return read_parquet(context.storage, _path(context), INSTRUCTION).combine_chunks()

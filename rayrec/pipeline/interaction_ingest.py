@@ -1,8 +1,8 @@
-"""Ingests interactions: validates input splits, shuffles them by shard, and groups one file of histories a shard.
+"""Ingests interactions: validates input splits, shuffles rows by shard, and writes one file of histories per shard.
 
-Both stages resume: a split is done when its shuffle file exists, a shard when its counts exist. The paths of splits
-depend on the split plan, so another `data.split_bytes` starts again. The shuffle goes through storage, not through
-Ray's object store: memory is bounded by one split and one shard, and a killed task is simply repeated.
+Both stages resume: a split is done when its shuffle file exists, a shard when its counts exist. Split paths depend on
+the split plan, so changing `data.split_bytes` starts over. The shuffle uses storage instead of Ray's object store:
+memory is bounded by one split and one shard, and a killed task is simply repeated.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ def read_catalogue(context: RunContext) -> pa.Table:
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """The splits of the input files, and the paths that each is written to.
+    """The splits of the input files, and their output paths.
 
-    The paths carry a digest of the plan, because files of another plan hold other rows under the same number. Files
-    that a killed run of another plan left in quarantine stay there.
+    The paths carry a digest of the plan, because split numbers of different plans cover different rows. Quarantine
+    files of a killed run with another plan remain.
     """
 
     context: RunContext
@@ -112,7 +112,7 @@ class SplitPlan:
 
     @classmethod
     def of(cls, context: RunContext) -> SplitPlan:
-        """The same in every process: it depends only on the input files and `data.split_bytes`."""
+        """Make the plan from the input files and `data.split_bytes`; identical in every process."""
         data = context.config.data
         return cls(context, make_splits(Storage(data.root), context.interaction_files, data.split_bytes))
 
@@ -124,7 +124,7 @@ class SplitPlan:
 
     @property
     def shuffle_paths(self) -> list[str]:
-        """Every shuffle file, in the order of (file, row)."""
+        """Every shuffle file, in (file, row) order."""
         return [self.shuffle_path(split.index) for split in self.splits]
 
     def pending(self) -> list[int]:
@@ -223,7 +223,7 @@ def _ingest(context: RunContext) -> None:
         statistics = read_statistics(context.storage, path)
         row_counts.add(RowCounts.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
-    _check_share(context, row_counts, row_counts.quarantined)  # before the histories: it may be too much already
+    _check_share(context, row_counts, row_counts.quarantined)  # before the histories: the share may already be too high
     if context.config.data.items.from_interactions:
         parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
@@ -243,7 +243,7 @@ def _ingest(context: RunContext) -> None:
 
 
 def _check_share(context: RunContext, counts: RowCounts | IngestResult, quarantined: Mapping[str, int]) -> None:
-    """Raises QuarantineError if the share of invalid interactions is above `data.max_quarantine_share`."""
+    """Raise QuarantineError if the share of invalid interactions is above `data.max_quarantine_share`."""
     others = (ITEM_REASON_PREFIX, INSTRUCTION_REASON_PREFIX)
     check_share(
         counts.rows - counts.outside_window - counts.erased,

@@ -1,6 +1,6 @@
-"""Item models (retrievers and what denoisers learn beside them): found by fingerprint, or fitted in a task.
+"""Fits item models (retrievers, and what denoisers learn with them) in Ray tasks, or reuses them by fingerprint.
 
-One is made as of the date, and one as of each earlier cutoff that the blender learns from.
+There is one model as of the date, and one as of each earlier cutoff that the blender learns from.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from rayrec.storage import artifacts
 class ModelSet:
     """The models as of one cutoff."""
 
-    cutoff: int  # microseconds UTC: nothing at or after this was known
+    cutoff: int  # microseconds UTC: nothing at or after it is known
     item_model: str  # fingerprint
     llm: str | None = None  # the tuned LLM's path; None: no arm uses it
 
@@ -49,14 +49,14 @@ class ModelSet:
 
 
 def cutoffs(context: RunContext) -> tuple[int, ...]:
-    """The moments as of which models are made, oldest first: those that the blender learns from, then the date."""
+    """The cutoffs of all models, oldest first: those for blender training, then the date."""
     blend = context.config.blend
     back = range(blend.cutoffs, -1, -1)
     return tuple(context.cutoff - int(k * blend.horizon_days * MICROSECONDS_PER_DAY) for k in back)
 
 
 def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, ...]:
-    """The item model as of every cutoff, oldest first."""
+    """Fit the item model as of every cutoff, oldest first."""
     moments = cutoffs(context)
     with Progress("fit", len(moments), unit="models") as progress:
         submitted = [submit_fit(context, data, cutoff) for cutoff in moments]
@@ -68,19 +68,19 @@ def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, 
 
 @dataclass(frozen=True)
 class SubmittedFit:
-    """An item model that exists, or that a task fits."""
+    """An item model that exists or is being fitted by a task."""
 
     fingerprint: str
     task: ray.ObjectRef | None = None
 
     def wait(self) -> None:
-        """Until it exists. Raises what stopped the task."""
+        """Wait until the model exists. Raises the task's error."""
         if self.task is not None:
             ray.get(self.task)
 
 
 def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> SubmittedFit:
-    """The item model as of `cutoff`; a task starts to fit it if it does not exist yet."""
+    """Start a task that fits the item model as of `cutoff`, unless the model exists."""
     specs, fingerprint = item_model_spec(context, data, cutoff)
     if artifacts.exists(context.storage, item_model_store.KIND, fingerprint):
         return SubmittedFit(fingerprint)
@@ -121,18 +121,19 @@ def _fit(context: RunContext, specs: tuple[SourceSpec, ...], cutoff: int, finger
 
 
 def item_features(model: ItemModel) -> ItemFeatures:
-    """What the blender knows of each item."""
+    """The item features of the blender."""
     return ItemFeatures(NAMES, model.features, model.cutoff)
 
 
 def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:
-    """All fits that these need, perhaps more than once. Raises ConfigError for unknown methods or settings."""
+    """All fits that these denoisers require, perhaps with duplicates. Raises ConfigError for unknown methods or
+    settings."""
     found = [DENOISERS.lookup(denoise.method).required_fits(denoise.settings) for denoise in denoisers]
     return tuple(fit for fits in found for fit in fits)
 
 
 def required_denoiser_fits(denoisers: Iterable[Denoise]) -> tuple[DenoiserFit, ...]:
-    """What these denoisers learn at the fit, each once."""
+    """The fits of these denoisers, without duplicates."""
     found: dict[str, DenoiserFit] = {}
     for denoise in denoisers:
         method, settings = DENOISERS.lookup(denoise.method), denoise.settings
@@ -155,7 +156,7 @@ def _denoiser_fit(
 
 
 def histories_from_fit_data(data: FitData) -> Histories:
-    """A fit's events as denoisers see them: without values and dwell times."""
+    """A fit's events in the denoisers' format, without values and dwell times."""
     item = Ragged.from_lengths(data.item, np.bincount(data.user, minlength=data.matrix.shape[0]))
     return Histories(
         item=item,
@@ -167,7 +168,7 @@ def histories_from_fit_data(data: FitData) -> Histories:
 
 
 def fit_data(histories: Histories, items: int, cutoff: int) -> FitData:
-    """The positive events of histories as what retrievers learn from."""
+    """The positive events of histories in the retrievers' format."""
     positive = histories.weight.values > 0
     item = histories.item.filter(positive)
     weight = histories.weight.values[positive]

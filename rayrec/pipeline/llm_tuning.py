@@ -1,6 +1,6 @@
-"""Tunes the LLM on denoised histories: one checkpoint a cutoff, found by fingerprint or made by a group of workers.
+"""Tunes the LLM on denoised histories: one checkpoint per cutoff, reused by fingerprint or tuned by a group of workers.
 
-The tuning as of the oldest cutoff also finds the best number of epochs on validation; the others run that many.
+Validation at the oldest cutoff selects the number of epochs for all cutoffs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> tuple[ModelSet, ...]:
-    """The LLM as of every cutoff; `models` as they are where no arm uses it."""
+    """Tune the LLM as of every cutoff. Returns `models` with its paths, or unchanged if no arm uses it."""
     if not needs_tuned_llm(context):
         return tuple(models)
     paths = [layout.model_folder(layout.LLM_KIND, _fingerprint(context, one, models)) for one in models]
@@ -74,9 +74,10 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
 
 
 def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
-    """Tune (or find) the checkpoints of `specs`, one after another in one group of workers: starting it takes long.
+    """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, because starting one takes long.
 
-    If the first is validated (`until`), the others run as many epochs as it found best. Errors as of `tune_on_worker`.
+    If the first is validated (`until`), the others run its best number of epochs. Raises the errors of
+    `tune_on_worker`.
     """
     if not all(tuned_checkpoint.exists(Storage(spec.root), spec.path) for spec in specs):
         run(partial(_tune_all, tuple(specs)), workers, "tune")
@@ -84,7 +85,7 @@ def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
 
 
 def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
-    """One epoch of a tuning as a line for the terminal."""
+    """One epoch of a tuning, as a line for the terminal."""
     planned = spec.stop_after or spec.settings.epochs
     validation = f"  validation {row['validation']:.3f}" if "validation" in row else ""
     speed = row["tokens"] / max(row["seconds"], 1e-9)
@@ -114,15 +115,15 @@ def _report(report: ReportCallback, spec: TuningSpec, row: Mapping[str, float]) 
 
 @dataclass(frozen=True)
 class SequenceSpec:
-    """What the stage below needs: the run, and the models as of each cutoff."""
+    """Arguments of `WriteTuningSequences`: the run, and the models as of each cutoff."""
 
     context: RunContext
     models: tuple[ModelSet, ...]
 
 
 class WriteTuningSequences:
-    """Stage: a shard's positive events with their keep weights as of a cutoff, and later ones (never denoised) for
-    validation, into a file."""
+    """Stage: writes a shard's positive events as of a cutoff with their keep weights, and later events (not denoised)
+    for validation."""
 
     def __init__(self, spec: SequenceSpec) -> None:
         self._context = spec.context
@@ -150,7 +151,7 @@ class WriteTuningSequences:
 
 
 def _item_factors(context: RunContext, models: ModelSet) -> np.ndarray[tuple[int, int], np.dtype[np.float32]] | None:
-    """The item factors that the LLM's tokens begin with; None where the models have none."""
+    """The item factors that initialise the item tokens; None if the models have none."""
     specs = [spec for variant in context.arms.variants("retrieve") for spec in retriever_specs(variant)]
     return worker_cache(context).item_model_parts(models.item_model, FACTORS.method).factors(specs)
 
@@ -163,10 +164,11 @@ def _warn_of_stale_checkpoints(context: RunContext) -> None:
 
 
 def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet]) -> str:
-    """Of everything that can change the tuned weights; the first cutoff decides the number of epochs of all."""
+    """Fingerprint of everything that can change the tuned weights. The first cutoff decides the number of epochs of
+    all."""
     config = context.config
     templates = context.templates.digest if has_requests(context) else None
-    tuning = config.tuning.model_dump(mode="json") | {"base": context.base}  # by its content, wherever it lies
+    tuning = config.tuning.model_dump(mode="json") | {"base": context.base}  # by content, not by path
     settings = [
         tuned_checkpoint.FORMAT,
         tuning,

@@ -1,4 +1,4 @@
-"""What a run leaves besides slates: denoising decisions, run statistics, text ablation, counterfactual propensities."""
+"""Artifacts of a run besides slates: denoising decisions, statistics, text ablation, counterfactual propensities."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _ABLATION_USERS = 100  # of a run and text scorer, two items each
 
 
 def write_denoising_decisions(context: RunContext, run_id: str, shard: int, denoised: pa.Table) -> None:
-    """DENOISED_HISTORY of one shard, for `jobs.show`, and its counts for the report."""
+    """Write DENOISED_HISTORY of one shard, for `jobs.show`, and its counts for the report."""
     write_arrow(context.storage, layout.denoising_decisions_path(context.date, run_id, shard), denoised)
     write_run_statistics(context, run_id, "histories", shard, history_statistics(denoised))
 
 
 def write_counterfactual_propensities(context: RunContext, run_id: str, shard: int, propensities: pa.Table) -> None:
-    """COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.slate_reader."""
+    """Write COUNTERFACTUAL_PROPENSITY of one shard, for off-policy estimates. See rayrec.publishing.slate_reader."""
     write_arrow(context.storage, layout.counterfactual_propensities_path(context.date, run_id, shard), propensities)
 
 
 def write_failed_prompts(context: RunContext, run_id: str, shard: int, failed: pa.Table) -> None:
-    """QUARANTINE of users (columns user_id, error) whose prompt failed; no file where there are none."""
+    """Write QUARANTINE of users (columns user_id, error) whose prompt failed; no file if there are none."""
     if not failed.num_rows:
         return
     rows = failed.num_rows
@@ -58,7 +58,7 @@ def read_run_statistics(context: RunContext, run_id: str) -> pa.Table:
 def write_text_ablation(
     context: RunContext, run_id: str, shard: int, method: str, scorer: TextReranker, scored: pa.Table
 ) -> None:
-    """TEXT_ABLATION of a sample of one shard's users; `scored`: what `scorer` returned."""
+    """Write TEXT_ABLATION of a sample of one shard's users; `scored`: what `scorer` returned."""
     shards = context.config.data.shards
     users = _ABLATION_USERS // shards + (shard < _ABLATION_USERS % shards)
     found = TEXT_ABLATION.empty_table()

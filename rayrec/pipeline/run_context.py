@@ -27,13 +27,13 @@ def microseconds(day: date) -> int:
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """What the stages need to know of a run. Picklable and hashable; input files are listed on first use.
+    """Config and date of one run, with what follows from them. Picklable and hashable; lists input files on first use.
 
-    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. It then stays the
-    same, in the workers too: an erasure request that comes during the run is for the next one.
+    `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. The list then stays
+    fixed for the run, also in workers: erasure requests during the run apply to the next one.
 
-    `code_version`: of the driver, in the workers too. Nothing that another version made is reused, so that a rerun
-    after a bug fix is without the bug from the first row on.
+    `code_version`: the driver's, also in workers. Output of other code versions is never reused, so a rerun after a bug
+    fix recomputes everything.
     """
 
     config: Config
@@ -49,16 +49,16 @@ class RunContext:
 
     @cached_property
     def _identity(self) -> tuple[str, str, str, str, str | None]:
-        """What equal contexts have in common: a process caches what it loads for a run by this."""
+        """What equal contexts share; the key of a process's run cache."""
         try:
             data = self.data_fingerprint
-        except (ConfigError, DataError, MissingFileError):  # no data, or no longer
+        except (ConfigError, DataError, MissingFileError):  # no data, or deleted since
             data = None
         return self.config.model_dump_json(), self.dt, self.erasure_list.digest, self.code_version, data
 
     @cached_property
     def erasure_list(self) -> ErasureList:
-        """Users whose events are dropped before anything is made of them."""
+        """Users whose events are dropped at ingest."""
         return erasure_list.read(self.storage) if self.given_erasure_list is None else self.given_erasure_list
 
     @property
@@ -80,7 +80,7 @@ class RunContext:
 
     @cached_property
     def arms(self) -> ArmPlan:
-        """Which variants of each stage there are, and which arms share them."""
+        """The variants of each stage, and the arms that share them."""
         return plan_arms(self.config)
 
     @cached_property
@@ -101,7 +101,7 @@ class RunContext:
 
     @cached_property
     def templates(self) -> Templates:
-        """The wording of prompts. Read on the driver first, then it travels with the context."""
+        """The wording of prompts; read on the driver, then pickled with the context."""
         return load_templates(self.config.instruction.templates)
 
     @property
@@ -111,10 +111,10 @@ class RunContext:
 
     @cached_property
     def data_fingerprint(self) -> str:
-        """Of the rows that go in: the data settings, the date, each input (name, size, version), who is left out; and
-        of the code that reads them. It is part of the fingerprint of all that is made of them.
+        """Fingerprint of the ingested rows: data settings, date, inputs (name, size, version), erasure list and code
+        version. It is part of the fingerprint of everything derived from them.
 
-        Histories name an event by its place in `data.events`, so its order counts.
+        Histories refer to an event by its position in `data.events`, so the order of events counts.
         """
         content = self.config.data.model_dump(mode="json", exclude={"root", "max_quarantine_share", "split_bytes"})
         data = with_key_order(content, "events")
@@ -133,7 +133,7 @@ class RunContext:
 
     @cached_property
     def record(self) -> RunRecord:
-        """What publishing calls this run."""
+        """The run as a publishing record."""
         return RunRecord(
             date=self.date,
             fingerprint=self.config.fingerprint,
@@ -146,20 +146,21 @@ class RunContext:
 
     @property
     def inputs(self) -> tuple[InputRecord, ...]:
-        """Every input file, and the erasure list, where there is one: its size is the number of users on it."""
+        """Every input file, and the erasure list if there is one (size: number of users)."""
         listed = self.erasure_list
         known = (InputRecord(layout.ERASURE, len(listed), listed.digest),) if listed else ()
         return tuple(InputRecord(file.path, file.size, file.version) for file in self.files) + known
 
     @property
     def _template_inputs(self) -> tuple[InputRecord, ...]:
-        """Templates that are not rayrec's own, as an input: their size is their number."""
+        """User-supplied templates as an input (size: number of templates)."""
         path = self.config.instruction.templates
         return (InputRecord(path, len(self.templates), self.templates.digest),) if path else ()
 
     @cached_property
     def checkpoints(self) -> dict[str, tuple[str, str]]:
-        """The checkpoint that each rerank variant reads text with: folder, digest. Raises ConfigError for no such."""
+        """The checkpoint of each text-scoring rerank variant: folder, digest. Raises ConfigError if a checkpoint is
+        missing."""
         found = {}
         for variant in self.arms.variants("rerank"):
             rerank = variant.read(Rerank)
@@ -170,13 +171,13 @@ class RunContext:
 
     @cached_property
     def base(self) -> str | None:
-        """Name and digest of the checkpoint that the LLM is tuned from; None: of no such. Raises ConfigError."""
+        """Name and digest of the base checkpoint of the LLM; None without one. Raises ConfigError."""
         folder = self.config.tuning.base
         tunes = any(variant.read(Rerank).method == "item_token" for variant in self.arms.variants("rerank"))
         return hf_checkpoint.base_model_id(folder, "tuning.base") if tunes and folder != "scratch" else None
 
     @property
     def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
-        """Those checkpoints and the base, as inputs: without their size."""
+        """These checkpoints and the base as inputs, without size."""
         base = {(self.config.tuning.base, self.base)} if self.base else set()
         return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *base}))

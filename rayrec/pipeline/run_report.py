@@ -1,4 +1,4 @@
-"""Collects the data of a published run's report from its run artifacts."""
+"""Collects a published run's report data from its run artifacts."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
 
 
 def select_example_users(context: RunContext, manifest: Manifest, limit: int) -> list[UserView]:
-    """Up to `limit` users to show.
+    """Select up to `limit` example users.
 
-    First users with removed events; for up to half of the places, users whose slates differ most between the first two
-    arms (searched in the first shard); if no user is in both arms, users of arms that would not be shown otherwise.
+    First come users with removed events. Up to half of the places go to users whose slates differ most between the
+    first two arms (searched in the first shard) or, if no user is in both arms, to users of arms not shown otherwise.
     """
     lost = _users_with_removals(context, manifest, limit)
     differ: list[str] = []
@@ -59,7 +59,7 @@ def select_example_users(context: RunContext, manifest: Manifest, limit: int) ->
 
 
 def _of_other_arms(context: RunContext, manifest: Manifest, users: list[str]) -> list[str]:
-    """The first user in the first shard of each arm that none of `users` is in."""
+    """For each arm without one of `users`, its first user in the first shard."""
     members = context.arms.members(pa.array(users, pa.string()))
     unseen = [arm for arm in manifest.arms if not members[arm].any()]
     columns = [read_shard_slates(context.storage, manifest, arm, 0, ("user_id",))["user_id"] for arm in unseen]
@@ -67,7 +67,7 @@ def _of_other_arms(context: RunContext, manifest: Manifest, users: list[str]) ->
 
 
 def _users_with_removals(context: RunContext, manifest: Manifest, limit: int) -> list[str]:
-    """Up to `limit` users with removed events, from as many shards as needed."""
+    """Up to `limit` users with removed events; reads as many shards as needed."""
     lost: list[str] = []
     for shard in range(manifest.shards):
         if len(lost) >= limit:
@@ -77,7 +77,7 @@ def _users_with_removals(context: RunContext, manifest: Manifest, limit: int) ->
 
 
 def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table | None = None) -> ReportData:
-    """Everything the report shows; `ground_truth`: COMPARISON against synthetic ground truth, if there is one."""
+    """Collect all data of the report; `ground_truth`: COMPARISON against synthetic ground truth, if any."""
     context, manifest = result.context, result.manifest
     summary = read_run_statistics(context, manifest.run_id)
     earlier, drifted, drift_unavailable = drift_since_previous(context.storage, context.date, summary)
@@ -119,7 +119,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
 
 
 def drift_since_previous(storage: Storage, date: Date, summary: pa.Table) -> tuple[Date | None, pa.Table, str]:
-    """The last published date before `date`, DRIFT of the RUN_STATISTICS since then, and why there is none."""
+    """The last published date before `date`, DRIFT of RUN_STATISTICS since then, and the reason if there is none."""
     dates = [there for there in published_dates(storage.root) if there < date]
     if not dates:
         return None, DRIFT.empty_table(), ""
@@ -171,7 +171,7 @@ def _inputs(context: RunContext) -> dict[str, str]:
 
 
 def _quarantine_examples(context: RunContext) -> pa.Table:
-    """A few rows of each reason."""
+    """A few rows per reason."""
     chosen: dict[str, list[dict[str, object]]] = {}
     for info in context.storage.list(context.quarantine):
         with context.storage.open(info.path) as file:
@@ -210,7 +210,7 @@ def _text_ablation(context: RunContext, manifest: Manifest) -> pa.Table:
 
 
 def _card(result: RunResult) -> ModelCard | None:
-    """The model card of the tuned LLM; None if no arm uses one, or it was deleted since."""
+    """The model card of the tuned LLM; None if no arm uses one or it has been deleted."""
     if result.models.llm is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The LLM scorers that an actor holds: the item-token ranker tuned by this job, and text scorers on checkpoints."""
+"""The LLM scorers of an actor: the item-token ranker tuned by this job, and text scorers on checkpoints."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import TextScorerSettings, start_text_scorer
 
-_USERS, _FEWEST = 200, 4  # of the few-shot pool: at most so many users, with so many positive events at least
-_SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples go by the plain hash
+_USERS, _FEWEST = 200, 4  # few-shot pool: maximum number of users, minimum number of positive events
+_SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples use the unsalted hash
 
 
 @dataclass
 class ScorerCache:
-    """`engine`: of the tuned LLM. Text scorers stay for the job; the tuned LLM is another one for every cutoff."""
+    """Loaded scorers. Text scorers stay loaded for the whole job; the tuned LLM changes with the cutoff and runs on
+    `engine`."""
 
     context: RunContext
     engine: str
@@ -44,19 +45,19 @@ class ScorerCache:
     _texts: dict[str, TextReranker] = field(default_factory=dict)
 
     def at(self, models: ModelSet, method: Rerank) -> ItemTokenRanker | TextReranker:
-        """The scorer of this method as of these models' cutoff; loaded when first needed."""
+        """The scorer of this method as of these models' cutoff, loaded on first use."""
         if method.is_text_scorer:
             if method.scorer_key not in self._texts:
                 self._texts[method.scorer_key] = self._text_reranker(method)
             return self._texts[method.scorer_key]
         if self._tuned is None or self._tuned[0] != models:
             self._tuned = None
-            engine_registry.free_memory()  # two of them would not fit where one does
+            engine_registry.free_memory()  # two engines may not fit into memory together
             self._tuned = models, self._item_tokens(models)
         return self._tuned[1]
 
     def engine_and_method(self, method: Rerank) -> str:
-        """The value of the column `scorer`, which the manifest counts."""
+        """The value of the column `scorer`, for the counts in the manifest."""
         engine = engine_registry.engine_class(method.engine if method.is_text_scorer else self.engine)
         return f"{engine.name}: {method.method}"
 
@@ -92,7 +93,7 @@ class ScorerCache:
 
 
 def item_texts(catalogue: pa.Table, fields: Sequence[str]) -> Iterator[str]:
-    """The text of each item for text scorers: `title (category): description`, as far as `fields` names them."""
+    """The text of each item for text scorers: `title (category): description`, with the parts that `fields` names."""
     nothing = [None] * catalogue.num_rows
     category, description = (
         catalogue[name].to_pylist() if name in fields else nothing for name in ("category", "description")
@@ -102,8 +103,8 @@ def item_texts(catalogue: pa.Table, fields: Sequence[str]) -> Iterator[str]:
 
 
 def few_shot_pool(context: RunContext) -> FewShotPool:
-    """Users whose histories may stand in prompts as examples, from every shard: the same for every cutoff and shard,
-    because nothing in it is later than the oldest cutoff."""
+    """Users whose histories may serve as few-shot examples, from all shards. The pool is the same for every cutoff and
+    shard, because it uses only events before the oldest cutoff."""
     shards = [
         shard for shard in range(context.config.data.shards) if context.storage.exists(histories_path(context, shard))
     ]
@@ -111,8 +112,8 @@ def few_shot_pool(context: RunContext) -> FewShotPool:
 
 
 def few_shot_pool_of(tables: Iterable[pa.Table], event_weights: Sequence[float], cutoff: int) -> FewShotPool:
-    """Of the users of HISTORY tables, those of smallest hash: their positive events before the cutoff, the newest of
-    which is the consumed item."""
+    """The users of HISTORY tables with the smallest salted hashes: their positive events before the cutoff, the newest
+    one as the consumed item."""
     chosen = BottomKSample(_USERS)
     for table in chain([HISTORY.empty_table()], tables):
         found = histories_of(histories_at(table, cutoff), event_weights)

@@ -1,8 +1,8 @@
 """The stages that score one shard: denoise -> retrieve -> rerank, as tables that flow through Ray Data.
 
-    HISTORY -> DENOISED_HISTORY    one row a (user, denoise variant)
-            -> candidate_schema    one row a (user, retrieve variant)
-            -> scored_schema       one row a (user, retrieve variant, scoring request)
+    HISTORY -> DENOISED_HISTORY    one row per (user, denoise variant)
+            -> candidate_schema    one row per (user, retrieve variant)
+            -> scored_schema       one row per (user, retrieve variant, scoring request)
 
 They score the date, for slates (`rayrec.pipeline.slate_commit`), and earlier cutoffs, for the blender's training
 examples (`rayrec.pipeline.blender_fitting`).
@@ -52,13 +52,14 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """What is scored: every shard, as of each cutoff of `models`. Hashable, so that a worker builds a stage once."""
+    """Arguments of the scoring stages: every shard as of each cutoff of `models`. Hashable, so a worker builds a stage
+    once."""
 
     context: RunContext
     models: tuple[ModelSet, ...]
     engine: str  # of the tuned LLM
-    run_id: str = ""  # of the run that denoising decisions are written for; "": they are not written
-    for_training: bool = False  # every user is scored in every variant, whatever the split: arms learn the same
+    run_id: str = ""  # the run that denoising decisions are written for; "": not written
+    for_training: bool = False  # score every user in every variant, regardless of the split
 
     def models_at(self, cutoff: int) -> ModelSet:
         return next(models for models in self.models if models.cutoff == cutoff)
@@ -70,13 +71,13 @@ class ScoringSpec:
 
 
 def score_shards(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
-    """From work items to scored candidates."""
+    """Append all scoring stages: work items to scored candidates."""
     flow = append_stage(dataset, DenoiseShard, scoring, concurrency=scoring.context.config.resources.score_tasks)
     return retrieve_and_rerank(flow, scoring)
 
 
 def retrieve_and_rerank(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
-    """From DENOISED_HISTORY to scored candidates."""
+    """Append the stages from DENOISED_HISTORY to scored candidates."""
     context = scoring.context
     flow = append_stage(dataset, RetrieveShard, scoring, concurrency=context.config.resources.score_tasks)
     if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
@@ -85,7 +86,7 @@ def retrieve_and_rerank(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
 
 
 class DenoiseShard:
-    """Stage: a shard's histories, denoised by every variant."""
+    """Stage: denoises a shard's histories with every variant."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
@@ -103,7 +104,7 @@ class DenoiseShard:
 
 
 def denoise(context: RunContext, models: ModelSet, table: pa.Table, *, every_user: bool) -> pa.Table:
-    """DENOISED_HISTORY of HISTORY rows: each denoise variant's decisions, for the users of its arms or for all."""
+    """Apply each denoise variant to HISTORY rows: DENOISED_HISTORY of all users, or of the users of its arms."""
     stages = worker_cache(context).item_model(models.item_model).denoise_stages
     parts = [DENOISED_HISTORY.empty_table()]
     for variant, stage in zip(context.arms.variants("denoise"), stages, strict=True):
@@ -113,7 +114,7 @@ def denoise(context: RunContext, models: ModelSet, table: pa.Table, *, every_use
 
 
 class RetrieveShard:
-    """Stage: candidates of every retrieve variant."""
+    """Stage: retrieves candidates with every retrieve variant."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
@@ -137,7 +138,7 @@ class RetrieveShard:
         return candidates if self._scores_follow else with_scores(candidates)
 
     def _matching_requests(self, variant: Variant, rows: pa.Table) -> Ragged | None:
-        """Items that match the requests of the rows' users; None where nobody has any."""
+        """Items that match the requests of the rows' users; None if nobody has a request."""
         context = self._scoring.context
         if not has_requests(context):
             return None
@@ -149,7 +150,8 @@ class RetrieveShard:
 
 
 class RerankShard:
-    """Stage, as an actor: the rows of every scoring request with the LLM's scores, and those of arms without an LLM."""
+    """Stage, run as an actor: adds LLM scores to the rows of every scoring request; passes on rows of arms without an
+    LLM."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring
@@ -168,7 +170,7 @@ class RerankShard:
     def _scored(
         self, item: WorkItem, requests: Sequence[ScoringRequest], rows: Sequence[pa.Table]
     ) -> dict[str, pa.Table]:
-        """Scored rows by request. One call for all requests of a scorer: a prompt that they share is run once."""
+        """Scored rows by request. A scorer handles all its requests in one call, so a shared prompt runs once."""
         context, method = self._scoring.context, requests[0].method
         scorer = self._scorers.at(self._scoring.models_at(item.cutoff), method)
         prompts = [self._prompts(request, own) for request, own in zip(requests, rows, strict=True)]
@@ -188,12 +190,14 @@ class RerankShard:
                 part["llm_score"],
                 pc.is_valid(part["request"]),
                 self._scorers.engine_and_method(method),
-                pc.if_else(served, part["error"], pa.scalar(None, pa.string())),  # others' failures cost no slate
+                pc.if_else(
+                    served, part["error"], pa.scalar(None, pa.string())
+                ),  # failures of unserved users do not matter
             )
         return found
 
     def _without_llm(self, table: pa.Table) -> list[pa.Table]:
-        """The rows of arms that have no LLM, by retrieve variant."""
+        """The rows of arms without an LLM, by retrieve variant."""
         arms: dict[str, list[str]] = {}
         for path in self._scoring.context.arms:
             if not uses_llm(path.at("rerank")):
@@ -201,7 +205,7 @@ class RerankShard:
         return [with_scores(self._rows(table, variant, served)) for variant, served in arms.items()]
 
     def _rows(self, table: pa.Table, variant: str, arms: Sequence[str]) -> pa.Table:
-        """The candidates of a retrieve variant that these arms need; without a copy where they are neighbours."""
+        """The rows of a retrieve variant that these arms need; zero-copy if they are contiguous."""
         wanted = pc.equal(table["variant"], variant).to_numpy()
         if not self._scoring.for_training:
             wanted = wanted & users_to_score(self._scoring.context.arms, arms, table["user_id"])
@@ -211,7 +215,7 @@ class RerankShard:
         return table.take(pa.array(place))
 
     def _prompts(self, request: ScoringRequest, rows: pa.Table) -> pa.Table:
-        """What a scorer reads: candidates, and the users' instructions."""
+        """The scorer's input: candidates and the users' instructions."""
         if self._scoring.for_training:
             preference, wanted = pa.nulls(len(rows), pa.string()), rows[SIMULATED_REQUEST].combine_chunks()
         else:
@@ -236,7 +240,7 @@ def with_scores(
     scorer: str | None = None,
     error: pa.ChunkedArray | None = None,
 ) -> pa.Table:
-    """scored_schema rows of candidates; without scores, those of arms that have no LLM."""
+    """Candidates as scored_schema rows; without scores, as rows of arms without an LLM."""
     count, no_text = len(candidates), pa.nulls(len(candidates), pa.string())
     scored = pa.nulls(count, pa.list_(pa.float32())) if llm_score is None else llm_score
     named = pc.if_else(pc.is_valid(scored), pa.scalar(scorer, pa.string()), pa.scalar(None, pa.string()))
@@ -252,7 +256,7 @@ def with_scores(
 
 
 def arm_rows(scored: pa.Table, variant: str, scoring_request: str | None) -> pa.Table:
-    """The rows of one (retrieve variant, scoring request); without one, candidates alone (candidate_schema)."""
+    """The rows of one (retrieve variant, scoring request); without a request, candidates alone (candidate_schema)."""
     request = scored["scoring_request"]
     own = pc.is_null(request) if scoring_request is None else pc.fill_null(pc.equal(request, scoring_request), False)
     rows = scored.filter(pc.and_(pc.equal(scored["variant"], variant), own))
@@ -261,7 +265,7 @@ def arm_rows(scored: pa.Table, variant: str, scoring_request: str | None) -> pa.
 
 def _engine_pool(scoring: ScoringSpec) -> ActorPoolSpec:
     resources = scoring.context.config.resources
-    # Ray would set OMP_NUM_THREADS from num_cpus, which says how tasks are placed, not how fast the engine may run.
+    # Ray would set OMP_NUM_THREADS from num_cpus, which controls placement, not the engine's number of threads.
     env = tuple(VLLM_ENVIRONMENT.items())
     if not resources.rerank_num_gpus:
         env += (("OMP_NUM_THREADS", str(resources.rerank_threads)),)

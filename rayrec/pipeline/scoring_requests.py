@@ -1,11 +1,11 @@
-"""Which LLM scores which users' candidates for which arms, and with which instruction.
+"""Scoring requests: which LLM scores which users' candidates for which arms, with which instruction.
 
-A scoring request is a rerank variant together with the rows of the instruction table that it uses. Arms that share
-both share the scores.
+A scoring request is a rerank variant together with the rows of the instruction table that it uses. Arms with the same
+request share its scores.
 
-Under `assignment: split` a request covers the users of the arms that it serves, and the users of every arm that
-explores, because off-policy estimates need to know what these arms would have shown. Where a small arm has an
-expensive LLM, an exploring arm beside it costs LLM scores of all of its users.
+Under `assignment: split` a request covers the users of its arms and the users of every exploring arm, because
+off-policy estimates need to know what its arms would have shown. A small arm with an expensive LLM beside a large
+exploring arm therefore scores all users of the exploring arm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ScoringRequest:
     """One LLM scoring of a retrieve variant's candidates."""
 
     rerank: Variant
-    instruction_arm: str | None  # whose own instruction rows are used; None: the rows for all arms alone
+    instruction_arm: str | None  # the arm whose instruction rows are used; None: only the rows for all arms
     arms: tuple[str, ...]  # the arms that use the scores
 
     @property
@@ -54,7 +54,7 @@ class ScoringRequest:
 
 
 def scoring_requests(context: RunContext) -> tuple[ScoringRequest, ...]:
-    """Every scoring request of the arms once, in the order in which the arms need it."""
+    """The distinct scoring requests of all arms, in the order of the arms."""
     found: dict[str, ScoringRequest] = {}
     for path in context.arms:
         if (request := scoring_request_of(context, path)) is not None:
@@ -64,7 +64,7 @@ def scoring_requests(context: RunContext) -> tuple[ScoringRequest, ...]:
 
 
 def scoring_request_of(context: RunContext, path: ArmPath) -> ScoringRequest | None:
-    """The request of one arm, as if it were the only one; None where it has no LLM."""
+    """The request of one arm considered alone; None if the arm has no LLM."""
     rerank = path.at("rerank")
     if not uses_llm(rerank):
         return None
@@ -73,13 +73,14 @@ def scoring_request_of(context: RunContext, path: ArmPath) -> ScoringRequest | N
 
 
 def training_requests(arms: ArmPlan) -> tuple[ScoringRequest, ...]:
-    """Those of the blender's training examples: one a rerank variant, since each example has its own instruction."""
+    """The requests of the blender's training examples: one per rerank variant, since each example has its own
+    instruction."""
     return tuple(ScoringRequest(v, None, arms.arms_of(v)) for v in arms.variants("rerank") if uses_llm(v))
 
 
 def users_to_score(arms: ArmPlan, served: Sequence[str], user_ids: pa.ChunkedArray) -> Bools:
-    """Which users [n] need slates or scores of the arms `served`: the arms' own users, and those of exploring arms, for
-    COUNTERFACTUAL_PROPENSITY. Users outside the experiment are compared with nobody: their own arm alone."""
+    """Bool [n]: users that need slates or scores of the arms `served`: the arms' own users, and users of exploring arms
+    (for COUNTERFACTUAL_PROPENSITY). Users outside the experiment need only their own arm."""
     members, participants = arms.members(user_ids), arms.participants(user_ids)
     exploring = [members[path.arm] & participants for path in arms if explores(path)]
     found: Bools = np.any([*(members[arm] for arm in served), *exploring], axis=0)
@@ -87,15 +88,15 @@ def users_to_score(arms: ArmPlan, served: Sequence[str], user_ids: pa.ChunkedArr
 
 
 def has_requests(context: RunContext) -> bool:
-    """Whether some user or arm has an instruction of its own: then the LLM is tuned to follow them."""
+    """Whether some user or arm has its own instruction. If so, the LLM is tuned to follow instructions."""
     return len(worker_cache(context).instructions) > 0
 
 
 def instruction_prompts(
     templates: Templates, preference: pa.Array, request: pa.Array, has_history: Bools
 ) -> pa.StringArray:
-    """The instruction in the item-token ranker's prompt, string [n]: a matching template with the user's texts; null
-    where there are none. `has_history` [n]: who has events."""
+    """The instruction in the item-token ranker's prompt, string [n]: a matching template filled with the user's texts;
+    null without texts. `has_history` [n]: users with events."""
     render = InstructionRenderer(templates)
 
     def rendered() -> Iterator[str | None]:
@@ -107,7 +108,7 @@ def instruction_prompts(
 
 
 def request_queries(context: RunContext, user_ids: pa.ChunkedArray, arms: Sequence[str]) -> list[tuple[str, ...]]:
-    """The texts, [n], by which candidates are searched for users of these arms: their requests in any of them."""
+    """Search queries [n] of these users: the distinct requests over the given arms."""
     cache = worker_cache(context)
     own = dict.fromkeys(arm if arm in cache.arms_with_requests else "" for arm in arms)
     columns = [instructions_for(cache.instructions, user_ids, arm)[1].to_pylist() for arm in own]
@@ -115,19 +116,19 @@ def request_queries(context: RunContext, user_ids: pa.ChunkedArray, arms: Sequen
 
 
 def search_items(index: Bm25, queries: Sequence[Sequence[str]], top: int) -> Ragged:
-    """The items, int32 codes, that match the texts of each row: the best `top` of each text, so that no text displaces
-    another's. An item that matches two of them stands there twice."""
+    """The items (int32 codes) that match the queries of each row: the best `top` of each query, so that no query
+    displaces another's results. An item that matches two queries appears twice."""
     found = {text: top_matches(index, text, top) for text in dict.fromkeys(text for row in queries for text in row)}
     rows = [np.concatenate([np.empty(0, np.int32), *(found[text] for text in row)]) for row in queries]
     return Ragged.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), [len(row) for row in rows])
 
 
 def top_matches(index: Bm25, text: str, top: int) -> npt.NDArray[np.int32]:
-    """The `top` documents that match a text best, best first, ties by number; none that do not match at all."""
+    """The best `top` matching documents, best first, ties by number; documents without a match are left out."""
     scores = index.scores([text])[0]
     found = np.flatnonzero(scores > 0)
     if len(found) > top > 0:
-        # Without sorting them all: whatever is as good as the last that has a place.
+        # Avoid a full sort: select everything that scores at least as high as the last place.
         found = found[scores[found] >= np.partition(scores[found], -top)[-top]]
     best: npt.NDArray[np.int32] = found[np.argsort(-scores[found], kind="stable")][:top].astype(np.int32)
     return best

@@ -1,9 +1,9 @@
-"""The last stage of a shard: each arm's slates from the scored candidates, written and committed with a receipt.
+"""Commits one shard: each arm's slates from the scored candidates, written to files with a receipt.
 
-Where an arm explores, the probabilities with which every other arm would have shown its slates are written beside them
-(COUNTERFACTUAL_PROPENSITY). With `assignment: split` a user has one arm. Another arm's candidates exist only if both
-share their denoising, and then its LLM has scored them, too (scoring_requests.py). Where they do not exist, or the
-other arm's prompt failed, nothing is written for the pair: an estimate for the other arm has no such users.
+For exploring arms, COUNTERFACTUAL_PROPENSITY holds the probabilities with which every other arm would have shown their
+slates. With `assignment: split` a user has one arm. Another arm's candidates exist only if both share their denoising;
+then its LLM has scored them, too (scoring_requests.py). If they do not exist, or the other arm's prompt failed, the
+pair gets no rows, and estimates for the other arm exclude the user.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from rayrec.slates.scored_candidates import CatalogueItems
 
 @dataclass(frozen=True)
 class CommitSpec:
-    """What the commit stage needs: the scoring before it, each rerank variant's blender, the users of each shard."""
+    """Arguments of the commit stage: scoring spec, each rerank variant's blender, users of each shard."""
 
     scoring: ScoringSpec
     run: PublishingRun
@@ -57,9 +57,9 @@ class CommitSpec:
 
 @dataclass(frozen=True)
 class ArmSlates:
-    """One arm's part of a shard."""
+    """One arm's slates of a shard."""
 
-    pool: CandidatePool  # after the rules, of all users whom the arm is scored for
+    pool: CandidatePool  # after the rules, of all users scored for the arm
     members: Bools  # [users of the pool] who get a slate
     codes: Ragged  # int64 item codes of the slates, one row a member
     slates: pa.Table  # SLATE
@@ -67,7 +67,7 @@ class ArmSlates:
 
 
 class CommitShard:
-    """Stage: one shard's scored candidates into slates, files and a receipt. Returns one row of counts."""
+    """Stage: turns one shard's scored candidates into slates, files and a receipt. Returns one row of counts."""
 
     def __init__(self, committing: CommitSpec) -> None:
         self._spec = committing
@@ -94,7 +94,7 @@ class CommitShard:
         return pa.table({"users": [receipt.users.users_in], "published": [receipt.users.published]})
 
     def commit_empty(self, shard: int) -> None:
-        """Commit a shard in which nobody is eligible."""
+        """Commit a shard without eligible users."""
         run_id = self._spec.run.record.run_id
         write_denoising_decisions(self._context, run_id, shard, DENOISED_HISTORY.empty_table())
         slates = {arm: SLATE.empty_table() for arm in self._context.arms.names}
@@ -133,7 +133,7 @@ class CommitShard:
         return ArmSlates(pool, members, chosen.code, slates, rule_effects(assembler, found.take_users(members), own))
 
     def _counterfactuals(self, arms: dict[str, ArmSlates]) -> list[pa.Table]:
-        """COUNTERFACTUAL_PROPENSITY of every arm that explores, under every other one; empty where none explores."""
+        """COUNTERFACTUAL_PROPENSITY of every exploring arm under every other arm; empty without exploring arms."""
         return [
             self._counterfactual(path.arm, arms[path.arm], target, arms[target])
             for path in self._context.arms
@@ -153,7 +153,7 @@ class CommitShard:
         )
 
     def _statistics(self, arms: dict[str, ArmSlates]) -> pa.Table:
-        """RUN_STATISTICS of the slates, of the rules, and of how many users each arm of the experiment serves."""
+        """RUN_STATISTICS of slates and rules, and the number of users served by each arm of the experiment."""
         catalogue = worker_cache(self._context).catalogue
         slates = pa.concat_tables([part.slates for part in arms.values()]).combine_chunks()
         item_id, category = catalogue["item_id"].combine_chunks(), catalogue["category"].combine_chunks()
@@ -164,15 +164,15 @@ class CommitShard:
 
 
 def failed_users(table: pa.Table) -> pa.Table:
-    """The users whose prompt failed in any of their arms, once each: columns user_id, error. They get no slate in any
-    arm, so that arms stay comparable."""
+    """The distinct users whose prompt failed in any arm: columns user_id, error. They get no slate in any arm, so that
+    arms stay comparable."""
     rows = table.filter(pc.is_valid(table["error"])).select(["user_id", "error"])
     first = rows.group_by("user_id").aggregate([("error", "min")]).sort_by("user_id")
     return pa.table({"user_id": first["user_id"], "error": first["error_min"]})
 
 
 def user_counts(counts: ShardCounts, published: int, failed: int) -> UserCounts:
-    """users in = published + quarantined + ineligible, for one shard."""
+    """UserCounts of one shard: users in = published + quarantined + ineligible."""
     without = counts.histories - published - failed
     return UserCounts(
         counts.users,
@@ -183,6 +183,6 @@ def user_counts(counts: ShardCounts, published: int, failed: int) -> UserCounts:
 
 
 def scorer_counts(table: pa.Table, failed: int) -> dict[str, int]:
-    """Scored rows by engine and method, and users with a prompt that failed."""
+    """Scored rows by engine and method, and the number of users with a failed prompt."""
     scored = table["scorer"].drop_null().value_counts().to_pylist()
     return add_counts({"failed": failed} if failed else {}, {pair["values"]: pair["counts"] for pair in scored})

@@ -1,7 +1,7 @@
-"""Inventory of the files under an output root that hold rows of given users, and the removal of these rows.
+"""Inventory of the files under an output root that hold rows of given users, and removal of these rows.
 
-The search covers every parquet and Arrow file with a user column in any folder, also unknown ones, and the examples in
-reports. It does not cover shuffle files, which are deleted with their folder.
+The search covers every parquet and Arrow file with a user column in any folder, known or not, and the examples in
+reports. It excludes shuffle files, which are deleted with their folder.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
 
-_ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files lose rows, in place
-_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # of a report
+_ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files are rewritten in place
+_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # keys of a report
 _USER = "user_id"
 
 
@@ -50,7 +50,7 @@ def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserData
 
 
 def rows_without_user(storage: Storage) -> int:
-    """Rows in quarantine whose user could not be read: they may be of any user."""
+    """Number of quarantined rows whose user could not be read: they may belong to any user."""
     files = (path for path in _paths(storage, layout.QUARANTINE) if path.endswith(".parquet"))
     return sum(_column(storage, path).null_count for path in files)
 
@@ -58,7 +58,7 @@ def rows_without_user(storage: Storage) -> int:
 def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, retrained: Mapping[str, str]) -> None:
     """Remove the users from publications, and from those of `paths` that are run artifacts, quarantine or reports.
 
-    `retrained`: see `rayrec.publishing.erasure.erase`. A repeated call with the same paths completes a killed one.
+    `retrained`: see `rayrec.publishing.erasure.erase`. Repeating a killed call with the same paths completes it.
     """
     for product in layout.PRODUCTS:
         dates = {date for info in storage.list(product) if (date := layout.path_date(info.path))}
@@ -72,7 +72,7 @@ def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, ret
 
 
 def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) -> list[str]:
-    """Delete the folders at `depth` path parts below `prefix` that are not in `keep`; gives their paths."""
+    """Delete the folders at `depth` path parts below `prefix` that are not in `keep`; return their paths."""
     parts = {"/".join(path.split("/")[:depth]) for path in _paths(storage, prefix)}
     doomed = sorted(parts - keep)
     for folder in doomed:
@@ -98,7 +98,7 @@ def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
 
 
 def _column(storage: Storage, path: str) -> pa.ChunkedArray:
-    """The users in a file's user columns; empty if it has none, or cannot be read."""
+    """The users in a file's user columns; empty if it has none or cannot be read."""
     nothing = pa.chunked_array([], pa.string())
     with storage.open(path) as file:
         try:

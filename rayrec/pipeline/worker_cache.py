@@ -1,4 +1,4 @@
-"""What one process loads once for a run and keeps from shard to shard: catalogue, instructions, models, stages."""
+"""What one process loads once per run: catalogue, instructions, models, stages."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from rayrec.retrieval.item_model import Arrays, ItemModel
 
 @lru_cache(maxsize=1)
 def worker_cache(context: RunContext) -> WorkerCache:
-    """This process's cache of a run. Runs are equal by their identity; only that of the last one stays."""
+    """This process's cache of a run. Only the last run's cache is retained; runs compare by identity."""
     return WorkerCache(context)
 
 
 class WorkerCache:
-    """Everything is read when it is first needed. One item model is held at a time: they are large, and work items
-    come cutoff by cutoff."""
+    """Loads everything on first use. Holds one item model at a time: models are large, and work items are ordered by
+    cutoff."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -51,7 +51,7 @@ class WorkerCache:
 
     @cached_property
     def arms_with_requests(self) -> frozenset[str]:
-        """The arms that have rows of their own in the instruction table."""
+        """The arms with their own rows in the instruction table."""
         return frozenset(self.instructions["arm"].drop_null().to_pylist())
 
     @cached_property
@@ -68,21 +68,21 @@ class WorkerCache:
         return Bm25(f"{title} {category or ''} {names}" for title, category, names in parts)
 
     def item_model(self, fingerprint: str) -> LoadedItemModel:
-        """The item model by the codes of the run's catalogue."""
+        """The item model, indexed by the item codes of the run's catalogue."""
         if self._loaded is None or self._loaded.fingerprint != fingerprint:
-            self._loaded = None  # the one before goes first
+            self._loaded = None  # free the previous one first
             model = item_model_store.load(self._context.storage, fingerprint).for_catalogue(self.item_ids)
             self._loaded = LoadedItemModel(self._context, self.catalogue, fingerprint, model)
         return self._loaded
 
     def item_model_parts(self, fingerprint: str, *kinds: str) -> ItemModel:
-        """As `item_model`, with the fits of these kinds alone, and not cached: small beside the whole."""
+        """Like `item_model`, with the fits of these kinds only; small, so not cached."""
         return item_model_store.load_part(self._context.storage, fingerprint, kinds).for_catalogue(self.item_ids)
 
 
 @dataclass(frozen=True)
 class LoadedItemModel:
-    """An item model and the stages made from it, each built when first needed: building takes as long as a shard."""
+    """An item model and its stages, which are built on first use: building takes as long as scoring a shard."""
 
     context: RunContext
     catalogue: pa.Table  # ITEM
@@ -91,18 +91,18 @@ class LoadedItemModel:
 
     @cached_property
     def denoise_stages(self) -> tuple[DenoiseStage, ...]:
-        """One a denoise variant, in the order of the plan."""
+        """One per denoise variant, in plan order."""
         variants = self.context.arms.variants("denoise")
         return tuple(self._denoise_stage(variant.name, variant.read(Denoise)) for variant in variants)
 
     @cached_property
     def tuning_denoiser(self) -> DenoiseStage:
-        """The one whose decisions the LLM is tuned on."""
+        """The denoiser for the LLM's tuning data."""
         return self._denoise_stage("tuning", self.context.config.denoise)
 
     @cached_property
     def candidate_stages(self) -> tuple[CandidateStage, ...]:
-        """One a retrieve variant, in the order of the plan."""
+        """One per retrieve variant, in plan order."""
         available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
         stages = []
         for variant in self.context.arms.variants("retrieve"):
