@@ -1,4 +1,4 @@
-"""The catalogue: an ITEM table sorted by item_id, read from its own files or counted from the interactions."""
+"""The catalogue: an ITEM table sorted by item_id, read from its own files or counted from interactions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ITEM_COUNTS = pa.schema(
         pa.field("count", pa.int64()),
     ]
 )
-"""How often each item occurs with each value of each field: one row an (item, field, value)."""
+"""Count of each (item, field, value): one row each."""
 
 _TRUE, _FALSE = ("true", "1", "1.0", "yes", "y", "t"), ("false", "0", "0.0", "no", "n", "f")
 
 
 @dataclass(frozen=True)
 class CatalogueResult:
-    """The item rows read: rows = catalogue.num_rows + quarantine.num_rows."""
+    """The result of reading item rows: rows = catalogue.num_rows + quarantine.num_rows."""
 
     catalogue: pa.Table  # ITEM, sorted by item_id
     quarantine: pa.Table  # QUARANTINE
@@ -44,7 +44,7 @@ class CatalogueResult:
 
 
 def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueResult:
-    """Read the catalogue; the first row of an item_id, by (file, row), counts.
+    """Read the catalogue. Of rows with the same item_id the first by (file, row) counts.
 
     Raises DataError if no item is left, or a file cannot be read.
     """
@@ -67,7 +67,8 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
 
 
 def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
-    """ITEM from the ITEM_COUNTS of all splits: the most frequent value of each field; of ties the smallest.
+    """Build ITEM from the ITEM_COUNTS of all splits: the most frequent value of each field; ties go to the smallest
+    value.
 
     Raises DataError if no item was counted.
     """
@@ -111,7 +112,7 @@ def _items(item_ids: pa.Array, texts: Mapping[str, Text], available: npt.NDArray
     def column(name: str) -> pa.Array:
         return texts[name].to_arrow().cast(pa.string()) if name in texts else pa.nulls(len(item_ids), pa.string())
 
-    # An item without a title is shown by its id.
+    # An item without a title is displayed by its id.
     title = pc.coalesce(column("title"), item_ids).fill_null("")
     columns = [item_ids, title, column("category"), column("description"), available, _attributes(texts, len(item_ids))]
     return pa.table(columns, schema=ITEM)
@@ -129,7 +130,7 @@ def _attributes(texts: Mapping[str, Text], rows: int) -> pa.Array:
 
 
 def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Whether each item is available (yes if missing), and which values are neither yes nor no: bool [n] each."""
+    """Bool [n] each: whether the item is available (missing: yes), and whether the value is neither yes nor no."""
     lower = pc.utf8_lower(text.values)
     yes = pc.is_in(lower, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
     no = pc.is_in(lower, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
@@ -137,7 +138,7 @@ def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]
 
 
 def _repeated(item: Text, seen: set[str]) -> npt.NDArray[np.bool_]:
-    """Rows whose item occurs in an earlier batch, or in an earlier row: bool [n]."""
+    """Bool [n]: the item occurs in an earlier batch or an earlier row."""
     known = np.array([value in seen for value in item.values.to_pylist()], bool)
     repeated = item.look_up(known, False)
     present = np.flatnonzero(item.present)
@@ -163,14 +164,14 @@ def _empty(where: str, rejected: int) -> DataError:
 
 
 def item_fields(source: ItemSource) -> dict[str, ColumnLike]:
-    """The fields of an item that the config maps, without its id; attributes as ATTRIBUTE + name."""
+    """The item fields that the config maps, without the id; attributes as ATTRIBUTE + name."""
     named = {name: getattr(source, name) for name in ("title", "category", "description", "available")}
     attributes = {f"{ATTRIBUTE}{name}": field for name, field in source.attributes.items()}
     return {name: field for name, field in (named | attributes).items() if field is not None}
 
 
 def count_items(items: Text, fields: Mapping[str, Text]) -> pa.Table:
-    """ITEM_COUNTS of one batch; rows without an item or a value do not count."""
+    """ITEM_COUNTS of one batch; rows without an item or a value are skipped."""
     tables = [_count_field(items, "", Text(np.zeros(len(items), np.int32), pa.array([""])))]
     tables += [_count_field(items, name, text) for name, text in fields.items()]
     return pa.concat_tables(tables)
@@ -190,7 +191,7 @@ def _count_field(items: Text, field: str, text: Text) -> pa.Table:
 
 
 def merge_item_counts(tables: Iterable[pa.Table]) -> pa.Table:
-    """Summed counts, sorted by (item_id, field, value), for parts in any order."""
+    """Sum counts, sorted by (item_id, field, value); independent of the order of the parts."""
     together = pa.concat_tables([ITEM_COUNTS.empty_table(), *tables])
     summed = together.group_by(["item_id", "field", "value"]).aggregate([("count", "sum")])
     return pa.table(

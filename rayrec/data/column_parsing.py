@@ -1,4 +1,4 @@
-"""Columns of numbers and of times. A bad value is marked, never guessed, and does not cost the column.
+"""Parses columns of numbers and times. Invalid values are flagged one by one, never guessed.
 
 Times become microseconds since the epoch, UTC.
 """
@@ -18,7 +18,7 @@ from rayrec.config import regex_patterns
 
 EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
-"""Times outside [EARLIEST, LATEST) are errors of the unit or the clock: seconds read as milliseconds fall into 1970."""
+"""Times outside [EARLIEST, LATEST) indicate a wrong unit or clock: seconds read as milliseconds fall into 1970."""
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # one day more, for time zones
@@ -31,7 +31,7 @@ _NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|nan
 
 
 def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """float64 [n] (NaN where there is no finite number), and which values are invalid, bool [n].
+    """Float64 [n] (NaN where there is no finite number), and the invalid values, bool [n].
 
     Empty and null are missing, not invalid; words, NaN and infinities are invalid.
     """
@@ -68,9 +68,9 @@ def microseconds(
 ) -> tuple[Micros, Mask]:
     """Microseconds since the epoch UTC, int64 [n], and which of them are valid, bool [n].
 
-    Typed columns are converted by their type; text by `format` (strptime), as a number of `unit`s, or as ISO 8601.
-    Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; an ambiguous one is the earlier.
-    Raises UnreadableTimeError if the type cannot hold a time, or a number has no unit.
+    Typed columns are converted by their type; text is parsed by `format` (strptime), as a number of `unit`s, or as ISO
+    8601. Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; an ambiguous one is the
+    earlier. Raises UnreadableTimeError if the type cannot hold a time, or a number has no unit.
     """
     kind = column.type
     if pa.types.is_timestamp(kind):
@@ -117,7 +117,7 @@ def _scaled(integers: pa.Array, unit: str) -> tuple[Micros, Mask]:
 
 
 def _from_integers(values: npt.NDArray[Any], valid: Mask, unit: str) -> tuple[Micros, Mask]:
-    # Bounds are checked in the column's own unit: scaling first could overflow into a plausible time.
+    # Check bounds in the column's own unit: scaling first could overflow into a plausible time.
     per_second = _PER_SECOND[unit]
     valid = valid & (values >= _SECONDS[0] * per_second) & (values < _SECONDS[1] * per_second)
     values = np.where(valid, values, 0).astype(np.int64)
@@ -141,7 +141,7 @@ def _from_numbers(column: pa.Array, unit: str) -> tuple[Micros, Mask]:
 def _from_text_numbers(text: pa.Array, unit: str) -> tuple[Micros, Mask]:
     try:
         return _scaled(text.cast(pa.int64()), unit)
-    except pa.ArrowInvalid:  # not every value is an integer: the integers stay exact, the others are read as floats
+    except pa.ArrowInvalid:  # mixed values: integers stay exact, the others are read as floats
         whole = regex_patterns.matches(text, r"^\d{1,18}$").fill_null(False)
         micros, valid = _scaled(pc.if_else(whole, text, pa.scalar(None, pa.string())).cast(pa.int64()), unit)
         others, other_valid = _from_floats(floats(text)[0], unit)
@@ -180,7 +180,8 @@ def _iso(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
 
 
 def _iso_one_by_one(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
-    """Times with and without zones mixed, more digits than microseconds, or unreadable ones among them."""
+    """Parse columns that mix times with and without zones, have more digits than microseconds, or hold unreadable
+    values."""
     text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
     # pandas also reads "now" and "2011-8-1", but no zone after a bare day: pass on only what matches the pattern.
     text = pc.if_else(regex_patterns.matches(text, _ISO), text, pa.scalar(None, pa.string()))

@@ -1,4 +1,4 @@
-"""Histories at a cutoff: what is known before it, and what each user consumes after it."""
+"""Histories as of a cutoff: events before it, and what each user consumes after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayrec.numerics.ragged import Ragged
 
 
 def histories_at(table: pa.Table, cutoff: int) -> pa.Table:
-    """HISTORY rows as of the cutoff (microseconds UTC), without later events. Every user stays, perhaps empty."""
+    """HISTORY rows as of the cutoff (microseconds UTC), without later events. Every user stays, even without events."""
     past = Ragged.from_arrow(table["ts"]).values < cutoff
     columns = []
     for field in table.schema:
@@ -26,9 +26,9 @@ def histories_at(table: pa.Table, cutoff: int) -> pa.Table:
 def consumed_after(
     table: pa.Table, cutoff: int, until: int, event_weights: Sequence[float], *, new_only: bool = True
 ) -> Ragged:
-    """The items, int32 and sorted, that each user of HISTORY rows consumed (positive events) in [cutoff, until).
+    """Sorted int32 items that each user of HISTORY rows consumed (positive events) in [cutoff, until).
 
-    `new_only`: without items that the user had an event with before the cutoff.
+    `new_only`: exclude items that the user had an event with before the cutoff.
     """
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"]).values
     weight = np.asarray(event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
@@ -40,12 +40,12 @@ def consumed_after(
 
 
 def is_consumed(candidate: Ragged, wanted: Ragged) -> npt.NDArray[np.bool_]:
-    """Candidates that are in the same row of `wanted`: bool [candidates]."""
+    """Bool [candidates]: the candidate is in the same row of `wanted`."""
     return np.isin(candidate.rows << 32 | candidate.values, wanted.rows << 32 | wanted.values)
 
 
 def is_training_user(table: pa.Table, wanted: Ragged, min_events: int) -> npt.NDArray[np.bool_]:
-    """Users with at least `min_events` events before the cutoff who consumed something after it: bool [users]."""
+    """Bool [users]: at least `min_events` events before the cutoff, and something consumed after it."""
     known = Ragged.from_arrow(table["item"]).lengths
     return (known >= min_events) & (wanted.lengths > 0)
 
@@ -53,7 +53,7 @@ def is_training_user(table: pa.Table, wanted: Ragged, min_events: int) -> npt.ND
 def first_row_per_user(denoised: pa.Table) -> pa.Table:
     """The first DENOISED_HISTORY row of each user, for facts that do not depend on the variant.
 
-    With a split, a user has one row, of the variant of their arm; else one row a variant.
+    With a split, a user has one row (the variant of their arm); else one row per variant.
     """
     users = denoised["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     first = np.unique(users, return_index=True)[1]  # codes follow the order of the rows, so these ascend

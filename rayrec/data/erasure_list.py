@@ -1,8 +1,8 @@
 """The erasure list (GDPR): users whose rows every ingest drops, and the state of each erasure request.
 
-The list is the union of all requests. It must recognise a user whose events arrive again later, but need not reveal who
-they are. It holds tokens: BLAKE2b of the id, keyed with the salt of this root. Anyone who can read the folder can still
-test a guessed id, so protect it like the data itself.
+The list is the union of all requests. It must recognise users whose events arrive again later without revealing who
+they are, so it holds tokens: BLAKE2b of the id, keyed with a salt per output root. Anyone who can read the folder can
+still test a guessed id, so protect it like the data itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TOKEN_BYTES = 16
 
 @dataclass(frozen=True)
 class ErasureList:
-    """Users by their tokens. Picklable."""
+    """Erased users, as tokens. Picklable."""
 
     salt: bytes = b""
     tokens: frozenset[str] = frozenset()
@@ -49,7 +49,7 @@ class ErasureList:
         return hashlib.blake2b(user_id.encode(), digest_size=_TOKEN_BYTES, key=self.salt).hexdigest()
 
     def contains(self, user_ids: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-        """Which of these (strings or dictionaries, with nulls) are on the list, bool [n]."""
+        """Bool [n]: which of these users (strings or dictionaries, with nulls) are on the list."""
         if isinstance(user_ids, pa.ChunkedArray):
             user_ids = user_ids.combine_chunks()
         if not self.tokens or not len(user_ids):
@@ -68,7 +68,7 @@ class ErasureList:
 
 @dataclass(frozen=True)
 class ErasureRequest:
-    """Users who were added to the list together."""
+    """Users added to the list together."""
 
     id: str
     requested_at: str
@@ -108,7 +108,7 @@ def of(storage: Storage, request: ErasureRequest) -> ErasureList:
 
 
 def add(storage: Storage, user_ids: pa.Array) -> ErasureRequest | None:
-    """Add users to the list in one request; None if all of them are on it already."""
+    """Add users to the list as one request; None if all are on it already."""
     storage.create(layout.ERASURE_SALT, json.dumps({"salt": secrets.token_hex(32)}).encode())
     listed = read(storage)
     whole = ErasureList(_salt(storage), listed.tokens)
@@ -158,8 +158,8 @@ def _unreadable(storage: Storage, path: str) -> DataError:
 def read_user_ids(path: str, column: str = "user_id") -> pa.StringArray:
     """The distinct ids in a column of a file, stripped as in interactions, without empty ones.
 
-    `path`: a file or an fsspec URL; parquet by its suffix, else CSV with a header. Raises DataError for a file or a
-    column that cannot be read, MissingFileError if there is none.
+    `path`: a file or an fsspec URL; parquet by its suffix, else CSV with a header. Raises DataError for an unreadable
+    file or column, MissingFileError for a missing file.
     """
     folder, _, name = path.rpartition("/")
     storage = Storage(folder if folder or not path.startswith("/") else "/")

@@ -1,8 +1,8 @@
-"""The contract of logged feedback: raw rows become FEEDBACK or, with a reason, QUARANTINE.
+"""The contract of logged feedback: each raw row becomes FEEDBACK or, with a reason, QUARANTINE.
 
-Rows are checked in two steps: each row by itself, then against the other good rows in the order of (file, row). A row
-in quarantine has one reason: that of the first check, in the order of the code, that it fails. All raw rows stay in
-memory until it is known which slates are complete: a call reads the feedback of one evaluation, some days, not a year.
+Rows are checked alone, then against the other good rows in (file, row) order. A quarantined row has one reason: the
+first check, in code order, that it fails. All raw rows stay in memory until it is known which slates are complete; one
+call reads the feedback of one evaluation, which covers days, not a year.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _GREATEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class FeedbackResult:
-    """The rows read: rows = feedback.num_rows + quarantine.num_rows."""
+    """The result of reading feedback: rows = feedback.num_rows + quarantine.num_rows."""
 
     feedback: pa.Table  # FEEDBACK, in the order of (file, row)
     quarantine: pa.Table  # QUARANTINE
     rows: int
-    by_reason: dict[str, int]  # of the quarantine, most first
+    by_reason: dict[str, int]  # quarantined rows by reason, most first
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """One batch under validation; the columns [n] are only valid for good rows."""
+    """One batch under validation; values in the columns [n] are only defined for good rows."""
 
     checks: RowValidation
     slate: Text
@@ -63,7 +63,7 @@ class FeedbackContract:
     feedback: Feedback
 
     def check(self, batches: Sequence[RowValidation]) -> tuple[pa.Table, pa.Table]:
-        """FEEDBACK and QUARANTINE of all batches, in order; independent of how the rows are batched."""
+        """Validate all batches, in order: FEEDBACK and QUARANTINE. Independent of how the rows are batched."""
         rows = [self._check_row(batch) for batch in batches]
         self._check_ranks(rows)
         self._check_items(rows)
@@ -76,13 +76,13 @@ class FeedbackContract:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The raw columns that are read; none may be missing."""
+        """The raw columns to read; all are required."""
         source = self.feedback
         fields = (source.slate_id, source.rank, source.item_id, source.reward, source.propensity)
         return tuple(dict.fromkeys(as_column(field).column for field in fields))
 
     def _check_row(self, rows: RowValidation) -> _Rows:
-        """Each row by itself."""
+        """Check each row alone."""
         source = self.feedback
         slate, item = rows.text(source.slate_id), rows.text(source.item_id)
         slate_column, item_column = as_column(source.slate_id).column, as_column(source.item_id).column
@@ -97,7 +97,7 @@ class FeedbackContract:
         finite = np.abs(reward) <= _GREATEST
         rows.flag(~finite, "bad_reward", as_column(source.reward).column)
         propensity, _ = rows.numbers(source.propensity)
-        # A propensity that float32 rounds to 0 would be divided by later.
+        # A propensity that float32 rounds to 0 would be a zero divisor later.
         possible = (propensity <= 1) & (np.where(propensity <= 1, propensity, 0).astype(np.float32) > 0)
         rows.flag(~possible, "bad_propensity", as_column(source.propensity).column)
         return _Rows(
@@ -110,7 +110,7 @@ class FeedbackContract:
         )
 
     def _check_ranks(self, rows: Sequence[_Rows]) -> None:
-        """Only the first row of a slate and rank is valid."""
+        """Flag all but the first row of each (slate, rank)."""
         good = _good(rows)
         again = good[["slate", "rank"]].duplicated().to_numpy()
         _flag(rows, again, "duplicate_rank", as_column(self.feedback.rank).column)
@@ -120,7 +120,7 @@ class FeedbackContract:
         _flag(rows, again, "duplicate_item", as_column(self.feedback.item_id).column)
 
     def _check_slates(self, rows: Sequence[_Rows]) -> None:
-        """Distinct ranks are 1..m exactly if the highest equals their number."""
+        """Flag slates with gaps: distinct ranks are 1..m exactly if the highest equals their number."""
         ranks = _good(rows).groupby("slate", sort=False)["rank"]
         holes = (ranks.transform("max") != ranks.transform("size")).to_numpy()
         _flag(rows, holes, "incomplete_slate", as_column(self.feedback.slate_id).column)
@@ -128,7 +128,7 @@ class FeedbackContract:
 
 def read_feedback(feedback: Feedback, data_root: str) -> FeedbackResult:
     """Read all feedback. Raises DataError if there are no files or rows, or a file cannot be read; QuarantineError if
-    more than `feedback.max_quarantine_share` of the rows broke the contract."""
+    more than `feedback.max_quarantine_share` of the rows break the contract."""
     root, root_key = (data_root, "data.root") if feedback.root is None else (feedback.root, "feedback.root")
     contract, storage = FeedbackContract(feedback), Storage(root)
     batches = [

@@ -1,4 +1,4 @@
-"""Reads a fragment of an input file as batches of raw rows, whatever its format."""
+"""Reads a fragment of an input file, in any format, as batches of raw rows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 def read_fragment(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
 ) -> Iterator[RawBatch]:
-    """Batches with at least `columns`, in the order of the rows. JSON lines may lack keys that are not `needed`.
+    """Read batches with at least `columns`, in row order. JSON lines may lack keys that are not `needed`.
 
-    Folders named `key=value` are columns; they replace columns of the file with the same name.
-    Raises DataError for a file that cannot be read; rows that cannot be split into fields are `malformed`.
+    Folders named `key=value` are columns; they replace columns of the file with the same name. Raises DataError for an
+    unreadable file; rows that cannot be split into fields are `malformed`.
     """
     path = fragment.file.path
     folders = {key: value for key, value in partition_columns(path).items() if key in columns}
@@ -41,7 +41,7 @@ def read_fragment(
 
 
 def partition_columns(path: str) -> dict[str, str | None]:
-    """The columns in a path's folder names, such as dt=2011-08-31/country=GB/part.csv."""
+    """The partition columns in a path's folder names, such as dt=2011-08-31/country=GB/part.csv."""
     pairs = (part.split("=", 1) for part in PurePosixPath(path).parts[:-1] if "=" in part)
     return {key: None if value == _NO_PARTITION else unquote(value) for key, value in pairs}
 

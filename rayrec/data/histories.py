@@ -1,4 +1,4 @@
-"""Histories: the interactions of a shard grouped by user, in order, without duplicates, the newest N of each user."""
+"""Histories: a shard's interactions grouped by user, in order, without duplicates, the newest N of each user."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class GroupedHistories:
-    """A shard's users: users = histories.num_rows + quarantined + ineligible."""
+    """Histories and counts of a shard: users = histories.num_rows + quarantined + ineligible."""
 
     histories: pa.Table  # HISTORY, sorted by user_id
-    duplicates: pa.Table  # QUARANTINE, reason duplicate; `raw` is null: file and row name the row
+    duplicates: pa.Table  # QUARANTINE, reason duplicate; `raw` is null, since file and row identify it
     users: int
     quarantined: dict[str, int]  # users by reason
     ineligible: dict[str, int]  # users by reason
@@ -40,7 +40,7 @@ def group_histories(
     """Group the INTERACTION tables of one shard, in any order.
 
     `item_ids`: the catalogue's, in its order. `files`: input paths by `source_file`. Events are sorted by (user_id, ts,
-    source_file, source_row); the first of several with the same (user, item, ts, event) counts. `min_events` applies to
+    source_file, source_row). Of events with the same (user, item, ts, event) the first counts. `min_events` applies to
     the positive events within `history_limit`.
     """
     table = pa.concat_tables([INTERACTION.empty_table(), *tables]).unify_dictionaries().combine_chunks()
@@ -76,7 +76,7 @@ def group_histories(
 
 
 def read_histories(storage: Storage, path: str) -> pa.Table:
-    """HISTORY. Raises MissingFileError, and DataError for another kind of file."""
+    """Read HISTORY. Raises MissingFileError, and DataError for another kind of file."""
     try:
         return read_arrow(storage, path).cast(HISTORY)
     except (pa.ArrowException, OSError) as error:
@@ -87,7 +87,7 @@ def read_histories(storage: Storage, path: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Events:
-    """Accepted events as arrays [n]; `user` is the index of the user_id among the sorted ones."""
+    """Accepted events as arrays [n]; `user` indexes the sorted user_ids."""
 
     user: npt.NDArray[np.int32]
     item: npt.NDArray[np.int32]
@@ -115,15 +115,15 @@ class _Events:
         return _Events(*(column[rows] for column in vars(self).values()))
 
     def order(self) -> Rows:
-        """By user, ts, file, row."""
+        """Sort order by user, ts, file, row."""
         later_file = self.source_file[1:] > self.source_file[:-1]
         later_row = (self.source_file[1:] == self.source_file[:-1]) & (self.source_row[1:] > self.source_row[:-1])
-        if bool(np.all(later_file | later_row)):  # the order of the shuffle: a stable sort by two keys is enough
+        if bool(np.all(later_file | later_row)):  # the usual shuffle order: a stable sort by two keys is enough
             return np.asarray(np.lexsort((self.ts, self.user)))
         return np.asarray(np.lexsort((self.source_row, self.source_file, self.ts, self.user)))
 
     def repeated(self) -> npt.NDArray[np.bool_]:
-        """Sorted events that repeat an earlier one: same user, item, ts and event."""
+        """Bool [n]: the (sorted) event repeats an earlier one with the same user, item, ts and event."""
         repeated = np.zeros(len(self.user), bool)
         follows = (self.user[1:] == self.user[:-1]) & (self.ts[1:] == self.ts[:-1])
         tied = np.flatnonzero(np.append(follows, False) | np.insert(follows, 0, False))
@@ -150,7 +150,7 @@ def _users(column: pa.DictionaryArray) -> tuple[pa.StringArray, npt.NDArray[np.i
 
 
 def _newest(user: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.bool_]:
-    """The last `limit` events of each user; events are sorted by user: bool [n]."""
+    """Bool [n]: the last `limit` events of each user; events are sorted by user."""
     last = np.searchsorted(user, user, side="right")
     return last - np.arange(len(user)) <= limit
 

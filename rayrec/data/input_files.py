@@ -1,4 +1,4 @@
-"""Input files: listing them, selecting those of the window, and grouping them into splits."""
+"""Input files: list them, select those of the window, and group them into splits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FOOTER_READERS = 16  # threads; on a remote store a footer is a round trip
 
 @dataclass(frozen=True)
 class InputFile:
-    """One input file; `index` is its place among all files read, by path: the `source_file` of its rows."""
+    """One input file; `index` is its position by path among all input files: the `source_file` of its rows."""
 
     index: int
     path: str  # relative to data.root
@@ -42,10 +42,10 @@ class InputFile:
 
 @dataclass(frozen=True)
 class WindowFiles:
-    """The interaction files of a run."""
+    """The interaction files of a run's window."""
 
     files: tuple[InputFile, ...]  # sorted by path
-    skipped: int  # number of files whose paths name days outside the window
+    skipped: int  # number of files with days outside the window in their paths
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FileFragment:
 
 @dataclass(frozen=True)
 class Split:
-    """What one ingest task reads: fragments in the order of (file, row)."""
+    """The input of one ingest task: fragments in (file, row) order."""
 
     index: int
     fragments: tuple[FileFragment, ...]
@@ -68,8 +68,8 @@ class Split:
 def list_window_files(data: Data, day: date) -> WindowFiles:
     """The interaction files that can hold rows of [day - window_days, day), sorted by path.
 
-    Files whose path names a day (`day_pattern`) outside the window are skipped; files that name none are read.
-    Raises DataError, with the days that the files name, if none is left.
+    Files whose path contains a day (`day_pattern`) outside the window are skipped; files without a day are read. Raises
+    DataError, listing the days in the paths, if none is left.
     """
     files = list_files(data.root, data.interactions, "data.interactions")
     days = _days_of(files, data.interactions.day_pattern)
@@ -99,7 +99,7 @@ def instruction_files(data: Data) -> tuple[InputFile, ...]:
 def list_files(root: str, source: FileSource, section: str, root_key: str = "data.root") -> tuple[InputFile, ...]:
     """All files of a source, sorted by path. Raises DataError with the nearest names if there are none.
 
-    `section` and `root_key`: the config keys that errors refer to.
+    `section` and `root_key`: the config keys for error messages.
     """
     if not root:
         raise ConfigError(f"{root_key} is not set", hint=f"give the folder or URL of the data: --set {root_key}=...")
@@ -116,7 +116,7 @@ def list_files(root: str, source: FileSource, section: str, root_key: str = "dat
 def make_splits(storage: Storage, files: Sequence[InputFile], split_bytes: int) -> tuple[Split, ...]:
     """Splits of about `split_bytes`: large parquet files by row groups, small files together, text files whole.
 
-    Rows are in the order of (file, row) over all splits.
+    Rows are in (file, row) order over all splits.
     """
     with ThreadPoolExecutor(_FOOTER_READERS) as readers:
         of_files = readers.map(lambda file: list(_fragments(storage, file, split_bytes)), files)
@@ -181,9 +181,9 @@ def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:
 
 
 def _days_of_window(data: Data, day: date) -> tuple[date, date]:
-    """The first and the last day that the path of a file with rows of the window may name.
+    """The first and the last day that may appear in the path of a file with rows of the window.
 
-    Files may be split by UTC days, or by days of the time zone of `ts`, which may begin earlier or end later.
+    Files may be partitioned by UTC day or by day in the time zone of `ts`, which may begin earlier or end later.
     """
     ts = data.interactions.ts
     end = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -196,7 +196,7 @@ def _day(text: str | None) -> date | None:
     try:
         return date.fromisoformat(text) if text else None
     except ValueError:
-        return None  # not a day: the file is read, and its rows have times
+        return None  # not a day: read the file and select rows by time
 
 
 def _none_found(storage: Storage, path: str, section: str, root_key: str) -> DataError:

@@ -1,7 +1,7 @@
 """The contract of interactions: every raw row is an interaction, in quarantine, or outside the window.
 
-A row in quarantine has one reason: that of the first check, in the order of the code, that it fails. Rows outside the
-window are counted before any other check.
+A quarantined row has one reason: the first check, in code order, that it fails. Rows outside the window are counted
+before any other check.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class InteractionContract:
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The raw columns that are read."""
+        """The raw columns to read."""
         source = self.data.interactions
         fields: list[ColumnLike | None] = [source.user_id, source.item_id, self._time.column, source.value]
         fields += [source.dwell_ms, source.event.column, *(rule.column for rule in source.event.rules)]
@@ -62,13 +62,13 @@ class InteractionContract:
 
     @cached_property
     def needed(self) -> tuple[str, ...]:
-        """Columns without which no row could be accepted. JSON lines may lack the others."""
+        """Columns without which no row could be accepted. JSON lines may lack all others."""
         source = self.data.interactions
         fields = (source.user_id, source.item_id, self._time.column, *(each.column for each in source.require))
         return tuple(dict.fromkeys(as_column(field).column for field in fields))
 
     def check(self, batch: RawBatch, file: InputFile, where: str) -> ValidatedBatch:
-        """The result does not depend on how a file is batched. Raises DataError for unusable columns."""
+        """Validate a batch; independent of how a file is batched. Raises DataError for unusable columns."""
         ts, timed = self._times(batch.table[self._time.column], where)
         outside = timed & ((ts < self._window[0]) | (ts >= self._window[1]))
         if outside.any():
@@ -152,7 +152,7 @@ class InteractionContract:
         return None if self.items is None else pd.Index(self.items.to_pylist(), dtype=object)
 
     def _events(self, rows: RowValidation) -> npt.NDArray[np.int8]:
-        """Index into data.events, -1 where unknown, [n]."""
+        """Index into data.events [n], -1 where unknown."""
         names, rules = list(self.data.events), self.data.interactions.event
         fallback = names.index(rules.default) if rules.default in names else -1
         codes = np.full(len(rows.reason), fallback, np.int8)

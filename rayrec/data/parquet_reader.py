@@ -1,4 +1,4 @@
-"""Rows of parquet files: only the needed columns, row group by row group."""
+"""Reads parquet files: only the needed columns, row group by row group."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row_group_sizes(storage: Storage, path: str) -> list[tuple[int, int]]:
 def read(
     storage: Storage, path: str, columns: Sequence[str], row_groups: Sequence[int] | None, first_row: int
 ) -> Iterator[RawBatch]:
-    """Raises DataError for a missing column, and for a file that is damaged or not parquet."""
+    """Read row groups as batches. Raises DataError for a missing column, and for a damaged or non-parquet file."""
     with _opened(storage, path) as file:
         schema = file.schema_arrow
         require_columns(schema.names, columns, storage.url(path))
@@ -48,7 +48,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _opened(
     storage: Storage, path: str, texts: Sequence[str] = (), metadata: pq.FileMetaData | None = None
 ) -> Iterator[pq.ParquetFile]:
-    # Text is checked by its distinct values, so read dictionary-encoded columns as dictionaries.
+    # Text is validated by its distinct values, so read dictionary-encoded columns as dictionaries.
     with storage.open(path) as handle:
         try:
             with pq.ParquetFile(handle, metadata=metadata, read_dictionary=list(texts)) as file:

@@ -1,4 +1,4 @@
-"""Quarantine: input rows that broke their contract, with the reason, the place and the row itself."""
+"""Quarantine: input rows that broke their contract, with reason, location and content."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def quarantined(
     details: Sequence[str],
     users: Sequence[str | None],
 ) -> pa.Table:
-    """QUARANTINE of the rows `at` of a batch; the other arguments are aligned with `at`."""
+    """QUARANTINE of the rows `at` of a batch; the following arguments are aligned with `at`."""
     users = [user and user[:MAX_RAW_CHARS] for user in users]
     return _table(file, batch.row[at], users, reasons, details, _raw(batch, at))
 
@@ -111,7 +111,7 @@ def _capped(row: dict[str, Any]) -> str:
     text = _as_json(row)
     if len(text) <= MAX_RAW_CHARS:
         return text
-    longest = max(8, MAX_RAW_CHARS // (2 * len(row)))  # shorten long values, so that the short ones stay readable
+    longest = max(8, MAX_RAW_CHARS // (2 * len(row)))  # shorten only long values
     shortened = {
         key: f"{value[:longest]}..." if isinstance(value, str) and len(value) > longest else value
         for key, value in row.items()

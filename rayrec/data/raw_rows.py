@@ -14,7 +14,7 @@ import pyarrow as pa
 from rayrec.errors import DataError
 
 MAX_ROW_BYTES = 16 << 20  # a longer row means an unclosed quote or another format
-UNDECODABLE = "�"  # stands for bytes that are no text in the declared encoding
+UNDECODABLE = "�"  # replaces bytes that are invalid in the declared encoding
 MAX_RAW_CHARS = 4096  # of a row in quarantine
 
 
@@ -28,7 +28,7 @@ class Malformed(NamedTuple):
 
 @dataclass(frozen=True)
 class RawBatch:
-    """Rows as the file has them: strings from text formats, typed columns from parquet."""
+    """Unvalidated rows: strings from text formats, typed columns from parquet."""
 
     table: pa.Table
     row: npt.NDArray[np.int64]  # [n], 1-based data row within the file; headers and blank lines do not count
@@ -43,7 +43,7 @@ class RawBatch:
 
 
 def require_columns(present: Sequence[str], needed: Iterable[str], where: str) -> None:
-    """Raise DataError for needed columns that are missing or duplicated, with the nearest name."""
+    """Raise DataError, with the nearest name, for needed columns that are missing or duplicated."""
     for column in needed:
         count = sum(name == column for name in present)
         if count == 1:

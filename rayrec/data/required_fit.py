@@ -1,4 +1,4 @@
-"""The fits that a stage requires of the run, as plain data."""
+"""Specification of the fits that a stage requires of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayrec.numerics.hashing import digest
 
 @dataclass(frozen=True)
 class RequiredFit:
-    """A fit that a stage needs: a retriever's name and its settings (None: those of the arm's retrieval sources).
+    """A fit that a stage needs: a retriever's name and settings (None: those of the arm's retrieval sources).
 
     Stages do not import each other, so a denoiser names the fit that it needs, and one fit serves all stages.
     """
@@ -22,7 +22,7 @@ class RequiredFit:
 
     @property
     def name(self) -> str:
-        """The prefix of its arrays' names: `ials.factors`, or `fism-0123456789abcdef.source`."""
+        """The prefix of its array names: `ials.factors`, or `fism-0123456789abcdef.source`."""
         if self.settings is None:
             return self.method
         settings = registry("retrieval.sources.NAME.method").settings(self.method, self.settings)

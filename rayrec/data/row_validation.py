@@ -1,4 +1,4 @@
-"""Validation of a batch of raw rows: its columns as text, and the first reason against each row."""
+"""Validation of a batch of raw rows: columns as text, and the first reason for rejecting each row."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Mask = npt.NDArray[np.bool_]
 
 
 def as_column(field: ColumnLike) -> Column:
-    """The full form of a column that the config may give as a bare name."""
+    """Expand a column that the config gives as a bare name."""
     return field if isinstance(field, Column) else Column(column=field)
 
 
 class RowValidation:
-    """The rows of one batch. `flag` gives reasons; the first one against a row counts."""
+    """The rows of one batch. `flag` adds reasons; the first one of a row counts."""
 
     def __init__(self, batch: RawBatch, path: str, where: str) -> None:
         self.batch = batch
-        self.reason = np.zeros(batch.table.num_rows, np.int16)  # [n]; 0: the row is good
+        self.reason = np.zeros(batch.table.num_rows, np.int16)  # [n]; 0: the row is valid
         self._path, self._where = path, where  # the file in quarantine, and in errors
         self._reasons: list[tuple[str, str]] = [("", "")]  # (reason, column)
         self._texts: dict[str, Text] = {}
@@ -53,7 +53,7 @@ class RowValidation:
         return extracted(self._texts[field.column], field.extract)
 
     def reject_invalid_ids(self, ids: Text, column: str) -> Mask:
-        """Flag invalid ids; returns the rows with a usable one."""
+        """Flag invalid ids; return the rows with a valid id."""
         wrong: dict[str, Callable[[pa.Array], pa.Array]] = {
             "bad_encoding": has_undecodable_bytes,
             "control_characters": has_invisible_characters,
@@ -67,7 +67,7 @@ class RowValidation:
         return usable
 
     def numbers(self, field: ColumnLike) -> tuple[npt.NDArray[np.float64], Mask]:
-        """The field as float64 [n], NaN where it is missing, and the rows with something else than a finite number."""
+        """The field as float64 [n] (NaN where missing), and the rows with anything but a finite number."""
         field = as_column(field)
         column = self.batch.table[field.column]
         if field.extract is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -77,7 +77,7 @@ class RowValidation:
         return part.look_up(values, np.nan), part.look_up(wrong, False) | (whole.present & ~part.present)
 
     def quarantine(self, users: Text) -> pa.Table:
-        """QUARANTINE of the rows that have a reason, and of the malformed ones."""
+        """QUARANTINE of the flagged and the malformed rows."""
         at = np.flatnonzero(~self.good)
         tables = [QUARANTINE.empty_table()]
         if self.batch.malformed:

@@ -1,4 +1,4 @@
-"""Arrow schemas of the tables that stages pass on.
+"""Arrow schemas of the tables that stages exchange.
 
 A *ragged* column is a list column whose rows have different lengths. In one row, all list columns that describe the
 same events (or the same candidates) have the same length and order.
@@ -31,14 +31,14 @@ INTERACTION = pa.schema(
         pa.field("item_id", pa.dictionary(pa.int32(), pa.string())),
         pa.field("ts", TS),
         pa.field("event", pa.int8()),  # index into the run's event names, in the order of `data.events`
-        pa.field("value", pa.float32()),  # rating, quantity; NaN where there is none
-        pa.field("dwell_ms", pa.int32()),  # -1 where there is none
+        pa.field("value", pa.float32()),  # rating, quantity; NaN if missing
+        pa.field("dwell_ms", pa.int32()),  # -1 if missing
         pa.field("source_file", pa.int32()),  # index into the manifest's inputs
         pa.field("source_row", pa.int64()),  # 1-based data row within the file
-        pa.field("rejected", pa.bool_()),  # quarantined; here only so that its user is counted
+        pa.field("rejected", pa.bool_()),  # quarantined; present only so that its user is counted
     ]
 )
-"""One row an event that was checked against the contract."""
+"""Validated events: one row per event."""
 
 QUARANTINE = pa.schema(
     [
@@ -61,7 +61,7 @@ HISTORY = pa.schema(
         pa.field("dwell_ms", pa.list_(pa.int32())),
     ]
 )
-"""One row a user: the newest N events, oldest first; ties in ts keep the order (file, row)."""
+"""Histories: one row per user with the newest N events, oldest first; ties in ts keep (file, row) order."""
 
 DENOISED_HISTORY = pa.schema(
     [
@@ -73,7 +73,7 @@ DENOISED_HISTORY = pa.schema(
         pa.field("reason", pa.list_(pa.int8())),  # index into rayrec.denoising.denoiser.REASONS; 0 = retained
     ]
 )
-"""A history with the denoising decision on each event. One row a (user, variant)."""
+"""Histories with a denoising decision per event: one row per (user, variant)."""
 
 SLATE = pa.schema(
     [
@@ -88,17 +88,17 @@ SLATE = pa.schema(
         pa.field("propensity", pa.float32(), nullable=False),  # P(this item at this rank | the ranks above)
     ]
 )
-"""Published slates: one row an item of a slate, sorted by (user_id, rank)."""
+"""Published slates: one row per item of a slate, sorted by (user_id, rank)."""
 
 COUNTERFACTUAL_PROPENSITY = pa.schema(
     [
-        pa.field("slate_id", pa.string(), nullable=False),  # of a slate that an arm drew at random
+        pa.field("slate_id", pa.string(), nullable=False),  # of a randomised slate
         pa.field("rank", pa.int16(), nullable=False),
         pa.field("target_arm", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
         pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
     ]
 )
-"""How other arms would have shown a published slate: the numerator of off-policy weights."""
+"""How other arms would have shown a published slate: the numerators of off-policy weights."""
 
 INSTRUCTION = pa.schema(
     [
@@ -108,7 +108,7 @@ INSTRUCTION = pa.schema(
         pa.field("intention", pa.string()),
     ]
 )
-"""Instructions in words: one row a (user, arm), sorted by both, null last."""
+"""Instructions: one row per (user, arm), sorted by both, null last."""
 
 ALL_USERS = "*"
 """The user_id of instructions for every user."""
@@ -122,32 +122,35 @@ FEEDBACK = pa.schema(
         pa.field("propensity", pa.float32(), nullable=False),  # of the logging policy
     ]
 )
-"""Logged feedback that meets its contract: one row an item that was shown."""
+"""Valid logged feedback: one row per item shown."""
 
 
 TUNING_SEQUENCE = pa.schema(
     [
-        pa.field("item", pa.list_(pa.int32())),  # positive events alone, oldest first
+        pa.field("item", pa.list_(pa.int32())),  # positive events only, oldest first
         pa.field("ts", pa.list_(pa.int64())),
         pa.field("keep_weight", pa.list_(pa.float32())),  # 1 at and after the cutoff
         pa.field("order", pa.uint64()),  # hash of the user_id
     ]
 )
-"""What the item-token ranker is tuned on: one row a user."""
+"""Training data of the item-token ranker: one row per user."""
 
 SIMULATED_REQUEST, CONSUMED_ITEMS, CONSUMED = "simulated_request", "consumed_items", "consumed"
 TRAINING_COLUMNS = (
     pa.field(SIMULATED_REQUEST, pa.string()),  # null: without a request
-    pa.field(CONSUMED_ITEMS, pa.list_(pa.int32())),  # within the horizon after the cutoff; of a request: those that fit
+    pa.field(
+        CONSUMED_ITEMS, pa.list_(pa.int32())
+    ),  # within the horizon after the cutoff; with a request: only matching ones
 )
-"""What rows of training examples carry besides histories and candidates."""
+"""Columns of training examples besides those of histories and candidates."""
 
 
 def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) -> pa.Schema:
-    """One row a (user, retrieve variant): retained history, candidates, and one score column a retriever.
+    """Candidates: one row per (user, retrieve variant) with retained history, candidates, and one score column per
+    retriever.
 
     `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
-    Null where the variant does not have the source.
+    Null if the variant does not have the source.
     """
     return pa.schema(
         [
@@ -156,7 +159,7 @@ def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) ->
             pa.field("item", pa.list_(pa.int32())),  # retained positive history, oldest first
             pa.field("ts", pa.list_(pa.int64())),
             pa.field("candidate", pa.list_(pa.int32())),
-            pa.field("source", pa.list_(pa.int8())),  # index into the variant's sources: who ranked it highest
+            pa.field("source", pa.list_(pa.int8())),  # index into the variant's sources: the one that ranked it highest
             *(pa.field(f"score.{name}", pa.list_(pa.float32())) for name in sources),
             *(TRAINING_COLUMNS if for_training else ()),
         ]
@@ -164,27 +167,27 @@ def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) ->
 
 
 def reranked_schema(sources: tuple[str, ...]) -> pa.Schema:
-    """What a scorer returns: candidates plus `llm_score` (ragged float32, null where the prompt failed) and `error`."""
+    """Output of a scorer: candidates plus `llm_score` (ragged float32, null if the prompt failed) and `error`."""
     schema = candidate_schema(sources).append(pa.field("llm_score", pa.list_(pa.float32())))
     return schema.append(pa.field("error", pa.string()))
 
 
 def scored_schema(candidates: pa.Schema) -> pa.Schema:
-    """Candidates with LLM scores: one row a (user, retrieve variant, scoring request)."""
+    """Candidates with LLM scores: one row per (user, retrieve variant, scoring request)."""
     return pa.schema(
         [
             *candidates,
             pa.field("scoring_request", pa.string()),  # null: rows of arms without an LLM
-            pa.field("llm_score", pa.list_(pa.float32())),  # aligned with `candidate`; null where the prompt failed
+            pa.field("llm_score", pa.list_(pa.float32())),  # aligned with `candidate`; null if the prompt failed
             pa.field("has_request", pa.bool_()),  # whether the user's instruction holds a request
-            pa.field("scorer", pa.string()),  # engine and method; null where nothing was scored
+            pa.field("scorer", pa.string()),  # engine and method; null if not scored
             pa.field("error", pa.string()),  # why the prompt failed, where the user is in an arm that uses the scores
         ]
     )
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with the schema's columns in their order. Raises ValueError for missing columns and other types."""
+    """Reorder the table's columns to the schema's. Raises ValueError for missing columns and other types."""
     if missing := [name for name in schema.names if name not in table.column_names]:
         raise ValueError(f"a stage's table has no columns {', '.join(missing)}")
     return pa.table([table[name] for name in schema.names], schema=schema)

@@ -41,7 +41,7 @@ class ShuffleWriter:
         self._rounds: list[list[tuple[int, int]]] = []
 
     def write_round(self, tables: Sequence[pa.Table]) -> None:
-        """INTERACTION tables in the order of their rows; the part of each shard has the same order."""
+        """Write INTERACTION tables in row order; each shard's part keeps that order."""
         table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
         if table.num_rows:
             self._rounds.append([self._write(part) for part in _parts(table, self._shards)])
@@ -65,7 +65,7 @@ class ShuffleWriter:
 
 
 def read_statistics(storage: Storage, path: str) -> dict[str, Any]:
-    """The statistics that `finish` wrote. Raises MissingFileError, and DataError for another kind of file."""
+    """The statistics passed to `finish`. Raises MissingFileError, and DataError for another kind of file."""
     statistics: dict[str, Any] = _index(storage, path)["statistics"]
     return statistics
 
@@ -77,7 +77,7 @@ def read_item_counts(storage: Storage, path: str) -> pa.Table:
 
 
 def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
-    """INTERACTION tables of one shard from the files at `paths`, in that order."""
+    """INTERACTION tables of one shard from the files at `paths`, in order."""
     for path in paths:
         for places in _index(storage, path)["rounds"]:
             if places[shard][1]:
@@ -85,7 +85,7 @@ def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) 
 
 
 def count_erased_users(storage: Storage, paths: Iterable[str], shard: int) -> int:
-    """How many users of one shard that are on the erasure list had rows in the splits' files."""
+    """Number of erased users of one shard with rows in the splits' files."""
     tokens = (read_statistics(storage, path)["erased_users"] for path in paths)
     return len({token for users in tokens for token, of in users.items() if of == shard})
 
@@ -108,7 +108,7 @@ def _read(storage: Storage, path: str, start: int, length: int) -> pa.Table:
 
 
 def _parts(table: pa.Table, shards: int) -> Iterator[pa.Table]:
-    """The rows of each shard, in the order of shards, with compact dictionaries."""
+    """The rows of each shard, in shard order, with compact dictionaries."""
     users, items = table["user_id"].combine_chunks(), table["item_id"].combine_chunks()
     user_codes, names = compact(_codes(users), users.dictionary)
     item_codes = _codes(items)

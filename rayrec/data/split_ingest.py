@@ -1,4 +1,4 @@
-"""Ingest of one input split: rows are validated and written to a shuffle file and to quarantine."""
+"""Ingest of one input split: validates rows and writes them to a shuffle file and to quarantine."""
 
 from __future__ import annotations
 
@@ -63,13 +63,14 @@ def ingest_split(
     quarantine: str,
     erasure_list: ErasureList | None = None,
 ) -> dict[str, Any]:
-    """Write the split's shuffle file, and before it its quarantine (parquet; no file without rows).
+    """Write the split's quarantine (parquet; no file without rows), then its shuffle file, which marks the split as
+    done.
 
-    Rows of users on the erasure list are dropped, and do not count for the catalogue.
+    Rows of users on the erasure list are dropped and do not count for the catalogue.
 
-    Returns the split's statistics, which the shuffle file holds too: RowCounts as a dict, `files` (path -> RowCounts as
-    a dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of those with rows here). The
-    shuffle file is written last and marks the split as done. Raises DataError for input that cannot be read.
+    Returns the split's statistics, also stored in the shuffle file: RowCounts as a dict, `files` (path -> RowCounts as
+    a dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of erased users with rows
+    here). Raises DataError for unreadable input.
     """
     with ExitStack() as shuffle_stack:
         target = shuffle_stack.enter_context(outputs.writer(shuffle_path))
@@ -122,7 +123,7 @@ class _Ingest:
     def _checked(
         self, batch: RawBatch, file: InputFile, where: str, contract: InteractionContract
     ) -> tuple[ValidatedBatch, int]:
-        """The batch through the contract, and how many of its rows were dropped: those of users on the erasure list."""
+        """Validate the batch and drop rows of users on the erasure list; also returns the number dropped."""
         checked = contract.check(batch, file, where)
         users = checked.interactions["user_id"]
         listed = self._erasure_list.contains(users)

@@ -4,9 +4,9 @@
 
 The catalogue has ten categories, each with five lines of six products in a natural order (a tent, then a sleeping bag,
 then a stove, ...; the last of a line leads to the first of the next). A user likes one to three categories and stays
-with one for a while. Their next item is, with probability FOLLOW_UP_PROBABILITY, the follow-up of the last item they
-took in that category; else one by its popularity of the day, which drifts. Nobody takes an item twice. Noise events
-between them are items of other categories, drawn by popularity, so that popularity alone does not reveal them.
+with one for a while. With probability FOLLOW_UP_PROBABILITY, their next item is the follow-up of their last item in
+that category; else it is drawn by its daily popularity, which drifts. Nobody consumes an item twice. Noise events
+between them are items of other categories, also drawn by popularity, so that popularity alone does not reveal them.
 
 Some users (INSTRUCTION_SHARE) state in instructions.csv which categories they like. The probability of every next item
 is known, so the best possible slate (the Bayes limit) is computed and written to truth/best.csv.
@@ -44,16 +44,16 @@ _CUTOFF = int(datetime(DATE.year, DATE.month, DATE.day, tzinfo=UTC).timestamp())
 
 @dataclass(frozen=True)
 class SyntheticDataset:
-    """The folders of the dataset, and its counts."""
+    """The folders and counts of the dataset."""
 
     data_root: Path  # events/, items.csv, instructions.csv
     truth_root: Path  # next.csv, best.csv, noise.csv, broken.csv
     date: date
     users: int
     items: int
-    events: int  # before the date, without broken rows
+    events: int  # before the date, excluding broken rows
     noise: int  # of these
-    broken: int  # rows planted to be quarantined
+    broken: int  # planted rows that must be quarantined
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ class _Catalogue:
 
 @dataclass
 class _Users:
-    """The state of every user at one moment."""
+    """The state of all users at one step."""
 
     cares: Floats  # [users, kinds], rows sum to 1
-    kind: Ints  # [users] the kind taken from last, -1 at first
-    last: Ints  # [users, kinds] last item taken of each kind, -1 at first
+    kind: Ints  # [users] the kind of the last item, -1 at first
+    last: Ints  # [users, kinds] last item of each kind, -1 at first
     seen: npt.NDArray[np.bool_]  # [users, items]
 
 
@@ -82,7 +82,7 @@ def make_synthetic_dataset(root: str | Path, *, seed: int = 0, users: int = 1200
     catalogue = _catalogue(rng)
     state = _make_users(rng, catalogue, users)
     past = rng.gamma(4.0, 6.0, users).astype(np.int64).clip(8, 60)
-    past = np.minimum(past, 14 * (state.cares > 0).sum(1))  # so that no user runs out of items
+    past = np.minimum(past, 14 * (state.cares > 0).sum(1))  # no user must run out of items
     log = list(_events_by_step(rng, catalogue, state, _moments(rng, past, 0, PAST_DAYS), noise=NOISE_SHARE))
     best = next_item_probabilities(catalogue, state, np.full(users, PAST_DAYS))
     future = 1 + rng.poisson(2.0, users)
@@ -129,7 +129,7 @@ def _make_users(rng: np.random.Generator, catalogue: _Catalogue, users: int) -> 
 
 
 def next_item_probabilities(catalogue: _Catalogue, state: _Users, day: Ints) -> Floats:
-    """P(the next wanted item), [users, items]; rows sum to 1. This is the whole model of behaviour."""
+    """P(the next wanted item), [users, items]; rows sum to 1. This is the complete behaviour model."""
     stay = np.where(state.kind >= 0, STAY_PROBABILITY, 0.0)[:, None]
     here = np.arange(state.cares.shape[1]) == state.kind[:, None]
     kind = stay * here + (1 - stay) * state.cares
@@ -150,7 +150,7 @@ def _moments(rng: np.random.Generator, events: Ints, first_day: int, days: int) 
 def _events_by_step(
     rng: np.random.Generator, catalogue: _Catalogue, state: _Users, moments: list[Ints], *, noise: float
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Every user takes their next item, step by step; yields columns user, item, at (µs since the first day), noise."""
+    """Simulate one event of every user per step; yields columns user, item, at (µs since the first day), noise."""
     for step in range(max(map(len, moments))):
         user = np.array([u for u, at in enumerate(moments) if len(at) > step])
         at = np.array([moments[u][step] for u in user])
@@ -170,7 +170,7 @@ def _events_by_step(
 
 
 def _draw(rng: np.random.Generator, probability: Floats) -> Ints:
-    """Draw one column a row by its probability."""
+    """Draw one column per row by its probability."""
     ladder = np.cumsum(probability, axis=1)
     drawn = (ladder < rng.random((len(ladder), 1)) * ladder[:, -1:]).sum(1)
     return np.asarray(drawn)
@@ -228,7 +228,7 @@ def _events(rng: np.random.Generator, columns: dict[str, Any], user_id: Any, ite
 
 
 def _broken(rng: np.random.Generator, events: pa.Table) -> pa.Table:
-    """Rows that break the contract: about one in 250."""
+    """Rows that break the contract, about one in 250."""
     rows = events.drop_columns(["noise"]).take(np.sort(rng.choice(len(events), len(events) // 250, replace=False)))
     fault = np.arange(len(rows)) % 4
     for kind, (column, value) in enumerate(
@@ -246,7 +246,7 @@ def _items(catalogue: _Catalogue, item_id: Any) -> pa.Table:
 
 
 def _instructions(rng: np.random.Generator, state: _Users, user_id: Any) -> pa.Table:
-    """Instructions of some users: half of them state what they like, the others what they want now."""
+    """Instructions of some users: half state what they like, the others what they want now."""
     names = [name.lower() for name in CATEGORIES]
     says = np.flatnonzero(rng.random(len(user_id)) < INSTRUCTION_SHARE)
     liked = [np.flatnonzero(row) for row in state.cares[says]]
@@ -263,7 +263,7 @@ def _instructions(rng: np.random.Generator, state: _Users, user_id: Any) -> pa.T
 
 
 def _best(best: Floats, user_id: Any, item_id: Any) -> pa.Table:
-    """The slates of an oracle that knows the model and the state of each user: long form, best first."""
+    """The slates of an oracle that knows the model and the state of each user: long format, best first."""
     order = np.argsort(-best, axis=1, kind="stable")[:, :ORACLE_SIZE]
     return pa.table(
         {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Category:
     lines: tuple[str, ...]
-    products: dict[str, float]  # in the order in which users need them
+    products: dict[str, float]  # product -> price, in the order in which users need them
 
 
 CATEGORIES: dict[str, Category] = {

@@ -1,4 +1,4 @@
-"""Text columns by their distinct values, so that a check costs as much as there are distinct values, not rows."""
+"""Text columns as codes of distinct values, so that the cost of a check depends on distinct values, not rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rayrec.errors import DataError
 INVISIBLE_CHARACTERS = r"[\p{Cc}\x{2028}\x{2029}\x{202A}-\x{202E}\x{2066}-\x{2069}\x{FEFF}\x{E0000}-\x{E007F}]+"
 
 MAX_FIELD_CHARS = {"title": 500, "description": 2_000, "": 200}
-"""Longest item fields, by field; "" for the others."""
+"""Maximum length of item fields, by field; "" for all others."""
 
 Codes = npt.NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
@@ -27,7 +27,7 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Text:
-    """Row i holds values[codes[i]]; code -1: no value. Values are distinct, not null, valid UTF-8."""
+    """A text column: row i holds values[codes[i]]; code -1: no value. Values are distinct, not null, valid UTF-8."""
 
     codes: Codes  # [n]
     values: pa.StringArray
@@ -41,7 +41,7 @@ class Text:
         return self.codes >= 0
 
     def map(self, change: Callable[[pa.Array], pa.Array]) -> Text:
-        """With changed values; null and empty results are no value."""
+        """Change the values; null and empty results become no value."""
         changed = change(self.values)
         if changed.equals(self.values) and not pc.any(pc.equal(changed, "")).as_py():
             return self
@@ -51,16 +51,16 @@ class Text:
         return Text(self.look_up(to_new, -1), distinct.dictionary)
 
     def where(self, test: Callable[[pa.Array], pa.Array]) -> npt.NDArray[np.bool_]:
-        """Rows whose value passes the test, bool [n]; rows without a value do not."""
+        """Bool [n]: rows whose value passes the test; false for rows without a value."""
         passed: npt.NDArray[np.bool_] = test(self.values).fill_null(False).to_numpy(zero_copy_only=False)
         return self.look_up(passed, False)
 
     def only(self, mask: npt.NDArray[np.bool_]) -> Text:
-        """Without the values of rows that are not in mask [n]."""
+        """Remove the values of rows that are not in mask [n]."""
         return Text(np.where(mask, self.codes, -1).astype(np.int32), self.values)
 
     def look_up(self, per_value: npt.NDArray[T], nothing: object) -> npt.NDArray[T]:
-        """per_value[codes] [n], and `nothing` for rows without a value."""
+        """per_value[codes] [n]; `nothing` for rows without a value."""
         # Code -1 finds the last entry.
         return np.append(per_value, np.array([nothing], per_value.dtype))[self.codes]
 
@@ -88,7 +88,7 @@ def extracted(text: Text, pattern: str | None) -> Text:
 
 
 def compact(codes: Codes, values: pa.Array) -> tuple[Codes, pa.Array]:
-    """The same rows without unused values; the order of values stays."""
+    """Drop unused values; the order of values stays."""
     if len(values) > 8 * len(codes):
         used = np.unique(codes[codes >= 0])
         return np.where(codes < 0, -1, np.searchsorted(used, codes)).astype(np.int32), values.take(pa.array(used))
@@ -119,19 +119,19 @@ def valid_utf8(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray
 
 
 def has_undecodable_bytes(values: pa.Array) -> pa.Array:
-    """Values with bytes that could not be decoded."""
+    """Whether each value has bytes that could not be decoded."""
     return pc.match_substring(values, UNDECODABLE)
 
 
 def has_invisible_characters(values: pa.Array) -> pa.Array:
-    """Values with control characters or other invisible ones."""
+    """Whether each value has control characters or other invisible ones."""
     return regex_patterns.matches(values, INVISIBLE_CHARACTERS)
 
 
 def clean_item_text(text: Text, field: str) -> Text:
-    """An item's field as it is shown to people and in prompts.
+    """An item's field as displayed to people and used in prompts.
 
-    Invisible characters become a space, and runs of white space one space; cut off at MAX_FIELD_CHARS.
+    Invisible characters and runs of white space become one space each; the text is truncated at MAX_FIELD_CHARS.
     """
     longest = MAX_FIELD_CHARS.get(field, MAX_FIELD_CHARS[""])
 

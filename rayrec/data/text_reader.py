@@ -1,4 +1,4 @@
-"""Rows of text files, streamed: CSV, JSON lines and lines split by a longer delimiter, in any encoding.
+"""Streams rows of text files: CSV, JSON lines and lines split by a longer delimiter, in any encoding.
 
 Known limit: a stray opening quote in a CSV file swallows rows until the next quote. A field that holds whole rows is
 detected and quarantined; a field that holds less than a row looks like one with a line break.
@@ -70,7 +70,7 @@ class Utf8Stream(io.RawIOBase):
 
 @contextmanager
 def open_text(storage: Storage, path: str, encoding: str) -> Iterator[Utf8Stream]:
-    """The text of a file, decompressed by its suffix."""
+    """The text of a file, decompressed according to its suffix."""
     compression = COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
     # One byte becomes at most three: the length of the replacement character.
     longest = sys.maxsize if compression else 3 * storage.info(path).size + 64
@@ -79,9 +79,9 @@ def open_text(storage: Storage, path: str, encoding: str) -> Iterator[Utf8Stream
 
 
 def read_csv(stream: Utf8Stream, source: FileSource, columns: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """All columns as strings; an empty file has no rows.
+    """Read all columns as strings; an empty file has no rows.
 
-    Raises DataError for missing or duplicated columns, and Arrow's errors for a stream that cannot be read.
+    Raises DataError for missing or duplicated columns, and Arrow's errors for an unreadable stream.
     """
     numbering = _Numbering(header=source.header)
     try:
@@ -118,7 +118,7 @@ def _open(stream: Utf8Stream, source: FileSource, numbering: _Numbering) -> pcsv
 
 
 class _Numbering:
-    """Data row numbers of the rows that Arrow returns: it skips malformed rows without numbering the others."""
+    """Assigns data row numbers to the rows that Arrow returns; Arrow skips malformed rows without counting them."""
 
     def __init__(self, *, header: bool) -> None:
         self._header = int(header)  # Arrow counts the header as row 1
@@ -139,7 +139,7 @@ class _Numbering:
         return rows
 
     def malformed_until_now(self) -> tuple[Malformed, ...]:
-        # Arrow reads ahead by varying amounts; report only rows before the next one, the same ones every time.
+        # Arrow reads ahead by varying amounts; for determinism report only rows before the next one.
         return self._pop([row.row < self._next for row in self._malformed])
 
     def malformed_left(self) -> tuple[Malformed, ...]:
@@ -184,7 +184,8 @@ _LINES_BLOCK = 4 << 20  # bytes
 
 
 def read_delimited(stream: Utf8Stream, source: FileSource, columns: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """All columns as strings. Raises DataError for missing or duplicated columns and for a line that is too long."""
+    """Read all columns as strings. Raises DataError for missing or duplicated columns and for a line that is too
+    long."""
     names = list(source.names)
     next_row = 1
     for lines in _blocks_of_lines(stream, where):
@@ -212,7 +213,7 @@ def _split(lines: list[str], rows: npt.NDArray[np.int64], names: list[str], deli
 
 
 def read_jsonl(stream: Utf8Stream, columns: Sequence[str], needed: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """`columns` as strings, numbers with their original digits; null where a line lacks the key.
+    """Read `columns` as strings, numbers with their original digits; null if a line lacks the key.
 
     Raises DataError if no line of the first block has a `needed` key.
     """
@@ -234,7 +235,7 @@ def read_jsonl(stream: Utf8Stream, columns: Sequence[str], needed: Sequence[str]
 
 
 def _parsed(line: str) -> dict[str, Any] | str:
-    """The line's object with its numbers as text, or the reason why there is none."""
+    """The line's object with numbers as text, or the reason why the line is malformed."""
     try:
         content = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
     except json.JSONDecodeError as error:
@@ -257,7 +258,7 @@ def _is_text(value: str) -> bool:
 
 
 def _blocks_of_lines(stream: Utf8Stream, where: str) -> Iterator[list[str]]:
-    """Lines that are not blank, without line breaks, a few megabytes at a time."""
+    """Blocks of a few megabytes of lines, without blank lines and line breaks."""
     rest = b""
     while block := stream.read(_LINES_BLOCK):
         whole, line_break, tail = (rest + block).rpartition(b"\n")

@@ -1,10 +1,10 @@
-"""The Ray cluster that a job runs on: the one it was submitted to, or a local one that lives and dies with the job.
+"""The Ray cluster that a job runs on: the one it was submitted to, or a local one that ends with the job.
 
     with connect(config.resources) as cluster:
         ...
 
-Any number of local runs may share a machine: each has its own temp dir, ports and token, and none of them can be joined
-by accident. Nothing is written to the home folder.
+Any number of local clusters may share a machine: each has its own temp dir, ports and token, so none can be joined by
+accident. Nothing is written to the home folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rayrec.numerics.threads import with_thread_limit
 
 # A Unix socket's path holds 107 bytes (103 on macOS); Ray appends /session_<time>_<pid>/sockets/plasma_store, up to 66.
 _LONGEST_TEMP_DIR = 37
-_START_ATTEMPTS = 3  # Ray gives itself 30 seconds, which on a busy machine may not be enough
+_START_ATTEMPTS = 3  # Ray's limit of 30 seconds may be too short on a busy machine
 
 
 class ClusterError(RayrecError):
@@ -38,7 +38,7 @@ class ClusterError(RayrecError):
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a job runs on. Resources are those of the nodes alive now; an autoscaling cluster may grow beyond them."""
+    """A connected cluster. Resources are those of the nodes alive now; an autoscaling cluster may grow beyond them."""
 
     address: str
     local: bool
@@ -50,8 +50,8 @@ class Cluster:
 def connect(resources: Resources) -> Iterator[Cluster]:
     """Attach to the cluster that RAY_ADDRESS names (as in every `ray job submit`), else start a local one.
 
-    A process that is attached already keeps its connection, before and after. A local cluster ends with the block, and
-    also when the process is killed. Raises ClusterError.
+    A process that is already attached keeps its connection. A local cluster ends with the block, and also when the
+    process is killed. Raises ClusterError.
     """
     if ray.is_initialized():
         yield _describe(local=False)
@@ -68,16 +68,16 @@ def connect(resources: Resources) -> Iterator[Cluster]:
 
 
 def placeable_cpus(num_cpus: float) -> float:
-    """`num_cpus`, or those of the largest node alive where it has fewer: a task or worker lies on one node, whole.
+    """`num_cpus`, capped at the CPUs of the largest node alive, because a task or worker must fit on one node.
 
-    Nodes without CPUs do not count: where there are no others yet, the cluster is to grow.
+    Nodes without CPUs do not count: if there are no others yet, the cluster is expected to grow.
     """
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     return min(num_cpus, largest or num_cpus)
 
 
 def task(work: Callable[..., Any], num_cpus: float) -> Any:
-    """`work` as a Ray task, `.remote(…)`: placed by so many CPUs, or by the largest node's, and on as many threads."""
+    """Wrap `work` as a Ray task (call `.remote(…)`) with `placeable_cpus(num_cpus)` CPUs and as many threads."""
     cpus = placeable_cpus(num_cpus)
     return ray.remote(num_cpus=cpus, max_retries=3)(with_thread_limit(cpus, work))
 
@@ -126,9 +126,9 @@ def _start(resources: Resources, temp_dir: str) -> None:
                 _temp_dir=temp_dir,
             )
             return
-        except Exception as error:  # what Ray raises here is often a bare Exception
+        except Exception as error:  # Ray often raises a bare Exception here
             if "timed out during startup" in str(error) and attempt < _START_ATTEMPTS:
-                continue  # the half-started one ends with this process
+                continue  # the partly started cluster ends with this process
             raise ClusterError(
                 f"cannot start Ray on this machine: {error}",
                 hint="see that processors, memory and disk are free, or lower resources.local_object_store_mb",
@@ -136,15 +136,15 @@ def _start(resources: Resources, temp_dir: str) -> None:
 
 
 def _own_token() -> None:
-    """Make the local cluster demand a token of this process, unless the user has set up Ray's authentication.
+    """Make the local cluster require a token of this process, unless the user has set up Ray's authentication.
 
-    The token is one per process and stays in its environment: Ray keeps the first that it sees. Without one Ray would
-    write a token file into the home folder, and every later cluster of this user would demand that.
+    Without a token Ray would write a token file into the home folder, and every later cluster of this user would
+    require it. The token is one per process and stays in its environment, because Ray keeps the first that it sees.
     """
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
     if mode == "token" and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    # Ray reads its environment when it is imported; this reads it again. Private in Ray 2.60: the public way, no mode
+    # Ray reads its environment at import; this reads it again. Private in Ray 2.60: the public way, no mode
     # in the environment, prints a warning in every process. tests/ray_support/test_local_cluster.py notices a change.
     RayConfig.initialize("")
 

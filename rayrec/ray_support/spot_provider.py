@@ -1,8 +1,8 @@
-"""On-demand nodes where the cloud has no spot nodes: the AWS node provider that cluster.yaml names.
+"""On-demand fallback for missing spot capacity: the AWS node provider that cluster.yaml names.
 
-Ray's autoscaler (2.60, both versions) never does this by itself: when EC2 refuses a spot launch it asks for the same
-node type again, every few seconds, for as long as the capacity is missing (tests/cluster/test_autoscaling.py shows it).
-Runs where Ray's autoscaler runs: on the machine that calls `ray up`, and on the head node.
+Ray's autoscaler (2.60, both versions) has no such fallback: when EC2 refuses a spot launch, it requests the same node
+type again every few seconds while the capacity is missing (tests/ray_support/test_autoscaling.py). This code runs where
+Ray's autoscaler runs: on the machine that calls `ray up`, and on the head node.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 
 logger = logging.getLogger(__name__)
 
-# EC2 error codes that say "not as spot, not now"; anything else (rights, account limits, config) must surface.
+# EC2 error codes for missing spot capacity; all others (permissions, account limits, config) must surface.
 _NO_SPOT = frozenset(
     {"InsufficientInstanceCapacity", "MaxSpotInstanceCountExceeded", "SpotMaxPriceTooLow", "UnfulfillableCapacity"}
 )
 
 
 class OnDemandFallback(NodeProvider):  # type: ignore[misc]
-    """Mixin: a refused spot type is launched as the on-demand type that the provider's `on_demand_fallback` names.
+    """Mixin: launches a refused spot type as the on-demand type that the provider's `on_demand_fallback` names.
 
     on_demand_fallback:
       <spot node type>: {node_type: <on-demand node type>, max_workers: <that type's max_workers>}
@@ -33,10 +33,10 @@ class OnDemandFallback(NodeProvider):  # type: ignore[misc]
     def create_node_with_resources_and_labels(
         self, node_config: dict[str, Any], tags: dict[str, str], count: int, resources: Any, labels: Any
     ) -> Any:
-        """Launch `count` nodes, or as many on-demand ones as their bound allows.
+        """Launch `count` nodes, or on-demand nodes up to their max_workers.
 
-        Raises NodeLaunchException after the fallback too: the request for *spot* nodes has failed. The autoscaler finds
-        the on-demand nodes among the cluster's nodes, adopts them, and counts them against the demand.
+        Raises NodeLaunchException after the fallback too, because the request for *spot* nodes has failed. The
+        autoscaler finds the on-demand nodes in the cluster, adopts them, and counts them against the demand.
         """
         launch = super().create_node_with_resources_and_labels
         try:

@@ -1,7 +1,7 @@
 """Runs stages on Ray Data: one block holds one work item from the first stage to the last.
 
-Blocks stay whole because Ray's block splitting is switched off for these datasets and every stage takes a block as one
-batch. Each stage checks this and raises otherwise. The stages themselves do not know Ray.
+Blocks stay whole because block splitting is switched off for these datasets and every stage takes a block as one batch.
+Each stage checks this and raises otherwise. The stages themselves do not depend on Ray.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ERROR, _PACKED = "rayrec_error", "rayrec_block"
 
 @dataclass(frozen=True)
 class WorkItem:
-    """A shard as of a cutoff. Every row of a stage's table carries both as columns."""
+    """A shard as of a cutoff. Every row of a stage's table has both as columns."""
 
     cutoff: int  # microseconds UTC
     shard: int
@@ -39,9 +39,10 @@ class SplitItem:
 
 
 class Stage(Protocol):
-    """One step for one work item: takes the item and its table, gives a table.
+    """One step for one work item: takes the item and its table, returns a table.
 
-    Built once a process from a hashable spec; heavy loading happens there. The first stage gets no columns.
+    Built once per process from a hashable spec; heavy loading happens in the constructor. The first stage gets a table
+    without columns.
     """
 
     def __call__(self, item: Any, table: pa.Table, /) -> pa.Table: ...
@@ -49,7 +50,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class ActorPoolSpec:
-    """A pool of actors, each of which keeps what its stage loaded. `size` is a number or (min, max)."""
+    """A pool of actors, each of which retains what its stage loaded. `size` is a number or (min, max)."""
 
     size: int | tuple[int, int] = 1
     num_cpus: float = 1
@@ -58,7 +59,7 @@ class ActorPoolSpec:
 
 
 def work_item_dataset(items: Sequence[WorkItem] | Sequence[SplitItem]) -> Dataset:
-    """A dataset of one block a work item, ready for `append_stage`."""
+    """A dataset of one block per work item, ready for `append_stage`."""
     context = DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
@@ -75,7 +76,7 @@ def append_stage(
     pool: ActorPoolSpec | None = None,
     concurrency: int | None = None,
 ) -> Dataset:
-    """Append a stage: as tasks that any free worker picks up (`concurrency` at a time), or with `pool` as actors."""
+    """Append a stage, run as tasks (at most `concurrency` at a time) or, with `pool`, as actors."""
     if pool is None:
         return dataset.map_batches(
             _Task(stage, spec), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, concurrency=concurrency
@@ -97,7 +98,7 @@ def append_stage(
 
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:
-    """Run the dataset: one table a work item, in the order in which they finish. Raises the RayrecError of a stage."""
+    """Run the dataset and yield one table per work item as they finish. Raises the RayrecError of a stage."""
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _ERROR in table.column_names:
             kind, what, where, do = table[_ERROR][0].as_py()
@@ -111,14 +112,14 @@ def run_pending(
     advance: Callable[[int], None] = lambda done: None,
     count: Callable[[pa.Table], int] = lambda table: 1,
 ) -> None:
-    """Run the stages that `flow` appends for the work items that are not done yet; `advance(count(table))` for each."""
+    """Run the stages that `flow` appends for the pending work items; call `advance(count(table))` for each."""
     if pending:
         for table in results(flow(work_item_dataset(pending))):
             advance(count(table))
 
 
 def _error_class(name: str) -> type[RayrecError]:
-    """The error of that name, wherever this process has it from; RayrecError itself where it has none."""
+    """The error class of that name among all subclasses of RayrecError; RayrecError itself if there is none."""
     kinds = [RayrecError]
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -132,7 +133,7 @@ def _apply(stage: Stage, table: pa.Table) -> pa.Table:
     try:
         out = stage(item, table.drop_columns(list(asdict(item))))
     except RayrecError as error:
-        # As a row: Ray pickles an exception without its cause, and the user would read Ray's traceback instead.
+        # Pass the error as a row: Ray pickles an exception without its cause, and users would see Ray's traceback.
         out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.hint]]})
     for name, value in asdict(item).items():
         out = out.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), out.num_rows))
@@ -171,7 +172,7 @@ class _Actor:
 
 
 def _packed(table: pa.Table) -> pa.Table:
-    """The block as one row, which holds it as an Arrow stream; an empty block stays as it is."""
+    """The block as one row that holds it as an Arrow IPC stream; an empty block is returned unchanged."""
     if not table.num_rows:
         return table
     sink = pa.BufferOutputStream()

@@ -1,8 +1,8 @@
-"""A group of Ray Train workers: started together, told apart by rank, restarted when one dies.
+"""A group of Ray Train workers, started together, identified by rank, and restarted when one dies.
 
-    run(partial(learn, what), WorkerGroup(count=2), "tune")    # learn(what, worker, report) in each of them
+    run(partial(learn, what), WorkerGroup(count=2), "tune")    # learn(what, worker, report) in each worker
 
-Checkpoints are the work's own, in the storage: a restarted group and a restarted job find the same one.
+The work stores its own checkpoints, so a restarted group and a restarted job find the same one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import with_thread_limit
 
 T = TypeVar("T")
-_LAST_LINES_S = 10.0  # that the last lines may take to be printed
+_LAST_LINES_S = 10.0  # limit for printing the last lines
 
 ReportCallback = Callable[[Mapping[str, float], str], None]
-"""Called by every worker after each round of its work: the round's numbers, and a line about it for people."""
+"""Called by every worker after each round: the round's metrics, and a progress line."""
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """What the work asks of the cluster; `gpus` a worker, 0 or 1. Each computes on as many threads as it has CPUs."""
+    """Number and resources of the workers; `gpus` per worker, 0 or 1. Each computes on as many threads as it has
+    CPUs."""
 
     count: int = 1
     cpus: float = 1
@@ -38,7 +39,7 @@ class WorkerGroup:
 
 
 def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, name: str) -> None:
-    """`work` in every worker of a group. What users can put right (ConfigError, DataError) is raised as it is."""
+    """Run `work` in every worker of a group. ConfigError and DataError are raised unchanged."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchTrainer
 
@@ -64,10 +65,10 @@ def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, 
 
 @contextmanager
 def _told_by_workers() -> Iterator[Any]:
-    """A queue whose lines the driver prints as they come: what workers print themselves stays in Ray's log files.
+    """A queue whose lines the driver prints, because workers' own output goes to Ray's log files.
 
-    It lives on the driver's node, so that it goes with the job and not with some other node; should it go all the same,
-    only lines are lost.
+    It lives on the driver's node, so that the loss of another node does not affect it. If it dies, only lines are
+    lost.
     """
     import ray
     from ray.util.queue import Queue
@@ -109,12 +110,12 @@ def _work(config: Mapping[str, Any]) -> RayrecError | None:
     try:
         config["work"](worker, report)
     except (ConfigError, DataError) as error:
-        return error  # every worker finds the same; raised, it would only restart them
+        return error  # every worker returns the same; raising would only restart them
     return None
 
 
 def _cause(error: Any) -> BaseException:
-    """What the user can put right, if that is what stopped a worker; else Ray's own error."""
+    """The RayrecError that stopped a worker, if any; else Ray's own error."""
     for failure in error.worker_failures.values():
         base = getattr(failure, "_base_exc", failure)
         if isinstance(base, RayrecError):
