@@ -1,1 +1,1 @@
-"""The jobs: thin entry points, as `rayrec X` and as `ray job submit -- python -m jobs.X`."""
+"""Jobs: thin entry points, run as `rayrec X` or `ray job submit -- python -m jobs.X`."""

@@ -1,4 +1,4 @@
-"""The command line that all jobs share: `--config`, `--set`, `--date`, and errors without a traceback.
+"""Shared command line of the jobs: `--config`, `--set`, `--date`, and errors without a traceback.
 
 A job is a typer command: `main = command(daily)`, run as `rayrec daily …` or `python -m jobs.daily …`.
 """
@@ -75,7 +75,7 @@ def user_error(error: BaseException) -> RayrecError | None:
     """The RayrecError that `error` is or wraps: Ray wraps what a task raised in its own errors."""
     inner: BaseException | None = error
     while inner is not None:
-        cause = getattr(inner, "cause", None)  # ray.exceptions.RayTaskError keeps the task's own error here
+        cause = getattr(inner, "cause", None)  # ray.exceptions.RayTaskError holds the task's error here
         if isinstance(cause, BaseException):
             inner = cause
         elif isinstance(inner, RayrecError):

@@ -1,4 +1,4 @@
-"""The console script `rayrec`: every job as a subcommand, in the order in which one needs them.
+"""The console script `rayrec`: every job as a subcommand, in the usual order of use.
 
 `rayrec daily …` is `python -m jobs.daily …`. `rayrec --install-completion` adds shell completion.
 """

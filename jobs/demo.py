@@ -31,8 +31,8 @@ from rayrec.reporting.terminal import print_comparison, print_user, results_cons
 
 CONFIG = Path(__file__).with_name("demo.yaml")  # conf/demo.yaml is a link to it
 FOLDERS = ("data", "truth", "out")
-MARKER = ".made-by-jobs.demo"  # a folder without this file was not made by a demo
-SEED = 7  # conf/demo.yaml was written with the dataset of seed 0 in view, not with this one
+MARKER = ".made-by-jobs.demo"  # marks a folder made by the demo
+SEED = 7  # conf/demo.yaml was developed on the dataset of seed 0, not on this one
 
 Root = Annotated[
     Path, typer.Option("--root", help="Folder for the demo; its data/, truth/ and out/ are deleted and made anew.")
@@ -90,7 +90,7 @@ def clear_demo_folders(root: Path) -> None:
         for child in folder.iterdir():
             if child.is_dir() and not child.is_symlink():
                 shutil.rmtree(child)
-            elif child.name != MARKER:  # it stays to the end: a demo killed here can be run again
+            elif child.name != MARKER:  # retained: a demo killed here can be run again
                 child.unlink()
 
 

@@ -138,9 +138,7 @@ TUNING_SEQUENCE = pa.schema(
 SIMULATED_REQUEST, CONSUMED_ITEMS, CONSUMED = "simulated_request", "consumed_items", "consumed"
 TRAINING_COLUMNS = (
     pa.field(SIMULATED_REQUEST, pa.string()),  # null: without a request
-    pa.field(
-        CONSUMED_ITEMS, pa.list_(pa.int32())
-    ),  # within the horizon after the cutoff; with a request: only matching ones
+    pa.field(CONSUMED_ITEMS, pa.list_(pa.int32())),  # within the horizon; with a request: only matching ones
 )
 """Columns of training examples besides those of histories and candidates."""
 

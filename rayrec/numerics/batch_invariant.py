@@ -1,7 +1,7 @@
 """Batch-invariant matrix products: each row has the same bits in every batch and on any number of threads.
 
 A GEMM chooses its kernels by the number of rows, so the last bit of a user's score would depend on the batch. Here each
-row is summed on its own, in the order of its entries. For short histories this is also 4 to 10 times faster than a
+row is summed separately, in the order of its entries. For short histories this is also 4 to 10 times faster than a
 dense product.
 """
 
@@ -42,7 +42,7 @@ def dense_matmul(rows: Tensor, dense: Tensor) -> Tensor:
 
 
 def from_numpy(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor that shares the array's memory, also of read-only arrays (Ray's shared memory): never write to it."""
+    """A tensor that shares the array's memory, also for read-only arrays (Ray's shared memory): never write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)

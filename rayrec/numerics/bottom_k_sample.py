@@ -1,4 +1,5 @@
-"""Bottom-k sample: the rows of many tables with the k smallest keys, in bounded memory and independent of sharding."""
+"""Bottom-k sample: the k rows with the smallest keys over many tables, in bounded memory and independent of
+sharding."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ import pyarrow as pa
 
 @dataclass
 class BottomKSample:
-    """Add tables, then take the rows with the smallest keys. Holds at most 2 k rows, and those of one table."""
+    """Collects tables and retains the rows with the smallest keys. Holds at most 2 k rows and those of one table."""
 
     k: int
     _tables: list[pa.Table] = field(default_factory=list)
     _keys: list[npt.NDArray[np.uint64]] = field(default_factory=list)
 
     def add(self, table: pa.Table, keys: npt.NDArray[np.uint64]) -> None:
-        """Rows of one schema in all calls, with a key each, [rows]."""
+        """Add rows, with keys [rows]; all calls share one schema."""
         if table.num_rows > self.k:
             table, keys = _first(table, keys, self.k)
         self._tables.append(table)
@@ -27,7 +28,7 @@ class BottomKSample:
             self._shrink()
 
     def table(self) -> pa.Table:
-        """The sample, smallest key first, as one chunk; needs at least one added table."""
+        """The sample, smallest key first, as one chunk; requires at least one added table."""
         self._shrink()
         return self._tables[0]
 

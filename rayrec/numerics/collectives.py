@@ -1,4 +1,4 @@
-"""A worker of a data-parallel training group, and its collective operations (torch.distributed)."""
+"""A worker of a data-parallel training group and its collective operations (torch.distributed)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of a training group; by default the only one."""
+    """One process of a training group; by default a group of one."""
 
     rank: int = 0
     world_size: int = 1
     device: str = "cpu"
 
     def all_reduce_sum(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Sum each tensor over the workers; all call this with tensors of the same shapes."""
+        """Sum each tensor over the workers. All workers must call it with tensors of the same shapes."""
         if self.world_size == 1:
             return tensors
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -29,7 +29,7 @@ class Worker:
         return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
     def broadcast_first(self, value: T) -> T:
-        """The value of the first worker, on every worker; all call this."""
+        """The first worker's value, on every worker. All workers must call it."""
         if self.world_size == 1:
             return value
         values = [value]

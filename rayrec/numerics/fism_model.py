@@ -1,7 +1,7 @@
-"""FISM (Kabbur et al. 2013): a factor model that computes users from their items, so that it serves new users.
+"""FISM (Kabbur et al. 2013): a factor model that derives user vectors from item vectors, so it serves new users.
 
-With a user's distinct items S, score_j = b_j + q_j' u_j and u_j = |S \\ j|^-1/2 sum_{k in S, k != j} p_k: an item of
-the history is scored by the other items alone: leave-one-out without a refit.
+With a user's distinct items S, score_j = b_j + q_j' u_j and u_j = |S \ j|^-1/2 sum_{k in S, k != j} p_k: an item of the
+history is scored by the other items alone, which is leave-one-out without a refit.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rayrec.numerics.ragged import Ragged
 
 @dataclass(frozen=True)
 class FismModel:
-    source: npt.NDArray[np.float32]  # p [items, d]; zero where the item is not known
-    target: npt.NDArray[np.float32]  # q [items, d]; zero where the item is not known
+    source: npt.NDArray[np.float32]  # p [items, d]; zero for unknown items
+    target: npt.NDArray[np.float32]  # q [items, d]; zero for unknown items
     bias: npt.NDArray[np.float32]  # b [items]
 
     @property
@@ -29,17 +29,17 @@ class FismModel:
         return known
 
     def leave_one_out_scores(self, item: Ragged) -> npt.NDArray[np.float32]:
-        """The score of each event by the user's other items, [total]; `item`: int32 codes of known items."""
+        """Score of each event given the user's other items, [total]; `item`: int32 codes of known items."""
         sums, distinct = self._sums(item)
         others = np.sqrt(np.maximum(distinct[item.rows] - 1, 1))
         code = item.values
-        # einsum sums each row on its own, in one order, whatever the number of rows.
+        # einsum sums each row separately in a fixed order, regardless of the number of rows.
         towards = np.einsum("ij,ij->i", self.target[code], sums[item.rows] - self.source[code])
         score: npt.NDArray[np.float32] = (self.bias[code] + towards / others).astype(np.float32)
         return score
 
     def users(self, item: Ragged) -> npt.NDArray[np.float32]:
-        """u [users, d] of all of a user's items; zero for an empty history."""
+        """User vectors u [users, d] over all of a user's items; zero for an empty history."""
         sums, distinct = self._sums(item)
         users: npt.NDArray[np.float32] = (sums / np.sqrt(np.maximum(distinct, 1))[:, None]).astype(np.float32)
         return users

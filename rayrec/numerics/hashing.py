@@ -16,7 +16,7 @@ _HASH_KEY = "rayrec-stable-16"  # SipHash key, 16 characters; another key moves 
 
 
 def hash_strings(values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """SipHash-2-4 of each string, uint64 [n], through pandas' documented stable hash."""
+    """SipHash-2-4 of each string, uint64 [n], via pandas' documented stable hash."""
     texts = np.asarray(values.to_pylist(), dtype=object)
     hashes: npt.NDArray[np.uint64] = pd.util.hash_array(texts, hash_key=_HASH_KEY, categorize=False)
     return hashes
@@ -28,13 +28,13 @@ def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int32]:
 
 
 def digest(content: Any) -> str:
-    """sha256 (hex, 16 characters) of the canonical JSON of plain content: fingerprints of configs and artifacts."""
+    """Sha256 (hex, 16 characters) of the canonical JSON of plain content, for fingerprints of configs and artifacts."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def with_key_order(content: Mapping[str, Any], *paths: str) -> Any:
-    """`content` for `digest`, with the mappings at `paths` as lists of pairs, so that the order of their keys counts.
+    """Convert the mappings at `paths` to lists of pairs, so that `digest` depends on the order of their keys.
 
     `a.b` is the mapping b in a, `a.*.b` the mapping b of every value in a; missing paths are ignored.
     """
@@ -52,13 +52,13 @@ def _ordered(value: Any, paths: list[list[str]]) -> Any:
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2^63) derived from (run, user, arm) or any other identity."""
+    """A seed in [0, 2^63) derived from any identity, such as (run, user, arm)."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def splitmix64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al. 2014): maps numbers that differ in any bit to unrelated ones."""
+    """Finaliser of splitmix64 (Steele et al. 2014): maps numbers that differ in any bit to unrelated ones."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,15 +1,16 @@
 """Log-bilinear next-item model (Mnih & Hinton 2007) with closed-form per-example gradients.
 
-The example of an event: its item y, given the user's events before it. With r_j > 0 the recency weights of the last,
-the last but one, ... event and x [items] these weights on the items of the events before, divided by their sum,
+An event is an example: its item y, given the user's events before it. With r_j > 0 the recency weight of the j-th last
+event and x [items] these weights on the items of the events before, divided by their sum,
 
     u = P'x,  h = (u, 1),  s_k = q_k'h,  loss = -s_y + log(e^s_y + sum_{k in N, k != y} c_k e^s_k)
 
-with P [items, d] `source` and Q [items, d + 1] `target`. The negatives N are a sample of the items in which item k is
-with probability 1 / c_k, so that the sum is unbiased (Horvitz & Thompson 1952); all items, with c = 1, for a softmax.
+with P [items, d] `source` and Q [items, d + 1] `target`. The negatives N are a sample that includes item k with
+probability 1 / c_k, so that the sum is unbiased (Horvitz & Thompson 1952); all items, with c = 1, for a full
+softmax.
 
-With p the softmax's probabilities and e_y a 1 at y, delta = p - e_y and v = Q'delta without its last entry, the
-gradient is delta h' in Q and x v' in P: two outer products. So of any two examples a and b
+With softmax probabilities p, e_y the one-hot vector of y, delta = p - e_y and v = Q'delta without its last entry, the
+gradient is delta h' in Q and x v' in P: two outer products. So for any two examples a and b
 
     g_a'g_b = (delta_a'delta_b) (h_a'h_b) + (x_a'x_b) (v_a'v_b),
 
@@ -41,7 +42,7 @@ class PerExampleGradients:
     backward: Tensor  # [b, L, d] v
 
     def el2n(self) -> Tensor:
-        """|p - e_y| (Paul et al. 2021), [b, L]."""
+        """EL2N score |p - e_y| (Paul et al. 2021), [b, L]."""
         return (self.delta.square().sum(2) + self.outside.square()).sqrt()
 
     def gram(self) -> Tensor:
@@ -55,13 +56,13 @@ class PerExampleGradients:
 
 @dataclass(frozen=True)
 class NextItemModel:
-    """Checkpoints of one training, oldest first; items that are zero in `target` are unknown to the model."""
+    """Checkpoints of one training, oldest first. Items that are zero in `target` are unknown to the model."""
 
     source: npt.NDArray[np.float32]  # P [checkpoints, items, d]
     target: npt.NDArray[np.float32]  # Q [checkpoints, items, d + 1]
     negatives: npt.NDArray[np.int32]  # codes of N
-    weight: npt.NDArray[np.float32]  # c, of each of them
-    recency: npt.NDArray[np.float32]  # r [window]; events further back have no part
+    weight: npt.NDArray[np.float32]  # c of each negative
+    recency: npt.NDArray[np.float32]  # r [window]; older events have no influence
 
     @cached_property
     def known(self) -> npt.NDArray[np.bool_]:
@@ -79,10 +80,10 @@ class NextItemModel:
     def gradients(
         self, codes: npt.NDArray[np.int32], mask: npt.NDArray[np.bool_], checkpoint: int
     ) -> PerExampleGradients:
-        """Of known items [b, L], oldest first, padded at the end.
+        """Gradients for known items [b, L], oldest first, padded at the end.
 
-        Each user's own, to the last bit, whoever else is in the batch: products of each user's matrices, of a size that
-        depends on L alone.
+        Bitwise independent of the other users in the batch: products are per user, and their size depends on L
+        alone.
         """
         code, there = torch.from_numpy(codes).long(), torch.from_numpy(mask)
         source, target = from_numpy(self.source[checkpoint]), from_numpy(self.target[checkpoint])
@@ -110,7 +111,7 @@ class NextItemModel:
 
     @cached_property
     def _slot(self) -> npt.NDArray[np.int64]:
-        """The place of each item among the negatives, -1 for the others: [items]."""
+        """Position of each item among the negatives, -1 for others: [items]."""
         slot = np.full(self.target.shape[1], -1, np.int64)
         slot[self.negatives] = np.arange(len(self.negatives))
         return slot

@@ -22,7 +22,7 @@ class Ragged:
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray | pa.ListArray) -> Ragged:
-        """Zero-copy for a single chunk without nulls; a null row becomes an empty one."""
+        """Convert a list column; zero-copy for a single chunk without nulls. A null row becomes an empty one."""
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         if array.null_count:
             lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
@@ -33,13 +33,13 @@ class Ragged:
 
     @classmethod
     def from_lengths(cls, values: npt.NDArray[Any], lengths: npt.ArrayLike) -> Ragged:
-        """From flat values and the length of each row."""
+        """Build from flat values and row lengths."""
         offsets = np.zeros(len(np.atleast_1d(lengths)) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         return cls(values, offsets)
 
     def to_arrow(self, value_type: pa.DataType) -> pa.ListArray:
-        """Raises DataError for more values than an Arrow list column holds."""
+        """Convert to a list array. Raises DataError for more values than an Arrow list column holds."""
         return pa.ListArray.from_arrays(list_offsets(self.offsets), pa.array(self.values, value_type))
 
     def __len__(self) -> int:
@@ -54,22 +54,22 @@ class Ragged:
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
-        """The row of each value, [total]."""
+        """Row index of each value, [total]."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> Ragged:
-        """The values in mask [total]; every row stays, perhaps empty."""
+        """The values in mask [total]; every row stays, even if empty."""
         lengths = np.bincount(self.rows[mask], minlength=len(self))
         return Ragged.from_lengths(self.values[mask], lengths)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Ragged:
-        """These rows in this order; rows may be repeated."""
+        """The given rows in this order; rows may repeat."""
         chosen = Ragged.from_lengths(np.empty(0), self.lengths[rows])
         shift = np.repeat(self.offsets[rows] - chosen.offsets[:-1], chosen.lengths)
         return chosen.like(self.values[np.arange(chosen.offsets[-1]) + shift])
 
     def joined(self, other: Ragged) -> Ragged:
-        """Each row followed by the same row of `other`."""
+        """Append to each row the same row of `other`."""
         out = Ragged.from_lengths(np.empty(0), self.lengths + other.lengths)
         values = np.empty(out.offsets[-1], np.result_type(self.values, other.values))
         place = np.arange(len(values)) - out.offsets[:-1][out.rows] < self.lengths[out.rows]
@@ -87,7 +87,7 @@ class Ragged:
 
 
 def list_offsets(offsets: npt.NDArray[np.int64]) -> pa.Int32Array:
-    """Offsets of an Arrow list column, which are 32 bits wide. Raises DataError for more values."""
+    """Offsets of an Arrow list column (int32). Raises DataError for more values."""
     if offsets[-1] > np.iinfo(np.int32).max:
         raise DataError(
             f"a column of one shard would hold {int(offsets[-1]):,} values, more than the 2^31 - 1 that fit",

@@ -25,7 +25,7 @@ _BATCH_BYTES = 16 << 20  # of padded floats; fits the cache
 
 @dataclass(frozen=True)
 class WhitenedFactors:
-    """Item factors in coordinates in which the block that users share is the identity."""
+    """Item factors in coordinates that make the block shared by all users the identity."""
 
     items: Tensor  # [items, d]
     root: Tensor  # [d, d] lower triangular R
@@ -55,9 +55,9 @@ def factor_gram(factors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Users with histories padded to one length, which depends on each user's own history alone."""
+    """Users with histories padded to one length; a user's padded length depends only on their own history."""
 
-    rows: npt.NDArray[np.int64]  # [b] which users
+    rows: npt.NDArray[np.int64]  # [b] user indices
     take: npt.NDArray[np.int64]  # [b, L] positions in the flat events; 0 where padded
     mask: npt.NDArray[np.bool_]  # [b, L]
 
@@ -85,7 +85,8 @@ def padded_length(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class RidgeBlocks:
-    """Solved blocks of a batch, all events weighing 1. `solution` is M [b, L, L] (dual) or A^-1 [b, d, d] (primal)."""
+    """Solved blocks of a batch with all event weights 1. `solution` is M [b, L, L] (dual) or A^-1 [b, d, d]
+    (primal)."""
 
     w: Tensor  # [b, L, d] whitened factors of the events, zero where padded
     solution: Tensor
@@ -102,7 +103,7 @@ class RidgeBlocks:
 
 
 def solve_blocks(w: Tensor, mask: Tensor) -> RidgeBlocks:
-    """w [b, L, d], zero where padded; mask [b, L] of w's dtype, 1 for events."""
+    """Solve the blocks of w [b, L, d], zero where padded; mask [b, L] of w's dtype, 1 for events."""
     length, width = w.shape[1:]
     dual = length <= _DUAL_UP_TO * width
     if dual:
@@ -138,13 +139,13 @@ def solve_users(w: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def batched_vecmat(row: Tensor, matrix: Tensor) -> Tensor:
-    """row [b, k] times matrix [b, k, m]: [b, m]. In MKL 10 times faster than with the vector on the right."""
+    """Row [b, k] times matrix [b, k, m]: [b, m]. In MKL 10 times faster than with the vector on the right."""
     return torch.bmm(row.unsqueeze(1), matrix).squeeze(1)
 
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """One torch thread: MKL splits even a 50 x 50 Cholesky over threads, which is 10 times slower."""
+    """Use one torch thread: MKL splits even a 50 x 50 Cholesky over threads, which is 10 times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

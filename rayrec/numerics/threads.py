@@ -1,7 +1,7 @@
 """Limits the threads of torch, BLAS and OpenMP to the CPUs of a task.
 
-Ray sets OMP_NUM_THREADS, which a library reads once, when it is loaded, so a process keeps the number of its first
-task. Rounding may depend on the number of threads (that of tuning does), and with it the order of near ties.
+Ray sets OMP_NUM_THREADS, which a library reads once, when it is loaded, so a process would keep the thread count of its
+first task. Rounding may depend on the number of threads (tuning does), and with it the order of near ties.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @contextmanager
 def thread_limit(cpus: float) -> Iterator[None]:
-    """Compute on floor(cpus) threads, at least one; afterwards on as many as before.
+    """Compute on floor(cpus) threads, at least one; restore the previous limits afterwards.
 
-    Libraries that are loaded inside the block have Ray's number.
+    Libraries loaded inside the block have Ray's number.
     """
     count, before = max(1, int(cpus)), torch.get_num_threads()
     with threadpool_limits(count):
@@ -34,7 +34,7 @@ def thread_limit(cpus: float) -> Iterator[None]:
 
 
 def with_thread_limit(cpus: float, work: Callable[P, T]) -> Callable[P, T]:
-    """`work` inside `thread_limit(cpus)`."""
+    """Wrap `work` in `thread_limit(cpus)`."""
 
     @wraps(work)
     def working(*args: P.args, **kwargs: P.kwargs) -> T:

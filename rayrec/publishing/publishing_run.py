@@ -5,8 +5,8 @@
     run.publish(provenance)                    # driver
 
 The files of a shard have names unique to the attempt and do not count until its receipt exists. The receipt is created
-only if absent, so one of several attempts counts; the manifest is created only if absent, so one of several runs
-publishes. After a kill at any step, leftover files are never read, and the next run continues from the receipts.
+only if absent, so exactly one attempt counts; the manifest is created only if absent, so exactly one run publishes.
+After a kill at any step, leftover files are never read, and the next run continues from the receipts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PARALLEL_CALLS = 16
 
 @dataclass(frozen=True)
 class PublishResult:
-    """How a run ended; everything else is an error."""
+    """How a run ended; all other outcomes are errors."""
 
     outcome: Literal["published", "published by another run"]
     manifest: Manifest
@@ -51,7 +51,7 @@ class PublishingRun:
 
     @classmethod
     def preview(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
-        """What `open` would find, without writing anything."""
+        """The state that `open` would find; writes nothing."""
         manifest = find_manifest(storage, record.date, product.name)
         run = cls(storage, record, manifest, product)
         if manifest is not None and manifest.identity != record.identity:
@@ -60,10 +60,10 @@ class PublishingRun:
 
     @classmethod
     def open(cls, storage: Storage, record: RunRecord, product: PublishedTable = SLATES) -> PublishingRun:
-        """Begin or resume. Raises PublicationError if the date is published with other settings or inputs."""
+        """Begin or resume a run. Raises PublicationError if the date is published with other settings or inputs."""
         run = cls.preview(storage, record, product)
         if run.published is not None:
-            run._clean_up(run.published)  # of a run that was killed after its publication
+            run._clean_up(run.published)  # this run may have been killed after its publication
             return run
         storage.require_atomic_create()
         storage.create(layout.run_record_path(record.date, record.run_id), record.to_json())
@@ -79,10 +79,11 @@ class PublishingRun:
     def commit(
         self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int] | None = None
     ) -> Receipt:
-        """Write one shard's tables (of slates: SLATE), one an arm, then its receipt; returns the receipt that counts.
+        """Write one shard's tables (of slates: SLATE), one per arm, then its receipt; return the receipt that
+        counts.
 
-        If another attempt was first, delete this one's files and return the other's receipt.
-        Raises PublicationError if a table is wrong (`PublishedTable.check`) or the users do not add up.
+        If another attempt was first, delete this attempt's files and return the other receipt. Raises PublicationError
+        if a table is invalid (`PublishedTable.check`) or the users do not add up.
         """
         if set(tables) != set(self.record.arms):
             raise PublicationError(
@@ -111,15 +112,16 @@ class PublishingRun:
         if self.storage.create(path, receipt.to_json()):
             return receipt
         standing = self._read_receipt(path)
-        if standing.attempt != attempt:  # equal after a lost response: the receipt is ours
+        if standing.attempt != attempt:  # equal if only the response was lost
             self._delete(file.path for file in files)
         return standing
 
     def publish(self, provenance: Provenance) -> PublishResult:
         """Publish the date by one conditional create of its manifest.
 
-        Raises PublicationError if a shard has no receipt, a file is missing or of another size, the users do not add
-        up, there are no users, or a different run has published the date; then this run's files are deleted.
+        Raises PublicationError if a shard has no receipt, a file is missing or has another size, the users do not add
+        up, there are no users, or a different run has published the date; in the last case this run's files are
+        deleted.
         """
         path = layout.manifest_path(self.record.date, self.product.name)
         winner = find_manifest(self.storage, self.record.date, self.product.name)
@@ -166,7 +168,7 @@ class PublishingRun:
     def _clean_up(self, manifest: Manifest) -> None:
         """Delete this run's files that the manifest does not name: of killed attempts, or all if another run won."""
         if manifest.run_id != self.record.run_id:
-            # Receipts first: they must not outlive the files, if the date is withdrawn and this run resumed.
+            # Receipts first: they must not outlive the files if the date is withdrawn and this run resumes.
             self._delete(self._paths(layout.receipts_folder(self.record.date, self.record.run_id)))
         named = {file.path for file in manifest.files}
         written = self._paths(layout.publication_folder(self.product.name, self.record.date))

@@ -1,6 +1,6 @@
 """The JSON documents of a run: its record, the receipt of each shard, and the manifest that publishes it.
 
-The order of keys is fixed. Nothing in them is secret: paths are relative to a root, settings come from the config.
+The order of keys is fixed. They contain no secrets: paths are relative to a root, settings come from the config.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ARM_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # used as a folder 
 
 
 class Document:
-    """A dataclass that is stored as JSON."""
+    """A dataclass stored as JSON."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -32,7 +32,7 @@ class Document:
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Self:
-        """Raises PublicationError for another document."""
+        """Parse a document. Raises PublicationError for invalid content."""
         try:
             return TypeAdapter(cls).validate_json(data)
         except ValidationError as error:
@@ -47,17 +47,17 @@ class Document:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """An input file: its path under the data root, its bytes, and its version (ETag or mtime in ns)."""
+    """An input file: its path under the data root, size in bytes, and version (ETag or mtime in ns)."""
 
     path: str
     size: int
     version: str
-    rows: int | None = None  # set once it is read; not part of the run's identity
+    rows: int | None = None  # set once the file is read; not part of the run's identity
 
 
 @dataclass(frozen=True)
 class RunRecord(Document):
-    """What a run computes: everything that identifies it."""
+    """The identity of a run: everything that determines what it computes."""
 
     date: datetime.date
     fingerprint: str  # Config.fingerprint
@@ -76,19 +76,19 @@ class RunRecord(Document):
 
     @property
     def identity(self) -> str:
-        """Digest of date, settings and inputs: a date published with the same identity is not published again."""
+        """Digest of date, settings and inputs. A date published with the same identity is not published again."""
         inputs = sorted((file.path, file.size, file.version) for file in self.inputs)
         return digest([self.date.isoformat(), self.fingerprint, inputs])
 
     @property
     def run_id(self) -> str:
-        """Digest of identity and code version: only the code that began a run resumes its shards."""
+        """Digest of identity and code version: only the code version that began a run resumes its shards."""
         return digest([self.identity, self.code_version])
 
 
 @dataclass(frozen=True)
 class UserCounts:
-    """users_in = published + quarantined + ineligible; the last two by reason."""
+    """Users of a shard or run: users_in = published + quarantined + ineligible; the last two by reason."""
 
     users_in: int
     published: int  # users with a slate in at least one arm
@@ -104,7 +104,7 @@ class UserCounts:
         )
 
     def balance_error(self) -> str:
-        """Empty if the users add up, else the sum that does not."""
+        """Empty if the users add up, else the inconsistent sum."""
         quarantined, ineligible = sum(self.quarantined.values()), sum(self.ineligible.values())
         if self.users_in == self.published + quarantined + ineligible:
             return ""
@@ -115,7 +115,7 @@ class UserCounts:
 
 
 def utc_now() -> str:
-    """ISO 8601 to the second."""
+    """Current time, ISO 8601 to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
@@ -138,7 +138,7 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Receipt(Document):
-    """A finished shard: the attempt that counts, its files and its users."""
+    """Receipt of a finished shard: the attempt that counts, its files and its users."""
 
     shard: int
     run_id: str
@@ -151,9 +151,9 @@ class Receipt(Document):
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the driver adds to the manifest: how the slates were made."""
+    """What the driver adds to the manifest: models, inputs and versions behind the slates."""
 
-    users_in: int  # users of the histories over all shards; no shard may lose one
+    users_in: int  # users of the histories of all shards; no shard may lose one
     models: Mapping[str, str] = field(default_factory=dict)  # name -> fingerprint or revision
     prompt_hash: str = ""
     input_rows: Mapping[str, int] = field(default_factory=dict)  # input path -> rows read
@@ -163,7 +163,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Manifest(Document):
-    """The publication of one date. Readers use the files that it names, and no others."""
+    """The publication of one date. Readers use only the files that it names."""
 
     dt: datetime.date
     run_id: str

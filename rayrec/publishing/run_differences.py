@@ -37,7 +37,7 @@ def _settings(published: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 
 
 def _orders(published: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Mappings with the same keys in another order."""
+    """Mappings with the same keys in a different order."""
     if list(published) != list(now):
         yield f"order of {prefix.rstrip('.')}: {_brief(', '.join(published))} -> {_brief(', '.join(now))}"
     for key, value in published.items():

@@ -1,4 +1,4 @@
-"""Reads the slates of a published date, and the tables that its run leaves beside them."""
+"""Reads the slates of a published date, and the other tables of its run."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def read_slates(
     users: Collection[str] | None = None,
     verify: bool = False,
 ) -> pa.Table:
-    """The slates of a date (SLATE) and one arm or all, ordered by arm, shard, user_id, rank.
+    """Read the slates of a date (SLATE) and one arm or all, ordered by arm, shard, user_id, rank.
 
-    `users` reads only the shards of these users. `verify` checks every file against its sha256.
-    Raises PublicationError if the date or the arm is not published, or a file is not the published one.
+    `users` reads only the shards of these users. `verify` checks every file against its sha256. Raises PublicationError
+    if the date or the arm is not published, or a file is not the published one.
     """
     storage = Storage(os.fspath(root))
     return read_arms(storage, read_manifest(root, date), arm, SLATE, users=users, verify=verify)
@@ -68,7 +68,7 @@ def read_arms(
     verify: bool,
     arm_key: str = "arm",
 ) -> pa.Table:
-    """The rows of one arm or all of any product, as `read_slates`; `arm_key`: what the product calls its arms."""
+    """Read one arm or all of any product, like `read_slates`; `arm_key`: the product's name for arms."""
     if arm is not None and arm not in manifest.arms:
         raise PublicationError(
             f"there is no {arm_key} {arm!r} on {manifest.dt}",
@@ -87,7 +87,7 @@ def read_arms(
 
 
 def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int, columns: Sequence[str]) -> pa.Table:
-    """Some columns of the slates of one arm and shard, texts as dictionaries, to read a date shard by shard.
+    """Some columns of the slates of one arm and shard, strings as dictionaries, to read a date shard by shard.
 
     Raises PublicationError if the file is not the published one.
     """
@@ -103,7 +103,7 @@ def read_shard_slates(storage: Storage, manifest: Manifest, arm: str, shard: int
 
 
 def read_counterfactual_propensities(storage: Storage, manifest: Manifest, shard: int) -> pa.Table:
-    """COUNTERFACTUAL_PROPENSITY of one shard; no rows if no arm draws at random, or there is only one arm."""
+    """COUNTERFACTUAL_PROPENSITY of one shard; no rows if no arm explores or there is only one arm."""
     try:
         return read_arrow(storage, layout.counterfactual_propensities_path(manifest.dt, manifest.run_id, shard))
     except MissingFileError:
@@ -157,7 +157,7 @@ def _not_as_published(storage: Storage, file: PublishedFile, problem: str) -> Pu
 
 
 def parse_date(date: str | datetime.date) -> datetime.date:
-    """A date, or its ISO form (2011-08-31), as a date. Raises PublicationError for another text."""
+    """Parse a date or its ISO form (2011-08-31). Raises PublicationError for other text."""
     if isinstance(date, datetime.datetime):
         return date.date()
     if isinstance(date, datetime.date):

@@ -1,7 +1,7 @@
-"""Artifacts: the named arrays and the metadata of a fitted model, stored by kind and fingerprint.
+"""Artifacts: named arrays and metadata of a fitted model, stored by kind and fingerprint.
 
-Saving is atomic: first the arrays, under a name of this attempt, then `meta.json` by a conditional create. An artifact
-exists when its meta.json does. Arrays are safetensors, so loading one runs no code.
+Saving is atomic: first the arrays, under a name unique to the attempt, then `meta.json` by a conditional create. An
+artifact exists when its meta.json does. Arrays are safetensors, so loading runs no code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def exists(storage: Storage, kind: str, fingerprint: str) -> bool:
 def save(
     storage: Storage, kind: str, fingerprint: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> bool:
-    """Returns False, and leaves no file, if another run saved the same artifact first. `meta` is JSON content."""
+    """Save an artifact. Returns False, and leaves no file, if another run saved it first. `meta` is JSON content."""
     data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     attempt = uuid.uuid4().hex
     path = layout.artifact_arrays_path(kind, fingerprint, attempt)
@@ -48,7 +48,7 @@ def save(
     record = {"attempt": attempt, "sha256": hashlib.sha256(data).hexdigest(), "meta": dict(meta)}
     text = json.dumps(record, indent=1, sort_keys=True).encode()
     meta_path = layout.artifact_meta_path(kind, fingerprint)
-    # A store may retry its own successful create and answer False; then the record that lies there is ours.
+    # A store may retry its own successful create and return False; then the stored record is ours.
     won = storage.create(meta_path, text) or storage.read(meta_path) == text
     if not won:
         storage.delete(path)
@@ -56,7 +56,7 @@ def save(
 
 
 def load(storage: Storage, kind: str, fingerprint: str) -> Artifact:
-    """Raises MissingFileError if there is none, DataError if its files do not fit together."""
+    """Load an artifact. Raises MissingFileError if there is none, DataError if its files do not match."""
     record = _record(storage, kind, fingerprint)
     path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
     data = storage.read(path)
@@ -83,13 +83,13 @@ def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str
 
 
 def load_meta(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
-    """The metadata alone. Raises the errors of `load`."""
+    """Load the metadata alone. Raises the errors of `load`."""
     meta: dict[str, Any] = _record(storage, kind, fingerprint)["meta"]
     return meta
 
 
 def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
-    """The content of meta.json."""
+    """Content of meta.json."""
     path = layout.artifact_meta_path(kind, fingerprint)
     try:
         record = json.loads(storage.read(path))
@@ -99,7 +99,7 @@ def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
 
 
 def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> bytes:
-    """A safetensors file of some of the arrays of another: the length of a header, the header, the arrays' bytes."""
+    """A safetensors file with some arrays of another: header length, header, array bytes."""
     length = int.from_bytes(storage.read_range(path, 0, 8), "little")
     if length > _MAX_HEADER_BYTES:
         raise ValueError("no header")

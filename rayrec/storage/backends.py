@@ -1,7 +1,7 @@
-"""Storage backends with the same methods: the local file system, and remote stores through fsspec.
+"""Storage backends with one interface: the local file system, and remote stores through fsspec.
 
 Arguments are absolute paths or URLs under the root. A `staging_file` is a new local file, to be written and then moved
-in. Backends raise the errors of Python or of the client; Storage turns them into StorageErrors.
+to its path. Backends raise errors of Python or of the client; Storage turns them into StorageErrors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READ_AHEAD = 8 << 20  # bytes; s3fs' default of 50 MiB is more than a parquet c
 
 @dataclass(frozen=True)
 class FileInfo:
-    """A file as the store lists it. `version` changes with the content: an ETag, or the mtime in ns."""
+    """A listed file. `version` changes with the content: an ETag, or the mtime in ns."""
 
     path: str  # relative to the root, with forward slashes
     size: int  # bytes
@@ -94,7 +94,7 @@ class LocalBackend:
             try:
                 os.link(staged, url)
             except FileExistsError:
-                # NFS may retry a link that succeeded: two names on our file mean that we won.
+                # NFS may retry a link that succeeded: a link count of two means that this create won.
                 return os.stat(staged).st_nlink > 1
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):

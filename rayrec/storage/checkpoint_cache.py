@@ -1,10 +1,10 @@
-"""A node's cache of remote checkpoints, by the digest of their content.
+"""A node's cache of remote checkpoints, keyed by content digest.
 
-A node may live for months and every run has checkpoints of its own, so copies that were not used for days are deleted,
-except the newest few. Using a copy marks it; marking and deleting exclude each other by a lock on the folder.
+A node may live for months while every run has its own checkpoints, so copies not used for days are deleted, except the
+newest few. Using a copy marks it. A lock on the folder makes marking and deleting mutually exclusive.
 
-The folder's name can be guessed and the temporary directory is shared: a link placed there would redirect the
-deletions. So the folder must be a real one that only this user can enter, and only files named like copies are deleted.
+The folder's name is predictable and the temporary directory is shared: a symlink there would redirect the deletions. So
+the folder must be a real one that only this user can enter, and only files named like copies are deleted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 
 from rayrec.errors import DataError
 
-MIN_CACHED_COPIES = 4  # are never deleted
+MIN_CACHED_COPIES = 4  # never deleted
 IDLE_DAYS = 3.0  # an engine reads its files only when it starts
-_COPY = re.compile("[0-9a-f]{16}")  # a copy's name: a rayrec.numerics.hashing.digest
+_COPY = re.compile("[0-9a-f]{16}")  # name of a copy: a rayrec.numerics.hashing.digest
 _STAGED = ".copy-"  # prefix of unfinished copies, also those of killed processes
 _GONE = ".gone-"  # prefix of copies that are being deleted
 
@@ -39,8 +39,8 @@ def default_folder() -> Path:
 def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
     """The folder `root`/`name`, filled by `copy` if it does not exist; `name`: 16 hex digits.
 
-    Safe for concurrent processes: each copies under a name of its own and renames; the first wins. Raises DataError if
-    the root is not a folder of this user alone.
+    Safe for concurrent processes: each fills a temporary folder and renames it; the first wins. Raises DataError if the
+    root is not a folder of this user alone.
     """
     _own(root)
     target = root / name
@@ -56,7 +56,7 @@ def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
 
 
 def delete_idle(root: Path) -> None:
-    """Delete copies that were not used in IDLE_DAYS, except the newest MIN_CACHED_COPIES, and unfinished ones."""
+    """Delete copies not used in IDLE_DAYS, except the newest MIN_CACHED_COPIES, and unfinished ones."""
     with _lock(root):
         copies = sorted((path for path in root.iterdir() if _COPY.fullmatch(path.name)), key=_used, reverse=True)
         oldest = time.time() - IDLE_DAYS * 86_400
@@ -68,7 +68,7 @@ def delete_idle(root: Path) -> None:
 
 
 def _own(root: Path) -> None:
-    """Make or check the folder. In a sticky directory such as /tmp no other user can replace it."""
+    """Create or check the folder. In a sticky directory such as /tmp no other user can replace it."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         root.mkdir(mode=0o700)
@@ -102,7 +102,7 @@ def _rename_in(root: Path, staged: Path, target: Path) -> None:
 
 
 def _used(path: Path) -> float:
-    """When the copy was last used, in seconds; inf for one that is being renamed."""
+    """Time of last use in seconds; inf for a copy that is being renamed."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

@@ -1,9 +1,9 @@
 """Storage: files under one root, local or remote (any fsspec URL), with two atomic writes.
 
-`write` replaces a file; `create` makes one only if it is absent, and exactly one of several concurrent creators wins.
-`create` works, and is tested with 16 processes, on local file systems (a hard link, which fails if the name exists) and
-on S3 (PUT with If-None-Match). Other schemes can be read and written, but `create` refuses them, because a create that
-is not atomic could publish a date twice.
+`write` replaces a file. `create` writes a file only if it is absent; exactly one of several concurrent creators wins.
+`create` supports, and is tested with 16 processes on, local file systems (a hard link, which fails if the name exists)
+and S3 (PUT with If-None-Match). For other schemes it raises StorageError, because a non-atomic create could publish a
+date twice.
 
 Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...), never from the URL.
 """
@@ -29,7 +29,7 @@ class Storage:
     """The files under `root`: a folder (made absolute, for workers) or an fsspec URL.
 
     Paths are relative to the root; `..` and absolute paths are refused. Names that start with a dot are hidden or
-    temporary, and never listed. Every failure is a StorageError; for a missing file a MissingFileError.
+    temporary, and never listed. Every failure raises StorageError; a missing file raises MissingFileError.
     """
 
     root: str
@@ -55,7 +55,7 @@ class Storage:
         return "://" not in self.root
 
     def url(self, path: str = "") -> str:
-        """The absolute path, or the URL, of a file under the root."""
+        """The absolute path or URL of a file under the root."""
         parts = PurePosixPath(path).parts
         if ".." in parts or path.startswith("/"):
             raise StorageError(f"the path {path!r} leaves the root", where=self.root, hint="use a path below the root")
@@ -69,7 +69,7 @@ class Storage:
         return True
 
     def list(self, prefix: str = "") -> list[FileInfo]:
-        """All files under the folder `prefix` (or the file `prefix` itself), sorted by path."""
+        """All files under the folder `prefix` (or the file `prefix`), sorted by path."""
         with self._explaining(prefix):
             found = list(self._backend.find(self.url(prefix)))
         return sorted((info for info in found if not _hidden(info.path)), key=lambda info: info.path)
@@ -90,12 +90,12 @@ class Storage:
             return self._backend.read_range(self.url(path), start, length)
 
     def open(self, path: str) -> BinaryIO:
-        """A seekable binary reader, to be closed. Raises MissingFileError."""
+        """A seekable binary reader; the caller closes it. Raises MissingFileError."""
         with self._explaining(path):
             return self._backend.open(self.url(path))
 
     def write(self, path: str, data: bytes) -> None:
-        """Replace the content atomically: a reader sees the old or the new."""
+        """Replace the content atomically: readers see the old or the new."""
         with self.writer(path) as file:
             file.write(data)
 
@@ -119,17 +119,18 @@ class Storage:
                 os.unlink(staged)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Make the file if it is absent: True for exactly one of several creators, False if the file exists.
+        """Create the file if it is absent. Returns True for exactly one of several creators, False if the file
+        exists.
 
-        If a client retries a create that the store completed, its creator gets False as well. A caller that must know
-        writes something unique and, on False, reads it back.
-        Raises StorageError for schemes whose create is not known to be atomic.
+        If a client retries a create that the store completed, its creator also gets False. A caller that must know
+        writes unique content and, on False, reads it back. Raises StorageError for schemes whose create is not known to
+        be atomic.
         """
         with self._explaining(path):
             return self._backend.create(self.url(path), data)
 
     def delete(self, path: str) -> None:
-        """Delete the file; a missing file is no error."""
+        """Delete the file; a missing file is not an error."""
         with self._explaining(path), suppress(FileNotFoundError):
             self._backend.delete(self.url(path))
 

@@ -1,7 +1,7 @@
-"""Local Hugging Face checkpoints: their digest, their causal LM (plain or with LoRA) and their tokenizer.
+"""Local Hugging Face checkpoints: digest, causal LM (plain or with LoRA) and tokenizer.
 
-Safetensors only; nothing is downloaded, and no code of the checkpoint runs. `where` names the setting with the folder,
-for errors.
+Safetensors only; nothing is downloaded, and no code of the checkpoint runs. `where` names the config setting with the
+folder, for error messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DIGESTED = (".json", ".jinja", ".safetensors", ".txt", ".model")
 
 
 def checkpoint_digest(*folders: Path) -> str:
-    """16 hex digits over all files that change results; the same content has the same digest.
+    """16 hex digits over the content of all files that change results.
 
     `folders`: the checkpoint, and its adapter if there is one.
     """
@@ -44,7 +44,7 @@ def base_model_id(folder: str, where: str) -> str:
 
 
 def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
-    """The causal LM, `more` for `from_pretrained`. Raises ConfigError."""
+    """Load the causal LM; `more` is passed to `from_pretrained`. Raises ConfigError."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -56,7 +56,7 @@ def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
 
 
 def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
-    """As `load_causal_lm`, with new LoRA weights (alpha 2 x rank) on all linear layers but the head."""
+    """Like `load_causal_lm`, with new LoRA weights (alpha 2 x rank) on all linear layers except the head."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -64,7 +64,7 @@ def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) ->
 
 
 def load_tokenizer(folder: str, where: str) -> Any:
-    """The fast tokenizer. Raises ConfigError if there is none."""
+    """Load the fast tokenizer. Raises ConfigError if there is none."""
     from transformers import AutoTokenizer
 
     try:

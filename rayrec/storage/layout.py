@@ -54,11 +54,11 @@ QUARANTINE, REPORTS, ERASURE = "quarantine", "reports", "erasure"
 PRODUCTS = (SLATES, "embeddings", "neighbours", "influences")  # folders whose days have manifests
 LLM_KIND = "llm"
 
-# Paths are functions: `format` of the path's pattern, whose fields the type names in their order.
+# Paths are functions: `format` of a pattern. The type gives the arguments in order.
 DatePath = Callable[[Date], str]
-RunPath = Callable[[Date, str], str]  # date and run id; in `work` and `quarantine` date and data fingerprint
+RunPath = Callable[[Date, str], str]  # date, run id; in `work` and `quarantine`: date, data fingerprint
 RunShardPath = Callable[[Date, str, int], str]
-FolderPath = Callable[[str], str]  # the folder that the section names
+FolderPath = Callable[[str], str]  # the section's folder
 FolderKeyPath = Callable[[str, str], str]
 FolderShardPath = Callable[[str, int], str]
 
@@ -83,7 +83,7 @@ slates_folder: DatePath = f"{SLATES}/dt={{}}".format
 
 
 def publication_folder(product: str, date: Date) -> str:
-    """All that is published of a product on a date."""
+    """The folder of a product's publication on a date."""
     return f"{product}/dt={date.isoformat()}"
 
 
@@ -98,7 +98,7 @@ def manifest_date(path: str) -> Date | None:
 
 
 def published_path(product: str, date: Date, arm_key: str, arm: str, shard: int, run_id: str, attempt: str) -> str:
-    """`arm_key`: what the product calls its arms, such as "arm" or "instruction"."""
+    """Path of a published file. `arm_key`: the product's name for arms, such as "arm" or "instruction"."""
     return f"{publication_folder(product, date)}/{arm_key}={arm}/shard={shard:04d}-{run_id}-{attempt}.parquet"
 
 
@@ -109,13 +109,13 @@ class PublishedPath(NamedTuple):
 
 
 def parse_published_path(path: str) -> PublishedPath | None:
-    """What `published_path` was given; None for other files."""
+    """The arguments of `published_path`; None for other paths."""
     match, date = _PUBLISHED_FILE.fullmatch(path), path_date(path)
     return PublishedPath(date, int(match[2]), match[3]) if match and date else None
 
 
 def rewritten_path(path: str, attempt: str) -> str:
-    """The path of the same arm and shard, of another attempt."""
+    """The path of another attempt for the same arm and shard."""
     match = _PUBLISHED_FILE.fullmatch(path)
     stem = f"{match[1]}{match[3]}" if match else path.removesuffix(".parquet")
     return f"{stem}-{attempt}.parquet"
@@ -137,11 +137,11 @@ run_statistics_path: Callable[[Date, str, str, int], str] = f"{_RUN}/statistics/
 
 
 def text_ablation_method(path: str) -> str:
-    """The method that `text_ablation_path` was given."""
+    """The method in a `text_ablation_path`."""
     return path.rpartition("/")[2].partition("-shard=")[0]
 
 
-# Work: the folder is a work_folder
+# Work: in a work_folder
 work_folder: RunPath = f"{WORK}/dt={{}}/{{}}".format
 catalogue_path: FolderPath = "{}/catalogue.parquet".format
 instructions_path: FolderKeyPath = "{}/instructions-{}.parquet".format
@@ -158,7 +158,7 @@ training_sequences_path: Callable[[str, int, str, int], str] = (  # cutoff, deno
 training_examples_folder: FolderKeyPath = "{}/training_examples/{}".format  # run id
 training_examples_path: Callable[[str, int, int], str] = f"{{}}/{{}}/{_SHARD}.arrow".format  # that folder, cutoff
 
-# Models: the folder is a model_folder
+# Models: in a model_folder
 _MODEL = f"{MODELS}/{{}}/{{}}"
 model_folder: Callable[[str, str], str] = _MODEL.format  # kind, fingerprint
 model_kind_folder: Callable[[str], str] = f"{MODELS}/{{}}".format
@@ -169,16 +169,16 @@ llm_record_path: FolderPath = "{}/rayrec.json".format
 llm_stale_path: FolderPath = "{}/stale.json".format
 llm_file_path: Callable[[str, str, str], str] = "{}/{}/{}".format  # attempt, name
 teacher_answers_folder: Callable[[str], str] = f"{MODELS}/teacher/{{}}".format
-teacher_answers_path: FolderKeyPath = "{}/{}.parquet".format  # that folder, digest of the answers in the file
+teacher_answers_path: FolderKeyPath = "{}/{}.parquet".format  # that folder, digest of the file's answers
 
-# Quarantine: the folder is a quarantine_folder
+# Quarantine: in a quarantine_folder
 quarantine_folder: RunPath = f"{QUARANTINE}/dt={{}}/{{}}".format
 quarantined_items_path: FolderPath = "{}/items.parquet".format
 quarantined_split_path: Callable[[str, str, int], str] = f"{{}}/splits-{{}}/{_SPLIT}.parquet".format  # split plan
 quarantined_duplicates_path: FolderShardPath = f"{{}}/duplicates-{_SHARD}.parquet".format
 quarantined_instructions_path: FolderKeyPath = "{}/instructions-{}.parquet".format
 quarantined_prompts_path: Callable[[str, str, int], str] = f"{{}}/prompts-{{}}-{_SHARD}.parquet".format  # run id
-# Feedback that broke its contract ("feedback") or fits no slate ("unmatched").
+# Feedback that broke its contract ("feedback") or matches no slate ("unmatched").
 quarantined_feedback_path: RunPath = f"{QUARANTINE}/dt={{}}/feedback/{{}}.parquet".format
 
 # Reports

@@ -1,4 +1,4 @@
-"""Arrow tables as files of a Storage: Arrow IPC with lz4 for what a run reads again, parquet with zstd for the rest."""
+"""Arrow tables as files of a Storage: Arrow IPC with lz4 for intermediate tables, parquet with zstd for the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_arrow(storage: Storage, path: str, table: pa.Table) -> None:
 
 
 def read_arrow(storage: Storage, path: str) -> pa.Table:
-    """Raises MissingFileError; whatever Arrow raises for another kind of file."""
+    """Read an Arrow IPC file. Raises MissingFileError, and Arrow's errors for another kind of file."""
     with storage.open(path) as file, pa.ipc.open_file(file) as reader:
         return reader.read_all()
 
@@ -31,6 +31,6 @@ def write_parquet(storage: Storage, path: str, table: pa.Table) -> None:
 def read_parquet(
     storage: Storage, path: str, schema: pa.Schema | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Raises MissingFileError; whatever Arrow raises for another kind of file, or columns that do not fit `schema`."""
+    """Read a parquet file. Raises MissingFileError, and Arrow's errors for another kind of file or another schema."""
     with storage.open(path) as file:
         return pq.read_table(file, columns=columns, schema=schema, partitioning=None)
