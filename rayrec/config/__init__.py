@@ -1,10 +1,7 @@
 """The configuration: one pydantic tree, read from YAML, overridden with `--set a.b=c`.
 
-    python -m rayrec.config --schema > rayrec.schema.json     # for editors
-    python -m rayrec.config --reference > docs/config.md      # for readers: every key, and the settings of every method
-
-Unknown keys are errors that name the nearest known key, repeated ones errors that name their lines. Nothing here is a
-secret: credentials come from the environment (fsspec, AWS, Ray), never from config.
+Unknown keys are errors that name the nearest known key; repeated keys are errors that name their lines. The config
+holds no secrets: credentials come from the environment (fsspec, AWS, Ray).
 """
 
 from rayrec.config.arms_section import Arm, Arms, ExperimentLayer

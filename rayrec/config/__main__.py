@@ -1,4 +1,4 @@
-"""Prints the JSON schema of the config for editors, or the reference of all keys and methods.
+"""Print the JSON schema of the config, or the reference of all keys and methods.
 
 python -m rayrec.config --schema > rayrec.schema.json
 python -m rayrec.config --reference > docs/config.md

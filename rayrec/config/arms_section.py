@@ -1,4 +1,4 @@
-"""`arms`: the experiment arms, and how users are assigned to them."""
+"""`arms`: the experiment arms and the assignment of users to them."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from rayrec.config.slate_section import Slate
 
 
 class Arm(Section):
-    """One variant of the scoring settings: what differs from the top-level sections (rayrec.config.inheritance).
+    """A variant of the scoring settings: only the keys that differ from the top-level sections.
 
-    A key that is not given is as in the top-level section, at every depth: `slate: {policy: epsilon_greedy}` keeps
-    size and rules. A list stands for the whole list, `retrieval.sources` for all sources. `settings` are merged,
-    unless the arm names another method (or policy) than the top level: those of the other are not inherited, nor is
-    the adapter of another checkpoint, nor any checkpoint where `rerank.method` needs none.
+    Omitted keys are inherited from the top-level section, at every depth: `slate: {policy: epsilon_greedy}` keeps size
+    and rules. A list, and `retrieval.sources`, is replaced as a whole. `settings` are merged, unless the arm names
+    another method (or policy): then they are not inherited. An `adapter` is not inherited for another checkpoint, and
+    no checkpoint is inherited where `rerank.method` needs none.
     """
 
     denoise: Denoise | None = None
-    """What differs in denoising."""
+    """Overrides of `denoise`."""
     retrieval: Retrieval | None = None
-    """What differs in retrieval. Arms that do not differ here share their candidates."""
+    """Overrides of `retrieval`. Arms without overrides share their candidates."""
     rerank: Rerank | None = None
-    """What differs in scoring by the LLM."""
+    """Overrides of `rerank`."""
     slate: Slate | None = None
-    """What differs in making slates."""
+    """Overrides of `slate`."""
     share: float = Field(1.0, gt=0)
-    """Where users are split: this arm's part, over the sum of all arms' shares."""
+    """With `assignment: split`: this arm's share of the users, relative to the sum of all shares."""
 
 
 class ExperimentLayer(Section):
-    """An experiment inside a layer: of the users whom another salt puts into [low, high) of [0, 1).
+    """An experiment restricted to a layer: the users whose hash with `salt` falls into [low, high) of [0, 1).
 
-    Give the salt of an earlier experiment and the range of one of its arms to nest this one in that arm; users keep
-    their place for as long as the salts stay.
+    To nest it in an arm of an earlier experiment, give that experiment's salt and that arm's range. The assignment is
+    stable while the salts do not change.
     """
 
     salt: str
-    """The layer's salt; another than `arms.salt`."""
+    """The layer's salt; must differ from `arms.salt`."""
     low: float = Field(0.0, ge=0, lt=1)
-    """Where the layer begins."""
+    """Lower end of the range, included."""
     high: float = Field(1.0, gt=0, le=1)
-    """Where it ends; above `low`."""
+    """Upper end of the range, excluded; above `low`."""
     default_arm: str
-    """The arm of the users outside the layer; they are not compared."""
+    """The arm of the users outside the layer, who are not part of the comparison."""
 
     @model_validator(mode="after")
     def _some_room(self) -> ExperimentLayer:
@@ -57,18 +57,18 @@ class ExperimentLayer(Section):
 
 
 class Arms(Section):
-    """The variants that are compared; the first is the baseline."""
+    """The experiment arms; the first is the baseline."""
 
     assignment: Literal["all", "split"] = "all"
-    """`all`: every user has a slate of every arm; `split`: of one, by the arms' shares."""
+    """`all`: every user gets a slate of every arm; `split`: of one arm, by the arms' shares."""
     salt: str = "rayrec"
-    """What users are dealt out by: another salt is another, independent split."""
+    """Salt of the hash that assigns users to arms; another salt gives an independent split."""
     layer: ExperimentLayer | None = None
-    """An experiment on a part of the users; `null`: on all."""
+    """Restricts the experiment to a part of the users; `null`: all users take part."""
     sample_ratio_min_p: float = Field(1e-3, ge=0, lt=1)
-    """Smallest p-value of the sample-ratio check; below it nothing is published. 0: no check."""
+    """Smallest p-value of the sample-ratio check; below it nothing is published. 0 disables the check."""
     variants: dict[str, Arm]
-    """The arms, at least one; `{}` is the top-level sections as they are."""
+    """The arms by name, at least one; `{}` is the top-level sections unchanged."""
 
     @model_validator(mode="after")
     def _known(self) -> Arms:

@@ -1,4 +1,4 @@
-"""The `Config`, and `load`: YAML, overrides, validation with errors that name the key."""
+"""`Config` and `load`: read YAML, apply overrides, validate."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest, with_key_order
 
 _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants.*.retrieval.sources")
-"""Where the order of keys is part of what a config means: codes of events, ties of sources, the baseline and shares."""
+"""Keys whose order is significant: event codes, ties between sources, the baseline arm and the split."""
 
 
 class Config(Section):
     """The settings of a job. `denoise`, `retrieval`, `rerank` and `slate` may differ between arms."""
 
     name: str
-    """Name of the runs, in reports and manifests."""
+    """Name of the run, in reports and manifests."""
     data: Data
-    """Input files, and what their columns mean."""
+    """Input files and the meaning of their columns."""
     denoise: Denoise = Field(default_factory=Denoise)
     """Which interactions are removed from histories."""
     retrieval: Retrieval = Field(default_factory=Retrieval)
-    """The sources of candidates."""
+    """The candidate sources."""
     fit: Fit = Fit()
     """Bounds of the item models."""
     blend: Blend = Blend()
-    """How the scores are combined into one."""
+    """How the sources' scores are combined into one."""
     instruction: Instruction = Instruction()
-    """The default request, and limits of instructions."""
+    """The default request and the limits of instructions."""
     tuning: Tuning = Tuning()
     """The item-token LLM and its tuning."""
     rerank: Rerank = Field(default_factory=Rerank)
-    """How an LLM scores candidates."""
+    """How the LLM scores candidates."""
     slate: Slate = Field(default_factory=Slate)
     """How slates are made from scores."""
     arms: Arms
     """The experiment arms."""
     feedback: Feedback | None = None
-    """Logged feedback; `null`: none."""
+    """Logged feedback on published slates; `null`: none."""
     embeddings: Embeddings | None = None
     """User embeddings; required by `jobs.embed`."""
     resources: Resources = Resources()
@@ -68,18 +68,19 @@ class Config(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Of everything that can change a slate: not where the data lies, where it goes, or on how many machines."""
+        """Digest of all settings that can change a slate; input and output locations and resources are excluded."""
         return digest(with_key_order(self.fingerprinted_settings(), *_IN_ORDER))
 
     def fingerprinted_settings(self) -> dict[str, Any]:
-        """The settings that can change a slate, as plain data; embeddings are a publication of their own."""
+        """The settings that can change a slate, as plain data. Embeddings are published separately."""
         content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings"})
         del content["data"]["root"]
         return content
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read YAML, apply overrides (`a.b=c`), validate. Raises ConfigError naming the key and the nearest known one."""
+    """Read YAML, apply overrides (`a.b=c`) and validate. Raises ConfigError naming the key and the nearest known
+    one."""
     try:
         text = Path(path).read_text(encoding="utf8")
     except (OSError, UnicodeDecodeError) as error:

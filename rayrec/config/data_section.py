@@ -1,4 +1,4 @@
-"""`data` and `feedback`: where the input files lie, which column is what, and what an event is worth."""
+"""`data` and `feedback`: the input files, the meaning of their columns, and the weights of events."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from rayrec.config.section import Section
 
 
 class EventRule(Section):
-    """The event is `event` where the text of `column` passes the one test that is given."""
+    """A rule for the event type: `event`, where the text of `column` passes the test. Give exactly one test."""
 
     column: str
-    """The column that is looked at."""
+    """The column to test."""
     event: str
     """The event's name, one of `data.events`."""
     starts_with: str | None = None
-    """The text starts with this."""
+    """Passes if the text starts with this."""
     equals: str | None = None
-    """The text is this."""
+    """Passes if the text equals this."""
     matches: Pattern | None = None
-    """This pattern (RE2) is found in the text."""
+    """Passes if this pattern (RE2) is found in the text."""
 
     @model_validator(mode="after")
     def _one_test(self) -> EventRule:
@@ -32,72 +32,73 @@ class EventRule(Section):
 
 
 class EventDerivation(Section):
-    """What happened in a row: the first rule that fits says it; then the text of `column`; then `default`."""
+    """The event type of a row: from the first rule that applies, else the text of `column`, else `default`."""
 
     column: str | None = None
-    """The column that names the event. A name that `data.events` does not have sends the row to quarantine."""
+    """The column that names the event. Rows with an event that is not in `data.events` are quarantined."""
     default: str = "interaction"
-    """The event of rows where no rule fits and `column` is empty, or not given."""
+    """The event of rows where no rule applies and `column` is empty or not given."""
     rules: tuple[EventRule, ...] = ()
-    """Events told from other columns, such as returns from invoice numbers."""
+    """Rules that derive events from other columns, such as returns from invoice numbers."""
 
 
 class Requirement(Section):
-    """Rows whose `column` does not match go to quarantine with `reason`."""
+    """A condition on rows: those whose `column` does not match are quarantined with `reason`."""
 
     column: str
-    """The column that is looked at."""
+    """The column to test."""
     matches: Pattern
-    """The pattern (RE2) that is to be found in its text; an empty cell has nothing to find it in."""
+    """The pattern (RE2) that must be found in the text; an empty cell never matches."""
     reason: str = Field(pattern="^[a-z][a-z0-9_]*$")
-    """What quarantine and report call it: `a-z`, `0-9` and `_`."""
+    """The reason shown in quarantine and report: `a-z`, `0-9` and `_`."""
 
 
 class InteractionSource(FileSource):
-    """The events: one row each. Hive partitions (`dt=2011-08-31/`), or a file a day, are read as far as needed."""
+    """The interactions, one event a row. Of Hive partitions (`dt=2011-08-31/`) or daily files only the days in the
+    window are read."""
 
     user_id: ColumnLike = "user_id"
-    """Who; text of at most 256 characters. A row without one goes to quarantine."""
+    """The user id, text of at most 256 characters. Rows without one are quarantined."""
     item_id: ColumnLike = "item_id"
-    """What; text of at most 256 characters. A row whose item the catalogue does not have goes to quarantine."""
+    """The item id, text of at most 256 characters. Rows whose item is not in the catalogue are quarantined."""
     ts: str | Timestamp = "ts"
-    """When. A bare column name is enough for ISO 8601 and for columns of a time type."""
+    """The time of the event. A bare column name is enough for ISO 8601 and for columns of a time type."""
     value: ColumnLike | None = None
-    """A number that comes with the event, such as a rating or a quantity; may be empty."""
+    """A number that belongs to the event, such as a rating or a quantity; may be empty."""
     dwell_ms: ColumnLike | None = None
-    """How long the user looked, in milliseconds, 0 to 24 days; may be empty."""
+    """Dwell time in milliseconds, 0 to 24 days; may be empty."""
     event: EventDerivation = EventDerivation()
-    """What happened."""
+    """The event type."""
     require: tuple[Requirement, ...] = ()
-    """What a row must look like to count."""
+    """Conditions that every row must meet."""
     day_pattern: GroupPattern = r"(\d{4}-\d{2}-\d{2})"
-    """In a file's path: the one day, of UTC or of the time column's zone, whose rows it holds. Where paths name
-    another day (of an export, say), give a pattern that does not match it: then all files are read."""
+    """In a file's path: the single day, in UTC or the time column's zone, whose rows the file holds. If paths contain
+    another date (of an export, say), give a pattern that does not match it: then all files are read."""
 
 
 class ItemSource(FileSource):
-    """The catalogue as files of its own, or (`from_interactions`) out of the interaction rows themselves.
+    """The catalogue: from its own files, or (`from_interactions`) derived from the interaction rows.
 
-    Out of interactions, each field is its most frequent non-empty value before the date.
+    With `from_interactions`, each field is its most frequent non-empty value before the date.
     """
 
     path: str = ""
     """File, folder or glob, below the root; empty with `from_interactions`."""
     from_interactions: bool = False
-    """Whether the items come out of the interactions: then the columns below are theirs."""
+    """Whether to derive the items from the interactions; the columns below are then columns of the interactions."""
     item_id: ColumnLike = "item_id"
-    """The id, as interactions say it. Of several rows with one id the first stands."""
+    """The item id, as in the interactions. Of several rows with one id the first is used."""
     title: ColumnLike | None = "title"
-    """What the item is called; its id, where there is none."""
+    """The item's title; its id where there is none."""
     category: ColumnLike | None = None
-    """What kind of item it is: for requests, `max_per_category`, diversity and the report."""
+    """The item's category, used by requests, `max_per_category`, diversification and the report."""
     description: ColumnLike | None = None
-    """A longer text; read only where `rerank.fields` names it."""
+    """A longer text; read only if `rerank.fields` names it."""
     available: ColumnLike | None = None
-    """Yes or no (`true`, `1`, `yes`, `y`, `t` and their opposites), empty: yes. What is not to be had is learned from,
-    but never recommended."""
+    """Whether the item can be recommended: `true`, `1`, `yes`, `y`, `t` or their opposites; empty means yes.
+    Unavailable items are used for learning but never recommended."""
     attributes: dict[str, ColumnLike] = Field({})
-    """More fields, under names of yours: for `slate.rules.ranges` and price bands."""
+    """Further fields under names of your choice, for `slate.rules.ranges` and price bands."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ItemSource:
@@ -107,21 +108,21 @@ class ItemSource(FileSource):
 
 
 class InstructionSource(FileSource):
-    """What users ask for, in words: rows for a user or for everybody (`*`), in one arm or (arm empty) in all.
+    """The instruction table: rows for one user or for all (`*`), in one arm or (arm empty) in all.
 
-    Where the files lack a column, set it to `null` here.
+    Set a column to `null` if the files lack it.
     """
 
     user_id: ColumnLike = "user_id"
-    """Who asks; `*` is everybody, behind a user's own row."""
+    """The user; `*` stands for all users. A user's own row takes precedence."""
     arm: ColumnLike | None = "arm"
-    """In which arm; empty: in all, behind a row of the arm."""
+    """The arm; empty stands for all arms. A row of the arm takes precedence."""
     preference: ColumnLike | None = "preference"
-    """What the user likes, in words."""
+    """The user profile text: what the user likes."""
     intention: ColumnLike | None = "intention"
-    """What the user wants now, in words. A row needs one of the two."""
+    """The request: what the user wants now. A row needs at least one of the two texts."""
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
-    """The share of rows that may break the contract; beyond it nothing is published."""
+    """Largest share of invalid rows; above it nothing is published."""
 
     @model_validator(mode="after")
     def _some_words(self) -> InstructionSource:
@@ -131,32 +132,32 @@ class InstructionSource(FileSource):
 
 
 class Data(Section):
-    """Where the events and items lie, which column is what, and what an event is worth."""
+    """The input files, the meaning of their columns, and the weights of events."""
 
     root: str = ""
-    """Folder or fsspec URL (`s3://…`) that the paths below stand under; given by `--set data.root=DIR`, mostly."""
+    """Folder or fsspec URL (`s3://…`) that the paths below are relative to; usually given by `--set data.root=DIR`."""
     interactions: InteractionSource
-    """The events."""
+    """The interactions."""
     items: ItemSource
     """The catalogue."""
     instructions: InstructionSource | None = None
-    """The table of what users ask for; `null`: nobody asks."""
+    """The instruction table; `null`: no user has an instruction."""
     events: dict[str, float] = Field({"interaction": 1.0})
-    """Every event there is, with a weight. Above 0: wanted, learned from by that weight; 0: only seen; below 0:
-    evidence against (a return). 1 to 127 events."""
+    """All event types, 1 to 127, with their weights. Above 0: positive, weight in learning; 0: only seen; below 0:
+    negative evidence (a return)."""
     window_days: int = Field(90, ge=1, le=36_500)
-    """Days before `--date` that are read; a century is everything. More days: more to learn from, more to read."""
+    """Days before `--date` that are read; 36,500 reads everything."""
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
-    """The share of interaction rows that may break the contract; beyond it nothing is published."""
+    """Largest share of invalid interaction rows; above it nothing is published."""
     min_events: int = Field(1, ge=0)
-    """Users with fewer positive events get no slate. 0 lets everybody with any event through: see `slate.fallback`."""
+    """Users with fewer positive events get no slate. 0 makes users with any event eligible: see `slate.fallback`."""
     history_limit: int = Field(100, ge=1)
-    """Newest events kept of each user; the others are left out before anything is learned."""
+    """Number of newest events retained per user; older ones are dropped before any learning."""
     shards: int = Field(16, ge=1, le=100_000)
-    """Parts that the users are dealt into: what a lost node costs, and what one task holds in memory. About 4,000 users
-    each is a good size."""
+    """Number of shards that users are divided into: the unit of recovery, and what one task holds in memory. About
+    4,000 users each is a good size."""
     split_bytes: int = Field(64 << 20, ge=1 << 10)
-    """Bytes of input that one ingest task reads; a text file is never cut."""
+    """Bytes of input per ingest task; a text file is never split."""
 
     @model_validator(mode="after")
     def _known_events(self) -> Data:
@@ -172,24 +173,24 @@ class Data(Section):
 
 
 class Feedback(FileSource):
-    """Logged feedback on published slates, for `jobs.evaluate`: one row an item that was shown, taken or not.
+    """Logged feedback on published slates, for `jobs.evaluate`: one row per item shown, with or without a reward.
 
-    A slate of which a rank is missing goes to quarantine whole. Files may mix days.
+    A slate with a missing rank is quarantined as a whole. Files may mix days.
     """
 
     root: str | None = None
-    """Folder or fsspec URL that `path` stands under; `null`: `data.root`."""
+    """Folder or fsspec URL that `path` is relative to; `null`: `data.root`."""
     slate_id: ColumnLike = "slate_id"
-    """The slate, as published."""
+    """The slate's id, as published."""
     rank: ColumnLike = "rank"
-    """The item's place in it, from 1."""
+    """The item's rank in the slate, from 1."""
     item_id: ColumnLike = "item_id"
-    """The item that was shown."""
+    """The item shown."""
     reward: ColumnLike = "reward"
-    """What came of it, a number; 0 where nothing happened."""
+    """The observed reward, a number; 0 where nothing happened."""
     propensity: ColumnLike = "propensity"
-    """The probability that the slate was published with, above 0 and at most 1."""
+    """The propensity the slate was published with, above 0 and at most 1."""
     depth: int = Field(10, ge=1, le=20)
-    """Ranks of a slate that count when other arms are judged by it."""
+    """Ranks of a slate that count in off-policy estimates of other arms."""
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
-    """The share of rows that may break the contract; beyond it nothing is judged."""
+    """Largest share of invalid rows; above it there is no evaluation."""

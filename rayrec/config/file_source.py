@@ -1,4 +1,4 @@
-"""Files of rows, and how a field is read out of their columns."""
+"""Files of rows, and how fields are read from their columns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ GroupPattern = Annotated[str, AfterValidator(partial(_pattern, one_group=True))]
 
 
 def strptime_can_read(format: str) -> bool:
-    """Whether Arrow can parse what it writes in this format: false for directives that it can only write."""
+    """Whether Arrow can parse this format; false for directives that it can only write."""
     moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
     try:
         written = pc.strftime(moment.cast(pa.timestamp("s", tz="UTC")), format=format)
@@ -59,31 +59,32 @@ def strptime_can_read(format: str) -> bool:
 
 
 class Column(Section):
-    """A column of which not all is wanted, e.g. `{column: title, extract: '(19..|20..)'}`."""
+    """A part of a column, e.g. `{column: title, extract: '(19..|20..)'}`."""
 
     column: str
     """The column's name."""
     extract: GroupPattern | None = None
-    """A pattern (RE2) with exactly one group: the part of the text that is taken. What does not match is missing."""
+    """A pattern (RE2) with exactly one group: the part of the text that is used. Values that do not match are
+    missing."""
 
 
 ColumnLike = str | Column
 
 
 class Timestamp(Section):
-    """A time column whose type does not say all, e.g. `{column: rated_at, unit: s}`.
+    """A time column that needs a format, unit or time zone, e.g. `{column: rated_at, unit: s}`.
 
-    A time before 1990 or from 2100 on is an error of unit or of clock: the row goes to quarantine.
+    Rows with a time before 1990 or from 2100 on, which indicates a wrong unit or clock, are quarantined.
     """
 
     column: str
     """The column's name."""
     format: str | None = None
-    """How text is written, as for strptime; `%f` and `%p` cannot be read. `null`: ISO 8601, or typed already."""
+    """The strptime format of text; `%f` and `%p` are not supported. `null`: ISO 8601, or a column of a time type."""
     unit: Literal["s", "ms", "us", "ns"] | None = None
-    """What numbers count since 1970; a number column needs it. Not together with `format`."""
+    """Unit of numbers, counted since 1970; required for number columns. Not together with `format`."""
     timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-    """Of times that carry no zone. Where clocks go back, the earlier of the two moments is taken."""
+    """Time zone of times without one. Where clocks go back, the earlier of the two moments is used."""
 
     @model_validator(mode="after")
     def _one_reading(self) -> Timestamp:
@@ -95,20 +96,20 @@ class Timestamp(Section):
 
 
 class FileSource(Section):
-    """Which files hold the rows, and how they are written."""
+    """The files that hold the rows, and their format."""
 
     path: str
-    """File, folder or glob, below the root; a folder is read whole."""
+    """File, folder or glob, relative to the root; a folder stands for all its files."""
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
-    """`auto`: told by each file's name; compressed ones (`.gz`, `.zst`, `.bz2`, `.lz4`) too."""
+    """`auto`: by each file's name, compressed (`.gz`, `.zst`, `.bz2`, `.lz4`) or not."""
     delimiter: Annotated[str, AfterValidator(_delimiter)] = ","
-    """Of CSV: one or more characters, none of them a quote or a line break."""
+    """CSV only: one or more characters, none of them a quote or a line break."""
     header: bool = True
-    """Of CSV: whether the first line names the columns."""
+    """CSV only: whether the first line names the columns."""
     names: tuple[str, ...] = ()
-    """Of CSV: the column names; exactly where there is no header."""
+    """CSV only: the column names; required if and only if there is no header."""
     encoding: Annotated[str, AfterValidator(_encoding)] = "utf8"
-    """Of CSV and JSON lines, e.g. `latin-1`. An id that is no text in it sends its row to quarantine."""
+    """Encoding of CSV and JSON lines, e.g. `latin-1`. Rows whose id cannot be decoded are quarantined."""
 
     @model_validator(mode="after")
     def _named_columns(self) -> Self:

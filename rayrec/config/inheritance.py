@@ -1,4 +1,4 @@
-"""Inheritance of an arm's sections from the top-level sections of the same names; `Arm` says what is inherited."""
+"""Inheritance of an arm's sections from the top-level sections of the same names; see `Arm` for the rules."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pydantic import BaseModel
 
 from rayrec.config.rerank_section import WITHOUT_CHECKPOINT, Rerank
 
-_SECTIONS = ("denoise", "retrieval", "rerank", "slate")  # those that an arm may give
+_SECTIONS = ("denoise", "retrieval", "rerank", "slate")  # sections that an arm may override
 _WHOLE = ("sources",)
 _BELONGS = (("method", "settings"), ("policy", "settings"), ("checkpoint", "adapter"))
 
 
 def inherit_from_top_level(arms: Any, top: Mapping[str, Any]) -> Any:
-    """`arms` as it is given, the sections of its variants merged over those of `top`, which are valid.
+    """Return `arms` with the sections of its variants merged over those of `top`, which are validated.
 
-    What is no mapping stays as it is, for the validation to refuse.
+    Anything that is no mapping is returned unchanged, for the validation to refuse.
     """
     given = _plain(arms)
     if not isinstance(given, Mapping) or not isinstance(variants := given.get("variants"), Mapping):
@@ -28,7 +28,7 @@ def inherit_from_top_level(arms: Any, top: Mapping[str, Any]) -> Any:
 def _arm(given: Any, top: Mapping[str, Any]) -> Any:
     if not isinstance(given, Mapping):
         return given
-    # A section of `top` that is not there was found wrong: nothing can be said of the arm's before that is put right.
+    # A section missing from `top` was invalid: the arm's cannot be validated until that is corrected.
     filled = {key: _over(top[key], _plain(given[key])) if key in top else None for key in _SECTIONS if key in given}
     return {**given, **filled}
 
@@ -45,7 +45,7 @@ def _over(below: Any, given: Any) -> Any:
 
 
 def _of_another(below: BaseModel, given: Mapping[str, Any]) -> set[str]:
-    """What is not inherited: it belongs to a method or a checkpoint that the arm does not have."""
+    """Keys that are not inherited, because they belong to another method or checkpoint."""
     parts = {part for key, part in _BELONGS if key in given and given[key] != getattr(below, key, given[key])}
     if isinstance(below, Rerank) and given.get("method") in WITHOUT_CHECKPOINT:
         parts |= {"checkpoint", "adapter"}
@@ -53,5 +53,5 @@ def _of_another(below: BaseModel, given: Mapping[str, Any]) -> set[str]:
 
 
 def _plain(given: Any) -> Any:
-    """A model as the keys that were given to it."""
+    """A model as the keys that were set explicitly."""
     return given.model_dump(exclude_unset=True) if isinstance(given, BaseModel) else given

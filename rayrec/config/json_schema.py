@@ -1,4 +1,4 @@
-"""The JSON schema of a config, for editors: the sections, and the settings of every registered method."""
+"""The JSON schema of the config, for editors: the sections and the settings of every registered method."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ _SECTIONS = {
     "embeddings.views.NAME.kind": "EmbeddingViewSettings",
     "embeddings.instructions.NAME.answer.kind": "Answer",
 }
-"""The section that holds each key that names a method."""
+"""The section of each key that names a method."""
 _SOURCES = "retrieval.sources.NAME.method"
 
 
 def json_schema() -> dict[str, Any]:
-    """As pydantic has it, with the settings of methods, which depend on the method's name.
+    """The schema by pydantic, extended by the settings of each method.
 
-    The sections of an arm say only what differs: no key in them is required, and none has a default
-    (rayrec.config.inheritance). Lists are given whole, in arms too.
+    The sections of an arm are copies in which no key is required and none has a default.
     """
     schema = Config.model_json_schema()
     definitions = schema["$defs"]
@@ -39,7 +38,7 @@ def json_schema() -> dict[str, Any]:
             if name in definitions:
                 _add_methods(definitions, name, known[key])
     retrievers = known[_SOURCES]
-    # A source that is named as a retriever has that method unless it gives another.
+    # Without `method`, the source's name is its method.
     named = {name: _source(definitions, retrievers, name) for name in retrievers}
     others = _source(definitions, retrievers, None)
     sources = {"type": "object", "properties": named, "additionalProperties": others}
@@ -50,7 +49,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _loosen(node: Any, definitions: dict[str, Any]) -> None:
-    """Below `node`, refer to a copy of each section that is for arms; the copy is made where there is none yet."""
+    """Below `node`, refer to the arm copy of each section; make the copy if there is none."""
     if isinstance(node, list):
         for each in node:
             _loosen(each, definitions)
@@ -70,7 +69,7 @@ def _loosen(node: Any, definitions: dict[str, Any]) -> None:
 
 
 def _add_methods(definitions: dict[str, Any], section: str, known: Registry[Any]) -> None:
-    """The names that the section's key takes, and the settings that go with each."""
+    """Add the method names that the section's key accepts, and the settings of each."""
     keys, key = definitions[section]["properties"], known.key.rpartition(".")[2]
     keys[key]["enum"] = [*known.built_in, *sorted(known)]
     if "settings" not in keys:

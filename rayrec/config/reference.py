@@ -1,7 +1,7 @@
-"""The reference of all config keys, as markdown, from the sections and the settings of the registered methods.
+"""The reference of all config keys as markdown, from the sections and the settings of the registered methods.
 
-A section is a heading, its docstring, and a table of its keys. Keys that several sections (or methods) inherit stand
-once, in a table of their own.
+A section is a heading, its docstring, and a table of its keys. Keys inherited by several sections (or methods) have one
+shared table.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TITLES = {
 }
 """The heading of each registry's methods."""
 _SHARED: dict[type[Section], str] = {FileSource: "Files of rows", Column: "A part of a column"}
-"""Sections that stand once, by their heading: before the first section that has them."""
-_SHORT = 56  # characters of a default that stand in its table
+"""Sections described once, with their headings, before the first section that uses them."""
+_SHORT = 56  # longest default, in characters, shown in the table
 _PLAIN = {str: "text", bool: "`true`, `false`", int: "whole number", float: "number", types.NoneType: "`null`"}
 _BOUNDS = (
     (Ge, "ge", "≥"),
@@ -49,7 +49,7 @@ _BOUNDS = (
 
 
 def reference() -> str:
-    """The whole of docs/config.md."""
+    """The content of docs/config.md."""
     places: dict[type[Section], str] = {}
     for kind, place in _places(Config):
         places.setdefault(kind, place)
@@ -69,7 +69,7 @@ def reference() -> str:
 
 
 def sections_in(annotation: Any) -> Iterator[tuple[type[Section], str]]:
-    """The sections that a key holds, and what follows the key in their place: in a list `[]`, by name `.NAME`."""
+    """The sections that a key holds, each with the suffix of its path: `[]` in a list, `.NAME` by name."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, Section) and annotation is not MethodSettings:
         yield annotation, ""
@@ -80,12 +80,12 @@ def sections_in(annotation: Any) -> Iterator[tuple[type[Section], str]]:
 
 @dataclass(frozen=True)
 class TypeDescriber:
-    """Says in words what a key takes; `links`: what a section is called."""
+    """Describes in words what a key accepts; `links` has a markdown link for each section."""
 
     links: Mapping[type[Section], str]
 
     def describe(self, annotation: Any, bounds: Sequence[Any] = ()) -> str:
-        """For example `whole number, ≥ 1 or null`; `bounds`: pydantic's metadata of the field."""
+        """The description, e.g. `whole number, ≥ 1 or null`; `bounds` is pydantic's metadata of the field."""
         origin, parts = get_origin(annotation), get_args(annotation)
         if annotation in (int, float):
             return _PLAIN[annotation] + _range(bounds)
@@ -108,7 +108,7 @@ class TypeDescriber:
 
 
 def _range(bounds: Sequence[Any]) -> str:
-    """`, 0 to 1` where both ends belong to it, else the bounds one by one."""
+    """The bounds in words: `, 0 to 1` if both ends are inclusive, else one by one."""
     found = [
         (sign, getattr(bound, name)) for bound in bounds for kind, name, sign in _BOUNDS if isinstance(bound, kind)
     ]
@@ -135,7 +135,7 @@ Methods, and the settings of each:
 
 
 def _places(section: type[Section], path: str = "") -> Iterator[tuple[type[Section], str]]:
-    """Every section below this one and where it stands: once for each place."""
+    """Every section below this one with its path, once for each place."""
     for key, field in _own(section).items():
         for kind, suffix in sections_in(field.annotation):
             if kind is not Column:
@@ -146,7 +146,7 @@ def _places(section: type[Section], path: str = "") -> Iterator[tuple[type[Secti
 
 
 def _own(section: type[Section]) -> dict[str, FieldInfo]:
-    """The keys that do not stand with a shared parent."""
+    """The section's keys without those of a shared parent."""
     parents = [parent for parent in _SHARED if issubclass(section, parent) and parent is not section]
     shared = {key for parent in parents for key in parent.model_fields if key not in section.__annotations__}
     return {key: field for key, field in section.model_fields.items() if key not in shared}
@@ -164,7 +164,7 @@ class _Key:
 
     @property
     def long(self) -> bool:
-        """Whether the default stands below the table."""
+        """Whether the default is shown below the table."""
         return len(self.default) > _SHORT
 
     @property
@@ -185,7 +185,7 @@ def _key(name: str, field: FieldInfo, describer: TypeDescriber) -> _Key:
 
 
 def _yaml(default: Any) -> str:
-    """On one line; "" for a section, whose own table has the defaults."""
+    """The default on one line; "" for a section, which has its own table."""
     if isinstance(default, Section) or default is PydanticUndefined:
         return ""
     plain = to_jsonable_python(default)
@@ -202,7 +202,7 @@ def _table(keys: Sequence[_Key]) -> Iterator[str]:
 
 
 def _methods(title: str, known: Registry[Any], describer: TypeDescriber) -> Iterator[str]:
-    """The methods of a registry, and the settings of each; settings that several inherit stand once."""
+    """The methods of a registry and their settings; settings that several methods inherit are described once."""
     yield f"## {title}"
     place = known.key.rpartition(".")[0]
     place = place if place.endswith("NAME") else f"{place}.settings"
@@ -221,16 +221,16 @@ def _methods(title: str, known: Registry[Any], describer: TypeDescriber) -> Iter
 
 
 def own_settings(kind: type[MethodSettings]) -> list[str]:
-    """The settings that the class itself declares, not those that it inherits."""
+    """The settings that the class itself declares, without inherited ones."""
     return [name for name in inspect.get_annotations(kind) if name in kind.model_fields]
 
 
 def _first_paragraph(method: Any) -> str:
-    """Of the method's own docstring, not of one that it inherits."""
+    """The first paragraph of the own, not inherited, docstring."""
     text = method.__dict__.get("__doc__") if isinstance(method, type) else method.__doc__
     return " ".join(inspect.cleandoc(text or "").split("\n\n")[0].split())
 
 
 def _link(text: str, heading: str) -> str:
-    """To a heading of this page, by the name that GitHub gives it."""
+    """A markdown link to a heading of this page, by GitHub's anchor."""
     return f"[{text}](#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") + ")"

@@ -1,4 +1,4 @@
-"""Regular expressions out of a config: RE2, which runs in linear time whatever the pattern and the text."""
+"""Regular expressions of the config: RE2, which takes linear time for any pattern and text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ GROUP = "value"
 
 
 def pattern_error(pattern: str, *, one_group: bool = False) -> str | None:
-    """Why the pattern cannot be used, or None. `one_group`: it must have exactly one capturing group."""
+    """Why the pattern cannot be used, or None. With `one_group` it must have exactly one capturing group."""
     try:
         pc.match_substring_regex(pa.array([""]), pattern)
         if one_group:
@@ -20,7 +20,7 @@ def pattern_error(pattern: str, *, one_group: bool = False) -> str | None:
 
 
 def extract(values: pa.Array, pattern: str) -> pa.Array:
-    """What the pattern's one group matches in each string; null where the pattern does not match."""
+    """The text matched by the pattern's one group in each string; null where the pattern does not match."""
     found = pc.extract_regex(values, named(pattern))
     if found.type.num_fields != 1:
         raise ValueError(f"it has {found.type.num_fields} groups, not one; write the others as (?:...)")
@@ -28,12 +28,12 @@ def extract(values: pa.Array, pattern: str) -> pa.Array:
 
 
 def matches(values: pa.Array, pattern: str) -> pa.Array:
-    """Whether the pattern is found anywhere in each string, bool."""
+    """Whether the pattern is found in each string, bool."""
     return pc.match_substring_regex(values, pattern)
 
 
 def named(pattern: str) -> str:
-    """The pattern with its capturing groups named, which Arrow's extraction insists on."""
+    """The pattern with its capturing groups named, as Arrow's extraction requires."""
     out: list[str] = []
     groups, in_class, at = 0, False, 0
     while at < len(pattern):
@@ -45,7 +45,7 @@ def named(pattern: str) -> str:
         if char == "[" and not in_class:
             in_class = True
             first = at + 2 if pattern[at + 1 : at + 2] == "^" else at + 1
-            if pattern[first : first + 1] == "]":  # a bracket that opens a class is a member of it
+            if pattern[first : first + 1] == "]":  # a bracket right after the opening one is a member of the class
                 char, at = pattern[at : first + 1], first
         elif char == "]":
             in_class = False

@@ -1,7 +1,7 @@
 """Registries: the methods that a config key may name, each with its settings.
 
-A package makes a registry for a key of the config; a method's own file adds the method to it, as a class (or function)
-with a `settings_class`. When a config is read, the key and the `settings` beside it are validated against the registry.
+A package creates a registry for a config key. A method's file registers a class (or function) with a `settings_class`.
+Reading a config validates the key and the `settings` beside it against the registry.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _PACKAGES = {
     "embeddings.views.NAME.kind": "rayrec.embeddings",
     "embeddings.instructions.NAME.answer.kind": "rayrec.embeddings",
 }
-"""Which package registers the methods of a key."""
+"""The package that registers the methods of each key."""
 _REGISTRIES: dict[str, Registry[Any]] = {}
 
 
 class Registry(Mapping[str, M]):
-    """Methods by name, for the config key `key`; `what` is what an error calls one.
+    """Methods by name, for the config key `key`; `what` is the noun for a method in errors.
 
-    `built_in`: names that the key takes beside the registered ones, for what needs no method, such as `none`.
+    `built_in`: names that are valid without a registered method, such as `none`.
     """
 
     def __init__(self, key: str, what: str, built_in: tuple[str, ...] = ()) -> None:
@@ -43,11 +43,11 @@ class Registry(Mapping[str, M]):
         _REGISTRIES[key] = self
 
     def register(self, method: M) -> M:
-        """Decorator of a class with a `name`."""
+        """Decorator: register a class under its `name`."""
         return self.register_as(method.name)(method)  # type: ignore[attr-defined]
 
     def register_as(self, name: str) -> Callable[[M], M]:
-        """Decorator that adds a method by the given name."""
+        """Decorator: register a method under the given name."""
 
         def add(method: M) -> M:
             self._methods[name] = method
@@ -62,20 +62,20 @@ class Registry(Mapping[str, M]):
         return self._methods[name]
 
     def settings_class(self, name: str) -> type[MethodSettings]:
-        """The class of a method's settings. Raises ConfigError for an unknown name."""
+        """The settings class of a method. Raises ConfigError for an unknown name."""
         if name in self.built_in:
             return NoSettings
         return getattr(self.lookup(name), "settings_class", NoSettings)
 
     def settings(self, name: str, given: Mapping[str, Any] | None = None) -> Any:
-        """A method's settings, as an instance of its `settings_class`. Raises ConfigError."""
+        """The validated settings of a method. Raises ConfigError."""
         try:
             return self.settings_class(name).model_validate(given or {})
         except ValidationError as error:
             raise ConfigError(explain(error), where=f"settings of {self.key} {name}") from None
 
     def known(self, name: str) -> str:
-        """Validator of the key itself: ValueError for a name that is neither registered nor built in."""
+        """Validate a method name. Raises ValueError if it is neither registered nor built in."""
         if name not in self._methods and name not in self.built_in:
             raise ValueError(f"there is no {self.what} {name!r}; {self._hint}")
         return name
@@ -95,16 +95,16 @@ class Registry(Mapping[str, M]):
 
 
 def registry(key: str) -> Registry[Any]:
-    """The registry of a config key, all its methods registered.
+    """The registry of a config key, with all its methods registered.
 
-    The packages import the config, so the config cannot import them before a config is read: they are imported here.
+    The packages import the config, so they are imported here, when a config is read.
     """
     import_module(_PACKAGES[key])
     return _REGISTRIES[key]
 
 
 def registries() -> dict[str, Registry[Any]]:
-    """All registries, by the config key that they are for."""
+    """All registries by config key."""
     return {key: registry(key) for key in _PACKAGES}
 
 
@@ -114,10 +114,10 @@ def method_name(key: str) -> AfterValidator:
 
 
 def method_settings(key: str, named_by: str) -> BeforeValidator:
-    """Validator of a `settings` key: as the settings class of the method that the key `named_by` beside it names."""
+    """Validator of a `settings` key, by the settings class of the method that the sibling key `named_by` names."""
 
     def read(given: Any, info: ValidationInfo) -> Any:
-        if named_by not in info.data:  # the name is wrong, which is an error of its own
+        if named_by not in info.data:  # an invalid name is an error of its own
             return MethodSettings()
         return registry(key).settings_class(info.data[named_by]).model_validate(given)
 

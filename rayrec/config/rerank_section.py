@@ -10,30 +10,32 @@ from rayrec.config.registry import method_name, method_settings
 from rayrec.config.section import MethodSettings, Section
 
 WITHOUT_CHECKPOINT = ("none", "item_token")
-"""The methods that are no text scorers: they score with no checkpoint of the user's."""
+"""The methods that take no checkpoint, because they are no text rerankers."""
 
 
 class Rerank(Section):
     """How the LLM scores candidates, and how far it may change their order."""
 
     method: Annotated[str, method_name("rerank.method")] = "item_token"
-    """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours scores titles
+    """`item_token`: the model of `tuning`; `listwise`, `pointwise`, `pairwise`: a checkpoint of yours scores item texts
     (docs/checkpoints.md); `none`: no LLM."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """The LLM engine; `auto`: vLLM if it is installed. Both give the same scores within rounding."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Data type of the computation; `auto`: as the weights are stored."""
+    """Data type of the computation; `auto`: that of the stored weights."""
     checkpoint: str | None = None
-    """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, on every node and the head."""
+    """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, present on the head and every
+    node."""
     adapter: str | None = None
-    """Folder of a LoRA adapter for it."""
+    """Folder of a LoRA adapter for the checkpoint."""
     depth: int = Field(20, ge=1)
-    """Number of candidates that these three score, the first ones by the retrievers. Cost rises with it."""
+    """Number of candidates that `listwise`, `pointwise` and `pairwise` score, in the retrievers' order. Cost grows with
+    it."""
     fields: tuple[Literal["category", "description"], ...] = ("category",)
     """Item fields in a prompt beside the title, up to `settings.item_tokens`."""
     max_promotion: int | Literal["auto"] | None = "auto"
-    """Rank-promotion cap: how many places the LLM may lift an item above the retrievers' order, 0 or more; `null`: any
-    number; `auto`: 10 for text rerankers, because sellers write item texts, and any number for item tokens."""
+    """Rank-promotion cap: how many ranks the LLM may lift an item above the retrievers' order, 0 or more; `null`: no
+    cap; `auto`: 10 for text rerankers, because sellers write item texts, and no cap for item tokens."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("rerank.method", "method")] = Field(
         {}, validate_default=True
     )
@@ -41,12 +43,12 @@ class Rerank(Section):
 
     @property
     def scorer_key(self) -> str:
-        """The same for methods that give the same scores."""
+        """A key that is equal for sections that give the same scores."""
         return self.model_dump_json(exclude={"max_promotion"}) if self.is_text_scorer else self.method
 
     @property
     def promotion_cap(self) -> int | None:
-        """`max_promotion` in places; None: any number."""
+        """`max_promotion` as a number of ranks; None: no cap."""
         if self.max_promotion == "auto":
             return 10 if self.is_text_scorer else None
         return self.max_promotion
@@ -60,7 +62,7 @@ class Rerank(Section):
 
     @property
     def ignored_keys(self) -> tuple[str, ...]:
-        """Keys without effect in an arm of this method; the engine of the item-token LLM is the same for all arms."""
+        """Keys without effect for this method. The item-token LLM has one engine for all arms."""
         if self.is_text_scorer:
             return ()
         return ("engine", "dtype", "depth", "fields", *(("max_promotion",) if self.method == "none" else ()))

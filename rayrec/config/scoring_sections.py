@@ -18,14 +18,14 @@ from pydantic import (
 from rayrec.config.registry import method_name, method_settings, registry
 from rayrec.config.section import MethodSettings, Section
 
-_RESERVED = ("llm", "pinned")  # what a slate's `source` column says of items that no source proposed
+_RESERVED = ("llm", "pinned")  # values of a slate's `source` column for items without a retrieval source
 
 
 class Denoise(Section):
     """Which interactions are removed from a history before any later stage."""
 
     method: Annotated[str, method_name("denoise.method")] = "influence"
-    """The denoising method; `none` keeps every interaction."""
+    """The denoising method; `none` retains every interaction."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("denoise.method", "method")] = Field(
         {}, validate_default=True
     )
@@ -33,24 +33,24 @@ class Denoise(Section):
 
 
 class RetrieverSettings(MethodSettings):
-    """Keys of every source, beside the settings of its retriever."""
+    """Settings that every source has, in addition to those of its retriever."""
 
     method: str = ""
     """The retriever; default: the source's name."""
     top_k: int | None = Field(None, ge=0)
-    """How many of its best items are candidates; `null`: `candidates_per_source`; 0: it only scores what others
-    propose."""
+    """How many of its best items are candidates; `null`: `candidates_per_source`; 0: the source only scores the
+    candidates of others."""
 
     scoring_only: ClassVar[frozenset[str]] = frozenset({"method", "top_k"})  # keys that a fit does not depend on
 
     @property
     def fit_settings(self) -> dict[str, Any]:
-        """The settings that a fit depends on, as plain data: sources that agree in them share one fit."""
+        """The settings that a fit depends on, as plain data: sources with equal ones share one fit."""
         return self.model_dump(mode="json", exclude=set(self.scoring_only))
 
 
 def _retriever_settings(given: Any) -> Any:
-    """As the settings class of the retriever that `method` names."""
+    """Validate by the settings class of the retriever that `method` names."""
     if isinstance(given, Mapping):
         retrievers = registry("retrieval.sources.NAME.method")
         return retrievers.settings_class(retrievers.known(str(given["method"]))).model_validate(given)
@@ -68,7 +68,7 @@ Source = Annotated[SerializeAsAny[RetrieverSettings], BeforeValidator(_retriever
 
 
 class Retrieval(Section):
-    """Candidate retrieval: the best items of each source, each scored by every source."""
+    """Candidate retrieval: the best items of each source, scored by every source."""
 
     sources: dict[SourceName, Source] = Field(
         {
@@ -86,19 +86,19 @@ class Retrieval(Section):
         min_length=1,
         max_length=127,  # a candidate's source is an int8
     )
-    """The sources by name, each with the settings of its retriever. What is given stands for the whole list: to add a
+    """The sources by name, each with the settings of its retriever. A given value replaces the whole default: to add a
     source, copy it."""
     candidates_per_source: int = Field(100, ge=1)
     """How many of each source's best items are candidates. Later stages take time in proportion."""
     request_candidates: int = Field(100, ge=0)
-    """How many items that match the words of a request are candidates too; 0: none."""
+    """How many items that match the words of a request are added as candidates; 0: none."""
     exclude_seen: bool = True
     """Whether items of the user's history are excluded, including interactions that denoising removes."""
 
     @field_validator("sources", mode="before")
     @classmethod
     def _named_by_their_method(cls, sources: Any) -> Any:
-        """A source without a `method` has the retriever of its own name."""
+        """Default the `method` of a source to the source's name."""
         if not isinstance(sources, Mapping):
             return sources
         return {
@@ -117,31 +117,31 @@ class Fit(Section):
     """Bounds of the item models' fit."""
 
     max_events: int = Field(20_000_000, ge=1)
-    """Interactions to learn from at most; beyond it whole users are left out, by a stable hash."""
+    """Maximum number of training interactions; beyond it whole users are left out, by a stable hash."""
 
 
 class Blend(Section):
-    """How the final score is learned: at cutoffs before the date, each with models fitted on what was known then."""
+    """How the final score is learned: at earlier cutoffs, with models fitted on the data known at each."""
 
     cutoffs: int = Field(2, ge=0)
-    """Number of earlier cutoffs to learn from, a horizon apart. Each costs a fit and a tuning; 0: default weights."""
+    """Number of training cutoffs, one horizon apart. Each costs a fit and a tuning; 0: default weights."""
     horizon_days: float = Field(7.0, gt=0)
     """Days after a cutoff whose interactions are the target. Longer where users interact rarely."""
     min_events: int = Field(3, ge=0)
-    """Users with fewer positive interactions before the cutoff are no training examples."""
+    """Users with fewer positive interactions before the cutoff give no training examples."""
     max_users: int = Field(40_000, ge=1)
-    """Users per cutoff at most, by a stable hash."""
+    """Maximum number of users per cutoff, chosen by a stable hash."""
     l2: float = Field(1e-3, gt=0)
     """L2 regularization of the weights."""
 
 
 class Instruction(Section):
-    """The request of users and arms without one in `data.instructions`, and limits of all instructions."""
+    """The request of users and arms without one in `data.instructions`, and the limits of all instructions."""
 
     default_request: str = "Recommend what this user will want next."
-    """The request. Prompts of text rerankers contain it only where it differs from this default."""
+    """The default request. Prompts of text rerankers contain it only if it is changed."""
     max_chars: int = Field(300, ge=1)
-    """Characters of a user profile text or a request; the rest is cut off."""
+    """Maximum length of a user profile text or a request; the rest is cut off."""
     templates: str | None = None
     """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
 

@@ -1,4 +1,4 @@
-"""The base classes of the config: `Section`, and `MethodSettings` for what a method can be set to."""
+"""The base classes of the config: `Section`, and `MethodSettings` for the settings of a method."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class Section(BaseModel):
-    """Frozen; an unknown key is an error that names the nearest known one. The text below a key describes it."""
+    """A frozen part of the config; an unknown key is an error that names the nearest known one. Attribute docstrings
+    describe the keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, given: Any) -> Any:
-        """`extra="forbid"` alone would not say which key was meant."""
+        """Name the nearest known key, which `extra="forbid"` alone does not."""
         unknown = given.keys() - cls.model_fields.keys() if isinstance(given, Mapping) else ()
         if unknown:
             problems = [_unknown_key(key, given[key], list(cls.model_fields)) for key in sorted(unknown, key=str)]
@@ -27,7 +28,7 @@ class Section(BaseModel):
 
 
 class MethodSettings(Section):
-    """The settings of a method: a base class for the settings class in the method's own file.
+    """Base class for the settings class in a method's file.
 
     Values are not converted ("5" is no number), and numbers are finite.
     """
@@ -36,11 +37,11 @@ class MethodSettings(Section):
 
 
 class NoSettings(MethodSettings):
-    """There is nothing to set."""
+    """No settings."""
 
 
 def explain(error: ValidationError) -> str:
-    """One line a problem: the full key, and what is wrong with it."""
+    """The errors, one a line: the full key and the message."""
     lines = []
     for problem in error.errors():
         message = problem["msg"].removeprefix("Value error, ")

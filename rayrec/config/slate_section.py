@@ -14,7 +14,7 @@ class Pin(Section):
     """An item at a fixed rank of every slate, with propensity 1."""
 
     item_id: str
-    """The item; left out if it is not in the catalogue or not available."""
+    """The item; ignored if it is not in the catalogue or not available."""
     rank: int = Field(ge=1)
     """Its rank, from 1; in a shorter slate it is last."""
 
@@ -23,11 +23,11 @@ class Range(Section):
     """The allowed range of a numeric item attribute, both ends included."""
 
     min: float | None = Field(None, allow_inf_nan=False)
-    """The smallest number that passes; `null`: any."""
+    """Smallest allowed number; `null`: no lower end."""
     max: float | None = Field(None, allow_inf_nan=False)
-    """The largest; `null`: any."""
+    """Largest allowed number; `null`: no upper end."""
     missing: Literal["keep", "drop"] = "drop"
-    """Whether items without a number there are allowed."""
+    """Whether items without the attribute are allowed."""
 
     @model_validator(mode="after")
     def _some(self) -> Range:
@@ -39,14 +39,14 @@ class Range(Section):
 
 
 class Rules(Section):
-    """Rules of every slate, whatever the scores and the policy. Pinned items are exempt from the other rules."""
+    """Rules of every slate, for all scores and policies. Pinned items are exempt from the other rules."""
 
     blocked: tuple[str, ...] = ()
     """Ids of items that are never shown."""
     pinned: tuple[Pin, ...] = ()
     """Items at a fixed rank of every slate; at least one rank is left to the policy."""
     max_per_category: int | None = Field(None, ge=1)
-    """Of each category only the user's best so many are candidates; items without a category are not capped."""
+    """Maximum number of candidates per category, the user's best; items without a category are not capped."""
     ranges: dict[str, Range] = Field({})
     """Allowed ranges by attribute (`data.items.attributes`), for example `{price: {max: 7}}`."""
 
@@ -64,9 +64,9 @@ class DiversitySettings(Section):
     """Diversification: reorders each user's best candidates before the policy."""
 
     method: Annotated[str, method_name("slate.diversity.method")] = "none"
-    """The diversification method; `none`: the order stays."""
+    """The diversification method; `none` retains the order."""
     depth: int | None = Field(None, ge=2, le=2000)
-    """How many of a user's best candidates are reordered; `null`: twice the slate. Those behind stay."""
+    """How many of a user's best candidates are reordered; `null`: twice the slate size."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("slate.diversity.method", "method")] = Field(
         {}, validate_default=True
     )
@@ -74,8 +74,8 @@ class DiversitySettings(Section):
 
 
 class Fallback(Section):
-    """Users of whom little is known are ordered by one source alone. They come this far only with data.min_events: 0
-    (or below `below_events`): it makes users ineligible before."""
+    """Fallback for users with little history: candidates are ordered by one source alone. Such users are
+    eligible only if `data.min_events` is below `below_events`."""
 
     source: str
     """The source: a name in the arm's `retrieval.sources`."""
@@ -87,7 +87,7 @@ class Slate(Section):
     """How a slate is made from scored candidates: rules and diversification first, then the policy, then pins."""
 
     size: int = Field(50, ge=1, le=1000)
-    """Ranks of a slate; shorter where a user has fewer candidates."""
+    """Number of ranks; fewer where a user has fewer candidates."""
     policy: Annotated[str, method_name("slate.policy")] = "greedy"
     """How the slate is drawn from the candidates. Policies that explore publish the probability of each choice."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("slate.policy", "policy")] = Field(
@@ -99,7 +99,7 @@ class Slate(Section):
     diversity: DiversitySettings = Field(default_factory=DiversitySettings)
     """Diversification of the best candidates."""
     fallback: Fallback | None = None
-    """How candidates of users with little history are ordered; `null`: as all others, by the blend."""
+    """The fallback for users with little history; `null`: their candidates are ordered by the blend, as all others."""
 
     @model_validator(mode="after")
     def _room(self) -> Slate:

@@ -18,7 +18,7 @@ class Tuning(Section):
     base: str = "scratch"
     """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`)."""
     layers: int = Field(2, ge=1)
-    """Number of layers. This and the next three keys are for a model from scratch."""
+    """Number of layers. This and the next three keys apply to a model from scratch."""
     width: int = Field(64, ge=32)
     """Hidden size: `heads` times a multiple of 32."""
     heads: int = Field(2, ge=1)
@@ -28,9 +28,9 @@ class Tuning(Section):
     events: int = Field(100, ge=1)
     """Newest events in a prompt; at most `data.history_limit`."""
     max_users: int = Field(1_000_000, ge=1)
-    """Of more users a sample by a stable hash is used. Bounds memory."""
+    """Maximum number of users, sampled by a stable hash. Bounds memory."""
     instruction_tokens: int = Field(64, ge=1)
-    """Tokens of an instruction; the rest is cut off."""
+    """Maximum tokens of an instruction; the rest is cut off."""
     task_mix: dict[RequestTask, float] = Field(
         {"specific": 0.5, "vague": 0.1, "search": 1.5, "contrary": 1.0, "explicit": 0.3}
     )
@@ -40,31 +40,33 @@ class Tuning(Section):
     instruction_loss_weight: float = Field(2.0, ge=0)
     """Weight of the instruction-satisfaction loss relative to the next-item loss."""
     item_init: Literal["auto", "random", "text", "collaborative", "hybrid"] = "auto"
-    """What item vectors start from: words, item factors or both; `auto`: both if any arm has requests, else factors."""
+    """Initialization of item vectors: from words, item factors or both; `auto`: both if any arm has requests, else
+    factors."""
     min_item_events: int = Field(3, ge=1)
-    """Items with fewer events are scored by their words alone, where item vectors have words; else not by the LLM."""
+    """Items with fewer events are scored by their words alone, or, where item vectors have no words, not by the LLM."""
     horizon_days: float = Field(7.0, gt=0)
-    """The model learns which new items a user consumes within this time. Set it longer for users who act rarely."""
+    """Days within which a user consumes a new item, which the model predicts. Set it longer for users who act
+    rarely."""
     target_half_life_days: float = Field(28.0, ge=0)
-    """The weight of a target halves with this age; 0: equal weights. Set it shorter where new items dominate."""
+    """Half-life of a target's weight, in days of age; 0: equal weights. Set it shorter where new items dominate."""
     item_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of history items hidden at random during tuning."""
     epochs: int = Field(6, ge=1)
-    """Maximum; validation decides."""
+    """Maximum number of epochs; validation decides."""
     instruction_epochs: int = Field(12, ge=1)
-    """The same, if any arm has requests: they take longer to learn."""
+    """The same if any arm has requests, which take longer to learn."""
     patience: int = Field(2, ge=1)
     """Epochs without a better validation loss before tuning stops."""
     batch_tokens: int = Field(2048, ge=256)
-    """Tokens in a step, padding included; a longer prompt is a step of its own. Bounds memory."""
+    """Tokens per step, padding included; a longer prompt is a step of its own. Bounds memory."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak, after the warm-up."""
+    """Peak learning rate, after the warm-up."""
     weight_decay: float = Field(0.01, ge=0)
-    """For matrices."""
+    """Weight decay of matrices."""
     lora_rank: int = Field(16, ge=0)
-    """Rank of the LoRA adapters for a checkpoint as `base`; 0: none, the whole model is tuned, in float32."""
+    """Rank of the LoRA adapters for a checkpoint as `base`; 0: no adapters, the whole model is tuned, in float32."""
     data_selection: Annotated[str, method_name("tuning.data_selection")] = "all"
-    """Training users: all, or a selection for the users who acted last, of size `selection_budget`."""
+    """Selection of training users: all, or `selection_budget` of them, chosen for the users who acted last."""
     selection_budget: float = Field(1.0, gt=0, le=1)
     """Share of users to select; below 1 if and only if `data_selection` is not `all`."""
     seed: int = 0
@@ -79,5 +81,5 @@ class Tuning(Section):
         return self
 
     def with_epochs(self, *, has_requests: bool) -> Tuning:
-        """With the `epochs` for tuning with or without requests."""
+        """A copy with the `epochs` for tuning with or without requests."""
         return self.model_copy(update={"epochs": self.instruction_epochs}) if has_requests else self

@@ -1,8 +1,7 @@
-"""Which arguments of vllm.LLM `resources.vllm` may give: those about memory, parallelism, room for prompts and logging.
+"""The arguments of vllm.LLM that `resources.vllm` may set: memory, parallelism, batch sizes and logging.
 
-`resources` are no part of a run's identity. So they may say with how much memory and on how many devices vLLM computes,
-never what. Everything that is not named here is refused: of the other arguments many move scores, some name code to
-run, and one is a secret.
+`resources` are not part of a run's fingerprint, so they must not change scores. All other arguments are refused: many
+change scores, some name code to run, and one is a secret.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ ALLOWED = frozenset(
         "numa_bind",
         "numa_bind_nodes",
         "numa_bind_cpus",
-        # how many prompts at a time
+        # batch sizes
         "max_num_seqs",
         "max_num_batched_tokens",
         "async_scheduling",
-        # what it tells
+        # logging
         "disable_log_stats",
         "aggregate_engine_logging",
         "enable_logging_iteration_details",
@@ -59,11 +58,11 @@ ALLOWED = frozenset(
         "use_tqdm_on_load",
     }
 )
-_BACKENDS = ("mp", "ray", "uni")  # of distributed_executor_backend; any other name is a class that vLLM would import
+_BACKENDS = ("mp", "ray", "uni")  # distributed_executor_backend; vLLM imports any other name as a class
 
 
 def check_vllm_arguments(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for arguments that are not ALLOWED; their values, which may be secrets, are not named."""
+    """Raise ConfigError for arguments that are not ALLOWED. Errors omit the values, which may be secrets."""
     if refused := sorted(given.keys() - ALLOWED):
         near = {name: difflib.get_close_matches(name, sorted(ALLOWED), n=1, cutoff=0.8) for name in refused}
         meant = [f"instead of {name} perhaps {found[0]}; " for name, found in near.items() if found]

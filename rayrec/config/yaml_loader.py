@@ -1,4 +1,4 @@
-"""YAML that people write: a tree of plain values, and no key twice in a mapping: the first would be lost unseen."""
+"""A YAML loader for plain values that refuses duplicate keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import yaml
 
 from rayrec.errors import ConfigError
 
-_DEEPEST = 50  # levels of mappings and lists
+_DEEPEST = 50  # levels of nested mappings and lists
 
 
 def load(text: str, where: str) -> Any:
     """As yaml.safe_load, raising its errors. `where` names the file.
 
-    ConfigError for a key that stands twice, for more than 50 levels, for what refers to itself, and for a date or
-    number that there is not.
+    Raises ConfigError for a duplicate key, more than 50 levels, a self-reference, or an invalid date or number.
     """
     try:
         return yaml.load(text, _Loader)
@@ -38,7 +37,7 @@ class _RefusedError(Exception):
 class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self._open: list[str | None] = []  # the anchors of the mappings and lists around the next node
+        self._open: list[str | None] = []  # the anchors of the enclosing mappings and lists
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -53,7 +52,7 @@ class _Loader(yaml.SafeLoader):
             return super().compose_sequence_node(anchor)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        # As it is written: once it is constructed, what `<<` merges in stands among the keys.
+        # Checked before construction: `<<` would merge keys into the mapping.
         with self._within(anchor):
             node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}

@@ -1,1 +1,1 @@
-"""Instructions in words: the table, templates, facets of the catalogue, simulated and generated instructions."""
+"""Instructions: the table, templates, facets of the catalogue, and simulated and generated instructions."""

@@ -1,8 +1,8 @@
-"""BM25 (Robertson & Zaragoza 2009, with Lucene's idf, which is never below 0): how well words match short texts.
+"""BM25 (Robertson & Zaragoza 2009, with Lucene's idf, which is never negative) for short texts.
 
 score(q, d) = sum over w in q of  log(1 + (N - n_w + .5) / (n_w + .5)) * tf / (tf + k1 (1 - b + b |d| / avg |d|))
 
-Not bm25s 0.3: same scores, but empty texts and queries raise, and building takes 2 to 4 times as long (measured).
+bm25s 0.3 gives the same scores, but raises for empty texts and queries and takes 2 to 4 times as long to build.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _K1, _B = 1.2, 0.75
 
 
 class Bm25:
-    """An index of documents, which scores queries."""
+    """An index of documents that scores queries."""
 
     def __init__(self, documents: Iterable[str]) -> None:
         self._words: dict[str, int] = {}
@@ -30,11 +30,11 @@ class Bm25:
             rows += [row] * len(found)
             columns += [self._words.setdefault(word, len(self._words)) for word in found]
         shape = (len(lengths), max(len(self._words), 1))
-        count = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # the same cells add up
+        count = sp.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=shape)  # duplicate cells add up
         self._weight = bm25_weights(count, np.array(lengths, np.float64)).T.tocsr()  # [words, documents]
 
     def scores(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[queries, documents]; 0 where no word matches. A repeated word of a query counts once."""
+        """Scores float32 [queries, documents]; 0 where no word matches. Repeated words of a query count once."""
         words = [sorted({self._words[w] for w in _WORD.findall(text.lower()) if w in self._words}) for text in queries]
         indptr = np.concatenate([[0], np.cumsum([len(row) for row in words])])
         indices = np.array([word for row in words for word in row], np.int64)
@@ -43,7 +43,7 @@ class Bm25:
 
 
 def bm25_weights(count: sp.csr_matrix, length: npt.NDArray[np.float64]) -> sp.csr_matrix:
-    """What a query word adds to a document's score, from counts [documents, words] and lengths [documents]."""
+    """The score contribution of each word in each document, from counts [documents, words] and lengths [documents]."""
     documents, words = count.shape
     with_word = np.bincount(count.indices, minlength=words)
     idf = np.log1p((documents - with_word + 0.5) / (with_word + 0.5))

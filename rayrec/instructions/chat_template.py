@@ -1,7 +1,7 @@
 """The chat template of a local instruct checkpoint, as the text before and after one user message.
 
-The template is rendered once, around a mark, and split there. So no text of a user or an item is ever rendered by the
-template, or parsed with its special tokens.
+The template is rendered once, with a marker as the message, and split there. The template never renders texts of users
+or items, and their text is never parsed for special tokens.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from rayrec.errors import ConfigError
 from rayrec.instructions.safe_tokenizer import SafeTokenizer
 
 _MARK = "RAYREC-MESSAGE-HERE"
-# Templates that write today's date get a fixed one, or prompts would change every day: Llama 3's own default.
+# Templates that print today's date get a constant one, Llama 3's default; otherwise prompts would change every day.
 _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
 
 def text_around_message(
     folder: Path, tokenizer: SafeTokenizer, where: str, *, system: str | None = None, message: str = ""
 ) -> tuple[str, str] | None:
-    """The prompt's text before and after the untrusted part of a user message; None where there is no template.
+    """The prompt text before and after the untrusted part of a user message; None if there is no template.
 
-    `system` and `message` (the beginning of the user's message) are our own words, never others'. Raises ConfigError,
-    which names `where`, for tokenizers and templates that cannot be used.
+    `system` and `message` (the beginning of the user message) must be trusted text. Raises ConfigError, naming `where`,
+    for unusable tokenizers and templates.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer

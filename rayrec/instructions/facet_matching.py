@@ -1,10 +1,9 @@
-"""Facet matching: which facets of the catalogue a request includes, and which it excludes, by rules.
+"""Facet matching by rules: which facets of the catalogue a request includes and which it excludes.
 
-"A comedy from the 90s, nothing with zombies, under £7" includes comedy, 1990s and below 5, and excludes zombies, where
-the catalogue has such facets. A title word is included only if the request names nothing else but a bound: words like
-"night" have many uses. A facet is excluded by a negation shortly before it ("no", "without", "anything but"), up to the
-next punctuation mark or "but". With a negation further before, a facet is neither included nor excluded, because the
-meaning is ambiguous.
+"A comedy from the 90s, nothing with zombies, under £7" includes comedy, 1990s and below 5, and excludes zombies, if
+the catalogue has these facets. A title word is included only if the request names no other facet except a bound:
+words like "night" have many uses. A negation ("no", "without", "anything but") shortly before a facet excludes it, up
+to the next punctuation mark or "but". A facet further behind a negation is ambiguous: neither included nor excluded.
 """
 
 from __future__ import annotations
@@ -30,15 +29,15 @@ _TWO_WORD_NEGATIONS = frozenset(
         *("leaving out", "enough of", "sick of", "tired of", "fed up", "spare me"),
     )
 )
-_END = frozenset(",.;:!?()") | {"but", "just", "only"}  # the end of a negation
-_MAX_DISTANCE = 2  # words between a negation and the facet ("can't find a comedy" includes comedy)
-_OR = frozenset({"and", "nor", "or"})  # a negation also holds for the next facet
-_WITHIN = frozenset("-/'’&")  # punctuation within names: "sci-fi"
+_END = frozenset(",.;:!?()") | {"but", "just", "only"}  # end of a negation's scope
+_MAX_DISTANCE = 2  # most words from a negation to its facet ("can't find a comedy" includes comedy)
+_OR = frozenset({"and", "nor", "or"})  # extend a negation to the next facet
+_WITHIN = frozenset("-/'’&")  # punctuation inside names: "sci-fi"
 
 
 @dataclass(frozen=True)
 class FacetMatches:
-    """Facet numbers, ascending, each once."""
+    """Facet numbers, ascending and distinct."""
 
     include: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
@@ -67,13 +66,13 @@ class FacetMatcher:
         known = {word for form in self._names for word in form} | self._bounds.keys()
         self._word_filter = InVocabularyFilter(
             [*known, *stop_words(), *_NEGATIONS]
-        )  # "new" is a word of its own, not the singular of "news"
+        )  # keeps "new" from being read as the singular of "news"
 
     def __call__(self, text: str) -> FacetMatches:
         words = [word for word in tokenize_words(_NOT.sub(" not", text)) if word not in _WITHIN]
         known = self._word_filter.filter_tokens(words)
         include, exclude = set[int](), set[int]()
-        excluded_end = -1  # where the last facet ended, if it was excluded
+        excluded_end = -1  # end of the previous facet, if it was excluded
         for at, end, numbers in self._found(known):
             distance = _negation_distance(words, at)
             with_the_last = 0 <= excluded_end < at and _OR.issuperset(words[excluded_end:at])
@@ -91,8 +90,7 @@ class FacetMatcher:
         return FacetMatches(tuple(sorted(include - exclude)), tuple(sorted(exclude)))
 
     def _found(self, words: Sequence[str]) -> Iterator[tuple[int, int, list[int]]]:
-        """Start, end and facet numbers of the names in the text, the longest at each place ("film noir" before
-        "noir")."""
+        """Start, end and facet numbers of the names in the text; the longest name wins ("film noir" over "noir")."""
         at = 0
         while at < len(words):
             for end in range(min(at + self._longest, len(words)), at, -1):
@@ -105,7 +103,7 @@ class FacetMatcher:
 
 
 def _negation_distance(words: Sequence[str], at: int) -> int | None:
-    """How many words before `at` a negation of it stands; None: there is none."""
+    """Number of words from `at` back to the negation that governs it; None if there is none."""
     for back in range(1, at + 1):
         word = words[at - back]
         if word in _NEGATIONS or tuple(words[max(0, at - back - 1) : at - back + 1]) in _TWO_WORD_NEGATIONS:

@@ -1,4 +1,4 @@
-"""The facet scheme of a catalogue: its categories, decades, price bounds and title words, and how items get them.
+"""The facet scheme of a catalogue: categories, decades, price bounds and title words, and their extraction from items.
 
     category   each part of `category`, split at | > ; , /
     decade     of a numeric attribute whose values are years
@@ -6,8 +6,8 @@
     value      a value of any other attribute
     word       a word that enough titles share, unless it is a stop word (stopwords.yaml)
 
-The scheme holds all that depends on the whole catalogue. It is learned once, with a model, and stored with it. Given a
-scheme, the facets of an item depend on that item alone, whatever the texts of other items say.
+The scheme is learned once from the whole catalogue and stored with the model. Given a scheme, the facets of an item
+depend on that item alone, not on the texts of other items.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from rayrec.numerics.ragged import Ragged
 
 CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
 KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)
-_MIN_ITEMS, _MAX_SHARE = 5, 0.5  # of a facet: number of items, share of all items
-_MAX_SHARE_BELOW = 0.95  # of bounds: "under 5" has a meaning even where most prices are
+_MIN_ITEMS, _MAX_SHARE = 5, 0.5  # per facet: fewest items, largest share of items
+_MAX_SHARE_BELOW = 0.95  # of bounds: "under 5" is useful even if most prices are
 _WORDS, _VALUES, _CHARS = 300, 200, 40
-_TEXTS = 4096  # distinct ones of each kind that are cached: many items share them
-_NUMERIC = 0.8  # share of values that are numbers, for a numeric attribute
+_TEXTS = 4096  # distinct texts of each kind in the caches
+_NUMERIC = 0.8  # smallest share of numbers among the values of a numeric attribute
 _ROUND = tuple(m * 10.0**e for e in range(-2, 7) for m in (1.0, 2.0, 5.0))
 _SPLIT = re.compile(r"[|>;,/]")
 _WORD = re.compile(r"[a-z]{3,}")
@@ -40,9 +40,9 @@ _WORD = re.compile(r"[a-z]{3,}")
 
 @dataclass(frozen=True)
 class FacetScheme:
-    """F facets, in the order (kind, name), so that they do not depend on the order of items.
+    """F facets, sorted by kind and name, independent of the order of items.
 
-    `attributes`: name -> kind of facet that its values become. Other attributes are free text, not shared by items.
+    `attributes`: name -> the kind of facet its values become. Other attributes are free text.
     """
 
     kind: tuple[str, ...]
@@ -51,7 +51,7 @@ class FacetScheme:
 
     @classmethod
     def of(cls, catalogue: pa.Table) -> FacetScheme:
-        """From ITEM."""
+        """Learn the scheme from ITEM."""
         items = catalogue.num_rows
         attributes = _attributes(catalogue)
         categories = {part for text in catalogue["category"].to_pylist() for part in _parts(text)}
@@ -87,7 +87,7 @@ class FacetScheme:
 def _candidate_facets(
     catalogue: pa.Table, attributes: Mapping[str, str], words: frozenset[str]
 ) -> Iterator[list[tuple[str, str]]]:
-    """Possible facets of each item, by kind and name, from its own texts alone; there may be duplicates."""
+    """Candidate facets of each item as (kind, name), from its own texts alone; may contain duplicates."""
     parsers = [(name, kind, _PARSERS[kind]) for name, kind in sorted(attributes.items())]
     columns = (catalogue[name].to_pylist() for name in ("category", "attributes", "title"))
     for category, pairs, title in zip(*columns, strict=True):
@@ -100,7 +100,7 @@ def _candidate_facets(
 
 
 def _common_words(catalogue: pa.Table, without: Iterable[str]) -> frozenset[str]:
-    """The words that most titles share; ties go by the alphabet."""
+    """The words that most titles share; ties are broken alphabetically."""
     shared = Counter(word for title in catalogue["title"].to_pylist() for word in set(_WORD.findall(title.lower())))
     no_names = stop_words().union(without)
     common = sorted((-count, word) for word, count in shared.items() if word not in no_names)
@@ -118,7 +118,7 @@ def _attributes(catalogue: pa.Table) -> dict[str, str]:
 
 
 def _kind_of(texts: Sequence[str]) -> str | None:
-    """The kind of facet for an attribute with these values; None: free text."""
+    """The kind of facet for an attribute with these values; None for free text."""
     numbers = [number for number in map(_number, texts) if number is not None]
     if len(numbers) >= _NUMERIC * len(texts):
         years = all(number == int(number) and 1800 <= number < 2200 for number in numbers)

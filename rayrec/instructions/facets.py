@@ -1,7 +1,7 @@
-"""Item facets, as sets, and whether an item satisfies a request.
+"""The facets of items, and the check whether an item satisfies a request.
 
-A request names facets ("drama from the 1990s, no war"); whether an item satisfies it is then a matter of sets.
-`facet_scheme` defines which facets a catalogue has.
+A request includes and excludes facets ("drama from the 1990s, no war"); an item satisfies it if its set of facets
+contains all of the first and none of the second. `facet_scheme` defines the facets of a catalogue.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Facets:
 
     @classmethod
     def of(cls, catalogue: pa.Table, scheme: FacetScheme | None = None) -> Facets:
-        """The facets of the items of ITEM, by the catalogue's own scheme or by a given one."""
+        """The facets of the items of ITEM, by the given scheme, or by one learned from them."""
         scheme = FacetScheme.of(catalogue) if scheme is None else scheme
         return cls(scheme, scheme.of_items(catalogue))
 
@@ -50,24 +50,25 @@ class Facets:
         return len(self.name)
 
     def take(self, codes: Ints) -> Facets:
-        """The same facets, for these items [n] in this order."""
+        """The facets of these items [n], in this order."""
         lengths = self.of_item.lengths[codes]
         start = np.repeat(self.of_item.offsets[codes] - (np.cumsum(lengths) - lengths), lengths)
         values = self.of_item.values[start + np.arange(lengths.sum())]
         return Facets(self.scheme, Ragged.from_lengths(values, lengths))
 
     def number(self, kind: str, name: str) -> int:
-        """Raises KeyError where there is no such facet."""
+        """The number of a facet. Raises KeyError if it does not exist."""
         return self._numbers[kind, name]
 
     def has(self, item: Ints, facet: Ints) -> Bools:
-        """Whether each item has the facet beside it, [n]."""
+        """Whether each item has the facet at the same position, bool [n]."""
         key = item * len(self) + facet
         found: Bools = self._keys[np.searchsorted(self._keys[:-1], key)] == key
         return found
 
     def satisfied(self, item: Ints, include: Ints, exclude: Ints) -> Bools:
-        """Which items [n] have every facet of `include` [n, a] and none of `exclude` [n, b]; -1: none."""
+        """Whether items [n] have every facet of `include` [n, a] and none of `exclude` [n, b], bool [n]; -1 is no
+        facet."""
         good = np.ones(len(item), np.bool_)
         for wanted, facets in ((True, include), (False, exclude)):
             for column in facets.T:
@@ -76,15 +77,15 @@ class Facets:
         return good
 
     def items_of(self, include: Sequence[int], exclude: Sequence[int] = ()) -> Bools:
-        """The items, [items], that satisfy one request."""
+        """Whether each item satisfies one request, bool [items]."""
         items = np.arange(len(self.of_item))
         both = [np.tile(np.asarray(part, np.int64), (len(items), 1)) for part in (include, exclude)]
         return self.satisfied(items, *both)
 
     def sample_balanced(self, many: int, rng: np.random.Generator) -> Ints:
-        """Items [many], balanced by facets: every kind is equally likely, then every facet of the kind, then its items.
+        """Sample items [many], balanced by facets: uniformly a kind, then a facet of the kind, then an item with it.
 
-        So rare facets come up as often as broad ones. Raises ValueError where no item has a facet.
+        So rare facets are as frequent as broad ones. Raises ValueError if no item has a facet.
         """
         kinds = np.array([KINDS.index(kind) for kind in self.kind])[self.of_item.values]
         places = np.lexsort((self.of_item.values, kinds))
@@ -98,12 +99,12 @@ class Facets:
 
     @cached_property
     def size(self) -> Ints:
-        """How many items have each facet, [F]."""
+        """Number of items with each facet, [F]."""
         return np.bincount(self.of_item.values, minlength=len(self)).astype(np.int64)
 
     @cached_property
     def _keys(self) -> Ints:
-        """(item, facet) as one number, ascending, then -1 for a search beyond the end."""
+        """(item, facet) as one number, ascending, then -1 as a sentinel for `searchsorted`."""
         return np.append(self.of_item.rows * len(self) + self.of_item.values, -1)
 
     @cached_property

@@ -1,7 +1,7 @@
-"""The instruction table: user profile texts and requests, validated; and the instruction of a user in an arm.
+"""The instruction table: validated user profile texts and requests, and the instruction of a user in an arm.
 
-Its text is untrusted. Invalid rows go to quarantine with one reason, the first that holds in the order of REASONS; the
-other rows are cleaned (`text_cleaning`). Users without events are no error.
+The text is untrusted. Invalid rows are quarantined with the first of REASONS that applies; valid ones are cleaned
+(`text_cleaning`). Users without events are valid.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ REASONS = (
     "illegible_text",
     "duplicate_instruction",
 )
-"""Reasons for quarantine, in the order in which they are checked."""
+"""Reasons for quarantine, in the order of the checks."""
 
 _TEXTS = ("preference", "intention")
 
 
 @dataclass(frozen=True)
 class InstructionReadResult:
-    """The rows of all files: sum(rows) = instructions.num_rows + quarantine.num_rows."""
+    """The validated rows of all files: sum(rows) = instructions.num_rows + quarantine.num_rows."""
 
     instructions: pa.Table  # INSTRUCTION
     quarantine: pa.Table  # QUARANTINE
@@ -50,7 +50,7 @@ class InstructionReadResult:
 
 @dataclass(frozen=True)
 class InstructionContract:
-    """The checks of the table. `arms`: all names of arms; `max_chars`: of each text, the rest is cut off."""
+    """The validation of the table. `arms`: all arm names; `max_chars`: texts are truncated to it."""
 
     source: InstructionSource
     arms: tuple[str, ...]
@@ -58,12 +58,13 @@ class InstructionContract:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The raw columns that are read."""
+        """The raw columns to read."""
         fields = (self.source.user_id, self.source.arm, self.source.preference, self.source.intention)
         return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
 
     def check(self, rows: RowValidation, seen: set[tuple[str, str | None]]) -> tuple[pa.Table, pa.Table]:
-        """INSTRUCTION and QUARANTINE of one batch; adds its (user, arm) to `seen`, and rejects those that are in it."""
+        """Validate a batch: INSTRUCTION and QUARANTINE. Rejects the (user, arm) pairs in `seen`, and adds the new
+        ones."""
         user, arm = rows.text(self.source.user_id), self._text(rows, self.source.arm)
         user_column = as_column(self.source.user_id).column
         rows.flag(~user.present, "no_user", user_column)
@@ -79,7 +80,7 @@ class InstructionContract:
         return table.cast(INSTRUCTION), rows.quarantine(user.only(usable))
 
     def _clean_texts(self, rows: RowValidation) -> list[pa.Array]:
-        """Profile text and request, clean, string [n] each."""
+        """The cleaned profile texts and requests, string [n] each."""
         fields = [self.source.preference, self.source.intention]
         columns = [as_column(field).column for field in fields if field is not None]
         raw = [self._text(rows, field) for field in fields]
@@ -105,10 +106,10 @@ class InstructionContract:
 def read_instructions(
     data: Data, files: Sequence[InputFile], arms: Sequence[str], max_chars: int
 ) -> InstructionReadResult:
-    """Read the table; of several rows with one (user, arm) the first, by (file, row), stands. () files: no rows.
+    """Read and validate the table; of several rows with one (user, arm) the first, by (file, row), is used.
 
-    Raises DataError where a file cannot be read, QuarantineError where more than the share that
-    `data.instructions.max_quarantine_share` allows, or every row, broke the contract.
+    Raises DataError if a file cannot be read, and QuarantineError if every row, or a larger share than
+    `data.instructions.max_quarantine_share`, is invalid.
     """
     good, bad, rows = [INSTRUCTION.empty_table()], [QUARANTINE.empty_table()], {file.path: 0 for file in files}
     seen: set[tuple[str, str | None]] = set()
@@ -134,10 +135,10 @@ def read_instructions(
 def instructions_for(
     table: pa.Table, user_ids: pa.Array | pa.ChunkedArray, arm: str
 ) -> tuple[pa.StringArray, pa.StringArray]:
-    """Each user's profile text and request in an arm, string [n] each; null where the table has none.
+    """Each user's profile text and request in an arm, string [n] each; null if the table has none.
 
-    `table`: INSTRUCTION. Each of the two comes from the first row that has it, of: the user's in this arm, the user's
-    in every arm, all users' in this arm, all users' in every arm.
+    `table`: INSTRUCTION. Each text comes from the first row that has it: the user's in this arm, the user's in all
+    arms, all users' in this arm, all users' in all arms.
     """
     users = user_ids.combine_chunks() if isinstance(user_ids, pa.ChunkedArray) else user_ids
     all_users = pa.array([ALL_USERS], pa.string())
@@ -154,14 +155,14 @@ def instructions_for(
 
 
 def _texts_of(rows: pa.Table, user_ids: pa.Array, text: str) -> pa.StringArray:
-    """The text of each user's row, string [n]; null for none. `rows`: one for each user."""
+    """The text of each user's row, string [n], null if none. `rows` has at most one row per user."""
     with_text = rows.filter(pc.is_valid(rows[text]))
     at = pc.index_in(user_ids, value_set=with_text["user_id"].combine_chunks())
     return with_text[text].combine_chunks().take(at)
 
 
 def _repeated(users: pa.Array, arms: pa.Array, good: Mask, seen: set[tuple[str, str | None]]) -> Mask:
-    """Good rows [n] whose (user, arm) occurred before."""
+    """Valid rows [n] whose (user, arm) occurred before."""
     again = np.zeros(len(good), np.bool_)
     at = np.flatnonzero(good)
     pairs = zip(users.take(pa.array(at)).to_pylist(), arms.take(pa.array(at)).to_pylist(), strict=True)

@@ -1,8 +1,8 @@
-"""Tokenizers for text that others wrote: whatever it says, its token ids are plain words.
+"""Tokenizers for untrusted text, which never yields special tokens.
 
-A text is cleaned (one text is one line) and encoded by a tokenizer without any added tokens. Where the ids still hold
-one of them (vocabularies with `<start_of_turn>` as an ordinary piece, the byte pieces of control characters), the text
-is encoded letter by letter and those ids are dropped. Then it is cut to a number of tokens.
+A text is cleaned to one line and encoded by a tokenizer without added tokens. If the ids still contain one
+(vocabularies with `<start_of_turn>` as an ordinary piece, byte pieces of control characters), the text is encoded
+letter by letter without those ids. Then it is truncated.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from tokenizers import Tokenizer
 from rayrec.instructions.text_cleaning import clean
 
 _MAX_CHARS = 4_000  # of a text; the rest is ignored
-_CHARS_PER_TOKEN = 8  # words are shorter, so no more of a text needs encoding
-_CACHED_TEXTS = 50_000  # titles come back with every user
+_CHARS_PER_TOKEN = 8  # upper bound, so that less of a text needs encoding
+_CACHED_TEXTS = 50_000  # titles recur for every user
 _CONTROL = {f"<0x{byte:02X}>" for byte in (*range(0x20), 0x7F)}
 
 TokenIds = tuple[int, ...]
 
 
 def tokenizer_without_added_tokens(tokenizer_json: str | Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, which then finds no added or special token in any text."""
+    """The tokenizer of a tokenizer.json, without added and special tokens."""
     content: dict[str, Any] = json.loads(Path(tokenizer_json).read_text(encoding="utf8"))
     plain: dict[str, Any] = {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
     return Tokenizer.from_str(json.dumps(content | plain))
 
 
 class SafeTokenizer:
-    """The tokenizer.json of a checkpoint: for untrusted text, for our own text, and for its chat template."""
+    """The tokenizer of a checkpoint, with separate methods for untrusted text, trusted text and the chat template."""
 
     def __init__(self, tokenizer_json: Path) -> None:
         content: dict[str, Any] = json.loads(tokenizer_json.read_text(encoding="utf8"))
@@ -45,20 +45,20 @@ class SafeTokenizer:
         self._cached = lru_cache(_CACHED_TEXTS)(self._encode)
 
     def encode_untrusted(self, text: str, max_tokens: int, lead: str = " ") -> TokenIds:
-        """At most `max_tokens` ids of the text after `lead`, a space or nothing; no added or control token."""
+        """At most `max_tokens` ids of the text after `lead` (a space or ""), without added or control tokens."""
         return self._cached(text[:_MAX_CHARS], max_tokens, lead)
 
     def encode_trusted(self, text: str) -> TokenIds:
-        """Ids of our own wording, without special tokens."""
+        """Ids of trusted text, without special tokens."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def encode_template(self, text: str) -> TokenIds:
-        """Ids of text from the chat template of the checkpoint: its special tokens are recognised."""
+        """Ids of text from the chat template, with its special tokens."""
         return tuple(self._full.encode(text, add_special_tokens=False).ids)
 
     @property
     def begin(self) -> TokenIds:
-        """The special tokens that the tokenizer puts before any text."""
+        """The special tokens that the tokenizer prepends to any text."""
         ids: list[int] = self._full.encode("a", add_special_tokens=True).ids
         return tuple(takewhile(self.added.__contains__, ids))
 

@@ -4,12 +4,12 @@
     intention   I0 none, I1 vague, I2 specific
     task form   T0 pointwise, T1 pairwise, T2 matching, T3 reranking
 
-after InstructRec (arXiv 2305.07001, section 3.1), whose names are kept here and in template files: its preference is
-the user profile text, its intention the request. The wording is our own, in templates/*.yaml. Template files are
-untrusted, and so are the values of fields: rendering concatenates strings, and never parses a value for fields.
+The names are those of InstructRec (arXiv 2305.07001, section 3.1): its preference is the user profile text, its
+intention the request. The wording, in templates/*.yaml, is our own. Template files and field values are untrusted:
+rendering concatenates strings and never parses a value for fields.
 
-The fields of candidates come after everything else, so that the prompts of a user share their beginning. T2 has no such
-fields and ends with the history: there the item tokens follow.
+The fields of candidates come last, so that the prompts of a user share a prefix. T2 has none and ends with the history,
+which is given as item tokens.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class Template:
     preference: str
     intention: str
     task_form: str
-    split: str  # "held_out": paraphrases that no model is tuned on
+    split: str  # "held_out": paraphrases excluded from tuning
     text: str
 
     @cached_property
     def parts(self) -> tuple[tuple[str, str | None], ...]:
-        """The text as pairs of words and the field behind them, in order; the last pair has no field."""
+        """The text as pairs of words and the field after them; the last pair has no field."""
         pieces = _FIELD.split(self.text)
         return tuple(zip(pieces[::2], [*pieces[1::2], None], strict=True))
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields, in the order of the text."""
+        """The field names, in order."""
         return tuple(field for _, field in self.parts if field is not None)
 
     @property
@@ -72,7 +72,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Templates:
-    """The templates of a run, in the order of their files."""
+    """The templates of a run, in file order."""
 
     templates: tuple[Template, ...]
 
@@ -84,13 +84,13 @@ class Templates:
 
     @cached_property
     def digest(self) -> str:
-        """A digest of ids, cells and texts: it changes whenever a prompt could."""
+        """Digest of ids, cells and texts: it changes whenever a prompt could."""
         return digest([[t.id, t.preference, t.intention, t.task_form, t.split, t.text] for t in self.templates])
 
     def of(
         self, *, preference: str, intention: str, task_form: str, split: str = "train", history: bool | None = None
     ) -> tuple[Template, ...]:
-        """The templates of one cell; `history`: only those with the user's events (True) or without (False)."""
+        """The templates of one cell; `history`: only those with (True) or without (False) the user's events."""
         return self._cells.get((preference, intention, task_form, split, history), ())
 
     def pick(
@@ -103,7 +103,7 @@ class Templates:
         split: str = "train",
         history: bool | None = None,
     ) -> Template:
-        """The template of a cell that `key` (a hash, a counter) selects. Raises ConfigError for an empty cell."""
+        """The template of a cell that `key` (a hash or counter) selects. Raises ConfigError for an empty cell."""
         found = self.of(preference=preference, intention=intention, task_form=task_form, split=split, history=history)
         if not found:
             which = "" if history is None else ", with {history}" if history else ", without {history}"
@@ -125,7 +125,7 @@ class Templates:
 
 
 def load_templates(path: str | None = None) -> Templates:
-    """The templates of `path` (a file or fsspec URL); None: those of rayrec. Raises ConfigError."""
+    """Load the templates of `path` (a file or fsspec URL), or the built-in ones. Raises ConfigError."""
     templates: list[Template] = []
     ids: set[str] = set()
     for where, text in _shipped() if path is None else [(path, _read(path))]:
@@ -139,24 +139,21 @@ def load_templates(path: str | None = None) -> Templates:
 
 
 def render(template: Template, fields: Mapping[str, str]) -> str:
-    """The text with the values of its fields, unchanged; other given fields are ignored.
-
-    Raises KeyError for a field that is not given.
-    """
+    """The text with its fields filled in; other given fields are ignored. Raises KeyError for a missing field."""
     return "".join(words if field is None else words + fields[field] for words, field in template.parts)
 
 
 @dataclass(frozen=True)
 class InstructionRenderer:
-    """Renders the instruction of an item-token prompt from a matching template (T2); `split`: "train" or "held_out"."""
+    """Renders the instruction of an item-token prompt from a matching template (T2)."""
 
     templates: Templates
     split: str = "train"
 
     def __call__(self, profile: str, request: str, *, history: bool, vague: bool = False, key: int = 0) -> str:
-        """The instruction with a user profile text and a request ("": none), for a user with or without events.
+        """The instruction from a profile text and a request ("": none), for a user with or without events.
 
-        `vague`: the request is a mood rather than a request. `key` selects one of the cell's templates.
+        `vague`: the request is a mood. `key` selects one of the cell's templates.
         """
         template = self.templates.pick(
             preference="P2" if profile else "P1" if history else "P0",

@@ -1,4 +1,4 @@
-"""Cleaning of untrusted text, before a model reads it."""
+"""Cleaning of untrusted text before a model reads it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import unicodedata
 
 _SPACE = re.compile(r"\s+")
-# Letters and marks that are invisible and no format characters: the combining grapheme joiner, fillers of Hangul,
-# inherent vowels of Khmer, the blank of Braille, and variation selectors, in which whole texts can be hidden.
+# Invisible letters and marks outside the format category: the combining grapheme joiner, fillers of Hangul, inherent
+# vowels of Khmer, the blank of Braille, and variation selectors, which can hide whole texts.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
 
 def clean(text: str, max_chars: int) -> str:
     """The text NFKC-normalised, without invisible characters, white space folded, at most `max_chars` long.
 
-    Invisible are control, format (bidi and zero-width among them), private and unassigned characters, fillers and
+    Invisible are control, format (including bidi and zero-width), private and unassigned characters, fillers and
     variation selectors. The result may still spell special tokens (see `safe_tokenizer`). Cleaning is idempotent.
     """
-    plain = text if text.isascii() and text.isprintable() else _plain(text)  # most texts: ten times as fast
+    plain = text if text.isascii() and text.isprintable() else _plain(text)  # fast path, ten times as fast
     return _SPACE.sub(" ", plain).strip()[:max_chars].rstrip()
 
 

@@ -1,9 +1,9 @@
 """The vocabulary filter of a model trained from scratch, which knows only the words of its tuning prompts; stop words.
 
-Unknown words would be spelt in pieces of known ones and mean something else, so they are dropped: of "it's pouring, got
-any Westerns?" the model gets "it ' s , any western ?". Singular and plural stand for each other, "90s", "nineties" and
-"1994" for "1990s", and a price for the next lower known one: "under 7" becomes "under 5". Words with letters beyond
-ASCII are not changed: not every script separates its words.
+Unknown words would be split into pieces of known ones and change meaning, so they are dropped: "it's pouring, got any
+Westerns?" becomes "it ' s , any western ?". Singular and plural match each other, "90s", "nineties" and "1994" match
+"1990s", and a price matches the next lower known one: "under 7" becomes "under 5". Words with non-ASCII letters are
+unchanged, because not every script separates its words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\w+|[^\w\s]")
 _NUMBER, _YEAR, _DECADE = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"(?:1[89]|2[01])\d\d"), re.compile(r"\d\d(\d0s)")
 _BOUNDS = frozenset({"below", "max", "maximum", "most", "than", "to", "under", "until", "up", "within"})
-_BOUND_DISTANCE = 3  # words between a bound and its number
+_BOUND_DISTANCE = 3  # most words from a bound to its number
 _DECADE_WORDS = dict(
     zip(
         (f"{tens}0s" for tens in range(2, 10)),
@@ -31,15 +31,15 @@ _DECADE_WORDS = dict(
 
 
 def tokenize_words(text: str) -> list[str]:
-    """Words, numbers and punctuation marks, in lower case; numbers without thousands separators."""
+    """Words, numbers (without thousands separators) and punctuation marks, in lower case."""
     return [token if token == "," else token.replace(",", "") for token in _TOKEN.findall(text.lower())]
 
 
 class InVocabularyFilter:
-    """Replaces the words of a text by known ones, and drops all others."""
+    """Replaces the words of a text by known variants, and drops unknown words."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """`texts`: their words are the known ones."""
+        """The known words are those of `texts`."""
         self.words = frozenset(token for text in texts for token in tokenize_words(text))
         self._known_as: dict[str, str] = {}
         for word in sorted(self.words):
@@ -53,7 +53,7 @@ class InVocabularyFilter:
         return " ".join(filter(None, self.filter_tokens(tokenize_words(text))))
 
     def filter_tokens(self, tokens: Sequence[str]) -> list[str]:
-        """The known word for each of these tokens, "" where there is none."""
+        """The known word for each token, "" if there is none."""
         return [self._known(tokens, at) for at in range(len(tokens))]
 
     def _known(self, tokens: Sequence[str], at: int) -> str:
@@ -71,17 +71,17 @@ class InVocabularyFilter:
 
 
 def is_upper_bound(tokens: Sequence[str], at: int) -> bool:
-    """Whether the number at `at` is an upper bound: "under £5"."""
+    """Whether the number at `at` is an upper bound, as in "under £5"."""
     return not _BOUNDS.isdisjoint(tokens[max(0, at - _BOUND_DISTANCE) : at])
 
 
 def stop_words() -> frozenset[str]:
-    """Words that name nothing by themselves (stopwords.yaml), in lower case."""
+    """Words without meaning of their own (stopwords.yaml), in lower case."""
     return frozenset().union(*_stop_word_groups().values())
 
 
 def negation_and_bound_words() -> frozenset[str]:
-    """The stop words that negate or set a bound: "not", "under"."""
+    """The stop words that negate or set a bound, such as "not" and "under"."""
     return _stop_word_groups()["negation_and_bounds"]
 
 

@@ -1,1 +1,1 @@
-"""Sources of instructions for training and for tables: a simulator by rules, and an LLM teacher."""
+"""Sources of instructions: a rule-based simulator and an LLM teacher."""

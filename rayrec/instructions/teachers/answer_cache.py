@@ -1,7 +1,7 @@
-"""Generated answers in storage, by the digest of their question: a folder of parquet files that only ever grows.
+"""A cache of generated answers in storage, keyed by the digest of the question: a folder of parquet files, append-only.
 
-Each file holds the answers of one batch under a name derived from their keys, so that two runs of the same batch write
-the same file. Of two answers to one key the first counts, in order of file names.
+Each file holds one batch of answers under a name derived from their keys, so that two runs of a batch write the same
+file. Of two answers to a key, the one in the first file by name is used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Answer:
-    """Text that a model generated; `finished`: it ended by itself, not at the token limit."""
+    """A generated text. `finished`: it ended before the token limit."""
 
     text: str
     finished: bool
@@ -34,13 +34,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class AnswerCache:
-    """The answers in one folder of a storage."""
+    """The cached answers in one folder of a storage."""
 
     storage: Storage
     folder: str
 
     def read(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """The stored answers to these keys."""
+        """The cached answers to these keys."""
         wanted = set(keys)
         found: dict[str, Answer] = {}
         for part in self.storage.list(self.folder):

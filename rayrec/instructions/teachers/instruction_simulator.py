@@ -1,7 +1,7 @@
-"""The instruction simulator: requests and user profile texts, made by rules from item facets.
+"""The instruction simulator: rule-based requests and user profile texts from item facets.
 
-specific    one or two facets that the target item has, sometimes also one that it must not have: "drama from the 1990s"
-vague       its broadest facet, hedged: "in the mood for comedy"
+specific    one or two facets of the target item, sometimes an excluded facet too: "drama from the 1990s"
+vague       the item's broadest facet, hedged: "in the mood for comedy"
 profile     facets that are more frequent in a history than in the catalogue: "likes crime, 1970s"
 """
 
@@ -21,21 +21,21 @@ from rayrec.instructions.facets import Bools, Facets, Ints
 from rayrec.numerics.ragged import Ragged
 
 Split = Literal["train", "held_out"]
-_WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # how often a kind is named
-_TWO, _WITHOUT = 0.4, 0.15  # shares of specific requests with two facets, and with an excluded one
-_PROFILE_FACETS, _MIN_LIFT = 3, 1.2  # number of facets in a profile, and their frequency relative to the catalogue
+_WEIGHT = {CATEGORY: 3.0, DECADE: 2.0, BELOW: 1.0, VALUE: 2.0, WORD: 1.0}  # relative sampling weight of a kind
+_TWO, _WITHOUT = 0.4, 0.15  # shares of specific requests with a second facet, and with an excluded one
+_PROFILE_FACETS, _MIN_LIFT = 3, 1.2  # facets in a profile, and their smallest frequency relative to the catalogue
 
 
 @dataclass(frozen=True)
 class SimulatedRequests:
-    """R requests, as facets (-1: none) and in words."""
+    """R requests, as facets (-1: none) and as text."""
 
     include: Ints  # [R, 2]
     exclude: Ints  # [R, 1]
     text: tuple[str, ...]
 
     def only(self, rows: Bools) -> SimulatedRequests:
-        """The requests where `rows` [R] is true; the others are empty."""
+        """The requests where `rows` [R] is true; the others become empty."""
         text = tuple(text if used else "" for text, used in zip(self.text, rows.tolist(), strict=True))
         include, exclude = (np.where(rows[:, None], facets, -1) for facets in (self.include, self.exclude))
         return SimulatedRequests(include, exclude, text)
@@ -43,14 +43,14 @@ class SimulatedRequests:
 
 @dataclass(frozen=True)
 class InstructionSimulator:
-    """`split`: of the phrases. Facet pairs in `held_out_pairs` [n, 2] are never named together."""
+    """Simulates instructions. `split`: of the phrases; the facet pairs `held_out_pairs` [n, 2] never occur together."""
 
     facets: Facets
     split: Split = "train"
     held_out_pairs: Ints | None = None
 
     def specific(self, item: Ints, rng: np.random.Generator) -> SimulatedRequests:
-        """A request for each target item [R], which satisfies it; "" for an item without facets."""
+        """A request that each target item [R] satisfies; "" for an item without facets."""
         order = self._two_facets(item, rng)
         include = np.where((rng.random(len(item)) < _TWO)[:, None] | [True, False], order, -1)
         include[self._is_held_out(include), 1] = -1
@@ -59,11 +59,12 @@ class InstructionSimulator:
         return SimulatedRequests(include, exclude[:, None], self._specific_words(include, exclude, rng))
 
     def vague(self, item: Ints, rng: np.random.Generator) -> SimulatedRequests:
-        """A hedged request for the broadest category (or other facet) of each item [R]; "" where it has none."""
+        """A hedged request for the broadest category (or else facet) of each item [R]; "" for an item without
+        facets."""
         own = self.facets.of_item
         kinds = np.array([kind == CATEGORY for kind in self.facets.kind])
         first = np.full(len(self.facets.of_item), -1)
-        broad = np.lexsort((self.facets.size[own.values], kinds[own.values], own.rows))  # the last of a row is broadest
+        broad = np.lexsort((self.facets.size[own.values], kinds[own.values], own.rows))  # broadest last
         first[own.rows[broad]] = own.values[broad]
         include = np.stack([first[item], np.full(len(item), -1)], axis=1)
         pick = rng.random(len(item))
@@ -74,7 +75,7 @@ class InstructionSimulator:
         return SimulatedRequests(include, np.full((len(item), 1), -1), text)
 
     def profiles(self, history: Ragged, rng: np.random.Generator) -> tuple[str, ...]:
-        """A profile text for each history (int64 item numbers, one row a user); "" where no facet stands out."""
+        """A profile text for each history (int64 item numbers, one row a user); "" if no facet stands out."""
         facets = self.facets.take(history.values).of_item
         row = history.rows[facets.rows]
         cell, count = np.unique(row * max(len(self.facets), 1) + facets.values, return_counts=True)
@@ -95,17 +96,17 @@ class InstructionSimulator:
         )
 
     def phrase(self, include: Sequence[int], exclude: Sequence[int] = (), *, number: int = 0) -> str:
-        """A request for these facets in words; `number` runs through the phrases."""
+        """A request for these facets as text; `number` selects the phrases."""
         share = (0.5 + number) * 0.61803398875 % 1
         return self._words(list(include), list(exclude), [share, share * 7 % 1, share * 13 % 1, share * 29 % 1])
 
     @property
     def phrase_templates(self) -> tuple[str, ...]:
-        """Every phrase of the split, without names."""
+        """Every phrase of the split, with its fields unfilled."""
         return tuple(phrase for splits in phrases().values() for phrase in splits[self.split])
 
     def _two_facets(self, item: Ints, rng: np.random.Generator) -> Ints:
-        """Two facets of each item [R, 2] without replacement, in proportion to their kinds' weights; -1: no more."""
+        """Two facets of each item, [R, 2], sampled without replacement by the weights of their kinds; -1: none left."""
         own = self.facets.take(item).of_item
         weight = np.array([_WEIGHT[kind] for kind in self.facets.kind])
         key = rng.gumbel(size=len(own.values)) + np.log(weight[own.values])
@@ -118,7 +119,7 @@ class InstructionSimulator:
         return out
 
     def _lacking(self, item: Ints, rng: np.random.Generator) -> Ints:
-        """A category or value, [R], that each item lacks, drawn by size; -1 where the draw hit one that it has."""
+        """A facet that each item lacks, [R], sampled by size; -1 if the sampled one is a facet of the item."""
         nameable = np.flatnonzero([kind in (CATEGORY, VALUE, WORD) for kind in self.facets.kind])
         if not len(nameable):
             return np.full(len(item), -1)
@@ -160,14 +161,14 @@ class InstructionSimulator:
 
 @lru_cache(maxsize=1)
 def phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
-    """phrases.yaml: kind -> split -> phrases."""
+    """The content of phrases.yaml: kind -> split -> phrases."""
     text = resources.files(__package__).joinpath("phrases.yaml").read_text(encoding="utf8")
     content: dict[str, dict[str, list[str]]] = yaml.safe_load(text)
     return content
 
 
 def _phrase(choices: Sequence[str], share: float, **fields: str) -> str:
-    """The phrase at `share` in [0, 1) of the choices, with its fields. Values are never parsed for fields."""
+    """The choice at `share` in [0, 1), with its fields filled in. Values are never parsed for fields."""
     phrase = choices[int(share * len(choices))]
     out, rest = "", phrase
     while "{" in rest:

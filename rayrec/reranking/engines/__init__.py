@@ -1,1 +1,1 @@
-"""LLM engines: vLLM and transformers, behind one interface."""
+"""LLM engines: vLLM and transformers, with one interface."""

@@ -1,6 +1,6 @@
 """The interface of an LLM engine: prompts as token ids in, hidden states or next-token log-probabilities out.
 
-`vllm_runner` and `transformers_runner` implement it, and agree within rounding. Item tokens are scored from hidden
+`vllm_runner` and `transformers_runner` implement it and agree within rounding. Item tokens are scored from hidden
 states (`rayrec.reranking.item_token.item_head`), texts from next-token log-probabilities (`rayrec.reranking.text`).
 """
 
@@ -18,40 +18,40 @@ Float32 = npt.NDArray[np.float32]
 Task = Literal["hidden_state", "next_token", "json"]
 
 MAX_LOGPROB_IDS = 128
-"""Token ids of one call of `next_token_log_probs`: vLLM 0.29 takes no more, so neither engine does."""
+"""Most token ids in one call of `next_token_log_probs`, for both engines: the limit of vLLM 0.29."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt has no result. The other prompts of its batch are not affected."""
+    """The reason why a prompt has no result. Other prompts of the batch are not affected."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How an engine runs. None of it changes a score by more than the rounding of the dtype."""
+    """The settings of an engine. They change scores only by the rounding of the dtype."""
 
-    dtype: str = "auto"  # auto: as the weights are stored
-    threads: int | None = None  # of an engine on CPU; None: torch's default
+    dtype: str = "auto"  # auto: dtype of the stored weights
+    threads: int | None = None  # CPU only; None: torch's default
     device: str = "cpu"  # or "cuda"
-    vllm: dict[str, Any] = field(default_factory=dict)  # more arguments of vllm.LLM (see check_vllm_arguments)
+    vllm: dict[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM (see check_vllm_arguments)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A checkpoint on this machine, as an engine loads it."""
+    """The local files of a checkpoint, and its limits."""
 
     folder: str
-    dtype: str  # of the stored weights; "auto": as the engine finds it
-    vocabulary_size: int  # prompts hold ids below it
-    max_positions: int  # tokens of a prompt and of what is generated after it
+    dtype: str  # of the stored weights; "auto": the engine detects it
+    vocabulary_size: int  # token ids of prompts are below it
+    max_positions: int  # tokens of a prompt and its generated text
     adapter: str | None = None  # folder of a PEFT LoRA adapter
     lora_rank: int = 0
 
 
 class Engine(ABC):
-    """A loaded model. It stays in an actor for the whole job."""
+    """A loaded model, which an actor holds for the whole job."""
 
     name: ClassVar[str]
 
@@ -63,8 +63,8 @@ class Engine(ABC):
         max_prompt_tokens: int | None = None,
         new_tokens: int | None = None,
     ) -> None:
-        """`max_prompt_tokens`: bounds memory; None: as long as the model allows. `new_tokens`: generated per prompt,
-        for the task "json"."""
+        """Load the model. `max_prompt_tokens` bounds memory; None: the model's limit. `new_tokens`: generated per
+        prompt, for task "json"."""
         self.new_tokens = {"hidden_state": 0, "next_token": 1}.get(task, new_tokens or 0)
         longest = model.max_positions - self.new_tokens
         self.max_prompt_tokens = min(longest, max_prompt_tokens or longest)
@@ -73,17 +73,17 @@ class Engine(ABC):
         self._vocabulary_size = model.vocabulary_size
 
     def last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
-        """The final hidden state of each prompt's last token, float32 [d]; of an engine for "hidden_state".
+        """The final hidden state of each prompt's last token, float32 [d], for task "hidden_state".
 
-        A prompt that cannot be run is a Failure. An engine that breaks raises.
+        A prompt that cannot be computed gives a Failure; a broken engine raises.
         """
         return self._checked(prompts, self._last_hidden_states)
 
     def next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
         """Log-probability, over the whole vocabulary, of each of `ids` as a prompt's next token, float32 [len(ids)].
 
-        Of an engine for "next_token"; failures as in `last_hidden_states`. One list of ids serves all prompts: in a
-        batch vLLM pads shorter lists with token 0 at -inf. Raises ValueError for more than MAX_LOGPROB_IDS ids.
+        For task "next_token"; failures as in `last_hidden_states`. All prompts share one list of ids, because vLLM pads
+        shorter lists of a batch with token 0 at -inf. Raises ValueError for more than MAX_LOGPROB_IDS ids.
         """
         distinct, size = len(set(ids)) == len(ids), self._vocabulary_size
         if not (1 <= len(ids) <= MAX_LOGPROB_IDS and distinct and 0 <= min(ids) <= max(ids) < size):
@@ -92,11 +92,11 @@ class Engine(ABC):
 
     @abstractmethod
     def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
-        """As the public method, for prompts that are valid, not empty and not too long."""
+        """`last_hidden_states` for valid prompts."""
 
     @abstractmethod
     def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
-        """As the public method, for prompts that are valid, not empty and not too long."""
+        """`next_token_log_probs` for valid prompts."""
 
     def _checked(
         self, prompts: Sequence[list[int]], run: Callable[[Sequence[list[int]]], list[Float32 | Failure]]

@@ -1,4 +1,4 @@
-"""The engines by name, and which one `rerank.engine` chooses."""
+"""The engines by name, and the choice of `rerank.engine`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LOG = logging.getLogger(__name__)
 
 
 def engine_class(choice: str) -> type[VllmRunner] | type[TransformersRunner]:
-    """The class for `vllm`, `transformers` or `auto`: vLLM where it is installed. Raises ConfigError where `vllm` is
-    not."""
+    """The class for `vllm`, `transformers` or `auto` (vLLM if installed). Raises ConfigError for `vllm` if it is not
+    installed."""
     if choice == "transformers":
         return TransformersRunner
     if importlib.util.find_spec("vllm") is not None:
@@ -33,9 +33,9 @@ def engine_class(choice: str) -> type[VllmRunner] | type[TransformersRunner]:
 
 
 def free_memory() -> None:
-    """Release the memory of engines that nothing refers to any more, so that the next one has room.
+    """Release the memory of unreferenced engines.
 
-    vLLM freezes what it loads, so that Python's collector skips it; unfrozen, it can be collected.
+    vLLM freezes loaded objects, which hides them from Python's collector, so they are unfrozen first.
     """
     gc.unfreeze()
     gc.collect()

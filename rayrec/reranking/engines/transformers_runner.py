@@ -1,7 +1,6 @@
-"""The reference engine: Hugging Face transformers, eager, one prompt at a time. It needs nothing but torch.
+"""The reference engine: Hugging Face transformers, eager, one prompt at a time. It needs only torch.
 
-A batch would be padded to its longest prompt, and the last bits of a score would then depend on the other prompts.
-vLLM is the engine for throughput.
+Prompts are not batched: padding would make the last bits of a score depend on the other prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from rayrec.storage import hf_checkpoint
 
 
 class TransformersRunner(Engine):
-    """For the tasks "hidden_state" and "next_token"."""
+    """Engine for the tasks "hidden_state" and "next_token"."""
 
     name = "transformers"
 

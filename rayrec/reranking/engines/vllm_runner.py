@@ -1,11 +1,11 @@
 """The vLLM engine, in process: hidden states, next-token log-probabilities, and text that fits a JSON schema.
 
 Hidden states come from the pooling runner, not from `LLM.generate` with `logprob_token_ids`: vLLM 0.29 takes at most
-128 ids a request, so 200 candidates would cost two, and it returns one Python object a candidate.
+128 ids a request, so 200 candidates would need two, and it returns one Python object a candidate.
 
-Bits: on CPU, in float32 and with one thread, a prompt has the same result alone and in any batch, with a cold and with
-a warm prefix cache. With more threads, or on a GPU, the last bits (1e-7) may change with the batch. So on CPU run more
-engines of one thread, not one engine of many. On a GPU VLLM_BATCH_INVARIANT=1 is vLLM's own answer (not run here).
+Reproducibility: on CPU, in float32 and with one thread, results are bit-identical alone and in any batch, with a cold
+or a warm prefix cache. With more threads or on a GPU the last bits (1e-7) may change with the batch, so on CPU run
+several engines of one thread. On a GPU vLLM offers VLLM_BATCH_INVARIANT=1 (not tested here).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Flo
 
 VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
-        # One process: on CPU a forked engine core reserves a core and holds a second copy of everything.
+        # One process: on CPU a forked engine core reserves a core and duplicates all memory.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
     }
 )
-"""Set before vLLM is imported: in a Ray actor through its runtime_env."""
+"""Must be set before vLLM is imported; in a Ray actor through its runtime_env."""
 
 _CPU_CACHE_BYTES = {"hidden_state": 256 << 20, "next_token": 256 << 20, "json": 1 << 30}
 _T = TypeVar("_T")
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks with vLLM kernels
 
 
 class VllmRunner(Engine):
@@ -51,12 +51,12 @@ class VllmRunner(Engine):
         max_prompt_tokens: int | None = None,
         new_tokens: int | None = None,
     ) -> None:
-        """Raises ConfigError for arguments in `settings.vllm` that could change a score."""
+        """Start the engine. Raises ConfigError for arguments in `settings.vllm` that could change a score."""
         check_vllm_arguments(settings.vllm)
         for key, value in VLLM_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:
-            torch.set_num_threads(settings.threads)  # before vLLM starts: afterwards it refuses
+            torch.set_num_threads(settings.threads)  # vLLM refuses it once started
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
@@ -66,9 +66,9 @@ class VllmRunner(Engine):
         self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
 
     def generate_json(self, prompts: Sequence[list[int]], schema: Mapping[str, Any]) -> list[Answer]:
-        """Greedy text for each prompt, at most `new_tokens` long: JSON that fits the schema where it is finished.
+        """Greedy text of at most `new_tokens` for each prompt; if finished, JSON that fits the schema.
 
-        Of an engine for "json". A prompt that vLLM refuses has an empty, unfinished answer.
+        For task "json". A prompt that vLLM refuses gets an empty, unfinished answer.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
@@ -95,8 +95,8 @@ class VllmRunner(Engine):
         return _sorted_by_prefix(prompts, encode)
 
     def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
-        """One token is generated, so only the prompt is computed. With `logprob_token_ids`, without `logprobs`, the
-        answer holds those ids plus the sampled one; log-probabilities are raw, before temperature and penalties."""
+        """Generate one token, so that only the prompt is computed. With `logprob_token_ids` and without `logprobs`,
+        vLLM returns those ids and the sampled one; log-probabilities are raw, before temperature and penalties."""
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(ids), detokenize=False)
@@ -121,7 +121,7 @@ class VllmRunner(Engine):
             "seed": 0,
         }
         if task != "json":
-            arguments["enable_chunked_prefill"] = False  # where a prompt is cut would depend on the rest of its batch
+            arguments["enable_chunked_prefill"] = False  # chunks of a prompt would depend on its batch
         if task == "hidden_state":
             arguments |= {"runner": "pooling", "convert": "embed"}
             arguments["pooler_config"] = PoolerConfig(seq_pooling_type="LAST", use_activation=False)
@@ -129,17 +129,17 @@ class VllmRunner(Engine):
             arguments |= {"logprobs_mode": "raw_logprobs", "skip_tokenizer_init": True}
         else:
             arguments["structured_outputs_config"] = {"backend": "xgrammar", "disable_any_whitespace": True}
-            arguments["generation_config"] = "vllm"  # not the checkpoint's own sampling
+            arguments["generation_config"] = "vllm"  # ignore the checkpoint's sampling defaults
         if model.adapter is not None:
             rank = next(size for size in _LORA_RANKS if size >= model.lora_rank)
             arguments |= {"enable_lora": True, "max_lora_rank": rank}
         return arguments
 
     def _defaults(self, task: Task) -> dict[str, Any]:
-        """Arguments of vllm.LLM about memory and speed, which the config may replace."""
+        """Arguments of vllm.LLM about memory and speed, which the config may override."""
         arguments: dict[str, Any] = {"disable_log_stats": True}
         if task == "next_token":
-            # A prompt is not split, so all of the longest one must fit.
+            # Without chunked prefill the longest prompt must fit.
             arguments["max_num_batched_tokens"] = max(2048, self.max_prompt_tokens + self.new_tokens)
         if self.device == "cpu":
             arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": _CPU_CACHE_BYTES[task]}
@@ -147,8 +147,8 @@ class VllmRunner(Engine):
 
 
 def _sorted_by_prefix(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:
-    """`run` of all prompts, in lexical order: prompts with a common beginning follow each other, so that vLLM finds
-    its blocks in the prefix cache."""
+    """Apply `run` to the prompts in lexical order, so that prompts with a common prefix are adjacent and vLLM finds it
+    in the prefix cache."""
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     answers = _bisected([prompts[row] for row in order], run)
     results = dict(zip(order, answers, strict=True))
@@ -156,8 +156,8 @@ def _sorted_by_prefix(prompts: Sequence[list[int]], run: Callable[[list[Any]], l
 
 
 def _bisected(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:
-    """`run` of all prompts. vLLM checks every prompt before it runs any, and refuses all for one: then halves are run,
-    until that one is alone."""
+    """Apply `run` to the prompts. vLLM refuses a batch for one invalid prompt; the batch is then halved until that one
+    is alone."""
     if not prompts:
         return []
     try:

@@ -2,8 +2,8 @@
 
     score(item | prompt) = log softmax over all items ( h . e_item ),   h: the final hidden state of the last token
 
-The engines compute h; this layer is one piece of code in float32, so that engines differ in the forward pass alone. The
-softmax runs over the tokens of items, as in tuning: a word is never the answer.
+Engines compute h; this layer is common float32 code, so that engines differ only in the forward pass. The softmax runs
+over item tokens alone, as in tuning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 64
 
 
 class ItemHead:
-    """The output vectors of the items, float32 [items, d]; item i is token `first_item + i`."""
+    """Output layer: item vectors float32 [items, d]; item i is token `first_item + i`."""
 
     def __init__(self, vectors: torch.Tensor, first_item: int, device: str = "cpu") -> None:
         self._vectors = vectors.float().to(device).T.contiguous()
@@ -38,10 +38,8 @@ class ItemHead:
     def score(
         self, states: Sequence[Float32 | Failure], candidates: Sequence[Sequence[int]]
     ) -> list[Float32 | Failure]:
-        """log P(candidate) for each state's candidates (token ids of items), float32 [len(candidates[i])].
-
-        A failed state keeps its Failure.
-        """
+        """log P(candidate) for each state's candidates (item token ids), float32 [len(candidates[i])]; failures are
+        passed on."""
         found = [
             state if isinstance(state, Failure) else self._refusal(tokens) or state
             for state, tokens in zip(states, candidates, strict=True)
@@ -53,12 +51,13 @@ class ItemHead:
         return found
 
     def log_probs(self, states: Sequence[Float32], items: Sequence[npt.NDArray[np.int64]]) -> list[Float32]:
-        """states: float32 [d] each; items: indices for each. A row's bits do not depend on the other rows."""
+        """Log-probabilities of `items[i]` (item indices) from `states[i]` (float32 [d]). Rows are bit-independent of
+        each other."""
         out: list[Float32] = []
         with torch.inference_mode():
             for start in range(0, len(states), _BLOCK):
                 rows = states[start : start + _BLOCK]
-                # Always a full block: a GEMM chooses its kernel by the number of rows, and the last bits with it.
+                # Always a full block: a GEMM selects its kernel, and so the last bits, by the number of rows.
                 block = torch.zeros(_BLOCK, self._vectors.shape[0])
                 block[: len(rows)] = torch.from_numpy(np.stack(rows))
                 logits = torch.log_softmax(block.to(self._device) @ self._vectors, dim=1)

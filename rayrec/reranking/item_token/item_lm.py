@@ -1,14 +1,14 @@
 """The item-token language model during tuning: a causal decoder with one matrix of item vectors, for input and output.
 
-An item's vector is its own part plus, if the settings say so, the sum of the embeddings of its words: "drama" in a
-request and in the names of a thousand films is then one thing to learn. Items with too few events for a part of their
-own share one, and differ by their words. `export` adds the parts: engines see one plain matrix.
+An item's vector is its own part plus, with `item_init` text or hybrid, the sum of the embeddings of its words, so that
+"drama" in a request and in a thousand film names is learned once. Items with too few events share one own part and
+differ by their words. `export` adds the parts: engines see one plain matrix.
 
-    scratch   a small Llama, all of it trained
+    scratch   a small Llama, fully trained
     a base    a local Hugging Face checkpoint plus vectors for the added tokens: with LoRA on its linear layers, which
-              `export` merges, or all of it in float32; the result is a plain checkpoint
+              `export` merges, or fully tuned in float32; the result is a plain checkpoint
 
-Training checkpoints hold the `trainable_parameters` alone.
+Training checkpoints hold only the `trainable_parameters`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SPREAD = 0.05  # standard deviation of new embeddings
 
 @dataclass(frozen=True)
 class _Bags:
-    """The words of items, and their weights."""
+    """The words of all items with their weights, as `embedding_bag` takes them."""
 
     word: Tensor  # int64 [words]
     start: Tensor  # int64 [items]
@@ -44,10 +44,10 @@ class _Bags:
 class ItemLM(nn.Module):
     """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `vectors()`: logits.
 
-    `tuned`: so many items, the first, have a part of their own; default: all.
+    `tuned`: the first so many items have an own part; default: all.
     """
 
-    new: nn.Parameter | None  # [width], shared by the other items
+    new: nn.Parameter | None  # [width], shared by items without an own part
 
     def __init__(self, causal: Any, vocabulary: Vocabulary, tuned: int | None = None) -> None:
         super().__init__()
@@ -67,17 +67,19 @@ class ItemLM(nn.Module):
         return int(self.items.shape[1])
 
     def project_factors(self, factors: npt.NDArray[np.float32]) -> Tensor:
-        """Item factors float32 [items, k] at the model's width, [items, width]: SVD, then cut or pad with zeros, which
-        keeps the inner products as well as the width allows."""
+        """Item factors float32 [items, k] projected to the model's width, [items, width].
+
+        SVD, then truncated or zero-padded, which preserves inner products as well as the width allows.
+        """
         u, s, _ = torch.linalg.svd(torch.from_numpy(np.ascontiguousarray(factors, np.float32)), full_matrices=False)
         rotated = (u * s)[:, : self.width]
         return nn.functional.pad(rotated, (0, self.width - rotated.shape[1]))
 
     def set_item_words(self, facets: Ragged, titles: Ragged) -> None:
-        """Add a part made of words to the item vectors (token ids int64, one row an item).
+        """Add a word part to the item vectors (token ids int64, one row an item).
 
-        Every word of a facet weighs 1, so that facets add up alike in all items. The words of a title weigh
-        log(items / items with it) each, scaled to length 1 together.
+        Facet words weigh 1 each, so that facets add up alike in all items. Title words weigh log(items / items with the
+        word), normalised to length 1 per title.
         """
         titles = _distinct(titles)
         rarity = np.log((len(titles) + 1) / np.maximum(np.bincount(titles.values), 1))[titles.values]
@@ -88,12 +90,12 @@ class ItemLM(nn.Module):
         self._named = _Bags(*(torch.from_numpy(part) for part in parts))
 
     def init_item_vectors(self, vectors: Tensor) -> None:
-        """Start the items' own part from these [tuned, width], at the spread of the model's embeddings."""
+        """Initialise the own parts with these [tuned, width], scaled to the spread of the model's embeddings."""
         with torch.no_grad():
             self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
     def vectors(self) -> Tensor:
-        """The item vectors, [items, width]: the own part, or that shared by new items, plus the part of the words."""
+        """The item vectors, [items, width]: own or shared part, plus the word part."""
         own: Tensor = self.items
         if self.new is not None:
             own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])
@@ -107,7 +109,7 @@ class ItemLM(nn.Module):
         return own + named
 
     def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """`vectors`: the result of `self.vectors()`, where it is already computed."""
+        """`vectors`: the result of `self.vectors()` if it is already computed."""
         vocabulary = self.vocabulary
         added = torch.cat([self.marks, self.vectors() if vectors is None else vectors])
         embeddings = self.causal.get_input_embeddings()(tokens.clamp_max(vocabulary.user - 1))
@@ -137,7 +139,7 @@ class ItemLM(nn.Module):
 
 
 def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None) -> ItemLM:
-    """A new model. Same settings, same weights. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
+    """A new model, the same for the same settings. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
     torch.manual_seed(derive_seed("model", settings.seed) % 2**63)
     if settings.base == "scratch":
         return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
@@ -145,7 +147,7 @@ def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | N
 
 
 def base_digest(base: str) -> str:
-    """The identity of the base, for fingerprints: `scratch`, or the folder's name and a digest of its files."""
+    """The base for fingerprints: `scratch`, or the folder's name and a digest of its files."""
     return base if base == "scratch" else hf_checkpoint.base_model_id(base, "tuning.base")
 
 
@@ -167,7 +169,7 @@ def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
         )
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocabulary.user,  # words only; `export` adds the rows of marks and items
+            vocab_size=vocabulary.user,  # `export` adds the rows of marks and items
             hidden_size=settings.width,
             intermediate_size=settings.feedforward,
             num_hidden_layers=settings.layers,
@@ -189,10 +191,10 @@ def _of_base(settings: Tuning, longest: int) -> Any:
         model = hf_checkpoint.load_causal_lm_with_lora(settings.base, settings.lora_rank, "tuning.base")
         model.enable_input_require_grads()
     else:
-        # Tuning steps are often smaller than half precision can add to a weight.
+        # Half precision would round small tuning steps away.
         model = hf_checkpoint.load_causal_lm(settings.base, "tuning.base", dtype=torch.float32)
         if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
-            model.get_output_embeddings().requires_grad_(False)  # it predicts items alone
+            model.get_output_embeddings().requires_grad_(False)  # it predicts only items
     most = model.config.max_position_embeddings
     if most < longest:
         raise ConfigError(

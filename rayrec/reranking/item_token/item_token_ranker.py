@@ -1,12 +1,11 @@
-"""Reranking by item tokens: one engine for the whole job, then the candidates of one shard after another.
+"""Reranking by item tokens: one engine per job, which scores the candidates shard by shard.
 
-The input is candidate_schema. It may have the columns `instruction` (string: profile and request as the prompt says
-them; "" or null: the default instruction stands there) and `request` (string: the request in the user's own words;
-null: none). A request changes scores as `request_guidance` says. The output is reranked_schema: the same rows in the
-same order, plus `llm_score` and `error`.
+Input: candidate_schema, optionally with the columns `instruction` (string, profile and request as rendered for the
+prompt; "" or null: the default instruction) and `request` (string, the user's own words; null: none), which changes
+scores by `request_guidance`. Output: reranked_schema, the same rows with `llm_score` and `error`.
 
-    neither a known event nor an instruction    scores NaN: there is nothing to score from
-    candidate that is newer than the tuning     NaN in its place
+    neither a known event nor an instruction    all scores NaN
+    candidate that is newer than the tuning     its score NaN
     prompt that fails                           score null, the reason in `error`; no other row is affected
 """
 
@@ -32,32 +31,30 @@ from rayrec.reranking.item_token.request_guidance import (
 )
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
-_BLOCK = 4096  # rows scored at a time: many times what an engine runs at once
+_BLOCK = 4096  # rows scored at a time, many times an engine's batch
 
 
 class ItemTokenRanker:
-    """Holds a started engine; `rayrec.pipeline` wraps it into an actor."""
+    """Scores tables with a started engine; `rayrec.pipeline` wraps it into an actor."""
 
     def __init__(self, engine: Engine, model: LocalCheckpoint, catalogue: pa.Table, instruction: str, now: int) -> None:
-        """`catalogue`: ITEM of the run; its row numbers are the item codes of all tables. Requests may name the facets
-        that the model was tuned with; the facets of an item are those of its own texts. `instruction`: the default one,
-        clean words; `now`: the time of scoring, microseconds UTC (the cutoff)."""
+        """`catalogue`: ITEM of the run; its row numbers are the item codes of all tables. Requests match the facets
+        that the model was tuned with; an item's facets come from its own texts. `instruction`: the default, cleaned
+        text; `now`: the cutoff, microseconds UTC."""
         self._engine, self._now = engine, now
         self._head = ItemHead.of(model, engine.device)
         self._layout = model.layout(instruction, engine.max_prompt_tokens)
         self._tokenize = model.word_tokenizer(engine.max_prompt_tokens)
         known = model.token_index(catalogue["item_id"].combine_chunks())
         self._index: Int = known.fill_null(-1).to_numpy().astype(np.int64)  # [items] token index; -1: unknown
-        self._code = np.zeros(self._index.max(initial=-1) + 1, np.int64)  # of each token index
+        self._code = np.zeros(self._index.max(initial=-1) + 1, np.int64)  # item code of each token index
         self._code[self._index[self._index >= 0]] = np.flatnonzero(self._index >= 0)
         scheme = model.card.facets
         self._facet_score = None if scheme is None else FacetMatchScore(Facets.of(catalogue, scheme))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """candidate_schema -> reranked_schema, row for row.
-
-        A block of rows at a time: prompts, hidden states and probabilities are much larger than the table.
-        """
+        """candidate_schema -> reranked_schema, row for row; in blocks, because prompts and hidden states exceed the
+        table in size."""
         answers: list[Float32 | Failure] = [np.empty(0, np.float32)] * len(table)
         for rows in self._blocks(table):
             for row, answer in zip(rows.tolist(), self._scores(table.take(pa.array(rows))), strict=True):
@@ -66,13 +63,13 @@ class ItemTokenRanker:
         return table.append_column("llm_score", scores).append_column("error", errors)
 
     def _blocks(self, table: pa.Table) -> Iterator[Int]:
-        """Row numbers, ascending in each block. Rows whose histories begin alike are in the same or in the next block,
-        so that the engine computes what they share once."""
+        """Blocks of ascending row numbers. Rows with a common history prefix are in the same or the next block, so that
+        the engine's prefix cache serves them."""
         if len(table) <= _BLOCK:
             yield np.arange(len(table))
             return
         history = self._layout.prompts(*self._events(table), self._now)
-        tokens = history.values.astype(">u4").tobytes()  # bytes that sort as the tokens do
+        tokens = history.values.astype(">u4").tobytes()  # big-endian bytes sort as the tokens do
         starts = (4 * history.offsets).tolist()
         keys = [
             (tokens[start:end], instruction or "")
@@ -85,13 +82,13 @@ class ItemTokenRanker:
     def _scores(self, table: pa.Table) -> list[Float32 | Failure]:
         """One answer a row, [candidates] each.
 
-        Rows with the same prompts and facets (arms that do not change the history) are scored once, for every candidate
-        that any of them has.
+        Rows with the same prompts and facets (arms with the same history) are scored once, for the union of their
+        candidates.
         """
         candidates = Ragged.from_arrow(table["candidate"])
-        index = candidates.like(self._index[candidates.values])  # [rows]: token indices, -1: unknown
+        index = candidates.like(self._index[candidates.values])  # [rows] token indices, -1: unknown
         distinct, place = _distinct(list(zip(self._prompts(table), self._matches(table), strict=True)))
-        offers = _unions(index, place, len(distinct))  # [distinct]: token indices, ascending
+        offers = _unions(index, place, len(distinct))  # [distinct] token indices, ascending
         first = self._layout.vocabulary.first_item
         with_prompts = [at for at, (prompts, _) in enumerate(distinct) if prompts]
         states = guided_states(self._engine, [distinct[at][0] for at in with_prompts])
@@ -104,7 +101,7 @@ class ItemTokenRanker:
         ]
 
     def _events(self, table: pa.Table) -> tuple[Ragged, Ragged]:
-        """The events whose items the model knows: token indices and times."""
+        """The events with known items: token indices and times."""
         items = Ragged.from_arrow(table["item"])
         times = Ragged.from_arrow(table["ts"])
         indices = self._index[items.values]
@@ -138,7 +135,7 @@ class ItemTokenRanker:
 
 
 def score_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, pa.StringArray]:
-    """`llm_score` (ragged float32, null for a Failure) and `error` (null for scores) from one answer a row."""
+    """The columns `llm_score` (ragged float32, null for a Failure) and `error` (null for scores)."""
     missing = np.array([isinstance(answer, Failure) for answer in answers], np.bool_)
     filled = [np.empty(0, np.float32) if isinstance(answer, Failure) else answer for answer in answers]
     values = np.concatenate([np.empty(0, np.float32), *filled])
@@ -149,7 +146,7 @@ def score_columns(answers: Sequence[Float32 | Failure]) -> tuple[pa.ListArray, p
 
 
 def _pick(answer: Float32 | Failure, offer: Int, index: Int, has_prompts: bool) -> Float32 | Failure:
-    """The scores of a row's own candidates `index` from those of all `offer`, ascending; NaN for unknown ones."""
+    """A row's scores for its candidates `index`, from those of `offer` (ascending); NaN for unknown items."""
     if isinstance(answer, Failure):
         return answer
     out = np.full(len(index), np.nan, np.float32)
@@ -162,13 +159,13 @@ def _pick(answer: Float32 | Failure, offer: Int, index: Int, has_prompts: bool) 
 def _distinct(
     rows: Sequence[tuple[WeightedPrompts, FacetMatches]],
 ) -> tuple[list[tuple[WeightedPrompts, FacetMatches]], Int]:
-    """The distinct ones, and which of them each row has, [rows]."""
+    """The distinct rows, and the number of each row's, [rows]."""
     number = {one: at for at, one in enumerate(dict.fromkeys(rows))}
     return list(number), np.array([number[one] for one in rows], np.int64)
 
 
 def _unions(index: Ragged, place: Int, count: int) -> Ragged:
-    """For each distinct prompt the known items among the candidates of all its rows, ascending."""
+    """For each distinct prompt the known candidates of all its rows, ascending."""
     known = index.values >= 0
     span = int(index.values.max(initial=0)) + 1
     keys = np.unique(place[index.rows[known]] * span + index.values[known])

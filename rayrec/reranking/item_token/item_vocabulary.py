@@ -2,8 +2,8 @@
 
     [words of the base tokenizer ...] <user> <history> <gap_0> ... <gap_7> <item_0> ... <item_n-1>
 
-Item i of the checkpoint is always token `first_item + i`: item tokens come from codes, never from parsing text. Words
-come from a tokenizer without any added tokens, so `<item_5>` or `<user>` inside an instruction is plain characters.
+Item i is always token `first_item + i`: item tokens come from codes, never from parsed text. Words are encoded without
+added tokens, so `<item_5>` or `<user>` in an instruction is plain text.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 from rayrec.numerics.ragged import Ragged
 from rayrec.storage import hf_checkpoint
 
-if TYPE_CHECKING:  # takes a second to import
+if TYPE_CHECKING:  # imported only for types: it takes a second
     from transformers import PreTrainedTokenizerFast
 
 GAP_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 28.0, 60.0)
-"""Upper ends of the time buckets, days; `<gap_7>` is everything longer."""
+"""Upper bounds of the gap buckets, days; `<gap_7>` is everything longer."""
 
 GAPS = len(GAP_DAYS) + 1
 _MARKS = ("<user>", "<history>", *(f"<gap_{i}>" for i in range(GAPS)))
 _PAD = "<pad>"
-_WORDS = 2048  # byte-level pieces of a scratch tokenizer: enough for instructions; any text can be encoded
-_CORPUS = 20_000  # titles that the pieces are learned from
-_PROMPT_WEIGHT = 100  # how often prompt texts count
+_WORDS = 2048  # size of the byte-level BPE of a scratch tokenizer
+_CORPUS = 20_000  # titles that it is trained on
+_PROMPT_WEIGHT = 100  # repetitions of prompt texts in the training corpus
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token ids. Items are the last `items` ids in use; `size` counts all ids up to there."""
+    """Token ids. Items are the last `items` ids; `size` counts all ids."""
 
     pad: int
     user: int
@@ -53,14 +53,14 @@ class Vocabulary:
 
 
 def scratch_tokenizer(prompt_texts: Sequence[str], titles: Iterable[str], items: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE learned from the texts of prompts and from titles, then the marks and the items.
+    """A byte-level BPE trained on prompt texts and titles, plus marks and items.
 
-    Deterministic. Words of prompts count for more than words of titles: they become whole tokens.
+    Deterministic. Prompt texts are weighted so that their words become whole tokens.
     """
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.BPE())
-    # One word, one token, wherever it stands: at the start, in quotes, in capitals.
+    # A word is one token in any position and case.
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)]
@@ -80,14 +80,14 @@ def scratch_tokenizer(prompt_texts: Sequence[str], titles: Iterable[str], items:
 
 
 def extended_tokenizer(base: str, items: int) -> PreTrainedTokenizerFast:
-    """The tokenizer of a local checkpoint plus the marks and the items. Raises ConfigError if it cannot be used."""
+    """The tokenizer of a local checkpoint plus marks and items. Raises ConfigError if it cannot be used."""
     tokenizer: PreTrainedTokenizerFast = hf_checkpoint.load_tokenizer(base, "tuning.base")
     _add(tokenizer, items)
     return tokenizer
 
 
 def vocabulary_from_tokenizer(tokenizer: PreTrainedTokenizerFast, items: int) -> Vocabulary:
-    """The ids of the marks and the items. Raises DataError if they do not follow each other."""
+    """The ids of marks and items. Raises DataError if they are not consecutive."""
     ends = [f"<item_{i}>" for i in ((0, items - 1) if items else ())]
     names = [*_MARKS, *ends]
     ids = tokenizer.convert_tokens_to_ids(names)
@@ -105,7 +105,7 @@ def vocabulary_from_tokenizer(tokenizer: PreTrainedTokenizerFast, items: int) ->
 
 
 class WordTokenizer:
-    """Texts -> token ids of plain words. No special or added token is ever recognised in a text."""
+    """Encodes texts as plain words, without special or added tokens."""
 
     def __init__(
         self,
@@ -114,12 +114,12 @@ class WordTokenizer:
         max_tokens: int | None = None,
         word_filter: InVocabularyFilter | None = None,
     ) -> None:
-        """`max_tokens`: of a text; the rest is cut off. `word_filter`: applied to every text first."""
+        """`max_tokens`: texts are truncated to it. `word_filter`: applied to every text first."""
         self._tokenizer = tokenizer_without_added_tokens(tokenizer_json)
         self._vocabulary, self._max_tokens, self._word_filter = vocabulary, max_tokens, word_filter
 
     def __call__(self, texts: Sequence[str]) -> Ragged:
-        """int64, one row a text. Raises DataError for a text with one of rayrec's own tokens."""
+        """Token ids int64, one row a text. Raises DataError for a text with one of rayrec's own tokens."""
         words = list(texts) if self._word_filter is None else [self._word_filter(text) for text in texts]
         encoded = self._tokenizer.encode_batch(words, add_special_tokens=False)
         found = [one.ids[: self._max_tokens] for one in encoded]

@@ -1,10 +1,9 @@
-"""The layout of item-token prompts, as token ids, for tuning and for scoring; vectorised over users.
+"""The layout of item-token prompts as token ids, for tuning and scoring; vectorised over users.
 
     <user> words of the instruction <history>  item item <gap> item <gap> item item <gap until now>
 
-Events that share a timestamp are a set: one group. After each group stands one gap token, the time until the next
-group (or until now). At a gap token the model predicts the next item. For a user with an instruction and no events this
-is the longest gap, right after <history>.
+Events with equal timestamps form a group. A gap token after each group encodes the time until the next group (or now).
+At gap tokens the model predicts the next item. With an instruction and no events, the longest gap follows <history>.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ _EDGES = np.array([days * MICROSECONDS_PER_DAY for days in GAP_DAYS])
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """The shape of prompts. `words`: the default instruction; `events`: newest events; `tokens`: the limit."""
+    """The shape of prompts. `words`: the default instruction; `events`: newest events used; `tokens`: the length
+    limit."""
 
     vocabulary: Vocabulary
     words: tuple[int, ...]
@@ -34,25 +34,26 @@ class PromptLayout:
 
     @property
     def prefix(self) -> Int:
-        """How a prompt with the default instruction starts, int64 [p]."""
+        """The prefix of prompts with the default instruction, int64 [p]."""
         return self.prefixes(Ragged.from_lengths(np.array(self.words, np.int64), [len(self.words)])).values
 
     def prefixes(self, words: Ragged) -> Ragged:
-        """How prompts start: <user>, the words of each row (int64 token ids), <history>."""
+        """The prefixes of prompts: <user>, the words of each row (int64 token ids), <history>."""
         one = np.ones(len(words), np.int64)
         marks = [Ragged.from_lengths(mark * one, one) for mark in (self.vocabulary.user, self.vocabulary.history)]
         return marks[0].joined(words).joined(marks[1])
 
     def prompts(self, item: Ragged, ts: Ragged, now: int, words: Ragged | None = None) -> Ragged:
-        """Token ids int64, one row a user. `item`: token indices >= 0, oldest first; `ts`, `now`: microseconds UTC.
+        """Prompts as token ids int64, one row a user. `item`: token indices >= 0, oldest first; `ts`, `now`:
+        microseconds UTC.
 
-        `words`: token ids of each user's instruction; a row without any has the default instruction. Rows with neither
-        events nor words are empty: there is nothing to score from. Rows that are too long lose their oldest events.
+        `words`: token ids of each user's instruction; rows without any get the default. Rows with neither events nor
+        words are empty. Rows that are too long lose their oldest events.
         """
         newest = np.minimum(item.lengths, self.events)
         item, ts = item.tails(newest), ts.tails(newest)
-        until = np.append(ts.values[1:], now)[: len(ts.values)]  # time of the next event
-        until[ts.offsets[1:][newest > 0] - 1] = now  # where there is none
+        until = np.append(ts.values[1:], now)[: len(ts.values)]  # time of the next event, or `now`
+        until[ts.offsets[1:][newest > 0] - 1] = now
         body = interleave(self.vocabulary, item.values, ts.values, newest, until)[0]
 
         has_words = np.zeros(len(item), np.bool_) if words is None else words.lengths > 0
@@ -68,12 +69,13 @@ class PromptLayout:
 
     @property
     def longest_gap(self) -> int:
-        """The token of the longest gap."""
+        """The token id of the longest gap."""
         return self.vocabulary.first_gap + len(GAP_DAYS)
 
 
 def group_ends(ts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[events]: true at the last event of each group of equal timestamps; rows follow each other and may be empty."""
+    """Whether each event is the last of its group of equal timestamps, [events]; rows are consecutive and may be
+    empty."""
     ends = np.ones(len(ts), np.bool_)
     ends[:-1] = ts[1:] != ts[:-1]
     ends[np.cumsum(lengths)[lengths > 0] - 1] = True
@@ -87,9 +89,9 @@ def interleave(
     lengths: npt.NDArray[np.int64],
     until: npt.NDArray[np.int64],
 ) -> tuple[Ragged, npt.NDArray[np.int64]]:
-    """Rows of events as item and gap tokens, int64, and the event that each token belongs to.
+    """Rows of events as item and gap tokens, int64, and the event of each token.
 
-    `until` [events]: for the last event of a group, the end of its gap; not used elsewhere.
+    `until` [events]: end of the gap after the last event of a group; ignored for other events.
     """
     closing = group_ends(ts, lengths)
     event = np.repeat(np.arange(len(item)), 1 + closing)
@@ -102,5 +104,5 @@ def interleave(
 
 
 def bucket(elapsed: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The number of the gap token for elapsed microseconds."""
+    """The gap bucket of elapsed microseconds."""
     return np.searchsorted(_EDGES, elapsed, side="right")

@@ -1,20 +1,20 @@
-"""How a request changes item scores: guidance, from several prompts, and a bonus for the facets that it names.
+"""The effect of a request on item scores: guidance from several prompts, and a facet bonus.
 
-Guidance. A request beside a history is put to the model in four prompts, and their hidden states are added:
+Guidance. A request beside a history gives four prompts, whose hidden states are combined:
 
     h = .8 h(request and history) + .2 h(history) + .4 h(request) - .4 h(neither)
 
-Scores before the softmax are linear in h, so the probability of an item is the product of its probabilities by each
-prompt, each to the power of its weight, as in classifier-free guidance (arXiv 2207.12598) and its compositions
-(2206.01714). "Neither" is popularity, which the three other prompts would count three times. The weights sum to 1, so
-that a score has the scale of one prompt; they come from a grid on validation events (benchmarks/notes/requests.md).
+Logits are linear in h, so an item's probability is the product of its probabilities under each prompt to the power of
+the weight, as in classifier-free guidance (arXiv 2207.12598) and its compositions (2206.01714). "Neither" is
+popularity, which the other three prompts would count three times. The weights sum to 1, which preserves the scale of
+scores; they were tuned on validation events (benchmarks/notes/requests.md).
 
 Facet bonus. Rules find the facets that a request names (`rayrec.instructions.facet_matching`):
 
     score = log P(item | prompts) + FACET_MATCH_WEIGHT x (included facets that the item has - excluded ones that it has)
 
-By Bayes' rule with an error rate that is the same for all items, an item with a named facet is e^FACET_MATCH_WEIGHT
-times as likely to be meant. A facet named in passing ("for a family night, a western") excludes nothing.
+By Bayes' rule with a constant error rate, an item with a named facet is e^FACET_MATCH_WEIGHT times as likely to be
+meant. A facet named in passing ("for a family night, a western") excludes nothing.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 
 BOTH, HISTORY, REQUEST, NEITHER = 0.8, 0.2, 0.4, -0.4
-FACET_MATCH_WEIGHT = 4.0  # nats a facet
+FACET_MATCH_WEIGHT = 4.0  # nats per facet
 
 Prompt = tuple[int, ...]
-WeightedPrompts = tuple[tuple[float, Prompt], ...]  # weights and prompts; none: there is nothing to score from
+WeightedPrompts = tuple[tuple[float, Prompt], ...]  # (weight, prompt) pairs; empty: nothing to score from
 
 
 def weighted_prompts(
     layout: PromptLayout, item: Ragged, ts: Ragged, now: int, words: Ragged | None, guided: npt.NDArray[np.bool_]
 ) -> list[WeightedPrompts]:
-    """The prompts of each row. `item`, `ts`, `now`, `words`: as in `PromptLayout.prompts`; `guided` [n]: the words are
-    a request, for which guidance may be used."""
+    """The weighted prompts of each row. `item`, `ts`, `now`, `words`: as in `PromptLayout.prompts`; `guided` [n]:
+    whether the words are a request, which guidance needs."""
     own = layout.prompts(item, ts, now, words)
     if words is None:
         return [_single(tokens) for tokens in _rows(own)]
@@ -57,26 +57,26 @@ def weighted_prompts(
 
 
 def guided_states(engine: Engine, rows: Sequence[WeightedPrompts]) -> list[Float32 | Failure]:
-    """The weighted sum of the hidden states of each row's prompts, float32 [d]; where a prompt fails, its Failure."""
+    """The weighted sum of the hidden states of each row's prompts, float32 [d]; the Failure if a prompt fails."""
     prompts = list(dict.fromkeys(prompt for row in rows for _, prompt in row))
     states = dict(zip(prompts, engine.last_hidden_states([list(prompt) for prompt in prompts]), strict=True))
     return [_weighted_sum([(weight, states[prompt]) for weight, prompt in row]) for row in rows]
 
 
 class FacetMatchScore:
-    """The facet bonus by a catalogue's facets. `codes` of items: rows of that catalogue."""
+    """The facet bonus. Item codes are rows of the catalogue of `facets`."""
 
     def __init__(self, facets: Facets) -> None:
         self._facets = facets
         self._matcher = FacetMatcher(facets.scheme)
 
     def matches(self, requests: Sequence[str | None]) -> list[FacetMatches]:
-        """The facets that each request names; none where there is no request."""
+        """The facets that each request names; empty without a request."""
         found = {text: self._matcher(text) if text else FacetMatches() for text in set(requests)}
         return [found[text] for text in requests]
 
     def score_bonus(self, matches: FacetMatches, codes: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """What is added to the scores of these items, nats, float32 [codes]."""
+        """The bonus of these items, nats, float32 [codes]."""
         sign = dict.fromkeys(matches.include, 1) | dict.fromkeys(matches.exclude, -1)
         total = np.zeros(len(codes), np.float32)
         for facet, direction in sign.items():

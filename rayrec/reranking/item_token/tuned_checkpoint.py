@@ -1,11 +1,11 @@
 """A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and its model card.
 
-    <folder>/rayrec.json              exists = the checkpoint is complete; names every file with size and sha256
-    <folder>/<attempt>/...            the checkpoint, under a name of the attempt that won
-    <folder>/stale.json               why it must not be used any more: it was tuned on erased users
+    <folder>/rayrec.json              marks the checkpoint complete; lists every file with size and sha256
+    <folder>/<attempt>/...            the checkpoint files of the attempt that won
+    <folder>/stale.json               why the checkpoint must not be used: it was tuned on erased users
 
-Of two runs that tune the same model at once, one creates rayrec.json; the other removes its files and uses those of the
-winner. Engines need local files: `fetch_checkpoint` copies a remote checkpoint into a cache of the node
+If two runs tune the same model at once, one creates rayrec.json; the other deletes its files and uses the winner's.
+Engines need local files: `fetch_checkpoint` copies a remote checkpoint into the node's cache
 (`rayrec.storage.checkpoint_cache`) and checks the sha256.
 """
 
@@ -31,15 +31,15 @@ from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenize
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.storage import Storage, checkpoint_cache, layout
 
-FORMAT = 4  # of the files, and of what tuning makes of the same settings
+FORMAT = 4  # version of the files and of the tuning code
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
-_MARKS = 2  # tokens around the words of a prompt: <user>, <history>
-_EVENT = 2  # tokens that words must leave: of an item and a gap
+_MARKS = 2  # <user> and <history>, around the words
+_EVENT = 2  # an item and a gap, for which words must leave room
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a ranker needs to know of a checkpoint. Order of `item_ids` = order of item tokens."""
+    """The metadata of a checkpoint that a ranker needs. `item_ids` are in the order of item tokens."""
 
     vocabulary: Vocabulary
     item_ids: tuple[str, ...]
@@ -48,8 +48,8 @@ class ModelCard:
     dtype: str  # of the stored weights
     settings: Mapping[str, Any]  # the tuning settings
     curve: tuple[Mapping[str, float], ...]  # the loss curve, one row an epoch
-    epochs: int  # of these weights: the best on validation, else the last
-    known_words: tuple[str, ...] | None = None  # of requests, all others are ignored; None: all words
+    epochs: int  # best epoch on validation, else the last
+    known_words: tuple[str, ...] | None = None  # of requests, others are ignored; None: all words
     facets: FacetScheme | None = None  # that a request may name; None: tuned without requests
     data_selection: Mapping[str, Any] | None = None  # method, budget, users, of; None: tuned on all users
 
@@ -69,13 +69,13 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class LocalCheckpoint:
-    """A checkpoint on this machine, ready for an engine."""
+    """A checkpoint on the local disk."""
 
     folder: str
     card: ModelCard
 
     def layout(self, instruction: str, tokens: int) -> PromptLayout:
-        """The prompt layout for a default instruction (clean words); `tokens`: of the longest prompt of the engine."""
+        """The prompt layout for a default instruction (cleaned text); `tokens`: longest prompt of the engine."""
         ids = self._word_ids(instruction)
         if tokens < len(ids) + _MARKS + _EVENT:
             raise DataError(
@@ -94,9 +94,9 @@ class LocalCheckpoint:
         )
 
     def word_tokenizer(self, tokens: int) -> WordTokenizer:
-        """The tokenizer of instructions, for the known words and the length of the tuning prompts.
+        """The tokenizer of instructions, with the known words and the length limit of the tuning.
 
-        `tokens`: of the longest prompt of the engine; the words leave room in it for an item and a gap.
+        `tokens`: longest prompt of the engine; an item and a gap must still fit.
         """
         most = min(int(self.card.settings.get("instruction_tokens", tokens)), tokens - _MARKS - _EVENT)
         word_filter = None if self.card.known_words is None else InVocabularyFilter(self.card.known_words)
@@ -117,12 +117,12 @@ class LocalCheckpoint:
         return ids
 
     def token_index(self, item_ids: pa.Array) -> pa.Int32Array:
-        """Token index of each item id, int32; null for items that are newer than the tuning."""
+        """Token index of each item id, int32; null for items newer than the tuning."""
         return pc.index_in(item_ids, value_set=pa.array(self.card.item_ids, pa.string()))
 
 
 def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
-    """Upload the checkpoint in `folder`, then create `<path>/rayrec.json`; False, leaving nothing, if it was there."""
+    """Upload `folder`, then create `<path>/rayrec.json`. If that exists already, delete the upload and return False."""
     attempt = uuid.uuid4().hex
     files = {}
     for file in sorted(folder.iterdir()):
@@ -130,7 +130,7 @@ def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
         files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         storage.write(layout.llm_file_path(path, attempt, file.name), data)
     record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
-    # A store may retry its own successful create and answer False; then the record in place is ours.
+    # A store may retry its own successful create and answer False; then the record is ours.
     won = storage.create(layout.llm_record_path(path), record) or storage.read(layout.llm_record_path(path)) == record
     if not won:
         for name in files:
@@ -143,12 +143,12 @@ def exists(storage: Storage, path: str) -> bool:
 
 
 def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
-    """Make `fetch_checkpoint` refuse the checkpoint. A second mark changes nothing."""
+    """Make `fetch_checkpoint` refuse the checkpoint. Idempotent."""
     storage.create(layout.llm_stale_path(path), (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
 
 
 def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
-    """Paths of the checkpoints below `folder` that are stale, or that are not."""
+    """Paths of the stale, or of the usable, checkpoints below `folder`."""
     files = {info.path for info in storage.list(folder)}
     record = layout.llm_record_path("")
     whole = sorted(path.removesuffix(record) for path in files if path.endswith(record))
@@ -156,14 +156,15 @@ def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
 
 
 def read_model_card(storage: Storage, path: str) -> ModelCard:
-    """Raises MissingFileError where there is no checkpoint, DataError where its record cannot be read."""
+    """The model card of a checkpoint. Raises MissingFileError if there is none, DataError if its record is
+    unreadable."""
     return _record(storage, path)[1]
 
 
 def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> LocalCheckpoint:
-    """The checkpoint as a local folder: in place on a local store, else copied once a node.
+    """The checkpoint as a local folder: in place on a local store, else copied once per node.
 
-    `cache`: folder of the node's copies, by default `checkpoint_cache.default_folder()`.
+    `cache`: folder of the copies, default `checkpoint_cache.default_folder()`. Raises DataError for a stale checkpoint.
     """
     if storage.exists(layout.llm_stale_path(path)):
         raise DataError(

@@ -1,4 +1,5 @@
-"""Text rerankers: any local instruct checkpoint scores items by their titles. Importing this registers them all."""
+"""Text rerankers: a local instruct checkpoint scores items by their texts. Importing the package registers all
+methods."""
 
 from rayrec.reranking.text import listwise, pairwise, pointwise
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint

@@ -1,13 +1,13 @@
-"""Few-shot examples for checkpoints that were not tuned: other users' histories and what they consumed next.
+"""Few-shot examples for untuned checkpoints: other users' histories and what they consumed next.
 
-nearest     for each user the most similar histories (cosine of the sets of items), the most similar last
-difficult   for all users those whose next item the checkpoint itself expects least (PaRaDe, Drozdov et al. 2023)
-coverage    for all users a set chosen by vote-k over the same similarity (Su et al. 2022): each example chosen
-            discounts its neighbours by 10 for every neighbour of theirs that is chosen already
+nearest     per user: the most similar histories (cosine of the sets of items), the most similar last
+difficult   for all users: those whose next item the checkpoint least expects (PaRaDe, Drozdov et al. 2023)
+coverage    for all users: a set selected by vote-k over the same similarity (Su et al. 2022); each selected example
+            discounts its neighbours by 10 for every neighbour of theirs that is selected already
 
-The last two are the same for all users of a run and come first in the prompt, so that engines compute them once. The
-text of an item in an example reaches the scores of every user and candidate: the promise of the pointwise reranker,
-that the text of an item changes no other item's score, holds for candidates only.
+With the last two, all users of a run share the examples, at the start of the prompt, so that engines compute them once.
+The text of an item in an example affects the scores of every user and candidate: the pointwise guarantee, that an
+item's text changes no other item's score, holds for candidates only.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.engines.engine import Failure, Float32
 from rayrec.reranking.text.text_scorer import FewShotExample, RankingQuery, TextScorer, TextScorerSettings
 
-_ALTERNATIVES = 7  # other items against which the difficulty of the consumed one is measured
-_NEIGHBOURS, _DISCOUNT = 10, 10.0  # of vote-k: neighbours of each, rho
+_ALTERNATIVES = 7  # items against which the difficulty of the consumed one is measured
+_NEIGHBOURS, _DISCOUNT = 10, 10.0  # vote-k: neighbours per example, rho
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -34,11 +34,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class FewShotPool:
-    """Users who may be examples, one row a user; it holds nothing that is not known at every cutoff of the run."""
+    """The users who may be examples, one row a user; contains only what is known at every cutoff of the run."""
 
     users: tuple[str, ...]
     history: Ragged  # int32, oldest first
-    consumed: npt.NDArray[np.int32]  # [users] the next item
+    consumed: npt.NDArray[np.int32]  # [users] item code of the next item
 
     def __len__(self) -> int:
         return len(self.users)
@@ -50,12 +50,12 @@ class FewShotPool:
 
 @dataclass(frozen=True)
 class FewShotSelector:
-    """Chooses the examples of each user. `fixed`: rows of the pool, for all users; None: the nearest ones."""
+    """Selects the examples of each user. `fixed`: rows of the pool, for all users; None: the nearest ones."""
 
     pool: FewShotPool
-    texts: tuple[str, ...]  # of each item, by code
+    texts: tuple[str, ...]  # item texts by code
     count: int
-    events: int  # newest of a history that are shown
+    events: int  # newest events of a history to show
     fixed: tuple[int, ...] | None
 
     @classmethod
@@ -67,7 +67,7 @@ class FewShotSelector:
         texts: tuple[str, ...],
         default_request: str,
     ) -> Self | None:
-        """As the settings say; None: no examples. For `difficult` the `scorer` scores the pool."""
+        """The selector for these settings; None: no examples. For `difficult` the `scorer` scores the pool."""
         count = min(settings.examples, len(pool))
         if settings.few_shot == "none" or not count:
             return None
@@ -80,7 +80,8 @@ class FewShotSelector:
         return cls(pool, texts, count, settings.example_events, None if fixed is None else tuple(fixed.tolist()))
 
     def __call__(self, users: Sequence[str], history: Ragged) -> list[tuple[FewShotExample, ...]]:
-        """The examples of each user, by id and history (item codes). A user is never an example for themselves."""
+        """The examples of each user, given ids and histories (item codes). With `nearest`, no user is their own
+        example."""
         if self.fixed is not None:
             shown = [self.pool.example(row, self.texts, self.events) for row in self.fixed]
             return [tuple(shown)] * len(users)
@@ -94,7 +95,7 @@ class FewShotSelector:
 
 
 def similarity(one: Ragged, other: Ragged) -> Floats:
-    """Cosine between the sets of items of each pair of rows, [n, m]; 0 where one of them is empty."""
+    """Cosine between the sets of items of each pair of rows, float64 [n, m]; 0 for an empty row."""
     a, b = (_sets(rows, max(int(part.values.max(initial=0)) for part in (one, other)) + 1) for rows in (one, other))
     size = np.sqrt(np.outer(a.sum(axis=1), b.sum(axis=1)))
     shared = np.asarray((a @ b.T).todense(), np.float64)
@@ -107,10 +108,10 @@ def _sets(rows: Ragged, items: int) -> sp.csr_matrix:
 
 
 def vote_k(similar: Floats, count: int) -> Ints:
-    """`count` rows of the similarity matrix [n, n], in the order chosen (Su et al. 2022, algorithm 1).
+    """Select `count` rows by the similarity matrix [n, n], in order of selection (Su et al. 2022, algorithm 1).
 
-    A row votes for its nearest neighbours with weight rho^-(number of those chosen already). The next row is the one
-    with most votes from rows that are not chosen yet, of equals the first.
+    A row votes for its nearest neighbours with weight rho^-(number of them selected already). The next row is the one
+    with most votes from rows not yet selected; ties go to the first.
     """
     similar = similar.copy()
     np.fill_diagonal(similar, -np.inf)
@@ -121,15 +122,14 @@ def vote_k(similar: Floats, count: int) -> Ints:
     for _ in range(count):
         weight = _DISCOUNT ** -voted[:, chosen].sum(axis=1).astype(np.float64)
         weight[chosen] = 0
-        votes = np.round(weight @ voted, 9)  # equal votes are equal whatever the order of the sum
+        votes = np.round(weight @ voted, 9)  # makes ties independent of the order of the sum
         votes[chosen] = -np.inf
         chosen.append(int(np.argmax(votes)))
     return np.array(chosen, np.int64)
 
 
 def checkpoint_margins(pool: FewShotPool, scorer: TextScorer, texts: Sequence[str], request: str) -> Floats:
-    """How far the checkpoint prefers what each user consumed to a few other items of the pool, [users]; +inf where it
-    has no score."""
+    """The margin of what each user consumed over a few other items of the pool, [users]; +inf if it has no score."""
     queries = []
     for row in range(len(pool)):
         others = np.setdiff1d(pool.consumed, np.append(pool.history[row], pool.consumed[row]))

@@ -15,13 +15,13 @@ from rayrec.instructions.safe_tokenizer import SafeTokenizer, TokenIds
 from rayrec.reranking.engines.engine import ModelFiles
 from rayrec.storage.hf_checkpoint import checkpoint_digest
 
-_CLOSING = "\n\nAnswer:\n"  # without a chat template; a line break, so that a letter begins a line as in the list
+_CLOSING = "\n\nAnswer:\n"  # Without a chat template. The line break lets a letter start a line, as in the list.
 _WHERE = "rerank.checkpoint"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """The token ids around the user's message in every prompt. `closing_text`: the text of `closing`."""
+    """The token ids around the user message of every prompt. `closing_text`: the text of `closing`."""
 
     opening: TokenIds
     closing: TokenIds
@@ -30,7 +30,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class InstructCheckpoint:
-    """Files on this machine; `adapter`: the folder of a PEFT LoRA adapter. Raises ConfigError when opened."""
+    """A checkpoint on the local disk. `adapter`: the folder of a PEFT LoRA adapter. `open` raises ConfigError."""
 
     folder: Path
     adapter: Path | None = None
@@ -45,7 +45,7 @@ class InstructCheckpoint:
 
     @property
     def digest(self) -> str:
-        """The folder's name and a digest of all files that change a score; the same content, the same digest."""
+        """The folder's name and a content digest of all files that affect scores."""
         folders = (self.folder,) if self.adapter is None else (self.folder, self.adapter)
         return f"{self.folder.name}@{checkpoint_digest(*folders)}"
 
@@ -67,7 +67,7 @@ class InstructCheckpoint:
         )
 
     def chat(self, system: str | None = None) -> Chat:
-        """The ids around one user message, up to where the model answers; `system`: our own words, never others'."""
+        """The token ids around one user message, up to the model's answer; `system` must be trusted text."""
         tokenizer = self.tokenizer
         around = text_around_message(self.folder, tokenizer, self._where, system=system)
         if around is None:
@@ -77,9 +77,9 @@ class InstructCheckpoint:
         return Chat(tokenizer.encode_template(opening), tokenizer.encode_template(closing), closing)
 
     def answer_ids(self, chat: Chat, answers: Sequence[str]) -> dict[str, int]:
-        """Ids of those `answers` that are exactly one token of their own where the model answers.
+        """Token ids of those `answers` that are exactly one token where the model answers.
 
-        An answer of two tokens would be scored by its first, and two answers that begin alike would score the same.
+        An answer of two tokens would be scored by its first, and answers with a common first token would score alike.
         """
         found: dict[str, int] = {}
         for answer in answers:
@@ -89,7 +89,8 @@ class InstructCheckpoint:
         return found
 
     def letter_ids(self, chat: Chat, letters: str, count: int, where: str) -> TokenIds:
-        """Ids of the first `count` usable `letters` as answers. Raises ConfigError, which names `where`, for fewer."""
+        """Ids of the first `count` usable `letters` as answers. Raises ConfigError, naming `where`, if there are
+        fewer."""
         ids = tuple(self.answer_ids(chat, letters).values())[:count]
         if len(ids) < count:
             raise ConfigError(

@@ -3,16 +3,15 @@
     <opening> a reranking template (T3): instruction, history | A. item  B. item  ...  The first one? <closing>
                                                               ->  log P(A), log P(B), ...
 
-The position in the list changes a score (position bias), so candidates are listed in several orders: each shuffle
-forwards and backwards, so that a bias that is linear in the position cancels within the pair. A query is done once the
-order of its top did not change from one pair to the next.
+Because of position bias, candidates are listed in several orders: each shuffle forwards and backwards, which cancels a
+bias that is linear in the position. A query ends once the order of its top is unchanged from one pair to the next.
 
-More candidates than letters are spread over windows, shuffled anew for each pair. The log-probability of a letter then
+More candidates than letters are split into windows, shuffled anew for each pair. A letter's log-probability then
 depends on the other items of the window; the model log p = s_item + c_list, fitted by least squares over all lists,
-removes that. With one window s is the plain mean.
+removes that effect. With one window s is the plain mean.
 
-Shuffles are derived from the query's own texts, sorted: neither the batch nor the order of the candidates changes a
-score, and equal texts score the same. The text of a candidate can change the scores of others.
+Shuffles are seeded by the query's sorted texts: neither the batch nor the order of candidates changes a score, and
+equal texts score alike. The text of a candidate can change the scores of others.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, Rankin
 
 _LETTERS = ascii_uppercase + ascii_lowercase
 _ENDING = "\nAnswer with the letter of the first one only."
-_EXACT = 1e-20  # of the squared residual
+_EXACT = 1e-20  # relative squared residual at which the fit ends
 
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -43,11 +42,11 @@ Ints = npt.NDArray[np.int64]
 
 class ListwiseSettings(TextScorerSettings):
     window: int = Field(20, ge=2, le=len(_LETTERS))
-    """Candidates in one list at most, 2 to 52; the checkpoint needs a letter of one token for each."""
+    """Maximum number of candidates in one list, 2 to 52; the checkpoint needs a one-token letter for each."""
     permutations: int = Field(8, ge=1, le=128)
-    """Times that each candidate is listed at most: 1, or even up to 128. Cost and stability rise with it."""
+    """Maximum number of times each candidate is listed: 1, or even up to 128. Cost and stability grow with it."""
     stable_top: int = Field(10, ge=1)
-    """Stop once the order of this many did not change from one pair of lists to the next."""
+    """Stop once the order of this many candidates is unchanged from one pair of lists to the next."""
 
     @field_validator("permutations")
     @classmethod
@@ -59,7 +58,7 @@ class ListwiseSettings(TextScorerSettings):
 
 @TEXT_SCORERS.register
 class ListwiseScorer(TextScorer):
-    """Candidates listed under letters, and all letters scored at once: for few prompts."""
+    """Lists candidates under letters and scores all letters at once: few prompts."""
 
     name = "listwise"
     task_form = "T3"
@@ -71,8 +70,8 @@ class ListwiseScorer(TextScorer):
         self.engine, self._settings, self._tokenizer = engine, settings, checkpoint.tokenizer
         chat, own = checkpoint.chat(), checkpoint.tokenizer.encode_trusted
         self.ids = checkpoint.letter_ids(chat, _LETTERS, settings.window, f"rerank.settings ({self.name})")
-        # Lines are put together from ids: some vocabularies would join the letter and the dot, and a letter in the
-        # list is to be the very token that it is as an answer.
+        # Lines are built from token ids: some vocabularies would merge letter and dot, but the letter must be the same
+        # token in the list and as an answer.
         self._lines = [(*own("\n"), letter, *own(".")) for letter in self.ids]
         self._prompts = PromptBuilder(
             chat,
@@ -88,7 +87,7 @@ class ListwiseScorer(TextScorer):
         return -math.log(max(candidates, 1))
 
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
-        """Log-probability that a candidate comes first, over the query's candidates."""
+        """Log-probability that each candidate comes first, over the query's candidates."""
         texts = sorted(set(query.candidates))
         shared = self._prompts.shared_prefix(query)
         seed = derive_seed("label", query.profile, query.request, *query.history, "candidates", *texts)
@@ -121,18 +120,18 @@ class ListwiseScorer(TextScorer):
         )
 
     def _lists(self, count: int, seed: int) -> list[Ints]:
-        """One pair: a shuffle of `count` texts in windows of about the same length, and each window backwards."""
+        """One pair: a shuffle of `count` texts in windows of about equal length, and each window reversed."""
         shuffled = np.random.default_rng(seed).permutation(count)
         windows = np.array_split(shuffled, -(-count // self._settings.window))
         return windows if self._settings.permutations == 1 else windows + [window[::-1] for window in windows]
 
 
 def item_effects(lists: Sequence[Ints], log_probs: Sequence[Doubles], items: int) -> Doubles:
-    """s of the least squares fit log p = s_item + c_list, float64 [items], up to a constant.
+    """The item effects s of the least squares fit log p = s_item + c_list, float64 [items], up to a constant.
 
-    `lists`: the items of each list; `log_probs`: theirs there. Every item is in some list. Lists that share no item
-    with others have no common constant: their means are then assumed equal. The normal equations without c are solved
-    by conjugate gradients, with all sums in a fixed order: the same bits on any number of threads.
+    `lists`: the items of each list; `log_probs`: their log-probabilities there. Every item is in some list. Groups of
+    lists without common items are assumed to have equal means. The normal equations without c are solved by conjugate
+    gradients with all sums in a fixed order: bit-identical for any number of threads.
     """
     item = np.concatenate(lists)
     place = np.repeat(np.arange(len(lists)), [len(places) for places in lists])

@@ -1,12 +1,12 @@
-"""The pairwise reranker: the top candidates compared two by two along a sorting network (Batcher 1968).
+"""The pairwise reranker: the top candidates compared in pairs along a sorting network (Batcher 1968).
 
     <opening> a pairwise template (T1): instruction, history | A: item  B: item <closing>   ->  log P(A) - log P(B)
 
-Each pair is compared in both orders and averaged, so that standing first does not matter. The network fixes which
-places are compared, whatever the answers (63 comparisons in 10 rounds for 16 candidates): all comparisons of a round
-go to the engine at once. Candidates come in the order of the retrievers; those beyond `top` keep it.
+Each pair is compared in both orders and averaged, which cancels position bias. The network fixes the compared places in
+advance (63 comparisons in 10 rounds for 16 candidates), so all comparisons of a round form one batch. Candidates arrive
+in the retrievers' order; those beyond `top` retain it.
 
-A score is -log(rank): it has the scale of a rank, not of a margin, and is blended as such.
+A score is -log(rank), not a margin, and is blended as such.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, Rankin
 
 class PairwiseSettings(TextScorerSettings):
     top: int = Field(16, ge=2, le=128)
-    """Candidates that are sorted, 2 to 128; powers of two cost least. The others keep the retrievers' order."""
+    """Number of candidates to sort, 2 to 128; powers of two cost least. The others retain the retrievers' order."""
 
 
 @TEXT_SCORERS.register
 class PairwiseScorer(TextScorer):
-    """The top candidates compared two by two, in both orders: for a short head whose order matters most."""
+    """Compares the top candidates in pairs, in both orders: for a short head whose order matters most."""
 
     name = "pairwise"
     task_form = "T1"
@@ -57,7 +57,7 @@ class PairwiseScorer(TextScorer):
         return -math.lgamma(candidates + 1) / max(candidates, 1)
 
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
-        """-log(rank), ranks from 1."""
+        """Scores -log(rank), ranks from 1."""
         shared = self._prompts.shared_prefix(query)
         order = list(range(len(query.candidates)))
         encode, most = self._tokenizer.encode_untrusted, self._settings.item_tokens
@@ -81,9 +81,9 @@ class PairwiseScorer(TextScorer):
 
 @cache
 def sorting_network(size: int) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Rounds of comparisons (place, later place) that sort `size` elements, none twice in a round (Batcher 1968).
+    """Rounds of comparisons (place, later place) that sort `size` elements, each place once a round (Batcher 1968).
 
-    Made for the next power of two; comparisons with places beyond `size`, where nothing better can be, are left out.
+    The network of the next power of two, without comparisons beyond `size`.
     """
     rounds: list[list[tuple[int, int]]] = []
     sorted_run = 1

@@ -4,9 +4,9 @@
     shared by all candidates                                  | different for each
 
 A prompt holds the text of one candidate, so that no candidate can change the score of another. The shared part comes
-first and its length does not depend on the item: the engine computes it once and keeps it in its prefix cache.
+first and does not depend on the item's length: the engine computes it once and serves it from the prefix cache.
 
-`prompt: qwen3_reranker` writes the prompt that the Qwen3-Reranker checkpoints were trained on (their model card: a
+`prompt: qwen3_reranker` is the prompt that the Qwen3-Reranker checkpoints were trained on (see their model card: a
 system message with the judge's task, then <Instruct>, <Query>, <Document>, and "yes" or "no").
 """
 
@@ -53,7 +53,7 @@ class PointwiseSettings(TextScorerSettings):
 
 @TEXT_SCORERS.register
 class PointwiseScorer(TextScorer):
-    """One candidate a prompt, yes or no: the text of an item cannot change the score of another."""
+    """Scores one candidate a prompt by yes or no: the text of an item cannot change the score of another."""
 
     name = "pointwise"
     task_form = "T0"
@@ -85,7 +85,7 @@ class PointwiseScorer(TextScorer):
         self.ids = [*(yes for yes, _ in pairs), *(no for _, no in pairs)]
 
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
-        """Log-odds. A candidate whose own prompt fails is NaN in its place; a Failure only where all of them fail."""
+        """Log-odds of yes. A candidate whose prompt fails scores NaN; the query is a Failure only if all fail."""
         if self._as_query:
             wanted = ". ".join(filter(None, (query.request, query.profile))) or _ANYTHING
             query = replace(query, request=wanted, profile="")
@@ -104,7 +104,7 @@ def _query_template(query: RankingQuery) -> Template:
 
 
 def _log_odds(answers: Sequence[Float32 | Failure]) -> Float32 | Failure:
-    """Of answers with the log-probabilities of the spellings of yes, then as many of no."""
+    """Log-odds from answers with the log-probabilities of the spellings of yes, then as many of no."""
     failures = [answer for answer in answers if isinstance(answer, Failure)]
     if failures and len(failures) == len(answers):
         return failures[0]

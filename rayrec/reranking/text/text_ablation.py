@@ -1,8 +1,8 @@
-"""Text ablation: how much the text beside an item's title changes its score, measured on a sample of users.
+"""Text ablation: the effect of the text beside an item's title on its score, measured on a sample of users.
 
-Of each sampled user two candidates are scored again with the title alone, one at a time, everything else in the prompt
-unchanged: the one that the checkpoint moved furthest above the retrievers' order, and one at random. Where the
-category or description of an item works on the checkpoint, its score falls by more than that of other items.
+Two candidates of each sampled user are scored again with the title alone, one at a time, the rest of the prompt
+unchanged: the one that the checkpoint raised furthest above the retrievers' order, and a random one. If the category or
+description of an item manipulates the checkpoint, its score drops more than that of other items.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from rayrec.reranking.text.text_reranker import TextReranker
 
 TEXT_ABLATION = pa.schema(
     [
-        pa.field("item", pa.int32(), nullable=False),  # code in the day's catalogue
-        pa.field("score", pa.float32(), nullable=False),  # with its whole text
+        pa.field("item", pa.int32(), nullable=False),  # code in the run's catalogue
+        pa.field("score", pa.float32(), nullable=False),  # with the whole text
         pa.field("score_title_only", pa.float32(), nullable=False),
     ]
 )
 
 
 def ablate_texts(reranker: TextReranker, table: pa.Table, users: int, seed: int) -> pa.Table:
-    """TEXT_ABLATION of up to `users` of the rows that `reranker` scored (reranked_schema), the same for the same seed.
+    """TEXT_ABLATION of up to `users` of the rows that `reranker` scored (reranked_schema); deterministic in `seed`.
 
-    Items with nothing but a title are never drawn; prompts that fail are left out.
+    Items that have only a title are never sampled; failed prompts are left out.
     """
     scored = table.filter(pc.is_valid(table["llm_score"])).combine_chunks()
     draw = splitmix64(hash_strings(scored["user_id"]) ^ np.uint64(seed))
@@ -60,7 +60,7 @@ def ablate_texts(reranker: TextReranker, table: pa.Table, users: int, seed: int)
 
 
 def _two_candidates(score: Float32, eligible: npt.NDArray[np.bool_], draw: int) -> list[int]:
-    """Of candidates in the retrievers' order the eligible one that rose furthest, and another one at random."""
+    """Of candidates in the retrievers' order, the eligible one that rose furthest and a random other one."""
     rank = np.empty(len(score), np.int64)
     rank[np.argsort(-score, kind="stable")] = np.arange(len(score))
     places = np.flatnonzero(eligible)

@@ -1,10 +1,10 @@
-"""Prompts of text scorers, put together from token ids: our wording from a template, other texts as words only.
+"""Prompts of text scorers, built from token ids: trusted wording from a template, untrusted texts as plain words.
 
 <opening> few-shot examples, template with profile, history, request | candidates, the scorer's ending <closing>
 shared by all prompts of one user                                    | different for each prompt
 
-Templates keep InstructRec's names (arXiv 2305.07001) for their fields: {preference} is the user profile text,
-{intention} the request.
+Template fields have InstructRec's names (arXiv 2305.07001): {preference} is the user profile text, {intention} the
+request.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from rayrec.reranking.text.text_scorer import FewShotExample, RankingQuery, Text
 
 _EXAMPLE, _NEXT, _END = "Example. Somebody took, oldest first:", "\nand then:", "\n\n"
 _BULLET = "\n-"
-_LISTS = ("history", "candidates")  # fields that begin with a line break of their own
+_LISTS = ("history", "candidates")  # fields that begin with a line break
 _OF_CANDIDATES = frozenset(field for fields in OF_CANDIDATES.values() for field in fields)
 _CELLS = tuple(
     RankingQuery(request, history, (), profile=profile)
     for profile, request, history in product(("", "likes it"), ("", "wants it"), ((), ("it",)))
 )
 
-TemplateParts = tuple[tuple[TokenIds, str | None], ...]  # our words, and the field after them; None: the end
+TemplateParts = tuple[tuple[TokenIds, str | None], ...]  # trusted words and the field after them; None: the end
 
 
 def template_by_cell(templates: Templates, task_form: str) -> Callable[[RankingQuery], Template]:
-    """The first template of a query's cell: with or without a profile, a history and a request.
+    """Returns the first template of a query's cell: with or without a profile, a history and a request.
 
-    Raises ConfigError where a cell has no template.
+    Raises ConfigError if a cell has no template.
     """
 
     def template(query: RankingQuery) -> Template:
@@ -65,12 +65,12 @@ class PromptBuilder:
         max_tokens: int,
         ending: str = "",
     ) -> None:
-        """`candidate_tokens`: that the fields of candidates may take together; `max_tokens`: of a whole prompt;
-        `ending`: the scorer's own words after the template. Raises ConfigError where not all of it fits."""
+        """`candidate_tokens`: most tokens of the candidates' fields together; `max_tokens`: of a whole prompt;
+        `ending`: the scorer's wording after the template. Raises ConfigError if they do not fit."""
         self._chat, self._tokenizer, self._settings, self._template = chat, tokenizer, settings, template
         self._ending = tokenizer.encode_trusted(ending)
         around = len(chat.opening) + len(chat.closing) + self._example_tokens()
-        self._space = max_tokens - around - candidate_tokens  # for our words, the instruction and the history
+        self._space = max_tokens - around - candidate_tokens  # for template words, instruction and history
         self._split: dict[str, tuple[TemplateParts, TemplateParts]] = {}
         for cell in map(template, _CELLS):
             self._split[cell.id] = self._parts(cell)
@@ -82,9 +82,9 @@ class PromptBuilder:
                 )
 
     def shared_prefix(self, query: RankingQuery) -> tuple[TokenIds, TemplateParts]:
-        """The tokens that all prompts of a query share, and the parts of the template around its candidates.
+        """The token prefix that all prompts of a query share, and the template parts around its candidates.
 
-        Shared are the opening, the examples, the request, as much of the profile as still fits, and the newest events
+        The prefix has the opening, the examples, the request, as much of the profile as fits, and the newest events
         that fit, oldest first.
         """
         most, encode = self._settings.instruction_tokens, self._tokenizer.encode_untrusted
@@ -104,7 +104,7 @@ class PromptBuilder:
         return tuple(ids), rest
 
     def prompt(self, shared_prefix: tuple[TokenIds, TemplateParts], fields: Mapping[str, TokenIds]) -> list[int]:
-        """One prompt of a query; `fields`: the ids of its candidates' fields."""
+        """One prompt of a query; `fields`: token ids of its candidates' fields."""
         shared, rest = shared_prefix
         ids = list(shared)
         for words, field in rest:
@@ -112,20 +112,20 @@ class PromptBuilder:
         return [*ids, *self._chat.closing]
 
     def _parts(self, template: Template) -> tuple[TemplateParts, TemplateParts]:
-        """The parts before the first field of candidates, and the rest with the scorer's ending."""
+        """The parts before the first candidate field, and the rest with the scorer's ending."""
         parts = [(self._own(words, field), field) for words, field in template.parts]
         first = next(at for at, (_, field) in enumerate(parts) if field in _OF_CANDIDATES)
         lead, field = parts[first]
         return (*parts[:first], (lead, None)), (((), field), *parts[first + 1 :], (self._ending, None))
 
     def _own(self, words: str, field: str | None) -> TokenIds:
-        """Our words before a field, without the space or line break with which the field itself begins."""
+        """The words before a field, without the space or line break that the field begins with."""
         return self._tokenizer.encode_trusted(
             words.rstrip() if field in _LISTS else words if field is None else words.rstrip(" ")
         )
 
     def _template_tokens(self, template: Template) -> int:
-        """Tokens of our own words."""
+        """Tokens of the template's words."""
         shared, rest = self._split[template.id]
         return sum(len(words) for words, _ in (*shared, *rest))
 
@@ -147,7 +147,7 @@ class PromptBuilder:
         yield from (*own(_NEXT), *own(_BULLET), *encode(example.consumed, most), *own(_END))
 
     def _example_tokens(self) -> int:
-        """Tokens that the few-shot examples may take, together."""
+        """Most tokens of all few-shot examples together."""
         if self._settings.few_shot == "none":
             return 0
         own = self._tokenizer.encode_trusted

@@ -1,8 +1,8 @@
-"""Reranking by text: an instruct checkpoint scores titles. The same tables as the item-token ranker.
+"""Reranking by text: an instruct checkpoint scores item texts. Same tables as the item-token ranker.
 
-Of a user's candidates the first `depth` by reciprocal rank fusion of the retrievers are scored, in that order; the
-others score NaN, below all of these. The fusion is the sum over sources of 1 / (60 + rank), for items with a score
-above 0 from the source (Cormack et al. 2009).
+The first `depth` candidates by reciprocal rank fusion of the retrievers are scored, in that order; the others score
+NaN, which ranks below. The fusion is the sum over sources of 1 / (60 + rank), for items that the source scores above 0
+(Cormack et al. 2009).
 """
 
 from __future__ import annotations
@@ -26,20 +26,19 @@ _FUSION = 60
 
 @dataclass(frozen=True)
 class TextReranker:
-    """Holds a started scorer; `rayrec.pipeline` wraps it into an actor."""
+    """Scores tables with a started scorer; `rayrec.pipeline` wraps it into an actor."""
 
     scorer: TextScorer
-    texts: tuple[str, ...]  # of each item of the catalogue, by code
-    titles: tuple[str, ...]  # the part of each text that is its title
-    default_request: str  # clean words, for users without a request and a profile; "": none
+    texts: tuple[str, ...]  # item texts by code
+    titles: tuple[str, ...]  # item titles by code, the first part of each text
+    default_request: str  # cleaned; for users with neither request nor profile; "": none
     depth: int
     few_shot_selector: FewShotSelector | None = None
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """candidate_schema -> reranked_schema, row for row.
 
-        The table may have columns `request` (string, what the user wants now; null: none) and `profile` (string, the
-        user profile text; null: none).
+        Optional columns: `request` (string; null: none) and `profile` (string, the user profile text; null: none).
         """
         candidate = Ragged.from_arrow(table["candidate"])
         depth, queries = self.queries(table)
@@ -54,8 +53,8 @@ class TextReranker:
         return table.append_column("llm_score", scores_column).append_column("error", errors)
 
     def queries(self, table: pa.Table) -> tuple[Ragged, list[RankingQuery]]:
-        """Which candidates of each row are scored (places in its flat candidates, int64, in the retrievers' order), and
-        the queries."""
+        """The scored candidates of each row (places in its flat candidates, int64, in the retrievers' order), and the
+        queries."""
         history, candidate = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["candidate"])
         requests, profiles = (
             table[name].to_pylist() if name in table.column_names else [None] * len(table)

@@ -1,7 +1,7 @@
-"""The base class of text scorers: the request, history and candidates of a user in, one score a candidate out.
+"""The base class of text scorers: request, history and candidates of a user in, one score per candidate out.
 
-A scorer is a pure function of one `RankingQuery` and the checkpoint, never of the other queries of its batch. A new
-scorer is a new file with one registered class, and its test; all pass tests/reranking/text/test_scorer_contract.py.
+A score is a pure function of one `RankingQuery` and the checkpoint, never of other queries of the batch. A new scorer
+is a new file with one registered class, and must pass tests/reranking/text/test_scorer_contract.py.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 @dataclass(frozen=True)
 class FewShotExample:
-    """What another user consumed after a history, shown before the question (see `few_shot`)."""
+    """A history of another user and the item consumed next, shown before the question (see `few_shot`)."""
 
     history: tuple[str, ...]  # item texts, oldest first
-    consumed: str  # the next item
+    consumed: str  # text of the next item
 
 
 @dataclass(frozen=True)
 class RankingQuery:
-    """What one user's candidates are scored for. All of it may be untrusted text."""
+    """The input for scoring one user's candidates. All of its text may be untrusted."""
 
-    request: str  # what the user wants now, in words; "": none
+    request: str  # "": none
     history: tuple[str, ...]  # item texts, oldest first
     candidates: tuple[str, ...]  # item texts
     examples: tuple[FewShotExample, ...] = ()
-    profile: str = ""  # the user profile text; "": none
+    profile: str = ""  # "": none
 
 
 class TextScorerSettings(MethodSettings):
-    """Settings that all text scorers share: how much of each text enters a prompt. All of them change scores."""
+    """Settings of all text scorers: how much of each text enters a prompt. All of them change scores."""
 
     prompt_tokens: int = Field(2048, ge=64)
-    """Tokens of a whole prompt, 64 or more; the checkpoint may allow fewer. Bounds memory."""
+    """Maximum tokens of a whole prompt, 64 or more; the checkpoint may allow fewer. Bounds memory."""
     instruction_tokens: int = Field(128, ge=1)
-    """Tokens of the request, and of the user profile text what is left."""
+    """Maximum tokens of the request and the user profile text together; the request comes first."""
     item_tokens: int = Field(48, ge=1)
-    """Tokens of the text of one item, in the history and among the candidates."""
+    """Maximum tokens of an item's text, in the history and among the candidates."""
     events: int = Field(20, ge=0)
-    """Newest items of the history, 0 or more."""
+    """Number of newest history items in a prompt, 0 or more."""
     few_shot: Literal["none", "nearest", "difficult", "coverage"] = "none"
     """Few-shot examples of other users before the question: `none`, `nearest`, `difficult` or `coverage`."""
     examples: int = Field(2, ge=1)
     """Number of few-shot examples."""
     example_events: int = Field(5, ge=1)
-    """Newest items of the history of an example."""
+    """Number of newest history items in a few-shot example."""
 
     @property
     def uses_templates(self) -> bool:
@@ -66,38 +66,39 @@ class TextScorerSettings(MethodSettings):
 
 
 PromptRounds = Generator[list[list[int]], list[Float32 | Failure], Float32 | Failure]
-"""The exchange between a scorer and the LLM for one query: the generator yields prompts, is sent a result for each
-(see `Engine.next_token_log_probs`), and returns the scores."""
+"""The protocol between scorer and LLM for one query: the generator yields prompts, receives a result for each (see
+`Engine.next_token_log_probs`), and returns the scores."""
 
 
 class TextScorer(ABC):
-    """Built once in an actor with a started engine."""
+    """Base class of text scorers, built once in an actor with a started engine."""
 
-    name: ClassVar[str]  # the value of rerank.method
+    name: ClassVar[str]  # value of rerank.method
     task_form: ClassVar[str]  # of its templates
     settings_class: ClassVar[type[TextScorerSettings]]  # of `rerank.settings`
     engine: Engine
-    ids: Sequence[int]  # the answers, as next tokens
+    ids: Sequence[int]  # token ids of the possible answers
 
     @abstractmethod
     def __init__(self, engine: Engine, checkpoint: InstructCheckpoint, settings: Any, templates: Templates) -> None:
-        """`engine` runs the `checkpoint`; `settings`: of `settings_class`.
+        """`engine` runs the `checkpoint`; `settings` is a `settings_class`.
 
-        Raises ConfigError where the checkpoint cannot answer as this scorer needs it, or a template is missing.
+        Raises ConfigError if the checkpoint lacks the required answer tokens, or a template is missing.
         """
 
     def neutral_score(self, candidates: int) -> float:
-        """The score of each of so many candidates where the checkpoint prefers none."""
+        """The score of each of `candidates` candidates if the checkpoint prefers none."""
         return 0.0
 
     @abstractmethod
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
-        """The prompts of one query, round by round, then its scores: a function of the query and the results alone."""
+        """Yields the prompts of one query round by round, then returns its scores; depends on query and results
+        alone."""
 
     def score(self, queries: Sequence[RankingQuery]) -> list[Float32 | Failure]:
         """For each query float32 [candidates], higher is better, comparable within the query; or a Failure.
 
-        The queries advance together, so that the engine gets all prompts of a round at once.
+        Queries advance together, so that the engine gets all prompts of a round at once.
         """
         scores: list[Float32 | Failure] = [Failure("not scored")] * len(queries)
         rounds = [self.prompt_rounds(query) for query in queries]

@@ -1,9 +1,8 @@
-"""Augmentation of simulated requests: how often tuning prompts ask for something, and how their wording is varied.
+"""Augmentation of simulated requests: their share in tuning prompts, and variations of their wording.
 
-People do not write as templates do. So half of the requests stand without the words of a template, random distractor
-words (stop words) are inserted, and in most requests a share of the template's own words is left out or replaced by
-distractors. Who asks for a comedy "for the night" does not ask for "night": so words that titles share are distractors
-too, beside a request for something else.
+Users do not write as templates do. So half of the requests have no template words, random distractor words (stop words)
+are inserted, and in most requests some of the template's words are dropped or replaced by distractors. A comedy "for
+the night" is not a request for "night", so title words are distractors too in requests that name other facets.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ _TITLE_SHARE = 0.05  # of the distractors
 
 @dataclass(frozen=True)
 class RequestAugmentation:
-    """How often and in what words tuning prompts ask for something."""
+    """The settings of the augmentation: task mix, simulator, renderer, tokenizer and distractors."""
 
-    simulator: InstructionSimulator  # of the facets by token index
+    simulator: InstructionSimulator  # with facets by token index
     renderer: InstructionRenderer
     tokens: Callable[[Sequence[str]], Ragged]  # texts -> token ids, one row a text
     task_mix: Mapping[RequestTask, float]  # prompts per user and epoch
-    distractors: Sequence[str] = ()  # words without a meaning here
+    distractors: Sequence[str] = ()  # words without meaning
     protected_words: frozenset[str] = frozenset()  # never replaced
-    title_distractors: Sequence[str] = ()  # words with a meaning that may stand in a request without it
-    items: int | None = None  # so many, the first, are requested against a history; None: all
+    title_distractors: Sequence[str] = ()  # title words, which a request may contain without naming them
+    items: int | None = None  # the first so many are requested against a history; None: all
 
 
 def add_distractors(
     text: str, augmentation: RequestAugmentation, rng: np.random.Generator, title_distractors: Sequence[str] = ()
 ) -> str:
-    """The text with distractors between its words and, two times in three, without some of its words or with
-    distractors in their place. `title_distractors`: words that now and then stand for a distractor."""
+    """The text with distractors inserted and, in two of three texts, some words dropped or replaced by distractors.
+    `title_distractors` occasionally serve as distractors."""
     words = text.split(" ")
     if not augmentation.distractors:
         return text

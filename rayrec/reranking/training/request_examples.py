@@ -1,17 +1,15 @@
-"""Request examples: the examples of an epoch again, each with an instruction; how tuning learns to follow requests.
+"""Request examples: the examples of an epoch, repeated with instructions, from which tuning learns to follow requests.
 
-For every task the answers are what the user then consumed, as far as it satisfies the request:
+The targets of every task are what the user then consumed, as far as it satisfies the request:
 
     specific   history + a request that one of the later items satisfies
     vague      the same, hedged and broad
-    search     the request alone; besides the user's items, others that satisfy it, drawn as often as they are consumed
-    contrary   some newest events + a request for some item of the catalogue, rare facets as often as broad ones; the
-               answers are drawn as for a search
-    explicit   a user profile text in place of the history; in half of them also a request for what the user then
-               consumed: profile and request belong to one person
+    search     the request alone; other satisfying items, sampled by popularity, are targets too
+    contrary   some newest events + a request for a random catalogue item, balanced by facets; targets as for search
+    explicit   a user profile text instead of the history; half of them with a request for what the user then consumed
 
-The tasks follow InstructRec (arXiv 2305.07001). Its reversed task (given the item, generate the request) was measured
-and removed: it brought nothing (benchmarks/notes/requests.md). The wording is varied by `request_augmentation`.
+The tasks follow InstructRec (arXiv 2305.07001). Its reversed task (generate the request from the item) did not help
+(benchmarks/notes/requests.md). `request_augmentation` varies the wording.
 """
 
 from __future__ import annotations
@@ -30,17 +28,17 @@ from rayrec.reranking.training.request_augmentation import RequestAugmentation, 
 from rayrec.reranking.training.tuning_examples import Int, TuningExamples
 
 _WITHOUT_TEMPLATE = 0.5  # share of requests
-_WITH_REQUEST = 0.5  # share of profile texts with a request beside them
-_NEWEST = (8, 16, 32, 10_000)  # tokens of a history against which a contrary request stands: most need not be long
-_DRAWS, _MAX_ANSWERS = 64, 16  # items drawn for a search, and how many that satisfy it become answers
+_WITH_REQUEST = 0.5  # share of profile texts with a request
+_NEWEST = (8, 16, 32, 10_000)  # tokens of history in a contrary prompt
+_DRAWS, _MAX_ANSWERS = 64, 16  # items sampled for a search, and most targets
 
 
 def add_request_examples(
     examples: TuningExamples, layout: PromptLayout, augmentation: RequestAugmentation, rng: np.random.Generator
 ) -> TuningExamples:
-    """The examples, followed by request examples; the first words of each example are the layout's prefix.
+    """The examples followed by request examples. Each example must begin with the layout's prefix.
 
-    A catalogue without facets has no requests: the examples alone.
+    Without facets in the catalogue there are no requests: the examples alone.
     """
     if not len(augmentation.simulator.facets.of_item.values):
         return examples
@@ -55,7 +53,7 @@ def add_request_examples(
 
 
 def concat_examples(parts: Sequence[TuningExamples]) -> TuningExamples:
-    """All rows of the first, then those of the next."""
+    """The concatenation of the parts, in order."""
 
     def chained(raggeds: Sequence[Ragged]) -> Ragged:
         lengths = np.concatenate([ragged.lengths for ragged in raggeds])
@@ -73,22 +71,22 @@ def concat_examples(parts: Sequence[TuningExamples]) -> TuningExamples:
 
 @dataclass(frozen=True)
 class _Anchors:
-    """Rows of the examples, and one later item of each, from which its request is made."""
+    """Rows of the examples, each with one later item from which its request is made."""
 
     row: Int
-    query: Int  # which of all queries the item is an answer of
+    query: Int  # number of the query that the item is a target of
     item: Int
 
 
 @dataclass(frozen=True)
 class _TaskInputs:
-    """What the request examples of one task are made from."""
+    """The inputs of one task's request examples."""
 
     examples: TuningExamples
     layout: PromptLayout
     augmentation: RequestAugmentation
     anchors: _Anchors
-    popular: Int  # [many] items, as often as they are answers
+    popular: Int  # [many] items, sampled as often as they are targets
 
     @property
     def simulator(self) -> InstructionSimulator:
@@ -116,7 +114,7 @@ class _TaskInputs:
         )
 
     def with_history(self, words: Ragged, requests: SimulatedRequests) -> TuningExamples:
-        """The anchors' rows with these words before the same history; queries without an answer are dropped."""
+        """The anchors' rows with these words before the same history; queries without a target are dropped."""
         examples, rows = self.examples, self.anchors.row
         prefix, plain = self.layout.prefixes(words), len(self.layout.prefix)
         body = examples.tokens.take(rows)
@@ -144,7 +142,7 @@ class _TaskInputs:
     def at_one_query(
         self, words: Ragged, requests: SimulatedRequests, answers: tuple[Ragged, Ragged], newest: Int
     ) -> TuningExamples:
-        """The `newest` tokens [rows] before the anchors' queries with these words before them, and that query alone."""
+        """These words, the `newest` tokens [rows] before the anchors' queries, and that query alone."""
         tokens = self.layout.prefixes(words).joined(self._before_query(newest))
         query = Ragged.from_lengths(tokens.lengths - 1, np.ones(len(tokens), np.int64))
         return TuningExamples(
@@ -224,8 +222,8 @@ _TASKS: Mapping[RequestTask, Callable[[_TaskInputs, np.random.Generator], Tuning
 def _answers(
     task: _TaskInputs, item: Int, requests: SimulatedRequests, rng: np.random.Generator
 ) -> tuple[Ragged, Ragged]:
-    """Each request's own item and some others that satisfy it, and their weights: 1 each, so that a prompt with one
-    query counts beside histories with a query at every step."""
+    """Targets: each request's own item and some sampled ones that satisfy it. Weights: 1 each, so that a prompt with
+    one query balances histories with many."""
     rows = np.repeat(np.arange(len(item)), _DRAWS)
     others = rng.choice(task.popular, len(rows))
     good = task.simulator.facets.satisfied(others, requests.include[rows], requests.exclude[rows])
@@ -236,7 +234,7 @@ def _answers(
 
 
 def _sample_rows(rows: int, share: float, rng: np.random.Generator) -> Int:
-    """round(share x rows) of the rows; every row once before any row twice."""
+    """round(share x rows) rows, sampled; every row once before any row twice."""
     many = round(share * rows)
     rounds = [rng.permutation(rows) for _ in range(-(-many // max(rows, 1)))]
     sample: Int = np.concatenate([np.empty(0, np.int64), *rounds])[:many].astype(np.int64)
@@ -244,7 +242,7 @@ def _sample_rows(rows: int, share: float, rng: np.random.Generator) -> Int:
 
 
 def _anchors(examples: TuningExamples, rows: Int, rng: np.random.Generator) -> _Anchors:
-    """One answer of each row, drawn by weight; rows without answers are left out."""
+    """One target of each row, sampled by weight; rows without targets are left out."""
     number = examples.query.like(np.arange(len(examples.cutoff))).take(rows)
     place = examples.target.like(np.arange(len(examples.target.values))).take(number.values)
     row = number.rows[place.rows]

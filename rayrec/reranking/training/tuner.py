@@ -1,6 +1,6 @@
-"""The tuner, as one worker runs it: prepare, select training data, run the loop, publish the checkpoint.
+"""The tuner of one worker: prepare, select training data, run the loop, publish the checkpoint.
 
-`rayrec.pipeline.distributed_tuning` runs it in a group of workers; tests run it in their own process.
+`rayrec.pipeline.distributed_tuning` runs it in a group of workers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LOG = logging.getLogger(__name__)
 
 
 def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[str, float]], None]) -> ModelCard:
-    """Run the part of one worker; the card of the published checkpoint (of this run, or of one that was faster).
+    """Run one worker's part; returns the card of the published checkpoint (of this run, or of a concurrent one).
 
-    `report` gets each epoch's row of the loss curve. Raises DataError where there is nothing to learn from, ConfigError
-    for settings that no model can have.
+    `report` receives each epoch's row of the loss curve. Raises DataError without training data, ConfigError for
+    invalid model settings.
     """
     storage = Storage(spec.root)
     if worker.broadcast_first(tuned_checkpoint.exists(storage, spec.path)):
@@ -58,7 +58,8 @@ def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[s
 
 
 def _selection(prepared: PreparedTuning, worker: Worker) -> DataSelection | None:
-    """The selected training users; None: all. All workers compute it; should rounding differ, the first one decides."""
+    """The selected training users; None: all. All workers compute it; the first worker's result is used, should
+    rounding differ."""
     task = prepared.task
     if task.settings.data_selection == "all":
         return None
@@ -75,7 +76,7 @@ def _selection(prepared: PreparedTuning, worker: Worker) -> DataSelection | None
 
 
 def _resume(loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker) -> None:
-    """Resume on all workers from what the first one finds: another run of the same date may write there meanwhile."""
+    """Resume all workers from the first worker's checkpoint, because a concurrent run may write another meanwhile."""
     data = None
     if worker.rank == 0:
         with suppress(MissingFileError):

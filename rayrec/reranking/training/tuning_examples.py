@@ -1,8 +1,8 @@
-"""Tuning examples: the prompts and targets of one epoch from users' events; vectorised, the same for the same seed.
+"""Tuning examples: prompts and targets of one epoch from users' events; vectorised and deterministic in the seed.
 
-At every gap token (see `prompt_layout`) stands a query: which *new* items does the user consume within the horizon? The
-target is a set. Events that share a timestamp are shuffled anew in every epoch, because they are a set too. The gap
-shown ends at a random moment before the user's next event, because scoring happens at a random moment too.
+Every gap token (see `prompt_layout`) is a query: which *new* items does the user consume within the horizon? The target
+is a set. Events with equal timestamps are a set too, so they are shuffled in every epoch. Scoring happens at a random
+moment, so the gap shown ends at a random moment before the user's next event.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends, interleave
 
 Int = npt.NDArray[np.int64]
-_MAX_TARGETS = 64  # of a query, the nearest new items; baskets may be huge
+_MAX_TARGETS = 64  # per query, the nearest new items; baskets may be huge
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """One row a user, oldest event first; all members share their offsets."""
+    """Event sequences, one row a user, oldest first; all members share their offsets."""
 
     item: Ragged  # int64 token indices
     ts: Ragged  # int64 microseconds UTC
@@ -33,13 +33,13 @@ class Sequences:
 
     @classmethod
     def from_tables(cls, tables: Iterable[pa.Table], index: Int, until: int) -> Sequences:
-        """Tables of (item list<int32 code>, ts list<int64>, keep list<float32>); `index`: code -> token index or -1.
+        """From tables of (item list<int32 code>, ts list<int64>, keep list<float32>); `index`: code -> token index or
+        -1.
 
-        Events without a token, removed events (keep 0), and events at `until` or later are left out; so are users
-        without events.
+        Excludes events without a token, removed events (keep 0), events at or after `until`, and users without events.
         """
         parts = [_one(table, index, until) for table in tables]
-        kinds = (np.int64, np.int64, np.int64, np.float32)  # an empty array without a type would make all float64
+        kinds = (np.int64, np.int64, np.int64, np.float32)  # an untyped empty array would turn all into float64
         empty = tuple(np.empty(0, kind) for kind in kinds)
         lengths, items, ts, weight = (np.concatenate(members) for members in zip(empty, *parts, strict=True))
         item = Ragged.from_lengths(items, lengths)
@@ -51,14 +51,14 @@ class Sequences:
 
 @dataclass(frozen=True)
 class TuningExamples:
-    """The prompts of one epoch. `query`: positions of the queries in each row; all that follows is per query."""
+    """The prompts of one epoch. `query`: positions of the queries in each row; the later members are per query."""
 
     tokens: Ragged  # int64 [rows]
     query: Ragged  # int64 [rows]
-    cutoff: Int  # [queries] microseconds UTC: the moment of the query
+    cutoff: Int  # [queries] microseconds UTC
     target: Ragged  # int64 token indices, one row a query
     weight: Ragged  # float32, aligned with target
-    request_facets: Int  # [queries, 3] two facets that the request includes, one that it excludes; -1: none
+    request_facets: Int  # [queries, 3] two included facets and an excluded one; -1: none
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -72,13 +72,14 @@ def no_request(queries: int) -> Int:
 def epoch_examples(
     events: Sequences, layout: PromptLayout, settings: Tuning, now: int, rng: np.random.Generator
 ) -> TuningExamples:
-    """All users once: a random window of `settings.events` events each, a query after every group but the last."""
+    """One example per user: a random window of `settings.events` events, with a query after every group except the
+    last."""
     item, ts, weight = _shuffled_ties(events, rng)
     window, lengths = _windows(events.item, settings.events, rng)
     horizon = int(settings.horizon_days * MICROSECONDS_PER_DAY)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     has_query = group_ends(ts[window], lengths)
-    has_query[np.cumsum(lengths) - 1] = False  # what follows the last group is unknown
+    has_query[np.cumsum(lengths) - 1] = False  # the events after the last group are unknown
     at = window[has_query]
     cutoff = np.maximum(ts[at], ts[at + 1] - (rng.random(len(at)) * horizon).astype(np.int64))
     target, weights = _targets(events.item.rows, item, ts, weight, at, cutoff, horizon)
@@ -89,7 +90,7 @@ def epoch_examples(
     until = np.append(ts[1:], 0)[window]
     until[has_query] = cutoff
     tokens, place = interleave(layout.vocabulary, item[window], ts[window], lengths, until)
-    # What comes after the last query of a row is only ever a target. Some items are hidden at random (dropout).
+    # Events after the last query of a row are targets only. Some items are hidden at random (dropout).
     last = np.full(len(lengths), -1)
     np.maximum.at(last, rows[has_query], np.flatnonzero(has_query))
     event = tokens.like(place)
@@ -101,7 +102,7 @@ def epoch_examples(
 
 
 def validation_examples(events: Sequences, layout: PromptLayout, now: int) -> TuningExamples:
-    """Prompts as they would be scored at `now`, and the new items that the users consumed since."""
+    """Prompts as for scoring at `now`; targets are the new items that the users consumed since."""
     item, ts, weight = events.item.values, events.ts.values, events.weight.values
     known = np.bincount(events.item.rows[ts < now], minlength=len(events))
     start = events.item.offsets[:-1]
@@ -130,13 +131,14 @@ class Batch:
     place: Int  # [queries] position in tokens.reshape(-1)
     cutoff: Int  # [queries]
     target: Int  # [targets]
-    query: Int  # [targets] which query each belongs to
+    query: Int  # [targets] the query of each
     weight: npt.NDArray[np.float32]  # [targets]
     request_facets: Int  # [queries, 3]
 
 
 def batches(examples: TuningExamples, batch_tokens: int, rng: np.random.Generator | None) -> list[Int]:
-    """Rows of similar length together, each batch within the token budget (padding included); shuffled by `rng`."""
+    """Batches of rows of similar length within the token budget (padding included), as row numbers; shuffled by
+    `rng`."""
     lengths = examples.tokens.lengths
     ties = rng.random(len(lengths)) if rng is not None else np.arange(len(lengths))
     order = np.lexsort((ties, lengths))[::-1]
@@ -172,7 +174,7 @@ def collate(examples: TuningExamples, rows: Int, pad: int) -> Batch:
 
 
 def item_counts(tables: Iterable[pa.Table], items: int, until: int) -> Int:
-    """Events of each item code that tuning uses, [items]."""
+    """Number of events of each item code that tuning uses, [items]."""
     total = np.zeros(items, np.int64)
     everything = np.arange(items)
     for table in tables:
@@ -194,7 +196,7 @@ def _shuffled_ties(events: Sequences, rng: np.random.Generator) -> tuple[Int, In
 
 
 def _windows(item: Ragged, most: int, rng: np.random.Generator) -> tuple[Int, Int]:
-    """Indices of the events of one window a user, and the windows' lengths [rows]."""
+    """Indices of the events of one random window per user, and the windows' lengths [rows]."""
     lengths = np.minimum(item.lengths, most)
     start = item.offsets[:-1] + (rng.random(len(item)) * (item.lengths - lengths + 1)).astype(np.int64)
     first = np.repeat(start - (np.cumsum(lengths) - lengths), lengths)
@@ -204,18 +206,18 @@ def _windows(item: Ragged, most: int, rng: np.random.Generator) -> tuple[Int, In
 def _targets(
     rows: Int, item: Int, ts: Int, weight: npt.NDArray[np.float32], at: Int, cutoff: Int, horizon: int
 ) -> tuple[Ragged, npt.NDArray[np.float32]]:
-    """For queries after the events `at`: items new to the user within the horizon of `cutoff`, or else of the
+    """Targets of queries after the events `at`: items new to the user within the horizon of `cutoff`, or else in the
     next group.
 
     The targets of a query weigh 1/sqrt(their number) each, times their keep weights.
 
-    Events are ordered by row and time, so row x span + time, with a span that no time reaches, rises along them, and
-    one search finds for every query the event before which it ends. Its targets are the `fresh` events, the first of
-    their row with their item, between `at` and there.
+    Events are sorted by row and time, so row x span + time, with a span above all times, is sorted too, and one search
+    finds the end event of every query. Targets are the `fresh` events (the first of their row with their item) from
+    `at` to there.
     """
     fresh = np.sort(np.unique(rows * (int(item.max(initial=0)) + 1) + item, return_index=True)[1])
     origin = int(ts.min(initial=0))
-    span = (int(ts.max(initial=0)) - origin + horizon) // 1000 + 2  # milliseconds: rows x microseconds overflow
+    span = (int(ts.max(initial=0)) - origin + horizon) // 1000 + 2  # milliseconds, because rows x microseconds overflow
     clock = rows * span + (ts - origin) // 1000
     end = np.searchsorted(clock, rows[at] * span + (cutoff + horizon - origin) // 1000, side="right")
     end = np.maximum(end, np.searchsorted(clock, clock[at + 1], side="right"))
@@ -235,7 +237,7 @@ def _with_prefix(
     target: Ragged,
     weights: npt.NDArray[np.float32],
 ) -> TuningExamples:
-    """The shown tokens with the prefix before them; rows without a query are dropped."""
+    """The shown tokens with the prefix prepended; rows without a query are dropped."""
     body, per_row = tokens.filter(shown), np.bincount(tokens.rows[is_query], minlength=len(tokens))
     query = Ragged.from_lengths(np.flatnonzero(is_query[shown]), per_row)
     rows = np.flatnonzero(query.lengths > 0)

@@ -1,8 +1,8 @@
 """The tuning loop: plain torch, one process or several, with or without Ray.
 
-All workers see the same batches and each takes its share of the rows. Gradients are summed, so the number of workers
+All workers build the same batches and each takes its share of the rows. Gradients are summed, so the number of workers
 changes the result by rounding only. All randomness is derived from (seed, epoch): a loop that is killed and resumed
-from its last checkpoint ends with exactly the weights of an uninterrupted one (on CPU).
+from its checkpoint ends with exactly the weights of an uninterrupted one (on CPU).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _WARMUP = 30  # steps
 
 @dataclass
 class TuningProgress:
-    """The state of the tuning, besides tensors; a checkpoint holds both."""
+    """The state of the tuning except tensors; a checkpoint has both."""
 
-    epoch: int = 0  # epochs done
+    epoch: int = 0  # completed
     step: int = 0
     steps: int = 0  # planned, for the learning rate
     curve: list[dict[str, float]] = field(default_factory=list)
@@ -59,18 +59,18 @@ class TuningProgress:
 
 @dataclass(frozen=True)
 class TuningTask:
-    """What to learn from."""
+    """The data and settings of a tuning."""
 
     events: Sequences  # all before `now`
-    validation_events: Sequences | None  # these and later events; None: epochs are not validated
+    validation_events: Sequences | None  # also has later events; None: no validation
     now: int
     settings: Tuning
-    stop_after: int | None = None  # epochs to run, of the `settings.epochs` that the learning rate is planned for
+    stop_after: int | None = None  # epochs to run; `settings.epochs` still sets the learning rate schedule
     augmentation: RequestAugmentation | None = None  # None: prompts have no requests
 
 
 class TuningLoop:
-    """Construct it, `resume` if there is a checkpoint, then `run`."""
+    """Trains a model: construct, `resume` if there is a checkpoint, then `run`."""
 
     def __init__(self, model: ItemLM, layout: PromptLayout, task: TuningTask, worker: Worker) -> None:
         self.model = model.to(worker.device)
@@ -106,7 +106,7 @@ class TuningLoop:
             progress.epoch += 1
             row = {"epoch": progress.epoch, "loss": loss, "tokens": tokens, "seconds": time.monotonic() - started}
             if self._validation is not None:
-                # All workers stop at the same epoch and use the same one, although their last bits may differ.
+                # All workers must stop at the same epoch, although their last bits may differ.
                 row["validation"] = self._worker.broadcast_first(self.validate())
                 self._keep_best(row["validation"])
             progress.curve.append(row)
@@ -115,7 +115,7 @@ class TuningLoop:
             self._load(self._best)
 
     def validate(self) -> float:
-        """Mean negative log likelihood of the validation targets, nats; infinite where there are none."""
+        """Mean negative log likelihood of the validation targets, nats; infinite without targets."""
         assert self._validation is not None
         self.model.eval()
         total = weight = 0.0
@@ -139,7 +139,7 @@ class TuningLoop:
         return data
 
     def resume(self, data: bytes) -> None:
-        """Continue from a checkpoint of the same task. Raises DataError if it is not one."""
+        """Continue from a checkpoint of the same task. Raises DataError for an invalid one."""
         try:
             tensors = safetensors.torch.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -159,7 +159,7 @@ class TuningLoop:
             }
 
     def _epoch(self) -> tuple[float, int]:
-        """(mean loss, tokens of all prompts)."""
+        """Run an epoch: (mean loss, tokens of all prompts)."""
         settings, progress = self._task.settings, self.progress
         rng = np.random.default_rng(derive_seed("epoch", settings.seed, progress.epoch))
         torch.manual_seed(derive_seed("dropout", settings.seed, progress.epoch, self._worker.rank))
@@ -172,7 +172,8 @@ class TuningLoop:
                 hint="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
             )
         progress.steps = progress.steps or len(plan) * settings.epochs
-        # A target counts the same in every batch: divide by the mean weight of all batches, not by the batch's own.
+        # Divide by the mean weight of all batches, not by the batch's own, so that a target counts the same in every
+        # batch.
         scale = len(plan) / float(examples.weight.values.sum())
         self.model.train()
         total = torch.zeros((), dtype=torch.float64)
@@ -188,13 +189,13 @@ class TuningLoop:
             batch = collate(examples, rows, self._layout.vocabulary.pad)
             vectors = self.model.vectors()
             outputs = self._query_states(batch, vectors), vectors
-            # Logits take the most memory: they are computed, used and dropped in chunks, before one backward pass.
+            # Logits take the most memory: they are computed, used and freed in chunks, before one backward pass.
             leaves = [tensor.detach().requires_grad_() for tensor in outputs]
             weight = self._task.settings.instruction_loss_weight
             for chunk in self._loss.loss_chunks(leaves[0], leaves[1], batch, self._sampled_items(), weight):
                 torch.autograd.backward(chunk * scale)
                 loss += float(chunk.detach()) * scale
-            # None at all, where no target of these rows is among the sampled items.
+            # Empty if no target of these rows is among the sampled items.
             used = [n for n, leaf in enumerate(leaves) if leaf.grad is not None]
             torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
         self._sum_gradients()

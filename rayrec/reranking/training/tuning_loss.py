@@ -2,11 +2,11 @@
 
     -log P(target)  +  instruction_loss_weight x -log P(the items that satisfy the request)
 
-The second term is a part of the first, -log P(target) = -log P(satisfying) - log P(target | satisfying), so that
-`instruction_loss_weight` counts it more. Probabilities are over all items. Of the items without a vector of their own a
-step uses a uniform sample (sampled softmax): each sampled item has an importance weight, the number of items it stands
-for, in the sum of the softmax and for its targets. The estimate of the sum is unbiased, that of its logarithm is not
-quite.
+The second term is a part of the first, -log P(target) = -log P(satisfying) - log P(target | satisfying), so
+`instruction_loss_weight` adds weight to it. Probabilities are over all items. Items without an own vector are sampled
+uniformly in each step (sampled softmax): each sampled item's importance weight, the number of items it represents,
+applies in the sum of the softmax and to its targets. The estimate of the sum is unbiased, that of its logarithm nearly
+so.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor
 from rayrec.reranking.training.request_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_examples import Batch, Int
 
-_LOGITS = 1 << 24  # logits held at a time, numbers
-_MIN_SAMPLE, _SAMPLE_SHARE = 1000, 0.25  # new items in a step: so many, or this share of the tuned ones
+_LOGITS = 1 << 24  # logits held at a time
+_MIN_SAMPLE, _SAMPLE_SHARE = 1000, 0.25  # new items per step: a number, or a share of the tuned ones
 
 
 @dataclass(frozen=True)
 class SampledItems:
-    """The items of a sampled softmax, and how many items each stands for."""
+    """The items of a sampled softmax and their importance weights."""
 
     item: Int  # [sampled] ascending
     importance_weight: npt.NDArray[np.float32]  # [sampled]
@@ -41,7 +41,7 @@ class SampledItems:
 
     @classmethod
     def sample(cls, tuned: int, items: int, rng: np.random.Generator) -> SampledItems:
-        """All of the first `tuned` items, and a sample of the others."""
+        """All of the first `tuned` items and a sample of the others."""
         new = items - tuned
         many = min(new, max(_MIN_SAMPLE, round(_SAMPLE_SHARE * tuned)))
         if many == new:
@@ -74,7 +74,8 @@ class ItemLoss:
         sampled: SampledItems | None = None,
         instruction_loss_weight: float = 0.0,
     ) -> Iterator[Tensor]:
-        """Parts of the loss, weighted and summed over the batch's targets, nats; each can be dropped before the next.
+        """Yield parts of the loss, weighted and summed over the batch's targets, nats; each can be freed before the
+        next.
 
         states float32 [queries, width], vectors [items, width].
         """
@@ -114,7 +115,7 @@ class ItemLoss:
     def satisfying(self, requests: Tensor, items: Tensor) -> Tensor:
         """Which of these items [m], ascending, satisfy each request int64 [n, 3]: bool [n, m].
 
-        A request is two included facets and one excluded facet; -1: none.
+        A request is two included facets and an excluded one; -1: none.
         """
         facet, place = torch.unique(requests, return_inverse=True)
         row = facet.clamp_min(0)

@@ -1,4 +1,4 @@
-"""Preparation of a tuning: items with a token, tokenizer, prompt layout, initial model, and events to learn from."""
+"""Preparation of a tuning: items with a token, tokenizer, prompt layout, initial model, and training events."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ from rayrec.storage.tables import read_arrow
 
 _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep_weight", "order")
-_SALT = np.uint64(derive_seed("tuning sample"))  # the blend's sample uses the plain hash: it must be other users
-_MAX_NEW_ITEMS = 50_000  # items scored by their words alone; every step computes the vectors of all
+_SALT = np.uint64(derive_seed("tuning sample"))  # samples other users than the blend, which uses the plain hash
+_MAX_NEW_ITEMS = 50_000  # items scored by their words alone; every step computes all their vectors
 _WITH_WORDS = ("text", "hybrid")  # values of item_init for which item vectors include words
 
 
 @dataclass(frozen=True)
 class TuningSpec:
-    """What to tune, on what, and where to put it. Plain data: it travels to the workers.
+    """The inputs and outputs of a tuning. Plain data: it is sent to the workers.
 
     `sequences`: Arrow IPC files below `root`, one row a user: item list<int32> (codes), ts list<int64> (µs, ascending),
     keep_weight list<float32> (0: removed; else the weight of the event as a target), order uint64 (a hash of the user).
-    Nothing at or after `now` (µs UTC) is learned from. With `until` > now the events in [now, until) validate each
-    epoch: the best epoch is used, and patience stops the loop. `stop_after`: epochs to run instead, as found by an
-    earlier, validated tuning.
+    Only events before `now` (µs UTC) are used for training. With `until` > now the events in [now, until) validate
+    each epoch: the best epoch is used, and patience stops the loop. `stop_after` instead gives the number of epochs, as
+    found by an earlier, validated tuning.
     """
 
     root: str  # of the storage
     sequences: tuple[str, ...]
     path: str  # of the checkpoint, below root
     catalogue: pa.Table  # ITEM: row = code
-    instruction: str  # clean words
+    instruction: str  # cleaned
     settings: Tuning
     now: int
     until: int | None = None
     stop_after: int | None = None
-    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k]: item vectors may start from them
-    templates: Templates | None = None  # for prompts with requests; None: no prompt has one
-    held_out_pairs: Int | None = None  # [n, 2] facets that no prompt names together: held out for a test
+    factors: npt.NDArray[np.float32] | None = None  # [catalogue, k] to initialise item vectors
+    templates: Templates | None = None  # for prompts with requests; None: no requests
+    held_out_pairs: Int | None = None  # [n, 2] facet pairs excluded from prompts, held out for a test
 
 
 @dataclass(frozen=True)
 class PreparedTuning:
-    """The same on all workers."""
+    """The prepared inputs of a tuning, the same on all workers."""
 
     spec: TuningSpec
     codes: Int  # of the items with a token
-    tuned: int  # so many of them, the first, have vectors of their own; the others are known by their words
+    tuned: int  # the first so many have own vectors; the others only words
     layout: PromptLayout
     word_tokenizer: item_vocabulary.WordTokenizer
     word_filter: InVocabularyFilter | None
@@ -81,7 +81,7 @@ class PreparedTuning:
 
 
 def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
-    """Reads the events; writes the tokenizer to `folder`. Raises DataError where no item has enough events."""
+    """Read the events and write the tokenizer to `folder`. Raises DataError if no item has enough events."""
     settings = spec.settings
     tables = [_users(spec, storage)]
     codes = _tuned_codes(spec, tables)
@@ -112,10 +112,7 @@ def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
 
 
 def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
-    """The rows of all users, or of `max_users` of them by a hash of their own.
-
-    In an order that does not depend on shards: nor may the weights.
-    """
+    """The rows of all users, or of `max_users` sampled by their hash; in an order that does not depend on shards."""
     sample = BottomKSample(spec.settings.max_users)
     for path in spec.sequences:
         table = read_arrow(storage, path).select(list(_COLUMNS))
@@ -124,7 +121,7 @@ def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
 
 
 def _tuned_codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
-    """Codes of the items with enough events for a vector of their own, ascending."""
+    """Codes of the items with enough events for an own vector, ascending."""
     counts = item_counts(tables, len(spec.catalogue), spec.now)
     codes = np.flatnonzero(counts >= spec.settings.min_item_events)
     if not len(codes):
@@ -136,9 +133,9 @@ def _tuned_codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
 
 
 def _new_codes(spec: TuningSpec, codes: Int) -> Int:
-    """Codes of the available items with too few events, which the model can score by their words, ascending.
+    """Codes of the available items with too few events, to be scored by their words, ascending.
 
-    Of too many a sample by a hash of their ids, which does not depend on their age: the newest need it most.
+    If there are too many, a sample by a hash of their ids, which is independent of age: the newest need it most.
     """
     if _item_init(spec) not in _WITH_WORDS:
         return np.empty(0, np.int64)
@@ -156,7 +153,7 @@ def _item_init(spec: TuningSpec) -> str:
 
 
 def _known_texts(spec: TuningSpec, simulator: InstructionSimulator | None) -> list[str]:
-    """All texts that prompts are made of: the words that the model will know."""
+    """All texts of which prompts are made; their words are the known words."""
     if simulator is None or spec.templates is None:
         return [spec.instruction]
     templates = (one.text for one in spec.templates if one.task_form == "T2" and one.split == "train")
@@ -188,7 +185,7 @@ def _augmentation(
 
 
 def _init_items(lm: item_lm.ItemLM, spec: TuningSpec, codes: Int, words: item_vocabulary.WordTokenizer) -> None:
-    """Start item vectors from the words of the items, from item factors, or from both (tuning.item_init)."""
+    """Initialise item vectors from words, item factors, or both (tuning.item_init)."""
     start = _item_init(spec)
     if start in _WITH_WORDS:
         facets = Facets.of(spec.catalogue).take(codes)

@@ -1,15 +1,14 @@
-"""Selection of influential training users: gradients that point where those of validation users do (LESS, Xia et al.
-2024), with one checkpoint.
+"""Gradient-based selection of training users (LESS, Xia et al. 2024), with one checkpoint.
 
-A short warm-up tunes the run's own model on random users. Then, with g_u the gradient of user u's loss in the output
-layer and v Adam's second moments of the item vectors after the warm-up, the score of a user is the cosine between
-g_u / (sqrt(v) + eps) and the mean gradient of the validation users' newest targets. Adam's first moments, which are the
-same for all users, are left out. Gradients are compared with one direction only, so that the cosines are exact.
+A short warm-up tunes the run's own model on random users. With g_u the gradient of user u's loss in the output layer
+and v Adam's second moments of the item vectors after the warm-up, a user's score is the cosine between
+g_u / (sqrt(v) + eps) and the mean gradient of the validation users' newest targets. Adam's first moments are left out:
+they are equal for all users. Gradients are compared with one direction only, so cosines are exact.
 
-Gradients in the output layer have a closed form. With the state h_q a query q gives item i the logit v_i'h_q. With p_q
-the softmax of the logits, targets t of weights w_qt and W_q the sum of these, its loss, -sum_t w_qt log p_qt, has the
-derivative r_q h_q' in the item vectors, where r_q = W_q p_q - sum_t w_qt e_t. A user's gradient is the sum over the
-user's queries; all below the output layer is left out.
+Output-layer gradients have a closed form. With state h_q, query q gives item i the logit v_i'h_q. With p_q the softmax
+of the logits, targets t of weights w_qt, and W_q the sum of these, the loss -sum_t w_qt log p_qt has the derivative
+r_q h_q' in the item vectors, where r_q = W_q p_q - sum_t w_qt e_t. A user's gradient is the sum over the user's
+queries; layers below the output layer are ignored.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _EPSILON = 1e-8  # Adam's
 
 @SELECTION_METHODS.register_as("influence")
 def by_influence(pool: SelectionPool, count: int) -> Weights:
-    """Users whose gradients point where those of validation users do (LESS, Xia et al. 2024)."""
+    """Users whose gradients align with those of validation users (LESS, Xia et al. 2024)."""
     targets, tokens = pool.validation_targets, pool.settings.batch_tokens
     lm, scale = warm_up_model(pool)
     users, examples = newest_event_examples(pool)
@@ -52,7 +51,7 @@ def by_influence(pool: SelectionPool, count: int) -> Weights:
 
 
 def newest_event_examples(pool: SelectionPool) -> tuple[Int, TuningExamples]:
-    """Users, and one example each: the prompt of their newest events, none of them hidden."""
+    """Users, and one example each: the prompt of their newest events, without dropout."""
     ends = pool.past.ts.offsets[1:][pool.past.ts.rows]
     newest = filter_events(pool.past, ends - np.arange(len(pool.past.ts.values)) <= pool.settings.events)
     users = np.flatnonzero(event_group_counts(newest) > 1)
@@ -62,10 +61,7 @@ def newest_event_examples(pool: SelectionPool) -> tuple[Int, TuningExamples]:
 
 
 def warm_up_model(pool: SelectionPool) -> tuple[ItemLM, Tensor]:
-    """A model tuned briefly on random users, and 1 / (sqrt(v) + eps) of its item vectors, [items, width].
-
-    As many users as fill the warm-up steps in the epochs that the tuning itself may take.
-    """
+    """A model tuned briefly on random users, and 1 / (sqrt(v) + eps) of its item vectors, [items, width]."""
     lm = pool.initial_model()
     loop = TuningLoop(
         lm, pool.layout, TuningTask(_warm_up_users(pool), None, pool.now, pool.settings), Worker(device=pool.device)
@@ -76,7 +72,7 @@ def warm_up_model(pool: SelectionPool) -> tuple[ItemLM, Tensor]:
 
 
 def _warm_up_users(pool: SelectionPool) -> Sequences:
-    """Random users, as many as fill `_WARMUP_STEPS` batches over all epochs; one at least."""
+    """Random users, enough to fill `_WARMUP_STEPS` batches over all epochs; at least one."""
     settings = pool.settings
     tokens = len(pool.layout.prefix) + 2 * np.minimum(pool.past.item.lengths, settings.events)
     order = pool.rng("warm-up").permutation(len(pool))
@@ -85,9 +81,10 @@ def _warm_up_users(pool: SelectionPool) -> Sequences:
 
 
 def user_gradients(lm: ItemLM, examples: TuningExamples, batch_tokens: int) -> Iterator[tuple[int, Tensor]]:
-    """(row of `examples`, gradient of its summed loss in the item vectors, float32 [tuned, width]), each row once.
+    """Yield (row of `examples`, gradient of its summed loss in the item vectors, float32 [tuned, width]), each row
+    once.
 
-    Items without a vector of their own are left out, as targets and as alternatives.
+    Items without an own vector are excluded, as targets and from the softmax.
     """
     lm.eval()
     device, tuned = lm.items.device, len(lm.items)
@@ -109,7 +106,7 @@ def user_gradients(lm: ItemLM, examples: TuningExamples, batch_tokens: int) -> I
 
 
 def output_gradient(states: Tensor, vectors: Tensor, target: Tensor, query: Tensor, weight: Tensor) -> Tensor:
-    """[items, width]: sum of r_q h_q'. `states` [queries, width]; target, query and weight [targets]."""
+    """The sum of r_q h_q', [items, width]. `states` [queries, width]; target, query and weight [targets]."""
     total = torch.zeros(len(states), device=states.device).index_add_(0, query, weight)
     residual = torch.softmax(states @ vectors.T, 1) * total[:, None]
     residual.index_put_((query, target), -weight, accumulate=True)
@@ -127,7 +124,7 @@ def mean_gradient(lm: ItemLM, examples: TuningExamples, batch_tokens: int) -> Te
 def cosines(
     lm: ItemLM, examples: TuningExamples, direction: Tensor, scale: Tensor, batch_tokens: int
 ) -> npt.NDArray[np.float64]:
-    """Cosine between each row's gradient, times `scale` element by element, and `direction`, [rows]."""
+    """Cosine between each row's gradient, scaled elementwise by `scale`, and `direction`, [rows]."""
     out = np.empty(len(examples))
     for row, gradient in user_gradients(lm, examples, batch_tokens):
         out[row] = float(torch.cosine_similarity((gradient * scale).flatten(), direction.flatten(), 0))

@@ -1,9 +1,9 @@
-"""Training-data selection: on which users to tune, a share `tuning.selection_budget` of all.
+"""Training-data selection: the users to tune on, a share `tuning.selection_budget` of all.
 
-Only users with two groups of events have anything to learn from; the budget is a share of these.
+Only users with at least two groups of events give training targets; the budget is a share of these.
 
-A new method is a new file with one pure function (pool, count) -> weights, registered in `SELECTION_METHODS`, and its
-test; all pass tests/reranking/training/test_data_selection.py.
+A new method is a new file with one pure function (pool, count) -> weights, registered in `SELECTION_METHODS`; it must
+pass tests/reranking/training/test_data_selection.py.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MAX_VALIDATION_USERS = 1000
 class SelectionPool:
     """The users to select from, each with at least two groups of events.
 
-    `validation`: rows of the users whom the selection is to serve. What they consumed last stands for the future, so
-    the newest group of a user is used for nothing else. `initial_model`: the model before tuning, always the same.
+    `validation`: rows of the users for whom the selection is made. Their newest group is the validation target, so no
+    user's newest group is used otherwise. `initial_model`: returns the model before tuning, always the same.
     """
 
     events: Sequences  # [users], all before `now`
@@ -49,19 +49,20 @@ class SelectionPool:
 
     @cached_property
     def past(self) -> Sequences:
-        """All events but the newest group of every user, [users]."""
+        """All events except the newest group of every user, [users]."""
         newest = self.events.ts.values[self.events.ts.offsets[1:] - 1]
         return filter_events(self.events, self.events.ts.values < newest[self.events.ts.rows])
 
     @cached_property
     def validation_targets(self) -> TuningExamples:
-        """A query for each validation user at the moment of the newest group; its targets: the new items of that group.
+        """A query for each validation user at the time of the newest group, with the new items of that group as
+        targets.
 
-        Raises DataError where no validation user consumed a new item.
+        Raises DataError if no validation user consumed a new item.
         """
         users = take_users(self.events, self.validation)
         newest = users.ts.values[users.ts.offsets[1:] - 1]
-        since = users.ts.like(users.ts.values - newest[users.ts.rows])  # prompts hold differences of times only
+        since = users.ts.like(users.ts.values - newest[users.ts.rows])  # prompts depend only on time differences
         examples = validation_examples(Sequences(users.item, since, users.weight), self.layout, 0)
         if not len(examples.target.values):
             raise DataError(
@@ -75,7 +76,7 @@ class SelectionPool:
 
 
 SelectionMethod = Callable[[SelectionPool, int], Weights]
-"""(pool, count) -> weights [users]: exactly `count` above 0, with mean 1; the other users are left out."""
+"""(pool, count) -> weights [users]: exactly `count` above 0, with mean 1; 0 for users not selected."""
 
 SELECTION_METHODS: Registry[SelectionMethod] = Registry(
     "tuning.data_selection", "method of training-data selection", built_in=("all",)
@@ -83,14 +84,14 @@ SELECTION_METHODS: Registry[SelectionMethod] = Registry(
 
 
 def top_weights(scores: npt.NDArray[np.float64], count: int) -> Weights:
-    """Weight 1 for the `count` greatest of scores [n], the earlier of equals; 0 for the others."""
+    """Weight 1 for the `count` greatest scores [n], ties to the earlier; 0 for the others."""
     weights = np.zeros(len(scores), np.float32)
     weights[np.argsort(-scores, kind="stable")[:count]] = 1
     return weights
 
 
 def event_group_counts(events: Sequences) -> Int:
-    """[users] number of event groups: events at one time are one group."""
+    """Number of event groups (equal timestamps) of each user, [users]."""
     ends = group_ends(events.ts.values, events.ts.lengths)
     return np.bincount(events.ts.rows[ends], minlength=len(events))
 
@@ -101,13 +102,14 @@ def take_users(events: Sequences, rows: Int) -> Sequences:
 
 
 def filter_events(events: Sequences, mask: npt.NDArray[np.bool_]) -> Sequences:
-    """The events where mask [events] is true; users remain, perhaps without events."""
+    """The events where mask [events] is true; users without events remain."""
     return Sequences(*(member.filter(mask) for member in (events.item, events.ts, events.weight)))
 
 
 @dataclass(frozen=True)
 class DataSelection:
-    """`weights` [users of the sequences]: 0 where a user is left out. `of`: the users who could have been selected."""
+    """The result of a selection. `weights` [users of the sequences]: 0 if not selected; `of`: number of eligible
+    users."""
 
     method: str
     budget: float
@@ -119,7 +121,7 @@ class DataSelection:
         return int(np.count_nonzero(self.weights))
 
     def select_events(self, events: Sequences) -> Sequences:
-        """The selected users, with their events weighted."""
+        """The selected users, with weighted events."""
         rows = np.flatnonzero(self.weights)
         selected = take_users(events, rows)
         weight = selected.weight.like(selected.weight.values * self.weights[rows][selected.weight.rows])
@@ -138,10 +140,11 @@ def select_users(
     device: str = "cpu",
     validation: Int | None = None,
 ) -> DataSelection:
-    """The users to tune on, by `tuning.data_selection` other than "all". See `SelectionPool` for the arguments.
+    """Select the users to tune on, by a `tuning.data_selection` other than "all". See `SelectionPool` for the
+    arguments.
 
-    `validation`: rows of `events` with three groups at least; None: the users who acted last. Raises DataError where no
-    user can be selected, or where the method needs validation users and there are none.
+    `validation`: rows of `events` with at least three groups; None: the users who acted last. Raises DataError if no
+    user is eligible, or if the method needs validation users and there are none.
     """
     eligible = np.flatnonzero(event_group_counts(events) > 1)
     if not len(eligible):
@@ -159,7 +162,7 @@ def select_users(
 
 
 def latest_users(events: Sequences) -> Int:
-    """Rows, ascending, of the users with three groups of events who acted last: the next day is most like theirs."""
+    """Rows, ascending, of the users with three groups of events who acted last, as a proxy for the next day's users."""
     last = events.ts.values[events.ts.offsets[1:] - 1].astype(np.float64)
     enough = event_group_counts(events) > 2
     number = min(_MAX_VALIDATION_USERS, int(enough.sum()))

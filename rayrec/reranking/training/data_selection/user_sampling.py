@@ -19,7 +19,7 @@ from rayrec.reranking.training.data_selection.selection_pool import (
 from rayrec.reranking.training.tuning_examples import Int
 
 _MAX_CLUSTERS = 64
-_USERS_PER_CLUSTER = 4  # selected, on average, at least
+_USERS_PER_CLUSTER = 4  # average number selected, at least
 _ROUNDS = 20
 
 
@@ -48,16 +48,16 @@ def by_similarity(pool: SelectionPool, count: int) -> Weights:
 def by_diversity(pool: SelectionPool, count: int) -> Weights:
     """A stratified sample: k-means clusters of users, each with its share of the budget.
 
-    A user is the mean of the initial vectors of its items (from item factors, words or both: tuning.item_init), at
-    length 1. Every cluster gives at least one user, drawn at random; the weight of its users is the size of the cluster
-    over the number drawn, so that a cluster weighs what it weighs among all users.
+    A user is represented by the mean of the initial vectors of its items (see tuning.item_init), normalised. Every
+    cluster gives at least one user, sampled at random; its users weigh the size of the cluster over the number sampled,
+    so that each cluster retains its weight among all users.
     """
     clusters = min(_MAX_CLUSTERS, max(1, count // _USERS_PER_CLUSTER))
     return stratified_sample(cluster_users(pool, clusters), count, pool.rng("diverse"))
 
 
 def cluster_users(pool: SelectionPool, clusters: int) -> Int:
-    """The cluster of each user, [users]; some clusters may be empty."""
+    """The cluster of each user, [users]; clusters may be empty."""
     item = pool.events.item
     share = np.repeat(1 / item.lengths, item.lengths)
     consumed = sp.csr_matrix((share, item.values, item.offsets), shape=(len(pool), pool.layout.vocabulary.items))
@@ -70,9 +70,9 @@ def cluster_users(pool: SelectionPool, clusters: int) -> Int:
 
 
 def stratified_sample(label: Int, count: int, rng: np.random.Generator) -> Weights:
-    """Weights [users] of `count` users, drawn from the clusters `label` [users] in proportion to their sizes.
+    """Weights [users] of `count` users, sampled from the clusters `label` [users] in proportion to their sizes.
 
-    `count` is at least the number of clusters in use.
+    `count` must be at least the number of clusters in use.
     """
     used, label, sizes = np.unique(label, return_inverse=True, return_counts=True)
     sample = 1 + apportion(count - len(used), sizes - 1)
