@@ -1,4 +1,4 @@
-"""The blender: its fitted weights, its defaults, and the independence of users."""
+"""The blender: fitted weights, default weights, independence of users."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_candidate_without_llm_score_gets_the_users_lowest() -> None:
     assert known.tolist() == [True, False, False]
 
 
-def test_a_score_never_depends_on_who_shares_the_table() -> None:
+def test_scores_do_not_depend_on_other_users_in_the_table() -> None:
     learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     table = with_llm(candidates(60))
     whole = learned.scores(table, item_features())
@@ -117,7 +117,7 @@ def test_a_score_never_depends_on_who_shares_the_table() -> None:
         assert np.array_equal(part.values, whole.values[whole.offsets[start] : whole.offsets[start + length]])
 
 
-def test_a_blender_is_the_same_after_json() -> None:
+def test_a_blender_survives_a_json_round_trip() -> None:
     learned = fit_blender([window(seed=1, llm=1.0)], PERSONAL)
     back = Blender.from_dict(json.loads(json.dumps(learned.to_dict())))
     table = with_llm(candidates())
@@ -137,7 +137,7 @@ def test_fitting_again_gives_the_same_weights() -> None:
 
 
 def _no_dust(score: float) -> float:
-    """A row of scores below 1e-12 counts as a row of zeros: there the scale does matter."""
+    """Treat rows with scores below 1e-12 as zero, because there the scale does matter."""
     return score if abs(score) > 1e-9 else 0.0
 
 

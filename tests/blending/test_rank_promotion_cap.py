@@ -1,4 +1,4 @@
-"""The rank-promotion cap: whatever the LLM scores are, the order without the LLM bounds the ranks."""
+"""The rank-promotion cap: the order without the LLM bounds all ranks, whatever the LLM scores are."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROWS = st.lists(st.tuples(SCORES, SCORES, st.booleans()), min_size=1, max_size=1
 
 
 def ranked(scores: Floats) -> list[int]:
-    """Positions, best first, equal ones in their order."""
+    """Positions, best first, ties in order."""
     return np.argsort(-scores.astype(np.float64), kind="stable").tolist()
 
 
@@ -93,7 +93,7 @@ LEARNED = fit_blender([window(seed=1, llm=1.0), window(seed=2, llm=1.0)], PERSON
 
 
 def attacked(table: pa.Table, achieved: float) -> pa.Table:
-    """The last candidate of every user is scored so by the LLM."""
+    """The LLM gives this score to every user's last candidate."""
     llm = Ragged.from_arrow(table["llm_score"])
     values = llm.values.copy()
     values[llm.offsets[1:] - 1] = achieved

@@ -1,4 +1,4 @@
-"""Histories with planted noise: users of a few tastes, and random events of other tastes."""
+"""Histories with injected noise: users with a few tastes, and random events of other tastes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayrec.retrieval.user_histories import clipped_matrix
 
 
 def load(name: str, arrays: dict[str, Any], **settings: Any) -> Denoiser:
-    """A denoiser with these settings."""
+    """Load a denoiser with these settings."""
     return DENOISERS[name].load(arrays, DENOISERS.settings(name, settings))
 
 
@@ -82,9 +82,9 @@ def next_item_arrays(items: int, width: int, seed: int) -> dict[str, np.ndarray]
 
 
 def planted(users: int = 300, tastes: int = 5, seed: int = 0) -> tuple[Histories, np.ndarray, dict[str, np.ndarray]]:
-    """Histories, which events are noise [events], and a model fitted on them, noise included.
+    """Histories, a mask of the noise [events], and a model fitted on them, noise included.
 
-    Noise is drawn by popularity from the whole catalogue, so that popularity alone cannot find it.
+    Noise is drawn by popularity from the whole catalogue, so that popularity alone cannot detect it.
     """
     random = np.random.default_rng(seed)
     per_taste = 30
@@ -120,7 +120,7 @@ def fit_data(whole: Histories, items: int) -> FitData:
 def fism_arrays(
     whole: Histories, items: int, cases: list[tuple[str, dict[str, Any]]], settings: dict[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Factor models fitted on the histories: those that these methods need, or one of these settings."""
+    """Fit factor models on the histories: those that these methods need, or one with these settings."""
     data = fit_data(whole, items)
     if settings is not None:
         return FismRetriever.fit(data, FismSettings(**settings)).arrays()
@@ -131,7 +131,7 @@ def fism_arrays(
 
 
 def auc_within(suspicion: np.ndarray, noise: np.ndarray, length: int = 20) -> float:
-    """P(a noise event ranks above another one), ranks taken within users of this many events each."""
+    """P(a noise event ranks above another event), with ranks within users of this many events."""
     rank = np.argsort(np.argsort(suspicion.reshape(-1, length), axis=1), axis=1).ravel()
     above, below = rank[noise], rank[~noise]
     return float((above[:, None] > below).mean() + (above[:, None] == below).mean() / 2)

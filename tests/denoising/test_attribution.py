@@ -1,4 +1,4 @@
-"""The attribution benchmark's scores: closed forms against dattri, explicit inverses and the nightly method."""
+"""The attribution benchmark's scores: closed forms against dattri, explicit inverses and the denoiser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small(seed: int = 0, damping: float = 1.0, steps: int = 60) -> AttributionCa
 
 
 def hessian(of: AttributionCase) -> torch.Tensor:
-    """Of the mean loss of the training examples at the last checkpoint, in dattri's order of parameters."""
+    """Hessian of the mean training loss at the last checkpoint, in dattri's order of parameters."""
     items, width = of.model.source[-1].shape
     cut = items * width
     bag, own = scores.bags(of.train, items).double(), torch.from_numpy(of.train.target)
@@ -51,7 +51,7 @@ def hessian(of: AttributionCase) -> torch.Tensor:
 
 
 def gradients(of: AttributionCase, examples: NextItemExamples) -> np.ndarray:
-    """In dattri's order of parameters, [n, parameters]: outer products, written out."""
+    """Gradients in dattri's order of parameters, [n, parameters], as explicit outer products."""
     (delta, hidden), (back, bag) = scores.layers(of.model, examples, -1)
     source, target = back.unsqueeze(2) * bag.unsqueeze(1), delta.unsqueeze(2) * hidden.unsqueeze(1)
     return torch.cat([source.flatten(1), target.flatten(1)], 1).double().numpy()
@@ -72,7 +72,7 @@ def by_dattri(
     return np.asarray(found.detach())
 
 
-def test_gradients_are_those_of_dattri() -> None:
+def test_gradients_equal_dattris() -> None:
     from dattri.algorithm import TracInAttributor
 
     of = small()
@@ -91,7 +91,7 @@ def test_tracin_is_the_mean_over_checkpoints() -> None:
 
 
 @pytest.mark.parametrize(("damping", "steps"), [(3.0, 25), (10.0, 12)])
-def test_conjugate_gradients_are_the_explicit_inverse_of_the_hessian(damping: float, steps: int) -> None:
+def test_conjugate_gradients_equal_the_explicit_inverse_of_the_hessian(damping: float, steps: int) -> None:
     of = small(damping=damping, steps=steps)
     damped = hessian(of) + damping * of.mean_eigenvalue * torch.eye(len(hessian(of)), dtype=torch.float64)
     assert torch.linalg.eigvalsh(damped)[0] > 0
@@ -99,7 +99,7 @@ def test_conjugate_gradients_are_the_explicit_inverse_of_the_hessian(damping: fl
     assert np.allclose(scores.cg(of), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def test_datainf_in_closed_form_is_that_of_dattri() -> None:
+def test_closed_form_datainf_equals_dattris() -> None:
     from dattri.algorithm import IFAttributorDataInf
 
     of = small(damping=2.0)
@@ -110,10 +110,8 @@ def test_datainf_in_closed_form_is_that_of_dattri() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 100), width=st.integers(1, 5), damping=st.floats(0.01, 2))
-def test_ek_fac_is_exact_for_a_layer_of_one_output_and_for_one_of_one_input(
-    seed: int, width: int, damping: float
-) -> None:
-    """Where what comes back is always as large, or what goes in is, the Fisher matrix is one covariance."""
+def test_ek_fac_is_exact_for_layers_with_one_output_or_one_input(seed: int, width: int, damping: float) -> None:
+    """With constant output gradients or constant inputs, the Fisher matrix is a single covariance."""
     random = torch.Generator().manual_seed(seed)
 
     def layer(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -129,19 +127,19 @@ def test_ek_fac_is_exact_for_a_layer_of_one_output_and_for_one_of_one_input(
     assert np.allclose(turned, expected, atol=1e-3 * max(1, float(expected.abs().max())))
 
 
-def test_ek_fac_sums_over_both_layers_what_damping_alone_makes_products_of_gradients() -> None:
+def test_ek_fac_with_damping_only_is_the_sum_of_gradient_products_over_both_layers() -> None:
     of = small(damping=1e6)
     expected = scores.grad_dot(of) / (of.damping * of.mean_eigenvalue)
     assert np.allclose(scores.ek_fac(of), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-def test_conjugate_gradients_that_go_past_convergence_are_an_error_and_no_zeros() -> None:
+def test_conjugate_gradients_beyond_convergence_are_an_error() -> None:
     with pytest.raises(FloatingPointError, match="fewer steps"):
         scores.cg(small(damping=10.0, steps=60))
 
 
 def test_the_mean_eigenvalue_is_the_trace_of_the_fisher_matrix_over_the_parameters() -> None:
-    """Against the expectation over all items of every example; the sample is of many examples."""
+    """Compared with the expectation over all items of every example; the sample has many examples."""
     item = rows(users=400)
     examples = NextItemExamples.of(item, SETTINGS.recency)
     of = AttributionCase(train(examples, ITEMS, SETTINGS), examples, examples, 1.0, 1)
@@ -155,7 +153,7 @@ def test_the_mean_eigenvalue_is_the_trace_of_the_fisher_matrix_over_the_paramete
 
 
 @pytest.mark.parametrize("score", ["self_influence", "el2n", "grad_variance"])
-def test_the_nightly_method_and_the_benchmark_mean_the_same(score: str) -> None:
+def test_the_benchmark_and_the_denoiser_give_the_same_scores(score: str) -> None:
     item = rows()
     model = train(NextItemExamples.of(item, SETTINGS.recency), ITEMS, SETTINGS)
     assert len(model.negatives) == ITEMS
@@ -178,7 +176,7 @@ def test_a_models_log_likelihood_is_the_negative_of_its_loss() -> None:
     )
 
 
-def test_targets_are_last_events_and_no_examples() -> None:
+def test_targets_are_last_events_and_not_training_examples() -> None:
     item = Ragged.from_lengths(np.arange(30, dtype=np.int32), [4, 6, 5, 8, 7])
     examples, test = split(item, 3, SETTINGS, 0)
     assert len(test) == 3
@@ -186,7 +184,7 @@ def test_targets_are_last_events_and_no_examples() -> None:
     assert sorted([*examples.target, *test.target]) == list(range(30))
 
 
-def test_bm25_takes_items_for_words() -> None:
+def test_bm25_uses_items_as_words() -> None:
     item = Ragged.from_lengths(np.array([1, 2, 3, 4, 5, 6, 1, 2, 3], np.int32), [3, 3, 3])
     examples = NextItemExamples.of(item, SETTINGS.recency)
     last = examples.take(np.array([8]))

@@ -1,4 +1,4 @@
-"""What every denoising method promises, whichever it is."""
+"""Contract of all denoising methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def part(whole: Histories, users: np.ndarray) -> Histories:
     return Histories(take(whole.item), take(whole.ts), take(whole.weight), take(whole.value), take(whole.dwell_ms))
 
 
-def test_every_event_gets_a_verdict_within_bounds(method: Denoiser) -> None:
+def test_every_event_gets_a_valid_decision(method: Denoiser) -> None:
     whole = random_histories()
     decision = method.decide(whole)
     for array, dtype in (
@@ -43,7 +43,7 @@ def test_every_event_gets_a_verdict_within_bounds(method: Denoiser) -> None:
     assert np.isfinite(decision.negative_influence).all()
 
 
-def test_a_verdict_never_depends_on_who_shares_the_batch(method: Denoiser) -> None:
+def test_decisions_do_not_depend_on_other_users_in_the_batch(method: Denoiser) -> None:
     whole = random_histories(users=120, longest=60)
     together = method.decide(whole)
     random = np.random.default_rng(3)
@@ -56,20 +56,20 @@ def test_a_verdict_never_depends_on_who_shares_the_batch(method: Denoiser) -> No
         assert np.array_equal(alone.negative_influence, together.negative_influence[events])
 
 
-def test_the_same_batch_gets_the_same_verdict_again(method: Denoiser) -> None:
+def test_decisions_are_deterministic(method: Denoiser) -> None:
     first, second = method.decide(random_histories()), method.decide(random_histories())
     assert np.array_equal(first.keep_weight, second.keep_weight)
     assert np.array_equal(first.influence, second.influence, equal_nan=True)
 
 
-def test_empty_and_tiny_histories_are_left_alone(method: Denoiser) -> None:
+def test_nothing_is_removed_from_empty_and_tiny_histories(method: Denoiser) -> None:
     item = Ragged.from_lengths(np.array([3, 4, 4], np.int32), [0, 1, 2, 0])
     assert method.decide(histories(item)).keep_weight.tolist() == [1, 1, 1]
     nobody = Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(0, np.int64))
     assert len(method.decide(histories(nobody)).keep_weight) == 0
 
 
-def test_no_more_goes_than_the_cap_allows(method: Denoiser) -> None:
+def test_removals_stay_within_the_budget(method: Denoiser) -> None:
     whole = random_histories(users=200, longest=40)
     decision = method.decide(whole)
     gone = np.bincount(whole.item.rows, decision.keep_weight < 1, minlength=200)
@@ -77,7 +77,7 @@ def test_no_more_goes_than_the_cap_allows(method: Denoiser) -> None:
     assert (whole.item.lengths - gone >= np.minimum(whole.item.lengths, 5)).all()
 
 
-def test_events_that_are_not_positive_are_not_judged(method: Denoiser) -> None:
+def test_events_that_are_not_positive_are_not_assessed(method: Denoiser) -> None:
     whole = random_histories()
     weight = np.where(np.arange(len(whole.item.values)) % 3, 1.0, -1.0)
     decision = method.decide(histories(whole.item, weight))
@@ -85,12 +85,12 @@ def test_events_that_are_not_positive_are_not_judged(method: Denoiser) -> None:
     assert np.isnan(decision.influence[weight < 0]).all()
 
 
-def test_unknown_settings_are_refused_before_any_work(method: Denoiser) -> None:
+def test_unknown_settings_are_an_error_at_load(method: Denoiser) -> None:
     with pytest.raises(ConfigError, match="max_shar"):
         DENOISERS.settings(method.name, {"max_shar": 0.1})
 
 
-def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
+def test_the_stage_converts_histories_to_denoised_rows(method: Denoiser) -> None:
     table = pa.table(
         [
             ["a", "b", "c"],
@@ -109,7 +109,7 @@ def test_the_stage_turns_histories_into_denoised_rows(method: Denoiser) -> None:
     assert out["keep_weight"].to_pylist() == [[1.0, 1.0], [], [1.0]]
 
 
-def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
+def test_the_error_for_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no denoising method 'influense'") as error:
         DENOISERS.lookup("influense")
     assert "influence" in error.value.hint

@@ -1,4 +1,4 @@
-"""EASE's support and negative influence against scoring again without each event."""
+"""EASE's support and negative influence, compared with rescoring without each event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ITEMS = 30
     power=st.sampled_from([0.0, 0.5]),
     draw=st.randoms(use_true_random=False),
 )
-def test_support_and_harm_are_what_scoring_again_without_the_event_says(
+def test_support_and_negative_influence_equal_rescoring_without_the_event(
     users: list[list[int]], seed: int, power: float, draw: object
 ) -> None:
     arrays = model_arrays(ITEMS, 6, seed)
@@ -56,14 +56,14 @@ def test_support_and_harm_are_what_scoring_again_without_the_event_says(
             assert abs(negative_influence[at][i] - expected) < 1e-5
 
 
-def test_support_within_the_user_finds_planted_noise() -> None:
+def test_support_detects_injected_noise() -> None:
     whole, noise, arrays = planted()
     decision = load("ease", arrays).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.8
     assert noise[decision.keep_weight < 1].mean() > 2 * noise.mean()
 
 
-def test_items_outside_the_solve_are_not_judged() -> None:
+def test_items_outside_the_solve_are_not_assessed() -> None:
     arrays = model_arrays()
     arrays["ease.active"] = np.delete(arrays["ease.active"], 7)
     arrays["ease.weights"] = np.delete(np.delete(arrays["ease.weights"], 7, 0), 7, 1)

@@ -1,4 +1,4 @@
-"""The blend: what is planted, what is learned from it inside the item model's fit, and what comes of it."""
+"""The ensemble: injected noise, weights learned in the item model's fit, and the resulting decisions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY = DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble"))
 
 
 @given(users=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_without_what_was_planted_the_histories_are_as_before(users: list[list[int]], seed: int) -> None:
+def test_without_the_injected_noise_the_histories_are_unchanged(users: list[list[int]], seed: int) -> None:
     item = Ragged.from_lengths(np.array([i for user in users for i in user], np.int32), [len(user) for user in users])
     whole = histories(item)
     noisy, noise = inject_noise(whole, 10, 0.3, np.random.default_rng(seed))
@@ -48,7 +48,7 @@ def test_without_what_was_planted_the_histories_are_as_before(users: list[list[i
         assert (np.diff(noisy.ts.values[at]) >= 0).all()
 
 
-def test_what_is_planted_is_drawn_by_popularity_and_about_the_share_asked_for() -> None:
+def test_injected_noise_is_drawn_by_popularity_and_has_the_requested_share() -> None:
     whole, _, arrays = planted(users=2000, tastes=10)
     noisy, noise = inject_noise(whole, 300, 0.2, np.random.default_rng(0))
     assert abs(noise.mean() - 0.2) < 0.02
@@ -81,7 +81,7 @@ def world() -> tuple[Histories, np.ndarray, ItemModel]:
     return whole, noise, fitted(table_of(whole))
 
 
-def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
+def test_the_ensemble_detects_noise_as_well_as_its_best_member(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
     whole, noise, model = world
     arrays = model.denoiser_arrays(())
     found = {name: load(name, arrays).decide(whole) for name in ("ease", "influence", "ensemble")}
@@ -92,7 +92,7 @@ def test_the_blend_finds_noise_as_well_as_its_best_member(world: tuple[Histories
     assert {REASONS[code] for code in found["ensemble"].reason[taken]} == {"likely_noise"}
 
 
-def test_probabilities_are_near_the_truth_on_noise_like_that_planted(
+def test_probabilities_are_calibrated_on_injected_noise(
     world: tuple[Histories, np.ndarray, ItemModel],
 ) -> None:
     whole, _, model = world
@@ -106,7 +106,7 @@ def test_probabilities_are_near_the_truth_on_noise_like_that_planted(
     assert abs(probability[likely].mean() - noise[likely].mean()) < 0.1
 
 
-def test_what_was_learned_travels_with_the_item_model(
+def test_the_learned_weights_are_stored_in_the_item_model(
     tmp_path: Path, world: tuple[Histories, np.ndarray, ItemModel]
 ) -> None:
     whole, _, model = world
@@ -122,7 +122,7 @@ def test_what_was_learned_travels_with_the_item_model(
     assert np.array_equal(before.keep_weight, after.keep_weight)
 
 
-def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
+def test_the_learned_weights_do_not_depend_on_the_sharding(
     world: tuple[Histories, np.ndarray, ItemModel],
 ) -> None:
     whole, _, model = world
@@ -131,7 +131,7 @@ def test_the_same_events_teach_the_same_blend_however_they_were_sharded(
     assert np.array_equal(fitted(reversed_).fitted_denoisers[KEY]["weights"], model.fitted_denoisers[KEY]["weights"])
 
 
-def test_only_what_matters_to_learning_is_in_its_key() -> None:
+def test_the_fit_key_has_only_settings_of_the_fit() -> None:
     def key(**settings: Any) -> str:
         return DENOISERS["ensemble"].fit_key(DENOISERS.settings("ensemble", settings))
 
@@ -141,7 +141,7 @@ def test_only_what_matters_to_learning_is_in_its_key() -> None:
     assert len(required_denoiser_fits(several)) == 1
 
 
-def test_fits_and_histories_are_two_views_of_the_same_events() -> None:
+def test_fit_data_and_histories_contain_the_same_events() -> None:
     whole, _, _ = planted(users=20)
     data = fit_data(whole, ITEMS, CUT)
     back = histories_from_fit_data(data)
@@ -158,7 +158,7 @@ def test_each_denoiser_names_the_fits_it_needs() -> None:
     assert len(item_model.required_sources([], False, required_fits_of([*ENSEMBLE, *ENSEMBLE]))) == 3
 
 
-def test_a_blend_that_was_not_learned_is_an_error_in_words() -> None:
+def test_a_model_without_the_learned_weights_is_an_error() -> None:
     with pytest.raises(ConfigError, match="which is not in the item model"):
         load("ensemble", {})
     with pytest.raises(ConfigError, match="noise_share"):

@@ -1,4 +1,4 @@
-"""Loss, propensity and NBPO: the leave-one-out scores they judge by, and what each makes of them."""
+"""Loss, propensity and NBPO: their leave-one-out scores and the decisions they make."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @given(users=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=4), seed=st.integers(0, 5))
-def test_an_event_is_explained_by_the_users_other_items(users: list[list[int]], seed: int) -> None:
+def test_leave_one_out_scores_use_the_users_other_items(users: list[list[int]], seed: int) -> None:
     random = np.random.default_rng(seed)
     source, target = random.normal(size=(2, 10, 3)).astype(np.float32)
     bias = random.normal(size=10).astype(np.float32)
@@ -74,7 +74,7 @@ def world() -> tuple[Any, np.ndarray, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("name", "given_"), CASES)
-def test_planted_noise_is_what_the_model_explains_least(
+def test_injected_noise_has_the_lowest_likelihood(
     name: str, given_: dict[str, Any], world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
@@ -96,7 +96,7 @@ def loaded(name: str, given_: dict[str, Any]) -> tuple[FactorModelDenoiser, dict
     return loaded_method, arrays
 
 
-def test_t_ce_goes_by_the_losses_of_everybody() -> None:
+def test_t_ce_ranks_losses_over_all_users() -> None:
     whole = random_histories(users=80, longest=30)
     method, arrays = loaded(
         "loss", {"objective": "t_ce", "drop": 0.1, "max_removed_share": 1.0, "min_retained": 0, "min_events": 0}
@@ -106,7 +106,7 @@ def test_t_ce_goes_by_the_losses_of_everybody() -> None:
     assert np.array_equal(method.decide(whole).keep_weight == 0, loss > quantiles[90])
 
 
-def test_r_ce_weighs_down_and_never_out() -> None:
+def test_r_ce_reduces_weights_but_removes_no_event() -> None:
     whole = random_histories(users=80, longest=30)
     decision = loaded("loss", {"objective": "r_ce"})[0].decide(whole)
     weighed = decision.keep_weight[decision.keep_weight < 1]
@@ -114,7 +114,7 @@ def test_r_ce_weighs_down_and_never_out() -> None:
     assert weighed.min() > 0
 
 
-def test_pld_resamples_by_the_users_own_losses_alone() -> None:
+def test_pld_resamples_by_the_users_own_losses_only() -> None:
     whole = random_histories(users=30, longest=30)
     decision = loaded("loss", {"objective": "pld"})[0].decide(whole)
     for user in range(30):
@@ -122,16 +122,16 @@ def test_pld_resamples_by_the_users_own_losses_alone() -> None:
         own = decision.influence[at]
         out = decision.keep_weight[at] == 0
         if out.any():
-            assert own[out].max() <= own[~out].min()  # the largest losses of this user, whatever others' are
+            assert own[out].max() <= own[~out].min()  # the largest losses of this user, independent of other users
 
 
-def test_another_objective_is_another_fit() -> None:
+def test_objectives_have_separate_fits() -> None:
     names = {required_fits(name, **given_)[0].name for name, given_ in CASES}
     assert len(names) == len(CASES)
     assert required_fits("loss", max_removed_share=0.1) == required_fits("loss")  # the budget does not concern the fit
 
 
-def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
+def test_a_model_fitted_without_the_factors_is_an_error() -> None:
     with pytest.raises(ConfigError, match="which is not in the item model"):
         load("loss", {})
 
@@ -146,7 +146,7 @@ def test_a_model_fitted_without_the_factors_is_an_error_in_words() -> None:
         ("nbpo", {"max_removed_share": 1.5}),
     ],
 )
-def test_settings_that_cannot_be_are_refused(name: str, bad: dict[str, Any]) -> None:
+def test_invalid_settings_are_an_error(name: str, bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         DENOISERS.settings(name, bad)
 
@@ -164,7 +164,7 @@ def test_the_same_data_gives_the_same_factors(objective: str) -> None:
     assert FismRetriever.name == "fism"
 
 
-def test_items_that_the_model_does_not_know_are_not_judged() -> None:
+def test_unknown_items_are_not_assessed() -> None:
     method, _ = loaded("nbpo", {})
     method.model.target[7] = 0
     fresh = type(method)(method.model, method.quantiles, method.settings)

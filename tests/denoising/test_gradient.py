@@ -1,4 +1,4 @@
-"""Gradients of the next-item model: closed forms against automatic differentiation, and what is made of them."""
+"""Gradients of the next-item model: closed forms against automatic differentiation, and the resulting decisions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def small_model(seed: int) -> NextItemModel:
 def loss_of(
     model: NextItemModel, source: torch.Tensor, target: torch.Tensor, before: list[int], code: int
 ) -> torch.Tensor:
-    """The loss as rayrec.numerics.next_item_model states it, in the order of its words."""
+    """The loss as documented in rayrec.numerics.next_item_model."""
     recent = before[::-1][: len(model.recency)]
     weights = torch.tensor(model.recency[: len(recent)], dtype=torch.float64)
     context = torch.zeros(WIDTH, dtype=torch.float64)
@@ -58,7 +58,7 @@ def loss_of(
 
 
 def autograd(model: NextItemModel, checkpoint: int, row: list[int]) -> np.ndarray:
-    """The gradient of each event of one history by all parameters, [L, parameters] float64."""
+    """Gradient of each event of one history by all parameters, [L, parameters] float64."""
     gradients = []
     for place, code in enumerate(row):
         parts = [torch.tensor(array[checkpoint].astype(np.float64)) for array in (model.source, model.target)]
@@ -77,9 +77,7 @@ def padded(users: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 @settings(max_examples=40, deadline=None)
 @given(users=HISTORIES, seed=st.integers(0, 5), checkpoint=st.integers(0, 2))
-def test_closed_form_products_of_gradients_are_those_of_autograd(
-    users: list[list[int]], seed: int, checkpoint: int
-) -> None:
+def test_closed_form_products_of_gradients_equal_autograd(users: list[list[int]], seed: int, checkpoint: int) -> None:
     model = small_model(seed)
     codes, mask = padded(users)
     found = model.gradients(codes, mask, checkpoint).gram().numpy()
@@ -94,8 +92,8 @@ def test_closed_form_products_of_gradients_are_those_of_autograd(
 
 @settings(max_examples=20, deadline=None)
 @given(users=HISTORIES, seed=st.integers(0, 5))
-def test_el2n_is_the_distance_of_the_probabilities_from_the_truth(users: list[list[int]], seed: int) -> None:
-    """The gradient by the items' biases, the last column of `target`, is p - e_y itself."""
+def test_el2n_is_the_distance_of_the_probabilities_from_the_target(users: list[list[int]], seed: int) -> None:
+    """The gradient by the items' biases, the last column of `target`, equals p - e_y."""
     model = small_model(seed)
     codes, mask = padded(users)
     found = model.gradients(codes, mask, 2).el2n().numpy()
@@ -111,7 +109,7 @@ def test_the_variance_of_gradients_is_taken_over_the_checkpoints() -> None:
         rows = []
         for place, code in enumerate(user):
             source, target = (torch.tensor(a[checkpoint].astype(np.float64)) for a in (model.source, model.target))
-            moved = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)  # u + moved, whatever the events before
+            moved = torch.zeros(WIDTH, dtype=torch.float64, requires_grad=True)  # u + moved, for any previous events
             shifted = torch.cat([target[:, :-1] @ moved[:, None], torch.zeros(ITEMS, WIDTH)], 1)
             bias = torch.cat([torch.zeros(ITEMS, WIDTH), shifted[:, :1]], 1)
             loss_of(model, source, target + bias, user[:place], code).backward()
@@ -170,7 +168,7 @@ def test_scores_over_checkpoints_are_means_of_those_of_each() -> None:
 
 
 @pytest.mark.parametrize("score", sorted(SCORES))
-def test_a_score_never_depends_on_who_shares_the_batch(score: str) -> None:
+def test_scores_do_not_depend_on_other_users_in_the_batch(score: str) -> None:
     whole = random_histories(users=60, longest=70)
     method = load("gradient", model_arrays(), score=score)
     together = method.decide(whole)
@@ -192,7 +190,7 @@ def world() -> tuple[Any, np.ndarray, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("score", ["el2n", "self_influence", "grad_variance"])
-def test_planted_noise_has_large_and_unsteady_gradients(
+def test_injected_noise_has_large_and_variable_gradients(
     score: str, world: tuple[Any, np.ndarray, dict[str, Any]]
 ) -> None:
     whole, noise, arrays = world
@@ -203,7 +201,7 @@ def test_planted_noise_has_large_and_unsteady_gradients(
     assert {REASONS[code] for code in decision.reason[taken]} == {"low_likelihood"}
 
 
-def test_items_of_one_taste_are_rivals_to_tracin_and_stray_events_are_not(
+def test_tracin_gives_injected_noise_less_negative_influence(
     world: tuple[Any, np.ndarray, dict[str, Any]],
 ) -> None:
     whole, noise, arrays = world
@@ -211,7 +209,7 @@ def test_items_of_one_taste_are_rivals_to_tracin_and_stray_events_are_not(
     assert auc_within(decision.negative_influence, noise) < 0.4
 
 
-def test_by_tracin_only_events_with_harm_go() -> None:
+def test_tracin_removes_only_events_of_negative_influence() -> None:
     decision = load("gradient", model_arrays(), score="tracin").decide(random_histories(users=80, longest=30))
     taken = decision.keep_weight < 1
     assert taken.any()
@@ -220,23 +218,23 @@ def test_by_tracin_only_events_with_harm_go() -> None:
     assert {REASONS[code] for code in decision.reason[taken]} == {"negative_influence"}
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
+def test_invalid_settings_are_an_error() -> None:
     for bad in ({"score": "el3n"}, {"score": "ek_fac"}, {"trusted_newest": 0}, {"max_removed_share": 1.5}):
         with pytest.raises(ConfigError):
             DENOISERS.settings("gradient", bad)
 
 
-def test_a_model_fitted_without_it_is_an_error_in_words() -> None:
+def test_a_model_fitted_without_next_item_is_an_error() -> None:
     with pytest.raises(ConfigError, match="which is not in the item model"):
         load("gradient", {})
 
 
-def test_every_score_asks_for_the_same_fit() -> None:
+def test_all_scores_require_the_same_fit() -> None:
     asked = [required_fits("gradient", score=score, max_removed_share=0.1) for score in SCORES]
     assert asked == [required_fits("gradient")] * len(SCORES)
 
 
-def test_a_nights_fit_serves_the_denoiser_saved_and_in_another_catalogue(tmp_path: Path) -> None:
+def test_a_stored_fit_serves_the_denoiser_in_another_catalogue(tmp_path: Path) -> None:
     whole, _, arrays = planted(users=60)
     items = len(arrays["item.count"])
     ids = pa.array([f"item {code:03d}" for code in range(items)])

@@ -1,4 +1,4 @@
-"""The closed form against refits without each event, one by one."""
+"""The closed form, compared with refits without each event."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_the_closed_form_equals_refits(
         assert np.abs(negative_influence[at] - expected[1]).max() < bound * scale
 
 
-def test_within_user_consistency_finds_planted_noise() -> None:
+def test_self_consistency_detects_injected_noise() -> None:
     whole, noise, arrays = planted()
     decision = load("influence", arrays).decide(whole)
     assert auc_within(-decision.influence, noise) > 0.8
@@ -87,7 +87,7 @@ def test_within_user_consistency_finds_planted_noise() -> None:
     assert noise[taken].mean() > 2 * noise.mean()
 
 
-def test_items_without_factors_are_not_judged() -> None:
+def test_items_without_factors_are_not_assessed() -> None:
     arrays = model_arrays()
     arrays["ials.factors"][7] = 0
     item = Ragged.from_lengths(np.array([7, 1, 2, 7, 3, 4, 5, 6], np.int32), [8])
@@ -97,7 +97,7 @@ def test_items_without_factors_are_not_judged() -> None:
     assert np.isfinite(decision.influence[[1, 2, 4]]).all()
 
 
-def test_trusted_are_the_newest_that_pass_the_filters() -> None:
+def test_trusted_events_are_the_newest_that_pass_the_filters() -> None:
     item = Ragged.from_lengths(np.arange(8, dtype=np.int32), [5, 3])
     whole = histories(item, value=np.array([5, 1, 5, 5, 2, 1, 1, 1.0]))
     scored = np.ones(8, np.bool_)
@@ -107,13 +107,13 @@ def test_trusted_are_the_newest_that_pass_the_filters() -> None:
     assert liked.tolist() == [False, False, True, True, False, False, False, False]
 
 
-def test_a_history_may_be_weighed_down_instead_of_cut() -> None:
+def test_events_may_be_down_weighted_instead_of_removed() -> None:
     whole, _, arrays = planted(users=40)
     decision = load("influence", arrays, removed_weight=0.25).decide(whole)
     assert set(decision.keep_weight.tolist()) == {0.25, 1.0}
 
 
-def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
+def test_the_most_suspicious_events_are_removed_first_with_their_reasons() -> None:
     limits = RemovalThresholds(
         max_removed_share=0.5, min_retained=1, min_events=2, inconsistent_share=0.5, negative_influence_share=0.5
     )
@@ -141,11 +141,11 @@ def test_the_worst_by_both_ranks_go_first_and_reasons_say_why() -> None:
         {"regularization": "x"},
     ],
 )
-def test_settings_that_cannot_be_are_refused(bad: dict[str, object]) -> None:
+def test_invalid_settings_are_an_error(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         DENOISERS.settings("influence", bad)
 
 
-def test_a_model_without_factors_is_an_error_in_words() -> None:
+def test_a_model_without_factors_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"needs 'ials\.factors'"):
         load("influence", {"item.count": np.ones(3, np.float32)})

@@ -1,4 +1,4 @@
-"""The denoising benchmark's own maths: planting, finding, and ranking."""
+"""The denoising benchmark: noise injection, detection and ranking metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ITEMS, MOMENT = 60, 10**9
 
 
 def clean_histories(seed: int, users: int = 80) -> tuple[pa.Table, Clean, np.ndarray]:
-    """HISTORY of two tastes, even items and odd ones, popular ones more often; some events are returns."""
+    """HISTORY of two tastes, even and odd items, popular ones more often; some events are returns."""
     random = np.random.default_rng(seed)
     chance = 1 / np.arange(1, ITEMS // 2 + 1)
     rows = [
@@ -54,7 +54,7 @@ def clean_histories(seed: int, users: int = 80) -> tuple[pa.Table, Clean, np.nda
 
 
 def planted(kind: str, seed: int, share: float = 0.2) -> tuple[pa.Table, pa.Table, np.ndarray, Clean]:
-    """(clean, noisy, which events are noise, what it was planted into)"""
+    """(clean, noisy, mask of the noise, the histories it was injected into)"""
     table, clean, user_cutoffs = clean_histories(seed)
     random = np.random.default_rng([seed, 1])
     noise = planted_items(clean, kind, share, random)
@@ -64,7 +64,7 @@ def planted(kind: str, seed: int, share: float = 0.2) -> tuple[pa.Table, pa.Tabl
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_without_its_noise_a_noisy_history_is_the_clean_one(kind: str, seed: int) -> None:
+def test_removing_the_injected_noise_restores_the_clean_history(kind: str, seed: int) -> None:
     table, noisy, noise, _ = planted(kind, seed)
     for name in HISTORY.names[1:]:
         column = Ragged.from_arrow(noisy[name])
@@ -74,7 +74,7 @@ def test_without_its_noise_a_noisy_history_is_the_clean_one(kind: str, seed: int
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_nobody_gets_an_item_that_they_have_or_that_is_held_out_or_twice(kind: str, seed: int) -> None:
+def test_injected_items_are_new_distinct_and_not_held_out(kind: str, seed: int) -> None:
     _, noisy, noise, clean = planted(kind, seed)
     item = Ragged.from_arrow(noisy["item"])
     cells = (item.rows * ITEMS + item.values)[noise]
@@ -83,7 +83,7 @@ def test_nobody_gets_an_item_that_they_have_or_that_is_held_out_or_twice(kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_planted_events_stand_in_time_and_look_like_the_users_own(kind: str) -> None:
+def test_injected_events_are_in_time_order_and_resemble_the_users_own(kind: str) -> None:
     table, noisy, noise, clean = planted(kind, 3)
     ts = Ragged.from_arrow(noisy["ts"])
     within = ts.rows[1:] == ts.rows[:-1]
@@ -100,7 +100,7 @@ def test_planted_events_stand_in_time_and_look_like_the_users_own(kind: str) -> 
     assert (got <= np.ceil(counts)).all()
 
 
-def test_popularity_finds_uniform_noise_and_not_popularity_matched_noise() -> None:
+def test_popularity_detects_uniform_noise_and_not_popularity_matched_noise() -> None:
     found = {}
     for kind in ("uniform", "popularity"):
         values = []
@@ -114,7 +114,7 @@ def test_popularity_finds_uniform_noise_and_not_popularity_matched_noise() -> No
     assert found["popularity"] < 0.55
 
 
-def test_swapped_events_are_of_another_taste() -> None:
+def test_swapped_events_belong_to_another_taste() -> None:
     _, noisy, noise, _ = planted("taste-swap", 5)
     item = Ragged.from_arrow(noisy["item"])
     other = item.values[noise] % 2 != item.rows[noise] % 2
@@ -141,13 +141,13 @@ def test_auc_counts_pairs(events: list[tuple[int, bool]]) -> None:
         assert np.isnan(detect.auc(score, noise))
 
 
-def test_as_many_go_of_each_user_as_asked_the_lowest_first() -> None:
+def test_the_requested_number_of_events_is_removed_per_user_lowest_first() -> None:
     item = Ragged.from_lengths(np.arange(9, dtype=np.int32), [4, 0, 5])
     keep = detect.lowest_first(np.array([2, 0, 1]), np.array([3.0, 1, 2, 9, 5, 4, 8, 7, 6]), item)
     assert keep.tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 1]
 
 
-def test_rankings_are_judged_as_the_daily_job_judges_them() -> None:
+def test_rankings_are_evaluated_as_in_the_daily_job() -> None:
     random = np.random.default_rng(0)
     scores = random.normal(size=(40, ITEMS)).astype(np.float32)
     seen = sp.csr_matrix(random.random((40, ITEMS)) < 0.2)
@@ -177,7 +177,7 @@ def test_rankings_are_judged_as_the_daily_job_judges_them() -> None:
     assert (found["recall@20"] <= expected["recall@50"]).all()
 
 
-def test_fixed_steps_of_whole_epochs_are_the_daily_tuning() -> None:
+def test_fixed_steps_of_whole_epochs_equal_the_daily_tuning() -> None:
     table, clean, user_cutoffs = clean_histories(0, users=30)
     histories = histories_of(table, (1.0, -1.0))
     retained = rank.RetainedEvents.of(histories, np.ones(len(clean.positive), np.float32), ITEMS)

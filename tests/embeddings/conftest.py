@@ -1,4 +1,4 @@
-"""One small trained model for all tests here."""
+"""One small trained model, shared by all tests here."""
 
 from __future__ import annotations
 

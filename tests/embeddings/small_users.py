@@ -1,4 +1,4 @@
-"""Users small enough to reason about: 60 of them, 30 items of three kinds, and a model that trains in seconds."""
+"""A small dataset of 60 users and 30 items in three kinds, and a model that trains in seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTIONS = {
     "again": {"text": "Will this person buy again?", "answer": {"kind": "again"}},
     "lamps": {"text": "Does this person like lamps?", "answer": {"kind": "takes", "words": ["lamp"]}},
     "next": {"text": "What will this person take next?", "answer": {"kind": "next"}},
-    "other": {"text": "Is this person patient?"},  # asked, never taught
+    "other": {"text": "Is this person patient?"},  # has no answer: not used in training
 }
 
 
@@ -56,7 +56,7 @@ def catalogue(items: int = 30) -> pa.Table:
 
 
 def histories(users: int = 60, seed: int = 0) -> pa.Table:
-    """Everybody has a kind they like; a quarter of the events are something else, some are views or returns."""
+    """Each user likes one kind; a quarter of the events are of other kinds, some are views or returns."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 25, users)
     user = np.repeat(np.arange(users), lengths)

@@ -1,4 +1,4 @@
-"""The model at work: the cache changes nothing, company changes nothing, and the instruction changes something."""
+"""The embedder: cache and batch do not change results, the instruction does."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def embed(embedder: Embedder, users: Events, texts: list[str] | None = None) -> 
     return embedder.embed(embedder.view_builder(items())(users), TEXTS if texts is None else texts)
 
 
-def test_the_cached_prefix_gives_what_reading_everything_again_gives(embedder: Embedder) -> None:
+def test_the_cached_prefix_gives_the_same_result_as_a_full_forward_pass(embedder: Embedder) -> None:
     views = embedder.view_builder(items())(events())
     cached, whole = embedder.embed(views, TEXTS), embed_uncached(embedder, views, TEXTS)
     assert np.abs(cached - whole).max() < 1e-5
 
 
-def test_every_instruction_is_answered_as_if_it_were_asked_alone(embedder: Embedder) -> None:
+def test_instructions_do_not_affect_each_other(embedder: Embedder) -> None:
     together = embed(embedder, events(), TEXTS[::-1])[::-1]
     for k, text in enumerate(TEXTS):
         np.testing.assert_array_equal(together[k], embed(embedder, events(), [text])[0])
 
 
-def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_is_computed_once_for_all_instructions(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = []
     layer = embedder.model.llm.decoder.layers[0].mlp
     forward = layer.forward
@@ -54,12 +54,12 @@ def test_the_prefix_is_read_once_for_all_instructions(embedder: Embedder, monkey
     tokens.clear()
     embed_uncached(embedder, views, asked)
     prefix, question = embedder.model.prefix_tokens, len(embedder.vocabulary.ids(TEXTS[0])) + 1
-    assert cached == 64 * (prefix + 16)  # one layer: of a question only <USER> is looked at
+    assert cached == 64 * (prefix + 16)  # one layer: only <USER> of the question is computed
     assert sum(tokens) == 64 * 16 * (prefix + question)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_a_question_is_read_as_the_language_model_reads_it(layers: int) -> None:
+def test_the_question_equals_a_plain_forward_pass_of_the_language_model(layers: int) -> None:
     given = settings(model={"encoder_width": 16, "width": 32, "heads": 2, "feedforward": 32, "layers": layers})
     model = build(given.model, ("events", "profile"), 50, 20, 0).eval()
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def test_a_question_is_read_as_the_language_model_reads_it(layers: int) -> None:
             torch.testing.assert_close(found, model.embed_cached(cache, instruction), rtol=0, atol=0)
 
 
-def test_a_vector_has_the_same_bits_in_any_company(embedder: Embedder) -> None:
+def test_a_vector_is_bit_identical_in_any_batch(embedder: Embedder) -> None:
     whole = events()
     together = embed(embedder, whole)
     order = np.random.default_rng(1).permutation(len(whole))
@@ -82,7 +82,7 @@ def test_a_vector_has_the_same_bits_in_any_company(embedder: Embedder) -> None:
     np.testing.assert_array_equal(embed(embedder, whole.take(many)), together[:, many])
 
 
-def test_vectors_are_of_length_one_for_everybody_with_or_without_events(embedder: Embedder) -> None:
+def test_vectors_have_unit_length_with_and_without_events(embedder: Embedder) -> None:
     whole = events()
     users = whole.filter(whole.user != 5)
     vectors = embed(embedder, users)
@@ -99,11 +99,11 @@ def test_another_instruction_gives_another_vector(embedder: Embedder) -> None:
     assert cosine.max() < 0.999
 
 
-def test_nobody_gives_no_vectors(embedder: Embedder) -> None:
+def test_no_users_give_no_vectors(embedder: Embedder) -> None:
     assert embed(embedder, events().take(np.array([], np.int64))).shape == (len(TEXTS), 0, embedder.dim)
 
 
-def test_a_saved_model_gives_the_same_bits(embedder: Embedder, tmp_path: Path) -> None:
+def test_a_saved_model_is_bit_identical(embedder: Embedder, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert embedder.save(storage, "f")
     assert not embedder.save(storage, "f")
@@ -113,7 +113,7 @@ def test_a_saved_model_gives_the_same_bits(embedder: Embedder, tmp_path: Path) -
     assert loaded.settings == embedder.settings
 
 
-def test_a_model_that_was_tampered_with_is_refused(embedder: Embedder, tmp_path: Path) -> None:
+def test_a_changed_model_file_is_an_error(embedder: Embedder, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     embedder.save(storage, "f")
     path = f"models/{KIND}/f/meta.json"
@@ -122,12 +122,12 @@ def test_a_model_that_was_tampered_with_is_refused(embedder: Embedder, tmp_path:
         Embedder.load(storage, "f")
 
 
-def test_an_instruction_that_is_too_long_is_an_error_in_words(embedder: Embedder) -> None:
+def test_an_instruction_that_is_too_long_is_an_error(embedder: Embedder) -> None:
     with pytest.raises(DataError, match="tokens"):
         embed(embedder, events(), ["word " * MAX_TOKENS])
 
 
-def test_a_missing_source_is_the_learned_vector_whatever_the_padding_holds() -> None:
+def test_a_missing_source_is_the_learned_vector_for_any_padding() -> None:
     given = settings()
     model = build(given.model, ("events", "profile"), 50, 20, 0)
     summaries = torch.randn(2, 2, given.model.width)
@@ -138,7 +138,7 @@ def test_a_missing_source_is_the_learned_vector_whatever_the_padding_holds() -> 
     assert not torch.equal(model.prefix(summaries, present), model.prefix(summaries, torch.ones(2, 2) > 0))
 
 
-def test_examples_share_a_prefix_and_see_only_what_comes_before(embedder: Embedder) -> None:
+def test_examples_share_a_prefix_and_attend_only_to_preceding_tokens(embedder: Embedder) -> None:
     model, ids = embedder.model, embedder.vocabulary.ids(TEXTS[0])
     prefix = torch.randn(2, model.prefix_tokens, embedder.settings.model.width)
     place, user_at = torch.tensor([1, 0, 1]), torch.tensor([len(ids)] * 3)

@@ -1,4 +1,4 @@
-"""A local checkpoint as the language model: LoRA on it, its own words, and the same promises as of the small one."""
+"""A local checkpoint as the language model: LoRA, tokenizer, and the same contract as the small model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tuned(base: Path) -> Embedder:
     return trained(settings(model=model_of(base)))
 
 
-def test_the_cached_prefix_gives_what_reading_everything_again_gives(tuned: Embedder) -> None:
+def test_the_cached_prefix_gives_the_same_result_as_a_full_forward_pass(tuned: Embedder) -> None:
     views = tuned.view_builder(items())(events())
     cached = tuned.embed(views, TEXTS)
     assert np.abs(cached - embed_uncached(tuned, views, TEXTS)).max() < 1e-5
@@ -58,7 +58,9 @@ def test_a_long_question_changes_nothing_in_the_cache(base: Path) -> None:
             torch.testing.assert_close(found, model.embed_cached(cache, instruction), rtol=0, atol=0)
 
 
-def test_what_is_kept_is_what_was_learned_and_gives_the_same_bits(tuned: Embedder, base: Path, tmp_path: Path) -> None:
+def test_only_learned_weights_are_saved_and_the_loaded_model_is_bit_identical(
+    tuned: Embedder, base: Path, tmp_path: Path
+) -> None:
     storage = Storage(str(tmp_path))
     tuned.save(storage, "f")
     stored = storage.read(next(f.path for f in storage.list("models") if f.path.endswith(".safetensors")))
@@ -72,7 +74,7 @@ def test_what_is_kept_is_what_was_learned_and_gives_the_same_bits(tuned: Embedde
     np.testing.assert_array_equal(loaded.embed_items(items()), tuned.embed_items(items()))
 
 
-def test_it_learns_and_the_checkpoint_stays_as_it_was(base: Path) -> None:
+def test_training_reduces_the_loss_and_leaves_the_checkpoint_unchanged(base: Path) -> None:
     training = {
         "cutoffs": 2,
         "cutoff_interval_days": 10.0,
@@ -86,19 +88,19 @@ def test_it_learns_and_the_checkpoint_stays_as_it_was(base: Path) -> None:
     found = train(given, training_windows(given, histories(), items(), WEIGHTS, NOW), items())
     assert found.curve[-1]["loss"] < found.curve[0]["loss"] - 0.5
     assert {file.name: file.read_bytes() for file in base.iterdir()} == before
-    moved = [p.abs().max() for name, p in found.model.learned().items() if "lora_B" in name]  # 0 at the beginning
+    moved = [p.abs().max() for name, p in found.model.learned().items() if "lora_B" in name]  # 0 initially
     assert moved
     assert min(moved) > 0
 
 
-def test_no_text_reads_as_a_special_token(base: Path, tuned: Embedder) -> None:
+def test_no_text_is_tokenized_as_a_special_token(base: Path, tuned: Embedder) -> None:
     tokenize = text_tokenizer(settings(model=model_of(base)).model, tuned.vocabulary)
     marks = ["<|endoftext|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>", "<pad>", "<bos>", "<end_of_turn>"]
     for mark in marks:
-        assert len(tokenize(f"red {mark} lamp")) > len(tokenize("red lamp")) + 1  # spelt
+        assert len(tokenize(f"red {mark} lamp")) > len(tokenize("red lamp")) + 1  # split into several tokens
 
 
-def test_another_checkpoint_in_its_place_is_refused(tuned: Embedder, base: Path, tmp_path: Path) -> None:
+def test_a_replaced_checkpoint_is_an_error(tuned: Embedder, base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / "base")
     given = trained(settings(model=model_of(moved), training={"cutoffs": 1, "epochs": 1, "cutoff_interval_days": 10.0}))
     storage = Storage(str(tmp_path / "out"))
@@ -112,7 +114,7 @@ def test_another_checkpoint_in_its_place_is_refused(tuned: Embedder, base: Path,
         Embedder.load(storage, "f")
 
 
-def test_a_run_knows_a_checkpoint_by_its_content_and_not_by_its_place(base: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_has_the_checkpoints_content_and_not_its_path(base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / base.name)
     here, there = (vector_settings(settings(model=model_of(folder))) for folder in (base, moved))
     assert here == there
@@ -122,7 +124,7 @@ def test_a_run_knows_a_checkpoint_by_its_content_and_not_by_its_place(base: Path
     assert base_digest(settings(model=model_of(moved)).model) != here["model"]["base"]
 
 
-def test_a_base_that_is_none_is_an_error_in_words(tmp_path: Path) -> None:
+def test_an_invalid_base_model_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"embeddings\.model\.base"):
         trained(settings(model=model_of(tmp_path)))

@@ -1,4 +1,4 @@
-"""Workers and checkpoints: how many there are, and whether one dies, changes nothing."""
+"""Training with several workers and checkpoints: neither their number nor a failure changes the result."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def learned(checkpoint: bytes | None = None, stop_after: int | None = None) -> t
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_a_training_that_was_killed_ends_with_the_bits_of_one_that_was_not(epoch: int) -> None:
+def test_a_resumed_training_is_bit_identical_to_an_uninterrupted_one(epoch: int) -> None:
     whole, _ = learned()
     _, kept = learned(stop_after=epoch)
     again, rest = learned(checkpoint=kept[-1])
@@ -68,7 +68,7 @@ def test_a_training_that_was_killed_ends_with_the_bits_of_one_that_was_not(epoch
 
 
 @pytest.mark.parametrize("data", [b"", b"not safetensors", None])
-def test_a_checkpoint_that_is_none_is_refused_in_words(data: bytes | None) -> None:
+def test_an_invalid_checkpoint_is_an_error(data: bytes | None) -> None:
     if data is None:
         other = settings(views={"profile": {"kind": "profile"}})
         windows, kept = training_windows(other, histories(), items(), WEIGHTS, NOW), []
@@ -88,7 +88,7 @@ def small() -> tuple[UserModel, list[TrainingExamples]]:
 
 
 @pytest.mark.parametrize("world", [2, 3, 17])  # of 15 users: some workers have none
-def test_the_workers_gradients_add_up_to_that_of_the_whole_batch(world: int) -> None:
+def test_the_workers_gradients_sum_to_that_of_the_whole_batch(world: int) -> None:
     model, found = small()
     one, users = next(batches(found, 15, np.random.default_rng(0)))
     gradient, loss = [], []
@@ -96,7 +96,7 @@ def test_the_workers_gradients_add_up_to_that_of_the_whole_batch(world: int) -> 
         model.zero_grad()
         total = 0.0
         for worker in workers:
-            torch.manual_seed(3)  # of what is left out at random
+            torch.manual_seed(3)  # seed of the dropout
             part = TrainingLoop(model, found, LONG.training, worker).loss(one, users, np.random.default_rng(1))
             if part.requires_grad:
                 part.backward()
@@ -128,13 +128,13 @@ def in_a_group(root: str, die_after: int, worker: Worker, report: ReportCallback
 
 @pytest.fixture
 def by_value() -> None:
-    """Workers cannot import test modules."""
+    """Pickle by value, because workers cannot import test modules."""
     for name in (__name__, "small_users"):
         cloudpickle.register_pickle_by_value(sys.modules[name])
 
 
 @pytest.mark.usefixtures("local_ray", "by_value")
-def test_two_workers_of_which_one_dies_end_as_one_process_that_did_not(tmp_path: Path) -> None:
+def test_two_workers_with_a_failure_give_the_result_of_one_process(tmp_path: Path) -> None:
     run(partial(in_a_group, str(tmp_path), 1), WorkerGroup(2, 0.5), "train")
     found, alone = Embedder.load(Storage(str(tmp_path)), "f"), trained(LONG)
     views = alone.view_builder(items())(events())

@@ -1,4 +1,4 @@
-"""An erased user is no longer anybody's neighbour."""
+"""Erased users are removed from neighbour lists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def publish(storage: Storage) -> None:
     run.publish(Provenance(users_in=30))
 
 
-def test_an_erased_user_has_no_neighbours_and_is_nobodys(tmp_path: Path) -> None:
+def test_an_erased_user_has_no_neighbours_and_is_no_neighbour(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     publish(storage)
     before = read_neighbours(tmp_path, DATE, "gifts", "users")

@@ -1,4 +1,4 @@
-"""Leave-one-event-out against embeddings of histories that never had the event."""
+"""Leave-one-out influence, compared with embeddings of histories without the event."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_chunks_change_nothing(embedder: Embedder, monkeypatch: object) -> None:
     np.testing.assert_array_equal(at_once.alignment, in_parts.alignment)
 
 
-def test_a_users_only_event_agrees(embedder: Embedder) -> None:
+def test_the_only_event_of_a_user_has_alignment_zero(embedder: Embedder) -> None:
     whole = events()
     single = whole.filter(np.arange(len(whole.item)) == whole.offsets[7])
     found = leave_one_out(embedder, embedder.view_builder(items()), single, TEXTS)
@@ -51,7 +51,7 @@ def test_a_users_only_event_agrees(embedder: Embedder) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(share=st.floats(0, 1), min_retained=st.integers(0, 8), seed=st.integers(0, 1000), users=st.integers(1, 60))
-def test_what_goes_disagrees_most_and_never_too_much_of_it(
+def test_the_most_influential_events_are_removed_within_the_budget(
     share: float, min_retained: int, seed: int, users: int
 ) -> None:
     whole = events().take(np.arange(users))

@@ -1,4 +1,4 @@
-"""Influences that are published: what must hold for them, and that erased users are gone from them."""
+"""Published influences: their checks, and erasure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def with_column(name: str, values: object) -> pa.Table:
     return table.set_column(at, INFLUENCE.field(name), pa.array(values, INFLUENCE.field(name).type))
 
 
-def test_rows_that_are_right_name_their_users() -> None:
+def test_the_check_of_valid_rows_returns_their_users() -> None:
     expected = sorted(USERS.filter(pa.array(shard_of(USERS, SHARDS) == 0)).to_pylist())
     assert check_influences(rows(), instruction="gifts", shard=0, shards=SHARDS).to_pylist() == expected
     assert not len(check_influences(rows()[:0], instruction="gifts", shard=0, shards=SHARDS))
@@ -67,14 +67,14 @@ def test_rows_that_are_right_name_their_users() -> None:
         (rows().drop_columns(["removed"]), "columns"),
     ],
 )
-def test_wrong_rows_are_refused(wrong: pa.Table, says: str) -> None:
+def test_invalid_rows_are_an_error(wrong: pa.Table, says: str) -> None:
     with pytest.raises(PublicationError, match=says):
         check_influences(wrong, instruction="gifts", shard=0, shards=SHARDS)
     with pytest.raises(PublicationError, match="another shard"):
         check_influences(rows(), instruction="gifts", shard=1, shards=SHARDS)
 
 
-def test_erased_users_are_gone_from_them(tmp_path: Path) -> None:
+def test_influences_do_not_contain_erased_users(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     record = RunRecord(DATE, digest("all"), {}, (), SHARDS, ("gifts",), "code-1")
     run = PublishingRun.open(storage, record, INFLUENCES)

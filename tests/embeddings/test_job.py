@@ -1,4 +1,4 @@
-"""The whole job on a made-up shop: published, run again, resumed, and the same whatever the shards."""
+"""The embedding job on synthetic data: publication, rerun, resumption, independence of shards."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def published(
     return night, embedding_run.run(night)
 
 
-def test_everybody_with_a_history_gets_a_vector_per_instruction(
+def test_every_user_with_a_history_gets_a_vector_per_instruction(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
     night, embedded = published
@@ -77,14 +77,14 @@ def test_everybody_with_a_history_gets_a_vector_per_instruction(
         assert all("profile" in sources for sources in table["sources"].to_pylist())
 
 
-def test_run_again_it_changes_nothing(published: tuple[RunContext, embedding_run.EmbedResult]) -> None:
+def test_a_rerun_changes_nothing(published: tuple[RunContext, embedding_run.EmbedResult]) -> None:
     night, _ = published
     before = {file.path: file.version for file in night.storage.list()}
     assert embedding_run.run(night).already_published
     assert {file.path: file.version for file in night.storage.list()} == before
 
 
-def test_a_notebook_gets_the_published_vectors_from_the_model(
+def test_a_loaded_model_reproduces_the_published_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
     night, embedded = published
@@ -100,7 +100,7 @@ def test_a_notebook_gets_the_published_vectors_from_the_model(
     np.testing.assert_array_equal(vectors_of(stored), found[order])
 
 
-def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(
+def test_a_run_without_its_manifest_and_a_shard_recreates_the_same_rows(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
     night, _ = published
@@ -112,7 +112,7 @@ def test_a_run_that_lost_a_shard_and_its_manifest_makes_the_same_rows(
     assert read_embeddings(night.config.output.root, night.date, "again", verify=True).equals(whole)
 
 
-def test_shards_do_not_change_a_vector(
+def test_vectors_do_not_depend_on_the_number_of_shards(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     night, _ = published
@@ -125,7 +125,7 @@ def test_shards_do_not_change_a_vector(
     np.testing.assert_array_equal(vectors_of(one), vectors_of(two))
 
 
-def test_neighbours_are_published_beside_the_vectors_they_are_of(
+def test_neighbours_are_published_with_the_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
 ) -> None:
     night, embedded = published
@@ -164,7 +164,7 @@ def test_neighbours_are_published_beside_the_vectors_they_are_of(
         day(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
 
 
-def test_what_the_vectors_rest_on_is_published_beside_them(
+def test_influences_are_published_with_the_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
 ) -> None:
     night, embedded = published
@@ -172,7 +172,7 @@ def test_what_the_vectors_rest_on_is_published_beside_them(
     swept = [file.path for file in night.storage.list("work")]
     assert swept
     for path in swept:
-        night.storage.delete(path)  # what is needed of it is read again
+        night.storage.delete(path)  # all inputs are read again
     more = day(shop, Path(root), "embeddings.influence={events: 3}")
     first = embedding_run.run(more)
     assert first.already_published
@@ -209,7 +209,7 @@ def test_what_the_vectors_rest_on_is_published_beside_them(
         embedding_run.run(day(shop, Path(root), "embeddings.influence={events: 4}"))
 
 
-def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
+def test_events_may_be_removed_from_the_vector_of_one_instruction_only(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     night, _ = published
@@ -240,14 +240,14 @@ def test_a_vector_can_do_without_some_events_for_its_purpose_alone(
     np.testing.assert_array_equal(vectors_of(read_embeddings(tmp_path, less.date, "patient", users=[user])), expected)
 
 
-def test_embeddings_do_not_change_what_slates_are(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_embeddings_do_not_change_slates(shop: SyntheticDataset, tmp_path: Path) -> None:
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
     assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
     with pytest.raises(ConfigError, match="has no section for embeddings"):
         settings_of(RunContext(plain, shop.date))
 
 
-def test_an_instruction_that_is_only_asked_needs_no_new_model(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_an_instruction_without_an_answer_needs_no_new_model(shop: SyntheticDataset, tmp_path: Path) -> None:
     night = day(shop, tmp_path)
     more = day(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
     windows = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")

@@ -1,4 +1,4 @@
-"""Nearest vectors: those that comparing everybody with everybody finds, whoever asks beside, ties to the first."""
+"""Nearest-neighbour search, compared with all pairs: batch independence and ties."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def unit(rows: int, seed: int, dim: int = 8) -> np.ndarray:
     seed=st.integers(0, 5),
     own=st.booleans(),
 )
-def test_nearest_are_the_best_of_all_pairs_and_equals_come_in_order(
+def test_neighbours_are_the_most_similar_of_all_pairs_and_ties_are_in_order(
     group: list[int], k: int, seed: int, own: bool
 ) -> None:
-    vectors = unit(10, seed)[group]  # people of one group are equal to the last bit
+    vectors = unit(10, seed)[group]  # vectors of one group are bit-identical
     places = np.arange(len(group))
     found = Index(vectors).search(vectors, k, places if own else None)
     for row in places:
@@ -46,7 +46,7 @@ def test_nearest_are_the_best_of_all_pairs_and_equals_come_in_order(
         assert np.isneginf(found.similarity[row][~there]).all()
 
 
-def test_company_does_not_change_a_bit() -> None:
+def test_results_do_not_depend_on_other_queries() -> None:
     index, queries = Index(unit(3000, 1, 64)), unit(1500, 2, 64)
     together = index.search(queries, 20)
     for part in (slice(0, 1), slice(700, 733), slice(1499, 1500)):
@@ -64,7 +64,7 @@ def listed(of: str = "users") -> pa.Table:
 
 
 @pytest.mark.parametrize("of", ["users", "items"])
-def test_a_list_that_is_right_names_its_users(of: str) -> None:
+def test_the_check_of_a_valid_list_returns_its_users(of: str) -> None:
     assert check_neighbours(listed(of), arm=f"gifts.{of}", shard=0, shards=SHARDS).equals(OURS)
     assert not len(check_neighbours(listed(of)[:0], arm=f"gifts.{of}", shard=0, shards=SHARDS))
     assert NEIGHBOURS.sort_columns == ("user_id", "rank")
@@ -86,7 +86,7 @@ def test_a_list_that_is_right_names_its_users(of: str) -> None:
         (lambda t: listed("items"), "columns"),
     ],
 )
-def test_a_wrong_list_is_refused(wrong: object, says: str) -> None:
+def test_an_invalid_list_is_an_error(wrong: object, says: str) -> None:
     with pytest.raises(PublicationError, match=says):
         check_neighbours(wrong(listed()), arm="gifts.users", shard=0, shards=SHARDS)  # type: ignore[operator]
     with pytest.raises(PublicationError, match="another shard"):

@@ -1,4 +1,4 @@
-"""The benchmark's yardsticks, against definitions and against noise that is known."""
+"""Metrics and probes of the benchmark, compared with their definitions and on known noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rayrec.embeddings import Events
     yes=st.lists(st.integers(0, 4), min_size=1, max_size=20),
     no=st.lists(st.integers(0, 4), min_size=1, max_size=20),
 )
-def test_auc_and_ks_are_what_they_are_defined_to_be(yes: list[int], no: list[int]) -> None:
+def test_auc_and_ks_equal_their_definitions(yes: list[int], no: list[int]) -> None:
     labels = np.array([1.0] * len(yes) + [0.0] * len(no))
     score = np.array([*yes, *no], np.float64)
     pairs = np.mean([(y > n) + (y == n) / 2 for y in yes for n in no])
@@ -26,7 +26,7 @@ def test_auc_and_ks_are_what_they_are_defined_to_be(yes: list[int], no: list[int
     assert np.isclose(ks(labels, score), ks_2samp(yes, no, method="asymp").statistic)
 
 
-def test_a_probe_finds_what_is_there_and_nothing_where_there_is_nothing() -> None:
+def test_a_probe_finds_signal_and_gives_chance_on_noise() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(600, 5))
     there = (vectors[:, 0] + 0.5 * rng.normal(size=600) > 0).astype(float)
@@ -40,7 +40,7 @@ def test_a_probe_finds_what_is_there_and_nothing_where_there_is_nothing() -> Non
     assert difference_interval({"t": there}, {"t": found}, {"t": found}, 0) == (0.0, 0.0)
 
 
-def test_noise_is_added_to_the_past_alone_and_marked() -> None:
+def test_noise_is_added_to_the_history_only_and_marked() -> None:
     table = histories()
     noisy, marks = with_noise(table, NOW, 0.5, WEIGHTS, 0)
     clean, after = events(), Events.of(noisy, WEIGHTS, NOW)

@@ -1,4 +1,4 @@
-"""Embeddings are published like slates: whole or not at all, once, and never another's in their place."""
+"""Embeddings are published like slates: completely, once, and without overwriting another run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def commit(run: PublishingRun, shards: range = range(SHARDS), dim: int = DIM) ->
         run.commit(shard, tables, UserCounts(tables["gifts"].num_rows, tables["gifts"].num_rows))
 
 
-def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
+def test_the_readers_return_the_published_rows(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)
@@ -72,7 +72,7 @@ def test_what_is_read_is_what_was_published(tmp_path: Path) -> None:
     assert one["user_id"].to_pylist() == ["user-07"]
 
 
-def test_a_date_may_be_given_in_words(tmp_path: Path) -> None:
+def test_a_date_may_be_given_as_text(tmp_path: Path) -> None:
     run = PublishingRun.open(Storage(str(tmp_path)), record(), EMBEDDINGS)
     commit(run)
     run.publish(PROVENANCE)
@@ -82,7 +82,7 @@ def test_a_date_may_be_given_in_words(tmp_path: Path) -> None:
         read_embeddings(tmp_path, "31.08.2011", "gifts")
 
 
-def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts(tmp_path: Path) -> None:
+def test_readers_see_nothing_before_the_manifest_and_a_run_resumes_from_its_receipts(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     commit(PublishingRun.open(storage, record(), EMBEDDINGS), range(2))
     with pytest.raises(PublicationError, match="no embeddings are published"):
@@ -95,7 +95,7 @@ def test_nothing_is_seen_before_the_manifest_and_a_run_goes_on_from_its_receipts
     assert resumed.publish(PROVENANCE).outcome == "published"
 
 
-def test_the_same_run_again_does_nothing_and_another_is_refused(tmp_path: Path) -> None:
+def test_a_rerun_does_nothing_and_another_run_is_an_error(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)
@@ -108,7 +108,7 @@ def test_the_same_run_again_does_nothing_and_another_is_refused(tmp_path: Path) 
         PublishingRun.open(storage, record(8), EMBEDDINGS)
 
 
-def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_of_many_attempts_and_runs_one_is_published_and_no_other_files_remain(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     runs = [PublishingRun.open(storage, record(), EMBEDDINGS) for _ in range(4)]
     other = PublishingRun.open(storage, record(8), EMBEDDINGS)
@@ -130,7 +130,7 @@ def test_of_many_attempts_and_runs_one_stands_and_leaves_nothing_else(tmp_path: 
     assert other.receipts() == {}
 
 
-def test_a_file_that_is_not_as_published_is_refused(tmp_path: Path) -> None:
+def test_a_changed_file_is_an_error(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     run = PublishingRun.open(storage, record(), EMBEDDINGS)
     commit(run)

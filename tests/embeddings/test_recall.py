@@ -1,4 +1,4 @@
-"""The benchmark of candidates: recall counts what each user wanted."""
+"""Recall of the candidate benchmark."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmarks.embed_recall import EvaluationSet, ratio_interval
 from rayrec.numerics.ragged import Ragged
 
 
-def test_recall_is_the_share_of_what_was_wanted() -> None:
+def test_recall_is_the_share_of_relevant_items() -> None:
     wanted = Ragged.from_lengths(np.array([1, 2, 5], np.int32), [2, 1])
     evaluation = EvaluationSet(pa.array(["u", "v"]), wanted)
     assert evaluation.recall(Ragged.from_lengths(np.array([2, 9, 1, 2], np.int32), [2, 2])).tolist() == [0.5, 0.0]
 
 
-def test_the_interval_holds_the_ratio_and_is_one_for_equals() -> None:
+def test_the_interval_contains_the_ratio_and_is_one_for_equal_systems() -> None:
     theirs = np.random.default_rng(0).random(500)
     assert ratio_interval(theirs, theirs) == (1.0, 1.0)
     low, high = ratio_interval(1.2 * theirs, theirs)

@@ -1,4 +1,4 @@
-"""Losses by hand, answers by hand, a strict cut, and a model that learns what is there to be learned."""
+"""Losses and answers computed by hand, the cutoff, and a model that learns."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_info_nce_is_the_softmax_over_distinct_answers() -> None:
     assert found == pytest.approx((first + second) / 2, rel=1e-5)
 
 
-def test_negatives_that_seem_right_are_dropped_unless_they_contradict() -> None:
+def test_likely_false_negatives_are_masked_unless_they_contradict() -> None:
     user, answers = unit([[1, 0.0]]), unit([[1, 1], [1, 0], [-1, 0]])  # similarities .71, 1, -1
     own, none = torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool)
     without = info_nce(user, answers[[0, 2]], own, none[:, :2], 0.07, 0.1)
@@ -74,7 +74,7 @@ def one_user(item: list[int], day: list[float], event: list[int], value: list[fl
         ({"kind": "next"}, math.nan, "blue chair 1"),
     ],
 )
-def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, text: str) -> None:
+def test_answers_follow_from_the_events(asked: dict[str, object], yes: float, text: str) -> None:
     before = one_user([0, 0], [1, 2], [0, 0], [3, 3], 10 * MICROSECONDS_PER_DAY)  # lamps at price 1
     after = one_user(
         [1, 2], [11, 12], [0, 2], [4, 9], 20 * MICROSECONDS_PER_DAY
@@ -85,7 +85,7 @@ def test_answers_are_what_the_log_says(asked: dict[str, object], yes: float, tex
     np.testing.assert_equal(found.yes[0], float(yes))
 
 
-def test_who_was_not_there_before_is_not_asked_and_who_took_nothing_has_no_taste() -> None:
+def test_users_without_history_or_consumption_have_no_answer() -> None:
     nobody = one_user([], [], [], [], 10 * MICROSECONDS_PER_DAY)
     after = one_user([1], [11], [0], [4], 20 * MICROSECONDS_PER_DAY)
     assert answer(Answer(kind="again"), nobody, after, items()).text == ("",)
@@ -98,7 +98,7 @@ def test_who_was_not_there_before_is_not_asked_and_who_took_nothing_has_no_taste
     assert answer(Answer(kind="next"), before, nothing, items()).text == ("",)
 
 
-def test_nothing_at_or_after_the_date_is_learned_from() -> None:
+def test_events_at_or_after_the_date_are_not_used() -> None:
     given = settings()
     table = histories()
     past = Ragged.from_arrow(table["ts"]).values < NOW
@@ -116,7 +116,7 @@ def test_nothing_at_or_after_the_date_is_learned_from() -> None:
         assert [a.text for a in one.answers] == [a.text for a in other.answers]
 
 
-def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
+def test_windows_do_not_depend_on_the_order_of_users() -> None:
     given, table = settings(), histories()
     backwards = table.take(np.arange(len(table))[::-1])
     for one, other in zip(
@@ -128,8 +128,8 @@ def test_the_order_of_the_users_does_not_change_the_lessons() -> None:
         np.testing.assert_array_equal(one.held_out, other.held_out)
 
 
-def test_of_many_users_the_share_held_out_is_that_of_few() -> None:
-    """Those who are chosen have the smallest hashes; who of them is held out goes by other bits."""
+def test_the_held_out_share_does_not_depend_on_the_number_of_users() -> None:
+    """Users are selected by their smallest hashes; the held-out users are chosen by other bits."""
     training = {"cutoffs": 1, "cutoff_interval_days": 10.0, "max_users": 400, "validation_share": 0.1}
     (few,) = training_windows(settings(training=training), histories(users=400), items(), WEIGHTS, NOW)
     (some,) = training_windows(settings(training=training), histories(users=4000), items(), WEIGHTS, NOW)
@@ -145,13 +145,13 @@ def test_the_same_input_gives_the_same_weights(embedder: Embedder) -> None:
     assert again.card == embedder.card
 
 
-def test_an_instruction_that_is_only_asked_changes_no_weight(embedder: Embedder) -> None:
+def test_an_instruction_without_an_answer_changes_no_weight(embedder: Embedder) -> None:
     without = trained(settings(instructions={name: q for name, q in QUESTIONS.items() if name != "other"}))
     for name, tensor in embedder.model.state_dict().items():
         assert torch.equal(tensor, without.model.state_dict()[name]), name
 
 
-def test_without_users_held_out_the_last_epoch_counts() -> None:
+def test_without_held_out_users_the_last_epoch_is_used() -> None:
     training = {
         "cutoffs": 1,
         "cutoff_interval_days": 10.0,
@@ -165,7 +165,7 @@ def test_without_users_held_out_the_last_epoch_counts() -> None:
     assert [sorted(row) for row in found.card["curve"]] == [["epoch", "loss"]] * 3
 
 
-def test_words_that_stand_together_begin_together() -> None:
+def test_cooccurring_words_start_with_similar_vectors() -> None:
     lines = np.array([[1, 2], [1, 2], [3, 4], [3, 4]] * 10, np.int32)
     view = View(lines, np.ones(lines.shape, np.float32), np.ones(40, np.int64))
     start = initial_word_vectors([{"events": view}], 6, 4)
@@ -176,7 +176,7 @@ def test_words_that_stand_together_begin_together() -> None:
     assert abs(cosine[1, 3]) < 1e-4
 
 
-def test_nothing_to_learn_from_is_an_error_in_words() -> None:
+def test_no_training_data_is_an_error() -> None:
     given = settings()
     table = histories()
     windows = training_windows(given, table, items(), WEIGHTS, 5 * MICROSECONDS_PER_DAY)
@@ -185,8 +185,8 @@ def test_nothing_to_learn_from_is_an_error_in_words() -> None:
 
 
 @pytest.mark.slow  # a long training
-def test_it_learns_what_users_like() -> None:
-    """Users like one of three kinds; told apart by lamps, those who like lamps come out on the lamps' side."""
+def test_the_model_learns_what_users_like() -> None:
+    """Each user likes one of three kinds; an instruction about lamps separates those who like lamps."""
     training = {
         "cutoffs": 3,
         "cutoff_interval_days": 10.0,
@@ -215,7 +215,7 @@ def test_events_are_counted_before_the_date_only() -> None:
     assert events().age_days.min() > 0
 
 
-def test_lessons_are_the_same_of_the_users_whom_they_take_alone() -> None:
+def test_sampled_users_give_the_same_windows_as_all_users() -> None:
     few = settings(training={"cutoffs": 2, "cutoff_interval_days": 30.0, "max_users": 7})
     table = histories(users=200)
     shard = shard_of(table["user_id"], 4)

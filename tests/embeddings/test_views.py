@@ -1,4 +1,4 @@
-"""Views: made of what was known, of each user alone, and readable whatever a title says."""
+"""Views: they depend only on past events of the user, and any text is valid input."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def viewer() -> ViewBuilder:
     return ViewBuilder(given_, vocabulary, FeatureScaler.learn([events()], items()), items())
 
 
-def test_nothing_at_or_after_the_moment_is_known() -> None:
+def test_events_at_or_after_now_are_not_used() -> None:
     table = histories()
     known = events(table)
     assert known.ts.max() < NOW
@@ -34,7 +34,7 @@ def test_nothing_at_or_after_the_moment_is_known() -> None:
         assert (again[name].lengths == view.lengths).all()
 
 
-def test_a_users_views_do_not_depend_on_who_else_is_asked_for() -> None:
+def test_views_do_not_depend_on_other_users() -> None:
     make, whole = viewer(), events()
     together = make(whole)
     for user in (0, 7, 59):
@@ -46,7 +46,7 @@ def test_a_users_views_do_not_depend_on_who_else_is_asked_for() -> None:
             np.testing.assert_array_equal(alone[name].weight, view.weight[lines])
 
 
-def test_a_source_is_missing_where_there_is_nothing_to_see() -> None:
+def test_a_source_without_lines_is_missing() -> None:
     whole = events()
     nothing = whole.filter(np.zeros(len(whole.item), np.bool_))
     assert not any(view.present.any() for view in viewer()(nothing).values())
@@ -64,7 +64,7 @@ def test_dislikes_are_negative_weights_and_low_values() -> None:
     np.testing.assert_array_equal(views["dislikes"].lengths, expected)
 
 
-def test_only_the_newest_lines_are_read() -> None:
+def test_only_the_newest_lines_are_used() -> None:
     short = settings(views={"events": {"kind": "events", "max_lines": 3}}, dislike_at_most=2.0)
     full = viewer()
     cut = ViewBuilder(short, full._vocabulary, full._scaler, items())
@@ -89,7 +89,7 @@ def test_sessions_end_at_a_long_pause() -> None:
     assert viewer()(one)["sessions"].lengths.tolist() == [3]
 
 
-def test_the_profile_counts_what_it_says() -> None:
+def test_profile_features_equal_their_definitions() -> None:
     day = np.array([1, 1, 40, 95]) * MICROSECONDS_PER_DAY
     one = Events(
         np.array([0, 4, 4]),
@@ -117,7 +117,7 @@ def test_the_profile_counts_what_it_says() -> None:
     assert np.isnan(table[1]).all()
 
 
-def test_the_profile_weighs_its_words_by_the_numbers_themselves() -> None:
+def test_profile_words_are_weighted_by_feature_values() -> None:
     make, whole = viewer(), events()
     view, table = make(whole)["profile"], features(whole, items())
     mean, spread = (np.asarray(part) for part in (make._scaler.mean, make._scaler.spread))
@@ -129,24 +129,24 @@ def test_the_profile_weighs_its_words_by_the_numbers_themselves() -> None:
     assert (numbers[~there] == 0).all()
     assert (view.words[:, : len(FEATURES)][~there] == PAD).all()
     for column in view.words.T:
-        assert len(set(column.tolist()) - {PAD}) == 1  # which number, not how large
+        assert len(set(column.tolist()) - {PAD}) == 1  # which number, independent of its value
     assert (view.weight[:, -1] == 1).all()
 
 
-def test_an_attribute_that_is_no_number_is_none() -> None:
+def test_an_attribute_that_is_not_a_number_is_missing() -> None:
     assert np.isnan(attribute(catalogue(), "colour")).all()
     assert items().price.tolist()[:3] == [1, 2, 3]
 
 
 @given(st.text(max_size=60))
-def test_any_text_reads_as_spoken_words_and_nothing_else(text: str) -> None:
+def test_text_maps_only_to_language_model_ids(text: str) -> None:
     vocabulary = Vocabulary.learn(["red lamp"], [], FIELDS, ["i1", "age:3"], 1)
     ids = vocabulary.ids(text + " item:i1 age:3 <USER>")
     assert all(PAD < k < vocabulary.lm_size for k in ids)
     assert len(ids) == len(words_of(text + " item:i1 age:3 <USER>"))
 
 
-def test_numbers_and_items_have_words_of_their_own() -> None:
+def test_numbers_and_items_have_their_own_ids() -> None:
     vocabulary = Vocabulary.learn(["red lamp", "red vase"], [], ("age", "size"), ["b", "a"], 2)
     assert vocabulary.known == ("red",)
     assert vocabulary.lm_size == 2 + HASHED
@@ -164,7 +164,7 @@ def test_buckets_keep_the_order_of_numbers(numbers: list[float]) -> None:
     assert 0 <= found.min() <= found.max() < BUCKETS
 
 
-def test_an_item_that_came_later_is_read_by_its_words(embedder: Embedder) -> None:
+def test_an_item_without_a_token_is_represented_by_its_words(embedder: Embedder) -> None:
     known = embedder.view_builder(items())
     renamed = type(items())(tuple(f"new-{k}" for k in items().item_id), items().text, items().price)
     old, new = known(events())["events"], embedder.view_builder(renamed)(events())["events"]

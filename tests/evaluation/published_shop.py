@@ -1,4 +1,4 @@
-"""A published day of the demo shop, made without Ray and without an LLM: `llm` is the best possible slate here."""
+"""A published date of the synthetic dataset, without Ray and LLM: `llm` is the optimal slate here."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SIZE = 20
 class PublishedShop:
     shop: SyntheticDataset
     config: Config
-    sets: tuple[str, ...]  # the `--set` values that lead here
+    sets: tuple[str, ...]  # the `--set` values of this config
     catalogue: pa.Table
     best: pd.DataFrame
 
 
 def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) -> PublishedShop:
-    """Events through the contract, item model, denoising, two arms, manifest: what jobs.daily leaves behind.
+    """Publish what jobs.daily would: validated events, item model, denoising, two arms, manifest.
 
-    `arms`: more `--set` values.
+    `arms`: additional `--set` values.
     """
     shop = make_synthetic_dataset(root / "demo", users=users)
     sets = (f"data.root={shop.data_root}", f"output.root={root / 'out'}", *arms)
@@ -104,7 +104,7 @@ def _histories(config: Config, shop: SyntheticDataset, catalogue: pa.Table) -> p
 
 
 def _slates(shop: SyntheticDataset, arm: str, best: pd.DataFrame, users: list[str]) -> pa.Table:
-    """`llm`: the best possible; `control`: the same with the first place last."""
+    """`llm`: the optimal slate; `control`: the same with the first item moved to the end."""
     own = best[best["user_id"].isin(users) & (best["rank"] <= SIZE)].sort_values(["user_id", "rank"])
     item = own["item_id"].to_numpy().reshape(-1, SIZE)
     item = np.roll(item, -1, axis=1) if arm == "control" else item

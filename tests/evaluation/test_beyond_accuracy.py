@@ -1,4 +1,4 @@
-"""Novelty, diversity, calibration and popularity against answers known by hand."""
+"""Novelty, diversity, calibration and popularity, compared with hand-computed values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_metric_of_a_small_slate_follows_its_definition() -> None:
     assert found["tail@10"] == pytest.approx(2 / 3)  # item 0 has 80% of all events: the rest is tail
 
 
-def test_a_slate_with_the_categories_of_the_past_is_calibrated() -> None:
+def test_a_slate_with_the_categories_of_the_history_is_calibrated() -> None:
     assert values([0, 2], past=[1, 4])["miscalibration@10"] == pytest.approx(0, abs=1e-12)
     assert values([0, 1], past=[2])["miscalibration@10"] > 6  # log2(1 / 0.01)
 

@@ -32,7 +32,7 @@ def test_the_interval_is_that_of_the_normal_distribution_for_many_users() -> Non
     assert found["high"] == pytest.approx(values.mean() + half, abs=0.003)
 
 
-def test_a_constant_gain_has_a_paired_interval_of_no_width() -> None:
+def test_a_constant_gain_has_a_paired_interval_of_zero_width() -> None:
     values = np.random.default_rng(0).random(50)
     table = compare([user_values("a", values), user_values("b", values + 0.1)], seed=1, baselines=["a"])
     found = row(table, "b", "hr@1", "a")

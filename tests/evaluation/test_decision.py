@@ -1,4 +1,4 @@
-"""The A/B decision, and the segments that it looks at."""
+"""The A/B decision and its segments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics against `ir-measures`, and against answers known by hand."""
+"""Ranking metrics, compared with `ir-measures` and hand-computed values."""
 
 from __future__ import annotations
 

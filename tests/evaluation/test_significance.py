@@ -1,4 +1,4 @@
-"""Tests, corrections and power: exact levels, peers in scipy and statsmodels' formulas, answers known by hand."""
+"""Tests, corrections and power: exact levels, scipy, statsmodels' formulas and hand-computed values."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def test_the_permutation_p_is_the_share_of_sign_patterns_with_such_a_mean() -> N
     assert sign_flip_p(differences[:, None], seed=0)[0] == pytest.approx(exact, abs=0.004)
 
 
-def test_equal_systems_differ_significantly_as_often_as_the_level() -> None:
+def test_the_rate_of_false_positives_is_the_level() -> None:
     rng = np.random.default_rng(0)
     differences = rng.standard_t(3, size=(80, 4000))
     share = (sign_flip_p(differences, seed=1, permutations=999) < 0.05).mean()
     assert share == pytest.approx(0.05, abs=0.01)
 
 
-def test_no_difference_at_all_has_p_one() -> None:
+def test_equal_systems_have_p_one() -> None:
     assert sign_flip_p(np.zeros((20, 1)), seed=0)[0] == 1
     assert welch_p(np.ones(5), np.ones(9)) == 1
 
 
-def test_welch_is_scipys() -> None:
+def test_welch_p_equals_scipys() -> None:
     rng = np.random.default_rng(0)
     one, other = rng.normal(0, 1, 50), rng.normal(0.3, 2, 80)
     assert welch_p(one, other) == pytest.approx(stats.ttest_ind(one, other, equal_var=False).pvalue)
 
 
-def test_holm_is_the_textbooks_step_down() -> None:
+def test_holm_equals_the_textbook_procedure() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
 
 
@@ -65,7 +65,7 @@ def test_the_minimum_detectable_effect_has_a_power_of_four_fifths() -> None:
     assert (np.abs(z) > 1.96).mean() == pytest.approx(0.8, abs=0.01)
 
 
-def test_many_users_are_in_groups_of_equal_size_and_few_users_in_none() -> None:
+def test_many_users_are_grouped_evenly_and_few_users_are_not_grouped() -> None:
     assert bootstrap_groups(50, 0).tolist() == list(range(50))
     counts = np.bincount(bootstrap_groups(3 * GROUPS + 7, 0))
     assert (counts.min(), counts.max(), len(counts)) == (3, 4, GROUPS)

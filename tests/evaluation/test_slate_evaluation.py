@@ -69,7 +69,7 @@ def test_the_best_possible_slates_have_the_values_of_the_generator_and_beat_each
     assert value(found.comparison, "ease", "hr@10") > 2 * value(found.comparison, "popularity", "hr@10")
 
 
-def test_popularity_alone_is_popularity_computed_by_hand(day: PublishedShop) -> None:
+def test_standalone_popularity_equals_popularity_computed_by_hand(day: PublishedShop) -> None:
     past = outcomes(day.config, day.shop.date - timedelta(days=60), 60).to_pandas()
     past = past[past["item_id"].isin(day.catalogue["item_id"].to_pylist())]
     order = past["item_id"].value_counts().rename_axis("item_id").reset_index(name="n")
@@ -160,7 +160,7 @@ def test_evaluate_prints_and_writes_every_system_with_intervals(day: PublishedSh
 
 @pytest.fixture
 def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose clock shows the day before when it is midnight UTC."""
+    """Set a time zone whose local date is the day before at midnight UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "America/New_York")
         time.tzset()
@@ -168,7 +168,7 @@ def far_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_the_end_of_the_data_is_in_utc_in_any_time_zone(day: PublishedShop, far_west: None) -> None:
+def test_the_end_of_the_data_is_in_utc_in_every_time_zone(day: PublishedShop, far_west: None) -> None:
     newest = outcomes(day.config, day.shop.date, 60).to_pandas()["ts"].max().date()
     found = evaluate_day(day.config, day.shop.date, 60)
     assert found.evaluated_on.endswith(f"; the data end on {newest}.")
@@ -220,7 +220,7 @@ def test_the_share_of_injected_noise_that_was_removed(day: PublishedShop) -> Non
     assert found.variant == "influence"
     assert found.noise == day.shop.noise
     assert found.true_positives <= min(found.noise, found.removed)
-    assert found.precision > 1.5 * found.noise / found.events  # at random it is noise / events
+    assert found.precision > 1.5 * found.noise / found.events  # random removal gives noise / events
 
 
 def test_the_ground_truth_table_has_the_bayes_limit_beside_the_arms(day: PublishedShop) -> None:

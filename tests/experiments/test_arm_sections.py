@@ -1,4 +1,4 @@
-"""An arm's sections say what differs from the top level: nothing else is lost, nothing of another method comes in."""
+"""Arm sections: inheritance from the top level, and keys of other methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config(top: dict[str, Any], **variants: Any) -> Config:
 
 
 def one(section: str, top: dict[str, Any], given: dict[str, Any]) -> Any:
-    """The arm's section as it is used, as plain data."""
+    """The arm's effective section as plain data."""
     plan = plan_arms(config({section: top}, arm={section: given}))
     stage = {"retrieval": "retrieve"}.get(section, section)
     return plan.paths[0].at(stage).settings.model_dump()  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ RULES = {
 }
 
 
-def test_an_arm_that_explores_keeps_the_size_and_the_rules_of_all_slates() -> None:
+def test_an_exploring_arm_inherits_the_slate_size_and_rules() -> None:
     top = {"size": 20, "rules": RULES, "diversity": {"method": "mmr"}, "fallback": {"source": "popularity"}}
     explores = one("slate", top, {"policy": "epsilon_greedy"})
     assert explores == Slate.model_validate({**top, "policy": "epsilon_greedy"}).model_dump()
@@ -72,7 +72,7 @@ def test_settings_are_inherited_with_the_method_only(given: dict[str, Any], sett
     assert one("denoise", {"settings": {"negative_influence_share": 0.0}}, given) == expected.model_dump()
 
 
-def test_settings_of_a_policy_and_of_a_diversifier_go_with_them() -> None:
+def test_settings_of_policies_and_diversifiers_are_inherited_with_their_method() -> None:
     top = {"policy": "plackett_luce", "settings": {"temperature": 0.3}}
     top |= {"diversity": {"method": "mmr", "depth": 40, "settings": {"by": "factors"}}}
     assert one("slate", top, {"policy": "epsilon_greedy"})["settings"] == {"epsilon": 0.1}

@@ -1,4 +1,4 @@
-"""The arm plan: shared stages, and a stable assignment of users."""
+"""The arm plan: shared stages and stable assignment of users."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_arms_share_every_stage_they_agree_on() -> None:
     assert plan.arms_of(llm.at("denoise")) == ("llm", "llm_short")
 
 
-def test_the_same_settings_after_different_work_are_different_variants() -> None:
+def test_equal_settings_after_different_stages_are_different_variants() -> None:
     plan = plan_arms(config({"a": {"denoise": {"method": "none"}}, "b": {}}))
     one, other = (path.at("retrieve") for path in plan)
     assert one.settings == other.settings
@@ -43,7 +43,7 @@ def test_the_same_settings_after_different_work_are_different_variants() -> None
     assert (one.parent, other.parent) == tuple(path.at("denoise").name for path in plan)
 
 
-def test_variants_are_named_alike_in_every_run_and_config() -> None:
+def test_variant_names_are_stable_between_runs_and_configs() -> None:
     first = plan_arms(config({"llm": {}}))
     second = plan_arms(config({"control": CONTROL, "better": {}}))
     assert first.paths[0].variants == second.paths[1].variants
@@ -56,7 +56,7 @@ def test_the_order_of_sources_is_part_of_a_variant() -> None:
 
 
 def assigned(plan: ArmPlan, users: pa.Array) -> np.ndarray:
-    """The number of each user's arm in a split."""
+    """Index of each user's arm in a split."""
     return np.argmax(list(plan.members(users).values()), axis=0)
 
 
@@ -106,7 +106,7 @@ def test_arm_names_that_cannot_be_part_of_a_path_are_an_error(name: str) -> None
 def test_an_experiment_inside_an_arm_of_an_earlier_one_moves_no_other_user() -> None:
     arms = {"a": CONTROL, "b": {}}
     earlier = assigned(plan_arms(config(arms, assignment="split", salt="one")), USERS)
-    nested = {"salt": "one", "low": 0.5, "default_arm": "a"}  # arm b had the upper half
+    nested = {"salt": "one", "low": 0.5, "default_arm": "a"}  # arm b is the upper half
     plan = plan_arms(config(arms, assignment="split", salt="two", layer=nested))
     members, part = plan.members(USERS), plan.participants(USERS)
     assert np.array_equal(part, earlier == 1)

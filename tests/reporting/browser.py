@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to in its own protocol: what a page really does when somebody opens it."""
+"""A headless Chromium, controlled through the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _QUIET = (
 
 @dataclass
 class Tab:
-    """One page. `complaints`: all that the browser said on its console, and every request that it tried."""
+    """One page. `complaints`: all console messages and network requests."""
 
     connection: ClientConnection
     complaints: list[str] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Tab:
 
 @contextmanager
 def tab() -> Iterator[Tab]:
-    """A fresh browser with nothing but this page, gone afterwards."""
+    """A new browser with this page only, closed afterwards."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         line = [str(CHROMIUM), *_QUIET.split(), f"--user-data-dir={profile}", "about:blank"]
         browser = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)

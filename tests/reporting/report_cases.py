@@ -1,4 +1,4 @@
-"""Reports to test with: `full` has every section, `bare` is of a run that was not published."""
+"""Report data for tests: `full` has every section, `bare` is of a run that was not published."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DAY = date(2026, 3, 2)
 def slates(
     users: int = 40, items: int = 60, seed: int = 0, size: int = 20, arms: tuple[str, ...] = ("control", "llm")
 ) -> tuple[pa.Table, pa.Array, pa.Array]:
-    """The arms' SLATE rows, with the catalogue's ids and categories."""
+    """SLATE rows of the arms, with the catalogue's ids and categories."""
     rng = np.random.default_rng(seed)
     item_id = pa.array([f"item-{n:03d}" for n in range(items)])
     category = pa.array([f"kind {n % 7}" if n % 7 else None for n in range(items)])
@@ -97,7 +97,7 @@ def changed_slates() -> pa.Table:
 
 
 def full(name: str = HOSTILE) -> ReportData:
-    """Everything that a report can hold, all texts as hostile or as long as they come."""
+    """A report with all sections, all texts hostile or long."""
     table, item_id, category = slates()
     summary = merge(
         [slate_statistics(table, item_id, category), denoising_reasons(), removal_counts(), changed_slates()]
@@ -168,7 +168,7 @@ def full(name: str = HOSTILE) -> ReportData:
 
 
 def requests() -> pa.Table:
-    """A campaign for everybody that is hostile, another, and what users typed: one thing five times, two others."""
+    """Two campaigns for all users, one of them hostile, and users' own requests: one of five users, two unique."""
     rows = [("*", "a", None, HOSTILE), ("*", "b", None, "a red lamp")]
     rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
     rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
@@ -176,12 +176,12 @@ def requests() -> pa.Table:
 
 
 def scheme() -> FacetScheme:
-    """Lamps, and prices below 5."""
+    """Facets: lamps, and prices below 5."""
     return FacetScheme((CATEGORY, BELOW), ("lamp", "5"), {"price": BELOW})
 
 
 def bare() -> ReportData:
-    """A day that refused to publish before there was anything to show."""
+    """A run that was refused before it had any data to show."""
     return ReportData(
         name="shop",
         date=DAY,

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing on the console, nothing fetched, nothing wider than the window, ink on paper."""
+"""The page in a real browser: no console messages, no network requests, no horizontal overflow, printable."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def test_the_page_is_no_wider_than_the_window_and_the_console_stays_silent(
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_all_text_can_be_read_on_both_papers(page: Tab, pages: dict[str, str], dark: bool) -> None:
+def test_text_contrast_is_sufficient_in_both_themes(page: Tab, pages: dict[str, str], dark: bool) -> None:
     page.open(pages["full"], 1400, dark=dark)
     assert page.evaluate(_CONTRAST) >= 4.5  # WCAG 2.1 AA
 
 
-def test_on_paper_nothing_is_cut_off(page: Tab, pages: dict[str, str]) -> None:
+def test_the_printed_page_is_not_cut_off(page: Tab, pages: dict[str, str]) -> None:
     page.open(pages["full"], 720, media="print")
     wider = (
         "[...document.querySelectorAll('table')].filter(t => t.getBoundingClientRect().right > innerWidth + 1).length"

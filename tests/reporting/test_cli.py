@@ -1,4 +1,4 @@
-"""What all jobs share on the command line: errors in words, with their own exit status."""
+"""Command-line behaviour of all jobs: readable errors with their own exit status."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_expected_error_is_printed_with_its_exit_status() -> None:
     )
 
 
-def test_a_defect_keeps_its_traceback() -> None:
+def test_an_unexpected_error_keeps_its_traceback() -> None:
     result = CliRunner().invoke(command(job), ["--config", str(CONF), "--date", "2026-03-02", "--set", "name=defect"])
     assert isinstance(result.exception, KeyError)
 

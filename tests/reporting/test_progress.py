@@ -43,7 +43,7 @@ def test_no_users_are_no_error() -> None:
     assert run(0, 0, total=0)[-1].startswith("rerank     0 / 0 users  done")
 
 
-def test_a_stage_that_fails_says_how_far_it_came() -> None:
+def test_a_failed_stage_prints_its_progress() -> None:
     out = io.StringIO()
 
     def stage() -> None:

@@ -22,7 +22,7 @@ EVENTS = ("view", "purchase")
 
 
 def denoised() -> pa.Table:
-    """Two users, one variant; days ago, event, item and reason of each event."""
+    """Two users, one variant; age in days, event, item and reason of each event."""
     columns = {
         "user_id": ["u", "v"],
         "item": [[0, 1, 2], [3]],

@@ -1,4 +1,4 @@
-"""The report page: safe with hostile text, complete without data, the same after a round trip."""
+"""The report page: hostile text, missing data, round trip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VOID = {"meta", "br", "rect", "path", "polyline", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """The elements and attributes of a page, and whether each one is closed in its place."""
+    """Elements and attributes of a page, and whether each element is closed in its place."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def test_a_script_in_any_text_stays_text() -> None:
     assert "".join(page.text).count(HOSTILE) >= 6
 
 
-def test_the_page_asks_for_nothing_from_outside() -> None:
+def test_the_page_makes_no_network_requests() -> None:
     html = render(full())
     assert not [
         value for name, value in Page(html).attributes if name in ("src", "href") and not (value or "").startswith("#")
@@ -117,7 +117,7 @@ def test_a_report_of_eight_arms_is_under_two_megabytes() -> None:
     )
     measured = [user_metrics(arm, table.filter(pa.compute.equal(table["arm"], arm)), truth) for arm in arms]
     rows = [compare(measured, seed=0, baselines=["arm-0"], resamples=100)]
-    for number in range(17):  # as many segments as there can be
+    for number in range(17):  # the largest number of segments
         chosen = [one.take(np.arange(100)) for one in measured]
         rows.append(compare(chosen, seed=0, baselines=["arm-0"], segment=f"segment {number}", resamples=100))
     people = [(f"user-{n // 300}", f"arm-{n % 8}", n, "A title of great length " * 4, "ease", "") for n in range(3000)]
@@ -175,7 +175,7 @@ def test_drift_is_against_the_last_published_day_before(tmp_path: Path) -> None:
 
 
 def test_an_arm_has_the_same_place_and_colour_in_every_section() -> None:
-    """A summary is sorted by name; the arms are in the order of the config."""
+    """Statistics are sorted by name; the report has the config's order of arms."""
     keys = {"category": "tins", "source": f"ease/{RANK_BANDS[0][2]}"}
     summary = merge(count_statistics(name, {arm: {key: 1} for arm in "bmz"}) for name, key in keys.items())
     assert list(categories(summary, ["z", "m", "b", "empty"])["shares"]) == ["z", "m", "b"]

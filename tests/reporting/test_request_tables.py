@@ -1,4 +1,4 @@
-"""Request recognition: recognised terms and facets, and the privacy of single users' texts."""
+"""Request recognition: recognised terms, facets, and privacy of single users' texts."""
 
 from __future__ import annotations
 

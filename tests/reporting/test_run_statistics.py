@@ -1,4 +1,4 @@
-"""Counts that merge, overlap of rankings, and drift."""
+"""Run statistics: merging, overlap of rankings, drift."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_fractions_are_added_in_the_order_of_the_shards() -> None:
     shards = np.random.default_rng(0).random((50, 2))
     keys = {"statistic": ["overlap"] * 2, "arm": ["a ~ b"] * 2, "key": ["rbo", "users"]}
     parts = [pa.table({**keys, "count": shard}, RUN_STATISTICS) for shard in shards]
-    one_after_another = [reduce(add, column) for column in shards.T.tolist()]  # `sum` makes up for lost digits
+    one_after_another = [reduce(add, column) for column in shards.T.tolist()]  # `sum` compensates for lost digits
     for _ in range(100):
         assert merge(parts)["count"].to_pylist() == one_after_another
 
@@ -70,14 +70,14 @@ def test_no_slates_give_an_empty_summary() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 12))
-def test_rbo_is_the_one_of_the_paper(seed: int, users: int, depth: int) -> None:
+def test_rbo_equals_the_papers_formula(seed: int, users: int, depth: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = (np.argsort(rng.random((users, 15)), axis=1)[:, :depth] for _ in range(2))
     expected = [textbook_rbo(list(a), list(b), 0.9) for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(rank_biased_overlap(first, second), expected)
 
 
-def test_a_short_slate_shares_nothing_past_its_end() -> None:
+def test_ranks_past_the_end_of_a_short_slate_are_not_shared() -> None:
     assert rank_biased_overlap(np.array([[1, -1]]), np.array([[2, -1]]))[0] == 0.0
 
 
@@ -138,7 +138,7 @@ def test_drift_is_zero_without_a_change_and_found_after_a_shift() -> None:
     assert ("category", "stable") in status
 
 
-def test_psi_is_the_formula_for_two_bins() -> None:
+def test_psi_equals_the_formula_for_two_bins() -> None:
     p, q = np.array([0.5, 0.5]), np.array([0.4, 0.6])
     found = psi({"a": 50, "b": 50}, {"a": 4, "b": 6}, ordered=False)
     assert found == pytest.approx(float(((q - p) * np.log(q / p)).sum()))

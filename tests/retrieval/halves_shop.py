@@ -1,4 +1,4 @@
-"""Small data whose answer is known: two kinds of users, each of whom takes items of one half of the catalogue."""
+"""A small dataset with known structure: two kinds of users, each consuming one half of the catalogue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ITEMS, CUT = 40, 100 * MICROSECONDS_PER_DAY
 
 
 def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Table:
-    """user -> [(item, days before the cut, event)], oldest first."""
+    """user -> [(item, days before the cutoff, event)], oldest first."""
     lengths = [len(events) for events in histories.values()]
     flat = [event for events in histories.values() for event in events]
 
@@ -35,7 +35,7 @@ def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Tabl
 
 
 def two_halves(users: int = 60, seed: int = 0) -> pa.Table:
-    """Even users take even items, odd users odd ones; 6 to 11 events each, over 50 days."""
+    """Even users consume even items, odd users odd ones; 6 to 11 events each, over 50 days."""
     random = np.random.default_rng(seed)
     histories = {}
     for user in range(users):

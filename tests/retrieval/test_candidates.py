@@ -1,4 +1,4 @@
-"""The union of candidates, against a plain loop over users."""
+"""Candidates, compared with a plain loop over users."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_candidates_are_the_union_of_each_sources_best_unseen_available_items() 
             assert out[f"score.{name}"][user].as_py() == pytest.approx(row[sorted(expected)].tolist(), abs=1e-6)
 
 
-def test_an_event_that_was_taken_out_says_nothing_but_stays_seen() -> None:
+def test_a_removed_event_does_not_affect_scores_but_counts_as_seen() -> None:
     table = history_table({"u": [(0, 3.0, 0), (1, 2.0, 0)], "v": [(0, 3.0, 0)]})
     out = stage(top=50)(denoised(table, keep=[1.0, 0.0, 1.0]))
     assert 1 not in candidates(out)[0]
@@ -62,26 +62,26 @@ def test_an_event_that_was_taken_out_says_nothing_but_stays_seen() -> None:
     assert [ease[0][item] for item in shared] == [ease[1][item] for item in shared]
 
 
-def test_a_returned_item_is_seen_and_no_evidence_for_others() -> None:
+def test_a_returned_item_counts_as_seen_and_does_not_affect_scores() -> None:
     out = stage(top=50)(denoised(history_table({"u": [(4, 3.0, 1)]})))
     assert 4 not in candidates(out)[0]
     assert out["item"].to_pylist() == [[]]
     assert not np.any(out["score.ease"][0].as_py())
 
 
-def test_a_user_with_nothing_kept_gets_the_popular_items() -> None:
+def test_a_user_without_retained_events_gets_popular_items() -> None:
     out = stage()(denoised(history_table({"u": [(4, 3.0, 0)], "new": []}), keep=[0.0]))
     assert [len(row) for row in candidates(out)] == [5, 5]
     assert set(Ragged.from_arrow(out["source"]).values.tolist()) == {2}
 
 
-def test_seen_items_come_back_when_they_are_not_excluded() -> None:
+def test_seen_items_are_candidates_if_not_excluded() -> None:
     table = denoised(history_table({"u": [(0, 3.0, 0), (2, 2.0, 0)]}))
     assert set(candidates(stage(top=50, exclude_seen=False)(table))[0]) >= {0, 2}
     assert not set(candidates(stage(top=50)(table))[0]) & {0, 2}
 
 
-def test_candidates_never_depend_on_who_shares_the_table() -> None:
+def test_candidates_do_not_depend_on_other_users_in_the_table() -> None:
     work, table = stage(), denoised(two_halves())
     together = work(table)
     apart = [work(table.slice(start, 7)) for start in range(0, 60, 7)]

@@ -1,4 +1,4 @@
-"""The item model as an artefact, and its indifference to how the work was cut up."""
+"""The item model: storage, fingerprint, independence of sharding."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_one_shard_and_many_shards_give_the_same_model() -> None:
     assert equal(fitted([table], max_events=150), fitted(shards, max_events=150))
 
 
-def test_no_more_events_are_held_than_allowed_and_users_stay_whole() -> None:
+def test_events_in_memory_are_bounded_and_users_are_complete() -> None:
     collected = FitDataCollector(ITEMS, np.array([1.0], np.float32), CUT, 150)
     for start in range(0, 60, 5):
         collected.add(two_halves().slice(start, 5))
@@ -65,26 +65,26 @@ def test_no_more_events_are_held_than_allowed_and_users_stay_whole() -> None:
     assert np.diff(data.matrix.indptr).min() >= 6
 
 
-def test_nothing_at_or_after_the_cut_is_learned() -> None:
+def test_events_at_or_after_the_cutoff_are_not_used() -> None:
     table = history_table({"u": [(1, 1.0, 0), (2, 0.0, 0), (3, -5.0, 0)]})
     data = FitDataCollector(ITEMS, np.array([1.0], np.float32), CUT, 10)
     data.add(table)
     assert data.finish().item.tolist() == [1]
 
 
-def test_a_day_without_positive_events_is_an_error_in_words() -> None:
+def test_no_positive_events_is_a_data_error() -> None:
     with pytest.raises(DataError, match="no positive event"):
         fitted([history_table({"u": [(1, 1.0, 1)], "v": []})])
 
 
-def test_a_saved_model_comes_back_whole(tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
     assert item_model_store.save(storage, "abc", model, {"note": 1})
     assert artifacts.exists(storage, item_model_store.KIND, "abc")
     assert equal(item_model_store.load(storage, "abc"), model)
 
 
-def test_of_two_fits_the_first_stays_and_the_second_leaves_nothing(tmp_path: Path) -> None:
+def test_of_two_saved_fits_the_first_one_is_stored(tmp_path: Path) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
     assert item_model_store.save(storage, "abc", model)
     before = [file.path for file in storage.list()]
@@ -92,7 +92,7 @@ def test_of_two_fits_the_first_stays_and_the_second_leaves_nothing(tmp_path: Pat
     assert [file.path for file in storage.list()] == before
 
 
-def test_a_damaged_artefact_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_damaged_artifact_is_a_data_error(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     item_model_store.save(storage, "abc", fitted([two_halves()]))
     arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
@@ -106,7 +106,7 @@ def test_a_damaged_artefact_is_an_error_in_words(tmp_path: Path) -> None:
         item_model_store.load(storage, "never saved")
 
 
-def test_a_part_of_a_model_is_that_part_and_no_more_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_a_part_of_a_model_reads_only_that_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, model = Storage(str(tmp_path)), fitted([two_halves()])
     item_model_store.save(storage, "abc", model)
     whole = next(file for file in storage.list() if file.path.endswith(".safetensors"))
@@ -127,7 +127,7 @@ def test_a_part_of_a_model_is_that_part_and_no_more_is_read(tmp_path: Path, monk
     assert np.array_equal(factors.factors(SPECS), model.factors(SPECS))
 
 
-def test_a_damaged_part_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_damaged_part_is_a_data_error(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     item_model_store.save(storage, "abc", fitted([two_halves()]))
     arrays = next(file.path for file in storage.list() if file.path.endswith(".safetensors"))
@@ -142,7 +142,7 @@ def _of_kind(model: ItemModel, kind: str) -> dict[str, FittedRetriever]:
     return {key: fit for key, fit in model.fitted.items() if fit.method == kind}
 
 
-def test_a_model_serves_a_newer_catalogue() -> None:
+def test_a_model_is_converted_to_a_newer_catalogue() -> None:
     model = fitted([two_halves()])
     newer = pa.array(sorted(["a new item", *IDS.to_pylist()[5:]]))
     moved = model.for_catalogue(newer)
@@ -164,11 +164,11 @@ def test_sources_that_differ_only_in_scoring_share_one_fit() -> None:
     assert FACTORS not in required_sources([source_specs(Retrieval(sources={"popularity": {}}))], False)
 
 
-def test_the_fingerprint_moves_with_everything_that_matters() -> None:
+def test_the_fingerprint_changes_with_every_input() -> None:
     same = {"cutoff": CUT, "inputs": "i", "catalogue": "c", "max_events": 5}
     first = fingerprint(SPECS, **same)
     assert fingerprint(tuple(reversed(SPECS)), **same) == first
-    assert fingerprint(SPECS[1:], **same) == first  # ease_recent needs the same fit as ease
+    assert fingerprint(SPECS[1:], **same) == first  # ease_recent shares the fit of ease
     changed = [
         {**same, "cutoff": CUT + MICROSECONDS_PER_DAY},
         {**same, "inputs": "j"},
@@ -192,11 +192,11 @@ def test_the_fingerprint_moves_with_everything_that_matters() -> None:
         ({"../x": {"method": "ease"}}, "should match pattern"),
     ],
 )
-def test_sources_that_cannot_be_are_refused(sources: dict[str, dict[str, object]], message: str) -> None:
+def test_invalid_sources_are_an_error(sources: dict[str, dict[str, object]], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Retrieval(sources=sources)
 
 
-def test_a_source_the_model_does_not_hold_is_an_error_in_words() -> None:
+def test_a_source_without_a_fit_is_a_data_error() -> None:
     with pytest.raises(DataError, match="fitted without the source 'other'"):
         fitted([two_halves()]).retriever(SourceSpec.of("other", "item_knn", 5))

@@ -1,4 +1,4 @@
-"""The next-item model: what is sampled, what is learned, and that scores and gradients are of one model."""
+"""The next-item model: negative sampling, learning, and consistency of scores and gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from rayrec.retrieval.user_histories import clipped_matrix
     weight=st.lists(st.floats(0, 1e6), min_size=1, max_size=30),
     number=st.integers(1, 30),
 )
-def test_items_are_drawn_in_proportion_to_their_weight_as_many_as_asked(weight: list[float], number: int) -> None:
+def test_items_are_sampled_in_proportion_to_their_weight_and_in_the_requested_number(
+    weight: list[float], number: int
+) -> None:
     given_ = np.where(np.array(weight) < 1e-6, 0, weight)
     chance = inclusion(given_, number)
     there = given_ > 0
@@ -40,8 +42,8 @@ def test_items_are_drawn_in_proportion_to_their_weight_as_many_as_asked(weight: 
     window=st.integers(1, 5),
     decay=st.floats(0.1, 1.0),
 )
-def test_examples_see_the_events_before_them_and_nothing_else(lengths: list[int], window: int, decay: float) -> None:
-    """Training's windows and the gradients' rows of weights are the same contexts."""
+def test_examples_contain_only_preceding_events(lengths: list[int], window: int, decay: float) -> None:
+    """Training examples and gradients use the same context weights."""
     item = Ragged.from_lengths(np.arange(sum(lengths), dtype=np.int32), lengths)
     recency = NextItemSettings(window=window, decay=decay).recency
     examples = NextItemExamples.of(item, recency)
@@ -57,7 +59,7 @@ def test_examples_see_the_events_before_them_and_nothing_else(lengths: list[int]
             assert bag.sum() == pytest.approx(1.0 if place else 0.0, abs=1e-5)
 
 
-def test_a_model_of_all_items_gives_the_probabilities_it_was_trained_on() -> None:
+def test_a_model_of_all_items_gives_its_training_probabilities() -> None:
     data = fit_data(two_halves())
     fit = NextItemRetriever.fit(data, NextItemRetriever.settings_class(factors=4))
     assert np.array_equal(fit.model.negatives, np.arange(ITEMS))
@@ -73,7 +75,7 @@ def test_a_model_of_all_items_gives_the_probabilities_it_was_trained_on() -> Non
 
 
 def chains(users: int = 400, items: int = 30, seed: int = 0) -> FitData:
-    """After item k comes k + 1, whoever it is."""
+    """Item k is always followed by k + 1."""
     start = np.random.default_rng(seed).integers(0, items, users)
     item = Ragged.from_lengths(((start[:, None] + np.arange(8)) % items).astype(np.int32).ravel(), np.full(users, 8))
     ones = np.ones(len(item.values), np.float32)
@@ -105,7 +107,7 @@ def test_the_same_data_gives_the_same_model_and_another_seed_another_one() -> No
     assert not np.array_equal(first["source"], other["source"])
 
 
-def test_beyond_the_largest_number_of_events_whole_users_are_left_out() -> None:
+def test_whole_users_are_dropped_beyond_the_maximum_number_of_events() -> None:
     data = chains(users=50)
     whole = NextItemRetriever.fit(data, NextItemRetriever.settings_class(epochs=4, max_events=8 * 20 + 5))
     item = Ragged.from_lengths(data.item[: 8 * 20], np.full(20, 8))
@@ -114,7 +116,7 @@ def test_beyond_the_largest_number_of_events_whole_users_are_left_out() -> None:
     assert np.array_equal(whole.model.target, part.target)
 
 
-def test_a_catalogue_of_one_item_is_no_trouble() -> None:
+def test_a_catalogue_of_one_item_is_valid() -> None:
     item = Ragged.from_lengths(np.zeros(5, np.int32), [2, 3])
     given_ = NextItemSettings(epochs=4)
     model = train(NextItemExamples.of(item, given_.recency), 3, given_)
@@ -122,7 +124,7 @@ def test_a_catalogue_of_one_item_is_no_trouble() -> None:
     assert np.isfinite(model.target).all()
 
 
-def test_negatives_that_left_the_catalogue_are_no_negatives_any_more() -> None:
+def test_negatives_outside_the_new_catalogue_are_dropped() -> None:
     fit = NextItemRetriever.fit(chains(users=50), NextItemRetriever.settings_class(epochs=4, negatives=12))
     codes = np.where(np.arange(30) % 2, np.arange(30) // 2, -1)
     moved = fit.remap(codes, 15).model

@@ -1,4 +1,4 @@
-"""What every retriever promises, whichever it is."""
+"""Contract of all retrievers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_users_get_items_of_their_own_half(name: str, data: FitData) -> None:
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData) -> None:
+def test_scores_do_not_depend_on_other_users_in_the_batch(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(two_halves())
     together = retriever.scores(user_histories)
@@ -56,17 +56,17 @@ def test_a_score_never_depends_on_who_shares_the_batch(name: str, data: FitData)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_scores_are_the_callers_own(name: str, data: FitData) -> None:
+def test_scores_may_be_overwritten_by_the_caller(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(two_halves())
     first = retriever.scores(user_histories)
     before = first.copy()
-    first[:] = -np.inf  # as whoever takes the best does with what may not be proposed
+    first[:] = -np.inf  # as the candidate stage does with seen items
     assert np.array_equal(retriever.scores(user_histories), before)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
-def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
+def test_an_empty_history_scores_zero(name: str, data: FitData) -> None:
     retriever = RETRIEVERS[name].fit(data, RETRIEVERS[name].settings_class(**(SETTINGS.get(name, {}))))
     user_histories = profiles_of(history_table({"nobody": [], "somebody": [(2, 1.0, 0)], "nobody else": []}))
     scores = retriever.scores(user_histories)
@@ -75,16 +75,16 @@ def test_an_empty_history_has_no_opinion(name: str, data: FitData) -> None:
     assert retriever.scores(user_histories[0:0]).shape == (0, ITEMS)
 
 
-def test_arrays_bring_the_same_retriever_back(fitted: Retriever) -> None:
+def test_a_retriever_loads_from_its_arrays(fitted: Retriever) -> None:
     frozen = {name: np.array(array) for name, array in fitted.arrays().items()}
     for array in frozen.values():
-        array.flags.writeable = False  # as Ray's shared memory is
+        array.flags.writeable = False  # as in Ray's shared memory
     loaded = type(fitted).load(frozen, type(fitted).settings_class(**(SETTINGS.get(fitted.name, {}))))
     user_histories = profiles_of(two_halves())
     assert np.array_equal(loaded.scores(user_histories), fitted.scores(user_histories))
 
 
-def test_another_catalogue_moves_the_codes_and_new_items_score_zero(fitted: Retriever) -> None:
+def test_remap_converts_codes_and_new_items_score_zero(fitted: Retriever) -> None:
     table = two_halves()
     codes = np.random.default_rng(1).permutation(ITEMS + 3)[:ITEMS]
     moved_table = table.set_column(1, "item", _recoded(table, codes))
@@ -94,14 +94,14 @@ def test_another_catalogue_moves_the_codes_and_new_items_score_zero(fitted: Retr
     assert not np.delete(after, codes, axis=1).any()
 
 
-def test_items_that_left_the_catalogue_are_forgotten(fitted: Retriever) -> None:
+def test_items_outside_the_new_catalogue_are_dropped(fitted: Retriever) -> None:
     codes = np.where(np.arange(ITEMS) < 30, np.arange(ITEMS), -1)
     table = history_table({"somebody": [(2, 1.0, 0), (4, 0.5, 0)]})
     assert fitted.remap(codes, 30).scores(profiles_of(table, 30)).shape == (1, 30)
 
 
 @pytest.mark.parametrize("name", sorted(RETRIEVERS))
-def test_unknown_settings_are_refused_with_the_nearest_name(name: str) -> None:
+def test_the_error_for_an_unknown_setting_names_the_nearest_one(name: str) -> None:
     with pytest.raises(ConfigError, match="half_life_dayz: unknown key"):
         RETRIEVERS.settings(name, {"half_life_dayz": 2})
 

@@ -1,4 +1,4 @@
-"""Each retriever against its definition, written out plainly."""
+"""Each retriever, compared with a plain implementation of its definition."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def test_ease_beyond_its_memory_is_solved_in_float32_to_a_checked_residual() -> 
     )
 
 
-def test_ease_says_so_when_float32_is_not_enough() -> None:
+def test_insufficient_float32_precision_in_ease_is_an_error() -> None:
     gram = np.full((30, 30), 1e7, np.float32)
     with pytest.raises(DataError, match=r"float32|positive definite"):
         regularised_inverse(gram, 1e-4, memory_gb=1e-9)
 
 
-def test_ease_leaves_rare_items_out_and_they_score_zero() -> None:
+def test_rare_items_are_not_in_ease_and_score_zero() -> None:
     table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
     model = EaseRetriever.fit(fit_data(table), EaseRetriever.settings_class(min_users=2))
     assert model.active.tolist() == [0, 1, 2, 3]
@@ -87,7 +87,7 @@ def test_item_knn_is_the_shrunk_cosine_of_its_nearest_items() -> None:
         assert kept.sum() == pytest.approx(np.sort(cosine[item])[-5:].sum(), abs=1e-5)
 
 
-def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None:
+def test_user_knn_is_the_similarity_weighted_sum_of_recent_events() -> None:
     table = two_halves()
     data = fit_data(table)
     x = data.matrix.toarray().astype(np.float64)
@@ -104,7 +104,7 @@ def test_user_knn_is_the_sum_over_alike_users_of_what_they_took_lately() -> None
     )
 
 
-def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
+def test_user_knn_stores_the_largest_cells_of_each_item() -> None:
     data = fit_data(two_halves())
     whole = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class()).weights.toarray()
     assert (whole > 0).sum(1).min() > 5
@@ -115,7 +115,7 @@ def test_user_knn_keeps_the_largest_cells_of_each_item() -> None:
         assert np.array_equal(kept[item].data, whole[item, np.sort(largest)])
 
 
-def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_knn_of_a_large_catalogue_stores_a_bounded_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     data = fit_data(two_halves())
     monkeypatch.setattr("rayrec.retrieval.user_knn._MAX_CELLS", 3 * ITEMS + 1)
     weights = UserKnnRetriever.fit(data, UserKnnRetriever.settings_class()).weights
@@ -127,7 +127,7 @@ def test_user_knn_of_a_large_catalogue_keeps_so_many_cells_in_all(monkeypatch: p
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 60))
-def test_the_largest_of_a_product_are_the_same_in_blocks_of_any_size(seed: int, most: int, block_cells: int) -> None:
+def test_largest_of_product_does_not_depend_on_the_block_size(seed: int, most: int, block_cells: int) -> None:
     random = np.random.default_rng(seed)
     left, right = (
         sp.csr_matrix(random.integers(0, 3, shape).astype(np.float32)) for shape in ((9, 6), (6, 11))
@@ -143,7 +143,7 @@ def test_the_largest_of_a_product_are_the_same_in_blocks_of_any_size(seed: int, 
     assert found.dtype == np.float32
 
 
-def test_popularities_count_and_fade() -> None:
+def test_popularity_counts_events_and_recent_popularity_decays_them() -> None:
     table = history_table({"a": [(1, 14.0, 0), (2, 7.0, 0)], "b": [(1, 7.0, 0), (3, 1.0, 1)]})
     data = fit_data(table)
     count = PopularityRetriever.fit(data, PopularityRetriever.settings_class()).score
@@ -154,7 +154,7 @@ def test_popularities_count_and_fade() -> None:
         RETRIEVERS.settings("recent_popularity", {"half_life_days": 0})
 
 
-def test_item_features_are_logs_of_faded_counts_and_ages() -> None:
+def test_item_features_are_logs_of_decayed_counts_and_ages() -> None:
     data = fit_data(history_table({"a": [(1, 16.0, 0), (1, 8.0, 0)]}))
     features = dict(zip(NAMES, item_statistics(data)[1], strict=True))
     assert features["log_decayed_8d"] == pytest.approx(np.log(0.75 + 0.2), abs=1e-5)
@@ -182,13 +182,13 @@ def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: in
     assert np.allclose(model.scores(profiles_of(table, 20))[0], expected, atol=2e-5)
 
 
-def test_ials_fits_the_same_factors_again() -> None:
+def test_ials_fits_are_deterministic() -> None:
     data = fit_data(two_halves())
     first, second = (IalsRetriever.fit(data, IalsRetriever.settings_class(factors=8)).factors for _ in range(2))
     assert np.array_equal(first, second)
 
 
-def test_a_profile_slice_is_the_same_users() -> None:
+def test_slicing_user_histories_selects_the_same_users() -> None:
     user_histories = profiles_of(two_halves())
     part: UserHistories = user_histories[10:20]
     assert np.array_equal(part.matrix().toarray(), user_histories.matrix().toarray()[10:20])

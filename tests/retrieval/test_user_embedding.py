@@ -1,4 +1,4 @@
-"""Several interests a user: what they are, that each asks for itself, and that one alone is iALS."""
+"""Multi-interest user embeddings: the clusters, the scores, and equivalence to iALS with one interest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def random_model(items: int, interests: int, seed: int = 0) -> UserEmbeddingRetr
 
 
 def clusters_of(lines: np.ndarray, clusters: int) -> np.ndarray:
-    """Spherical k-means of [n, d] unit vectors, one user at a time."""
+    """Spherical k-means of unit vectors [n, d], for one user."""
     centres = [lines[np.argmax(lines @ lines.sum(0))]]
     for _ in range(clusters - 1):
         centres.append(lines[np.argmin(np.max(lines @ np.array(centres).T, axis=1))])
@@ -44,7 +44,9 @@ def clusters_of(lines: np.ndarray, clusters: int) -> np.ndarray:
     interests=st.integers(1, 5),
     seed=st.integers(0, 3),
 )
-def test_an_item_scores_what_its_best_interest_says(histories: list[list[int]], interests: int, seed: int) -> None:
+def test_the_score_of_an_item_is_the_maximum_over_interests(
+    histories: list[list[int]], interests: int, seed: int
+) -> None:
     retriever = random_model(50, interests, seed)
     found = retriever.scores(
         profiles_of(history_table({f"u{n}": [(i, 1.0, 0) for i in h] for n, h in enumerate(histories)}), 50)
@@ -61,7 +63,7 @@ def test_an_item_scores_what_its_best_interest_says(histories: list[list[int]], 
         np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
-def test_one_interest_is_ials_to_the_last_bit() -> None:
+def test_one_interest_is_bit_identical_to_ials() -> None:
     data, user_histories = fit_data(two_halves()), profiles_of(two_halves())
     alone = UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**{**FIT, "interests": 1}))
     assert np.array_equal(
@@ -95,7 +97,7 @@ def test_two_tastes_in_one_history_become_two_interests() -> None:
     np.testing.assert_allclose(vectors[:2], pure[nearest], atol=1e-6)
 
 
-def test_items_that_nobody_took_are_no_interest() -> None:
+def test_items_without_factors_form_no_interest() -> None:
     retriever = random_model(30, 3)
     retriever.model.factors[20:] = 0
     retriever = UserEmbeddingRetriever(IalsRetriever(retriever.model.factors, retriever.model.settings), 3)
@@ -107,7 +109,7 @@ def test_items_that_nobody_took_are_no_interest() -> None:
     assert not scores[:, 20:].any()
 
 
-def test_company_does_not_change_a_bit_of_many_long_and_short_histories() -> None:
+def test_long_and_short_histories_in_one_batch_do_not_affect_each_other() -> None:
     random = np.random.default_rng(5)
     lengths = random.integers(0, 150, 80)
     histories = {f"u{n}": [(int(i), 1.0, 0) for i in random.integers(200, size=size)] for n, size in enumerate(lengths)}
@@ -152,6 +154,6 @@ def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"regularization": 0.0}, {"interest": 3}])
-def test_settings_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_settings_are_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         RETRIEVERS.settings(UserEmbeddingRetriever.name, wrong)

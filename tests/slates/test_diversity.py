@@ -1,4 +1,4 @@
-"""Diversification: each method is the one of its paper, and the new order has the scores of the old one."""
+"""Diversifiers: each equals its paper's method, and the new order has the old scores."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_best_candidates_are_reordered_and_exchange_their_scores(name: str, 
 
 
 @pytest.mark.parametrize(("name", "given_settings"), CASES)
-def test_an_order_never_depends_on_who_shares_the_batch(name: str, given_settings: dict[str, Any]) -> None:
+def test_orders_do_not_depend_on_other_users_in_the_batch(name: str, given_settings: dict[str, Any]) -> None:
     pool = scored(LENGTHS * 3, known=items(width=64), past=40)
     together = diversified(pool, name, given_settings)
     for user in range(len(pool)):
@@ -120,7 +120,7 @@ def test_equal_scores_become_distinct_in_the_new_order(name: str, given_settings
 @pytest.mark.parametrize("by", ["category", "factors"])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), weight=st.floats(0, 1))
-def test_mmr_is_the_one_of_carbonell_and_goldstein(by: str, seed: int, weight: float) -> None:
+def test_mmr_equals_carbonell_and_goldsteins(by: str, seed: int, weight: float) -> None:
     pool = scored([12, 6, 8, 3], seed)
     found = order_of(pool, DEPTH, "mmr", relevance=weight, by=by)
     for user, before in enumerate(by_relevance(pool)):
@@ -139,7 +139,7 @@ def test_mmr_is_the_one_of_carbonell_and_goldstein(by: str, seed: int, weight: f
 @pytest.mark.parametrize("by", ["category", "factors"])
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), theta=st.floats(0, 5))
-def test_greedy_dpp_raises_log_det_as_brute_force_does(by: str, seed: int, theta: float) -> None:
+def test_greedy_dpp_equals_brute_force_maximisation_of_log_det(by: str, seed: int, theta: float) -> None:
     pool = scored([12, 6, 8, 3], seed)
     found = order_of(pool, DEPTH, "dpp", theta=theta, by=by)
     for user, before in enumerate(by_relevance(pool)):
@@ -161,7 +161,7 @@ def divergence(share: np.ndarray, shown: np.ndarray) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**31), weight=st.floats(0, 1))
-def test_calibrated_is_the_one_of_steck(seed: int, weight: float) -> None:
+def test_calibrated_equals_stecks(seed: int, weight: float) -> None:
     pool = scored([12, 6, 8, 3, 10], seed, past=12)
     kinds = int(pool.items.category.max()) + 1
     found = order_of(pool, DEPTH, "calibrated", calibration=weight)
@@ -199,7 +199,7 @@ def test_more_calibration_brings_the_categories_nearer_to_the_history() -> None:
     assert far[2] < 0.12
 
 
-def test_the_first_item_of_each_category_comes_before_a_second_of_any() -> None:
+def test_each_category_is_shown_once_before_one_is_repeated() -> None:
     known = CatalogueItems(scored([1]).items.ids[:6], np.array([0, 0, 0, 1, 1, 2], np.int32), np.ones(6, np.bool_))
     scores = Ragged.from_lengths(np.array([6, 5, 4, 3, 2, 1], np.float32), [6])
     codes = scores.like(np.arange(6, dtype=np.int32))

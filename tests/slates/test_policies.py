@@ -1,4 +1,4 @@
-"""Slate policies: their contract, and that propensities are the probabilities of the slates."""
+"""Slate policies: the contract, and propensities that equal slate probabilities."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_slate_has_each_candidate_once_and_logs_its_probability(lengths: list[
         assert np.array_equal(again, found.propensity)
 
 
-def test_a_slate_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> None:
+def test_slates_do_not_depend_on_other_users_in_the_batch(policy: SlatePolicy) -> None:
     pool = scored([7, 0, 12, 3, 9, 70, 64, 150, 7, 150], known=items(width=64), past=90)
     together = policy.order(pool, 5, seed=11)
     for user in range(len(pool)):
@@ -62,7 +62,7 @@ def test_a_slate_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> N
         assert np.array_equal(alone.propensity, together.propensity[at])
 
 
-def test_a_given_slates_probability_never_depends_on_who_shares_the_batch(policy: SlatePolicy) -> None:
+def test_given_slate_probabilities_do_not_depend_on_other_users_in_the_batch(policy: SlatePolicy) -> None:
     pool = scored([7, 0, 12, 3, 9, 70], known=items(width=64), past=90)
     slates = Greedy().order(scored([7, 0, 12, 3, 9, 70], seed=1), 6, 0).places
     together = policy.probability(pool, slates, 5, seed=11)
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_slate_and_another_seed_another() -> None:
         assert not same(policy.order(pool, 10, 1), policy.order(pool, 10, 2))
 
 
-def test_the_probabilities_of_all_that_may_come_next_sum_to_one(policy: SlatePolicy) -> None:
+def test_probabilities_of_all_possible_next_items_sum_to_one(policy: SlatePolicy) -> None:
     pool = scored([4])
     for above in ((), (2,), (3, 0), (1, 2, 0)):
         total = 0.0
@@ -107,8 +107,8 @@ def test_an_item_that_is_no_candidate_has_probability_zero_and_changes_no_other(
     ("name", "given_settings"),
     [("plackett_luce", {"temperature": 0.7}), ("epsilon_greedy", {"epsilon": 0.4}), ("greedy", {})],
 )
-def test_slates_come_as_often_as_their_propensities_say(name: str, given_settings: dict[str, float]) -> None:
-    """One user's four candidates, slates of two, 40,000 users: chi-square against the exact probabilities."""
+def test_slate_frequencies_match_their_propensities(name: str, given_settings: dict[str, float]) -> None:
+    """40,000 users with the same four candidates, slates of two: chi-square against the exact probabilities."""
     many, size, policy = 40_000, 2, POLICIES[name](POLICIES.settings(name, given_settings))
     one = scored([4])
     pool = repeated(one, many)
@@ -135,7 +135,7 @@ def assert_as_often(counts: Counter[Any], expected: dict[Any, float], many: int)
 
 
 def exact(name: str, given_settings: dict[str, float], values: list[float], slate: tuple[int, ...]) -> float:
-    """The probability of a slate, in plain Python."""
+    """Probability of a slate, in plain Python."""
     left, probability = list(range(len(values))), 1.0
     for item in slate:
         top = max(left, key=lambda k: values[k])
@@ -161,7 +161,7 @@ def test_policies_without_randomness_are_greedy(name: str, given_settings: dict[
 
 
 def test_no_probability_underflows_at_low_temperatures() -> None:
-    """exp of these logits underflows, and yet the last two are as likely as each other."""
+    """exp of these logits underflows, but the last two candidates are equally likely."""
     codes, history = scored([3]).candidate, scored([3]).history
     scores = codes.like(np.array([1000.0, 0.0, 0.0], np.float32))
     pool = ScoredCandidates(pa.array(["u"]), scores, codes, history, items())
@@ -185,7 +185,7 @@ def test_invalid_settings_are_an_error(name: str, given_settings: dict[str, floa
         POLICIES[name](POLICIES.settings(name, given_settings))
 
 
-def test_chance_is_uniform_and_unrelated_between_users_and_places() -> None:
+def test_random_draws_are_uniform_and_independent_between_users_and_positions() -> None:
     users = pa.array([f"user {n}" for n in range(2_000)])
     draws = uniform_draws(7, users, np.full(2_000, 20), draws=2)
     assert draws.shape == (2, 40_000)

@@ -1,4 +1,4 @@
-"""Rules, pins and the fallback: what holds for every slate, how it is counted, and that propensities stay exact."""
+"""Rules, pins and the fallback: what holds for every slate, rule counts, exact propensities."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_best_items_of_each_category_stay() -> None:
         assert kept[at][kind < 0].all()
 
 
-def test_a_range_keeps_prices_inside_and_handles_missing_ones() -> None:
+def test_a_range_admits_prices_inside_it_and_handles_missing_ones() -> None:
     def prices(**band: Any) -> set[int]:
         return {code for slate in codes_of(slates(rules={"ranges": {"price": band}})) for code in slate}
 
@@ -130,7 +130,7 @@ RULES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("diversity", [{}, {"method": "mmr"}])
-def test_a_rule_counts_where_the_slate_differs_without_it(diversity: dict[str, Any]) -> None:
+def test_a_rule_is_counted_if_the_slate_differs_without_it(diversity: dict[str, Any]) -> None:
     made = stage(rules=RULES, diversity=diversity)
     found = made.candidate_pool(candidates())
     counts = rule_effects(made, found, made.apply_rules(found))
@@ -144,7 +144,7 @@ def test_a_rule_counts_where_the_slate_differs_without_it(diversity: dict[str, A
     assert counts["short"] == sum(len(a) < len(b) for a, b in zip(whole, open_to_all, strict=True)) > 0
 
 
-def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
+def test_rules_that_change_nothing_are_counted_as_zero() -> None:
     made = stage(rules={"blocked": ["nobody"], "max_per_category": 99})
     found = made.candidate_pool(candidates())
     assert rule_effects(made, found, made.apply_rules(found)) == {"blocked": 0, "max_per_category": 0, "short": 0}
@@ -154,7 +154,7 @@ def test_rules_that_never_bind_show_as_zero_and_no_rules_as_nothing() -> None:
 
 @pytest.mark.parametrize("policy", POLICY_NAMES)
 @pytest.mark.parametrize("diversity", [{}, {"method": "dpp", "depth": 6}, {"method": "calibrated"}])
-def test_rows_do_not_depend_on_who_shares_the_table(policy: str, diversity: dict[str, Any]) -> None:
+def test_rows_do_not_depend_on_other_users_in_the_table(policy: str, diversity: dict[str, Any]) -> None:
     fallback = {"source": "popularity", "below_events": 2}
     made = stage(items(width=64), policy=policy, rules=RULES, diversity=diversity, fallback=fallback)
     table = candidates()

@@ -1,4 +1,4 @@
-"""From scored candidates to published rows; the order of ties; training windows."""
+"""From scored candidates to published rows; ties; training windows."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_training_window_has_the_history_before_its_cutoff_and_the_new_items_a
     assert past["ts"].to_pylist() == [[10, 20], [5], []]
     assert past.schema.equals(HISTORY)
     wanted = consumed_after(history(), 30, 50, (1.0, -1.0))
-    assert [wanted[row].tolist() for row in range(3)] == [[3], [], []]  # 1 is not new, 6 was a return
+    assert [wanted[row].tolist() for row in range(3)] == [[3], [], []]  # 1 is not new, 6 is a return
     again = consumed_after(history(), 30, 61, (1.0, -1.0), new_only=False)
     assert [again[row].tolist() for row in range(3)] == [[1, 3], [], []]
     assert is_training_user(past, wanted, 2).tolist() == [True, False, False]

@@ -1,4 +1,4 @@
-"""Counterfactual propensities: their values, and the users that have them."""
+"""Counterfactual propensities: their values and their users."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_item_that_the_target_blocks_has_probability_zero() -> None:
         assert np.array_equal(found[user] > 0, there)
 
 
-# A commit without the models that made the candidates: what is stored, and for whom.
+# The commit step with fake models: what is stored, and for which users.
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Record:
 
 @dataclass
 class Stored:
-    """A run that keeps what is committed."""
+    """Records what a run commits."""
 
     record: Record = field(default_factory=Record)
     tables: dict[str, pa.Table] = field(default_factory=dict)
@@ -98,7 +98,7 @@ UNREAD = [f"user {number:04d}" for number in range(0, 50, 5)]
 
 
 class Words:
-    """Instead of an LLM: a score that the user and the item decide, and no answer for UNREAD."""
+    """Fake LLM scorer: a score per user and item, and no answer for UNREAD."""
 
     def __init__(self, *_: Any) -> None:
         self.engine_and_method = lambda _: "words"
@@ -116,7 +116,7 @@ class Words:
 
 
 class Loaded:
-    """Instead of a WorkerCache: the catalogue, no instructions, and no item model."""
+    """Fake WorkerCache: the catalogue, no instructions, no item model."""
 
     def __init__(self, catalogue: pa.Table) -> None:
         self.catalogue, self.instructions = catalogue, INSTRUCTION.empty_table()
@@ -151,7 +151,7 @@ def committed(monkeypatch: pytest.MonkeyPatch) -> Commit:
 
 
 def commit(monkeypatch: pytest.MonkeyPatch, day: RunContext) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The slates by arm, and COUNTERFACTUAL_PROPENSITY, of the 50 users of `candidates`, in every retrieve variant."""
+    """The slates by arm and COUNTERFACTUAL_PROPENSITY, for the 50 users of `candidates` in every retrieve variant."""
     catalogue = pa.table({"item_id": KNOWN.ids, "category": pa.array([str(k) for k in KNOWN.category])})
     catalogue = catalogue.append_column("attributes", ATTRIBUTES)
     cache = Loaded(catalogue)
@@ -174,7 +174,7 @@ def commit(monkeypatch: pytest.MonkeyPatch, day: RunContext) -> tuple[dict[str, 
     table = pa.concat_tables(parts).combine_chunks()
     if scoring_requests.scoring_requests(day):
         monkeypatch.setattr(scoring, "ScorerCache", Words)
-        monkeypatch.setattr(slate_commit, "write_failed_prompts", lambda *_: None)  # names a folder by the input files
+        monkeypatch.setattr(slate_commit, "write_failed_prompts", lambda *_: None)  # needs the input files' names
         table = RerankShard(spec)(WorkItem(0, 0), table)
     else:
         table = with_scores(table)
@@ -240,7 +240,7 @@ def test_in_a_split_only_arms_with_the_same_candidates_have_propensities(tmp_pat
 
 
 def llm_arms() -> dict[str, Any]:
-    """One arm explores without the LLM that two others have, one of them with a slate size of its own."""
+    """One arm explores without the LLM that two others use; one of those has its own slate size."""
     reads = {"method": "item_token"}
     return {"soft": CHANCE, "llm": {"rerank": reads}, "sharp": {"rerank": reads, "slate": {"size": 5}}}
 
@@ -260,7 +260,7 @@ def test_in_a_split_the_llm_of_an_arm_also_scores_users_of_exploring_arms(tmp_pa
         assert found.equals(expected)
 
 
-def test_a_prompt_that_fails_for_another_arm_costs_that_target_and_no_slate(tmp_path: Path, committed: Commit) -> None:
+def test_a_failed_prompt_of_another_arm_removes_that_target_but_no_slate(tmp_path: Path, committed: Commit) -> None:
     day = day_of(tmp_path, llm_arms(), "split")
     slates, targets = committed(day)
     users, unread = candidates()["user_id"], set(UNREAD)

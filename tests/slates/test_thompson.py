@@ -1,4 +1,4 @@
-"""Thompson sampling in the slate: the posterior is the ridge block's, and propensities are shares of particles."""
+"""Thompson sampling: the posterior equals the ridge posterior, and propensities are shares of particles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def policy(**settings: float) -> Thompson:
 
 
 def doubts(pool: ScoredCandidates, seed: int, particles: int, regularization: float) -> list[np.ndarray]:
-    """v_j' L^-T z of each user, [particles, candidates], one user after another in float64."""
+    """v_j' L^-T z of each user, [particles, candidates], user by user in float64."""
     vectors, found = pool.items.vectors.astype(np.float64), []
     for user in range(len(pool)):
         past = vectors[pool.history[user]]
@@ -34,7 +34,7 @@ def doubts(pool: ScoredCandidates, seed: int, particles: int, regularization: fl
     return found
 
 
-def test_propensities_are_the_shares_of_particles_that_a_plain_walk_counts() -> None:
+def test_propensities_equal_the_shares_of_particles_counted_in_plain_python() -> None:
     pool, seed, particles = scored([7, 5, 0, 12, 70], past=20), 4, 32
     thompson = policy(particles=particles, scale=0.8, regularization=2.0)
     found = thompson.order(pool, 6, seed)
@@ -49,7 +49,7 @@ def test_propensities_are_the_shares_of_particles_that_a_plain_walk_counts() -> 
             shown.append(int(item))
 
 
-def test_the_doubt_has_the_covariance_of_the_ridge_posterior() -> None:
+def test_posterior_draws_have_the_covariance_of_the_ridge_posterior() -> None:
     pool = scored([6], past=9)
     vectors = pool.items.vectors.astype(np.float64)
     past, own = vectors[pool.history[0]], vectors[pool.candidate[0]]
@@ -58,8 +58,8 @@ def test_the_doubt_has_the_covariance_of_the_ridge_posterior() -> None:
     assert np.abs(found - expected).max() < 0.02 * expected.max()
 
 
-def test_slates_are_as_frequent_as_their_propensities_on_average() -> None:
-    """Each user has other particles: over users, how often a slate comes is the mean of its probabilities."""
+def test_mean_slate_frequencies_match_mean_propensities() -> None:
+    """Each user has other particles: over users, slate frequencies equal mean probabilities."""
     many, size, one = 4_000, 2, scored([4])
     pool, thompson = repeated(one, many), policy(particles=8, scale=3.0)
     found = thompson.order(pool, size, seed=5)
@@ -75,7 +75,7 @@ def test_slates_are_as_frequent_as_their_propensities_on_average() -> None:
     assert total == pytest.approx(many)
 
 
-def test_a_propensity_is_at_least_one_particle() -> None:
+def test_propensities_are_at_least_the_share_of_one_particle() -> None:
     found = policy(particles=16, scale=5.0).order(scored([40] * 30), 10, seed=0)
     assert found.propensity.min() >= 1 / 16
     assert np.allclose(found.propensity * 16, np.rint(found.propensity * 16))
@@ -94,7 +94,7 @@ def test_users_without_history_explore_most() -> None:
     assert surprise[0] > surprise[1] > surprise[2]
 
 
-def test_an_item_without_factors_never_varies() -> None:
+def test_scores_of_items_without_factors_have_no_variance() -> None:
     known = items(width=3)
     still = CatalogueItems(known.ids, known.category, known.available, np.zeros_like(known.vectors))
     found = policy(scale=10.0).order(scored([9] * 20, known=still), 4, seed=1)

@@ -1,4 +1,4 @@
-"""Estimators of one action: hand-computed values, equivalences, exact expectations, intervals that cover."""
+"""Single-action estimators: hand-computed values, equivalences, exact expectations, coverage of intervals."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def interval(found: Contributions) -> tuple[float, float, float]:
 
 
 @given(columns)
-def test_weights_of_one_give_the_mean_reward_and_its_confidence_interval(drawn: tuple[Floats, ...]) -> None:
+def test_unit_weights_give_the_mean_reward_and_its_confidence_interval(drawn: tuple[Floats, ...]) -> None:
     reward = drawn[0]
     ones = np.ones_like(reward)
     for found in (ips(reward, ones), snips(reward, ones), clipped_ips(reward, ones, 2.0)):
@@ -97,7 +97,7 @@ def test_bounds_and_models_without_effect_change_nothing(drawn: tuple[Floats, ..
 
 
 @given(columns)
-def test_clusters_of_one_change_nothing_and_copies_of_users_leave_the_error(drawn: tuple[Floats, ...]) -> None:
+def test_single_row_clusters_change_nothing_and_copied_rows_leave_the_standard_error(drawn: tuple[Floats, ...]) -> None:
     reward, weight = drawn[:2]
     user = np.arange(len(reward))[::-1]
     alone, doubled = snips(reward, weight), snips(np.tile(reward, 2), np.tile(weight, 2))
@@ -107,15 +107,15 @@ def test_clusters_of_one_change_nothing_and_copies_of_users_leave_the_error(draw
 
 
 def world(seed: int = 0, contexts: int = 5, actions: int = 6) -> tuple[Floats, Floats, Floats, Floats]:
-    """Logging, target, mean reward and a wrong model of it, each [contexts, actions]; contexts are equally likely."""
+    """Logging, target, mean reward and a wrong reward model, each [contexts, actions]; contexts are equally likely."""
     rng = np.random.default_rng(seed)
     logging, target = (rng.dirichlet(np.full(actions, 4.0), contexts) for _ in range(2))
     mean = rng.uniform(0.1, 0.9, (contexts, actions))
     return logging, target, mean, mean + rng.normal(0, 0.3, mean.shape)
 
 
-def test_expectations_over_every_action_are_the_truth() -> None:
-    """Each (context, action) once, with its probability: with a wrong model IPS, SNIPS, DR; with the right one all."""
+def test_expectations_over_all_actions_equal_the_true_value() -> None:
+    """Each (context, action) with its probability: IPS, SNIPS, DR with a wrong model, all with the right one."""
     logging, target, mean, model = world()
     chance, truth = logging.ravel() / len(logging), (target * mean).sum() / len(mean)
     reward, weight = mean.ravel(), (target / logging).ravel()
@@ -147,7 +147,7 @@ def draw(slates: int, seed: int) -> tuple[Floats, Floats, Floats, Floats]:
 @pytest.mark.parametrize(
     "estimator", [lambda r, w, q, v: ips(r, w), lambda r, w, q, v: snips(r, w), doubly_robust, self_normalised_dr]
 )
-def test_intervals_have_their_coverage(estimator: Callable[..., Contributions]) -> None:
+def test_intervals_have_nominal_coverage(estimator: Callable[..., Contributions]) -> None:
     _, target, mean, _ = world()
     truth = (target * mean).sum() / len(mean)
     found = [confidence_interval(estimator(*draw(400, seed))) for seed in range(400)]
@@ -157,8 +157,8 @@ def test_intervals_have_their_coverage(estimator: Callable[..., Contributions]) 
     assert np.std([each.value for each in found]) == pytest.approx(error, rel=0.1)
 
 
-def test_clustered_intervals_have_their_coverage_where_plain_ones_do_not() -> None:
-    """Ten rows a user that differ between users only."""
+def test_clustered_intervals_have_nominal_coverage_and_unclustered_ones_do_not() -> None:
+    """Ten rows per user that differ between users only."""
     covered, plainly = 0, 0
     for seed in range(300):
         rng = np.random.default_rng(seed)

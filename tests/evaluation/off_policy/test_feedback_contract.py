@@ -1,4 +1,4 @@
-"""The contract of feedback: one reason a row, whole slates only, the same however files are cut."""
+"""The feedback contract: one reason per row, complete slates only, independence of file boundaries."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_slate_without_a_middle_rank_is_quarantined_whole(tmp_path: Path) -> N
     assert set(found.feedback["slate_id"].to_pylist()) == {"s"}
 
 
-def test_a_duplicate_of_a_broken_row_is_no_duplicate(tmp_path: Path) -> None:
+def test_a_duplicate_of_an_invalid_row_is_valid(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + "s,1,a,?,.5\n" + GOOD)
     assert reasons(found) == {1: "bad_reward"}
     assert found.feedback.num_rows == 2
@@ -113,7 +113,7 @@ def test_the_first_file_by_path_wins_and_parts_of_columns_are_extracted(tmp_path
     assert found.quarantine.select(["file", "reason"]).to_pylist() == [{"file": "b.csv", "reason": "duplicate_rank"}]
 
 
-def test_typed_parquet_and_json_lines_give_the_same(tmp_path: Path) -> None:
+def test_typed_parquet_and_json_lines_give_the_same_feedback(tmp_path: Path) -> None:
     rows = [
         {"slate_id": 7, "rank": rank, "item_id": item, "reward": 0.5, "propensity": 0.25}
         for rank, item in ((1, "a"), (2, "b"), (2, "c"))
@@ -130,7 +130,7 @@ def test_typed_parquet_and_json_lines_give_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 60])
-def test_nothing_depends_on_how_rows_are_cut_into_batches(size: int) -> None:
+def test_results_do_not_depend_on_batches(size: int) -> None:
     draw = np.random.default_rng(0)
 
     def some(*values: str) -> list[str]:
@@ -165,7 +165,7 @@ def test_too_much_quarantine_is_an_error_with_the_reasons(tmp_path: Path) -> Non
         read(tmp_path, HEADER + GOOD + "s,x,c,1,.5\n", max_quarantine_share=0.05)
     assert "shown.csv, row 3: rank is 'x'" in str(caught.value)
     assert "feedback.max_quarantine_share" in caught.value.hint
-    with pytest.raises(QuarantineError, match="1 of 1 rows"):  # nothing would be left
+    with pytest.raises(QuarantineError, match="1 of 1 rows"):  # no row would remain
         read(tmp_path, HEADER + "s,x,c,1,.5\n")
 
 
@@ -183,7 +183,7 @@ def test_files_without_rows_or_columns_and_folders_without_files_are_errors(tmp_
         read_feedback(Feedback(path="x"), "")
 
 
-def test_feedback_may_have_a_root_of_its_own(tmp_path: Path) -> None:
+def test_feedback_may_have_its_own_root(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     found = read(tmp_path / "own", HEADER + GOOD, root=str(tmp_path / "own"))
     assert found.feedback.num_rows == 2

@@ -1,4 +1,4 @@
-"""Team-draft interleaving: by hand, fair to both rankings, and never dependent on who else is there."""
+"""Team-draft interleaving: hand-computed values, fairness, independence of users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seeds(users: int, start: int = 0) -> np.ndarray:
 
 
 def plainly(first: list[int], second: list[int], coins: list[int]) -> tuple[list[int], list[int]]:
-    """The paper's algorithm, line by line, for one user; `coins`: who goes first, of each round."""
+    """The paper's algorithm for one user, step by step; `coins`: which ranking is first in each round."""
     merged: list[int] = []
     teams: list[int] = []
     rankings, flips = (first, second), iter(coins)
@@ -39,7 +39,7 @@ rankings = st.integers(1, 6).flatmap(
 
 
 @given(rankings, st.integers(0, 2**32))
-def test_it_is_the_paper_s_algorithm_for_some_coins(pair: list[list[int]], seed: int) -> None:
+def test_team_draft_equals_the_papers_algorithm_for_some_coins(pair: list[list[int]], seed: int) -> None:
     first, second = pair
     depth = len(first)
     found = team_draft(np.array([first]), np.array([second]), seeds(1, seed))
@@ -48,7 +48,7 @@ def test_it_is_the_paper_s_algorithm_for_some_coins(pair: list[list[int]], seed:
     assert any(plainly(first, second, list(coins)) == (merged, teams) for coins in product((0, 1), repeat=depth))
 
 
-def test_each_user_depends_on_its_own_seed_alone() -> None:
+def test_each_user_depends_on_its_own_seed_only() -> None:
     rng = np.random.default_rng(0)
     first, second = (np.stack([rng.permutation(20)[:8] for _ in range(50)]) for _ in range(2))
     own = seeds(50)
@@ -107,7 +107,7 @@ def test_each_consumed_item_of_the_list_counts_once() -> None:
     assert (found.first, found.second, found.ties, found.p_value) == (1, 1, 0, 1.0)
 
 
-def test_no_consumed_item_is_no_preference() -> None:
+def test_users_without_consumed_items_are_ties() -> None:
     found = sign_test(np.zeros((4, 2), np.int64))
     assert (found.ties, found.p_value) == (4, 1.0)
     nothing = np.zeros(0, np.int64)

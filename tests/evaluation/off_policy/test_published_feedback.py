@@ -1,4 +1,4 @@
-"""Feedback and published slates: matching with reasons, and estimates of an arm from the slates of others."""
+"""Feedback on published slates: matching with reasons, and estimates of an arm from other arms' slates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = datetime.date(2026, 11, 20)
 
 
 def slates(*rows: tuple[str, int, str, float]) -> pa.Table:
-    """Of arm `llm`; the user is the slate's first letter."""
+    """SLATE rows of arm `llm`; the user is the slate's first letter."""
     full = [
         (DAY, "llm", slate, f"user {slate[0]}", rank, item, 0.0, "ease", propensity)
         for slate, rank, item, propensity in rows
@@ -36,7 +36,7 @@ def feedback(*rows: tuple[str, int, str, float]) -> pa.Table:
 PUBLISHED = slates(("s", 1, "a", 0.5), ("s", 2, "b", 0.25), ("t", 1, "b", 1.0), ("t", 2, "c", 1.0))
 
 
-def test_feedback_on_what_was_published_gains_user_and_arm_in_its_own_order() -> None:
+def test_feedback_on_published_slates_gains_user_and_arm_and_keeps_its_order() -> None:
     given = feedback(("t", 1, "b", 1.0), ("s", 2, "b", 0.25), ("s", 1, "a", 0.500001))
     matched, unmatched = match_published(given, PUBLISHED)
     assert matched.schema == MATCHED
@@ -114,7 +114,7 @@ def other_arm(rows: int) -> pa.DictionaryArray:
 
 
 def with_prefix(table: pa.Table, prefix: str) -> pa.Table:
-    """The same rows of other slates."""
+    """The same rows with other slate ids."""
     return table.set_column(0, table.schema.field(0), pc.binary_join_element_wise(prefix, table["slate_id"], ""))
 
 
@@ -141,7 +141,7 @@ def test_the_value_of_another_arm_is_estimated_from_stored_columns() -> None:
     assert own["effective_sample_size"] == 20_000
 
 
-def test_intervals_of_published_arms_have_their_coverage() -> None:
+def test_intervals_of_published_arms_have_nominal_coverage() -> None:
     world = make("cascade", 0, items=4, ranks=2)
     covered = dict.fromkeys(("sn_sips", "sn_rips", "cascade_dr"), 0)
     for seed in range(150):
@@ -151,7 +151,7 @@ def test_intervals_of_published_arms_have_their_coverage() -> None:
     assert all(0.89 <= count / 150 <= 0.99 for count in covered.values()), covered
 
 
-def test_a_target_that_is_the_logging_arm_has_the_logging_arm_s_value() -> None:
+def test_the_logging_arm_as_target_has_its_own_value() -> None:
     world = make("cascade", 0)
     matched, _ = logged(world, 500, 1, lengths=(4, 2, 1))
     columns = [matched["slate_id"], matched["rank"], other_arm(matched.num_rows), matched["propensity"]]

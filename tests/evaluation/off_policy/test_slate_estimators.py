@@ -1,4 +1,4 @@
-"""Estimators of slates: by hand, against pointwise ones, and exactly unbiased where theory says so."""
+"""Slate estimators: hand-computed values, single-rank equivalence, and unbiasedness under their assumptions."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ UNBIASED = {
 @pytest.mark.parametrize(
     ("found", "ranks"),
     [
-        (sips(REWARD, WEIGHT, MASK), [3 / 2, 3 / 2, 6 / 2]),  # slates weigh 3 and 1
+        (sips(REWARD, WEIGHT, MASK), [3 / 2, 3 / 2, 6 / 2]),  # slate weights are 3 and 1
         (sn_sips(REWARD, WEIGHT, MASK), [3 / 4, 3 / 4, 6 / 4]),
-        (rips(REWARD, WEIGHT, MASK), [0.5 / 2, 3 / 2, 6 / 2]),  # prefixes weigh .5, 1, 3 and 2, 1, 1
+        (rips(REWARD, WEIGHT, MASK), [0.5 / 2, 3 / 2, 6 / 2]),  # prefix weights are .5, 1, 3 and 2, 1, 1
         (sn_rips(REWARD, WEIGHT, MASK), [0.5 / 2.5, 3 / 2, 6 / 4]),
         (iips(REWARD, WEIGHT, MASK), [0.5 / 2, 1.5 / 2, 6 / 2]),
         (sn_iips(REWARD, WEIGHT, MASK), [0.5 / 2.5, 1.5 / 2.5, 6 / 4]),
@@ -74,7 +74,7 @@ def slates(shape: tuple[int, int, int]) -> tuple[Floats, Floats, npt.NDArray[np.
 
 
 @given(drawn)
-def test_weights_of_one_give_the_mean_sum_of_rewards(shape: tuple[int, int, int]) -> None:
+def test_unit_weights_give_the_mean_sum_of_rewards(shape: tuple[int, int, int]) -> None:
     reward, _, mask = slates(shape)
     ones = np.ones_like(reward)
     own = interval(action_estimators.on_policy(np.where(mask, reward, 0).sum(axis=1)))
@@ -89,7 +89,7 @@ def test_weights_of_one_give_the_mean_sum_of_rewards(shape: tuple[int, int, int]
     arrays(np.float64, 9, elements=st.floats(0.125, 8)),
     arrays(np.float64, 9, elements=st.floats(-5, 5)),
 )
-def test_slates_of_one_rank_are_single_actions(reward: Floats, weight: Floats, q: Floats) -> None:
+def test_slates_of_one_rank_equal_single_actions(reward: Floats, weight: Floats, q: Floats) -> None:
     mask, v = np.ones((9, 1), bool), q[::-1]
     columns = (reward[:, None], weight[:, None])
     pairs = [(kind(*columns, mask), action_estimators.ips(reward, weight)) for kind in (sips, rips, iips)]
@@ -101,7 +101,7 @@ def test_slates_of_one_rank_are_single_actions(reward: Floats, weight: Floats, q
 
 
 @given(drawn)
-def test_cascade_dr_without_a_model_is_rips(shape: tuple[int, int, int]) -> None:
+def test_cascade_dr_without_a_model_equals_rips(shape: tuple[int, int, int]) -> None:
     reward, weight, mask = slates(shape)
     without_model = cascade_dr(reward, weight, np.zeros_like(reward), np.zeros_like(reward), mask)
     assert interval(without_model) == pytest.approx(interval(rips(reward, weight, mask)), abs=1e-12)
@@ -118,8 +118,8 @@ def test_values_past_the_end_of_a_slate_are_never_read(shape: tuple[int, int, in
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_expectation_over_all_slates_is_the_truth_where_theory_says_so(model: str) -> None:
-    """Plackett-Luce against Plackett-Luce, every slate with its probability; the others are off by far more."""
+def test_expectations_over_all_slates_are_unbiased_under_each_estimators_assumption(model: str) -> None:
+    """Every slate weighted by its Plackett-Luce probability; estimators whose assumption fails are clearly biased."""
     world = make(model, 3, contexts=2, items=4, ranks=3)
     chance, every = world.every
     for name, estimator in SLATES.items():
@@ -128,7 +128,7 @@ def test_the_expectation_over_all_slates_is_the_truth_where_theory_says_so(model
         assert off < 1e-12 if name in UNBIASED[model] else off > 1e-3, name
 
 
-def test_of_unbiased_estimators_those_that_assume_more_vary_less() -> None:
+def test_stronger_assumptions_give_lower_variance() -> None:
     world = make("independent", 0)
     chance, every = world.every
     spread = {}
@@ -142,7 +142,7 @@ def test_of_unbiased_estimators_those_that_assume_more_vary_less() -> None:
 @pytest.mark.parametrize(
     ("model", "names"), [("cascade", ("sn_rips", "cascade_dr")), ("standard", ("sips", "sn_sips"))]
 )
-def test_intervals_of_slates_have_their_coverage(model: str, names: tuple[str, ...]) -> None:
+def test_slate_intervals_have_nominal_coverage(model: str, names: tuple[str, ...]) -> None:
     world = make(model, 0)
     covered = dict.fromkeys(names, 0)
     for seed in range(300):
@@ -153,7 +153,7 @@ def test_intervals_of_slates_have_their_coverage(model: str, names: tuple[str, .
     assert all(0.91 <= count / 300 <= 0.98 for count in covered.values()), covered
 
 
-def test_conditional_weights_multiply_to_the_slate_s() -> None:
+def test_conditional_weights_multiply_to_the_slate_weight() -> None:
     target, logging = np.array([[0.2, 0.5, np.nan]]), np.array([[0.4, 0.25, 0.0]])
     mask = np.array([[True, True, False]])
     weight = conditional_weights(target, logging, mask)

@@ -1,4 +1,4 @@
-"""Support of the target policy by the logs: effective sample size, and why there is no estimate."""
+"""Support of the target policy by the logs: effective sample size, and reasons for missing estimates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def logged(rows: int = 5_000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return (target / logging)[action], logging[action]
 
 
-def test_the_effective_sample_size_is_kish_s() -> None:
+def test_the_effective_sample_size_is_kishs() -> None:
     assert effective_sample_size(np.array([1.0, 1.0, 2.0])) == pytest.approx(16 / 6, abs=1e-12)
     assert effective_sample_size(np.full(7, 0.3)) == pytest.approx(7, abs=1e-12)
     assert effective_sample_size(np.array([[1.0, 0.0], [1.0, 5.0]])) == pytest.approx(1, abs=1e-12)
@@ -36,7 +36,7 @@ def test_missing_support_has_a_reason(weight: np.ndarray, logging: np.ndarray, s
     assert says in str(support_problem(weight, logging))
 
 
-def test_logs_with_support_have_no_problem_nor_has_the_logging_policy_itself() -> None:
+def test_supported_targets_and_the_logging_policy_have_no_problem() -> None:
     assert support_problem(*logged()) is None
     assert support_problem(np.ones(50), np.ones(50)) is None
     assert support_problem(np.ones(10), np.full(10, 0.5)) is not None
