@@ -1,4 +1,4 @@
-"""rayrec: nightly recommendation scoring on Ray. A serving layer needs `published_dates` and `read_slates`."""
+"""rayrec: daily recommendation scoring on Ray. A serving layer needs `published_dates` and `read_slates`."""
 
 __version__ = "0.1.0"
 

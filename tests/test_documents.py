@@ -19,6 +19,7 @@ from rayrec.data.schemas import SLATE
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [
     REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
     REPOSITORY / "deploy" / "README.md",
     *sorted((REPOSITORY / "benchmarks").rglob("*.md")),
@@ -149,6 +150,16 @@ def test_every_yaml_block_is_a_config_that_the_job_takes(document: str, text: st
     content = merged(minimal(), yaml.safe_load(text))
     written.write_text(yaml.safe_dump(content, sort_keys=False))
     assert load(written, [f"output.root={tmp_path}"]).name == content["name"]
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=named)
+def test_every_path_of_the_repository_that_a_document_names_is_there(document: Path) -> None:
+    """CONTRIBUTING.md also names the new files of its examples."""
+    text = _FENCE.sub("", document.read_text(encoding="utf8"))
+    paths = set(re.findall(r"`((?:rayrec|jobs|conf|tests|deploy|requirements|benchmarks)/[\w./-]+)`", text))
+    new = {"rayrec/retrieval/rising.py", "rayrec/denoising/max_age.py"}
+    new |= {"rayrec/reranking/text/question.py", "rayrec/slates/uniform.py"}
+    assert {path for path in paths - new if not (REPOSITORY / path).exists()} == set()
 
 
 def test_the_readme_reads_slates_as_the_reader_does() -> None:

@@ -7,6 +7,7 @@ checked of the KubeRay files is what Ray's autoscaler reads from them, by the co
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 import shlex
 import subprocess
@@ -55,6 +56,11 @@ def cluster() -> dict[str, Any]:
 def job_spec(request: pytest.FixtureRequest) -> dict[str, Any]:
     spec: dict[str, Any] = _read(_KUBERAY / request.param)["spec"]
     return spec.get("jobTemplate", spec)
+
+
+def test_the_node_provider_of_cluster_yaml_can_be_imported(cluster: dict[str, Any]) -> None:
+    module, _, name = cluster["provider"]["module"].rpartition(".")
+    assert getattr(importlib.import_module(module), name) is AwsSpotProvider
 
 
 def test_cluster_yaml_passes_rays_schema(cluster: dict[str, Any]) -> None:
