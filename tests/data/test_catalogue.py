@@ -1,4 +1,4 @@
-"""The catalogue: sorted, each item once, clean; the same however the counts were split."""
+"""The catalogue: sorted, unique items, clean text; independent of how counts were split."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def from_file(folder: Path, content: str, **items: Any) -> catalogue.CatalogueRe
     return catalogue.catalogue_from_files(data, item_files(data))
 
 
-def test_out_of_interactions_each_field_is_its_most_frequent_value() -> None:
+def test_from_interactions_each_field_is_its_most_frequent_value() -> None:
     found = catalogue.catalogue_from_counts([counts(ROWS)])
     assert found.schema == ITEM
     assert [(row["item_id"], row["title"], dict(row["attributes"])) for row in found.to_pylist()] == [
@@ -46,7 +46,7 @@ def test_out_of_interactions_each_field_is_its_most_frequent_value() -> None:
     ]
 
 
-def test_of_equally_frequent_values_the_smallest_stands() -> None:
+def test_ties_between_frequent_values_go_to_the_smallest() -> None:
     found = catalogue.catalogue_from_counts([counts([("a", "y", "1"), ("a", "x", "1")])])
     assert found["title"].to_pylist() == ["x"]
 
@@ -60,7 +60,7 @@ def test_the_catalogue_does_not_depend_on_how_the_rows_were_split() -> None:
     assert catalogue.catalogue_from_counts([catalogue.merge_item_counts(parts[:5]), *parts[5:]]).equals(whole)
 
 
-def test_items_from_files_are_sorted_and_the_first_of_two_stands(tmp_path: Path) -> None:
+def test_items_from_files_are_sorted_and_the_first_of_duplicates_counts(tmp_path: Path) -> None:
     read = from_file(tmp_path, "item_id,title,cat\nb,Bee,x\na,Ay,\nb,Other,y\n", category="cat")
     assert [(row["item_id"], row["title"], row["category"]) for row in read.catalogue.to_pylist()] == [
         ("a", "Ay", None),
@@ -77,7 +77,7 @@ def test_titles_lose_hidden_characters_and_excess_length(tmp_path: Path) -> None
     assert len(read.catalogue["description"].to_pylist()[0]) == 2000
 
 
-def test_availability_is_read_in_the_usual_words_and_missing_means_yes(tmp_path: Path) -> None:
+def test_availability_accepts_the_usual_words_and_missing_means_yes(tmp_path: Path) -> None:
     content = "item_id,title,stock\na,A,yes\nb,B,False\nc,C,\nd,D,perhaps\ne,E,0\n"
     read = from_file(tmp_path, content, available="stock")
     assert dict(zip(*(read.catalogue[name].to_pylist() for name in ("item_id", "available")), strict=True)) == {

@@ -1,4 +1,4 @@
-"""Every format gives the same rows, with their numbers in the file."""
+"""All file formats give the same rows and row numbers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path: Pat
     assert all(row.raw == str(row.row) for row in batch.malformed)
 
 
-def test_row_numbers_hold_over_the_blocks_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_numbers_continue_over_the_blocks_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 256)
     test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path)
     rows = "".join(f'{n},"{n}\n{n}"\n' if n % 3 else "x\n" for n in range(1, 500))
@@ -85,7 +85,7 @@ def test_row_numbers_hold_over_the_blocks_of_a_long_file(tmp_path: Path, monkeyp
     assert len(batch.row) + len(batch.malformed) == 499
 
 
-def test_an_unclosed_quote_does_not_swallow_rows_in_silence(tmp_path: Path) -> None:
+def test_rows_swallowed_by_an_unclosed_quote_are_reported(tmp_path: Path) -> None:
     content = "u,i,x\na,1,1\n" + 'b,"2,2\n' + "c,3,3\n" * 5
     batch = read(tmp_path, "a.csv", content.encode())
     assert batch.table["u"].to_pylist() == ["a"]
@@ -108,7 +108,7 @@ def test_folders_named_key_value_are_columns(tmp_path: Path) -> None:
     assert batch.table.to_pylist() == [{"u": "ann", "dt": "2011-08-30", "c": "G B", "e": None}]
 
 
-def test_a_line_without_end_is_an_error_not_a_full_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_line_is_an_error_and_does_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 1 << 10)
     with pytest.raises(DataError, match="a line is longer"):
         read(tmp_path, "a.jsonl", b"x" * (5 << 20))

@@ -1,4 +1,4 @@
-"""Grouping into histories, compared with a row-by-row implementation in Python."""
+"""Grouping into histories, compared with a row-by-row reference implementation."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def run(rows: list[dict[str, Any]], **data: Any) -> GroupedHistories:
 
 
 def plainly(rows: list[dict[str, Any]], limit: int, min_events: int) -> tuple[dict[str, list[tuple[Any, ...]]], Any]:
-    """What `group` promises."""
+    """Reference implementation of `group`."""
     users: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for one in rows:
         users[one["user_id"]].append(one)
@@ -97,7 +97,9 @@ ROW = st.builds(
     rows=st.lists(ROW, max_size=40), limit=st.integers(1, 5), min_events=st.integers(0, 3), cutoff=st.integers(0, 40)
 )
 @settings(max_examples=80, deadline=None)
-def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, min_events: int, cutoff: int) -> None:
+def test_histories_equal_the_reference_implementation(
+    rows: list[dict[str, Any]], limit: int, min_events: int, cutoff: int
+) -> None:
     for at, one in enumerate(rows):
         one["source_row"], one["value"] = at + 1, float(at)
     expected, counts = plainly(rows, limit, min_events)
@@ -115,12 +117,12 @@ def test_histories_are_what_is_promised(rows: list[dict[str, Any]], limit: int, 
     assert whole.duplicates.num_rows == counts["duplicate"]
     assert whole.truncated == counts["truncated"]
     assert whole.users == whole.histories.num_rows + counts["quarantined"] + counts["ineligible"]
-    # The order in which the tables come, and where they were cut, is nothing to the result.
+    # The result does not depend on the order of the tables or on how they were split.
     parts = group_histories([table(rows[cutoff:]), table(rows[:cutoff])], pa.array(ITEMS), data, FILES)
     assert parts.histories.equals(whole.histories)
 
 
-def test_a_duplicate_says_where_it_was_and_the_first_stands() -> None:
+def test_a_duplicate_is_quarantined_with_its_location_and_the_first_counts() -> None:
     grouped = run([row("u", "a", 5, 1, 3), row("u", "a", 5, 0, 8), row("u", "a", 5, 0, 9, event=1)])
     assert grouped.histories["value"].to_pylist() == [[8.0, 9.0]]
     assert grouped.duplicates.select(["file", "row", "user_id", "reason", "raw"]).to_pylist() == [
@@ -128,17 +130,17 @@ def test_a_duplicate_says_where_it_was_and_the_first_stands() -> None:
     ]
 
 
-def test_a_shard_without_rows_is_no_trouble() -> None:
+def test_a_shard_without_rows_has_no_histories() -> None:
     grouped = group_histories([], pa.array(ITEMS), settings_of(), FILES)
     assert (grouped.users, grouped.histories.num_rows, grouped.duplicates.num_rows) == (0, 0, 0)
 
 
-def test_an_item_that_the_catalogue_lacks_is_never_given_another_ones_code() -> None:
+def test_an_item_missing_from_the_catalogue_gets_no_other_items_code() -> None:
     with pytest.raises(DataError, match="not in the catalogue"):
         run([row("u", "zzz", 1)])
 
 
-def test_histories_are_read_as_they_were_written(tmp_path: Any) -> None:
+def test_written_histories_read_back(tmp_path: Any) -> None:
     storage, grouped = Storage(str(tmp_path)), run([row("u", "a", 5), row("v", "b", 6)])
     write_arrow(storage, "h/0.arrow", grouped.histories)
     assert read_histories(storage, "h/0.arrow").equals(grouped.histories)

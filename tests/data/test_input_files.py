@@ -1,4 +1,4 @@
-"""Which input files are read, and how they are split."""
+"""Selection of input files and their division into splits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_only_days_in_the_window_before_the_date_are_read(layout: str, tmp_path:
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York", "Europe/London"])
-def test_files_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Path) -> None:
+def test_files_partitioned_by_local_day_give_every_row_of_the_window(zone: str, tmp_path: Path) -> None:
     hours = [datetime(2011, 8, 26, tzinfo=UTC) + timedelta(hours=hour) for hour in range(24 * 8)]
     local: dict[str, list[str]] = {}
     for hour in hours:
@@ -87,7 +87,7 @@ def test_skipped_files_are_counted_and_not_read(zone: str, day: str, first: str,
     assert found.skipped == len(days) - len(found.files)
 
 
-def test_files_that_name_no_day_are_always_read(tmp_path: Path) -> None:
+def test_files_without_a_day_in_the_path_are_always_read(tmp_path: Path) -> None:
     touch(tmp_path, "events/all.csv", "events/2011-99-99.csv", "events/2010-01-01.csv")
     assert paths(data(tmp_path)) == ["events/2011-99-99.csv", "events/all.csv"]
 
@@ -99,12 +99,12 @@ def test_a_glob_and_a_single_file_work_too(tmp_path: Path) -> None:
     assert paths(data(tmp_path, "a/2.csv")) == ["a/2.csv"]
 
 
-def test_hidden_and_marker_files_are_left_out(tmp_path: Path) -> None:
+def test_hidden_and_marker_files_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "events/1.csv", "events/_SUCCESS", "events/.1.csv.crc")
     assert paths(data(tmp_path)) == ["events/1.csv"]
 
 
-def test_an_error_says_which_days_there_are(tmp_path: Path) -> None:
+def test_an_error_lists_the_available_days(tmp_path: Path) -> None:
     touch(tmp_path, "events/2011-01-01.csv", "events/2011-02-03.csv")
     with pytest.raises(DataError, match="2011-01-01 to 2011-02-03"):
         paths(data(tmp_path))

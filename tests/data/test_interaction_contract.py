@@ -55,7 +55,7 @@ def test_columns_are_mapped_and_parts_extracted() -> None:
     assert checked.quarantine["detail"].to_pylist() == ["CustomerID is 'x1'"]
 
 
-def test_the_first_rule_that_fits_names_the_event() -> None:
+def test_the_first_matching_rule_names_the_event() -> None:
     event = {
         "column": "kind",
         "rules": [
@@ -74,7 +74,7 @@ def test_a_requirement_quarantines_with_its_own_reason() -> None:
     assert reasons(checked) == {2: "not_a_product", 3: "not_a_product"}
 
 
-def test_one_row_has_one_reason_and_the_order_is_fixed() -> None:
+def test_a_row_has_one_reason_in_a_fixed_order() -> None:
     rules = contract(items=["i"], value="value", event={"column": "event"})
     checked = check(
         rules,
@@ -96,7 +96,7 @@ def test_rows_outside_the_window_are_counted_and_not_checked() -> None:
     assert (checked.accepted, checked.outside_window, checked.quarantine.num_rows) == (2, 3, 0)
 
 
-def test_a_rejected_row_with_a_usable_user_is_kept_for_the_count_of_users() -> None:
+def test_a_rejected_row_with_a_valid_user_counts_for_users() -> None:
     checked = check(contract(items=["i"]), user_id=["u", "v", "a\x00b", ""], item_id=["i", "gin", "i", "i"])
     rows = checked.interactions.to_pylist()
     assert [(row["user_id"], row["item_id"], row["rejected"]) for row in rows] == [("u", "i", False), ("v", None, True)]
@@ -104,7 +104,7 @@ def test_a_rejected_row_with_a_usable_user_is_kept_for_the_count_of_users() -> N
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
-def test_the_same_rows_come_out_however_they_are_batched(size: int) -> None:
+def test_validation_does_not_depend_on_batching(size: int) -> None:
     rules = contract(items=["a", "b"], value="value", dwell_ms="dwell", event={"column": "event"})
     draw = np.random.default_rng(0)
 
@@ -132,7 +132,7 @@ def test_the_same_rows_come_out_however_they_are_batched(size: int) -> None:
     assert sum(part.outside_window for part in parts) == whole.outside_window > 0
 
 
-def test_the_raw_row_is_kept_as_json_and_capped() -> None:
+def test_the_raw_row_is_stored_as_truncated_json() -> None:
     checked = check(contract(), user_id=["", ""], note=["short", "long " * 400_000])
     raws = checked.quarantine["raw"].to_pylist()
     assert raws[0] == '{"user_id": "", "item_id": "i", "ts": "2011-08-30", "note": "short"}'

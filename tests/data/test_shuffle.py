@@ -1,4 +1,4 @@
-"""The shuffle through storage: every row reaches its shard once, in order; a file is complete or absent."""
+"""The shuffle through storage: every row reaches its shard once, in order; files are complete or absent."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_histories_do_not_depend_on_shards_or_splits(other: dict[str, int], tmp_
     assert str(all_histories(*ingested(tmp_path, changed, "other"), changed)) == str(expected)  # NaN equals NaN
 
 
-def test_long_splits_go_out_in_rounds_and_give_the_same_histories(
+def test_long_splits_are_written_in_rounds_and_give_the_same_histories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_day(tmp_path)
@@ -106,7 +106,7 @@ def test_long_splits_go_out_in_rounds_and_give_the_same_histories(
     assert str(all_histories(*ingested(tmp_path, data, "rounds"), data)) == str(expected)
 
 
-def test_doing_a_split_again_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_repeating_a_split_gives_the_same_bytes(tmp_path: Path) -> None:
     write_day(tmp_path)
     data = settings(tmp_path)
     first, paths = ingested(tmp_path, data)
@@ -115,7 +115,7 @@ def test_doing_a_split_again_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [file.path for file in first.list("q")] == [file.path for file in again.list("q")] == ["q/0.parquet"]
 
 
-def test_statistics_add_up_and_are_kept_in_the_file(tmp_path: Path) -> None:
+def test_statistics_add_up_and_are_stored_in_the_file(tmp_path: Path) -> None:
     write_day(tmp_path)
     data = settings(tmp_path)
     outputs, paths = ingested(tmp_path, data)
@@ -126,7 +126,7 @@ def test_statistics_add_up_and_are_kept_in_the_file(tmp_path: Path) -> None:
         assert pq.read_table(file).num_rows == statistics["quarantined"]["no_item"]
 
 
-def test_a_split_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_split_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_day(tmp_path)
     data = settings(tmp_path)
     monkeypatch.setattr("rayrec.data.parquet_reader._BATCH_ROWS", 500)
@@ -153,7 +153,7 @@ def test_another_kind_of_file_is_refused(content: bytes, tmp_path: Path) -> None
         read_statistics(storage, "x/0")
 
 
-def test_a_day_in_any_store_gives_the_same_histories(storage_root: str, tmp_path: Path) -> None:
+def test_every_storage_backend_gives_the_same_histories(storage_root: str, tmp_path: Path) -> None:
     write_day(tmp_path)
     local = settings(tmp_path, split_bytes=8 << 10)
     expected = all_histories(*ingested(tmp_path, local), local)

@@ -1,4 +1,4 @@
-"""A killed ingest goes on, also with other splits: no row is lost, none is read twice."""
+"""A killed ingest resumes, even with another split plan: no row is lost or read twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rayrec.config import Config
 from rayrec.pipeline import interaction_ingest
 from rayrec.pipeline.run_context import RunContext
 
-SMALL, LARGE = 100 << 10, 1 << 20  # a split of one file, of all of them
+SMALL, LARGE = 100 << 10, 1 << 20  # split size for one file, for all files
 FILES, ROWS = 6, 20
 
 
@@ -32,7 +32,7 @@ def day(folder: Path, split_bytes: int, out: str = "out") -> RunContext:
 
 
 def write_files(folder: Path) -> None:
-    """Every file's last row lacks its item."""
+    """Write files in which every last row lacks its item."""
     (folder / "data" / "events").mkdir(parents=True)
     for number in range(FILES):
         rows = [f"u{row % 7},i{(number + row) % 5},2011-08-30T00:{number:02}:{row:02}\n" for row in range(ROWS - 1)]
@@ -41,7 +41,7 @@ def write_files(folder: Path) -> None:
 
 
 def run_here(stop_after: int | None = None) -> Callable[..., None]:
-    """`interaction_ingest._run` without Ray; `stop_after`: it is killed after so many work items."""
+    """`interaction_ingest._run` without Ray; `stop_after`: kill it after this many work items."""
 
     def run(context: RunContext, name: str, stage: Any, items: list[Any], *, of: int, unit: str) -> None:
         built = stage(context)
@@ -57,7 +57,9 @@ def all_rows(work: RunContext) -> list[dict[str, Any]]:
     return [row for shard in range(2) for row in interaction_ingest.histories(work, shard).to_pylist()]
 
 
-def test_other_splits_after_a_kill_lose_no_row_and_double_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_split_plan_after_a_kill_neither_loses_nor_duplicates_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_files(tmp_path)
     monkeypatch.setattr(interaction_ingest, "_run", run_here())
     whole = day(tmp_path, LARGE, "whole")
@@ -80,7 +82,7 @@ def test_other_splits_after_a_kill_lose_no_row_and_double_none(tmp_path: Path, m
         assert sum(pq.read_table(path).num_rows for path in broken if Path(path).exists()) == FILES
 
 
-def test_the_same_splits_after_a_kill_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_splits_are_not_read_again_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path)
     monkeypatch.setattr(interaction_ingest, "_run", run_here(stop_after=2))
     with pytest.raises(KeyboardInterrupt):

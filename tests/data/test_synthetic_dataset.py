@@ -44,20 +44,20 @@ def digest(root: Path) -> str:
     return hashlib.sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
 
 
-def test_one_seed_makes_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path: Path) -> None:
     made = [make_synthetic_dataset(tmp_path / str(n), seed=seed, users=40) for n, seed in enumerate((1, 1, 2))]
     hashes = [digest(shop.data_root.parent) for shop in made]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_each_day_has_a_file_and_the_days_after_the_date_are_there(shop: SyntheticDataset) -> None:
+def test_each_day_has_a_file_including_days_after_the_date(shop: SyntheticDataset) -> None:
     files = sorted((shop.data_root / "events").glob("*.csv"))
     assert len(files) == 67
     for file in files:
         assert set(pd.read_csv(file)["ts"].str[:10]) == {file.stem}
 
 
-def test_the_counts_are_those_of_the_files(shop: SyntheticDataset) -> None:
+def test_the_counts_match_the_files(shop: SyntheticDataset) -> None:
     past = past_events(shop)
     assert len(past) == shop.events
     noise = pd.read_csv(shop.truth_root / "noise.csv")
@@ -67,7 +67,7 @@ def test_the_counts_are_those_of_the_files(shop: SyntheticDataset) -> None:
     assert not past.duplicated(["user_id", "item_id"]).any()
 
 
-def test_noise_lies_in_the_log_and_looks_as_popular_as_what_is_wanted(shop: SyntheticDataset) -> None:
+def test_noise_is_in_the_log_and_as_popular_as_wanted_items(shop: SyntheticDataset) -> None:
     past = past_events(shop)
     noise = pd.read_csv(shop.truth_root / "noise.csv")
     marked = past.merge(noise, how="left", indicator=True)["_merge"].eq("both").to_numpy()
@@ -76,7 +76,7 @@ def test_noise_lies_in_the_log_and_looks_as_popular_as_what_is_wanted(shop: Synt
     assert np.median(popularity[marked]) == pytest.approx(np.median(popularity[~marked]), rel=0.25)
 
 
-def test_the_follow_up_comes_next_about_as_often_as_the_generator_says(shop: SyntheticDataset) -> None:
+def test_follow_ups_occur_with_the_configured_probability(shop: SyntheticDataset) -> None:
     items = pd.read_csv(shop.data_root / "items.csv").set_index("item_id")
     nouns = items["title"].str.rpartition(" ")[2]
     past = events(shop).merge(pd.read_csv(shop.truth_root / "noise.csv"), how="left", indicator=True)
@@ -88,7 +88,7 @@ def test_the_follow_up_comes_next_about_as_often_as_the_generator_says(shop: Syn
     assert (follows == "Bag").mean() > FOLLOW_UP_PROBABILITY * 0.8
 
 
-def test_nobody_wants_what_they_have_and_the_best_slate_knows_what_comes(shop: SyntheticDataset) -> None:
+def test_nobody_wants_seen_items_and_the_best_slate_predicts_the_next(shop: SyntheticDataset) -> None:
     past = past_events(shop)
     had = set(zip(past["user_id"], past["item_id"], strict=True))
     wanted = pd.read_csv(shop.truth_root / "next.csv")
@@ -101,14 +101,14 @@ def test_nobody_wants_what_they_have_and_the_best_slate_knows_what_comes(shop: S
     assert len(top) / shop.users > 0.8  # the Bayes limit of HR@10
 
 
-def test_the_best_slate_claims_as_many_hits_as_it_has(shop: SyntheticDataset) -> None:
+def test_the_best_slate_is_calibrated(shop: SyntheticDataset) -> None:
     best = pd.read_csv(shop.truth_root / "best.csv")
     claimed = best[best["rank"] == 1]["probability"].mean()
     hits = len(best[best["rank"] == 1].merge(pd.read_csv(shop.truth_root / "next.csv"))) / shop.users
     assert hits == pytest.approx(claimed, abs=0.08)
 
 
-def test_the_demos_config_is_valid_and_names_the_columns_that_are_there(shop: SyntheticDataset) -> None:
+def test_the_demo_config_is_valid_and_names_existing_columns(shop: SyntheticDataset) -> None:
     config = load(CONF, [f"data.root={shop.data_root}"])
     header = pd.read_csv(next(iter(sorted((shop.data_root / "events").glob("*.csv")))), nrows=0).columns
     assert {config.data.interactions.user_id, config.data.interactions.item_id} <= set(header)

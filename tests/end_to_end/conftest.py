@@ -1,4 +1,4 @@
-"""One whole run, with vLLM, for all tests here."""
+"""A complete run with vLLM, shared by the tests here."""
 
 from __future__ import annotations
 

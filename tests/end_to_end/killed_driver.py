@@ -1,6 +1,6 @@
-"""A run whose driver dies at a named moment: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
+"""A run whose driver is killed at a named step: `python killed_driver.py CONFIG DATE MOMENT [--set ...]`.
 
-Run as a process of its own by test_driver_kills.py.
+test_driver_kills.py runs it as a separate process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def kill_driver() -> None:
 
 
 class Killing:
-    """A stage in whose worker the driver is killed: before the shard's work, or `after` it."""
+    """A stage whose worker kills the driver, before the shard's work or `after` it."""
 
     def __init__(self, stage: Callable[[Any], Any], after: bool, spec: object) -> None:
         self._stage, self._after = stage(spec), after
@@ -48,7 +48,7 @@ class Killing:
 
 
 class CommitWithoutReceipt(CommitShard):
-    """The driver dies when a shard's files are written and its receipt is not."""
+    """Kills the driver after a shard's files are written and before its receipt."""
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         create = Storage.create
@@ -68,7 +68,7 @@ def kill_in(module: Any, name: str, *, after: bool = False) -> None:
 
 
 def kill_before(name: str) -> None:
-    """The driver itself, when the run comes to this step."""
+    """Kill the driver when it reaches this call."""
     setattr(daily_run, name, lambda *args, **kwargs: kill_driver())
 
 

@@ -1,4 +1,4 @@
-"""The training examples of the blender, lost in part: only the missing ones are made again, with the same weights."""
+"""Blender training resumes: only missing training examples are recomputed, and the weights are the same."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARDS = 4
 
 
 class DenoiseSeen(DenoiseTrainingUsers):
-    """Leaves a file for each work item that it is given."""
+    """Writes a marker file for each work item."""
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         (Path(self._spec.scoring.context.storage.root) / f"seen-{item.shard}").touch()
@@ -34,14 +34,14 @@ class DenoiseSeen(DenoiseTrainingUsers):
 
 
 def blends(context: RunContext) -> dict[str, dict[str, object]]:
-    """Each rerank variant's weights, learned now."""
+    """Fit each rerank variant's weights."""
     data = ingest(context)
     named = fit_blenders(context, data, tune_llms(context, data, fit_item_models(context, data)))
     return {variant: load_blender(context, fingerprint).to_dict() for variant, fingerprint in named.items()}
 
 
 def example_files(context: RunContext) -> dict[int, Path]:
-    """The file of each shard, as of the one cutoff."""
+    """The file of each shard at the single cutoff."""
     folder = layout.training_examples_folder(context.work_folder, context.record.run_id)
     return {
         shard: next((Path(context.storage.root) / folder).glob(f"*/shard={shard:04d}.arrow")) for shard in range(SHARDS)
@@ -54,7 +54,7 @@ def rows(file: Path) -> int:
 
 
 @pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
-def test_no_training_example_is_made_twice(
+def test_existing_training_examples_are_reused(
     first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     workspace, _ = first_run
@@ -74,7 +74,7 @@ def test_no_training_example_is_made_twice(
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
 
-def test_an_arm_of_few_users_learns_the_same_blender(first_run: Run, tmp_path: Path) -> None:
+def test_a_blender_does_not_depend_on_the_arms_share_of_users(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = workspace.prepared(tmp_path / "out")
     whole = blends(workspace.context(root))
@@ -84,7 +84,7 @@ def test_an_arm_of_few_users_learns_the_same_blender(first_run: Run, tmp_path: P
     assert blends(few) == whole
 
 
-def test_a_blender_s_fingerprint_covers_what_it_learns_from(first_run: Run, tmp_path: Path) -> None:
+def test_a_blender_fingerprint_covers_its_training_inputs(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = workspace.prepared(tmp_path / "out")
 

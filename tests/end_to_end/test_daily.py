@@ -1,7 +1,7 @@
-"""The daily run as its users see it: real Ray, real vLLM on CPU, real Ray Train, a synthetic dataset.
+"""The daily run end to end: real Ray, vLLM on CPU, Ray Train, a synthetic dataset.
 
-What parts alone cannot show: that the same rows come out whatever the sharding, the number of workers, the engine's
-batches or the other arms; and that what goes wrong for one user, or one input, stays there.
+Covers what unit tests cannot: rows do not depend on sharding, the number of workers, the engine's batches or the other
+arms; and the failure of one user or one input does not affect others.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def test_every_user_has_exactly_one_slate_in_every_arm(first_run: Run) -> None:
     assert counts.num_rows == 2 * USERS == 2 * result.manifest.users.published
 
 
-def test_the_manifest_says_what_went_in_and_who_scored(first_run: Run) -> None:
+def test_the_manifest_names_inputs_and_scorers(first_run: Run) -> None:
     _, result = first_run
     manifest = result.manifest
     assert manifest.engine == {"vllm: item_token": USERS}
@@ -67,7 +67,7 @@ def test_the_manifest_says_what_went_in_and_who_scored(first_run: Run) -> None:
     assert manifest.users.users_in == USERS
 
 
-def test_a_rerun_does_nothing(first_run: Run) -> None:
+def test_a_rerun_changes_nothing(first_run: Run) -> None:
     workspace, result = first_run
     before = {info.path: info.version for info in result.context.storage.list("slates")}
     again = daily_run.run(workspace.context(workspace.root))
@@ -77,7 +77,7 @@ def test_a_rerun_does_nothing(first_run: Run) -> None:
 
 
 @pytest.mark.parametrize(("left", "code"), [(None, None), (b'{"name": "of another version"}', "newer")])
-def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
+def test_a_rerun_writes_the_report_of_a_run_killed_before_it(
     first_run: Run, tmp_path: Path, left: bytes | None, code: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace, result = first_run
@@ -102,7 +102,7 @@ def test_a_rerun_writes_the_report_of_a_run_that_died_before_it(
     assert storage.exists(layout.report_page_path(workspace.dataset.date))
 
 
-def test_a_late_report_whose_sources_are_gone_is_no_error(first_run: Run, tmp_path: Path) -> None:
+def test_a_late_report_without_its_sources_is_no_error(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     root = tmp_path / "out"
     shutil.copytree(workspace.root / "slates", root / "slates")
@@ -114,13 +114,13 @@ def test_a_late_report_whose_sources_are_gone_is_no_error(first_run: Run, tmp_pa
     assert not Storage(str(root)).list("reports")
 
 
-def test_another_config_is_refused_with_what_differs(first_run: Run) -> None:
+def test_another_config_is_refused_with_the_differences(first_run: Run) -> None:
     workspace, _ = first_run
     with pytest.raises(PublicationError, match=r"slate\.size: 50 -> 10"):
         daily_run.run(workspace.context(workspace.root, "slate.size=10"))
 
 
-def test_an_arm_alone_gives_the_slates_it_gives_beside_others(first_run: Run, tmp_path: Path) -> None:
+def test_an_arm_gives_the_same_slates_with_and_without_other_arms(first_run: Run, tmp_path: Path) -> None:
     workspace, result = first_run
     config = workspace.config(workspace.prepared(tmp_path / "out"))
     alone = config.model_copy(
@@ -141,7 +141,7 @@ def test_too_much_quarantine_publishes_nothing(first_run: Run, tmp_path: Path) -
 
 
 class ReadersThatFailOnce(ScorerCache):
-    """One prompt of the day fails."""
+    """Item-token scorer that fails the longest prompt of each call."""
 
     def _item_tokens(self, models: ModelSet) -> ItemTokenRanker:
         reranker = super()._item_tokens(models)
@@ -161,13 +161,13 @@ class ReadersThatFailOnce(ScorerCache):
 class RerankThatFailsOne(scoring.RerankShard):
     def __init__(self, scoring: ScoringSpec) -> None:
         super().__init__(scoring)
-        if not scoring.for_training:  # the blender learns as it does without failures
+        if not scoring.for_training:  # no failures in the blender's training
             self._scorers = ReadersThatFailOnce(scoring.context, scoring.engine)
 
 
 @pytest.fixture(scope="module")
 def on_transformers(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The run with the reference engine, which refuses one prompt of every shard."""
+    """A run with the reference engine, which rejects one prompt per shard."""
     workspace, _ = first_run
     root = workspace.prepared(tmp_path_factory.mktemp("transformers") / "out")
     with pytest.MonkeyPatch.context() as patched:
@@ -175,24 +175,22 @@ def on_transformers(first_run: Run, tmp_path_factory: pytest.TempPathFactory) ->
         return workspace, daily_run.run(workspace.context(root, "rerank.engine=transformers"))
 
 
-def test_transformers_scores_like_vllm(first_run: Run, tmp_path: Path) -> None:
+def test_transformers_and_vllm_scores_agree(first_run: Run, tmp_path: Path) -> None:
     workspace, result = first_run
     other = daily_run.run(workspace.context(workspace.prepared(tmp_path / "out"), "rerank.engine=transformers"))
     assert other.manifest.engine == {"transformers: item_token": USERS}
     keys = ["arm", "user_id", "item_id"]
     ours, theirs = (published(workspace, each).select([*keys, "score"]) for each in (result, other))
     joined = theirs.join(ours, keys, right_suffix="_other", join_type="inner")
-    assert joined.num_rows > 0.99 * theirs.num_rows  # the last ranks may change places within rounding
+    assert joined.num_rows > 0.99 * theirs.num_rows  # the last ranks may swap within rounding
     gap = np.abs(joined["score"].to_numpy() - joined["score_other"].to_numpy())
     assert gap.max() < 1e-3
 
 
-def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
-    first_run: Run, on_transformers: Run, tmp_path: Path
-) -> None:
+def test_a_user_with_a_failed_prompt_is_quarantined_alone(first_run: Run, on_transformers: Run, tmp_path: Path) -> None:
     workspace, other = on_transformers
     shards = workspace.config(tmp_path).data.shards
-    assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one of each shard
+    assert other.manifest.users.quarantined == {"prompt_failed": shards}  # one per shard
     slates = published(workspace, other)
     assert len(pc.unique(slates["user_id"])) == USERS - shards
     files = [info.path for info in other.context.storage.list(other.context.quarantine) if "prompts-" in info.path]
@@ -208,7 +206,7 @@ def test_a_user_whose_prompt_fails_is_quarantined_and_the_others_go_on(
     assert untouched.equals(base)
 
 
-def test_the_report_is_made_from_what_the_run_left(first_run: Run) -> None:
+def test_the_report_is_built_from_run_artifacts(first_run: Run) -> None:
     _, result = first_run
     people = select_example_users(result.context, result.manifest, 3)
     assert len(people) == 3

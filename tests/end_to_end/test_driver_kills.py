@@ -1,4 +1,4 @@
-"""kill -9 of a run's driver at every named step: readers see nothing, and the next run ends with the same rows."""
+"""kill -9 of a run's driver at every named step: readers see nothing, and the next run gives the same rows."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rayrec.pipeline import daily_run
 from rayrec.storage import Storage
 
 PUBLISHED = "just after the publication"
-WITHOUT_LLM = ("rerank.method=none",)  # where the LLM has no part in what is killed
+WITHOUT_LLM = ("rerank.method=none",)  # for kills that do not involve the LLM
 WITHOUT_TUNING = [moment for moment in MOMENTS if moment != "before the tuning"]
 
 
 def drive(workspace: Workspace, root: str, moment: str, *overrides: str) -> int:
-    """A run in a process of its own; its exit status."""
+    """Start a run as a separate process; returns its exit status."""
     sets = workspace.overrides(root, "resources.local_cpus=2", *overrides)
     script = Path(__file__).with_name("killed_driver.py")
     command = [sys.executable, str(script), str(CONFIG), workspace.dataset.date.isoformat(), moment, *sets]
@@ -37,7 +37,7 @@ def drive(workspace: Workspace, root: str, moment: str, *overrides: str) -> int:
 
 
 def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overrides: str) -> None:
-    """A run killed at each moment in turn, each after the first going on from what the one before left."""
+    """Kill a run at each step in turn; each run resumes what the previous one left."""
     for moment in moments:
         assert drive(workspace, root, moment, *overrides) == -signal.SIGKILL, moment
         if moment == PUBLISHED:
@@ -49,7 +49,7 @@ def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overr
 
 @pytest.fixture(scope="module")
 def undisturbed(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The rows of a run without an LLM that nobody disturbed."""
+    """The rows of an uninterrupted run without an LLM."""
     workspace, _ = first_run
     root = workspace.prepared(tmp_path_factory.mktemp("undisturbed") / "out")
     daily_run.run(workspace.context(root, *WITHOUT_LLM))
@@ -59,7 +59,7 @@ def undisturbed(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> pa.
 @pytest.mark.parametrize(
     ("storage_root", "moments"), [("local", WITHOUT_TUNING), ("s3", WITHOUT_TUNING[-4:])], indirect=["storage_root"]
 )
-def test_a_driver_killed_at_every_step_costs_no_row(
+def test_no_row_is_lost_when_the_driver_is_killed_at_every_step(
     first_run: Run, undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
 ) -> None:
     workspace, _ = first_run
@@ -71,7 +71,7 @@ def test_a_driver_killed_at_every_step_costs_no_row(
     assert {info.path for info in Storage(storage_root).list("slates") if info.path.endswith(".parquet")} == named
 
 
-def test_a_driver_killed_before_and_after_tuning_costs_no_row(first_run: Run, tmp_path: Path) -> None:
+def test_no_row_is_lost_when_the_driver_is_killed_around_tuning(first_run: Run, tmp_path: Path) -> None:
     workspace, first = first_run
     root = tmp_path / "out"
     shutil.copytree(workspace.root / "work", root / "work")
@@ -81,8 +81,8 @@ def test_a_driver_killed_before_and_after_tuning_costs_no_row(first_run: Run, tm
     assert not differences(slates, others)
 
 
-def test_a_whole_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(first_run: Run) -> None:
-    """Everything lies on S3: events, histories, models, the LLM's checkpoints, slates."""
+def test_a_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(first_run: Run) -> None:
+    """Events, histories, models, LLM checkpoints and slates are all on S3."""
     workspace, first = first_run
     dataset, root = "s3://rayrec-tests/shop", "s3://rayrec-tests/out"
     source = Path(workspace.dataset.data_root)
@@ -94,4 +94,4 @@ def test_a_whole_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(fir
     ours, theirs = (
         read_slates(where, workspace.dataset.date, verify=True) for where in (root, first.context.config.output.root)
     )
-    assert not differences(ours, theirs, but=("slate_id",))  # it names the run
+    assert not differences(ours, theirs, but=("slate_id",))  # contains the run id

@@ -1,4 +1,4 @@
-"""What a worker keeps from shard to shard: made once, and the same as if it were made for each."""
+"""Models and stages cached by a worker: built once, with the same output as new ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.retrieval.item_model import ItemModel
 
 
-def test_stages_cached_between_shards_do_what_new_ones_do(first_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_stages_give_the_same_output_as_new_ones(first_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _, result = first_run
     assert result.models is not None
     scoring, built, retriever = (
@@ -48,7 +48,7 @@ def test_stages_cached_between_shards_do_what_new_ones_do(first_run: Run, monkey
         assert candidates(item).equals(before)
 
 
-def test_a_process_holds_one_item_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_holds_one_item_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = RunContext(load(CONFIG, [f"data.root={tmp_path}", f"output.root={tmp_path / 'out'}"]), date(2026, 1, 1))
     catalogue = pa.table({"item_id": ["a", "b"]})
 

@@ -1,4 +1,4 @@
-"""Four runs of one day at once, on one cluster: one publishes, the others say so, and no reader sees a mixture."""
+"""Four concurrent runs of one date on one cluster: one publishes, the others fail, and readers see no mixture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ RUNS = 4
 WITHOUT_LLM = "rerank.method=none"
 
 
-def test_of_four_runs_of_one_day_one_publishes(first_run: Run, tmp_path: Path) -> None:
+def test_exactly_one_of_four_concurrent_runs_publishes(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     alone = workspace.prepared(tmp_path / "alone")
     daily_run.run(workspace.context(alone, WITHOUT_LLM))
     root = tmp_path / "out"
-    shutil.copytree(alone / "models", root / "models")  # ingest and scoring are what they race for
+    shutil.copytree(alone / "models", root / "models")  # the runs race only in ingest and scoring
     sets = [part for each in workspace.overrides(root, WITHOUT_LLM) for part in ("--set", each)]
     command = [
         sys.executable,
@@ -60,4 +60,4 @@ def test_of_four_runs_of_one_day_one_publishes(first_run: Run, tmp_path: Path) -
     )
     parquet = [file for file in Storage(str(root)).list("slates") if file.path.endswith(".parquet")]
     shards = workspace.config(root).data.shards
-    assert len(parquet) == 2 * shards  # of each arm and shard one file; what the losers wrote is gone
+    assert len(parquet) == 2 * shards  # one file per arm and shard; the losers' files are deleted

@@ -1,4 +1,5 @@
-"""An offline A/B from end to end: an arm that explores is published, feedback comes back, others are judged by it."""
+"""Off-policy evaluation end to end: an exploring arm is published, feedback is logged, other arms are estimated from
+it."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def explored(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def feedback(slates: pa.Table, shown: int = 3) -> pa.Table:
-    """Clicks on the top ranks, likelier further up; one row has a propensity that was never published."""
+    """Simulated clicks, more likely at top ranks; one row has a propensity that was not published."""
     top = slates.filter(pc.less_equal(slates["rank"], shown))
     rank = top["rank"].to_numpy()
     clicks = (np.random.default_rng(0).random(len(rank)) < 0.5 / rank).astype(np.int64)
@@ -60,7 +61,7 @@ def run(sets: list[str], *arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_slates_obey_the_rules_and_cold_users_have_the_fallback(
+def test_slates_obey_the_rules_and_cold_users_get_the_fallback(
     explored: tuple[Workspace, list[str], Path],
 ) -> None:
     workspace, _, output = explored
@@ -73,7 +74,7 @@ def test_the_slates_obey_the_rules_and_cold_users_have_the_fallback(
     assert len(sources) > 1
 
 
-def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(
+def test_other_arms_are_estimated_from_feedback_on_the_exploring_arm(
     explored: tuple[Workspace, list[str], Path],
 ) -> None:
     workspace, sets, output = explored
@@ -90,9 +91,7 @@ def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(
     assert own["value"] == pytest.approx(pc.sum(log["reward"].slice(3)).as_py() / (len(log) / 3 - 1))
     near = found["warmer", "sn_rips"]
     assert near["no_estimate_reason"] is None
-    assert (
-        near["low"] < own["value"] < near["high"]
-    )  # clicks here depend on the rank alone: every arm is worth the same
+    assert near["low"] < own["value"] < near["high"]  # clicks depend on the rank alone, so all arms have the same value
     assert metrics["decision"]["recommendation"].startswith(("Keep soft", "Choose"))
     assert {row["system"] for row in metrics["interleaving"]} == {"warmer", "greedy", "ruled"}
     page = (output / f"reports/dt={workspace.dataset.date}/report.html").read_text()
@@ -106,9 +105,7 @@ def test_other_arms_are_judged_by_the_feedback_on_the_one_that_explored(
     assert (output / f"quarantine/dt={workspace.dataset.date}/feedback/unmatched.parquet").exists()
 
 
-def test_slates_drawn_at_random_are_the_same_in_another_run(
-    explored: tuple[Workspace, list[str], Path], tmp_path: Path
-) -> None:
+def test_randomised_slates_are_reproducible(explored: tuple[Workspace, list[str], Path], tmp_path: Path) -> None:
     workspace, _, output = explored
     daily_run.run(workspace.context(workspace.prepared(tmp_path / "out"), ARMS))
     first, second = (read_slates(root, workspace.dataset.date, verify=True) for root in (output, tmp_path / "out"))
@@ -118,7 +115,7 @@ def test_slates_drawn_at_random_are_the_same_in_another_run(
     assert pc.mean(propensity).as_py() < 0.9
 
 
-def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Workspace, list[str], Path]) -> None:
+def test_feedback_on_unpublished_slates_is_a_clear_error(explored: tuple[Workspace, list[str], Path]) -> None:
     workspace, sets, output = explored
     log = feedback(read_slates(output, workspace.dataset.date, arm="soft"))
     other = log.set_column(0, "slate_id", pa.array([f"x{text}" for text in log["slate_id"].to_pylist()]))
@@ -131,7 +128,7 @@ def test_feedback_on_other_slates_is_an_error_in_words(explored: tuple[Workspace
     assert "Traceback" not in text
 
 
-def test_a_split_that_does_not_look_like_its_shares_is_not_published(first_run: Run, tmp_path: Path) -> None:
+def test_a_sample_ratio_mismatch_blocks_the_publication(first_run: Run, tmp_path: Path) -> None:
     workspace, _ = first_run
     output = workspace.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"

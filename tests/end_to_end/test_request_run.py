@@ -1,4 +1,4 @@
-"""A run with instructions: a request for one arm, a request of one user, an LLM that scores titles."""
+"""A run with instructions: a request for one arm, a request of one user, a text scorer."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) 
     assert result.manifest.prompt_hash
 
 
-def test_a_text_scorer_moves_only_the_items_that_it_scored(with_requests: Run) -> None:
+def test_a_text_scorer_changes_the_ranking(with_requests: Run) -> None:
     workspace, result = with_requests
     pointwise, llm = (top(workspace, result, arm) for arm in ("pointwise", "llm"))
     assert pointwise.num_rows == llm.num_rows
     assert not pointwise["item_id"].equals(llm["item_id"])
 
 
-def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows_it(with_requests: Run) -> None:
+def test_the_report_shows_the_text_ablation(with_requests: Run) -> None:
     _, result = with_requests
     ((method, again),) = read_text_ablation(result.context, result.manifest.run_id).items()
     assert method.startswith("pointwise-")
@@ -102,7 +102,7 @@ def test_some_prompts_are_scored_again_without_descriptions_and_the_report_shows
     assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
 
 
-def test_the_report_says_which_requests_were_understood(with_requests: Run) -> None:
+def test_the_report_lists_the_recognised_requests(with_requests: Run) -> None:
     _, result = with_requests
     card = tuned_checkpoint.read_model_card(
         result.context.storage, result.models.llm if result.models and result.models.llm else ""
@@ -116,7 +116,7 @@ def test_the_report_says_which_requests_were_understood(with_requests: Run) -> N
     }
 
 
-def test_few_shot_examples_are_of_users_as_of_the_oldest_cutoff(with_requests: Run) -> None:
+def test_few_shot_examples_are_as_of_the_oldest_cutoff(with_requests: Run) -> None:
     _, result = with_requests
     pool = few_shot_pool(result.context)
     assert 20 < len(pool) == len(set(pool.users)) <= 60

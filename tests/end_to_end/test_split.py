@@ -1,4 +1,4 @@
-"""A run whose users are split over its arms: no user and no count is left out."""
+"""A run with users split over its arms: every user is served and counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLIT = (
     "arms.assignment=split",
     "arms.variants.soft={rerank: {method: none}, slate: {policy: plackett_luce, settings: {temperature: 0.3}}}",
 )
-"""Two arms as in the first run, and one that shares all but the LLM with `llm`, and explores."""
+"""Two arms as in the first run, and an exploring one that shares all but the LLM with `llm`."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def slates_of(workspace: Workspace, result: RunResult, arm: str) -> pa.Table:
     return read_slates(result.context.config.output.root, workspace.dataset.date, arm=arm)
 
 
-def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(first_run: Run, split: Run) -> None:
+def test_a_user_gets_the_same_slate_as_when_their_arm_serves_all_users(first_run: Run, split: Run) -> None:
     workspace, together = first_run
     _, apart = split
     users = 0
@@ -44,7 +44,7 @@ def test_a_user_has_the_slate_that_their_arm_gives_where_everybody_is_in_it(firs
     assert users + len(pc.unique(slates_of(workspace, apart, "soft")["user_id"])) == USERS
 
 
-def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: Run) -> None:
+def test_an_llm_scores_the_users_of_its_arm_and_of_the_exploring_arm(split: Run) -> None:
     workspace, result = split
     users = {arm: len(pc.unique(slates_of(workspace, result, arm)["user_id"])) for arm in result.manifest.arms}
     assert sum(result.manifest.engine.values()) == users["llm"] + users["soft"]
@@ -52,7 +52,7 @@ def test_an_arm_s_llm_scores_its_users_and_those_of_the_exploring_arm(split: Run
     targets = pa.concat_tables(
         [read_counterfactual_propensities(result.context.storage, result.manifest, shard) for shard in shards]
     )
-    assert set(targets["target_arm"].cast(pa.string()).to_pylist()) == {"llm"}  # control's denoising is another
+    assert set(targets["target_arm"].cast(pa.string()).to_pylist()) == {"llm"}  # control denoises differently
     assert set(targets["slate_id"].to_pylist()) == set(slates_of(workspace, result, "soft")["slate_id"].to_pylist())
 
 
@@ -62,7 +62,7 @@ def test_every_history_is_counted_once(split: Run) -> None:
     assert sum(lengths["all"].values()) == USERS
 
 
-def test_the_users_of_every_arm_are_judged(first_run: Run, split: Run) -> None:
+def test_the_users_of_every_arm_are_evaluated(first_run: Run, split: Run) -> None:
     workspace, together = first_run
     _, apart = split
     everybody, found = (evaluate(result.context.config, workspace.dataset.date, 7) for result in (together, apart))

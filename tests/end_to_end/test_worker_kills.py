@@ -1,4 +1,4 @@
-"""kill -9 of workers and engine actors in the middle of a run: it goes on, and ends with the same rows."""
+"""kill -9 of workers and engine actors during a run: it continues and gives the same rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a
 
 
 def die_once(marker: Path) -> None:
-    """SIGKILL to this very process, but only the first time that anybody comes here."""
+    """SIGKILL this process on the first call over all processes."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
@@ -42,13 +42,13 @@ class DenoiseKilled(scoring.DenoiseShard):
 
 class EngineKilled(scoring.RerankShard):
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
-        out = super().__call__(item, table)  # the engine is up and has scored: its answers are lost
+        out = super().__call__(item, table)  # kill after the engine has scored: its results are lost
         die_once(marker(self._scoring.context, "an engine actor"))
         return out
 
 
 class CommitKilled(CommitShard):
-    """Between a shard's files and its receipt."""
+    """Kills the worker between a shard's files and its receipt."""
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         once, create = marker(self._context, "a worker between files and receipt"), Storage.create
@@ -65,8 +65,11 @@ class CommitKilled(CommitShard):
             Storage.create = create
 
 
-def test_killed_workers_cost_no_row(first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three of one run: while it denoises, when the LLM has scored a shard, and between a shard's files and receipt."""
+def test_no_row_is_lost_when_workers_are_killed(
+    first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three kills in one run: while denoising, after the LLM has scored a shard, and between a shard's files and its
+    receipt."""
     workspace, result = first_run
     root = workspace.prepared(tmp_path / "out")
     monkeypatch.setattr(scoring, "DenoiseShard", DenoiseKilled)

@@ -1,4 +1,4 @@
-"""One real night, without an LLM: what each test forgets users of, in a copy."""
+"""One real run without an LLM; each test erases users in a copy of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made
     made = Made(shop.data_root, folder / "out", shop.date, ())
     result = made.run(daily.main, "--date", made.date.isoformat())
     assert result.exit_code == 0, result.output
-    # What a tuning leaves; whether a night can make a real one is for other tests.
+    # A fake tuned checkpoint; other tests make real ones.
     made.storage.write(f"{CHECKPOINT}/rayrec.json", b"{}")
     shown = sorted(set(read_report(made.storage, made.date.isoformat()).examples["user_id"].to_pylist()))
     others = [f"user-{n:04d}" for n in range(USERS)]
@@ -30,6 +30,6 @@ def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made
 
 @pytest.fixture
 def made(first_run: Made, tmp_path: Path) -> Made:
-    """A copy, to be changed."""
+    """A copy that the test may change."""
     shutil.copytree(first_run.root, tmp_path / "out")
     return replace(first_run, root=tmp_path / "out")

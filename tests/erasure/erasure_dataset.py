@@ -1,4 +1,4 @@
-"""A made-up shop, and where a night without an LLM left its slates, models and histories."""
+"""A synthetic dataset, and the slates, models and histories of a run without an LLM over it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ CHECKPOINT = "models/llm/0123456789abcdef"
 
 @dataclass(frozen=True)
 class Made:
-    """A shop, an output root with one published night, and some of its users."""
+    """A dataset, an output root with one published run, and some of its users."""
 
     data_root: Path
     root: Path
     date: date
-    gone: tuple[str, ...]  # users with a slate, one of them shown in the report
+    gone: tuple[str, ...]  # users with a slate, one of them in the report
 
     @property
     def storage(self) -> Storage:

@@ -1,4 +1,4 @@
-"""The erasure list, and what an ingest makes of it."""
+"""The erasure list and its effect on ingest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def listed(*users: str) -> ErasureList:
 
 
 @given(st.lists(st.text(max_size=5) | st.none(), max_size=30), st.sets(st.text(max_size=5), max_size=8))
-def test_exactly_those_on_the_list_are_found(users: list[str | None], on_it: set[str]) -> None:
+def test_exactly_the_users_on_the_list_are_found(users: list[str | None], on_it: set[str]) -> None:
     column = pa.array(users, pa.string())
     expected = [user in on_it for user in users]
     for values in (column, column.dictionary_encode(), pa.chunked_array([column, column])):
@@ -49,7 +49,7 @@ def test_exactly_those_on_the_list_are_found(users: list[str | None], on_it: set
 def test_the_list_is_the_union_of_all_requests_and_a_user_is_on_it_once(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert len(erasure_list.read(storage)) == 0
-    assert storage.list() == []  # asking leaves nothing behind
+    assert storage.list() == []  # queries write nothing
     first = erasure_list.add(storage, pa.array(["a", "b"]))
     second = erasure_list.add(storage, pa.array(["b", "c"]))
     assert first is not None
@@ -64,7 +64,7 @@ def test_the_list_is_the_union_of_all_requests_and_a_user_is_on_it_once(tmp_path
     assert erasure_list.pending_requests(storage) == [second]
 
 
-def test_no_user_is_named_and_two_roots_have_no_token_in_common(tmp_path: Path) -> None:
+def test_the_list_contains_no_ids_and_two_roots_share_no_token(tmp_path: Path) -> None:
     users = pa.array([f"customer-{n}" for n in range(20)])
     roots = [Storage(str(tmp_path / name)) for name in ("one", "other")]
     for storage in roots:
@@ -75,7 +75,7 @@ def test_no_user_is_named_and_two_roots_have_no_token_in_common(tmp_path: Path) 
     assert not one.tokens & other.tokens
 
 
-def test_a_list_that_cannot_be_read_stops_the_night(tmp_path: Path) -> None:
+def test_an_unreadable_list_stops_the_run(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None
@@ -85,7 +85,7 @@ def test_a_list_that_cannot_be_read_stops_the_night(tmp_path: Path) -> None:
 
 
 def write_shop(folder: Path) -> Data:
-    """8 users; item x1 was had by user 1 alone; what it is called is told by user 1 alone; one row has no item."""
+    """8 users. Only user 1 has events with item x1 and rows with its title; one row has no item."""
     rows = [(f"u{user}", f"i{user % 3}", "common") for user in range(8) for _ in range(2)]
     rows += [("u1", "x1", "rare"), ("u1", "i1", "rare"), ("u1", "i1", "rare"), ("u1", "i1", "rare"), ("u1", "", "")]
     rows += [("u1", "i1", "later"), ("u2", "", "")]
@@ -109,7 +109,7 @@ def ingested(folder: Path, data: Data, gone: ErasureList) -> tuple[Storage, str]
     return outputs, "x"
 
 
-def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
+def test_rows_of_erased_users_are_dropped_and_counted(tmp_path: Path) -> None:
     data = write_shop(tmp_path)
     outputs, path = ingested(tmp_path, data, listed("u1", "u5", "nobody"))
     statistics = read_statistics(outputs, path)
@@ -127,13 +127,13 @@ def test_their_rows_go_nowhere_and_they_are_counted(tmp_path: Path) -> None:
         grouped = group_histories(read_shard_interactions(outputs, [path], shard), ids, data, ["e.csv"])
         users += grouped.histories["user_id"].to_pylist()
         theirs = int(np.count_nonzero(shard_of(pa.array(["u1", "u5"]), SHARDS) == shard))
-        assert count_erased_users(outputs, [path, path], shard) == theirs  # once, however many splits they are in
+        assert count_erased_users(outputs, [path, path], shard) == theirs  # once, in however many splits they are
     assert sorted(users) == ["u0", "u2", "u3", "u4", "u6", "u7"]
     with outputs.open("q.parquet") as file:
         assert pq.read_table(file)["user_id"].to_pylist() == ["u2"]
 
 
-def test_with_nobody_on_the_list_nothing_changes(tmp_path: Path) -> None:
+def test_an_empty_list_changes_nothing(tmp_path: Path) -> None:
     data = write_shop(tmp_path)
     outputs, path = ingested(tmp_path, data, ErasureList())
     first = outputs.read(path)
@@ -141,7 +141,7 @@ def test_with_nobody_on_the_list_nothing_changes(tmp_path: Path) -> None:
     assert outputs.read(path) == first
 
 
-def test_nothing_is_resumed_across_a_request(tmp_path: Path) -> None:
+def test_runs_do_not_resume_across_a_request(tmp_path: Path) -> None:
     data = write_shop(tmp_path).model_dump(mode="json")
     content = {"name": "t", "data": data, "arms": {"variants": {"a": {}}}, "output": {"root": str(tmp_path / "out")}}
     before, again = (RunContext(Config.model_validate(content), DAY) for _ in range(2))
@@ -153,11 +153,11 @@ def test_nothing_is_resumed_across_a_request(tmp_path: Path) -> None:
     assert before.work_folder != after.work_folder
     assert before.record.identity != after.record.identity
     assert before.record.run_id != after.record.run_id
-    assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work_folder  # as it was
+    assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work_folder  # unchanged
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_ids_are_read_as_the_contract_reads_them(tmp_path: Path, suffix: str) -> None:
+def test_ids_are_parsed_as_in_the_contract(tmp_path: Path, suffix: str) -> None:
     table = pa.table({"n": [1, 2, 3, 4], "user_id": [" 007", "7", "7 ", ""]})
     path = str(tmp_path / f"users.{suffix}")
     pa_csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
@@ -165,7 +165,7 @@ def test_ids_are_read_as_the_contract_reads_them(tmp_path: Path, suffix: str) ->
     assert read_user_ids(path, "n").to_pylist() == ["1", "2", "3", "4"]
 
 
-def test_a_request_holds_no_more_than_it_says(tmp_path: Path) -> None:
+def test_a_request_file_holds_only_its_documented_keys(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     request = erasure_list.add(storage, pa.array(["a"]))
     assert request is not None

@@ -1,4 +1,4 @@
-"""Forgetting users of a real night: gone from everything that is kept, and from the nights that follow."""
+"""Erasing users of a real run: from all files, and from later runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def certificates(made: Made) -> list[dict[str, Any]]:
     return [json.loads(made.storage.read(path)) for path in found]
 
 
-def test_they_are_gone_from_slates_models_and_all_that_is_kept(made: Made) -> None:
+def test_erased_users_are_gone_from_slates_models_and_all_files(made: Made) -> None:
     before, old = read_slates(str(made.root), made.date), find_manifest(made.storage, made.date)
     context = made.context()
     models = [item_model_spec(context, ingest(context), cutoff)[1] for cutoff in cutoffs(context)]
@@ -97,7 +97,7 @@ def test_they_are_gone_from_slates_models_and_all_that_is_kept(made: Made) -> No
         tuned_checkpoint.fetch_checkpoint(made.storage, CHECKPOINT)
 
 
-def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: Path) -> None:
+def test_corrected_models_equal_a_refit_without_the_users(made: Made, tmp_path: Path) -> None:
     forget(made)
     (certificate,) = certificates(made)
     refit = replace(made, root=tmp_path / "refit")
@@ -136,7 +136,7 @@ def test_the_models_left_are_those_of_a_fit_without_them(made: Made, tmp_path: P
                 assert all(np.array_equal(found.fitted[key].arrays[n], array) for n, array in fitted.arrays.items())
 
 
-def test_newer_code_corrects_what_older_code_published(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_newer_code_corrects_publications_of_older_code(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     def model() -> str:
         context = made.context()
         return item_model_spec(context, ingest(context), cutoffs(context)[0])[1]
@@ -150,7 +150,7 @@ def test_newer_code_corrects_what_older_code_published(made: Made, monkeypatch: 
     assert "downdated" in {source["how"] for source in row["sources"]}
 
 
-def test_a_later_night_neither_learns_from_them_nor_scores_them(made: Made) -> None:
+def test_a_later_run_neither_learns_from_erased_users_nor_scores_them(made: Made) -> None:
     forget(made)
     later = made.date + timedelta(days=1)
     result = made.run(daily_job.main, "--date", later.isoformat())
@@ -171,7 +171,7 @@ def test_a_later_night_neither_learns_from_them_nor_scores_them(made: Made) -> N
     assert next(file for file in manifest.inputs if file.path == "erasure").size == 5
 
 
-def test_what_is_published_is_not_published_again(made: Made) -> None:
+def test_a_published_date_is_not_published_again_after_an_erasure(made: Made) -> None:
     forget(made)
     before = made.contents()
     result = made.run(daily_job.main, "--date", made.date.isoformat())
@@ -181,14 +181,14 @@ def test_what_is_published_is_not_published_again(made: Made) -> None:
 
 
 def judged(made: Made) -> dict[str, Any]:
-    """What `jobs.evaluate` finds of the published day."""
+    """The evaluation of the published date by `jobs.evaluate`."""
     result = made.run(evaluate_job.main, "--date", made.date.isoformat())
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(made.storage.read(f"reports/dt={made.date}/metrics.json"))
     return found
 
 
-def test_the_newest_day_is_judged_with_the_corrected_model_its_manifest_names(made: Made) -> None:
+def test_the_newest_date_is_evaluated_with_its_corrected_model(made: Made) -> None:
     whole = judged(made)
     forget(made)
     (certificate,) = certificates(made)
@@ -200,8 +200,8 @@ def test_the_newest_day_is_judged_with_the_corrected_model_its_manifest_names(ma
     assert whole["users_evaluated"] - len(made.gone) <= found["users_evaluated"] < whole["users_evaluated"]
 
 
-def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, tmp_path: Path) -> None:
-    """An older day, to jobs.forget: the models of another date are those that lose the users."""
+def test_a_date_without_models_is_evaluated_by_arms_with_the_reason(made: Made, tmp_path: Path) -> None:
+    """jobs.forget corrects only the models of one date; those of an older date are deleted."""
     other = replace(made, root=tmp_path / "other")
     shutil.copytree(made.root, other.root)
     forget(made, None, "--date", (made.date + timedelta(days=1)).isoformat())
@@ -214,14 +214,14 @@ def test_a_day_whose_models_went_is_judged_by_its_arms_and_says_why(made: Made, 
         assert values == {name: value for name, value in with_model["systems"][arm].items() if name in values}
 
 
-def test_forgetting_twice_changes_nothing(made: Made) -> None:
+def test_a_second_erasure_changes_nothing(made: Made) -> None:
     forget(made)
     before = made.contents()
     assert "nothing to do" in forget(made)
     assert made.contents() == before
 
 
-def test_users_nobody_knows_are_counted_and_stay_on_the_list(made: Made) -> None:
+def test_unknown_users_are_counted_and_stay_on_the_list(made: Made) -> None:
     slates = read_slates(str(made.root), made.date)
     forget(made, (UNKNOWN,))
     (certificate,) = certificates(made)
@@ -235,8 +235,8 @@ def test_users_nobody_knows_are_counted_and_stay_on_the_list(made: Made) -> None
 
 
 @pytest.mark.parametrize("step", ["unlearn", "_mark_stale", "erase", "_delete_derived", "_filter"])
-def test_a_job_that_was_killed_is_completed_by_the_next(made: Made, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the end of each step, or in the middle of it; whoever the next call is about."""
+def test_a_killed_erasure_is_completed_by_the_next_call(made: Made, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after each step, or in the middle of it; the next call may concern other users."""
 
     def killed(*arguments: object, **more: object) -> object:
         real(*arguments, **more)
@@ -246,7 +246,7 @@ def test_a_job_that_was_killed_is_completed_by_the_next(made: Made, step: str, m
         if step != "_filter":
             real = getattr(pipeline, step)
             patched.setattr(pipeline, step, killed)
-        else:  # in the middle of erasing: the first file is rewritten, and no other
+        else:  # in the middle of erasing: only the first file is rewritten
             patched.setattr("rayrec.pipeline.user_data_inventory._filter", killed_after_one())
         result = made.run(forget_job.main, "--users", str(made.file_of((*made.gone, UNKNOWN))))
         assert result.exit_code != 0
@@ -271,7 +271,7 @@ def killed_after_one() -> Callable[[Storage, str, ErasureList], None]:
     return killed
 
 
-def test_a_night_that_began_before_the_request_does_not_publish(made: Made) -> None:
+def test_a_run_that_began_before_the_request_does_not_publish(made: Made) -> None:
     context = made.context()
     _require_same_list(context)
     erasure_list.add(made.storage, pa.array(["somebody"]))
@@ -289,7 +289,7 @@ def test_a_night_that_began_before_the_request_does_not_publish(made: Made) -> N
         (b"user_id,x\nu1\n", (), "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_an_error_in_words(
+def test_an_unreadable_file_is_a_clear_error(
     tmp_path: Path, content: bytes | None, more: tuple[str, ...], message: str
 ) -> None:
     made = Made(tmp_path, tmp_path / "out", DATE, ())

@@ -1,4 +1,4 @@
-"""A model without some users is the model of the others: EASE to 1e-8, counts to the last bit."""
+"""Unlearning: a model with users removed equals a model fitted without them. EASE to 1e-8, counts bitwise."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KEPT, SINGLE_WORKER, IALS = (
 
 
 def histories(seed: int = 0) -> pa.Table:
-    """120 users of two tastes; item 29 was had by three users, two of whom are to be erased, and one other."""
+    """120 users with two tastes; item 29 has three users: two to be erased, and one other."""
     draw = np.random.default_rng(seed)
     rows = []
     for user in range(USERS):
@@ -84,7 +84,7 @@ def fitted(table: pa.Table) -> ItemModel:
 
 
 def erasure_list(sampled: bool = False) -> tuple[unlearning.UnlearningResult, ItemModel]:
-    """The model without the users, and the fit of the others."""
+    """The model after erasure, and a fit on the other users."""
     theirs, others = split(histories())
     whole = fitted(histories())
     return (
@@ -99,7 +99,7 @@ def inverse_of(gram: npt.NDArray[np.float64], regularization: float) -> npt.NDAr
 
 
 def weights_of(inverse: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """B in float64; the model's own is float32."""
+    """B in float64; the model's B is float32."""
     return np.eye(len(inverse)) - inverse / inverse.diagonal()
 
 
@@ -123,7 +123,7 @@ def test_a_downdate_is_the_inverse_without_the_users_to_1e_8(
     assert np.abs(weights_of(inverse) - weights_of(refit)).max() < 1e-8
 
 
-def test_many_users_at_once_are_taken_out_as_one_after_another() -> None:
+def test_removing_many_users_at_once_equals_removing_them_one_by_one() -> None:
     x = sp.csr_matrix(collected(histories()).matrix, dtype=np.float64)
     at_once, singly = (inverse_of((x.T @ x).toarray(), 5.0) for _ in range(2))
     unlearning.downdate(at_once, x[:100])
@@ -133,24 +133,24 @@ def test_many_users_at_once_are_taken_out_as_one_after_another() -> None:
     assert np.abs(at_once - singly).max() < 1e-10
 
 
-def test_an_item_that_leaves_the_solve_leaves_no_trace() -> None:
+def test_an_item_removed_from_the_solve_has_no_influence() -> None:
     x = collected(histories()).matrix.toarray().astype(np.float64)
     stays = np.arange(ITEMS) % 5 != 0
     left = unlearning.drop_items(inverse_of(x.T @ x, 5.0), stays)
     assert np.abs(left - inverse_of(x[:, stays].T @ x[:, stays], 5.0)).max() < 1e-10
 
 
-def test_a_triangle_is_half_a_symmetric_matrix() -> None:
+def test_a_symmetric_matrix_is_stored_as_a_triangle() -> None:
     square = np.random.default_rng(0).normal(size=(1030, 1030))
     square += square.T
     assert len(packed(square)) == 1030 * 1031 // 2
     assert np.array_equal(unpacked(packed(square), 1030), square)
 
 
-def test_ease_that_kept_its_inverse_is_downdated_and_equals_the_refit() -> None:
+def test_ease_with_a_stored_inverse_is_downdated_and_equals_the_refit() -> None:
     found, refit = erasure_list()
     ours, theirs = found.model.fitted[KEPT].arrays, refit.fitted[KEPT].arrays
-    assert ITEMS - 1 not in ours["active"]  # one user is left of three: too few for the solve
+    assert ITEMS - 1 not in ours["active"]  # one of three users is left: too few for the solve
     assert np.array_equal(ours["active"], theirs["active"])
     size = len(ours["active"])
     one, other = (weights_of(unpacked(arrays["inverse"], size)) for arrays in (ours, theirs))
@@ -175,7 +175,7 @@ def test_users_are_erased_one_request_after_another() -> None:
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_all_but_the_inverse_and_the_factors_are_those_of_the_refit_to_the_last_bit(sampled: bool) -> None:
+def test_all_arrays_but_inverse_and_factors_equal_the_refit_bitwise(sampled: bool) -> None:
     found, refit = erasure_list(sampled)
     assert np.array_equal(found.model.count, refit.count)
     assert np.array_equal(found.model.features, refit.features)
@@ -186,7 +186,7 @@ def test_all_but_the_inverse_and_the_factors_are_those_of_the_refit_to_the_last_
     assert {row["source"]: row["how"] for row in found.how}[SINGLE_WORKER] == unlearning.REFITTED
 
 
-def test_an_inverse_that_rounding_has_spoiled_is_solved_again() -> None:
+def test_an_inverse_with_large_rounding_errors_is_solved_again() -> None:
     theirs, others = split(histories())
     whole = fitted(histories())
     old = whole.fitted[KEPT]
@@ -199,8 +199,8 @@ def test_an_inverse_that_rounding_has_spoiled_is_solved_again() -> None:
     assert np.array_equal(found.model.fitted[KEPT].arrays["inverse"], fitted(others).fitted[KEPT].arrays["inverse"])
 
 
-def test_the_items_they_had_are_what_the_others_make_of_them() -> None:
-    """Each item that was solved again is the exact minimum of the others' loss, given the users' vectors."""
+def test_items_of_erased_users_are_solved_from_the_other_users() -> None:
+    """Each re-solved item is the exact minimum of the other users' loss, given the user vectors."""
     theirs, others = split(histories())
     old = IalsRetriever.fit(collected(histories()), IalsRetriever.settings_class(factors=6))
     touched = np.unique(collected(theirs).matrix.indices).astype(np.int64)
@@ -215,14 +215,14 @@ def test_the_items_they_had_are_what_the_others_make_of_them() -> None:
     assert np.array_equal(new.factors[untouched], old.factors[untouched])
 
 
-def test_what_is_said_of_ials_is_measured_against_two_refits() -> None:
+def test_the_reported_ials_deviation_is_measured_against_two_refits() -> None:
     found, _ = erasure_list()
     measured = next(row for row in found.how if row["source"] == IALS)["difference_to_refit"]
     assert set(measured) == {"before", "after", "refit_of_another_seed"}
     assert all(0 < distance["mean_abs_score"] < 0.5 for distance in measured.values())
 
 
-def test_an_item_that_nobody_else_had_has_no_factors_left() -> None:
+def test_an_item_without_other_users_loses_its_factors() -> None:
     theirs, others = split(histories())
     alone = np.array(others["user_id"].to_pylist()) != "user 8"
     remaining = collected(others.filter(pa.array(alone)))
@@ -234,9 +234,9 @@ def test_an_item_that_nobody_else_had_has_no_factors_left() -> None:
     assert np.abs(new.factors[ITEMS - 1]).max() == 0
 
 
-def test_items_that_leave_the_catalogue_with_them_move_no_other() -> None:
+def test_items_that_leave_the_catalogue_do_not_change_others() -> None:
     theirs, others = split(histories())
-    whole, shorter = fitted(histories()), IDS.slice(1)  # item 00 is gone: all codes move by one
+    whole, shorter = fitted(histories()), IDS.slice(1)  # item 00 is gone: all codes shift by one
     moved = Ragged.from_arrow(others["item"])
     kept = others.set_column(
         1,
@@ -255,7 +255,7 @@ def test_items_that_leave_the_catalogue_with_them_move_no_other() -> None:
     assert np.abs(ours["inverse"] - exact["inverse"]).max() < 1e-8
 
 
-def test_a_source_the_model_never_had_is_fitted() -> None:
+def test_a_source_missing_in_the_model_is_fitted() -> None:
     theirs, others = split(histories())
     specs = (*SPECS, SourceSpec.of("more", "recent_popularity", 0, half_life_days=2.0))
     found = unlearning.unlearn_users(fitted(histories()), collected(theirs).matrix, collected(others), IDS, specs)

@@ -1,4 +1,4 @@
-"""Configs that cannot be used, each the small shop's with one thing wrong, and what the error must say."""
+"""Invalid configs, each the small dataset's config with one fault, and the expected error text."""
 
 from __future__ import annotations
 

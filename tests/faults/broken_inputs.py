@@ -1,4 +1,4 @@
-"""Broken inputs, each the small shop with one thing wrong, and what must come of it: an error's words, or reasons."""
+"""Broken inputs, each the small dataset with one fault, and the expected outcome: error text or quarantine reasons."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DAY_FILE = "events/2011-08-30.csv"
 
 @dataclass(frozen=True)
 class Broken:
-    """`says`: parts of the error's text, of a DataError unless `error` is another. `reasons`: quarantined rows and
-    users, all of them, by reason."""
+    """A broken input. `says`: parts of the error text (a DataError unless `error` is another class). `reasons`: all
+    quarantined rows and users, by reason."""
 
     name: str
     config: Mapping[str, Any] = field(default_factory=good_config)
@@ -40,7 +40,7 @@ def _events(name: str, content: bytes | str, **expected: Any) -> Broken:
 
 
 def _row(name: str, row: bytes | str, **reasons: int) -> Broken:
-    """One broken row after the good ones; nobody is lost by it."""
+    """One broken row after the valid ones; no user is lost by it."""
     data = EVENTS.encode() + (row.encode() if isinstance(row, str) else row) + b"\n"
     return _events(name, data, reasons=reasons)
 
@@ -55,7 +55,7 @@ def _parquet(name: str, content: bytes | pa.Table, **expected: Any) -> Broken:
 
 
 def _lines(name: str, *lines: str, **expected: Any) -> Broken:
-    """JSON lines: two good rows, then these."""
+    """JSON lines: two valid rows, then these."""
     good = [
         '{"user_id": "ann", "item_id": "tea", "ts": "2011-08-30T08:00:00Z", "event": "view"}',
         '{"user_id": "bob", "item_id": "cup", "ts": "2011-08-30T08:00:00Z", "event": "view"}',
@@ -64,7 +64,7 @@ def _lines(name: str, *lines: str, **expected: Any) -> Broken:
 
 
 def _table(**columns: Any) -> pa.Table:
-    """Good columns, as long as the given ones; None leaves a column out."""
+    """Valid columns, as long as the given ones; None removes a column."""
     rows = max([2, *(len(column) for column in columns.values() if column is not None)])
     good: dict[str, Any] = {
         "user_id": ["ann", "bob"],

@@ -1,6 +1,6 @@
-"""A shop small enough to read, right in every row, and the way of its files through the real functions.
+"""A small valid dataset, and a function that runs its files through the real ingest functions.
 
-A broken input is this shop with one thing wrong.
+Each broken input is this dataset with one fault.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Files = Mapping[str, bytes | str]
 
 
 def good_config() -> dict[str, Any]:
-    """A new copy each time."""
+    """A new copy on each call."""
     return {
         "name": "small_shop",
         "data": {
@@ -58,13 +58,13 @@ def good_config() -> dict[str, Any]:
 
 
 def good_files() -> dict[str, bytes | str]:
-    """Path under data.root -> content; a new dict each time."""
+    """Path under data.root -> content; a new dict on each call."""
     return {"events/2011-08-30.csv": EVENTS, "items.csv": ITEMS}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where every row and every user went."""
+    """Where every row and every user ended."""
 
     config: Config
     rows: RowCounts
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def write(folder: Path, content: Mapping[str, Any], files: Files) -> Path:
-    """Lay the files under folder/data and the config beside them; returns the config's path."""
+    """Write the files to folder/data and the config beside them; returns the config's path."""
     for path, data in files.items():
         target = folder / "data" / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def write(folder: Path, content: Mapping[str, Any], files: Files) -> Path:
 
 
 def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY) -> Outcome:
-    """Config -> input files -> reading -> validation -> catalogue -> shuffle -> histories."""
+    """Run config -> input files -> reading -> validation -> catalogue -> shuffle -> histories."""
     config = load(write(folder, content, files), [f"data.root={folder / 'data'}"])
     data, outputs = config.data, Storage(str(folder / "out"))
     inputs = Storage(data.root)

@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds: an error with words or quarantine, and every row in one place."""
+"""Any bytes in a file give a clear error or quarantine, and every row is counted exactly once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CELL = st.one_of(
 
 
 def ingest(name: str, content: bytes, **interactions: object) -> Outcome | None:
-    """None where the input was refused with words."""
+    """The outcome; None if the input was refused with a clear error."""
     config = good_config()
     config["data"]["interactions"] |= {"path": name, **interactions}
     config["data"]["max_quarantine_share"] = 1.0
@@ -38,7 +38,7 @@ def ingest(name: str, content: bytes, **interactions: object) -> Outcome | None:
 
 
 def assert_every_row_is_somewhere(outcome: Outcome | None) -> None:
-    """In a refused input no row is anywhere."""
+    """Check that each row has one outcome; a refused input has no rows."""
     if outcome is None:
         return
     rows = outcome.rows

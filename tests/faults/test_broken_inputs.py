@@ -1,4 +1,4 @@
-"""Every broken input ends in a clear error or in quarantine; never in a traceback without words, or a wrong history."""
+"""Every broken input ends in a clear error or in quarantine, never in a bare traceback or a wrong history."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from small_shop import good_config, good_files, run
 CASES = (*DATA_CASES, *CONFIG_CASES)
 
 
-def test_the_shop_is_right_before_anything_is_broken(tmp_path: Path) -> None:
+def test_the_unbroken_dataset_is_valid(tmp_path: Path) -> None:
     outcome = run(tmp_path, good_config(), good_files())
     assert outcome.reasons == {}
     assert outcome.rows.accepted == 3
     assert {user: len(history["item"]) for user, history in outcome.histories().items()} == {"ann": 2, "bob": 1}
 
 
-def test_there_are_at_least_sixty_and_each_has_its_own_name() -> None:
+def test_there_are_at_least_sixty_cases_with_unique_names() -> None:
     assert len({case.name for case in CASES}) == len(CASES) >= 60
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_ends_in_a_clear_error_or_in_quarantine(case: Broken, tmp_path: Path) -> None:
+def test_a_broken_input_ends_in_a_clear_error_or_in_quarantine(case: Broken, tmp_path: Path) -> None:
     if case.error is not None:
         with pytest.raises(case.error) as caught:
             run(tmp_path, case.config, case.files, case.day)

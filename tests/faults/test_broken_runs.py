@@ -1,7 +1,7 @@
-"""The broken inputs as the engineer on call meets them: through `jobs.daily`, on a real Ray.
+"""The broken inputs through `jobs.daily` on a real Ray cluster, as an operator sees them.
 
-test_broken_inputs.py looks at every row and history. Here it is what the whole job says (of broken rows, one case a
-reason), its exit status, and that nothing is published that should not be.
+test_broken_inputs.py checks every row and history. These tests check the job's output (one case per reason for broken
+rows), its exit status, and that nothing invalid is published.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def daily(folder: Path, case: Broken) -> Result:
 
 
 @pytest.mark.parametrize("case", [*DATA, *CONFIG_CASES], ids=lambda case: case.name)
-def test_an_error_says_what_and_where_and_nothing_is_published(case: Broken, tmp_path: Path, local_ray: None) -> None:
+def test_an_error_names_problem_and_place_and_nothing_is_published(
+    case: Broken, tmp_path: Path, local_ray: None
+) -> None:
     done = daily(tmp_path, case)
     assert done.exit_code in (2, 3), done.output
     assert done.output.count("error: ") == 1

@@ -1,4 +1,4 @@
-"""Numbers that Ray or a date cannot have are refused with the config, not hours later."""
+"""Impossible numbers for Ray or dates are rejected when the config is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
         "data.window_days=1000000",
     ],
 )
-def test_a_number_that_cannot_be_is_refused_by_its_key(setting: str) -> None:
+def test_an_impossible_number_is_refused_with_its_key(setting: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(CONFIG, [setting])
     (line,) = error.value.what.splitlines()

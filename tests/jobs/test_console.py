@@ -24,7 +24,7 @@ def helps(job: str) -> dict[str, str]:
     return {str(option.name): str(getattr(option, "help", None) or "") for option in command.params}
 
 
-def test_help_lists_every_job_in_the_order_in_which_one_needs_them() -> None:
+def test_help_lists_every_job_in_order_of_use() -> None:
     assert set(JOBS) == {path.stem for path in (REPOSITORY / "jobs").glob("*.py")} - {"__init__", "cli", "console"}
     result = CliRunner().invoke(main, ["--help"], env={"COLUMNS": "200"})
     places = [result.output.index(summary(job)) for job in JOBS]
@@ -34,7 +34,7 @@ def test_help_lists_every_job_in_the_order_in_which_one_needs_them() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_subcommand_is_the_job(job: str) -> None:
+def test_a_subcommand_has_the_options_of_the_job(job: str) -> None:
     result = CliRunner().invoke(main, [job, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert [name for name in helps(job) if f"--{name.replace('_', '-')}" not in result.output] == (
@@ -51,14 +51,14 @@ def test_a_job_that_reads_a_published_date_says_so() -> None:
     assert all(helps(job)["date"].startswith("The published date") for job in ("evaluate", "show"))
 
 
-def test_a_wrong_name_is_refused_with_the_nearest_job() -> None:
+def test_an_unknown_job_is_an_error_with_the_nearest_name() -> None:
     result = CliRunner().invoke(main, ["dayly"])
     assert result.exit_code == 2
     assert "'daily'" in result.output
 
 
-@pytest.mark.slow  # pip builds a wheel
-def test_the_wheel_carries_the_jobs_and_every_data_file(tmp_path: Path) -> None:
+@pytest.mark.slow  # builds a wheel with pip
+def test_the_wheel_contains_the_jobs_and_every_data_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     skip = shutil.ignore_patterns("__pycache__")
     for name in ("rayrec", "jobs"):

@@ -1,4 +1,4 @@
-"""What the demo may delete: the folders that a demo made, and nothing else."""
+"""What the demo may delete: only folders that a demo made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def contents(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*")}
 
 
-def test_what_an_earlier_demo_left_is_made_anew(tmp_path: Path) -> None:
+def test_folders_of_an_earlier_demo_are_emptied(tmp_path: Path) -> None:
     clear_demo_folders(tmp_path)
     empty = contents(tmp_path)
     assert empty == {*FOLDERS, *(f"{name}/{MARKER}" for name in FOLDERS)}
@@ -31,7 +31,7 @@ def test_what_an_earlier_demo_left_is_made_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_folder_that_no_demo_made_stays_and_so_do_all_others(tmp_path: Path, name: str) -> None:
+def test_no_folder_is_emptied_if_one_was_not_made_by_a_demo(tmp_path: Path, name: str) -> None:
     clear_demo_folders(tmp_path)
     (tmp_path / "data/items.csv").touch()
     (tmp_path / name / MARKER).unlink()
@@ -55,7 +55,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (made / "out/manifest.json").is_file()
 
 
-def test_a_demo_killed_while_it_deleted_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_demo_killed_while_deleting_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clear_demo_folders(tmp_path)
     empty = contents(tmp_path)
     for name in ("a", "b"):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from benchmarks.generated import make
 
 
-def test_every_user_has_as_many_events_as_asked_for_and_each_day_its_own_file(tmp_path: Path) -> None:
+def test_users_have_the_requested_events_and_each_day_has_a_file(tmp_path: Path) -> None:
     made = make(tmp_path, users=300, events=20, items=150, days=7, seed=1)
     files = sorted((tmp_path / "events").glob("*.parquet"))
     assert [file.stem for file in files] == [f"dt=2026-02-{day}" for day in range(23, 29)] + ["dt=2026-03-01"]
@@ -41,7 +41,7 @@ def test_every_user_has_as_many_events_as_asked_for_and_each_day_its_own_file(tm
     assert set(whole["item_id"].to_pylist()) <= set(items["item_id"].to_pylist())
 
 
-def test_the_same_arguments_make_the_same_rows(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_rows(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make(tmp_path / name, users=50, events=10, items=100, days=3)
     for file in (tmp_path / "a").rglob("*.parquet"):

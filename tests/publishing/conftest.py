@@ -1,4 +1,4 @@
-"""A local storage for the tests of publishing."""
+"""A local storage for the publishing tests."""
 
 from __future__ import annotations
 

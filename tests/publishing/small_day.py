@@ -23,7 +23,7 @@ INPUTS = (InputRecord("events/2011-08-29.csv", 100, "a"), InputRecord("events/20
 
 
 def record(**settings: Any) -> RunRecord:
-    """The run of the day; settings differ from the usual as in `record(slate={"size": 20})`."""
+    """The run record of the date; keyword arguments change settings, as in `record(slate={"size": 20})`."""
     fingerprinted_settings = {
         "name": "test",
         "slate": {"size": SIZE, "policy": "greedy"},
@@ -38,7 +38,7 @@ def users_of(shard: int) -> list[str]:
 
 
 def slates(users: list[str], arm: str, size: int = SIZE) -> pa.Table:
-    """One slate a user; items and scores follow from user and arm, so any two computations agree."""
+    """One slate per user; items and scores are functions of user and arm, so repeated computations agree."""
     rank = np.tile(np.arange(1, size + 1, dtype=np.int16), len(users))
     user = np.repeat(np.asarray(users, dtype=object), size)
     return pa.table(
@@ -62,12 +62,12 @@ def tables_of(shard: int, size: int = SIZE) -> dict[str, pa.Table]:
 
 
 def whole_day(size: int = SIZE) -> pa.Table:
-    """What a reader must see, in the reader's order."""
+    """The complete publication, in the reader's order."""
     return pa.concat_tables([slates(users_of(shard), arm, size) for arm in ARMS for shard in range(SHARDS)])
 
 
 def counts_of(shard: int) -> UserCounts:
-    """Every shard also has two users who were quarantined and one who was ineligible."""
+    """User counts of a shard; every shard also has two quarantined users and one ineligible user."""
     return UserCounts(len(users_of(shard)) + 3, len(users_of(shard)), {"prompt failed": 2}, {"min_events": 1})
 
 
@@ -88,7 +88,7 @@ def commit_all(run: PublishingRun, size: int = SIZE, done: Collection[int] = ())
 
 
 def publish_day(storage: Storage, run_record: RunRecord | None = None) -> PublishResult:
-    """The whole job: open, what is missing, publish."""
+    """Run all steps: open, commit missing shards, publish."""
     run_record = run_record or record()
     run = PublishingRun.open(storage, run_record)
     commit_all(run, run_record.fingerprinted_settings["slate"]["size"], run.receipts())

@@ -1,4 +1,4 @@
-"""Every kind of invalid slate is refused, and no valid one."""
+"""Validation of slates: every kind of invalid slate is refused, valid ones pass."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def second_slate() -> pa.Table:
 
 
 @pytest.mark.parametrize(("right", "users"), [(RIGHT, users_of(1)), (SLATE.empty_table(), [])])
-def test_right_slates_pass_and_name_their_users(right: pa.Table, users: list[str]) -> None:
+def test_valid_slates_pass_and_return_their_users(right: pa.Table, users: list[str]) -> None:
     table, found = check(right)
     assert table.equals(right)
     assert found.to_pylist() == users
@@ -79,7 +79,7 @@ def test_right_slates_pass_and_name_their_users(right: pa.Table, users: list[str
         *((f"{name} is missing", lambda name=name: with_value(name, 2, None)) for name in SLATE.names),
     ],
 )
-def test_a_wrong_slate_is_refused_with_the_reason(why: str, wrong: Callable[[], pa.Table]) -> None:
+def test_an_invalid_slate_is_refused_with_the_reason(why: str, wrong: Callable[[], pa.Table]) -> None:
     with pytest.raises(PublicationError, match="an invalid slate was not written") as error:
         check(wrong())
     assert why in str(error.value)
@@ -93,7 +93,7 @@ def test_the_message_shows_the_row() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.randoms(use_true_random=False), st.lists(st.integers(1, 8), min_size=1, max_size=12))
-def test_slates_of_any_lengths_in_any_order_and_chunking_come_out_sorted(random, lengths: list[int]) -> None:  # type: ignore[no-untyped-def]
+def test_slates_are_sorted_for_any_length_order_and_chunking(random, lengths: list[int]) -> None:  # type: ignore[no-untyped-def]
     tables = [slates([user], "llm", size) for user, size in zip(users_of(1), lengths, strict=False)]
     table = pa.concat_tables(tables)
     order = list(range(table.num_rows))

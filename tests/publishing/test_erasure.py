@@ -27,7 +27,7 @@ def listed(*users: str) -> ErasureList:
     return ErasureList(b"s", frozenset(ErasureList(b"s").token(user) for user in users))
 
 
-def test_the_others_keep_their_slates_and_everybody_is_accounted_for(local: Storage) -> None:
+def test_other_users_retain_their_slates_and_all_users_are_counted(local: Storage) -> None:
     old = small_day.publish_day(local).manifest
     erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
     now = find_manifest(local, small_day.DATE)
@@ -43,11 +43,11 @@ def test_the_others_keep_their_slates_and_everybody_is_accounted_for(local: Stor
     assert {info.path for info in local.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
     rewritten = next(file for file in now.files if file.shard == 1)
     with local.open(rewritten.path) as file:
-        assert pq.ParquetFile(file).metadata.row_group(0).sorting_columns  # as readers expect it
+        assert pq.ParquetFile(file).metadata.row_group(0).sorting_columns  # readers rely on it
     assert now.identity == old.identity
 
 
-def test_a_shard_of_nobody_but_them_has_no_file_left(local: Storage) -> None:
+def test_a_shard_with_only_erased_users_has_no_file(local: Storage) -> None:
     small_day.publish_day(local)
     erase(local, layout.SLATES, small_day.DATE, listed(*small_day.users_of(1)))
     now = find_manifest(local, small_day.DATE)
@@ -56,7 +56,7 @@ def test_a_shard_of_nobody_but_them_has_no_file_left(local: Storage) -> None:
     assert set(read_slates(local.root, small_day.DATE)["user_id"].to_pylist()).isdisjoint(small_day.users_of(1))
 
 
-def test_a_day_without_them_is_left_as_it_is(local: Storage) -> None:
+def test_a_date_without_erased_users_is_unchanged(local: Storage) -> None:
     small_day.publish_day(local)
     before = [(info.path, info.version) for info in local.list()]
     erase(local, layout.SLATES, small_day.DATE, listed("somebody"))
@@ -88,7 +88,7 @@ def test_a_killed_erasure_completes_when_repeated(local: Storage, moment: str, m
         patched.setattr(Storage, "write", killed)
         with pytest.raises(KeyboardInterrupt):
             erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
-    assert read_slates(local.root, small_day.DATE, verify=True).num_rows  # a whole day, of before or after
+    assert read_slates(local.root, small_day.DATE, verify=True).num_rows  # a complete date, before or after the erasure
     erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
     now = find_manifest(local, small_day.DATE)
     assert now is not None
@@ -96,7 +96,7 @@ def test_a_killed_erasure_completes_when_repeated(local: Storage, moment: str, m
     assert {info.path for info in local.list(FOLDER)} == {f"{FOLDER}/manifest.json", *(f.path for f in now.files)}
 
 
-def test_a_run_that_never_published_loses_its_shards_with_them(local: Storage) -> None:
+def test_an_unpublished_run_loses_its_shards_with_erased_users(local: Storage) -> None:
     run = PublishingRun.open(local, small_day.record())
     small_day.commit_all(run)
     erase(local, layout.SLATES, small_day.DATE, listed(*TWO))
@@ -104,7 +104,7 @@ def test_a_run_that_never_published_loses_its_shards_with_them(local: Storage) -
     assert all("shard=0001" not in info.path for info in local.list(FOLDER))
 
 
-def test_their_counterfactual_propensities_are_erased(local: Storage) -> None:
+def test_counterfactual_propensities_of_erased_users_are_erased(local: Storage) -> None:
     manifest = small_day.publish_day(local).manifest
     ids = [f"{small_day.DATE}/control/{user}" for user in small_day.users_of(1)]
     rows = {

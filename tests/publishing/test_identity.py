@@ -1,4 +1,4 @@
-"""What belongs to the identity of a run, and what does not."""
+"""What the identity of a run covers, and what not."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def day(root: Path, turned: str = "", **sections: Any) -> RunContext:
-    """`turned`: the path of a mapping whose keys stand in the opposite order."""
+    """A run context; `turned`: the path of a mapping whose keys are reversed."""
     data = {
         "root": str(root),
         "interactions": {"path": "events.csv", "event": {"column": "event"}},
@@ -68,7 +68,7 @@ def _at(content: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _put(content: dict[str, Any], path: str, value: dict[str, Any]) -> None:
-    """Along copies, so that the constants above stay as they are."""
+    """Set a value in copies, so that the constants above stay unchanged."""
     first, _, rest = path.partition(".")
     content[first] = dict(content.get(first, {}))
     if rest:
@@ -77,7 +77,7 @@ def _put(content: dict[str, Any], path: str, value: dict[str, Any]) -> None:
         content[first] = value
 
 
-def test_digests_see_the_order_of_the_mappings_that_are_named_and_of_no_other() -> None:
+def test_digests_depend_on_key_order_only_in_the_named_mappings() -> None:
     one = {"a": {"x": {"p": 1, "q": 2}, "y": {}}, "b": {"x": 1, "y": 2}}
     turned = {"b": {"y": 2, "x": 1}, "a": {"x": {"q": 2, "p": 1}, "y": {}}}
     assert digest(one) == digest(turned)
@@ -88,7 +88,7 @@ def test_digests_see_the_order_of_the_mappings_that_are_named_and_of_no_other() 
 
 
 @pytest.mark.parametrize("path", ["data.events", "arms.variants", "retrieval.sources", OTHER_SOURCES])
-def test_an_order_that_counts_makes_another_run_and_is_named(path: str, root: Path) -> None:
+def test_another_significant_key_order_is_another_run_and_is_reported(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert turned.config.fingerprint != usual.config.fingerprint
     (line,) = run_differences(usual.record, turned.record)
@@ -97,20 +97,20 @@ def test_an_order_that_counts_makes_another_run_and_is_named(path: str, root: Pa
 
 
 @pytest.mark.parametrize("path", ["data.items.attributes", "denoise.settings", "retrieval.sources.ease"])
-def test_an_order_that_does_not_count_makes_no_other_run(path: str, root: Path) -> None:
+def test_an_insignificant_key_order_is_the_same_run(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert turned.record.run_id == usual.record.run_id
     assert turned.data_fingerprint == usual.data_fingerprint
     assert [one.variants for one in turned.arms] == [one.variants for one in usual.arms]
 
 
-def test_histories_are_those_of_an_order_of_events(root: Path) -> None:
+def test_histories_depend_on_the_order_of_events(root: Path) -> None:
     assert day(root, "data.events").data_fingerprint != day(root).data_fingerprint
     assert day(root, "arms.variants").data_fingerprint == day(root).data_fingerprint
 
 
 @pytest.mark.parametrize("path", ["data.events", "embeddings.instructions", "embeddings.views"])
-def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
+def test_embeddings_depend_on_the_order(path: str, root: Path) -> None:
     usual, turned = day(root), day(root, path)
     assert model_fingerprint(turned) != model_fingerprint(usual)
     names = (embedding_products.record_of, embedding_products.influence_record, embedding_products.neighbours_record)
@@ -118,7 +118,7 @@ def test_embeddings_are_those_of_an_order(path: str, root: Path) -> None:
         assert record_of(turned).identity != record_of(usual).identity
 
 
-def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
+def test_a_tuned_llm_depends_on_the_content_of_its_base(root: Path) -> None:
     base = root / "models" / "base"
     base.mkdir(parents=True)
     (base / "config.json").write_text("{}")
@@ -139,7 +139,7 @@ def test_an_llm_is_tuned_from_what_its_base_holds(root: Path) -> None:
     assert unread.record.inputs == day(root).record.inputs
 
 
-def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
+def test_output_of_another_code_version_is_never_reused(root: Path) -> None:
     usual = day(root)
     other = dataclasses.replace(usual, code_version="other")
     assert (usual.work_folder, usual.quarantine) != (other.work_folder, other.quarantine)
@@ -147,11 +147,11 @@ def test_what_other_code_made_is_taken_up_nowhere(root: Path) -> None:
     (variant, *_) = usual.arms.variants("rerank")
     for made in (model_fingerprint, lambda of: blender_fingerprint(of, variant, [])):
         assert made(usual) != made(other)
-    assert usual.record.identity == other.record.identity  # the same rows are expected of both,
-    assert usual.record.run_id != other.record.run_id  # and no shard is shared
+    assert usual.record.identity == other.record.identity  # both must give the same rows,
+    assert usual.record.run_id != other.record.run_id  # but share no shard
 
 
-def test_contexts_are_equal_until_their_files_change_and_a_pickled_one_stays_as_it_was(root: Path) -> None:
+def test_contexts_are_equal_until_files_change_and_pickled_ones_stay_fixed(root: Path) -> None:
     first = day(root)
     assert first == day(root)
     assert hash(first) == hash(day(root))
@@ -164,7 +164,7 @@ def test_contexts_are_equal_until_their_files_change_and_a_pickled_one_stays_as_
 
 
 @pytest.mark.parametrize("name", ["events.csv", "items.csv"])
-def test_contexts_whose_files_are_gone_differ_by_the_rest(root: Path, name: str) -> None:
+def test_contexts_without_files_compare_by_the_rest(root: Path, name: str) -> None:
     (root / name).unlink()
     assert day(root) == day(root)
     assert hash(day(root)) == hash(day(root))
@@ -175,7 +175,7 @@ def test_contexts_whose_files_are_gone_differ_by_the_rest(root: Path, name: str)
         _ = there.data_fingerprint
 
 
-def test_the_templates_of_the_config_are_part_of_a_text_rerankers_identity(root: Path) -> None:
+def test_configured_templates_are_part_of_a_text_rerankers_identity(root: Path) -> None:
     checkpoint = root / "models" / "text"
     checkpoint.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "model.safetensors"):

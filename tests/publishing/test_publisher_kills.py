@@ -1,4 +1,4 @@
-"""kill -9 at each step of a run: readers see nothing, and the next run ends with the same rows."""
+"""kill -9 at each step of a publishing run: readers see nothing, and the next run gives the same rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rayrec.errors import PublicationError
 from rayrec.publishing import PublishingRun, find_manifest
 from rayrec.storage import Storage
 
-pytestmark = pytest.mark.slow  # processes that are killed
+pytestmark = pytest.mark.slow  # starts processes
 
-# The run's process kills itself in front of, or right after, a named call of the storage.
+# The run's process kills itself before or right after a named storage call.
 _SCRIPT = """
 import os, signal, sys
 from small_day import publish_day
@@ -38,7 +38,7 @@ setattr(Storage, method, killing)
 publish_day(Storage(root))
 """
 
-# step, the call of the storage, the path it is for, before or after, receipts that are there then
+# step, storage call, its path, before or after, number of receipts then
 STEPS = [
     ("while the run is opened", "create", "run.json", "before", 0),
     ("after the run is opened", "create", "run.json", "after", 0),
@@ -61,11 +61,11 @@ def assert_resumes_with_the_same_rows(storage: Storage) -> None:
     publish_day(storage)
     assert read_slates(storage.root, DATE, verify=True).equals(whole_day())
     files = [file.path for file in storage.list("slates") if file.path.endswith(".parquet")]
-    assert len(files) == SHARDS * len(ARMS)  # what the killed attempts left is gone
+    assert len(files) == SHARDS * len(ARMS)  # leftovers of killed attempts are deleted
 
 
 @pytest.mark.parametrize(("step", "method", "part", "when", "receipts"), STEPS, ids=[step[0] for step in STEPS])
-def test_a_run_killed_publishes_nothing_and_resumes(
+def test_a_killed_run_publishes_nothing_and_resumes(
     tmp_path: Path, step: str, method: str, part: str, when: str, receipts: int
 ) -> None:
     storage = Storage(str(tmp_path))
@@ -77,14 +77,14 @@ def test_a_run_killed_publishes_nothing_and_resumes(
 
 
 @pytest.mark.parametrize("part", ["receipts/shard=0001", "manifest.json"])
-def test_a_run_killed_on_either_back_end_publishes_nothing_and_resumes(storage_root: str, part: str) -> None:
+def test_a_killed_run_on_either_backend_publishes_nothing_and_resumes(storage_root: str, part: str) -> None:
     storage = Storage(storage_root)
     killed(storage.root, "create", part, "before")
     assert find_manifest(storage, DATE) is None
     assert_resumes_with_the_same_rows(storage)
 
 
-def test_a_run_killed_right_after_it_published_is_published_and_is_tidied_by_the_rerun(tmp_path: Path) -> None:
+def test_a_rerun_cleans_up_a_run_killed_right_after_publishing(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     killed(storage.root, "create", "receipts/shard=0000", "before")  # leaves two files without a receipt
     killed(storage.root, "create", "manifest.json", "after")

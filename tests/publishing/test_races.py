@@ -1,4 +1,4 @@
-"""Sixteen runs of one date at once: one manifest, and a reader sees nothing or everything at every moment."""
+"""Sixteen concurrent runs of one date: one manifest, and readers see nothing or a complete publication."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ RUNS = 16
 
 
 class WatchingReader:
-    """Reads the day over and over; fails, as the block ends, if it ever got less than a whole day of one racer."""
+    """Reads the date repeatedly; fails at the end of the block if it ever saw anything but one racer's complete
+    publication."""
 
     def __init__(self, root: str) -> None:
-        self.nothing, self.everything = 0, 0  # looks at the day, by what was seen
+        self.nothing, self.everything = 0, 0  # number of reads, by result
         self._root, self._done, self._pool = root, threading.Event(), ThreadPoolExecutor(1)
 
     def _watch(self) -> None:
@@ -46,13 +47,13 @@ class WatchingReader:
         self._pool.shutdown()
 
 
-def test_of_sixteen_drivers_of_one_run_one_publishes_and_all_agree(storage_root: str) -> None:
+def test_sixteen_drivers_of_one_run_agree_on_one_publication(storage_root: str) -> None:
     storage, line = Storage(storage_root), threading.Barrier(RUNS)
 
     def drive(_: int) -> str:
         run = PublishingRun.open(storage, record())
         line.wait()
-        commit_all(run)  # every driver scores every shard: 16 attempts at each
+        commit_all(run)  # every driver scores every shard: 16 attempts each
         return run.publish(PROVENANCE).outcome
 
     with WatchingReader(storage_root) as reader, ThreadPoolExecutor(RUNS) as pool:
@@ -63,7 +64,7 @@ def test_of_sixteen_drivers_of_one_run_one_publishes_and_all_agree(storage_root:
     assert read_slates(storage_root, DATE, verify=True).equals(whole_day())
 
 
-def test_of_sixteen_processes_with_settings_of_their_own_one_publishes_and_the_others_say_why(
+def test_of_sixteen_runs_with_different_settings_one_publishes_and_the_others_fail(
     storage_root: str,
 ) -> None:
     with WatchingReader(storage_root) as reader:
@@ -91,7 +92,7 @@ def sized(size: int) -> RunRecord:
     return record(slate={"size": size})
 
 
-def test_a_run_that_lost_can_be_run_again_after_the_day_is_withdrawn(storage_root: str) -> None:
+def test_a_losing_run_can_publish_after_the_date_is_withdrawn(storage_root: str) -> None:
     storage = Storage(storage_root)
     loser = PublishingRun.open(storage, sized(7))
     commit_all(loser, 7)

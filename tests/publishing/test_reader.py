@@ -34,13 +34,13 @@ def test_a_date_may_be_text_or_a_date(root: str) -> None:
         read_slates(root, "31.08.2011")
 
 
-def test_one_arm_is_that_arm_and_all_arms_are_their_sum(root: str) -> None:
+def test_all_arms_are_the_concatenation_of_single_arms(root: str) -> None:
     arms = [read_slates(root, DATE, arm) for arm in ARMS]
     assert [pc.unique(table["arm"]).to_pylist() for table in arms] == [[arm] for arm in ARMS]
     assert pa.concat_tables(arms).equals(read_slates(root, DATE))
 
 
-def test_the_slates_of_a_few_users_are_those_of_the_whole_day_filtered(root: str) -> None:
+def test_slates_of_some_users_equal_the_filtered_publication(root: str) -> None:
     whole = whole_day()
     for users in (["user-07"], USERS[3:9], ["nobody"], []):
         expected = whole.filter(pc.is_in(whole["user_id"], value_set=pa.array(users, pa.string())))
@@ -61,7 +61,7 @@ def test_a_date_that_is_not_published_names_the_newest_that_are(root: str) -> No
     assert published_dates(root) == [DATE]
 
 
-def test_the_newest_day_is_the_last_that_has_a_manifest(root: str) -> None:
+def test_the_newest_date_is_the_last_with_a_manifest(root: str) -> None:
     storage = Storage(root)
     manifest = storage.read("slates/dt=2011-08-31/manifest.json")
     storage.write("slates/dt=2011-08-30/manifest.json", manifest)
@@ -71,13 +71,13 @@ def test_the_newest_day_is_the_last_that_has_a_manifest(root: str) -> None:
     assert published_dates(root)[-1] == datetime.date(2011, 8, 30)
 
 
-def test_an_empty_root_says_so(tmp_path: Path) -> None:
+def test_an_empty_root_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(PublicationError, match="nothing is published here"):
         read_slates(str(tmp_path / "none"), "2011-09-01")
     assert published_dates(str(tmp_path / "none")) == []
 
 
-def test_an_unknown_arm_names_those_there_are(root: str) -> None:
+def test_an_unknown_arm_is_an_error_that_lists_the_arms(root: str) -> None:
     with pytest.raises(PublicationError, match="there is no arm 'treatment'") as error:
         read_slates(root, DATE, "treatment")
     assert error.value.hint == "the arms are control, llm"
@@ -113,7 +113,7 @@ def test_a_manifest_cannot_point_outside_the_root(root: str) -> None:
         read_slates(root, DATE)
 
 
-# The SQL of the README: DuckDB follows the manifest as read_slates does.
+# The SQL of the README: DuckDB reads the manifest's files, like read_slates.
 DUCKDB = """
 SET VARIABLE root = '{root}';
 SET VARIABLE files = (

@@ -37,7 +37,7 @@ def slate_files(storage: Storage) -> list[str]:
     return [file.path for file in storage.list("slates") if file.path.endswith(".parquet")]
 
 
-def test_a_published_day_reads_back_whole(storage: Storage) -> None:
+def test_a_published_date_reads_back_complete(storage: Storage) -> None:
     assert publish_day(storage).outcome == "published"
     assert read_slates(storage.root, DATE, verify=True).equals(whole_day())
 
@@ -63,7 +63,7 @@ def test_the_manifest_names_inputs_models_prompt_code_counts_and_files(storage: 
     assert sorted(file["path"] for file in manifest["files"]) == slate_files(storage)
 
 
-def test_manifest_and_receipt_survive_their_json(local: Storage) -> None:
+def test_manifest_and_receipt_round_trip_through_json(local: Storage) -> None:
     manifest = publish_day(local).manifest
     assert Manifest.from_json(manifest.to_json(), "here") == manifest
     assert manifest.to_json() == read_manifest(local.root, DATE).to_json()
@@ -80,7 +80,7 @@ def test_files_have_the_slate_schema_zstd_and_their_order(local: Storage) -> Non
         assert [column.column_index for column in file.metadata.row_group(0).sorting_columns] == [3, 4]
 
 
-def test_rows_that_come_in_any_order_are_written_sorted(local: Storage) -> None:
+def test_rows_in_any_order_are_written_sorted(local: Storage) -> None:
     run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         backwards = {arm: table.take(np.arange(table.num_rows)[::-1]) for arm, table in tables_of(shard).items()}
@@ -90,7 +90,7 @@ def test_rows_that_come_in_any_order_are_written_sorted(local: Storage) -> None:
 
 
 @pytest.mark.parametrize("code", ["code-1", "code-2"])
-def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storage: Storage, code: str) -> None:
+def test_a_rerun_of_a_published_date_changes_nothing(storage: Storage, code: str) -> None:
     publish_day(storage)
     before = storage.list()
     run = PublishingRun.open(storage, dataclasses.replace(record(), code_version=code))
@@ -99,7 +99,7 @@ def test_a_rerun_of_a_published_day_has_nothing_to_do_and_changes_nothing(storag
     assert storage.list() == before
 
 
-def test_a_preview_finds_what_open_would_and_writes_nothing(local: Storage) -> None:
+def test_a_preview_matches_open_and_writes_nothing(local: Storage) -> None:
     run = PublishingRun.preview(local, record())
     assert (run.published, run.receipts(), local.list()) == (None, {}, [])
     publish_day(local)
@@ -118,7 +118,7 @@ def test_shards_of_other_code_or_inputs_are_not_resumed(local: Storage, change: 
     assert publish_day(local, other).outcome == "published"
 
 
-def test_a_withdrawn_day_can_be_published_again_from_its_receipts(local: Storage) -> None:
+def test_a_withdrawn_date_can_be_published_again_from_its_receipts(local: Storage) -> None:
     publish_day(local)
     before = slate_files(local)
     local.delete("slates/dt=2011-08-31/manifest.json")
@@ -136,7 +136,7 @@ def test_the_second_attempt_at_a_shard_gets_the_receipt_of_the_first_and_leaves_
     assert storage.list() == before
 
 
-def test_a_receipt_whose_response_was_lost_is_still_ours(local: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receipt_with_a_lost_response_is_recognised(local: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     run, create = PublishingRun.open(local, record()), Storage.create
     monkeypatch.setattr(Storage, "create", lambda *args: create(*args) and False)
     commit_all(run)
@@ -164,7 +164,7 @@ def test_users_split_over_arms_count_once(local: Storage) -> None:
     assert run.publish(PROVENANCE).manifest.users.published == len(USERS)
 
 
-def test_publish_names_the_shards_that_are_not_done(local: Storage) -> None:
+def test_publish_names_unfinished_shards(local: Storage) -> None:
     run = PublishingRun.open(local, record())
     run.commit(1, tables_of(1), counts_of(1), {})
     with pytest.raises(PublicationError, match="2 of 3 shards are not done: 0, 2"):
@@ -193,7 +193,7 @@ def test_publish_refuses_when_a_shard_has_lost_a_user(local: Storage) -> None:
     assert find_manifest(local, DATE) is None
 
 
-def test_publish_refuses_a_day_on_which_nobody_has_a_slate(local: Storage) -> None:
+def test_publish_refuses_a_date_without_slates(local: Storage) -> None:
     run = PublishingRun.open(local, record())
     for shard in range(SHARDS):
         nobody = dict.fromkeys(ARMS, SLATE.empty_table())
@@ -203,7 +203,7 @@ def test_publish_refuses_a_day_on_which_nobody_has_a_slate(local: Storage) -> No
 
 
 @pytest.mark.parametrize("damage", ["missing", "shorter"])
-def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Storage, damage: str) -> None:
+def test_publish_refuses_files_that_differ_from_their_receipts(storage: Storage, damage: str) -> None:
     run = PublishingRun.open(storage, record())
     commit_all(run)
     victim = run.receipts()[1].files[0].path
@@ -216,18 +216,18 @@ def test_publish_refuses_files_that_are_not_as_their_receipts_say(storage: Stora
     assert victim in str(error.value)
     receipt = f"runs/dt=2011-08-31/{run.record.run_id}/receipts/shard=0001.json"
     assert f"delete {receipt}" in error.value.hint
-    storage.delete(receipt)  # what the error says to do
+    storage.delete(receipt)  # as the error's hint says
     assert publish_day(storage).outcome == "published"
     assert read_slates(storage.root, DATE, verify=True).equals(whole_day())
 
 
-def test_a_document_that_is_no_manifest_is_explained(local: Storage) -> None:
+def test_an_invalid_manifest_is_a_clear_error(local: Storage) -> None:
     local.write("slates/dt=2011-08-31/manifest.json", b'{"dt": "2011-08-31"}')
     with pytest.raises(PublicationError, match="not a manifest of this version"):
         PublishingRun.open(local, record())
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a=b c"])
-def test_an_arm_that_cannot_be_a_folder_is_refused(name: str) -> None:
+def test_an_arm_name_unusable_as_a_folder_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name an arm"):
         dataclasses.replace(record(), arms=(name,))

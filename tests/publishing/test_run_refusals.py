@@ -44,7 +44,7 @@ def test_other_inputs_are_refused_with_the_files_that_differ(local: Storage) -> 
         PublishingRun.open(local, dataclasses.replace(record(), inputs=rewritten))
 
 
-def test_a_thousand_changed_inputs_take_a_few_lines(local: Storage) -> None:
+def test_a_thousand_changed_inputs_are_summarised_in_a_few_lines(local: Storage) -> None:
     publish_day(local)
     many = tuple(dataclasses.replace(INPUTS[0], path=f"events/{n:04d}.csv") for n in range(1000))
     with pytest.raises(PublicationError, match="and 992 more") as error:

@@ -25,13 +25,13 @@ def checkout(folder: Path) -> Path:
     return folder / "rayrec" / "__init__.py"
 
 
-def test_in_a_checkout_it_is_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_checkout_the_version_is_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rayrec, "__file__", str(checkout(tmp_path)))
     commit = subprocess.check_output(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], text=True).strip()
     assert code_version() == commit
 
 
-def test_every_local_change_is_a_version_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_local_change_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = checkout(tmp_path)
     monkeypatch.setattr(rayrec, "__file__", str(package))
     commit = code_version()
@@ -44,10 +44,10 @@ def test_every_local_change_is_a_version_of_its_own(tmp_path: Path, monkeypatch:
     assert code_version() == seen[0] != seen[1]
 
 
-def test_without_git_it_is_the_package_version_and_what_the_package_holds(
+def test_without_git_the_version_is_package_version_and_content_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkout(tmp_path)  # somebody else's repository
+    checkout(tmp_path)  # an unrelated repository
     versions_seen = set()
     for place, text in (("one", "a = 1"), ("same", "a = 1"), ("other", "a = 2")):
         installed = tmp_path / place / "site-packages" / "rayrec"
@@ -61,5 +61,5 @@ def test_without_git_it_is_the_package_version_and_what_the_package_holds(
     assert all(re.fullmatch(rf"rayrec {rayrec.__version__}\+[0-9a-f]{{16}}", version) for version in versions_seen)
 
 
-def test_versions_name_what_can_move_a_score() -> None:
+def test_versions_list_packages_that_can_change_a_score() -> None:
     assert {"python", "rayrec", "ray", "torch", "numpy", "pyarrow"} <= set(package_versions())

@@ -1,4 +1,4 @@
-"""The smallest job with the shape of ours: Ray Data feeds an actor pool that holds one GPU each."""
+"""A minimal job of the daily job's shape: Ray Data feeds a pool of actors with one GPU each."""
 
 from __future__ import annotations
 

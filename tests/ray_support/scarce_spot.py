@@ -1,4 +1,4 @@
-"""A cloud without spot capacity: Ray's fake provider, refusing spot nodes the way EC2 does."""
+"""A cloud without spot capacity: Ray's fake provider, which refuses spot nodes as EC2 does."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ class ScarceSpot(FakeMultiNodeProvider):
 
 
 class ScarceSpotWithFallback(OnDemandFallback, ScarceSpot):
-    """What cluster.yaml's provider does, over the cloud above."""
+    """The fallback provider of cluster.yaml over this cloud."""

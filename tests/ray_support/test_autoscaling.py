@@ -1,4 +1,4 @@
-"""The nodes that cluster.yaml ships, on Ray's autoscaling test cluster: real autoscaler, real raylets, no cloud."""
+"""The node types of cluster.yaml on Ray's autoscaling test cluster: real autoscaler, real raylets, no cloud."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from waiting import PATIENCE_S, line_of
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_dataset
 
-pytestmark = pytest.mark.slow  # a cluster of its own
+pytestmark = pytest.mark.slow  # starts a cluster
 
 _HERE = Path(__file__).parent
 _FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
-# Small, but whole: it fits, tunes, and scores with actors that hold a GPU each. The GPUs here are only names.
+# A small complete run: fits, tunes, and scores with one GPU per actor. The GPUs are only declared.
 _SETTINGS = (
     *(
         "blend.cutoffs=1",
@@ -44,7 +44,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class ClusterRun:
-    """One job on the cluster: what it printed, and the worker nodes by type, at each change, from none to none."""
+    """One job on the cluster: its output, and the worker nodes by type at each change, from none to none."""
 
     output: str
     nodes: list[dict[str, int]]
@@ -60,7 +60,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
 
 @pytest.fixture(scope="module")
 def on_spot(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
-    """The daily job, where spot nodes can be had."""
+    """The daily job with spot capacity."""
     sets = (f"data.root={shop.data_root}", f"output.root={_slates_of(shop)}", *_SETTINGS)
     command = [sys.executable, "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
     command += [part for each in sets for part in ("--set", each)]
@@ -69,12 +69,12 @@ def on_spot(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def without_spot(tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
-    """A job of the same shape, where they cannot."""
+    """A job of the same shape without spot capacity."""
     command = [sys.executable, str(_HERE / "gpu_job.py")]
     return _run_on("scarce_spot.ScarceSpotWithFallback", command, tmp_path_factory.mktemp("scarce"))
 
 
-def test_a_run_brings_up_a_gpu_node_that_goes_away_again(on_spot: ClusterRun) -> None:
+def test_a_run_starts_a_gpu_node_that_is_removed_afterwards(on_spot: ClusterRun) -> None:
     assert any(moment.get("gpu_spot") for moment in on_spot.nodes)
     assert on_spot.nodes[0] == on_spot.nodes[-1] == {}
 
@@ -86,7 +86,7 @@ def test_a_run_on_autoscaled_nodes_publishes_every_user(on_spot: ClusterRun, sho
     assert "prompts scored by transformers" in on_spot.output
 
 
-def test_spot_nodes_are_preferred_and_bounds_are_kept(on_spot: ClusterRun) -> None:
+def test_spot_nodes_are_preferred_and_bounds_are_respected(on_spot: ClusterRun) -> None:
     assert "gpu_on_demand" not in on_spot.types()
     bounds = {name: each["max_workers"] for name, each in _shipped()["available_node_types"].items()}
     assert all(count <= bounds[name] for moment in on_spot.nodes for name, count in moment.items())
@@ -109,7 +109,7 @@ def _shipped() -> dict[str, Any]:
 
 
 def _on_this_machine(module: str, gcs_address: str) -> dict[str, Any]:
-    """cluster.yaml with nodes that are processes here, quick to go, and small enough for two cores."""
+    """cluster.yaml with nodes that are local processes, with short timeouts, and small enough for two cores."""
     config = _shipped()
     config["provider"] = {
         "type": "external",
@@ -137,7 +137,7 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> ClusterRun:
 
     autoscaler = {
         "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",  # what `ray up` and KubeRay run
+        "RAY_enable_autoscaler_v2": "1",  # as run by `ray up` and KubeRay
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         "RAY_NODE_TYPE_NAME": "ray.head.default",
@@ -153,7 +153,7 @@ def _run_on(provider: str, command: Sequence[str], folder: Path) -> ClusterRun:
             stdout=subprocess.PIPE,
             text=True,
         )
-        first = line_of(watch, watch.stdout)  # it watches: now nothing can be missed
+        first = line_of(watch, watch.stdout)  # the watcher runs: no change can be missed
         output = head.run(command)
         seen, _ = watch.communicate(timeout=PATIENCE_S)
         return ClusterRun(output, [json.loads(line) for line in (first + seen).splitlines() if line.startswith("{")])

@@ -1,7 +1,7 @@
-"""cluster.yaml and deploy/kuberay against Ray's own schema and code, and against EC2 as moto plays it.
+"""cluster.yaml and deploy/kuberay, checked against Ray's schema and code, and against moto's EC2.
 
-Not checked here, for want of either: a real AWS account, and KubeRay's CRD schema (it is not in Ray's wheel). What is
-checked of the KubeRay files is what Ray's autoscaler reads from them, by the code that reads it on a head pod.
+Not checked, because unavailable: a real AWS account, and KubeRay's CRD schema (not in Ray's wheel). Of the KubeRay
+files, the tests check what Ray's autoscaler reads, with the code that reads it on a head pod.
 """
 
 from __future__ import annotations
@@ -65,23 +65,23 @@ def test_the_node_provider_of_cluster_yaml_can_be_imported(cluster: dict[str, An
 
 def test_cluster_yaml_passes_rays_schema(cluster: dict[str, Any]) -> None:
     prepared = prepare_config(copy.deepcopy(cluster))
-    validate_config(prepared)  # raises where the schema is broken
+    validate_config(prepared)  # raises if the schema is violated
     assert prepared["available_node_types"].keys() == cluster["available_node_types"].keys()
 
 
-def test_a_misspelt_key_would_not_pass(cluster: dict[str, Any]) -> None:
+def test_a_misspelt_key_is_rejected(cluster: dict[str, Any]) -> None:
     with pytest.raises(Exception, match="idle_timeout_minuets"):
         validate_config(prepare_config({**cluster, "idle_timeout_minuets": 5}))
 
 
-def test_the_head_takes_no_tasks_and_workers_start_from_none(cluster: dict[str, Any]) -> None:
+def test_the_head_runs_no_tasks_and_workers_scale_from_zero(cluster: dict[str, Any]) -> None:
     types = dict(cluster["available_node_types"])
     assert types.pop(cluster["head_node_type"])["resources"] == {"CPU": 0}
     assert all(each["min_workers"] == 0 < each["max_workers"] <= cluster["max_workers"] for each in types.values())
     assert {name for name, each in types.items() if each["resources"].get("GPU")} == {"gpu_spot", "gpu_on_demand"}
 
 
-def test_the_fallback_is_a_type_of_the_same_size_within_its_own_bound(cluster: dict[str, Any]) -> None:
+def test_the_fallback_type_has_the_same_size_and_its_own_bound(cluster: dict[str, Any]) -> None:
     types = cluster["available_node_types"]
     ((spot, fallback),) = cluster["provider"]["on_demand_fallback"].items()
     on_demand = types[fallback["node_type"]]
@@ -93,10 +93,10 @@ def test_the_fallback_is_a_type_of_the_same_size_within_its_own_bound(cluster: d
 
 @pytest.fixture
 def ec2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """An EC2 that lives in this process, with what deploy/README.md says must be there."""
-    (tmp_path / ".ssh").mkdir()  # Ray writes the key pair that it makes there
+    """A moto EC2 with the resources that deploy/README.md requires."""
+    (tmp_path / ".ssh").mkdir()  # Ray writes its new key pair there
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # other tests' S3 server, which knows EC2 too, and remembers
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)  # other tests' stateful moto server, which also serves EC2
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     with mock_aws():
@@ -107,7 +107,7 @@ def ec2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def aws(ec2: Any, cluster: dict[str, Any]) -> dict[str, Any]:
-    """cluster.yaml as `ray up` has it when it begins to launch, in a private network."""
+    """cluster.yaml as `ray up` prepares it for launching, in a private network."""
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.0.1.0/24")["Subnet"]["SubnetId"]
     group = ec2.create_security_group(GroupName="rayrec", Description="rayrec", VpcId=vpc)["GroupId"]
@@ -130,12 +130,12 @@ def _launch(config: dict[str, Any], node_type: str) -> None:
 
 
 def _instances(ec2: Any) -> dict[str, dict[str, Any]]:
-    """Those launched, by Ray node type."""
+    """Launched instances, by Ray node type."""
     found = [each for reserved in ec2.describe_instances()["Reservations"] for each in reserved["Instances"]]
     return {next(tag["Value"] for tag in each["Tags"] if tag["Key"] == TAG_RAY_USER_NODE_TYPE): each for each in found}
 
 
-def test_ec2_accepts_every_node_type_and_gives_none_a_public_address(ec2: Any, aws: dict[str, Any]) -> None:
+def test_ec2_accepts_every_node_type_without_a_public_address(ec2: Any, aws: dict[str, Any]) -> None:
     for node_type in aws["available_node_types"]:
         _launch(aws, node_type)
     launched = _instances(ec2)
@@ -144,7 +144,7 @@ def test_ec2_accepts_every_node_type_and_gives_none_a_public_address(ec2: Any, a
     assert not any(each.get("PublicIpAddress") for each in launched.values())
 
 
-def test_no_port_is_opened_to_the_world(ec2: Any, aws: dict[str, Any]) -> None:
+def test_no_port_is_open_to_the_internet(ec2: Any, aws: dict[str, Any]) -> None:
     _launch(aws, aws["head_node_type"])
     used = [group["GroupId"] for each in _instances(ec2).values() for group in each["SecurityGroups"]]
     for group in ec2.describe_security_groups(GroupIds=used)["SecurityGroups"]:
@@ -198,7 +198,7 @@ def test_kuberay_groups_have_what_their_crd_requires(job_spec: dict[str, Any]) -
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
 
-def test_the_token_comes_from_outside_the_files(cluster: dict[str, Any], job_spec: dict[str, Any]) -> None:
+def test_the_token_is_supplied_from_outside_the_files(cluster: dict[str, Any], job_spec: dict[str, Any]) -> None:
     assert job_spec["rayClusterSpec"]["authOptions"] == {"mode": "token", "secretName": "rayrec-ray-token"}
     starts = [command for commands in ("head", "worker") for command in cluster[f"{commands}_start_ray_commands"]]
     started = [command for command in starts if "ray start" in command]
@@ -220,9 +220,9 @@ def test_the_scheduled_command_is_the_daily_job() -> None:
     assert zoneinfo.ZoneInfo(nightly["spec"]["timeZone"])
 
 
-@pytest.mark.slow  # a process of its own
-def test_the_command_on_kubernetes_is_one_that_the_job_takes(job_spec: dict[str, Any]) -> None:
-    """Through a shell, as KubeRay runs it; with the repository in the place of the image's folder."""
+@pytest.mark.slow  # starts a process
+def test_the_job_accepts_the_command_on_kubernetes(job_spec: dict[str, Any]) -> None:
+    """Runs through a shell, as in KubeRay, with the repository in place of the image's folder."""
     command = job_spec["entrypoint"].replace("/opt/rayrec", shlex.quote(str(_REPOSITORY)))
     command = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", command) + " --print-config"
     done = subprocess.run(
@@ -232,11 +232,11 @@ def test_the_command_on_kubernetes_is_one_that_the_job_takes(job_spec: dict[str,
     assert yaml.safe_load(done.stdout)["resources"]["rerank_num_gpus"] == 1
 
 
-def test_the_locks_that_nodes_install_pin_every_package_by_hash_and_name_no_host() -> None:
+def test_lock_files_of_nodes_pin_every_package_by_hash_and_name_no_host() -> None:
     text = (_REPOSITORY / "requirements" / "gpu.lock").read_text()
     pins = re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
     assert ("ray", ray.__version__) in pins
-    assert dict(pins)["torch"].partition("+")[1] == ""  # a local build, such as +cpu, is no GPU build
+    assert dict(pins)["torch"].partition("+")[1] == ""  # a local build, such as +cpu, is not a GPU build
     assert (
         dict(pins)["boto3"] == boto3.__version__
     )  # the head's autoscaler imports it with rayrec.ray_support.spot_provider

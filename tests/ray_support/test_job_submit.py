@@ -1,4 +1,4 @@
-"""`ray job submit --working-dir .` to a real head that demands a token."""
+"""`ray job submit --working-dir .` to a real head that requires a token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import PATIENCE_S
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
 
-pytestmark = pytest.mark.slow  # a cluster of its own
+pytestmark = pytest.mark.slow  # starts a cluster
 
 _PROBE = """
 import ray, rayrec
@@ -38,7 +38,7 @@ def head() -> Iterator[RayHead]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user's folder holds, without what git leaves out."""
+    """A user's checkout, without files that git ignores."""
     folder = tmp_path_factory.mktemp("checkout") / "rayrec"
     leave_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "out", "demo-out", "build", "tests")
     shutil.copytree(REPOSITORY, folder, ignore=leave_out)
@@ -49,7 +49,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(
     head: RayHead, checkout: Path, command: Sequence[str], **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` from `checkout`; the result holds the job's own output, followed to its end."""
+    """Run `ray job submit` from `checkout`; the result has the job's complete output."""
     return subprocess.run(
         ["ray", "job", "submit", "--address", head.jobs_url, "--working-dir", ".", "--", *command],
         cwd=checkout,
@@ -78,7 +78,7 @@ def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path
     command = ["python", "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
     done = submit(head, checkout, [*command, *(part for each in sets for part in ("--set", each))])
     assert done.returncode == 0, done.stdout + done.stderr + head.logs()
-    assert "score" in done.stdout  # its progress is in the job's log
+    assert "score" in done.stdout  # the job's log shows its progress
     slates = read_slates(tmp_path / "out", shop.date, verify=True)
     assert len(set(slates["user_id"].to_pylist())) == 60
 
@@ -90,7 +90,7 @@ def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/", "/api/version", "/nodes?view=summary"])
-def test_without_a_token_nothing_is_answered(head: RayHead, path: str) -> None:
+def test_requests_without_a_token_are_refused(head: RayHead, path: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as refusal:
         urllib.request.urlopen(head.jobs_url + path, timeout=PATIENCE_S)
     assert refusal.value.code == 401

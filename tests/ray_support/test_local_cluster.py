@@ -1,4 +1,4 @@
-"""The local cluster of a job: several at once on one machine, nothing left behind, dead with its driver."""
+"""The local cluster of a job: several may run on one machine, leave nothing behind, and end with their driver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from waiting import PATIENCE_S, line_of
 from rayrec.config import Resources
 from rayrec.ray_support.cluster import ClusterError, connect, placeable_cpus
 
-pytestmark = pytest.mark.slow  # clusters of its own
+pytestmark = pytest.mark.slow  # starts clusters
 
 _DRIVER = """
 import sys
@@ -36,7 +36,7 @@ with connect(Resources(local_cpus=1, local_object_store_mb=128)) as cluster:
 
 @dataclass(frozen=True)
 class Driver:
-    """What a driver said when it was connected, and how it ended."""
+    """Output of a driver after it connected, and how it ended."""
 
     home: Path
     temp: Path
@@ -49,11 +49,11 @@ class Driver:
 
 @pytest.fixture(scope="module")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
-    """Two drivers, connected at the same time; the first ends by itself, the second is killed."""
+    """Two drivers, connected at the same time; the first ends normally, the second is killed."""
     homes = [tmp_path_factory.mktemp("home") for _ in range(2)]
     temps = [Path(tempfile.mkdtemp(prefix="rrl-", dir="/tmp")) for _ in range(2)]  # short, for Ray's sockets
     started = [_start(home, temp) for home, temp in zip(homes, temps, strict=True)]
-    said = [line_of(process, process.stdout).split() for process in started]  # a failed one says why above
+    said = [line_of(process, process.stdout).split() for process in started]  # a failed driver prints its error above
     started[0].communicate("\n", timeout=PATIENCE_S)
     started[1].kill()
     started[1].communicate(timeout=PATIENCE_S)
@@ -72,7 +72,7 @@ def _start(home: Path, temp: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-def test_two_runs_on_one_machine_have_a_cluster_each(drivers: list[Driver]) -> None:
+def test_two_runs_on_one_machine_have_separate_clusters(drivers: list[Driver]) -> None:
     assert len({driver.address for driver in drivers}) == 2
     assert all(driver.local and driver.num_cpus == 1 for driver in drivers)
 
@@ -81,13 +81,13 @@ def test_nothing_is_written_to_the_home_folder(drivers: list[Driver]) -> None:
     assert [os.listdir(driver.home) for driver in drivers] == [[], []]
 
 
-def test_a_run_that_ends_takes_its_cluster_and_files_along(drivers: list[Driver]) -> None:
+def test_a_finished_run_removes_its_cluster_and_files(drivers: list[Driver]) -> None:
     assert drivers[0].status == 0
     assert os.listdir(drivers[0].temp) == []
     assert _ends(drivers[0].raylet)
 
 
-def test_a_killed_run_takes_its_cluster_along(drivers: list[Driver]) -> None:
+def test_a_killed_run_ends_its_cluster(drivers: list[Driver]) -> None:
     assert drivers[1].status == -signal.SIGKILL
     assert _ends(drivers[1].raylet)
 
@@ -102,16 +102,16 @@ def test_the_address_of_a_job_api_is_explained(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("nodes", "asked", "given"),
     [
-        ([1, 1, 1, 1], 2, 1),  # four CPUs, and no node that has two
+        ([1, 1, 1, 1], 2, 1),  # four CPUs, but no node with two
         ([4, 1, 16], 2, 2),
         ([4, 1], 16, 4),
         ([0.5], 2, 0.5),
-        ([None], 2, 2),  # a head that takes no work
+        ([None], 2, 2),  # a head without CPUs
         ([0, None], 2, 2),
         ([], 2, 2),
     ],
 )
-def test_a_task_asks_for_no_more_than_the_largest_node_has(
+def test_a_task_requests_at_most_the_cpus_of_the_largest_node(
     monkeypatch: pytest.MonkeyPatch, nodes: list[float | None], asked: float, given: float
 ) -> None:
     dead = {"Alive": False, "Resources": {"CPU": 64.0}}
@@ -121,7 +121,7 @@ def test_a_task_asks_for_no_more_than_the_largest_node_has(
 
 
 def _ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
-    """Whether the process is gone, or dead and not yet collected by its parent, within the time."""
+    """Whether the process ends, or becomes a zombie, within the time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""What a stage refuses reaches the driver as it was said, whichever error it is."""
+"""Errors of stages reach the driver unchanged, whatever their class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayrec.ray_support.stage_runner import WorkItem, _apply, results
 
 
 class OwnError(RayrecError):
-    """An error that a method brings along."""
+    """An error class defined by a method."""
 
 
 class Refusing:
@@ -25,7 +25,7 @@ class Refusing:
 
 
 class OneTable:
-    """As much of a dataset as `results` reads."""
+    """The part of a dataset's interface that `results` uses."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -35,7 +35,7 @@ class OneTable:
 
 
 @pytest.mark.parametrize("kind", [MissingFileError, ClusterError, OwnError])
-def test_an_error_of_any_module_crosses_whole(kind: type[RayrecError]) -> None:
+def test_an_error_of_any_module_reaches_the_driver_unchanged(kind: type[RayrecError]) -> None:
     table = pa.table({"cutoff": [5], "shard": [3]})
     carried = _apply(Refusing(kind("what", where="where", hint="do")), table)
     assert carried.select(["cutoff", "shard"]).to_pylist() == [{"cutoff": 5, "shard": 3}]

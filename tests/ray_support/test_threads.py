@@ -1,4 +1,4 @@
-"""A task computes on as many threads as it has CPUs, in whatever process it lands: more or fewer change last bits."""
+"""A task computes on as many threads as it has CPUs in any process: another number would change the last bits."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ray.cloudpickle.register_pickle_by_value(modules[__name__])  # workers cannot im
 
 
 def computing() -> set[int]:
-    """The numbers of threads that the libraries of this process compute on."""
+    """The numbers of threads that this process's libraries use."""
     return {torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())}
 
 
 @pytest.fixture
 def used(local_ray: None) -> None:
-    """Both processes of the cluster have loaded their libraries for a task of one CPU."""
+    """A cluster whose two processes have loaded their libraries in a task of one CPU."""
     assert ray.get([ray.remote(num_cpus=1)(computing).remote() for _ in range(4)])
 
 
 class Count:
-    """Stage: how many threads it computes on."""
+    """Stage: the number of threads it computes on."""
 
     def __init__(self, _: object) -> None:
         return
@@ -44,14 +44,14 @@ class Count:
 
 
 @pytest.mark.parametrize(("cpus", "count"), [(1, 1), (2, 2), (2.9, 2), (0.5, 1)])
-def test_a_block_of_work_has_its_threads_and_leaves_others_as_they_were(cpus: float, count: int) -> None:
+def test_a_block_has_its_threads_and_restores_the_previous_number(cpus: float, count: int) -> None:
     with thread_limit(3):
         with thread_limit(cpus):
             assert computing() == {count}
         assert computing() == {3}
 
 
-def test_threads_are_as_before_after_an_error() -> None:
+def test_threads_are_restored_after_an_error() -> None:
     before = torch.get_num_threads()
     with pytest.raises(ValueError, match="an error"), thread_limit(before + 1):
         raise ValueError("an error")
@@ -60,7 +60,7 @@ def test_threads_are_as_before_after_an_error() -> None:
 
 @pytest.mark.usefixtures("used")
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_a_task_in_a_process_that_ran_another_computes_on_its_own_cpus(cpus: int) -> None:
+def test_a_task_in_a_reused_process_computes_on_its_own_cpus(cpus: int) -> None:
     assert ray.get(task(computing, cpus).remote()) == {cpus}
 
 
@@ -73,7 +73,7 @@ def test_a_stage_computes_on_one_thread_after_a_task_of_two() -> None:
 
 
 @pytest.mark.usefixtures("used")
-def test_a_worker_that_trains_computes_on_its_cpus(tmp_path: Path) -> None:
+def test_a_training_worker_computes_on_its_cpus(tmp_path: Path) -> None:
     def work(worker: Worker, report: ReportCallback) -> None:
         found: Mapping[str, float] = {"threads": max(computing())}
         (tmp_path / "threads").write_text(str(sorted(computing())))

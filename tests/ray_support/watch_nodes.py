@@ -1,4 +1,4 @@
-"""Print the cluster's worker nodes by type, one JSON line a change, until stdin is closed and no worker is left."""
+"""Print the cluster's worker nodes by type, one JSON line per change, until stdin is closed and no worker is left."""
 
 from __future__ import annotations
 

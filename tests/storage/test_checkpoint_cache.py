@@ -1,4 +1,4 @@
-"""The checkpoint cache: a copy is made once, and deleted after days without use."""
+"""The checkpoint cache: a copy is made once and deleted after days without use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def names(root: Path) -> set[str]:
     return {path.name for path in root.iterdir()}
 
 
-def test_old_copies_go_when_a_new_one_comes_but_for_the_newest_few(tmp_path: Path) -> None:
+def test_a_new_copy_deletes_old_ones_except_the_newest_few(tmp_path: Path) -> None:
     for age in range(10):
         aged(cached_copy(digest(age), tmp_path, filled), IDLE_DAYS + 10 - age)
     new = cached_copy(digest("new"), tmp_path, filled)
@@ -36,14 +36,14 @@ def test_old_copies_go_when_a_new_one_comes_but_for_the_newest_few(tmp_path: Pat
     assert (new / "model.safetensors").is_file()
 
 
-def test_copies_used_in_the_last_days_stay_however_many_there_are(tmp_path: Path) -> None:
+def test_recently_used_copies_stay_regardless_of_their_number(tmp_path: Path) -> None:
     for number in range(3 * MIN_CACHED_COPIES):
         aged(cached_copy(digest(number), tmp_path, filled), IDLE_DAYS - 1)
     cached_copy(digest("new"), tmp_path, filled)
     assert len(names(tmp_path)) == 3 * MIN_CACHED_COPIES + 1
 
 
-def test_using_a_copy_keeps_it_and_copies_nothing(tmp_path: Path) -> None:
+def test_using_a_copy_marks_it_and_copies_nothing(tmp_path: Path) -> None:
     old = cached_copy(digest("old"), tmp_path, filled)
     others = [cached_copy(digest(number), tmp_path, filled) for number in range(MIN_CACHED_COPIES)]
     for path in (old, *others):
@@ -55,7 +55,7 @@ def test_using_a_copy_keeps_it_and_copies_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) < {path.name for path in (old, new, *others)}
 
 
-def test_a_copy_that_a_kill_cut_short_is_cleared_away_and_one_being_made_is_not(tmp_path: Path) -> None:
+def test_unfinished_copies_of_killed_processes_are_deleted_and_active_ones_stay(tmp_path: Path) -> None:
     cut_short, being_made = tmp_path / ".copy-cut-short", tmp_path / ".copy-being-made"
     for folder in (cut_short, being_made):
         folder.mkdir()
@@ -66,7 +66,7 @@ def test_a_copy_that_a_kill_cut_short_is_cleared_away_and_one_being_made_is_not(
 
 
 def home(folder: Path) -> Path:
-    """A folder with things in it that are old and are named as copies are, or as anything is."""
+    """A folder of old entries, named like copies and otherwise."""
     folder.mkdir(mode=0o700)
     for number in range(3 * MIN_CACHED_COPIES):
         for name in (digest(number), f"letters-{number}"):
@@ -75,7 +75,7 @@ def home(folder: Path) -> Path:
     return folder
 
 
-def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+def test_a_link_in_place_of_the_cache_is_refused_and_its_target_stays(tmp_path: Path) -> None:
     victim = home(tmp_path / "home")
     before = names(victim)
     (tmp_path / "cache").symlink_to(victim)
@@ -90,14 +90,14 @@ def test_a_link_in_place_of_the_cache_is_refused_and_what_it_leads_to_stays(tmp_
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_a_cache_that_others_can_enter_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_cache_accessible_to_other_users_is_refused(tmp_path: Path, mode: int) -> None:
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(mode)
     with pytest.raises(DataError, match="another user can access it"):
         cached_copy(digest("new"), tmp_path / "cache", filled)
 
 
-def test_nothing_is_deleted_but_copies(tmp_path: Path) -> None:
+def test_only_copies_are_deleted(tmp_path: Path) -> None:
     root = home(tmp_path / "cache")
     cached_copy(digest("new"), root, filled)
     left = names(root)

@@ -1,4 +1,4 @@
-"""Paths under `output.root` are made by rayrec.storage.layout alone, and are read back as they were made."""
+"""Only rayrec.storage.layout builds paths under `output.root`; its parsers invert its builders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATH = re.compile(rf"^({TOP})/|(^|/|-)(dt|shard|split)=|^/?[\w.-]*\.(arrow|parqu
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """Strings that are joined with others: parts of f-strings and operands of +, but no docstrings."""
+    """Strings that are joined with others: parts of f-strings and operands of +, without docstrings."""
     for node in ast.walk(tree):
         parts: list[ast.expr] = []
         if isinstance(node, ast.JoinedStr):
@@ -42,7 +42,7 @@ def test_no_other_module_builds_a_path_under_the_output_root() -> None:
     assert not found
 
 
-def test_what_a_path_was_made_of_is_read_back() -> None:
+def test_parsing_a_path_returns_its_parts() -> None:
     path = layout.published_path("slates", DAY, "arm", "llm", 7, "0a1b", "ff")
     assert path == "slates/dt=2011-08-31/arm=llm/shard=0007-0a1b-ff.parquet"
     assert layout.parse_published_path(path) == (DAY, 7, "0a1b")

@@ -32,7 +32,7 @@ def test_written_content_reads_back_and_replaces_the_old(path: str, content: byt
     assert not storage.create(path, b"x")
 
 
-def test_the_version_moves_with_the_content(storage: Storage) -> None:
+def test_the_version_changes_with_the_content(storage: Storage) -> None:
     storage.write("f", b"1")
     before = storage.info("f").version
     storage.write("f", b"2")
@@ -58,7 +58,7 @@ def test_hidden_files_are_never_listed(storage: Storage) -> None:
     assert paths(storage.list()) == ["a/seen"]
 
 
-def test_listing_sees_at_once_what_another_process_writes_and_deletes(storage: Storage) -> None:
+def test_listing_sees_other_processes_writes_and_deletes_at_once(storage: Storage) -> None:
     storage.write("a/1", b"x")
     assert paths(storage.list("a")) == ["a/1"]
     run_script(storage.root, "Storage(root).write('a/2', b'y'); Storage(root).delete('a/1')")
@@ -66,7 +66,7 @@ def test_listing_sees_at_once_what_another_process_writes_and_deletes(storage: S
     assert not storage.exists("a/1")
 
 
-def test_create_makes_a_file_only_once(storage: Storage) -> None:
+def test_create_writes_a_file_only_once(storage: Storage) -> None:
     assert storage.create("day/manifest.json", b"first")
     assert not storage.create("day/manifest.json", b"second")
     assert storage.read("day/manifest.json") == b"first"
@@ -87,7 +87,7 @@ def create_prize(root: str, racer: int, barrier: Barrier) -> bool:
     return storage.create("prize", str(racer).encode())
 
 
-def test_a_reader_sees_the_old_or_the_new_content_never_a_part(storage: Storage) -> None:
+def test_a_reader_sees_the_complete_old_or_new_content(storage: Storage) -> None:
     sizes = [200_000, 300_000]
     storage.write("f", b"0" * sizes[0])
 
@@ -103,7 +103,7 @@ def test_a_reader_sees_the_old_or_the_new_content_never_a_part(storage: Storage)
         writing.result()
 
 
-def test_a_writer_that_fails_leaves_what_was_there(storage: Storage) -> None:
+def test_a_failed_writer_leaves_the_old_content(storage: Storage) -> None:
     def fail() -> None:
         with storage.writer("f") as file:
             file.write(b"half")
@@ -119,7 +119,7 @@ def test_a_writer_that_fails_leaves_what_was_there(storage: Storage) -> None:
     assert paths(storage.list()) == ["f"]
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_is_listed(storage: Storage) -> None:
+def test_a_killed_writer_leaves_no_listed_file(storage: Storage) -> None:
     code = """
 with Storage(root).writer("f") as file:
     file.write(b"half")
@@ -154,7 +154,7 @@ def test_a_missing_file_and_a_folder_raise_an_error_with_the_path(storage: Stora
             call(path)
         assert path in error.value.where
         assert not storage.exists(path)
-    storage.delete("not/there")  # nothing happens
+    storage.delete("not/there")  # no error
 
 
 @pytest.mark.parametrize("path", ["../up", "a/../../up", "/etc/passwd"])
@@ -164,7 +164,7 @@ def test_paths_cannot_leave_the_root(storage: Storage, path: str) -> None:
             call(path)
 
 
-def test_a_used_storage_travels_to_another_process(storage: Storage) -> None:
+def test_a_used_storage_can_be_pickled(storage: Storage) -> None:
     storage.write("f", b"x")
     copy = pickle.loads(pickle.dumps(storage))
     assert copy == storage
@@ -172,7 +172,7 @@ def test_a_used_storage_travels_to_another_process(storage: Storage) -> None:
     assert len(pickle.dumps(storage)) < 300
 
 
-def test_a_store_that_creates_atomically_passes_the_probe_and_keeps_nothing(storage: Storage) -> None:
+def test_a_store_with_atomic_create_passes_the_probe_without_leftovers(storage: Storage) -> None:
     storage.require_atomic_create()
     assert storage.list() == []
 
@@ -183,7 +183,7 @@ def test_a_store_that_ignores_conditions_is_refused(storage: Storage, monkeypatc
         storage.require_atomic_create()
 
 
-def test_other_schemes_read_and_write_but_refuse_to_create() -> None:
+def test_other_schemes_support_all_but_create() -> None:
     storage = Storage("memory://rayrec-test")
     storage.write("a/f", b"x")
     assert storage.read("a/f") == b"x"
@@ -192,7 +192,7 @@ def test_other_schemes_read_and_write_but_refuse_to_create() -> None:
         storage.create("a/g", b"x")
 
 
-def test_a_local_root_means_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_root_is_independent_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     storage = Storage("out")
     monkeypatch.chdir("/")
@@ -211,13 +211,13 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert paths(Storage(str(tmp_path / "root")).list()) == ["link/f"]
 
 
-def test_a_local_folder_without_rights_is_explained(tmp_path: Path) -> None:
+def test_missing_permissions_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
         Storage(str(tmp_path / "file")).write("below/a/file", b"x")
 
 
-def test_a_disk_without_room_is_explained_and_keeps_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_a_clear_error_without_leftovers(tmp_path: Path) -> None:
     code = """
 import resource
 from rayrec.errors import StorageError
@@ -234,7 +234,9 @@ for write in (Storage(root).write, Storage(root).create):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_bucket_and_unreachable_endpoint_are_explained(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_bucket_and_unreachable_endpoint_are_clear_errors(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(MissingFileError, match="bucket"):
         Storage("s3://no-such-bucket/x").create("f", b"x")
     assert run_script("s3://rayrec-tests/x", "Storage(root).read('f')", check=False, AWS_ENDPOINT_URL="nonsense") == 1
