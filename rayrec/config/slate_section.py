@@ -74,8 +74,10 @@ class DiversitySettings(Section):
 
 
 class Fallback(Section):
-    """Fallback for users with little history: candidates are ordered by one source alone. Such users are
-    eligible only if `data.min_events` is below `below_events`."""
+    """Fallback for users with little history: one source alone orders their candidates.
+
+    Users with fewer than `below_events` positive events are eligible only if `data.min_events` is lower.
+    """
 
     source: str
     """The source: a name in the arm's `retrieval.sources`."""

@@ -4,7 +4,7 @@
     views = embedder.view_builder(items)(events)
     vectors = embedder.embed(views, ["Will this person buy again within 30 days?"])   # float32 [1, users, dim]
 
-All batches have the same shape, so a user's vector is bit-identical in any batch.
+A user's vector is bit-identical whoever else is embedded, since every batch has the same shape.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every key of the config, and every setting of a method, is described; docs/config.md tells them all."""
+"""Every config key and method setting is described, and docs/config.md contains all of them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def page() -> str:
     return PAGE.read_text(encoding="utf8")
 
 
-def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_docs_page_equals_command_output(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--reference"])
     assert capsys.readouterr().out == page(), "run: python -m rayrec.config --reference > docs/config.md"
 
 
 @pytest.mark.parametrize("section", dict.fromkeys(sections(Config)))
-def test_every_section_and_every_key_says_what_it_means(section: type[Section]) -> None:
+def test_every_section_and_key_has_a_description(section: type[Section]) -> None:
     assert section.__dict__.get("__doc__"), "the section says nothing"
     assert [key for key, field in section.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize(("known", "name"), METHODS)
-def test_every_method_and_every_setting_says_what_it_means(known: Registry[Any], name: str) -> None:
+def test_every_method_and_setting_has_a_description(known: Registry[Any], name: str) -> None:
     assert known[name].__doc__, "the method says nothing"
     fields = known.settings_class(name).model_fields
     assert {key for key, field in fields.items() if not field.description} == set()
@@ -66,14 +66,14 @@ def test_every_key_and_every_setting_has_a_row() -> None:
     assert {key for key in keys if f"\n| `{key}` | " not in page()} == set()
 
 
-def test_every_link_leads_to_a_heading_of_the_page() -> None:
+def test_every_link_resolves_to_a_heading() -> None:
     headings = re.findall(r"^#+ (.*)$", page(), re.MULTILINE)
     there = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert len(there) == len(headings), "two headings have the same name"
     assert set(re.findall(r"\(#([^)]*)\)", page())) <= there
 
 
-def test_no_cell_of_a_table_is_long() -> None:
+def test_table_cells_are_short() -> None:
     cells = [cell for line in page().splitlines() if line.startswith("|") for cell in line.split(" | ")]
     assert [cell for cell in cells if len(cell) > LONGEST_CELL] == []
 
@@ -93,7 +93,7 @@ def test_no_cell_of_a_table_is_long() -> None:
         ("denoise.settings", "mapping"),
     ],
 )
-def test_what_a_key_takes_is_told_in_words(key: str, takes: str) -> None:
+def test_types_are_described_in_words(key: str, takes: str) -> None:
     *path, last = key.split(".")
     section: Any = Config
     for name in path:

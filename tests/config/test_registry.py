@@ -1,4 +1,4 @@
-"""A new method is one new file: class, settings and registration; the config then knows its keys."""
+"""A new method is one file with class, settings and registration; the config then accepts its keys."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def config(denoise: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("oldest")
-def test_a_registered_method_is_known_to_the_config_its_schema_and_its_reference() -> None:
+def test_registered_method_is_in_config_schema_and_reference() -> None:
     content = config({"method": "oldest", "settings": {"oldest": 3}})
     assert Config.model_validate(content).denoise.settings == OldestSettings(oldest=3)
     schema = jsonschema.Draft202012Validator(json_schema())
@@ -69,25 +69,25 @@ def test_a_registered_method_is_known_to_the_config_its_schema_and_its_reference
         ({"method": "oldest", "settings": {"oldest": True}}, r"denoise\.settings\.oldest\n.*valid integer"),
     ],
 )
-def test_its_settings_are_checked_when_the_config_is_read(denoise: dict[str, Any], says: str) -> None:
+def test_settings_are_validated_when_the_config_is_read(denoise: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Config.model_validate(config(denoise))
 
 
-def test_the_name_of_a_source_is_its_method_unless_it_gives_another() -> None:
+def test_source_name_is_the_default_method() -> None:
     sources = Retrieval(sources={"ease": {}, "recent": {"method": "ease", "top_k": 5}}).sources
     assert [(source.method, source.top_k) for source in sources.values()] == [("ease", None), ("ease", 5)]
     assert type(sources["ease"]) is type(sources["recent"])
 
 
-def test_settings_have_their_defaults_in_the_fingerprint() -> None:
+def test_fingerprint_includes_default_settings() -> None:
     given = Config.model_validate(config({"settings": {"min_retained": 5}}))
     assert given.fingerprint == Config.model_validate(config({})).fingerprint
     assert given.fingerprint != Config.model_validate(config({"settings": {"min_retained": 6}})).fingerprint
     assert Denoise(method="none").settings.model_dump() == {}
 
 
-def test_every_registry_refuses_an_unknown_name_and_says_the_known_ones() -> None:
+def test_every_registry_refuses_unknown_names_with_the_known_ones() -> None:
     for known in registries().values():
         with pytest.raises(ConfigError) as refused:
             known.lookup("nothing of the kind")

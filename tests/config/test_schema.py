@@ -1,4 +1,4 @@
-"""The JSON schema, which editors check a config by, takes what the config takes."""
+"""The JSON schema accepts what the config accepts."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def config(arm: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_the_configs_that_are_here_are_valid(path: Path) -> None:
+def test_shipped_configs_are_valid(path: Path) -> None:
     assert valid(yaml.safe_load(path.read_text(encoding="utf8")))
 
 
-def test_an_arm_may_leave_out_what_the_top_level_says() -> None:
+def test_arms_may_omit_inherited_keys() -> None:
     content = config({"slate": {"fallback": {"below_events": 5}}}, slate={"fallback": FALLBACK})
     assert Config.model_validate(content).arms.variants["other"].slate is not None
     assert valid(content)
 
 
-def test_what_the_top_level_needs_it_still_needs() -> None:
+def test_required_keys_are_required_at_the_top_level() -> None:
     assert not valid(config({}, slate={"fallback": {"below_events": 5}}))
 
 
 @pytest.mark.parametrize(
     "slate", [{"rules": {"pinned": [{"item_id": "a"}]}}, {"polcy": "greedy"}, {"size": 0}], ids=["list", "key", "value"]
 )
-def test_what_an_arm_says_must_be_right(slate: dict[str, Any]) -> None:
+def test_invalid_values_in_arms_are_refused(slate: dict[str, Any]) -> None:
     assert not valid(config({"slate": slate}))
 
 
-def test_in_an_arm_nothing_has_a_default_of_its_own() -> None:
+def test_arm_sections_have_no_defaults() -> None:
     definitions = json_schema()["$defs"]
     for_arms = {name: schema for name, schema in definitions.items() if name.endswith("InArm")}
     assert {"SlateInArm", "FallbackInArm", "RerankInArm", "RangeInArm"} <= for_arms.keys()

@@ -1,4 +1,4 @@
-"""A key that stands twice, and what is no tree, is refused with its lines in every YAML that users write."""
+"""The YAML loader refuses duplicate keys and self-references, and names their lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONF = Path(__file__).parents[2] / "conf"
         ("a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  y: 2", "y", 4, 5),
     ],
 )
-def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, key: str, first: int, again: int) -> None:
+def test_duplicate_key_is_refused_with_its_lines(text: str, key: str, first: int, again: int) -> None:
     with pytest.raises(ConfigError, match=f"key '{key}' .* in line {first} and in line {again}") as caught:
         yaml_loader.load(text, "shop.yaml")
     assert caught.value.where == f"shop.yaml, line {again}"
@@ -42,11 +42,11 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(text: str, key: str, 
         *(path.read_text(encoding="utf8") for path in sorted(CONF.glob("*.yaml"))),
     ],
 )
-def test_everything_else_is_as_yaml_has_it(text: str) -> None:
+def test_other_yaml_loads_as_with_safe_load(text: str) -> None:
     assert yaml_loader.load(text, "here") == yaml.safe_load(text)
 
 
-def test_a_config_that_says_something_twice_is_refused_in_its_file_and_in_overrides(tmp_path: Path) -> None:
+def test_duplicate_keys_in_configs_and_overrides_are_refused(tmp_path: Path) -> None:
     demo = (CONF / "demo.yaml").read_text(encoding="utf8")
     path = tmp_path / "shop.yaml"
     path.write_text(f"{demo}\nslate: {{policy: epsilon_greedy}}\n", encoding="utf8")
@@ -59,7 +59,7 @@ def test_a_config_that_says_something_twice_is_refused_in_its_file_and_in_overri
     assert caught.value.where == "--set arms.variants, line 1"
 
 
-def test_a_template_that_says_something_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_keys_in_templates_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("- id: one\n  text: likes {preference}\n  text: wants {intention}\n", encoding="utf8")
     with pytest.raises(ConfigError, match="'text' stands twice") as caught:
@@ -68,7 +68,7 @@ def test_a_template_that_says_something_twice_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["&a [*a]", "&a {b: *a}", "&a {b: {c: [1, *a]}}", "x: &a\n  <<: *a", "&a {*a : 1}"])
-def test_what_refers_to_itself_is_refused_with_its_line(text: str) -> None:
+def test_self_reference_is_refused_with_its_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"\*a stands within what it refers to") as caught:
         yaml_loader.load(f"one: 1\nother: {text}" if "\n" not in text else text, "shop.yaml")
     assert caught.value.where == "shop.yaml, line 2"
@@ -76,13 +76,13 @@ def test_what_refers_to_itself_is_refused_with_its_line(text: str) -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{x: ", "- ", "? "])
 @pytest.mark.parametrize("levels", [51, 300, 1500, 20_000])
-def test_too_many_levels_are_refused(opening: str, levels: int) -> None:
+def test_too_deep_nesting_is_refused(opening: str, levels: int) -> None:
     with pytest.raises(ConfigError, match="more than 50 levels"):
         yaml_loader.load(opening * levels, "shop.yaml")
 
 
 @pytest.mark.parametrize("value", ["2026-13-45", "1" * 5000])
-def test_a_date_or_number_that_there_is_not_is_refused(value: str) -> None:
+def test_invalid_dates_and_numbers_are_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="not a value: "):
         yaml_loader.load(f"name: {value}", "shop.yaml")
     assert yaml_loader.load(f"name: '{value}'", "shop.yaml") == {"name": value}
@@ -90,6 +90,6 @@ def test_a_date_or_number_that_there_is_not_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["[" * 3000, "{a: " * 3000, "&a [*a]", "&a {b: *a}", "2026-13-45"])
 @pytest.mark.parametrize("key", ["name", "denoise.settings", "arms.variants.llm.denoise"])
-def test_no_override_ends_in_a_traceback(key: str, value: str) -> None:
+def test_invalid_overrides_raise_config_errors(key: str, value: str) -> None:
     with pytest.raises(ConfigError):
         load(CONF / "demo.yaml", [f"{key}={value}"])

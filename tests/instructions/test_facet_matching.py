@@ -1,4 +1,4 @@
-"""Which facets a request names: the words decide, and what stands before them."""
+"""Which facets a request includes and excludes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("under £1,500", {"10"}),
         ("a set of 5", set()),
         ("some other thing", set()),  # a value that is only a stop word
-        ("something new", set()),  # one of the news would be a plural
+        ("something new", set()),  # "new" is not matched as the singular of "news"
         ("something for the night", {"night"}),
         ("a horror for the night", {"horror"}),
         ("nothing but horror", {"horror"}),
@@ -53,7 +53,7 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("", set()),
     ],
 )
-def test_what_is_wanted_is_named(text: str, wanted: set[str]) -> None:
+def test_requested_facets_are_included(text: str, wanted: set[str]) -> None:
     assert read(text) == (wanted, set())
 
 
@@ -74,12 +74,12 @@ def test_what_is_wanted_is_named(text: str, wanted: set[str]) -> None:
         ("we cannot stand horror", set(), {"horror"}),
     ],
 )
-def test_what_is_turned_down_is_not_wanted(text: str, wanted: set[str], unwanted: set[str]) -> None:
+def test_negated_facets_are_excluded(text: str, wanted: set[str], unwanted: set[str]) -> None:
     assert read(text) == (wanted, unwanted)
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_read_and_nothing_is_wanted_and_turned_down(text: str) -> None:
+def test_any_text_is_parsed_and_no_facet_is_both_included_and_excluded(text: str) -> None:
     named = NAMING(text)
     assert not set(named.include) & set(named.exclude)
     assert bool(named) == bool(named.include or named.exclude)
@@ -90,12 +90,12 @@ def test_any_text_is_read_and_nothing_is_wanted_and_turned_down(text: str) -> No
     st.lists(st.sampled_from(["comedy", "western", "1990s", "red"]), unique=True, max_size=3),
     st.lists(st.sampled_from(["sofa", "for", "my", "aunt", "please", "££"]), max_size=6),
 )
-def test_what_stands_around_names_changes_nothing(names: list[str], around: list[str]) -> None:
+def test_surrounding_words_change_nothing(names: list[str], around: list[str]) -> None:
     assert read(", ".join([" ".join(around), *names, " ".join(around)])) == (set(names), set())
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
-def test_the_teachers_own_phrases_are_read_as_they_are_meant(split: str) -> None:
+def test_simulated_phrases_are_matched_as_intended(split: str) -> None:
     """All kinds of facets, in every phrase."""
     teacher = InstructionSimulator(Facets(SCHEME, Ragged.from_lengths(np.empty(0, np.int64), [])), split)  # type: ignore[arg-type]
     number = {name: n for n, (_, name) in enumerate(NAMES)}
@@ -107,5 +107,5 @@ def test_the_teachers_own_phrases_are_read_as_they_are_meant(split: str) -> None
         assert read(text) == ({"comedy"}, {"war"}), text
 
 
-def test_where_the_catalogue_has_no_facets_nothing_is_named() -> None:
+def test_without_facets_nothing_matches() -> None:
     assert FacetMatcher(FacetScheme((), (), {}))("a comedy, no war") == FacetMatches()

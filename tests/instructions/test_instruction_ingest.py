@@ -38,7 +38,7 @@ def shop_with(root: Path, rows: str) -> SyntheticDataset:
     return shop
 
 
-def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_demo_table_is_valid_and_names_user_tastes(shop: SyntheticDataset, tmp_path: Path) -> None:
     context = day(shop, tmp_path)
     counts = ingest_instructions(context)
     table = instruction_table(context)
@@ -55,7 +55,7 @@ def test_the_demos_table_is_read_whole_and_says_what_users_care_about(shop: Synt
     assert all(any(kind in text for kind in kinds) for text in said)
 
 
-def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_table_is_an_input_and_part_of_the_data_fingerprint(shop: SyntheticDataset, tmp_path: Path) -> None:
     context, without = day(shop, tmp_path), day(shop, tmp_path, "data.instructions=null")
     assert "instructions.csv" in [file.path for file in context.record.inputs]
     assert "instructions.csv" not in [file.path for file in without.record.inputs]
@@ -64,11 +64,11 @@ def test_the_table_is_an_input_and_part_of_what_the_data_are(shop: SyntheticData
     assert instruction_table(without).equals(INSTRUCTION.empty_table())
 
 
-def test_a_second_run_finds_the_table_and_does_not_read_it_again(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_second_run_reuses_the_table(shop: SyntheticDataset, tmp_path: Path) -> None:
     context = day(shop, tmp_path)
     counts = ingest_instructions(context)
     again = day(shop, tmp_path)
-    again.__dict__["instruction_files"] = ()  # nothing could be read
+    again.__dict__["instruction_files"] = ()  # nothing can be read
     again.__dict__["data_fingerprint"] = context.data_fingerprint
     assert ingest_instructions(again) == counts
     assert instruction_table(again).equals(instruction_table(context))
@@ -101,7 +101,7 @@ def test_requests_of_erased_users_are_dropped(tmp_path: Path) -> None:
     assert [pq.read_table(after.storage.url(path))["user_id"].to_pylist() for path in kept] == [["user-0002"]]
 
 
-def test_a_shorter_cap_is_another_table(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_other_max_chars_gives_another_table(shop: SyntheticDataset, tmp_path: Path) -> None:
     context, short = day(shop, tmp_path), day(shop, tmp_path, "instruction.max_chars=6")
     for one in (context, short):
         ingest_instructions(one)

@@ -1,4 +1,4 @@
-"""The contract of instructions: one reason a row, clean words, the same however files are cut and written."""
+"""The contract of the instruction table: one reason a row, cleaned texts, independent of batches and file formats."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data(root: Path, **source: Any) -> Data:
 
 
 def read(folder: Path, content: str | None, max_chars: int = 300, **source: Any) -> InstructionReadResult:
-    """`content`: of instructions.csv; None: the files are there."""
+    """`content`: of instructions.csv; None: the files exist already."""
     if content is not None:
         (folder / "instructions.csv").write_text(content, encoding="utf8")
     settings = data(folder, **source)
@@ -43,7 +43,7 @@ def reasons(read: InstructionReadResult) -> dict[int, str]:
     return dict(zip(read.quarantine["row"].to_pylist(), read.quarantine["reason"].to_pylist(), strict=True))
 
 
-def test_good_rows_become_instructions_sorted_by_user_and_arm(tmp_path: Path) -> None:
+def test_valid_rows_become_instructions_sorted_by_user_and_arm(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + "bob,,,a kettle\n" + GOOD + "ann,llm, likes \u200b cups ,for\tguests\n")
     assert found.instructions.schema == INSTRUCTION
     assert [tuple(row.values()) for row in found.instructions.to_pylist()] == [
@@ -74,9 +74,7 @@ def test_good_rows_become_instructions_sorted_by_user_and_arm(tmp_path: Path) ->
         ("u,,x", "malformed_row"),
     ],
 )
-def test_each_broken_row_goes_to_quarantine_with_its_reason_and_costs_nothing_else(
-    row: str, reason: str, tmp_path: Path
-) -> None:
+def test_invalid_row_is_quarantined_with_its_reason_alone(row: str, reason: str, tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + GOOD + row + "\n")
     assert reasons(found) == {3: reason}
     assert reason in REASONS
@@ -85,7 +83,7 @@ def test_each_broken_row_goes_to_quarantine_with_its_reason_and_costs_nothing_el
     assert found.rows == {"instructions.csv": 3}
 
 
-def test_the_detail_names_the_column_and_the_raw_row_is_kept(tmp_path: Path) -> None:
+def test_quarantine_has_the_column_and_the_raw_row(tmp_path: Path) -> None:
     row = read(tmp_path, "who,arm,preference,ask\nann,nobody,,cups\n" + GOOD, user_id="who", intention="ask")
     found = row.quarantine.to_pylist()[0]
     assert (found["file"], found["row"], found["user_id"]) == ("instructions.csv", 1, "ann")
@@ -93,7 +91,7 @@ def test_the_detail_names_the_column_and_the_raw_row_is_kept(tmp_path: Path) -> 
     assert json.loads(found["raw"])["ask"] == "cups"
 
 
-def test_a_duplicate_of_a_broken_row_is_no_duplicate(tmp_path: Path) -> None:
+def test_duplicate_of_an_invalid_row_is_valid(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + "ann,,,\n" + GOOD)
     assert reasons(found) == {1: "no_text"}
     assert found.instructions["preference"].to_pylist() == [None, "likes tea"]
@@ -110,12 +108,12 @@ def test_the_first_file_by_path_wins(tmp_path: Path) -> None:
     assert found.rows == {"a.csv": 1, "b.csv": 1}
 
 
-def test_long_texts_are_cut_and_empty_texts_are_none(tmp_path: Path) -> None:
+def test_long_texts_are_truncated_and_empty_texts_are_null(tmp_path: Path) -> None:
     found = read(tmp_path, f"{HEADER}ann,,{'so ' * 200},\n", max_chars=10).instructions
     assert found.select(["preference", "intention"]).to_pylist() == [{"preference": "so so so s", "intention": None}]
 
 
-def test_parquet_and_json_lines_and_csv_give_the_same(tmp_path: Path) -> None:
+def test_parquet_json_lines_and_csv_give_the_same_table(tmp_path: Path) -> None:
     rows = [
         {"user_id": "7", "arm": None, "preference": "likes tea", "intention": None},
         {"user_id": "*", "arm": None, "preference": None, "intention": "a gift"},
@@ -131,7 +129,7 @@ def test_parquet_and_json_lines_and_csv_give_the_same(tmp_path: Path) -> None:
     assert [reasons(each) for each in found] == [{3: "unknown_arm"}] * 3
 
 
-def test_columns_that_are_not_there_are_said_to_be_null(tmp_path: Path) -> None:
+def test_missing_columns_can_be_set_to_null(tmp_path: Path) -> None:
     campaign = "user_id,ask\n*,Christmas gifts\n"
     found = read(tmp_path, campaign, arm=None, preference=None, intention="ask").instructions
     assert found.to_pylist() == [{"user_id": "*", "arm": None, "preference": None, "intention": "Christmas gifts"}]
@@ -141,7 +139,7 @@ def test_columns_that_are_not_there_are_said_to_be_null(tmp_path: Path) -> None:
         InstructionSource(path="x", preference=None, intention=None)
 
 
-def test_an_arms_column_of_nothing_but_nulls_means_every_arm(tmp_path: Path) -> None:
+def test_arm_column_of_nulls_means_every_arm(tmp_path: Path) -> None:
     table = pa.table({"user_id": ["a", "b"], "arm": pa.nulls(2), "preference": ["x", "y"], "intention": pa.nulls(2)})
     pq.write_table(table, tmp_path / "instructions.parquet")
     found = read(tmp_path, None, path="instructions.parquet").instructions
@@ -149,7 +147,7 @@ def test_an_arms_column_of_nothing_but_nulls_means_every_arm(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_nothing_depends_on_how_rows_are_cut_into_batches(size: int) -> None:
+def test_result_does_not_depend_on_batches(size: int) -> None:
     draw = np.random.default_rng(0)
 
     def some(*values: str) -> list[str]:
@@ -187,11 +185,11 @@ def test_too_much_quarantine_is_refused_with_the_reasons(tmp_path: Path) -> None
         read(tmp_path, HEADER + GOOD + "u,mars,x,\n", max_quarantine_share=0.05)
     assert "instructions.csv, row 3: arm is 'mars'" in str(caught.value)
     assert "data.instructions.max_quarantine_share" in caught.value.hint
-    with pytest.raises(QuarantineError, match="1 of 1"):  # nothing would be left
+    with pytest.raises(QuarantineError, match="1 of 1"):  # no row would be left
         read(tmp_path, HEADER + "u,mars,x,\n", max_quarantine_share=1)
 
 
-def test_a_table_without_rows_asks_for_nothing_and_missing_files_are_errors(tmp_path: Path) -> None:
+def test_empty_table_is_valid_and_missing_files_are_errors(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER)
     assert (found.instructions.num_rows, found.rows) == (0, {"instructions.csv": 0})
     with pytest.raises(DataError, match=r"no file matches data\.instructions\.path 'wishes\.csv'"):

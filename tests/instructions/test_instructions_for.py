@@ -1,4 +1,4 @@
-"""Who asks for what in an arm: as a plain loop over the four places would find it."""
+"""The instruction of each user in an arm, against a plain loop over the four levels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def by_loop(table: Table, user: str, arm: str, text: int) -> str | None:
 
 
 @given(_tables, _users)
-def test_each_user_gets_what_a_plain_loop_over_the_four_places_finds(table: Table, users: list[str]) -> None:
+def test_lookup_matches_a_plain_loop_over_the_four_levels(table: Table, users: list[str]) -> None:
     for arm in ("control", "llm", "new"):
         found = instructions_for(arrow(table), pa.array(users, pa.string()), arm)
         for text, column in enumerate(found):
@@ -39,7 +39,7 @@ def test_each_user_gets_what_a_plain_loop_over_the_four_places_finds(table: Tabl
             assert column.to_pylist() == [by_loop(table, user, arm, text) for user in users]
 
 
-def test_a_campaign_adds_to_what_users_say_of_themselves() -> None:
+def test_arm_wide_request_complements_user_profile() -> None:
     table = arrow({("*", None): (None, "a gift"), ("ann", None): ("tea", None), ("*", "llm"): (None, "cups")})
     users = pa.chunked_array([["ann"], ["bob"]])
     assert [column.to_pylist() for column in instructions_for(table, users, "control")] == [

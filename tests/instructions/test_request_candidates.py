@@ -1,4 +1,4 @@
-"""Candidates for requests: those of every arm are searched for, and none hides what others find."""
+"""Candidates for requests: searched for every arm; no arm's results displace another's."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def context(shop: SyntheticDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return run
 
 
-def test_each_arm_has_its_own_words(context: RunContext) -> None:
+def test_each_arm_has_its_own_requests(context: RunContext) -> None:
     assert request_queries(context, USERS, ("llm",)) == [("boots",), ("a red lamp",)]
     assert request_queries(context, USERS, ("christmas",)) == [("Christmas gifts",), ("a sofa",)]
 
 
-def test_arms_that_share_candidates_are_all_looked_for(context: RunContext) -> None:
+def test_requests_of_all_arms_that_share_candidates_are_searched(context: RunContext) -> None:
     everything = [{"boots", "Christmas gifts"}, {"a red lamp", "a sofa"}]
     for arms in (("llm", "christmas"), ("christmas", "llm"), ("llm", "christmas", "other")):
         assert [set(texts) for texts in request_queries(context, USERS, arms)] == everything
@@ -58,7 +58,7 @@ def test_arms_that_share_candidates_are_all_looked_for(context: RunContext) -> N
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 3])
-def test_a_campaign_of_one_arm_takes_nothing_from_what_others_find(context: RunContext, top: int) -> None:
+def test_request_of_one_arm_does_not_displace_results_of_others(context: RunContext, top: int) -> None:
     alone = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("llm",)), top)
     campaign = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("christmas",)), top)
     both = search_items(worker_cache(context).item_search, request_queries(context, USERS, ("llm", "christmas")), top)
@@ -67,7 +67,7 @@ def test_a_campaign_of_one_arm_takes_nothing_from_what_others_find(context: RunC
         assert set(both[user]) == set(alone[user]) | set(campaign[user])
 
 
-def test_nothing_is_found_for_nothing_asked(context: RunContext) -> None:
+def test_without_request_nothing_is_found(context: RunContext) -> None:
     found = search_items(worker_cache(context).item_search, [(), ("boots",), ("no such thing",)], 5)
     assert found.lengths.tolist() == [0, 3, 0]
     assert found.values.dtype == np.int32
@@ -75,7 +75,7 @@ def test_nothing_is_found_for_nothing_asked(context: RunContext) -> None:
 
 
 @pytest.mark.parametrize("top", [0, 1, 2, 7, 50, 119, 120, 1000])
-def test_the_best_are_those_of_a_full_sort_and_of_equal_ones_the_first(top: int) -> None:
+def test_top_results_match_a_full_sort_with_ties_to_the_first(top: int) -> None:
     rng = np.random.default_rng(0)
     words = np.array(["red", "blue", "lamp", "cup", "tea"])
     documents = Bm25(" ".join(rng.choice(words, rng.integers(1, 4))) for _ in range(200))

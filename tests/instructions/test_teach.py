@@ -54,7 +54,7 @@ def run(shop: SyntheticDataset, root: Path, shards: int) -> tuple[Path, str]:
     return table, done.output
 
 
-def test_the_table_is_a_table_of_instructions_whatever_the_shards(
+def test_table_is_a_valid_instruction_table_for_any_number_of_shards(
     local_ray: None, shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     one, said = run(shop, tmp_path / "one", 1)
@@ -86,7 +86,7 @@ def never(folder: Path, max_prompt_tokens: int, new_tokens: int) -> LikesTea:
     raise AssertionError("the engine was started")
 
 
-def test_an_llm_generates_in_a_task_and_its_answers_are_stored(
+def test_llm_generates_in_a_task_and_answers_are_cached(
     local_ray: None, shop: SyntheticDataset, tmp_path: Path
 ) -> None:
     day = RunContext(load(CONFIG, sets(shop, tmp_path / "out", 2)), shop.date)
@@ -101,7 +101,7 @@ def test_an_llm_generates_in_a_task_and_its_answers_are_stored(
     assert "generated" not in again.counts
 
 
-def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
+def test_generator_settings_come_from_the_config() -> None:
     given = ["resources.rerank_threads=3", "resources.vllm={gpu_memory_utilization: 0.5}"]
     options = {"gpu_memory_utilization": 0.5}
     assert generator_settings(load(CONFIG, given).resources) == EngineSettings(device="cpu", threads=3, vllm=options)
@@ -117,7 +117,7 @@ def test_an_llm_that_writes_is_started_as_the_config_says() -> None:
         ("table.parquet", "denoise.settings={nonsense: 1}", "nonsense"),
     ],
 )
-def test_what_would_fail_in_the_end_is_refused_before_anything_is_read(
+def test_invalid_arguments_are_refused_before_reading(
     shop: SyntheticDataset, tmp_path: Path, table: str, override: str, message: str
 ) -> None:
     (tmp_path / "a file").touch()
@@ -129,7 +129,7 @@ def test_what_would_fail_in_the_end_is_refused_before_anything_is_read(
     assert {path.name for path in tmp_path.iterdir()} == {"a file"}
 
 
-def test_a_table_is_written_whole_or_not_at_all_on_s3_too(s3_server: str, tmp_path: Path) -> None:
+def test_table_is_written_atomically_on_s3_too(s3_server: str, tmp_path: Path) -> None:
     table = INSTRUCTION.empty_table()
     for root in (str(tmp_path), "s3://rayrec-tests/teach"):
         target = OutputTable.at(f"{root}/table.parquet")

@@ -1,4 +1,4 @@
-"""Templates: every cell in both splits, checked when loaded, rendered by plain substitution and nothing else."""
+"""Templates: every cell in both splits, validated when loaded, rendered by plain substitution."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def written(folder: Path, *entries: Any) -> str:
     return str(path)
 
 
-def test_every_cell_has_a_template_to_learn_from_and_another_to_be_tested_with() -> None:
+def test_every_cell_has_templates_in_both_splits() -> None:
     assert len(SHIPPED) >= 39
     for preference, intention, form, split in product(PREFERENCES, INTENTIONS, TASK_FORMS, SPLITS):
         ways = {"P0": [False], "P1": [True], "P2": [False, True]}[preference]
@@ -48,7 +48,7 @@ def test_every_cell_has_a_template_to_learn_from_and_another_to_be_tested_with()
             assert SHIPPED.of(**cell, split=split, history=history), (cell, split, history)
 
 
-def test_no_wording_stands_in_both_splits() -> None:
+def test_splits_share_no_wording() -> None:
     def wordings(split: str) -> set[str]:
         return {" ".join(words for words, _ in each.parts) for each in SHIPPED if each.split == split}
 
@@ -56,7 +56,7 @@ def test_no_wording_stands_in_both_splits() -> None:
     assert len(wordings("train") | wordings("held_out")) == len(SHIPPED)
 
 
-def test_each_request_reads_as_it_would_if_it_were_written_out() -> None:
+def test_rendering_replaces_every_field() -> None:
     fields = {name: f"<{name}>" for name in FIELDS}
     for each in SHIPPED:
         text = render(each, fields)
@@ -64,7 +64,7 @@ def test_each_request_reads_as_it_would_if_it_were_written_out() -> None:
         assert all(f"<{name}>" in text for name in each.fields)
 
 
-def test_what_is_of_the_candidates_comes_last_so_that_prompts_share_their_beginning() -> None:
+def test_candidate_fields_come_last_so_that_prompts_share_a_prefix() -> None:
     fields = dict.fromkeys(FIELDS, "same")
     for each in SHIPPED:
         if each.task_form == "T0":
@@ -80,18 +80,18 @@ LIKE_FIELDS = ["{item}", "{0.__class__}", "{{ 7*7 }}", "%(item)s", "$item", "{pr
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), st.text() | st.sampled_from(LIKE_FIELDS), min_size=len(FIELDS)))
-def test_values_are_put_in_as_they_are_and_never_read_again(fields: dict[str, str]) -> None:
+def test_values_are_inserted_verbatim_and_never_parsed(fields: dict[str, str]) -> None:
     for each in SHIPPED:
         expected = "".join(words + fields.get(str(field), "") for words, field in each.parts)
         assert render(each, fields) == expected
 
 
-def test_a_field_that_is_not_given_is_an_error() -> None:
+def test_missing_field_is_an_error() -> None:
     with pytest.raises(KeyError, match="intention"):
         render(SHIPPED.of(preference="P0", intention="I1", task_form="T2")[0], {})
 
 
-def test_a_pick_is_the_same_every_time_and_every_template_has_its_turn() -> None:
+def test_pick_is_deterministic_and_reaches_every_template() -> None:
     cell = {"preference": "P1", "intention": "I2", "task_form": "T2"}
     picked = [SHIPPED.pick(**cell, key=key) for key in range(50)]
     assert picked == [SHIPPED.pick(**cell, key=key) for key in range(50)]
@@ -100,14 +100,14 @@ def test_a_pick_is_the_same_every_time_and_every_template_has_its_turn() -> None
     assert SHIPPED.pick(**cell, key=7, split="held_out") not in picked
 
 
-def test_an_empty_cell_is_named(tmp_path: Path) -> None:
+def test_empty_cell_is_an_error_that_names_it(tmp_path: Path) -> None:
     own = load_templates(written(tmp_path, GOOD))
     assert own.pick(preference="P2", intention="I2", task_form="T0", key=2**62).id == "one"
     with pytest.raises(ConfigError, match=r"no template for P1 I0 T3, split held_out"):
         own.pick(preference="P1", intention="I0", task_form="T3", split="held_out", key=0)
 
 
-def test_the_digest_is_that_of_the_words(tmp_path: Path) -> None:
+def test_digest_depends_on_the_texts(tmp_path: Path) -> None:
     digests = {load_templates(written(tmp_path, GOOD | change)).digest for change in ({}, {"text": GOOD["text"] + "?"})}
     digests |= {load_templates(written(tmp_path, GOOD | {"split": "held_out"})).digest}
     assert len(digests | {SHIPPED.digest}) == 4
@@ -152,9 +152,7 @@ def test_the_digest_is_that_of_the_words(tmp_path: Path) -> None:
         ({"note": "x"}, "has an unknown key 'note'"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused_with_its_file_and_id(
-    change: dict[str, Any], what: str, tmp_path: Path
-) -> None:
+def test_invalid_template_is_refused_with_file_and_id(change: dict[str, Any], what: str, tmp_path: Path) -> None:
     path = written(tmp_path, GOOD | {"id": "fine"}, GOOD | change)
     with pytest.raises(ConfigError, match=what) as caught:
         load_templates(path)
@@ -162,7 +160,7 @@ def test_a_template_that_cannot_work_is_refused_with_its_file_and_id(
     assert caught.value.what.startswith("one: ")
 
 
-def test_missing_keys_doubled_and_unusable_ids_are_refused(tmp_path: Path) -> None:
+def test_missing_keys_duplicate_and_invalid_ids_are_refused(tmp_path: Path) -> None:
     for entry, what in (
         ({key: value for key, value in GOOD.items() if key != "split"}, "one: has no key 'split'"),
         ({key: value for key, value in GOOD.items() if key != "id"}, "template 2: `id` is"),
@@ -186,7 +184,7 @@ def test_missing_keys_doubled_and_unusable_ids_are_refused(tmp_path: Path) -> No
         (b"- &a [x, x]\n" + b"- &b [*a, *a]\n- [*b, *b]\n", "template 1: a template is a mapping"),
     ],
 )
-def test_a_file_that_is_no_list_of_templates_is_refused(content: bytes, what: str, tmp_path: Path) -> None:
+def test_file_without_a_list_of_templates_is_refused(content: bytes, what: str, tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=what) as caught:
@@ -194,6 +192,6 @@ def test_a_file_that_is_no_list_of_templates_is_refused(content: bytes, what: st
     assert caught.value.where == str(path)
 
 
-def test_a_file_that_is_not_there_is_an_error_that_users_read(tmp_path: Path) -> None:
+def test_missing_file_is_a_readable_error(tmp_path: Path) -> None:
     with pytest.raises(RayrecError, match="no such file"):
         load_templates(str(tmp_path / "nowhere" / "own.yaml"))

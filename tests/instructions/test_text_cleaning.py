@@ -1,4 +1,4 @@
-"""What people typed comes out as plain words, whatever was hidden in it; cleaning twice is cleaning once."""
+"""Cleaning removes hidden characters, normalises text, and is idempotent."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ HIDING = "\u200b\u200d\u202e\u2066\ufeff\u00ad\U000e0041\ufe0f\U000e0101\u034f\u
 
 
 @pytest.mark.parametrize("char", HIDING, ids=lambda char: f"U+{ord(char):04X}")
-def test_what_cannot_be_seen_is_gone(char: str) -> None:
+def test_invisible_characters_are_removed(char: str) -> None:
     assert clean(f"no{char}thing", 100) == "nothing"
     assert clean(char * 50, 100) == ""
 
 
-def test_white_space_of_any_kind_is_one_space() -> None:
+def test_white_space_becomes_one_space() -> None:
     assert clean(" gifts\tunder\r\n\u2028 £5\u00a0\u3000please ", 100) == "gifts under £5 please"
 
 
-def test_looks_alike_becomes_alike_even_around_what_was_hidden() -> None:
+def test_compatibility_forms_are_normalised_also_around_hidden_characters() -> None:
     assert clean("\uff27\uff49\uff46\uff54", 100) == "Gift"
     assert clean("cafe\u200d\u0301", 100) == "caf\u00e9"
 
 
 @given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(HIDING + "e\u0301\u00a8 "))))
-def test_cleaning_twice_is_cleaning_once_and_leaves_nothing_hidden(text: str) -> None:
+def test_cleaning_is_idempotent_and_leaves_nothing_hidden(text: str) -> None:
     once = clean(text, 40)
     assert clean(once, 40) == once
     assert len(once) <= 40
@@ -38,5 +38,5 @@ def test_cleaning_twice_is_cleaning_once_and_leaves_nothing_hidden(text: str) ->
 
 
 @given(st.text(st.characters(max_codepoint=127)))
-def test_plain_ascii_comes_out_as_it_would_the_long_way(text: str) -> None:
+def test_ascii_fast_path_equals_the_full_path(text: str) -> None:
     assert clean(text, 40) == clean(text + "\u200b", 40)

@@ -1,4 +1,4 @@
-"""The known words of a request, in whatever form, remain, and nothing of the others."""
+"""The vocabulary filter retains known words, in any variant, and drops all others."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ FILTER = InVocabularyFilter(TEXTS)
         ("给我喜剧", "给我喜剧"),
     ],
 )
-def test_known_words_remain_and_others_are_dropped(text: str, filtered: str) -> None:
+def test_known_words_are_retained_and_others_dropped(text: str, filtered: str) -> None:
     assert FILTER(text) == filtered
 
 
 @given(st.text(max_size=60))
-def test_filtering_twice_is_filtering_once(text: str) -> None:
+def test_filter_is_idempotent(text: str) -> None:
     once = FILTER(text)
     assert FILTER(once) == once
     assert all(word in FILTER.words for word in once.split() if word.isascii())

@@ -43,7 +43,7 @@ def save(folder: Path, *, positions: int = 4096, template: str | None = _TEMPLAT
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for weights in model.parameters():
-            weights.mul_(4)  # answers that differ from prompt to prompt
+            weights.mul_(4)  # larger weights, so that answers differ between prompts
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
     return folder

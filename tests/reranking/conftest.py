@@ -22,7 +22,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
 
 @pytest.fixture(scope="session")
 def vllm_engine(small_model: LocalCheckpoint) -> Engine:
-    """vLLM on CPU, float32, one thread (see vllm_runner.py on bits): one for the whole session."""
+    """vLLM on CPU, float32, one thread (see vllm_runner.py on reproducibility): one for the whole session."""
     return VllmRunner(small_model.model_files, "hidden_state", EngineSettings(threads=1))
 
 

@@ -1,4 +1,4 @@
-"""Which LLM an actor holds in memory, and for how long."""
+"""The lifetime of LLMs in an actor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 
 class Held:
-    """Stands for an LLM; as a real one, it is held by itself, too."""
+    """Stands for an LLM; has a reference cycle, as a real one does."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -28,7 +28,7 @@ class Held:
 
 @dataclass
 class Loading(ScorerCache):
-    """Writes down each LLM that it loads, and how many others there are then."""
+    """Records each LLM that it loads, and how many others are alive then."""
 
     loaded: list[tuple[ModelSet, int]] = field(default_factory=list)
     there: weakref.WeakSet[Held] = field(default_factory=weakref.WeakSet)
@@ -40,7 +40,7 @@ class Loading(ScorerCache):
         return held
 
 
-def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
+def test_llm_of_one_cutoff_is_released_before_the_next_is_loaded() -> None:
     readers = Loading(cast(RunContext, None), "transformers")
     one, two = ModelSet(1, "items", PATH), ModelSet(2, "items", PATH)
     for models in (one, one, two, two, one):
@@ -50,7 +50,7 @@ def test_the_llm_of_one_cut_is_gone_before_that_of_the_next_is_loaded() -> None:
 
 @pytest.mark.slow  # vLLM
 @pytest.mark.slow
-def test_vllm_keeps_nothing_of_an_engine_that_is_gone(small_model: LocalCheckpoint) -> None:
+def test_vllm_engine_is_released(small_model: LocalCheckpoint) -> None:
     settings = EngineSettings(threads=1, vllm={"kv_cache_memory_bytes": 64 << 20})
     engine = VllmRunner(small_model.model_files, "hidden_state", settings)
     core = engine._llm.llm_engine.engine_core.engine_core

@@ -1,4 +1,4 @@
-"""Both engines give the same numbers, for any batch, and a bad prompt affects no other prompt."""
+"""Both engines give the same numbers for any batch, and an invalid prompt affects no other prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 @pytest.fixture(scope="module")
 def prompts(small_model: LocalCheckpoint) -> Prompts:
-    """40 prompts of many lengths that begin alike."""
+    """40 prompts of many lengths with a common prefix."""
     vocabulary, rng = small_model.card.vocabulary, np.random.default_rng(0)
     prefix = [vocabulary.user, 40, 41, 42, vocabulary.history]
     return [prefix + rng.integers(vocabulary.first_gap, vocabulary.size, n).tolist() for n in rng.integers(1, 120, 40)]
@@ -60,7 +60,7 @@ def test_bfloat16_is_close_to_float32(
         np.testing.assert_allclose(one, other, atol=0.2)
 
 
-def test_a_prompt_scores_the_same_bits_alone_and_among_others(
+def test_prompt_scores_are_bit_identical_alone_and_in_a_batch(
     engine: Engine, item_head: ItemHead, prompts: Prompts, candidates: Prompts
 ) -> None:
     def score(rows: list[int]) -> Scores:
@@ -75,7 +75,7 @@ def test_a_prompt_scores_the_same_bits_alone_and_among_others(
         np.testing.assert_array_equal(score([row])[0], together[row])
 
 
-def test_scores_are_the_models_own_logits_normalised_over_all_items(
+def test_scores_are_the_model_logits_normalised_over_all_items(
     engine: Engine, item_head: ItemHead, small_model: LocalCheckpoint, prompts: Prompts
 ) -> None:
     vocabulary = small_model.card.vocabulary
@@ -87,7 +87,7 @@ def test_scores_are_the_models_own_logits_normalised_over_all_items(
         np.testing.assert_allclose(np.asarray(row), torch.log_softmax(logits, 0).numpy(), atol=1e-4)
 
 
-def test_a_bad_prompt_is_a_failure_of_its_own(
+def test_invalid_prompt_is_a_failure_of_its_own(
     engine: Engine, item_head: ItemHead, small_model: LocalCheckpoint, prompts: Prompts, candidates: Prompts
 ) -> None:
     size, good, items = small_model.card.vocabulary.size, prompts[0], candidates[0]
@@ -101,10 +101,10 @@ def test_a_bad_prompt_is_a_failure_of_its_own(
         assert part in answer.reason
 
 
-def test_a_prompt_that_vllm_refuses_fails_alone(
+def test_prompt_that_vllm_refuses_fails_alone(
     vllm_engine: VllmRunner, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """vLLM validates all prompts of a call together, and refuses all of them for one."""
+    """vLLM validates all prompts of a call together and refuses all for one."""
     expected = vllm_engine.last_hidden_states(prompts[:9])
     honest = vllm_engine._llm.encode
 
@@ -120,9 +120,7 @@ def test_a_prompt_that_vllm_refuses_fails_alone(
         np.testing.assert_array_equal(answers[row], expected[row])
 
 
-def test_an_engine_that_breaks_is_not_swallowed(
-    vllm_engine: VllmRunner, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_engine_raises(vllm_engine: VllmRunner, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
     def dead(*rest: object, **more: object) -> object:
         raise RuntimeError("the engine is dead")
 
@@ -131,7 +129,7 @@ def test_an_engine_that_breaks_is_not_swallowed(
         vllm_engine.last_hidden_states(prompts)
 
 
-def test_an_answer_that_is_not_finite_is_a_failure(
+def test_non_finite_answer_is_a_failure(
     reference_engine: Engine, prompts: Prompts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = reference_engine._last_hidden_states
@@ -146,7 +144,7 @@ def test_an_answer_that_is_not_finite_is_a_failure(
     assert [isinstance(answer, Failure) for answer in answers] == [False, True, False]
 
 
-def test_auto_takes_vllm_where_it_is_installed_and_warns_where_it_is_not(
+def test_auto_selects_vllm_if_installed_and_warns_otherwise(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert engine_registry.engine_class("auto") is VllmRunner

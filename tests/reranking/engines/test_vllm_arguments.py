@@ -1,4 +1,4 @@
-"""What resources.vllm may say: how fast vLLM computes and with how much memory, never what."""
+"""`resources.vllm` may set the speed and memory of vLLM, never its results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIG = Path(__file__).parents[3] / "conf" / "demo.yaml"
 
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What vLLM was started with, each time; it does not start."""
+    """The arguments of every vLLM start; vLLM itself is not started."""
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr("vllm.LLM", lambda **arguments: seen.append(arguments))
     return seen
@@ -39,10 +39,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> InstructCheckpoint:
     return InstructCheckpoint.open(str(build(tmp_path_factory.mktemp("checkpoint"), "qwen3")))
 
 
-def test_whatever_an_engine_fixes_is_refused(
+def test_arguments_that_engines_fix_are_refused(
     given: list[dict[str, Any]], small_model: LocalCheckpoint, checkpoint: InstructCheckpoint
 ) -> None:
-    """What stands in the engines' own arguments and is not about speed comes after the config's, and wins."""
+    """The engines' own arguments override the config's, except those about speed."""
     loud = EngineSettings(vllm={"disable_log_stats": False, "enforce_eager": False})
     VllmRunner(small_model.model_files, "hidden_state", loud)
     VllmRunner(checkpoint.model_files, "next_token", loud, 300)
@@ -57,13 +57,13 @@ def test_whatever_an_engine_fixes_is_refused(
     assert len(given) == 3
 
 
-def test_what_may_be_given_are_arguments_of_the_installed_vllm() -> None:
+def test_allowed_arguments_exist_in_the_installed_vllm() -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     assert {field.name for field in fields(EngineArgs)} >= ALLOWED
 
 
-def test_what_is_about_speed_reaches_vllm(
+def test_speed_arguments_reach_vllm(
     given: list[dict[str, Any]], small_model: LocalCheckpoint, checkpoint: InstructCheckpoint
 ) -> None:
     settings = EngineSettings(vllm={"block_size": 64, "gpu_memory_utilization": 0.5})
@@ -84,22 +84,20 @@ def test_what_is_about_speed_reaches_vllm(
         ("{distributed_executor_backend: somebodys.Executor}", "there is no backend 'somebodys.Executor'"),
     ],
 )
-def test_a_config_with_any_other_argument_is_refused(vllm: str, what: str) -> None:
+def test_config_with_other_arguments_is_refused(vllm: str, what: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(CONFIG, [f"resources.vllm={vllm}"])
     assert what in str(error.value)
     assert error.value.where.startswith("resources.vllm")
-    assert "sesame" not in str(error.value)  # it may be a secret
+    assert "sesame" not in str(error.value)  # a value may be a secret
 
 
-def test_a_config_may_say_how_much_memory_and_how_many_devices() -> None:
+def test_config_may_set_memory_and_devices() -> None:
     given = ["resources.vllm={gpu_memory_utilization: 0.5, distributed_executor_backend: mp, tensor_parallel_size: 2}"]
     assert len(load(CONFIG, given).resources.vllm) == 3
 
 
-def test_vllm_makes_room_for_the_longest_prompt_and_no_more(
-    given: list[dict[str, Any]], small_model: LocalCheckpoint
-) -> None:
+def test_vllm_gets_the_length_of_the_longest_prompt(given: list[dict[str, Any]], small_model: LocalCheckpoint) -> None:
     card = replace(small_model.card, settings={"instruction_tokens": 20})
     model = LocalCheckpoint(small_model.folder, card)
     for instruction in ("Recommend.", INSTRUCTION * 4):

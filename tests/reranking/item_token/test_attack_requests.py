@@ -1,4 +1,4 @@
-"""Item tokens with requests: what the texts of one item can do to the scores of the others."""
+"""Item tokens with requests: the effect of one item's texts on the scores of other items."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 
 NOW = 100 * MICROSECONDS_PER_DAY
 ATTACKER, ITEMS = 10, 300
-NOIR = (20, 40, 60, 80)  # one more, and a request may name it
+NOIR = (20, 40, 60, 80)  # with one more, a request could name it
 REQUESTS = ("a western", "film noir, no war please", "something of glass under 5", "a lantern", "from the 90s", None)
 NAMING = ("noir", "western|war|noir", "glass; lantern; 1990s", "lantern " * 200, "noir" + ATTACKS[0])
 
 
 def catalogue(texts: str | None = None, year: str | None = None) -> pa.Table:
-    """`texts`: all that the attacker's item says of itself, its year as well unless that is given."""
+    """`texts`: all texts of the attacker's item, and its year unless `year` is given."""
     rows = [
         {
             "item_id": f"i{code:03}",
@@ -49,7 +49,7 @@ def catalogue(texts: str | None = None, year: str | None = None) -> pa.Table:
 
 
 def asking() -> pa.Table:
-    """Each of REQUESTS, of a user with a history."""
+    """Each of REQUESTS, from a user with a history."""
     users, offered = len(REQUESTS), list(range(0, ITEMS, 2))
     histories = [[2, 4, 6, 8 + 2 * user] for user in range(users)]
     ts = [[NOW - day * MICROSECONDS_PER_DAY for day in (4, 3, 2, 1)]] * users
@@ -60,7 +60,7 @@ def asking() -> pa.Table:
 
 
 def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: FacetScheme | None) -> Float32:
-    """The scores [users, items] of all but the attacker's item."""
+    """The scores [users, items] of all items except the attacker's."""
     tuned = replace(model, card=replace(model.card, facets=scheme))
     read = ItemTokenRanker(engine, tuned, items, INSTRUCTION, NOW)(asking())
     assert read["error"].null_count == len(REQUESTS)
@@ -69,7 +69,7 @@ def others(engine: Engine, model: LocalCheckpoint, items: pa.Table, scheme: Face
 
 @pytest.fixture(scope="module")
 def scheme() -> FacetScheme:
-    """Of the catalogue as it was when the model was tuned."""
+    """The scheme of the catalogue at tuning time."""
     return FacetScheme.of(catalogue())
 
 
@@ -87,19 +87,19 @@ def test_no_attack_changes_the_score_of_another_item(
         np.testing.assert_array_equal(after, honest)
 
 
-def test_what_is_asked_for_is_weighed(
+def test_requests_change_scores(
     reference_engine: Engine, small_model: LocalCheckpoint, scheme: FacetScheme, honest: Float32
 ) -> None:
-    """Otherwise nothing above says anything."""
+    """Guards the test above against passing trivially."""
     moved = honest - others(reference_engine, small_model, catalogue(), None)
     assert {CATEGORY, WORD} <= set(scheme.kind)
     for row, request in zip(moved, REQUESTS, strict=True):
         assert (np.abs(row).max() > FACET_MATCH_WEIGHT / 2) == (request is not None)
 
 
-def test_a_scheme_of_the_attacked_catalogue_would_let_it(
+def test_scheme_of_the_attacked_catalogue_would_allow_the_attack(
     reference_engine: Engine, small_model: LocalCheckpoint, honest: Float32
 ) -> None:
-    """That is why it is kept with the model: a fifth of a kind makes a facet of it."""
+    """The reason for storing the scheme with the model: a fifth item of a category makes it a facet."""
     after = others(reference_engine, small_model, catalogue("noir"), FacetScheme.of(catalogue("noir")))
     assert not np.array_equal(after, honest)

@@ -1,4 +1,4 @@
-"""The facet bonus: an item's score moves by the named facets that it has, and by nothing else."""
+"""The facet bonus: an item's score changes by its named facets alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEME = FacetScheme((CATEGORY, CATEGORY, DECADE), ("comedy", "war", "1990s"), {
 
 
 def catalogue() -> pa.Table:
-    """Of its 300 items every third is a comedy, every fifth a war film, and every seventh is of the 1990s."""
+    """300 items: every third is a comedy, every fifth a war film, every seventh from the 1990s."""
     rows = [
         {
             "item_id": f"i{code:03}",
@@ -48,7 +48,7 @@ def catalogue() -> pa.Table:
         (FacetMatches((COMEDY,), (WAR,)), [0, 1, -1, 0]),
     ],
 )
-def test_each_facet_counts_for_or_against(named: FacetMatches, expected: list[int]) -> None:
+def test_included_facets_add_and_excluded_facets_subtract(named: FacetMatches, expected: list[int]) -> None:
     codes = np.array([105, 3, 5, 7])  # 105 = 3 x 5 x 7
     np.testing.assert_allclose(
         FacetMatchScore(Facets.of(catalogue(), SCHEME)).score_bonus(named, codes),
@@ -57,7 +57,7 @@ def test_each_facet_counts_for_or_against(named: FacetMatches, expected: list[in
 
 
 def given(requests: list[str | None], asks: list[str | None] | None = None) -> pa.Table:
-    """Rows of one history and the same candidates, the last of which the model does not know."""
+    """Rows with one history and the same candidates, the last of which is unknown to the model."""
     many = len(requests)
     history = [int(KNOWN[code][1:]) for code in (3, 5, 8)]
     rows = {
@@ -77,20 +77,19 @@ def scores(engine: Engine, model: LocalCheckpoint, table: pa.Table, scheme: Face
     return np.array(found["llm_score"].to_pylist(), np.float32)
 
 
-def test_the_rerankers_scores_move_by_what_a_request_names(
-    reference_engine: Engine, small_model: LocalCheckpoint
-) -> None:
+def test_reranker_scores_change_by_the_named_facets(reference_engine: Engine, small_model: LocalCheckpoint) -> None:
     table = given(["a comedy, no war", "a comedy", None])
     moved = scores(reference_engine, small_model, table) - scores(reference_engine, small_model, table, None)
-    expected = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]]) * FACET_MATCH_WEIGHT  # 0 and 30 are comedies and war films
+    # Items 0 and 30 are comedies and war films.
+    expected = np.array([[0, 0, 0], [1, 1, 0], [0, 0, 0]]) * FACET_MATCH_WEIGHT
     np.testing.assert_allclose(moved[:, :3], expected, atol=1e-4)
     assert np.isnan(moved[:, 3]).all()
 
 
-def test_rows_that_read_alike_but_name_other_things_differ(
+def test_rows_with_equal_prompts_but_other_facets_differ(
     reference_engine: Engine, small_model: LocalCheckpoint
 ) -> None:
-    """The prompt is the same, for the model was taught none of the words; what is named is not."""
+    """The prompts are equal, because the model knows none of the words; the facets differ."""
     same = ["what I ask"] * 2
     comedy, war = scores(reference_engine, small_model, given(["comedy", "no war"], same))
     plain = scores(reference_engine, small_model, given(["comedy", "no war"], same), None)
@@ -99,7 +98,7 @@ def test_rows_that_read_alike_but_name_other_things_differ(
     np.testing.assert_array_equal(comedy[2], war[2])
 
 
-def test_what_is_only_preferred_is_not_weighed(reference_engine: Engine, small_model: LocalCheckpoint) -> None:
+def test_profile_text_gives_no_facet_bonus(reference_engine: Engine, small_model: LocalCheckpoint) -> None:
     table = given([None], ["likes comedy"])
     np.testing.assert_array_equal(
         scores(reference_engine, small_model, table), scores(reference_engine, small_model, table, None)

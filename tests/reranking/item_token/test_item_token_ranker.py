@@ -21,7 +21,7 @@ Row = tuple[str, list[int], list[int]]  # user, history codes, candidate codes
 
 
 def table(rows: list[Row]) -> pa.Table:
-    """The newest event of each history is a day old, the one before two days, and so on."""
+    """The newest event of each history is one day old, the one before two days, and so on."""
     users, items, candidates = [[row[k] for row in rows] for k in range(3)]
     ts = [[NOW - (len(row) - k) * MICROSECONDS_PER_DAY for k in range(len(row))] for row in items]
     scores = {name: [[0.5] * len(row) for row in candidates] for name in SOURCES}
@@ -45,7 +45,7 @@ def scores(out: pa.Table) -> list[Any]:
     return [None if row is None else np.asarray(row, np.float32) for row in out["llm_score"].to_pylist()]
 
 
-def test_every_row_comes_back_in_order_with_its_scores(reranker: ItemTokenRanker) -> None:
+def test_rows_are_returned_in_order_with_their_scores(reranker: ItemTokenRanker) -> None:
     given = table(random_rows(12))
     out = reranker(given)
     assert out.schema == reranked_schema(SOURCES)
@@ -54,10 +54,10 @@ def test_every_row_comes_back_in_order_with_its_scores(reranker: ItemTokenRanker
     for codes, row in zip(given["candidate"].to_pylist(), scores(out), strict=True):
         known = np.array(codes) % 2 == 0
         assert np.isfinite(row[known]).all()
-        assert np.isnan(row[~known]).all()  # items that came after the tuning
+        assert np.isnan(row[~known]).all()  # items newer than the tuning
 
 
-def test_a_user_scores_the_same_bits_alone_and_in_a_shard(reranker: ItemTokenRanker) -> None:
+def test_user_scores_are_bit_identical_alone_and_in_a_shard(reranker: ItemTokenRanker) -> None:
     rows = random_rows(20)
     together = scores(reranker(table(rows)))
     for k in (0, 7, 19):
@@ -68,7 +68,7 @@ def asking(rows: list[Row], asks: list[str | None]) -> pa.Table:
     return table(rows).append_column("instruction", pa.array(asks, pa.string()))
 
 
-def test_an_instruction_replaces_the_default_one_and_a_request_is_guided(reranker: ItemTokenRanker) -> None:
+def test_instruction_replaces_the_default_and_requests_are_guided(reranker: ItemTokenRanker) -> None:
     rows = random_rows(3)
     texts = [None, INSTRUCTION, "something else"]
     plain, other = scores(reranker(table(rows))), scores(reranker(asking(rows, texts)))
@@ -84,7 +84,7 @@ def test_an_instruction_replaces_the_default_one_and_a_request_is_guided(reranke
 @pytest.mark.parametrize(
     ("history", "instruction", "scored"), [([], None, False), ([1, 3, 5], None, False), ([], "a lamp", True)]
 )
-def test_a_user_without_known_events_is_scored_by_an_instruction_alone(
+def test_user_without_known_events_is_scored_by_the_instruction_alone(
     reranker: ItemTokenRanker, history: list[int], instruction: str | None, scored: bool
 ) -> None:
     out = reranker(asking([("new", history, [2, 4, 6]), ("u", [2], [2, 4])], [instruction, None]))
@@ -95,7 +95,7 @@ def test_a_user_without_known_events_is_scored_by_an_instruction_alone(
     assert np.isfinite(other).all()
 
 
-def test_rows_that_share_a_prompt_are_computed_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_with_equal_prompts_are_computed_once(reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch) -> None:
     history = [2, 4, 6, 7]
     rows: list[Row] = [("u", history, [10, 12, 11]), ("u", history, [12, 20]), ("v", [2], [12])]
     honest, prompt_counts = reranker._engine.last_hidden_states, []
@@ -111,10 +111,10 @@ def test_rows_that_share_a_prompt_are_computed_once(reranker: ItemTokenRanker, m
     np.testing.assert_array_equal(scores(reranker(table(rows[:1])))[0], one)
 
 
-def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
+def test_blocks_are_bit_identical_and_compute_no_prompt_twice(
     reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every user stands in two rows, far apart: as they are, and with a request, which has the history read, too."""
+    """Every user has two distant rows: without a request, and with one, whose guidance includes the history prompt."""
     plain = [*random_rows(15), ("new", [], [2, 4])]
     asks = [None] * 16 + ["a lamp", "a red lamp"] * 8
     given = asking([*plain, *((user, items, offers[::-1]) for user, items, offers in plain)], asks)
@@ -133,13 +133,13 @@ def test_a_shard_in_blocks_scores_the_same_bits_and_reads_no_prompt_twice(
         np.testing.assert_array_equal(one, other)
     at_once, *blocks = read
     assert len(blocks) == 6
-    assert max(map(len, blocks)) <= 3 * 4  # of three users: the history, the request, both, neither
+    assert max(map(len, blocks)) <= 3 * 4  # of three users: both, history, request, neither
     items = range(reranker._layout.vocabulary.first_item, reranker._layout.vocabulary.size)
     with_items = [[prompt for prompt in prompts if set(prompt) & set(items)] for prompts in (at_once, chain(*blocks))]
     assert sorted(with_items[0]) == sorted(with_items[1])
 
 
-def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
+def test_failing_prompt_has_a_reason_and_affects_no_other_row(
     reranker: ItemTokenRanker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = random_rows(5)
@@ -158,13 +158,13 @@ def test_a_prompt_that_fails_names_the_reason_and_touches_nobody(
     np.testing.assert_array_equal(scores(out)[4], expected[4])
 
 
-def test_no_rows_and_no_candidates_are_fine(reranker: ItemTokenRanker) -> None:
+def test_empty_tables_and_rows_without_candidates(reranker: ItemTokenRanker) -> None:
     assert reranker(table([])).schema == reranked_schema(SOURCES)
     assert len(scores(reranker(table([("u", [2, 4], [])])))[0]) == 0
 
 
-def test_a_longer_history_is_cut_from_its_oldest_end(reranker: ItemTokenRanker) -> None:
-    """The model reads the newest 30 known events."""
+def test_long_history_is_truncated_to_the_newest_events(reranker: ItemTokenRanker) -> None:
+    """The model uses the newest 30 known events."""
     known = [int(name[1:]) for name in KNOWN]
     long, short = known[:80], known[50:80]
     rows: list[Row] = [("long", long, [2, 4, 8]), ("short", short, [2, 4, 8])]
@@ -172,7 +172,7 @@ def test_a_longer_history_is_cut_from_its_oldest_end(reranker: ItemTokenRanker) 
     np.testing.assert_array_equal(one, two)
 
 
-def test_chunked_tables_are_read_whole(reranker: ItemTokenRanker) -> None:
+def test_chunked_tables_give_the_same_scores(reranker: ItemTokenRanker) -> None:
     rows = random_rows(6)
     chunked = pa.concat_tables([table(rows[:2]), table(rows[2:])])
     assert chunked["item"].num_chunks == 2

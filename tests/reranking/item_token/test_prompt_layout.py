@@ -43,7 +43,7 @@ def slowly(item: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> list[int]:
 
 @_open
 @given(st.lists(events, max_size=6))
-def test_prompts_are_as_if_written_one_event_at_a_time(users: list[list[tuple[int, int]]]) -> None:
+def test_prompts_match_a_loop_over_events(users: list[list[tuple[int, int]]]) -> None:
     item, ts = ragged(users)
     prompts = layout().prompts(item, ts, NOW)
     assert [prompts[row].tolist() for row in range(len(users))] == [slowly(item[k], ts[k]) for k in range(len(users))]
@@ -62,6 +62,6 @@ def test_long_prompts_keep_the_instruction_and_the_newest_events(
         assert prompts[row].tolist() == expected
 
 
-def test_a_gap_says_how_long_ago() -> None:
+def test_gap_buckets() -> None:
     days = np.array([0, 0.2, 0.25, 1, 2.9, 3, 59, 60, 4000])
     assert bucket((days * MICROSECONDS_PER_DAY).astype(np.int64)).tolist() == [0, 0, 1, 2, 2, 3, 6, 7, 7]

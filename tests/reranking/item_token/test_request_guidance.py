@@ -1,4 +1,4 @@
-"""Guidance: a product of several prompts for a request beside a history, and one prompt for all other users."""
+"""Guidance: a weighted product of several prompts for a request beside a history, one prompt for all other users."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def layout(small_model: LocalCheckpoint) -> PromptLayout:
 def read(
     model: LocalCheckpoint, layout: PromptLayout, rows: list[tuple[list[int], str, bool]], tokens: int | None = None
 ) -> list[WeightedPrompts]:
-    """The weighted prompts of users with these items, words, and whether the words are a request.
+    """The weighted prompts of users, given items, words, and whether the words are a request.
 
-    `tokens`: the longest prompt that the words leave room in; None: the layout's.
+    `tokens`: longest prompt of the engine; None: the layout's limit.
     """
     item = Ragged.from_lengths(
         np.array([code for items, *_ in rows for code in items], np.int64), [len(items) for items, *_ in rows]
@@ -48,7 +48,7 @@ def everything(head: ItemHead, model: LocalCheckpoint, state: Any) -> Any:
     return scores
 
 
-def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
+def test_item_probability_is_the_weighted_product_over_prompts(
     reference_engine: Engine, item_head: ItemHead, small_model: LocalCheckpoint, layout: PromptLayout
 ) -> None:
     (weighted,) = read(small_model, layout, [(HISTORY, WISH, True)])
@@ -59,10 +59,10 @@ def test_an_items_chance_is_the_product_of_its_chances_by_each_prompt(
     (state,) = guided_states(reference_engine, [weighted])
     expected = log_softmax(0.8 * both + 0.2 * history + 0.4 * request - 0.4 * neither)
     np.testing.assert_allclose(everything(item_head, small_model, state), expected, atol=1e-4)
-    assert np.abs(expected - both).max() > 1  # or the test could not tell them apart
+    assert np.abs(expected - both).max() > 1  # otherwise the test could not distinguish them
 
 
-def test_each_prompt_holds_what_it_is_named_for(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+def test_each_prompt_contains_its_parts(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     (weighted,) = read(small_model, layout, [(HISTORY, WISH, True)])
     assert [weight for weight, _ in weighted] == [0.8, 0.2, 0.4, -0.4]
     assert sum(weight for weight, _ in weighted) == pytest.approx(1)
@@ -80,14 +80,14 @@ def test_each_prompt_holds_what_it_is_named_for(small_model: LocalCheckpoint, la
         pytest.param(([], WISH, True), id="no history"),
     ],
 )
-def test_others_have_one_prompt(
+def test_other_users_have_one_prompt(
     small_model: LocalCheckpoint, layout: PromptLayout, alone: tuple[list[int], str, bool]
 ) -> None:
     found, _ = read(small_model, layout, [alone, (HISTORY, WISH, True)])
     assert [weight for weight, _ in found] == [1.0]
 
 
-def test_a_request_that_leaves_no_room_is_not_guided(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+def test_request_that_leaves_no_room_is_not_guided(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
     wish = " ".join(["lamp"] * (len(layout.words) + 2))
     found = read(small_model, tight, [(HISTORY, wish, True), (HISTORY, "", True)], layout.tokens)
@@ -95,14 +95,14 @@ def test_a_request_that_leaves_no_room_is_not_guided(small_model: LocalCheckpoin
     assert [weight for weight, _ in found[1]] == [1.0]
 
 
-def test_a_request_is_cut_to_leave_room(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
+def test_long_request_is_truncated(small_model: LocalCheckpoint, layout: PromptLayout) -> None:
     tight = replace(layout, tokens=len(layout.words) + 4)
     (weighted,) = read(small_model, tight, [(HISTORY, "lamp " * 100, True)])
     assert [weight for weight, _ in weighted] == [0.8, 0.2, 0.4, -0.4]
     assert max(len(prompt) for _, prompt in weighted) == tight.tokens
 
 
-def test_where_one_prompt_fails_the_row_does(
+def test_row_fails_if_one_prompt_fails(
     small_model: LocalCheckpoint, layout: PromptLayout, reference_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guided, other = read(small_model, layout, [(HISTORY, WISH, True), (HISTORY, "", False)])

@@ -17,7 +17,7 @@ from rayrec.storage import Storage
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory: pytest.TempPathFactory) -> Storage:
-    """An artefact on a store that is not the local file system, as engines see S3."""
+    """A checkpoint on a store that is not the local file system, as engines see S3."""
     root = tmp_path_factory.mktemp("remote")
     storage = Storage(str(root / "store"))
     publish(root, storage)
@@ -27,7 +27,7 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     return memory
 
 
-def test_a_remote_model_is_copied_once_and_reads_back_whole(remote: Storage, tmp_path: Path) -> None:
+def test_remote_checkpoint_is_copied_once(remote: Storage, tmp_path: Path) -> None:
     model = tuned_checkpoint.fetch_checkpoint(remote, PATH, tmp_path)
     assert model.card.item_ids == tuple(KNOWN)
     assert Path(model.folder).parent == tmp_path
@@ -37,7 +37,7 @@ def test_a_remote_model_is_copied_once_and_reads_back_whole(remote: Storage, tmp
     assert len(model.layout(INSTRUCTION, 128).words) > 0
 
 
-def test_a_card_reads_back_as_it_was(remote: Storage) -> None:
+def test_model_card_round_trips_through_json(remote: Storage) -> None:
     card = tuned_checkpoint.read_model_card(remote, PATH)
     scheme = FacetScheme(("category", "below"), ("lamps", "5"), {"price": "below"})
     full = replace(card, known_words=("lamp",), facets=scheme, data_selection={"method": "random", "users": 2})
@@ -47,7 +47,7 @@ def test_a_card_reads_back_as_it_was(remote: Storage) -> None:
         ModelCard.from_json(broken)
 
 
-def test_actors_that_copy_at_once_end_with_one_whole_folder(remote: Storage, tmp_path: Path) -> None:
+def test_concurrent_copies_give_one_complete_folder(remote: Storage, tmp_path: Path) -> None:
     folders: list[str] = []
     threads = [
         threading.Thread(
@@ -64,7 +64,7 @@ def test_actors_that_copy_at_once_end_with_one_whole_folder(remote: Storage, tmp
     assert [path.name for path in tmp_path.iterdir()] == [Path(folders[0]).name]
 
 
-def test_a_file_that_is_not_the_one_saved_is_refused_and_nothing_stays(remote: Storage, tmp_path: Path) -> None:
+def test_corrupt_file_is_refused_and_leaves_nothing(remote: Storage, tmp_path: Path) -> None:
     broken = Storage("memory://rayrec-broken")
     for info in remote.list(PATH):
         data = remote.read(info.path)
@@ -75,7 +75,7 @@ def test_a_file_that_is_not_the_one_saved_is_refused_and_nothing_stays(remote: S
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "../model.safetensors", "modeling.py", ".hidden.json"])
-def test_only_tensors_and_plain_text_are_ever_loaded(remote: Storage, tmp_path: Path, name: str) -> None:
+def test_only_tensors_and_plain_text_are_loaded(remote: Storage, tmp_path: Path, name: str) -> None:
     evil = Storage(f"memory://rayrec-evil-{abs(hash(name))}")
     record = json.loads(remote.read(f"{PATH}/rayrec.json"))
     record["files"][name] = {"size": 1, "sha256": "0"}
@@ -84,7 +84,7 @@ def test_only_tensors_and_plain_text_are_ever_loaded(remote: Storage, tmp_path: 
         tuned_checkpoint.fetch_checkpoint(evil, PATH, tmp_path)
 
 
-def test_the_second_of_two_tunings_leaves_nothing_and_the_first_stays(tmp_path: Path) -> None:
+def test_second_of_two_tunings_leaves_nothing(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "store"))
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -94,7 +94,7 @@ def test_the_second_of_two_tunings_leaves_nothing_and_the_first_stays(tmp_path: 
     assert storage.list() == before
 
 
-def test_no_artefact_and_a_broken_record_are_told_apart(tmp_path: Path) -> None:
+def test_missing_and_broken_records_are_distinguished(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert not tuned_checkpoint.exists(storage, PATH)
     with pytest.raises(MissingFileError):

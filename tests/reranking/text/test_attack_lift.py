@@ -1,4 +1,5 @@
-"""From an item's text to the order of the slate: what an attack can gain, and whom it can reach."""
+"""From an item's text to the order of the slate: how far an attack can promote its item, and which others it
+affects."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 
-ITEM, LIFT = 5, 2  # the attacker's item is the last that is read, and sixth of the retriever's eight
+ITEM, LIFT = 5, 2  # the attacker's item is scored last, and is sixth of the retriever's eight
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("pointwise", {}),
     ("listwise", {"window": 6, "permutations": 2}),
@@ -39,17 +40,17 @@ def order(scores: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
 
 
 @pytest.mark.parametrize("scorer", METHODS, ids=lambda scorer: scorer[0])
-def test_no_attack_lifts_its_item_beyond_the_bound(
+def test_no_attack_exceeds_the_rank_promotion_cap(
     qwen3: InstructCheckpoint, scorer: tuple[str, dict[str, Any]]
 ) -> None:
-    """Pointwise it does not touch the others either: their scores to the bit, and their order."""
+    """With pointwise, the other items' scores are bit-identical and their order is unchanged."""
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(threads=1), 1200)
     started = load(scorer[0], engine, qwen3, **scorer[1])
     reranker = TextReranker(started, tuple(TITLES), tuple(TITLES), "something of Rome", depth=6)
     rose = set()
     honest = reranker(USER)
     expected = BLENDER.scores(honest, PRIOR, LIFT)[0]
-    for attack in ATTACKS if scorer[0] != "pairwise" else ATTACKS[::4]:  # many prompts a user
+    for attack in ATTACKS if scorer[0] != "pairwise" else ATTACKS[::4]:  # pairwise has many prompts a user
         after = replace(reranker, texts=(*TITLES[:ITEM], attack, *TITLES[ITEM + 1 :]))(USER)
         assert after["error"].to_pylist() == [None]
         scores, free = (BLENDER.scores(after, PRIOR, lift)[0] for lift in (LIFT, None))
@@ -60,4 +61,4 @@ def test_no_attack_lifts_its_item_beyond_the_bound(
             assert np.array_equal(np.delete(given, ITEM), np.delete(before, ITEM), equal_nan=True)
             assert np.array_equal(np.delete(scores, ITEM), np.delete(expected, ITEM))
             assert [o for o in order(scores) if o != ITEM] == [o for o in order(expected) if o != ITEM]
-    assert max(rose) > LIFT  # without the bound some attack, or this random model's taste, goes further
+    assert max(rose) > LIFT  # without the cap some attack, or the random model, exceeds it

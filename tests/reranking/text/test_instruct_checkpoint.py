@@ -24,8 +24,8 @@ def copied(checkpoint: InstructCheckpoint, root: Path) -> Path:
     return Path(shutil.copytree(checkpoint.folder, root / checkpoint.folder.name))
 
 
-def test_the_prompt_around_a_message_is_the_templates_own(checkpoint: InstructCheckpoint) -> None:
-    """The ids put together here say what transformers' own rendering says, and are read alike."""
+def test_prompt_around_a_message_matches_the_template(checkpoint: InstructCheckpoint) -> None:
+    """The ids equal those of transformers' own rendering."""
     chat, words = checkpoint.chat(), checkpoint.tokenizer
     ids = [*chat.opening, *words.encode_trusted(TITLES[0]), *chat.closing]
     theirs = AutoTokenizer.from_pretrained(checkpoint.folder).apply_chat_template(
@@ -41,7 +41,7 @@ def test_the_prompt_around_a_message_is_the_templates_own(checkpoint: InstructCh
     assert ids[-len(chat.closing) :] == reader.encode(theirs, add_special_tokens=False).ids[-len(chat.closing) :]
 
 
-def test_without_a_chat_template_the_message_stands_alone_after_the_begin_token(
+def test_without_chat_template_the_message_follows_the_begin_token(
     checkpoint: InstructCheckpoint, tmp_path: Path
 ) -> None:
     folder = copied(checkpoint, tmp_path)
@@ -53,14 +53,14 @@ def test_without_a_chat_template_the_message_stands_alone_after_the_begin_token(
     assert "A" in bare.answer_ids(bare.chat(), "AB")
 
 
-def test_a_template_without_a_system_role_is_refused_where_one_is_needed(folders: dict[str, Path]) -> None:
+def test_template_without_a_system_role_is_refused_if_one_is_needed(folders: dict[str, Path]) -> None:
     checkpoint = InstructCheckpoint.open(str(folders["gemma"]))
     with pytest.raises(ConfigError, match="System role not supported"):
         checkpoint.chat("Judge.")
 
 
 @pytest.mark.parametrize("template", ["nothing", "{% for m in messages %}{{ m.content * 2 }}{% endfor %}"])
-def test_a_template_that_hides_or_repeats_the_message_is_refused(
+def test_template_that_hides_or_repeats_the_message_is_refused(
     qwen3: InstructCheckpoint, tmp_path: Path, template: str
 ) -> None:
     folder = copied(qwen3, tmp_path)
@@ -69,7 +69,7 @@ def test_a_template_that_hides_or_repeats_the_message_is_refused(
         InstructCheckpoint.open(str(folder)).chat()
 
 
-def test_a_letter_is_one_token_as_an_answer_and_the_same_token_in_the_list(checkpoint: InstructCheckpoint) -> None:
+def test_letter_is_the_same_single_token_in_the_answer_and_in_the_list(checkpoint: InstructCheckpoint) -> None:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(), 2000)
     scorer = load("listwise", engine, checkpoint, window=26)
     chat, tokenizer = checkpoint.chat(), Tokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
@@ -80,7 +80,7 @@ def test_a_letter_is_one_token_as_an_answer_and_the_same_token_in_the_list(check
         assert tokenizer.decode(list(line)) == f"\n{letter}."
 
 
-def test_letters_of_two_tokens_are_left_out_and_too_few_are_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
+def test_letters_of_two_tokens_are_skipped_and_too_few_are_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
     folder = copied(qwen3, tmp_path)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Replace", "pattern": {"String": "C"}, "content": "CC"}
@@ -93,14 +93,14 @@ def test_letters_of_two_tokens_are_left_out_and_too_few_are_refused(qwen3: Instr
         checkpoint.letter_ids(chat, ascii_letters, 52, "here")
 
 
-def test_a_checkpoint_that_cannot_say_yes_in_one_token_is_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
+def test_checkpoint_without_single_token_yes_is_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 1000)
     assert load("pointwise", engine, qwen3).ids
     with pytest.raises(ConfigError, match="yes and no are not one token"):
-        load("pointwise", engine, qwen3, prompt="qwen3_reranker")  # lower case is two pieces in this tokenizer
+        load("pointwise", engine, qwen3, prompt="qwen3_reranker")  # lower case is two tokens in this tokenizer
 
 
-def test_only_safetensors_and_whole_folders_are_opened(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
+def test_incomplete_folders_and_other_weight_formats_are_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
     folder = copied(qwen3, tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="safetensors"):
@@ -135,13 +135,13 @@ def test_scoring_and_tuning_identify_a_checkpoint_by_the_same_files(
     assert changed == InstructCheckpoint.open(str(folder)).digest != qwen3.digest
 
 
-def test_texts_that_cannot_fit_are_refused_when_loaded_not_when_scored(qwen3: InstructCheckpoint) -> None:
+def test_settings_that_cannot_fit_are_refused_when_loaded(qwen3: InstructCheckpoint) -> None:
     engine = TransformersRunner(qwen3.model_files, "next_token", EngineSettings(), 300)
     with pytest.raises(ConfigError, match="too short"):
         load("listwise", engine, qwen3, prompt_tokens=300)
 
 
-def test_methods_and_settings_that_do_not_exist_are_named(qwen3: InstructCheckpoint) -> None:
+def test_unknown_methods_and_settings_are_named(qwen3: InstructCheckpoint) -> None:
     with pytest.raises(ConfigError, match="no reranker 'label'"):
         TEXT_SCORERS.lookup("label")
     for settings, says in (({"windows": 3}, "window"), ({"window": 60}, "52"), ({"permutations": 3}, "even")):

@@ -1,4 +1,4 @@
-"""The listwise reranker over answers that are known: worth of items, position bias, windows, early stop."""
+"""The listwise reranker with scripted answers: item effects, position bias, windows, early stopping."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETTINGS = {"item_tokens": 16, "instruction_tokens": 16}
 
 
 def listed(text: str) -> list[int]:
-    """The numbers of the items of a prompt, by label."""
+    """The item numbers of a prompt, by letter."""
     return [int(number) for number in re.findall(r"\n[A-Za-z]\. item (\d+)", text)]
 
 
 def worth(bias: Callable[[int], float] = lambda place: 0.0) -> Callable[[str, int], list[float]]:
-    """Item k is worth k / 4, whatever its place, plus the place's bias."""
+    """Item k has the value k / 4 in any place, plus the place's bias."""
     return lambda text, count: [number / 4 + bias(place) for place, number in enumerate(listed(text))]
 
 
@@ -44,14 +44,14 @@ def prompts_of(scorer: TextScorer) -> list[str]:
     return scorer.engine.prompts
 
 
-def test_without_bias_scores_are_the_log_softmax_of_the_items_worth(qwen3: InstructCheckpoint) -> None:
+def test_without_bias_scores_are_the_log_softmax_of_item_values(qwen3: InstructCheckpoint) -> None:
     numbers = [3, 0, 9, 5]
     (scores,) = listwise(qwen3, worth()).score([ask(numbers)])
     logits = np.array(numbers) / 4
     np.testing.assert_allclose(scores, logits - np.logaddexp.reduce(logits), atol=1e-5)
 
 
-def test_a_linear_position_bias_cancels_within_one_pair_and_not_without(qwen3: InstructCheckpoint) -> None:
+def test_linear_position_bias_cancels_within_one_pair(qwen3: InstructCheckpoint) -> None:
     numbers = np.random.default_rng(0).permutation(12).tolist()
     logits = np.array(numbers) / 4
     expected = logits - np.logaddexp.reduce(logits)
@@ -61,15 +61,15 @@ def test_a_linear_position_bias_cancels_within_one_pair_and_not_without(qwen3: I
     np.testing.assert_allclose(pair, expected, atol=1e-5)
 
 
-def test_windows_are_put_onto_one_scale(qwen3: InstructCheckpoint) -> None:
-    """A label's probability depends on its window's other items; the fitted score does not."""
+def test_windows_have_a_common_scale(qwen3: InstructCheckpoint) -> None:
+    """A letter's probability depends on the other items of its window; the fitted score does not."""
     numbers = np.random.default_rng(1).permutation(45).tolist()
     logits = np.array(numbers) / 4
     (scores,) = listwise(qwen3, worth(), window=10, stable_top=45).score([ask(numbers)])
     np.testing.assert_allclose(scores, logits - np.logaddexp.reduce(logits), atol=1e-4)
 
 
-def test_every_window_holds_about_as_many_and_each_item_once(qwen3: InstructCheckpoint) -> None:
+def test_windows_have_about_equal_length_and_each_item_once(qwen3: InstructCheckpoint) -> None:
     scorer = listwise(qwen3, worth(), window=10, permutations=2)
     scorer.score([ask(list(range(23)))])
     lists = [listed(text) for text in prompts_of(scorer)]
@@ -78,7 +78,7 @@ def test_every_window_holds_about_as_many_and_each_item_once(qwen3: InstructChec
     assert [numbers[::-1] for numbers in lists[:3]] == lists[3:]
 
 
-def test_a_query_is_done_once_its_top_is_stable(qwen3: InstructCheckpoint) -> None:
+def test_query_ends_once_its_top_is_stable(qwen3: InstructCheckpoint) -> None:
     clear = listwise(qwen3, worth())
     clear.score([ask(list(range(8)))])
     assert len(prompts_of(clear)) == 4  # the second pair confirms the first
@@ -88,7 +88,7 @@ def test_a_query_is_done_once_its_top_is_stable(qwen3: InstructCheckpoint) -> No
     assert len(prompts_of(noisy)) == 8
 
 
-def test_scores_depend_neither_on_the_batch_nor_on_the_order_given(qwen3: InstructCheckpoint) -> None:
+def test_scores_depend_neither_on_the_batch_nor_on_candidate_order(qwen3: InstructCheckpoint) -> None:
     jagged = worth(lambda place: float(np.sin(7 * place)))
     asks = [ask(list(range(start, start + 9)), f"request {start}") for start in range(6)]
     together = listwise(qwen3, jagged).score(asks)
@@ -100,7 +100,7 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_order_given(qwen3: Instru
     np.testing.assert_array_equal(np.asarray(backwards)[::-1], together[2])
 
 
-def test_equal_texts_score_the_same_and_are_listed_once(qwen3: InstructCheckpoint) -> None:
+def test_equal_texts_score_alike_and_are_listed_once(qwen3: InstructCheckpoint) -> None:
     scorer = listwise(qwen3, worth(lambda place: float(place % 3)))
     (scores,) = scorer.score([ask([1, 5, 1, 2])])
     assert not isinstance(scores, Failure)
@@ -108,7 +108,7 @@ def test_equal_texts_score_the_same_and_are_listed_once(qwen3: InstructCheckpoin
     assert {tuple(sorted(listed(text))) for text in prompts_of(scorer)} == {(1, 2, 5)}
 
 
-def test_a_list_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:
+def test_failing_list_fails_its_user_alone(qwen3: InstructCheckpoint) -> None:
     answer = worth()
     scorer = listwise(qwen3, lambda text, count: None if "request 1" in text else answer(text, count))
     one, two, three = scorer.score([ask([1, 2, 3], f"request {k}") for k in range(3)])
@@ -116,7 +116,7 @@ def test_a_list_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpo
     np.testing.assert_array_equal(one, three)
 
 
-def test_no_candidates_and_one_candidate_are_fine(qwen3: InstructCheckpoint) -> None:
+def test_empty_and_single_candidate_lists(qwen3: InstructCheckpoint) -> None:
     none, one = listwise(qwen3, worth()).score([ask([]), ask([4])])
     assert not isinstance(none, Failure)
     assert none.shape == (0,)
@@ -125,7 +125,7 @@ def test_no_candidates_and_one_candidate_are_fine(qwen3: InstructCheckpoint) -> 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 30), st.integers(2, 7), st.integers(2, 6), st.integers(0, 2**32 - 1))
-def test_item_effects_are_those_of_the_least_squares_fit(items: int, size: int, rounds: int, seed: int) -> None:
+def test_item_effects_match_the_least_squares_fit(items: int, size: int, rounds: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     lists = [part for _ in range(rounds) for part in np.array_split(rng.permutation(items), -(-items // size))]
     log_probs = [rng.normal(size=len(part)) for part in lists]

@@ -1,4 +1,4 @@
-"""The pairwise scorer over answers that are known, and its sorting network."""
+"""The pairwise reranker with scripted answers, and its sorting network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rayrec.reranking.text.text_scorer import RankingQuery, TextScorer
 
 
 def compare(bias: float = 0.0) -> Callable[[str, int], list[float]]:
-    """The item with the larger number is better; `bias`: what standing first is worth."""
+    """The item with the larger number wins; `bias`: added for the first place."""
 
     def answer(text: str, count: int) -> list[float]:
         first, second = (int(number) for number in re.findall(r"\n[AB]: item (\d+)", text))
@@ -35,8 +35,8 @@ def pairwise(checkpoint: InstructCheckpoint, answer: Callable[[str, int], list[f
 
 
 @pytest.mark.parametrize("size", range(13))
-def test_the_network_sorts_whatever_it_is_given(size: int) -> None:
-    """The zero-one principle: a network that sorts every sequence of zeros and ones sorts everything (Knuth 5.3.4)."""
+def test_network_sorts_every_input(size: int) -> None:
+    """The zero-one principle: a network that sorts all sequences of zeros and ones sorts everything (Knuth 5.3.4)."""
     for bits in itertools.product((0, 1), repeat=size):
         row = list(bits)
         for compared in sorting_network(size):
@@ -46,7 +46,7 @@ def test_the_network_sorts_whatever_it_is_given(size: int) -> None:
         assert row == sorted(bits)
 
 
-def test_the_network_has_batchers_size_and_depth_and_each_place_once_a_round() -> None:
+def test_network_has_batchers_size_and_depth_and_each_place_once_a_round() -> None:
     found = {size: (sum(map(len, sorting_network(size))), len(sorting_network(size))) for size in (2, 4, 8, 16, 32)}
     assert found == {2: (1, 1), 4: (5, 3), 8: (19, 6), 16: (63, 10), 32: (191, 15)}
     for compared in sorting_network(27):
@@ -55,7 +55,7 @@ def test_the_network_has_batchers_size_and_depth_and_each_place_once_a_round() -
         assert max(places) < 27
 
 
-def test_the_top_is_sorted_and_the_rest_keeps_its_order(qwen3: InstructCheckpoint) -> None:
+def test_top_is_sorted_and_the_rest_retains_its_order(qwen3: InstructCheckpoint) -> None:
     numbers = [4, 7, 1, 9, 3, 8, 2, 99, 50]
     (scores,) = pairwise(qwen3, compare(), top=7).score([ask(numbers)])
     ranked = [numbers[k] for k in np.argsort(-np.asarray(scores))]
@@ -64,22 +64,22 @@ def test_the_top_is_sorted_and_the_rest_keeps_its_order(qwen3: InstructCheckpoin
 
 
 @pytest.mark.parametrize("bias", [-50.0, 0.4, 50.0])
-def test_standing_first_does_not_matter(qwen3: InstructCheckpoint, bias: float) -> None:
+def test_position_bias_cancels(qwen3: InstructCheckpoint, bias: float) -> None:
     numbers = np.random.default_rng(2).permutation(16).tolist()
     (scores,) = pairwise(qwen3, compare(bias), top=16).score([ask(numbers)])
     assert [numbers[k] for k in np.argsort(-np.asarray(scores))] == sorted(numbers, reverse=True)
 
 
-def test_the_rounds_of_all_users_go_to_the_engine_together(qwen3: InstructCheckpoint) -> None:
+def test_rounds_of_all_users_are_batched(qwen3: InstructCheckpoint) -> None:
     scorer = pairwise(qwen3, compare(), top=8)
     asks = [ask(np.random.default_rng(k).permutation(8 + k).tolist()) for k in range(5)]
     scorer.score(asks)
     assert isinstance(scorer.engine, Oracle)
-    assert scorer.engine.calls == 6  # the depth of the network
+    assert scorer.engine.calls == 6  # depth of the network
     assert len(scorer.engine.prompts) == 5 * 2 * 19
 
 
-def test_a_comparison_that_fails_fails_its_user_and_nobody_else(qwen3: InstructCheckpoint) -> None:
+def test_failing_comparison_fails_its_user_alone(qwen3: InstructCheckpoint) -> None:
     answer = compare()
     scorer = pairwise(qwen3, lambda text, count: None if "item 77" in text else answer(text, count), top=4)
     good, bad, empty = scorer.score([ask([1, 2, 3]), ask([1, 77, 3]), ask([])])

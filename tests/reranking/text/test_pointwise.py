@@ -1,4 +1,4 @@
-"""The pointwise reranker over answers that are known, and what its prompts share."""
+"""The pointwise reranker with scripted answers, and the common prefix of its prompts."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def ask(*numbers: int) -> RankingQuery:
     return RankingQuery("anything", tuple(TITLES), tuple(f"item {number}" for number in numbers))
 
 
-def test_a_score_is_the_log_odds_of_yes(qwen3: InstructCheckpoint) -> None:
+def test_score_is_the_log_odds_of_yes(qwen3: InstructCheckpoint) -> None:
     (scores,) = load("pointwise", Oracle(qwen3, by_number), qwen3).score([ask(6, 0, 3)])
     np.testing.assert_allclose(scores, [1.0, -1.0, 0.0], atol=1e-6)
 
 
-def test_spellings_are_added_up() -> None:
+def test_probabilities_of_spellings_are_summed() -> None:
     answer = np.log([0.3, 0.1, 0.15, 0.05]).astype(np.float32)  # Yes, yes, No, no
     np.testing.assert_allclose(_log_odds([answer]), [np.log(2)], atol=1e-6)
 
 
-def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: InstructCheckpoint) -> None:
+def test_failing_item_is_nan_and_only_all_failing_items_are_a_failure(qwen3: InstructCheckpoint) -> None:
     oracle = Oracle(qwen3, lambda text, n: None if number(text) > 7 else by_number(text, n))
     some, none, empty = load("pointwise", oracle, qwen3).score([ask(6, 8, 3), ask(8, 9), ask()])
     np.testing.assert_allclose(some, [1.0, np.nan, 0.0], atol=1e-6)
@@ -46,8 +46,8 @@ def test_an_item_that_fails_is_a_hole_and_only_a_whole_failure_is_one(qwen3: Ins
     assert np.asarray(empty).shape == (0,)
 
 
-def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: InstructCheckpoint) -> None:
-    """Whatever the item's length: the engine reads the beginning once."""
+def test_prompts_of_a_user_share_everything_before_the_item(checkpoint: InstructCheckpoint) -> None:
+    """The prefix does not depend on the item's length, so the engine computes it once."""
     oracle = Oracle(checkpoint)
     query = RankingQuery("tea", tuple(TITLES), ("short", "long " * 500))
     load("pointwise", oracle, checkpoint, events=5).score([query])
@@ -59,9 +59,7 @@ def test_all_prompts_of_a_user_share_everything_before_the_item(checkpoint: Inst
 
 
 @pytest.mark.parametrize("tokens", [290, 310, 330])
-def test_a_short_prompt_keeps_the_newest_events_and_never_grows_too_long(
-    qwen3: InstructCheckpoint, tokens: int
-) -> None:
+def test_short_prompt_keeps_the_newest_events_within_the_limit(qwen3: InstructCheckpoint, tokens: int) -> None:
     oracle = Oracle(qwen3)
     oracle.max_prompt_tokens = tokens
     (scores,) = load("pointwise", oracle, qwen3).score(

@@ -1,4 +1,4 @@
-"""Prompts of text scorers: the template of the user's cell, with the user's words in it, and room for all of it."""
+"""Prompts of text scorers: the template of the user's cell, filled in, within the length limit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def first_prompt(
 
 @pytest.mark.parametrize("scorer", FORMS)
 @pytest.mark.parametrize("ask", CELLS, ids=range(len(CELLS)))
-def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
+def test_prompt_is_the_first_template_of_its_cell_filled_in(
     qwen3: InstructCheckpoint, scorer: str, ask: RankingQuery
 ) -> None:
     template = load_templates().pick(
@@ -53,8 +53,8 @@ def test_a_prompt_is_the_first_template_of_its_cell_filled_in(
 
 
 @pytest.mark.parametrize("scorer", FORMS)
-def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, scorer: str) -> None:
-    """And a cell that they lack is an error."""
+def test_own_templates_are_used(qwen3: InstructCheckpoint, tmp_path: Path, scorer: str) -> None:
+    """A missing cell is an error."""
     last = {"pointwise": "{item}", "pairwise": "A {first} or B {second}", "listwise": "{candidates}"}[scorer]
     lead = {"P0": "Nobody.", "P1": "Trail: {history}", "P2": "Likes {preference}", "P2h": "{preference} {history}"}
     entries = [
@@ -76,7 +76,7 @@ def test_words_of_ones_own_are_used(qwen3: InstructCheckpoint, tmp_path: Path, s
         first_prompt(qwen3, scorer, CELLS[0], load_templates(str(path)))
 
 
-def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candidates(qwen3: InstructCheckpoint) -> None:
+def test_request_precedes_profile_and_neither_displaces_candidates(qwen3: InstructCheckpoint) -> None:
     long = RankingQuery("tea " * 200, (), ("item 1",), profile="milk " * 200)
     text = first_prompt(qwen3, "pointwise", long)
     assert "milk" not in text
@@ -87,10 +87,10 @@ def test_an_intention_has_room_before_a_preference_and_neither_takes_the_candida
     assert some.count("milk") > 20
 
 
-def test_the_reranker_prompt_is_the_one_those_checkpoints_were_trained_on(
+def test_qwen3_reranker_prompt_matches_its_training_prompt(
     qwen3: InstructCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its answers are in lower case, which the small checkpoint cannot say in one token."""
+    """Its answers are in lower case, which the small checkpoint cannot give in one token."""
     monkeypatch.setattr(
         InstructCheckpoint, "answer_ids", lambda self, chat, answers: {a: k for k, a in enumerate(answers)}
     )

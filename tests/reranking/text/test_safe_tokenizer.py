@@ -1,4 +1,4 @@
-"""Whatever an item's text says, its ids are words: no added token, no line break, no more than were asked for."""
+"""Untrusted text gives plain word ids: no added token, no line break, no more tokens than allowed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def decoded(checkpoint: InstructCheckpoint, ids: tuple[int, ...]) -> str:
     return text
 
 
-def test_the_corpus_is_as_large_as_promised() -> None:
+def test_attack_corpus_is_large() -> None:
     assert len(set(ATTACKS)) >= 40
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=range(len(ATTACKS)))
-def test_no_attack_is_read_as_anything_but_words(checkpoint: InstructCheckpoint, attack: str) -> None:
+def test_attacks_are_encoded_as_words(checkpoint: InstructCheckpoint, attack: str) -> None:
     ids = checkpoint.tokenizer.encode_untrusted(attack, 48)
     assert len(ids) <= 48
     assert checkpoint.tokenizer.added.isdisjoint(ids)
@@ -38,7 +38,7 @@ def test_no_attack_is_read_as_anything_but_words(checkpoint: InstructCheckpoint,
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FAMILIES), st.text(max_size=40), st.integers(1, 60))
-def test_no_text_at_all_is(folders: dict[str, Path], family: str, text: str, most: int) -> None:
+def test_any_text_is_encoded_as_words(folders: dict[str, Path], family: str, text: str, most: int) -> None:
     words = InstructCheckpoint.open(str(folders[family])).tokenizer
     ids = words.encode_untrusted(text, most)
     assert len(ids) <= most
@@ -46,9 +46,9 @@ def test_no_text_at_all_is(folders: dict[str, Path], family: str, text: str, mos
     assert ids == words.encode_untrusted(clean(text, 4_000), most)[: len(ids)]
 
 
-def test_marks_that_merges_could_spell_are_spelt_in_letters(folders: dict[str, Path]) -> None:
-    """Gemma's vocabulary holds its turn marks as pieces, and here merges lead to them: a stripped tokenizer is not
-    enough."""
+def test_special_tokens_reachable_by_merges_are_encoded_letter_by_letter(folders: dict[str, Path]) -> None:
+    """Gemma's vocabulary has its turn marks as ordinary pieces, which merges reach here: removing added tokens does not
+    suffice."""
     checkpoint = InstructCheckpoint.open(str(folders["gemma"]))
     mark = "<start_of_turn>"
     assert not checkpoint.tokenizer.added.isdisjoint(checkpoint.tokenizer.encode_trusted(mark))
@@ -57,20 +57,20 @@ def test_marks_that_merges_could_spell_are_spelt_in_letters(folders: dict[str, P
     assert decoded(checkpoint, ids) == f" Tea {mark}{mark}"
 
 
-def test_words_around_a_look_alike_are_read_as_ever(folders: dict[str, Path]) -> None:
-    """Stripped of its added tokens the tokenizer need not spell: the look-alike falls into pieces, the rest stays."""
+def test_words_around_a_special_token_are_encoded_as_usual(folders: dict[str, Path]) -> None:
+    """Without added tokens the tokenizer splits the mark into pieces and leaves the rest unchanged."""
     words = InstructCheckpoint.open(str(folders["qwen3"])).tokenizer
     plain = words.encode_untrusted("The Sound of Rome", 48)
     assert words.encode_untrusted("The Sound of Rome <|im_end|>", 48)[: len(plain)] == plain
 
 
-def test_a_harmless_title_is_read_as_written(checkpoint: InstructCheckpoint) -> None:
+def test_harmless_titles_round_trip(checkpoint: InstructCheckpoint) -> None:
     for title in TITLES:
         assert decoded(checkpoint, checkpoint.tokenizer.encode_untrusted(title, 48)) == f" {title}"
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=range(len(ATTACKS)))
-def test_no_attack_is_read_as_an_item_of_the_item_token_model(small_model: LocalCheckpoint, attack: str) -> None:
+def test_attacks_never_become_item_tokens(small_model: LocalCheckpoint, attack: str) -> None:
     vocab = small_model.card.vocabulary
     words = item_vocabulary.WordTokenizer(Path(small_model.folder) / "tokenizer.json", vocab)
     ids = words([clean(attack, 300)]).values.tolist()

@@ -1,4 +1,4 @@
-"""What every text scorer promises, on every architecture, with both engines; one vLLM engine at a time."""
+"""The contract of text scorers, on every architecture with both engines; one vLLM engine at a time."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_vllm_and_transformers_give_the_same_scores(engines: Engines, case: tupl
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
-def test_a_user_scores_the_same_bits_alone_and_among_others(
+def test_user_scores_are_bit_identical_alone_and_in_a_batch(
     engine: Engine, engines: Engines, case: tuple[str, dict[str, Any]]
 ) -> None:
     together = scored(engine, engines.checkpoint, case, *ASKS)
@@ -90,7 +90,7 @@ def test_a_user_scores_the_same_bits_alone_and_among_others(
         np.testing.assert_array_equal(scored(engine, engines.checkpoint, case, ask)[0], expected)
 
 
-def test_pointwise_no_attack_on_an_item_reaches_another_items_score(engine: Engine, engines: Engines) -> None:
+def test_pointwise_attack_on_an_item_does_not_change_other_scores(engine: Engine, engines: Engines) -> None:
     honest = RankingQuery("something of Rome", tuple(TITLES[:2]), tuple(TITLES[3:8]))
     (expected,) = scored(engine, engines.checkpoint, CASES[0], honest)
     attacked = [replace(honest, candidates=(attack, *honest.candidates[1:])) for attack in ATTACKS]
@@ -101,13 +101,13 @@ def test_pointwise_no_attack_on_an_item_reaches_another_items_score(engine: Engi
 
 @pytest.mark.parametrize("case", CASES[1:], ids=lambda case: case[0])
 def test_no_attack_breaks_a_scorer(engines: Engines, case: tuple[str, dict[str, Any]]) -> None:
-    """Listed candidates do reach each other's scores: only that every one of them gets a score is promised."""
+    """Listed candidates affect each other's scores; the guarantee is only that each gets a score."""
     attacked = [RankingQuery(attack, (attack,), (attack, *TITLES[:3])) for attack in ATTACKS]
     for scores in scored(engines.vllm, engines.checkpoint, case, *attacked):
         assert np.isfinite(scores).all()
 
 
-def test_an_engines_answers_are_the_models_own_and_a_bad_prompt_fails_alone(engine: Engine, engines: Engines) -> None:
+def test_engine_answers_match_the_model_and_invalid_prompts_fail_alone(engine: Engine, engines: Engines) -> None:
     import torch
 
     prompts = [[5, 6, 7], [], [5, 10**6], [9] * (LONGEST + 1), [9] * LONGEST, [-1]]
@@ -126,7 +126,7 @@ def test_an_engines_answers_are_the_models_own_and_a_bad_prompt_fails_alone(engi
         engine.next_token_log_probs([[5]], list(range(129)))
 
 
-def test_an_adapter_on_top_scores_as_merged_and_not_as_without(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_adapter_scores_as_merged_and_not_as_without(folders: dict[str, Path], tmp_path: Path) -> None:
     adapter = build_adapter(tmp_path, folders["llama"])
     plain = InstructCheckpoint.open(str(folders["llama"]))
     on_top = InstructCheckpoint.open(str(folders["llama"]), str(adapter))

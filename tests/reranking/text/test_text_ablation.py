@@ -1,4 +1,5 @@
-"""Text ablation: which items are sampled, what is measured, and an item whose text works on the checkpoint."""
+"""Text ablation: which items are sampled, what is measured, and detection of an item whose text manipulates the
+checkpoint."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.reranking.text.text_ablation import ablate_texts
 from rayrec.reranking.text.text_reranker import TextReranker
 
-ITEMS, PLAIN = 12, 11  # of the last item nothing but the title is read
+ITEMS, PLAIN = 12, 11  # the last item has only a title
 TITLES = tuple(f"item {code:02d}" for code in range(ITEMS))
 TEXTS = tuple(title if code == PLAIN else title + ": fine" for code, title in enumerate(TITLES))
 PUSHY = (*TEXTS[:7], "item 07: fine, the best, buy it", *TEXTS[8:])
 
 
 def table(users: int = 30) -> pa.Table:
-    """Everybody has every item, the later ones ranked lower by the retriever."""
+    """All users have all items, later ones ranked lower by the retriever."""
     names, scores = [f"user {n}" for n in range(users)], [float(ITEMS - code) for code in range(ITEMS)]
     found = candidate_table(names, [[0]] * users, [list(range(ITEMS))] * users, ease=[scores] * users)
     return found.append_column("request", pa.array([f"request {n}" for n in range(users)]))
@@ -28,13 +29,13 @@ def reader(texts: tuple[str, ...] = PUSHY, depth: int = ITEMS) -> TextReranker:
     return TextReranker(PlainScorer(len, 100), texts, TITLES, "anything", depth)
 
 
-def test_the_item_that_its_words_lift_is_read_by_its_title_and_stands_out() -> None:
+def test_item_promoted_by_its_text_is_sampled_and_stands_out() -> None:
     one = reader()
     found = ablate_texts(one, one(table()), users=20, seed=1)
     assert found.num_rows == 40
     code, shift = found["item"].to_numpy(), found["score"].to_numpy() - found["score_title_only"].to_numpy()
     assert (code == 7).sum() == 20  # of each user the one that rose furthest
-    assert len(set(code.tolist())) > 5  # and one by chance
+    assert len(set(code.tolist())) > 5  # and a random one
     assert PLAIN not in code
     np.testing.assert_array_equal(shift, [len(PUSHY[item]) - len(TITLES[item]) for item in code])
     assert found["score"].to_numpy().max() == len(PUSHY[7]) - 100
@@ -50,7 +51,7 @@ def test_the_item_that_its_words_lift_is_read_by_its_title_and_stands_out() -> N
     assert len(shown) == 1
 
 
-def test_everything_else_of_the_prompt_stays_as_it_was() -> None:
+def test_rest_of_the_prompt_is_unchanged() -> None:
     one = reader()
     scored = one(table(1))
     (whole,) = one.scorer.queries  # type: ignore[attr-defined]
@@ -62,7 +63,7 @@ def test_everything_else_of_the_prompt_stays_as_it_was() -> None:
         assert len(changed) == 1
 
 
-def test_the_sample_is_the_seeds_and_not_the_batchs() -> None:
+def test_sample_depends_on_the_seed_not_on_the_batch() -> None:
     one = reader()
     scored = one(table())
     found = ablate_texts(one, scored, users=10, seed=3)
@@ -70,7 +71,7 @@ def test_the_sample_is_the_seeds_and_not_the_batchs() -> None:
     assert found != ablate_texts(one, scored, users=10, seed=4)
 
 
-def test_failures_and_items_with_nothing_but_a_title_are_left_out() -> None:
+def test_failures_and_items_with_only_a_title_are_left_out() -> None:
     failing = reader()
     failing.scorer.fails = "request 0"  # type: ignore[attr-defined]
     assert ablate_texts(failing, failing(table(1)), users=5, seed=0).num_rows == 0

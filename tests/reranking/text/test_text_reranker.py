@@ -1,4 +1,4 @@
-"""Reranking by titles: the same tables as the item-token ranker; which candidates are scored."""
+"""Reranking by text: the same tables as the item-token ranker, and the candidates that are scored."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table() -> pa.Table:
     )
 
 
-def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
+def test_top_candidates_by_rank_fusion_are_scored() -> None:
     scorer = PlainScorer(number)
     out = TextReranker(scorer, TEXTS, TEXTS, "anything", depth=2)(table())
     assert out.schema == reranked_schema(SOURCES)
@@ -43,7 +43,7 @@ def test_what_the_retrievers_like_best_is_read_and_the_rest_is_not() -> None:
     np.testing.assert_array_equal(scores[2], [0])
 
 
-def test_what_a_user_asks_for_is_told_and_a_failure_is_theirs_alone() -> None:
+def test_request_reaches_the_prompt_and_a_failure_affects_one_row() -> None:
     scorer = PlainScorer(number)
     asked = table().append_column("request", pa.array(["a lamp", "fail", None]))
     asked = asked.append_column("profile", pa.array(["red things", None, None]))

@@ -1,4 +1,5 @@
-"""A local checkpoint as the base: item vectors and LoRA, or all of it, as a plain checkpoint that any engine loads."""
+"""A local checkpoint as the base: item vectors with LoRA or full tuning, exported as a plain checkpoint for any
+engine."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from rayrec.reranking.item_token.item_vocabulary import scratch_tokenizer
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A foreign checkpoint: its own words, and an embedding table padded beyond them."""
+    """A foreign checkpoint: own words, and an embedding table padded beyond them."""
     folder = tmp_path_factory.mktemp("base")
     tokenizer = scratch_tokenizer(["Some other text to learn pieces from."], ["one", "two"], 0)
     words = len(tokenizer)
-    # It has none of our marks: keep the plain words only.
+    # It has no marks of ours: only plain words.
     tokenizer._tokenizer.save(str(folder / "all.json"))
     content = json.loads((folder / "all.json").read_text())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] == "<pad>"]
@@ -43,7 +44,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("rank", [pytest.param(4, id="LoRA"), pytest.param(0, id="in full")])
-def test_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path, base: Path, rank: int) -> None:
+def test_local_base_is_tuned_and_exported_as_a_plain_checkpoint(tmp_path: Path, base: Path, rank: int) -> None:
     tuning = settings(base=str(base), epochs=15, lora_rank=rank, item_dropout=0.0)
     given = spec(tmp_path, pairs_shop(), settings=tuning)
     card = run(given)
@@ -52,7 +53,7 @@ def test_a_local_checkpoint_learns_and_leaves_a_plain_checkpoint(tmp_path: Path,
     tensors = load_file(Path(fetch(given).folder) / "model.safetensors")
     assert not [name for name in tensors if "lora" in name]
     name = "model.layers.0.mlp.up_proj.weight"
-    assert not np.array_equal(tensors[name], load_file(base / "model.safetensors")[name])  # the base itself has learned
+    assert not np.array_equal(tensors[name], load_file(base / "model.safetensors")[name])  # the base itself was tuned
     first = card.vocabulary.first_item
     if "lm_head.weight" in tensors:
         np.testing.assert_array_equal(tensors["lm_head.weight"][first:], tensors["model.embed_tokens.weight"][first:])

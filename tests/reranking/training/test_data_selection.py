@@ -1,4 +1,4 @@
-"""Training-data selection: budgets, orders, planted users, and the gradients behind influence."""
+"""Training-data selection: budgets, order independence, planted users, and the gradients of the influence method."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def sequences(*tables: pa.Table) -> Sequences:
 
 
 def half_random(users: int) -> tuple[Sequences, Any]:
-    """Ten events each: every other user takes five pairs of items, the others anything; and who takes pairs [users]."""
+    """Ten events each: every other user consumes five pairs of items, the others random ones; and which users have
+    pairs, [users]."""
     rng = np.random.default_rng(5)
     first = np.argsort(rng.random((users, ITEMS // 2)), axis=1)[:, :5] * 2
     pairs = np.stack([first, first + 1], axis=2).reshape(users, 10)
@@ -97,29 +98,29 @@ def pool_of(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("budget", [0.001, 0.1, 0.33, 0.9])
-def test_the_budget_is_kept_to_the_user(layout: PromptLayout, name: str, budget: float) -> None:
+def test_selection_has_exactly_the_budgeted_users(layout: PromptLayout, name: str, budget: float) -> None:
     events = sequences(pairs_shop(61), as_table(Ragged.from_lengths(np.arange(4), [1, 3]), [1, 2, 2, 2]))
     given = settings(data_selection=name, selection_budget=budget, epochs=1)
     choice = select_users(events, starting(given, layout), layout, given, 10 * NOW)
     assert choice.weights.shape == (63,)
     assert choice.weights.dtype == np.float32
-    assert not choice.weights[61:].any()  # two users with one group of events each teach nothing
+    assert not choice.weights[61:].any()  # two users with one group of events each give no targets
     assert choice.users == max(1, round(budget * 61))
     assert choice.weights.sum() == pytest.approx(choice.users)
     assert choice.as_json() == {"method": name, "budget": budget, "users": choice.users, "of": 61}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_same_users_are_chosen_twice_and_another_seed_may_choose_others(layout: PromptLayout, name: str) -> None:
+def test_selection_is_deterministic_and_may_change_with_the_seed(layout: PromptLayout, name: str) -> None:
     events = sequences(pairs_shop(60))
     one, two = (SELECTION_METHODS[name](pool_of(events, layout, epochs=2), 12) for _ in range(2))
     np.testing.assert_array_equal(one, two)
-    if name != "similar":  # the only one that draws nothing
+    if name != "similar":  # the only method without random numbers
         assert not np.array_equal(one, SELECTION_METHODS[name](pool_of(events, layout, epochs=2, seed=1), 12))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> None:
+def test_model_does_not_depend_on_shards_or_their_order(tmp_path: Path, name: str) -> None:
     whole = pairs_shop(60)
     shuffled = whole.take(np.random.default_rng(0).permutation(60))
     given = settings(data_selection=name, selection_budget=0.25, epochs=1)
@@ -132,20 +133,20 @@ def test_shards_in_any_order_give_the_same_model(tmp_path: Path, name: str) -> N
     assert one.data_selection == two.data_selection == {"method": name, "budget": 0.25, "users": 15, "of": 60}
 
 
-def test_the_model_is_tuned_on_the_chosen_users_alone(tmp_path: Path) -> None:
+def test_model_is_tuned_on_the_selected_users_alone(tmp_path: Path) -> None:
     table = pairs_shop(80)
     given = settings(data_selection="random", selection_budget=0.3, epochs=1)
     one = run(spec(tmp_path / "a", table, settings=given))
     pool = SelectionPool(sequences(table), np.arange(0), lambda: None, None, given, NOW)  # type: ignore[arg-type]
     chosen = np.flatnonzero(SELECTION_METHODS["random"](pool, 24))
     two = run(spec(tmp_path / "b", table.take(chosen), settings=settings(epochs=1)))
-    assert one.vocabulary.items == ITEMS  # items keep their tokens, whoever is chosen
+    assert one.vocabulary.items == ITEMS  # items keep their tokens for any selection
     assert one.curve[0]["tokens"] == two.curve[0]["tokens"]
     assert one.curve[0]["loss"] == pytest.approx(two.curve[0]["loss"], rel=1e-6)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> None:
+def test_two_workers_use_the_selection_of_one(tmp_path: Path) -> None:
     given = settings(data_selection="influence", selection_budget=0.25, epochs=2)
     one, two = (spec(tmp_path / name, pairs_shop(60), settings=given) for name in "ab")
     alone = run(one)
@@ -155,7 +156,7 @@ def test_two_workers_learn_from_the_users_that_one_chooses(tmp_path: Path) -> No
     assert [round(row["loss"], 3) for row in card.curve] == [round(row["loss"], 3) for row in alone.curve]
 
 
-def test_influence_finds_the_users_who_are_like_the_validation_users(layout: PromptLayout) -> None:
+def test_influence_selects_users_like_the_validation_users(layout: PromptLayout) -> None:
     events, good = half_random(600)
     judges = np.flatnonzero(good)[::4]
     chosen = SELECTION_METHODS["influence"](pool_of(events, layout, judges, epochs=8), 150) > 0
@@ -163,10 +164,10 @@ def test_influence_finds_the_users_who_are_like_the_validation_users(layout: Pro
     assert good[chosen].mean() >= 0.85
     assert good[others][chosen[others]].mean() >= 0.85  # not only the validation users themselves
     by_items = SELECTION_METHODS["similar"](pool_of(events, layout, judges), 150) > 0
-    assert good[by_items].mean() < 0.7  # both halves take the same items
+    assert good[by_items].mean() < 0.7  # both halves consume the same items
 
 
-def test_similar_finds_the_users_who_took_what_validation_users_took_last(layout: PromptLayout) -> None:
+def test_similar_selects_users_who_consumed_what_validation_users_consumed_last(layout: PromptLayout) -> None:
     turned = (np.arange(4) + np.arange(80)[:, None]) % 4 + 4 * (np.arange(80)[:, None] >= 40)
     item = Ragged.from_lengths(turned.reshape(-1), np.full(80, 4))
     events = sequences(as_table(item, np.tile(np.arange(4) * MICROSECONDS_PER_DAY, 80)))
@@ -174,7 +175,7 @@ def test_similar_finds_the_users_who_took_what_validation_users_took_last(layout
     np.testing.assert_array_equal(np.flatnonzero(weights), np.arange(40, 80))
 
 
-def test_nobodys_newest_group_is_looked_at_but_as_what_validation_users_took_last(layout: PromptLayout) -> None:
+def test_newest_groups_are_used_only_as_validation_targets(layout: PromptLayout) -> None:
     item = Ragged.from_lengths(np.array([0, 1, 2, 3, 4, 5, 6, 7]), [4, 4])
     events = sequences(as_table(item, np.array([1, 2, 3, 4, 1, 2, 3, 3]) * MICROSECONDS_PER_DAY))
     pool = pool_of(events, layout, np.array([1]))
@@ -184,14 +185,14 @@ def test_nobodys_newest_group_is_looked_at_but_as_what_validation_users_took_las
     assert [token - first for token in pool.validation_targets.tokens[0] if token >= first] == [4, 5]
 
 
-def test_validation_users_are_those_who_acted_last_and_have_three_groups() -> None:
+def test_validation_users_acted_last_and_have_three_groups() -> None:
     ts = [1, 2, 3, 1, 9, 4, 5, 6, 7, 8, 8]
     events = sequences(as_table(Ragged.from_lengths(np.arange(11), [3, 2, 3, 3]), ts))
     assert event_group_counts(events).tolist() == [3, 2, 3, 2]
     assert latest_users(events).tolist() == [0, 2]
 
 
-def test_diverse_weighs_every_cluster_as_it_is_among_all_users(layout: PromptLayout) -> None:
+def test_diverse_retains_the_weight_of_every_cluster(layout: PromptLayout) -> None:
     rng = np.random.default_rng(0)
     taste = np.repeat([0, 1, 2], [70, 25, 5])
     items = np.stack([rng.permutation(8)[:4] + 8 * one for one in taste]).reshape(-1)
@@ -199,13 +200,13 @@ def test_diverse_weighs_every_cluster_as_it_is_among_all_users(layout: PromptLay
     factors = np.repeat(np.eye(3), 8, axis=0) + 0.05 * rng.normal(size=(ITEMS, 3))
     pool = pool_of(events, layout, factors=factors.astype(np.float32))
     label = cluster_users(pool, 3)
-    assert len(np.unique(np.stack([taste, label]), axis=1).T) == 3  # the tastes, by other names
+    assert len(np.unique(np.stack([taste, label]), axis=1).T) == 3  # the tastes, with permuted labels
     weights = SELECTION_METHODS["diverse"](pool, 12)
     np.testing.assert_allclose(np.bincount(taste, weights) / weights.sum(), [0.7, 0.25, 0.05], rtol=1e-5)
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=80), st.data())
-def test_strata_keep_their_shares_whatever_the_budget(labels: list[int], data: st.DataObject) -> None:
+def test_strata_retain_their_shares_at_any_budget(labels: list[int], data: st.DataObject) -> None:
     label = np.array(labels)
     count = data.draw(st.integers(len(set(labels)), len(labels)))
     weights = stratified_sample(label, count, np.random.default_rng(0))
@@ -216,7 +217,7 @@ def test_strata_keep_their_shares_whatever_the_budget(labels: list[int], data: s
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=20), st.data())
-def test_seats_are_apportioned_exactly_and_within_one_of_proportion(sizes: list[int], data: st.DataObject) -> None:
+def test_apportionment_is_exact_and_within_one_of_proportion(sizes: list[int], data: st.DataObject) -> None:
     seats = data.draw(st.integers(0, sum(sizes)))
     found = apportion(seats, np.array(sizes))
     assert found.sum() == seats
@@ -224,7 +225,7 @@ def test_seats_are_apportioned_exactly_and_within_one_of_proportion(sizes: list[
     assert (np.abs(found - seats * np.array(sizes) / max(1, sum(sizes))) < 1).all()
 
 
-def test_gradients_of_users_are_those_of_autograd_for_each_alone(layout: PromptLayout) -> None:
+def test_user_gradients_match_autograd_for_each_user_alone(layout: PromptLayout) -> None:
     pool = pool_of(sequences(pairs_shop(7)), layout, layers=2, width=64, heads=2)
     lm = pool.initial_model()
     _, examples = newest_event_examples(pool)
@@ -234,13 +235,13 @@ def test_gradients_of_users_are_those_of_autograd_for_each_alone(layout: PromptL
     for row, gradient in found.items():
         batch = collate(examples, np.array([row]), layout.vocabulary.pad)
         vectors = lm.vectors().detach()
-        predicted = vectors.clone().requires_grad_()  # read with `vectors`, predicted with these: the output layer
+        predicted = vectors.clone().requires_grad_()  # `vectors` as input, these as the output layer
         sum(loop._loss.loss_chunks(loop._query_states(batch, vectors).detach(), predicted, batch)).backward()
         torch.testing.assert_close(gradient, predicted.grad, rtol=1e-4, atol=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 9))
-def test_the_output_gradient_is_that_of_autograd(seed: int, queries: int, targets: int) -> None:
+def test_output_gradient_matches_autograd(seed: int, queries: int, targets: int) -> None:
     rng = torch.Generator().manual_seed(seed)
     states = torch.randn(queries, 6, generator=rng, dtype=torch.float32)
     vectors = torch.randn(11, 6, generator=rng, requires_grad=True)
@@ -252,7 +253,7 @@ def test_the_output_gradient_is_that_of_autograd(seed: int, queries: int, target
     torch.testing.assert_close(found, vectors.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_do_not_depend_on_the_batch(layout: PromptLayout) -> None:
+def test_influence_scores_do_not_depend_on_the_batch(layout: PromptLayout) -> None:
     pool = pool_of(sequences(pairs_shop(50)), layout, epochs=2)
     lm, scale = warm_up_model(pool)
     users, examples = newest_event_examples(pool)
@@ -267,7 +268,7 @@ def test_scores_do_not_depend_on_the_batch(layout: PromptLayout) -> None:
     assert len(batches(examples, 64, None)) > len(batches(examples, 300, None)) > 1
 
 
-def test_a_gradient_has_cosine_one_with_itself_and_minus_one_with_its_opposite(layout: PromptLayout) -> None:
+def test_gradient_has_cosine_one_with_itself_and_minus_one_with_its_opposite(layout: PromptLayout) -> None:
     pool = pool_of(take_users(sequences(pairs_shop(9)), np.array([3])), layout)
     lm = pool.initial_model()
     _, examples = newest_event_examples(pool)
@@ -278,7 +279,7 @@ def test_a_gradient_has_cosine_one_with_itself_and_minus_one_with_its_opposite(l
     assert cosines(lm, examples, own * (1 - apart), apart, 1000) == pytest.approx(0, abs=1e-5)
 
 
-def test_warm_up_never_sees_what_anybody_took_last(layout: PromptLayout) -> None:
+def test_warm_up_excludes_the_newest_groups(layout: PromptLayout) -> None:
     table = pairs_shop(30)
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"])
     last = ts.values == ts.values[ts.offsets[1:] - 1][ts.rows]
@@ -291,7 +292,7 @@ def test_warm_up_never_sees_what_anybody_took_last(layout: PromptLayout) -> None
         assert torch.equal(left, right)
 
 
-def test_chosen_events_carry_their_weights() -> None:
+def test_selected_events_carry_their_weights() -> None:
     events = sequences(pairs_shop(4))
     chosen = DataSelection("diverse", 0.5, np.array([0, 0.5, 0, 1.5], np.float32), 4).select_events(events)
     assert len(chosen) == 2
@@ -303,9 +304,7 @@ def test_chosen_events_carry_their_weights() -> None:
     ("name", "users", "says"),
     [*((name, [1, 1, 1, 1], "two groups") for name in NAMES), ("similar", [2, 2], "validation user")],
 )
-def test_users_among_whom_nothing_can_be_chosen_are_refused(
-    layout: PromptLayout, name: str, users: list[int], says: str
-) -> None:
+def test_unselectable_users_are_refused(layout: PromptLayout, name: str, users: list[int], says: str) -> None:
     given = settings(data_selection=name, selection_budget=0.5)
     events = sequences(as_table(Ragged.from_lengths(np.arange(4), users), [0, 1, 2, 3]))
     with pytest.raises(DataError, match=says):
@@ -322,6 +321,6 @@ def test_users_among_whom_nothing_can_be_chosen_are_refused(
         ({"data_selection": "nearest", "selection_budget": 0.5}, "diverse, influence, random, similar"),
     ],
 )
-def test_settings_that_choose_nothing_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_settings_without_a_selection_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Tuning.model_validate(changes)

@@ -1,4 +1,4 @@
-"""Ray Train around the loop: real workers, real failures."""
+"""Ray Train around the loop, with real workers and real failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HALF = WorkerGroup(count=2, cpus=0.5)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_two_workers_end_with_the_weights_of_one_up_to_rounding(tmp_path: Path) -> None:
+def test_two_workers_give_the_weights_of_one_up_to_rounding(tmp_path: Path) -> None:
     one, two = (spec(tmp_path / name, pairs_shop(60), settings=settings(epochs=2)) for name in "ab")
     alone = tune_on_worker(one, Worker(), lambda row: None)
     (card,) = tune([two], HALF)
@@ -33,14 +33,14 @@ def test_two_workers_end_with_the_weights_of_one_up_to_rounding(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_the_user_can_put_right_comes_back_in_words_and_is_not_tried_again(tmp_path: Path) -> None:
+def test_user_errors_are_readable_and_not_retried(tmp_path: Path) -> None:
     nothing = as_table(Ragged.from_lengths(np.arange(4), [1, 1, 1, 1]), [0, 1, 2, 3])
     with pytest.raises(DataError, match="nothing to tune"):
         tune([spec(tmp_path, nothing)], WorkerGroup())
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_without_the_queue_of_its_lines_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_continues_without_the_progress_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, queue, done = {}, ray.util.queue.Queue, tmp_path / "done"
 
     def lost(actor_options: dict[str, Any]) -> ray.util.queue.Queue:

@@ -1,4 +1,4 @@
-"""The instruction-satisfaction loss, against its definition."""
+"""The instruction-satisfaction loss against its definition."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ def batch(requests: Any, target: list[int], weight: list[float]) -> Batch:
 
 
 @pytest.mark.parametrize("instruction_loss_weight", [0.0, 1.0, 2.5])
-def test_the_loss_weighs_the_probability_of_all_items_that_satisfy(
-    loop: TuningLoop, instruction_loss_weight: float
-) -> None:
+def test_loss_weights_the_probability_of_all_satisfying_items(loop: TuningLoop, instruction_loss_weight: float) -> None:
     known = facets()
     red, old, new = (known.number("category", name) for name in ("red", "old", "new"))
     requests = [[red, -1, -1], [-1, -1, -1], [red, old, -1], [red, -1, new]]
@@ -87,7 +85,7 @@ def test_the_loss_weighs_the_probability_of_all_items_that_satisfy(
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_items_that_satisfy_are_those_of_the_facets(loop: TuningLoop) -> None:
+def test_satisfying_items_match_the_facets(loop: TuningLoop) -> None:
     known = facets()
     rng = np.random.default_rng(1)
     requests = rng.integers(-1, len(known), (60, 3))
@@ -113,7 +111,7 @@ def test_targets_outside_the_sample_change_no_weight(loop: TuningLoop, monkeypat
 
 
 class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor has that is made meanwhile."""
+    """Records the size of the largest tensor created meanwhile."""
 
     numbers = 0
 
@@ -124,8 +122,9 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_only_the_facets_of_requests_are_looked_up() -> None:
-    """Of 300 facets and 2,000 items: a request for one, without another, among the 500 items that a step shows."""
+def test_only_facets_of_requests_are_looked_up() -> None:
+    """300 facets and 2,000 items: a request that includes one facet and excludes another, among the 500 items of a
+    step."""
     rng = np.random.default_rng(0)
     loss = ItemLoss(torch.from_numpy(rng.random((300, 2000)) < 0.3))
     shown = torch.from_numpy(np.sort(rng.choice(2000, 500, replace=False)))

@@ -1,4 +1,4 @@
-"""Items with too few events for a vector of their own: scored by their words and by what they have in common."""
+"""Items with too few events for an own vector: scored by their words and a shared part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 
 COLOURS = ("red", "green", "blue", "black")
-NEW = 9  # of which the last is not available
+NEW = 9  # the last of them is not available
 POPULAR = 8  # the first items, two of each colour
 
 
@@ -43,7 +43,7 @@ def catalogue() -> pa.Table:
 
 
 def coloured(users: int = 150) -> pa.Table:
-    """Eight old items a user, most of them of the popular ones, in no order."""
+    """Eight old items a user, mostly popular ones, in random order."""
     rng = np.random.default_rng(0)
     weight = np.where(np.arange(ITEMS) < POPULAR, 8.0, 1.0)
     key = np.log(weight) + rng.gumbel(size=(users, ITEMS))
@@ -64,14 +64,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> LocalCheckpoint:
     return fetch(new)
 
 
-def test_every_available_item_has_a_token_and_the_tuned_ones_come_first(tuned: LocalCheckpoint) -> None:
+def test_available_items_have_a_token_and_tuned_ones_come_first(tuned: LocalCheckpoint) -> None:
     assert tuned.card.item_ids == tuple(f"i{row:02}" for row in range(ITEMS + NEW - 1))
     assert tuned.card.vocabulary.items == ITEMS + NEW - 1
     assert item_vectors(tuned).shape[0] == ITEMS + NEW - 1
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-def test_a_new_item_is_found_by_its_words_and_stays_behind_popular_ones(tuned: LocalCheckpoint, colour: str) -> None:
+def test_new_item_is_found_by_its_words_and_ranks_below_popular_ones(tuned: LocalCheckpoint, colour: str) -> None:
     engine = TransformersRunner(tuned.model_files, "hidden_state", EngineSettings())
     layout = tuned.layout("Recommend.", engine.max_prompt_tokens)
     nobody = Ragged.from_lengths(np.empty(0, np.int64), [0])
@@ -91,7 +91,8 @@ def test_without_words_items_with_too_few_events_get_no_token(tmp_path: Path) ->
 
 
 def model_with_words() -> ItemLM:
-    """A fresh model of items with one of four facets and titles all of one and half of another word; 6 are new."""
+    """A new model of items with one of four facets, and titles with one common word and one that half of them have; 6
+    are new."""
     tokenizer = item_vocabulary.scratch_tokenizer(["red green blue black"], [], ITEMS)
     lm = item_lm.build(settings(), item_vocabulary.vocabulary_from_tokenizer(tokenizer, ITEMS), 20, ITEMS - 6)
     rows, one = np.arange(ITEMS), np.ones(ITEMS, np.int64)
@@ -104,7 +105,7 @@ def model_with_words() -> ItemLM:
     return lm
 
 
-def test_a_vector_is_made_of_facets_weighed_titles_and_an_own_or_shared_part(tmp_path: Path) -> None:
+def test_item_vector_is_facets_weighted_title_words_and_own_or_shared_part(tmp_path: Path) -> None:
     lm = model_with_words()
     vectors = lm.vectors().detach()
     lm.export(tmp_path)
@@ -119,7 +120,7 @@ def test_a_vector_is_made_of_facets_weighed_titles_and_an_own_or_shared_part(tmp
         np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
 
 
-def test_a_sample_of_all_items_is_all_items() -> None:
+def test_sample_of_all_items_is_all_items() -> None:
     assert SampledItems.sample(10, 500, np.random.default_rng(0)).item.tolist() == list(range(500))
     large = SampledItems.sample(100, 5000, np.random.default_rng(0))
     assert large.item[:100].tolist() == list(range(100))
@@ -129,7 +130,7 @@ def test_a_sample_of_all_items_is_all_items() -> None:
     assert (large.place >= 0).sum() == 1100
 
 
-def test_the_sampled_loss_is_on_average_that_of_all_items() -> None:
+def test_sampled_loss_averages_to_the_full_loss() -> None:
     tuned, items, queries = 200, 4000, 6
     rng = np.random.default_rng(0)
     states, vectors = (torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32) / 4) for n in (queries, items))
@@ -147,7 +148,7 @@ def test_the_sampled_loss_is_on_average_that_of_all_items() -> None:
     assert np.std(found) > 0
 
 
-def test_of_too_many_new_items_some_are_scored_whatever_their_ids(
+def test_too_many_new_items_are_sampled_independently_of_their_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen(items: range) -> set[str]:
@@ -164,4 +165,4 @@ def test_of_too_many_new_items_some_are_scored_whatever_their_ids(
     assert some < everything
     assert 35 < len([name for name in some if name >= "i0200"]) < 65
     earlier = chosen(range(300))
-    assert {name for name in some if name < "i0300"} <= earlier  # what comes in time takes the place of few
+    assert {name for name in some if name < "i0300"} <= earlier  # new arrivals displace few

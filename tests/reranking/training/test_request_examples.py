@@ -73,7 +73,7 @@ def added(examples: TuningExamples, out: TuningExamples) -> list[tuple[list[int]
 
 
 def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
-    """The facets that a request includes and excludes, read off its words."""
+    """The facets that a request includes and excludes, parsed from its words."""
     turning = {"no", "not", "without", "but", "never", "except", "avoid", "skip", "exclude", "hate", "dislike"}
     include, exclude, plain = [], [], text.replace(",", " ").replace('"', " ").split()
     for number, name in enumerate(facets.name):
@@ -85,7 +85,7 @@ def said(facets: Facets, text: str) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("form", ["specific", "vague", "search", "contrary"])
-def test_every_answer_satisfies_what_is_asked(facets: Facets, examples: TuningExamples, form: str) -> None:
+def test_every_target_satisfies_its_request(facets: Facets, examples: TuningExamples, form: str) -> None:
     given, tokenizer = asking(facets, **{form: 1.0})
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(2))
     rows = added(examples, out)
@@ -100,7 +100,7 @@ def test_every_answer_satisfies_what_is_asked(facets: Facets, examples: TuningEx
         assert tokens[2] == VOCABULARY.history
 
 
-def test_the_plain_examples_stay_as_they_were_and_come_first(facets: Facets, examples: TuningExamples) -> None:
+def test_plain_examples_come_first_unchanged(facets: Facets, examples: TuningExamples) -> None:
     given, _ = asking(facets, specific=0.5, search=1.5)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(2))
     assert len(out) == len(examples) + round(0.5 * len(examples)) + round(1.5 * len(examples))
@@ -110,7 +110,7 @@ def test_the_plain_examples_stay_as_they_were_and_come_first(facets: Facets, exa
     assert len(out.cutoff) == out.query.lengths.sum() == len(out.target)
 
 
-def test_queries_stand_at_gaps_behind_the_same_history(facets: Facets, examples: TuningExamples) -> None:
+def test_queries_are_at_gaps_of_the_same_history(facets: Facets, examples: TuningExamples) -> None:
     given, _ = asking(facets, specific=1.0, contrary=1.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(3))
     plain = {tuple(examples.tokens[row][len(LAYOUT.prefix) :].tolist()) for row in range(len(examples))}
@@ -121,9 +121,7 @@ def test_queries_stand_at_gaps_behind_the_same_history(facets: Facets, examples:
         assert any(body == whole[start : start + len(body)] for whole in plain for start in range(len(whole)))
 
 
-def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
-    facets: Facets, examples: TuningExamples
-) -> None:
+def test_search_has_no_history_and_explicit_profile_replaces_it(facets: Facets, examples: TuningExamples) -> None:
     given, tokenizer = asking(facets, search=0.5, explicit=0.5)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
     rows = added(examples, out)
@@ -132,9 +130,7 @@ def test_a_search_has_no_history_and_an_explicit_preference_stands_in_its_place(
     assert len(tokenizer.texts) == len(rows)
 
 
-def test_beside_some_preferences_their_user_asks_for_what_they_then_took(
-    facets: Facets, examples: TuningExamples
-) -> None:
+def test_some_profiles_come_with_a_request_for_what_was_consumed(facets: Facets, examples: TuningExamples) -> None:
     given, tokenizer = asking(facets, explicit=3.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(4))
     rows, asked = added(examples, out), out.request_facets[len(examples.cutoff) :]
@@ -147,7 +143,7 @@ def test_beside_some_preferences_their_user_asks_for_what_they_then_took(
             assert answers <= set(np.flatnonzero(facets.items_of([facet])).tolist())
 
 
-def test_queries_hold_the_facets_of_their_requests(facets: Facets, examples: TuningExamples) -> None:
+def test_queries_have_the_facets_of_their_requests(facets: Facets, examples: TuningExamples) -> None:
     given, tokenizer = asking(facets, contrary=1.0)
     out = add_request_examples(examples, LAYOUT, given, np.random.default_rng(6))
     plain = len(examples.cutoff)
@@ -158,14 +154,14 @@ def test_queries_hold_the_facets_of_their_requests(facets: Facets, examples: Tun
         assert {facet for facet in asked[2:] if facet >= 0} == set(exclude)
 
 
-def test_nothing_can_be_asked_of_a_catalogue_that_says_nothing(examples: TuningExamples) -> None:
+def test_catalogue_without_facets_has_no_requests(examples: TuningExamples) -> None:
     bare = Facets(FacetScheme((), (), {}), Ragged.from_lengths(np.empty(0, np.int64), [0] * ITEMS))
     given, tokenizer = asking(bare, specific=1.0, contrary=1.0, search=1.0)
     assert add_request_examples(examples, LAYOUT, given, np.random.default_rng(7)) is examples
     assert not tokenizer.texts
 
 
-def test_the_same_seed_asks_the_same(facets: Facets, examples: TuningExamples) -> None:
+def test_request_examples_are_deterministic_in_the_seed(facets: Facets, examples: TuningExamples) -> None:
     shares = {"specific": 0.5, "vague": 0.5, "search": 0.5, "contrary": 0.5, "explicit": 0.5}
     one, two = (asking(facets, **shares) for _ in "ab")
     first, second = (add_request_examples(examples, LAYOUT, given, np.random.default_rng(5)) for given, _ in (one, two))
@@ -174,10 +170,10 @@ def test_the_same_seed_asks_the_same(facets: Facets, examples: TuningExamples) -
     np.testing.assert_array_equal(first.target.values, second.target.values)
 
 
-def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_read_past(facets: Facets) -> None:
+def test_protected_words_keep_their_order_and_others_may_be_dropped(facets: Facets) -> None:
     text = 'The user asks for "1970s, not red" Find it.'
     given, _ = asking(facets)
-    assert add_distractors(text, given, np.random.default_rng(0)) == text  # there is nothing to strew in
+    assert add_distractors(text, given, np.random.default_rng(0)) == text  # there are no distractors
     given = replace(given, distractors=("please", "me", "lantern"), protected_words=facet_words(facets) | {"1970s"})
     rng = np.random.default_rng(1)
     found = [add_distractors(text, given, rng) for _ in range(400)]
@@ -192,9 +188,7 @@ def test_words_that_mean_something_stay_in_their_order_and_all_others_may_be_rea
     assert max(of_fillers) > 12
 
 
-def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
-    facets: Facets, examples: TuningExamples
-) -> None:
+def test_title_distractors_occur_only_in_requests_for_other_facets(facets: Facets, examples: TuningExamples) -> None:
     words = replace(facets, scheme=replace(facets.scheme, kind=("word",) * len(facets)))
     for asked, expected in ((facets, True), (words, False)):
         given, tokenizer = asking(asked, specific=1.0)
@@ -203,7 +197,7 @@ def test_what_titles_share_is_said_aside_where_something_else_is_asked_for(
         assert any("lantern" in text for text in tokenizer.texts) == expected
 
 
-def test_examples_side_by_side_are_each_themselves(examples: TuningExamples) -> None:
+def test_concatenated_examples_are_unchanged(examples: TuningExamples) -> None:
     both = concat_examples([examples, examples])
     assert len(both) == 2 * len(examples)
     for part in ("tokens", "query", "target", "weight"):

@@ -41,7 +41,7 @@ def kill_after_two(row: Mapping[str, float]) -> None:
         raise Killed
 
 
-def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> None:
+def test_model_learns_the_planted_pairs(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop(), settings=settings(epochs=25, item_dropout=0.0))
     card = run(given)
     assert learned_pairs(given) >= 0.9
@@ -50,9 +50,7 @@ def test_the_model_learns_the_pairs_that_the_shop_is_made_of(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("validated", [False, True])
-def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, validated: bool
-) -> None:
+def test_killed_tuning_resumes_to_the_weights_of_an_uninterrupted_one(tmp_path: Path, validated: bool) -> None:
     changes = {"now": NOW // 2, "until": NOW} if validated else {}
     whole = spec(tmp_path / "whole", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
     stopped = spec(tmp_path / "stopped", pairs_shop(), settings=settings(epochs=4, patience=3), **changes)
@@ -67,7 +65,7 @@ def test_a_killed_tuning_goes_on_and_ends_with_the_weights_of_an_uninterrupted_o
     assert same(weights(whole), weights(stopped))
 
 
-def test_a_finished_model_is_not_tuned_again_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_finished_model_is_not_tuned_again_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop())
     card = run(given)
     seen: list[float] = []
@@ -87,10 +85,10 @@ def test_validation_stops_the_loop_and_keeps_the_best_epoch(tmp_path: Path) -> N
 
 @dataclass(frozen=True)
 class Beside(Worker):
-    """A worker beside a first one, who finds these `answers`, in the order in which workers agree on them."""
+    """A worker that receives the first worker's results, `answers`, in the order of the broadcasts."""
 
     answers: list[Any] = field(default_factory=list)
-    kind: type = object  # the answers are of this type; others are the worker's own
+    kind: type = object  # answers of this type are replaced; others are the worker's own
 
     def broadcast_first(self, value: Any) -> Any:
         return self.answers.pop(0) if isinstance(value, self.kind) else value
@@ -103,7 +101,7 @@ def test_all_workers_stop_where_the_first_one_does(tmp_path: Path) -> None:
     assert card.epochs == 2
 
 
-def test_nothing_at_or_after_now_is_learned_from(tmp_path: Path) -> None:
+def test_events_at_or_after_now_are_not_used(tmp_path: Path) -> None:
     table = pairs_shop()
     ts, item = Ragged.from_arrow(table["ts"]), Ragged.from_arrow(table["item"])
     cut = ts.values < NOW // 3
@@ -113,7 +111,7 @@ def test_nothing_at_or_after_now_is_learned_from(tmp_path: Path) -> None:
     assert_same_model(one, two)
 
 
-def test_items_too_rare_get_no_token(tmp_path: Path) -> None:
+def test_items_with_too_few_events_get_no_token(tmp_path: Path) -> None:
     table = pairs_shop(users=30)
     counts = np.bincount(Ragged.from_arrow(table["item"]).values, minlength=ITEMS)
     floor = int(np.median(counts)) + 1
@@ -139,33 +137,33 @@ def test_events_removed_by_denoising_do_not_reach_the_model(tmp_path: Path) -> N
         (pairs_shop(5), {"settings": settings(base="/no/such/model")}, ConfigError, "tokenizer"),
     ],
 )
-def test_what_cannot_be_tuned_is_said_in_words(
+def test_invalid_input_is_a_readable_error(
     tmp_path: Path, table: Any, changes: dict[str, Any], kind: type[Exception], says: str
 ) -> None:
     with pytest.raises(kind, match=says):
         run(spec(tmp_path, table, **changes))
 
 
-def test_a_broken_checkpoint_is_refused_in_words(tmp_path: Path) -> None:
+def test_broken_checkpoint_is_a_readable_error(tmp_path: Path) -> None:
     given = spec(tmp_path, pairs_shop(20))
     Storage(given.root).write(f"{given.path}/checkpoint.safetensors", b"not one")
     with pytest.raises(DataError, match="checkpoint"):
         run(given)
 
 
-def test_all_workers_go_on_from_what_the_first_one_found(tmp_path: Path) -> None:
+def test_all_workers_resume_from_the_first_ones_checkpoint(tmp_path: Path) -> None:
     given = spec(tmp_path / "a", pairs_shop(60))
     with pytest.raises(Killed):
         run(given, kill_after_two)
     checkpoint = Storage(given.root).read(f"{given.path}/checkpoint.safetensors")
-    other, seen = spec(tmp_path / "b", pairs_shop(60)), list[float]()  # where there is no checkpoint
+    other, seen = spec(tmp_path / "b", pairs_shop(60)), list[float]()  # without a checkpoint
     second = Beside(rank=1, answers=[False, checkpoint, "the first one's card"])
     assert tune_on_worker(other, second, lambda row: seen.append(row["epoch"])) == "the first one's card"
     assert seen == [3]
     assert not second.answers
 
 
-def test_of_many_users_the_same_ones_are_learned_from_however_they_are_sharded(tmp_path: Path) -> None:
+def test_sample_of_users_does_not_depend_on_shards(tmp_path: Path) -> None:
     table, few = pairs_shop(60), settings(epochs=1, max_users=15)
     one = spec(tmp_path / "a", table, settings=few)
     many = spec(tmp_path / "b", table, settings=few, sequences=tuple(f"shard={k}.arrow" for k in range(4)))

@@ -1,4 +1,4 @@
-"""Queries and targets of an epoch, against the same computed one user at a time."""
+"""Queries and targets of an epoch, against a computation one user at a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def queries_of(examples: TuningExamples) -> list[list[tuple[int, frozenset[int]]
 
 @_open
 @given(histories, st.integers(0, 3))
-def test_the_targets_of_a_query_are_the_new_items_within_the_horizon(users: list[History], seed: int) -> None:
+def test_targets_are_the_new_items_within_the_horizon(users: list[History], seed: int) -> None:
     chosen = settings(horizon_days=7.0, item_dropout=0.0, events=100)
     examples = epoch_examples(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
     hour, horizon = MICROSECONDS_PER_DAY // 24, 7 * MICROSECONDS_PER_DAY
@@ -77,7 +77,7 @@ def test_the_targets_of_a_query_are_the_new_items_within_the_horizon(users: list
 
 @_open
 @given(histories, st.integers(0, 3), st.floats(0, 0.6))
-def test_queries_stand_at_gap_tokens_after_what_was_known(users: list[History], seed: int, dropout: float) -> None:
+def test_queries_are_at_gap_tokens_after_known_events(users: list[History], seed: int, dropout: float) -> None:
     chosen = settings(item_dropout=dropout, events=100)
     examples = epoch_examples(sequences(users), LAYOUT, chosen, NOW, np.random.default_rng(seed))
     for row in range(len(examples)):
@@ -85,7 +85,7 @@ def test_queries_stand_at_gap_tokens_after_what_was_known(users: list[History], 
         assert tokens[:PREFIX].tolist() == [VOCABULARY.user, 5, 6, VOCABULARY.history]
         gaps = np.flatnonzero((tokens >= VOCABULARY.first_gap) & (tokens < VOCABULARY.first_item))
         np.testing.assert_array_equal(places, gaps)
-        assert places[-1] == len(tokens) - 1  # nothing stands behind the last query
+        assert places[-1] == len(tokens) - 1  # nothing follows the last query
 
 
 def test_events_of_one_basket_are_shuffled_in_every_epoch() -> None:
@@ -98,19 +98,19 @@ def test_events_of_one_basket_are_shuffled_in_every_epoch() -> None:
     assert len({tuple(sorted(tokens)) for tokens in seen}) == 1
 
 
-def test_a_long_history_is_seen_through_a_window_at_random() -> None:
+def test_long_history_gives_a_random_window() -> None:
     data = sequences([[(k % ITEMS, k) for k in range(60)]])
     chosen = settings(events=10, item_dropout=0.0)
     starts = set()
     for seed in range(12):
         tokens = epoch_examples(data, LAYOUT, chosen, NOW, np.random.default_rng(seed)).tokens[0]
         items = tokens[tokens >= VOCABULARY.first_item]
-        assert len(items) == 9  # the tenth is queries_of for
+        assert len(items) == 9  # the tenth is only a target
         starts.add(int(items[0]))
     assert len(starts) > 3
 
 
-def test_targets_weigh_their_keep_weight_their_share_and_their_age() -> None:
+def test_target_weights_combine_keep_weight_share_and_age() -> None:
     item = Ragged.from_lengths(np.array([0, 1, 2]), [3])
     table = as_table(item, [0, MICROSECONDS_PER_DAY, MICROSECONDS_PER_DAY], [1.0, 0.5, 1.0])
     data = Sequences.from_tables([table], np.arange(ITEMS), NOW)
@@ -125,7 +125,7 @@ def test_targets_weigh_their_keep_weight_their_share_and_their_age() -> None:
 
 @_open
 @given(histories, st.integers(10, 2000))
-def test_validation_prompts_are_those_of_scoring_and_targets_come_after(users: list[History], hour: int) -> None:
+def test_validation_prompts_match_scoring_and_targets_come_after(users: list[History], hour: int) -> None:
     now = hour * (MICROSECONDS_PER_DAY // 24)
     examples = validation_examples(sequences(users, until=NOW), LAYOUT, now)
     expected = []
@@ -143,7 +143,7 @@ def test_validation_prompts_are_those_of_scoring_and_targets_come_after(users: l
 
 @_open
 @given(histories, st.integers(8, 64))
-def test_batches_hold_every_row_once_within_the_budget(users: list[History], budget: int) -> None:
+def test_batches_contain_every_row_once_within_the_budget(users: list[History], budget: int) -> None:
     examples = epoch_examples(sequences(users), LAYOUT, settings(events=100), NOW, np.random.default_rng(0))
     plan = batches(examples, budget, np.random.default_rng(1))
     assert sorted(row for rows in plan for row in rows) == list(range(len(examples)))

@@ -1,4 +1,4 @@
-"""A shop whose next item is known: items come in pairs (2k, 2k + 1), and whoever takes one takes the other next."""
+"""A synthetic dataset with predictable next items: items come in pairs (2k, 2k + 1), consumed in this order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INSTRUCTION = "Recommend what this user will want next."
 
 
 def pairs_shop(users: int = 150, seed: int = 0) -> pa.Table:
-    """(item, ts, keep): three pairs a user, one event every other day or so."""
+    """(item, ts, keep): three pairs a user, about one event every other day."""
     rng = np.random.default_rng(seed)
     first = np.argsort(rng.random((users, ITEMS // 2)), axis=1)[:, :3] * 2
     item = np.stack([first, first + 1], axis=2).reshape(users, 6)
@@ -52,7 +52,7 @@ def settings(**changes: Any) -> Tuning:
 
 
 def spec(root: Path, table: pa.Table, **changes: Any) -> TuningSpec:
-    """A spec over one file of sequences, written below `root`."""
+    """A spec with one file of sequences, written below `root`."""
     storage = Storage(str(root))
     write_shard(storage, "sequences.arrow", table)
     names = [f"item {code:02}" for code in range(ITEMS)]
@@ -85,7 +85,7 @@ def fetch(given: TuningSpec) -> tuned_checkpoint.LocalCheckpoint:
 
 
 def learned_pairs(given: TuningSpec) -> float:
-    """After how many of the pairs' first items the tuned model expects the second one most."""
+    """Share of the pairs for which the tuned model ranks the second item first after the first one."""
     model = fetch(given)
     engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
     layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
