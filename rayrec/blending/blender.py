@@ -40,8 +40,8 @@ class BlenderWeights:
 
 @dataclass(frozen=True)
 class Blender:
-    """Three weight sets: without LLM scores (`without_llm`), with them (`with_llm`), and for users with a request
-    (`with_request`), about which retrievers have no information.
+    """The blender's weights: without LLM scores (`without_llm`), with them (`with_llm`), and with them for users with a
+    request (`with_request`), which retrievers ignore.
     """
 
     personalized: tuple[str, ...]  # sources with scores per user

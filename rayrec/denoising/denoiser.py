@@ -59,7 +59,7 @@ class DenoisingDecision:
 
     keep_weight: npt.NDArray[np.float32]  # in [0, 1]; 0 = removed
     influence: npt.NDArray[np.float32]  # self-consistency, NaN if not measured
-    negative_influence: npt.NDArray[np.float32]  # > 0: removal helps; 0 if nothing speaks against the event
+    negative_influence: npt.NDArray[np.float32]  # > 0: removing the event helps; 0: no evidence against it
     reason: npt.NDArray[np.int8]  # index into REASONS
 
     @classmethod

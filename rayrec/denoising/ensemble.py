@@ -5,9 +5,8 @@ influence's self-consistency and negative influence, the factor model's leave-on
 which separates unpopular items from unlikely ones. A logistic regression on the features gives the probability that the
 event is noise, at a noise share of `noise_share`.
 
-It is fitted once per run, on noise injected into the events that the models are fitted on: items drawn by popularity,
-at random times. The models are fitted on those noisy events, just as the run's own models are fitted on events with
-real noise. Events on or after the date are not used.
+It is fitted once per run, on the events of the models' fit with injected noise: items drawn by popularity, at random
+times. The models are fitted on the noisy events too. Events on or after the date are not used.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class EnsembleDenoiser(Denoiser):
         if not len(histories.item.values):
             return decision
         features, scored = self.features.of(histories)
-        # einsum sums each row in the same order, whatever the number of rows.
+        # einsum sums each row in the same order, for any number of rows.
         logit = self.weights[0] + np.einsum("ij,j->i", features, self.weights[1:])
         noise = 1 / (1 + np.exp(-logit))
         suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
@@ -124,7 +123,7 @@ class NoiseFeatures:
     def of(self, histories: Histories) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Ranks within the user [events, features], 0.5 if not measured, and a mask of the assessed events [events].
 
-        Assessed are positive events whose item at least one model knows.
+        Positive events whose item at least one model knows are assessed.
         """
         item, positive = histories.item, histories.weight.values > 0
         by_ease, by_influence = self.ease.decide(histories), self.influence.decide(histories)

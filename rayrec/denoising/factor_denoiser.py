@@ -1,7 +1,7 @@
 """Denoising by the leave-one-out scores of a factor model of all users' events (rayrec.numerics.fism_model).
 
-The leave-one-out score of an event says how likely its item is, given the user's other items. NBPO and Rel-MF differ in
-how the model is trained. Both give a probability sigma(s), and remove events whose probability is below
+The leave-one-out score s measures how likely an event's item is, given the user's other items. NBPO and Rel-MF differ
+in how the model is trained. Both give a probability sigma(s), and remove events whose probability is below
 `likelihood_ratio` times the user's median, the lowest first:
 
 - nbpo: noisy-label robust BPR (Yu & Qin 2020). Items that a user did not consume are not always disliked: the model

@@ -1,24 +1,24 @@
 """Denoising by per-example gradients of a next-item model of all users' events (rayrec.numerics.next_item_model).
 
-The example of an event is the prediction of its item from the user's earlier events, with gradient g. The scores are in
-closed form and exact for the model's loss over its sampled negatives, over the checkpoints c of one training:
+The example of an event is the prediction of its item from the user's earlier events, with gradient g. The scores are
+closed forms, exact for the model's loss over its sampled negatives, over the checkpoints c of one training:
 
 - el2n: |p - e_y| at the last checkpoint, p the model's item probabilities (Paul et al. 2021).
 - self_influence: mean_c |g_c|^2, the effect of a gradient step on the event's own loss (TracIn, Pruthi et al. 2020).
   It is high for events that no other event explains.
 - grad_variance: standard deviation of d loss / d u between checkpoints, mean over its entries (variance of gradients,
   Agarwal et al. 2022; of the user's vector u instead of pixels).
-- tracin: mean_c of g_c'g_c^v, mean over the user's trusted events v. Below 0, learning from the event makes the trusted
-  ones less likely: its negative influence. An event is not its own target. This does not find noise: similar items
-  compete in the softmax, so a user's own events have more negative influence on each other than random ones.
+- tracin: mean_c of g_c'g_c^v, mean over the user's other trusted events v. Below 0, learning from the event makes the
+  trusted ones less likely: its negative influence. This does not find noise: similar items compete in the softmax, so a
+  user's own events have more negative influence on each other than random ones.
 
-With the first three, a user's events of the highest scores may be removed, if above the user's median; with tracin
-those of negative influence. Self-consistency is the negated score; for tracin it is the score. Training uses Adam, but
-the plain gradients are measured, as is common for TracIn. Only positive events whose item the model knows are assessed,
-each as a target; their effect as context of later events is not measured.
+With the first three, events above the user's median may be removed, the highest scores first; with tracin those of
+negative influence. Self-consistency is the negated score; for tracin it is the score. Training uses Adam, but the plain
+gradients are measured, as is common for TracIn. Only positive events whose item the model knows are assessed, each as a
+target; their effect as context of later events is not measured.
 
-EK-FAC and conjugate gradients need a Hessian of all parameters, which is too expensive for a daily run.
-`benchmarks.attribution` computes them for a small model.
+EK-FAC and conjugate gradients need a Hessian of all parameters, too expensive for a daily run; see
+`benchmarks.attribution`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class GradientSettings(TrustedInteractions):
 
 @DENOISERS.register
 class GradientDenoiser(Denoiser):
-    """Removes events that stand out by their gradients in a next-item model of all users' events.
+    """Removes events with outlying gradients in a next-item model of all users' events.
 
     Needs a `next_item` fit of the item model.
     """

@@ -87,9 +87,10 @@ def trusted_events(histories: Histories, scored: Bools, trust: TrustedInteractio
 
 
 def hard_negatives(scores: Tensor, slot: npt.NDArray[np.int64], count: int) -> tuple[Tensor, Tensor]:
-    """Each user's `count` best-scored items of the pool outside the history, and their equal weights, [b, count].
+    """Select each user's `count` best-scored items of the pool outside the history, with equal weights, [b, count].
 
-    scores [b, pool] is overwritten; slot [b, L]: place of each event's item in the pool, -1 if it is not in there.
+    scores [b, pool] is overwritten; slot [b, L]: position of each event's item in the pool, -1 if it is not in the
+    pool.
     """
     row, column = np.nonzero(slot >= 0)
     scores[torch.from_numpy(row), torch.from_numpy(slot[row, column])] = -torch.inf
@@ -121,10 +122,10 @@ def decide_batches(batches: Iterable[Measured], scored: Bools, thresholds: Remov
 def select_removals(
     consistency: npt.NDArray[Any], negative_influence: npt.NDArray[Any], mask: Bools, thresholds: RemovalThresholds
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
-    """Keep weight and reason of each event, [b, L], from measures [b, L]; `mask` marks the events of each row.
+    """Compute keep weight and reason of each event, [b, L], from measures [b, L]; `mask` marks the events of each row.
 
-    If more events are suspicious than may be removed, those with the highest sum of the two within-user ranks go first;
-    of ties the newer ones.
+    If more events are suspicious than may be removed, those with the highest sum of the two within-user ranks are
+    removed first; of ties the newer ones.
     """
     counts = mask.sum(1, keepdims=True)
     by_consistency = _rank(consistency, mask)
@@ -149,7 +150,7 @@ def select_removals(
 
 
 def most_suspicious(item: Ragged, suspicion: npt.NDArray[Any], scored: Bools, budget: RemovalBudget) -> Bools:
-    """Mask of the events to remove, [events]: each user's events of highest suspicion above 0, within the budget.
+    """Mask of the events to remove, [events]: each user's most suspicious events above 0, within the budget.
 
     Of ties the newer events are removed first.
     """

@@ -4,7 +4,7 @@
     views = embedder.view_builder(items)(events)
     vectors = embedder.embed(views, ["Will this person buy again within 30 days?"])   # float32 [1, users, dim]
 
-A user's vector is bit-identical whoever else is embedded, since every batch has the same shape.
+All batches have the same shape, so a user's vector is bit-identical in any batch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The training loop of the user model, in plain torch for one or several workers.
 
-All workers see the same batches, and each encodes its share of the users. The answers of a batch are everyone's
-negatives, so every worker encodes all of them: the gradients of the shares add up to that of the whole batch, and the
-number of workers changes the result by rounding only. All randomness is seeded by (seed, epoch): a loop that is killed
-and resumed from its last checkpoint ends with the weights of an uninterrupted one (on CPU).
+All workers process the same batches, and each encodes its share of the users. The answers of a batch are the negatives
+of all users, so every worker encodes all answers: the shares' gradients sum to that of the whole batch, and the number
+of workers changes the result by rounding only. All randomness is seeded by (seed, epoch): a loop that is killed and
+resumed from its last checkpoint ends with the weights of an uninterrupted one (on CPU).
 """
 
 from __future__ import annotations

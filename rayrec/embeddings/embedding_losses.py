@@ -12,9 +12,9 @@ def info_nce(
     """InfoNCE with in-batch negatives and Q-Anchor's false-negative mask; nats per example.
 
     user [n, dim] and answer [m, dim] are unit vectors; own int64 [n]: each user's answer. All other distinct answers of
-    the batch are negatives, except those whose similarity exceeds that of the own answer by more than the margin: they
-    are probably right, too. contrary bool [n, m] marks negatives that are certainly wrong (the opposite answer to the
-    same question); the mask keeps them, since it would remove exactly the examples that the model gets wrong.
+    the batch are negatives, except likely false ones: those whose similarity exceeds that of the own answer by more
+    than the margin. contrary bool [n, m] marks negatives that are certainly wrong (the opposite answer to the same
+    question); they are never masked, because the mask would remove exactly the examples that the model gets wrong.
     """
     similarity = user @ answer.T
     rows = torch.arange(len(user))

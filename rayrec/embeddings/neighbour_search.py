@@ -1,9 +1,9 @@
 """Exact nearest-neighbour search by inner products of unit vectors, with faiss.
 
-faiss computes similarities in blocks, whose last bits depend on the block. So the search fetches a few more neighbours
-than requested, and recomputes their similarities pair by pair: results do not depend on the other queries, and ties go
-to the lowest position. Bit-identical vectors (such as those of users without data) are one entry of the faiss index, so
-that large groups of ties do not push out the lowest positions.
+faiss computes similarities in blocks, whose last bits depend on the block. The search therefore fetches a few extra
+neighbours and recomputes their similarities pair by pair: results do not depend on the other queries, and ties go to
+the lowest position. Bit-identical vectors (such as those of users without data) are one entry of the faiss index, so
+that large groups of ties do not displace the lowest positions.
 
 The cost is users x entries: about one core-hour per instruction for a million users in 64 dimensions.
 """
@@ -20,7 +20,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 
 _SPARE = 16  # extra neighbours, for near-ties that the exact similarities reorder
-_BLOCK = 4096  # queries per faiss call; a quarter of it takes four times as long
+_BLOCK = 4096  # queries per faiss call; a quarter of it is four times slower
 _CELLS = 1 << 24  # of the pairwise recomputation held in memory
 
 

@@ -1,6 +1,6 @@
 """Recency, frequency and value (RFM) features: one row of numbers per user.
 
-The `profile` source of the model, and on their own the baseline that embeddings are compared with.
+They are the model's `profile` source, and a baseline for the embeddings.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _sums(events: Events, of: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def _mean(events: Events, of: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean of the values that are not NaN; NaN where there is none."""
+    """Mean of the values that are not NaN; NaN if there is none."""
     return np.asarray(_sums(events, np.nan_to_num(of)) / _sums(events, ~np.isnan(of)))
 
 

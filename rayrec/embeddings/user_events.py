@@ -19,7 +19,7 @@ from rayrec.numerics.ragged import Ragged
 
 @dataclass(frozen=True)
 class Events:
-    """The events of some users before `now`, oldest first; arrays hold one value per event, [events]."""
+    """The events of some users before `now`, oldest first; arrays are [events]."""
 
     offsets: npt.NDArray[np.int64]  # [users + 1]
     item: npt.NDArray[np.int32]  # item codes of the catalogue

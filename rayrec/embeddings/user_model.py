@@ -1,15 +1,15 @@
 """The user model (after InstructUE, arXiv 2510.11016): one vector per user and instruction.
 
-    view -> encoder -> one summary ─ adapter ─┐
-    view -> encoder -> one summary ─ adapter ─┤  <events> s </events> <profile> s </profile> . instruction <USER> answer
-    view is missing -> a learned vector ──────┘  the user's prefix, the same for all instructions
+view -> encoder -> one summary ─ adapter ─┐
+view -> encoder -> one summary ─ adapter ─┤  <events> s </events> <profile> s </profile> . instruction <USER> answer
+view is missing -> a learned vector ──────┘  the user's prefix, the same for all instructions
 
-The last hidden state at <USER>, projected and normalised, is the embedding. The prefix does not depend on the
-instruction, which comes last: its keys and values are computed once for all instructions. An answer is embedded by the
-same language model, from its own words followed by <ANSWER>.
+The last hidden state at <USER>, projected and normalised, is the embedding. The instruction comes last, so the keys and
+values of the prefix are computed once for all instructions. The same language model embeds an answer, from its words
+followed by <ANSWER>.
 
 All sequences of an instruction have the same number of tokens, and padding is on the right or masked, so users do not
-affect each other. In batches of one fixed shape, a user's vector is bit-identical whoever else is in the batch.
+affect each other. In batches of one fixed shape, a user's vector is bit-identical in any batch.
 """
 
 from __future__ import annotations

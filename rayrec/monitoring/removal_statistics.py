@@ -18,9 +18,9 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Int64s
 
 AGES = ((0.0, "under a day"), (1.0, "1 to 7 days"), (7.0, "7 to 28 days"), (28.0, "28 to 90 days"), (90.0, "older"))
-SHORT_HEAD_SHARE = 0.8  # share of the events that the items of the short head have
+SHORT_HEAD_SHARE = 0.8  # share of all events on items of the short head
 POPULARITY_BANDS = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")
-_TOP_SHARE = 0.1  # share of the events that the most popular items have
+_TOP_SHARE = 0.1  # share of all events on the most popular items
 
 
 def popularity_bands(count: npt.NDArray[np.number]) -> Int64s:
@@ -58,7 +58,7 @@ def summarise_removals(denoised: pa.Table, events: Sequence[str], now: int, band
 
 
 def _counts(names: Sequence[str], code: npt.NDArray[np.integer], removed: Bools) -> dict[str, float]:
-    """Interactions and removed ones by `name/all` and `name/removed`; names without interactions are left out."""
+    """Number of interactions and of removed ones, by `name/all` and `name/removed`; names without any are omitted."""
     every = np.bincount(code, minlength=len(names))
     out = np.bincount(code[removed], minlength=len(names))
     there = [(number, name) for number, name in enumerate(names) if every[number]]

@@ -1,7 +1,7 @@
 """EASE (Steck 2019): the linear item-item model with a zero diagonal, in closed form.
 
 P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. The solve is cubic in
-the number of items; items of too few users are left out and score 0.
+the number of items; items with too few users are excluded and score 0.
 """
 
 from __future__ import annotations

@@ -59,11 +59,11 @@ class FismSettings(RetrieverSettings):
     l2: float = Field(1e-5, ge=0)
     """L2 penalty of the weights."""
     max_events: int = Field(1_000_000, ge=1)
-    """Most training events; beyond it, whole users are left out in the order of the fit."""
+    """Most training events; beyond it, whole users are dropped in the order of the fit."""
     seed: int = 0
     """Random seed."""
     drop: float = Field(0.1, ge=0, lt=1)
-    """Of `t_ce`: final share of positives that are left out, those of the highest loss; below 1."""
+    """Of `t_ce`: final share of positives that are ignored, those of the highest loss; below 1."""
     power: float = Field(0.5, ge=0)
     """Of `r_ce`: how fast weights fall with the loss; of `rel_mf`: how steeply exposure rises with an item's events."""
     tau: float = Field(0.1, gt=0)

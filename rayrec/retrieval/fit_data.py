@@ -79,7 +79,7 @@ class FitDataCollector:
     event_weights: npt.NDArray[np.float32]
     cutoff: int
     max_events: int
-    added: int = 0  # positive events before the cutoff so far; above max_events, users are left out
+    added: int = 0  # positive events before the cutoff so far; above max_events, users are dropped
     _parts: list[_Part] = field(default_factory=list)
     _events: int = 0
 

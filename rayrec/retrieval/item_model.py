@@ -32,8 +32,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 class DenoiserFit:
     """A denoiser's own fit, part of the item model. Its arrays must not contain item codes.
 
-    `fit` gets the training data, and a function that fits `required_fits` on other data and returns their arrays, with
-    names as in `ItemModel.denoiser_arrays`.
+    `fit` gets the training data, and a function that fits `required_fits` on other data and returns their arrays, named
+    as in `ItemModel.denoiser_arrays`.
     """
 
     key: str  # of the method and its settings

@@ -54,7 +54,7 @@ class NextItemSettings(RetrieverSettings):
     l2: float = Field(1e-5, ge=0)
     """L2 penalty of the weights."""
     max_events: int = Field(1_000_000, ge=1)
-    """Most training events; beyond it, whole users are left out in the order of the fit."""
+    """Most training events; beyond it, whole users are dropped in the order of the fit."""
     seed: int = 0
     """Random seed."""
 

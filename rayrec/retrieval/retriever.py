@@ -38,7 +38,7 @@ class Retriever(ABC):
 
     @abstractmethod
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The fitted state for `load`, as arrays that safetensors can hold."""
+        """The fitted state for `load`, as arrays for safetensors."""
 
     @classmethod
     @abstractmethod
@@ -55,8 +55,8 @@ class Retriever(ABC):
     def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
         """Scores [users, items]; each row depends on that user only, bit by bit.
 
-        A personalized retriever gives exactly 0 to items that it knows nothing about for the user; they are not
-        proposed. A non-personalized one gives a single row, [1, items].
+        A personalized retriever scores items without information for the user exactly 0; they are not proposed. A
+        non-personalized one returns a single row, [1, items].
         """
 
 

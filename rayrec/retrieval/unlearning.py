@@ -35,7 +35,7 @@ Floats = npt.NDArray[np.float64]
 
 DOWNDATED, RECOMPUTED, REFITTED = "downdated", "item factors recomputed", "refitted"
 _EXACT = 1e-8  # of the residual
-_BLOCK = 64  # users removed from P at once
+_BLOCK = 64  # users removed from P per step
 _SOLVE_ITEMS = 4096  # largest solve that a downdate is compared with (seconds)
 _REFIT_EVENTS = 2_000_000  # largest number of events for which iALS is compared with refits (a minute)
 _COMPARED_USERS, _TOP = 500, 20
@@ -100,7 +100,7 @@ def downdate(inverse: Floats, rows: sp.csr_matrix) -> None:
 
 
 def drop_items(inverse: Floats, remains: npt.NDArray[np.bool_]) -> Floats:
-    """P of the remaining items [m], as if the others had not been in the solve."""
+    """P of the remaining items [m], as if the dropped ones had not been in the solve."""
     if remains.all():
         return inverse
     across = inverse[np.ix_(remains, ~remains)]

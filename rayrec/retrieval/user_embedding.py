@@ -1,10 +1,9 @@
 """Multi-interest user embeddings (after kNN-Embed, arXiv 2205.06205): a history is clustered into interests.
 
-The items of a user's history are grouped by the cosine of their iALS factors (spherical k-means), each group is folded
-in like a user, p_c, and an item scores max_c v'p_c, so that interests are not averaged. An interest of few items has a
-short vector, since the ridge shrinks it: that is its weight.
-
-With one interest the scores are those of iALS. Both share the same fit.
+The items of a user's history are clustered by the cosine of their iALS factors (spherical k-means), each cluster is
+folded in like a user, p_c, and an item scores max_c v'p_c, so that interests are not averaged. The ridge shrinks the
+vector of an interest with few items, which gives it less weight. One interest gives the scores of iALS; both share a
+fit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Off-policy estimates of each arm's reward from the feedback on the slates of the other arms.
 
 The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows, both P(item here | the ranks above).
-The estimators are self-normalised SIPS, self-normalised RIPS and cascade-DR. IIPS needs marginal propensities, which
-are not stored. A q(item) of cascade-DR needs the target's propensities of all items, which are not stored either. So q
-here depends on the rank alone: the mean reward from that rank on. Its expectation is the same under any target, and it
-reduces the variance of the weights.
+The estimators are self-normalised SIPS, self-normalised RIPS and cascade-DR. IIPS would need marginal propensities, and
+a q(item) in cascade-DR the target's propensities of all items; neither is stored. So q depends only on the rank: the
+mean reward from that rank on. It reduces the variance of the weights, and its expectation is the same under any target.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ OFF_POLICY_ESTIMATES = pa.schema(
         pa.field("standard_error", pa.float64()),
         pa.field("slates", pa.int64(), nullable=False),
         pa.field("effective_sample_size", pa.float64(), nullable=False),
-        pa.field("no_estimate_reason", pa.string()),  # null where there is an estimate
+        pa.field("no_estimate_reason", pa.string()),  # null if there is an estimate
     ]
 )
 

@@ -70,7 +70,7 @@ def sn_rips(reward: Float64s, weight: Float64s, mask: Bools) -> Contributions:
 
 
 def iips(reward: Float64s, marginal_weight: Float64s, mask: Bools) -> Contributions:
-    """Independent IPS (Li et al. 2018): weights are P(item at this rank) of the target / of logging, whatever is above.
+    """Independent IPS (Li et al. 2018): weights are the ratios of the marginal P(item at this rank), target / logging.
 
     Propensities given the ranks above are not marginal propensities.
     """
