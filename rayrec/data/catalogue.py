@@ -67,8 +67,7 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
 
 
 def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
-    """Build ITEM from the ITEM_COUNTS of all splits: the most frequent value of each field; ties go to the smallest
-    value.
+    """Build ITEM from the ITEM_COUNTS of all splits: the most frequent value of each field; of ties the smallest.
 
     Raises DataError if no item was counted.
     """

@@ -180,8 +180,7 @@ def _iso(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
 
 
 def _iso_one_by_one(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
-    """Parse columns that mix times with and without zones, have more digits than microseconds, or hold unreadable
-    values."""
+    """Parse columns that mix times with and without zones, exceed microseconds, or hold unreadable values."""
     text = pc.utf8_upper(pc.replace_substring_regex(text, r"(\.\d{6})\d+", r"\1"))
     # pandas also reads "now" and "2011-8-1", but no zone after a bare day: pass on only what matches the pattern.
     text = pc.if_else(regex_patterns.matches(text, _ISO), text, pa.scalar(None, pa.string()))

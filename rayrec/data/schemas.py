@@ -144,8 +144,7 @@ TRAINING_COLUMNS = (
 
 
 def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) -> pa.Schema:
-    """Candidates: one row per (user, retrieve variant) with retained history, candidates, and one score column per
-    retriever.
+    """Candidates: one row per (user, retrieve variant), with retained history and one score column per retriever.
 
     `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
     Null if the variant does not have the source.

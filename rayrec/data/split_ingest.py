@@ -63,8 +63,7 @@ def ingest_split(
     quarantine: str,
     erasure_list: ErasureList | None = None,
 ) -> dict[str, Any]:
-    """Write the split's quarantine (parquet; no file without rows), then its shuffle file, which marks the split as
-    done.
+    """Write the split's quarantine (parquet; no file without rows), then its shuffle file, which marks it as done.
 
     Rows of users on the erasure list are dropped and do not count for the catalogue.
 

@@ -184,8 +184,7 @@ _LINES_BLOCK = 4 << 20  # bytes
 
 
 def read_delimited(stream: Utf8Stream, source: FileSource, columns: Sequence[str], where: str) -> Iterator[RawBatch]:
-    """Read all columns as strings. Raises DataError for missing or duplicated columns and for a line that is too
-    long."""
+    """Read all columns as strings. Raises DataError for missing or duplicated columns and for too long lines."""
     names = list(source.names)
     next_row = 1
     for lines in _blocks_of_lines(stream, where):

@@ -1,5 +1,4 @@
-"""Bottom-k sample: the k rows with the smallest keys over many tables, in bounded memory and independent of
-sharding."""
+"""Bottom-k sample: the k rows with the smallest keys over many tables; bounded memory, independent of sharding."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ event and x [items] these weights on the items of the events before, divided by 
     u = P'x,  h = (u, 1),  s_k = q_k'h,  loss = -s_y + log(e^s_y + sum_{k in N, k != y} c_k e^s_k)
 
 with P [items, d] `source` and Q [items, d + 1] `target`. The negatives N are a sample that includes item k with
-probability 1 / c_k, so that the sum is unbiased (Horvitz & Thompson 1952); all items, with c = 1, for a full
-softmax.
+probability 1 / c_k, so that the sum is unbiased (Horvitz & Thompson 1952); for a full softmax, all items with c = 1.
 
 With softmax probabilities p, e_y the one-hot vector of y, delta = p - e_y and v = Q'delta without its last entry, the
 gradient is delta h' in Q and x v' in P: two outer products. So for any two examples a and b

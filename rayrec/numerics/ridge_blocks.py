@@ -85,8 +85,7 @@ def padded_length(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class RidgeBlocks:
-    """Solved blocks of a batch with all event weights 1. `solution` is M [b, L, L] (dual) or A^-1 [b, d, d]
-    (primal)."""
+    """Solved blocks of a batch with event weights 1. `solution` is M [b, L, L] (dual) or A^-1 [b, d, d] (primal)."""
 
     w: Tensor  # [b, L, d] whitened factors of the events, zero where padded
     solution: Tensor

@@ -81,12 +81,10 @@ def best(scores: Ragged, count: int) -> Ragged:
 def reassign_scores(
     scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_], below: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Scores [b, n], best first, reassigned to the same rows in a new order: without ties, and all above `below`
-    [b].
+    """Scores [b, n], best first, reassigned to the rows in a new order: without ties, and all above `below` [b].
 
-    The k-th place gets the k-th highest score, so a policy explores around the new order with the same spread. Equal
-    scores would fall back to the old order, so they are separated by the smallest float step upwards. Padded cells are
-    unchanged.
+    The k-th place gets the k-th highest score, so a policy explores around the new order with the same spread. Ties
+    would fall back to the old order, so the smallest float step upwards separates them. Padded cells are unchanged.
     """
     result, floor = scores.copy(), below
     for rank in reversed(range(scores.shape[1])):

@@ -178,7 +178,7 @@ def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_reques
 
 
 def _examples(context: RunContext, table: pa.Table, user_ids: pa.Array, consumed: Ragged, cutoff: int) -> pa.Table:
-    """DENOISED_HISTORY rows with the items that their users consumed; if there are requests, also with simulated
+    """DENOISED_HISTORY rows with the items that their users consumed; if there are requests, plus simulated
     requests.
 
     `consumed`: int32 item codes of `user_ids`, which include every user of the table.

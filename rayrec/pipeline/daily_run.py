@@ -179,8 +179,7 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
 
 
 def _require_same_list(context: RunContext) -> None:
-    """Raise PublicationError if the erasure list has grown since the run began: the run's rows would include erased
-    users."""
+    """Raise PublicationError if the erasure list has grown since the run began: its rows would include erased users."""
     if erasure_list.read(context.storage).digest != context.erasure_list.digest:
         raise PublicationError(
             "users were erased while the job ran; nothing is published",
@@ -197,8 +196,7 @@ def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult
 
 
 def _write_unknown_rule_items(context: RunContext, run: PublishingRun, data: IngestResult) -> None:
-    """Count item ids in the arms' rules that the catalogue lacks. This is no error, because the catalogue changes
-    daily."""
+    """Count item ids in the arms' rules that the catalogue lacks: no error, because the catalogue changes daily."""
     items = CatalogueItems.of(data.catalogue)
     counts = {path.arm: unresolved_ids(path.at("slate").read(Slate).rules, items) for path in context.arms}
     if any(counts.values()):

@@ -43,7 +43,7 @@ class EmbeddingStageSpec:
 
     context: RunContext
     run: PublishingRun
-    fingerprint: str  # of the model
+    fingerprint: str  # model fingerprint
     shards: tuple[ShardCounts, ...] = ()
 
     def __hash__(self) -> int:

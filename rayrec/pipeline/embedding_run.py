@@ -46,7 +46,7 @@ class EmbedResult:
 
     publication: PublishResult
     already_published: bool  # before this run started
-    card: Mapping[str, Any]  # of the model; empty if already published
+    card: Mapping[str, Any]  # model card; empty if already published
     neighbours: PublishResult | None = None  # if configured
     influences: PublishResult | None = None  # if configured
 

@@ -48,8 +48,7 @@ def vector_settings(settings: Embeddings) -> dict[str, Any]:
 
 
 def model_fingerprint(context: RunContext) -> str:
-    """Fingerprint of everything that can change the weights, so without `max_removed_share` and without instructions
-    that have no training answers."""
+    """Fingerprint of what can change the weights: not `max_removed_share`, nor instructions without training data."""
     settings = vector_settings(settings_of(context))
     trained = {
         name: {key: value for key, value in instruction.items() if key != "max_removed_share"}

@@ -121,8 +121,7 @@ def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.
 
 
 def rule_profiles(context: RunContext) -> ProfileGenerator:
-    """Generate profiles from facets that are more frequent in a history than in the catalogue. Users are
-    independent."""
+    """Generate profiles, per user, from facets that are more frequent in a history than in the catalogue."""
     teacher = InstructionSimulator(worker_cache(context).facets)
 
     def generate(users: list[str], item: Ragged) -> list[str | None]:

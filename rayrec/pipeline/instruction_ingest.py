@@ -19,7 +19,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.storage import layout
 from rayrec.storage.tables import read_parquet, write_parquet
 
-INSTRUCTION_REASON_PREFIX = "instruction: "  # of its rows' reasons; they do not count in data.max_quarantine_share
+INSTRUCTION_REASON_PREFIX = "instruction: "  # of reasons that do not count in data.max_quarantine_share
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, r
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
-ITEM_REASON_PREFIX = "item: "  # of reasons of item rows; they do not count in data.max_quarantine_share
+ITEM_REASON_PREFIX = "item: "  # prefix of reasons of item rows, which do not count in data.max_quarantine_share
 
 
 @dataclass(frozen=True)

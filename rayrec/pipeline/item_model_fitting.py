@@ -126,8 +126,7 @@ def item_features(model: ItemModel) -> ItemFeatures:
 
 
 def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:
-    """All fits that these denoisers require, perhaps with duplicates. Raises ConfigError for unknown methods or
-    settings."""
+    """All fits that these denoisers require, with duplicates. Raises ConfigError for unknown methods or settings."""
     found = [DENOISERS.lookup(denoise.method).required_fits(denoise.settings) for denoise in denoisers]
     return tuple(fit for fits in found for fit in fits)
 

@@ -74,8 +74,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
 
 
 def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
-    """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, because starting one takes
-    long.
+    """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, which takes long to start.
 
     If the first is validated (`until`), the others run its best number of epochs. Raises as `tune_on_worker`.
     """
@@ -164,8 +163,7 @@ def _warn_of_stale_checkpoints(context: RunContext) -> None:
 
 
 def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet]) -> str:
-    """Fingerprint of everything that can change the tuned weights. The first cutoff decides the number of epochs of
-    all."""
+    """Fingerprint of all that can change the tuned weights; the first cutoff decides the number of epochs of all."""
     config = context.config
     templates = context.templates.digest if has_requests(context) else None
     tuning = config.tuning.model_dump(mode="json") | {"base": context.base}  # by content, not by path

@@ -14,7 +14,7 @@ from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.storage import layout
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
 
-_ABLATION_USERS = 100  # of a run and text scorer, two items each
+_ABLATION_USERS = 100  # users per run and text scorer, two items each
 
 
 def write_denoising_decisions(context: RunContext, run_id: str, shard: int, denoised: pa.Table) -> None:

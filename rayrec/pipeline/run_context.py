@@ -159,8 +159,7 @@ class RunContext:
 
     @cached_property
     def checkpoints(self) -> dict[str, tuple[str, str]]:
-        """The checkpoint of each text-scoring rerank variant: folder, digest. Raises ConfigError if a checkpoint is
-        missing."""
+        """The checkpoint of each text-scoring rerank variant: folder, digest. Raises ConfigError if one is missing."""
         found = {}
         for variant in self.arms.variants("rerank"):
             rerank = variant.read(Rerank)

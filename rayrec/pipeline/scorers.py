@@ -36,8 +36,7 @@ _SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples use the u
 
 @dataclass
 class ScorerCache:
-    """Loaded scorers. Text scorers stay loaded for the whole job; the tuned LLM changes with the cutoff and runs on
-    `engine`."""
+    """Loaded scorers. Text scorers stay for the whole job; the tuned LLM, on `engine`, changes with the cutoff."""
 
     context: RunContext
     engine: str

@@ -52,8 +52,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class ScoringSpec:
-    """Arguments of the scoring stages: every shard as of each cutoff of `models`. Hashable, so a worker builds a stage
-    once."""
+    """Arguments of the scoring stages: every shard as of each cutoff of `models`. Hashable: a stage is built once."""
 
     context: RunContext
     models: tuple[ModelSet, ...]
@@ -150,8 +149,7 @@ class RetrieveShard:
 
 
 class RerankShard:
-    """Stage, run as an actor: adds LLM scores to the rows of every scoring request; passes on rows of arms without an
-    LLM."""
+    """Stage, run as an actor: adds LLM scores to the rows of scoring requests; passes on rows of arms without LLM."""
 
     def __init__(self, scoring: ScoringSpec) -> None:
         self._scoring = scoring

@@ -73,8 +73,7 @@ def scoring_request_of(context: RunContext, path: ArmPath) -> ScoringRequest | N
 
 
 def training_requests(arms: ArmPlan) -> tuple[ScoringRequest, ...]:
-    """The requests of the blender's training examples: one per rerank variant, since each example has its own
-    instruction."""
+    """The requests of the blender's training examples, one per rerank variant: examples carry their instruction."""
     return tuple(ScoringRequest(v, None, arms.arms_of(v)) for v in arms.variants("rerank") if uses_llm(v))
 
 

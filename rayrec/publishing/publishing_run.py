@@ -79,8 +79,7 @@ class PublishingRun:
     def commit(
         self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int] | None = None
     ) -> Receipt:
-        """Write one shard's tables (of slates: SLATE), one per arm, then its receipt; return the receipt that
-        counts.
+        """Write one shard's tables (of slates: SLATE), one per arm, then its receipt; return the valid receipt.
 
         If another attempt was first, delete this attempt's files and return the other receipt. Raises PublicationError
         if a table is invalid (`PublishedTable.check`) or the users do not add up.
@@ -120,8 +119,7 @@ class PublishingRun:
         """Publish the date by one conditional create of its manifest.
 
         Raises PublicationError if a shard has no receipt, a file is missing or has another size, the users do not add
-        up, there are no users, or a different run has published the date; in the last case this run's files are
-        deleted.
+        up, there are no users, or a different run has published the date (then this run's files are deleted).
         """
         path = layout.manifest_path(self.record.date, self.product.name)
         winner = find_manifest(self.storage, self.record.date, self.product.name)

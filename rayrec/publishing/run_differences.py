@@ -7,7 +7,7 @@ from typing import Any
 
 from rayrec.publishing.records import InputRecord, RunRecord
 
-_MAX_LINES = 10  # of each kind
+_MAX_LINES = 10  # maximum number of lines of each kind
 _MAX_VALUE = 80  # characters
 _ABSENT = "(not set)"
 

@@ -41,8 +41,7 @@ class SplitItem:
 class Stage(Protocol):
     """One step for one work item: takes the item and its table, returns a table.
 
-    Built once per process from a hashable spec; heavy loading happens in the constructor. The first stage gets a table
-    without columns.
+    Built once per process from a hashable spec, with all heavy loading. The first stage's table has no columns.
     """
 
     def __call__(self, item: Any, table: pa.Table, /) -> pa.Table: ...
@@ -64,7 +63,7 @@ def work_item_dataset(items: Sequence[WorkItem] | Sequence[SplitItem]) -> Datase
     context.target_max_block_size = None
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that bars are off; ours are on
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     return ray.data.from_items([asdict(item) for item in items], override_num_blocks=len(items))
 
 

@@ -29,8 +29,7 @@ ReportCallback = Callable[[Mapping[str, float], str], None]
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """Number and resources of the workers; `gpus` per worker, 0 or 1. Each computes on as many threads as it has
-    CPUs."""
+    """Number and resources of the workers; `gpus` per worker, 0 or 1. Each uses as many threads as it has CPUs."""
 
     count: int = 1
     cpus: float = 1

@@ -48,7 +48,7 @@ class LocalBackend:
         try:
             entries = list(os.scandir(folder))
         except FileNotFoundError:
-            return  # removed since its parent was listed
+            return  # deleted since its parent was listed
         for entry in entries:
             if entry.is_dir():
                 if os.path.realpath(entry.path) not in above:  # a link to a parent would recurse forever

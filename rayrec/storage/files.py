@@ -119,12 +119,10 @@ class Storage:
                 os.unlink(staged)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create the file if it is absent. Returns True for exactly one of several creators, False if the file
-        exists.
+        """Create the file if it is absent: True for exactly one of several creators, False if the file exists.
 
         If a client retries a create that the store completed, its creator also gets False. A caller that must know
-        writes unique content and, on False, reads it back. Raises StorageError for schemes whose create is not known to
-        be atomic.
+        writes unique content and, on False, reads it back. Raises StorageError if the scheme has no atomic create.
         """
         with self._explaining(path):
             return self._backend.create(self.url(path), data)

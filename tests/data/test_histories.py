@@ -97,9 +97,7 @@ ROW = st.builds(
     rows=st.lists(ROW, max_size=40), limit=st.integers(1, 5), min_events=st.integers(0, 3), cutoff=st.integers(0, 40)
 )
 @settings(max_examples=80, deadline=None)
-def test_histories_equal_the_reference_implementation(
-    rows: list[dict[str, Any]], limit: int, min_events: int, cutoff: int
-) -> None:
+def test_histories_equal_the_reference(rows: list[dict[str, Any]], limit: int, min_events: int, cutoff: int) -> None:
     for at, one in enumerate(rows):
         one["source_row"], one["value"] = at + 1, float(at)
     expected, counts = plainly(rows, limit, min_events)

@@ -57,9 +57,7 @@ def all_rows(work: RunContext) -> list[dict[str, Any]]:
     return [row for shard in range(2) for row in interaction_ingest.histories(work, shard).to_pylist()]
 
 
-def test_another_split_plan_after_a_kill_neither_loses_nor_duplicates_rows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resuming_with_another_split_plan_gives_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(tmp_path)
     monkeypatch.setattr(interaction_ingest, "_run", run_here())
     whole = day(tmp_path, LARGE, "whole")

@@ -1,5 +1,4 @@
-"""Off-policy evaluation end to end: an exploring arm is published, feedback is logged, other arms are estimated from
-it."""
+"""Off-policy evaluation end to end: an exploring arm is published, feedback logged, other arms estimated from it."""
 
 from __future__ import annotations
 
@@ -74,7 +73,7 @@ def test_slates_obey_the_rules_and_cold_users_get_the_fallback(
     assert len(sources) > 1
 
 
-def test_other_arms_are_estimated_from_feedback_on_the_exploring_arm(
+def test_other_arms_are_estimated_from_the_exploring_arm(
     explored: tuple[Workspace, list[str], Path],
 ) -> None:
     workspace, sets, output = explored

@@ -65,11 +65,8 @@ class CommitKilled(CommitShard):
             Storage.create = create
 
 
-def test_no_row_is_lost_when_workers_are_killed(
-    first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three kills in one run: while denoising, after the LLM has scored a shard, and between a shard's files and its
-    receipt."""
+def test_killed_workers_lose_no_row(first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kills in one run: while denoising, after the LLM has scored, and between a shard's files and its receipt."""
     workspace, result = first_run
     root = workspace.prepared(tmp_path / "out")
     monkeypatch.setattr(scoring, "DenoiseShard", DenoiseKilled)

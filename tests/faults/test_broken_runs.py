@@ -31,9 +31,7 @@ def daily(folder: Path, case: Broken) -> Result:
 
 
 @pytest.mark.parametrize("case", [*DATA, *CONFIG_CASES], ids=lambda case: case.name)
-def test_an_error_names_problem_and_place_and_nothing_is_published(
-    case: Broken, tmp_path: Path, local_ray: None
-) -> None:
+def test_an_error_names_the_problem_and_nothing_is_published(case: Broken, tmp_path: Path, local_ray: None) -> None:
     done = daily(tmp_path, case)
     assert done.exit_code in (2, 3), done.output
     assert done.output.count("error: ") == 1

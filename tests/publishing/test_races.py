@@ -21,8 +21,7 @@ RUNS = 16
 
 
 class WatchingReader:
-    """Reads the date repeatedly; fails at the end of the block if it ever saw anything but one racer's complete
-    publication."""
+    """Reads the date repeatedly; fails at the end if it ever saw anything but one racer's complete publication."""
 
     def __init__(self, root: str) -> None:
         self.nothing, self.everything = 0, 0  # number of reads, by result

@@ -234,9 +234,7 @@ for write in (Storage(root).write, Storage(root).create):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_bucket_and_unreachable_endpoint_are_clear_errors(
-    s3_server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_bucket_and_unreachable_endpoint_are_errors(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingFileError, match="bucket"):
         Storage("s3://no-such-bucket/x").create("f", b"x")
     assert run_script("s3://rayrec-tests/x", "Storage(root).read('f')", check=False, AWS_ENDPOINT_URL="nonsense") == 1
