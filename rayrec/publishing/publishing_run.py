@@ -79,7 +79,7 @@ class PublishingRun:
     def commit(
         self, shard: int, tables: Mapping[str, pa.Table], users: UserCounts, engine: Mapping[str, int] | None = None
     ) -> Receipt:
-        """Write one shard's tables (of slates: SLATE), one per arm, then its receipt; return the valid receipt.
+        """Write one shard's tables (SLATE for slates), one per arm, then its receipt; return the receipt that won.
 
         If another attempt was first, delete this attempt's files and return the other receipt. Raises PublicationError
         if a table is invalid (`PublishedTable.check`) or the users do not add up.
