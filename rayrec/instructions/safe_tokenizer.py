@@ -44,6 +44,13 @@ class SafeTokenizer:
         self._forbidden = self.added | {piece for piece in control if piece is not None}
         self._cached = lru_cache(_CACHED_TEXTS)(self._encode)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_cached"}  # a cache cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._cached = lru_cache(_CACHED_TEXTS)(self._encode)
+
     def encode_untrusted(self, text: str, max_tokens: int, lead: str = " ") -> TokenIds:
         """At most `max_tokens` ids of the text after `lead` (a space or ""), without added or control tokens."""
         return self._cached(text[:_MAX_CHARS], max_tokens, lead)

@@ -34,7 +34,7 @@ SECTION = """
 embeddings={
   horizon_days: 7.0,
   model: {encoder_width: 16, width: 32, heads: 2, feedforward: 32, layers: 1, dim: 16},
-  training: {cutoffs: 1, epochs: 1, users: 80},
+  training: {cutoffs: 1, epochs: 1, max_users: 80},
   instructions: {
     again: {text: Will this shopper come again, answer: {kind: again}},
     next: {text: What will this shopper want next, answer: {kind: next}},

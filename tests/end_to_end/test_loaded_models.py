@@ -62,7 +62,7 @@ def test_a_process_holds_one_item_model_at_a_time(tmp_path: Path, monkeypatch: p
         )
 
     monkeypatch.setattr(worker_cache_module, "read_catalogue", lambda _: catalogue)
-    monkeypatch.setattr(worker_cache_module.item_model, "load", made)
+    monkeypatch.setattr(worker_cache_module.item_model_store, "load", made)
     cache = WorkerCache(context)
     held = [weakref.ref(cache.item_model(fingerprint).model) for fingerprint in ("first", "second", "third")]
     assert cache.item_model("third").model is held[-1]()

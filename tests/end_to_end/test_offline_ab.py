@@ -132,7 +132,7 @@ def test_a_sample_ratio_mismatch_blocks_the_publication(first_run: Run, tmp_path
     output = workspace.prepared(tmp_path)
     arms = f"arms.variants={{a: {GREEDY[:-1]}, share: 3}}, b: {GREEDY}}}"
     strict = workspace.context(output, arms, "arms.assignment=split", "arms.sample_ratio_min_p=0.999")
-    with pytest.raises(PublicationError, match="did not get the users of their shares"):
+    with pytest.raises(PublicationError, match="do not have the users of their shares"):
         daily_run.run(strict)
     assert find_manifest(strict.storage, workspace.dataset.date) is None
     usual = workspace.context(output, arms, "arms.assignment=split")

@@ -27,7 +27,7 @@ def test_item_i_is_token_first_item_plus_i(small_model: LocalCheckpoint) -> None
 
 def spelt(text: str) -> str:
     """The letters of a text, for a tokenizer that ignores case and spaces."""
-    return "".join(text.lower().split())
+    return "".join(text.lower().replace("ς", "σ").split())  # letter by letter there is no final sigma
 
 
 @settings(max_examples=30, deadline=None)
