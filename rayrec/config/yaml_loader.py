@@ -1,4 +1,8 @@
-"""A YAML loader for plain values that refuses duplicate keys."""
+"""A YAML loader for plain values that refuses duplicate keys.
+
+Not ruamel.yaml: it accepts a duplicate key beside a merge key (`<<`), reads 7 of 48 common scalars differently as YAML
+1.1, and has no bound on depth.
+"""
 
 from __future__ import annotations
 

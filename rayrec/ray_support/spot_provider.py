@@ -2,7 +2,8 @@
 
 Ray's autoscaler (2.60, both versions) has no such fallback: when EC2 refuses a spot launch, it requests the same node
 type again every few seconds while the capacity is missing (tests/ray_support/test_autoscaling.py). This code runs where
-Ray's autoscaler runs: on the machine that calls `ray up`, and on the head node.
+Ray's autoscaler runs: on the machine that calls `ray up`, and on the head node. AWSNodeProvider is private in Ray 2.60,
+which has no public name for it; tests/ray_support/test_cluster_files.py launches every node type with it.
 """
 
 from __future__ import annotations
