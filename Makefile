@@ -31,13 +31,15 @@ check: .venv
 	touch $@
 
 # The one step that needs uv. torchvision, torchaudio, torchcodec resolve to CUDA builds that break `import transformers`
-# beside a CPU torch; triton is not used on CPU.
+# beside a CPU torch; triton is not used on CPU; of sentence-transformers only the weights of one encoder are wanted, and they have a package.
 lock:
 	UV_FIND_LINKS=$(PIP_FIND_LINKS) uv pip compile pyproject.toml --extra cpu --extra dev -p python3.11 --only-binary :all: \
 	  --generate-hashes --custom-compile-command "make lock" -o requirements/cpu.lock \
-	  --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton
+	  --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton \
+	  --no-emit-package sentence-transformers
 
 # Without UV_FIND_LINKS, or torch would silently become the CPU build.
 lock-gpu:
 	env -u UV_FIND_LINKS uv pip compile pyproject.toml --extra gpu -p python3.11 --python-platform x86_64-manylinux_2_31 \
-	  --only-binary :all: --generate-hashes --custom-compile-command "make lock-gpu" -o requirements/gpu.lock
+	  --only-binary :all: --generate-hashes --custom-compile-command "make lock-gpu" -o requirements/gpu.lock \
+	  --no-emit-package sentence-transformers
