@@ -2,8 +2,9 @@
 
     jobs -> pipeline -> reporting -> evaluation -> monitoring -> the stages -> data -> storage, config -> numerics
 
-A package imports packages to its right. The stages (denoising, retrieval, instructions, reranking, blending,
-experiments, slates, embeddings, publishing) do not import each other: they meet in tables.
+A package imports packages to its right. `text_encoding` stands between the stages and storage. The stages (denoising,
+retrieval, instructions, reranking, blending, experiments, slates, embeddings, publishing) do not import each other:
+they meet in tables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NUMERICS = {"errors"}
 CONFIG = NUMERICS | {"numerics"}
 STORAGE = NUMERICS | {"numerics"}
 DATA = CONFIG | {"config", "storage"}
-STAGE = DATA | {"data"}
+TEXT_ENCODING = STORAGE | {"storage"}
+STAGE = DATA | {"data", "text_encoding"}
 STAGES = {
     "blending",
     "denoising",
@@ -39,6 +41,7 @@ MAY_IMPORT = {
     "numerics": NUMERICS,
     "config": CONFIG,
     "storage": STORAGE,
+    "text_encoding": TEXT_ENCODING,
     "data": DATA,
     **dict.fromkeys(STAGES, STAGE),
     "reranking": STAGE | {"instructions"},  # a reranker's prompts quote instructions

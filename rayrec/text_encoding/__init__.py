@@ -1,0 +1,1 @@
+"""Sentence vectors of texts, for the stages that compare texts by meaning."""
