@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -33,19 +33,37 @@ class Arm(Section):
     """With `assignment: split`: this arm's share of the users, relative to the sum of all shares."""
 
 
-class ExperimentLayer(Section):
-    """An experiment restricted to a layer: the users whose hash with `salt` falls into [low, high) of [0, 1).
-
-    To nest it in an arm of an earlier experiment, give that experiment's salt and that arm's range. The assignment is
-    stable while the salts do not change.
-    """
+class EarlierArm(Section):
+    """An arm of an earlier split experiment: its users, found again from that experiment's salt and shares."""
 
     salt: str
-    """The layer's salt; must differ from `arms.salt`."""
+    """`arms.salt` of the earlier experiment."""
+    shares: dict[str, Annotated[float, Field(gt=0)]]
+    """Its arms and their shares: `{control: 1, llm: 1}`."""
+    arm: str
+    """The arm among them whose users take part in the new experiment."""
+
+    @model_validator(mode="after")
+    def _known(self) -> EarlierArm:
+        if self.arm not in self.shares:
+            raise ValueError(f"arms.layer.earlier.arm: there is no arm {self.arm!r} in shares")
+        return self
+
+
+class ExperimentLayer(Section):
+    """An experiment restricted to a layer: users in a range of a salted hash, or in an arm of an earlier experiment.
+
+    With both, only users in both take part. The assignment is stable while the salts do not change.
+    """
+
+    salt: str | None = None
+    """The layer's salt: users whose hash with it falls into [low, high) of [0, 1); must differ from `arms.salt`."""
     low: float = Field(0.0, ge=0, lt=1)
     """Lower end of the range, included."""
     high: float = Field(1.0, gt=0, le=1)
     """Upper end of the range, excluded; above `low`."""
+    earlier: EarlierArm | None = None
+    """The arm of an earlier experiment in which this one runs."""
     default_arm: str
     """The arm of the users outside the layer, who are not part of the comparison."""
 
@@ -53,7 +71,15 @@ class ExperimentLayer(Section):
     def _some_room(self) -> ExperimentLayer:
         if self.low >= self.high:
             raise ValueError("arms.layer needs low below high")
+        if self.salt is None and self.earlier is None:
+            raise ValueError("arms.layer needs a salt, or an earlier experiment's arm")
         return self
+
+    def __str__(self) -> str:
+        parts = [f"{self.low:g} to {self.high:g} of salt {self.salt!r}"] if self.salt is not None else []
+        if self.earlier is not None:
+            parts.append(f"users of {self.earlier.arm} in the experiment with salt {self.earlier.salt!r}")
+        return " and ".join(parts)
 
 
 class Arms(Section):
@@ -76,6 +102,6 @@ class Arms(Section):
             raise ValueError("at least one arm is needed")
         if self.layer and self.layer.default_arm not in self.variants:
             raise ValueError(f"arms.layer.default_arm: there is no arm {self.layer.default_arm!r}")
-        if self.layer and self.layer.salt == self.salt:
-            raise ValueError("arms.layer.salt must differ from arms.salt, or the split would follow the layer")
+        if self.layer and self.salt in (self.layer.salt, self.layer.earlier and self.layer.earlier.salt):
+            raise ValueError("the salts of arms.layer must differ from arms.salt, or the split would follow the layer")
         return self

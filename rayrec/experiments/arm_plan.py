@@ -6,7 +6,7 @@ once. Salted hashes assign users to arms and to the experiment's layer: the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeAlias, TypeVar
@@ -86,7 +86,7 @@ class ArmPlan:
         """
         inside = self.participants(user_ids)
         if self.assignment == "split":
-            assigned = _assign_arms(self.salt, [path.share for path in self.paths], user_ids)
+            assigned = assign_arms(self.salt, {path.arm: path.share for path in self.paths}, user_ids)
             members = {name: inside & (assigned == number) for number, name in enumerate(self.names)}
         else:
             members = dict.fromkeys(self.names, inside)
@@ -114,8 +114,7 @@ class ArmPlan:
         shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self.shares, strict=True))
         lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
         if self.layer is not None:
-            part = f"{self.layer.low:g} to {self.layer.high:g} of salt {self.layer.salt!r}"
-            lines.append(f"layer     {part}; all other users are in {self.layer.default_arm} and are not compared")
+            lines.append(f"layer     {self.layer}; all other users are in {self.layer.default_arm} and are not compared")
         return "\n".join(lines)
 
     @cached_property
@@ -143,23 +142,33 @@ def plan_arms(config: Config) -> ArmPlan:
 
 def in_layer(layer: ExperimentLayer | None, user_ids: Users) -> Bools:
     """Mask of the users [n] in the layer; without a layer, all users."""
+    inside = np.ones(len(user_ids), np.bool_)
     if layer is None:
-        return np.ones(len(user_ids), np.bool_)
-    point = _hash_to_unit(layer.salt, user_ids)
-    return (point >= layer.low) & (point < layer.high)
+        return inside
+    if layer.salt is not None:
+        point = _hash_to_unit(layer.salt, user_ids)
+        inside &= (point >= layer.low) & (point < layer.high)
+    if layer.earlier is not None:
+        arms = list(layer.earlier.shares)
+        inside &= assign_arms(layer.earlier.salt, layer.earlier.shares, user_ids) == arms.index(layer.earlier.arm)
+    return inside
 
 
-def _assign_arms(salt: str, shares: Sequence[float], user_ids: Users) -> npt.NDArray[np.int64]:
-    """The arm of each user, [n], as an index into `shares` (of any sum)."""
-    bounds = np.cumsum(shares)
-    arm = np.searchsorted(bounds / bounds[-1], _hash_to_unit(salt, user_ids), side="right")
-    return np.minimum(arm, len(bounds) - 1)
+def assign_arms(salt: str, shares: Mapping[str, float], user_ids: Users) -> npt.NDArray[np.int64]:
+    """The arm of each user, [n], as an index into `shares` (of any sum), by weighted rendezvous hashing.
+
+    Each arm has a hash u of its own for each user, and the arm with the largest -share / ln u wins (Schindelhauer &
+    Schomaker 2005). So a new arm takes users only for itself, an arm that ends gives up only its own, and a larger
+    share only adds users: no user moves between two arms whose shares stay.
+    """
+    key = np.stack([-share / np.log(_hash_to_unit(f"{salt}/{arm}", user_ids)) for arm, share in shares.items()])
+    return np.asarray(key.argmax(axis=0), np.int64)
 
 
 def _hash_to_unit(salt: str, user_ids: Users) -> Float64s:
-    """The hash of each user, [n] in [0, 1); hashes of different salts are independent."""
+    """The hash of each user, [n] in (0, 1); hashes of different salts are independent."""
     bits = splitmix64(hash_strings(user_ids) ^ np.uint64(derive_seed("arms", salt)))
-    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)
+    return np.asarray(((bits >> np.uint64(11)) + 0.5) * 2.0**-53, np.float64)
 
 
 def _require_used(arm: str, rerank: Rerank, top: Rerank) -> None:

@@ -84,6 +84,20 @@ def test_a_user_stays_in_an_arm_and_another_salt_assigns_independently() -> None
     assert both == pytest.approx([0.25] * 4, abs=0.012)
 
 
+def test_a_new_arm_takes_users_only_for_itself_and_a_larger_share_only_adds_users() -> None:
+    def split(**shares: float) -> np.ndarray:
+        plan = plan_arms(config({name: {"share": share} for name, share in shares.items()}, assignment="split"))
+        return np.array(plan.names)[assigned(plan, USERS)]
+
+    two, three = split(a=1, b=1), split(a=1, b=1, c=1)
+    assert set(three[three != two]) == {"c"}
+    assert (three != two).mean() == pytest.approx(1 / 3, abs=0.015)
+    ramped = split(a=1, b=3)
+    assert set(ramped[ramped != two]) == {"b"}
+    assert (ramped == "b").mean() == pytest.approx(0.75, abs=0.015)
+    assert np.array_equal(split(b=1, a=1), two)  # the order of the arms decides nothing
+
+
 def test_users_of_a_variant_are_those_of_its_arms() -> None:
     plan = plan_arms(config({"control": CONTROL, "llm": {}, "short": {"slate": {"size": 9}}}, assignment="split"))
     members = plan.members(USERS)
@@ -106,7 +120,7 @@ def test_arm_names_that_cannot_be_part_of_a_path_are_an_error(name: str) -> None
 def test_an_experiment_inside_an_arm_of_an_earlier_one_moves_no_other_user() -> None:
     arms = {"a": CONTROL, "b": {}}
     earlier = assigned(plan_arms(config(arms, assignment="split", salt="one")), USERS)
-    nested = {"salt": "one", "low": 0.5, "default_arm": "a"}  # arm b is the upper half
+    nested = {"earlier": {"salt": "one", "shares": {"a": 1, "b": 1}, "arm": "b"}, "default_arm": "a"}
     plan = plan_arms(config(arms, assignment="split", salt="two", layer=nested))
     members, part = plan.members(USERS), plan.participants(USERS)
     assert np.array_equal(part, earlier == 1)
@@ -131,6 +145,8 @@ def test_all_users_of_a_layer_are_in_every_arm() -> None:
         ({"salt": "one", "default_arm": "c"}, "there is no arm 'c'"),
         ({"salt": "one", "low": 0.6, "high": 0.4, "default_arm": "a"}, "low below high"),
         ({"salt": "two", "default_arm": "a"}, "must differ from arms.salt"),
+        ({"default_arm": "a"}, "needs a salt"),
+        ({"earlier": {"salt": "one", "shares": {"a": 1}, "arm": "b"}, "default_arm": "a"}, "no arm 'b' in shares"),
     ],
 )
 def test_an_invalid_layer_is_an_error(layer: dict[str, Any], words: str) -> None:
