@@ -1,18 +1,32 @@
-"""A/B decision: which arm is better than the baseline, by how much, and in which segments it is worse."""
+"""A/B decision: which arm is better than the baseline, by how much, and what speaks against it.
+
+Against an arm speak segments in which it is worse, and guardrail metrics on which it loses more than a margin. Where
+nothing is found, the sentence says how large a loss could have been missed, and which segments are too small to tell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from rayrec.evaluation.comparison import ALL_USERS
-from rayrec.evaluation.significance import POWER
+from rayrec.evaluation.non_inferiority import MARGIN, ArmGuardrail, arm_guardrails
+from rayrec.evaluation.significance import LEVEL, POWER
 
-LEVEL = 0.05  # of Holm's p: below it a difference is significant
-_METRIC_LABELS = {"ndcg@10": "nDCG@10", "hr@1": "HR@1", "hr@10": "HR@10", "mrr": "MRR"}
+_METRIC_LABELS = {
+    "ndcg@10": "nDCG@10",
+    "hr@1": "HR@1",
+    "hr@10": "HR@10",
+    "mrr": "MRR",
+    "conversion": "conversion rate",
+    "consumed": "new items per user",
+    "hits@10": "hits in the first ten per user",
+}
+SAMPLE_RATIO_MIN_P = 1e-3  # Fabijan et al. 2019
+_SHOWN_SEGMENTS = 4  # named in a sentence
 
 Conclusion = Literal["better", "worse", "inconclusive"]
 
@@ -26,25 +40,50 @@ class ArmConclusion:
     sentence: str
     difference: float
     worse_segments: tuple[str, ...]  # segments in which the arm is significantly worse
+    small_segments: tuple[str, ...]  # segments in which a loss of the margin would be missed too often
+    guardrails: tuple[ArmGuardrail, ...]
+
+    def guardrail_labels(self, finding: str) -> str:
+        """The guardrails with this finding, with their changes, as text; empty without one."""
+        return ", ".join(f"{g.label} {g.measured}" for g in self.guardrails if g.finding == finding)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`recommendation`: what to do, in one sentence; `conclusions`: the reasons, one per arm."""
+    """`recommendation`: what to do, in one or two sentences; `conclusions`: the reasons, one per arm."""
 
     recommendation: str
     conclusions: tuple[ArmConclusion, ...]
 
 
-def decide(comparison: pa.Table, baseline: str, arms: list[str], metric: str) -> Decision | None:
-    """The decision from COMPARISON rows; None without a second arm."""
-    rows = [row for row in comparison.to_pylist() if row["baseline"] == baseline and row["metric"] == metric]
+def decide(
+    comparison: pa.Table, baseline: str, arms: list[str], metric: str, sample_ratio_p: float = 1.0
+) -> Decision | None:
+    """The decision from COMPARISON rows; None without a second arm.
+
+    `sample_ratio_p`: of the evaluated users by arm. Below SAMPLE_RATIO_MIN_P the arms are not compared fairly, and no
+    arm is recommended.
+    """
+    every = [row for row in comparison.to_pylist() if row["metric"] == metric]
+    base_value = {row["segment"]: row["value"] for row in every if (row["system"], row["baseline"]) == (baseline, None)}
+    rows = [row | {"base": base_value.get(row["segment"], 0.0)} for row in every if row["baseline"] == baseline]
+    compared = [row for row in rows if row["segment"] == ALL_USERS and row["system"] in arms]
+    guardrails = arm_guardrails(comparison, baseline, [row["system"] for row in compared])
     conclusions = tuple(
-        _conclude(row, [other for other in rows if other["system"] == row["system"] and other["segment"]])
-        for row in rows
-        if row["segment"] == ALL_USERS and row["system"] in arms
+        _conclude(
+            row,
+            [other for other in rows if other["system"] == row["system"] and other["segment"]],
+            tuple(guardrail for guardrail in guardrails if guardrail.arm == row["system"]),
+            len(compared),
+        )
+        for row in compared
     )
-    return Decision(_recommend(conclusions, baseline), conclusions) if conclusions else None
+    if not conclusions:
+        return None
+    if sample_ratio_p < SAMPLE_RATIO_MIN_P:
+        what = f"the evaluated users do not have the arms' shares (sample-ratio mismatch, p = {sample_ratio_p:.1g})"
+        return Decision(f"No decision: {what}. Find out which users an arm lost.", conclusions)
+    return Decision(_recommend(conclusions, baseline), conclusions)
 
 
 def is_significant(row: Mapping[str, Any]) -> bool:
@@ -52,31 +91,58 @@ def is_significant(row: Mapping[str, Any]) -> bool:
     return row["p_adjusted"] is not None and row["p_adjusted"] < LEVEL
 
 
-def _conclude(row: dict[str, Any], segments: list[dict[str, Any]]) -> ArmConclusion:
+def _conclude(
+    row: dict[str, Any], segments: list[dict[str, Any]], guardrails: tuple[ArmGuardrail, ...], arms: int
+) -> ArmConclusion:
     conclusion = _conclusion(row)
     worse = [other for other in segments if _conclusion(other) == "worse"]
-    sentence = f"{row['system']} − {row['baseline']}: {_estimate(row)}"
+    small = [other for other in segments if other not in worse and _detectable(other) > MARGIN]
+    parts = [f"{row['system']} − {row['baseline']}: {_estimate(row, arms)}"]
     if conclusion == "inconclusive":
         effect = _absolute(row, row["min_detectable_effect"])
-        sentence += f"; not significant. With {row['users']:,} users, a difference of {effect} has {POWER:.0%} power"
+        parts[0] += f"; not significant. With {row['users']:,} users, a difference of {effect} has {POWER:.0%} power"
     else:
-        sentence += f", p {_p(row['p_adjusted'])}"
+        parts[0] += f", p {_p(row['p_adjusted'])}"
     if worse:
         differences = [f"{other['segment']} ({_difference(other)})" for other in worse]
-        sentence += f". It is worse in the segments {', '.join(differences)}"
+        parts.append(f"It is worse in the segments {', '.join(differences)}")
     elif segments:
-        sentence += "; no segment is significantly worse"
-    names = tuple(other["segment"] for other in worse)
-    return ArmConclusion(row["system"], conclusion, sentence + ".", row["value"], names)
+        parts.append("No segment is significantly worse")
+    if small:
+        named = [f"{other['segment']} ({_absolute(other, other['min_detectable_effect'])})" for other in small]
+        listed = ", ".join(named[:_SHOWN_SEGMENTS])
+        more = f" and {len(small) - _SHOWN_SEGMENTS} more" if len(small) > _SHOWN_SEGMENTS else ""
+        parts.append(
+            f"Too few users to exclude a loss of {MARGIN:.0%}, with the loss that has {POWER:.0%} power: {listed}{more}"
+        )
+    found = ArmConclusion(
+        row["system"],
+        conclusion,
+        "",
+        row["value"],
+        tuple(other["segment"] for other in worse),
+        tuple(other["segment"] for other in small),
+        guardrails,
+    )
+    if violated := found.guardrail_labels("violated"):
+        parts.append(f"Guardrails violated (margin −{MARGIN:.0%}): {violated}")
+    if not_shown := found.guardrail_labels("not shown"):
+        parts.append(f"Guardrails not shown to hold (margin −{MARGIN:.0%}): {not_shown}")
+    return replace(found, sentence=". ".join(parts) + ".")
 
 
 def _recommend(conclusions: tuple[ArmConclusion, ...], baseline: str) -> str:
     better = sorted((c for c in conclusions if c.conclusion == "better"), key=lambda c: -c.difference)
-    clean = [conclusion for conclusion in better if not conclusion.worse_segments]
-    if clean:
-        return f"Choose {clean[0].arm}: it is better than {baseline}."
+    safe = [c for c in better if not c.worse_segments and not c.guardrail_labels("violated")]
+    if safe:
+        chosen = f"Choose {safe[0].arm}: it is better than {baseline}."
+        not_shown = safe[0].guardrail_labels("not shown")
+        return chosen + (f" First check what is not shown to hold: {not_shown}." if not_shown else "")
     if better:
-        return f"{better[0].arm} is better than {baseline} overall but worse for some segments: check them first."
+        first = better[0]
+        if violated := first.guardrail_labels("violated"):
+            return f"Keep {baseline} for now: {first.arm} is better, but violates a guardrail: {violated}."
+        return f"{first.arm} is better than {baseline} overall but worse for some segments: check them first."
     if all(conclusion.conclusion == "worse" for conclusion in conclusions):
         return f"Keep {baseline}: every other arm is worse."
     return f"Keep {baseline}: no arm is significantly better."
@@ -88,10 +154,11 @@ def _conclusion(row: dict[str, Any]) -> Conclusion:
     return "better" if row["value"] > 0 else "worse"
 
 
-def _estimate(row: dict[str, Any]) -> str:
+def _estimate(row: dict[str, Any], arms: int) -> str:
     low, high = ("relative_low", "relative_high") if row["relative"] is not None else ("low", "high")
     metric = _METRIC_LABELS.get(row["metric"], row["metric"])
-    return f"{_difference(row)} {metric}, 95% interval {_number(row, row[low])} … {_number(row, row[high])}"
+    interval = "95% interval" if arms == 1 else f"simultaneous 95% interval of {arms} arms"
+    return f"{_difference(row)} {metric}, {interval} {_number(row, row[low])} … {_number(row, row[high])}"
 
 
 def _difference(row: dict[str, Any]) -> str:
@@ -103,10 +170,13 @@ def _number(row: dict[str, Any], value: float) -> str:
 
 
 def _absolute(row: dict[str, Any], value: float) -> str:
-    """An absolute difference as text, with its unit."""
-    if row["relative"] is None or not row["value"]:
-        return f"{value:.4f}"
-    return f"{value * row['relative'] / row['value']:.1%}"
+    """An absolute difference as text: a share of the baseline's value where it has one."""
+    return f"{value / row['base']:.1%}" if row["base"] > 0 else f"{value:.4f}"
+
+
+def _detectable(row: dict[str, Any]) -> float:
+    """The minimum detectable effect as a share of the baseline's value; infinite where that is 0."""
+    return float(row["min_detectable_effect"] / row["base"]) if row["base"] > 0 else float("inf")
 
 
 def _p(p: float) -> str:

@@ -3,7 +3,8 @@
 Arrays are [users]; a user without a slate has NaN, which the means skip.
 
 - novelty@10: mean of -log2 of the item's share of all events, in bits (surprisal, Zhou et al. 2010),
-- diversity@10: share of pairs of items that differ in category (intra-list distance, Smyth & McClave 2001),
+- diversity@10: share of pairs of items that differ in category (intra-list distance, Smyth & McClave 2001), among the
+  items with a category; unknown with fewer than two of them,
 - miscalibration@10: KL(p || 0.99 q + 0.01 p), p the categories of the history and q those of the slate, in bits; 0 is
   calibrated (Steck 2018, eq. 6),
 - popularity@10: mean popularity percentile of the items, from 0 to 1 (Abdollahpouri et al. 2019),
@@ -20,7 +21,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands
-from rayrec.numerics.types import Float64s, Int32s, Int64s
+from rayrec.numerics.types import Float64s, Int32s
 
 METRICS = ("novelty@10", "diversity@10", "miscalibration@10", "popularity@10", "tail@10")
 _SMOOTHING = 0.01  # alpha of Steck's q~
@@ -68,15 +69,15 @@ def beyond_accuracy(top: Int32s, items: ItemStatistics, category_shares: sp.csr_
         return np.asarray(np.divide(total, many, out=np.full(len(top), np.nan), where=many > 0))
 
     category = np.where(there, items.category[top], -1)
-    values = (mean(items.surprisal), _diversity(category, many), _miscalibration(category, category_shares))
+    values = (mean(items.surprisal), _diversity(category), _miscalibration(category, category_shares))
     return dict(zip(METRICS, (*values, mean(items.percentile), mean(items.tail)), strict=True))
 
 
-def _diversity(category: Int32s, many: Int64s) -> Float64s:
-    """Share of pairs that differ in category. An item without a category differs from every other."""
-    same = (category[:, :, None] == category[:, None, :]) & (category >= 0)[:, :, None]
-    alike = (same.sum(axis=(1, 2)) - (category >= 0).sum(axis=1)) / 2
-    pairs = many * (many - 1) / 2
+def _diversity(category: Int32s) -> Float64s:
+    known = category >= 0
+    same = (category[:, :, None] == category[:, None, :]) & known[:, :, None]
+    many = known.sum(axis=1)
+    alike, pairs = (same.sum(axis=(1, 2)) - many) / 2, many * (many - 1) / 2
     return np.asarray(1 - np.divide(alike, pairs, out=np.full(len(category), np.nan), where=pairs > 0))
 
 

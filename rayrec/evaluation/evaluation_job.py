@@ -17,7 +17,7 @@ from rayrec.evaluation.ab_decision import Decision, decide
 from rayrec.evaluation.comparison import ALL_USERS
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult, evaluate_feedback
 from rayrec.evaluation.outcomes import outcomes
-from rayrec.evaluation.slate_evaluation import PRIMARY_METRIC, SlateEvaluation, evaluate_slates
+from rayrec.evaluation.slate_evaluation import SlateEvaluation, evaluate_slates
 from rayrec.publishing.slate_reader import read_manifest
 
 _INTERVAL = ("value", "low", "high")
@@ -55,6 +55,8 @@ class EvaluationResult:
             "users_evaluated": self.slates.users,
             "best_standalone_retriever": self.slates.best_standalone,
             "baseline": self.slates.baseline,
+            "decision_metric": self.slates.decision_metric,
+            "sample_ratio_p": self.slates.sample_ratio_p,
             "decision": None if self.decision is None else dataclasses.asdict(self.decision),
             "systems": systems,
             "differences": differences,
@@ -75,7 +77,9 @@ def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None 
     least = max(1, config.data.min_events)
     slates = evaluate_slates(root, day, _relevant(config, later), min_events=least, baseline=baseline)
     evaluated_on = _description(least, day, horizon_days, later, slates)
-    decision = decide(slates.comparison, slates.baseline, list(manifest.arms), PRIMARY_METRIC)
+    decision = decide(
+        slates.comparison, slates.baseline, list(manifest.arms), slates.decision_metric, slates.sample_ratio_p
+    )
     off_policy = None if config.feedback is None else evaluate_feedback(config.feedback, config.data.root, root, day)
     return EvaluationResult(day, horizon_days, manifest.run_id, evaluated_on, slates, decision, off_policy)
 

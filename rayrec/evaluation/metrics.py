@@ -20,6 +20,7 @@ from rayrec.errors import DataError
 from rayrec.numerics.types import Bools, Float64s, Int32s, Int64s
 
 METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "hr@10", "mrr")
+OUTCOMES = ("conversion", "consumed", "hits@10")  # of a split experiment: not normalised by what a user consumed
 COVERAGE_AT = 10
 
 
@@ -35,11 +36,18 @@ class RelevantItems:
         return len(self.user_id)
 
     @classmethod
-    def from_pairs(cls, user_id: pa.Array, item_id: pa.Array, catalogue: pa.Array) -> RelevantItems:
-        """Create from pairs (string [n] each; duplicates count once). Items outside the catalogue are dropped."""
+    def from_pairs(
+        cls, user_id: pa.Array, item_id: pa.Array, catalogue: pa.Array, users: pa.Array | None = None
+    ) -> RelevantItems:
+        """Create from pairs (string [n] each; duplicates count once). Items outside the catalogue are dropped.
+
+        `users`: the users, also those without a pair; pairs of others are dropped. By default the users of the pairs.
+        """
         known = pc.index_in(item_id, catalogue)
         valid = pc.is_valid(known)
-        users = pc.unique(user_id.filter(valid)).sort()
+        if users is not None:
+            valid = pc.and_(valid, pc.is_in(user_id, users))
+        users = pc.unique(user_id.filter(valid)).sort() if users is None else users.sort()
         row = pc.index_in(user_id.filter(valid), users).to_numpy(zero_copy_only=False)
         column = known.filter(valid).to_numpy(zero_copy_only=False)
         matrix = sp.csr_matrix((np.ones(len(row), bool), (row, column)), shape=(len(users), len(catalogue)))
@@ -94,7 +102,8 @@ class UserMetrics:
 def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> UserMetrics:
     """Compute metrics of `slates` (columns user_id, rank from 1, item_id; any order) for the users of `relevant`.
 
-    A user without a slate has 0 in every metric. Raises DataError for an item twice in a slate.
+    A user without a slate has 0 in every metric; recall and nDCG of a user without relevant items are NaN.
+    Raises DataError for an item twice in a slate.
     """
     row = _codes(slates["user_id"], relevant.user_id)
     item = _codes(slates["item_id"], relevant.item_id)
@@ -113,9 +122,18 @@ def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> User
     return UserMetrics(system, values, top, len(relevant.item_id), np.arange(len(relevant)))
 
 
+def outcome_metrics(found: UserMetrics, relevant: RelevantItems) -> dict[str, Float64s]:
+    """OUTCOMES of the users of `found`, whose rows are those of `relevant`, [users]: consumed anything, how many items,
+    and how many of the first ten of the slate."""
+    consumed = np.diff(relevant.matrix.indptr).astype(np.float64)
+    hits = found.values["recall@10"] * consumed
+    return {"conversion": (consumed > 0).astype(float), "consumed": consumed, "hits@10": np.nan_to_num(hits)}
+
+
 def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Float64s]:
     """Metric values from the hits: `row` [hits] the user, `rank` [hits] the position."""
-    users, relevant_count = len(relevant), np.diff(relevant.matrix.indptr)
+    users, many = len(relevant), np.diff(relevant.matrix.indptr)
+    relevant_count = np.where(many > 0, many, np.nan)
 
     def total(weight: Float64s) -> Float64s:
         return np.asarray(np.bincount(row, weight, minlength=users), np.float64)
@@ -127,7 +145,7 @@ def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Flo
     return {
         "recall@10": total((rank <= 10).astype(float)) / relevant_count,
         "recall@50": total((rank <= 50).astype(float)) / relevant_count,
-        "ndcg@10": total(gain) / ideal[np.minimum(relevant_count, 10)],
+        "ndcg@10": total(gain) / np.where(many > 0, ideal[np.minimum(many, 10)], np.nan),
         "hr@1": (first <= 1).astype(float),
         "hr@10": (first <= 10).astype(float),
         "mrr": 1 / first,

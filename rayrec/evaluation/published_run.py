@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,10 +101,19 @@ class PublishedRun:
         """Whether every user is in every arm."""
         return bool(self.manifest.fingerprinted_settings["arms"]["assignment"] == "all")
 
-    def histories(self, shard: int, users: pa.Array, min_events: int) -> pa.Table:
-        """Read one DENOISED_HISTORY row per user with at least `min_events` positive events, ignoring the removals."""
+    @property
+    def arm_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of each arm, as in the config."""
+        found: dict[str, dict[str, Any]] = self.manifest.fingerprinted_settings["arms"]["variants"]
+        return found
+
+    def histories(self, shard: int, users: pa.Array | None, min_events: int) -> pa.Table:
+        """Read one DENOISED_HISTORY row per user with at least `min_events` positive events, ignoring the removals.
+
+        `users`: only these; None: all users of the shard.
+        """
         table = read_denoised(self.storage, self.manifest, shard)
-        table = first_row_per_user(table.filter(pc.is_in(table["user_id"], users)))
+        table = first_row_per_user(table if users is None else table.filter(pc.is_in(table["user_id"], users)))
         event = Ragged.from_arrow(table["event"])
         keep = event.like(np.ones(len(event.values), np.float32)).to_arrow(pa.float32())
         table = table.set_column(table.column_names.index("keep_weight"), DENOISED_HISTORY.field("keep_weight"), keep)

@@ -3,6 +3,10 @@
 Standalone retrievers rank with the run's item model through its candidate stage, without denoising and without LLM.
 This is slower than reading slates, so only a sample of the users is ranked (STANDALONE_SAMPLE_USERS). If the item model
 was deleted, as on older dates after an erasure, only the arms are evaluated.
+
+Where every user has a slate of every arm, only users who consumed something new are evaluated: the others say nothing
+about the order of the items. In a split experiment the arm itself may turn users into consumers, so every assigned user
+is evaluated, and the decision rests on outcomes per assigned user.
 """
 
 from __future__ import annotations
@@ -19,15 +23,17 @@ import scipy.sparse as sp
 from rayrec.errors import ConfigError, DataError
 from rayrec.evaluation.beyond_accuracy import beyond_accuracy
 from rayrec.evaluation.comparison import COMPARISON, compare, holm_adjusted
-from rayrec.evaluation.metrics import RelevantItems, UserMetrics, user_metrics
+from rayrec.evaluation.metrics import RelevantItems, UserMetrics, outcome_metrics, user_metrics
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.published_run import PublishedRun, is_participant
 from rayrec.evaluation.segments import SegmentFeatures, segments
+from rayrec.experiments.sample_ratio import sample_ratio_p
 from rayrec.numerics.hashing import derive_seed, hash_strings, shard_of, splitmix64
 from rayrec.numerics.types import Bools, Int64s
 
 STANDALONE_SAMPLE_USERS = 20_000  # users of the standalone retrievers, by their stable hash
-PRIMARY_METRIC = "ndcg@10"  # the metric of the decision
+PRIMARY_METRIC = "ndcg@10"  # the metric of the decision where every user is in every arm
+SPLIT_METRIC = "conversion"  # the metric of the decision in a split experiment
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class SlateEvaluation:
     events: int  # distinct relevant (user, item) pairs
     best_standalone: str | None  # the retriever with the highest nDCG@10, selected on these same users
     baseline: str  # the arm that the others are compared with
+    decision_metric: str  # PRIMARY_METRIC or SPLIT_METRIC
+    sample_ratio_p: float  # of the evaluated users by arm; 1 where every user is in every arm
     interleaving: pa.Table  # INTERLEAVING of the arms with the baseline
     left_out: str = ""  # what could not be evaluated, and why
 
@@ -64,8 +72,9 @@ def evaluate_slates(
 ) -> SlateEvaluation:
     """Evaluate a published date on `relevant` (columns user_id, item_id: each user's relevant items).
 
-    The users are those with a slate and at least `min_events` positive events in their history. Their relevant items
-    are those in the catalogue and, if slates exclude seen items, new to the user. `others`: more systems, as slates
+    The users are those with a slate and at least `min_events` positive events in their history; where every user is in
+    every arm, also with a relevant item. Relevant items are those in the catalogue and, if slates exclude seen items,
+    new to the user. `others`: more systems, as slates
     (user_id, rank, item_id). `baseline`: an arm, by default the first. Raises PublicationError if the date is not
     published, ConfigError for an unknown baseline, DataError if no user remains.
     """
@@ -82,15 +91,18 @@ def evaluate_slates(
     features = SegmentFeatures.concat([part.features for part in parts])
     by_segment = list(segments(features, published.item_statistics.categories))
     retrievers = [system for system in standalone if system.system not in (others or {})]
-    best = max(retrievers, key=lambda system: float(system.values[PRIMARY_METRIC].mean()), default=None)
+    best = max(retrievers, key=lambda system: float(np.nanmean(system.values[PRIMARY_METRIC])), default=None)
     best_standalone = None if best is None else best.system
+    metric = PRIMARY_METRIC if published.shares_users else SPLIT_METRIC
     relevant_items = sp.vstack([part.relevant.matrix for part in parts], format="csr")
     return SlateEvaluation(
-        _compare(arms, standalone, by_segment, best_standalone, chosen, seed),
+        _compare(arms, standalone, by_segment, best_standalone, chosen, metric, seed),
         relevant_items.shape[0],
         int(relevant_items.nnz),
         best_standalone,
         chosen,
+        metric,
+        _sample_ratio_p(published, arms),
         interleaving(arms, relevant_items, chosen, seed),
         published.left_out,
     )
@@ -111,8 +123,11 @@ def _parts(
     users = pc.unique(user_id)
     shard = shard_of(users, published.manifest.shards)
     pair_shard = shard[pc.index_in(user_id, users).to_numpy()]
-    sample, before = STANDALONE_SAMPLE_USERS / max(len(users), 1), 0
-    for number in np.unique(shard).tolist():
+    shards, many = np.unique(shard).tolist(), len(users)
+    if not published.shares_users:
+        shards, many = list(range(published.manifest.shards)), published.manifest.users.published
+    sample, before = STANDALONE_SAMPLE_USERS / max(many, 1), 0
+    for number in shards:
         mine = pa.array(pair_shard == number)
         pairs = user_id.filter(mine), item_id.filter(mine)
         part = _evaluate_shard(published, number, *pairs, min_events, others, sample, before)
@@ -132,17 +147,22 @@ def _evaluate_shard(
     before: int,
 ) -> _Part | None:
     """Metrics of one shard from (user, item) pairs; `before`: number of users in the previous shards."""
-    histories = published.histories(shard, pc.unique(user_id), min_events)
+    consumers_only = published.shares_users
+    histories = published.histories(shard, pc.unique(user_id) if consumers_only else None, min_events)
     if published.retrieval.exclude_seen:
         new = published.is_unseen(histories, user_id, item_id)
         user_id, item_id = user_id.filter(new), item_id.filter(new)
-    known = histories["user_id"].combine_chunks()
-    users = known.filter(pc.is_in(known, pc.unique(user_id)))
+    users = histories["user_id"].combine_chunks()
+    if consumers_only:
+        users = users.filter(pc.is_in(users, pc.unique(user_id)))
     users = users.filter(pa.array(is_participant(published.manifest, users)))
     slates = {arm: published.slates(shard, arm, users) for arm in published.manifest.arms}
     with_slate = [slate["user_id"].combine_chunks().unique().cast(pa.string()) for slate in slates.values()]
-    served = pc.unique(pa.concat_arrays(with_slate))
-    relevant = RelevantItems.from_pairs(user_id, item_id, published.item_id).restrict_to(users).restrict_to(served)
+    served = users.filter(pc.is_in(users, pc.unique(pa.concat_arrays(with_slate))))
+    if consumers_only:
+        relevant = RelevantItems.from_pairs(user_id, item_id, published.item_id).restrict_to(served)
+    else:
+        relevant = RelevantItems.from_pairs(user_id, item_id, published.item_id, served)
     if not len(relevant):
         return None
     features, category_shares = published.segment_features(histories, relevant)
@@ -155,12 +175,24 @@ def _evaluate_shard(
     every = np.arange(len(relevant))
     arm_rows = [every if published.shares_users else _rows_of(relevant, users) for users in with_slate]
     arms = [metrics_of(arm, table, rows) for (arm, table), rows in zip(slates.items(), arm_rows, strict=True)]
+    if not consumers_only:
+        mine = (relevant.take(rows) for rows in arm_rows)
+        arms = [
+            replace(arm, values=outcome_metrics(arm, own) | arm.values) for arm, own in zip(arms, mine, strict=True)
+        ]
     point = splitmix64(hash_strings(relevant.user_id)) * 2.0**-64
     sampled = np.flatnonzero(point < sample)
     in_sample = pc.is_in(histories["user_id"], relevant.user_id.take(pa.array(sampled)))
     rankings = [*published.standalone(histories.filter(in_sample).combine_chunks()), *others.items()]
     standalone = [metrics_of(name, table, sampled) for name, table in rankings]
     return _Part(relevant, arms, standalone, features)
+
+
+def _sample_ratio_p(published: PublishedRun, arms: Sequence[UserMetrics]) -> float:
+    if published.shares_users:
+        return 1.0
+    share = {name: arm.get("share", 1.0) for name, arm in published.arm_settings.items()}
+    return sample_ratio_p([len(arm) for arm in arms], [share[arm.system] for arm in arms])
 
 
 def _rows_of(relevant: RelevantItems, users: pa.Array) -> Int64s:
@@ -178,6 +210,7 @@ def _compare(
     segments: list[tuple[str, Bools]],
     best_standalone: str | None,
     baseline: str,
+    metric: str,
     seed: int,
 ) -> pa.Table:
     """Values of all systems; differences of arms from the best retriever, and from the baseline, also by segment."""
@@ -187,10 +220,10 @@ def _compare(
         with_best = compare([base, *arms], seed=seed, baselines=[best_standalone])
         tables.append(with_best.filter(pc.equal(with_best["baseline"], best_standalone)))
     tables.append(compare(arms, seed=seed, baselines=[baseline]))
-    by_segment = []
+    by_segment, family = [], len(segments) * (len(arms) - 1)
     for name, users in segments:
         inside = [arm.take(users[arm.rows]) for arm in arms]
-        found = compare(inside, seed=seed, baselines=[baseline], segment=name, metrics=[PRIMARY_METRIC])
+        found = compare(inside, seed=seed, baselines=[baseline], segment=name, metrics=[metric], family=family)
         by_segment += found.to_pylist()
     values = [row for row in by_segment if row["baseline"] is None]
     differences = holm_adjusted([row for row in by_segment if row["baseline"] is not None])

@@ -114,7 +114,9 @@ class ArmPlan:
         shares = ", ".join(f"{path.arm} {share:.0%}" for path, share in zip(self.paths, self.shares, strict=True))
         lines.append("users     " + ("every user in every arm" if self.assignment == "all" else f"split: {shares}"))
         if self.layer is not None:
-            lines.append(f"layer     {self.layer}; all other users are in {self.layer.default_arm} and are not compared")
+            lines.append(
+                f"layer     {self.layer}; all other users are in {self.layer.default_arm} and are not compared"
+            )
         return "\n".join(lines)
 
     @cached_property

@@ -40,8 +40,10 @@ def test_a_slate_with_the_categories_of_the_history_is_calibrated() -> None:
     assert values([0, 1], past=[2])["miscalibration@10"] > 6  # log2(1 / 0.01)
 
 
-def test_an_item_without_a_category_is_similar_to_no_other_and_in_no_miscalibration() -> None:
-    assert values([3, 3], past=[0])["diversity@10"] == 1
+def test_an_item_without_a_category_is_in_no_diversity_and_in_no_miscalibration() -> None:
+    assert np.isnan(values([3, 3], past=[0])["diversity@10"])  # 1.0 would say that a shop without categories is diverse
+    assert np.isnan(values([3, 0], past=[0])["diversity@10"])
+    assert values([3, 0, 1, 2], past=[0])["diversity@10"] == pytest.approx(2 / 3)
     assert np.isnan(values([3], past=[0])["miscalibration@10"])
     assert np.isnan(values([0], past=[3])["miscalibration@10"])
 
