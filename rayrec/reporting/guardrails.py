@@ -6,18 +6,14 @@ They never block a publication; the data contract, the quarantine share and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
+from rayrec.evaluation.non_inferiority import MARGIN, ArmGuardrail, arm_guardrails
 from rayrec.monitoring.request_recognition import recognised_counts
 from rayrec.reporting.report_data import ReportData
 
 _MIN_SERVED = 0.95  # share of the eligible users with a slate
 _NEAR_LIMIT = 0.9  # share of the quarantine limit at which the guardrail fails
 _MIN_RECOGNISED = 0.9  # share of the requests with a term that the LLM recognises
-_MAX_LOSS = 0.10  # share of the baseline's value
-_SIMILAR_USERS = 0.9  # share of the other arm's users; coverage grows with users, so it compares arms of similar size
-_ARM_METRICS = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
 
 
 @dataclass(frozen=True)
@@ -64,24 +60,12 @@ def _drift(run: ReportData) -> Guardrail:
 
 
 def _arms(run: ReportData) -> list[Guardrail]:
-    """Guardrails of each arm against the baseline."""
-    values: dict[tuple[str, str], dict[str, Any]] = {
-        (row["system"], row["metric"]): row
-        for row in run.comparison.to_pylist()
-        if row["baseline"] is None and row["segment"] == ALL_USERS
-    }
-    found, baseline = [], run.baseline
-    for arm in run.arms:
-        for metric, label in _ARM_METRICS.items():
-            own, base = values.get((arm, metric)), values.get((baseline, metric))
-            if arm == baseline or own is None or base is None or base["value"] <= 0:
-                continue
-            threshold = f"no more than {_MAX_LOSS:.0%} below {baseline}"
-            users = (own["users"], base["users"])
-            if metric == COVERAGE and min(users) < _SIMILAR_USERS * max(users):
-                measured, passed = f"unknown: {users[0]:,} users, {users[1]:,} in {baseline}", None
-            else:
-                change = own["value"] / base["value"] - 1
-                measured, passed = f"{change:+.1%}", change >= -_MAX_LOSS
-            found.append(Guardrail(f"{label}, {arm}", measured, threshold, passed))
-    return found
+    """Guardrail metrics of each arm against the baseline: those of the decision."""
+    found = arm_guardrails(run.comparison, run.baseline, [arm for arm in run.arms if arm != run.baseline])
+    threshold = f"no more than {MARGIN:.0%} below {run.baseline}"
+    passed = {"held": True, "violated": False}
+    return [Guardrail(f"{g.label}, {g.arm}", _measured(g), threshold, passed.get(g.finding)) for g in found]
+
+
+def _measured(guardrail: ArmGuardrail) -> str:
+    return guardrail.measured + (", too few users to tell" if guardrail.finding == "not shown" else "")

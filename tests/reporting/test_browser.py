@@ -46,7 +46,7 @@ def test_the_page_is_no_wider_than_the_window_and_the_console_stays_silent(
 ) -> None:
     page.open(pages[name], width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("document.querySelectorAll('section').length") == 13
+    assert page.evaluate("document.querySelectorAll('section, details.section').length") == 13
     assert page.complaints == []
     assert page.requests == [pages[name]]
 

@@ -203,8 +203,8 @@ def test_split_arms_have_no_overlap_and_rules_count_the_slates_of_each_arm() -> 
 def test_coverage_is_compared_between_arms_of_about_as_many_users(fewer: float, passed: bool | None) -> None:
     rows = [row for row in full().comparison.to_pylist() if row["metric"] == COVERAGE]
     users = {"control": 40, "llm": int(40 * fewer)}
-    value = {"control": 0.8, "llm": 0.6}
-    rows = [{**row, "users": users[row["system"]], "value": value[row["system"]]} for row in rows]
+    loss = {"relative": -0.25, "relative_low": -0.3, "relative_high": -0.2}
+    rows = [{**row, "users": users[row["system"]]} | (loss if row["baseline"] else {}) for row in rows]
     data = dataclasses.replace(full(), comparison=pa.Table.from_pylist(rows, COMPARISON))
     (rail,) = [rail for rail in guardrails(data) if rail.name == "coverage of the catalogue, llm"]
     assert rail.passed is passed
