@@ -96,6 +96,8 @@ COUNTERFACTUAL_PROPENSITY = pa.schema(
         pa.field("rank", pa.int16(), nullable=False),
         pa.field("target_arm", pa.dictionary(pa.int8(), pa.string()), nullable=False),  # another arm
         pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
+        # Share of the target's first choice on items that this slate's arm never shows first; the same at all ranks.
+        pa.field("unsupported", pa.float32(), nullable=False),
     ]
 )
 """How other arms would have shown a published slate: the numerators of off-policy weights."""

@@ -37,7 +37,7 @@ from rayrec.publishing.records import UserCounts, add_counts
 from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.retrieval.item_model import FACTORS, ItemModel
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
-from rayrec.slates.counterfactual_propensities import counterfactual_rows
+from rayrec.slates.counterfactual_propensities import counterfactual_rows, first_items
 from rayrec.slates.rule_counts import rule_effects
 from rayrec.slates.scored_candidates import CatalogueItems
 
@@ -143,13 +143,21 @@ class CommitShard:
         ]
 
     def _counterfactual(self, logged: str, own: ArmSlates, target: str, other: ArmSlates) -> pa.Table:
-        users = own.pool.take_users(own.members).scored.user_ids
-        row = pc.index_in(other.pool.scored.user_ids, value_set=users)
+        logging = own.pool.take_users(own.members).scored
+        row = pc.index_in(other.pool.scored.user_ids, value_set=logging.user_ids)
         both = row.is_valid().to_numpy(zero_copy_only=False)
-        slates = own.codes.take(row.drop_null().to_numpy().astype("int64"))
+        rows = row.drop_null().to_numpy().astype("int64")
+        shown_first = first_items(self._assemblers[logged], logged, logging.take_users(rows))
         names, run = self._context.arms.names, self._spec.run.record.identity
         return counterfactual_rows(
-            logged, target, names, run, other.pool.take_users(both), slates, self._assemblers[target]
+            logged,
+            target,
+            names,
+            run,
+            other.pool.take_users(both),
+            own.codes.take(rows),
+            self._assemblers[target],
+            shown_first,
         )
 
     def _statistics(self, arms: dict[str, ArmSlates]) -> pa.Table:

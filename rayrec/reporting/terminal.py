@@ -87,12 +87,23 @@ def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[s
 def print_off_policy(console: Console, result: OffPolicyResult) -> None:
     """Print the expected reward of each target arm, estimated from the rewards of the logging arm."""
     table = Table(title=Text(result.description), title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("logging arm", "target arm", "estimator", "reward per slate", "slates", "effective size"):
+    for name in (
+        "logging arm",
+        "target arm",
+        "estimator",
+        "reward per slate",
+        "mean weight",
+        "slates",
+        "effective size",
+    ):
         table.add_column(name, justify="right" if name in ("slates", "effective size") else "left")
     for row in result.estimates.to_pylist():
         value = row["no_estimate_reason"] or f"{row['value']:.4f}  {row['low']:.4f}–{row['high']:.4f}"
         names = (Text(shorten(row[name], 40)) for name in ("logging_arm", "target_arm", "estimator"))
-        table.add_row(*names, Text(shorten(value)), f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}")
+        low, high = row["mean_weight_low"], row["mean_weight_high"]
+        weight = "" if row["mean_weight"] is None else f"{row['mean_weight']:.3f}  {low:.3f}–{high:.3f}"
+        counts = f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}"
+        table.add_row(*names, Text(shorten(value)), weight, *counts)
     console.print(table)
 
 

@@ -43,10 +43,12 @@ def counterfactual_rows(
     pool: CandidatePool,
     slates: Ragged,
     stage: SlateAssembler,
+    shown_first: Ragged,
 ) -> pa.Table:
     """COUNTERFACTUAL_PROPENSITY of the first STORED_RANKS of `logged`'s slates under the arm `target`.
 
     `slates`: item codes, one row per user of `pool`; `stage` and `pool` (rules applied) are those of `target`.
+    `shown_first`: item codes that `logged` may show first, one row per user.
     """
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
     head = slates.filter(rank < STORED_RANKS)
@@ -58,8 +60,26 @@ def counterfactual_rows(
         pa.array((rank[rank < STORED_RANKS] + 1).astype(np.int16)),
         names,
         pa.array(slate_probabilities(stage, target, pool, head)),
+        pa.array(unsupported_share(stage, target, pool.scored, shown_first)[head.rows]),
     ]
     return pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
+
+
+def unsupported_share(stage: SlateAssembler, arm: str, scored: ScoredCandidates, shown_first: Ragged) -> Float32s:
+    """Share of this arm's first choice on items that are not in `shown_first`, [users]; pins are left aside.
+
+    Where it is above 0, an importance-weighted estimate misses that share of what the arm would show.
+    """
+    chance = stage.policy.first_choice(scored, stage.seed(arm)).astype(np.float64)
+    keys = scored.scores.rows << 32 | scored.candidate.values
+    missing = ~np.isin(keys, shown_first.rows << 32 | shown_first.values.astype(np.int64))
+    share = np.bincount(scored.scores.rows[missing], chance[missing], minlength=len(scored))
+    return np.clip(share, 0, 1).astype(np.float32)
+
+
+def first_items(stage: SlateAssembler, arm: str, scored: ScoredCandidates) -> Ragged:
+    """Item codes that an arm shows first with a probability above 0, one row per user."""
+    return scored.candidate.filter(stage.policy.first_choice(scored, stage.seed(arm)) > 0)
 
 
 def _places(scored: ScoredCandidates, codes: Ragged) -> Int64s:

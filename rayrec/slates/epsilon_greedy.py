@@ -14,6 +14,7 @@ from rayrec.slates.policies import (
     PolicySlates,
     SlatePolicy,
     given_slate_blocks,
+    greedy_first_choice,
     is_greedy_choice,
     uniform_draws,
 )
@@ -59,6 +60,10 @@ class EpsilonGreedy(SlatePolicy):
             chosen = self._odds(many, is_greedy_choice(block.rank, block.real))
             result[block.at] = np.where(block.real, chosen, 0)[block.within]
         return result
+
+    def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
+        many = scored.scores.lengths[scored.scores.rows]
+        return self._odds(many, greedy_first_choice(scored) > 0).astype(np.float32)
 
     def _odds(self, many: Int64s, is_best: Bools) -> Float64s:
         """Probability of one of the `many` remaining candidates, by whether it is the best of them."""

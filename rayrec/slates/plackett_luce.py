@@ -56,6 +56,11 @@ class PlackettLuce(SlatePolicy):
             result[block.take[real]] = np.clip(np.exp(own[real] - left[real]), _TINY, 1)
         return result
 
+    def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
+        logits = self._logits(scored)
+        mass = _log_mass(scored.scores.like(logits), np.ones(len(logits), np.bool_))
+        return np.clip(np.exp(logits - mass[scored.scores.rows]), _TINY, 1).astype(np.float32)
+
     def _logits(self, scored: ScoredCandidates) -> Float64s:
         """Scores over the temperature, shifted so that the user's best is 0."""
         logits = scored.scores.values.astype(np.float64) / self.settings.temperature

@@ -55,6 +55,10 @@ class SlatePolicy(ABC):
         beyond `size` have probability 0. For the policy's own slates these are the propensities.
         """
 
+    @abstractmethod
+    def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
+        """P(this candidate at the first rank), aligned with the candidates' flat values; each user's sum to 1."""
+
 
 POLICIES: Registry[type[SlatePolicy]] = Registry("slate.policy", "slate policy")
 
@@ -93,6 +97,16 @@ class Greedy(SlatePolicy):
         for block in given_slate_blocks(scored, given, size):
             result[block.at] = is_greedy_choice(block.rank, block.real)[block.within]
         return result
+
+    def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
+        return greedy_first_choice(scored)
+
+
+def greedy_first_choice(scored: ScoredCandidates) -> Float32s:
+    """1 for each user's best candidate, 0 for all others, [candidates]."""
+    result = np.zeros(len(scored.scores.values), np.float32)
+    result[best(scored.scores, 1).values] = 1
+    return result
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,13 @@ class Thompson(SlatePolicy):
             result[at[at >= 0]] = share[at >= 0]
         return result
 
+    def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
+        result = np.zeros(len(scored.scores.values), np.float32)
+        for users, tops, _ in self._particles(scored, 1, seed):
+            at = tops[:, :, 0] + scored.scores.offsets[users, None]
+            np.add.at(result, at, np.float32(1 / self.settings.particles))
+        return result
+
     def _particles(self, scored: ScoredCandidates, ranks: int, seed: int) -> Iterator[tuple[Int64s, Int64s, Int64s]]:
         """Users [b], each particle's best `ranks` candidates, best first, [b, particles, K], and the number of
         candidates [b]. Each block holds users whose history and candidates have the same padded lengths, so that a

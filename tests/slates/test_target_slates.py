@@ -32,7 +32,12 @@ from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
 from rayrec.publishing.slate_reader import read_counterfactual_propensities
 from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.slates import POLICIES
-from rayrec.slates.counterfactual_propensities import STORED_RANKS, slate_probabilities
+from rayrec.slates.counterfactual_propensities import (
+    STORED_RANKS,
+    first_items,
+    slate_probabilities,
+    unsupported_share,
+)
 from rayrec.slates.scored_candidates import CatalogueItems
 from rayrec.storage import layout
 
@@ -65,6 +70,32 @@ def test_an_item_that_the_target_blocks_has_probability_zero() -> None:
     for user in range(len(slates)):
         there = np.isin(slates[user], pool.scored.candidate[user])
         assert np.array_equal(found[user] > 0, there)
+
+
+def test_the_first_choice_of_every_policy_is_the_probability_of_slates_of_one_item() -> None:
+    for policy in POLICIES:
+        made = stage(policy=policy)
+        scored = made.candidate_pool(candidates()).scored
+        chance = scored.scores.like(made.policy.first_choice(scored, 5))
+        assert np.bincount(chance.rows, chance.values.astype(float)) == pytest.approx(np.ones(len(scored)), abs=1e-5)
+        for nth in (0, 3):
+            places = scored.scores.offsets[:-1] + nth
+            given = Ragged.from_lengths(places, np.ones(len(scored), np.int64))
+            expected = made.policy.probability(scored, given, 1, 5)
+            assert chance.values[places] == pytest.approx(expected, abs=1e-6), policy
+
+
+def test_the_unsupported_share_is_the_target_s_mass_on_items_that_the_logger_lacks() -> None:
+    logged, target = stage(policy="plackett_luce", rules={"max_per_category": 2}), stage(policy="plackett_luce")
+    own = logged.apply_rules(logged.candidate_pool(candidates())).scored
+    other = target.apply_rules(target.candidate_pool(candidates())).scored
+    found = unsupported_share(target, "b", other, first_items(logged, "a", own))
+    chance = other.scores.like(target.policy.first_choice(other, 0))
+    for user in range(len(other)):
+        missing = ~np.isin(other.candidate[user], own.candidate[user])
+        assert found[user] == pytest.approx(chance[user][missing].sum(), abs=1e-6)
+    assert found.mean() > 0.1
+    assert not unsupported_share(logged, "a", own, first_items(target, "b", other)).any()
 
 
 # The commit step with fake models: what is stored, and for which users.

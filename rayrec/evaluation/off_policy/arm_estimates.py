@@ -4,6 +4,10 @@ The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows
 The estimators are self-normalised SIPS, self-normalised RIPS and cascade-DR. IIPS would need marginal propensities, and
 a q(item) in cascade-DR the target's propensities of all items; neither is stored. So q depends only on the rank: the
 mean reward from that rank on. It reduces the variance of the weights, and its expectation is the same under any target.
+
+Arms that differ in retrieval, denoising or rules have different candidates, and no weight can make up for an item that
+the logging arm never shows: self-normalised estimates then read as "no difference". So an estimate is refused where the
+target's first choice is on such items in more than MAX_UNSUPPORTED, or where the mean weight at rank 1 is not 1.
 """
 
 from __future__ import annotations
@@ -17,7 +21,14 @@ import pyarrow.compute as pc
 
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.action_estimators import on_policy
-from rayrec.evaluation.off_policy.estimates import Estimate, confidence_interval, effective_sample_size, support_problem
+from rayrec.evaluation.off_policy.estimates import (
+    Estimate,
+    confidence_interval,
+    effective_sample_size,
+    mean_weight,
+    mean_weight_problem,
+    support_problem,
+)
 from rayrec.evaluation.off_policy.slate_estimators import (
     cascade_dr,
     conditional_weights,
@@ -30,6 +41,7 @@ from rayrec.numerics.types import Bools, Float64s, Int64s
 
 DEPTH = 10
 FOLDS = 2
+MAX_UNSUPPORTED = 0.02  # share of the target's first choice
 
 OFF_POLICY_ESTIMATES = pa.schema(
     [
@@ -42,6 +54,10 @@ OFF_POLICY_ESTIMATES = pa.schema(
         pa.field("standard_error", pa.float64()),
         pa.field("slates", pa.int64(), nullable=False),
         pa.field("effective_sample_size", pa.float64(), nullable=False),
+        pa.field("mean_weight", pa.float64()),  # of rank 1: 1 where the logging arm can show all that the target shows
+        pa.field("mean_weight_low", pa.float64()),
+        pa.field("mean_weight_high", pa.float64()),
+        pa.field("unsupported", pa.float64()),  # share of the target's first choice that the logging arm never shows
         pa.field("no_estimate_reason", pa.string()),  # null if there is an estimate
     ]
 )
@@ -111,9 +127,9 @@ def _own_row(arm: str, log: _Log) -> dict[str, object]:
 
 
 def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> Iterator[dict[str, object]]:
-    above = _target_propensities(log, counterfactual)
+    above, unsupported = _target_propensities(log, counterfactual)
     whole = np.isfinite(above).min(axis=1)
-    log, above = log.rows(whole), above[whole]
+    log, above, unsupported = log.rows(whole), above[whole], unsupported[whole]
     weight = conditional_weights(above, log.propensity, log.mask)
     q = _reward_to_go(log)
     prefix = prefix_weights(weight, log.mask)
@@ -122,35 +138,62 @@ def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> 
         (sn_rips(log.reward, weight, log.mask), prefix),
         (cascade_dr(log.reward, weight, q, q, log.mask), prefix),
     )
+    few = _too_few(log)
+    support = _Support(None, None) if few else _Support(mean_weight(weight[:, 0], log.user), float(unsupported.mean()))
     for estimator, weights in estimators:
-        problem = _problem(weights, log)
+        problem = few or support.missing(arm, target) or support_problem(weights, log.propensity[log.mask])
+        if problem is None and support.weight is not None:
+            problem = mean_weight_problem(support.weight)
         if problem:
-            yield _no_estimate_row(arm, target, estimator.name, len(above), effective_sample_size(weights), problem)
+            size = effective_sample_size(weights)
+            yield _no_estimate_row(arm, target, estimator.name, len(above), size, problem) | support.columns()
         else:
-            yield _row(arm, target, confidence_interval(estimator, log.user))
+            yield _row(arm, target, confidence_interval(estimator, log.user)) | support.columns()
 
 
-def _problem(weights: Float64s, log: _Log) -> str | None:
-    if not len(weights):
+@dataclass(frozen=True)
+class _Support:
+    """What shows whether the logging arm can show the target's items."""
+
+    weight: Estimate | None  # mean weight of rank 1
+    unsupported: float | None  # mean share of the target's first choice that the logging arm never shows
+
+    def missing(self, arm: str, target: str) -> str | None:
+        """Why an estimate would miss a part of the target, as text; None if it would not."""
+        if self.unsupported is None or self.unsupported <= MAX_UNSUPPORTED:
+            return None
+        what = f"{self.unsupported:.0%} of what {target} shows first are items that {arm} never shows"
+        return f"{what}; arms with the same candidates, or a split, can be compared"
+
+    def columns(self) -> dict[str, object]:
+        if self.weight is None:
+            return {}
+        mean = {"mean_weight": self.weight.value, "mean_weight_low": self.weight.low}
+        return {**mean, "mean_weight_high": self.weight.high, "unsupported": self.unsupported}
+
+
+def _too_few(log: _Log) -> str | None:
+    if not len(log.user):
         reason = "the slates are deterministic, or depth is too large"
         return f"no slate has counterfactual propensities at all ranks: {reason}"
-    if len(np.unique(log.user)) < 2:
-        return "fewer than two users"
-    return support_problem(weights, log.propensity[log.mask])
+    return "fewer than two users" if len(np.unique(log.user)) < 2 else None
 
 
-def _target_propensities(log: _Log, counterfactual: pa.Table) -> Float64s:
-    """Target propensities [n, K]; 1 past a slate's end, NaN without a COUNTERFACTUAL_PROPENSITY row."""
+def _target_propensities(log: _Log, counterfactual: pa.Table) -> tuple[Float64s, Float64s]:
+    """Target propensities [n, K], 1 past a slate's end, and the unsupported shares [n]; NaN without a
+    COUNTERFACTUAL_PROPENSITY row."""
+    unsupported = np.full(len(log.user), np.nan)
     found = np.where(log.mask, np.nan, 1.0)
     at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=log.slate_id)
     known = at.is_valid().to_numpy(zero_copy_only=False)
     row = at.drop_null().to_numpy()
+    unsupported[row] = counterfactual["unsupported"].to_numpy()[known]
     column = counterfactual["rank"].to_numpy()[known].astype(np.int64) - 1
     inside = column < found.shape[1]
     row, column = row[inside], column[inside]
     propensity = counterfactual["propensity"].to_numpy()[known][inside]
     found[row, column] = np.where(log.mask[row, column], propensity, 1.0)
-    return found
+    return found, unsupported
 
 
 def _reward_to_go(log: _Log) -> Float64s:

@@ -17,6 +17,8 @@ from rayrec.numerics.types import Float64s, Int64s
 
 _LEVEL = 0.95
 _MIN_EFFECTIVE_SAMPLE_SIZE = 30
+_MAX_GAP = 0.05  # of the mean importance weight from 1
+_GAP_ERRORS = 3.0  # standard errors of the mean importance weight
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,28 @@ def confidence_interval(contributions: Contributions, cluster: Int64s | None = N
     half_width = float(stdtrit(clusters - 1, (1 + _LEVEL) / 2)) * error
     size = effective_sample_size(contributions.weight)
     return Estimate(name, value, value - half_width, value + half_width, error, observations, size)
+
+
+def mean_weight(weight: Float64s, cluster: Int64s | None = None) -> Estimate:
+    """The mean of importance weights [n] with its interval: 1 where the logging policy can do all that the target does.
+
+    Below 1, the difference is the share of the target's choices that the logs cannot contain.
+    """
+    column = weight.reshape(-1, 1)
+    return confidence_interval(Contributions("mean_weight", column, np.ones_like(column), column), cluster)
+
+
+def mean_weight_problem(found: Estimate) -> str | None:
+    """Why weights with this mean cannot be used, as text; None if they can.
+
+    By the size of the gap as well as by its significance: heavy weights make the interval too narrow.
+    """
+    gap = found.value - 1
+    if abs(gap) <= _MAX_GAP or abs(gap) <= _GAP_ERRORS * found.standard_error:
+        return None
+    return (
+        f"the mean importance weight at rank 1 is {found.value:.2f} instead of 1: the arms do not show the same items"
+    )
 
 
 def support_problem(weight: Float64s, logging: Float64s) -> str | None:

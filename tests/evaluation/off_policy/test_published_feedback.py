@@ -104,7 +104,8 @@ def logged(
     owners = [pa.array([f"user {number}" for number in row]), pa.repeat(pa.scalar(arm), len(row))]
     matched = pa.table([names, rank, items, given, logging, *owners], schema=MATCHED)
     above = pa.array(world.target[context, slate][row, column].astype(np.float32))
-    return matched, pa.table([names, rank, other_arm(len(row)), above], schema=COUNTERFACTUAL_PROPENSITY)
+    columns = [names, rank, other_arm(len(row)), above, pa.array(np.zeros(len(row), np.float32))]
+    return matched, pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
 
 
 def other_arm(rows: int) -> pa.DictionaryArray:
@@ -151,10 +152,37 @@ def test_intervals_of_published_arms_have_nominal_coverage() -> None:
     assert all(0.89 <= count / 150 <= 0.99 for count in covered.values()), covered
 
 
+def test_a_target_with_items_that_the_logging_arm_never_shows_has_no_estimate() -> None:
+    """Without a refusal, self-normalised estimates of such arms read as "no difference"."""
+    matched, targets = logged(make("cascade", 0), 2_000, 5)
+    share = pa.array(np.full(targets.num_rows, 0.25, np.float32))
+    found = by_estimator(estimate_arms(matched, targets.set_column(4, COUNTERFACTUAL_PROPENSITY.field(4), share)))
+    for row in found.values():
+        assert row["value"] is None
+        assert "25% of what other shows first are items that chance never shows" in row["no_estimate_reason"]
+        assert row["unsupported"] == pytest.approx(0.25)
+
+
+def test_the_mean_weight_tells_of_missing_items_where_the_share_is_not_stored() -> None:
+    """A quarter of the target's choices can never be logged: the logged rows lack them, so the mean weight is .75."""
+    refused = 0
+    for seed in range(40):
+        matched, targets = logged(make("cascade", 0), 1_000, seed)
+        smaller = pa.array(targets["propensity"].to_numpy() * np.float32(0.75))
+        scaled = targets.set_column(3, COUNTERFACTUAL_PROPENSITY.field(3), smaller)
+        reasons = [row["no_estimate_reason"] for row in by_estimator(estimate_arms(matched, scaled)).values()]
+        refused += all("mean importance weight" in str(reason) for reason in reasons)
+        row = by_estimator(estimate_arms(matched, targets))["sn_rips"]
+        assert row["no_estimate_reason"] is None
+        assert row["mean_weight"] == pytest.approx(1, abs=0.15)
+    assert refused >= 38
+
+
 def test_the_logging_arm_as_target_has_its_own_value() -> None:
     world = make("cascade", 0)
     matched, _ = logged(world, 500, 1, lengths=(4, 2, 1))
-    columns = [matched["slate_id"], matched["rank"], other_arm(matched.num_rows), matched["propensity"]]
+    supported = pa.array(np.zeros(matched.num_rows, np.float32))
+    columns = [matched["slate_id"], matched["rank"], other_arm(matched.num_rows), matched["propensity"], supported]
     targets = pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
     table = estimate_arms(matched, targets)
     own, found = by_estimator(table, "chance")["on_policy"], by_estimator(table)
