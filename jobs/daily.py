@@ -89,6 +89,7 @@ def result_counts(result: RunResult) -> list[tuple[str, int]]:
         ("input files of other days, skipped", result.context.window_files.skipped),
         *((f"input rows in quarantine: {reason}", n) for reason, n in manifest.quarantined_rows.items()),
         *((f"prompts scored by {engine}", n) for engine, n in manifest.engine.items()),
+        *((f"{kind} repeated after storage errors", n) for kind, n in sorted(result.repeats.items())),
     ]
 
 

@@ -58,3 +58,7 @@ class StorageError(RayrecError):
 
 class MissingFileError(StorageError):
     """The file does not exist."""
+
+
+class TransientStorageError(StorageError):
+    """The store failed, repeatedly, in a way that passes: network, time-outs, an overloaded store. Worth a retry."""

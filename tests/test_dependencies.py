@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "monitoring": STAGE | STAGES,
     "evaluation": STAGE | STAGES | {"monitoring"},
     "reporting": STAGE | STAGES | {"monitoring", "evaluation"},
-    "ray_support": CONFIG | {"config"},
+    "ray_support": CONFIG | {"config", "storage"},  # storage: what is worth a retry
 }
 MAY_IMPORT["pipeline"] = MAY_IMPORT["reporting"] | {"reporting", "ray_support"}
 MAY_IMPORT["rayrec"] = {"publishing"}  # rayrec/__init__.py: what a serving layer needs

@@ -17,6 +17,7 @@ from the counts alone (`rayrec.monitoring.drift`).
 | removed by event      | variant    | event type/all, event type/removed             | interactions                |
 | removed by age        | variant    | age band/all, age band/removed                 | interactions                |
 | removed by popularity | variant    | popularity band/all, popularity band/removed   | interactions                |
+| repeated              | all        | storage calls, work items                      | repeats of the last attempt |
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ RUN_STATISTICS = pa.schema(
     ]
 )
 RANK_BANDS = ((1, 1, "1"), (2, 5, "2–5"), (6, 10, "6–10"), (11, 50, "11–50"), (51, 1000, "51 on"))
+REPEATED, ALL_ARMS = "repeated", "all"  # statistic of what a failing store made the run do again, and its arm
 SPLIT, PARTICIPANTS = "split", "users"  # statistic and key of the participants that each arm serves
 _BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 count as zero
 

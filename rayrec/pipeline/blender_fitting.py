@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from ray.data import Dataset
 
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
@@ -37,7 +36,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, arm_rows, denoise, retrieve_and_rerank
 from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
-from rayrec.ray_support.cluster import task
+from rayrec.ray_support.cluster import task, wait_for
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 from rayrec.storage import artifacts, layout
 from rayrec.storage.tables import read_arrow, write_arrow
@@ -77,7 +76,7 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
         spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
         _write_training_examples(spec)
         fitting = task(_fit_blender, 1)
-        ray.get([fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing])
+        wait_for(*[fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing])
     return fingerprints
 
 

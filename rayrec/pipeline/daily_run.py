@@ -22,7 +22,7 @@ from rayrec.data import erasure_list
 from rayrec.errors import PublicationError
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
-from rayrec.monitoring.run_statistics import count_statistics, participants_by_arm
+from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, participants_by_arm
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders
@@ -44,7 +44,7 @@ from rayrec.retrieval import item_model_store
 from rayrec.slates.assembly import check_slate
 from rayrec.slates.scored_candidates import CatalogueItems
 from rayrec.slates.slate_rules import unresolved_ids
-from rayrec.storage import layout
+from rayrec.storage import layout, retries
 from rayrec.storage.tables import write_parquet
 
 
@@ -70,6 +70,7 @@ class RunResult:
     already_published: bool  # published before this run started: nothing was done
     models: ModelSet  # as of the date
     data: IngestResult | None = None
+    repeats: dict[str, int] = field(default_factory=dict)  # what a failing store made the run do again, by kind
     timings: StageTimings = field(default_factory=StageTimings)
 
     @property
@@ -98,6 +99,7 @@ def run(context: RunContext) -> RunResult:
     if opened.published is not None:
         left = replace(context, code_version=opened.published.code_version)
         return RunResult(left, PublishResult("published", opened.published), True, _models_of(left, opened.published))
+    retries.take()  # of the process's earlier runs
     timings = StageTimings()
     with timings.step("ingest", "rows") as done:
         data = ingest(context)
@@ -117,8 +119,12 @@ def run(context: RunContext) -> RunResult:
     served = participants_by_arm(read_run_statistics(context, opened.record.run_id))
     require_sample_ratio(context.arms, served, context.config.arms.sample_ratio_min_p)
     _require_same_list(context)
+    repeats = retries.take()
+    if repeats:
+        counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
+        write_run_statistics(context, opened.record.run_id, "storage", 0, counts)
     publication = opened.publish(provenance(context, data, models[-1], blends))
-    return RunResult(context, publication, False, models[-1], data, timings)
+    return RunResult(context, publication, False, models[-1], data, repeats, timings)
 
 
 def score(

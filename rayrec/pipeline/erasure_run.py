@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import scipy.sparse as sp
 
 from rayrec.config import Config
@@ -38,7 +37,7 @@ from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
-from rayrec.ray_support.cluster import task
+from rayrec.ray_support.cluster import task, wait_for
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model_store, unlearning
 from rayrec.retrieval.fit_data import FitDataCollector
@@ -138,7 +137,7 @@ def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
             if not artifacts.exists(before.storage, item_model_store.KIND, old_fingerprint):
                 continue
             correcting = task(_unlearn, now.config.resources.fit_num_cpus)
-            ray.get(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
+            wait_for(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
         how = artifacts.load_meta(now.storage, item_model_store.KIND, fingerprint)["more"].get("unlearned")
         rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
     return rows

@@ -24,7 +24,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import denoisers_of, retriever_specs, uses_item_factors
 from rayrec.pipeline.interaction_ingest import IngestResult, histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
-from rayrec.ray_support.cluster import task
+from rayrec.ray_support.cluster import task, wait_for
 from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.item_model import Arrays, DenoiserFit, ItemModel
@@ -76,7 +76,7 @@ class SubmittedFit:
     def wait(self) -> None:
         """Wait until the model exists. Raises the task's error."""
         if self.task is not None:
-            ray.get(self.task)
+            wait_for(self.task)
 
 
 def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> SubmittedFit:

@@ -16,6 +16,7 @@ from rayrec.experiments.arm_plan import ArmPath
 from rayrec.monitoring.drift import DRIFT, drift
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
+from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, counts_by_arm
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
 from rayrec.pipeline.run_context import RunContext
@@ -89,7 +90,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         published=True,
         publication_status=_publication_status(manifest),
         arms={path.arm: _arm_summary(path) for path in context.arms},
-        facts=_facts(manifest) | _inputs(context),
+        facts=_facts(manifest) | _inputs(context) | _repeats(summary),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
@@ -168,6 +169,12 @@ def _inputs(context: RunContext) -> dict[str, str]:
     return {
         "input files": f"{len(context.files):,}; {skipped:,} more are of other days by their paths and were skipped"
     }
+
+
+def _repeats(summary: pa.Table) -> dict[str, str]:
+    counts = counts_by_arm(summary, REPEATED).get(ALL_ARMS, {})
+    said = ", ".join(f"{count:,.0f} {kind}" for kind, count in counts.items())
+    return {"repeated after storage errors": said} if said else {}
 
 
 def _quarantine_examples(context: RunContext) -> pa.Table:

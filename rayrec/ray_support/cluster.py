@@ -9,6 +9,7 @@ accident. Nothing is written to the home folder.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
@@ -26,6 +27,8 @@ from ray.exceptions import AuthenticationError
 from rayrec.config import Resources
 from rayrec.errors import RayrecError
 from rayrec.numerics.threads import with_thread_limit
+from rayrec.ray_support.stage_runner import repeating
+from rayrec.storage import retries
 
 # A Unix socket's path holds 107 bytes (103 on macOS); Ray appends /session_<time>_<pid>/sockets/plasma_store, up to 66.
 _LONGEST_TEMP_DIR = 37
@@ -76,10 +79,26 @@ def placeable_cpus(num_cpus: float) -> float:
     return min(num_cpus, largest or num_cpus)
 
 
-def task(work: Callable[..., Any], num_cpus: float) -> Any:
-    """Wrap `work` as a Ray task (call `.remote(…)`) with `placeable_cpus(num_cpus)` CPUs and as many threads."""
+def task(work: Callable[..., None], num_cpus: float) -> Any:
+    """Wrap `work` as a Ray task (call `.remote(…)`) with `placeable_cpus(num_cpus)` CPUs and as many threads.
+
+    Like a work item, it is run again after a TransientStorageError.
+    """
     cpus = placeable_cpus(num_cpus)
-    return ray.remote(num_cpus=cpus, max_retries=3)(with_thread_limit(cpus, work))
+    limited = with_thread_limit(cpus, work)
+
+    @functools.wraps(work)
+    def working(*args: Any, **kwargs: Any) -> dict[str, int]:
+        repeating(lambda: limited(*args, **kwargs))
+        return retries.take()
+
+    return ray.remote(num_cpus=cpus, max_retries=3)(working)
+
+
+def wait_for(*tasks: ray.ObjectRef) -> None:
+    """Wait for tasks of `task`. Raises the error of one that failed."""
+    for repeats in ray.get(list(tasks)):
+        retries.add(repeats)
 
 
 def _address() -> str:

@@ -2,6 +2,9 @@
 
 Blocks stay whole because block splitting is switched off for these datasets and every stage takes a block as one batch.
 Each stage checks this and raises otherwise. The stages themselves do not depend on Ray.
+
+A stage whose storage fails in a way that passes is run again for its work item, a few times, where it runs
+(rayrec.storage.retries). The number of repeats travels with the block to the driver.
 """
 
 from __future__ import annotations
@@ -10,17 +13,21 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
-from rayrec.errors import RayrecError
+from rayrec.errors import RayrecError, TransientStorageError
 from rayrec.numerics.threads import thread_limit
+from rayrec.storage import retries
+
+T = TypeVar("T")
 
 _ERROR, _PACKED = "rayrec_error", "rayrec_block"
+_REPEATS = {retries.CALLS: "rayrec_repeated_calls", retries.WORK_ITEMS: "rayrec_repeated_work"}  # kind -> column
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ def results(dataset: Dataset) -> Iterator[pa.Table]:
         if _ERROR in table.column_names:
             kind, what, where, do = table[_ERROR][0].as_py()
             raise _error_class(kind)(what, where=where, hint=do)
-        yield table
+        retries.add(_repeats(table))
+        yield table.drop_columns(_repeat_columns(table))
 
 
 def run_pending(
@@ -125,18 +133,42 @@ def _error_class(name: str) -> type[RayrecError]:
     return next((kind for kind in kinds if kind.__name__ == name), RayrecError)
 
 
-def _apply(stage: Stage, table: pa.Table) -> pa.Table:
+def _apply(build: Callable[[], Stage], table: pa.Table) -> pa.Table:
+    """Run the stage that `build` returns for the table's work item."""
     if _ERROR in table.column_names or not table.num_rows:
         return table
-    item = _work_item(table)
+    item, repeats = _work_item(table), _repeats(table)
+    own = table.drop_columns([*asdict(item), *_repeat_columns(table)])
     try:
-        out = stage(item, table.drop_columns(list(asdict(item))))
+        out = repeating(lambda: build()(item, own))
     except RayrecError as error:
         # Pass the error as a row: Ray pickles an exception without its cause, and users would see Ray's traceback.
         out = pa.table({_ERROR: [[type(error).__name__, error.what, error.where, error.hint]]})
-    for name, value in asdict(item).items():
+    taken = retries.take()
+    counts = {name: repeats.get(kind, 0) + taken.get(kind, 0) for kind, name in _REPEATS.items()}
+    for name, value in (asdict(item) | counts).items():
         out = out.append_column(name, pa.repeat(pa.scalar(value, pa.int64()), out.num_rows))
     return out
+
+
+def repeating(work: Callable[[], T]) -> T:
+    """The result of `work`, which is repeated after a TransientStorageError and has to give the same every time."""
+    return retries.retrying(
+        lambda _: work(),
+        retries.WORK_ITEM_POLICY,
+        retries.WORK_ITEMS,
+        lambda error: isinstance(error, TransientStorageError),
+    )
+
+
+def _repeats(table: pa.Table) -> dict[str, int]:
+    """The repeats that a block's columns carry, by kind."""
+    found = {kind: name for kind, name in _REPEATS.items() if name in table.column_names and table.num_rows}
+    return {kind: table[name][0].as_py() for kind, name in found.items()}
+
+
+def _repeat_columns(table: pa.Table) -> list[str]:
+    return [name for name in _REPEATS.values() if name in table.column_names]
 
 
 def _work_item(table: pa.Table) -> WorkItem | SplitItem:
@@ -159,15 +191,15 @@ class _Task:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         with thread_limit(1):  # as many as Ray Data gives a task CPUs
-            return _apply(_built(self._stage, self._spec), table)
+            return _apply(lambda: _built(self._stage, self._spec), table)
 
 
 class _Actor:
     def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
-        self._stage = stage(spec)
+        self._stage = repeating(lambda: stage(spec))
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _apply(self._stage, pa.ipc.open_stream(table[_PACKED][0].as_buffer()).read_all())
+        return _apply(lambda: self._stage, pa.ipc.open_stream(table[_PACKED][0].as_buffer()).read_all())
 
 
 def _packed(table: pa.Table) -> pa.Table:

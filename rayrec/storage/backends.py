@@ -18,9 +18,11 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from rayrec.errors import StorageError
+from rayrec.storage.retries import http_status
+from rayrec.storage.s3_client import client_options
 
 _CONDITIONAL_SCHEMES = ("s3", "s3a")
-_CONFLICT_RETRIES = 5  # S3 answers 409 if a create meets a delete of the same key
+_CREATOR = "rayrec-creator"  # key of an object's metadata
 _READ_AHEAD = 8 << 20  # bytes; s3fs' default of 50 MiB is more than a parquet column needs
 
 
@@ -80,11 +82,13 @@ class LocalBackend:
         os.makedirs(folder, exist_ok=True)
         return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.tmp")
 
-    def move_in(self, staged: str, url: str) -> None:
-        os.replace(staged, url)
+    def move_in(self, staged: str, url: str, attempt: int = 0) -> None:
+        """Move the staged file to its path. `attempt` > 0: an earlier one failed, perhaps after the move."""
+        if attempt == 0 or os.path.exists(staged):
+            os.replace(staged, url)
         _sync_folder(url)
 
-    def create(self, url: str, data: bytes) -> bool:
+    def create(self, url: str, data: bytes, creator: str = "") -> bool:
         staged = self.staging_file(url)
         try:
             with open(staged, "xb") as file:
@@ -117,9 +121,12 @@ class LocalBackend:
 class RemoteBackend:
     def __init__(self, root: str) -> None:
         # A cached listing would hide newer files of other processes.
-        self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
-        self._prefix = str(path).rstrip("/") + "/"
         self._scheme = root.partition("://")[0]
+        options = client_options() if self._scheme in _CONDITIONAL_SCHEMES else {}
+        self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False, **options)
+        if options:
+            self._fs.retries = 1  # Storage and botocore retry; a third loop would multiply the waits
+        self._prefix = str(path).rstrip("/") + "/"
 
     def find(self, url: str) -> Iterator[FileInfo]:
         try:
@@ -155,36 +162,33 @@ class RemoteBackend:
         os.close(handle)
         return path
 
-    def move_in(self, staged: str, url: str) -> None:
+    def move_in(self, staged: str, url: str, attempt: int = 0) -> None:
         self._fs.put_file(staged, url)
 
-    def create(self, url: str, data: bytes) -> bool:
+    def create(self, url: str, data: bytes, creator: str = "") -> bool:
+        """Create the file if it is absent. `creator`: unique to the call, stored as the object's metadata.
+
+        By it an attempt whose answer was lost is recognised when a repeat, of ours or of the client, finds the file.
+        """
         if self._scheme not in _CONDITIONAL_SCHEMES:
             raise StorageError(
                 f"{self._scheme}:// is not known to create files atomically, so two runs could both publish",
                 where=url,
                 hint="use a local folder or s3:// for output.root",
             )
-        for _ in range(_CONFLICT_RETRIES):
-            try:
-                self._fs.pipe_file(url, data, mode="create")
-                return True
-            except OSError as error:
-                status = _http_status(error)
-                if status == 412:
-                    return False
-                if status != 409:
-                    raise
-        raise StorageError("the store keeps answering 409 (conflict) to a conditional create", where=url)
+        try:
+            self._fs.pipe_file(url, data, mode="create", Metadata={_CREATOR: creator})
+            return True
+        except OSError as error:
+            if http_status(error) != 412:
+                raise
+        try:
+            return bool(creator) and self._fs.metadata(url).get(_CREATOR) == creator
+        except FileNotFoundError:
+            return False  # the other creator's file is deleted again
 
     def delete(self, url: str) -> None:
         self._fs.rm_file(url)
-
-
-def _http_status(error: OSError) -> int | None:
-    response: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return int(status) if status else None
 
 
 def _sync_folder(url: str) -> None:

@@ -5,6 +5,9 @@
 and S3 (PUT with If-None-Match). For other schemes it raises StorageError, because a non-atomic create could publish a
 date twice.
 
+Transient errors (network, time-outs, an overloaded store) are retried: see rayrec.storage.retries. What still fails is
+a TransientStorageError.
+
 Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...), never from the URL.
 """
 
@@ -12,16 +15,20 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
-from rayrec.errors import MissingFileError, StorageError
+from rayrec.errors import MissingFileError, StorageError, TransientStorageError
 from rayrec.storage.backends import FileInfo, LocalBackend, RemoteBackend
+from rayrec.storage.retries import CALL_POLICY, CALLS, is_transient, retrying
+from rayrec.storage.retrying_reader import RetryingReader
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,29 +77,27 @@ class Storage:
 
     def list(self, prefix: str = "") -> list[FileInfo]:
         """All files under the folder `prefix` (or the file `prefix`), sorted by path."""
-        with self._explaining(prefix):
-            found = list(self._backend.find(self.url(prefix)))
+        found = self._call(prefix, lambda url, _: list(self._backend.find(url)))
         return sorted((info for info in found if not _hidden(info.path)), key=lambda info: info.path)
 
     def info(self, path: str) -> FileInfo:
         """Size and version of one file. Raises MissingFileError."""
-        with self._explaining(path):
-            return self._backend.info(self.url(path))
+        return self._call(path, lambda url, _: self._backend.info(url))
 
     def read(self, path: str) -> bytes:
         """The whole content. Raises MissingFileError."""
-        with self._explaining(path):
-            return self._backend.read(self.url(path))
+        return self._call(path, lambda url, _: self._backend.read(url))
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """`length` bytes from `start`, in one request. Raises MissingFileError."""
-        with self._explaining(path):
-            return self._backend.read_range(self.url(path), start, length)
+        return self._call(path, lambda url, _: self._backend.read_range(url, start, length))
 
     def open(self, path: str) -> BinaryIO:
         """A seekable binary reader; the caller closes it. Raises MissingFileError."""
-        with self._explaining(path):
-            return self._backend.open(self.url(path))
+        file = self._call(path, lambda url, _: self._backend.open(url))
+        if self.is_local:
+            return file
+        return cast(BinaryIO, RetryingReader(file, lambda read: self._call(path, lambda url, _: read())))
 
     def write(self, path: str, data: bytes) -> None:
         """Replace the content atomically: readers see the old or the new."""
@@ -110,10 +115,9 @@ class Storage:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            with self._explaining(path):
-                self._backend.move_in(staged, url)
+            self._call(path, partial(self._backend.move_in, staged))
         except OSError as error:  # for example, the disk is full
-            raise StorageError(f"cannot write: {error}", where=url) from error
+            raise _kind(error)(f"cannot write: {error}", where=url) from error
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(staged)
@@ -121,16 +125,24 @@ class Storage:
     def create(self, path: str, data: bytes) -> bool:
         """Create the file if it is absent: True for exactly one of several creators, False if the file exists.
 
-        If a client retries a create that the store completed, its creator also gets False. A caller that must know
-        writes unique content and, on False, reads it back. Raises StorageError if the scheme has no atomic create.
+        A create whose answer was lost is recognised as this call's own. Raises StorageError if the scheme has no atomic
+        create.
         """
-        with self._explaining(path):
-            return self._backend.create(self.url(path), data)
+        creator, attempts = uuid.uuid4().hex, [0]
+
+        def create(url: str, attempt: int) -> bool:
+            attempts[0] = attempt
+            return self._backend.create(url, data, creator)
+
+        if self._call(path, create):
+            return True
+        # A local file has no place for its creator's name: after a failed attempt the content decides.
+        return self.is_local and attempts[0] > 0 and self.read(path) == data
 
     def delete(self, path: str) -> None:
         """Delete the file; a missing file is not an error."""
-        with self._explaining(path), suppress(FileNotFoundError):
-            self._backend.delete(self.url(path))
+        with suppress(MissingFileError):
+            self._call(path, lambda url, _: self._backend.delete(url))
 
     def require_writable(self) -> None:
         """Raise StorageError unless files can be written."""
@@ -155,6 +167,12 @@ class Storage:
     def _backend(self) -> LocalBackend | RemoteBackend:
         return LocalBackend(self.root) if self.is_local else RemoteBackend(self.root)
 
+    def _call(self, path: str, call: Callable[[str, int], T]) -> T:
+        """call(url, attempt), retried; errors as StorageErrors."""
+        with self._explaining(path):
+            url = self.url(path)
+            return retrying(lambda attempt: call(url, attempt), CALL_POLICY, CALLS, is_transient)
+
     @contextmanager
     def _explaining(self, path: str) -> Iterator[None]:
         # Remote clients raise errors of other types (botocore's are not OSErrors).
@@ -169,7 +187,11 @@ class Storage:
             do = "check the rights of the folder" if self.is_local else "check the credentials in the environment"
             raise StorageError(f"access denied: {error}", where=self.url(path), hint=do) from error
         except failures as error:
-            raise StorageError(f"storage failed: {type(error).__name__}: {error}", where=self.url(path)) from error
+            raise _kind(error)(f"storage failed: {type(error).__name__}: {error}", where=self.url(path)) from error
+
+
+def _kind(error: Exception) -> type[StorageError]:
+    return TransientStorageError if is_transient(error) else StorageError
 
 
 def _hidden(path: str) -> bool:

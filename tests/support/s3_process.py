@@ -1,7 +1,7 @@
 """moto's S3 server, one request at a time: `python s3_process.py` takes a free port and prints its number.
 
 S3's conditional writes are atomic. moto looks first and writes then: on a slow machine two of sixteen racers once got
-through between the two.
+through between the two. Some buckets fail on purpose: s3_faults.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from s3_faults import FailingS3
 from werkzeug.serving import make_server
 
 
@@ -24,7 +25,7 @@ class OneAtATime:
 
 
 if __name__ == "__main__":
-    server = OneAtATime(DomainDispatcherApplication(create_backend_app))
+    server = FailingS3(OneAtATime(DomainDispatcherApplication(create_backend_app)))
     listening = make_server("127.0.0.1", 0, server, threaded=True, request_handler=MotoRequestHandler)
     print(listening.port, flush=True)
     listening.serve_forever()

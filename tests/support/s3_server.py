@@ -5,14 +5,18 @@ Loaded as a plugin by conftest.py: any test may use `s3_server`, `storage_root` 
 
 from __future__ import annotations
 
+import json
 import os
+import random
 import subprocess
 import sys
+import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import s3_faults
 from waiting import line_of
 
 from rayrec.storage import Storage
@@ -42,6 +46,27 @@ def s3_server() -> Iterator[str]:
         finally:
             server.kill()
             server.communicate()
+
+
+@pytest.fixture
+def failing_bucket(s3_server: str) -> Callable[[int, int], str]:
+    """failing_bucket(percent, seed): the root of a new bucket where that share of requests fails."""
+    import s3fs
+
+    def make(percent: int, seed: int) -> str:
+        name = s3_faults.bucket(percent, seed, "".join(random.choices("abcdefghij", k=8)))
+        s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+        return f"s3://{name}"
+
+    return make
+
+
+def injected(endpoint: str, root: str) -> dict[str, int]:
+    """How many requests a failing bucket had, and how many faults of each kind."""
+    bucket = root.removeprefix("s3://").partition("/")[0]
+    with urllib.request.urlopen(f"{endpoint}/_faults/{bucket}") as answer:
+        found: dict[str, int] = json.load(answer)
+    return found
 
 
 @pytest.fixture(params=["local", "s3"])
