@@ -1,4 +1,4 @@
-"""A whole run on an S3 that fails: it ends well, with the rows of a run on a sound store, and says how often it failed."""
+"""A whole run on an S3 that fails ends well, with the rows of a run on a sound store, and says how often it failed."""
 
 from __future__ import annotations
 
