@@ -2,7 +2,8 @@
 
     python -m jobs.forget --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --users users.csv
 
-The file (local or an fsspec URL) is a CSV with a header, or parquet; its column `user_id` (or --column) holds the ids.
+The file (local or an fsspec URL) is a CSV with a header, parquet or JSON lines; its column `user_id` (or --column)
+holds the ids, read as in interactions: only empty text and nulls are no id. A row that cannot be read refuses the file.
 Do not run it while another job runs. The next call completes one that was killed; a call with no new users changes
 nothing.
 """
@@ -17,7 +18,7 @@ import typer
 
 from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
 from rayrec.data import erasure_list
-from rayrec.data.erasure_list import read_user_ids
+from rayrec.data.user_file import read_user_ids
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.erasure_run import add_to_erasure_list, execute, newest_context
 from rayrec.ray_support import cluster
@@ -27,7 +28,7 @@ from rayrec.storage import Storage
 
 def forget(
     config: ConfigPath,
-    users: Annotated[str, typer.Option("--users", help="File or URL of user ids: CSV with a header, or parquet.")],
+    users: Annotated[str, typer.Option("--users", help="File or URL of user ids: CSV, parquet or JSON lines.")],
     column: Annotated[str, typer.Option("--column", help="The column that holds the ids.")] = "user_id",
     date: Annotated[
         datetime | None,

@@ -92,7 +92,7 @@ def _check(
 ) -> tuple[pa.Table, pa.Table]:
     """ITEM and QUARANTINE of one batch; adds its item_ids to `seen`."""
     rows = RowValidation(batch, path, where)
-    item, id_column = rows.text(source.item_id), as_column(source.item_id).column
+    item, id_column = rows.ids(source.item_id), as_column(source.item_id).column
     rows.flag(~item.present, "no_item", id_column)
     rows.reject_invalid_ids(item, id_column)
     texts = {name: clean_item_text(rows.text(field), name) for name, field in fields.items()}

@@ -18,11 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
-from rayrec.data.raw_rows import require_columns
-from rayrec.data.text_columns import as_text
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
@@ -153,28 +149,3 @@ def _unreadable(storage: Storage, path: str) -> DataError:
         where=storage.url(path),
         hint="restore the file: without it, erased users would come back",
     )
-
-
-def read_user_ids(path: str, column: str = "user_id") -> pa.StringArray:
-    """The distinct ids in a column of a file, stripped as in interactions, without empty ones.
-
-    `path`: a file or an fsspec URL; parquet by its suffix, else CSV with a header. Raises DataError for an unreadable
-    file or column, MissingFileError for a missing file.
-    """
-    folder, _, name = path.rpartition("/")
-    storage = Storage(folder if folder or not path.startswith("/") else "/")
-    where = storage.url(name)
-    with storage.open(name) as file:
-        try:
-            table = pq.read_table(file) if name.endswith(".parquet") else _read_csv(file.read(), column)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"the users cannot be read: {error}", where=where, hint="give a CSV file with a header, or parquet"
-            ) from None
-    require_columns(table.column_names, [column], where)
-    return as_text(table[column], column, where).values
-
-
-def _read_csv(data: bytes, column: str) -> pa.Table:
-    options = pa_csv.ConvertOptions(column_types={column: pa.string()}, strings_can_be_null=True)
-    return pa_csv.read_csv(pa.BufferReader(data), convert_options=options)

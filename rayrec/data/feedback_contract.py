@@ -84,7 +84,7 @@ class FeedbackContract:
     def _check_row(self, rows: RowValidation) -> _Rows:
         """Check each row alone."""
         source = self.feedback
-        slate, item = rows.text(source.slate_id), rows.text(source.item_id)
+        slate, item = rows.ids(source.slate_id), rows.ids(source.item_id)
         slate_column, item_column = as_column(source.slate_id).column, as_column(source.item_id).column
         rows.flag(~slate.present, "no_slate", slate_column)
         rows.flag(~item.present, "no_item", item_column)

@@ -161,18 +161,22 @@ def _candidates(storage: Storage, path: str) -> list[FileInfo]:
 
 
 def _format_of(storage: Storage, file: FileInfo, source: FileSource, section: str) -> str:
-    if source.format != "auto":
-        return source.format
-    suffixes = PurePosixPath(file.path.lower()).suffixes
-    if suffixes and suffixes[-1] in COMPRESSIONS:
-        suffixes.pop()
-    if not suffixes or suffixes[-1] not in _FORMATS:
+    format = format_of_name(file.path) if source.format == "auto" else source.format
+    if format is None:
         raise DataError(
             "the file's suffix names no known format",
             where=storage.url(file.path),
             hint=f"set {section}.format, or narrow {section}.path with a glob such as *.csv",
         )
-    return _FORMATS[suffixes[-1]]
+    return format
+
+
+def format_of_name(path: str) -> str | None:
+    """The format that a file's suffix names, compressed or not."""
+    suffixes = PurePosixPath(path.lower()).suffixes
+    if suffixes and suffixes[-1] in COMPRESSIONS:
+        suffixes.pop()
+    return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
 def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:

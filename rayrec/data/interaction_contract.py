@@ -23,8 +23,8 @@ from rayrec.data.catalogue import count_items, item_fields
 from rayrec.data.input_files import InputFile
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.row_validation import Mask, RowValidation, as_column
-from rayrec.data.schemas import INTERACTION, TS
-from rayrec.data.text_columns import Text, clean_item_text
+from rayrec.data.schemas import ALL_USERS, INTERACTION, TS
+from rayrec.data.text_columns import Text, clean_item_text, plain
 from rayrec.errors import DataError
 
 _MAX_DWELL = (1 << 31) - 1  # milliseconds; 24 days
@@ -74,7 +74,7 @@ class InteractionContract:
         if outside.any():
             batch, ts, timed = batch.filter(~outside), ts[~outside], timed[~outside]
         rows = RowValidation(batch, file.path, where)
-        user, item = rows.text(self.data.interactions.user_id), rows.text(self.data.interactions.item_id)
+        user, item = rows.ids(self.data.interactions.user_id), rows.ids(self.data.interactions.item_id)
         usable = self._check_ids(rows, user, item)
         rows.flag(~timed, "bad_time", self._time.column)
         self._check_requirements(rows)
@@ -113,9 +113,11 @@ class InteractionContract:
 
     def _times(self, column: pa.ChunkedArray, where: str) -> tuple[npt.NDArray[np.int64], Mask]:
         time = self._time
-        array = column.combine_chunks()
+        array = plain(column)
         if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
+            array = plain(array.dictionary_decode())
+        if pa.types.is_large_string(array.type):
+            array = array.cast(pa.string())
         try:
             return column_parsing.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
         except column_parsing.UnreadableTimeError as error:
@@ -133,8 +135,10 @@ class InteractionContract:
         rows.flag(~user.present, "no_user", user_column)
         rows.flag(~item.present, "no_item", item_column)
         usable = rows.reject_invalid_ids(user, user_column)
+        reserved = user.where(lambda values: pc.equal(values, ALL_USERS))
+        rows.flag(reserved, "reserved_user", user_column)
         rows.reject_invalid_ids(item, item_column)
-        return usable
+        return usable & ~reserved
 
     def _check_requirements(self, rows: RowValidation) -> None:
         for each in self.data.interactions.require:

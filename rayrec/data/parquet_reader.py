@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrec.data.raw_rows import RawBatch, require_columns
+from rayrec.data.text_columns import plain
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -37,7 +38,16 @@ def read(
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(groups), columns=list(columns)):
             rows = np.arange(next_row, next_row + batch.num_rows, dtype=np.int64)
             next_row += batch.num_rows
-            yield RawBatch(pa.Table.from_batches([batch]), rows)
+            yield RawBatch(_filterable(pa.Table.from_batches([batch])), rows)
+
+
+def _filterable(table: pa.Table) -> pa.Table:
+    """Without views and run ends, whose rows Arrow cannot select."""
+    for at, field in enumerate(table.schema):
+        kind = field.type
+        if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind) or pa.types.is_run_end_encoded(kind):
+            table = table.set_column(at, field.name, plain(table.column(at)))
+    return table
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
-from rayrec.data.text_columns import valid_utf8
+from rayrec.data.text_columns import is_raw_uuid, plain, strings
 from rayrec.errors import DataError, QuarantineError
 
 _MAX_DETAIL_CHARS = 200
@@ -99,12 +99,17 @@ def _plain_rows(table: pa.Table) -> Iterable[dict[str, Any]]:
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
-        return list(pc.utf8_slice_codeunits(valid_utf8(column.cast(pa.binary())), 0, MAX_RAW_CHARS).to_pylist())
-    if pa.types.is_timestamp(kind) or pa.types.is_temporal(kind):
-        column = column.cast(pa.string())  # Python's times end in the year 9999
-    return list(column.to_pylist())
+    array = plain(column)
+    if pa.types.is_dictionary(array.type):
+        array = plain(array.dictionary_decode())
+    kind = array.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_raw_uuid(kind):
+        texts = pc.if_else(array.is_valid(), strings(array), pa.scalar(None, pa.string()))
+        return list(pc.utf8_slice_codeunits(texts, 0, MAX_RAW_CHARS).to_pylist())
+    if pa.types.is_temporal(kind):
+        array = array.cast(pa.string())  # Python's times end in the year 9999
+    return list(array.to_pylist())
 
 
 def _capped(row: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from rayrec.config import Column, ColumnLike
 from rayrec.data import column_parsing
+from rayrec.data.id_text import id_text, is_inexact
 from rayrec.data.quarantine import malformed_rows, quarantined
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
@@ -52,11 +53,17 @@ class RowValidation:
             self._texts[field.column] = as_text(self.batch.table[field.column], field.column, self._where)
         return extracted(self._texts[field.column], field.extract)
 
+    def ids(self, field: ColumnLike) -> Text:
+        """The field as ids (`id_text`), after its `extract` pattern. Raises DataError for unusable types."""
+        field = as_column(field)
+        return id_text(self.batch.table[field.column], field.column, self._where, extract=field.extract)
+
     def reject_invalid_ids(self, ids: Text, column: str) -> Mask:
         """Flag invalid ids; return the rows with a valid id."""
         wrong: dict[str, Callable[[pa.Array], pa.Array]] = {
             "bad_encoding": has_undecodable_bytes,
             "control_characters": has_invisible_characters,
+            "inexact_id": is_inexact,
             "too_long_id": lambda values: pc.greater(pc.utf8_length(values), MAX_ID_CHARS),
         }
         usable = ids.present

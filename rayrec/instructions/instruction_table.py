@@ -28,6 +28,7 @@ REASONS = (
     "no_user",
     "bad_encoding",
     "control_characters",
+    "inexact_id",
     "too_long_id",
     "unknown_arm",
     "no_text",
@@ -65,7 +66,7 @@ class InstructionContract:
     def check(self, rows: RowValidation, seen: set[tuple[str, str | None]]) -> tuple[pa.Table, pa.Table]:
         """Validate a batch: INSTRUCTION and QUARANTINE. Rejects the (user, arm) pairs in `seen`, and adds the new
         ones."""
-        user, arm = rows.text(self.source.user_id), self._text(rows, self.source.arm)
+        user, arm = rows.ids(self.source.user_id), self._text(rows, self.source.arm)
         user_column = as_column(self.source.user_id).column
         rows.flag(~user.present, "no_user", user_column)
         usable = rows.reject_invalid_ids(user, user_column)

@@ -15,7 +15,7 @@ import ray
 
 from rayrec.config import Resources
 from rayrec.config.vllm_arguments import check_vllm_arguments
-from rayrec.data.schemas import INSTRUCTION
+from rayrec.data.schemas import ALL_USERS, INSTRUCTION
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
@@ -103,14 +103,14 @@ def _generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> Teach
 
 
 def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.Table]:
-    """INSTRUCTION table of each shard with the profile texts. Requires ingested data."""
+    """INSTRUCTION table of each shard with the profile texts; never a row for all users. Requires ingested data."""
     for shard in range(context.config.data.shards):
         table = histories(context, shard)
         item = Ragged.from_arrow(table["item"])
         weight = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
         users = table["user_id"].to_pylist()
         texts = generate(users, item.filter(weight > 0))
-        rows = [(user, text) for user, text in zip(users, texts, strict=True) if text]
+        rows = [(user, text) for user, text in zip(users, texts, strict=True) if text and user != ALL_USERS]
         columns = [
             pa.array([user for user, _ in rows], pa.string()),
             pa.nulls(len(rows), pa.string()),

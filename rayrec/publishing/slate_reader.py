@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rayrec.data.id_text import canonical_ids
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, DENOISED_HISTORY, ITEM, SLATE
 from rayrec.errors import MissingFileError, PublicationError
 from rayrec.numerics.hashing import shard_of
@@ -51,8 +52,8 @@ def read_slates(
 ) -> pa.Table:
     """Read the slates of a date (SLATE) and one arm or all, ordered by arm, shard, user_id, rank.
 
-    `users` reads only the shards of these users. `verify` checks every file against its sha256. Raises PublicationError
-    if the date or the arm is not published, or a file is not the published one.
+    `users` (ids as text or integers) reads only the shards of these users. `verify` checks every file against its
+    sha256. Raises PublicationError if the date or the arm is not published, or a file is not the published one.
     """
     storage = Storage(os.fspath(root))
     return read_arms(storage, read_manifest(root, date), arm, SLATE, users=users, verify=verify)
@@ -75,7 +76,7 @@ def read_arms(
             where=storage.root,
             hint=f"the {arm_key}s are {', '.join(manifest.arms)}",
         )
-    wanted = None if users is None else pa.array(sorted(set(users)), pa.string())
+    wanted = None if users is None else pa.array(sorted(set(canonical_ids(users))), pa.string())
     shards = None if wanted is None else set(shard_of(wanted, manifest.shards).tolist())
     files = [
         file for file in manifest.files if (arm is None or file.arm == arm) and (shards is None or file.shard in shards)

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.data.id_text import canonical_ids
 from rayrec.denoising.denoiser import REASONS
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
@@ -47,7 +48,7 @@ def read_users(root: str, day: date, users: Sequence[str]) -> list[UserView]:
 
     Raises PublicationError if the date is not published, DataError for a user without history and slate.
     """
-    storage, manifest = Storage(root), read_manifest(root, day)
+    storage, manifest, users = Storage(root), read_manifest(root, day), canonical_ids(users)
     catalogue = read_catalogue(storage, manifest)
     wanted = pa.array(users, pa.string())
     shards = sorted(set(shard_of(wanted, manifest.shards).tolist()))

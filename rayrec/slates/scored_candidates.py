@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.data.id_text import canonical_ids
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s, Int32s, Int64s
@@ -33,7 +34,7 @@ class CatalogueItems:
 
     def codes(self, item_ids: tuple[str, ...]) -> Int64s:
         """Code of each id, [n], −1 for ids outside the catalogue."""
-        found = pc.index_in(pa.array(item_ids, pa.string()), value_set=self.ids)
+        found = pc.index_in(pa.array(canonical_ids(item_ids), pa.string()), value_set=self.ids)
         return np.asarray(found.fill_null(-1).to_numpy(), np.int64)
 
     @property

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import Data
+from rayrec.data import parquet_reader
 from rayrec.data.input_files import InputFile
 from rayrec.data.interaction_contract import InteractionContract, ValidatedBatch
 from rayrec.data.raw_rows import RawBatch
+from rayrec.storage import Storage
 
 FILE = InputFile(7, "events/a.csv", 1, "v", "csv")
 DAY = date(2011, 8, 31)
@@ -101,6 +107,33 @@ def test_a_rejected_row_with_a_valid_user_counts_for_users() -> None:
     rows = checked.interactions.to_pylist()
     assert [(row["user_id"], row["item_id"], row["rejected"]) for row in rows] == [("u", "i", False), ("v", None, True)]
     assert checked.quarantine["user_id"].to_pylist() == ["v", None, None]
+
+
+@pytest.mark.parametrize("user", ["*", " *", "*\u200b"])
+def test_a_user_who_would_speak_for_all_users_is_quarantined(user: str) -> None:
+    checked = check(contract(), user_id=["u", user], item_id=["i", "*"])
+    assert checked.interactions["user_id"].to_pylist() == ["u"]
+    assert reasons(checked) == {2: "reserved_user"}
+    assert checked.quarantine["user_id"].to_pylist() == [None]
+
+
+def test_ids_of_files_of_every_type_are_the_catalogues(tmp_path: Path) -> None:
+    number, code = Decimal(17), uuid.uuid5(uuid.NAMESPACE_DNS, "x")
+    users = [pa.array([17]), pa.array([17.0]), pa.array([number], pa.decimal128(38, 10)), pa.array(["1.7e1"])]
+    users += [pa.array(["17"], pa.string_view()), pa.array([b"17"], pa.large_binary())]
+    users.append(pa.DictionaryArray.from_arrays(pa.array([0], pa.uint32()), pa.array(["17"])))
+    raw = pa.array([code.bytes], pa.binary(16))
+    items = [raw, pa.ExtensionArray.from_storage(pa.uuid(), raw), raw.cast(pa.binary()), pa.array([str(code)])]
+    rules = contract(items=[str(code)])
+    for user in users:
+        for item in items:
+            table = pa.table({"user_id": user, "item_id": item, "ts": pa.array(["2011-08-30"], pa.string_view())})
+            pq.write_table(table, tmp_path / "x.parquet")
+            for batch in parquet_reader.read(Storage(str(tmp_path)), "x.parquet", rules.columns, None, 1):
+                (row,) = rules.check(batch, FILE, "here").interactions.to_pylist()
+                assert (row["user_id"], row["item_id"], row["rejected"]) == ("17", str(code), False)
+                other = contract(items=["cup"]).check(batch, FILE, "here")
+                assert f'"item_id": "{code}"' in other.quarantine["raw"][0].as_py()
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])

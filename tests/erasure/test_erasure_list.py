@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from rayrec.config import Config, Data
 from rayrec.data import catalogue, erasure_list
-from rayrec.data.erasure_list import ErasureList, read_user_ids
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.histories import group_histories
 from rayrec.data.input_files import list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
@@ -154,15 +154,6 @@ def test_runs_do_not_resume_across_a_request(tmp_path: Path) -> None:
     assert before.record.identity != after.record.identity
     assert before.record.run_id != after.record.run_id
     assert RunContext(before.config, DAY, ErasureList()).work_folder == before.work_folder  # unchanged
-
-
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_ids_are_parsed_as_in_the_contract(tmp_path: Path, suffix: str) -> None:
-    table = pa.table({"n": [1, 2, 3, 4], "user_id": [" 007", "7", "7 ", ""]})
-    path = str(tmp_path / f"users.{suffix}")
-    pa_csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
-    assert read_user_ids(path).to_pylist() == ["007", "7"]
-    assert read_user_ids(path, "n").to_pylist() == ["1", "2", "3", "4"]
 
 
 def test_a_request_file_holds_only_its_documented_keys(tmp_path: Path) -> None:

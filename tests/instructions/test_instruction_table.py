@@ -157,7 +157,7 @@ def test_result_does_not_depend_on_batches(size: int) -> None:
         {
             "user_id": some("*", "ann", "bob", "eve", ""),
             "arm": some("", "llm", "control", "mars"),
-            "preference": some("", "tea", "\u200b"),
+            "preference": some("", "tea", "\ue000"),
             "intention": some("", "cups"),
         }
     )
