@@ -15,13 +15,18 @@ import yaml
 from rayrec.errors import ConfigError
 
 _DEEPEST = 50  # levels of nested mappings and lists
+_MOST_VALUES = 100_000  # with every alias written out; a few lines of aliases can stand for billions
+_MOST_CHARS = 4_000_000
 
 
 def load(text: str, where: str) -> Any:
     """As yaml.safe_load, raising its errors. `where` names the file.
 
-    Raises ConfigError for a duplicate key, more than 50 levels, a self-reference, or an invalid date or number.
+    Raises ConfigError for a duplicate key, more than 50 levels, a self-reference, an invalid date or number, or more
+    than 100,000 values after all aliases are written out.
     """
+    if len(text) > _MOST_CHARS:
+        raise ConfigError(f"{len(text):,} characters are too many, allowed {_MOST_CHARS:,}", where=where)
     try:
         return yaml.load(text, _Loader)
     except _RefusedError as error:
@@ -42,6 +47,7 @@ class _Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._open: list[str | None] = []  # the anchors of the enclosing mappings and lists
+        self._written_out: dict[int, tuple[int, int]] = {}  # by id of a node: values and levels, aliases written out
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -49,7 +55,27 @@ class _Loader(yaml.SafeLoader):
             if event.anchor in self._open:
                 line = event.start_mark.line + 1
                 raise _RefusedError(f"*{event.anchor} stands within what it refers to", line, "write it out")
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if node is not None:
+            self._check_written_out(node)
+        return node
+
+    def _check_written_out(self, node: yaml.Node) -> None:
+        """Refuse a node that is too large or too deep with all aliases written out. Its children were checked before:
+        aliases share nodes, so every node is counted once."""
+        if id(node) in self._written_out:
+            return
+        below = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = [] if isinstance(node, yaml.ScalarNode) else [self._written_out[id(child)] for child in below]
+        size, depth = 1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0)
+        line = node.start_mark.line + 1
+        if size > _MOST_VALUES:
+            raise _RefusedError(
+                f"{size:,} values, with every alias written out; allowed {_MOST_VALUES:,}", line, "use fewer aliases"
+            )
+        if depth > _DEEPEST + 1:  # a scalar within them counts one more
+            raise _RefusedError(f"more than {_DEEPEST} levels, with every alias written out", line, "use fewer aliases")
+        self._written_out[id(node)] = size, depth
 
     def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
         with self._within(anchor):

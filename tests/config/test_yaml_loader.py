@@ -93,3 +93,41 @@ def test_invalid_dates_and_numbers_are_refused(value: str) -> None:
 def test_invalid_overrides_raise_config_errors(key: str, value: str) -> None:
     with pytest.raises(ConfigError):
         load(CONF / "demo.yaml", [f"{key}={value}"])
+
+
+def bomb(levels: int, form: str) -> str:
+    """A few lines whose aliases stand for 10^levels values."""
+    lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]" if form == "list" else "a0: &a0 {x: 1}"]
+    for level in range(1, levels):
+        aliases = ", ".join([f"*a{level - 1}"] * 10)
+        if form == "list":
+            lines.append(f"a{level}: &a{level} [{aliases}]")
+        elif form == "mapping":
+            lines.append(f"a{level}: &a{level} {{{', '.join(f'k{n}: *a{level - 1}' for n in range(10))}}}")
+        else:
+            lines.append(f"a{level}: &a{level} {{<<: [{aliases}], y: 1}}")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("form", ["list", "mapping", "merge"])
+@pytest.mark.parametrize("levels", [7, 45])
+def test_aliases_that_stand_for_too_many_values_are_refused(form: str, levels: int) -> None:
+    with pytest.raises(ConfigError, match="values, with every alias written out; allowed 100,000"):
+        yaml_loader.load(bomb(levels, form), "shop.yaml")
+    with pytest.raises(ConfigError, match="with every alias written out"):
+        load(CONF / "demo.yaml", ["data={" + bomb(levels, form).replace("\n", ", ") + "}"])
+
+
+def test_aliases_that_stand_for_a_few_thousand_values_are_read() -> None:
+    assert yaml_loader.load(bomb(3, "list"), "here") == yaml.safe_load(bomb(3, "list"))
+
+
+def test_aliases_that_stand_for_many_levels_are_refused() -> None:
+    chain = "\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 20_000))])
+    with pytest.raises(ConfigError, match="more than 50 levels, with every alias written out"):
+        yaml_loader.load(chain, "shop.yaml")
+
+
+def test_a_text_of_many_megabytes_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(ConfigError, match="characters are too many"):
+        yaml_loader.load("x" * 5_000_000, "shop.yaml")
