@@ -77,7 +77,7 @@ def main() -> int:
     given = parser.parse_args()
     rows = []
     for seed in given.seeds:
-        folder = Path(tempfile.mkdtemp(prefix="rayrec-evaluate-"))
+        folder = Path(tempfile.mkdtemp(prefix="evaluate-"))
         try:
             published = publish(given.users, given.events, given.items, seed, folder)
             rows += [measure(*published) for _ in range(given.repeats)]

@@ -88,7 +88,7 @@ def tune(
     case: HeldOut, settings: Tuning, factors: npt.NDArray[np.float32], templates: Templates, unseen: Int
 ) -> TunedLLM:
     """Tune on the case's histories, for all of `settings.epochs`, and load the engine."""
-    folder = tempfile.TemporaryDirectory(prefix="rayrec-instruct-")
+    folder = tempfile.TemporaryDirectory(prefix="instruct-")
     storage = Storage(folder.name)
     weight = np.asarray(case.event_weights, np.float32)
     item, ts = Ragged.from_arrow(case.history["item"]), Ragged.from_arrow(case.history["ts"])

@@ -79,7 +79,7 @@ def main() -> int:
     rows = []
     for users in given.users:
         for seed in given.seeds:
-            folder = Path(tempfile.mkdtemp(prefix="rayrec-scale-"))
+            folder = Path(tempfile.mkdtemp(prefix="scale-"))
             try:
                 rows.append(measure(users, given.events, given.items, seed, folder))
             finally:

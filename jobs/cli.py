@@ -6,9 +6,11 @@ A job is a typer command: `main = command(daily)`, run as `rayrec daily …` or 
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from datetime import date, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,7 @@ from rich.console import Console
 
 from rayrec.config import Config, load
 from rayrec.errors import RayrecError
+from rayrec.redaction import shown_traceback
 
 ConfigPath = Annotated[
     Path, typer.Option("--config", help="YAML file with the settings, e.g. conf/online_retail.yaml.")
@@ -62,6 +65,7 @@ def command(job: Callable[..., None]) -> typer.Typer:
         except Exception as error:
             known = user_error(error)
             if known is None:
+                sys.excepthook = _print_traceback
                 raise
             Console(stderr=True, highlight=False).print(f"error: {known}", style="red", markup=False, soft_wrap=True)
             raise typer.Exit(known.exit_code) from None
@@ -69,6 +73,11 @@ def command(job: Callable[..., None]) -> typer.Typer:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(without_traceback)
     return app
+
+
+def _print_traceback(_kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
+    """An excepthook: a traceback may quote credentials, rows, and file names with escape sequences."""
+    print(shown_traceback(error), file=sys.stderr)
 
 
 def user_error(error: BaseException) -> RayrecError | None:

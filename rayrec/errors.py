@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from rayrec.redaction import shown
+
 
 class RayrecError(Exception):
-    """An error that the user can correct: what is wrong, where, and what to do.
+    """An error that the user can correct: what is wrong, where, and what to do; without secrets and escape sequences.
 
     Jobs print it without a traceback and exit with `exit_code`.
     """
@@ -12,7 +14,7 @@ class RayrecError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
-        self.what, self.where, self.hint = what, where, hint
+        self.what, self.where, self.hint = shown(what), shown(where), shown(hint)
         super().__init__(str(self))
 
     def __str__(self) -> str:

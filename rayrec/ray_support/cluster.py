@@ -13,11 +13,11 @@ import functools
 import logging
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,10 +28,12 @@ from rayrec.config import Resources
 from rayrec.errors import RayrecError
 from rayrec.numerics.threads import with_thread_limit
 from rayrec.ray_support.stage_runner import repeating
-from rayrec.storage import retries
+from rayrec.storage import retries, temporary_folders
 
 # A Unix socket's path holds 107 bytes (103 on macOS); Ray appends /session_<time>_<pid>/sockets/plasma_store, up to 66.
 _LONGEST_TEMP_DIR = 37
+_RAY = "r"  # Ray's folder within ours
+_OWN = f"/{temporary_folders.PREFIX}12345678/{_RAY}"
 _START_ATTEMPTS = 3  # Ray's limit of 30 seconds may be too short on a busy machine
 
 
@@ -60,14 +62,17 @@ def connect(resources: Resources) -> Iterator[Cluster]:
         yield _describe(local=False)
         return
     address = _address()
+    temporary_folders.delete_abandoned()
     temp_dir = _temp_dir() if address == "local" else None
     try:
-        _attach(address) if temp_dir is None else _start(resources, temp_dir)
+        _attach(address) if temp_dir is None else _start(resources, str(temp_dir / _RAY))
         yield _describe(local=temp_dir is not None)
     finally:
         ray.shutdown()
         if temp_dir is not None:
-            shutil.rmtree(temp_dir, ignore_errors=True)  # Ray's processes may still be writing their last log lines
+            temporary_folders.delete_folder(temp_dir)
+            temporary_folders.delete_process_folder()
+            temporary_folders.delete_abandoned()  # of the cluster's workers, which end without a word
 
 
 def placeable_cpus(num_cpus: float) -> float:
@@ -168,15 +173,19 @@ def _own_token() -> None:
     RayConfig.initialize("")
 
 
-def _temp_dir() -> str:
-    """A new folder for this run, short enough for the sockets that Ray puts below it."""
+def _temp_dir() -> Path:
+    """A new folder for this run, short enough for the sockets that Ray puts below it.
+
+    Ray gives every user all rights to its own folder (0777), with logs, spilled objects and sockets in it, so that
+    folder is within one that nobody else can enter.
+    """
     for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):
-        if len(parent) + len("/rayrec-12345678") <= _LONGEST_TEMP_DIR and os.access(parent, os.W_OK):
-            return tempfile.mkdtemp(prefix="rayrec-", dir=parent)
+        if len(parent) + len(_OWN) <= _LONGEST_TEMP_DIR and os.access(parent, os.W_OK):
+            return temporary_folders.new_folder(parent)
     raise ClusterError(
         "no folder for Ray's temporary files has a path short enough for Unix sockets",
         where=tempfile.gettempdir(),
-        hint=f"set TMPDIR to a writable folder whose path has at most {_LONGEST_TEMP_DIR - 16} characters",
+        hint=f"set TMPDIR to a writable folder whose path has at most {_LONGEST_TEMP_DIR - len(_OWN)} characters",
     )
 
 

@@ -7,7 +7,6 @@ The work stores its own checkpoints, so a restarted group and a restarted job fi
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from rich.console import Console
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import with_thread_limit
+from rayrec.storage import temporary_folders
 
 T = TypeVar("T")
 _LAST_LINES_S = 10.0  # limit for printing the last lines
@@ -43,7 +43,7 @@ def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, 
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
-    with tempfile.TemporaryDirectory(prefix="rayrec-train-") as folder, _told_by_workers() as lines:
+    with temporary_folders.temporary_folder() as folder, _told_by_workers() as lines:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"work": with_thread_limit(workers.cpus, work), "lines": lines},
@@ -51,7 +51,7 @@ def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, 
                 num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
             ),
             run_config=RunConfig(
-                name=name, storage_path=folder, failure_config=FailureConfig(max_failures=workers.restarts)
+                name=name, storage_path=str(folder), failure_config=FailureConfig(max_failures=workers.restarts)
             ),
         )
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from rayrec.errors import StorageError
+from rayrec.storage import temporary_folders
 from rayrec.storage.retries import http_status
 from rayrec.storage.s3_client import client_options
 
@@ -88,10 +88,10 @@ class LocalBackend:
             os.replace(staged, url)
         _sync_folder(url)
 
-    def create(self, url: str, data: bytes, creator: str = "") -> bool:
+    def create(self, url: str, data: bytes, creator: str = "", mode: int = 0o666) -> bool:
         staged = self.staging_file(url)
         try:
-            with open(staged, "xb") as file:
+            with open(staged, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -158,17 +158,16 @@ class RemoteBackend:
         return cast(BinaryIO, self._fs.open(url, "rb", block_size=_READ_AHEAD))
 
     def staging_file(self, url: str) -> str:
-        handle, path = tempfile.mkstemp(prefix="rayrec-")
-        os.close(handle)
-        return path
+        return str(temporary_folders.process_folder() / uuid.uuid4().hex)
 
     def move_in(self, staged: str, url: str, attempt: int = 0) -> None:
         self._fs.put_file(staged, url)
 
-    def create(self, url: str, data: bytes, creator: str = "") -> bool:
+    def create(self, url: str, data: bytes, creator: str = "", mode: int = 0o666) -> bool:
         """Create the file if it is absent. `creator`: unique to the call, stored as the object's metadata.
 
         By it an attempt whose answer was lost is recognised when a repeat, of ours or of the client, finds the file.
+        `mode` is for local files: the rights of an object are those of its bucket.
         """
         if self._scheme not in _CONDITIONAL_SCHEMES:
             raise StorageError(

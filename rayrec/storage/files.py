@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 
 from rayrec.errors import MissingFileError, StorageError, TransientStorageError
+from rayrec.storage import layout
 from rayrec.storage.backends import FileInfo, LocalBackend, RemoteBackend
 from rayrec.storage.retries import CALL_POLICY, CALLS, is_transient, retrying
 from rayrec.storage.retrying_reader import RetryingReader
@@ -109,9 +110,10 @@ class Storage:
         """A binary file that replaces `path` atomically when the block ends without an exception."""
         url = self.url(path)
         with self._explaining(path):
+            self._mark_own_folder(path)
             staged = self._backend.staging_file(url)
         try:
-            with open(staged, "wb") as file:
+            with open(staged, "wb", opener=_with_mode(layout.file_mode(path))) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -132,7 +134,8 @@ class Storage:
 
         def create(url: str, attempt: int) -> bool:
             attempts[0] = attempt
-            return self._backend.create(url, data, creator)
+            self._mark_own_folder(path)
+            return self._backend.create(url, data, creator, layout.file_mode(path))
 
         if self._call(path, create):
             return True
@@ -163,6 +166,15 @@ class Storage:
         finally:
             self.delete(probe)
 
+    def _mark_own_folder(self, path: str) -> None:
+        """Keep a job's folders out of git and of the upload of `ray job submit`, wherever output.root is."""
+        if self.is_local and (folder := layout.top_folder(path)) in layout.TOP_FOLDERS:
+            ignoring = os.path.join(self.url(folder), ".gitignore")
+            if not os.path.exists(ignoring):
+                os.makedirs(os.path.dirname(ignoring), exist_ok=True)
+                with suppress(FileExistsError), open(ignoring, "x", encoding="utf8") as file:
+                    file.write("*\n")
+
     @cached_property
     def _backend(self) -> LocalBackend | RemoteBackend:
         return LocalBackend(self.root) if self.is_local else RemoteBackend(self.root)
@@ -192,6 +204,11 @@ class Storage:
 
 def _kind(error: Exception) -> type[StorageError]:
     return TransientStorageError if is_transient(error) else StorageError
+
+
+def _with_mode(mode: int) -> Callable[[str, int], int]:
+    """An `opener` for `open`: a new file never has more rights than these, not even while it is written."""
+    return lambda name, flags: os.open(name, flags, mode)
 
 
 def _hidden(path: str) -> bool:

@@ -52,6 +52,7 @@ Date = datetime.date
 SLATES, RUNS, WORK, MODELS = "slates", "runs", "work", "models"
 QUARANTINE, REPORTS, ERASURE = "quarantine", "reports", "erasure"
 PRODUCTS = (SLATES, "embeddings", "neighbours", "influences")  # folders whose days have manifests
+TOP_FOLDERS = frozenset((*PRODUCTS, RUNS, WORK, MODELS, QUARANTINE, REPORTS, ERASURE))
 LLM_KIND = "llm"
 
 # Paths are functions: `format` of a pattern. The type gives the arguments in order.
@@ -70,6 +71,12 @@ _PUBLISHED_FILE = re.compile(r"(.*/shard=(\d+)-)([0-9a-f]+)-([0-9a-f]+)\.parquet
 
 def top_folder(path: str) -> str:
     return path.split("/", 1)[0]
+
+
+def file_mode(path: str) -> int:
+    """Rights of a local file, before the umask. The erasure list is its owner's alone; reports and quarantined rows show
+    users' data, so no stranger on the machine reads them; others are as the umask has them, for those who serve them."""
+    return {ERASURE: 0o600, REPORTS: 0o640, QUARANTINE: 0o640}.get(top_folder(path), 0o666)
 
 
 def path_date(path: str) -> Date | None:

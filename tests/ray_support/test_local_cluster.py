@@ -18,6 +18,7 @@ from waiting import PATIENCE_S, line_of
 
 from rayrec.config import Resources
 from rayrec.ray_support.cluster import ClusterError, connect, placeable_cpus
+from rayrec.storage import temporary_folders
 
 pytestmark = pytest.mark.slow  # starts clusters
 
@@ -45,6 +46,7 @@ class Driver:
     num_cpus: float
     raylet: int  # process id
     status: int
+    rights: tuple[int, ...]  # of what it had in its temporary directory while it ran
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +56,15 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
     temps = [Path(tempfile.mkdtemp(prefix="rrl-", dir="/tmp")) for _ in range(2)]  # short, for Ray's sockets
     started = [_start(home, temp) for home, temp in zip(homes, temps, strict=True)]
     said = [line_of(process, process.stdout).split() for process in started]  # a failed driver prints its error above
+    rights = [tuple(path.stat().st_mode & 0o777 for path in temp.iterdir()) for temp in temps]
     started[0].communicate("\n", timeout=PATIENCE_S)
     started[1].kill()
     started[1].communicate(timeout=PATIENCE_S)
     yield [
-        Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), process.returncode)
-        for home, temp, (address, local, num_cpus, raylet), process in zip(homes, temps, said, started, strict=True)
+        Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), process.returncode, seen)
+        for home, temp, (address, local, num_cpus, raylet), process, seen in zip(
+            homes, temps, said, started, rights, strict=True
+        )
     ]
     for temp in temps:
         shutil.rmtree(temp, ignore_errors=True)
@@ -79,6 +84,19 @@ def test_two_runs_on_one_machine_have_separate_clusters(drivers: list[Driver]) -
 
 def test_nothing_is_written_to_the_home_folder(drivers: list[Driver]) -> None:
     assert [os.listdir(driver.home) for driver in drivers] == [[], []]
+
+
+def test_no_other_user_can_enter_the_folder_of_a_running_cluster(drivers: list[Driver]) -> None:
+    """Ray makes its own folder 0777."""
+    assert [driver.rights for driver in drivers] == [(0o700,), (0o700,)]
+
+
+def test_the_next_job_deletes_what_a_killed_run_left(drivers: list[Driver], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _ends(drivers[1].raylet)
+    monkeypatch.setattr(tempfile, "tempdir", str(drivers[1].temp))
+    (left,) = drivers[1].temp.iterdir()
+    assert temporary_folders.abandoned() == [left]
+    assert temporary_folders.delete_abandoned() == [str(left)]
 
 
 def test_a_finished_run_removes_its_cluster_and_files(drivers: list[Driver]) -> None:

@@ -256,3 +256,29 @@ root = sys.argv[1]
 def run_script(root: str, code: str, check: bool = True, **environment: str) -> int:
     command = [sys.executable, "-c", _HEAD + code, root]
     return subprocess.run(command, check=check, env=os.environ | environment).returncode
+
+
+@pytest.mark.parametrize(
+    ("path", "rights"),
+    [
+        ("erasure/salt.json", 0o600),
+        ("erasure/requests/1.json", 0o600),
+        ("reports/dt=2011-08-31/report.html", 0o640),
+        ("quarantine/dt=2011-08-31/f/items.parquet", 0o640),
+        ("slates/dt=2011-08-31/manifest.json", 0o644),
+    ],
+)
+def test_only_those_who_must_can_read_a_local_file(path: str, rights: int, tmp_path: Path) -> None:
+    storage, old = Storage(str(tmp_path / "out")), os.umask(0o022)
+    try:
+        storage.write(path, b"1")
+        assert storage.create(f"{path}.2", b"2")
+        for written in (path, f"{path}.2"):
+            assert os.stat(storage.url(written)).st_mode & 0o777 == rights
+        storage.write(path, b"3")
+        assert os.stat(storage.url(path)).st_mode & 0o777 == rights
+        os.umask(0o077)
+        storage.write(path, b"4")
+        assert os.stat(storage.url(path)).st_mode & 0o777 == 0o600
+    finally:
+        os.umask(old)

@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -23,7 +20,7 @@ from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.reranking.training.data_selection import DataSelection, select_users
 from rayrec.reranking.training.tuning_loop import TuningLoop
 from rayrec.reranking.training.tuning_preparation import PreparedTuning, TuningSpec, prepare
-from rayrec.storage import Storage, layout
+from rayrec.storage import Storage, layout, temporary_folders
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,8 +34,7 @@ def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[s
     storage = Storage(spec.root)
     if worker.broadcast_first(tuned_checkpoint.exists(storage, spec.path)):
         return tuned_checkpoint.read_model_card(storage, spec.path)
-    folder = Path(tempfile.mkdtemp(prefix="rayrec-tune-"))
-    try:
+    with temporary_folders.temporary_folder() as folder:
         prepared = prepare(spec, storage, folder)
         task, selection = prepared.task, _selection(prepared, worker)
         if selection is not None:
@@ -52,8 +48,6 @@ def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[s
             tuned_checkpoint.publish(folder, card, storage, spec.path)
             storage.delete(layout.training_checkpoint_path(spec.path))
             card = tuned_checkpoint.read_model_card(storage, spec.path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return worker.broadcast_first(card)
 
 
