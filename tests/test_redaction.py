@@ -43,7 +43,9 @@ def test_secrets_are_hidden(text: str) -> None:
     assert SECRET not in str(pickle.loads(pickle.dumps(DataError(text))))
 
 
-@pytest.mark.parametrize("text", ["AKIAIOSFODNN7EXAMPLE", "hf_abcdefghijklmnopqrstuvwx", "eyJhbGciOiJI.eyJzdWIiOiIx.c2ln"])
+@pytest.mark.parametrize(
+    "text", ["AKIAIOSFODNN7EXAMPLE", "hf_abcdefghijklmnopqrstuvwx", "eyJhbGciOiJI.eyJzdWIiOiIx.c2ln"]
+)
 def test_tokens_of_known_forms_are_hidden(text: str) -> None:
     assert shown(f"refused {text}!") == "refused ***!"
 
@@ -75,7 +77,14 @@ def test_ordinary_messages_stay_as_they_are(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07red", "\x1b]8;;http://x\x1b\\red", "\x9b31mred", "\x1bPq#0\x1b\\red", "red\x1b["],
+    [
+        "\x1b[31mred\x1b[0m",
+        "\x1b]0;title\x07red",
+        "\x1b]8;;http://x\x1b\\red",
+        "\x9b31mred",
+        "\x1bPq#0\x1b\\red",
+        "red\x1b[",
+    ],
 )
 def test_terminal_sequences_go(text: str) -> None:
     assert printable(text).rstrip("[\ufffd") == "red"

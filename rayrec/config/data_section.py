@@ -6,8 +6,8 @@ import math
 
 from pydantic import Field, model_validator
 
-from rayrec.config.file_source import ColumnLike, FileSource, GroupPattern, Pattern, Timestamp
-from rayrec.config.section import Section
+from rayrec.config.file_source import ColumnLike, FileSource, GroupPattern, Pattern, RelativePath, Timestamp
+from rayrec.config.section import Section, StorageUrl
 
 
 class EventRule(Section):
@@ -82,7 +82,7 @@ class ItemSource(FileSource):
     With `from_interactions`, each field is its most frequent non-empty value before the date.
     """
 
-    path: str = ""
+    path: RelativePath = ""
     """File, folder or glob, below the root; empty with `from_interactions`."""
     from_interactions: bool = False
     """Whether to derive the items from the interactions; the columns below are then columns of the interactions."""
@@ -134,7 +134,7 @@ class InstructionSource(FileSource):
 class Data(Section):
     """The input files, the meaning of their columns, and the weights of events."""
 
-    root: str = ""
+    root: StorageUrl = ""
     """Folder or fsspec URL (`s3://…`) that the paths below are relative to; usually given by `--set data.root=DIR`."""
     interactions: InteractionSource
     """The interactions."""
@@ -178,7 +178,7 @@ class Feedback(FileSource):
     A slate with a missing rank is quarantined as a whole. Files may mix days.
     """
 
-    root: str | None = None
+    root: StorageUrl | None = None
     """Folder or fsspec URL that `path` is relative to; `null`: `data.root`."""
     slate_id: ColumnLike = "slate_id"
     """The slate's id, as published."""

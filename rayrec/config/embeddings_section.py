@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from rayrec.config.registry import method_name
-from rayrec.config.section import Section
+from rayrec.config.section import Section, StorageUrl
 
 InstructionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # also a folder name
 
@@ -59,7 +59,7 @@ class EmbeddingInstruction(Section):
 class EmbeddingModel(Section):
     """The language model and the view encoders, and their sizes."""
 
-    base: str = "scratch"
+    base: StorageUrl = "scratch"
     """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA."""
     lora_rank: int = Field(16, ge=1)
     """Rank of the LoRA adapters where `base` is a checkpoint."""

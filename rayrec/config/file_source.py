@@ -13,6 +13,7 @@ from pydantic import AfterValidator, model_validator
 
 from rayrec.config import regex_patterns
 from rayrec.config.section import Section
+from rayrec.storage_url import url_problem
 
 
 def _pattern(text: str, *, one_group: bool = False) -> str:
@@ -43,6 +44,13 @@ def _delimiter(text: str) -> str:
     return text
 
 
+def _below_the_root(path: str) -> str:
+    if "://" in path or url_problem(path) is not None:
+        raise ValueError("a path below the root, not a URL; give the URL as `root`")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_below_the_root)]
 Pattern = Annotated[str, AfterValidator(_pattern)]  # RE2
 GroupPattern = Annotated[str, AfterValidator(partial(_pattern, one_group=True))]  # RE2 with exactly one group
 
@@ -98,7 +106,7 @@ class Timestamp(Section):
 class FileSource(Section):
     """The files that hold the rows, and their format."""
 
-    path: str
+    path: RelativePath
     """File, folder or glob, relative to the root; a folder stands for all its files."""
     format: Literal["auto", "csv", "parquet", "jsonl"] = "auto"
     """`auto`: by each file's name, compressed (`.gz`, `.zst`, `.bz2`, `.lz4`) or not."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rayrec.config.registry import method_name, method_settings
-from rayrec.config.section import MethodSettings, Section
+from rayrec.config.section import MethodSettings, Section, StorageUrl
 
 WITHOUT_CHECKPOINT = ("none", "item_token")
 """The methods that take no checkpoint, because they are no text rerankers."""
@@ -23,10 +23,10 @@ class Rerank(Section):
     """The LLM engine; `auto`: vLLM if it is installed. Both give the same scores within rounding."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Data type of the computation; `auto`: that of the stored weights."""
-    checkpoint: str | None = None
+    checkpoint: StorageUrl | None = None
     """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, present on the head and every
     node."""
-    adapter: str | None = None
+    adapter: StorageUrl | None = None
     """Folder of a LoRA adapter for the checkpoint."""
     depth: int = Field(20, ge=1)
     """Number of candidates that `listwise`, `pointwise` and `pairwise` score, in the retrievers' order. Cost grows with

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from rayrec.config.registry import method_name, method_settings, registry
-from rayrec.config.section import MethodSettings, Section
+from rayrec.config.section import MethodSettings, Section, StorageUrl
 
 _RESERVED = ("llm", "pinned")  # values of a slate's `source` column for items without a retrieval source
 
@@ -142,14 +142,14 @@ class Instruction(Section):
     """The default request. Prompts of text rerankers contain it only if it is changed."""
     max_chars: int = Field(300, ge=1)
     """Maximum length of a user profile text or a request; the rest is cut off."""
-    templates: str | None = None
+    templates: StorageUrl | None = None
     """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
 
 
 class Output(Section):
     """Where results are written."""
 
-    root: str = "out"
+    root: StorageUrl = "out"
     """Folder or fsspec URL (`s3://…`) of slates, reports, models and intermediate files."""
     examples: int = Field(3, ge=0)
     """Users shown as examples at the end of the job and in the report."""

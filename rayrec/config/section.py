@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from rayrec.storage_url import url_problem
+
+
+def _storage_url(url: str) -> str:
+    if (problem := url_problem(url)) is not None:
+        raise ValueError(f"{problem.what}; {problem.hint}")
+    return url
+
+
+StorageUrl = Annotated[str, AfterValidator(_storage_url)]  # a path or URL, without credentials
 
 
 class Section(BaseModel):

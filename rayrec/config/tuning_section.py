@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rayrec.config.registry import method_name
-from rayrec.config.section import Section
+from rayrec.config.section import Section, StorageUrl
 
 RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 
@@ -15,7 +15,7 @@ RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 class Tuning(Section):
     """The LLM of `rerank.method: item_token`, tuned on the users' events in every run."""
 
-    base: str = "scratch"
+    base: StorageUrl = "scratch"
     """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`)."""
     layers: int = Field(2, ge=1)
     """Number of layers. This and the next three keys apply to a model from scratch."""

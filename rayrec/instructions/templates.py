@@ -28,6 +28,7 @@ from rayrec.config import yaml_loader
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage
+from rayrec.storage_url import check_url
 
 PREFERENCES = ("P0", "P1", "P2")
 INTENTIONS = ("I0", "I1", "I2")
@@ -173,6 +174,7 @@ def _shipped() -> list[tuple[str, str]]:
 
 
 def _read(path: str) -> str:
+    check_url(path, "instruction.templates")
     folder, _, name = path.rpartition("/")
     storage = Storage(folder or ("/" if path.startswith("/") else "."))
     if (size := storage.info(name).size) > _MAX_BYTES:

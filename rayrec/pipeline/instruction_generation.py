@@ -28,6 +28,7 @@ from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage
+from rayrec.storage_url import check_url
 
 ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> one text per user
 
@@ -42,6 +43,7 @@ class OutputTable:
     @classmethod
     def at(cls, table: str) -> OutputTable:
         """Parse a path or fsspec URL. Raises ConfigError for a folder, StorageError if it is not writable."""
+        check_url(table, "--table")
         folder, slash, name = table.rpartition("/")
         target = cls(Storage(folder or slash or "."), name)
         if not name or (target.storage.is_local and os.path.isdir(target.storage.url(name))):

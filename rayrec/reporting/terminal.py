@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 from rich import box
@@ -13,6 +14,7 @@ from rich.text import Text
 from rayrec.evaluation.ab_decision import Decision
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult
+from rayrec.redaction import printable
 from rayrec.reporting.html_report import shorten
 from rayrec.reporting.user_views import UserView
 
@@ -22,8 +24,15 @@ _LOG_WIDTH = 140
 
 def results_console() -> Console:
     """The console for results: the terminal, or 140 columns elsewhere (`ray job logs`, a file), so that tables fit."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
+    console = _PlainConsole(highlight=False)
+    return console if console.is_terminal else _PlainConsole(highlight=False, width=_LOG_WIDTH)
+
+
+class _PlainConsole(Console):
+    """Prints text without the control characters of paths, names and titles that others chose."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
 
 
 def print_user(console: Console, user: UserView, *, ranks: int = 10, events: int = 20) -> None:

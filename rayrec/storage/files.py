@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, TypeVar, cast
-from urllib.parse import urlsplit
 
 from rayrec.errors import MissingFileError, StorageError, TransientStorageError
 from rayrec.storage import layout
 from rayrec.storage.backends import FileInfo, LocalBackend, RemoteBackend
 from rayrec.storage.retries import CALL_POLICY, CALLS, is_transient, retrying
 from rayrec.storage.retrying_reader import RetryingReader
+from rayrec.storage_url import check_url
 
 T = TypeVar("T")
 
@@ -43,15 +43,10 @@ class Storage:
     root: str
 
     def __post_init__(self) -> None:
+        check_url(self.root)
         root = self.root.removeprefix("file://").removeprefix("local://")
         if "://" not in root:
             object.__setattr__(self, "root", os.path.abspath(os.path.expanduser(root)))
-        elif urlsplit(root).password:
-            raise StorageError(
-                "a storage URL must not hold a password",
-                where=f"{urlsplit(root).scheme}://{urlsplit(root).hostname}",
-                hint="give credentials through the environment",
-            )
         else:
             object.__setattr__(self, "root", root.rstrip("/"))
 

@@ -74,8 +74,11 @@ def top_folder(path: str) -> str:
 
 
 def file_mode(path: str) -> int:
-    """Rights of a local file, before the umask. The erasure list is its owner's alone; reports and quarantined rows show
-    users' data, so no stranger on the machine reads them; others are as the umask has them, for those who serve them."""
+    """Rights of a local file, before the umask.
+
+    Only its owner reads the erasure list, and nobody outside the group reads reports and quarantined rows, which show
+    users' data. Whoever serves the slates must read them: the umask decides.
+    """
     return {ERASURE: 0o600, REPORTS: 0o640, QUARANTINE: 0o640}.get(top_folder(path), 0o666)
 
 
