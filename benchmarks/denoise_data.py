@@ -209,7 +209,7 @@ def _filtered(table: pa.Table, mask: Bools) -> pa.Table:
     columns = []
     for field in table.schema:
         column = table[field.name].combine_chunks()
-        if pa.types.is_list(field.type):
+        if pa.types.is_list(field.type) and field.name != "older_items":
             column = Ragged.from_arrow(column).filter(mask).to_arrow(field.type.value_type)
         columns.append(column)
     return pa.table(columns, schema=table.schema)

@@ -128,6 +128,9 @@ def insert(
     lengths = item.lengths + noise.lengths
     columns = [history["user_id"].combine_chunks()]
     for field in list(history.schema)[1:]:
+        if field.name == "older_items":
+            columns.append(history[field.name].combine_chunks())
+            continue
         own = Ragged.from_arrow(history[field.name]).values[source]
         if field.name == "item":
             own[is_noise] = noise.values

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from rayrec.denoising import Histories
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.fit_data import FitData
-from rayrec.retrieval.retriever import RETRIEVERS, Retriever
+from rayrec.retrieval.retriever import RETRIEVERS, Retriever, all_item_scores
 from rayrec.retrieval.user_histories import UserHistories, clipped_matrix
 
 BLOCK = 512  # users scored at once
@@ -53,7 +53,7 @@ def refitted(method: str, retained: RetainedEvents, cutoff: int, settings: dict[
 
 
 def scores_of(retriever: Retriever, retained: RetainedEvents) -> Scores:
-    return lambda users: retriever.scores(retained.user_histories(users))
+    return lambda users: all_item_scores(retriever, retained.user_histories(users))
 
 
 def ranking_metrics(scores: Scores, seen: sp.csr_matrix, wanted: Ragged) -> dict[str, Floats]:

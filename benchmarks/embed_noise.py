@@ -65,7 +65,8 @@ def with_noise(
             )
             for name in _COLUMNS
         ]
-        return pa.table([table["user_id"].combine_chunks(), *lists], schema=HISTORY)
+        columns = [table["user_id"].combine_chunks(), *lists, table["older_items"].combine_chunks()]
+        return pa.table(columns, schema=HISTORY)
 
     return built(flat["item"]), built(planted)
 

@@ -12,12 +12,19 @@ from rayrec.numerics.ragged import Ragged
 
 
 def histories_at(table: pa.Table, cutoff: int) -> pa.Table:
-    """HISTORY rows as of the cutoff (microseconds UTC), without later events. Every user stays, even without events."""
-    past = Ragged.from_arrow(table["ts"]).values < cutoff
+    """HISTORY rows as of the cutoff (microseconds UTC), without later events. Every user stays, even without events.
+
+    `older_items` are older than all events of the history: they stay where one event is before the cutoff. Where none
+    is, their times are not known, and they are left out.
+    """
+    ts = Ragged.from_arrow(table["ts"])
+    past = ts.values < cutoff
     columns = []
     for field in table.schema:
         column = table[field.name].combine_chunks()
-        if pa.types.is_list(field.type):
+        if field.name == "older_items":
+            column = _older_items(table, ts.filter(past).lengths > 0).to_arrow(pa.int32())
+        elif pa.types.is_list(field.type):
             column = Ragged.from_arrow(column).filter(past).to_arrow(field.type.value_type)
         columns.append(column)
     return pa.table(columns, schema=table.schema)
@@ -28,15 +35,23 @@ def consumed_after(
 ) -> Ragged:
     """Sorted int32 items that each user of HISTORY rows consumed (positive events) in [cutoff, until).
 
-    `new_only`: exclude items that the user had an event with before the cutoff.
+    `new_only`: exclude items that the user had an event with before the cutoff, see `histories_at`.
     """
     item, ts = Ragged.from_arrow(table["item"]), Ragged.from_arrow(table["ts"]).values
     weight = np.asarray(event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
     key = item.rows << 32 | item.values
     wanted = np.unique(key[(ts >= cutoff) & (ts < until) & (weight > 0)])
     if new_only:
-        wanted = wanted[~np.isin(wanted, key[ts < cutoff])]
+        before = key[ts < cutoff]
+        older = _older_items(table, np.bincount(item.rows[ts < cutoff], minlength=len(item)) > 0)
+        wanted = wanted[~np.isin(wanted, np.concatenate([before, older.rows << 32 | older.values]))]
     return Ragged.from_lengths((wanted & 0xFFFFFFFF).astype(np.int32), np.bincount(wanted >> 32, minlength=len(item)))
+
+
+def _older_items(table: pa.Table, users: npt.NDArray[np.bool_]) -> Ragged:
+    """`older_items` of these users [users]; none of all others."""
+    older = Ragged.from_arrow(table["older_items"])
+    return older.filter(users[older.rows])
 
 
 def is_consumed(candidate: Ragged, wanted: Ragged) -> npt.NDArray[np.bool_]:

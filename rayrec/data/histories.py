@@ -1,4 +1,7 @@
-"""Histories: a shard's interactions grouped by user, in order, without duplicates, the newest N of each user."""
+"""Histories: a shard's interactions grouped by user, in order, without duplicates, the newest N of each user.
+
+Of older events only the items remain: they count as seen.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,7 @@ def group_histories(
     events = events.take(np.flatnonzero(~repeated))
     recent = _newest(events.user, data.history_limit)
     truncated = int((~recent).sum())
+    older = _distinct_items(events, np.flatnonzero(~recent), len(names))
     events = events.take(np.flatnonzero(recent))
 
     has_events = np.bincount(events.user, minlength=len(names)) > 0
@@ -65,7 +69,7 @@ def group_histories(
     eligible = has_events & (positives >= data.min_events)
     events = events.take(np.flatnonzero(eligible[events.user]))
     return GroupedHistories(
-        _histories(events, names, eligible),
+        _histories(events, older, names, eligible),
         duplicates,
         len(names),
         _counted("all_events_quarantined", int((~has_events).sum())),
@@ -155,13 +159,20 @@ def _newest(user: npt.NDArray[np.int32], limit: int) -> npt.NDArray[np.bool_]:
     return last - np.arange(len(user)) <= limit
 
 
-def _histories(events: _Events, names: pa.StringArray, eligible: npt.NDArray[np.bool_]) -> pa.Table:
+def _distinct_items(events: _Events, rows: Rows, users: int) -> Ragged:
+    """Each user's distinct items among these events, ascending."""
+    cells = np.unique(events.user[rows].astype(np.int64) << 32 | events.item[rows])
+    return Ragged.from_lengths((cells & 0xFFFFFFFF).astype(np.int32), np.bincount(cells >> 32, minlength=users))
+
+
+def _histories(events: _Events, older: Ragged, names: pa.StringArray, eligible: npt.NDArray[np.bool_]) -> pa.Table:
     lengths = np.bincount(events.user, minlength=len(names))[eligible]
 
     def ragged(values: npt.NDArray[Any], name: str) -> pa.ListArray:
         return Ragged.from_lengths(values, lengths).to_arrow(HISTORY.field(name).type.value_type)
 
     columns = [ragged(getattr(events, name), name) for name in ("item", "ts", "event", "value", "dwell_ms")]
+    columns.append(older.take(np.flatnonzero(eligible)).to_arrow(pa.int32()))
     return pa.table([names.filter(pa.array(eligible)), *columns], schema=HISTORY)
 
 

@@ -59,9 +59,12 @@ HISTORY = pa.schema(
         pa.field("event", pa.list_(pa.int8())),
         pa.field("value", pa.list_(pa.float32())),
         pa.field("dwell_ms", pa.list_(pa.int32())),
+        pa.field("older_items", pa.list_(pa.int32())),  # of the window's older events: distinct, ascending
     ]
 )
-"""Histories: one row per user with the newest N events, oldest first; ties in ts keep (file, row) order."""
+"""Histories: one row per user with the newest N events, oldest first; ties in ts keep (file, row) order.
+
+`older_items` is not aligned with the events: it completes what the user has seen in the window."""
 
 DENOISED_HISTORY = pa.schema(
     [

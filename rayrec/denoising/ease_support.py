@@ -26,6 +26,7 @@ from torch import Tensor
 
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories, required_array
+from rayrec.denoising.ease_weights import EaseWeights, ease_weights
 from rayrec.denoising.removal import (
     Measured,
     RemovalThresholds,
@@ -34,9 +35,9 @@ from rayrec.denoising.removal import (
     hard_negatives,
     trusted_events,
 )
-from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, batched_vecmat, padded_batches, single_thread
+from rayrec.numerics.types import Int64s
 
 _PRIOR_EVENTS = 10.0  # added to an item's events, so that the rarest items do not dominate
 
@@ -50,29 +51,21 @@ class EaseDenoiserSettings(RemovalThresholds):
 class EaseDenoiser(Denoiser):
     """Removes events that the user's other events do not predict, by EASE's weights.
 
-    Needs `ease.weights` [active, active], `ease.active` [active] and `item.count` [items] of the item model.
+    Needs the weights of an `ease` fit, dense or sparse, `ease.active` and `item.count` [items] of the item model.
     """
 
     name = "ease"
     settings_class = EaseDenoiserSettings
 
     def __init__(
-        self,
-        weights: npt.NDArray[np.float32],
-        active: npt.NDArray[np.int32],
-        count: npt.NDArray[Any],
-        settings: EaseDenoiserSettings,
+        self, weights: EaseWeights, pool: Int64s, count: npt.NDArray[Any], settings: EaseDenoiserSettings
     ) -> None:
         self.settings = settings
-        self._weights = from_numpy(weights)
-        self._slot = np.full(len(count), -1, np.int64)
-        self._slot[active] = np.arange(len(active))
-        popular = np.lexsort((active, -count[active].astype(np.float64)))
-        self._pool = popular[: settings.negative_pool]  # slots
-        self._to_pool = self._weights[:, torch.from_numpy(self._pool)].contiguous()
+        self._weights = weights
         self._partner = ((count + _PRIOR_EVENTS) ** -settings.partner_power).astype(np.float32)  # by item
-        self._pool_place = np.full(len(active), -1, np.int64)
-        self._pool_place[self._pool] = np.arange(len(self._pool))
+        self._pool_size = len(pool)
+        self._pool_place = np.full(weights.slots, -1, np.int64)
+        self._pool_place[pool] = np.arange(len(pool))
 
     @classmethod
     def required_fits(cls, settings: EaseDenoiserSettings) -> tuple[RequiredFit, ...]:
@@ -80,13 +73,11 @@ class EaseDenoiser(Denoiser):
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: EaseDenoiserSettings) -> Self:
-        weights, active, count = (
-            required_array(arrays, name, cls.name) for name in ("ease.weights", "ease.active", "item.count")
-        )
-        return cls(weights, active, count, settings)
+        count = required_array(arrays, "item.count", cls.name)
+        return cls(*ease_weights(arrays, settings.negative_pool, count, cls.name), count, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
-        scored = (histories.weight.values > 0) & (self._slot[histories.item.values] >= 0)
+        scored = (histories.weight.values > 0) & (self._weights.slot[histories.item.values] >= 0)
         trusted = trusted_events(histories, scored, self.settings)
         batches = self._measured(histories.item.filter(scored), histories.weight.values[scored], trusted)
         return decide_batches(batches, scored, self.settings)
@@ -108,9 +99,9 @@ class EaseDenoiser(Denoiser):
         for batch in padded_batches(item.offsets, 2 * self.settings.hard_negatives):
             with single_thread(), torch.inference_mode():
                 mask = torch.from_numpy(batch.mask)
-                slot = torch.from_numpy(self._slot[item.values[batch.take]])
+                slot = torch.from_numpy(self._weights.slot[item.values[batch.take]])
                 x = torch.from_numpy(part[batch.take]) * mask
-                among = self._weights[slot.unsqueeze(2), slot.unsqueeze(1)]  # B_ij [b, L, L]
+                among = self._weights.among(slot)  # B_ij [b, L, L]
                 y = torch.from_numpy(partner[batch.take]) * mask
                 support = batched_vecmat(y, among) + batched_vecmat(y, among.transpose(1, 2))
                 trust = torch.from_numpy(trusted[batch.take] & batch.mask).float()
@@ -122,17 +113,17 @@ class EaseDenoiser(Denoiser):
 
     def _toward_negatives(self, slot: Tensor, x: Tensor, batch: PaddedBatch) -> Tensor:
         """The mean of B_ij over the user's hard negatives j, [b, L]."""
-        count = min(self.settings.hard_negatives, len(self._pool))
+        count = min(self.settings.hard_negatives, self._pool_size)
         if not count:
             return torch.zeros_like(x)
         lengths = batch.mask.sum(1)
         rows = sp.csr_matrix(
             (x.numpy()[batch.mask], slot.numpy()[batch.mask], np.concatenate([[0], np.cumsum(lengths)])),
-            shape=(len(lengths), len(self._weights)),
+            shape=(len(lengths), self._weights.slots),
         )
         pool_slot = np.where(batch.mask, self._pool_place[slot.numpy()], -1)
-        place, share = hard_negatives(sparse_matmul(rows, self._to_pool), pool_slot, count)
-        return batched_vecmat(share, self._to_pool[slot.unsqueeze(1), place.unsqueeze(2)])  # [b, count, L]
+        place, share = hard_negatives(self._weights.toward_pool(rows), pool_slot, count)
+        return batched_vecmat(share, self._weights.pool_cells(slot, place))  # of [b, count, L]
 
 
 def profile_parts(

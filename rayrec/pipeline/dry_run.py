@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from rayrec.pipeline.arm_settings import needs_tuned_llm
+from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
 from rayrec.pipeline.item_model_fitting import cutoffs
@@ -12,6 +12,8 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.reporting.html_report import has_report
+from rayrec.retrieval.ease import EaseSettings
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS
 
 
 def describe(context: RunContext) -> str:
@@ -40,7 +42,7 @@ def describe(context: RunContext) -> str:
     models = ", ".join(datetime.fromtimestamp(cut / 1e6, UTC).date().isoformat() for cut in cutoffs(context))
     lines += [
         f"ingest    {_ingest(context)}",
-        f"fit       item models as of {models}",
+        f"fit       item models as of {models}{_solvers(context)}",
         f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
         f"blend     fitted on the {context.config.blend.horizon_days:g} days after each date but the last",
         context.arms.describe(),
@@ -48,6 +50,14 @@ def describe(context: RunContext) -> str:
         "publish   one manifest, by one conditional write",
     ]
     return "\n".join(lines)
+
+
+def _solvers(context: RunContext) -> str:
+    """What EASE's `auto` takes."""
+    specs = [spec for variant in context.arms.variants("retrieve") for spec in retriever_specs(variant)]
+    if not any(isinstance(spec.settings, EaseSettings) and spec.settings.solver == "auto" for spec in specs):
+        return ""
+    return f"; ease is solved densely for up to {MAX_DENSE_ITEMS:,} items with enough events, sparsely beyond"
 
 
 def _ingest(context: RunContext) -> str:

@@ -37,6 +37,7 @@ from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
 from rayrec.reporting.user_views import UserView, read_users
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.retrieval import item_model_store
 from rayrec.storage import Storage
 
 _RANKED = ("user_id", "rank", "item_id")
@@ -90,7 +91,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         published=True,
         publication_status=_publication_status(manifest),
         arms={path.arm: _arm_summary(path) for path in context.arms},
-        facts=_facts(manifest) | _inputs(context) | _repeats(summary),
+        facts=_facts(manifest) | _item_model(context, manifest) | _inputs(context) | _repeats(summary),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
@@ -162,6 +163,15 @@ def _facts(manifest: Manifest) -> dict[str, str]:
         **manifest.versions,
         "published at": manifest.created_at,
     }
+
+
+def _item_model(context: RunContext, manifest: Manifest) -> dict[str, str]:
+    """What the fits chose by themselves, such as EASE its solver."""
+    try:
+        found = item_model_store.summaries(context.storage, manifest.models[item_model_store.KIND])
+    except (DataError, MissingFileError):  # the models may be deleted
+        return {}
+    return {f"fit of {key.partition('-')[0]}": summary for key, summary in found.items()}
 
 
 def _inputs(context: RunContext) -> dict[str, str]:

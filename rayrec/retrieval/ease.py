@@ -1,24 +1,30 @@
 """EASE (Steck 2019): the linear item-item model with a zero diagonal, in closed form.
 
-P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. The solve is cubic in
-the number of items; items with too few users are excluded and score 0.
+P = (X'X + lambda I)^-1 and B = I - P diag(1 / P_jj), so that B_jj = 0; a user's scores are x B. Items with too few
+users are excluded and score 0. This solve is cubic in the number of items; beyond 20,000 of them the sparse solver
+regresses each item on its neighbours (rayrec.retrieval.sparse_ease).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+import scipy.sparse as sp
+from pydantic import Field, model_validator
 from scipy.linalg import lapack
 
 from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.errors import ConfigError, DataError
-from rayrec.numerics.batch_invariant import from_numpy, sparse_matmul
+from rayrec.numerics.types import Float32s, Float64s, Int32s, Int64s
+from rayrec.numerics.user_scores import DenseScores, SparseScores, UserScores
 from rayrec.retrieval.fit_data import FitData, gram_matrix
+from rayrec.retrieval.item_item import csr_arrays, csr_of, remap_cells
 from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, RETRIEVERS, Retriever
+from rayrec.retrieval.sparse_ease import neighbourhood_weights
 from rayrec.retrieval.user_histories import UserHistories
 
 _RESIDUAL = 1e-3  # largest allowed |(X'X + lambda I) P - I| on the sampled columns
@@ -28,17 +34,29 @@ class EaseSettings(RetrieverSettings):
     regularization: float = Field(200.0, gt=0)
     """Ridge, above 0; larger values trust rare item pairs less."""
     min_users: int = Field(2, ge=1)
-    """Users that an item needs to be in the solve, of at most 20,000 items; all others score 0."""
+    """Users that an item needs to be in the solve; all others score 0."""
+    solver: Literal["auto", "dense", "sparse"] = "auto"
+    """`dense`: exact, for up to 20,000 items with `min_users`, cubic in their number; `sparse`: each item on its
+    neighbours alone, for any number; `auto`: dense where it can be."""
+    neighbours: int = Field(400, ge=1)
+    """Of the sparse solver: most neighbours of an item, and so most weights stored per item. An item has two per user,
+    at least 50."""
     history_half_life_days: float | None = Field(None, gt=0)
     """Half-life of the user's own events before the newest one, in days; `null`: no decay. Used in scoring only:
     sources that differ in nothing else share one fit."""
     memory_gb: float = Field(4.0, gt=0)
-    """Memory for the solve of m items: float64 if 8 m² bytes fit, else float32, refined and checked."""
+    """Memory for the dense solve of m items: float64 if 8 m² bytes fit, else float32, refined and checked."""
     store_inverse: bool = False
-    """Store the inverse too, if solved in float64: `jobs.forget` then needs no new solve. Every worker loads it: 4 m²
-    bytes, one triangle of float64."""
+    """Store the inverse too, if solved densely in float64: `jobs.forget` then needs no new solve. It adds 4 m² bytes to
+    the model, one triangle of float64. The sparse solver has no inverse: `jobs.forget` then fits again."""
 
     scoring_only = RetrieverSettings.scoring_only | {"history_half_life_days", "memory_gb"}
+
+    @model_validator(mode="after")
+    def _inverse_of_a_dense_solve(self) -> Self:
+        if self.store_inverse and self.solver == "sparse":
+            raise ValueError("store_inverse needs the dense solver: the sparse one has no inverse")
+        return self
 
 
 @RETRIEVERS.register
@@ -50,13 +68,13 @@ class EaseRetriever(Retriever):
 
     def __init__(
         self,
-        weights: npt.NDArray[np.float32],
-        active: npt.NDArray[np.int32],
+        weights: Float32s | sp.csr_matrix,
+        active: Int32s,
         items: int,
         settings: EaseSettings,
-        inverse: npt.NDArray[np.float64] | None = None,
+        inverse: Float64s | None = None,
     ) -> None:
-        self.weights = weights  # B [active, active]
+        self.weights = weights  # B: dense [active, active], or CSR [items, items]
         self.active = active  # item codes in the solve, ascending
         self.items = items
         self.settings = settings
@@ -64,45 +82,77 @@ class EaseRetriever(Retriever):
 
     @classmethod
     def fit(cls, data: FitData, settings: EaseSettings) -> Self:
-        users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
-        active = np.flatnonzero(users >= settings.min_users).astype(np.int32)
-        if len(active) > MAX_DENSE_ITEMS:
-            raise ConfigError(
-                f"EASE is solved for up to {MAX_DENSE_ITEMS:,} items, and {len(active):,} have enough events",
-                where="retrieval.sources.ease",
-                hint="raise retrieval.sources.ease.min_users, or leave ease out",
-            )
-        whole = len(active) == data.matrix.shape[1]
-        gram = data.gram if data.matrix.shape[1] <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
+        items = data.matrix.shape[1]
+        active = active_items(data, settings)
+        if solver_of(settings, len(active)) == "sparse":
+            found = neighbourhood_weights(data.matrix[:, active].tocsr(), settings.regularization, settings.neighbours)
+            return cls(remap_cells(found, active.astype(np.int64), items), active, items, settings)
+        whole = len(active) == items
+        gram = data.gram if items <= MAX_DENSE_ITEMS else gram_matrix(data.matrix[:, active])
         gram = gram if whole or len(gram) == len(active) else gram[np.ix_(active, active)]
         inverse = regularised_inverse(gram, settings.regularization, settings.memory_gb)
         stored = packed(inverse) if settings.store_inverse and inverse.dtype == np.float64 else None
-        return cls(weights_of(inverse), active, data.matrix.shape[1], settings, stored)
+        return cls(weights_of(inverse), active, items, settings, stored)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        arrays: dict[str, npt.NDArray[Any]] = {"weights": self.weights, "active": self.active}
-        arrays["items"] = np.array([self.items], np.int64)
+        arrays: dict[str, npt.NDArray[Any]] = {"active": self.active, "items": np.array([self.items], np.int64)}
+        arrays |= {"weights": self.weights} if isinstance(self.weights, np.ndarray) else csr_arrays(self.weights)
         return arrays if self.inverse is None else {**arrays, "inverse": self.inverse}
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: EaseSettings) -> Self:
-        given, items = settings, int(arrays["items"][0])
-        return cls(arrays["weights"], arrays["active"], items, given, arrays.get("inverse"))
+        weights = arrays["weights"] if "weights" in arrays else csr_of(arrays)
+        return cls(weights, arrays["active"], int(arrays["items"][0]), settings, arrays.get("inverse"))
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         new = codes[self.active]
         order = np.argsort(new)[np.count_nonzero(new < 0) :]
+        active = new[order].astype(np.int32)
+        if not isinstance(self.weights, np.ndarray):
+            return type(self)(remap_cells(self.weights, codes, items), active, items, self.settings)
         weights = np.ascontiguousarray(self.weights[np.ix_(order, order)])
-        return type(self)(weights, new[order].astype(np.int32), items, self.settings)
+        return type(self)(weights, active, items, self.settings)
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+    @property
+    def bytes_per_user(self) -> int:
+        return 4 * len(self.active) if isinstance(self.weights, np.ndarray) else 0
+
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
         matrix = user_histories.matrix(self.settings.history_half_life_days)
-        if len(self.active) == self.items:
-            return sparse_matmul(matrix, from_numpy(self.weights)).numpy()
-        result = np.zeros((len(user_histories), self.items), np.float32)
-        if len(self.active):
-            result[:, self.active] = sparse_matmul(matrix[:, self.active], from_numpy(self.weights)).numpy()
-        return result
+        if not isinstance(self.weights, np.ndarray):
+            return SparseScores(matrix, self.weights)
+        own = matrix if len(self.active) == self.items else matrix[:, self.active]
+        return DenseScores(own, self.weights, self.active, self._slot)
+
+    @classmethod
+    def summary(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+        solver, weights = ("dense", arrays["weights"]) if "weights" in arrays else ("sparse", arrays["data"])
+        return f"{solver} solver, {len(arrays['active']):,} items, {weights.size:,} weights"
+
+    @cached_property
+    def _slot(self) -> Int64s:
+        slot = np.full(self.items, -1, np.int64)
+        slot[self.active] = np.arange(len(self.active))
+        return slot
+
+
+def active_items(data: FitData, settings: EaseSettings) -> Int32s:
+    """Codes of the items with enough users for the solve."""
+    users = np.bincount(data.matrix.indices, minlength=data.matrix.shape[1])
+    return np.flatnonzero(users >= settings.min_users).astype(np.int32)
+
+
+def solver_of(settings: EaseSettings, active: int) -> Literal["dense", "sparse"]:
+    """The solver for this number of items. Raises ConfigError if `dense` is asked for too many."""
+    if settings.solver == "dense" and active > MAX_DENSE_ITEMS:
+        raise ConfigError(
+            f"the dense solver takes up to {MAX_DENSE_ITEMS:,} items, and {active:,} have enough events",
+            where="retrieval.sources.ease.solver",
+            hint="set it to auto or sparse, or raise retrieval.sources.ease.min_users",
+        )
+    if settings.solver == "auto":
+        return "dense" if active <= MAX_DENSE_ITEMS else "sparse"
+    return settings.solver
 
 
 def regularised_inverse(

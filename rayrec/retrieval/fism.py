@@ -30,11 +30,12 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, softplus
 
 from rayrec.config.scoring_sections import RetrieverSettings
-from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
+from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.numerics.user_scores import FACTOR_BLOCK, FactorScores, UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
@@ -88,7 +89,6 @@ class FismRetriever(Retriever):
         self.quantiles = quantiles  # [101] percentiles of the loss softplus(-s) over the fit's events
         self.settings = settings
         self._known = model.known
-        self._columns = from_numpy(np.ascontiguousarray(model.target.T))
 
     @classmethod
     def fit(cls, data: FitData, settings: FismSettings) -> Self:
@@ -114,13 +114,16 @@ class FismRetriever(Retriever):
         model = FismModel(*(remap_rows(values, codes, items) for values in old))
         return type(self)(model, self.quantiles, self.settings)
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+    @property
+    def bytes_per_user(self) -> int:
+        return 4 * min(len(self._known), FACTOR_BLOCK)
+
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
         item = user_histories.item.filter(self._known[user_histories.item.values])
-        users = from_numpy(self.model.users(item))
-        scores: npt.NDArray[np.float32] = dense_matmul(users, self._columns).numpy()
-        scores += self.model.bias
-        scores *= (item.lengths > 0)[:, None] & self._known
-        return scores
+        there = item.lengths > 0
+        offsets = np.concatenate([[0], np.cumsum(there)])
+        items = from_numpy(self.model.target)
+        return FactorScores(self.model.users(item)[there], offsets, items, self.model.bias, self._known)
 
 
 class _Training:

@@ -19,8 +19,8 @@ from scipy.linalg import solve_triangular
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from rayrec.config.scoring_sections import RetrieverSettings
-from rayrec.numerics.batch_invariant import dense_matmul
 from rayrec.numerics.ridge_blocks import WhitenedFactors, factor_gram, padded_batches, single_thread, solve_users
+from rayrec.numerics.user_scores import FACTOR_BLOCK, FactorScores, UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
@@ -54,7 +54,6 @@ class IalsRetriever(Retriever):
         # V'V of the fit, so that users' vectors do not change when items leave the catalogue.
         self.gram = factor_gram(factors) if gram is None else gram
         self._whitened = WhitenedFactors.of(factors, self.gram, settings.regularization, 1.0, torch.float32)
-        self._columns = self._whitened.items.T.contiguous()
 
     @classmethod
     def fit(cls, data: FitData, settings: IalsSettings) -> Self:
@@ -84,12 +83,17 @@ class IalsRetriever(Retriever):
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         return type(self)(remap_rows(self.factors, codes, items), self.settings, self.gram)
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
-        return self.score_users(self.fold_in(user_histories.matrix()))
+    @property
+    def bytes_per_user(self) -> int:
+        return 4 * min(len(self.factors), FACTOR_BLOCK)
 
-    def score_users(self, users: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[users, items] of vectors [users, d] in whitened coordinates."""
-        return dense_matmul(torch.from_numpy(users), self._columns).numpy()
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
+        vectors = self.fold_in(user_histories.matrix())
+        return self.score_vectors(vectors, np.arange(len(vectors) + 1))
+
+    def score_vectors(self, vectors: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> UserScores:
+        """Scores by vectors [vectors, d] in whitened coordinates; `offsets` [users + 1]: those of each user."""
+        return FactorScores(vectors, offsets, self._whitened.items)
 
     def user_factors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
         """p [users, d] of the rows of `matrix` [users, items]: the vectors that the factors' own coordinates have."""

@@ -1,4 +1,4 @@
-"""Base class of retrievers with a sparse item-item matrix: a user's scores are the history times the matrix."""
+"""Base class of retrievers with an item-item matrix: a user's scores are the history times the matrix."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
-import torch
 
-from rayrec.numerics.batch_invariant import sparse_matmul
-from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever
+from rayrec.numerics.types import Float32s
+from rayrec.numerics.user_scores import DenseScores, SparseScores, UserScores
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
 
-_DENSE_FROM = 0.05  # density above which a dense product is faster (measured)
+DENSE_FROM = 0.25  # share of cells above which the matrix is stored and multiplied densely (measured)
 
 
 class HistorySettings(Protocol):
@@ -24,43 +24,73 @@ class HistorySettings(Protocol):
 
 
 class ItemItemRetriever(Retriever):
-    """Holds `weights`, float32 CSR [items, items]; row: an item of the history."""
+    """Holds float32 weights [items, items], row: an item of the history; CSR, or dense if most cells are there."""
 
-    def __init__(self, weights: sp.csr_matrix, settings: HistorySettings) -> None:
-        self.weights = weights
-        self.history_half_life_days = settings.history_half_life_days
+    def __init__(self, weights: sp.csr_matrix | Float32s, settings: HistorySettings) -> None:
+        self.items = weights.shape[0]
+        if not isinstance(weights, np.ndarray):
+            weights.sort_indices()
+            if self.items <= MAX_DENSE_ITEMS and weights.nnz >= DENSE_FROM * self.items**2:
+                weights = weights.toarray()
+        self._weights = weights
         self.settings = settings
 
+    @property
+    def weights(self) -> sp.csr_matrix:
+        """The weights in CSR."""
+        return sp.csr_matrix(self._weights) if isinstance(self._weights, np.ndarray) else self._weights
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "data": self.weights.data,
-            "indices": self.weights.indices.astype(np.int32),
-            "indptr": self.weights.indptr.astype(np.int64),
-        }
+        if isinstance(self._weights, np.ndarray):
+            return {"dense": self._weights}
+        return csr_arrays(self._weights)
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: Any) -> Self:
-        items = len(arrays["indptr"]) - 1
-        weights = sp.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(items, items))
-        return cls(weights, settings)
+        return cls(arrays["dense"] if "dense" in arrays else csr_of(arrays), settings)
 
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
-        cells = self.weights.tocoo()
-        row, column = codes[cells.row], codes[cells.col]
-        stays = (row >= 0) & (column >= 0)
-        weights = sp.csr_matrix((cells.data[stays], (row[stays], column[stays])), shape=(items, items))
-        return type(self)(weights, self.settings)
+        if isinstance(self._weights, np.ndarray) and items <= MAX_DENSE_ITEMS:
+            columns = remap_rows(np.ascontiguousarray(self._weights.T), codes, items)
+            return type(self)(remap_rows(np.ascontiguousarray(columns.T), codes, items), self.settings)
+        return type(self)(remap_cells(self.weights, codes, items), self.settings)
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
-        matrix = user_histories.matrix(self.history_half_life_days)
-        if self._dense is not None:
-            return sparse_matmul(matrix, self._dense).numpy()
-        dense: npt.NDArray[np.float32] = (matrix @ self.weights).toarray()
-        return dense
+    @property
+    def bytes_per_user(self) -> int:
+        return 4 * self.items if isinstance(self._weights, np.ndarray) else 0
+
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
+        matrix = user_histories.matrix(self.settings.history_half_life_days)
+        if isinstance(self._weights, np.ndarray):
+            return DenseScores(matrix, self._weights, self._all.astype(np.int32), self._all)
+        return SparseScores(matrix, self._weights)
 
     @cached_property
-    def _dense(self) -> torch.Tensor | None:
-        items = self.weights.shape[0]
-        if items > MAX_DENSE_ITEMS or self.weights.nnz < _DENSE_FROM * items * items:
-            return None
-        return torch.from_numpy(self.weights.toarray())
+    def _all(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.items)
+
+
+def csr_arrays(weights: sp.csr_matrix) -> dict[str, npt.NDArray[Any]]:
+    return {
+        "data": weights.data,
+        "indices": weights.indices.astype(np.int32, copy=False),
+        "indptr": weights.indptr.astype(np.int64, copy=False),
+    }
+
+
+def csr_of(arrays: Mapping[str, npt.NDArray[Any]]) -> sp.csr_matrix:
+    """A square CSR matrix that shares these arrays' memory."""
+    items = len(arrays["indptr"]) - 1
+    matrix = sp.csr_matrix((items, items), dtype=np.float32)
+    # Assigned, not passed: the constructor would copy int32 indices to the type of the offsets.
+    matrix.data, matrix.indices, matrix.indptr = arrays["data"], arrays["indices"], arrays["indptr"]
+    matrix.has_sorted_indices = True
+    return matrix
+
+
+def remap_cells(weights: sp.csr_matrix, codes: npt.NDArray[np.int64], items: int) -> sp.csr_matrix:
+    """The cells of an item-item matrix by the codes of another catalogue, see `Retriever.remap`."""
+    rows = np.repeat(np.arange(weights.shape[0]), np.diff(weights.indptr))
+    row, column = codes[rows], codes[weights.indices]
+    stays = (row >= 0) & (column >= 0)
+    return sp.csr_matrix((weights.data[stays], (row[stays], column[stays])), shape=(items, items))

@@ -9,12 +9,10 @@ import scipy.sparse as sp
 from pydantic import Field
 
 from rayrec.config.scoring_sections import RetrieverSettings
+from rayrec.numerics.sparse_products import largest_of_product
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.item_item import ItemItemRetriever
 from rayrec.retrieval.retriever import RETRIEVERS
-from rayrec.retrieval.user_knn import largest_of_rows
-
-_BLOCK = 1024  # items per block of similarities
 
 
 class ItemKnnSettings(RetrieverSettings):
@@ -44,15 +42,15 @@ class ItemKnnRetriever(ItemItemRetriever):
 def cosine_neighbours(matrix: sp.csr_matrix, neighbours: int, shrink: float) -> sp.csr_matrix:
     """float32 CSR [items, items]: for each item, its nearest neighbours by x_i'x_j / (|x_i| |x_j| + shrink).
 
-    Ties go to the lower item code. Memory is bounded by one block of items.
+    Ties go to the lower item code. Memory is bounded by the result.
     """
-    transposed = matrix.T.tocsr()
     norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(0), np.float64).ravel())
-    parts = []
-    for start in range(0, matrix.shape[1], _BLOCK):
-        block = (transposed[start : start + _BLOCK] @ matrix).tocoo()
-        row, other = block.row + start, block.row + start != block.col
-        cosine = (block.data / (norm[row] * norm[block.col] + shrink)).astype(np.float32)
-        block = sp.csr_matrix((cosine[other], (block.row[other], block.col[other])), shape=block.shape)
-        parts.append(largest_of_rows(block, neighbours))  # built from COO, so with sorted indices
-    return sp.vstack(parts, format="csr") if parts else sp.csr_matrix((0, 0), dtype=np.float32)
+    return largest_of_product(
+        matrix.T.tocsr(),
+        matrix,
+        neighbours,
+        row_scale=norm,
+        column_scale=norm,
+        shrink=shrink,
+        without_diagonal=True,
+    )

@@ -32,7 +32,14 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
         arrays.update({f"{key}/{name}": array for name, array in fitted.arrays.items()})
     for key, fit_arrays in model.fitted_denoisers.items():
         arrays.update({f"denoisers/{key}/{name}": array for name, array in fit_arrays.items()})
-    fits = {key: {"method": fit.method, "settings": fit.settings.fit_settings} for key, fit in model.fitted.items()}
+    fits = {
+        key: {
+            "method": fit.method,
+            "settings": fit.settings.fit_settings,
+            "summary": RETRIEVERS[fit.method].summary(fit.arrays),
+        }
+        for key, fit in model.fitted.items()
+    }
     meta = {
         "version": VERSION,
         "cutoff": model.cutoff,
@@ -42,6 +49,12 @@ def save(storage: Storage, fingerprint: str, model: ItemModel, more: Mapping[str
         "more": dict(more or {}),
     }
     return artifacts.save(storage, KIND, fingerprint, arrays, meta)
+
+
+def summaries(storage: Storage, fingerprint: str) -> dict[str, str]:
+    """What the fits chose by themselves, by key; raises as `load`."""
+    fits = artifacts.load_meta(storage, KIND, fingerprint)["fitted"]
+    return {key: entry["summary"] for key, entry in fits.items() if entry.get("summary")}
 
 
 def load(storage: Storage, fingerprint: str) -> ItemModel:

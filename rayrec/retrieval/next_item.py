@@ -19,11 +19,12 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from rayrec.config.scoring_sections import RetrieverSettings
-from rayrec.numerics.batch_invariant import dense_matmul, from_numpy
+from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.next_item_model import NextItemModel
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import single_thread
+from rayrec.numerics.user_scores import FACTOR_BLOCK, FactorScores, UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
@@ -105,7 +106,6 @@ class NextItemRetriever(Retriever):
 
     def __init__(self, model: NextItemModel, settings: NextItemSettings) -> None:
         self.model, self.settings = model, settings
-        self._columns = from_numpy(np.ascontiguousarray(model.target[-1].T))
 
     @classmethod
     def fit(cls, data: FitData, settings: NextItemSettings) -> Self:
@@ -140,16 +140,21 @@ class NextItemRetriever(Retriever):
         moved_model = NextItemModel(moved(model.source), moved(model.target), negatives, weight, model.recency)
         return type(self)(moved_model, self.settings)
 
-    def scores(self, user_histories: UserHistories) -> Floats:
+    @property
+    def bytes_per_user(self) -> int:
+        return 4 * min(len(self.model.known), FACTOR_BLOCK)
+
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
         model = self.model
         item = user_histories.item.filter(model.known[user_histories.item.values])
+        there = item.lengths > 0
         # One more event, of any item, whose example is the prediction after the last event.
         extended = item.joined(Ragged.from_lengths(np.zeros(len(item), np.int32), np.ones(len(item), np.int64)))
-        examples = NextItemExamples.of(extended, model.recency).take(extended.offsets[1:] - 1)
+        examples = NextItemExamples.of(extended, model.recency).take((extended.offsets[1:] - 1)[there])
         with torch.inference_mode():
-            scores: Floats = dense_matmul(_hidden(from_numpy(model.source[-1]), examples), self._columns).numpy()
-        scores *= (item.lengths > 0)[:, None] & model.known
-        return scores
+            vectors = _hidden(from_numpy(model.source[-1]), examples).numpy()
+        offsets = np.concatenate([[0], np.cumsum(there)])
+        return FactorScores(vectors, offsets, from_numpy(model.target[-1]), known=model.known)
 
 
 def train(examples: NextItemExamples, items: int, settings: NextItemSettings) -> NextItemModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from rayrec.config.scoring_sections import RetrieverSettings
+from rayrec.numerics.user_scores import SharedScores, UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
@@ -42,8 +44,13 @@ class NonPersonalizedRetriever(Retriever):
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         return type(self)(remap_rows(self.score, codes, items))
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
-        return self.score[None, :]
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
+        return SharedScores(self.score, self._order)
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        """All items, best first, ties by code."""
+        return np.argsort(-self.score, kind="stable")
 
 
 @RETRIEVERS.register

@@ -1,4 +1,5 @@
-"""The interface of retrievers and their registry. A retriever scores all items from a user's history.
+"""The interface of retrievers and their registry. A retriever proposes and scores items from a
+user's history.
 
 A new retriever is a new file with one class, registered by name. All retrievers pass
 tests/retrieval/test_retriever_contract.py.
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from rayrec.config.registry import Registry
 from rayrec.config.scoring_sections import RetrieverSettings
+from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.user_scores import UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.user_histories import UserHistories
 
@@ -52,12 +55,29 @@ class Retriever(ABC):
         """
 
     @abstractmethod
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
-        """Scores [users, items]; each row depends on that user only, bit by bit.
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
+        """The scores of these users; each user's depend on that user only, bit by bit.
 
-        A personalized retriever scores items without information for the user exactly 0; they are not proposed. A
-        non-personalized one returns a single row, [1, items].
+        A personalized retriever scores items without information for the user exactly 0; they are not proposed. One
+        whose scores are the same for all returns SharedScores.
         """
+
+    @classmethod
+    def summary(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+        """What the fit with these arrays chose by itself, for the report; "": nothing."""
+        return ""
+
+    @property
+    def bytes_per_user(self) -> int:
+        """What `user_scores` holds per user at once; callers pass as many users as fit."""
+        return 0
+
+
+def all_item_scores(retriever: Retriever, user_histories: UserHistories) -> npt.NDArray[np.float32]:
+    """Scores [users, items]: for tests and benchmarks on small catalogues."""
+    users, items = len(user_histories), user_histories.items
+    everything = Ragged.from_lengths(np.tile(np.arange(items, dtype=np.int32), users), np.full(users, items))
+    return retriever.user_scores(user_histories).at(everything).reshape(users, items)
 
 
 RETRIEVERS: Registry[type[Retriever]] = Registry("retrieval.sources.NAME.method", "retriever")

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from rayrec.numerics.ridge_blocks import padded_batches, single_thread
+from rayrec.numerics.user_scores import UserScores
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever
 from rayrec.retrieval.user_histories import UserHistories
 
 _ROUNDS = 10  # of k-means
-_BLOCK_BYTES = 16 << 20  # of interests' scores
 
 
 class UserEmbeddingSettings(IalsSettings):
@@ -64,17 +64,12 @@ class UserEmbeddingRetriever(Retriever):
     def remap(self, codes: npt.NDArray[np.int64], items: int) -> Self:
         return type(self)(self.model.remap(codes, items), self.interests)
 
-    def scores(self, user_histories: UserHistories) -> npt.NDArray[np.float32]:
-        vectors, offsets = self.vectors(user_histories)
-        scores = np.zeros((len(user_histories), user_histories.items), np.float32)
-        users = np.flatnonzero(np.diff(offsets))
-        step = max(1, _BLOCK_BYTES // (4 * self.interests * max(1, user_histories.items)))
-        for start in range(0, len(users), step):
-            block = users[start : start + step]
-            first, last = offsets[block[0]], offsets[block[-1] + 1]
-            interest_scores = self.model.score_users(vectors[first:last])
-            scores[block] = np.maximum.reduceat(interest_scores, offsets[block] - first, axis=0)
-        return scores
+    @property
+    def bytes_per_user(self) -> int:
+        return self.interests * self.model.bytes_per_user
+
+    def user_scores(self, user_histories: UserHistories) -> UserScores:
+        return self.model.score_vectors(*self.vectors(user_histories))
 
     def vectors(self, user_histories: UserHistories) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """All users' interests [interests, d], whitened, and the offsets of the users' interests, [users + 1].

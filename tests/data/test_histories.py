@@ -110,6 +110,10 @@ def test_histories_equal_the_reference(rows: list[dict[str, Any]], limit: int, m
     }
     assert found == expected
     assert list(found) == sorted(found)
+    unlimited = group_histories([table(rows)], pa.array(ITEMS), settings_of(history_limit=99, min_events=0), FILES)
+    items = dict(zip(*unlimited.histories.select(["user_id", "item"]).to_pydict().values(), strict=True))
+    for one in whole.histories.to_pylist():
+        assert one["older_items"] == sorted(set(items[one["user_id"]][:-limit]))
     assert sum(whole.quarantined.values()) == counts["quarantined"]
     assert sum(whole.ineligible.values()) == counts["ineligible"]
     assert whole.duplicates.num_rows == counts["duplicate"]

@@ -99,6 +99,7 @@ def test_the_stage_converts_histories_to_denoised_rows(method: Denoiser) -> None
             [[0, 1], [], [0]],
             [[1.0, 2.0], [], [3.0]],
             [[-1, -1], [], [-1]],
+            [[8], [], []],
         ],
         schema=HISTORY,
     )

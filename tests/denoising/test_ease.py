@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_noise import auc_within, histories, load, model_arrays, planted
+from planted_noise import auc_within, histories, load, model_arrays, planted, random_histories
 
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.ease import EaseRetriever, EaseSettings
+from rayrec.retrieval.retriever import all_item_scores
 from rayrec.retrieval.user_histories import UserHistories
 
 ITEMS = 30
@@ -38,7 +40,7 @@ def test_support_and_negative_influence_equal_rescoring_without_the_event(
 
     def scored(own: list[int], weights: np.ndarray) -> np.ndarray:
         row = Ragged.from_lengths(np.array(own, np.int32), [len(own)])
-        return scorer.scores(UserHistories(row, row.like(np.arange(len(own))), row.like(weights), ITEMS))[0]
+        return all_item_scores(scorer, UserHistories(row, row.like(np.arange(len(own))), row.like(weights), ITEMS))[0]
 
     for row, own in enumerate(users):
         at = slice(item.offsets[row], item.offsets[row + 1])
@@ -71,3 +73,23 @@ def test_items_outside_the_solve_are_not_assessed() -> None:
     decision = load("ease", arrays).decide(histories(item))
     assert np.flatnonzero(np.isnan(decision.influence)).tolist() == [0, 3]
     assert decision.keep_weight[[0, 3]].tolist() == [1, 1]
+
+
+def test_sparse_weights_give_the_decisions_of_dense_ones() -> None:
+    """The same weights in both forms, items outside the solve included."""
+    dense = model_arrays(ITEMS, 6, 0)
+    weights = np.where(np.abs(dense["ease.weights"]) > 0.05, dense["ease.weights"], 0)
+    active = np.delete(np.arange(ITEMS, dtype=np.int32), [3, 17])
+    dense |= {"ease.weights": weights[np.ix_(active, active)].copy(), "ease.active": active}
+    sparse = dict(dense)
+    weights[[3, 17]] = 0
+    weights[:, [3, 17]] = 0
+    csr = sp.csr_matrix(weights.astype(np.float32))
+    del sparse["ease.weights"]
+    sparse |= {"ease.indptr": csr.indptr.astype(np.int64), "ease.indices": csr.indices, "ease.data": csr.data}
+    whole = random_histories()
+    one, other = (load("ease", arrays, negative_pool=9).decide(whole) for arrays in (dense, sparse))
+    assert np.array_equal(one.keep_weight, other.keep_weight)
+    assert np.allclose(one.influence, other.influence, atol=1e-6, equal_nan=True)
+    assert np.allclose(one.negative_influence, other.negative_influence, atol=1e-6)
+    assert (one.keep_weight == 0).any()

@@ -65,6 +65,7 @@ def table_of(whole: Histories) -> pa.Table:
         like(np.zeros(events, np.int8)).to_arrow(pa.int8()),
         whole.value.to_arrow(pa.float32()),
         whole.dwell_ms.to_arrow(pa.int32()),
+        pa.array([[]] * len(whole), pa.list_(pa.int32())),
     ]
     return pa.table(columns, schema=HISTORY)
 

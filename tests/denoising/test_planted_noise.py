@@ -46,6 +46,7 @@ def clean_histories(seed: int, users: int = 80) -> tuple[pa.Table, Clean, np.nda
             item.like(event).to_arrow(pa.int8()),
             item.like(random.integers(1, 11, total).astype(np.float32)).to_arrow(pa.float32()),
             item.like(random.integers(0, 9999, total).astype(np.int32)).to_arrow(pa.int32()),
+            pa.array([[]] * users, pa.list_(pa.int32())),
         ],
         schema=HISTORY,
     )
@@ -68,7 +69,8 @@ def test_removing_the_injected_noise_restores_the_clean_history(kind: str, seed:
     table, noisy, noise, _ = planted(kind, seed)
     for name in HISTORY.names[1:]:
         column = Ragged.from_arrow(noisy[name])
-        assert column.filter(~noise).to_arrow(HISTORY.field(name).type.value_type).equals(table[name].combine_chunks())
+        own = column if name == "older_items" else column.filter(~noise)
+        assert own.to_arrow(HISTORY.field(name).type.value_type).equals(table[name].combine_chunks())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -80,7 +80,8 @@ def histories(users: int = 60, seed: int = 0) -> pa.Table:
         ).to_arrow(HISTORY.field(name).type.value_type)
         for name in columns
     ]
-    return pa.table([pa.array([f"u{k:02d}" for k in range(users)]), *lists], schema=HISTORY)
+    older = pa.array([[]] * users, pa.list_(pa.int32()))
+    return pa.table([pa.array([f"u{k:02d}" for k in range(users)]), *lists, older], schema=HISTORY)
 
 
 def events(table: pa.Table | None = None) -> Events:

@@ -63,6 +63,7 @@ def histories(seed: int = 0) -> pa.Table:
         item.like(np.zeros(events, np.int8)).to_arrow(pa.int8()),
         item.like(np.full(events, np.nan, np.float32)).to_arrow(pa.float32()),
         item.like(np.full(events, -1, np.int32)).to_arrow(pa.int32()),
+        pa.array([[]] * len(rows), pa.list_(pa.int32())),
     ]
     return pa.table([pa.array([name for name, _, _ in rows]), *columns], schema=HISTORY)
 

@@ -33,6 +33,7 @@ def denoised() -> pa.Table:
         "event": [[0, 1, 0], [0]],
         "value": [[0.0] * 3, [0.0]],
         "dwell_ms": [[-1] * 3, [-1]],
+        "older_items": [[], []],
         "variant": ["influence"] * 2,
         "keep_weight": [[1.0, 0.0, 0.0], [1.0]],
         "influence": [[0.5, -0.1, 0.2], [0.3]],

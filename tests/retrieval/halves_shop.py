@@ -29,6 +29,7 @@ def history_table(histories: dict[str, list[tuple[int, float, int]]]) -> pa.Tabl
             column([event for _, _, event in flat], pa.int8()),
             column([np.nan for _ in flat], pa.float32()),
             column([-1 for _ in flat], pa.int32()),
+            pa.array([[]] * len(histories), pa.list_(pa.int32())),
         ],
         schema=HISTORY,
     )

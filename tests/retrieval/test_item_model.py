@@ -17,6 +17,7 @@ from rayrec.errors import DataError, RayrecError
 from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.fit_data import FitDataCollector
 from rayrec.retrieval.item_model import FACTORS, FittedRetriever, ItemModel, fingerprint, required_sources
+from rayrec.retrieval.retriever import all_item_scores
 from rayrec.retrieval.source_specs import SourceSpec, source_specs
 from rayrec.storage import Storage, artifacts
 
@@ -150,8 +151,8 @@ def test_a_model_is_converted_to_a_newer_catalogue() -> None:
     code = [newer.to_pylist().index(name) for name in ("item 20", "item 22")]
     new_table = history_table({"u": [(code[0], 2.0, 0), (code[1], 1.0, 0)]})
     for spec in SPECS:
-        before = model.retriever(spec).scores(profiles_of(table))[0]
-        after = moved.retriever(spec).scores(profiles_of(new_table, len(newer)))[0]
+        before = all_item_scores(model.retriever(spec), profiles_of(table))[0]
+        after = all_item_scores(moved.retriever(spec), profiles_of(new_table, len(newer)))[0]
         assert after[newer.to_pylist().index("a new item")] == 0
         assert np.allclose(after[newer.to_pylist().index("item 30")], before[30], atol=1e-5)
 

@@ -12,6 +12,7 @@ from rayrec.numerics.next_item_model import recency_rows
 from rayrec.numerics.ragged import Ragged
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.next_item import NextItemExamples, NextItemRetriever, NextItemSettings, inclusion, train
+from rayrec.retrieval.retriever import all_item_scores
 from rayrec.retrieval.user_histories import clipped_matrix
 
 
@@ -65,7 +66,7 @@ def test_a_model_of_all_items_gives_its_training_probabilities() -> None:
     assert np.array_equal(fit.model.negatives, np.arange(ITEMS))
     assert (fit.model.weight == 1).all()
     user_histories = profiles_of(two_halves())
-    scores = fit.scores(user_histories)
+    scores = all_item_scores(fit, user_histories)
     for user in (0, 5):
         row = np.append(user_histories.item[user], 0).astype(np.int32)
         gradients = fit.model.gradients(row[None], np.ones((1, len(row)), np.bool_), fit.model.checkpoints - 1)
@@ -94,7 +95,7 @@ def test_the_order_of_events_is_learned_with_all_items_and_with_sampled_ones(neg
     user_histories = profiles_of(table, 30)
     item = Ragged.from_lengths(np.array([3, 4, 5, 6], np.int32), [4])
     asked = type(user_histories)(item, item.like(np.arange(4)), item.like(np.ones(4, np.float32)), 30)
-    assert int(fit.scores(asked)[0].argmax()) == 7
+    assert int(all_item_scores(fit, asked)[0].argmax()) == 7
 
 
 def test_the_same_data_gives_the_same_model_and_another_seed_another_one() -> None:

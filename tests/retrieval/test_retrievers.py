@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 from halves_shop import CUT, ITEMS, fit_data, history_table, profiles_of, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,8 +16,9 @@ from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_knn import ItemKnnRetriever
 from rayrec.retrieval.item_statistics import NAMES, item_statistics, unseen_item_features
 from rayrec.retrieval.popularity import PopularityRetriever, RecentPopularityRetriever
+from rayrec.retrieval.retriever import all_item_scores
 from rayrec.retrieval.user_histories import UserHistories
-from rayrec.retrieval.user_knn import UserKnnRetriever, largest_of_product
+from rayrec.retrieval.user_knn import UserKnnRetriever
 
 
 def dense(table: object, items: int = ITEMS) -> np.ndarray:
@@ -34,7 +34,7 @@ def test_ease_is_the_closed_form_with_a_zero_diagonal() -> None:
     assert not np.diag(weights_of(regularised_inverse(data.gram, 7.0))).any()
     table = two_halves()
     assert np.allclose(
-        EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=7.0)).scores(profiles_of(table)),
+        all_item_scores(EaseRetriever.fit(data, EaseRetriever.settings_class(regularization=7.0)), profiles_of(table)),
         dense(table) @ expected,
         atol=1e-5,
     )
@@ -59,7 +59,7 @@ def test_rare_items_are_not_in_ease_and_score_zero() -> None:
     table = history_table({f"u{n}": [(n % 3, 2.0, 0), (3, 1.0, 0)] for n in range(9)} | {"rare": [(7, 1.0, 0)]})
     model = EaseRetriever.fit(fit_data(table), EaseRetriever.settings_class(min_users=2))
     assert model.active.tolist() == [0, 1, 2, 3]
-    scores = model.scores(profiles_of(table))
+    scores = all_item_scores(model, profiles_of(table))
     assert scores[:9, :3].any()
     assert not scores[:, 4:].any()
     assert not scores[9].any()
@@ -98,7 +98,9 @@ def test_user_knn_is_the_similarity_weighted_sum_of_recent_events() -> None:
     unit = weighted / (np.linalg.norm(weighted, axis=1, keepdims=True) + 3)
     expected = (dense(table) * idf) @ unit.T @ recent
     assert np.allclose(
-        UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(half_life_days=7.0)).scores(profiles_of(table)),
+        all_item_scores(
+            UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(half_life_days=7.0)), profiles_of(table)
+        ),
         expected,
         atol=1e-2,
     )
@@ -123,24 +125,6 @@ def test_user_knn_of_a_large_catalogue_stores_a_bounded_number_of_cells(monkeypa
         weights.toarray(), UserKnnRetriever.fit(data, UserKnnRetriever.settings_class(neighbours=3)).weights.toarray()
     )
     assert np.diff(weights.indptr).max() == 3
-
-
-@settings(max_examples=50)
-@given(st.integers(0, 2**31), st.integers(1, 8), st.integers(1, 60))
-def test_largest_of_product_does_not_depend_on_the_block_size(seed: int, most: int, block_cells: int) -> None:
-    random = np.random.default_rng(seed)
-    left, right = (
-        sp.csr_matrix(random.integers(0, 3, shape).astype(np.float32)) for shape in ((9, 6), (6, 11))
-    )  # small numbers: many ties
-    product = (left @ right).toarray()
-    expected = np.zeros_like(product)
-    for row, cells in enumerate(product):
-        largest = np.argsort(-cells, kind="stable")[:most]
-        expected[row, largest] = cells[largest]
-    found = largest_of_product(left, right, most, block_cells)
-    assert np.array_equal(found.toarray(), expected)
-    assert found.has_sorted_indices
-    assert found.dtype == np.float32
 
 
 def test_popularity_counts_events_and_recent_popularity_decays_them() -> None:
@@ -179,7 +163,7 @@ def test_ials_folds_a_user_in_exactly(history: list[int], alpha: float, seed: in
     confidence = 1 + alpha
     block = 2 * np.eye(6) + v.T @ v + (confidence - 1) * v[taken].T @ v[taken]
     expected = v @ np.linalg.solve(block, confidence * v[taken].sum(0))
-    assert np.allclose(model.scores(profiles_of(table, 20))[0], expected, atol=2e-5)
+    assert np.allclose(all_item_scores(model, profiles_of(table, 20))[0], expected, atol=2e-5)
 
 
 def test_ials_fits_are_deterministic() -> None:

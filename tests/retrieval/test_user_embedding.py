@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rayrec.errors import ConfigError
 from rayrec.retrieval import RETRIEVERS, item_model
 from rayrec.retrieval.ials import IalsRetriever, IalsSettings
+from rayrec.retrieval.retriever import all_item_scores
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.retrieval.user_embedding import UserEmbeddingRetriever, spherical_kmeans
 
@@ -48,8 +49,8 @@ def test_the_score_of_an_item_is_the_maximum_over_interests(
     histories: list[list[int]], interests: int, seed: int
 ) -> None:
     retriever = random_model(50, interests, seed)
-    found = retriever.scores(
-        profiles_of(history_table({f"u{n}": [(i, 1.0, 0) for i in h] for n, h in enumerate(histories)}), 50)
+    found = all_item_scores(
+        retriever, profiles_of(history_table({f"u{n}": [(i, 1.0, 0) for i in h] for n, h in enumerate(histories)}), 50)
     )
     unit = retriever.model.factors / np.linalg.norm(retriever.model.factors, axis=1, keepdims=True)
     for row, history in zip(found, histories, strict=True):
@@ -59,7 +60,7 @@ def test_the_score_of_an_item_is_the_maximum_over_interests(
             continue
         label = clusters_of(unit[taken].astype(np.float64), interests)
         parts = {f"{k}": [(int(i), 1.0, 0) for i in taken[label == k]] for k in np.unique(label)}
-        expected = retriever.model.scores(profiles_of(history_table(parts), 50)).max(0)
+        expected = all_item_scores(retriever.model, profiles_of(history_table(parts), 50)).max(0)
         np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
@@ -67,12 +68,12 @@ def test_one_interest_is_bit_identical_to_ials() -> None:
     data, user_histories = fit_data(two_halves()), profiles_of(two_halves())
     alone = UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**{**FIT, "interests": 1}))
     assert np.array_equal(
-        alone.scores(user_histories),
-        IalsRetriever.fit(data, IalsRetriever.settings_class(**FIT)).scores(user_histories),
+        all_item_scores(alone, user_histories),
+        all_item_scores(IalsRetriever.fit(data, IalsRetriever.settings_class(**FIT)), user_histories),
     )
     assert not np.array_equal(
-        UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**FIT)).scores(user_histories),
-        alone.scores(user_histories),
+        all_item_scores(UserEmbeddingRetriever.fit(data, UserEmbeddingRetriever.settings_class(**FIT)), user_histories),
+        all_item_scores(alone, user_histories),
     )
 
 
@@ -103,7 +104,7 @@ def test_items_without_factors_form_no_interest() -> None:
     retriever = UserEmbeddingRetriever(IalsRetriever(retriever.model.factors, retriever.model.settings), 3)
     known, unknown = [(1, 3.0, 0), (2, 2.0, 0)], [(item, 1.0, 0) for item in range(20, 30)]
     table = history_table({"known": known, "more": [*known, *unknown], "unknown": unknown})
-    scores = retriever.scores(profiles_of(table, 30))
+    scores = all_item_scores(retriever, profiles_of(table, 30))
     assert np.array_equal(scores[0], scores[1])
     assert not scores[2].any()
     assert not scores[:, 20:].any()
@@ -114,9 +115,9 @@ def test_long_and_short_histories_in_one_batch_do_not_affect_each_other() -> Non
     lengths = random.integers(0, 150, 80)
     histories = {f"u{n}": [(int(i), 1.0, 0) for i in random.integers(200, size=size)] for n, size in enumerate(lengths)}
     user_histories, retriever = profiles_of(history_table(histories), 200), random_model(200, 4)
-    together = retriever.scores(user_histories)
+    together = all_item_scores(retriever, user_histories)
     for start, stop in ((0, 1), (41, 42), (3, 50), (79, 80)):
-        assert np.array_equal(retriever.scores(user_histories[start:stop]), together[start:stop])
+        assert np.array_equal(all_item_scores(retriever, user_histories[start:stop]), together[start:stop])
 
 
 def test_identical_items_are_one_cluster() -> None:
@@ -138,19 +139,19 @@ def test_it_shares_the_fit_of_ials_with_the_same_settings() -> None:
     model = item_model.fit([two_halves()], ids, [several], [1.0, -1.0], CUT, 10**6)
     user_histories = profiles_of(two_halves())
     assert np.array_equal(
-        model.retriever(several).scores(user_histories),
-        UserEmbeddingRetriever.fit(fit_data(two_halves()), several.settings).scores(user_histories),
+        all_item_scores(model.retriever(several), user_histories),
+        all_item_scores(UserEmbeddingRetriever.fit(fit_data(two_halves()), several.settings), user_histories),
     )
     factors = model.factors([several])
     assert factors is not None
     assert factors is model.denoiser_arrays([several])["ials.factors"]
     moved = model.for_catalogue(ids[::-1])
-    expected = model.retriever(one).scores(user_histories)[:, ::-1]
+    expected = all_item_scores(model.retriever(one), user_histories)[:, ::-1]
     backwards = two_halves()
     item = backwards["item"].combine_chunks()
     flipped = pa.ListArray.from_arrays(item.offsets, pa.array(ITEMS - 1 - item.values.to_numpy(), pa.int32()))
     turned = profiles_of(backwards.set_column(1, "item", flipped))
-    np.testing.assert_allclose(moved.retriever(one).scores(turned), expected, atol=1e-5)
+    np.testing.assert_allclose(all_item_scores(moved.retriever(one), turned), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"interests": 0}, {"interests": 65}, {"regularization": 0.0}, {"interest": 3}])

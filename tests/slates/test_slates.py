@@ -80,6 +80,7 @@ def history() -> pa.Table:
             [[0, 0, 0, 0, 0], [0, 1], []],
             [[0.0] * 5, [0.0] * 2, []],
             [[-1] * 5, [-1] * 2, []],
+            [[9, 10], [6], []],
         ],
         schema=HISTORY,
     )
@@ -97,3 +98,12 @@ def test_a_training_window_has_the_history_before_its_cutoff_and_the_new_items_a
     assert is_training_user(past, wanted, 2).tolist() == [True, False, False]
     candidate = Ragged.from_lengths(np.array([3, 4, 3], np.int32), [2, 1, 0])
     assert is_consumed(candidate, wanted).tolist() == [True, False, False]
+
+
+def test_items_of_events_beyond_the_history_are_seen_where_an_event_is_before_the_cutoff() -> None:
+    table = history().set_column(6, HISTORY.field("older_items"), pa.array([[3, 9], [6], []], pa.list_(pa.int32())))
+    assert histories_at(table, 30)["older_items"].to_pylist() == [[3, 9], [6], []]
+    assert histories_at(table, 10)["older_items"].to_pylist() == [[], [6], []]  # a's older events may be later
+    assert consumed_after(table, 30, 50, (1.0, -1.0))[0].tolist() == []  # 3 is not new
+    assert consumed_after(table, 10, 50, (1.0, -1.0))[0].tolist() == [1, 2, 3]
+    assert consumed_after(table, 30, 50, (1.0, -1.0), new_only=False)[0].tolist() == [1, 3]

@@ -1,0 +1,104 @@
+"""EASE for any catalogue: each item's ridge regression on its nearest items, instead of on all.
+
+Column j of EASE's B solves (X_N'X_N + lambda I) b = X_N'x_j with N all other items. Here N are the items i with the
+largest X_i'x_j / (X_i'X_i + lambda), their weight in a regression of one item; b is exact for these (Steck 2019,
+"Markov random fields for collaborative filtering", uses the same approximation, with a threshold on the correlation).
+Popular items have more neighbours: twice their users, within bounds. Then little is lost: docs/scale.md.
+
+X_N'X_N is taken from the items' neighbour lists, where a pair is missing if neither item lists the other. Exact pivots
+of a Cholesky factorisation are at least lambda; missing pairs may break that, and a neighbour with a smaller pivot is
+left out of the regression.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from rayrec.numerics.jit import jit
+from rayrec.numerics.sparse_products import largest_of_product, row_blocks
+from rayrec.numerics.types import Float32s, Int32s, Int64s
+
+LEAST_NEIGHBOURS = 50
+_NEIGHBOURS_PER_USER = 2
+_BLOCK_WORK = 200_000_000  # multiplications of a block
+
+
+def neighbourhood_weights(matrix: sp.csr_matrix, regularization: float, neighbours: int) -> sp.csr_matrix:
+    """B as float32 CSR [items, items], zero diagonal, from X [users, items]; at most `neighbours` cells a column."""
+    items = matrix.shape[1]
+    users = np.bincount(matrix.indices, minlength=items)
+    limit = np.clip(_NEIGHBOURS_PER_USER * users, min(LEAST_NEIGHBOURS, neighbours), neighbours)
+    square = np.asarray(matrix.multiply(matrix).sum(0), np.float64).ravel() + regularization
+    by_item = matrix.T.tocsr()
+    near = largest_of_product(
+        by_item, matrix, limit, row_scale=np.ones(items), column_scale=square, shrink=0.0, without_diagonal=True
+    )
+    near.data *= square[near.indices].astype(np.float32)  # X_i'x_j again
+    pointers = near.indptr.astype(np.int64)
+    work = np.concatenate([[0], np.cumsum(np.diff(pointers) ** 3 // 6 + np.diff(pointers) * neighbours)])
+
+    def block(first: int, last: int) -> Float32s:
+        return _regressions(pointers, near.indices, near.data, square, regularization, first, last)  # type: ignore[no-any-return]
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        found = list(threads.map(lambda ends: block(*ends), row_blocks(work, _BLOCK_WORK)))
+    near.data = np.concatenate([np.zeros(0, np.float32), *found])
+    weights = near.T.tocsr()
+    weights.sort_indices()
+    return weights
+
+
+@jit
+def _regressions(pointers: Int64s, near: Int32s, cross, square, regularization, first, last):  # type: ignore[no-untyped-def]
+    """b of the items from `first` to `last`, aligned with their neighbours; square: X_i'X_i + lambda."""
+    place = np.full(len(square), -1, np.int64)
+    out = np.empty(pointers[last] - pointers[first], np.float32)
+    for item in range(first, last):
+        start, size = pointers[item], pointers[item + 1] - pointers[item]
+        gram, solution = np.zeros((size, size)), np.empty(size)
+        for k in range(size):
+            place[near[start + k]] = k
+        for k in range(size):
+            other = near[start + k]
+            gram[k, k] = square[other]
+            solution[k] = cross[start + k]
+            for a in range(pointers[other], pointers[other + 1]):
+                p = place[near[a]]
+                if p >= 0:
+                    gram[k, p] = cross[a]
+                    gram[p, k] = cross[a]
+        for k in range(size):
+            place[near[start + k]] = -1
+        _solve(gram, solution, regularization)
+        for k in range(size):
+            out[start - pointers[first] + k] = solution[k]
+    return out
+
+
+@jit
+def _solve(gram, solution, floor):  # type: ignore[no-untyped-def]
+    """gram^-1 solution, in place, by Cholesky (L D L'); an unknown with a pivot below `floor` is 0. Overwrites gram."""
+    size = len(gram)
+    for k in range(size):
+        pivot = gram[k, k]
+        if pivot < 0.99 * floor:  # more than rounding
+            gram[k, k] = np.inf
+            continue
+        for i in range(k + 1, size):
+            factor = gram[k, i] / pivot  # upper triangle: row k is contiguous
+            if factor != 0:
+                for j in range(i, size):
+                    gram[i, j] -= factor * gram[k, j]
+                solution[i] -= factor * solution[k]
+    for k in range(size - 1, -1, -1):
+        total = solution[k]
+        if gram[k, k] == np.inf:
+            solution[k] = 0
+            continue
+        for j in range(k + 1, size):
+            total -= gram[k, j] * solution[j]
+        solution[k] = total / gram[k, k]
