@@ -44,6 +44,12 @@ def _delimiter(text: str) -> str:
     return text
 
 
+def _one_character(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or not text.isprintable() or text.isspace():
+        raise ValueError("give one printable ASCII character, or null")
+    return text
+
+
 def _below_the_root(path: str) -> str:
     if "://" in path or url_problem(path) is not None:
         raise ValueError("a path below the root, not a URL; give the URL as `root`")
@@ -112,6 +118,12 @@ class FileSource(Section):
     """`auto`: by each file's name, compressed (`.gz`, `.zst`, `.bz2`, `.lz4`) or not."""
     delimiter: Annotated[str, AfterValidator(_delimiter)] = ","
     """CSV only: one or more characters, none of them a quote or a line break."""
+    quote: Annotated[str, AfterValidator(_one_character)] | None = '"'
+    """CSV only: the character around fields that hold delimiters or line breaks, doubled inside them (RFC 4180).
+    `null`: quotes are ordinary characters, as in many tab-separated files."""
+    escape: Annotated[str, AfterValidator(_one_character)] | None = None
+    """CSV only: the character before a quote, delimiter, line break or itself that stands for itself: a backslash in
+    files of Spark, Hive and MySQL (which write NULL as backslash and N). `null`: quotes are doubled."""
     header: bool = True
     """CSV only: whether the first line names the columns."""
     names: tuple[str, ...] = ()
@@ -125,4 +137,9 @@ class FileSource(Section):
             raise ValueError("give `names` exactly when the files have no header (header: false)")
         if len(set(self.names)) < len(self.names):
             raise ValueError("`names` repeats a column")
+        special = [each for each in (self.delimiter, self.quote, self.escape) if each is not None]
+        if len(set(special)) < len(special):
+            raise ValueError("delimiter, quote and escape are different characters")
+        if self.escape and not (len(self.delimiter) == 1 and self.delimiter.isascii()):
+            raise ValueError("`escape` needs a delimiter of one ASCII character")
         return self

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from rayrec.config import ColumnLike, Data, ItemSource
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
-from rayrec.data.raw_rows import RawBatch
+from rayrec.data.raw_rows import MissingColumns, RawBatch
 from rayrec.data.row_validation import RowValidation, as_column
 from rayrec.data.schemas import ITEM, QUARANTINE
 from rayrec.data.text_columns import Text, clean_item_text
@@ -54,12 +54,14 @@ def catalogue_from_files(data: Data, files: Sequence[InputFile]) -> CatalogueRes
     id_column = as_column(source.item_id).column
     items, quarantine = [ITEM.empty_table()], [QUARANTINE.empty_table()]
     seen: set[str] = set()
+    missing = MissingColumns()
     for file in files:
         where = storage.url(file.path)
-        for batch in read_fragment(storage, FileFragment(file), source, columns, [id_column]):
+        for batch in missing.noted(read_fragment(storage, FileFragment(file), source, columns, [id_column])):
             table, rejected = _check(batch, file.path, where, source, fields, seen)
             items.append(table)
             quarantine.append(rejected)
+    missing.check()
     catalogue, rejected = pa.concat_tables(items).sort_by("item_id").combine_chunks(), pa.concat_tables(quarantine)
     if not catalogue.num_rows:
         raise _empty(storage.url(source.path), rejected.num_rows)

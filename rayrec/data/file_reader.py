@@ -9,9 +9,13 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from rayrec.config import FileSource
-from rayrec.data import parquet_reader, text_reader
+from rayrec.data import parquet_reader
+from rayrec.data.csv_reader import read_csv
+from rayrec.data.delimited_reader import read_delimited
 from rayrec.data.input_files import FileFragment
+from rayrec.data.json_reader import read_json
 from rayrec.data.raw_rows import RawBatch
+from rayrec.data.text_stream import open_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
@@ -21,7 +25,7 @@ _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 def read_fragment(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
 ) -> Iterator[RawBatch]:
-    """Read batches with at least `columns`, in row order. JSON lines may lack keys that are not `needed`.
+    """Read batches with at least `columns`, in row order. Columns that the file lacks are null, unless `needed`.
 
     Folders named `key=value` are columns; they replace columns of the file with the same name. Raises DataError for an
     unreadable file; rows that cannot be split into fields are `malformed`.
@@ -29,15 +33,18 @@ def read_fragment(
     path = fragment.file.path
     folders = {key: value for key, value in partition_columns(path).items() if key in columns}
     inside = [name for name in columns if name not in folders]
+    must = [name for name in needed if name not in folders]
     if fragment.file.format == "parquet":
-        batches = parquet_reader.read(storage, path, inside, fragment.row_groups, fragment.first_row)
+        batches = parquet_reader.read(storage, path, inside, must, fragment.row_groups, fragment.first_row)
     else:
-        batches = _text_rows(storage, fragment, source, inside, [name for name in needed if name not in folders])
+        batches = _text_rows(storage, fragment, source, inside, must)
     for batch in batches:
         table = batch.table.drop_columns([key for key in folders if key in batch.table.column_names])
         for key, value in folders.items():
             table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-        yield RawBatch(table, batch.row, batch.malformed, batch.raw)
+        for name in batch.missing:
+            table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        yield RawBatch(table, batch.row, batch.malformed, batch.raw, batch.missing)
 
 
 def partition_columns(path: str) -> dict[str, str | None]:
@@ -50,23 +57,18 @@ def _text_rows(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
 ) -> Iterator[RawBatch]:
     where = storage.url(fragment.file.path)
-    with text_reader.open_text(storage, fragment.file.path, source.encoding) as stream:
+    with open_text(storage, fragment.file.path, source.encoding) as stream:
         try:
             if fragment.file.format == "jsonl":
-                yield from text_reader.read_jsonl(stream, columns, needed, where)
+                yield from read_json(stream, columns, needed, where)
             elif len(source.delimiter) == 1 and source.delimiter.isascii():
-                yield from text_reader.read_csv(stream, source, columns, where)
+                yield from read_csv(stream, source, columns, needed, where)
             else:
-                yield from text_reader.read_delimited(stream, source, columns, where)
+                yield from read_delimited(stream, source, columns, needed, where)
         except (pa.ArrowException, OSError, UnicodeError) as error:
             raise DataError(
                 f"cannot be read as {fragment.file.format}: {str(error).splitlines()[0]}",
                 where=where,
-                hint=_advice(error, fragment.file.format),
+                hint=f"rewrite it as {fragment.file.format}, set the source's format or delimiter, or remove the file "
+                "from the folder",
             ) from error
-
-
-def _advice(error: Exception, format: str) -> str:
-    if "straddl" in str(error):
-        return "a row is longer than 16 MB: probably a quote is not closed"
-    return f"rewrite it as {format}, set the source's format or delimiter, or remove the file from the folder"

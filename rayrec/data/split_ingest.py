@@ -68,8 +68,9 @@ def ingest_split(
     Rows of users on the erasure list are dropped and do not count for the catalogue.
 
     Returns the split's statistics, also stored in the shuffle file: RowCounts as a dict, `files` (path -> RowCounts as
-    a dict), `quarantine` (the file's path, or None) and `erased_users` (token -> shard, of erased users with rows
-    here). Raises DataError for unreadable input.
+    a dict), `missing_columns` (path -> column that the file lacks -> the parts of an error), `quarantine` (the file's
+    path, or None) and `erased_users` (token -> shard, of erased users with rows here). Raises DataError for unreadable
+    input.
     """
     with ExitStack() as shuffle_stack:
         target = shuffle_stack.enter_context(outputs.writer(shuffle_path))
@@ -92,6 +93,7 @@ class _Ingest:
         self._round: list[pa.Table] = []
         self._items: list[pa.Table] = []
         self._files: dict[str, RowCounts] = {}
+        self._missing: dict[str, dict[str, tuple[str, str, str]]] = {}
 
     def read(self, inputs: Storage, fragment: FileFragment, contract: InteractionContract) -> None:
         where = inputs.url(fragment.file.path)
@@ -99,6 +101,9 @@ class _Ingest:
         for batch in read_fragment(inputs, fragment, contract.data.interactions, contract.columns, contract.needed):
             checked, erased = self._checked(batch, fragment.file, where, contract)
             row_counts.add(_row_counts(batch, checked, erased))
+            self._missing[fragment.file.path] = {
+                column: (error.what, error.where, error.hint) for column, error in batch.missing.items()
+            }
             self._keep(checked)
             if sum(table.num_rows for table in self._round) >= _ROUND_ROWS:
                 self._flush()
@@ -113,6 +118,7 @@ class _Ingest:
         statistics = {
             **total.as_dict(),
             "files": files,
+            "missing_columns": self._missing,
             "quarantine": quarantine,
             "erased_users": dict(sorted(self._erased_users.items())),
         }

@@ -17,6 +17,7 @@ from rayrec.config import ColumnLike, Data, InstructionSource
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
 from rayrec.data.quarantine import check_quarantine
+from rayrec.data.raw_rows import MissingColumns
 from rayrec.data.row_validation import Mask, RowValidation, as_column
 from rayrec.data.schemas import ALL_USERS, INSTRUCTION, QUARANTINE
 from rayrec.data.text_columns import Text, has_undecodable_bytes
@@ -119,12 +120,15 @@ def read_instructions(
         return InstructionReadResult(good[0], bad[0], {})
     contract = InstructionContract(source, tuple(arms), max_chars)
     user_column = as_column(source.user_id).column
+    missing = MissingColumns()
     for file in files:
-        for batch in read_fragment(storage, FileFragment(file), source, contract.columns, [user_column]):
+        batches = read_fragment(storage, FileFragment(file), source, contract.columns, [user_column])
+        for batch in missing.noted(batches):
             table, rejected = contract.check(RowValidation(batch, file.path, storage.url(file.path)), seen)
             good.append(table)
             bad.append(rejected)
             rows[file.path] += table.num_rows + rejected.num_rows
+    missing.check()
     instructions = pa.concat_tables(good).sort_by([("user_id", "ascending"), ("arm", "ascending")]).combine_chunks()
     read = InstructionReadResult(instructions, pa.concat_tables(bad), rows)
     limit, where = source.max_quarantine_share, storage.url(source.path)

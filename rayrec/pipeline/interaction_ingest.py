@@ -8,9 +8,10 @@ memory is bounded by one split and one shard, and a killed task is simply repeat
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,9 +22,11 @@ from rayrec.data.histories import group_histories, read_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.quarantine import check_share, counts_by_reason
+from rayrec.data.raw_rows import MissingColumns
 from rayrec.data.schemas import ITEM
 from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
 from rayrec.data.split_ingest import RowCounts, ingest_split
+from rayrec.errors import DataError
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions
@@ -33,6 +36,7 @@ from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, r
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
+_LOG = logging.getLogger(__name__)
 ITEM_REASON_PREFIX = "item: "  # prefix of reasons of item rows, which do not count in data.max_quarantine_share
 
 
@@ -47,6 +51,7 @@ class IngestResult:
     input_rows: dict[str, int]  # by input path
     shards: tuple[ShardCounts, ...]
     erased: int = 0  # rows in the window, of users on the erasure list
+    missing_columns: dict[str, int] = field(default_factory=dict)  # files without the column, by column
 
     @property
     def users(self) -> int:
@@ -218,11 +223,13 @@ def _ingest(context: RunContext) -> None:
     plan = SplitPlan.of(context)
     splits = [SplitItem(split) for split in plan.pending()]
     _run(context, "ingest", IngestSplit, splits, of=len(plan.splits), unit="splits")
-    row_counts, files = RowCounts(), Counter[str]()
+    row_counts, files, missing = RowCounts(), Counter[str](), dict[str, dict[str, list[str]]]()
     for path in plan.shuffle_paths:
         statistics = read_statistics(context.storage, path)
         row_counts.add(RowCounts.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
+        missing |= statistics["missing_columns"]
+    missing_columns = _missing_columns(missing)
     _check_share(context, row_counts, row_counts.quarantined)  # before the histories: the share may already be too high
     if context.config.data.items.from_interactions:
         parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
@@ -236,10 +243,22 @@ def _ingest(context: RunContext) -> None:
         "quarantined": dict(sorted((quarantined + rejected_items).items())),
         "outside_window": row_counts.outside_window,
         "erased": row_counts.erased,
+        "missing_columns": missing_columns,
         "input_rows": {**files, **item_rows},
         "shards": shards,
     }
     context.storage.write(_summary_path(context), json.dumps(summary).encode())
+
+
+def _missing_columns(by_file: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:
+    """Number of files that lack each optional column. Raises DataError for one that every file with rows lacks."""
+    missing = MissingColumns()
+    for errors in by_file.values():
+        missing.add({column: DataError(what, where=where, hint=hint) for column, (what, where, hint) in errors.items()})
+    missing.check()
+    for column, count in missing.counts.items():
+        _LOG.warning("interactions: %d of %d files lack the column %r: null there", count, missing.files, column)
+    return missing.counts
 
 
 def _check_share(context: RunContext, counts: RowCounts | IngestResult, quarantined: Mapping[str, int]) -> None:

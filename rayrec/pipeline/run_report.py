@@ -18,6 +18,7 @@ from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_eff
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, counts_by_arm
 from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.interaction_ingest import IngestResult
 from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import has_requests
@@ -91,7 +92,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         published=True,
         publication_status=_publication_status(manifest),
         arms={path.arm: _arm_summary(path) for path in context.arms},
-        facts=_facts(manifest) | _item_model(context, manifest) | _inputs(context) | _repeats(summary),
+        facts=_facts(manifest) | _item_model(context, manifest) | _inputs(context, result.data) | _repeats(summary),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
@@ -174,11 +175,15 @@ def _item_model(context: RunContext, manifest: Manifest) -> dict[str, str]:
     return {f"fit of {key.partition('-')[0]}": summary for key, summary in found.items()}
 
 
-def _inputs(context: RunContext) -> dict[str, str]:
+def _inputs(context: RunContext, data: IngestResult | None) -> dict[str, str]:
     skipped = context.window_files.skipped
-    return {
+    facts = {
         "input files": f"{len(context.files):,}; {skipped:,} more are of other days by their paths and were skipped"
     }
+    if data is not None and data.missing_columns:
+        counts = (f"{column} in {count:,}" for column, count in data.missing_columns.items())
+        facts["missing columns"] = f"null in the interaction files that lack them: {', '.join(counts)}"
+    return facts
 
 
 def _repeats(summary: pa.Table) -> dict[str, str]:

@@ -6,32 +6,16 @@ import bz2
 import gzip
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from raw_files import read_file as read
 
-from rayrec.config import FileSource
 from rayrec.data import raw_rows as contract_rows
-from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import FileFragment, InputFile
-from rayrec.data.raw_rows import Malformed, RawBatch
+from rayrec.data.raw_rows import Malformed
 from rayrec.errors import DataError
-from rayrec.storage import Storage
 
 ROWS = [("ann", "a cup, big"), ("bob", 'the "best" tea'), ("cät", "two\nlines"), ("dan", "")]
-
-
-def read(folder: Path, name: str, content: bytes, columns: tuple[str, ...] = ("u", "i"), **source: object) -> RawBatch:
-    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
-    kind = next(kind for kind in ("csv", "jsonl", "parquet") if f".{kind}" in name)
-    piece = FileFragment(InputFile(0, name, len(content), "v", kind))
-    settings = FileSource.model_validate({"path": name, **source})
-    batches = list(read_fragment(Storage(str(folder)), piece, settings, columns, columns))
-    table = pa.concat_tables([batch.table.select(columns) for batch in batches], promote_options="permissive")
-    malformed = tuple(row for batch in batches for row in batch.malformed)
-    return RawBatch(table, np.concatenate([batch.row for batch in batches]), malformed)
 
 
 def quoted(rows: list[tuple[str, str]]) -> str:
@@ -77,7 +61,8 @@ def test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path: Pat
 
 
 def test_row_numbers_continue_over_the_blocks_of_a_long_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 256)
+    monkeypatch.setattr("rayrec.data.csv_reader._BATCH_BYTES", 256)
+    monkeypatch.setattr("rayrec.data.text_stream._BLOCK", 100)
     test_malformed_rows_have_the_number_that_they_have_in_the_file(tmp_path)
     rows = "".join(f'{n},"{n}\n{n}"\n' if n % 3 else "x\n" for n in range(1, 500))
     batch = read(tmp_path, "b.csv", ("u,i\n" + rows).encode())
@@ -85,11 +70,12 @@ def test_row_numbers_continue_over_the_blocks_of_a_long_file(tmp_path: Path, mon
     assert len(batch.row) + len(batch.malformed) == 499
 
 
-def test_rows_swallowed_by_an_unclosed_quote_are_reported(tmp_path: Path) -> None:
+def test_rows_after_an_unclosed_quote_are_read(tmp_path: Path) -> None:
     content = "u,i,x\na,1,1\n" + 'b,"2,2\n' + "c,3,3\n" * 5
     batch = read(tmp_path, "a.csv", content.encode())
-    assert batch.table["u"].to_pylist() == ["a"]
+    assert batch.table["u"].to_pylist() == ["a", *"ccccc"]
     assert [row.row for row in batch.malformed] == [2]
+    assert "line 3 does not close" in batch.malformed[0].detail
 
 
 def test_a_delimiter_of_several_characters_splits_lines(tmp_path: Path) -> None:
@@ -109,7 +95,42 @@ def test_folders_named_key_value_are_columns(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_is_an_error_and_does_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rayrec.data.text_reader.MAX_ROW_BYTES", 1 << 10)
+    monkeypatch.setattr("rayrec.data.text_stream.MAX_ROW_BYTES", 1 << 10)
     with pytest.raises(DataError, match="a line is longer"):
         read(tmp_path, "a.jsonl", b"x" * (5 << 20))
     assert contract_rows.MAX_ROW_BYTES == 16 << 20
+
+
+def test_a_column_that_an_older_file_lacks_is_null_and_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"u": ["a"]}), tmp_path / "x")
+    for name, content in (("a.csv", b"u\na\n"), ("b.parquet", (tmp_path / "x").read_bytes())):
+        batch = read(tmp_path, name, content, needed=("u",))
+        assert batch.table.to_pylist() == [{"u": "a", "i": None}]
+        assert "there is no column 'i'" in str(batch.missing["i"])
+        with pytest.raises(DataError, match="there is no column 'u'"):
+            read(tmp_path, name, content.replace(b"u", b"v"), needed=("u",))
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("U;i", "did you mean 'U'"),
+        ("USER_ID,i", "did you mean 'USER_ID'"),
+        ("userId,i", "did you mean 'userId'"),
+        ("user id,i", "did you mean 'user id'"),
+        ("i;user_id", "set the source's delimiter: ';'"),
+        ("i\tuser_id", "set the source's delimiter: '\\t'"),
+    ],
+)
+def test_a_column_of_another_spelling_is_suggested(header: str, says: str, tmp_path: Path) -> None:
+    delimiter = ";" if header.startswith("U;") else ","
+    wanted = "u" if header.startswith("U;") else "user_id"
+    with pytest.raises(DataError) as error:
+        read(tmp_path, "a.csv", f"{header}\n1,2\n".encode(), columns=(wanted,), delimiter=delimiter)
+    assert says in str(error.value)
+
+
+def test_concatenated_compressed_files_are_read_whole(tmp_path: Path) -> None:
+    parts = b"u,i\na,1\n", b"b,2\n"
+    for name, pack in (("a.csv.gz", gzip.compress), ("a.csv.bz2", bz2.compress)):
+        assert read(tmp_path, name, b"".join(map(pack, parts))).table["u"].to_pylist() == ["a", "b"]

@@ -129,7 +129,8 @@ def test_ids_of_files_of_every_type_are_the_catalogues(tmp_path: Path) -> None:
         for item in items:
             table = pa.table({"user_id": user, "item_id": item, "ts": pa.array(["2011-08-30"], pa.string_view())})
             pq.write_table(table, tmp_path / "x.parquet")
-            for batch in parquet_reader.read(Storage(str(tmp_path)), "x.parquet", rules.columns, None, 1):
+            batches = parquet_reader.read(Storage(str(tmp_path)), "x.parquet", rules.columns, rules.needed, None, 1)
+            for batch in batches:
                 (row,) = rules.check(batch, FILE, "here").interactions.to_pylist()
                 assert (row["user_id"], row["item_id"], row["rejected"]) == ("17", str(code), False)
                 other = contract(items=["cup"]).check(batch, FILE, "here")

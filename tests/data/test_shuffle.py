@@ -102,7 +102,7 @@ def test_long_splits_are_written_in_rounds_and_give_the_same_histories(
     data = settings(tmp_path)
     expected = all_histories(*ingested(tmp_path, data), data)
     monkeypatch.setattr(split_ingest, "_ROUND_ROWS", 700)
-    monkeypatch.setattr("rayrec.data.parquet_reader._BATCH_ROWS", 100)
+    monkeypatch.setattr("rayrec.data.parquet_reader.MAX_BATCH_ROWS", 100)
     assert str(all_histories(*ingested(tmp_path, data, "rounds"), data)) == str(expected)
 
 
@@ -129,7 +129,7 @@ def test_statistics_add_up_and_are_stored_in_the_file(tmp_path: Path) -> None:
 def test_a_failed_split_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_day(tmp_path)
     data = settings(tmp_path)
-    monkeypatch.setattr("rayrec.data.parquet_reader._BATCH_ROWS", 500)
+    monkeypatch.setattr("rayrec.data.parquet_reader.MAX_BATCH_ROWS", 500)
     calls = []
     check = InteractionContract.check
 

@@ -156,7 +156,7 @@ COLUMNS = [
 ROWS_OF_CSV = [
     _row("too_few_fields", "cat,tea,2011-08-30", malformed_row=1),
     _row("too_many_fields", "cat,tea,2011-08-30,view,1,2,3,4", malformed_row=1),
-    _row("an_unclosed_quote", '"cat,tea,2011-08-30,view,,\n' + ROWS.strip(), malformed_row=1),
+    _row("an_unclosed_quote", '"cat,tea,2011-08-30,view,,\n' + ROWS.strip(), malformed_row=1, duplicate=3),
     _row("no_user", ",tea,2011-08-30,view,,", no_user=1),
     _row("a_user_of_white_space", "   ,tea,2011-08-30,view,,", no_user=1),
     _row("no_item", "ann,,2011-08-30,view,,", no_item=1),
@@ -204,7 +204,7 @@ ROWS_OF_CSV = [
     _events(
         "a_row_longer_than_can_be_held",
         EVENTS + '"' + "x" * (33 << 20) + '",tea,2011-08-30,view,,\n',
-        says=("a quote is not closed",),
+        says=("in line 5 is longer than 16 MB", "its quote does not close"),
     ),
 ]
 
