@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
-from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -15,11 +13,10 @@ from rayrec.data.delimited_reader import read_delimited
 from rayrec.data.input_files import FileFragment
 from rayrec.data.json_reader import read_json
 from rayrec.data.raw_rows import RawBatch
+from rayrec.data.source_paths import partition_columns
 from rayrec.data.text_stream import open_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
-
-_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def read_fragment(
@@ -45,12 +42,6 @@ def read_fragment(
         for name in batch.missing:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         yield RawBatch(table, batch.row, batch.malformed, batch.raw, batch.missing)
-
-
-def partition_columns(path: str) -> dict[str, str | None]:
-    """The partition columns in a path's folder names, such as dt=2011-08-31/country=GB/part.csv."""
-    pairs = (part.split("=", 1) for part in PurePosixPath(path).parts[:-1] if "=" in part)
-    return {key: None if value == _NO_PARTITION else unquote(value) for key, value in pairs}
 
 
 def _text_rows(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,10 +11,11 @@ from pathlib import PurePosixPath
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-from fsspec.utils import glob_translate
 
 from rayrec.config import Data, FileSource, regex_patterns
+from rayrec.data.lake_tables import live_files, tables_of
 from rayrec.data.parquet_reader import row_group_sizes
+from rayrec.data.source_paths import SourcePath
 from rayrec.errors import ConfigError, DataError
 from rayrec.storage import FileInfo, Storage
 
@@ -104,9 +104,9 @@ def list_files(root: str, source: FileSource, section: str, root_key: str = "dat
     if not root:
         raise ConfigError(f"{root_key} is not set", hint=f"give the folder or URL of the data: --set {root_key}=...")
     storage = Storage(root)
-    found = [file for file in _candidates(storage, source.path) if not PurePosixPath(file.path).name.startswith("_")]
+    found, others = _data_files(storage, SourcePath(source.path))
     if not found:
-        raise _none_found(storage, source.path, section, root_key)
+        raise _none_found(storage, source.path, others, section, root_key)
     return tuple(
         InputFile(i, file.path, file.size, file.version, _format_of(storage, file, source, section))
         for i, file in enumerate(found)
@@ -151,13 +151,14 @@ def _fragments(storage: Storage, file: InputFile, split_bytes: int) -> Iterator[
         yield size, FileFragment(file, tuple(groups), first_row)
 
 
-def _candidates(storage: Storage, path: str) -> list[FileInfo]:
-    if not any(char in path for char in "*?["):
-        return storage.list(path)
-    parts = PurePosixPath(path).parts
-    fixed = next(i for i, part in enumerate(parts) if any(char in part for char in "*?["))
-    matching = re.compile(glob_translate("/".join(parts)))
-    return [file for file in storage.list("/".join(parts[:fixed])) if matching.match(file.path)]
+def _data_files(storage: Storage, source: SourcePath) -> tuple[list[FileInfo], list[str]]:
+    """The files that a path stands for, and the paths of those that are not data; both sorted."""
+    listed = storage.list(source.folder, hidden=True)
+    matching = [file for file in listed if source.matches(file.path)]
+    named = [file for file in matching if not source.is_leftover(file.path)]
+    data = live_files(storage, source, named, tables_of(storage, source, listed))
+    kept = {file.path for file in data}
+    return data, [file.path for file in matching if file.path not in kept]
 
 
 def _format_of(storage: Storage, file: FileInfo, source: FileSource, section: str) -> str:
@@ -203,8 +204,15 @@ def _day(text: str | None) -> date | None:
         return None  # not a day: read the file and select rows by time
 
 
-def _none_found(storage: Storage, path: str, section: str, root_key: str) -> DataError:
-    there = storage.list()
+def _none_found(storage: Storage, path: str, others: Sequence[str], section: str, root_key: str) -> DataError:
+    if others:
+        return DataError(
+            f"{section}.path {path!r} holds no data, only {len(others):,} temporary, hidden or removed files, "
+            f"such as {others[0]}",
+            where=storage.url(),
+            hint=f"correct {section}.path, or wait until the files are written",
+        )
+    there = [file for file in storage.list() if not SourcePath("").is_leftover(file.path)]
     if not there:
         return DataError(
             f"there are no files under {root_key}", where=storage.url(), hint=f"check --set {root_key}=..."

@@ -71,10 +71,10 @@ class Storage:
             return False
         return True
 
-    def list(self, prefix: str = "") -> list[FileInfo]:
-        """All files under the folder `prefix` (or the file `prefix`), sorted by path."""
+    def list(self, prefix: str = "", *, hidden: bool = False) -> list[FileInfo]:
+        """All files under the folder (or the file) `prefix`, sorted by path; with `hidden`, hidden ones too."""
         found = self._call(prefix, lambda url, _: list(self._backend.find(url)))
-        return sorted((info for info in found if not _hidden(info.path)), key=lambda info: info.path)
+        return sorted((info for info in found if hidden or not _hidden(info.path)), key=lambda info: info.path)
 
     def info(self, path: str) -> FileInfo:
         """Size and version of one file. Raises MissingFileError."""
