@@ -22,6 +22,8 @@ _METRIC_LABELS = {
     "hr@10": "HR@10",
     "mrr": "MRR",
     "conversion": "conversion rate",
+    "conversion_cuped": "conversion rate (adjusted for past activity)",
+    "reward_cuped": "reward per user (adjusted for past activity)",
     "consumed": "new items per user",
     "hits@10": "hits in the first ten per user",
 }

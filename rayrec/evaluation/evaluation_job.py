@@ -80,7 +80,11 @@ def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None 
     decision = decide(
         slates.comparison, slates.baseline, list(manifest.arms), slates.decision_metric, slates.sample_ratio_p
     )
-    off_policy = None if config.feedback is None else evaluate_feedback(config.feedback, config.data.root, root, day)
+    off_policy = (
+        None
+        if config.feedback is None
+        else evaluate_feedback(config.feedback, config.data.root, root, day, slates.baseline)
+    )
     return EvaluationResult(day, horizon_days, manifest.run_id, evaluated_on, slates, decision, off_policy)
 
 

@@ -125,6 +125,14 @@ class PublishedRun:
         positive = np.asarray(self.event_weights)[event.values] > 0
         return np.bincount(event.rows[positive], minlength=len(event))
 
+    def activity(self, histories: pa.Table) -> npt.NDArray[np.float64]:
+        """Past activity of each user, [users, 3]: log(1 + positive events) in the history, its last 28 and 7 days."""
+        event, ts = Ragged.from_arrow(histories["event"]), Ragged.from_arrow(histories["ts"])
+        positive = np.asarray(self.event_weights)[event.values] > 0
+        age = (self.cutoff - ts.values) / MICROSECONDS_PER_DAY
+        counts = [np.bincount(event.rows[positive & (age <= days)], minlength=len(event)) for days in (np.inf, 28, 7)]
+        return np.log1p(np.stack(counts, axis=1).astype(np.float64))
+
     def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
         """Read user_id, rank, item_id of these users' slates down to rank DEPTH; ids are dictionaries."""
         table = read_shard_slates(self.storage, self.manifest, arm, shard, _COLUMNS)
@@ -149,7 +157,8 @@ class PublishedRun:
         some = np.flatnonzero(item.lengths)
         oldest[some] = ts.values[ts.offsets[some]]  # oldest first
         tenure = (self.cutoff - oldest) / MICROSECONDS_PER_DAY
-        return SegmentFeatures(self.positive_events(histories), tenure, main_category(category_shares)), category_shares
+        events, category = self.positive_events(histories), main_category(category_shares)
+        return SegmentFeatures(events, tenure, category, self.activity(histories)), category_shares
 
     def standalone(self, histories: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """Slates of DEPTH items by each standalone retriever; popularity first."""

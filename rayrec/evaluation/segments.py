@@ -22,10 +22,11 @@ class SegmentFeatures:
     events: npt.NDArray[np.int64]  # positive ones in the history
     tenure: npt.NDArray[np.float64]  # days from the oldest event in the history to the date
     category: npt.NDArray[np.int32]  # of most events; -1 without one
+    activity: npt.NDArray[np.float64]  # [users, covariates]: see PublishedRun.activity
 
     @classmethod
     def concat(cls, parts: Sequence[SegmentFeatures]) -> SegmentFeatures:
-        fields = ("events", "tenure", "category")
+        fields = ("events", "tenure", "category", "activity")
         return cls(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 

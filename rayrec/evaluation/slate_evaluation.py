@@ -23,7 +23,8 @@ import scipy.sparse as sp
 from rayrec.errors import ConfigError, DataError
 from rayrec.evaluation.beyond_accuracy import beyond_accuracy
 from rayrec.evaluation.comparison import COMPARISON, compare, holm_adjusted
-from rayrec.evaluation.metrics import RelevantItems, UserMetrics, outcome_metrics, user_metrics
+from rayrec.evaluation.cuped import adjust
+from rayrec.evaluation.metrics import ADJUSTED, RelevantItems, UserMetrics, outcome_metrics, user_metrics
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.published_run import PublishedRun, is_participant
 from rayrec.evaluation.segments import SegmentFeatures, segments
@@ -33,7 +34,7 @@ from rayrec.numerics.types import Bools, Int64s
 
 STANDALONE_SAMPLE_USERS = 20_000  # users of the standalone retrievers, by their stable hash
 PRIMARY_METRIC = "ndcg@10"  # the metric of the decision where every user is in every arm
-SPLIT_METRIC = "conversion"  # the metric of the decision in a split experiment
+SPLIT_METRIC = ADJUSTED  # the metric of the decision in a split experiment
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def evaluate_slates(
     arms, standalone = (_concat(systems) for systems in ([p.arms for p in parts], [p.standalone for p in parts]))
     features = SegmentFeatures.concat([part.features for part in parts])
     by_segment = list(segments(features, published.item_statistics.categories))
+    if not published.shares_users:
+        arms = _adjusted(arms, features)
     retrievers = [system for system in standalone if system.system not in (others or {})]
     best = max(retrievers, key=lambda system: float(np.nanmean(system.values[PRIMARY_METRIC])), default=None)
     best_standalone = None if best is None else best.system
@@ -186,6 +189,15 @@ def _evaluate_shard(
     rankings = [*published.standalone(histories.filter(in_sample).combine_chunks()), *others.items()]
     standalone = [metrics_of(name, table, sampled) for name, table in rankings]
     return _Part(relevant, arms, standalone, features)
+
+
+def _adjusted(arms: list[UserMetrics], features: SegmentFeatures) -> list[UserMetrics]:
+    """Add the conversion adjusted for past activity (CUPED) to arms with users of their own."""
+    rows = np.concatenate([arm.rows for arm in arms])
+    of_arm = np.repeat(np.arange(len(arms)), [len(arm) for arm in arms])
+    found = adjust(np.concatenate([arm.values["conversion"] for arm in arms]), of_arm, features.activity[rows])
+    parts = np.split(found, np.cumsum([len(arm) for arm in arms])[:-1])
+    return [replace(arm, values={ADJUSTED: own} | arm.values) for arm, own in zip(arms, parts, strict=True)]
 
 
 def _sample_ratio_p(published: PublishedRun, arms: Sequence[UserMetrics]) -> float:

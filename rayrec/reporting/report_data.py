@@ -107,6 +107,7 @@ class ReportData:
     interleaving: pa.Table = field(default_factory=INTERLEAVING.empty_table)
     off_policy_source: str = ""  # the feedback behind `off_policy`, as text
     off_policy: pa.Table = field(default_factory=OFF_POLICY_ESTIMATES.empty_table)
+    live_experiment: tuple[str, ...] = ()  # what the arms' own rewards say, as text
     ground_truth: pa.Table = field(default_factory=COMPARISON.empty_table)  # of the synthetic dataset
     text_ablation: pa.Table = field(default_factory=ITEM_TEXT_EFFECTS.empty_table)
     requests: pa.Table = field(default_factory=REQUEST_RECOGNITION.empty_table)
@@ -128,6 +129,7 @@ class ReportData:
             interleaving=result.slates.interleaving,
             off_policy_source="" if off_policy is None else off_policy.description,
             off_policy=OFF_POLICY_ESTIMATES.empty_table() if off_policy is None else off_policy.estimates,
+            live_experiment=() if off_policy is None or off_policy.live is None else tuple(off_policy.live.sentences),
             recommendation="" if decision is None else decision.recommendation,
             arm_conclusions=() if decision is None else tuple(arm.sentence for arm in decision.conclusions),
         )
@@ -146,7 +148,8 @@ class ReportData:
                 content[name] = pa.Table.from_pylist(content.get(name, []), schema)
             for name in ("date", "previous_date"):
                 content[name] = Date.fromisoformat(content[name]) if content[name] else None
-            content["arm_conclusions"] = tuple(content["arm_conclusions"])
+            for name in ("arm_conclusions", "live_experiment"):
+                content[name] = tuple(content[name])
             return cls(**content)
         except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
             what = f"this report is of another version of rayrec: {type(error).__name__}: {error}"

@@ -94,7 +94,7 @@ def print_comparison(console: Console, comparison: pa.Table, metrics: Sequence[s
 
 
 def print_off_policy(console: Console, result: OffPolicyResult) -> None:
-    """Print the expected reward of each target arm, estimated from the rewards of the logging arm."""
+    """Print each target arm's expected reward, estimated from the logging arm's rewards, and the live experiment."""
     table = Table(title=Text(result.description), title_justify="left", box=box.SIMPLE_HEAD)
     for name in (
         "logging arm",
@@ -114,6 +114,8 @@ def print_off_policy(console: Console, result: OffPolicyResult) -> None:
         counts = f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}"
         table.add_row(*names, Text(shorten(value)), weight, *counts)
     console.print(table)
+    for sentence in () if result.live is None else result.live.sentences:
+        console.print(Text(shorten(sentence, 1000)), soft_wrap=True)
 
 
 def print_decision(console: Console, decision: Decision | None, interleaving: pa.Table) -> None:

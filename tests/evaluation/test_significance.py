@@ -12,6 +12,7 @@ from scipy import stats
 
 from rayrec.evaluation.significance import (
     GROUPS,
+    always_valid_interval,
     bootstrap_groups,
     holm,
     min_detectable_effect,
@@ -69,3 +70,21 @@ def test_many_users_are_grouped_evenly_and_few_users_are_not_grouped() -> None:
     assert bootstrap_groups(50, 0).tolist() == list(range(50))
     counts = np.bincount(bootstrap_groups(3 * GROUPS + 7, 0))
     assert (counts.min(), counts.max(), len(counts)) == (3, 4, GROUPS)
+
+
+def test_the_always_valid_interval_is_wrong_at_any_of_its_looks_in_at_most_five_percent() -> None:
+    rng, always, fixed = np.random.default_rng(0), 0, 0
+    for _ in range(400):
+        one, other = rng.exponential(size=(2, 4000))
+        looks = [(one[:users], other[:users]) for users in range(200, 4001, 200)]
+        always += any(low > 0 or high < 0 for _, low, high in (always_valid_interval(*look) for look in looks))
+        fixed += any(welch_p(*look) < 0.05 for look in looks)
+    assert always / 400 <= 0.05
+    assert fixed / 400 > 0.15  # the control: a test of a fixed sample, repeated
+
+
+def test_the_always_valid_interval_is_at_most_twice_that_of_a_fixed_sample_at_its_best() -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 2_500))
+    value, low, high = always_valid_interval(one, other)
+    assert low < value < high
+    assert 1 < (high - low) / (2 * 1.96 * np.sqrt(2 / 2_500)) < 2

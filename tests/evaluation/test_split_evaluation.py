@@ -46,7 +46,7 @@ def test_the_users_of_every_arm_are_evaluated(split: PublishedShop) -> None:
 def test_users_who_consumed_nothing_count_in_a_split(split: PublishedShop) -> None:
     relevant = pa_csv.read_csv(split.shop.truth_root / "next.csv").slice(0, USERS // 2)
     found = evaluate_slates(split.config.output.root, split.shop.date, relevant)
-    assert (found.users, found.decision_metric) == (USERS, "conversion")
+    assert (found.users, found.decision_metric) == (USERS, "conversion_cuped")
     rows = [row for row in found.comparison.to_pylist() if row["baseline"] is None and not row["segment"]]
     value = {(row["system"], row["metric"]): (row["value"], row["users"]) for row in rows}
     arms = [value[arm, "conversion"] for arm in ("control", "llm")]

@@ -15,8 +15,10 @@ from rayrec.config import Feedback
 from rayrec.data.feedback_contract import FeedbackResult, read_feedback
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, QUARANTINE, SLATE
 from rayrec.errors import DataError
+from rayrec.evaluation.live_experiment import LiveExperiment, live_experiment
 from rayrec.evaluation.off_policy.arm_estimates import estimate_arms
-from rayrec.evaluation.published_run import is_participant
+from rayrec.evaluation.published_run import PublishedRun, is_participant
+from rayrec.numerics.hashing import derive_seed, shard_of
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_counterfactual_propensities, read_manifest, read_shard_slates
 from rayrec.storage import Storage, layout
@@ -34,18 +36,24 @@ _COLUMNS = ("slate_id", "rank", "item_id", "propensity", "user_id", "arm")
 
 @dataclass(frozen=True)
 class OffPolicyResult:
-    """`description`: what was read and dropped; `estimates`: OFF_POLICY_ESTIMATES."""
+    """`description`: what was read and dropped; `estimates`: OFF_POLICY_ESTIMATES; `live`: None unless several arms
+    have feedback of users of their own."""
 
     description: str
     estimates: pa.Table
+    live: LiveExperiment | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON content."""
-        return {"feedback": self.description, "estimates": self.estimates.to_pylist()}
+        live = None if self.live is None else self.live.to_dict()
+        return {"feedback": self.description, "estimates": self.estimates.to_pylist(), "live_experiment": live}
 
 
-def evaluate_feedback(feedback: Feedback, data_root: str, root: str, day: date) -> OffPolicyResult:
-    """Estimate every arm of a published date from the feedback on the slates of the experiment's participants.
+def evaluate_feedback(
+    feedback: Feedback, data_root: str, root: str, day: date, baseline: str | None = None
+) -> OffPolicyResult:
+    """Estimate every arm of a published date from the feedback on the slates of the experiment's participants, and
+    compare the arms on the rewards of the users who saw them. `baseline`: an arm, by default the first.
 
     Feedback that violates the contract, or matches no published slate, goes to quarantine/dt=D/feedback/. Raises
     DataError without feedback on the slates of this date, QuarantineError if too much violates the contract.
@@ -69,7 +77,26 @@ def evaluate_feedback(feedback: Feedback, data_root: str, root: str, day: date) 
     description = f"{matched.num_rows:,} feedback rows on {len(pc.unique(matched['slate_id'])):,} slates."
     if left_out:
         description += f" Left out: {left_out}."
-    return OffPolicyResult(description, estimate_arms(matched, counterfactual, feedback.depth))
+    live = _live(PublishedRun.open(root, day), matched, baseline)
+    return OffPolicyResult(description, estimate_arms(matched, counterfactual, feedback.depth), live)
+
+
+def _live(published: PublishedRun, matched: pa.Table, baseline: str | None) -> LiveExperiment | None:
+    manifest = published.manifest
+    if len(pc.unique(matched["arm"])) < 2:
+        return None
+    activity: dict[str, list[float]] = {}
+    users = pc.unique(matched["user_id"].combine_chunks())
+    shard = shard_of(users, manifest.shards)
+    for number in np.unique(shard).tolist():
+        histories = published.histories(number, users.filter(pa.array(shard == number)), 0)
+        rows = published.activity(histories).tolist()
+        activity.update(zip(histories["user_id"].to_pylist(), rows, strict=True))
+    shares: dict[str, float] = {}
+    if not published.shares_users:
+        shares = {name: arm.get("share", 1.0) for name, arm in published.arm_settings.items()}
+    seed = derive_seed("live", manifest.run_id)
+    return live_experiment(matched, activity, shares, baseline or manifest.arms[0], seed)
 
 
 def match_published(feedback: pa.Table, slates: pa.Table) -> tuple[pa.Table, pa.Table]:
