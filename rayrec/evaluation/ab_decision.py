@@ -25,6 +25,7 @@ _METRIC_LABELS = {
     "conversion_cuped": "conversion rate (adjusted for past activity)",
     "reward_cuped": "reward per user (adjusted for past activity)",
     "consumed": "new items per user",
+    "consumed_cuped": "new items per user (adjusted for past activity)",
     "hits@10": "hits in the first ten per user",
 }
 SAMPLE_RATIO_MIN_P = 1e-3  # Fabijan et al. 2019

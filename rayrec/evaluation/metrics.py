@@ -21,7 +21,7 @@ from rayrec.numerics.types import Bools, Float64s, Int32s, Int64s
 
 METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "hr@10", "mrr")
 OUTCOMES = ("conversion", "consumed", "hits@10")  # of a split experiment: not normalised by what a user consumed
-ADJUSTED = "conversion_cuped"  # the conversion adjusted for past activity
+ADJUSTED = {"conversion_cuped": "conversion", "consumed_cuped": "consumed"}  # adjusted for past activity
 COVERAGE_AT = 10
 
 

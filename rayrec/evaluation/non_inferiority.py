@@ -15,7 +15,12 @@ import pyarrow as pa
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
 
 MARGIN = 0.10  # share of the baseline's value
-METRICS = {COVERAGE: "coverage of the catalogue", "tail@10": "share of tail items", "diversity@10": "diversity"}
+METRICS = {
+    COVERAGE: "coverage of the catalogue",
+    "tail@10": "share of tail items",
+    "diversity@10": "diversity",
+    "consumed_cuped": "new items per user",  # of a split: more consumers who each consume less are no gain
+}
 _SIMILAR_USERS = 0.9  # share of the other arm's users: coverage grows with users, so arms of other size do not compare
 
 Finding = Literal["held", "violated", "not shown", "unknown"]

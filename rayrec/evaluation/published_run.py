@@ -23,6 +23,7 @@ from rayrec.data.cutoff_histories import first_row_per_user
 from rayrec.data.schemas import DENOISED_HISTORY, MICROSECONDS_PER_DAY
 from rayrec.errors import MissingFileError
 from rayrec.evaluation.beyond_accuracy import ItemStatistics
+from rayrec.evaluation.cuped import covariates
 from rayrec.evaluation.metrics import RelevantItems
 from rayrec.evaluation.segments import SegmentFeatures, main_category
 from rayrec.experiments.arm_plan import in_layer
@@ -126,12 +127,11 @@ class PublishedRun:
         return np.bincount(event.rows[positive], minlength=len(event))
 
     def activity(self, histories: pa.Table) -> npt.NDArray[np.float64]:
-        """Past activity of each user, [users, 3]: log(1 + positive events) in the history, its last 28 and 7 days."""
+        """Past activity of each user, [users, covariates]: see `evaluation.cuped.covariates`."""
         event, ts = Ragged.from_arrow(histories["event"]), Ragged.from_arrow(histories["ts"])
         positive = np.asarray(self.event_weights)[event.values] > 0
-        age = (self.cutoff - ts.values) / MICROSECONDS_PER_DAY
-        counts = [np.bincount(event.rows[positive & (age <= days)], minlength=len(event)) for days in (np.inf, 28, 7)]
-        return np.log1p(np.stack(counts, axis=1).astype(np.float64))
+        age = (self.cutoff - ts.values[positive]) / MICROSECONDS_PER_DAY
+        return covariates(event.rows[positive], age, len(event))
 
     def slates(self, shard: int, arm: str, users: pa.Array) -> pa.Table:
         """Read user_id, rank, item_id of these users' slates down to rank DEPTH; ids are dictionaries."""

@@ -34,7 +34,7 @@ from rayrec.numerics.types import Bools, Int64s
 
 STANDALONE_SAMPLE_USERS = 20_000  # users of the standalone retrievers, by their stable hash
 PRIMARY_METRIC = "ndcg@10"  # the metric of the decision where every user is in every arm
-SPLIT_METRIC = ADJUSTED  # the metric of the decision in a split experiment
+SPLIT_METRIC = "conversion_cuped"  # the metric of the decision in a split experiment
 
 
 @dataclass(frozen=True)
@@ -192,12 +192,14 @@ def _evaluate_shard(
 
 
 def _adjusted(arms: list[UserMetrics], features: SegmentFeatures) -> list[UserMetrics]:
-    """Add the conversion adjusted for past activity (CUPED) to arms with users of their own."""
+    """Add the outcomes adjusted for past activity (CUPED) to arms with users of their own."""
     rows = np.concatenate([arm.rows for arm in arms])
     of_arm = np.repeat(np.arange(len(arms)), [len(arm) for arm in arms])
-    found = adjust(np.concatenate([arm.values["conversion"] for arm in arms]), of_arm, features.activity[rows])
-    parts = np.split(found, np.cumsum([len(arm) for arm in arms])[:-1])
-    return [replace(arm, values={ADJUSTED: own} | arm.values) for arm, own in zip(arms, parts, strict=True)]
+    for adjusted, outcome in reversed(ADJUSTED.items()):
+        found = adjust(np.concatenate([arm.values[outcome] for arm in arms]), of_arm, features.activity[rows])
+        parts = np.split(found, np.cumsum([len(arm) for arm in arms])[:-1])
+        arms = [replace(arm, values={adjusted: own} | arm.values) for arm, own in zip(arms, parts, strict=True)]
+    return arms
 
 
 def _sample_ratio_p(published: PublishedRun, arms: Sequence[UserMetrics]) -> float:

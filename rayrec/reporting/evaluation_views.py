@@ -12,7 +12,7 @@ from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
 from rayrec.evaluation.slate_evaluation import PRIMARY_METRIC, SPLIT_METRIC
 from rayrec.reporting.run_views import Rows
 
-_DIFFERENCE_METRICS = (SPLIT_METRIC, "conversion", "consumed", PRIMARY_METRIC, "recall@10", "hr@10")
+_DIFFERENCE_METRICS = (SPLIT_METRIC, "conversion", "consumed_cuped", "consumed", PRIMARY_METRIC, "recall@10", "hr@10")
 
 
 def comparison(table: pa.Table, baseline: str) -> dict[str, Any] | None:
