@@ -24,23 +24,38 @@ _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _SECONDS = (EARLIEST // 1_000_000 - 86_400, LATEST // 1_000_000 + 86_400)  # one day more, for time zones
 _CLOCK = r"(?:[01]\d|2[0-3])(?::[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?"
 _ISO = rf"^\d{{4}}-\d\d-\d\d(?:[ T]{_CLOCK})?(?:Z|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?$"
+# What other spellings have and ISO 8601, as Arrow reads it, has not; then each with its usual spelling.
+_OTHER_SPELLING = r"^\d{8}(?:[Tt]|$)|[A-Z]$| [+-]\d\d|,\d"
+_SPELLINGS = (
+    (r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3"),
+    (r"^(\d{4})(\d\d)(\d\d)[Tt](\d\d)(\d\d)(\d\d)", r"\1-\2-\3T\4:\5:\6"),
+    (r"^(\d{4})(\d\d)(\d\d)[Tt](\d\d)(\d\d)", r"\1-\2-\3T\4:\5"),
+    (r"(:\d\d),(\d)", r"\1.\2"),
+    (r"(\d) ([+-]\d\d(?::?\d\d)?)$", r"\1\2"),
+    (r"(\d) ?\+00:?00 UTC$", r"\1Z"),
+    (r"(\d) ?(?:UTC|GMT|Etc/UTC|Z)$", r"\1Z"),
+)
 
 Micros = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-_NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|nan|inf|infinity)$"
+_NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|inf|infinity)$"
+_NO_NUMBER = r"(?i)^(?:[+-]?nan)?$"
+_TRUE, _FALSE = r"(?i)^(?:true|t)$", r"(?i)^(?:false|f)$"
 
 
 def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Float64 [n] (NaN where there is no finite number), and the invalid values, bool [n].
 
-    Empty and null are missing, not invalid; words, NaN and infinities are invalid.
+    Empty, null and NaN (as pandas writes no value) are missing, not invalid; words and infinities are invalid. True and
+    false are 1 and 0.
     """
     text = pc.utf8_trim_whitespace(text)
-    text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    text = pc.if_else(regex_patterns.matches(text, _NO_NUMBER), pa.scalar(None, pa.string()), text)
     absent = text.is_null().to_numpy(zero_copy_only=False)
     try:
         numbers = text.cast(pa.float64())
     except pa.ArrowInvalid:
+        text = pc.replace_substring_regex(pc.replace_substring_regex(text, _TRUE, "1"), _FALSE, "0")
         numbers = pc.if_else(regex_patterns.matches(text, _NUMBER), text, pa.scalar(None, pa.string())).cast(
             pa.float64()
         )
@@ -50,7 +65,8 @@ def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool
 def typed_floats(column: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Like `floats`, for a numeric or boolean column."""
     numbers = column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column
-    return _finite(numbers.cast(pa.float64(), safe=False), column.is_null().to_numpy(zero_copy_only=False))
+    numbers = numbers.cast(pa.float64(), safe=False)
+    return _finite(numbers, pc.is_null(numbers, nan_is_null=True).to_numpy(zero_copy_only=False))
 
 
 def _finite(numbers: pa.Array, absent: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -68,9 +84,10 @@ def microseconds(
 ) -> tuple[Micros, Mask]:
     """Microseconds since the epoch UTC, int64 [n], and which of them are valid, bool [n].
 
-    Typed columns are converted by their type; text is parsed by `format` (strptime), as a number of `unit`s, or as ISO
-    8601. Valid means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; an ambiguous one is the
-    earlier. Raises UnreadableTimeError if the type cannot hold a time, or a number has no unit.
+    Typed columns are converted by their type. Text is parsed by `format` (strptime), as a number of `unit`s, or as ISO
+    8601 and as databases write it (`_iso`); with a `format`, whole numbers are text (day keys such as 20110831). Valid
+    means readable and in [EARLIEST, LATEST). Naive times are in `timezone`; an ambiguous one is the earlier. Raises
+    UnreadableTimeError if the type cannot hold a time, or a number has neither format nor unit.
     """
     kind = column.type
     if pa.types.is_timestamp(kind):
@@ -80,8 +97,10 @@ def microseconds(
         seconds = _whole_numbers(pc.cast(column, pa.date32()).cast(pa.int32()).cast(pa.int64()))
         return _localised(*_from_integers(seconds[0] * 86_400, seconds[1], "s"), timezone)
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        if format:
+            return _formatted(_whole_number_texts(column), format, timezone)
         if unit is None:
-            raise UnreadableTimeError(f"it holds {kind} and no unit is given; set `unit` (s, ms, us or ns)")
+            raise UnreadableTimeError(f"it holds {kind}; {_advice(column)}")
         micros, valid = _from_numbers(column, unit)
     elif pa.types.is_string(kind) or pa.types.is_null(kind):
         text = pc.utf8_trim_whitespace(column.cast(pa.string()))
@@ -93,6 +112,29 @@ def microseconds(
     else:
         raise UnreadableTimeError(f"it holds {kind}, which is not a time")
     return micros, valid & _in_range(micros)
+
+
+def _whole_number_texts(column: pa.Array) -> pa.Array:
+    """Whole numbers as text, null for others: pandas writes integers with a missing one as floats."""
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.string())
+    numbers = column.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    whole = np.isfinite(numbers) & (numbers == np.floor(numbers)) & (np.abs(numbers) < 2**53)
+    texts = pa.array(np.where(whole, numbers, 0).astype(np.int64)).cast(pa.string())
+    return pc.if_else(pa.array(whole), texts, pa.scalar(None, pa.string()))
+
+
+def _advice(column: pa.Array) -> str:
+    """What to set for a column of numbers without a unit."""
+    numbers = column.cast(pa.float64(), safe=False)
+    numbers = numbers.filter(pc.is_finite(numbers))
+    first = float(numbers[0].as_py()) if len(numbers) else 0.0
+    example = f"; the first is {first:.10g}" if len(numbers) else ""
+    if first == int(first) and _iso(pa.array([f"{first:.0f}"]), "UTC")[1][0]:
+        return f"these are day keys, so set `format` ('%Y%m%d'){example}"
+    if 20_000 < first < 80_000:
+        return f"these look like days since 1900 of a spreadsheet: write them as ISO 8601 text{example}"
+    return f"no unit is given; set `unit` (s, ms, us or ns){example}"
 
 
 def _in_range(micros: Micros) -> Mask:
@@ -170,6 +212,11 @@ def _is_real_day(written: str, format: str) -> bool:
 
 
 def _iso(text: pa.Array, timezone: str) -> tuple[Micros, Mask]:
+    """ISO 8601, also its basic form, and a zone as databases write it after a space: `UTC` (BigQuery, Trino), `GMT`,
+    `Z`, `-0800` (Snowflake), `+0000 UTC` (Go); a decimal comma is a point."""
+    if pc.any(regex_patterns.matches(text, _OTHER_SPELLING)).as_py():
+        for pattern, spelling in _SPELLINGS:
+            text = pc.replace_substring_regex(text, pattern, spelling)
     for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
         try:
             micros, valid = _whole_numbers(text.cast(kind).cast(pa.int64()))

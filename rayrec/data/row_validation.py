@@ -27,6 +27,9 @@ def as_column(field: ColumnLike) -> Column:
     return field if isinstance(field, Column) else Column(column=field)
 
 
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+
+
 class RowValidation:
     """The rows of one batch. `flag` adds reasons; the first one of a row counts."""
 
@@ -77,7 +80,8 @@ class RowValidation:
         """The field as float64 [n] (NaN where missing), and the rows with anything but a finite number."""
         field = as_column(field)
         column = self.batch.table[field.column]
-        if field.extract is None and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        kind = column.type
+        if field.extract is None and any(test(kind) for test in _NUMBERS):
             return column_parsing.typed_floats(column.combine_chunks())
         whole, part = self.text(field.column), self.text(field)
         values, wrong = column_parsing.floats(part.values)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.config.file_source import strptime_can_read
-from rayrec.data.column_parsing import EARLIEST, LATEST, UnreadableTimeError, microseconds
+from rayrec.data.column_parsing import EARLIEST, LATEST, UnreadableTimeError, floats, microseconds, typed_floats
 
 MOMENT = datetime(2011, 8, 31, 12, 30, 15, tzinfo=UTC)
 MICROS = int(MOMENT.timestamp()) * 1_000_000
@@ -45,6 +45,18 @@ def read(values: Any, **settings: Any) -> list[int | None]:
         (pa.array(["2011-08-31T14:30:15+02:00"]), {}),
         (pa.array(["2011-08-31 13:30:15"]), {"timezone": "Europe/London"}),
         (pa.array(["31/08/2011 12:30:15"]), {"format": "%d/%m/%Y %H:%M:%S"}),
+        (pa.array(["2011-08-31 12:30:15 UTC"]), {}),
+        (pa.array(["2011-08-31 12:30:15.000000 UTC"]), {"timezone": "Asia/Tokyo"}),
+        (pa.array(["2011-08-31 12:30:15.000 GMT", None]).slice(0, 1), {}),
+        (pa.array(["2011-08-31 12:30:15+00"]), {"timezone": "Asia/Tokyo"}),
+        (pa.array(["2011-08-31 05:30:15.000 -0700"]), {}),
+        (pa.array(["2011-08-31 12:30:15 +0000 UTC"]), {}),
+        (pa.array(["2011-08-31 12:30:15 Z"]), {}),
+        (pa.array(["2011-08-31 12:30:15,000"]), {}),
+        (pa.array(["20110831T123015Z"]), {}),
+        (pa.array(["20110831T123015"]), {}),
+        (pa.array([20110831123015]), {"format": "%Y%m%d%H%M%S"}),
+        (pa.array([20110831123015.0]), {"format": "%Y%m%d%H%M%S"}),
         (pa.array(["2011-08-31 14:30:15 +0200"]), {"format": "%Y-%m-%d %H:%M:%S %z"}),
     ],
     ids=str,
@@ -102,3 +114,54 @@ def test_a_column_that_cannot_hold_times_is_refused(column: pa.Array) -> None:
 def test_formats_that_only_strftime_knows_are_found() -> None:
     assert strptime_can_read("%d/%m/%y %H:%M")
     assert not strptime_can_read("%Y-%m-%d %f")
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (pa.array([20110831, 20110901]), "set `format` ('%Y%m%d'); the first is 20110831"),
+        (pa.array([float("nan"), 20110831.0]), "set `format`"),
+        (pa.array([40786.52]), "days since 1900 of a spreadsheet"),
+        (pa.array([1314793815]), "set `unit` (s, ms, us or ns); the first is 1314793815"),
+        (pa.array([], pa.int64()), "set `unit`"),
+    ],
+)
+def test_numbers_without_a_unit_say_what_they_look_like(column: pa.Array, says: str) -> None:
+    with pytest.raises(UnreadableTimeError) as error:
+        microseconds(column)
+    assert says in str(error.value)
+
+
+def test_day_keys_are_days_in_every_type() -> None:
+    midnight = int(datetime(2011, 8, 31, tzinfo=UTC).timestamp()) * 1_000_000
+    for column in (pa.array([20110831, None, 20110231]), pa.array([20110831.0, float("nan"), 20110831.5])):
+        assert read(column, format="%Y%m%d") == [midnight, None, None]
+    assert read(["20110831", "20110231", "2011083"]) == [midnight, None, None]
+
+
+def test_numbers_are_read_missing_or_flagged() -> None:
+    texts = [
+        " 1.5",
+        "1e3",
+        "",
+        None,
+        "NaN",
+        "nan",
+        "true",
+        "False",
+        "TRUE",
+        "t",
+        "inf",
+        "£3.50",
+        "1.234,56",
+        "1,5",
+        "yes",
+    ]
+    values, wrong = floats(pa.array(texts, pa.string()))
+    assert values.tolist()[:2] == [1.5, 1000]
+    assert np.isnan(values[2:6]).all()
+    assert values.tolist()[6:10] == [1, 0, 1, 1]
+    assert wrong.tolist() == [False] * 10 + [True] * 5
+    values, wrong = typed_floats(pa.array([1.5, None, float("nan"), float("inf")]))
+    assert wrong.tolist() == [False, False, False, True]
+    assert typed_floats(pa.array([True, False, None]))[0].tolist()[:2] == [1, 0]
