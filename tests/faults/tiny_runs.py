@@ -22,7 +22,8 @@ SETTINGS = (
     "blend.cutoffs=1",
     'retrieval.sources={"ease": {}, "popularity": {}}',
     "resources.fit_num_cpus=1",
-    "data.split_bytes=100000",
+    "data.window_days=20",
+    "data.shards=2",
 )
 
 
@@ -31,7 +32,7 @@ class TinyShop:
     dataset: SyntheticDataset
 
     @classmethod
-    def make(cls, folder: Path, users: int = 60) -> TinyShop:
+    def make(cls, folder: Path, users: int = 40) -> TinyShop:
         return cls(make_synthetic_dataset(folder, seed=3, users=users))
 
     def overrides(self, output: Path | str, *more: str) -> list[str]:

@@ -13,6 +13,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,13 @@ from rayrec.storage import Storage
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """The endpoint of a moto server on a free port; AWS_* in the environment point every client and child at it."""
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def running_s3() -> Iterator[str]:
+    """As the fixture: for a script."""
     import s3fs
 
     settings = {
@@ -51,14 +59,16 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def failing_bucket(s3_server: str) -> Callable[[int, int], str]:
     """failing_bucket(percent, seed): the root of a new bucket where that share of requests fails."""
+    return make_failing_bucket
+
+
+def make_failing_bucket(percent: int, seed: int) -> str:
+    """As the fixture's function: for a script."""
     import s3fs
 
-    def make(percent: int, seed: int) -> str:
-        name = s3_faults.bucket(percent, seed, "".join(random.choices("abcdefghij", k=8)))
-        s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
-        return f"s3://{name}"
-
-    return make
+    name = s3_faults.bucket(percent, seed, "".join(random.choices("abcdefghij", k=8)))
+    s3fs.S3FileSystem(use_listings_cache=False).mkdir(name)
+    return f"s3://{name}"
 
 
 def injected(endpoint: str, root: str) -> dict[str, int]:

@@ -1,0 +1,170 @@
+"""Faults in the storage of any process: kills, full disks, passing errors and delays, at chosen calls.
+
+A control folder holds the plan and a journal to which every call of every process adds one record, so that a moment is
+the number of a call, whichever process makes it. Imported before rayrec in workers (hook/sitecustomize.py): only the
+standard library here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+CONTROL = "RAYREC_FAULTS"  # environment: the control folder
+READS = ("find", "info", "read", "read_range", "open")
+WRITES = ("staging_file", "move_in", "create")
+CALLS = (*READS, *WRITES, "delete")
+_DELAYS_S = (0.0, 0.0, 0.005, 0.02)
+_RECORD = 1  # bytes of a journal record: r or w
+_inside: ContextVar[bool] = ContextVar("inside", default=False)
+_HALF_BYTES = 100  # what a file takes before the disk is full
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes wrong. `at`: number of the call, from 1, over all processes; 0: never.
+
+    - kill: SIGKILL `victim` (0: the calling process) before or after the call.
+    - full: from the write number `at` on, `lasting` or once, there is no space: the call fails, or, with `half`, the
+      file that it begins takes a few bytes only.
+    - flaky: `percent` of the calls fail, before or after their work, with an error that passes; all are delayed a bit,
+      so that calls of several processes change their order.
+    """
+
+    kind: str = "none"
+    at: int = 0
+    after: bool = False
+    victim: int = 0
+    half: bool = False
+    lasting: bool = False
+    percent: int = 0
+    seed: int = 0
+
+    def write(self, control: Path) -> None:
+        """Start a new plan and journal."""
+        control.mkdir(parents=True, exist_ok=True)
+        (control / "journal").write_bytes(b"")
+        (control / "done").write_bytes(b"")
+        staged = control / "plan.staged"
+        staged.write_text(json.dumps(asdict(self)))
+        staged.replace(control / "plan.json")
+
+
+def calls(control: Path) -> tuple[int, int]:
+    """Number of calls, and of writes among them, since the plan was written."""
+    journal = (control / "journal").read_bytes()
+    return len(journal), journal.count(b"w")
+
+
+def faults(control: Path) -> int:
+    """Number of faults injected since the plan was written."""
+    return len((control / "done").read_bytes())
+
+
+def install(backends: Any) -> None:
+    """Wrap the storage calls of the module rayrec.storage.backends in this process, once."""
+    for kind in (backends.LocalBackend, backends.RemoteBackend):
+        for name in CALLS:
+            plain = getattr(kind, name)
+            if not hasattr(plain, "faulty"):
+                setattr(kind, name, _faulty(name, plain))
+
+
+def lift_limit() -> None:
+    """End what `half` began in this process."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _faulty(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(plain)
+    def call(self: Any, *arguments: Any) -> Any:
+        control = os.environ.get(CONTROL)
+        if not control or _inside.get():  # `find` calls `info`: one call of the store
+            return plain(self, *arguments)
+        token = _inside.set(True)
+        try:
+            return faulty(self, Path(control), arguments)
+        finally:
+            _inside.reset(token)
+
+    def faulty(self: Any, folder: Path, arguments: tuple[Any, ...]) -> Any:
+        lift_limit()
+        plan = Plan(**json.loads((folder / "plan.json").read_text()))
+        number = _record(folder, b"w" if name in WRITES else b"r")
+        if plan.kind == "kill" and number == plan.at and not plan.after:
+            _kill(folder, plan)
+        if plan.kind == "full" and name in WRITES:
+            _fill_up(folder, plan, name)
+        lost = False
+        if plan.kind == "flaky":
+            lost = _fail(folder, plan, number)
+        answer = plain(self, *arguments)
+        if name == "find":
+            answer = list(answer)
+        if plan.kind == "kill" and number == plan.at and plan.after:
+            _kill(folder, plan)
+        if lost:
+            raise OSError(errno.EIO, "injected after the call")
+        return answer
+
+    call.faulty = True  # type: ignore[attr-defined]
+    return call
+
+
+def _record(folder: Path, kind: bytes) -> int:
+    """Add to the journal; the number of this record."""
+    journal = os.open(folder / "journal", os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(journal, kind)
+        return os.lseek(journal, 0, os.SEEK_CUR) // _RECORD
+    finally:
+        os.close(journal)
+
+
+def _did(folder: Path) -> None:
+    done = os.open(folder / "done", os.O_WRONLY | os.O_APPEND)
+    os.write(done, b"x")
+    os.close(done)
+
+
+def _kill(folder: Path, plan: Plan) -> None:
+    _did(folder)
+    try:
+        os.kill(plan.victim or os.getpid(), signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it ended by itself
+
+
+def _fill_up(folder: Path, plan: Plan, name: str) -> None:
+    write = calls(folder)[1]
+    if not (write == plan.at or (plan.lasting and write > plan.at > 0)):
+        return
+    _did(folder)
+    if plan.half and name != "move_in":
+        # Ends with the next storage call of this process, above.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_HALF_BYTES, resource.RLIM_INFINITY))
+        return
+    raise OSError(errno.ENOSPC, "No space left on device (injected)")
+
+
+def _fail(folder: Path, plan: Plan, number: int) -> bool:
+    """Delay the call, and perhaps fail it: now, or, where this is true, after its work."""
+    chance = random.Random(f"{plan.seed}/{number}")
+    time.sleep(chance.choice(_DELAYS_S))
+    if chance.random() * 100 >= plan.percent:
+        return False
+    _did(folder)
+    if chance.random() < 0.5:
+        return True
+    raise OSError(errno.ESTALE, "injected before the call")
