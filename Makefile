@@ -5,7 +5,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
 PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check lock lock-gpu
+.PHONY: demo test test-fast soak check lock lock-gpu
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
@@ -15,6 +15,10 @@ test: .venv check
 
 test-fast: .venv check
 	$(PYTEST) -m unit
+
+# Kills, full disks, failing stores, jobs at once and odd inputs, by seed; resumable: SOAK="--minutes 20 --seed 1".
+soak: .venv
+	.venv/bin/python tests/faults/soak.py $(SOAK)
 
 check: .venv
 	.venv/bin/ruff check .

@@ -22,9 +22,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
+import contract_fuzzing  # noqa: E402
+import text_fuzzing  # noqa: E402
 import trials  # noqa: E402
 from s3_server import running_s3  # noqa: E402
 
+AT_A_TIME = 100  # inputs of a trial
 Trial = Callable[[random.Random, int], None]
 
 
@@ -63,11 +66,20 @@ class Soak:
         return "\n".join([*lines, f"{'trials that failed':<28} {len(self.failed):>8,}", *self.failed])
 
 
+def _some_texts(field: trials.Field, name: str, chance: random.Random, number: int) -> None:
+    field.counts[f"{name} tried"] += text_fuzzing.fuzz(name, AT_A_TIME, seed=chance.randrange(1 << 30))
+
+
+def _some_cases(field: trials.Field, chance: random.Random, number: int) -> None:
+    field.counts["contract inputs tried"] += contract_fuzzing.fuzz(AT_A_TIME, seed=chance.randrange(1 << 30))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills of a run in one process")
     parser.add_argument("--failing", type=int, default=30, help="runs on storage that fails, local and S3 each")
     parser.add_argument("--at-once", type=int, default=25, help="pairs of jobs at once")
+    parser.add_argument("--inputs", type=int, default=2000, help="inputs of the contract, and of each kind of text")
     parser.add_argument("--full", type=int, default=None, help="full disks; default: three at each write of a run")
     parser.add_argument("--minutes", type=float, default=1e6, help="no trial begins after so long; call again to go on")
     parser.add_argument("--only", help="NAME or NAME:NUMBER")
@@ -89,6 +101,9 @@ def main() -> None:
             "failing S3": (partial(trials.failing_s3, field, endpoint), asked.failing),
             "jobs at once": (partial(trials.at_once, field), asked.at_once),
         }
+        for each in text_fuzzing.inputs():
+            plan[each] = (partial(_some_texts, field, each), -(-asked.inputs // AT_A_TIME))
+        plan["contract"] = (partial(_some_cases, field), -(-asked.inputs // AT_A_TIME))
         name, _, number = (asked.only or "").partition(":")
         if number:
             soak.try_one(name, plan[name][0], field, int(number))
