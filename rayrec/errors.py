@@ -42,6 +42,10 @@ class DataError(RayrecError):
     """The input data cannot be used: missing, unreadable, or not as the config describes it."""
 
 
+class NoInteractionsError(DataError):
+    """The window has no interactions, of anybody who is not erased."""
+
+
 class QuarantineError(RayrecError):
     """More rows broke their contract than the config allows; nothing is published."""
 

@@ -137,4 +137,4 @@ def _integer(text: str) -> str:
     if (rounded := _SIX_DIGITS.fullmatch(text)) and int(rounded[1]) > 5:
         return text
     number = Decimal(text)
-    return str(int(number)) if number == number.to_integral_value() and abs(number) < 2**53 else text
+    return str(int(number)) if number == number.to_integral_value() and number.copy_abs() < 2**53 else text

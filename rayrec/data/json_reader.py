@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,22 @@ from rayrec.data.raw_rows import (
 )
 from rayrec.data.text_stream import LINES_BLOCK, TextStream, blocks_of_lines
 
-_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  # numbers keep their digits
+_EXPONENT_CHARS = range(1, 5)  # e5 to e+999
+
+
+def _float(text: str) -> str:
+    """The number as written, but whole ones with an exponent as integers: 1e5 is a number here, and a code in text."""
+    if len(text.lower().partition("e")[2]) not in _EXPONENT_CHARS:
+        return text
+    number = Decimal(text)
+    return str(int(number)) if number.copy_abs() < 2**53 and number == number.to_integral_value() else text
+
+
+def _constant(name: str) -> str | None:
+    return None if name == "NaN" else name  # as in columns of numbers
+
+
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=_float, parse_constant=_constant)
 _BETWEEN_OBJECTS = re.compile("[\\s,\ufeff\x1e]*")  # 0x1e: JSON text sequences, RFC 7464
 _BETWEEN_ELEMENTS = re.compile("[\\s,\ufeff\x1e\\[\\]]*")
 _NEXT_OBJECT = re.compile(r"\}\s*+(?:,\s*+)?+(?=\{)|\n[ \t]*+(?=\{)")  # possessive: linear in the text

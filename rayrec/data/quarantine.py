@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.data.text_columns import is_raw_uuid, plain, strings
-from rayrec.errors import DataError, QuarantineError
+from rayrec.errors import NoInteractionsError, QuarantineError
 
 _MAX_DETAIL_CHARS = 200
 _as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
@@ -60,9 +60,12 @@ def counts_by_reason(table: pa.Table) -> dict[str, int]:
 
 
 def check_share(rows: int, by_reason: Mapping[str, int], limit: float, of: str) -> None:
-    """Raise DataError if the window has no rows, QuarantineError if all, or more than `limit`, broke the contract."""
+    """Raise NoInteractionsError without rows in the window, QuarantineError if all, or more than `limit`, broke the
+    contract."""
     if not rows:
-        raise DataError(f"there are no interactions in {of}", hint="choose another --date, or raise data.window_days")
+        raise NoInteractionsError(
+            f"there are no interactions in {of}", hint="choose another --date, or raise data.window_days"
+        )
     hint = "look at the rows under quarantine/, correct the data or the config, or raise data.max_quarantine_share"
     _check_share(rows, by_reason, limit, f"rows of {of}", "", hint)
 

@@ -28,7 +28,7 @@ import scipy.sparse as sp
 from rayrec.config import Config
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList, ErasureRequest
-from rayrec.errors import DataError, StorageError
+from rayrec.errors import DataError, NoInteractionsError, StorageError
 from rayrec.pipeline.arm_settings import denoisers_of
 from rayrec.pipeline.interaction_ingest import histories, ingest, is_ingested, read_catalogue
 from rayrec.pipeline.item_model_fitting import cutoffs, item_model_spec, required_denoiser_fits
@@ -124,11 +124,15 @@ def _as_published(context: RunContext, listed: ErasureList) -> RunContext:
 def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
     """Remove the users on the erasure list of `now` from the item models of `before`, saved under new fingerprints.
 
-    Returns a row per model; [] if the histories of `before` are gone, in which case its models are deleted instead.
+    Returns a row per model; [] if the histories of `before` are gone, or nobody is left, in which case its models are
+    deleted instead.
     """
     if not is_ingested(before):
         return []
-    old, new = ingest(before), ingest(now)
+    try:
+        old, new = ingest(before), ingest(now)
+    except NoInteractionsError:
+        return []
     rows = []
     for cut in cutoffs(now):
         _, old_fingerprint = item_model_spec(before, old, cut)

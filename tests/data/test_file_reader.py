@@ -12,6 +12,7 @@ import pytest
 from raw_files import read_file as read
 
 from rayrec.data import raw_rows as contract_rows
+from rayrec.data.id_text import id_text
 from rayrec.data.raw_rows import Malformed
 from rayrec.errors import DataError
 
@@ -45,6 +46,14 @@ def test_json_lines_and_parquet_give_the_same_rows_as_csv(tmp_path: Path) -> Non
     csv = read(tmp_path, "a.csv", quoted(ROWS).encode()).table.to_pylist()
     assert read(tmp_path, "a.jsonl", lines).table.to_pylist() == csv
     assert read(tmp_path, "a.parquet", (tmp_path / "x").read_bytes()).table.to_pylist() == csv
+
+
+def test_numbers_in_json_are_equal_ids_if_they_are_equal(tmp_path: Path) -> None:
+    numbers = ["100000", "1e5", "1E+5", "100000.0", "10.0e4", "0.1e6", "NaN", "1e999999999", f"1e-{'9' * 40}"]
+    lines = "".join(f'{{"u": {number}, "i": "1e5"}}\n' for number in numbers).encode()
+    batch = read(tmp_path, "x.jsonl", lines)
+    assert id_text(batch.table["u"], "u", "x").to_arrow().to_pylist() == [*["100000"] * 6, None, *numbers[-2:]]
+    assert id_text(batch.table["i"], "i", "x").to_arrow().to_pylist() == ["1e5"] * len(numbers)  # text is a code
 
 
 def test_numbers_in_json_keep_their_digits(tmp_path: Path) -> None:

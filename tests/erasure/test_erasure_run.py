@@ -25,7 +25,7 @@ from rayrec import read_slates
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.synthetic_dataset import DATE
-from rayrec.errors import DataError, PublicationError
+from rayrec.errors import DataError, NoInteractionsError, PublicationError
 from rayrec.pipeline import erasure_run as pipeline
 from rayrec.pipeline.daily_run import _require_same_list
 from rayrec.pipeline.interaction_ingest import histories, ingest
@@ -212,6 +212,15 @@ def test_a_date_without_models_is_evaluated_by_arms_with_the_reason(made: Made, 
     assert set(found["systems"]) == {"llm", "control"}
     for arm, values in found["systems"].items():
         assert values == {name: value for name, value in with_model["systems"][arm].items() if name in values}
+
+
+def test_models_are_not_corrected_but_deleted_if_nobody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(context: str) -> None:
+        raise NoInteractionsError(f"there are no interactions in {context}")
+
+    monkeypatch.setattr(pipeline, "is_ingested", lambda context: True)
+    monkeypatch.setattr(pipeline, "ingest", nobody)
+    assert pipeline.unlearn("before", "now") == []  # type: ignore[arg-type]
 
 
 def test_a_second_erasure_changes_nothing(made: Made) -> None:
