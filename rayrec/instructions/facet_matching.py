@@ -2,35 +2,20 @@
 
 "A comedy from the 90s, nothing with zombies, under £7" includes comedy, 1990s and below 5, and excludes zombies, if
 the catalogue has these facets. A title word is included only if the request names no other facet except a bound:
-words like "night" have many uses. A negation ("no", "without", "anything but") shortly before a facet excludes it, up
-to the next punctuation mark or "but". A facet further behind a negation is ambiguous: neither included nor excluded.
+words like "night" have many uses. A negation ("no", "without", "not in the mood for") shortly before a facet excludes
+it, up to the next punctuation mark or "but" (`negation`). A facet further behind a negation is ambiguous: neither
+included nor excluded.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rayrec.instructions.facet_scheme import BELOW, WORD, FacetScheme
+from rayrec.instructions.negation import NEGATIONS, negates, request_words
 from rayrec.instructions.vocabulary_filter import InVocabularyFilter, is_upper_bound, stop_words, tokenize_words
 
-_NOT = re.compile(r"n['’]t\b")
-_NEGATIONS = frozenset(
-    tokenize_words(
-        "avoid avoiding cannot dislike dislikes except exclude excluding hate hates instead minus neither never no"
-        " nobody non none nor not nothing skip without"
-    )
-)
-_TWO_WORD_NEGATIONS = frozenset(
-    tuple(tokenize_words(two))
-    for two in (
-        *("all but", "anything but", "everything but", "other than", "rather than", "away from", "leave out"),
-        *("leaving out", "enough of", "sick of", "tired of", "fed up", "spare me"),
-    )
-)
-_END = frozenset(",.;:!?()") | {"but", "just", "only"}  # end of a negation's scope
-_MAX_DISTANCE = 2  # most words from a negation to its facet ("can't find a comedy" includes comedy)
 _OR = frozenset({"and", "nor", "or"})  # extend a negation to the next facet
 _WITHIN = frozenset("-/'’&")  # punctuation inside names: "sci-fi"
 
@@ -41,6 +26,7 @@ class FacetMatches:
 
     include: tuple[int, ...] = ()
     exclude: tuple[int, ...] = ()
+    ambiguous: tuple[int, ...] = ()  # named, but neither included nor excluded
 
     def __bool__(self) -> bool:
         return bool(self.include or self.exclude)
@@ -65,29 +51,28 @@ class FacetMatcher:
         self._longest = max(map(len, self._names), default=0)
         known = {word for form in self._names for word in form} | self._bounds.keys()
         self._word_filter = InVocabularyFilter(
-            [*known, *stop_words(), *_NEGATIONS]
+            [*known, *stop_words(), *NEGATIONS]
         )  # keeps "new" from being read as the singular of "news"
 
     def __call__(self, text: str) -> FacetMatches:
-        words = [word for word in tokenize_words(_NOT.sub(" not", text)) if word not in _WITHIN]
+        words = [word for word in request_words(text) if word not in _WITHIN]
         known = self._word_filter.filter_tokens(words)
-        include, exclude = set[int](), set[int]()
+        include, exclude, ambiguous = set[int](), set[int](), set[int]()
         excluded_end = -1  # end of the previous facet, if it was excluded
         for at, end, numbers in self._found(known):
-            distance = _negation_distance(words, at)
             with_the_last = 0 <= excluded_end < at and _OR.issuperset(words[excluded_end:at])
-            if with_the_last or (distance is not None and distance <= _MAX_DISTANCE):
-                exclude.update(numbers)
+            negated = True if with_the_last else negates(words, at)
+            (ambiguous if negated is None else exclude if negated else include).update(numbers)
+            if negated:
                 excluded_end = end
-            elif distance is None:
-                include.update(numbers)
         # A negation before a bound is a part of it: "no more than 5".
         include.update(
             self._bounds[word] for at, word in enumerate(known) if word in self._bounds and is_upper_bound(words, at)
         )
         if any(self._kind[number] not in (WORD, BELOW) for number in include):
             include = {number for number in include if self._kind[number] != WORD}
-        return FacetMatches(tuple(sorted(include - exclude)), tuple(sorted(exclude)))
+        sides = include - exclude, exclude, ambiguous - include - exclude
+        return FacetMatches(*(tuple(sorted(side)) for side in sides))
 
     def _found(self, words: Sequence[str]) -> Iterator[tuple[int, int, list[int]]]:
         """Start, end and facet numbers of the names in the text; the longest name wins ("film noir" over "noir")."""
@@ -100,17 +85,6 @@ class FacetMatcher:
             else:
                 end = at + 1
             at = end
-
-
-def _negation_distance(words: Sequence[str], at: int) -> int | None:
-    """Number of words from `at` back to the negation that governs it; None if there is none."""
-    for back in range(1, at + 1):
-        word = words[at - back]
-        if word in _NEGATIONS or tuple(words[max(0, at - back - 1) : at - back + 1]) in _TWO_WORD_NEGATIONS:
-            return back
-        if word in _END:
-            return None
-    return None
 
 
 def _words(name: str) -> list[str]:

@@ -77,6 +77,10 @@ class SentenceEncoder:
         found: Float32s = vectors[[row_of[text] for text in texts]]
         return found
 
+    def is_word(self, word: str) -> bool:
+        """Whether the tokenizer knows the word as a whole."""
+        return len(self._tokenizer.encode(word, add_special_tokens=False).ids) == 1
+
     def _vector(self, ids: list[int]) -> Float32s:
         states = self._model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         pooled = states[0] if self._first_token_pooling else states.mean(0)

@@ -49,7 +49,9 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("a horror for the night", {"horror"}),
         ("nothing but horror", {"horror"}),
         ("not too long a comedy", set()),
-        ("I can't find a comedy", set()),
+        ("I can't find a comedy", {"comedy"}),
+        ("we cannot get enough of westerns", {"western"}),
+        ("I have never seen a western", {"western"}),
         ("", set()),
     ],
 )
@@ -72,6 +74,8 @@ def test_requested_facets_are_included(text: str, wanted: set[str]) -> None:
         ("western, not western", set(), {"western"}),
         ("I am sick of war films. Comedy?", {"comedy"}, {"war"}),
         ("we cannot stand horror", set(), {"horror"}),
+        ("not in the mood for horror", set(), {"horror"}),
+        ("I don't feel like another western, show me a comedy", {"comedy"}, {"western"}),
     ],
 )
 def test_negated_facets_are_excluded(text: str, wanted: set[str], unwanted: set[str]) -> None:

@@ -1,0 +1,98 @@
+"""What a request means in terms of the catalogue: facets with weights from -1 (unwanted) to 1 (wanted).
+
+Rules find the facets that a text names (`facet_matching`): a hit counts 1 or -1. A sentence encoder finds what its
+clauses mean (`soft_facets`): wanted clauses count positively, unwanted ones negatively. A rule's hit wins, also where
+rules cannot be sure. Without an encoder the rules are all.
+
+A word of a title counts only in catalogues without categories and values, unless it is unwanted; everywhere it can find
+candidates by BM25 (`searchable_words`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from rayrec.instructions.facet_matching import FacetMatcher
+from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
+from rayrec.instructions.facet_sentences import load_facet_sentences
+from rayrec.instructions.negation import Clause, clauses
+from rayrec.instructions.soft_facets import SoftFacets, SoftWeights, compared_kinds
+from rayrec.instructions.spelling import SpellingCorrector
+from rayrec.instructions.vocabulary_filter import stop_words, tokenize_words
+from rayrec.text_encoding.sentence_encoder import SentenceEncoder
+
+_MIN_UNWANTED = 0.2  # weight of a facet that is to be avoided
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """Facet weights in ascending order of the facets, and the clauses that mean no facet."""
+
+    weights: tuple[tuple[int, float], ...] = ()
+    not_understood: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.weights)
+
+
+@dataclass(frozen=True)
+class RequestUnderstanding:
+    """Understands texts one by one; a pure function of the text."""
+
+    scheme: FacetScheme
+    matcher: FacetMatcher
+    soft: SoftFacets | None = None
+    spelling: SpellingCorrector | None = None
+
+    @classmethod
+    def of(cls, scheme: FacetScheme, encoder: SentenceEncoder | None = None, sentences: str | None = None) -> Self:
+        """`sentences`: the config's `instruction.facet_sentences`. Raises ConfigError."""
+        if encoder is None:
+            return cls(scheme, FacetMatcher(scheme))
+        loaded = load_facet_sentences(sentences, categories(scheme))
+        expected = [*scheme.name, *loaded.facet, *loaded.neutral]
+        expected += [text for texts in loaded.descriptions.values() for text in texts]
+        spelling = SpellingCorrector(expected, encoder.is_word)
+        return cls(scheme, FacetMatcher(scheme), SoftFacets.of(encoder.encode, scheme, loaded), spelling)
+
+    def __call__(self, text: str) -> Understanding:
+        text = text if self.spelling is None else self.spelling(text)
+        named, parts = self.matcher(text), clauses(text)
+        meant = [SoftWeights() if self.soft is None else self.soft(part.text) for part in parts]
+        found: SoftWeights = {facet: 1.0 for facet in named.include if self._counts(facet)}
+        found |= dict.fromkeys(named.exclude, -1.0)
+        decided = found.keys() | set(named.ambiguous)
+        found |= {facet: weight for facet, weight in self._meant(parts, meant).items() if facet not in decided}
+        open_parts = [
+            part.text for part, weights in zip(parts, meant, strict=True) if not weights and not self.matcher(part.text)
+        ]
+        return Understanding(tuple(sorted(found.items())), tuple(open_parts) if parts or found else (text,))
+
+    def _meant(self, parts: Sequence[Clause], meant: Sequence[SoftWeights]) -> SoftWeights:
+        """The weights of all clauses. Wanted ones are also encoded together: "spies, gadgets, a villain" is one wish."""
+        wanted = [part.text for part in parts if not part.unwanted]
+        together = [self.soft(", ".join(wanted))] if self.soft is not None and len(wanted) > 1 else []
+        found = SoftWeights()
+        for weights in [*together, *(own for part, own in zip(parts, meant, strict=True) if not part.unwanted)]:
+            for facet, weight in weights.items():
+                found[facet] = max(found.get(facet, 0.0), weight)
+        for part, weights in zip(parts, meant, strict=True):
+            for facet, weight in weights.items():
+                if part.unwanted and weight >= max(_MIN_UNWANTED, found.get(facet, 0.0)):
+                    found[facet] = -weight
+        return found
+
+    def _counts(self, facet: int) -> bool:
+        return self.scheme.kind[facet] != WORD or WORD in compared_kinds(self.scheme)
+
+
+def categories(scheme: FacetScheme) -> list[str]:
+    return [name for kind, name in zip(scheme.kind, scheme.name, strict=True) if kind == CATEGORY]
+
+
+def searchable_words(text: str) -> str:
+    """The words of a request to search item texts for: those beside stop words and negated clauses."""
+    wanted = (part.text for part in clauses(text) if not part.unwanted)
+    return " ".join(word for part in wanted for word in tokenize_words(part) if word.isalnum() and word not in stop_words())

@@ -1,0 +1,43 @@
+"""The wanted and unwanted clauses of requests."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rayrec.instructions.negation import Clause, clauses
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "unwanted"),
+    [
+        ("something to laugh at", ["something to laugh at"], []),
+        ("spaceships, but nothing scary please", ["spaceships"], ["scary please"]),
+        ("I don't want to cry tonight", [], ["want to cry tonight"]),
+        ("anything but a love story", [], ["a love story"]),
+        ("tired of cops and robbers. Cowboys?", ["cowboys"], ["cops and robbers"]),
+        ("nothing but ghosts", ["ghosts"], []),
+        ("can't wait to be scared", ["to be scared"], []),
+        ("nothing beats a good scare", ["a good scare"], []),
+        ("can't get enough of robots", ["robots"], []),
+        ("Hi! Could you show me something?", [], []),
+        ("", [], []),
+    ],
+)
+def test_clauses(text: str, wanted: list[str], unwanted: list[str]) -> None:
+    found = clauses(text)
+    assert [clause.text for clause in found if not clause.unwanted] == wanted
+    assert [clause.text for clause in found if clause.unwanted] == unwanted
+
+
+def test_a_negation_ends_after_ten_words() -> None:
+    text = "no " + " ".join(f"lamp{n}" for n in range(12))
+    assert [clause.unwanted for clause in clauses(text)] == [True, False]
+
+
+@given(st.text(max_size=60))
+def test_any_text_splits_the_same_way_each_time(text: str) -> None:
+    found = clauses(text)
+    assert all(isinstance(clause, Clause) and clause.text.strip() for clause in found)
+    assert clauses(text) == found
