@@ -144,6 +144,18 @@ class Instruction(Section):
     """Maximum length of a user profile text or a request; the rest is cut off."""
     templates: StorageUrl | None = None
     """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
+    encoder: str | None = "auto"
+    """The sentence encoder that reads requests in words that the catalogue does not use; `auto`: all-MiniLM-L6-v2, which
+    is installed with rayrec; a folder in the sentence-transformers format, on a cluster present on the head and every
+    node; `null`: rules alone, which find the catalogue's own names."""
+    facet_sentences: str | None = None
+    """A YAML file of sentences that the encoder compares requests with; `null`:
+    `rayrec/instructions/facet_sentences.yaml`."""
+    request_weight: float = Field(8.0, ge=0)
+    """Nats by which a facet of a request moves the score of items that have it, in every arm; 0: only an LLM uses
+    requests."""
+    profile_weight: float = Field(0.5, ge=0)
+    """The same for a facet of a user profile text."""
 
 
 class Output(Section):
