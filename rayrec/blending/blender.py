@@ -25,6 +25,8 @@ from rayrec.blending.rank_promotion_cap import cap_promotion
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
+REQUEST_MATCH = "request_match"  # column: what a user's instruction adds to each candidate's score, nats
+
 
 @dataclass(frozen=True)
 class BlenderWeights:
@@ -64,14 +66,21 @@ class Blender:
     def scores(self, table: pa.Table, item_features: ItemFeatures, max_promotion: int | None = None) -> Ragged:
         """Score each candidate of candidate_schema or scored rows, ragged float32; rows are independent.
 
-        The bool column `has_request` marks users with a request; if it is missing, no user has one. `max_promotion`:
+        The bool column `has_request` marks users with a request; if it is missing, no user has one. The optional ragged
+        column `request_match` is added to all scores, those that bound the rank promotion included. `max_promotion`:
         how many ranks the LLM may move a candidate up from its rank without the LLM (see `rank_promotion_cap`); None:
         no limit. Users without any LLM score (failed prompts) get the scores of `without_llm`.
         """
         candidate = Ragged.from_arrow(table["candidate"])
         user = user_features(table, item_features)
         own = {name: rms_normalised(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personalized}
-        result = self._weighted_sum(self.without_llm, candidate, own, None, user, item_features)
+        match = Ragged.from_arrow(table[REQUEST_MATCH]).values if REQUEST_MATCH in table.column_names else np.float32(0)
+
+        def weighted(weights: BlenderWeights, llm: Float32s | None) -> Float32s:
+            total: Float32s = self._weighted_sum(weights, candidate, own, llm, user, item_features) + match
+            return total
+
+        result = weighted(self.without_llm, None)
         if self.with_llm is None or "llm_score" not in table.column_names:
             return candidate.like(result)
         llm_score = Ragged.from_arrow(table["llm_score"])
@@ -79,10 +88,9 @@ class Blender:
 
         def with_llm(weights: BlenderWeights) -> Float32s:
             if max_promotion is None:
-                return self._weighted_sum(weights, candidate, own, llm, user, item_features)
-            base = candidate.like(self._weighted_sum(weights, candidate, own, None, user, item_features))
-            centred = llm - np.float32(weights.llm_mean)
-            promoted = self._weighted_sum(weights, candidate, own, centred, user, item_features)
+                return weighted(weights, llm)
+            base = candidate.like(weighted(weights, None))
+            promoted = weighted(weights, llm - np.float32(weights.llm_mean))
             return cap_promotion(base, promoted, np.isfinite(llm_score.values), max_promotion)
 
         result = np.where(np.repeat(known, candidate.lengths), with_llm(self.with_llm), result)

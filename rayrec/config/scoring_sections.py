@@ -145,8 +145,8 @@ class Instruction(Section):
     templates: StorageUrl | None = None
     """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
     encoder: str | None = "auto"
-    """The sentence encoder that reads requests in words that the catalogue does not use; `auto`: all-MiniLM-L6-v2, which
-    is installed with rayrec; a folder in the sentence-transformers format, on a cluster present on the head and every
+    """The sentence encoder that reads requests in words that the catalogue does not use; `auto`: all-MiniLM-L6-v2,
+    installed with rayrec; a folder in the sentence-transformers format, on a cluster present on the head and every
     node; `null`: rules alone, which find the catalogue's own names."""
     facet_sentences: str | None = None
     """A YAML file of sentences that the encoder compares requests with; `null`:

@@ -115,6 +115,17 @@ INSTRUCTION = pa.schema(
 )
 """Instructions: one row per (user, arm), sorted by both, null last."""
 
+UNDERSTOOD_TEXT = pa.schema(
+    [
+        pa.field("text", pa.string(), nullable=False),  # a request or a user profile text
+        pa.field("facet", pa.list_(pa.int32())),  # numbers in the facet scheme of the run's catalogue, ascending
+        pa.field("weight", pa.list_(pa.float32())),  # aligned: from -1 (unwanted) to 1 (wanted)
+        pa.field("not_understood", pa.list_(pa.string())),  # the clauses that mean no facet
+        pa.field("searchable", pa.bool_(), nullable=False),  # an item's text has most of its words
+    ]
+)
+"""What the distinct texts of the instruction table mean, sorted by text."""
+
 ALL_USERS = "*"
 """The user_id of instructions for every user."""
 

@@ -41,6 +41,13 @@ class Bm25:
         query = sp.csr_matrix((np.ones(len(indices)), indices, indptr), shape=(len(queries), self._weight.shape[0]))
         return np.asarray((query @ self._weight).todense(), np.float32)
 
+    def coverage(self, query: str) -> float:
+        """The largest share of the query's distinct words that one document has; 0 for an empty query."""
+        words = set(_WORD.findall(query.lower()))
+        known = sorted(self._words[word] for word in words if word in self._words)
+        held = np.bincount(self._weight[known].indices) if known else np.zeros(1, np.int64)
+        return float(held.max(initial=0)) / max(len(words), 1)
+
 
 def bm25_weights(count: sp.csr_matrix, length: npt.NDArray[np.float64]) -> sp.csr_matrix:
     """The score contribution of each word in each document, from counts [documents, words] and lengths [documents]."""

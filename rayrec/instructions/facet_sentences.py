@@ -87,7 +87,9 @@ def _checked(content: Mapping[str, Any], path: str) -> FacetSentences:
     described = content["descriptions"]
     if not isinstance(described, Mapping) or len(described) > 10 * _MOST:
         raise _wrong("`descriptions` is not a mapping of facet values to lists of sentences", path)
-    descriptions = {str(value).lower(): _texts(texts, f"descriptions.{value}", path) for value, texts in described.items()}
+    descriptions = {
+        str(value).lower(): _texts(texts, f"descriptions.{value}", path) for value, texts in described.items()
+    }
     return FacetSentences(**lists, descriptions=descriptions)
 
 
@@ -98,9 +100,13 @@ def _texts(given: Any, name: str, path: str, field: str | None = None) -> tuple[
         if not isinstance(text, str) or not text.strip() or len(text) > _CHARS:
             raise _wrong(f"`{name}` has an entry that is not text of 1 to {_CHARS} characters", path)
         if text.count("{") != bool(field) or text.count("}") != bool(field) or (field and field not in text):
-            raise _wrong(f"`{name}` has {text[:60]!r}; it needs {f'{field} once and ' if field else ''}no other brace", path)
+            raise _wrong(
+                f"`{name}` has {text[:60]!r}; it needs {f'{field} once and ' if field else ''}no other brace", path
+            )
     return tuple(given)
 
 
 def _wrong(what: str, path: str) -> ConfigError:
-    return ConfigError(f"the file {what}", where=f"{_WHERE}: {path}", hint="see rayrec/instructions/facet_sentences.yaml")
+    return ConfigError(
+        f"the file {what}", where=f"{_WHERE}: {path}", hint="see rayrec/instructions/facet_sentences.yaml"
+    )

@@ -103,6 +103,12 @@ class Facets:
         return np.bincount(self.of_item.values, minlength=len(self)).astype(np.int64)
 
     @cached_property
+    def items_by_facet(self) -> Ragged:
+        """The items of each facet, int64 numbers, ascending, one row a facet."""
+        order = np.argsort(self.of_item.values, kind="stable")
+        return Ragged.from_lengths(self.of_item.rows[order].astype(np.int64), self.size)
+
+    @cached_property
     def _keys(self) -> Ints:
         """(item, facet) as one number, ascending, then -1 as a sentinel for `searchsorted`."""
         return np.append(self.of_item.rows * len(self) + self.of_item.values, -1)

@@ -71,7 +71,7 @@ class RequestUnderstanding:
         return Understanding(tuple(sorted(found.items())), tuple(open_parts) if parts or found else (text,))
 
     def _meant(self, parts: Sequence[Clause], meant: Sequence[SoftWeights]) -> SoftWeights:
-        """The weights of all clauses. Wanted ones are also encoded together: "spies, gadgets, a villain" is one wish."""
+        """The weights of all clauses. Wanted ones are also encoded together: "spies, gadgets" is one wish."""
         wanted = [part.text for part in parts if not part.unwanted]
         together = [self.soft(", ".join(wanted))] if self.soft is not None and len(wanted) > 1 else []
         found = SoftWeights()
@@ -95,4 +95,6 @@ def categories(scheme: FacetScheme) -> list[str]:
 def searchable_words(text: str) -> str:
     """The words of a request to search item texts for: those beside stop words and negated clauses."""
     wanted = (part.text for part in clauses(text) if not part.unwanted)
-    return " ".join(word for part in wanted for word in tokenize_words(part) if word.isalnum() and word not in stop_words())
+    return " ".join(
+        word for part in wanted for word in tokenize_words(part) if word.isalnum() and word not in stop_words()
+    )

@@ -1,19 +1,19 @@
-"""Which requests the LLM recognises: their in-vocabulary words and their facets.
+"""Which requests are understood: their in-vocabulary words, the facets that they mean, and what means nothing.
 
-A request without a recognised term changes the scores little. Texts of single users are private: they are only counted.
+A request without a recognised term changes nothing. Texts of single users are private: they are only counted.
 Texts that several users share are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.data.schemas import ALL_USERS
-from rayrec.instructions.facet_matching import FacetMatcher, FacetMatches
 from rayrec.instructions.facet_scheme import BELOW, FacetScheme
+from rayrec.instructions.request_understanding import Understanding
 from rayrec.instructions.vocabulary_filter import InVocabularyFilter, tokenize_words
 
 REQUEST_RECOGNITION = pa.schema(
@@ -23,7 +23,8 @@ REQUEST_RECOGNITION = pa.schema(
         pa.field("rows", pa.int64(), nullable=False),  # rows of the instruction table with the text
         pa.field("arms", pa.string(), nullable=False),  # arms of these rows; "" for all
         pa.field("in_vocabulary", pa.string()),  # the recognised words; null: every word, or texts of single users
-        pa.field("facets", pa.string()),  # facets wanted, and facets excluded; null: facets are not matched
+        pa.field("facets", pa.string()),  # facets wanted and not wanted, with soft weights; null: as `text`
+        pa.field("not_understood", pa.string()),  # the clauses that mean no facet; null: as `text`
         pa.field("recognised", pa.bool_(), nullable=False),  # whether the text has a term of the catalogue
     ]
 )
@@ -32,22 +33,26 @@ _MAX_TEXTS = 20_000  # distinct texts examined, the most frequent ones
 
 
 def request_recognition(
-    instructions: pa.Table, vocabulary: Iterable[str] | None, scheme: FacetScheme, *, matches_facets: bool
+    instructions: pa.Table,
+    vocabulary: Iterable[str] | None,
+    scheme: FacetScheme,
+    meaning: Callable[[str], Understanding],
+    is_understood: Callable[[str], bool],
 ) -> pa.Table:
     """REQUEST_RECOGNITION of INSTRUCTION rows, most frequent texts first.
 
-    `vocabulary`: the words that the LLM recognises, None: all words. `scheme`: the facets of the catalogue.
-    `matches_facets`: whether the run matches facets (`rayrec.reranking.item_token.facet_boost`).
+    `vocabulary`: the words that the LLM recognises, None: all words. `scheme`: the facets of the catalogue. `meaning`
+    of each request and profile text; `is_understood`: whether it changes anything.
     """
     if not instructions.num_rows:
         return REQUEST_RECOGNITION.empty_table()
     texts = _distinct_texts(instructions)
     in_vocabulary = None if vocabulary is None else InVocabularyFilter(vocabulary)
     words = [None if in_vocabulary is None else in_vocabulary(text) for text in texts["text"].to_pylist()]
-    matcher = FacetMatcher(scheme)
-    facets = [
-        _facets_text(matcher(text), scheme) if matches_facets else None for text in texts["intention"].to_pylist()
-    ]
+    meant = [[meaning(part) for part in parts] for parts in _parts(texts)]
+    understood = [any(is_understood(part) for part in parts) for parts in _parts(texts)]
+    facets = [", ".join(filter(None, (facets_text(one, scheme) for one in both))) for both in meant]
+    unheard = ["; ".join(clause for one in both for clause in one.not_understood) for both in meant]
     known = frozenset(word for name in scheme.name for word in tokenize_words(name))
     shown = pc.or_(texts["everybody_any"], pc.greater_equal(texts["user_id_count_distinct"], _MIN_USERS))
     table = pa.table(
@@ -58,7 +63,11 @@ def request_recognition(
             "arms": [", ".join(sorted(filter(None, arms))) for arms in texts["arm_distinct"].to_pylist()],
             "in_vocabulary": pc.if_else(shown, pa.array(words, pa.string()), None),
             "facets": pc.if_else(shown, pa.array(facets, pa.string()), None),
-            "recognised": [text is None or not known.isdisjoint(text.split()) for text in words],
+            "not_understood": pc.if_else(shown, pa.array(unheard, pa.string()), None),
+            "recognised": [
+                meant or (text is not None and not known.isdisjoint(text.split()))
+                for text, meant in zip(words, understood, strict=True)
+            ],
         }
     )
     unshown = table.filter(pc.invert(shown)).group_by("recognised", use_threads=False)  # in the order of the rows
@@ -77,26 +86,37 @@ def recognised_counts(table: pa.Table) -> tuple[int, int]:
     return int(every or 0), int(recognised or 0)
 
 
-def _facets_text(matches: FacetMatches, scheme: FacetScheme) -> str:
+def facets_text(meaning: Understanding, scheme: FacetScheme) -> str:
+    """ "comedy, 1990s, family .40, not horror": strongest first, unwanted ones last."""
     labels = [f"below {name}" if kind == BELOW else name for kind, name in zip(scheme.kind, scheme.name, strict=True)]
-    excluded = [f"not {labels[facet]}" for facet in matches.exclude]
-    return ", ".join([*(labels[facet] for facet in matches.include), *excluded])
+    parts = []
+    for facet, weight in sorted(meaning.weights, key=lambda pair: (pair[1] < 0, -abs(pair[1]))):
+        share = "" if abs(weight) > 0.995 else f" {abs(weight):.2f}".replace("0.", ".")
+        parts.append(f"{'not ' if weight < 0 else ''}{labels[facet]}{share}")
+    return ", ".join(parts)
+
+
+def _parts(texts: pa.Table) -> list[list[str]]:
+    """The request and the profile text of each row, without missing ones."""
+    columns = texts["intention"].to_pylist(), texts["preference"].to_pylist()
+    return [[part for part in row if part] for row in zip(*columns, strict=True)]
 
 
 def _distinct_texts(instructions: pa.Table) -> pa.Table:
-    """text, intention, text_count, user_id_count_distinct, arm_distinct, everybody_any of each distinct text."""
+    """text, intention, preference, text_count, user_id_count_distinct, arm_distinct, everybody_any by text."""
     intention, preference = (pc.fill_null(instructions[name], "") for name in ("intention", "preference"))
     text = pc.binary_join_element_wise(intention, preference, ". ")
     table = pa.table(
         {
             "text": pc.utf8_trim(text, ". "),
             "intention": intention,
+            "preference": preference,
             "user_id": instructions["user_id"],
             "arm": pc.fill_null(instructions["arm"], ""),
             "everybody": pc.equal(instructions["user_id"], ALL_USERS),
         }
     )
-    counted = table.group_by(["text", "intention"]).aggregate(
+    counted = table.group_by(["text", "intention", "preference"]).aggregate(
         [("text", "count"), ("user_id", "count_distinct"), ("arm", "distinct"), ("everybody", "any")]
     )
     ordered = counted.sort_by([("text_count", "descending"), ("text", "ascending"), ("intention", "ascending")])

@@ -1,6 +1,7 @@
 """The daily run, from events to publication. `run` calls the stages in order.
 
     ingest   events -> contract -> histories by shard
+    understand  requests and user profile texts -> weights of facets
     fit      item models, as of the date and of a few earlier cutoffs
     tune     the LLM, as of the same cutoffs
     blend    blender weights, fitted at the earlier cutoffs
@@ -33,6 +34,7 @@ from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statist
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
+from rayrec.pipeline.understood_texts import understand_texts
 from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance
@@ -89,7 +91,7 @@ def check(context: RunContext) -> None:
             if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
                 template_by_cell(context.templates, way.task_form)
     default_instruction(context)
-    _ = context.templates, context.checkpoints, context.base
+    _ = context.templates, context.checkpoints, context.base, context.encoder, context.facet_sentences_digest
 
 
 def run(context: RunContext) -> RunResult:
@@ -104,6 +106,8 @@ def run(context: RunContext) -> RunResult:
     with timings.step("ingest", "rows") as done:
         data = ingest(context)
         done(data.rows)
+    with timings.step("understand", "texts") as done:
+        done(understand_texts(context))
     with timings.step("fit", "models") as done:
         models = fit_item_models(context, data)
         done(len(models))

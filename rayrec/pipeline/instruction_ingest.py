@@ -32,7 +32,7 @@ def ingest_instructions(context: RunContext) -> InstructionCounts:
     """Read and validate the table, once. Raises DataError; QuarantineError for too many invalid rows."""
     if context.config.data.instructions is None:
         return InstructionCounts({}, {})
-    counts_path = layout.instruction_counts_path(context.work_folder, _key(context))
+    counts_path = layout.instruction_counts_path(context.work_folder, instruction_key(context))
     if not context.storage.exists(counts_path):
         arms, max_chars = tuple(context.config.arms.variants), context.config.instruction.max_chars
         read = read_instructions(context.config.data, context.instruction_files, arms, max_chars)
@@ -41,7 +41,7 @@ def ingest_instructions(context: RunContext) -> InstructionCounts:
             _without_erased(context, read.quarantine),
         )
         if quarantine.num_rows:
-            quarantine_path = layout.quarantined_instructions_path(context.quarantine, _key(context))
+            quarantine_path = layout.quarantined_instructions_path(context.quarantine, instruction_key(context))
             write_parquet(context.storage, quarantine_path, quarantine)
         write_parquet(context.storage, _path(context), instructions)
         by_reason = {f"{INSTRUCTION_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(quarantine).items()}
@@ -62,8 +62,9 @@ def _without_erased(context: RunContext, table: pa.Table) -> pa.Table:
 
 
 def _path(context: RunContext) -> str:
-    return layout.instructions_path(context.work_folder, _key(context))
+    return layout.instructions_path(context.work_folder, instruction_key(context))
 
 
-def _key(context: RunContext) -> str:
+def instruction_key(context: RunContext) -> str:
+    """Digest of the settings that decide which rows are valid and what their texts are."""
     return digest([list(context.config.arms.variants), context.config.instruction.max_chars])

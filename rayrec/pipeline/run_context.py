@@ -12,12 +12,14 @@ from rayrec.data.erasure_list import ErasureList
 from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
 from rayrec.errors import ConfigError, DataError, MissingFileError
 from rayrec.experiments.arm_plan import ArmPlan, plan_arms
+from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.records import InputRecord, RunRecord
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage, hf_checkpoint, layout
+from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 
 def microseconds(day: date) -> int:
@@ -104,6 +106,18 @@ class RunContext:
         """The wording of prompts; read on the driver, then pickled with the context."""
         return load_templates(self.config.instruction.templates)
 
+    @cached_property
+    def encoder(self) -> SentenceEncoder | None:
+        """The sentence encoder of requests; None without one or without an instruction table. Raises ConfigError."""
+        name = self.config.instruction.encoder
+        return None if name is None or self.config.data.instructions is None else SentenceEncoder.open(name)
+
+    @cached_property
+    def facet_sentences_digest(self) -> str | None:
+        """Digest of the user's own facet sentences; None without them. Raises ConfigError."""
+        path = self.config.instruction.facet_sentences
+        return None if path is None else load_facet_sentences(path, ()).digest
+
     @property
     def files(self) -> tuple[InputFile, ...]:
         """Every input file."""
@@ -153,9 +167,11 @@ class RunContext:
 
     @property
     def _template_inputs(self) -> tuple[InputRecord, ...]:
-        """User-supplied templates as an input (size: number of templates)."""
+        """The user's own templates (size: their number) and facet sentences as inputs."""
         path = self.config.instruction.templates
-        return (InputRecord(path, len(self.templates), self.templates.digest),) if path else ()
+        templates = (InputRecord(path, len(self.templates), self.templates.digest),) if path else ()
+        sentences = self.config.instruction.facet_sentences
+        return (*templates, *((InputRecord(sentences, 0, self.facet_sentences_digest or ""),) if sentences else ()))
 
     @cached_property
     def checkpoints(self) -> dict[str, tuple[str, str]]:
@@ -177,6 +193,8 @@ class RunContext:
 
     @property
     def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
-        """These checkpoints and the base as inputs, without size."""
-        base = {(self.config.tuning.base, self.base)} if self.base else set()
-        return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *base}))
+        """These checkpoints, the base and the sentence encoder as inputs, without size."""
+        more = {(self.config.tuning.base, self.base)} if self.base else set()
+        if self.encoder is not None:
+            more.add((str(self.config.instruction.encoder), self.encoder.digest))
+        return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *more}))

@@ -22,6 +22,7 @@ from rayrec.pipeline.interaction_ingest import IngestResult
 from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import has_requests
+from rayrec.pipeline.understood_texts import understood_texts
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
@@ -244,10 +245,9 @@ def _card(result: RunResult) -> ModelCard | None:
 def _request_table(context: RunContext, card: ModelCard | None) -> pa.Table:
     if not has_requests(context):
         return REQUEST_RECOGNITION.empty_table()
-    cache = worker_cache(context)
-    if card is None or card.facets is None:
-        return request_recognition(cache.instructions, None, cache.facets.scheme, matches_facets=False)
-    return request_recognition(cache.instructions, card.known_words, card.facets, matches_facets=True)
+    cache, known = worker_cache(context), understood_texts(context)
+    words = None if card is None or card.facets is None else card.known_words
+    return request_recognition(cache.instructions, words, cache.facets.scheme, known.__getitem__, known.is_understood)
 
 
 def _losses(card: ModelCard | None) -> pa.Table:

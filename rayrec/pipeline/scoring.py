@@ -28,7 +28,8 @@ from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories
-from rayrec.pipeline.item_model_fitting import ModelSet
+from rayrec.pipeline.item_model_fitting import ModelSet, item_features
+from rayrec.pipeline.request_candidates import Query, RequestSearch
 from rayrec.pipeline.run_artifacts import write_denoising_decisions, write_run_statistics, write_text_ablation
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scorers import ScorerCache
@@ -38,14 +39,15 @@ from rayrec.pipeline.scoring_requests import (
     instruction_prompts,
     request_queries,
     scoring_requests,
-    search_items,
     training_requests,
     users_to_score,
 )
+from rayrec.pipeline.understood_texts import only_understood, understood_texts
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, append_stage
 from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT
 from rayrec.reranking.text.text_reranker import TextReranker
+from rayrec.retrieval.item_model import ItemModel
 
 Bools = npt.NDArray[np.bool_]
 
@@ -129,23 +131,28 @@ class RetrieveShard:
         parts = []
         for variant, stage in zip(context.arms.variants("retrieve"), model.candidate_stages, strict=True):
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
-            found = stage(rows, self._matching_requests(variant, rows))
+            found = stage(rows, self._matching_requests(variant, rows, model.model))
             for name in set(self._schema.names) & set(rows.column_names) - set(found.column_names):
                 found = found.append_column(name, rows[name])
             parts.append(found)
         candidates = conform(pa.concat_tables(parts, promote_options="default"), self._schema)
         return candidates if self._scores_follow else with_scores(candidates)
 
-    def _matching_requests(self, variant: Variant, rows: pa.Table) -> Ragged | None:
+    def _matching_requests(self, variant: Variant, rows: pa.Table, model: ItemModel) -> Ragged | None:
         """Items that match the requests of the rows' users; None if nobody has a request."""
-        context = self._scoring.context
+        context, cache = self._scoring.context, worker_cache(self._scoring.context)
         if not has_requests(context):
             return None
         if self._scoring.for_training:
-            queries: list[tuple[str, ...]] = [(text,) if text else () for text in rows[SIMULATED_REQUEST].to_pylist()]
+            simulated = rows[SIMULATED_REQUEST].to_pylist()
+            queries: list[tuple[Query, ...]] = [((text, cache.rules(text)),) if text else () for text in simulated]
         else:
-            queries = request_queries(context, rows["user_id"], context.arms.arms_of(variant))
-        return search_items(worker_cache(context).item_search, queries, variant.read(Retrieval).request_candidates)
+            texts = request_queries(context, rows["user_id"], context.arms.arms_of(variant))
+            known = understood_texts(context)
+            queries = [tuple((text, known[text]) for text in row if known.is_understood(text)) for row in texts]
+        popularity = item_features(model).column("log_decayed_8d")
+        search = RequestSearch(cache.item_search, cache.facets, popularity)
+        return search(queries, variant.read(Retrieval).request_candidates)
 
 
 class RerankShard:
@@ -212,18 +219,21 @@ class RerankShard:
 
     def _prompts(self, request: ScoringRequest, rows: pa.Table) -> pa.Table:
         """The scorer's input: candidates and the users' instructions."""
+        context = self._scoring.context
         if self._scoring.for_training:
             preference, wanted = pa.nulls(len(rows), pa.string()), rows[SIMULATED_REQUEST].combine_chunks()
         else:
-            instructions = worker_cache(self._scoring.context).instructions
+            instructions = worker_cache(context).instructions
             preference, wanted = instructions_for(instructions, rows["user_id"], request.instruction_arm or "")
+            if not request.method.is_text_scorer and context.config.tuning.base == "scratch":
+                wanted = only_understood(context, wanted)  # a model from scratch knows the catalogue's words alone
         scores = [name for name in rows.column_names if name.startswith("score.")]
         read = rows.select(["user_id", "item", "ts", "candidate", *scores])
         if request.method.is_text_scorer:
             read = read.append_column("profile", preference)
         else:
             has_history = Ragged.from_arrow(rows["item"]).lengths > 0
-            prompt = instruction_prompts(self._scoring.context.templates, preference, wanted, has_history)
+            prompt = instruction_prompts(context.templates, preference, wanted, has_history)
             read = read.append_column("instruction", prompt)
         return read.append_column("request", wanted)
 

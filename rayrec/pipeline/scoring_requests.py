@@ -19,10 +19,8 @@ import pyarrow as pa
 
 from rayrec.config import Rerank
 from rayrec.experiments.arm_plan import ArmPath, ArmPlan, Variant
-from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.instruction_table import instructions_for
 from rayrec.instructions.templates import InstructionRenderer, Templates
-from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import explores, uses_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
@@ -107,27 +105,8 @@ def instruction_prompts(
 
 
 def request_queries(context: RunContext, user_ids: pa.ChunkedArray, arms: Sequence[str]) -> list[tuple[str, ...]]:
-    """Search queries [n] of these users: the distinct requests over the given arms."""
+    """The distinct requests of these users [n] over the given arms."""
     cache = worker_cache(context)
     own = dict.fromkeys(arm if arm in cache.arms_with_requests else "" for arm in arms)
     columns = [instructions_for(cache.instructions, user_ids, arm)[1].to_pylist() for arm in own]
     return [tuple(dict.fromkeys(text for text in row if text)) for row in zip(*columns, strict=True)]
-
-
-def search_items(index: Bm25, queries: Sequence[Sequence[str]], top: int) -> Ragged:
-    """The items (int32 codes) that match the queries of each row: the best `top` of each query, so that no query
-    displaces another's results. An item that matches two queries appears twice."""
-    found = {text: top_matches(index, text, top) for text in dict.fromkeys(text for row in queries for text in row)}
-    rows = [np.concatenate([np.empty(0, np.int32), *(found[text] for text in row)]) for row in queries]
-    return Ragged.from_lengths(np.concatenate([np.empty(0, np.int32), *rows]), [len(row) for row in rows])
-
-
-def top_matches(index: Bm25, text: str, top: int) -> npt.NDArray[np.int32]:
-    """The best `top` matching documents, best first, ties by number; documents without a match are left out."""
-    scores = index.scores([text])[0]
-    found = np.flatnonzero(scores > 0)
-    if len(found) > top > 0:
-        # Avoid a full sort: select everything that scores at least as high as the last place.
-        found = found[scores[found] >= np.partition(scores[found], -top)[-top]]
-    best: npt.NDArray[np.int32] = found[np.argsort(-scores[found], kind="stable")][:top].astype(np.int32)
-    return best

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.blending.blender import REQUEST_MATCH
 from rayrec.config import Rerank, Slate
 from rayrec.data.schemas import DENOISED_HISTORY, SLATE
 from rayrec.experiments.arm_plan import ArmPath
+from rayrec.instructions.instruction_table import instructions_for
 from rayrec.monitoring.run_statistics import PARTICIPANTS, SPLIT, count_statistics, merge, slate_statistics
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools
@@ -23,6 +26,7 @@ from rayrec.pipeline.arm_settings import explores, retriever_specs, uses_item_fa
 from rayrec.pipeline.blender_fitting import load_blender
 from rayrec.pipeline.interaction_ingest import ShardCounts
 from rayrec.pipeline.item_model_fitting import item_features
+from rayrec.pipeline.request_candidates import candidate_match
 from rayrec.pipeline.run_artifacts import (
     write_counterfactual_propensities,
     write_denoising_decisions,
@@ -30,7 +34,8 @@ from rayrec.pipeline.run_artifacts import (
     write_run_statistics,
 )
 from rayrec.pipeline.scoring import ScoringSpec, arm_rows
-from rayrec.pipeline.scoring_requests import scoring_request_of, users_to_score
+from rayrec.pipeline.scoring_requests import has_requests, scoring_request_of, users_to_score
+from rayrec.pipeline.understood_texts import texts_meaning
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.publishing.publishing_run import PublishingRun
 from rayrec.publishing.records import UserCounts, add_counts
@@ -123,14 +128,28 @@ class CommitShard:
         rows = rows.filter(pa.array(users_to_score(self._context.arms, (path.arm,), rows["user_id"])))
         if request is not None:
             rows = rows.filter(pc.is_valid(rows["llm_score"]))  # the arm's own users without a score have failed
-        rows = rows.combine_chunks()
-        found = assembler.candidate_pool(rows)
+        found = assembler.candidate_pool(self._with_request_match(path, rows.combine_chunks()))
         members = self._context.arms.members(found.scored.user_ids)[path.arm]
         pool = assembler.apply_rules(found)
         own = pool.take_users(members)
         chosen = assembler.select(own, path.arm)
         slates = assembler.to_slates(own, chosen, path.arm)
         return ArmSlates(pool, members, chosen.code, slates, rule_effects(assembler, found.take_users(members), own))
+
+    def _with_request_match(self, path: ArmPath, rows: pa.Table) -> pa.Table:
+        """The rows with the column `request_match`: nats by which the user's instruction in this arm moves each
+        candidate."""
+        settings = self._context.config.instruction
+        if not has_requests(self._context) or not len(rows):
+            return rows
+        cache, candidate = worker_cache(self._context), Ragged.from_arrow(rows["candidate"])
+        texts = instructions_for(cache.instructions, rows["user_id"], path.arm)
+        match = np.zeros(len(candidate.values), np.float32)
+        for column, weight in zip(texts, (settings.profile_weight, settings.request_weight), strict=True):
+            if weight:
+                meanings = texts_meaning(self._context, column.to_pylist())
+                match += np.float32(weight) * candidate_match(cache.facets, meanings, candidate)
+        return rows.append_column(REQUEST_MATCH, candidate.like(match).to_arrow(pa.float32()))
 
     def _counterfactuals(self, arms: dict[str, ArmSlates]) -> list[pa.Table]:
         """COUNTERFACTUAL_PROPENSITY of every exploring arm under every other arm; empty without exploring arms."""

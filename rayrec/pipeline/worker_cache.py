@@ -11,6 +11,7 @@ from rayrec.config import Denoise, Retrieval
 from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
+from rayrec.instructions.request_understanding import RequestUnderstanding
 from rayrec.pipeline.arm_settings import retriever_specs
 from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.interaction_ingest import read_catalogue
@@ -58,6 +59,11 @@ class WorkerCache:
     def facets(self) -> Facets:
         """The attribute values that a request may name."""
         return Facets.of(self.catalogue)
+
+    @cached_property
+    def rules(self) -> RequestUnderstanding:
+        """What the rules find in a text, for simulated requests: they name facets, so no encoder is needed."""
+        return RequestUnderstanding.of(self.facets.scheme)
 
     @cached_property
     def item_search(self) -> Bm25:

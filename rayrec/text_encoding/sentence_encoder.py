@@ -54,6 +54,10 @@ class SentenceEncoder:
         encoder._first_token_pooling  # noqa: B018  # refuses what cannot be computed before anything is loaded
         return encoder
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded model: a process loads its own."""
+        return {name: value for name, value in vars(self).items() if name in ("folder", "where", "digest")}
+
     @cached_property
     def digest(self) -> str:
         """The folder's name and a content digest of all files that affect vectors."""

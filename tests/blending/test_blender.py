@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from scored_candidates import NAMES, PERSONAL, candidates, item_features, set_ll
 
 from rayrec.blending.blend_features import blend_features, impute_missing, rms_normalised, user_features
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
-from rayrec.blending.blender import Blender
+from rayrec.blending.blender import REQUEST_MATCH, Blender
 from rayrec.blending.conditional_logit import fit_conditional_logit
 from rayrec.numerics.ragged import Ragged
 
@@ -47,6 +48,18 @@ def test_constant_and_repeated_features_have_finite_weights() -> None:
     )
     assert np.isfinite(weights).all()
     assert weights[0] == pytest.approx(weights[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("cap", [None, 0, 3])
+def test_the_request_match_is_added_to_every_score_in_nats(cap: int | None) -> None:
+    """Also with an LLM; and a capped order starts from the order with the match."""
+    example = window(seed=1)
+    blender = fit_blender([example], PERSONAL)
+    match = Ragged.from_arrow(example.table["candidate"])
+    nats = match.like(np.random.default_rng(2).choice([0, 8, -8], len(match.values)).astype(np.float32))
+    asked = example.table.append_column(REQUEST_MATCH, nats.to_arrow(pa.float32()))
+    plain = blender.scores(example.table, example.item_features)
+    assert np.allclose(blender.scores(asked, example.item_features, cap).values, plain.values + nats.values, atol=1e-5)
 
 
 def top_hits(scores: Ragged, of: TrainingWindow) -> float:

@@ -17,6 +17,7 @@ from rayrec.evaluation.metrics import RelevantItems, user_metrics
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.instructions.facet_scheme import BELOW, CATEGORY, FacetScheme
+from rayrec.instructions.request_understanding import RequestUnderstanding
 from rayrec.monitoring.drift import drift
 from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.monitoring.removal_statistics import AGES, POPULARITY_BANDS
@@ -162,7 +163,7 @@ def full(name: str = HOSTILE) -> ReportData:
         interleaving=interleaving(measured, truth.matrix, "control", 0),
         off_policy_source="12,000 rows of feedback on 1,200 slates",
         off_policy=pa.Table.from_pylist(estimates(), OFF_POLICY_ESTIMATES),
-        requests=request_recognition(requests(), ["red lamp", "something in"], scheme(), matches_facets=True),
+        requests=recognition(requests(), ["red lamp", "something in"]),
         text_ablation=item_text_effects("pointwise", ablation(), pa.array(["Lamp", HOSTILE, "Tent"])),
     )
 
@@ -173,6 +174,12 @@ def requests() -> pa.Table:
     rows += [(f"u{n}", None, None, "Lamps, please") for n in range(5)]
     rows += [("u8", arm, "secret wish", None) for arm in "abcdef"] + [("u9", None, None, "my own lamp")]
     return table_of(INSTRUCTION, rows)
+
+
+def recognition(instructions: pa.Table, vocabulary: list[str] | None) -> pa.Table:
+    """REQUEST_RECOGNITION with what the rules find."""
+    rules = RequestUnderstanding.of(scheme())
+    return request_recognition(instructions, vocabulary, scheme(), rules, lambda text: bool(rules(text)))
 
 
 def scheme() -> FacetScheme:

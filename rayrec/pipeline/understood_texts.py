@@ -1,0 +1,130 @@
+"""What the run's requests and user profile texts mean: every distinct text is understood once, in parallel tasks.
+
+The encoder runs here alone. Workers read the result, so that a text means the same in every shard and costs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from rayrec.data.schemas import UNDERSTOOD_TEXT
+from rayrec.instructions.bm25 import Bm25
+from rayrec.instructions.facets import Facets
+from rayrec.instructions.request_understanding import RequestUnderstanding, Understanding, searchable_words
+from rayrec.monitoring.progress import Progress
+from rayrec.numerics.hashing import digest
+from rayrec.pipeline.instruction_ingest import instruction_key
+from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.cluster import task
+from rayrec.storage import layout
+from rayrec.storage.tables import read_parquet, write_parquet
+
+_TEXTS = 500  # per task
+_MIN_COVERAGE = 0.6  # share of a text's words in one item's text, from which it is a search
+
+
+@dataclass(frozen=True)
+class UnderstoodTexts:
+    """UNDERSTOOD_TEXT, looked up by text."""
+
+    table: pa.Table
+
+    def __getitem__(self, text: str) -> Understanding:
+        """Raises KeyError for a text that is not in the instruction table."""
+        row = self._rows[text]
+        facets, weights = self.table["facet"][row].as_py(), self.table["weight"][row].as_py()
+        return Understanding(tuple(zip(facets, weights, strict=True)), tuple(self.table["not_understood"][row].as_py()))
+
+    def is_understood(self, text: str) -> bool:
+        """Whether the text means a facet, or has words of an item; other texts change nothing."""
+        row = self._rows[text]
+        return bool(self._has_facets[row].as_py() or self.table["searchable"][row].as_py())
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {text: row for row, text in enumerate(self.table["text"].to_pylist())}
+
+    @cached_property
+    def _has_facets(self) -> pa.ChunkedArray:
+        return pc.greater(pc.list_value_length(self.table["facet"]), 0)
+
+
+def understand_texts(context: RunContext) -> int:
+    """Understand the texts of the instruction table, unless it is done; return their number. Needs the catalogue."""
+    instructions = worker_cache(context).instructions
+    if not instructions.num_rows:
+        return 0
+    columns = (instructions[name].drop_null().unique().to_pylist() for name in ("preference", "intention"))
+    texts = sorted({text for column in columns for text in column})
+    if not context.storage.exists(_path(context)):
+        parts = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
+        with Progress("understand", len(texts), unit="texts") as progress:
+            running = [task(_understand, 1).remote(context, part) for part in parts]
+            tables = []
+            for part, reference in zip(parts, running, strict=True):
+                tables.append(ray.get(reference))
+                progress.advance(len(part))
+        write_parquet(context.storage, _path(context), pa.concat_tables(tables))
+    return len(texts)
+
+
+@lru_cache(maxsize=1)
+def understood_texts(context: RunContext) -> UnderstoodTexts:
+    """The result of `understand_texts`, read once per process; empty for a run without instructions."""
+    if not worker_cache(context).instructions.num_rows:
+        return UnderstoodTexts(UNDERSTOOD_TEXT.empty_table())
+    return UnderstoodTexts(read_parquet(context.storage, _path(context), UNDERSTOOD_TEXT).combine_chunks())
+
+
+def understood_rows(texts: Iterable[str], understanding: RequestUnderstanding, index: Bm25) -> pa.Table:
+    """UNDERSTOOD_TEXT of these texts."""
+    rows = []
+    for text in texts:
+        found = understanding(text)
+        rows.append(
+            {
+                "text": text,
+                "facet": [facet for facet, _ in found.weights],
+                "weight": [weight for _, weight in found.weights],
+                "not_understood": list(found.not_understood),
+                "searchable": index.coverage(searchable_words(text)) >= _MIN_COVERAGE,
+            }
+        )
+    return pa.Table.from_pylist(rows, UNDERSTOOD_TEXT)
+
+
+def texts_meaning(context: RunContext, texts: Sequence[str | None]) -> list[Understanding]:
+    """What each text means; nothing for null."""
+    known, nothing = understood_texts(context), Understanding()
+    found = {text: known[text] for text in set(texts) if text is not None}
+    return [nothing if text is None else found[text] for text in texts]
+
+
+def only_understood(context: RunContext, texts: pa.Array) -> pa.Array:
+    """The texts, string [n], null where one means nothing in the catalogue."""
+    known = understood_texts(context)
+    kept = (text if text is not None and known.is_understood(text) else None for text in texts.to_pylist())
+    return pa.array(kept, pa.string())
+
+
+def facets_understood(context: RunContext, facets: Facets) -> RequestUnderstanding:
+    """The rules and the encoder of the config, for the facets of the catalogue."""
+    return RequestUnderstanding.of(facets.scheme, context.encoder, context.config.instruction.facet_sentences)
+
+
+def _understand(context: RunContext, texts: Sequence[str]) -> pa.Table:
+    cache = worker_cache(context)
+    return understood_rows(texts, facets_understood(context, cache.facets), cache.item_search)
+
+
+def _path(context: RunContext) -> str:
+    encoder, sentences = context.encoder, context.facet_sentences_digest
+    key = digest([instruction_key(context), encoder and encoder.digest, sentences])
+    return layout.understood_texts_path(context.work_folder, key)
