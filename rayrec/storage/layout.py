@@ -17,7 +17,7 @@ runs/dt=D/<run id>/
 work/dt=D/<data fingerprint>/                      shared by all runs over the same inputs; may be deleted
     catalogue.parquet                              ITEM
     instructions-<key>.parquet, .json              INSTRUCTION, and its counts
-    understood-<key>.parquet                       UNDERSTOOD_TEXT: what the instructions mean
+    understood_texts/<key>/part-0000.parquet       UNDERSTOOD_TEXT: what the instructions mean, in the order of texts
     shuffle/<split plan>/split=0007.shuffle        one input split, parted by shard (rayrec.data.shuffle)
     histories/shard=0007.arrow, .json              HISTORY, and its counts
     summary.json                                   counts of the whole ingest; written last
@@ -156,7 +156,7 @@ def text_ablation_method(path: str) -> str:
 work_folder: RunPath = f"{WORK}/dt={{}}/{{}}".format
 catalogue_path: FolderPath = "{}/catalogue.parquet".format
 instructions_path: FolderKeyPath = "{}/instructions-{}.parquet".format
-understood_texts_path: FolderKeyPath = "{}/understood-{}.parquet".format
+understood_texts_path: Callable[[str, str, int], str] = "{}/understood_texts/{}/part-{:04d}.parquet".format  # key, part
 instruction_counts_path: FolderKeyPath = "{}/instructions-{}.json".format
 shuffle_folder: FolderKeyPath = "{}/shuffle/{}".format  # split plan
 shuffle_path: Callable[[str, str, int], str] = f"{{}}/shuffle/{{}}/{_SPLIT}.shuffle".format  # split plan, split
