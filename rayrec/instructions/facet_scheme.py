@@ -28,8 +28,9 @@ from rayrec.numerics.ragged import Ragged
 
 CATEGORY, DECADE, BELOW, VALUE, WORD = "category", "decade", "below", "value", "word"
 KINDS = (CATEGORY, DECADE, BELOW, VALUE, WORD)
-_MIN_ITEMS, _MAX_SHARE = 5, 0.5  # per facet: fewest items, largest share of items
-_MAX_SHARE_BELOW = 0.95  # of bounds: "under 5" is useful even if most prices are
+_MIN_ITEMS = 5  # per facet
+# Largest share of the items, by kind: half of all films are dramas, and "under 5" is useful even if most prices are.
+_MAX_SHARE = {CATEGORY: 0.8, DECADE: 0.8, BELOW: 0.95, VALUE: 0.8, WORD: 0.5}
 _WORDS, _VALUES, _CHARS = 300, 200, 40
 _TEXTS = 4096  # distinct texts of each kind in the caches
 _NUMERIC = 0.8  # smallest share of numbers among the values of a numeric attribute
@@ -59,7 +60,7 @@ class FacetScheme:
         held = Counter[tuple[str, str]]()
         for pairs in _candidate_facets(catalogue, attributes, words):
             held.update(set(pairs))
-        most = {kind: max((_MAX_SHARE_BELOW if kind == BELOW else _MAX_SHARE) * items, _MIN_ITEMS) for kind in KINDS}
+        most = {kind: max(_MAX_SHARE[kind] * items, _MIN_ITEMS) for kind in KINDS}
         usable = [pair for pair, count in held.items() if _MIN_ITEMS <= count <= most[pair[0]]]
         names = sorted(usable, key=lambda pair: (KINDS.index(pair[0]), pair[1]))
         return cls(tuple(kind for kind, _ in names), tuple(name for _, name in names), attributes)

@@ -141,10 +141,11 @@ def test_rejected_answers_are_counted_and_not_used(checkpoint: Path, tmp_path: P
         (said("\ufdfa" * MAX_CHARS), "too_long"),  # one character, eighteen when normalised
         (said("12, 34"), "no_words"),
         (said("somebody who likes GREEN TEA"), "names_a_title"),
+        (said("films like the purge"), "names_a_title"),
     ],
 )
 def test_invalid_answers_are_rejected(answer: Answer, reason: str) -> None:
-    assert checked(answer, ["Green tea", "Lock"]) == (None, reason)
+    assert checked(answer, ["Green tea", "Lock", "The Purge (2013)"]) == (None, reason)
 
 
 def test_control_characters_in_an_answer_are_removed() -> None:

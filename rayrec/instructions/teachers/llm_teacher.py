@@ -10,6 +10,7 @@ answers are counted by reason.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from rayrec.storage.hf_checkpoint import checkpoint_digest
 
 MAX_TITLES = 30  # newest of a history
 MAX_CHARS = 200  # of an answer
+_BRACKETS = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
 _TITLE_CHARS = 80
 _TITLE_TOKENS = 4 * _TITLE_CHARS  # a character has at most four bytes, a byte at most one token
 _MAX_TOKENS = 4096  # prompt and answer together
@@ -165,9 +167,15 @@ def checked(answer: Answer, titles: Sequence[str]) -> tuple[str | None, str]:
         return None, "no_words"
     # A profile with a title would let a model find the item without understanding the text. One-word titles ("Lock")
     # are words that a profile may need.
-    if any(" " in title and title.casefold() in text.casefold() for title in titles):
+    if any(" " in name and name in text.casefold() for title in titles for name in _names(title)):
         return None, "names_a_title"
     return text, ""
+
+
+def _names(title: str) -> tuple[str, str]:
+    """How a text may name a title, in lower case: whole, and without what stands in brackets ("The Purge (2013)")."""
+    whole = title.casefold()
+    return whole, " ".join(_BRACKETS.sub(" ", whole).split())
 
 
 def _max_tokens(folder: Path) -> int:
