@@ -23,7 +23,7 @@ from rayrec.instructions.facet_sentences import FacetSentences
 from rayrec.numerics.types import Float32s
 
 TEMPERATURE = 0.03
-MIN_SIMILARITY, MIN_MARGIN, QUANTILE = 0.33, 0.02, 95
+MIN_SIMILARITY, MIN_MARGIN, QUANTILE = 0.33, 0.04, 95
 MIN_WEIGHT = 0.1
 
 Encode = Callable[[Sequence[str]], Float32s]  # texts [n] -> vectors [n, d]
