@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from rayrec.data import delta_log, streaming_log
 from rayrec.data.source_paths import SourcePath
-from rayrec.errors import DataError, StorageError
+from rayrec.errors import DataError, StorageError, TransientStorageError
 from rayrec.storage import FileInfo, Storage
 
 DELTA, STREAMING = "Delta", "Spark streaming"
@@ -88,17 +87,28 @@ def _within(storage: Storage, listed: Iterable[FileInfo]) -> Iterator[LakeTable]
 def _above(storage: Storage, folder: str) -> Iterator[LakeTable]:
     """Tables that a folder lies in; also above the root, which may be a part of a table."""
     scheme, separator, path = storage.url(folder).rpartition("://")
-    levels = len(PurePosixPath(folder).parts) + 1  # up to the root's parent, where listing a folder is no surprise
+    depth = len(PurePosixPath(folder).parts)  # folders up to the root
     for level, parent in enumerate(PurePosixPath(path).parents):
         if not parent.name:
             continue
-        above = Storage(f"{scheme}{separator}{parent}")
-        with suppress(StorageError):  # often there is no right to look above the root
-            for format, names in _FIRST_FILES.items():
-                if any(above.exists(name) for name in names):
-                    yield LakeTable(format, above.root)
-            for log in _LOG_FOLDERS if level < levels else ():
-                yield from (table for table in _within(above, above.list(log)) if table.url == above.root)
+        # Up to the root's parent, where listing a folder is no surprise.
+        logs = _LOG_FOLDERS if level <= depth else ()
+        try:
+            yield from _tables_at(Storage(f"{scheme}{separator}{parent}"), logs)
+        except TransientStorageError:
+            raise
+        except StorageError:
+            if level < depth:
+                raise
+            # Often there is no right to look above the root.
+
+
+def _tables_at(above: Storage, logs: Sequence[str]) -> Iterator[LakeTable]:
+    for format, names in _FIRST_FILES.items():
+        if any(above.exists(name) for name in names):
+            yield LakeTable(format, above.root)
+    for log in logs:
+        yield from (table for table in _within(above, above.list(log)) if table.url == above.root)
 
 
 def _folders(url: str) -> Iterator[str]:

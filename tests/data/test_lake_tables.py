@@ -18,6 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 from rayrec.config import FileSource
 from rayrec.data.input_files import list_files
 from rayrec.errors import DataError
+from rayrec.storage import Storage
 
 EVENTS = pa.table({"user_id": ["ann", "gone", "cat"], "dt": ["2026-01-29", "2026-01-30", "2026-01-30 08:00/x"]})
 
@@ -87,6 +88,25 @@ def test_a_delta_table_in_another_store(delta: Path) -> None:
         if file.is_file():
             store.pipe_file(f"/lake-{delta.parent.name}/{file.relative_to(delta)}", file.read_bytes())
     assert users(f"memory://lake-{delta.parent.name}", "events") == users(str(delta), "events")
+
+
+def test_every_store_leaves_out_what_a_writer_left_behind(storage_root: str, tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", EVENTS, partition_by=["dt"])
+    DeltaTable(tmp_path / "t").delete("user_id = 'gone'")
+    storage = Storage(f"{storage_root}/lake")
+    for file in (tmp_path / "t").rglob("*"):
+        if file.is_file():
+            storage.write(f"table/{file.relative_to(tmp_path / 't')}", file.read_bytes())
+    for path in ("_temporary/0/part-1.csv", ".spark-staging-1/a.csv", "_SUCCESS", "part-0.csv", "part-1.csv.tmp"):
+        storage.write(f"plain/{path}", b"user_id\nann\n")
+    assert [file.path for file in list_files(storage.root, FileSource(path="plain"), "x")] == ["plain/part-0.csv"]
+    for path in ("table", "table/**/*.parquet"):
+        found = list_files(storage.root, FileSource(path=path), "x")
+        assert len(found) == 2
+        assert not any("dt=2026-01-30/" in file.path for file in found)
+    for path in ("table/dt=2026-01-30", "plain/_temporary/0/*.tmp"):
+        with pytest.raises(DataError):
+            list_files(storage.root, FileSource(path=path), "x")
 
 
 def test_a_removed_file_is_refused_by_name(delta: Path) -> None:
