@@ -2,6 +2,7 @@
 
 - items: log popularity decayed at several half-lives, log age, log days since the last event,
 - each personalized retriever: x and log(max(x, 0) + 0.3), with x its score over the root mean square of the user's,
+- each content feature, standardised over the user's candidates (see `content_features`),
 - the LLM's score; a candidate without one gets the lowest of its user,
 - products of some of these with user features, so that new users rely more on item features.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.data.schemas import CONTENT, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
@@ -63,7 +64,12 @@ def user_features(table: pa.Table, item_features: ItemFeatures) -> Float32s:
 
 
 def blend_features(
-    table: pa.Table, item_features: ItemFeatures, personalized: Sequence[str], user: Float32s, llm: bool
+    table: pa.Table,
+    item_features: ItemFeatures,
+    personalized: Sequence[str],
+    content: Sequence[str],
+    user: Float32s,
+    llm: bool,
 ) -> dict[str, Float32s]:
     """Every feature of every candidate, [candidates], by name; `user`: centred user features."""
     candidate = Ragged.from_arrow(table["candidate"])
@@ -74,10 +80,17 @@ def blend_features(
     for name in personalized:
         score = rms_normalised(Ragged.from_arrow(table[f"score.{name}"]))
         found[name], found[f"log {name}"] = score, log_feature(score)
+    for name in content:
+        found[f"{CONTENT}{name}"] = user_standardised(Ragged.from_arrow(table[f"{CONTENT}{name}"]))
     if llm:
         score = impute_missing(Ragged.from_arrow(table["llm_score"]))[0]
         found[LLM], found[f"{LLM} x events"] = score, score * np.repeat(user[:, 0], candidate.lengths)
     return found
+
+
+def scorer_of(feature: str) -> str:
+    """The scorer that a feature belongs to, if any: the name of a retriever, content column or LLM."""
+    return feature.removeprefix("log ").removesuffix(" x events")
 
 
 def rms_normalised(scores: Ragged) -> Float32s:
@@ -86,6 +99,20 @@ def rms_normalised(scores: Ragged) -> Float32s:
     size = np.sqrt(square / np.maximum(scores.lengths, 1))
     scale = np.where(size > 1e-12, 1 / np.maximum(size, 1e-12), 0).astype(np.float32)
     result: Float32s = scores.values * np.repeat(scale, scores.lengths)
+    return result
+
+
+def user_standardised(values: Ragged) -> Float32s:
+    """Each value less the mean of its row, over the row's standard deviation; 0 in rows without spread."""
+    size = np.maximum(values.lengths, 1)
+    exact = values.values.astype(np.float64)
+    centred = exact - (np.bincount(values.rows, exact, minlength=len(values)) / size)[values.rows]
+    spread = np.sqrt(np.bincount(values.rows, np.square(centred), minlength=len(values)) / size)
+    largest = np.zeros(len(values))
+    np.maximum.at(largest, values.rows, np.abs(exact))
+    some = spread > 1e-6 * largest  # less is rounding
+    scale = np.where(some, 1 / np.where(some, spread, 1), 0)
+    result: Float32s = (centred * scale[values.rows]).astype(np.float32)
     return result
 
 

@@ -1,21 +1,26 @@
-"""Fitting of the blender's weights on training windows, by conditional logit."""
+"""Fitting of the blender's weights on training windows, by conditional logit.
+
+A scorer (a retriever, a content feature, the LLM) gets a weight only if it helps on held-out users; see
+`held_out_selection`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from rayrec.blending.blend_features import ItemFeatures, blend_features, impute_missing, user_features
-from rayrec.blending.blender import Blender, BlenderWeights, has_request
-from rayrec.blending.conditional_logit import fit_conditional_logit
+from rayrec.blending.blend_features import LLM, ItemFeatures, blend_features, impute_missing, scorer_of, user_features
+from rayrec.blending.blender import Blender, BlenderWeights, ScorerGain, has_request
+from rayrec.blending.conditional_logit import LogitData, fit_logit
+from rayrec.blending.held_out_selection import MIN_USERS, penalties, select_scorers
+from rayrec.data.schemas import CONTENT
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
 L2 = 1e-3
-_MIN_USERS = 20
 
 
 @dataclass(frozen=True)
@@ -34,43 +39,113 @@ class TrainingWindow:
         return TrainingWindow(table, self.consumed.take(np.flatnonzero(rows)), self.item_features)
 
 
-def fit_blender(windows: Sequence[TrainingWindow], personalized: Sequence[str], l2: float = L2) -> Blender:
+def fit_blender(
+    windows: Sequence[TrainingWindow], personalized: Sequence[str], l2: float = L2, content: Sequence[str] = ()
+) -> Blender:
     """Fit a blender on training windows, on users who consumed at least one of their candidates.
 
-    With fewer than 20 such users, return the default blender. Users with a request (column `has_request`) are used only
-    for the weights of users with a request.
+    `content`: the content features in the tables. With fewer than MIN_USERS such users, return the default blender, in
+    which the LLM counts for users with a request only. Users with a request (column `has_request`) are used only for
+    the weights of users with a request.
     """
-    names = tuple(personalized)
+    names, features = tuple(personalized), tuple(content)
+    if not windows:
+        return Blender.default(names)
+    default = Blender.default(names, windows[0].item_features.names)
     requesting = [window.filter(has_request(window.table)) for window in windows]
     windows = [window.filter(~has_request(window.table)) for window in windows]
-    without_llm = _fit(windows, names, False, l2)
-    if without_llm is None:
-        return Blender.default(names, windows[0].item_features.names if windows else ())
-    if not all("llm_score" in window.table.column_names for window in windows):
-        return Blender(names, without_llm)
-    return Blender(names, without_llm, _fit(windows, names, True, l2), _fit(requesting, names, True, l2))
+    scored = all("llm_score" in window.table.column_names for window in windows)
+    columns = _Columns(names, features)
+    plain = _fit(windows, columns, columns.content_columns, l2)
+    if plain is None:
+        return replace(default, with_llm=None, with_request=default.with_llm)
+    blender = Blender(names, plain.weights, content=features, gains=plain.gains)
+    if not scored:
+        return blender
+    columns = replace(columns, llm=True, dropped=tuple(gain.scorer for gain in plain.gains if not gain.entered))
+    with_llm, with_request = (_fit(each, columns, (LLM,), l2) for each in (windows, requesting))
+    gains = [*plain.gains]
+    for fit, request in ((with_llm, False), (with_request, True)):
+        gains += [replace(gain, request=request) for gain in (fit.gains if fit else ()) if gain.scorer == LLM]
+    return replace(
+        blender,
+        with_llm=with_llm.weights_with(LLM) if with_llm else None,
+        with_request=_for_requests(plain.weights, with_llm, with_request),
+        gains=tuple(gains),
+    )
 
 
-def _fit(
-    windows: Sequence[TrainingWindow], personalized: tuple[str, ...], llm: bool, l2: float
-) -> BlenderWeights | None:
-    usable = [window for window in (_usable(window, llm) for window in windows) if len(window.table)]
-    if sum(len(window.table) for window in usable) < _MIN_USERS:
+def _for_requests(plain: BlenderWeights, with_llm: _Fit | None, with_request: _Fit | None) -> BlenderWeights | None:
+    """Weights for users with a request. Without enough examples of requests, those for other users if the LLM has
+    entered, else its default weight: what a user asks for is not in the other features."""
+    if with_request is not None:
+        return with_request.weights_with(LLM)
+    learned = with_llm.weights_with(LLM) if with_llm else None
+    return learned or replace(plain, by_name={**plain.by_name, LLM: 1.0})
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The scorers of a fit."""
+
+    personalized: tuple[str, ...]
+    content: tuple[str, ...]
+    llm: bool = False
+    dropped: tuple[str, ...] = ()  # those of these that do not take part
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        return tuple(f"{CONTENT}{name}" for name in self.content)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weights: BlenderWeights
+    gains: tuple[ScorerGain, ...]
+
+    def weights_with(self, scorer: str) -> BlenderWeights | None:
+        """The weights, if the scorer has entered."""
+        return self.weights if any(gain.scorer == scorer and gain.entered for gain in self.gains) else None
+
+
+def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collection[str], l2: float) -> _Fit | None:
+    """Fit the weights; the scorers in `tested` must help on held-out users. None with fewer than MIN_USERS users."""
+    usable = [window for window in (_usable(window, columns.llm) for window in windows) if len(window.table)]
+    ids = [window.table["user_id"].combine_chunks().cast(pa.string()) for window in usable]
+    users = pa.concat_arrays(ids) if ids else pa.array([], pa.string())
+    if len(users.unique()) < MIN_USERS:
         return None
     user = [user_features(window.table, window.item_features) for window in usable]
     feature_means = np.concatenate(user).mean(0, dtype=np.float64)
     parts = [
-        blend_features(window.table, window.item_features, personalized, u - feature_means.astype(np.float32), llm)
+        blend_features(
+            window.table,
+            window.item_features,
+            columns.personalized,
+            columns.content,
+            u - feature_means.astype(np.float32),
+            columns.llm,
+        )
         for window, u in zip(usable, user, strict=True)
     ]
-    names = list(parts[0])
+    names = [name for name in parts[0] if scorer_of(name) not in columns.dropped]
+    scorers = [name for name in (*columns.personalized, *tested) if name not in columns.dropped]
     matrix = np.concatenate([np.stack([part[name] for name in names], axis=1) for part in parts])
     lengths = np.concatenate([window.consumed.lengths for window in usable])
     consumed = np.concatenate([_target_weights(window.consumed) for window in usable])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    weights = fit_conditional_logit(matrix, offsets, consumed, l2)
-    by_name = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
-    return BlenderWeights(by_name, tuple(feature_means.tolist()), _llm_mean(usable) if llm else 0.0)
+    data = LogitData(matrix, np.concatenate([[0], np.cumsum(lengths)]), consumed)
+    fit = fit_logit(data, np.full(len(names), l2))
+    groups = {scorer: [at for at, name in enumerate(names) if scorer_of(name) == scorer] for scorer in scorers}
+    gains = select_scorers(data, users, groups, tested, l2, fit)
+    factors = penalties(
+        len(names), groups, {gain.scorer: np.inf if gain.l2_factor is None else gain.l2_factor for gain in gains}
+    )
+    kept = np.flatnonzero(np.isfinite(factors))
+    if (factors != 1).any():
+        fit = fit_logit(replace(data, features=data.features[:, kept]), l2 * factors[kept])
+    by_name = {names[at]: float(weight) for at, weight in zip(kept, fit.raw, strict=True)}
+    llm_mean = _llm_mean(usable) if columns.llm else 0.0
+    return _Fit(BlenderWeights(by_name, tuple(feature_means.tolist()), llm_mean), gains)
 
 
 def _llm_mean(windows: Sequence[TrainingWindow]) -> float:

@@ -20,8 +20,10 @@ from rayrec.blending.blend_features import (
     log_feature,
     rms_normalised,
     user_features,
+    user_standardised,
 )
 from rayrec.blending.rank_promotion_cap import cap_promotion
+from rayrec.data.schemas import CONTENT
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
@@ -41,15 +43,33 @@ class BlenderWeights:
 
 
 @dataclass(frozen=True)
+class ScorerGain:
+    """How much a scorer helps on held-out users: the gain in log-likelihood a user, with its bootstrap interval."""
+
+    scorer: str
+    gain: float
+    low: float
+    high: float
+    users: int  # distinct held-out users that it was measured on
+    entered: bool
+    l2_factor: float | None = 1.0  # of its L2 penalty; None if it has not entered
+    request: bool = False  # of users with a request
+
+
+@dataclass(frozen=True)
 class Blender:
     """The blender's weights: without LLM scores (`without_llm`), with them (`with_llm`), and with them for users with a
     request (`with_request`), which retrievers ignore.
+
+    Without `with_llm` the LLM has not entered the blend; then it counts for users with a request at most.
     """
 
     personalized: tuple[str, ...]  # sources with scores per user
     without_llm: BlenderWeights
     with_llm: BlenderWeights | None = None
     with_request: BlenderWeights | None = None
+    content: tuple[str, ...] = ()  # content features
+    gains: tuple[ScorerGain, ...] = ()  # empty for default weights
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
@@ -74,6 +94,7 @@ class Blender:
         candidate = Ragged.from_arrow(table["candidate"])
         user = user_features(table, item_features)
         own = {name: rms_normalised(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personalized}
+        own |= {name: user_standardised(Ragged.from_arrow(table[name])) for name in self._content_columns}
         match = Ragged.from_arrow(table[REQUEST_MATCH]).values if REQUEST_MATCH in table.column_names else np.float32(0)
 
         def weighted(weights: BlenderWeights, llm: Float32s | None) -> Float32s:
@@ -81,7 +102,7 @@ class Blender:
             return total
 
         result = weighted(self.without_llm, None)
-        if self.with_llm is None or "llm_score" not in table.column_names:
+        if "llm_score" not in table.column_names:
             return candidate.like(result)
         llm_score = Ragged.from_arrow(table["llm_score"])
         llm, known = impute_missing(llm_score)
@@ -93,11 +114,19 @@ class Blender:
             promoted = weighted(weights, llm - np.float32(weights.llm_mean))
             return cap_promotion(base, promoted, np.isfinite(llm_score.values), max_promotion)
 
-        result = np.where(np.repeat(known, candidate.lengths), with_llm(self.with_llm), result)
+        if self.with_llm is not None:
+            result = np.where(np.repeat(known, candidate.lengths), with_llm(self.with_llm), result)
         requesting = has_request(table)
         if self.with_request is not None and requesting.any():
             result = np.where(np.repeat(known & requesting, candidate.lengths), with_llm(self.with_request), result)
         return candidate.like(result)
+
+    @property
+    def _content_columns(self) -> tuple[str, ...]:
+        """The columns of content features that have a weight."""
+        parts = [part for part in (self.without_llm, self.with_llm, self.with_request) if part is not None]
+        names = (f"{CONTENT}{name}" for name in self.content)
+        return tuple(name for name in names if any(part.by_name.get(name) for part in parts))
 
     def _weighted_sum(
         self,
@@ -121,7 +150,7 @@ class Blender:
         for name, score in own.items():
             if weight := get(name, 0.0):
                 result += np.float32(weight) * score
-            if weight := get(f"log {name}", 0.0):
+            if name in self.personalized and (weight := get(f"log {name}", 0.0)):
                 result += np.float32(weight) * log_feature(score)
         if llm is not None:
             result += np.float32(get(LLM, 0.0)) * llm
@@ -132,7 +161,8 @@ class Blender:
         """JSON content for the metadata of an artifact."""
         parts = {"without_llm": self.without_llm, "with_llm": self.with_llm, "with_request": self.with_request}
         named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
-        return {"personalized": list(self.personalized), **named}
+        gains = [asdict(gain) for gain in self.gains]
+        return {"personalized": list(self.personalized), "content": list(self.content), "gains": gains, **named}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -140,7 +170,14 @@ class Blender:
             return BlenderWeights(dict(part["by_name"]), tuple(part["feature_means"]), float(part["llm_mean"]))
 
         with_llm, with_request = (content[name] and weights(content[name]) for name in ("with_llm", "with_request"))
-        return cls(tuple(content["personalized"]), weights(content["without_llm"]), with_llm, with_request)
+        return cls(
+            tuple(content["personalized"]),
+            weights(content["without_llm"]),
+            with_llm,
+            with_request,
+            tuple(content["content"]),
+            tuple(ScorerGain(**gain) for gain in content["gains"]),
+        )
 
 
 def has_request(table: pa.Table) -> Bools:

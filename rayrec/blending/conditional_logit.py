@@ -7,8 +7,13 @@ differ by 4e-5; a test compares them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from rayrec.numerics.types import Float32s, Float64s, Int64s
 
@@ -17,22 +22,84 @@ _TOLERANCE = 1e-9  # of the expected decrease of the loss
 _CHUNK_CELLS = 1 << 18  # feature cells turned to float64 at once: they stay in the cache
 
 
-def fit_conditional_logit(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) -> Float64s:
-    """Weights [f] on standardised features that minimise the mean cross-entropy + l2 * |w|^2.
+@dataclass(frozen=True)
+class LogitFit:
+    """Weights [f] of the standardised features z = (x - mean) / spread, and the Hessian [f, f] of the loss at them."""
 
-    features [candidates, f]; candidates of user u are offsets[u]:offsets[u+1]; consumed [candidates] >= 0 is the weight
-    of each candidate as a target, 0 for what was not consumed. Leave out users who consumed no candidate. Computes in
-    float64.
+    weights: Float64s
+    hessian: Float64s
+    mean: Float64s
+    spread: Float64s
+
+    @property
+    def raw(self) -> Float64s:
+        """The weights [f] of the features as they are."""
+        return np.asarray(self.weights / self.spread, np.float64)
+
+
+@dataclass(frozen=True)
+class LogitData:
+    """features [candidates, f]; candidates of row u are offsets[u]:offsets[u+1]; consumed [candidates] >= 0 is the
+    weight of each candidate as a target, 0 for what was not consumed. Every row has a candidate that was consumed."""
+
+    features: Float32s
+    offsets: Int64s
+    consumed: Float32s
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, rows: Int64s) -> LogitData:
+        """Select these rows in this order."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return LogitData(self.features[places], offsets, self.consumed[places])
+
+
+def fit_conditional_logit(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) -> Float64s:
+    """Weights [f] of `fit_logit`, for features as they are."""
+    return fit_logit(LogitData(features, offsets, consumed), np.full(features.shape[1], l2)).raw
+
+
+def fit_logit(data: LogitData, l2: Float64s, start: LogitFit | None = None) -> LogitFit:
+    """Minimise the mean cross-entropy + sum_j l2[j] * w[j]^2 on standardised features. Computes in float64.
+
+    `l2` [f]; `start`: a fit to begin from, whose mean and spread are used, too.
     """
     # One BLAS thread: the products are small, and their bits must not depend on the number of cores.
-    with threadpool_limits(1, "blas"):
-        return _newton(features, offsets, consumed, l2)
+    with _blas().limit(limits=1, user_api="blas"):
+        return _newton(data, l2, start)
 
 
-def _newton(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) -> Float64s:
-    mean, spread = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64) + 1e-9
-    weights = np.zeros(features.shape[1])
-    loss, gradient, hessian = _derivatives(features, mean, spread, offsets, consumed, weights, l2)
+def log_likelihoods(data: LogitData, fit: LogitFit, weights: Float64s) -> Float64s:
+    """Log-likelihood [rows, k] of each row's targets, by standardised weights [f, k]."""
+    parts = [np.zeros((0, weights.shape[1]))]
+    with _blas().limit(limits=1, user_api="blas"):
+        for rows, bounds in _chunks(data):
+            z = (data.features[rows].astype(np.float64) - fit.mean) / fit.spread
+            target = data.consumed[rows].astype(np.float64)[:, None]
+            first = bounds[:-1] - bounds[0]
+            score = z @ weights
+            score -= np.repeat(np.maximum.reduceat(score, first), np.diff(bounds), axis=0)
+            total = np.log(np.add.reduceat(np.exp(score), first))
+            parts.append(np.add.reduceat(target * score, first) - np.add.reduceat(target, first) * total)
+    return np.concatenate(parts)
+
+
+@cache
+def _blas() -> Any:
+    """The process's BLAS libraries; looking for them takes as long as a small fit."""
+    return ThreadpoolController()
+
+
+def _newton(data: LogitData, l2: Float64s, start: LogitFit | None) -> LogitFit:
+    if start is None:
+        mean = data.features.mean(0, dtype=np.float64)
+        spread, weights = data.features.std(0, dtype=np.float64) + 1e-9, np.zeros(data.features.shape[1])
+    else:
+        mean, spread, weights = start.mean, start.spread, start.weights
+    loss, gradient, hessian = _derivatives(data, mean, spread, weights, l2)
     for _ in range(_STEPS):
         step = np.linalg.solve(hessian, gradient)
         decrease = float(gradient @ step)
@@ -40,7 +107,7 @@ def _newton(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) 
             break
         size = 1.0
         while size > 1e-6:
-            found = _derivatives(features, mean, spread, offsets, consumed, weights - size * step, l2)
+            found = _derivatives(data, mean, spread, weights - size * step, l2)
             if found[0] <= loss - 1e-4 * size * decrease:
                 break
             size /= 2
@@ -48,29 +115,18 @@ def _newton(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) 
             break  # no further decrease within rounding
         weights = weights - size * step
         loss, gradient, hessian = found
-    raw: Float64s = weights / spread
-    return raw
+    return LogitFit(weights, hessian, mean, spread)
 
 
 def _derivatives(
-    features: Float32s,
-    mean: Float64s,
-    spread: Float64s,
-    offsets: Int64s,
-    consumed: Float32s,
-    weights: Float64s,
-    l2: float,
+    data: LogitData, mean: Float64s, spread: Float64s, weights: Float64s, l2: Float64s
 ) -> tuple[float, Float64s, Float64s]:
-    """Loss, gradient [f] and Hessian [f, f], summed over chunks of whole users."""
+    """Loss, gradient [f] and Hessian [f, f], summed over chunks of whole rows."""
     width = len(weights)
     loss, gradient, hessian = 0.0, np.zeros(width), np.zeros((width, width))
-    users = len(offsets) - 1
-    step = max(1, int(_CHUNK_CELLS // max(1, width * (offsets[-1] // max(1, users) + 1))))
-    for start in range(0, users, step):
-        bounds = offsets[start : min(start + step, users) + 1]
-        rows = slice(int(bounds[0]), int(bounds[-1]))
-        z = (features[rows].astype(np.float64) - mean) / spread
-        target = consumed[rows].astype(np.float64)
+    for rows, bounds in _chunks(data):
+        z = (data.features[rows].astype(np.float64) - mean) / spread
+        target = data.consumed[rows].astype(np.float64)
         first, lengths = bounds[:-1] - bounds[0], np.diff(bounds)
         score = z @ weights
         score -= np.repeat(np.maximum.reduceat(score, first), lengths)
@@ -84,6 +140,15 @@ def _derivatives(
         hessian += (z * (probability * np.repeat(mass, lengths))[:, None]).T @ z - (
             expected * mass[:, None]
         ).T @ expected
-    scale = 1 / max(float(consumed.sum(dtype=np.float64)), 1e-12)
-    penalty = l2 * float(weights @ weights)
-    return loss * scale + penalty, gradient * scale + 2 * l2 * weights, hessian * scale + 2 * l2 * np.eye(width)
+    scale = 1 / max(float(data.consumed.sum(dtype=np.float64)), 1e-12)
+    penalty = float(l2 @ (weights * weights))
+    return loss * scale + penalty, gradient * scale + 2 * l2 * weights, hessian * scale + np.diag(2 * l2)
+
+
+def _chunks(data: LogitData) -> Iterator[tuple[slice, Int64s]]:
+    """Whole rows whose cells fit into the cache: their candidates, and their offsets."""
+    offsets, rows = data.offsets, len(data)
+    step = max(1, int(_CHUNK_CELLS // max(1, data.features.shape[1] * (offsets[-1] // max(1, rows) + 1))))
+    for start in range(0, rows, step):
+        bounds = offsets[start : min(start + step, rows) + 1]
+        yield slice(int(bounds[0]), int(bounds[-1])), bounds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -120,6 +120,13 @@ class Fit(Section):
     """Maximum number of training interactions; beyond it whole users are left out, by a stable hash."""
 
 
+BEST = "_best"
+"""Suffix of content features that take the closest item of the history, not the mean over it."""
+ContentFeature = Literal[
+    "category", "attribute", "word", "char", "category_best", "attribute_best", "word_best", "char_best"
+]
+
+
 class Blend(Section):
     """How the final score is learned: at earlier cutoffs, with models fitted on the data known at each."""
 
@@ -133,6 +140,9 @@ class Blend(Section):
     """Maximum number of users per cutoff, chosen by a stable hash."""
     l2: float = Field(1e-3, gt=0)
     """L2 regularization of the weights."""
+    content_features: tuple[ContentFeature, ...] = ("category", "attribute", "word", "char")
+    """Content features: the closeness of a candidate's category, attributes, title words or character 4-grams to those
+    of the history, in the mean or (`_best`) to its closest item. `[]`: none."""
 
 
 class Instruction(Section):

@@ -159,11 +159,17 @@ TRAINING_COLUMNS = (
 """Columns of training examples besides those of histories and candidates."""
 
 
-def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) -> pa.Schema:
+CONTENT = "content."
+"""Prefix of the columns of content features."""
+
+
+def candidate_schema(
+    sources: tuple[str, ...], *, content: tuple[str, ...] = (), for_training: bool = False
+) -> pa.Schema:
     """Candidates: one row per (user, retrieve variant), with retained history and one score column per retriever.
 
-    `score.<source>` are ragged float32, aligned with `candidate`; every retriever scores every candidate of the union.
-    Null if the variant does not have the source.
+    `score.<source>` and `content.<feature>` are ragged float32, aligned with `candidate`; every retriever scores every
+    candidate of the union. A score is null if the variant does not have the source.
     """
     return pa.schema(
         [
@@ -174,6 +180,7 @@ def candidate_schema(sources: tuple[str, ...], *, for_training: bool = False) ->
             pa.field("candidate", pa.list_(pa.int32())),
             pa.field("source", pa.list_(pa.int8())),  # index into the variant's sources: the one that ranked it highest
             *(pa.field(f"score.{name}", pa.list_(pa.float32())) for name in sources),
+            *(pa.field(f"{CONTENT}{name}", pa.list_(pa.float32())) for name in content),
             *(TRAINING_COLUMNS if for_training else ()),
         ]
     )

@@ -164,7 +164,8 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         model = worker_cache(context).item_model_parts(models.item_model)
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
     personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
-    blender = fit_blender(windows, personalized, context.config.blend.l2)
+    blend = context.config.blend
+    blender = fit_blender(windows, personalized, blend.l2, blend.content_features)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 

@@ -23,10 +23,11 @@ from rayrec.data import erasure_list
 from rayrec.errors import PublicationError
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
-from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, participants_by_arm
+from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, merge, participants_by_arm
+from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
-from rayrec.pipeline.blender_fitting import fit_blenders
+from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
@@ -116,6 +117,7 @@ def run(context: RunContext) -> RunResult:
         done(len(models))
     with timings.step("blend", "arms") as done:
         blends = fit_blenders(context, data, models)
+        _write_scorer_gains(context, opened.record.run_id, blends)
         done(len(blends))
     with timings.step("score", "users") as done:
         score(context, opened, data, models[-1], blends)
@@ -196,6 +198,12 @@ def _require_same_list(context: RunContext) -> None:
             where=context.storage.url(layout.ERASURE),
             hint="run the job again: it starts anew without them",
         )
+
+
+def _write_scorer_gains(context: RunContext, run_id: str, blends: dict[str, str]) -> None:
+    arms = {variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("rerank")}
+    gains = [gain_statistics(arms[name], load_blender(context, key).gains) for name, key in blends.items()]
+    write_run_statistics(context, run_id, "blend", 0, merge(gains))
 
 
 def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:

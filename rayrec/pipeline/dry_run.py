@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from rayrec.blending.held_out_selection import MIN_USERS
 from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
@@ -44,7 +45,9 @@ def describe(context: RunContext) -> str:
         f"ingest    {_ingest(context)}",
         f"fit       item models as of {models}{_solvers(context)}",
         f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
-        f"blend     fitted on the {context.config.blend.horizon_days:g} days after each date but the last",
+        f"blend     fitted on the {context.config.blend.horizon_days:g} days after each date but the last; "
+        f"content features: {', '.join(context.config.blend.content_features) or 'none'}; "
+        f"they and an LLM enter if they help on at least {MIN_USERS} held-out users",
         context.arms.describe(),
         f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run",
         "publish   one manifest, by one conditional write",

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
+from rayrec.blending.content_features import with_content
 from rayrec.config import Retrieval
 from rayrec.data.schemas import DENOISED_HISTORY, SIMULATED_REQUEST, candidate_schema, conform, scored_schema
 from rayrec.experiments.arm_plan import Variant
@@ -122,7 +123,8 @@ class RetrieveShard:
         context = scoring.context
         variants = context.arms.variants("retrieve")
         sources = tuple(dict.fromkeys(spec.name for variant in variants for spec in retriever_specs(variant)))
-        self._schema = candidate_schema(sources, for_training=scoring.for_training)
+        self._content = context.config.blend.content_features
+        self._schema = candidate_schema(sources, content=self._content, for_training=scoring.for_training)
         self._scores_follow = any(uses_llm(variant) for variant in context.arms.variants("rerank"))
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
@@ -132,6 +134,7 @@ class RetrieveShard:
         for variant, stage in zip(context.arms.variants("retrieve"), model.candidate_stages, strict=True):
             rows = table.filter(pc.equal(table["variant"], variant.parent)).combine_chunks()
             found = stage(rows, self._matching_requests(variant, rows, model.model))
+            found = with_content(found, worker_cache(context).item_content, self._content)
             for name in set(self._schema.names) & set(rows.column_names) - set(found.column_names):
                 found = found.append_column(name, rows[name])
             parts.append(found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import pyarrow as pa
+import scipy.sparse as sp
 
 from rayrec.config import Denoise, Retrieval
 from rayrec.denoising.denoiser import DenoiseStage
@@ -15,6 +17,7 @@ from rayrec.instructions.request_understanding import RequestUnderstanding
 from rayrec.pipeline.arm_settings import retriever_specs
 from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.interaction_ingest import read_catalogue
+from rayrec.pipeline.item_content_artifact import load_item_content
 from rayrec.pipeline.run_context import RunContext
 from rayrec.retrieval import item_model_store
 from rayrec.retrieval.candidates import CandidateStage, Source
@@ -72,6 +75,11 @@ class WorkerCache:
         named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(catalogue.num_rows)]
         parts = zip(catalogue["title"].to_pylist(), catalogue["category"].to_pylist(), named, strict=True)
         return Bm25(f"{title} {category or ''} {names}" for title, category, names in parts)
+
+    @cached_property
+    def item_content(self) -> Mapping[str, sp.csr_matrix]:
+        """The vectors of the items by view, for content features."""
+        return load_item_content(self._context, self.catalogue)
 
     def item_model(self, fingerprint: str) -> LoadedItemModel:
         """The item model, indexed by the item codes of the run's catalogue."""

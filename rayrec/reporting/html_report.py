@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rayrec.errors import DataError, MissingFileError
 from rayrec.monitoring.progress import format_duration
+from rayrec.monitoring.scorer_gains import scorer_gains
 from rayrec.reporting import charts, evaluation_views, run_views
 from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.report_data import ReportData
@@ -62,6 +63,7 @@ def render(data: ReportData) -> str:
         removals=run_views.removals(data),
         before_after=run_views.before_after(data.before_after),
         removed=data.removed_examples.to_pylist(),
+        scorer_gains=scorer_gains(data.statistics),
         scores=run_views.scores(data.statistics, arms),
         sources=run_views.sources(data.statistics, arms),
         categories=run_views.categories(data.statistics, arms),

@@ -24,7 +24,7 @@ work/dt=D/<data fingerprint>/                      shared by all runs over the s
     training_sequences/<cutoff>-<denoising>/shard=0007.arrow    what the item-token ranker is tuned on
     training_examples/<run id>/<cutoff>/shard=0007.arrow        what the blender is fitted on
 
-models/<kind>/<fingerprint>/                       item models, blenders, embedding models
+models/<kind>/<fingerprint>/                       item models, item content, blenders, embedding models
     meta.json, arrays-<attempt>.safetensors        the artifact exists when its meta.json does
     checkpoint.safetensors                         of an unfinished training
 models/llm/<fingerprint>/                          tuned item-token rankers

@@ -74,7 +74,7 @@ def test_a_fitted_blender_beats_the_default_and_every_source_alone() -> None:
     assert hits > top_hits(Blender.default(PERSONAL, NAMES).scores(held_out.table, held_out.item_features), held_out)
     for name in PERSONAL:
         assert hits > top_hits(Ragged.from_arrow(held_out.table[f"score.{name}"]), held_out)
-    assert learned.without_llm.by_name["log ease"] > 3 * abs(learned.without_llm.by_name["log user_knn"])
+    assert learned.without_llm.by_name["log ease"] > 3 * abs(learned.without_llm.by_name.get("log user_knn", 0.0))
     assert learned.with_llm is None
 
 
@@ -83,9 +83,8 @@ def test_the_weight_of_the_llm_follows_its_use() -> None:
         fit_blender([window(seed=1, llm=weight), window(seed=2, llm=weight)], PERSONAL) for weight in (1, 0)
     )
     assert useful.with_llm is not None
-    assert useless.with_llm is not None
+    assert useless.with_llm is None
     assert useful.with_llm.by_name["llm"] > 0.6
-    assert abs(useless.with_llm.by_name["llm"]) < 0.1
 
 
 def test_scores_are_the_sum_of_the_named_features() -> None:
@@ -95,11 +94,11 @@ def test_scores_are_the_sum_of_the_named_features() -> None:
     user = user_features(held_out.table, held_out.item_features)
     for weights, llm in ((learned.without_llm, False), (learned.with_llm, True)):
         centred = user - np.array(weights.feature_means, np.float32)
-        named = blend_features(held_out.table, held_out.item_features, PERSONAL, centred, llm)
-        expected = sum(np.float64(weights.by_name[name]) * column for name, column in named.items())
+        named = blend_features(held_out.table, held_out.item_features, PERSONAL, (), centred, llm)
+        expected = sum(np.float64(weights.by_name.get(name, 0)) * column for name, column in named.items())
         table = held_out.table if llm else held_out.table.drop_columns(["llm_score", "error"])
         assert np.allclose(learned.scores(table, held_out.item_features).values, expected, atol=1e-4)
-        assert set(weights.by_name) == set(named)
+        assert set(weights.by_name) <= set(named)
 
 
 def test_a_user_whose_prompt_failed_has_the_scores_without_the_llm_and_others_are_unchanged() -> None:
@@ -139,10 +138,11 @@ def test_a_blender_survives_a_json_round_trip() -> None:
 
 def test_without_enough_training_users_the_default_is_used() -> None:
     assert fit_blender([], PERSONAL) == Blender.default(PERSONAL)
-    few = window(users=10)
-    assert fit_blender([few], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    few = window(users=40)
+    default = replace(Blender.default(PERSONAL, NAMES), with_llm=None)
+    assert replace(fit_blender([few], PERSONAL), with_request=None) == default
     nothing_consumed = replace(few, consumed=few.consumed.like(np.zeros(len(few.consumed.values), np.bool_)))
-    assert fit_blender([nothing_consumed], PERSONAL) == Blender.default(PERSONAL, NAMES)
+    assert replace(fit_blender([nothing_consumed], PERSONAL), with_request=None) == default
 
 
 def test_fitting_again_gives_the_same_weights() -> None:

@@ -9,6 +9,7 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
+from rayrec.blending.blender import ScorerGain
 from rayrec.data.schemas import INSTRUCTION, QUARANTINE, SLATE
 from rayrec.denoising.denoiser import REASONS
 from rayrec.evaluation.beyond_accuracy import ItemStatistics, beyond_accuracy
@@ -23,6 +24,7 @@ from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.monitoring.removal_statistics import AGES, POPULARITY_BANDS
 from rayrec.monitoring.request_recognition import request_recognition
 from rayrec.monitoring.run_statistics import count_statistics, merge, slate_statistics
+from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -97,11 +99,21 @@ def changed_slates() -> pa.Table:
     return count_statistics("rule", {"llm": {"max_per_category": 12.0, HOSTILE: 3.0}})
 
 
+def gains() -> pa.Table:
+    found = [
+        ScorerGain("ease", 0.2, 0.1, 0.3, 400, True, 10.0),
+        ScorerGain("content.char", 0.05, 0.01, 0.08, 400, True),
+        ScorerGain("llm", -0.001, -0.01, 0.01, 44, False, None),
+        ScorerGain("llm", 0.7, 0.5, 0.9, 60, True, 1.0, request=True),
+    ]
+    return gain_statistics("control, llm", found)
+
+
 def full(name: str = HOSTILE) -> ReportData:
     """A report with all sections, all texts hostile or long."""
     table, item_id, category = slates()
     summary = merge(
-        [slate_statistics(table, item_id, category), denoising_reasons(), removal_counts(), changed_slates()]
+        [slate_statistics(table, item_id, category), denoising_reasons(), removal_counts(), changed_slates(), gains()]
     )
     earlier = merge([slate_statistics(*slates(seed=5)), denoising_reasons()])
     users = pa.array([f"user-{n}" for n in range(40)])

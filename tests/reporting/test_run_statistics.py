@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_cases import denoising_reasons, slates
+from report_cases import denoising_reasons, gains, slates
 
 from rayrec.data.schemas import DENOISED_HISTORY
 from rayrec.denoising.denoiser import REASONS
@@ -25,6 +25,7 @@ from rayrec.monitoring.run_statistics import (
     merge,
     slate_statistics,
 )
+from rayrec.monitoring.scorer_gains import scorer_gains
 from rayrec.reporting.charts import histogram
 
 
@@ -146,3 +147,12 @@ def test_psi_equals_the_formula_for_two_bins() -> None:
 
 def test_an_empty_earlier_date_has_no_drift() -> None:
     assert drift(denoising_reasons().slice(0, 0), denoising_reasons()).num_rows == 0
+
+
+def test_the_gains_of_a_blend_are_rows_of_the_report() -> None:
+    assert [(row["scorer"], row["gain"], row["users"], bool(row["entered"])) for row in scorer_gains(gains())] == [
+        ("llm (users with a request)", 0.7, 60, True),
+        ("ease", 0.2, 400, True),
+        ("content: char", 0.05, 400, True),
+        ("llm", -0.001, 44, False),
+    ]
