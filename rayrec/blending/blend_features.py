@@ -1,8 +1,8 @@
 """Features of the blender.
 
-- items: log popularity decayed at several half-lives, log age, log days since the last event,
+- items: log popularity decayed at several half-lives, log age, log days since the last event, whether it is new,
 - each personalized retriever: x and log(max(x, 0) + 0.3), with x its score over the root mean square of the user's,
-- each content feature, standardised over the user's candidates (see `content_features`),
+- each content feature, standardised over the user's candidates, times n / (n + 5) for a history of n events,
 - the LLM's score; a candidate without one gets the lowest of its user,
 - products of some of these with user features, so that new users rely more on item features.
 """
@@ -21,10 +21,11 @@ from rayrec.numerics.types import Bools, Float32s
 
 LLM = "llm"
 USER_FEATURES = ("events", "recency", "freshness")
-_CROSSED_FEATURES = ("log_decayed_1d", "log_decayed_8d", "log_age", "log_count")  # item features x user features
+_CROSSED_FEATURES = ("log_decayed_1d", "log_decayed_8d", "log_age", "log_count", "new")  # item features x user features
 _LOG_OFFSET = np.float32(0.3)
 _NEVER = 999.0  # days since the newest event of a user without history
 _FRESH_DAYS = 14.0
+_TRUSTED_EVENTS = 5.0  # history length at which content features have half of their full scale
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def blend_features(
         score = rms_normalised(Ragged.from_arrow(table[f"score.{name}"]))
         found[name], found[f"log {name}"] = score, log_feature(score)
     for name in content:
-        found[f"{CONTENT}{name}"] = user_standardised(Ragged.from_arrow(table[f"{CONTENT}{name}"]))
+        found[f"{CONTENT}{name}"] = content_feature(table, f"{CONTENT}{name}")
     if llm:
         score = impute_missing(Ragged.from_arrow(table["llm_score"]))[0]
         found[LLM], found[f"{LLM} x events"] = score, score * np.repeat(user[:, 0], candidate.lengths)
@@ -99,6 +100,15 @@ def rms_normalised(scores: Ragged) -> Float32s:
     size = np.sqrt(square / np.maximum(scores.lengths, 1))
     scale = np.where(size > 1e-12, 1 / np.maximum(size, 1e-12), 0).astype(np.float32)
     result: Float32s = scores.values * np.repeat(scale, scores.lengths)
+    return result
+
+
+def content_feature(table: pa.Table, column: str) -> Float32s:
+    """The feature of a content column: short histories say less about a user's taste."""
+    values = Ragged.from_arrow(table[column])
+    events = Ragged.from_arrow(table["item"]).lengths
+    trust = (events / (events + _TRUSTED_EVENTS)).astype(np.float32)
+    result: Float32s = user_standardised(values) * np.repeat(trust, values.lengths)
     return result
 
 

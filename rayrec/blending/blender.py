@@ -16,11 +16,11 @@ from rayrec.blending.blend_features import (
     LLM,
     USER_FEATURES,
     ItemFeatures,
+    content_feature,
     impute_missing,
     log_feature,
     rms_normalised,
     user_features,
-    user_standardised,
 )
 from rayrec.blending.rank_promotion_cap import cap_promotion
 from rayrec.data.schemas import CONTENT
@@ -94,7 +94,7 @@ class Blender:
         candidate = Ragged.from_arrow(table["candidate"])
         user = user_features(table, item_features)
         own = {name: rms_normalised(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personalized}
-        own |= {name: user_standardised(Ragged.from_arrow(table[name])) for name in self._content_columns}
+        own |= {name: content_feature(table, name) for name in self._content_columns}
         match = Ragged.from_arrow(table[REQUEST_MATCH]).values if REQUEST_MATCH in table.column_names else np.float32(0)
 
         def weighted(weights: BlenderWeights, llm: Float32s | None) -> Float32s:

@@ -4,7 +4,7 @@
     <view>_best  the largest w(h) * cosine(h, candidate)
 
 with w(h) = 2^(-(number of newer events) / 100). Views: see `rayrec.data.item_content`. The blender standardises each
-feature within the user's candidates. A user's values depend on nobody else's, bit by bit.
+feature over the user's candidates (`blend_features.content_feature`). A user's values depend on nobody else's.
 """
 
 from __future__ import annotations

@@ -97,6 +97,10 @@ class ItemSource(FileSource):
     available: ColumnLike | None = None
     """Whether the item can be recommended: `true`, `1`, `yes`, `y`, `t` or their opposites; empty means yes.
     Unavailable items are used for learning but never recommended."""
+    available_from: ColumnLike | None = None
+    """The time from which an item can be recommended, ISO 8601, UTC if it names no zone; empty means always. Before it
+    an announced item is proposed only within `retrieval.launch_days`. At earlier cutoffs the blend learns from the
+    items that were available then."""
     attributes: dict[str, ColumnLike] = Field({})
     """Further fields under names of your choice, for `slate.rules.ranges` and price bands."""
 

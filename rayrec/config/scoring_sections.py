@@ -92,6 +92,9 @@ class Retrieval(Section):
     """How many of each source's best items are candidates. Later stages take time in proportion."""
     request_candidates: int = Field(100, ge=0)
     """How many items that match the words of a request are added as candidates; 0: none."""
+    launch_days: float = Field(1.0, ge=0)
+    """Items with a later `available_from` than this many days after the date are not proposed; 1: what launches on the
+    date itself is. Longer where slates are shown for longer, or launches may be announced."""
     exclude_seen: bool = True
     """Whether items of the user's history are excluded, including interactions that denoising removes."""
 

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import ColumnLike, Data, ItemSource
+from rayrec.data import column_parsing
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile
 from rayrec.data.raw_rows import MissingColumns, RawBatch
 from rayrec.data.row_validation import RowValidation, as_column
-from rayrec.data.schemas import ITEM, QUARANTINE
+from rayrec.data.schemas import ITEM, MICROSECONDS_PER_DAY, QUARANTINE, TS
 from rayrec.data.text_columns import Text, clean_item_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
@@ -86,7 +87,15 @@ def catalogue_from_counts(parts: Iterable[pa.Table]) -> pa.Table:
         raise _empty("the interactions", 0)
     texts = {name: _aligned(best, name, item_ids) for name in sorted(set(best["field"].to_pylist()) - {""})}
     available = _available(texts["available"])[0] if "available" in texts else np.ones(len(item_ids), bool)
-    return _items(item_ids, texts, available)
+    return _items(item_ids, texts, available, _launches(texts)[0])
+
+
+def recommendable(catalogue: pa.Table, cutoff: int, launch_days: float) -> npt.NDArray[np.bool_]:
+    """Bool [items]: available, and launched less than `launch_days` after the cutoff (microseconds UTC) or before."""
+    until = pa.scalar(cutoff + int(launch_days * MICROSECONDS_PER_DAY), TS)
+    launched = pc.fill_null(pc.less(catalogue["available_from"], until), True)
+    found: npt.NDArray[np.bool_] = pc.and_(catalogue["available"], launched).to_numpy()
+    return found
 
 
 def _check(
@@ -102,21 +111,26 @@ def _check(
     if source.available is not None:
         available, wrong = _available(texts["available"])
         rows.flag(wrong, "bad_available", as_column(source.available).column)
+    launches, wrong = _launches(texts)
+    if source.available_from is not None:
+        rows.flag(wrong, "bad_available_from", as_column(source.available_from).column)
     rows.flag(_repeated(item.only(rows.good), seen), "duplicate_item", id_column)
     good = pa.array(rows.good)
     seen.update(item.to_arrow().filter(good).to_pylist())
-    table = _items(item.to_arrow().cast(pa.string()), texts, available).filter(good)
+    table = _items(item.to_arrow().cast(pa.string()), texts, available, launches).filter(good)
     return table, rows.quarantine(item.only(np.zeros(len(item), bool)))
 
 
-def _items(item_ids: pa.Array, texts: Mapping[str, Text], available: npt.NDArray[np.bool_]) -> pa.Table:
+def _items(
+    item_ids: pa.Array, texts: Mapping[str, Text], available: npt.NDArray[np.bool_], launches: pa.Array | None
+) -> pa.Table:
     def column(name: str) -> pa.Array:
         return texts[name].to_arrow().cast(pa.string()) if name in texts else pa.nulls(len(item_ids), pa.string())
 
     # An item without a title is displayed by its id.
     title = pc.coalesce(column("title"), item_ids).fill_null("")
     columns = [item_ids, title, column("category"), column("description"), available, _attributes(texts, len(item_ids))]
-    return pa.table(columns, schema=ITEM)
+    return pa.table([*columns, pa.nulls(len(item_ids), TS) if launches is None else launches], schema=ITEM)
 
 
 def _attributes(texts: Mapping[str, Text], rows: int) -> pa.Array:
@@ -136,6 +150,16 @@ def _available(text: Text) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]
     yes = pc.is_in(lower, pa.array(_TRUE)).to_numpy(zero_copy_only=False)
     no = pc.is_in(lower, pa.array(_FALSE)).to_numpy(zero_copy_only=False)
     return text.look_up(~no, True), text.look_up(~(yes | no), False)
+
+
+def _launches(texts: Mapping[str, Text]) -> tuple[pa.Array | None, npt.NDArray[np.bool_]]:
+    """TS [n] (None: no such field), null where an item is always available, and unreadable values, bool [n]."""
+    text = texts.get("available_from")
+    if text is None:
+        return None, np.zeros(0, np.bool_)
+    micros, valid = column_parsing.microseconds(text.values.cast(pa.string()))
+    read = text.look_up(valid, False)
+    return pa.array(text.look_up(micros, 0), TS, mask=~read), text.present & ~read
 
 
 def _repeated(item: Text, seen: set[str]) -> npt.NDArray[np.bool_]:
@@ -166,7 +190,9 @@ def _empty(where: str, rejected: int) -> DataError:
 
 def item_fields(source: ItemSource) -> dict[str, ColumnLike]:
     """The item fields that the config maps, without the id; attributes as ATTRIBUTE + name."""
-    named = {name: getattr(source, name) for name in ("title", "category", "description", "available")}
+    named = {
+        name: getattr(source, name) for name in ("title", "category", "description", "available", "available_from")
+    }
     attributes = {f"{ATTRIBUTE}{name}": field for name, field in source.attributes.items()}
     return {name: field for name, field in (named | attributes).items() if field is not None}
 

@@ -21,6 +21,7 @@ ITEM = pa.schema(
         pa.field("description", pa.string()),
         pa.field("available", pa.bool_(), nullable=False),
         pa.field("attributes", pa.map_(pa.string(), pa.string())),
+        pa.field("available_from", TS),  # the launch; null: always
     ]
 )
 """The catalogue: one row an item, sorted by item_id. The row number is the item's code."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date as Date
 from typing import Any
 
@@ -151,7 +152,8 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
     model = item_model_store.load(before.storage, old_fingerprint)
     specs, _ = item_model_spec(now, ingest(now), cut)
     most, weights = now.config.fit.max_events, np.asarray(now.event_weights, np.float32)
-    item_ids = read_catalogue(now)["item_id"].combine_chunks()
+    catalogue = read_catalogue(now)
+    item_ids = catalogue["item_id"].combine_chunks()
     theirs, others = (
         FitDataCollector(len(model.item_ids), weights, cut, most),
         FitDataCollector(len(item_ids), weights, cut, most),
@@ -164,7 +166,7 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
     found = unlearning.unlearn_users(
         model,
         rows,
-        others.finish(),
+        replace(others.finish(), catalogue=catalogue),
         item_ids,
         specs,
         required_denoiser_fits(denoisers_of(now)),

@@ -108,14 +108,16 @@ def item_model_spec(context: RunContext, data: IngestResult, cutoff: int) -> tup
 
 def _fit(context: RunContext, specs: tuple[SourceSpec, ...], cutoff: int, fingerprint: str) -> None:
     shards = range(context.config.data.shards)
+    catalogue = read_catalogue(context)
     model = item_model.fit(
         (histories(context, shard) for shard in shards),
-        read_catalogue(context)["item_id"].combine_chunks(),
+        catalogue["item_id"].combine_chunks(),
         specs,
         context.event_weights,
         cutoff,
         context.config.fit.max_events,
         required_denoiser_fits(denoisers_of(context)),
+        catalogue,
     )
     item_model_store.save(context.storage, fingerprint, model)
 

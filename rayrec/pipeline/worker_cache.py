@@ -10,6 +10,7 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from rayrec.config import Denoise, Retrieval
+from rayrec.data.catalogue import recommendable
 from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
@@ -117,14 +118,16 @@ class LoadedItemModel:
     @cached_property
     def candidate_stages(self) -> tuple[CandidateStage, ...]:
         """One per retrieve variant, in plan order."""
-        available = self.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
         stages = []
         for variant in self.context.arms.variants("retrieve"):
             sources = tuple(
                 Source(spec.name, spec.top_k, self.model.retriever(spec)) for spec in retriever_specs(variant)
             )
-            exclude_seen = variant.read(Retrieval).exclude_seen
-            stages.append(CandidateStage(variant.name, sources, available, exclude_seen, self.context.event_weights))
+            retrieval = variant.read(Retrieval)
+            available = recommendable(self.catalogue, self.model.cutoff, retrieval.launch_days)
+            stages.append(
+                CandidateStage(variant.name, sources, available, retrieval.exclude_seen, self.context.event_weights)
+            )
         return tuple(stages)
 
     @cached_property

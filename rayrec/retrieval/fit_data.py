@@ -29,6 +29,7 @@ class FitData:
     ts: npt.NDArray[np.int64]  # microseconds UTC
     weight: npt.NDArray[np.float32]
     cutoff: int  # microseconds UTC: events at or after it are excluded
+    catalogue: pa.Table | None = None  # ITEM by code, for retrievers that read texts
 
     @cached_property
     def gram(self) -> npt.NDArray[np.float32]:

@@ -23,7 +23,7 @@ from rayrec.retrieval.fit_data import FitData, FitDataCollector
 from rayrec.retrieval.retriever import RETRIEVERS, Retriever, remap_rows
 from rayrec.retrieval.source_specs import SourceSpec
 
-VERSION = 2  # part of the fingerprint; raise it when the meaning of the arrays changes
+VERSION = 3  # part of the fingerprint; raise it when the meaning of the arrays changes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -154,16 +154,18 @@ def fit(
     cutoff: int,
     max_events: int,
     denoiser_fits: Sequence[DenoiserFit] = (),
+    catalogue: pa.Table | None = None,
 ) -> ItemModel:
     """Fit all `specs` on HISTORY tables, one per shard, in any order: the result does not depend on the sharding.
 
+    `catalogue`: ITEM in the order of `item_ids`, for retrievers that read texts.
     Only positive events before `cutoff` (microseconds UTC) are used. If there are more than `max_events`, whole users
     are sampled by their stable hash. Memory: 20 bytes per event, plus one shard, plus the models.
     """
     collected = FitDataCollector(len(item_ids), np.asarray(event_weights, np.float32), cutoff, max_events)
     for table in histories:
         collected.add(table)
-    return from_fit_data(collected.finish(), item_ids, specs, denoiser_fits)
+    return from_fit_data(replace(collected.finish(), catalogue=catalogue), item_ids, specs, denoiser_fits)
 
 
 def from_fit_data(

@@ -1,6 +1,7 @@
 """Item statistics at the scored date, independent of the user: features of the blender.
 
-Logs of popularity decayed at several half-lives (weighting them is learning a half-life), item age and freshness.
+Logs of popularity decayed at several half-lives (weighting them is learning a half-life), item age and freshness, and
+whether an item is new: without any event.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import numpy.typing as npt
 from rayrec.retrieval.fit_data import FitData
 
 HALF_LIVES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 64.0)  # days
-NAMES = (*(f"log_decayed_{days:g}d" for days in HALF_LIVES), "log_count", "log_age", "log_last")
+NAMES = (*(f"log_decayed_{days:g}d" for days in HALF_LIVES), "log_count", "log_age", "log_last", "new")
 _ONE_EVENT = 0.2  # added before the logarithm, in events
 _NEVER = 999.0  # days: age and last event of an item without events
 
 
 def item_statistics(data: FitData) -> npt.NDArray[np.float32]:
-    """[items, len(NAMES)]: logs of the decayed counts, of count + 1, and of days + 1 since the first and last event."""
+    """[items, len(NAMES)]: logs of the decayed counts, of count + 1, and of days + 1 since the first and last event,
+    and 1 for items without events."""
     items = data.matrix.shape[1]
     age = data.age_days
     decayed = [np.bincount(data.item, np.exp2(-age / days), minlength=items) for days in HALF_LIVES]
@@ -30,6 +32,7 @@ def item_statistics(data: FitData) -> npt.NDArray[np.float32]:
         np.log1p(np.bincount(data.item, minlength=items)),
         np.log1p(first),
         np.log1p(last),
+        last == _NEVER,
     ]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -37,4 +40,4 @@ def item_statistics(data: FitData) -> npt.NDArray[np.float32]:
 def unseen_item_features() -> npt.NDArray[np.float32]:
     """The statistics [len(NAMES)] of an item that is not in the fit."""
     decayed = [np.log(_ONE_EVENT)] * len(HALF_LIVES)
-    return np.array([*decayed, 0.0, np.log1p(_NEVER), np.log1p(_NEVER)], np.float32)
+    return np.array([*decayed, 0.0, np.log1p(_NEVER), np.log1p(_NEVER), 1.0], np.float32)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from small_tables import item_table
 
 from rayrec.config import Data
 from rayrec.data import catalogue
@@ -92,3 +94,26 @@ def test_availability_accepts_the_usual_words_and_missing_means_yes(tmp_path: Pa
 def test_an_empty_catalogue_is_an_error() -> None:
     with pytest.raises(DataError, match="the catalogue is empty"):
         catalogue.catalogue_from_counts([])
+
+
+def test_launches_are_utc_times_and_unreadable_ones_are_quarantined(tmp_path: Path) -> None:
+    content = "item_id,title,from\na,A,2026-02-01\nb,B,2026-02-01T12:00:00+02:00\nc,C,\nd,D,soon\n"
+    read = from_file(tmp_path, content, available_from="from")
+    assert read.catalogue["available_from"].to_pylist() == [
+        datetime(2026, 2, 1, tzinfo=UTC),
+        datetime(2026, 2, 1, 10, tzinfo=UTC),
+        None,
+    ]
+    assert read.quarantine["reason"].to_pylist() == ["bad_available_from"]
+
+
+def test_an_item_is_recommended_from_its_launch_on() -> None:
+    launches = [None, datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC), None]
+    items = item_table(item_id=list("abcd"), available=[True, True, True, False], available_from=launches)
+    cutoff = int(datetime(2026, 2, 1, tzinfo=UTC).timestamp() * 1e6)
+    for days, expected in (
+        (0.0, [True, False, False, False]),
+        (1.0, [True, True, False, False]),
+        (1.5, [True] * 3 + [False]),
+    ):
+        assert catalogue.recommendable(items, cutoff, days).tolist() == expected

@@ -19,6 +19,7 @@ def catalogue(*rows: tuple[str, str | None, dict[str, str]]) -> pa.Table:
         [None] * len(rows),
         [True] * len(rows),
         [list(attributes.items()) for _, _, attributes in rows],
+        [None] * len(rows),
     ]
     return pa.table([pa.array(c, ITEM.field(n).type) for n, c in enumerate(columns)], schema=ITEM)
 

@@ -85,7 +85,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
 def _catalogue(shop: SyntheticDataset) -> pa.Table:
     items = pd.read_csv(shop.data_root / "items.csv").sort_values("item_id")
     columns = {name: items[name].tolist() for name in ("item_id", "title", "category")}
-    empty = {"description": [None] * len(items), "attributes": [None] * len(items)}
+    empty = {name: [None] * len(items) for name in ("description", "attributes", "available_from")}
     table = pa.table({**columns, **empty, "available": [True] * len(items)}).select(ITEM.names)
     return table.cast(ITEM)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+from small_tables import item_table
 
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY, MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
@@ -47,9 +50,11 @@ def two_halves(users: int = 60, seed: int = 0) -> pa.Table:
 
 
 def fit_data(table: pa.Table, items: int = ITEMS) -> FitData:
+    """The catalogue names the half of each item."""
     collected = FitDataCollector(items, np.array([1.0, -1.0], np.float32), CUT, 10**6)
     collected.add(table)
-    return collected.finish()
+    titles = [("leather thing", "wooden thing")[code % 2] for code in range(items)]
+    return replace(collected.finish(), catalogue=item_table(title=titles))
 
 
 def profiles_of(table: pa.Table, items: int = ITEMS) -> UserHistories:

@@ -12,7 +12,11 @@ from rayrec.retrieval import RETRIEVERS, Retriever
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.retriever import all_item_scores
 
-SETTINGS = {"ials": {"factors": 4, "regularization": 1.0}, "ease": {"regularization": 5.0}}
+SETTINGS = {
+    "ials": {"factors": 4, "regularization": 1.0},
+    "ease": {"regularization": 5.0},
+    "item_text": {"max_events": 1000},  # all items are new: the data have no others
+}
 PERSONAL = sorted(name for name, kind in RETRIEVERS.items() if kind.personalized)
 
 

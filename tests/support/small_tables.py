@@ -20,6 +20,7 @@ def item_table(**columns: Sequence[Any]) -> pa.Table:
         "description": [None] * items,
         "available": [True] * items,
         "attributes": [[]] * items,
+        "available_from": [None] * items,
     }
     return pa.table(filled | columns, schema=ITEM)
 
