@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def systems(data: str, llm: bool, launch_days: int) -> list[System]:
         launches = (f"retrieval.launch_days={launch_days}", _sources())
         found.append(System("announced", (CONTROL, *SETS, *launches), (("control", "announced"),), announced=True))
     arms = (("control", "control"), ("llm", "llm")) if llm else (("control", "control"),)
-    return [*found, System("control", () if llm else (CONTROL,), arms)]
+    return [System("control", () if llm else (CONTROL,), arms), *found]
 
 
 def _sources() -> str:
@@ -76,13 +77,18 @@ def _sources() -> str:
 
 def measure(case: Case, chosen: Sequence[System], folder: Path) -> dict[str, npt.NDArray[np.float64]]:
     """nDCG@10 of each evaluated user by system, users in one order."""
-    found = {}
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    first: Path | None = None
     for system in chosen:
         output = folder / f"{case.day}-{system.name}"
+        if first is not None and not system.announced:  # the systems share histories and item models
+            for part in ("work", "models"):
+                shutil.copytree(first / part, output / part, ignore=shutil.ignore_patterns("llm"))
         root = str(with_announced_items(case.root, folder / f"{case.day}-data")) if system.announced else case.root
         context = RunContext(replace(case, root=root, sets=system.sets).at(output, 0), case.day)
         with cluster.connect(context.config.resources):
             daily_run.run(context)
+        first = first or output
         for arm, name in system.arms:
             found[name] = ndcg(context, arm, case)
         print(f"{case.name} {system.name} done", file=sys.stderr)
