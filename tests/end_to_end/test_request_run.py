@@ -15,6 +15,7 @@ from small_runs import Run, Workspace
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
 from rayrec.pipeline import daily_run
+from rayrec.pipeline.blender_fitting import load_blender
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.item_model_fitting import cutoffs
@@ -85,11 +86,21 @@ def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) 
     assert result.manifest.prompt_hash
 
 
-def test_a_text_scorer_changes_the_ranking(with_requests: Run) -> None:
+def test_an_llm_changes_the_ranking_of_users_without_request_only_if_it_has_entered_the_blend(
+    with_requests: Run,
+) -> None:
     workspace, result = with_requests
+    named = result.manifest.models
+    blends = {arm: load_blender(result.context, key) for name, key in named.items() for arm in blend_arms(name)}
+    entered = [blends[arm].with_llm is not None for arm in ("pointwise", "llm")]
     pointwise, llm = (top(workspace, result, arm) for arm in ("pointwise", "llm"))
     assert pointwise.num_rows == llm.num_rows
-    assert not pointwise["item_id"].equals(llm["item_id"])
+    assert pointwise["item_id"].equals(llm["item_id"]) == (not any(entered))
+
+
+def blend_arms(name: str) -> list[str]:
+    """The arms in the manifest's name of a blend; [] for other models."""
+    return name.removeprefix("blend of ").split(", ") if name.startswith("blend of ") else []
 
 
 def test_the_report_shows_the_text_ablation(with_requests: Run) -> None:
