@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from rayrec.config import Data, FileSource, regex_patterns
+from rayrec.data.dbio_commits import uncommitted
 from rayrec.data.lake_tables import live_files, tables_of
 from rayrec.data.parquet_reader import row_group_sizes
 from rayrec.data.source_paths import SourcePath
@@ -155,7 +156,8 @@ def _data_files(storage: Storage, source: SourcePath) -> tuple[list[FileInfo], l
     """The files that a path stands for, and the paths of those that are not data; both sorted."""
     listed = storage.list(source.folder, hidden=True)
     matching = [file for file in listed if source.matches(file.path)]
-    named = [file for file in matching if not source.is_leftover(file.path)]
+    gone = uncommitted(storage, listed)
+    named = [file for file in matching if not source.is_leftover(file.path) and file.path not in gone]
     data = live_files(storage, source, named, tables_of(storage, source, listed))
     kept = {file.path for file in data}
     return data, [file.path for file in matching if file.path not in kept]
