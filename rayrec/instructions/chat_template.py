@@ -10,6 +10,10 @@ from pathlib import Path
 
 from rayrec.errors import ConfigError
 from rayrec.instructions.safe_tokenizer import SafeTokenizer
+from rayrec.storage import limited_process
+from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.hf_checkpoint import UNLOADABLE
+from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 _MARK = "RAYREC-MESSAGE-HERE"
 # Templates that print today's date get a constant one, Llama 3's default; otherwise prompts would change every day.
@@ -24,12 +28,13 @@ def text_around_message(
     `system` and `message` (the beginning of the user message) must be trusted text. Raises ConfigError, naming `where`,
     for unusable tokenizers and templates.
     """
-    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
+    require_safe(folder, where)
+    require_safe_tokenizer(folder, where)
     try:
         hugging_face = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise ConfigError(f"the checkpoint has no usable tokenizer: {error}", where=where) from None
     if not set(hugging_face.added_tokens_decoder) <= tokenizer.added:
         raise ConfigError(
@@ -40,16 +45,19 @@ def text_around_message(
     if hugging_face.chat_template is None:
         return None
     messages = [{"role": "system", "content": system}] if system else []
-    try:
-        text: str = hugging_face.apply_chat_template(
-            [*messages, {"role": "user", "content": message + _MARK}],
-            chat_template=_FIXED_DATE + hugging_face.get_chat_template(),
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-        )
-    except (TemplateError, ValueError) as error:
+    variables = hugging_face.special_tokens_map | {
+        "messages": [*messages, {"role": "user", "content": message + _MARK}],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+        "enable_thinking": False,
+    }
+    try:  # a template is a program of the checkpoint's
+        text = limited_process.render(_FIXED_DATE + hugging_face.get_chat_template(), variables)
+    except limited_process.RefusedError as error:
         raise ConfigError(f"the checkpoint's chat template refuses the prompt: {error}", where=where) from None
+    except limited_process.LimitError as error:
+        raise ConfigError(f"the checkpoint's chat template is refused: it takes {error}", where=where) from None
     if text.count(_MARK) != 1:
         raise ConfigError("the checkpoint's chat template does not show the user's message exactly once", where=where)
     before, after = text.split(_MARK)

@@ -7,13 +7,24 @@ folder, for error messages.
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rayrec.errors import ConfigError
+from rayrec.storage import checkpoint_safety
+from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 # Configuration, chat template, weights; a tokenizer is JSON, lists of words and merges, or a SentencePiece model.
-_DIGESTED = (".json", ".jinja", ".safetensors", ".txt", ".model")
+_SETTINGS = (".json", ".jinja", ".txt")
+_DIGESTED = (*_SETTINGS, ".safetensors", ".model", ".spm", ".tiktoken")
+os.environ.setdefault("USE_HUB_KERNELS", "NO")  # read when transformers is imported: no kernels from a hub
+
+
+UNLOADABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises for files that it cannot use: wrong types, missing keys, packages that are not installed."""
 
 
 def checkpoint_digest(*folders: Path) -> str:
@@ -23,9 +34,11 @@ def checkpoint_digest(*folders: Path) -> str:
     """
     total = hashlib.sha256()
     for place, folder in enumerate(folders):
-        for file in sorted(folder.iterdir()):
-            if file.suffix in _DIGESTED:
-                total.update(f"{place}/{file.name}\0".encode())
+        for file in checkpoint_safety.files_of(folder, str(folder)):
+            name = file.relative_to(folder).as_posix()
+            # Of folders within, libraries read settings and templates, but no weights.
+            if file.suffix in (_DIGESTED if "/" not in name else _SETTINGS):
+                total.update(f"{place}/{name}\0".encode())
                 with open(file, "rb") as content:
                     total.update(hashlib.file_digest(content, "sha256").digest())
     return total.hexdigest()[:16]
@@ -40,6 +53,7 @@ def base_model_id(folder: str, where: str) -> str:
             where=f"{where}: {folder}",
             hint="give 'scratch' or a Hugging Face checkpoint's folder (config.json, *.safetensors, tokenizer.json)",
         )
+    checkpoint_safety.require_safe(path, f"{where}: {folder}")
     return f"{path.name}@{checkpoint_digest(path)}"
 
 
@@ -47,11 +61,12 @@ def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
     """Load the causal LM; `more` is passed to `from_pretrained`. Raises ConfigError."""
     from transformers import AutoModelForCausalLM
 
+    checkpoint_safety.require_safe(Path(folder), f"{where}: {folder}")
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
         )
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise ConfigError(f"the checkpoint cannot be loaded: {error}", where=f"{where}: {folder}") from None
 
 
@@ -67,9 +82,11 @@ def load_tokenizer(folder: str, where: str) -> Any:
     """Load the fast tokenizer. Raises ConfigError if there is none."""
     from transformers import AutoTokenizer
 
+    checkpoint_safety.require_safe(Path(folder), f"{where}: {folder}")
+    require_safe_tokenizer(Path(folder), f"{where}: {folder}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise ConfigError(
             f"the base model has no usable tokenizer: {error}",
             where=f"{where}: {folder}",

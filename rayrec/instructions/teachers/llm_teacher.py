@@ -27,7 +27,9 @@ from rayrec.instructions.teachers.answer_cache import Answer, AnswerCache
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
-from rayrec.storage.hf_checkpoint import checkpoint_digest
+from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
+from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 MAX_TITLES = 30  # newest of a history
 MAX_CHARS = 200  # of an answer
@@ -101,6 +103,7 @@ class LlmTeacher:
 
     @cached_property
     def _tokenizer(self) -> SafeTokenizer:
+        require_safe_tokenizer(self._checkpoint, str(self._checkpoint))
         return SafeTokenizer(self._checkpoint / "tokenizer.json")
 
     def _around(self) -> tuple[TokenIds, TokenIds]:
@@ -180,9 +183,10 @@ def _names(title: str) -> tuple[str, str]:
 
 def _max_tokens(folder: Path) -> int:
     """Tokens of prompt and answer together. Raises ConfigError if the checkpoint has too few."""
+    require_safe(folder, str(folder))
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise ConfigError(f"the teacher's checkpoint has no usable config.json: {error}", where=str(folder)) from None
     tokens = min(int(config.get_text_config().max_position_embeddings), _MAX_TOKENS)
     if tokens < 2 * _ANSWER_TOKENS:

@@ -6,11 +6,13 @@ Prompts are not batched: padding would make the last bits of a score depend on t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
 from rayrec.storage import hf_checkpoint
+from rayrec.storage.checkpoint_safety import require_safe
 
 
 class TransformersRunner(Engine):
@@ -28,6 +30,7 @@ class TransformersRunner(Engine):
         if model.adapter is not None:
             from peft import PeftModel
 
+            require_safe(Path(model.adapter), f"rerank.adapter: {model.adapter}", adapter=True)
             causal = PeftModel.from_pretrained(causal, model.adapter, local_files_only=True)
         self._model = (causal.get_decoder() if task == "hidden_state" else causal).to(self.device).eval()
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ import torch
 from rayrec.config.vllm_arguments import check_vllm_arguments
 from rayrec.instructions.teachers.answer_cache import Answer
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
+from rayrec.storage.checkpoint_safety import require_safe
 
 VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -53,6 +55,9 @@ class VllmRunner(Engine):
     ) -> None:
         """Start the engine. Raises ConfigError for arguments in `settings.vllm` that could change a score."""
         check_vllm_arguments(settings.vllm)
+        require_safe(Path(model.folder), f"the engine's model: {model.folder}")
+        if model.adapter is not None:
+            require_safe(Path(model.adapter), f"rerank.adapter: {model.adapter}", adapter=True)
         for key, value in VLLM_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
         if settings.threads:

@@ -13,7 +13,9 @@ from rayrec.errors import ConfigError
 from rayrec.instructions.chat_template import text_around_message
 from rayrec.instructions.safe_tokenizer import SafeTokenizer, TokenIds
 from rayrec.reranking.engines.engine import ModelFiles
-from rayrec.storage.hf_checkpoint import checkpoint_digest
+from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
+from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 _CLOSING = "\n\nAnswer:\n"  # Without a chat template. The line break lets a letter start a line, as in the list.
 _WHERE = "rerank.checkpoint"
@@ -41,6 +43,9 @@ class InstructCheckpoint:
         _require_files(found.folder, ("config.json", "tokenizer.json", "*.safetensors"), _WHERE)
         if found.adapter is not None:
             _require_files(found.adapter, ("adapter_config.json", "adapter_model.safetensors"), "rerank.adapter")
+            require_safe(found.adapter, f"rerank.adapter: {found.adapter}", adapter=True)
+        require_safe(found.folder, found._where)
+        require_safe_tokenizer(found.folder, found._where)
         return found
 
     @property
@@ -110,7 +115,7 @@ class InstructCheckpoint:
 
         try:
             config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except UNLOADABLE as error:
             raise ConfigError(f"the checkpoint's config.json cannot be used: {error}", where=self._where) from None
         return config.get_text_config()
 
