@@ -58,7 +58,9 @@ def show(result: RunResult, console: Console) -> None:
     users = select_example_users(context, result.manifest, context.config.output.examples)
     for user in users:
         print_user(console, user)
-    report = write_report(report_data(result, users), context.storage)
+    data = report_data(result, users)
+    context.require_same_erasure_list("the slates are published without them, and the report is not written")
+    report = write_report(data, context.storage)
     print_counts(console, result_counts(result))
     console.print(f"slates:  {slates} ({result.publication.outcome})", soft_wrap=True)
     console.print(f"report:  {report}", soft_wrap=True)

@@ -15,6 +15,7 @@ import typer
 
 from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDateOption, as_date, command, settings
 from rayrec.config import Config
+from rayrec.data import erasure_list
 from rayrec.errors import DataError, MissingFileError, PublicationError
 from rayrec.evaluation import evaluation_job
 from rayrec.evaluation.evaluation_job import EvaluationResult
@@ -42,13 +43,20 @@ def evaluate(
     """Evaluate the slates of a published date with what users consumed in the days from it on."""
     loaded, day, console = settings(config, overrides, print_config), as_date(date), results_console()
     _require_published(loaded, day, f"python -m jobs.daily --config {config} --date {day}")
+    storage = Storage(loaded.output.root)
+    listed = erasure_list.read(storage).digest
     result = evaluation_job.evaluate(loaded, day, horizon_days, baseline)
     console.print(result.evaluated_on, soft_wrap=True)
     print_comparison(console, result.slates.comparison, SHOWN_METRICS)
     print_decision(console, result.decision, result.slates.interleaving)
     if result.off_policy is not None:
         print_off_policy(console, result.off_policy)
-    storage = Storage(loaded.output.root)
+    if erasure_list.read(storage).digest != listed:
+        raise PublicationError(
+            "users were erased while the job ran; no metrics are written",
+            where=storage.url(layout.ERASURE),
+            hint="run the job again: it evaluates without them",
+        )
     storage.write(layout.metrics_path(day), result.to_json())
     console.print(f"metrics: {storage.url(layout.metrics_path(day))}", soft_wrap=True)
     console.print(f"report:  {_update_report(result, storage)}", soft_wrap=True)

@@ -58,7 +58,7 @@ def forget(
         return
     with cluster.connect(loaded.resources) if context is not None else nullcontext():
         for request in requests:
-            path = execute(loaded, request, context)
+            path = execute(loaded, request, context, ids.to_pylist(), (users, loaded.data.root))
             console.print(f"certificate: {storage.url(path)}", soft_wrap=True)
 
 

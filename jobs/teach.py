@@ -45,6 +45,7 @@ def teach(
     with cluster.connect(context.config.resources):
         users = ingest(context).users
         profiles = generate_profiles(context, teacher)
+    context.require_same_erasure_list("no table is written")
     target.write(profiles.table)
     console = results_console()
     console.print(f"{len(profiles.table):,} of {users:,} users have a profile text: {target}", soft_wrap=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +26,9 @@ from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
 
 _TOKEN_BYTES = 16
+_FIELDS = re.compile(r"""[,;|\t\r\n]|::|\\[tnr]""")
+_WORDS = re.compile(r"""[\s,;|"'\\{}()\[\]<>:=&?/]+""")
+_LONGEST_ID = 256  # characters
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,19 @@ class ErasureList:
         found: npt.NDArray[np.bool_] = np.append(listed, False)[codes]
         return found
 
+    def mentioned_in(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+        """Bool [n]: which of these texts (raw rows, with nulls) have the id of a user on the list as a part.
+
+        Parts: the strings and numbers of JSON at any depth, and of every text what stands between delimiters, quotes
+        and white space.
+        """
+        if not self.tokens:
+            return np.zeros(len(texts), np.bool_)
+        return np.array([self._mentions(text) for text in texts.to_pylist()], np.bool_)
+
+    def _mentions(self, text: str | None) -> bool:
+        return bool(text) and any(self.token(part) in self.tokens for part in _parts(text))
+
     def tokens_in(self, user_ids: pa.Array | pa.ChunkedArray) -> set[str]:
         """The tokens of the users that are on the list."""
         listed = pa.array(self.contains(user_ids))
@@ -70,6 +88,34 @@ class ErasureRequest:
     requested_at: str
     tokens: tuple[str, ...]  # sorted
     earlier: tuple[str, ...]  # ids of the requests before this one
+
+
+def _parts(text: str | None) -> set[str]:
+    """What may be an id in a raw row."""
+    found, todo = set[str](), [text or ""]
+    while todo:
+        part = todo.pop()
+        if part[:1] in ("{", "[", '"'):
+            with suppress(ValueError, RecursionError):
+                todo += _scalars(json.loads(part))
+        for delimiters in (_FIELDS, _WORDS):
+            found |= {piece.strip() for piece in delimiters.split(part)}
+        found.add(part.strip())
+    return {part for part in found - {""} if len(part) <= _LONGEST_ID}
+
+
+def _scalars(content: Any) -> list[str]:
+    """Strings and numbers of JSON content as text, without strings that are the content itself."""
+    found, todo = [], [content]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str | int | float) and value is not content:
+            found.append(str(value))
+    return found
 
 
 def read(storage: Storage) -> ErasureList:

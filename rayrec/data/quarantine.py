@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.data.erasure_list import ErasureList
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.data.text_columns import is_raw_uuid, plain, strings
@@ -51,6 +52,29 @@ def _table(
 ) -> pa.Table:
     shortened = [detail[:_MAX_DETAIL_CHARS] for detail in details]
     return pa.table([[file] * len(reasons), rows, users, reasons, shortened, raw], schema=QUARANTINE)
+
+
+def without_contents(
+    table: pa.Table, erasure_list: ErasureList, *, every_row_without_user: bool = False
+) -> tuple[pa.Table, int]:
+    """QUARANTINE without what may be of users on the erasure list, and the number of rows that lost their contents.
+
+    A row of theirs, or with their id among its raw values, keeps file, number and reason. Rows whose user cannot be
+    read may be of anybody: with `every_row_without_user` all of them lose their contents.
+    """
+    if not erasure_list or not table.num_rows:
+        return table, 0
+    theirs = erasure_list.contains(table["user_id"])
+    for name in ("raw", "detail"):
+        theirs |= erasure_list.mentioned_in(table[name])
+    if every_row_without_user:
+        theirs |= table["user_id"].is_null().to_numpy()
+    held = theirs & ~(table["raw"].is_null().to_numpy() & table["detail"].is_null().to_numpy())
+    for name in ("user_id", "detail", "raw"):
+        place, field = table.schema.get_field_index(name), table.schema.field(name)
+        emptied = pc.if_else(pa.array(theirs), pa.scalar(None, field.type), table[name])
+        table = table.set_column(place, field, emptied)
+    return table, int(np.count_nonzero(held))
 
 
 def counts_by_reason(table: pa.Table) -> dict[str, int]:

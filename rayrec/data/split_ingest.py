@@ -17,7 +17,7 @@ from rayrec.data.erasure_list import ErasureList
 from rayrec.data.file_reader import read_fragment
 from rayrec.data.input_files import FileFragment, InputFile, Split
 from rayrec.data.interaction_contract import InteractionContract, ValidatedBatch
-from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.quarantine import counts_by_reason, without_contents
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.data.shuffle import ShuffleWriter
@@ -150,7 +150,7 @@ class _Ingest:
             if self._quarantine is None:
                 file = self._stack.enter_context(self._outputs.writer(self._path))
                 self._quarantine = self._stack.enter_context(pq.ParquetWriter(file, QUARANTINE, compression="zstd"))
-            self._quarantine.write_table(checked.quarantine)
+            self._quarantine.write_table(without_contents(checked.quarantine, self._erasure_list)[0])
 
     def _flush(self) -> None:
         if self._round:

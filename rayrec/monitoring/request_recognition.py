@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -78,6 +79,28 @@ def request_recognition(
     ]
     shown_rows = table.filter(shown).cast(REQUEST_RECOGNITION)
     return pa.concat_tables([shown_rows, pa.Table.from_pylist(hidden, REQUEST_RECOGNITION)])
+
+
+def without_users(table: pa.Table, users: int) -> pa.Table:
+    """REQUEST_RECOGNITION after `users` users were erased: a text that fewer than the minimum may now have is only
+    counted, as the texts of single users are.
+
+    How many of its rows were theirs is not known, so all may have been. Texts for all users have fewer rows than the
+    minimum of a shown one, or stay shown by those rows.
+    """
+    arms = [max(1, len([arm for arm in (row or "").split(", ") if arm])) for row in table["arms"].to_pylist()]
+    rows = np.array(table["rows"].to_pylist(), np.int64)
+    shown = ~table["text"].is_null().to_numpy()
+    unsure = shown & (rows >= _MIN_USERS) & (rows < _MIN_USERS + users * np.array(arms, np.int64))
+    if not users or not unsure.any():
+        return table
+    kept, counted = table.filter(pa.array(shown & ~unsure)), table.filter(pa.array(~shown | unsure))
+    sums = counted.group_by("recognised", use_threads=False).aggregate([("texts", "sum"), ("rows", "sum")])
+    hidden = [
+        {"texts": row["texts_sum"], "rows": row["rows_sum"], "arms": "", "recognised": row["recognised"]}
+        for row in sums.to_pylist()
+    ]
+    return pa.concat_tables([kept, pa.Table.from_pylist(hidden, REQUEST_RECOGNITION)])
 
 
 def recognised_counts(table: pa.Table) -> tuple[int, int]:

@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from rayrec.config import Rerank, Slate
-from rayrec.data import erasure_list
-from rayrec.errors import PublicationError
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, merge, participants_by_arm
@@ -28,6 +26,7 @@ from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
+from rayrec.pipeline.erasure_check import publish_unless_erased
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
@@ -124,12 +123,11 @@ def run(context: RunContext) -> RunResult:
         done(data.users)
     served = participants_by_arm(read_run_statistics(context, opened.record.run_id))
     require_sample_ratio(context.arms, served, context.config.arms.sample_ratio_min_p)
-    _require_same_list(context)
     repeats = retries.take()
     if repeats:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
         write_run_statistics(context, opened.record.run_id, "storage", 0, counts)
-    publication = opened.publish(provenance(context, data, models[-1], blends))
+    publication = publish_unless_erased(context, opened, provenance(context, data, models[-1], blends))
     return RunResult(context, publication, False, models[-1], data, repeats, timings)
 
 
@@ -188,16 +186,6 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
     llm = manifest.models.get(layout.LLM_KIND)
     path = None if llm is None else layout.model_folder(layout.LLM_KIND, llm)
     return ModelSet(context.cutoff, manifest.models[item_model_store.KIND], path)
-
-
-def _require_same_list(context: RunContext) -> None:
-    """Raise PublicationError if the erasure list has grown since the run began: its rows would include erased users."""
-    if erasure_list.read(context.storage).digest != context.erasure_list.digest:
-        raise PublicationError(
-            "users were erased while the job ran; nothing is published",
-            where=context.storage.url(layout.ERASURE),
-            hint="run the job again: it starts anew without them",
-        )
 
 
 def _write_scorer_gains(context: RunContext, run_id: str, blends: dict[str, str]) -> None:

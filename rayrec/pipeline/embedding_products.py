@@ -24,6 +24,7 @@ from rayrec.embeddings.user_events import Events, Items
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest, shard_of, with_key_order
 from rayrec.pipeline.embedding_training import settings_of, vector_settings
+from rayrec.pipeline.erasure_check import publish_unless_erased
 from rayrec.pipeline.interaction_ingest import ShardCounts, histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.code_version import package_versions
@@ -121,7 +122,7 @@ def _publish_derived(
         progress.advance(len(done))
         run_pending(pending, lambda dataset: append_stage(dataset, stage, spec, concurrency=at_once), progress.advance)
     provenance = Provenance(users_in=manifest.users.published, models=manifest.models, versions=package_versions())
-    return opened.publish(provenance)
+    return publish_unless_erased(context, opened, provenance)
 
 
 @lru_cache(maxsize=2)

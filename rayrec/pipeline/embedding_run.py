@@ -31,6 +31,7 @@ from rayrec.pipeline.embedding_products import (
     record_of,
 )
 from rayrec.pipeline.embedding_training import fit, settings_of
+from rayrec.pipeline.erasure_check import publish_unless_erased
 from rayrec.pipeline.interaction_ingest import IngestResult, histories, ingest, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.slate_commit import user_counts
@@ -78,7 +79,9 @@ def _publish_embeddings(context: RunContext, opened: PublishingRun) -> EmbedResu
         quarantined_rows=data.quarantined,
         versions=package_versions(),
     )
-    return EmbedResult(opened.publish(provenance), False, Embedder.load(context.storage, fingerprint).card)
+    return EmbedResult(
+        publish_unless_erased(context, opened, provenance), False, Embedder.load(context.storage, fingerprint).card
+    )
 
 
 def embed(context: RunContext, run: PublishingRun, data: IngestResult, fingerprint: str) -> None:

@@ -6,7 +6,7 @@
     erase     remove their rows from publications, run artifacts, quarantine and reports; update the model in the
               manifest; delete derived data that may hold them (work/, other item models, blenders); mark LLM
               checkpoints stale
-    verify    search output.root again
+    verify    search output.root again, byte by byte in every format (rayrec.pipeline.erasure_search)
     certify   record what was found, what was done and what remains
 
 Every step is idempotent. The next call completes any request without a certificate; the erasure list holds all that it
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date as Date
 from typing import Any
@@ -29,12 +29,14 @@ import scipy.sparse as sp
 from rayrec.config import Config
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList, ErasureRequest
+from rayrec.data.id_search import IdSearch
 from rayrec.errors import DataError, NoInteractionsError, StorageError
 from rayrec.pipeline.arm_settings import denoisers_of
+from rayrec.pipeline.erasure_search import description, empty_temporary_folders, search
 from rayrec.pipeline.interaction_ingest import histories, ingest, is_ingested, read_catalogue
 from rayrec.pipeline.item_model_fitting import cutoffs, item_model_spec, required_denoiser_fits
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user_data, rows_without_user
+from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user_data
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
@@ -52,7 +54,11 @@ REMAINING = {
     "item factors (iALS)": "factors of their items were solved again; others keep a trace until the next fit",
     "counts": "manifests, receipts, reports and metrics keep sums over all users of their date",
     "the erasure list": "salted tokens, so that the users are recognised if their events come again",
-    "copies elsewhere": "readers of the slates, backups, earlier versions in a versioned bucket, caches of models",
+    "rows without a user in quarantine": "their contents were deleted, since they may be of anybody; file, row number "
+    "and reason remain",
+    "requests that few users share": "a text whose users may now be fewer than five is only counted in the reports",
+    "copies elsewhere": "readers of the slates, backups, earlier versions in a versioned bucket, caches of models, "
+    "nodes that are gone, logs of a Ray cluster",
 }
 """What remains after an erasure, and why; part of every certificate."""
 
@@ -70,27 +76,39 @@ def newest_context(config: Config, date: Date | None) -> RunContext | None:
     return RunContext(config, dates[-1]) if dates else None
 
 
-def execute(config: Config, request: ErasureRequest, context: RunContext | None) -> str:
+def execute(
+    config: Config,
+    request: ErasureRequest,
+    context: RunContext | None,
+    user_ids: Sequence[str] = (),
+    others: Sequence[str] = (),
+) -> str:
     """Fulfil a request and return the certificate's path. With a `context`, a Ray cluster must be connected.
 
-    Raises StorageError if rows of these users are found afterwards.
+    `user_ids`: the users of this call, whose ids are searched byte by byte. `others`: files and folders that are not
+    output, such as the users' own file; they are not searched, even below output.root. Raises StorageError if rows of
+    the request's users, or these ids, are found afterwards.
     """
     storage = Storage(config.output.root)
     erased = erasure_list.of(storage, request)
+    staging_files = storage.delete_staging_files()
     plan = _plan(storage, request, erased)
     models = [] if context is None else unlearn(_as_published(context, erasure_list.before(storage, request)), context)
     stale = _mark_stale(storage, request)
     retrained = {model["before"]: model["after"] for model in models}
-    erase(storage, [file["path"] for file in plan["files"]], erased, retrained)
+    found = len(plan["tokens"])
+    emptied = erase(storage, [file["path"] for file in plan["files"]], erased, retrained, found)
     deleted = _delete_derived(storage, context, {model["after"] for model in models})
-    left = find_user_data(storage, erased)
+    folders = empty_temporary_folders()
+    ids = IdSearch(user for user in user_ids if erased.token(user) in erased.tokens)
+    searched = search(storage, ids.ids, others)
+    left = sorted({file.path for file in find_user_data(storage, erased)} | set(searched.found))
     if left:
         raise StorageError(
-            f"{len(left)} files still hold rows of users on the erasure list",
-            where=", ".join(storage.url(file.path) for file in left[:5]),
+            f"{len(left)} files still hold rows or ids of users on the erasure list",
+            where=", ".join(storage.url(path) for path in left[:5]),
             hint="no finished run wrote them: make sure that none is active, delete them, and run jobs.forget again",
         )
-    found = len(plan["tokens"])
     certificate = {
         "request": request.id,
         "requested_at": request.requested_at,
@@ -103,11 +121,11 @@ def execute(config: Config, request: ErasureRequest, context: RunContext | None)
         "removed": plan["summary"],
         "deleted": deleted,
         "stale_checkpoints": stale,
-        "verified": "no file under output.root holds a row of theirs",
-        "remains": {
-            **REMAINING,
-            "rows without a user in quarantine": f"{rows_without_user(storage)} rows may be of any user",
-        },
+        "quarantined_rows_emptied": emptied,
+        "staging_files_deleted": staging_files,
+        "verified": "no file under output.root holds a row of theirs, or an id that was searched byte by byte",
+        "searched": description(searched, ids, len(request.tokens), folders),
+        "remains": REMAINING,
     }
     path = layout.erasure_certificate_path(request.id)
     storage.create(path, (json.dumps(certificate, indent=1) + "\n").encode())

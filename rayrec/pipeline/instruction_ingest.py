@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from rayrec.data.quarantine import counts_by_reason
+from rayrec.data.quarantine import counts_by_reason, without_contents
 from rayrec.data.schemas import INSTRUCTION
 from rayrec.instructions.instruction_table import read_instructions
 from rayrec.numerics.hashing import digest
@@ -42,7 +42,8 @@ def ingest_instructions(context: RunContext) -> InstructionCounts:
         )
         if quarantine.num_rows:
             quarantine_path = layout.quarantined_instructions_path(context.quarantine, instruction_key(context))
-            write_parquet(context.storage, quarantine_path, quarantine)
+            rows, _ = without_contents(quarantine, context.erasure_list)
+            write_parquet(context.storage, quarantine_path, rows)
         write_parquet(context.storage, _path(context), instructions)
         by_reason = {f"{INSTRUCTION_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(quarantine).items()}
         context.storage.write(counts_path, json.dumps(asdict(InstructionCounts(read.rows, by_reason))).encode())

@@ -21,7 +21,7 @@ from rayrec.data import catalogue
 from rayrec.data.histories import group_histories, read_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
-from rayrec.data.quarantine import check_share, counts_by_reason
+from rayrec.data.quarantine import check_share, counts_by_reason, without_contents
 from rayrec.data.raw_rows import MissingColumns
 from rayrec.data.schemas import ITEM
 from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
@@ -184,7 +184,7 @@ class GroupShard:
         write_arrow(context.storage, histories_path(context, shard), grouped.histories)
         if grouped.duplicates.num_rows:
             path = layout.quarantined_duplicates_path(context.quarantine, shard)
-            write_parquet(context.storage, path, grouped.duplicates)
+            write_parquet(context.storage, path, without_contents(grouped.duplicates, context.erasure_list)[0])
         erased = count_erased_users(context.storage, self._shuffle_paths, shard) if context.erasure_list else 0
         counts = {
             "shard": shard,
@@ -215,7 +215,8 @@ def _ingest(context: RunContext) -> None:
         read = catalogue.catalogue_from_files(context.config.data, context.item_files)
         _write_catalogue(context, read.catalogue)
         if read.quarantine.num_rows:
-            write_parquet(context.storage, layout.quarantined_items_path(context.quarantine), read.quarantine)
+            rows, _ = without_contents(read.quarantine, context.erasure_list)
+            write_parquet(context.storage, layout.quarantined_items_path(context.quarantine), rows)
         rejected_items.update(
             {f"{ITEM_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()}
         )

@@ -10,7 +10,7 @@ from rayrec.config import Config, Rerank
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
-from rayrec.errors import ConfigError, DataError, MissingFileError
+from rayrec.errors import ConfigError, DataError, MissingFileError, PublicationError
 from rayrec.experiments.arm_plan import ArmPlan, plan_arms
 from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.templates import Templates, load_templates
@@ -62,6 +62,16 @@ class RunContext:
     def erasure_list(self) -> ErasureList:
         """Users whose events are dropped at ingest."""
         return erasure_list.read(self.storage) if self.given_erasure_list is None else self.given_erasure_list
+
+    def require_same_erasure_list(self, otherwise: str = "nothing is published") -> None:
+        """Raise PublicationError if the erasure list has grown since the run began: its rows would include erased
+        users. To be called right before anything is published. `otherwise`: what the error says follows."""
+        if erasure_list.read(self.storage).digest != self.erasure_list.digest:
+            raise PublicationError(
+                f"users were erased while the job ran; {otherwise}",
+                where=self.storage.url(layout.ERASURE),
+                hint="run the job again: it starts anew without them",
+            )
 
     @property
     def dt(self) -> str:

@@ -1,7 +1,8 @@
 """Inventory of the files under an output root that hold rows of given users, and removal of these rows.
 
-The search covers every parquet and Arrow file with a user column in any folder, known or not, and the examples in
-reports. It excludes shuffle files, which are deleted with their folder.
+It covers every parquet and Arrow file with a user column in any folder, known or not, and the examples in reports. It
+excludes shuffle files, which are deleted with their folder. What it cannot see, such as the raw text of a quarantined
+row, is found by rayrec.pipeline.erasure_search.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrec.data.erasure_list import ErasureList
+from rayrec.data.quarantine import without_contents
+from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError
+from rayrec.monitoring.request_recognition import without_users
 from rayrec.publishing import erasure
 from rayrec.reporting.html_report import read_report, write_report
 from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, layout
-from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
+from rayrec.storage.tables import read_arrow, read_parquet, rows_without, write_arrow, write_parquet
 
 _ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files are rewritten in place
 _EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # keys of a report
@@ -49,16 +53,14 @@ def find_user_data(storage: Storage, erasure_list: ErasureList) -> list[UserData
     return found
 
 
-def rows_without_user(storage: Storage) -> int:
-    """Number of quarantined rows whose user could not be read: they may belong to any user."""
-    files = (path for path in _paths(storage, layout.QUARANTINE) if path.endswith(".parquet"))
-    return sum(_column(storage, path).null_count for path in files)
+def erase(
+    storage: Storage, paths: Iterable[str], erasure_list: ErasureList, retrained: Mapping[str, str], found: int
+) -> int:
+    """Remove the users from publications, and from those of `paths` that are run artifacts or quarantine; from every
+    quarantine also the contents of rows whose user cannot be read, and from every report what may be theirs.
 
-
-def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, retrained: Mapping[str, str]) -> None:
-    """Remove the users from publications, and from those of `paths` that are run artifacts, quarantine or reports.
-
-    `retrained`: see `rayrec.publishing.erasure.erase`. Repeating a killed call with the same paths completes it.
+    `retrained`: see `rayrec.publishing.erasure.erase`. `found`: number of these users that the files held. Returns the
+    number of quarantined rows that lost their contents. Repeating a killed call with the same arguments completes it.
     """
     for product in layout.PRODUCTS:
         dates = {date for info in storage.list(product) if (date := layout.path_date(info.path))}
@@ -67,8 +69,11 @@ def erase(storage: Storage, paths: Iterable[str], erasure_list: ErasureList, ret
     for path in paths:
         if layout.top_folder(path) in _ROWS and storage.exists(path):
             _filter(storage, path, erasure_list)
-        elif layout.report_data_date(path) and storage.exists(path):
-            _rewrite_report(storage, path, erasure_list)
+    emptied = sum(_empty_quarantine(storage, path, erasure_list) for path in _paths(storage, layout.QUARANTINE))
+    for path in _paths(storage, layout.REPORTS):
+        if layout.report_data_date(path):
+            _rewrite_report(storage, path, erasure_list, found)
+    return emptied
 
 
 def delete_folders(storage: Storage, prefix: str, keep: set[str], depth: int) -> list[str]:
@@ -118,14 +123,30 @@ def _column(storage: Storage, path: str) -> pa.ChunkedArray:
 def _filter(storage: Storage, path: str, erasure_list: ErasureList) -> None:
     read, write = (read_parquet, write_parquet) if path.endswith(".parquet") else (read_arrow, write_arrow)
     table = read(storage, path)
-    write(storage, path, table.filter(pa.array(~erasure_list.contains(table[_USER]))))
+    write(storage, path, rows_without(table, erasure.rows_of_users(table, erasure_list)))
 
 
-def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList) -> None:
+def _empty_quarantine(storage: Storage, path: str, erasure_list: ErasureList) -> int:
+    """Delete the contents of a quarantine's rows that may be of these users; return the number of rows."""
+    if not path.endswith(".parquet"):
+        return 0
+    table = read_parquet(storage, path)
+    if not table.schema.equals(QUARANTINE):
+        return 0
+    left, emptied = without_contents(table, erasure_list, every_row_without_user=True)
+    if emptied:
+        write_parquet(storage, path, left)
+    return emptied
+
+
+def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList, found: int) -> None:
+    """Remove the users from a report, and write its page again even if nothing changed: a kill may have left it old."""
     report = _report(storage, path)
     tables = {name: getattr(report, name) for name in _EXAMPLES}
-    left = {name: table.filter(pa.array(~erasure_list.contains(table[_USER]))) for name, table in tables.items()}
-    write_report(dataclasses.replace(report, **left), storage)
+    left = {name: rows_without(table, erasure_list.contains(table[_USER])) for name, table in tables.items()}
+    examples, _ = without_contents(left["quarantine_examples"], erasure_list, every_row_without_user=True)
+    requests = without_users(report.requests, found)
+    write_report(dataclasses.replace(report, **left | {"quarantine_examples": examples}, requests=requests), storage)
 
 
 def _report(storage: Storage, path: str) -> ReportData:

@@ -24,7 +24,7 @@ from rayrec.errors import MissingFileError
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.records import Manifest, PublishedFile, add_counts
 from rayrec.storage import Storage, layout
-from rayrec.storage.tables import read_arrow, read_parquet, write_arrow
+from rayrec.storage.tables import read_arrow, read_parquet, rows_without, write_arrow
 
 ERASED = "erased"  # reason of ineligible users
 USER_COLUMNS = ("user_id", "neighbour_id")  # columns with user ids
@@ -74,7 +74,7 @@ def _erase_published(
         table = read_parquet(storage, file.path)
         listed = rows_of_users(table, erasure_list)
         erased |= erasure_list.tokens_in(table["user_id"])
-        files.append(_rewritten(storage, file, table.filter(pa.array(~listed))) if listed.any() else file)
+        files.append(_rewritten(storage, file, rows_without(table, listed)) if listed.any() else file)
     models = {name: retrained.get(fingerprint, fingerprint) for name, fingerprint in manifest.models.items()}
     if models == manifest.models and all(new is old for new, old in zip(files, manifest.files, strict=True)):
         return manifest
@@ -124,8 +124,8 @@ def _erase_propensities(storage: Storage, manifest: Manifest, erasure_list: Eras
             propensities = read_arrow(storage, path)
         except MissingFileError:  # no arm explores
             continue
-        others = pc.invert(pc.is_in(propensities["slate_id"], pa.concat_arrays(ids)))
-        write_arrow(storage, path, propensities.filter(others))
+        theirs = pc.is_in(propensities["slate_id"], pa.concat_arrays(ids)).to_numpy()
+        write_arrow(storage, path, rows_without(propensities, theirs))
 
 
 def _drop_attempt(storage: Storage, path: str) -> None:

@@ -117,6 +117,9 @@ class LocalBackend:
     def delete(self, url: str) -> None:
         os.unlink(url)
 
+    def abort_uploads(self, url: str) -> int:
+        return 0
+
 
 class RemoteBackend:
     def __init__(self, root: str) -> None:
@@ -188,6 +191,16 @@ class RemoteBackend:
 
     def delete(self, url: str) -> None:
         self._fs.rm_file(url)
+
+    def abort_uploads(self, url: str) -> int:
+        """Abort unfinished uploads below the URL, whose parts a listing does not show; return their number."""
+        if self._scheme not in ("s3", "s3a"):
+            return 0
+        bucket, _, folder = self._fs._strip_protocol(url).partition("/")
+        uploads = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=folder).get("Uploads", [])
+        for each in uploads:
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
+        return len(uploads)
 
 
 def _sync_folder(url: str) -> None:

@@ -14,8 +14,9 @@ Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -30,6 +31,7 @@ from rayrec.storage.retrying_reader import RetryingReader
 from rayrec.storage_url import check_url
 
 T = TypeVar("T")
+_STAGED = re.compile(r"\..+\.tmp|\.probe-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,23 @@ class Storage:
         """All files under the folder (or the file) `prefix`, sorted by path; with `hidden`, hidden ones too."""
         found = self._call(prefix, lambda url, _: list(self._backend.find(url)))
         return sorted((info for info in found if hidden or not _hidden(info.path)), key=lambda info: info.path)
+
+    def hidden(self) -> Sequence[FileInfo]:
+        """The files that `list` leaves out, sorted by path: staging files of writers, and what others put there."""
+        with self._explaining(""):
+            found = [*self._backend.find(self.url())]
+        return sorted((info for info in found if _hidden(info.path)), key=lambda info: info.path)
+
+    def delete_staging_files(self) -> int:
+        """Delete what killed writers left: hidden staging files, and unfinished uploads to S3. Returns their number.
+
+        Not while a job runs: its staging files look the same.
+        """
+        left = [info.path for info in self.hidden() if _STAGED.fullmatch(info.path.rpartition("/")[2])]
+        for path in left:
+            self.delete(path)
+        with self._explaining(""):
+            return len(left) + self._backend.abort_uploads(self.url())
 
     def info(self, path: str) -> FileInfo:
         """Size and version of one file. Raises MissingFileError."""

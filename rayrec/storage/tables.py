@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rayrec.storage import Storage
@@ -26,6 +29,17 @@ def read_arrow(storage: Storage, path: str) -> pa.Table:
 def write_parquet(storage: Storage, path: str, table: pa.Table) -> None:
     with storage.writer(path) as file:
         pq.write_table(table, file, compression="zstd")
+
+
+def rows_without(table: pa.Table, removed: npt.NDArray[np.bool_]) -> pa.Table:
+    """The rows that are not in `removed` [n], with dictionaries of their values only: a filtered column keeps its
+    whole dictionary, and so would a file of it."""
+    left = table.filter(pa.array(~removed)).combine_chunks()
+    for place, field in enumerate(left.schema):
+        if pa.types.is_dictionary(field.type):
+            plain = left.column(place).cast(field.type.value_type)
+            left = left.set_column(place, field, pc.dictionary_encode(plain).cast(field.type))
+    return left.replace_schema_metadata(table.schema.metadata)
 
 
 def read_parquet(

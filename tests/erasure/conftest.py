@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def first_run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Made
     shown = sorted(set(read_report(made.storage, made.date.isoformat()).examples["user_id"].to_pylist()))
     others = [f"user-{n:04d}" for n in range(USERS)]
     return replace(made, gone=(shown[0], *[user for user in others if user not in shown][:3]))
+
+
+@pytest.fixture(autouse=True)
+def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary directory of the test's own: jobs.forget empties it of what killed processes left."""
+    folder = tmp_path / "temp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from rayrec.data.erasure_list import ErasureList
 from rayrec.data.synthetic_dataset import DATE
 from rayrec.errors import DataError, NoInteractionsError, PublicationError
 from rayrec.pipeline import erasure_run as pipeline
-from rayrec.pipeline.daily_run import _require_same_list
 from rayrec.pipeline.interaction_ingest import histories, ingest
 from rayrec.pipeline.item_model_fitting import cutoffs, item_model_spec
 from rayrec.pipeline.user_data_inventory import _filter, find_user_data
@@ -282,10 +281,10 @@ def killed_after_one() -> Callable[[Storage, str, ErasureList], None]:
 
 def test_a_run_that_began_before_the_request_does_not_publish(made: Made) -> None:
     context = made.context()
-    _require_same_list(context)
+    context.require_same_erasure_list()
     erasure_list.add(made.storage, pa.array(["somebody"]))
     with pytest.raises(PublicationError, match="users were erased while the job ran"):
-        _require_same_list(context)
+        context.require_same_erasure_list()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import Feedback
+from rayrec.data import erasure_list
 from rayrec.data.feedback_contract import FeedbackResult, read_feedback
+from rayrec.data.quarantine import without_contents
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, QUARANTINE, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.live_experiment import LiveExperiment, live_experiment
@@ -146,6 +148,8 @@ def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Tab
 def _write_quarantine(storage: Storage, day: date, read: FeedbackResult, unmatched: pa.Table) -> None:
     for name, table, schema in (("feedback", read.quarantine, QUARANTINE), ("unmatched", unmatched, UNMATCHED)):
         if table.num_rows:
+            if schema is QUARANTINE:  # feedback names slates, but its raw rows have all columns of the file
+                table, _ = without_contents(table.cast(schema), erasure_list.read(storage))
             write_parquet(storage, layout.quarantined_feedback_path(day, name), table.cast(schema))
 
 
