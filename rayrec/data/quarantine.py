@@ -98,7 +98,8 @@ def check_quarantine(quarantine: pa.Table, rows: int, limit: float, of: str, whe
     """Raise QuarantineError if all, or more than `limit`, of the `rows` of a source are in `quarantine`."""
     if quarantine.num_rows:
         first = quarantine.slice(0, 1).to_pylist()[0]
-        where = f"{where}, the first in {first['file']}, row {first['row']}: {first['detail']}"
+        detail = str(first["detail"]).replace(str(first["user_id"] or "\0"), "…")  # no id in an error
+        where = f"{where}, the first in {first['file']}, row {first['row']}: {detail}"
         _check_share(rows, counts_by_reason(quarantine), limit, of, where, hint)
 
 

@@ -14,6 +14,7 @@ from rayrec.data.row_validation import RowValidation
 from rayrec.data.schemas import ALL_USERS
 from rayrec.errors import DataError
 from rayrec.storage import Storage
+from rayrec.storage_url import check_url
 
 
 def read_user_ids(path: str, column: str = "user_id") -> pa.StringArray:
@@ -22,6 +23,7 @@ def read_user_ids(path: str, column: str = "user_id") -> pa.StringArray:
     `path`: a file or an fsspec URL, its format by its suffix, else CSV with a header. Raises DataError for an
     unreadable file, column, row or id (no user may be skipped silently), MissingFileError for a missing file.
     """
+    check_url(path, "--users")
     folder, _, name = path.rpartition("/")
     storage = Storage(folder if folder or not path.startswith("/") else "/")
     info, where = storage.info(name), storage.url(name)
