@@ -39,7 +39,7 @@ class SafeTokenizer:
         content: dict[str, Any] = json.loads(tokenizer_json.read_text(encoding="utf8"))
         self._full = Tokenizer.from_str(json.dumps(content | {"truncation": None, "padding": None}))
         self._plain = tokenizer_without_added_tokens(tokenizer_json)
-        self.added = frozenset(token["id"] for token in content["added_tokens"])
+        self.added = frozenset(token["id"] for token in content.get("added_tokens") or [])
         control = (self._full.token_to_id(piece) for piece in _CONTROL)
         self._forbidden = self.added | {piece for piece in control if piece is not None}
         self._cached = lru_cache(_CACHED_TEXTS)(self._encode)

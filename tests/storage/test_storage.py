@@ -276,3 +276,19 @@ def test_only_those_who_must_can_read_a_local_file(path: str, rights: int, tmp_p
         assert os.stat(storage.url(path)).st_mode & 0o777 == 0o600
     finally:
         os.umask(old)
+
+
+def test_what_killed_writers_left_is_deleted_and_nothing_else(storage: Storage) -> None:
+    for path in ("b/.report.html.0a.tmp", f".probe-{'0' * 32}", "a/.kept", "a/seen.tmp"):
+        storage.write(path, b"x")
+    more = 0
+    if not storage.is_local:  # a large file on its way to S3: its parts are in no listing
+        bucket, _, folder = storage.root.removeprefix("s3://").partition("/")
+        client = storage._backend._fs  # type: ignore[union-attr]
+        for key in (f"{folder}/slates/big", "elsewhere/big"):
+            client.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        more = 1
+    assert storage.delete_staging_files() == 2 + more
+    assert storage.delete_staging_files() == 0
+    assert paths(storage.hidden()) == ["a/.kept"]
+    assert paths(storage.list()) == ["a/seen.tmp"]
