@@ -79,7 +79,7 @@ def _texts(values: pa.Array, name: str, where: str) -> pa.StringArray:
     if pa.types.is_floating(values.type):
         return _float_texts(values, name, where)
     if pa.types.is_decimal(values.type):
-        return pa.array([_decimal_text(value) for value in values.to_pylist()], pa.string())
+        return _decimal_texts(values)
     return strings(values)
 
 
@@ -105,11 +105,12 @@ def _float_texts(values: pa.Array, name: str, where: str) -> pa.StringArray:
     return texts
 
 
-def _decimal_text(value: Decimal | None) -> str:
-    if value is None:
-        return ""
-    text = format(value, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+def _decimal_texts(values: pa.Array) -> pa.StringArray:
+    texts = values.cast(pa.string()).fill_null("")
+    if pc.any(pc.match_substring(texts, "E")).as_py():  # very small ones, and those of a negative scale
+        texts = pa.array(["" if value is None else format(value, "f") for value in values.to_pylist()], pa.string())
+    whole = pc.replace_substring_regex(texts, r"^(-?\d+)\.0+$", r"\1")
+    return pc.replace_substring_regex(whole, r"^(-?\d+\.\d*[1-9])0+$", r"\1")
 
 
 def _canonical(texts: pa.StringArray) -> pa.StringArray:

@@ -78,6 +78,14 @@ def test_encodings_change_nothing(value: int) -> None:
             assert ids(encoded)[:2] == [str(value), None], encoded.type
 
 
+@given(st.decimals(-(10**9), 10**9, places=6, allow_nan=False), st.integers(-3, 12))
+def test_decimals_are_their_digits_at_every_scale(value: Decimal, scale: int) -> None:
+    number = value.quantize(Decimal(1).scaleb(-scale)) or Decimal(0)
+    column = pa.array([number, None], pa.decimal256(60, max(scale, -3)))
+    expected = format(number, "f")
+    assert ids(column) == [expected.rstrip("0").rstrip(".") if "." in expected else expected, None]
+
+
 @given(st.uuids())
 def test_a_uuid_is_one_id_as_type_bytes_and_text(value: uuid.UUID) -> None:
     raw = pa.array([value.bytes, None], pa.binary(16))
@@ -161,7 +169,7 @@ def test_text_of_an_inexact_float_is_found(text: str) -> None:
 @given(st.floats(width=32).filter(lambda value: value != int(value) if abs(value) < 1e9 else False))
 def test_a_float_with_a_fraction_is_inexact_and_a_decimal_is_not(value: float) -> None:
     assert is_inexact(id_text(pa.array([value]), "user_id", "file").values).to_pylist() == [True]
-    assert ids(pa.array([Decimal("10.50"), Decimal("10.05")])) == ["10.5", "10.05"]
+    assert ids(pa.array([Decimal("10.50"), Decimal("10.05"), Decimal("100.00")])) == ["10.5", "10.05", "100"]
 
 
 def test_nan_and_infinities_of_floats_are_no_id() -> None:
