@@ -21,7 +21,7 @@ class Rerank(Section):
     (docs/checkpoints.md); `none`: no LLM."""
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     """The LLM engine; `auto`: vLLM if it is installed. Both give the same scores within rounding."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the computation; `auto`: that of the stored weights."""
     checkpoint: StorageUrl | None = None
     """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, present on the head and every

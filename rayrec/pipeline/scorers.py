@@ -22,13 +22,13 @@ from rayrec.pipeline.item_model_fitting import ModelSet, cutoffs
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines import engine_registry
-from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.engine import Engine, EngineSettings
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
-from rayrec.reranking.text.text_scorer import TextScorerSettings, start_text_scorer
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings, start_engine
 
 _USERS, _FEWEST = 200, 4  # few-shot pool: maximum number of users, minimum number of positive events
 _SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples use the unsalted hash
@@ -36,12 +36,14 @@ _SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples use the u
 
 @dataclass
 class ScorerCache:
-    """Loaded scorers. Text scorers stay for the whole job; the tuned LLM, on `engine`, changes with the cutoff."""
+    """Loaded scorers. Text scorers stay for the whole job, and share the engine of a checkpoint; the tuned LLM, on
+    `engine`, changes with the cutoff."""
 
     context: RunContext
     engine: str
     _tuned: tuple[ModelSet, ItemTokenRanker] | None = None
     _texts: dict[str, TextReranker] = field(default_factory=dict)
+    _engines: dict[tuple[object, ...], Engine] = field(default_factory=dict)  # of text scorers, by what they load
 
     def at(self, models: ModelSet, method: Rerank) -> ItemTokenRanker | TextReranker:
         """The scorer of this method as of these models' cutoff, loaded on first use."""
@@ -70,9 +72,10 @@ class ScorerCache:
         checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)
         settings = method.settings
         assert isinstance(settings, TextScorerSettings)
-        scorer = start_text_scorer(
-            method.method, method.engine, checkpoint, self._settings(method), settings, self.context.templates
-        )
+        key = (method.engine, checkpoint, method.dtype, settings.prompt_tokens)
+        if key not in self._engines:
+            self._engines[key] = start_engine(method.engine, checkpoint, self._settings(method), settings.prompt_tokens)
+        scorer = TEXT_SCORERS.lookup(method.method)(self._engines[key], checkpoint, settings, self.context.templates)
         catalogue = worker_cache(self.context).catalogue
         texts, titles = tuple(item_texts(catalogue, method.fields)), tuple(catalogue["title"].to_pylist())
         request = default_request(self.context)

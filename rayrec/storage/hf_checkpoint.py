@@ -47,9 +47,9 @@ def checkpoint_digest(*folders: Path) -> str:
 def base_model_id(folder: str, where: str) -> str:
     """Folder name and `checkpoint_digest`, for fingerprints. Raises ConfigError."""
     path = Path(folder)
-    if not (path / "config.json").is_file():
+    if missing := [name for name in ("config.json", "*.safetensors") if not any(path.glob(name))]:
         raise ConfigError(
-            "there is no base model in the folder",
+            f"there is no base model in the folder: no {' and no '.join(missing)}",
             where=f"{where}: {folder}",
             hint="give 'scratch' or a Hugging Face checkpoint's folder (config.json, *.safetensors, tokenizer.json)",
         )

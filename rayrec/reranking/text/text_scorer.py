@@ -121,15 +121,8 @@ class TextScorer(ABC):
 TEXT_SCORERS: Registry[type[TextScorer]] = Registry("rerank.method", "reranker", built_in=WITHOUT_CHECKPOINT)
 
 
-def start_text_scorer(
-    method: str,
-    engine: str,
-    checkpoint: InstructCheckpoint,
-    engine_settings: EngineSettings,
-    settings: TextScorerSettings,
-    templates: Templates,
-) -> TextScorer:
-    """A scorer with its own engine; `engine`: as in `rerank.engine`."""
-    files, longest = checkpoint.model_files, settings.prompt_tokens
-    started = engine_class(engine)(files, "next_token", engine_settings, longest)
-    return TEXT_SCORERS.lookup(method)(started, checkpoint, settings, templates)
+def start_engine(
+    engine: str, checkpoint: InstructCheckpoint, engine_settings: EngineSettings, prompt_tokens: int
+) -> Engine:
+    """An engine for any text scorer on this checkpoint; `engine`: as in `rerank.engine`."""
+    return engine_class(engine)(checkpoint.model_files, "next_token", engine_settings, prompt_tokens)

@@ -12,11 +12,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from rayrec.errors import ConfigError
-from rayrec.instructions.templates import load_templates
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.transformers_runner import TransformersRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
-from rayrec.reranking.text.text_scorer import TEXT_SCORERS, start_text_scorer
+from rayrec.reranking.text.text_scorer import TEXT_SCORERS, start_engine
 from rayrec.storage.hf_checkpoint import base_model_id
 
 
@@ -149,4 +148,11 @@ def test_unknown_methods_and_settings_are_named(qwen3: InstructCheckpoint) -> No
             TEXT_SCORERS.settings("listwise", settings)
     unsafe = EngineSettings(vllm={"trust_remote_code": True})
     with pytest.raises(ConfigError, match="trust_remote_code: not taken here"):
-        start_text_scorer("pointwise", "vllm", qwen3, unsafe, TEXT_SCORERS.settings("pointwise"), load_templates())
+        start_engine("vllm", qwen3, unsafe, 300)
+
+
+def test_a_folder_with_weights_in_another_format_is_no_base(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
+    folder = copied(qwen3, tmp_path)
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    with pytest.raises(ConfigError, match=r"no base model in the folder: no \*\.safetensors"):
+        base_model_id(str(folder), "tuning.base")
