@@ -19,7 +19,9 @@ from rich.console import Console
 
 from rayrec.config import Config, load
 from rayrec.errors import RayrecError
+from rayrec.ray_support import stop_signals
 from rayrec.redaction import shown_traceback
+from rayrec.storage import home_folder
 
 ConfigPath = Annotated[
     Path, typer.Option("--config", help="YAML file with the settings, e.g. conf/online_retail.yaml.")
@@ -60,15 +62,21 @@ def command(job: Callable[..., None]) -> typer.Typer:
 
     @functools.wraps(job)
     def without_traceback(*args: Any, **kwargs: Any) -> None:
-        try:
-            job(*args, **kwargs)
-        except Exception as error:
-            known = user_error(error)
-            if known is None:
-                sys.excepthook = _print_traceback
-                raise
-            Console(stderr=True, highlight=False).print(f"error: {known}", style="red", markup=False, soft_wrap=True)
-            raise typer.Exit(known.exit_code) from None
+        console = Console(stderr=True, highlight=False)
+        home_folder.ensure()
+        with stop_signals.handled():
+            try:
+                job(*args, **kwargs)
+            except BaseException as error:
+                if (signal := stop_signals.received()) is not None:
+                    console.print(f"stopped by {signal.name}; run the same command again: it resumes", soft_wrap=True)
+                    stop_signals.finish(stop_signals.exit_code(signal))
+                known = user_error(error)
+                if known is None:
+                    sys.excepthook = _print_traceback
+                    raise
+                console.print(f"error: {known}", style="red", markup=False, soft_wrap=True)
+                raise typer.Exit(known.exit_code) from None
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(without_traceback)

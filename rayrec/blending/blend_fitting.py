@@ -40,17 +40,21 @@ class TrainingWindow:
 
 
 def fit_blender(
-    windows: Sequence[TrainingWindow], personalized: Sequence[str], l2: float = L2, content: Sequence[str] = ()
+    windows: Sequence[TrainingWindow],
+    personalized: Sequence[str],
+    l2: float = L2,
+    content: Sequence[str] = (),
+    item_features: Sequence[str] = (),
 ) -> Blender:
     """Fit a blender on training windows, on users who consumed at least one of their candidates.
 
     `content`: the content features in the tables. With fewer than MIN_USERS such users, return the default blender, in
     which the LLM counts for users with a request only. Users with a request (column `has_request`) are used only for
-    the weights of users with a request.
+    the weights of users with a request. Without windows, return the default blender of `item_features`.
     """
     names, features = tuple(personalized), tuple(content)
     if not windows:
-        return Blender.default(names)
+        return Blender.default(names, item_features)
     default = Blender.default(names, windows[0].item_features.names)
     requesting = [window.filter(has_request(window.table)) for window in windows]
     windows = [window.filter(~has_request(window.table)) for window in windows]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import zoneinfo
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -25,6 +28,9 @@ from rayrec.numerics.hashing import digest, with_key_order
 
 _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants.*.retrieval.sources")
 """Keys whose order is significant: event codes, ties between sources, the baseline arm and the split."""
+
+_KEY_PART = re.compile(r'"([^"]+)"|([^."]+)')
+_OVERRIDE = re.compile(r"""((?:"[^"]+"|[^.="]+)(?:\.(?:"[^"]+"|[^.="]+))*)=(.*)""", re.DOTALL)
 
 
 class Config(Section):
@@ -81,6 +87,7 @@ class Config(Section):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read YAML, apply overrides (`a.b=c`) and validate. Raises ConfigError naming the key and the nearest known
     one."""
+    _require_time_zones()
     try:
         text = Path(path).read_text(encoding="utf8")
     except (OSError, UnicodeDecodeError) as error:
@@ -90,7 +97,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         content = yaml_loader.load(text, str(path))
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=str(path)) from None
+        hint = "correct that line; text with : # { [ or quotes in it goes into quotes"
+        raise ConfigError(f"not valid YAML: {error}", where=str(path), hint=hint) from None
     if not isinstance(content, dict):
         raise ConfigError("a config is a mapping of sections", where=str(path), hint="start from a file in conf/")
     for override in overrides:
@@ -98,21 +106,47 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(explain(error), where=str(path)) from None
+        given = "".join(f", --set {override}" for override in overrides)
+        hint = "docs/config.md has every key; --print-config prints the settings as they are read"
+        raise ConfigError(explain(error), where=f"{path}{given}", hint=hint) from None
+
+
+def _require_time_zones() -> None:
+    try:
+        ZoneInfo("UTC")
+    except (KeyError, OSError):
+        raise ConfigError(
+            "there is no time zone data",
+            where=", ".join(zoneinfo.TZPATH) or "PYTHONTZPATH",
+            hint="install it: `pip install tzdata`, or the package tzdata of the operating system",
+        ) from None
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
-    key, sign, value = override.partition("=")
-    if not sign or not key:
+    """Set one `section.key=value` of `content`. A part with dots stands in quotes: `data.events."a.b"=1`."""
+    match = _OVERRIDE.fullmatch(override)
+    if match is None:
         raise ConfigError(f"cannot read --set {override!r}", hint="write it as --set section.key=value")
-    *parents, last = key.split(".")
+    key, value = match[1], match[2]
+    *parents, last = (quoted or plain for quoted, plain in _KEY_PART.findall(key))
     node = content
     for parent in parents:
-        child = node.setdefault(parent, {})
+        if node.get(parent) is None:  # an empty section
+            node[parent] = {}
+        child = node[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}: {parent!r} is a value, not a section")
+            hint = f"set it as a whole: --set {parent}=..." if isinstance(child, list) else "remove the keys below it"
+            kind = "a list" if isinstance(child, list) else "a value"
+            raise ConfigError(f"{parent!r} is {kind}, not a section", where=f"--set {override}", hint=hint)
         node = child
+    node[last] = _value(value, f"--set {key}")
+
+
+def _value(text: str, where: str) -> Any:
+    """The value of an override as YAML. Plain text is taken as it stands: ` #` begins no comment, `: ` no mapping."""
     try:
-        node[last] = yaml_loader.load(value, f"--set {key}")
+        value = yaml_loader.load(text, where)
     except yaml.YAMLError:
-        node[last] = value
+        return text
+    plain = text.strip()[:1] not in {"{", "[", '"', "'"}
+    return text.strip() if plain and (" #" in text or isinstance(value, dict)) else value

@@ -72,8 +72,9 @@ class InteractionSource(FileSource):
     require: tuple[Requirement, ...] = ()
     """Conditions that every row must meet."""
     day_pattern: GroupPattern = r"(\d{4}-\d{2}-\d{2})"
-    """In a file's path: the single day, in UTC or the time column's zone, whose rows the file holds. If paths contain
-    another date (of an export, say), give a pattern that does not match it: then all files are read."""
+    """In a file's path: the single day, in UTC or the time column's zone, whose rows the file holds. Of several days
+    that the default finds, one in the window is enough. If paths contain only another date (of an export, say), give a
+    pattern that does not match it."""
 
 
 class ItemSource(FileSource):

@@ -63,13 +63,14 @@ GroupPattern = Annotated[str, AfterValidator(partial(_pattern, one_group=True))]
 
 def strptime_can_read(format: str) -> bool:
     """Whether Arrow can parse this format; false for directives that it can only write."""
-    moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="UTC"))
+    # An offset instead of UTC, which Arrow would look up in a database that slim images lack.
+    moment = pa.array([datetime(2011, 8, 31, 12, 0, tzinfo=UTC)], pa.timestamp("us", tz="+00:00"))
     try:
-        written = pc.strftime(moment.cast(pa.timestamp("s", tz="UTC")), format=format)
+        written = pc.strftime(moment.cast(pa.timestamp("s", tz="+00:00")), format=format)
         read = pc.strptime(written, format=format, unit="us", error_is_null=True)
     except pa.ArrowException:
         return False
-    return read.null_count == 0 and int(pc.year(read)[0].as_py()) == 2011
+    return read.null_count == 0 and int(pc.year(read.cast(pa.int64()).cast(pa.timestamp("us")))[0].as_py()) == 2011
 
 
 class Column(Section):

@@ -72,7 +72,11 @@ class Registry(Mapping[str, M]):
         try:
             return self.settings_class(name).model_validate(given or {})
         except ValidationError as error:
-            raise ConfigError(explain(error), where=f"settings of {self.key} {name}") from None
+            raise ConfigError(
+                explain(error),
+                where=f"settings of {self.key} {name}",
+                hint="docs/config.md lists the settings of every method",
+            ) from None
 
     def known(self, name: str) -> str:
         """Validate a method name. Raises ValueError if it is neither registered nor built in."""

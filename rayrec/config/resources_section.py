@@ -39,6 +39,9 @@ class Resources(Section):
     """CPUs that Ray reserves for each engine; `rerank_threads` sets how many threads it uses."""
     rerank_threads: int = Field(1, ge=1)
     """Threads of a CPU engine; with more than one, the last bits of scores may differ between runs."""
+    no_progress_minutes: float | None = Field(120, gt=0, allow_inf_nan=False)
+    """A stage of which no shard or file moves on for so long ends the job (exit 2; the next run resumes): a missing
+    node, say. Above the time of one shard; `null`: never."""
     local_cpus: int | None = Field(None, ge=1)
     """CPUs of a local Ray; `null`: all of the machine."""
     local_object_store_mb: int = Field(1024, ge=128)

@@ -26,7 +26,11 @@ def load(text: str, where: str) -> Any:
     than 100,000 values after all aliases are written out.
     """
     if len(text) > _MOST_CHARS:
-        raise ConfigError(f"{len(text):,} characters are too many, allowed {_MOST_CHARS:,}", where=where)
+        raise ConfigError(
+            f"{len(text):,} characters are too many, allowed {_MOST_CHARS:,}",
+            where=where,
+            hint="give a shorter file; a config needs no more",
+        )
     try:
         return yaml.load(text, _Loader)
     except _RefusedError as error:
@@ -85,10 +89,10 @@ class _Loader(yaml.SafeLoader):
         # Checked before construction: `<<` would merge keys into the mapping.
         with self._within(anchor):
             node = super().compose_mapping_node(anchor)
-        lines: dict[tuple[str, str], int] = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                named, line = (key.tag, key.value), key.start_mark.line + 1
+                named, line = key.value, key.start_mark.line + 1
                 if named in lines:
                     raise _RefusedError(
                         f"the key {key.value!r} stands twice in one mapping: in line {lines[named]} and in line {line}",
@@ -97,6 +101,14 @@ class _Loader(yaml.SafeLoader):
                     )
                 lines[named] = line
         return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Keys are text as it stands: an arm called 1, an event `no` or a day, which YAML would read as other types."""
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
     @contextmanager
     def _within(self, anchor: str | None) -> Iterator[None]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import regex_patterns
+from rayrec.data import time_zones
 
 EARLIEST = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
 LATEST = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp()) * 1_000_000
@@ -144,9 +145,7 @@ def _in_range(micros: Micros) -> Mask:
 def _localised(micros: Micros, valid: Mask, timezone: str) -> tuple[Micros, Mask]:
     if timezone == "UTC":
         return micros, valid & _in_range(micros)
-    naive = pa.array(np.where(valid, micros, 0), pa.timestamp("us"))
-    aware = pc.assume_timezone(naive, timezone, ambiguous="earliest", nonexistent="earliest")
-    micros = aware.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    micros = time_zones.to_utc(np.where(valid, micros, 0), timezone)
     return micros, valid & _in_range(micros)
 
 
@@ -194,10 +193,14 @@ def _formatted(text: pa.Array, format: str, timezone: str) -> tuple[Micros, Mask
     read = pc.strptime(text, format=format, unit="us", error_is_null=True)
     micros, valid = _whole_numbers(read.cast(pa.int64()))
     # strptime reads 30 February as 2 March: check everything that falls on the first days of a month.
-    suspects = np.flatnonzero(valid & (pc.day(read).fill_null(31).to_numpy(zero_copy_only=False) <= 3))
+    moments = time_zones.without_zone(read)
+    suspects = np.flatnonzero(valid & (pc.day(moments).fill_null(31).to_numpy(zero_copy_only=False) <= 3))
     if len(suspects):
         some = text.take(pa.array(suspects))
-        same = pc.equal(pc.strftime(read.take(pa.array(suspects)), format=format), some).to_numpy(zero_copy_only=False)
+        if read.type.tz:
+            moments = moments.cast(pa.timestamp("us", "+00:00"))
+        written_again = pc.strftime(moments.take(pa.array(suspects)), format=format)
+        same = pc.equal(written_again, some).to_numpy(zero_copy_only=False)
         for row, written in zip(suspects[~same], some.filter(pa.array(~same)).to_pylist(), strict=True):
             valid[row] = _is_real_day(written, format)
     return (micros, valid & _in_range(micros)) if read.type.tz else _localised(micros, valid, timezone)

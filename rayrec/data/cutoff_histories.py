@@ -30,6 +30,24 @@ def histories_at(table: pa.Table, cutoff: int) -> pa.Table:
     return pa.table(columns, schema=table.schema)
 
 
+def first_positive(table: pa.Table, event_weights: Sequence[float]) -> int | None:
+    """The time (microseconds UTC) of the oldest positive event of HISTORY rows; None if there is none."""
+    weight = np.asarray(event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]
+    positive = Ragged.from_arrow(table["ts"]).values[weight > 0]
+    return int(positive.min()) if len(positive) else None
+
+
+def with_unseen_items(table: pa.Table, available: npt.NDArray[np.bool_]) -> int:
+    """How many HISTORY rows lack at least one item of `available` [items]."""
+    item, most = Ragged.from_arrow(table["item"]), int(np.count_nonzero(available))
+    item = item.joined(Ragged.from_arrow(table["older_items"]))
+    if int(item.lengths.max(initial=0)) < most:  # nobody has as many events as there are items
+        return len(item)
+    seen = np.unique(item.rows.astype(np.int64) << 32 | item.values)
+    seen = seen[available[seen & 0xFFFFFFFF]]
+    return int((np.bincount(seen >> 32, minlength=len(item)) < most).sum())
+
+
 def consumed_after(
     table: pa.Table, cutoff: int, until: int, event_weights: Sequence[float], *, new_only: bool = True
 ) -> Ragged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from rayrec.config import Data, FileSource, regex_patterns
+from rayrec.config.data_section import InteractionSource
 from rayrec.data.dbio_commits import uncommitted
 from rayrec.data.lake_tables import live_files, tables_of
 from rayrec.data.parquet_reader import row_group_sizes
@@ -69,20 +71,25 @@ class Split:
 def list_window_files(data: Data, day: date) -> WindowFiles:
     """The interaction files that can hold rows of [day - window_days, day), sorted by path.
 
-    Files whose path contains a day (`day_pattern`) outside the window are skipped; files without a day are read. Raises
-    DataError, listing the days in the paths, if none is left.
+    Files are skipped if all days in their path (`day_pattern`) are outside the window; files without a day are read.
+    Raises DataError, with the days in the paths, if none is left.
     """
     files = list_files(data.root, data.interactions, "data.interactions")
     days = _days_of(files, data.interactions.day_pattern)
     first, last = _days_of_window(data, day)
-    inside = [file for file, its_day in zip(files, days, strict=True) if its_day is None or first <= its_day <= last]
+    inside = [
+        file
+        for file, own in zip(files, days, strict=True)
+        if not own or any(first <= its_day <= last for its_day in own)
+    ]
     if not inside:
-        known = sorted(its_day for its_day in days if its_day is not None)
+        known = sorted((its_day, file.path) for file, own in zip(files, days, strict=True) for its_day in own)
         raise DataError(
-            f"no interactions in the {data.window_days} days before {day}: "
-            f"the files hold days from {known[0]} to {known[-1]}",
-            where=Storage(data.root).url(data.interactions.path),
-            hint="choose a --date after those days, or raise data.window_days",
+            f"no interactions in the {data.window_days} days before {day}: by their paths, "
+            f"the files hold days from {known[0][0]} to {known[-1][0]}",
+            where=Storage(data.root).url(known[-1][1]),
+            hint="choose a --date after those days, or raise data.window_days; if the day in the path is another one "
+            "(of an export, say), set data.interactions.day_pattern to a pattern for the right one",
         )
     return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(inside)), len(files) - len(inside))
 
@@ -182,9 +189,16 @@ def format_of_name(path: str) -> str | None:
     return _FORMATS.get(suffixes[-1]) if suffixes else None
 
 
-def _days_of(files: Sequence[InputFile], pattern: str) -> list[date | None]:
-    texts = regex_patterns.extract(pa.array([file.path for file in files], pa.string()), pattern).to_pylist()
-    return [_day(text) for text in texts]
+def _days_of(files: Sequence[InputFile], pattern: str) -> list[list[date]]:
+    """The days in each file's path: all of them by the default pattern, because a path may also have the day of an
+    export; one at most by a pattern of the user's."""
+    paths = [file.path for file in files]
+    if pattern == InteractionSource.model_fields["day_pattern"].default:
+        texts = [re.findall(pattern, path, re.ASCII) for path in paths]
+    else:
+        found = regex_patterns.extract(pa.array(paths, pa.string()), pattern).to_pylist()
+        texts = [[] if text is None else [text] for text in found]
+    return [[its_day for its_day in map(_day, found) if its_day is not None] for found in texts]
 
 
 def _days_of_window(data: Data, day: date) -> tuple[date, date]:
@@ -194,7 +208,7 @@ def _days_of_window(data: Data, day: date) -> tuple[date, date]:
     """
     ts = data.interactions.ts
     end = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    zones = (UTC, ZoneInfo("UTC" if isinstance(ts, str) else ts.timezone))
+    zones = (UTC, UTC if isinstance(ts, str) or ts.timezone == "UTC" else ZoneInfo(ts.timezone))
     first, last = end - timedelta(days=data.window_days), end - timedelta(microseconds=1)
     return min(first.astimezone(zone).date() for zone in zones), max(last.astimezone(zone).date() for zone in zones)
 

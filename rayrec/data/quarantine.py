@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rayrec.data import time_zones
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
 from rayrec.data.text_columns import is_raw_uuid, plain, strings
 from rayrec.errors import NoInteractionsError, QuarantineError
+from rayrec.storage import Storage
+from rayrec.storage.tables import read_parquet
 
 _MAX_DETAIL_CHARS = 200
+_EXAMPLES, _EXAMPLE_FILES, _EXAMPLE_ROWS = 5, 8, 1000  # rows shown in an error, and files and rows searched for them
 _as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
@@ -83,15 +87,42 @@ def counts_by_reason(table: pa.Table) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def check_share(rows: int, by_reason: Mapping[str, int], limit: float, of: str) -> None:
+def check_share(
+    rows: int, by_reason: Mapping[str, int], limit: float, of: str, examples: Callable[[], str] = lambda: ""
+) -> None:
     """Raise NoInteractionsError without rows in the window, QuarantineError if all, or more than `limit`, broke the
-    contract."""
+    contract.
+
+    `examples`: gives the first rows of each reason as text for the error; called only then.
+    """
     if not rows:
         raise NoInteractionsError(
             f"there are no interactions in {of}", hint="choose another --date, or raise data.window_days"
         )
     hint = "look at the rows under quarantine/, correct the data or the config, or raise data.max_quarantine_share"
-    _check_share(rows, by_reason, limit, f"rows of {of}", "", hint)
+    _check_share(rows, by_reason, limit, f"rows of {of}", "", hint, examples)
+
+
+def quarantine_examples(storage: Storage, folder: str) -> str:
+    """The first quarantined row of each of the most frequent reasons, as lines: reason, file, row, column and value.
+
+    Reads the first rows of a few files of `folder`.
+    """
+    found: dict[str, str] = {}
+    counts = Counter[str]()
+    written = [info for info in storage.list(folder) if info.path.endswith(".parquet")]
+    for info in written[:_EXAMPLE_FILES]:
+        table = read_parquet(storage, info.path, columns=["reason", "file", "row", "detail", "user_id"])
+        for row in table.slice(0, _EXAMPLE_ROWS).to_pylist():
+            counts[row["reason"]] += 1
+            detail = str(row["detail"]).replace(str(row["user_id"] or "\0"), "…")  # no id in an error
+            found.setdefault(row["reason"], f"{row['file']}, row {row['row']}: {_printable(detail)}")
+    return "\n".join(f"  {reason}: {found[reason]}" for reason, _ in counts.most_common(_EXAMPLES))
+
+
+def _printable(text: str) -> str:
+    """The text without control, format and other invisible characters, each written as `?`."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def check_quarantine(quarantine: pa.Table, rows: int, limit: float, of: str, where: str, hint: str) -> None:
@@ -100,18 +131,27 @@ def check_quarantine(quarantine: pa.Table, rows: int, limit: float, of: str, whe
         first = quarantine.slice(0, 1).to_pylist()[0]
         detail = str(first["detail"]).replace(str(first["user_id"] or "\0"), "…")  # no id in an error
         where = f"{where}, the first in {first['file']}, row {first['row']}: {detail}"
-        _check_share(rows, counts_by_reason(quarantine), limit, of, where, hint)
+        _check_share(rows, counts_by_reason(quarantine), limit, of, where, hint, lambda: "")
 
 
-def _check_share(rows: int, by_reason: Mapping[str, int], limit: float, of: str, where: str, hint: str) -> None:
+def _check_share(
+    rows: int,
+    by_reason: Mapping[str, int],
+    limit: float,
+    of: str,
+    where: str,
+    hint: str,
+    examples: Callable[[], str],
+) -> None:
     broken = sum(by_reason.values())
     if broken <= limit * rows and broken < rows:
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(by_reason.items(), key=lambda pair: -pair[1]))
     share = f"{broken / rows:.1%}, allowed {limit:.1%}"
-    raise QuarantineError(
-        f"{broken:,} of {rows:,} {of} broke the contract ({share}): {reasons}", where=where, hint=hint
-    )
+    what = f"{broken:,} of {rows:,} {of} broke the contract ({share}): {reasons}"
+    if shown := examples():
+        what += f"; for example\n{shown}"
+    raise QuarantineError(what, where=where, hint=hint)
 
 
 def _raw(batch: RawBatch, at: npt.NDArray[np.int64]) -> list[str]:
@@ -136,7 +176,7 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
         texts = pc.if_else(array.is_valid(), strings(array), pa.scalar(None, pa.string()))
         return list(pc.utf8_slice_codeunits(texts, 0, MAX_RAW_CHARS).to_pylist())
     if pa.types.is_temporal(kind):
-        array = array.cast(pa.string())  # Python's times end in the year 9999
+        array = time_zones.as_text(array)  # Python's times end in the year 9999
     return list(array.to_pylist())
 
 

@@ -213,7 +213,7 @@ def _write(
 
 def _events(rng: np.random.Generator, columns: dict[str, Any], user_id: Any, item_id: Any) -> pa.Table:
     at = columns["at"] + _CUTOFF - PAST_DAYS * MICROSECONDS_PER_DAY
-    moment = pc.strftime(pa.array(at // 10**6, pa.timestamp("s", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
+    moment = pc.strftime(pa.array(at // 10**6, pa.timestamp("s")), "%Y-%m-%dT%H:%M:%SZ")
     event = np.where(rng.random(len(at)) < 0.7, "purchase", "view")
     return pa.table(
         {

@@ -137,6 +137,7 @@ def build_language_model(settings: EmbeddingModel, vocabulary_size: int) -> Caus
         raise ConfigError(
             f"the base model has {positions} positions; instructions and answers need {MAX_TOKENS}",
             where=f"{_WHERE}: {settings.base}",
+            hint="give embeddings.model.base another checkpoint",
         )
     return found
 

@@ -35,7 +35,11 @@ def text_around_message(
     try:
         hugging_face = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except UNLOADABLE as error:
-        raise ConfigError(f"the checkpoint has no usable tokenizer: {error}", where=where) from None
+        raise ConfigError(
+            f"the checkpoint has no usable tokenizer: {error}",
+            where=where,
+            hint="give the folder of a complete Hugging Face checkpoint",
+        ) from None
     if not set(hugging_face.added_tokens_decoder) <= tokenizer.added:
         raise ConfigError(
             "tokenizer.json lacks special tokens that tokenizer_config.json names",
@@ -55,10 +59,22 @@ def text_around_message(
     try:  # a template is a program of the checkpoint's
         text = limited_process.render(_FIXED_DATE + hugging_face.get_chat_template(), variables)
     except limited_process.RefusedError as error:
-        raise ConfigError(f"the checkpoint's chat template refuses the prompt: {error}", where=where) from None
+        raise ConfigError(
+            f"the checkpoint's chat template refuses the prompt: {error}",
+            where=where,
+            hint="correct chat_template in the checkpoint, or give another instruct checkpoint",
+        ) from None
     except limited_process.LimitError as error:
-        raise ConfigError(f"the checkpoint's chat template is refused: it takes {error}", where=where) from None
+        raise ConfigError(
+            f"the checkpoint's chat template is refused: it takes {error}",
+            where=where,
+            hint="correct chat_template in the checkpoint, or give another instruct checkpoint",
+        ) from None
     if text.count(_MARK) != 1:
-        raise ConfigError("the checkpoint's chat template does not show the user's message exactly once", where=where)
+        raise ConfigError(
+            "the checkpoint's chat template does not show the user's message exactly once",
+            where=where,
+            hint="correct chat_template in the checkpoint, or give another instruct checkpoint",
+        )
     before, after = text.split(_MARK)
     return before, after

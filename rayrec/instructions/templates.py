@@ -178,18 +178,30 @@ def _read(path: str) -> str:
     folder, _, name = path.rpartition("/")
     storage = Storage(folder or ("/" if path.startswith("/") else "."))
     if (size := storage.info(name).size) > _MAX_BYTES:
-        raise ConfigError(f"{size:,} bytes are too many for templates, allowed {_MAX_BYTES:,}", where=path)
+        raise ConfigError(
+            f"{size:,} bytes are too many for templates, allowed {_MAX_BYTES:,}",
+            where=path,
+            hint="give instruction.templates a shorter file",
+        )
     try:
         return storage.read(name).decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the templates are not UTF-8: {error.reason}", where=path) from None
+        raise ConfigError(
+            f"the templates are not UTF-8: {error.reason}",
+            where=path,
+            hint="save the file of instruction.templates as UTF-8",
+        ) from None
 
 
 def _entries(text: str, where: str) -> list[Any]:
     try:
         entries = yaml_loader.load(text, where)
     except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}", where=where) from None
+        raise ConfigError(
+            f"not valid YAML: {error}",
+            where=where,
+            hint="correct that line of the file of instruction.templates; text with : # { [ goes into quotes",
+        ) from None
     if not isinstance(entries, list) or not entries:
         raise ConfigError(
             "a file of templates is a list of them", where=where, hint="see rayrec/instructions/templates/matching.yaml"

@@ -38,6 +38,7 @@ from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.ray_support.cluster import task, wait_for
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
+from rayrec.retrieval.item_statistics import NAMES
 from rayrec.storage import artifacts, layout
 from rayrec.storage.tables import read_arrow, write_arrow
 
@@ -108,7 +109,7 @@ def _write_training_examples(spec: TrainingSpec) -> None:
 
     with Progress("blend", len(items), unit="shards") as progress:
         progress.advance(len(items) - len(pending))
-        run_pending(pending, flow, progress.advance)
+        run_pending(pending, flow, progress.advance, name="blend")
 
 
 class DenoiseTrainingUsers:
@@ -165,7 +166,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
     personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
     blend = context.config.blend
-    blender = fit_blender(windows, personalized, blend.l2, blend.content_features)
+    blender = fit_blender(windows, personalized, blend.l2, blend.content_features, NAMES)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 

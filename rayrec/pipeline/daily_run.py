@@ -27,9 +27,11 @@ from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
 from rayrec.pipeline.erasure_check import publish_unless_erased
+from rayrec.pipeline.ingest_checks import check_ingested
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
-from rayrec.pipeline.item_model_fitting import ModelSet, fit_item_models
+from rayrec.pipeline.item_model_fitting import ModelSet, describe_cutoffs, fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
+from rayrec.pipeline.placement import check_placement
 from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statistics
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
@@ -74,6 +76,7 @@ class RunResult:
     data: IngestResult | None = None
     repeats: dict[str, int] = field(default_factory=dict)  # what a failing store made the run do again, by kind
     timings: StageTimings = field(default_factory=StageTimings)
+    learned_at: str = ""  # the cutoffs that the blender learned from, as text; "": not known any more
 
     @property
     def manifest(self) -> Manifest:
@@ -102,10 +105,12 @@ def run(context: RunContext) -> RunResult:
         left = replace(context, code_version=opened.published.code_version)
         return RunResult(left, PublishResult("published", opened.published), True, _models_of(left, opened.published))
     retries.take()  # of the process's earlier runs
+    check_placement(context)
     timings = StageTimings()
     with timings.step("ingest", "rows") as done:
         data = ingest(context)
         done(data.rows)
+    check_ingested(context, data)
     with timings.step("understand", "texts") as done:
         done(understand_texts(context))
     with timings.step("fit", "models") as done:
@@ -128,7 +133,8 @@ def run(context: RunContext) -> RunResult:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
         write_run_statistics(context, opened.record.run_id, "storage", 0, counts)
     publication = publish_unless_erased(context, opened, provenance(context, data, models[-1], blends))
-    return RunResult(context, publication, False, models[-1], data, repeats, timings)
+    learned_at = describe_cutoffs(context, [one.cutoff for one in models[:-1]], ingested=True)
+    return RunResult(context, publication, False, models[-1], data, repeats, timings, learned_at)
 
 
 def score(
@@ -155,6 +161,7 @@ def score(
             lambda dataset: append_stage(score_shards(dataset, scoring), CommitShard, committing),
             progress.advance,
             lambda counts: int(counts["users"][0].as_py()),
+            "score",
         )
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 from rayrec.blending.held_out_selection import MIN_USERS
 from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
-from rayrec.pipeline.item_model_fitting import cutoffs
+from rayrec.pipeline.item_model_fitting import as_day, configured_cutoffs, cutoffs, describe_cutoffs
+from rayrec.pipeline.placement import placement_notes, planned_capacity
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.publishing_run import PublishingRun
+from rayrec.publishing.records import Receipt
+from rayrec.ray_support.capacity import ClusterError
 from rayrec.reporting.html_report import has_report
 from rayrec.retrieval.ease import EaseSettings
 from rayrec.retrieval.retriever import MAX_DENSE_ITEMS
@@ -40,16 +44,22 @@ def describe(context: RunContext) -> str:
         return "\n".join(lines)
     receipts = PublishingRun(context.storage, record).receipts()
     shards = context.config.data.shards
-    models = ", ".join(datetime.fromtimestamp(cut / 1e6, UTC).date().isoformat() for cut in cutoffs(context))
+    ingested = is_ingested(context)
+    *earlier, _ = cutoffs(context) if ingested else configured_cutoffs(context)
+    models = ", ".join([*map(as_day, earlier), context.dt])
+    bounded = "" if ingested or not earlier else "; a date before the first positive event is left out"
     lines += [
         f"ingest    {_ingest(context)}",
-        f"fit       item models as of {models}{_solvers(context)}",
+        f"fit       item models as of {models}{bounded}{_solvers(context)}",
         f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
-        f"blend     fitted on the {context.config.blend.horizon_days:g} days after each date but the last; "
+        f"blend     fitted on the {context.config.blend.horizon_days:g} days after each earlier cutoff: "
+        f"{describe_cutoffs(context, earlier, ingested=ingested)}; "
         f"content features: {', '.join(context.config.blend.content_features) or 'none'}; "
         f"they and an LLM enter if they help on at least {MIN_USERS} held-out users",
         context.arms.describe(),
-        f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run",
+        f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run"
+        f"{_minutes_per_shard(receipts.values())}",
+        *_resources(context),
         "publish   one manifest, by one conditional write",
     ]
     return "\n".join(lines)
@@ -61,6 +71,26 @@ def _solvers(context: RunContext) -> str:
     if not any(isinstance(spec.settings, EaseSettings) and spec.settings.solver == "auto" for spec in specs):
         return ""
     return f"; ease is solved densely for up to {MAX_DENSE_ITEMS:,} items with enough events, sparsely beyond"
+
+
+def _minutes_per_shard(receipts: Iterable[Receipt]) -> str:
+    """The minutes between two receipts of this run so far, as text; "" with fewer than two."""
+    times = sorted(datetime.fromisoformat(receipt.created_at) for receipt in receipts)
+    if len(times) < 2:
+        return ""
+    each = (times[-1] - times[0]) / (len(times) - 1)
+    return f"; so far {each.total_seconds() / 60:.1f} minutes from one to the next"
+
+
+def _resources(context: RunContext) -> Iterator[str]:
+    """How a run on this machine would differ from `resources`, or why it cannot start; nothing for a cluster."""
+    has = planned_capacity(context.config.resources)
+    try:
+        notes = () if has is None else placement_notes(context, has)
+    except ClusterError as error:
+        notes = (f"this machine cannot run it: {error.what} ({error.where})",)
+    for note in notes:
+        yield f"resources {note}"
 
 
 def _ingest(context: RunContext) -> str:

@@ -96,6 +96,7 @@ def embed(context: RunContext, run: PublishingRun, data: IngestResult, fingerpri
             lambda dataset: append_stage(dataset, EmbedShard, spec, concurrency=at_once),
             progress.advance,
             lambda counts: int(counts["users"][0].as_py()),
+            "embed",
         )
 
 

@@ -21,9 +21,9 @@ from rayrec.monitoring.progress import format_epoch
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.pipeline.interaction_ingest import histories, read_catalogue
+from rayrec.pipeline.placement import training_workers
 from rayrec.pipeline.run_context import RunContext
-from rayrec.ray_support.cluster import placeable_cpus
-from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
+from rayrec.ray_support.training_workers import ReportCallback, run
 from rayrec.storage import artifacts, layout
 
 _LOG = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def fit(context: RunContext) -> str:
     fingerprint = model_fingerprint(context)
     if not artifacts.exists(context.storage, KIND, fingerprint):
         resources = context.config.resources
-        workers = WorkerGroup(resources.tune_workers, placeable_cpus(resources.tune_num_cpus))
+        workers = training_workers(resources, 0)
         run(partial(train_on_worker, context, fingerprint), workers, "train")
     return fingerprint
 

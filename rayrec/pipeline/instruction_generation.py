@@ -22,6 +22,7 @@ from rayrec.instructions.teachers.llm_teacher import LlmTeacher
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.interaction_ingest import histories
+from rayrec.pipeline.placement import engines
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines.engine import EngineSettings
@@ -92,7 +93,8 @@ def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachR
     Runs as one task with the resources of one text scorer. If its node dies, another resumes from the cached answers.
     """
     resources = context.config.resources
-    cpus, gpus = (resources.rerank_num_cpus, resources.rerank_num_gpus) if teacher else (1, 0)
+    placed = engines(resources) if teacher else None
+    cpus, gpus = (1.0, 0.0) if placed is None else (placed.engine_cpus, placed.engine_gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_generate_profiles)
     result: TeachResult = ray.get(task.remote(context, teacher))
     return result

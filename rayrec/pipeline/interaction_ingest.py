@@ -18,10 +18,11 @@ from typing import Any
 import pyarrow as pa
 
 from rayrec.data import catalogue
+from rayrec.data.cutoff_histories import first_positive, with_unseen_items
 from rayrec.data.histories import group_histories, read_histories
 from rayrec.data.input_files import Split, make_splits
 from rayrec.data.interaction_contract import InteractionContract
-from rayrec.data.quarantine import check_share, counts_by_reason, without_contents
+from rayrec.data.quarantine import check_share, counts_by_reason, quarantine_examples, without_contents
 from rayrec.data.raw_rows import MissingColumns
 from rayrec.data.schemas import ITEM
 from rayrec.data.shuffle import count_erased_users, read_item_counts, read_shard_interactions, read_statistics
@@ -75,6 +76,8 @@ class ShardCounts:
     quarantined: dict[str, int]
     ineligible: dict[str, int]
     duplicates: int
+    first_positive: int | None = None  # microseconds UTC: the oldest positive event of the histories; None: none
+    unseen: int | None = None  # histories that lack an available item; None: not counted
 
 
 def ingest(context: RunContext) -> IngestResult:
@@ -89,6 +92,12 @@ def ingest(context: RunContext) -> IngestResult:
     result = IngestResult(context=context, shards=shards, **content)
     _check_share(context, result, result.quarantined)
     return result
+
+
+def first_positive_event(context: RunContext) -> int | None:
+    """The oldest positive event of all histories, microseconds UTC; None: there is none. Requires ingested data."""
+    shards = json.loads(context.storage.read(_summary_path(context)))["shards"]
+    return min((shard["first_positive"] for shard in shards if shard["first_positive"] is not None), default=None)
 
 
 def histories_path(context: RunContext, shard: int) -> str:
@@ -174,7 +183,9 @@ class GroupShard:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._shuffle_paths = SplitPlan.of(context).shuffle_paths
-        self._item_ids = read_catalogue(context)["item_id"].combine_chunks()
+        catalogue_table = read_catalogue(context)
+        self._item_ids = catalogue_table["item_id"].combine_chunks()
+        self._available = catalogue_table["available"].to_numpy()
         self._files = [file.path for file in context.interaction_files]
 
     def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
@@ -195,6 +206,8 @@ class GroupShard:
             "quarantined": grouped.quarantined,
             "ineligible": grouped.ineligible | ({ERASED: erased} if erased else {}),
             "duplicates": grouped.duplicates.num_rows,
+            "first_positive": first_positive(grouped.histories, context.event_weights),
+            "unseen": with_unseen_items(grouped.histories, self._available),
         }
         context.storage.write(_counts_path(context, shard), json.dumps(counts).encode())
         return pa.table({"users": [grouped.users]})
@@ -270,6 +283,7 @@ def _check_share(context: RunContext, counts: RowCounts | IngestResult, quaranti
         {reason: n for reason, n in quarantined.items() if not reason.startswith(others)},
         context.config.data.max_quarantine_share,
         f"the {context.config.data.window_days} days before {context.dt}",
+        lambda: quarantine_examples(context.storage, context.quarantine),
     )
 
 
@@ -286,7 +300,10 @@ def _run(
         progress.advance(of - len(work_items))
         at_once = context.config.resources.ingest_tasks
         run_pending(
-            work_items, lambda dataset: append_stage(dataset, stage, context, concurrency=at_once), progress.advance
+            work_items,
+            lambda dataset: append_stage(dataset, stage, context, concurrency=at_once),
+            progress.advance,
+            name=name,
         )
 
 

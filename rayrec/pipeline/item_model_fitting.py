@@ -5,7 +5,8 @@ There is one model as of the date, and one as of each earlier cutoff that the bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import denoisers_of, retriever_specs, uses_item_factors
-from rayrec.pipeline.interaction_ingest import IngestResult, histories, read_catalogue
+from rayrec.pipeline.interaction_ingest import IngestResult, first_positive_event, histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import task, wait_for
 from rayrec.retrieval import item_model, item_model_store
@@ -32,6 +33,8 @@ from rayrec.retrieval.item_statistics import NAMES
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.retrieval.user_histories import clipped_matrix
 from rayrec.storage import artifacts
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,55 @@ class ModelSet:
     @property
     def date(self) -> str:
         """The day of the cutoff, YYYY-MM-DD."""
-        return datetime.fromtimestamp(self.cutoff / 1e6, UTC).date().isoformat()
+        return as_day(self.cutoff)
+
+
+def configured_cutoffs(context: RunContext) -> tuple[int, ...]:
+    """The cutoffs that `blend` asks for, oldest first, and then the date. All lie after the start of the window."""
+    blend = context.config.blend
+    start = context.cutoff - context.config.data.window_days * MICROSECONDS_PER_DAY
+    back = (context.cutoff - int(k * blend.horizon_days * MICROSECONDS_PER_DAY) for k in range(blend.cutoffs, 0, -1))
+    return (*(cutoff for cutoff in back if cutoff > start), context.cutoff)
 
 
 def cutoffs(context: RunContext) -> tuple[int, ...]:
-    """The cutoffs of all models, oldest first: those for blender training, then the date."""
-    blend = context.config.blend
-    back = range(blend.cutoffs, -1, -1)
-    return tuple(context.cutoff - int(k * blend.horizon_days * MICROSECONDS_PER_DAY) for k in back)
+    """The cutoffs of all models, oldest first: those for blender training, then the date. Requires ingested data.
+
+    As of an earlier cutoff there must be a positive event to learn from: a new shop has fewer cutoffs, or only the
+    date.
+    """
+    first = first_positive_event(context)
+    earlier = configured_cutoffs(context)[:-1] if first is not None else ()
+    return (*(cutoff for cutoff in earlier if first is not None and first < cutoff), context.cutoff)
+
+
+def describe_cutoffs(context: RunContext, earlier: Sequence[int], *, ingested: bool) -> str:
+    """The earlier cutoffs that the blender learns from, and why there are fewer than `blend.cutoffs`, as text."""
+    blend, missing = context.config.blend, context.config.blend.cutoffs - len(earlier)
+    known = ", ".join(as_day(cutoff) for cutoff in earlier) or "none"
+    text = known if earlier else f"{known}, so the blender takes its default weights"
+    if not missing:
+        return text
+    if not ingested:
+        reason = f"data.window_days is {context.config.data.window_days}"
+    elif len(earlier) < len(cutoffs(context)) - 1:
+        reason = "too few events before them to tune the LLM"
+    else:
+        first = first_positive_event(context)
+        reason = "there are no positive events" if first is None else f"the positive events begin on {as_day(first)}"
+    return f"{text} ({missing} of blend.cutoffs {blend.cutoffs} left out, {blend.horizon_days:g} days apart: {reason})"
+
+
+def as_day(moment: int) -> str:
+    """The UTC day of a time in microseconds, YYYY-MM-DD."""
+    return datetime.fromtimestamp(moment / 1e6, UTC).date().isoformat()
 
 
 def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, ...]:
     """Fit the item model as of every cutoff, oldest first."""
     moments = cutoffs(context)
+    if len(moments) <= context.config.blend.cutoffs:
+        _LOG.warning("blend: earlier cutoffs: %s", describe_cutoffs(context, moments[:-1], ingested=True))
     with Progress("fit", len(moments), unit="models") as progress:
         submitted = [submit_fit(context, data, cutoff) for cutoff in moments]
         for fit in submitted:

@@ -13,15 +13,18 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from rayrec.data.cutoff_histories import histories_at
 from rayrec.data.schemas import TUNING_SEQUENCE
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import digest, hash_strings
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.threads import with_thread_limit
 from rayrec.pipeline.arm_settings import default_instruction, needs_tuned_llm, retriever_specs
 from rayrec.pipeline.interaction_ingest import IngestResult, histories
 from rayrec.pipeline.item_model_fitting import ModelSet
+from rayrec.pipeline.placement import training_workers
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
@@ -31,27 +34,31 @@ from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.reranking.training.tuner import tune_on_worker
+from rayrec.reranking.training.tuning_examples import has_examples
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.retrieval.item_model import FACTORS
 from rayrec.storage import Storage, layout
-from rayrec.storage.tables import write_arrow
+from rayrec.storage.tables import read_arrow, write_arrow
 
 _LOG = logging.getLogger(__name__)
 
 
 def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> tuple[ModelSet, ...]:
-    """Tune the LLM as of every cutoff. Returns `models` with its paths, or unchanged if no arm uses it."""
+    """Tune the LLM as of every cutoff. Returns `models` with its paths, or unchanged if no arm uses it.
+
+    Earlier cutoffs with too few events to tune an LLM are left out, so the blender does not learn from them.
+    """
     if not needs_tuned_llm(context):
         return tuple(models)
-    paths = [layout.model_folder(layout.LLM_KIND, _fingerprint(context, one, models)) for one in models]
-    missing = [
-        one for one, path in zip(models, paths, strict=True) if not tuned_checkpoint.exists(context.storage, path)
-    ]
+    path_of = {one: layout.model_folder(layout.LLM_KIND, _fingerprint(context, one, models)) for one in models}
+    missing = [one for one in models if not tuned_checkpoint.exists(context.storage, path_of[one])]
     if missing:
         _warn_of_stale_checkpoints(context)
         items = [WorkItem(one.cutoff, shard) for one in missing for shard in range(context.config.data.shards)]
         spec = SequenceSpec(context, tuple(missing))
-        run_pending(items, lambda dataset: append_stage(dataset, WriteTuningSequences, spec))
+        run_pending(items, lambda dataset: append_stage(dataset, WriteTuningSequences, spec), name="tune")
+    models = _tunable(context, data, models, missing)
+    paths = [path_of[one] for one in models]
     requests = has_requests(context)
     specs = [
         TuningSpec(
@@ -69,8 +76,29 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
         for one, path in zip(models, paths, strict=True)
     ]
     resources = context.config.resources
-    tune(specs, WorkerGroup(resources.tune_workers, placeable_cpus(resources.tune_num_cpus), resources.tune_num_gpus))
+    tune(specs, training_workers(resources, resources.tune_num_gpus))
     return tuple(replace(one, llm=path) for one, path in zip(models, paths, strict=True))
+
+
+def _tunable(
+    context: RunContext, data: IngestResult, models: Sequence[ModelSet], missing: Sequence[ModelSet]
+) -> Sequence[ModelSet]:
+    """`models` without the earlier ones whose events give too few tuning examples. The last, the date's, stays."""
+    checking = ray.remote(num_cpus=placeable_cpus(1), max_retries=3)(with_thread_limit(1, _has_examples))
+    items = len(data.catalogue)
+    enough = {one: checking.remote(context, one, items) for one in missing if one is not models[-1]}
+    left_out = [one for one, answer in enough.items() if not ray.get(answer)]
+    if left_out:
+        days = ", ".join(one.date for one in left_out)
+        _LOG.warning("tune: too few events before %s to tune an LLM; the blender does not learn from there", days)
+    return [one for one in models if one not in left_out]
+
+
+def _has_examples(context: RunContext, models: ModelSet, items: int) -> bool:
+    paths = [_sequence_path(context, models, shard) for shard in range(context.config.data.shards)]
+    return has_examples(
+        lambda: (read_arrow(context.storage, path) for path in paths), items, context.config.tuning, models.cutoff
+    )
 
 
 def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:

@@ -93,7 +93,11 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         published=True,
         publication_status=_publication_status(manifest),
         arms={path.arm: _arm_summary(path) for path in context.arms},
-        facts=_facts(manifest) | _item_model(context, manifest) | _inputs(context, result.data) | _repeats(summary),
+        facts=_facts(manifest)
+        | _item_model(context, manifest)
+        | _inputs(context, result.data)
+        | _repeats(summary)
+        | _learned_at(result),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
@@ -191,6 +195,10 @@ def _repeats(summary: pa.Table) -> dict[str, str]:
     counts = counts_by_arm(summary, REPEATED).get(ALL_ARMS, {})
     said = ", ".join(f"{count:,.0f} {kind}" for kind, count in counts.items())
     return {"repeated after storage errors": said} if said else {}
+
+
+def _learned_at(result: RunResult) -> dict[str, str]:
+    return {"blend learned as of": result.learned_at} if result.learned_at else {}
 
 
 def _quarantine_examples(context: RunContext) -> pa.Table:

@@ -30,6 +30,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
+from rayrec.pipeline.placement import engines
 from rayrec.pipeline.request_candidates import Query, RequestSearch
 from rayrec.pipeline.run_artifacts import write_denoising_decisions, write_run_statistics, write_text_ablation
 from rayrec.pipeline.run_context import RunContext
@@ -278,4 +279,5 @@ def _engine_pool(scoring: ScoringSpec) -> ActorPoolSpec:
     env = tuple(VLLM_ENVIRONMENT.items())
     if not resources.rerank_num_gpus:
         env += (("OMP_NUM_THREADS", str(resources.rerank_threads)),)
-    return ActorPoolSpec(resources.rerank_actors, resources.rerank_num_cpus, resources.rerank_num_gpus, env)
+    placed = engines(resources)
+    return ActorPoolSpec(placed.engines, placed.engine_cpus, placed.engine_gpus, env)

@@ -96,7 +96,11 @@ def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance, pr
     total = UserCounts(0, 0)
     for shard, receipt in receipts.items():
         if receipt.users.balance_error():
-            raise PublicationError(f"users do not add up: {receipt.users.balance_error()}", where=f"shard {shard}")
+            raise PublicationError(
+                f"users do not add up: {receipt.users.balance_error()}",
+                where=f"shard {shard}",
+                hint="nothing is published; this is a defect of the job, please report it with this message",
+            )
         total = total + receipt.users
     if total.users_in != provenance.users_in:
         raise PublicationError(
@@ -107,9 +111,25 @@ def _accounted_users(receipts: Mapping[int, Receipt], provenance: Provenance, pr
         raise PublicationError(
             f"nobody has {product.singular}: of {total.users_in} users, quarantined {dict(total.quarantined)},"
             f" ineligible {dict(total.ineligible)}",
-            hint="check the date, data.window_days and data.min_events",
+            hint="; ".join(
+                hint
+                for reason, hint in _WITHOUT_SLATES.items()
+                if reason in total.quarantined or reason in total.ineligible
+            )
+            or "check the date, data.window_days and data.min_events",
         )
     return total
+
+
+_WITHOUT_SLATES = {
+    "too_few_events": "too_few_events: lower data.min_events, or raise data.window_days",
+    "no_candidates": "no_candidates: every candidate was excluded; set retrieval.exclude_seen: false if users have "
+    "most items already, loosen slate.rules, or check data.items.available",
+    "all_events_quarantined": "all_events_quarantined: correct the rows under quarantine/, or data.interactions",
+    "prompt_failed": "prompt_failed: runs/ has the errors of the LLM; check rerank.checkpoint and resources.vllm",
+    "erased": "erased: these users are on the erasure list",
+}
+"""What to do, by the reason for which users have no slate."""
 
 
 def _require_files(storage: Storage, record: RunRecord, files: list[PublishedFile], product: PublishedTable) -> None:

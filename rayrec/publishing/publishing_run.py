@@ -86,7 +86,9 @@ class PublishingRun:
         """
         if set(tables) != set(self.record.arms):
             raise PublicationError(
-                f"the arms are {sorted(tables)}, not {sorted(self.record.arms)}", where=f"shard {shard}"
+                f"the arms are {sorted(tables)}, not {sorted(self.record.arms)}",
+                where=f"shard {shard}",
+                hint="this is a defect of the job, please report it with this message",
             )
         attempt = uuid.uuid4().hex[:12]
         checked = {arm: self.product.check(tables[arm], self.record, arm, shard) for arm in self.record.arms}
@@ -98,7 +100,11 @@ class PublishingRun:
                 users.balance_error()
                 or f"{users.published} users counted as published, {wrong[0]} have {self.product.singular}"
             )
-            raise PublicationError(f"users do not add up: {problem}", where=f"shard {shard}")
+            raise PublicationError(
+                f"users do not add up: {problem}",
+                where=f"shard {shard}",
+                hint="this is a defect of the job, please report it with this message",
+            )
         files = tuple(
             self._write(table, len(arm_users), arm, shard, attempt)
             for arm, (table, arm_users) in checked.items()

@@ -13,20 +13,25 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
+from ray.data import DataContext
 from ray.exceptions import AuthenticationError
 
 from rayrec.config import Resources
-from rayrec.errors import RayrecError
 from rayrec.numerics.threads import with_thread_limit
+from rayrec.ray_support import stop_signals
+from rayrec.ray_support.capacity import Capacity, ClusterError, Node
 from rayrec.ray_support.stage_runner import repeating
 from rayrec.storage import retries, temporary_folders
 
@@ -34,11 +39,11 @@ from rayrec.storage import retries, temporary_folders
 _LONGEST_TEMP_DIR = 37
 _RAY = "r"  # Ray's folder within ours
 _OWN = f"/{temporary_folders.PREFIX}12345678/{_RAY}"
+_ATTACH_LIMIT_S = 45.0
 _START_ATTEMPTS = 3  # Ray's limit of 30 seconds may be too short on a busy machine
 
 
-class ClusterError(RayrecError):
-    """The Ray cluster cannot be reached or started."""
+_LOCAL = {"own": False}  # whether this process started the cluster, which then cannot grow
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ def connect(resources: Resources) -> Iterator[Cluster]:
     A process that is already attached keeps its connection. A local cluster ends with the block, and also when the
     process is killed. Raises ClusterError.
     """
+    minutes = resources.no_progress_minutes
+    DataContext.get_current().execution_no_progress_timeout_s = 60 * minutes if minutes else -1
     if ray.is_initialized():
         yield _describe(local=False)
         return
@@ -66,13 +73,23 @@ def connect(resources: Resources) -> Iterator[Cluster]:
     temp_dir = _temp_dir() if address == "local" else None
     try:
         _attach(address) if temp_dir is None else _start(resources, str(temp_dir / _RAY))
+        stop_signals.restore()
+        _LOCAL["own"] = temp_dir is not None
         yield _describe(local=temp_dir is not None)
     finally:
+        _LOCAL["own"] = False
         ray.shutdown()
         if temp_dir is not None:
             temporary_folders.delete_folder(temp_dir)
             temporary_folders.delete_process_folder()
             temporary_folders.delete_abandoned()  # of the cluster's workers, which end without a word
+
+
+def capacity() -> Capacity:
+    """The nodes of the connected cluster. One that this process did not start may grow."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple(Node(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in alive)
+    return Capacity(nodes, may_grow=not _LOCAL["own"])
 
 
 def placeable_cpus(num_cpus: float) -> float:
@@ -107,7 +124,7 @@ def wait_for(*tasks: ray.ObjectRef) -> None:
 
 
 def _address() -> str:
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    address = os.environ.get("RAY_ADDRESS", "").strip() or "local"
     if "://" in address and not address.startswith("ray://"):
         raise ClusterError(
             "RAY_ADDRESS is the address of the job API, not of a cluster",
@@ -118,6 +135,13 @@ def _address() -> str:
 
 
 def _attach(address: str) -> None:
+    if address != "auto":
+        require_listener(address)
+    # Ray would try for a quarter of an hour, in native code that no signal interrupts.
+    hung = f"error: {_unreachable(address, f'no answer within {_ATTACH_LIMIT_S:.0f} s')}"
+    limit = threading.Timer(_ATTACH_LIMIT_S, stop_signals.end_with, (hung, ClusterError.exit_code))
+    limit.daemon = True
+    limit.start()
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except AuthenticationError as error:
@@ -126,12 +150,44 @@ def _attach(address: str) -> None:
             where=address,
             hint="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to what the cluster started with",
         ) from error
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(
-            f"cannot reach the Ray cluster: {error}",
-            where=f"RAY_ADDRESS={address}",
-            hint="start or name a cluster, or unset RAY_ADDRESS to run on this machine alone",
-        ) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _unreachable(address, str(error)) from error
+    finally:
+        limit.cancel()
+
+
+def require_listener(address: str, timeout_s: float = 20.0) -> None:
+    """Raise ClusterError unless something accepts TCP connections at the address, `host:port` or `ray://host:port`."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise _unreachable(address, f"it is no host:port ({error})") from None
+    if not host or port is None:
+        raise _unreachable(address, "it is no host:port; a cluster's usual port is 6379, that of ray:// is 10001")
+    outcome: list[OSError | None] = []
+
+    def probe() -> None:
+        try:
+            socket.create_connection((host, port), timeout_s / 2).close()
+            outcome.append(None)
+        except OSError as error:
+            outcome.append(error)
+
+    # In a thread, because the resolution of a name has no limit of its own.
+    thread = threading.Thread(target=probe, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not outcome or outcome[0] is not None:
+        raise _unreachable(address, str(outcome[0]) if outcome else f"no answer within {timeout_s:.0f} s")
+
+
+def _unreachable(address: str, why: str) -> ClusterError:
+    return ClusterError(
+        f"cannot reach the Ray cluster: {why}",
+        where=f"RAY_ADDRESS={address}",
+        hint="start the cluster, correct RAY_ADDRESS, or unset it to run on this machine alone",
+    )
 
 
 def _start(resources: Resources, temp_dir: str) -> None:

@@ -19,10 +19,13 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 
 from rayrec.errors import RayrecError, TransientStorageError
 from rayrec.numerics.threads import thread_limit
-from rayrec.storage import retries
+from rayrec.ray_support import stall_watch
+from rayrec.ray_support.capacity import ClusterError
+from rayrec.storage import home_folder, retries
 
 T = TypeVar("T")
 
@@ -105,6 +108,18 @@ def append_stage(
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:
     """Run the dataset and yield one table per work item as they finish. Raises the RayrecError of a stage."""
+    try:
+        yield from _results(dataset)
+    except ExecutionTimeoutError as error:
+        minutes = DataContext.get_current().execution_no_progress_timeout_s / 60
+        raise ClusterError(
+            f"nothing moved on for {minutes:g} minutes: {stall_watch.waiting_for()}",
+            where="resources.no_progress_minutes",
+            hint="run the job again: it resumes. If one shard takes longer, use more data.shards or raise this setting",
+        ) from error
+
+
+def _results(dataset: Dataset) -> Iterator[pa.Table]:
     for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
         if _ERROR in table.column_names:
             kind, what, where, do = table[_ERROR][0].as_py()
@@ -118,11 +133,18 @@ def run_pending(
     flow: Callable[[Dataset], Dataset],
     advance: Callable[[int], None] = lambda done: None,
     count: Callable[[pa.Table], int] = lambda table: 1,
+    name: str = "stage",
 ) -> None:
-    """Run the stages that `flow` appends for the pending work items; call `advance(count(table))` for each."""
+    """Run the stages that `flow` appends for the pending work items; call `advance(count(table))` for each.
+
+    `name`: of the stages, in warnings. Raises ClusterError if nothing moves on for `resources.no_progress_minutes`.
+    """
     if pending:
-        for table in results(flow(work_item_dataset(pending))):
-            advance(count(table))
+        limit_s = DataContext.get_current().execution_no_progress_timeout_s
+        with stall_watch.watching(name, limit_s) as progressed:
+            for table in results(flow(work_item_dataset(pending))):
+                progressed()
+                advance(count(table))
 
 
 def _error_class(name: str) -> type[RayrecError]:
@@ -196,6 +218,7 @@ class _Task:
 
 class _Actor:
     def __init__(self, stage: Callable[[Any], Stage], spec: object) -> None:
+        home_folder.ensure()
         self._stage = repeating(lambda: stage(spec))
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import with_thread_limit
-from rayrec.storage import temporary_folders
+from rayrec.storage import home_folder, temporary_folders
 
 T = TypeVar("T")
 _LAST_LINES_S = 10.0  # limit for printing the last lines
@@ -96,6 +96,7 @@ def _told_by_workers() -> Iterator[Any]:
 def _work(config: Mapping[str, Any]) -> RayrecError | None:
     import ray.train.torch
 
+    home_folder.ensure()
     context = ray.train.get_context()
     device = ray.train.torch.get_device().type
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)

@@ -66,6 +66,14 @@ class Rules:
         cap = (CAP,) if self.per_category else ()
         return (*self.passes, *cap, *((PINNED,) if self.pins else ()))
 
+    @property
+    def admitted_items(self) -> Bools:
+        """Mask of the items that `blocked` and `ranges` admit, [items] or, without such a rule, one True."""
+        admitted = np.ones(1, np.bool_)
+        for passing in self.passes.values():
+            admitted = admitted & passing
+        return admitted
+
     def without(self, name: str) -> Rules:
         passes = {key: items for key, items in self.passes.items() if key != name}
         cap = None if name == CAP else self.per_category
@@ -73,9 +81,7 @@ class Rules:
 
     def eligible(self, scored: ScoredCandidates) -> Bools:
         """Mask of the candidates [candidates] that the rules admit."""
-        items = np.ones(len(scored.items.ids), np.bool_)
-        for passing in self.passes.values():
-            items &= passing
+        items = np.ones(len(scored.items.ids), np.bool_) & self.admitted_items
         items[[pin.code for pin in self.pins]] = False
         eligible: Bools = items[scored.candidate.values]
         if self.per_category:
@@ -97,6 +103,15 @@ def unresolved_ids(rules: config.Rules, items: CatalogueItems) -> dict[str, int]
         "pinned, unavailable item": int((~items.available[pinned[pinned >= 0]]).sum()),
     }
     return {what: count for what, count in counts.items() if count}
+
+
+def unreadable_numbers(attributes: pa.ChunkedArray, name: str) -> tuple[int, str]:
+    """Number of items whose attribute is text but no number, and the first such text. `attributes`: as `Rules.of`."""
+    texts = pc.map_lookup(attributes, pa.scalar(name, pa.string()), "first")
+    wrong = pc.and_(pc.is_valid(texts), pa.array(np.isnan(_numbers(attributes, name))))
+    wrong = pc.and_(wrong, pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False))
+    examples = texts.filter(wrong)
+    return len(examples), examples[0].as_py() if len(examples) else ""
 
 
 def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:

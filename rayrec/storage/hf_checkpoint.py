@@ -67,7 +67,11 @@ def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **more
         )
     except UNLOADABLE as error:
-        raise ConfigError(f"the checkpoint cannot be loaded: {error}", where=f"{where}: {folder}") from None
+        raise ConfigError(
+            f"the checkpoint cannot be loaded: {error}",
+            where=f"{where}: {folder}",
+            hint="give the folder of a complete Hugging Face checkpoint",
+        ) from None
 
 
 def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
@@ -93,5 +97,9 @@ def load_tokenizer(folder: str, where: str) -> Any:
             hint="give the folder of a Hugging Face checkpoint with tokenizer.json",
         ) from None
     if not tokenizer.is_fast:
-        raise ConfigError("the base model's tokenizer has no tokenizer.json", where=f"{where}: {folder}")
+        raise ConfigError(
+            "the base model's tokenizer has no tokenizer.json",
+            where=f"{where}: {folder}",
+            hint="give a base model with a fast tokenizer (tokenizer.json)",
+        )
     return tokenizer

@@ -43,6 +43,12 @@ def delete_folder(folder: Path) -> None:
         os.close(lock)
 
 
+def delete_held() -> None:
+    """Delete every folder of this process, which is about to end."""
+    for folder in list(_held):
+        delete_folder(Path(folder))
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
     """A new, empty folder for the block."""

@@ -36,7 +36,7 @@ def test_duplicate_key_is_refused_with_its_lines(text: str, key: str, first: int
         "a: {x: 1}\nb: {x: 1}",
         "base: &base {x: 1}\nown: {<<: *base, x: 2}",
         "deep: {own: &own {<<: &base {x: 1}, x: 2}}\ntop: {<<: *own, x: 3}",
-        "=: 1\non: 2",
+        "'=': 1\n'on': 2",
         "a: &a {b: &b [1]}\nc: [*a, *b, *a]",
         "[" * 50 + "]" * 50,
         *(path.read_text(encoding="utf8") for path in sorted(CONF.glob("*.yaml"))),
@@ -44,6 +44,58 @@ def test_duplicate_key_is_refused_with_its_lines(text: str, key: str, first: int
 )
 def test_other_yaml_loads_as_with_safe_load(text: str) -> None:
     assert yaml_loader.load(text, "here") == yaml.safe_load(text)
+
+
+def test_keys_are_text_as_it_stands() -> None:
+    text = "{1: a, 1.50: b, no: c, 2026-01-31: d, ~: e, 0x1F: f, =: g}"
+    assert list(yaml_loader.load(text, "here")) == ["1", "1.50", "no", "2026-01-31", "~", "0x1F", "="]
+
+
+def test_a_key_is_a_duplicate_whatever_its_type() -> None:
+    with pytest.raises(ConfigError, match="key '1' stands twice"):
+        yaml_loader.load("1: a\n'1': b", "here")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("output.root=/x a #b", "output.root", "/x a #b"),
+        ("name=shop: winter", "name", "shop: winter"),
+        ("instruction.default_request='quoted # text'", "instruction.default_request", "quoted # text"),
+        ("data.root=s3://b/a#y", "data.root", "s3://b/a#y"),
+        ("arms.variants.1.slate.size=7", "arms.variants.1.slate.size", 7),
+        ('data.events={"a.b": 2}', "data.events.a.b", 2.0),
+    ],
+)
+def test_an_override_is_taken_as_it_stands(override: str, key: str, value: object) -> None:
+    loaded = load(CONF / "demo.yaml", [override]).model_dump()
+    for part in key.replace("a.b", "a b").split("."):
+        loaded = loaded[part.replace("a b", "a.b")]
+    assert loaded == value
+
+
+def test_a_quoted_part_of_a_key_may_have_dots() -> None:
+    assert load(CONF / "demo.yaml", ['data.events."a.b"=0.25']).data.events["a.b"] == 0.25
+
+
+def test_numeric_keys_of_a_file_can_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "shop.yaml"
+    text = (CONF / "demo.yaml").read_text(encoding="utf8").replace("  events: {", "  events: {5: 1.0, ")
+    path.write_text(f"{text}\n", encoding="utf8")
+    config = load(path, ["data.events.5=0.75"])
+    assert config.data.events["5"] == 0.75
+
+
+def test_an_error_names_the_file_and_the_overrides() -> None:
+    with pytest.raises(ConfigError, match=r"slate\.size") as caught:
+        load(CONF / "demo.yaml", ["slate.size=none"])
+    assert caught.value.where == f"{CONF / 'demo.yaml'}, --set slate.size=none"
+
+
+@pytest.mark.parametrize("override", ["name", "=x", "a..b=1", ".a=1"])
+def test_an_override_without_key_or_value_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read --set"):
+        load(CONF / "demo.yaml", [override])
 
 
 def test_duplicate_keys_in_configs_and_overrides_are_refused(tmp_path: Path) -> None:

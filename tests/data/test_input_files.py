@@ -110,6 +110,19 @@ def test_an_error_lists_the_available_days(tmp_path: Path) -> None:
         paths(data(tmp_path))
 
 
+def test_of_several_days_in_a_path_one_in_the_window_is_enough(tmp_path: Path) -> None:
+    inside, outside = "events/export_2011-09-02/dt=2011-08-30/1.csv", "events/export_2011-09-02/dt=2011-01-30/1.csv"
+    touch(tmp_path, inside, outside)
+    assert paths(data(tmp_path)) == [inside]
+
+
+def test_a_day_outside_the_window_is_shown_with_the_key_that_reads_it(tmp_path: Path) -> None:
+    touch(tmp_path, "events/export_2099-01-01.csv")
+    with pytest.raises(DataError, match=r"data\.interactions\.day_pattern") as caught:
+        paths(data(tmp_path))
+    assert caught.value.where.endswith("events/export_2099-01-01.csv")
+
+
 def test_small_files_share_a_split_and_keep_their_order(tmp_path: Path) -> None:
     files = [InputFile(i, f"{i}.csv", 100_000, "v", "csv") for i in range(10)]
     splits = make_splits(Storage(str(tmp_path)), files, 350_000)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.cli import command
 from rayrec.config import load
 from rayrec.pipeline import daily_run, interaction_ingest, scoring
 from rayrec.pipeline.run_context import RunContext
@@ -26,8 +27,11 @@ from rayrec.storage import Storage
 DRIVER = "RAYREC_TEST_DRIVER"  # the driver's pid, for the workers of its local cluster
 
 
+SIGNAL = "RAYREC_TEST_SIGNAL"  # the signal; default: SIGKILL
+
+
 def kill_driver() -> None:
-    os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
+    os.kill(int(os.environ[DRIVER]), int(os.environ.get(SIGNAL, signal.SIGKILL)))
 
 
 class Killing:
@@ -104,8 +108,12 @@ def main() -> None:
     os.environ[DRIVER] = str(os.getpid())
     MOMENTS[moment]()
     work = RunContext(load(config, overrides), date.fromisoformat(context))
-    with cluster.connect(work.config.resources):
-        daily_run.run(work)
+
+    def job() -> None:
+        with cluster.connect(work.config.resources):
+            daily_run.run(work)
+
+    command(job)(args=[])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,13 +28,14 @@ WITHOUT_LLM = ("rerank.method=none",)  # for kills that do not involve the LLM
 WITHOUT_TUNING = [moment for moment in MOMENTS if moment != "before the tuning"]
 
 
-def drive(workspace: Workspace, root: str, moment: str, *overrides: str) -> int:
+def drive(workspace: Workspace, root: str, moment: str, *overrides: str, **environ: str) -> int:
     """Start a run as a separate process; returns its exit status."""
     sets = workspace.overrides(root, "resources.local_cpus=2", *overrides)
     script = Path(__file__).with_name("killed_driver.py")
     command = [sys.executable, str(script), str(CONFIG), workspace.dataset.date.isoformat(), moment, *sets]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = os.pathsep.join([str(script.parent), *sys.path])  # for the workers
+    environment |= environ
     return subprocess.run(command, env=environment, timeout=PATIENCE_S).returncode
 
 
@@ -45,6 +48,43 @@ def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overr
         else:
             with pytest.raises(PublicationError, match="nothing is published here"):
                 read_slates(root, workspace.dataset.date)
+
+
+SIGNALS = {
+    "while events are read": signal.SIGTERM,
+    "before the fit": signal.SIGINT,
+    "in the middle of a shard": signal.SIGTERM,
+    "between two shards": signal.SIGINT,
+    "just after the publication": signal.SIGTERM,
+}
+
+
+def test_a_signal_ends_a_run_without_leftovers_and_the_next_run_resumes(
+    first_run: Run, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    workspace, root = first_run[0], str(tmp_path / "out")
+    temp = Path(tempfile.mkdtemp(prefix="rrs-", dir="/tmp"))  # short, for Ray's sockets
+    try:
+        for moment, number in SIGNALS.items():
+            status = drive(workspace, root, moment, *WITHOUT_LLM, TMPDIR=str(temp), RAYREC_TEST_SIGNAL=str(int(number)))
+            assert status == 128 + number, moment
+            assert os.listdir(temp) == [], moment
+            assert processes_with(f"TMPDIR={temp}") == [], moment
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    result = daily_run.run(workspace.context(root, *WITHOUT_LLM))
+    assert result.already_published
+    assert not differences(read_slates(root, workspace.dataset.date, verify=True), undisturbed)
+
+
+def processes_with(variable: str) -> list[str]:
+    """The command lines of the processes that have this `NAME=value` in their environment, without zombies."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"{variable}\0".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,11 @@ class LlmTeacher:
         self._head, self._tail = self._around()
         self._tokens = _max_tokens(self._checkpoint)
         if not any(self._checkpoint.glob("*.safetensors")):
-            raise ConfigError("the teacher's checkpoint has no *.safetensors", where=str(checkpoint))
+            raise ConfigError(
+                "the teacher's checkpoint has no *.safetensors",
+                where=str(checkpoint),
+                hint="give --checkpoint the folder of a complete Hugging Face checkpoint",
+            )
         self.digest = checkpoint_digest(self._checkpoint)
         self._answers = AnswerCache(storage, layout.teacher_answers_folder(self.digest))
         self.counts: Counter[str] = Counter()
@@ -110,7 +114,11 @@ class LlmTeacher:
         """Token ids of a prompt before and after the titles."""
         where = str(self._checkpoint)
         if not (self._checkpoint / "tokenizer.json").is_file():
-            raise ConfigError("the teacher's checkpoint has no tokenizer.json", where=where)
+            raise ConfigError(
+                "the teacher's checkpoint has no tokenizer.json",
+                where=where,
+                hint="give --checkpoint the folder of a complete Hugging Face checkpoint",
+            )
         around = text_around_message(self._checkpoint, self._tokenizer, where, message=f"{_REQUEST}\n\n")
         if around is None:
             raise ConfigError(
@@ -187,10 +195,16 @@ def _max_tokens(folder: Path) -> int:
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except UNLOADABLE as error:
-        raise ConfigError(f"the teacher's checkpoint has no usable config.json: {error}", where=str(folder)) from None
+        raise ConfigError(
+            f"the teacher's checkpoint has no usable config.json: {error}",
+            where=str(folder),
+            hint="give --checkpoint the folder of a complete Hugging Face checkpoint",
+        ) from None
     tokens = min(int(config.get_text_config().max_position_embeddings), _MAX_TOKENS)
     if tokens < 2 * _ANSWER_TOKENS:
         raise ConfigError(
-            f"the teacher's checkpoint takes {tokens} tokens, too few for a prompt and an answer", where=str(folder)
+            f"the teacher's checkpoint takes {tokens} tokens, too few for a prompt and an answer",
+            where=str(folder),
+            hint="give --checkpoint a model with a longer context",
         )
     return tokens

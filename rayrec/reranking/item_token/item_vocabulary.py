@@ -125,7 +125,11 @@ class WordTokenizer:
         found = [one.ids[: self._max_tokens] for one in encoded]
         ids = np.array([token for row in found for token in row], np.int64)
         if ids.max(initial=0) >= self._vocabulary.user:
-            raise DataError("the instruction contains one of rayrec's own tokens", where="instruction.default_request")
+            raise DataError(
+                "the instruction contains one of rayrec's own tokens",
+                where="instruction.default_request",
+                hint="write instruction.default_request in plain words",
+            )
         return Ragged.from_lengths(ids, [len(row) for row in found])
 
 

@@ -206,7 +206,11 @@ def _record(storage: Storage, path: str) -> tuple[dict[str, Any], ModelCard]:
         ) from None
     for name in names:
         if "/" in name or name.startswith(".") or not name.endswith(_ALLOWED):
-            raise DataError(f"the checkpoint holds a file that is not loaded here: {name!r}", where=where)
+            raise DataError(
+                f"the checkpoint holds a file that is not loaded here: {name!r}",
+                where=where,
+                hint="delete the checkpoint's folder below models/ and run the job again: it is tuned anew",
+            )
     return record, card
 
 

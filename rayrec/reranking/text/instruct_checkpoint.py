@@ -116,7 +116,11 @@ class InstructCheckpoint:
         try:
             config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except UNLOADABLE as error:
-            raise ConfigError(f"the checkpoint's config.json cannot be used: {error}", where=self._where) from None
+            raise ConfigError(
+                f"the checkpoint's config.json cannot be used: {error}",
+                where=self._where,
+                hint="give the folder of a complete Hugging Face checkpoint",
+            ) from None
         return config.get_text_config()
 
     def _lora_rank(self) -> int:

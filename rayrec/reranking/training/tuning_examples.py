@@ -7,7 +7,7 @@ moment, so the gap shown ends at a random moment before the user's next event.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.reranking.item_token.prompt_layout import PromptLayout, group_ends, interleave
 
 Int = npt.NDArray[np.int64]
+_ENOUGH_USERS = 20  # with an example, to tune at an earlier cutoff: as many as the blender needs
 _MAX_TARGETS = 64  # per query, the nearest new items; baskets may be huge
 
 
@@ -180,6 +181,32 @@ def item_counts(tables: Iterable[pa.Table], items: int, until: int) -> Int:
     for table in tables:
         total += np.bincount(_one(table, everything, until)[1], minlength=items)
     return total
+
+
+def has_examples(tables: Callable[[], Iterable[pa.Table]], items: int, settings: Tuning, now: int) -> bool:
+    """Whether at least 20 users have an example before `now`: two groups of events, with a new item that has a token.
+
+    `tables`: opens the tuning sequences, which are read only as far as needed.
+    """
+    counts, users = np.zeros(items, np.int64), 0
+    for table in tables():
+        counts += item_counts([table], items, now)
+        users += _with_new_items(table, counts >= settings.min_item_events, now)
+        if users >= _ENOUGH_USERS:
+            return True
+    token = counts >= settings.min_item_events
+    return sum(_with_new_items(table, token, now) for table in tables()) >= _ENOUGH_USERS
+
+
+def _with_new_items(table: pa.Table, token: npt.NDArray[np.bool_], now: int) -> int:
+    """Number of users whose later events have an item with a token that their first group of events lacks."""
+    index = np.where(token, np.arange(len(token)), -1)
+    lengths, item, ts, _ = _one(table, index, now)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    key = rows << 32 | item
+    first = ts == ts[np.cumsum(lengths) - lengths][rows]
+    new = ~first & ~np.isin(key, key[first])
+    return len(np.unique(rows[new]))
 
 
 def _one(table: pa.Table, index: Int, until: int) -> tuple[Int, Int, Int, npt.NDArray[np.float32]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -21,6 +22,7 @@ from rayrec.reranking.training.tuning_examples import (
     batches,
     collate,
     epoch_examples,
+    has_examples,
     validation_examples,
 )
 
@@ -156,3 +158,32 @@ def test_batches_contain_every_row_once_within_the_budget(users: list[History], 
         assert len(batch.target) == len(batch.query) == len(batch.weight)
         total += len(batch.target)
     assert total == len(examples.target.values)
+
+
+@pytest.mark.parametrize(
+    ("users", "min_item_events", "enough"),
+    [
+        ([[(0, 1), (1, 2)]] * 20, 5, True),
+        ([[(0, 1), (1, 2)]] * 19, 5, False),
+        ([[(0, 1), (1, 2)]] * 20, 21, False),  # no item has so many events
+        ([[(0, 1), (1, 1)]] * 20, 5, False),  # one group: nothing follows it
+        ([[(0, 1), (0, 2)]] * 20, 5, False),  # nothing new follows
+        ([[(0, 1), (n % ITEMS, 2)] for n in range(40)], 5, False),  # what follows has no token
+        ([[(0, 1), (1, 2401)]] * 20, 5, False),  # what follows is after the cutoff
+        ([], 1, False),
+    ],
+)
+def test_a_tuning_needs_users_to_whom_something_new_with_a_token_happened(
+    users: list[History], min_item_events: int, enough: bool
+) -> None:
+    def tables() -> list[pa.Table]:
+        parts = []
+        for part in (users[:7], users[7:]):
+            item = Ragged.from_lengths(
+                np.array([item for user in part for item, _ in user], np.int64), [len(user) for user in part]
+            )
+            hours = np.array([hour for user in part for _, hour in user], np.int64)
+            parts.append(as_table(item, hours * (MICROSECONDS_PER_DAY // 24)))
+        return parts
+
+    assert has_examples(tables, ITEMS, settings(min_item_events=min_item_events), NOW) is enough

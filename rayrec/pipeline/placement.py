@@ -1,0 +1,56 @@
+"""The engines and training workers of a run as they fit into the cluster: checked at the start, said in the plan."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from rayrec.config import Resources
+from rayrec.pipeline.arm_settings import needs_tuned_llm, uses_llm
+from rayrec.pipeline.run_context import RunContext
+from rayrec.ray_support import cluster
+from rayrec.ray_support.capacity import Capacity, Node, Placement, place_engines, place_workers
+from rayrec.ray_support.training_workers import WorkerGroup
+
+_LOG = logging.getLogger(__name__)
+
+
+def check_placement(context: RunContext) -> None:
+    """Warn where the run gets less than its settings ask for. Raises ClusterError for what can never be placed."""
+    has = cluster.capacity()
+    for note in placement_notes(context, has):
+        _LOG.warning("resources: %s", note)
+    if has.may_grow:
+        for note in placement_notes(context, Capacity(has.nodes)):
+            _LOG.warning("resources: as the cluster is now, only %s; it may grow", note)
+
+
+def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:
+    """How engines and workers differ from the settings on such a cluster. Raises ClusterError if one never fits."""
+    resources, notes = context.config.resources, tuple[str, ...]()
+    if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
+        notes += place_engines(resources, has).notes
+    if needs_tuned_llm(context):
+        largest = max((node.cpus for node in has.nodes), default=0.0)
+        cpus = min(resources.tune_num_cpus, largest or resources.tune_num_cpus)
+        notes += place_workers(resources.tune_workers, cpus, resources.tune_num_gpus, has)[1]
+    return notes
+
+
+def planned_capacity(resources: Resources) -> Capacity | None:
+    """The cluster that a run would start on this machine, without its GPUs; None if RAY_ADDRESS names another."""
+    if os.environ.get("RAY_ADDRESS", "local") not in ("", "local"):
+        return None
+    return Capacity((Node(float(resources.local_cpus or len(os.sched_getaffinity(0))), float("inf")),))
+
+
+def engines(resources: Resources) -> Placement:
+    """The engines as they fit into the connected cluster."""
+    return place_engines(resources, cluster.capacity())
+
+
+def training_workers(resources: Resources, gpus: float) -> WorkerGroup:
+    """The training workers as they fit into the connected cluster."""
+    cpus = cluster.placeable_cpus(resources.tune_num_cpus)
+    count, _ = place_workers(resources.tune_workers, cpus, gpus, cluster.capacity())
+    return WorkerGroup(count, cpus, gpus)
