@@ -8,8 +8,8 @@
 - Empty text, nulls, and NaN and infinities of float columns are no id. `NA`, `null` and `NaN` as text are ids.
 
 A float cannot tell whole numbers apart from 2^53 on (32 bits: from 2^24, 16 bits: from 2^11), so such a column is
-refused. Text that such a float was written as, numbers rounded to six digits (`1.23457E+11`, as spreadsheets write
-them) and floats with a fraction (10.10 becomes 10.1) are inexact: `is_inexact`.
+refused. Text that such a float was written as, rounded numbers (`1.23E+11`, as spreadsheets write them) and floats with
+a fraction (10.10 becomes 10.1) are inexact: `is_inexact`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _MAX_SAFE_CHARS = len(str(-(2**53)))
 _WHOLE = r"^-?(?:0|[1-9]\d*)\.0+$"
 _SCIENTIFIC = r"^-?(?:\d\.\d+[eE][+-]?\d{1,3}|\d[eE][+-]\d{2,3})$"  # 1e5 is a code as often as a number
 _SHORT_WHOLE = rf"^(-?\d{{1,{_SAFE_DIGITS}}})\.0+$"
-_SIX_DIGITS = re.compile(r"-?\d\.\d{5}[eE]\+(\d+)")  # as spreadsheets and %g round: 1.23457E+11
+# As spreadsheets (1.23E+11, at most five decimals) and %g (1.23457e+11) round.
+_ROUNDED = re.compile(r"-?\d(?:\.(\d{0,5}))?E\+(\d+)|-?\d\.(\d{5})e\+(\d+)")
 _LONG_WHOLE = re.compile(rf"(-?\d{{{_SAFE_DIGITS + 1},}})\.(0+)")
 
 
@@ -135,7 +136,9 @@ def _integer(text: str) -> str:
         # One zero is how floats are written; more are a decimal's, which is exact at any size.
         exact = len(found[2]) > 1 or (len(found[1]) <= _MAX_SAFE_CHARS and abs(int(found[1])) < 2**53)
         return found[1] if exact else text
-    if (rounded := _SIX_DIGITS.fullmatch(text)) and int(rounded[1]) > 5:
-        return text
+    if rounded := _ROUNDED.fullmatch(text):
+        decimals, exponent = rounded[1] or rounded[3] or "", rounded[2] or rounded[4]
+        if int(exponent) > len(decimals):
+            return text
     number = Decimal(text)
     return str(int(number)) if number == number.to_integral_value() and number.copy_abs() < 2**53 else text

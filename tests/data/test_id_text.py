@@ -144,6 +144,8 @@ def test_text_that_no_writer_of_numbers_makes_is_an_id_as_written(kind: pa.DataT
         ("1.2423E4", "12423"),
         ("1.2423e+04", "12423"),
         ("1e+05", "100000"),  # R
+        ("1.5e+10", "15000000000"),
+        ("1.24230E+05", "124230"),  # five decimals are enough for it
         ("1.0E7", "10000000"),  # Java
         ("1.242300000000000000e+04", "12423"),  # numpy.savetxt
         ("17.0000000000", "17"),
@@ -159,7 +161,19 @@ def test_numbers_in_text_are_read_as_their_writers_meant(text: str, expected: st
 
 
 @pytest.mark.parametrize(
-    "text", [f"{2**53}.0", "1.2345678901234568e+17", "1.5E0", "1.0e-05", "1.23457E+11", "9.99E999", "9" * 6000 + ".0"]
+    "text",
+    [
+        f"{2**53}.0",
+        "1.2345678901234568e+17",
+        "1.5E0",
+        "1.0e-05",
+        "1.23457E+11",
+        "1.23E+11",
+        "1E+05",
+        "1.24231e+06",
+        "9.99E999",
+        "9" * 6000 + ".0",
+    ],
 )
 def test_text_of_an_inexact_float_is_found(text: str) -> None:
     column = id_text(pa.array([text, "17"]), "user_id", "file")
