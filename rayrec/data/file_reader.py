@@ -18,6 +18,8 @@ from rayrec.data.text_stream import open_text
 from rayrec.errors import DataError
 from rayrec.storage import Storage
 
+_MAX_MALFORMED = 300_000  # rows of one file, if nearly all are: quarantine would take long, and tell nothing more
+
 
 def read_fragment(
     storage: Storage, fragment: FileFragment, source: FileSource, columns: Sequence[str], needed: Sequence[str]
@@ -35,13 +37,30 @@ def read_fragment(
         batches = parquet_reader.read(storage, path, inside, must, fragment.row_groups, fragment.first_row)
     else:
         batches = _text_rows(storage, fragment, source, inside, must)
-    for batch in batches:
+    for batch in _with_usable_rows(batches, storage.url(path)):
         table = batch.table.drop_columns([key for key in folders if key in batch.table.column_names])
         for key, value in folders.items():
             table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
         for name in batch.missing:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         yield RawBatch(table, batch.row, batch.malformed, batch.raw, batch.missing)
+
+
+def _with_usable_rows(batches: Iterator[RawBatch], where: str) -> Iterator[RawBatch]:
+    """The batches. Raises DataError for a long file of which nearly nothing can be split into fields."""
+    rows = malformed = 0
+    for batch in batches:
+        rows += len(batch.row) + len(batch.malformed)
+        malformed += len(batch.malformed)
+        if malformed > _MAX_MALFORMED and malformed > 0.9 * rows:
+            first = batch.malformed[0]
+            raise DataError(
+                f"{malformed:,} of the first {rows:,} rows cannot be split into fields, such as row {first.row:,}: "
+                f"{first.detail}",
+                where=where,
+                hint="set the source's format, delimiter or quote, or remove the file from the folder",
+            )
+        yield batch
 
 
 def _text_rows(

@@ -115,7 +115,7 @@ class _Rows:
 
     def batch(self) -> RawBatch:
         """All rows since the last batch. Raises DataError if the first one lacks a needed key."""
-        if self._keys and self._objects:
+        if self._keys is not None and self._objects:
             check_columns(list(self._keys), self._needed, self._needed, self._where)
             self._keys = None
         values = zip(*self._objects, strict=True) if self._objects else ([] for _ in self._columns)

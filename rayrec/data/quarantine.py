@@ -16,7 +16,7 @@ from rayrec.data import time_zones
 from rayrec.data.erasure_list import ErasureList
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch
 from rayrec.data.schemas import QUARANTINE
-from rayrec.data.text_columns import is_raw_uuid, plain, strings
+from rayrec.data.text_columns import distinct, is_raw_uuid, plain, strings
 from rayrec.errors import NoInteractionsError, QuarantineError
 from rayrec.storage import Storage
 from rayrec.storage.tables import read_parquet
@@ -166,10 +166,12 @@ def _plain_rows(table: pa.Table) -> Iterable[dict[str, Any]]:
         yield dict(zip(table.column_names, values, strict=True))
 
 
-def _plain(column: pa.ChunkedArray) -> list[Any]:
+def _plain(column: pa.ChunkedArray | pa.Array) -> list[Any]:
     array = plain(column)
-    if pa.types.is_dictionary(array.type):
-        array = plain(array.dictionary_decode())
+    if pa.types.is_dictionary(array.type):  # a long value may be that of every row: shorten it once
+        codes, values = distinct(array)
+        shortened = [*_plain(values), None]  # code -1 finds the last one
+        return [shortened[code] for code in codes.tolist()]
     kind = array.type
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     if is_text or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or is_raw_uuid(kind):

@@ -1,10 +1,14 @@
-"""Impossible numbers for Ray or dates are rejected when the config is read."""
+"""Impossible numbers for Ray or dates are rejected when the config is read; small files do not exhaust memory."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from small_files import FILES
 
 from rayrec.config import load
 from rayrec.errors import ConfigError
@@ -41,3 +45,14 @@ def test_actors_are_a_number_or_a_range(actors: str) -> None:
     resources = load(CONFIG, [f"resources.rerank_actors={actors}", gpus, "resources.score_tasks=1"]).resources
     assert resources.rerank_actors in (1, (1, 1), (1, 4))
     assert load(CONFIG, ["data.window_days=36500"]).data.window_days == 36_500
+
+
+@pytest.mark.slow
+def test_small_files_that_decode_to_much_stay_within_memory_and_cpu_time() -> None:
+    """Each is refused or quarantined in at most 1.5 GB above the imports; all together in a minute of CPU time."""
+    script = Path(__file__).parent / "small_files.py"
+    done = subprocess.run([sys.executable, str(script), "1500", "60"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    outcomes = json.loads(done.stdout)
+    for name, (_, words) in FILES.items():
+        assert words in outcomes[name], (name, outcomes[name])
