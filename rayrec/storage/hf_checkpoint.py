@@ -57,10 +57,17 @@ def base_model_id(folder: str, where: str) -> str:
     return f"{path.name}@{checkpoint_digest(path)}"
 
 
+def _require_folder(folder: str, where: str, what: str) -> None:
+    """transformers would take another name for one of a hub, and look into the cache of the machine."""
+    if not Path(folder).is_dir():
+        raise ConfigError(f"{what}: there is no such folder", where=f"{where}: {folder}", hint="give a local folder")
+
+
 def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
     """Load the causal LM; `more` is passed to `from_pretrained`. Raises ConfigError."""
     from transformers import AutoModelForCausalLM
 
+    _require_folder(folder, where, "the checkpoint cannot be loaded")
     checkpoint_safety.require_safe(Path(folder), f"{where}: {folder}")
     try:
         return AutoModelForCausalLM.from_pretrained(
@@ -86,6 +93,7 @@ def load_tokenizer(folder: str, where: str) -> Any:
     """Load the fast tokenizer. Raises ConfigError if there is none."""
     from transformers import AutoTokenizer
 
+    _require_folder(folder, where, "the base model has no usable tokenizer")
     checkpoint_safety.require_safe(Path(folder), f"{where}: {folder}")
     require_safe_tokenizer(Path(folder), f"{where}: {folder}")
     try:

@@ -18,16 +18,20 @@ _LONGEST_REPLACEMENT = 200  # characters
 _MOST_STEPS = 100  # of normalizers and other parts
 _RUNS = " \n\ta1A!'-_é漢\u0301☃"
 _MOST_RUNS = 40
+_UNUSABLE = "cannot be used"
 
 
-def require_safe_tokenizer(folder: Path, where: str) -> None:
-    """Raise ConfigError for a tokenizer.json that cannot be read or is too costly. `where`: for the error."""
+def require_safe_tokenizer(folder: Path, where: str, *, usable: bool = True) -> None:
+    """Raise ConfigError for a tokenizer.json that is too costly or, with `usable`, cannot be used at all.
+
+    `where`: for the error.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         return
     stat = path.stat()
     problem = _problem(str(path.resolve()), stat.st_size, stat.st_mtime_ns, where)
-    if problem is not None:
+    if problem is not None and (usable or not problem.startswith(_UNUSABLE)):
         raise ConfigError(
             f"the checkpoint is refused: tokenizer.json {problem}",
             where=where,
@@ -40,7 +44,7 @@ def _problem(path: str, size: int, version: int, where: str) -> str | None:
     """`size` and `version` (mtime) are keys of the cache."""
     content = checkpoint_safety.read_json(Path(path), where)
     if not isinstance(content, dict):
-        return "is not a mapping"
+        return f"{_UNUSABLE}: it is not a mapping"
     parts = [content.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")]
     patterns, replacements, steps = _parts(parts)
     if steps > _MOST_STEPS:
@@ -55,7 +59,7 @@ def _problem(path: str, size: int, version: int, where: str) -> str | None:
     except limited_process.LimitError as error:
         return f"takes {error} for a text of {_CHARS:,} characters"
     except limited_process.RefusedError as error:
-        return f"cannot be used: {error}"
+        return f"{_UNUSABLE}: {error}"
     return None
 
 

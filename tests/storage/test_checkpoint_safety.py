@@ -164,6 +164,13 @@ def test_settings_that_load_code_or_fill_memory_are_refused(folder: Path, change
             load(str(folder), "tuning.base")
 
 
+@pytest.mark.parametrize("name", ["organisation/model", "/no/such/model"])
+def test_only_folders_are_loaded_and_no_names_of_a_hub(name: str) -> None:
+    for load in (load_causal_lm, load_tokenizer):
+        with pytest.raises(ConfigError, match="there is no such folder"):
+            load(name, "tuning.base")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -45,7 +45,7 @@ class InstructCheckpoint:
             _require_files(found.adapter, ("adapter_config.json", "adapter_model.safetensors"), "rerank.adapter")
             require_safe(found.adapter, f"rerank.adapter: {found.adapter}", adapter=True)
         require_safe(found.folder, found._where)
-        require_safe_tokenizer(found.folder, found._where)
+        require_safe_tokenizer(found.folder, found._where, usable=False)
         return found
 
     @property
@@ -56,6 +56,7 @@ class InstructCheckpoint:
 
     @cached_property
     def tokenizer(self) -> SafeTokenizer:
+        require_safe_tokenizer(self.folder, self._where)
         return SafeTokenizer(self.folder / "tokenizer.json")
 
     @cached_property
