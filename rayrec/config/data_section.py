@@ -178,24 +178,45 @@ class Data(Section):
 
 
 class Feedback(FileSource):
-    """Logged feedback on published slates, for `jobs.evaluate`: one row per item shown, with or without a reward.
+    """Logged feedback on published slates, for `jobs.evaluate`: items shown, and what users did with them.
 
-    A slate with a missing rank is quarantined as a whole. Files may mix days.
+    Rows of one item in one showing are merged: equal rows count once, the rewards of the others add up. So a log may
+    hold an impression and its clicks in rows of their own, in any order. Files may mix days.
     """
 
-    root: StorageUrl | None = None
+    root: str | None = None
     """Folder or fsspec URL that `path` is relative to; `null`: `data.root`."""
     slate_id: ColumnLike = "slate_id"
     """The slate's id, as published."""
-    rank: ColumnLike = "rank"
-    """The item's rank in the slate, from 1."""
+    impression_id: ColumnLike | None = None
+    """One showing of the slate, where a slate is shown more than once; `null`: a slate is shown once."""
+    rank: ColumnLike | None = "rank"
+    """The item's rank in the slate, from 1. `null`, or an empty cell: the rank at which the slate has the item."""
     item_id: ColumnLike = "item_id"
     """The item shown."""
     reward: ColumnLike = "reward"
-    """The observed reward, a number; 0 where nothing happened."""
-    propensity: ColumnLike = "propensity"
-    """The propensity the slate was published with, above 0 and at most 1."""
+    """The observed reward, a number or a boolean; 0 where nothing happened. Not read where `event` is given."""
+    event: ColumnLike | None = None
+    """The type of each row, such as `impression`, `click`, `purchase`; its reward is in `rewards`."""
+    rewards: dict[str, float] = Field({})
+    """Reward of each event type: `{impression: 0, click: 1}`. Rows of other types are quarantined."""
+    propensity: ColumnLike | None = "propensity"
+    """The propensity the slate was published with, above 0 and at most 1. `null`, or an empty cell: as published."""
+    time: str | Timestamp | None = None
+    """The time of each row; needed for `attribution_hours`."""
+    attribution_hours: float | None = Field(None, gt=0)
+    """Rewards later than this after the first row of the showing do not count; the rows are counted as late."""
     depth: int = Field(10, ge=1, le=20)
     """Ranks of a slate that count in off-policy estimates of other arms."""
     max_quarantine_share: float = Field(0.05, ge=0, le=1)
     """Largest share of invalid rows; above it there is no evaluation."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Feedback:
+        if (self.event is None) != (not self.rewards):
+            raise ValueError("feedback.event needs feedback.rewards, and feedback.rewards needs feedback.event")
+        if not all(math.isfinite(reward) for reward in self.rewards.values()):
+            raise ValueError("feedback.rewards must be finite numbers")
+        if self.attribution_hours is not None and self.time is None:
+            raise ValueError("feedback.attribution_hours needs feedback.time")
+        return self

@@ -18,14 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import ColumnLike, Data, EventRule, Timestamp, regex_patterns
-from rayrec.data import column_parsing
 from rayrec.data.catalogue import count_items, item_fields
 from rayrec.data.input_files import InputFile
 from rayrec.data.raw_rows import RawBatch
-from rayrec.data.row_validation import Mask, RowValidation, as_column
+from rayrec.data.row_validation import Mask, RowValidation, as_column, read_times
 from rayrec.data.schemas import ALL_USERS, INTERACTION, TS
-from rayrec.data.text_columns import Text, clean_item_text, plain
-from rayrec.errors import DataError
+from rayrec.data.text_columns import Text, clean_item_text
 
 _MAX_DWELL = (1 << 31) - 1  # milliseconds; 24 days
 _MAX_VALUE = float(np.finfo(np.float32).max)
@@ -112,20 +110,7 @@ class InteractionContract:
         return end - int(timedelta(days=self.data.window_days).total_seconds()) * 1_000_000, end
 
     def _times(self, column: pa.ChunkedArray, where: str) -> tuple[npt.NDArray[np.int64], Mask]:
-        time = self._time
-        array = plain(column)
-        if pa.types.is_dictionary(array.type):
-            array = plain(array.dictionary_decode())
-        if pa.types.is_large_string(array.type):
-            array = array.cast(pa.string())
-        try:
-            return column_parsing.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
-        except column_parsing.UnreadableTimeError as error:
-            raise DataError(
-                f"the column {time.column!r} cannot be read as times: {error}",
-                where=where,
-                hint="see data.interactions.ts",
-            ) from None
+        return read_times(column, self._time, where, "see data.interactions.ts")
 
     def _check_ids(self, rows: RowValidation, user: Text, item: Text) -> Mask:
         """Flag bad ids; returns the rows with a usable user."""

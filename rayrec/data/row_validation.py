@@ -9,13 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rayrec.config import Column, ColumnLike
+from rayrec.config import Column, ColumnLike, Timestamp
 from rayrec.data import column_parsing
 from rayrec.data.id_text import id_text, is_inexact
 from rayrec.data.quarantine import malformed_rows, quarantined
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
-from rayrec.data.text_columns import Text, as_text, extracted, has_invisible_characters, has_undecodable_bytes
+from rayrec.data.text_columns import Text, as_text, extracted, has_invisible_characters, has_undecodable_bytes, plain
+from rayrec.errors import DataError
 
 MAX_ID_CHARS = 256
 
@@ -28,6 +29,20 @@ def as_column(field: ColumnLike) -> Column:
 
 
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+
+
+def read_times(column: pa.ChunkedArray, time: Timestamp, where: str, hint: str) -> tuple[npt.NDArray[np.int64], Mask]:
+    """Microseconds UTC [n] and the rows with a valid time. Raises DataError for a type that cannot hold times so."""
+    array = plain(column)
+    if pa.types.is_dictionary(array.type):
+        array = plain(array.dictionary_decode())
+    if pa.types.is_large_string(array.type):
+        array = array.cast(pa.string())
+    try:
+        return column_parsing.microseconds(array, format=time.format, unit=time.unit, timezone=time.timezone)
+    except column_parsing.UnreadableTimeError as error:
+        what = f"the column {time.column!r} cannot be read as times: {error}"
+        raise DataError(what, where=where, hint=hint) from None
 
 
 class RowValidation:

@@ -133,13 +133,14 @@ ALL_USERS = "*"
 FEEDBACK = pa.schema(
     [
         pa.field("slate_id", pa.string(), nullable=False),
-        pa.field("rank", pa.int16(), nullable=False),  # from 1
+        pa.field("impression_id", pa.string(), nullable=False),  # one showing of the slate; "" where it is not logged
+        pa.field("rank", pa.int16(), nullable=False),  # from 1; 0 where it is not logged
         pa.field("item_id", pa.string(), nullable=False),
-        pa.field("reward", pa.float32(), nullable=False),  # of this item at this rank: a click, an amount
-        pa.field("propensity", pa.float32(), nullable=False),  # of the logging policy
+        pa.field("reward", pa.float32(), nullable=False),  # of this item in this showing: clicks, an amount
+        pa.field("propensity", pa.float32()),  # of the logging policy; null where it is not logged
     ]
 )
-"""Valid logged feedback: one row per item shown."""
+"""Valid logged feedback: one row per item of a showing."""
 
 
 TUNING_SEQUENCE = pa.schema(

@@ -74,22 +74,22 @@ class LiveExperiment:
 
 
 def live_experiment(
-    matched: pa.Table,
+    exposed: pa.Table,
     activity: Mapping[str, Sequence[float]],
     shares: Mapping[str, float],
     baseline: str,
     seed: int,
     resamples: int = RESAMPLES,
 ) -> LiveExperiment | None:
-    """Compare the arms of MATCHED feedback; None unless two arms have users of their own.
+    """Compare the arms on feedback rows `exposed` (user_id, arm, reward); None unless two arms have users of their own.
 
     `activity`: covariates of each user before the date; users without them have zeros. `shares`: of the arms in the
     split, empty where every user has a slate of every arm: then no sample ratio is expected.
     """
-    users, arm, names, left_out = _users(matched)
+    users, arm, names, left_out = _users(exposed)
     if len(users) < 4 or len(names) < 2 or baseline not in names:
         return None
-    reward, shown = _sums(matched, users)
+    reward, shown = _sums(exposed, users)
     covariates = _covariates(users, activity)
     values = {CUPED: adjust(reward, arm, covariates), REWARD: reward, PER_IMPRESSION: _linearised(reward, shown, arm)}
     systems = [_metrics(name, values, np.flatnonzero(arm == code)) for code, name in enumerate(names)]
@@ -104,9 +104,9 @@ def live_experiment(
     return LiveExperiment(comparison, decision, tuple(valid), len(users), left_out)
 
 
-def _users(matched: pa.Table) -> tuple[pa.Array, Int64s, list[str], int]:
+def _users(exposed: pa.Table) -> tuple[pa.Array, Int64s, list[str], int]:
     """Users of one arm, sorted; the code of their arm; the arms' names; and how many users saw several arms."""
-    pairs = matched.select(["user_id", "arm"]).group_by(["user_id", "arm"]).aggregate([])
+    pairs = exposed.select(["user_id", "arm"]).group_by(["user_id", "arm"]).aggregate([])
     arms = pairs.group_by("user_id").aggregate([("arm", "count"), ("arm", "min")]).sort_by("user_id")
     one = pc.equal(arms["arm_count"], 1)
     kept = arms.filter(one).combine_chunks()
@@ -115,12 +115,12 @@ def _users(matched: pa.Table) -> tuple[pa.Array, Int64s, list[str], int]:
     return kept["user_id"].combine_chunks(), encoded.indices.to_numpy().astype(np.int64), names, len(arms) - len(kept)
 
 
-def _sums(matched: pa.Table, users: pa.Array) -> tuple[Float64s, Float64s]:
+def _sums(exposed: pa.Table, users: pa.Array) -> tuple[Float64s, Float64s]:
     """Sum of the rewards and number of items shown of each user, [users]."""
-    row = pc.index_in(matched["user_id"], users).combine_chunks()
+    row = pc.index_in(exposed["user_id"], users).combine_chunks()
     known = row.is_valid().to_numpy(zero_copy_only=False)
     of = row.drop_null().to_numpy()
-    reward = matched["reward"].to_numpy().astype(np.float64)[known]
+    reward = exposed["reward"].to_numpy().astype(np.float64)[known]
     total, shown = (np.bincount(of, weight, minlength=len(users)) for weight in (reward, np.ones(len(reward))))
     return np.asarray(total, np.float64), np.asarray(shown, np.float64)
 

@@ -99,7 +99,7 @@ def _histories(config: Config, shop: SyntheticDataset, catalogue: pa.Table) -> p
     rows = []
     for user, own in events.groupby("user_id", sort=True):
         lists = [own["item"].astype(int).tolist(), own["ts"].tolist(), own["event"].tolist()]
-        rows.append((user, *lists, [float("nan")] * len(own), [-1] * len(own)))
+        rows.append((user, *lists, [float("nan")] * len(own), [-1] * len(own), []))
     return pa.Table.from_pylist([dict(zip(HISTORY.names, row, strict=True)) for row in rows], HISTORY)
 
 

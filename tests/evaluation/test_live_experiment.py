@@ -8,22 +8,12 @@ import pytest
 from scipy import stats
 
 from rayrec.evaluation.live_experiment import CUPED, PER_IMPRESSION, REWARD, LiveExperiment, live_experiment
-from rayrec.evaluation.off_policy.feedback_evaluation import MATCHED
 
 
 def feedback(users: np.ndarray, arm: np.ndarray, reward: np.ndarray) -> pa.Table:
-    """MATCHED: one row per item shown."""
-    rows = len(users)
-    columns = {
-        "slate_id": [f"s{n}" for n in range(rows)],
-        "rank": pa.array(np.ones(rows), pa.int16()),
-        "item_id": ["i"] * rows,
-        "reward": pa.array(reward, pa.float32()),
-        "propensity": pa.array(np.ones(rows), pa.float32()),
-        "user_id": [f"u{n:05d}" for n in users],
-        "arm": [("a", "b", "c")[code] for code in arm],
-    }
-    return pa.table(columns).select(MATCHED.names).cast(MATCHED)
+    """One row per item shown."""
+    names = {"user_id": [f"u{n:05d}" for n in users], "arm": [("a", "b", "c")[code] for code in arm]}
+    return pa.table({**names, "reward": pa.array(reward, pa.float32())})
 
 
 def world(users: int, effect: float, seed: int = 0) -> tuple[pa.Table, dict[str, list[float]]]:

@@ -41,6 +41,7 @@ from rayrec.numerics.types import Bools, Float64s, Int64s
 
 DEPTH = 10
 FOLDS = 2
+_SEPARATOR = "\x1f"  # between slate and impression; no id has control characters
 MAX_UNSUPPORTED = 0.02  # share of the target's first choice
 
 OFF_POLICY_ESTIMATES = pa.schema(
@@ -65,7 +66,7 @@ OFF_POLICY_ESTIMATES = pa.schema(
 
 @dataclass(frozen=True)
 class _Log:
-    """Slates of one logging arm, [n, K], in the order of first appearance."""
+    """Showings of slates of one logging arm, [n, K], in the order of first appearance."""
 
     slate_id: pa.Array  # [n]
     user: Int64s  # [n]: clusters of the intervals
@@ -104,7 +105,8 @@ def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> p
 
 
 def _log(feedback: pa.Table) -> _Log:
-    slate = feedback["slate_id"].combine_chunks().dictionary_encode()
+    parts = [feedback[name].combine_chunks() for name in ("slate_id", "impression_id")]
+    slate = pc.binary_join_element_wise(*parts, _SEPARATOR).dictionary_encode()
     codes, column = slate.indices.to_numpy(), feedback["rank"].to_numpy().astype(np.int64) - 1
     shape = (len(slate.dictionary), int(column.max()) + 1)
     reward, propensity, mask = np.zeros(shape), np.ones(shape), np.zeros(shape, bool)
@@ -116,7 +118,8 @@ def _log(feedback: pa.Table) -> _Log:
     user = user_id.dictionary_encode().indices.to_numpy().astype(np.int64)
     # By user instead of slate: q must not have seen the user on other dates either.
     fold = (hash_strings(user_id) % np.uint64(FOLDS)).astype(np.int64)
-    return _Log(slate.dictionary, user, fold, reward, propensity, mask)
+    slate_id = parts[0].take(pa.array(first))
+    return _Log(slate_id, user, fold, reward, propensity, mask)
 
 
 def _own_row(arm: str, log: _Log) -> dict[str, object]:
@@ -182,9 +185,10 @@ def _too_few(log: _Log) -> str | None:
 def _target_propensities(log: _Log, counterfactual: pa.Table) -> tuple[Float64s, Float64s]:
     """Target propensities [n, K], 1 past a slate's end, and the unsupported shares [n]; NaN without a
     COUNTERFACTUAL_PROPENSITY row."""
-    unsupported = np.full(len(log.user), np.nan)
-    found = np.where(log.mask, np.nan, 1.0)
-    at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=log.slate_id)
+    slates = log.slate_id.dictionary_encode()
+    unsupported = np.full(len(slates.dictionary), np.nan)
+    found = np.full((len(slates.dictionary), log.mask.shape[1]), np.nan)
+    at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=slates.dictionary)
     known = at.is_valid().to_numpy(zero_copy_only=False)
     row = at.drop_null().to_numpy()
     unsupported[row] = counterfactual["unsupported"].to_numpy()[known]
@@ -192,8 +196,9 @@ def _target_propensities(log: _Log, counterfactual: pa.Table) -> tuple[Float64s,
     inside = column < found.shape[1]
     row, column = row[inside], column[inside]
     propensity = counterfactual["propensity"].to_numpy()[known][inside]
-    found[row, column] = np.where(log.mask[row, column], propensity, 1.0)
-    return found, unsupported
+    found[row, column] = propensity
+    of = slates.indices.to_numpy()
+    return np.where(log.mask, found[of], 1.0), unsupported[of]
 
 
 def _reward_to_go(log: _Log) -> Float64s:

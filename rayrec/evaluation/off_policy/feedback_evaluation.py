@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -66,7 +66,9 @@ def evaluate_feedback(
     matched, unmatched = match_published(read.feedback, slates)
     _write_quarantine(storage, day, read, unmatched)
     participant = is_participant(manifest, matched["user_id"])
-    left_out = _left_out(read.by_reason, unmatched, int(np.count_nonzero(~participant)))
+    left_out = _left_out(read, unmatched, int(np.count_nonzero(~participant)))
+    exposed = exposed_rows(matched, unmatched, slates)
+    exposed = exposed.filter(pa.array(is_participant(manifest, exposed["user_id"])))
     matched = matched.filter(pa.array(participant))
     if not matched.num_rows:
         raise DataError(
@@ -79,16 +81,16 @@ def evaluate_feedback(
     description = f"{matched.num_rows:,} feedback rows on {len(pc.unique(matched['slate_id'])):,} slates."
     if left_out:
         description += f" Left out: {left_out}."
-    live = _live(PublishedRun.open(root, day), matched, baseline)
+    live = _live(PublishedRun.open(root, day), exposed, baseline)
     return OffPolicyResult(description, estimate_arms(matched, counterfactual, feedback.depth), live)
 
 
-def _live(published: PublishedRun, matched: pa.Table, baseline: str | None) -> LiveExperiment | None:
+def _live(published: PublishedRun, exposed: pa.Table, baseline: str | None) -> LiveExperiment | None:
     manifest = published.manifest
-    if len(pc.unique(matched["arm"])) < 2:
+    if len(pc.unique(exposed["arm"])) < 2:
         return None
     activity: dict[str, list[float]] = {}
-    users = pc.unique(matched["user_id"].combine_chunks())
+    users = pc.unique(exposed["user_id"].combine_chunks())
     shard = shard_of(users, manifest.shards)
     for number in np.unique(shard).tolist():
         histories = published.histories(number, users.filter(pa.array(shard == number)), 0)
@@ -98,39 +100,68 @@ def _live(published: PublishedRun, matched: pa.Table, baseline: str | None) -> L
     if not published.shares_users:
         shares = {name: arm.get("share", 1.0) for name, arm in published.arm_settings.items()}
     seed = derive_seed("live", manifest.run_id)
-    return live_experiment(matched, activity, shares, baseline or manifest.arms[0], seed)
+    return live_experiment(exposed, activity, shares, baseline or manifest.arms[0], seed)
 
 
 def match_published(feedback: pa.Table, slates: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Join FEEDBACK to SLATE rows by (slate_id, rank): MATCHED and UNMATCHED, each in feedback's order.
+    """Join FEEDBACK to SLATE rows by (slate_id, item_id): MATCHED and UNMATCHED.
 
-    Reasons: `unknown_slate`; `item_mismatch`: another item, or a rank beyond the slate's end; `propensity_mismatch`: by
-    more than 1e-4 relative; `incomplete_slate`: the row is valid, but another rank of its slate is not, and a partial
-    slate has no importance weight.
+    MATCHED has every rank of each showing down to the deepest one in the log. Ranks that the log lacks, as loggers of
+    viewports leave them, are those of the published slate, with reward 0. Reasons: `unknown_slate`; `item_mismatch`:
+    the slate does not have the item, or at another rank; `propensity_mismatch`: by more than 1e-4 relative;
+    `incomplete_slate`: another row of the showing has one of these, so the slate was not shown as published.
     """
-    keys = ["slate_id", "rank"]
-    published = slates.select([*keys, "item_id", "propensity", "user_id", "arm"]).to_pandas()
-    if published.duplicated(keys).any():
-        twice = published[published.duplicated(keys)].iloc[0]
+    published = slates.select(["slate_id", "rank", "item_id", "propensity", "user_id", "arm"]).to_pandas()
+    if published.duplicated(["slate_id", "rank"]).any():
+        twice = published[published.duplicated(["slate_id", "rank"])].iloc[0]
         raise DataError(
             "the same published slate is given twice", where=f"slate {twice['slate_id']}", hint="read each date once"
         )
     given = feedback.select(FEEDBACK.names).to_pandas()
-    joined = given.merge(published, on=keys, how="left", suffixes=("", "_published"))
+    joined = given.merge(published, on=["slate_id", "item_id"], how="left", suffixes=("", "_published"))
     known = joined["slate_id"].isin(published["slate_id"]).to_numpy()
-    same_item = (joined["item_id"] == joined["item_id_published"]).to_numpy()
-    logged = joined["propensity_published"].to_numpy(np.float64)
-    same_propensity = np.abs(joined["propensity"].to_numpy(np.float64) - logged) <= _PROPENSITY_TOLERANCE * logged
+    rank, own = joined["rank"].to_numpy(), joined["rank_published"].to_numpy(np.float64)
+    same_item = np.isfinite(own) & ((rank == 0) | (rank == own))
+    logged, said = (joined[name].to_numpy(np.float64) for name in ("propensity_published", "propensity"))
+    same_propensity = np.isnan(said) | (np.abs(said - logged) <= _PROPENSITY_TOLERANCE * logged)
     reason = np.select(
         [~known, ~same_item, ~same_propensity], ["unknown_slate", "item_mismatch", "propensity_mismatch"], ""
     ).astype(object)
-    incomplete = joined["slate_id"].isin(joined["slate_id"][reason != ""]).to_numpy()
+    showing = pd.MultiIndex.from_frame(joined[["slate_id", "impression_id"]])
+    incomplete = showing.isin(showing[reason != ""])
     reason = np.where((reason == "") & incomplete, "incomplete_slate", reason)
-    valid = pa.array(reason == "")
-    columns = [feedback[name] for name in FEEDBACK.names]
-    owners = [pa.array(joined[name], pa.string(), from_pandas=True) for name in ("user_id", "arm")]
-    matched = pa.table([*columns, *owners], schema=MATCHED).filter(valid)
-    return matched, pa.table([*columns, pa.array(reason, pa.string())], schema=UNMATCHED).filter(pc.invert(valid))
+    unmatched = pa.table(
+        [*(feedback[name] for name in FEEDBACK.names), pa.array(reason, pa.string())], schema=UNMATCHED
+    )
+    return _complete(joined[reason == ""], published), unmatched.filter(pa.array(reason != ""))
+
+
+def _complete(valid: pd.DataFrame, published: pd.DataFrame) -> pa.Table:
+    """MATCHED: all ranks of the showings in `valid`, down to the deepest one, in the order of the showings."""
+    shown = valid.groupby(["slate_id", "impression_id"], sort=False)["rank_published"].max().rename("deepest")
+    ranks = shown.reset_index().reset_index(names="showing").merge(published, on="slate_id")
+    ranks = ranks[ranks["rank"] <= ranks["deepest"]]
+    rewards = valid[["slate_id", "impression_id", "item_id", "reward"]]
+    ranks = ranks.merge(rewards, on=["slate_id", "impression_id", "item_id"], how="left")
+    ranks = ranks.sort_values(["showing", "rank"], kind="stable").fillna({"reward": 0.0})
+    return pa.table([pa.array(ranks[f.name], f.type, from_pandas=True) for f in MATCHED], schema=MATCHED)
+
+
+def exposed_rows(matched: pa.Table, unmatched: pa.Table, slates: pa.Table) -> pa.Table:
+    """Columns user_id, arm, reward of all feedback on known slates, also on those that were not shown as published.
+
+    A live experiment compares what users did by the arm they were given, whatever the frontend made of the slate.
+    """
+    names = ["user_id", "arm", "reward"]
+    owner = (
+        slates.select(["slate_id", "user_id", "arm"])
+        .group_by("slate_id")
+        .aggregate([("user_id", "min"), ("arm", "min")])
+    )
+    owner = owner.rename_columns({"user_id_min": "user_id", "arm_min": "arm"})
+    known = unmatched.filter(pc.not_equal(unmatched["reason"], "unknown_slate"))
+    others = known.select(["slate_id", "reward"]).join(owner, "slate_id").select(names)
+    return pa.concat_tables([matched.select(names), others.cast(matched.select(names).schema)])
 
 
 def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:
@@ -153,8 +184,13 @@ def _write_quarantine(storage: Storage, day: date, read: FeedbackResult, unmatch
             write_parquet(storage, layout.quarantined_feedback_path(day, name), table.cast(schema))
 
 
-def _left_out(quarantined: Mapping[str, int], unmatched: pa.Table, outside: int) -> str:
-    """Dropped rows by reason, as text; empty if all are used."""
+def _left_out(read: FeedbackResult, unmatched: pa.Table, outside: int) -> str:
+    """Rows that do not count by reason, as text; empty if all do."""
     reasons = pc.value_counts(unmatched["reason"].combine_chunks()).to_pylist()
-    counts = {**quarantined, **{pair["values"]: pair["counts"] for pair in reasons}, "outside the experiment": outside}
+    counts = {
+        **read.by_reason,
+        **read.unused,
+        **{pair["values"]: pair["counts"] for pair in reasons},
+        "outside the experiment": outside,
+    }
     return ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)

@@ -36,10 +36,11 @@ def reasons(read: FeedbackResult) -> dict[int, str]:
 def test_good_rows_become_feedback_in_the_order_of_the_file(tmp_path: Path) -> None:
     found = read(tmp_path, HEADER + "t,1,c,-2.5,1\ns,2,b,0,0.25\ns,1.0,a,1e2,5e-1\n")
     assert found.feedback.schema == FEEDBACK
+    shown = {"impression_id": ""}
     assert found.feedback.to_pylist() == [
-        {"slate_id": "t", "rank": 1, "item_id": "c", "reward": -2.5, "propensity": 1.0},
-        {"slate_id": "s", "rank": 2, "item_id": "b", "reward": 0.0, "propensity": 0.25},
-        {"slate_id": "s", "rank": 1, "item_id": "a", "reward": 100.0, "propensity": 0.5},
+        {"slate_id": "t", **shown, "rank": 1, "item_id": "c", "reward": -2.5, "propensity": 1.0},
+        {"slate_id": "s", **shown, "rank": 2, "item_id": "b", "reward": 0.0, "propensity": 0.25},
+        {"slate_id": "s", **shown, "rank": 1, "item_id": "a", "reward": 100.0, "propensity": 0.5},
     ]
     assert (found.rows, found.quarantine.num_rows, found.by_reason) == (3, 0, {})
 
@@ -55,19 +56,16 @@ def test_good_rows_become_feedback_in_the_order_of_the_file(tmp_path: Path) -> N
         ("u,1.5,x,1,.5", "bad_rank"),
         ("u,1001,x,1,.5", "bad_rank"),
         ("u,first,x,1,.5", "bad_rank"),
-        ("u,,x,1,.5", "bad_rank"),
         ("u,1,x,,.5", "bad_reward"),
         ("u,1,x,nan,.5", "bad_reward"),
         ("u,1,x,1e39,.5", "bad_reward"),
         ("u,1,x,1,0", "bad_propensity"),
         ("u,1,x,1,1.01", "bad_propensity"),
         ("u,1,x,1,-0.5", "bad_propensity"),
-        ("u,1,x,1,", "bad_propensity"),
         ("u,1,x,1,inf", "bad_propensity"),
         ("u,1,x,1,1e-60", "bad_propensity"),
         ("s,2,x,1,.5", "duplicate_rank"),
         ("s,3,b,1,.5", "duplicate_item"),
-        ("u,2,x,1,.5", "incomplete_slate"),
         ("u,1,x", "malformed_row"),
     ],
 )
@@ -87,11 +85,39 @@ def test_the_detail_names_the_column_and_the_raw_row_is_kept(tmp_path: Path) -> 
     assert json.loads(row["raw"])["pos"] == "1"
 
 
-def test_a_slate_without_a_middle_rank_is_quarantined_whole(tmp_path: Path) -> None:
-    broken = "t,1,a,1,.5\nt,2,b,oops,.5\nt,3,c,0,.5\n"
-    found = read(tmp_path, HEADER + broken + GOOD)
-    assert reasons(found) == {1: "incomplete_slate", 2: "bad_reward", 3: "incomplete_slate"}
-    assert set(found.feedback["slate_id"].to_pylist()) == {"s"}
+def test_an_impression_and_its_clicks_may_be_rows_of_their_own_and_repeated_rows_count_once(tmp_path: Path) -> None:
+    clicks = "s,1,a,0,0.5\ns,2,b,0,0.25\n" * 2 + "s,1,a,1,0.5\ns,1,a,1,0.5\ns,1,a,3,0.5\n"
+    found = read(tmp_path, HEADER + clicks)
+    assert found.feedback.select(["item_id", "reward"]).to_pylist() == [
+        {"item_id": "a", "reward": 4.0},
+        {"item_id": "b", "reward": 0.0},
+    ]
+    assert (found.rows, found.quarantine.num_rows, found.unused) == (7, 0, {"repeated": 3})
+
+
+def test_event_types_have_rewards_and_those_after_the_attribution_window_are_late(tmp_path: Path) -> None:
+    log = "slate_id,view,item_id,event,at\n"
+    log += "s,v1,a,shown,2026-11-01T10:00:00Z\ns,v1,b,shown,2026-11-01T10:00:00Z\n"
+    log += "s,v2,a,shown,2026-11-02T10:00:00Z\ns,v1,a,click,2026-11-01T10:05:00Z\n"
+    log += "s,v2,a,buy,2026-11-03T09:59:00Z\ns,v1,b,buy,2026-11-03T10:00:00Z\ns,v1,b,scroll,2026-11-01T10:00:00Z\n"
+    source = {"impression_id": "view", "rank": None, "propensity": None, "event": "event", "time": "at"}
+    found = read(tmp_path, log, **source, rewards={"shown": 0, "click": 1, "buy": 5}, attribution_hours=24)
+    rows = found.feedback.select(["impression_id", "item_id", "rank", "reward", "propensity"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("v1", "a", 0, 1.0, None),
+        ("v1", "b", 0, 0.0, None),
+        ("v2", "a", 0, 5.0, None),
+    ]
+    assert (found.unused, reasons(found)) == ({"late": 1}, {7: "unknown_event"})
+
+
+def test_ranks_and_propensities_may_be_missing(tmp_path: Path) -> None:
+    found = read(tmp_path, HEADER + "s,,a,1,\ns,2,b,0,.25\n")
+    assert found.quarantine.num_rows == 0
+    assert found.feedback.select(["rank", "propensity"]).to_pylist() == [
+        {"rank": 0, "propensity": None},
+        {"rank": 2, "propensity": 0.25},
+    ]
 
 
 def test_a_duplicate_of_an_invalid_row_is_valid(tmp_path: Path) -> None:
@@ -102,7 +128,7 @@ def test_a_duplicate_of_an_invalid_row_is_valid(tmp_path: Path) -> None:
 
 def test_the_first_file_by_path_wins_and_parts_of_columns_are_extracted(tmp_path: Path) -> None:
     for name, reward in (("b.csv", 2), ("a.csv", 1)):
-        (tmp_path / name).write_text(f"{HEADER}slate-7,1,x,{reward},.5\n")
+        (tmp_path / name).write_text(f"{HEADER}slate-7,1,{'xy'[reward - 1]},{reward},.5\n")
     source = {
         "path": "*.csv",
         "slate_id": {"column": "slate_id", "extract": r"^slate-(\d+)$"},
@@ -151,13 +177,13 @@ def test_results_do_not_depend_on_batches(size: int) -> None:
     def check(step: int) -> tuple[pa.Table, list[Any]]:
         cutoffs = range(0, 60, step)
         batches = [RowValidation(RawBatch(table.slice(at, step), row[at : at + step]), "f", "here") for at in cutoffs]
-        good, bad = contract.check(batches)
+        good, bad, _ = contract.check(batches)
         return good, sorted((each["row"], each["reason"], each["detail"]) for each in bad.to_pylist())
 
     whole, parts = check(60), check(size)
     assert whole[0].equals(parts[0])
     assert whole[1] == parts[1]
-    assert {reason for _, reason, _ in whole[1]} >= {"duplicate_rank", "duplicate_item", "incomplete_slate"}
+    assert {reason for _, reason, _ in whole[1]} >= {"duplicate_rank", "duplicate_item"}
 
 
 def test_too_much_quarantine_is_an_error_with_the_reasons(tmp_path: Path) -> None:
@@ -190,6 +216,7 @@ def test_feedback_may_have_its_own_root(tmp_path: Path) -> None:
 
 
 def test_unknown_keys_and_invalid_shares_are_an_error() -> None:
-    for wrong in ({"slate": "x"}, {"max_quarantine_share": 2}):
+    half = ({"event": "e"}, {"rewards": {"click": 1}}, {"attribution_hours": 1})
+    for wrong in ({"slate": "x"}, {"max_quarantine_share": 2}, *half):
         with pytest.raises(ValidationError):
             Feedback.model_validate({"path": "x", **wrong})

@@ -14,7 +14,7 @@ from benchmarks.slate_world import World, make
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES, estimate_arms
-from rayrec.evaluation.off_policy.feedback_evaluation import MATCHED, UNMATCHED, match_published
+from rayrec.evaluation.off_policy.feedback_evaluation import MATCHED, UNMATCHED, exposed_rows, match_published
 
 DAY = datetime.date(2026, 11, 20)
 
@@ -30,20 +30,25 @@ def slates(*rows: tuple[str, int, str, float]) -> pa.Table:
 
 def feedback(*rows: tuple[str, int, str, float]) -> pa.Table:
     names = ("slate_id", "rank", "item_id", "propensity")
-    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), "reward": 1.0} for row in rows], FEEDBACK)
+    given = {"impression_id": "", "reward": 1.0}
+    return pa.Table.from_pylist([{**dict(zip(names, row, strict=True)), **given} for row in rows], FEEDBACK)
 
 
 PUBLISHED = slates(("s", 1, "a", 0.5), ("s", 2, "b", 0.25), ("t", 1, "b", 1.0), ("t", 2, "c", 1.0))
 
 
-def test_feedback_on_published_slates_gains_user_and_arm_and_keeps_its_order() -> None:
+def test_feedback_on_published_slates_gains_user_and_arm_by_slate_and_rank() -> None:
     given = feedback(("t", 1, "b", 1.0), ("s", 2, "b", 0.25), ("s", 1, "a", 0.500001))
     matched, unmatched = match_published(given, PUBLISHED)
     assert matched.schema == MATCHED
     assert unmatched.schema == UNMATCHED
     assert unmatched.num_rows == 0
-    assert matched.select(FEEDBACK.names).equals(given.cast(pa.schema(list(MATCHED)[:5])))
-    assert matched["user_id"].to_pylist() == ["user t", "user s", "user s"]
+    rows = matched.select(["slate_id", "rank", "item_id", "reward", "user_id"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("t", 1, "b", 1.0, "user t"),
+        ("s", 1, "a", 1.0, "user s"),
+        ("s", 2, "b", 1.0, "user s"),
+    ]
     assert set(matched["arm"].to_pylist()) == {"llm"}
 
 
@@ -68,6 +73,46 @@ def test_a_slate_with_one_mismatch_is_left_out_whole() -> None:
     matched, unmatched = match_published(feedback(("s", 1, "z", 0.5), ("s", 2, "b", 0.25)), PUBLISHED)
     assert matched.num_rows == 0
     assert unmatched["reason"].to_pylist() == ["item_mismatch", "incomplete_slate"]
+
+
+def test_ranks_that_a_viewport_did_not_log_are_those_of_the_published_slate_without_reward() -> None:
+    three = pa.concat_tables([PUBLISHED, slates(("s", 3, "c", 0.5), ("s", 4, "d", 0.5))])
+    seen = pa.Table.from_pylist(
+        [
+            {"slate_id": "s", "impression_id": view, "rank": rank, "item_id": item, "reward": 1.0, "propensity": None}
+            for view, rank, item in (("v", 0, "c"), ("v", 1, "a"), ("w", 1, "a"))
+        ],
+        FEEDBACK,
+    )
+    matched, unmatched = match_published(seen, three)
+    assert unmatched.num_rows == 0
+    rows = matched.select(["impression_id", "rank", "item_id", "reward", "propensity"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("v", 1, "a", 1.0, 0.5),
+        ("v", 2, "b", 0.0, 0.25),
+        ("v", 3, "c", 1.0, 0.5),
+        ("w", 1, "a", 1.0, 0.5),
+    ]
+
+
+def test_two_showings_of_one_slate_are_two_observations_of_one_user() -> None:
+    matched, targets = logged(make("cascade", 0), 400, 3)
+    again = matched.set_column(1, MATCHED.field(1), pa.array(["2nd"] * matched.num_rows))
+    once, twice = (by_estimator(estimate_arms(t, targets)) for t in (matched, pa.concat_tables([matched, again])))
+    for name, row in twice.items():
+        assert row["slates"] == 2 * once[name]["slates"]
+        assert row["value"] == pytest.approx(once[name]["value"], abs=0.02)
+        assert row["standard_error"] == pytest.approx(once[name]["standard_error"], rel=0.05)  # clustered by user
+
+
+def test_a_slate_that_the_frontend_altered_counts_in_the_live_experiment_alone() -> None:
+    given = feedback(("s", 1, "z", 0.5), ("t", 1, "b", 1.0), ("x", 1, "a", 0.5))
+    matched, unmatched = match_published(given, PUBLISHED)
+    rows = exposed_rows(matched, unmatched, PUBLISHED).to_pylist()
+    assert sorted((row["user_id"], row["arm"], row["reward"]) for row in rows) == [
+        ("user s", "llm", 1.0),
+        ("user t", "llm", 1.0),
+    ]
 
 
 def test_no_feedback_matches_nothing() -> None:
@@ -102,7 +147,8 @@ def logged(
     given = pa.array(reward[row, column].astype(np.float32))
     logging = pa.array(world.logging[context, slate][row, column].astype(np.float32))
     owners = [pa.array([f"user {number}" for number in row]), pa.repeat(pa.scalar(arm), len(row))]
-    matched = pa.table([names, rank, items, given, logging, *owners], schema=MATCHED)
+    blank = pa.repeat(pa.scalar(""), len(row))
+    matched = pa.table([names, blank, rank, items, given, logging, *owners], schema=MATCHED)
     above = pa.array(world.target[context, slate][row, column].astype(np.float32))
     columns = [names, rank, other_arm(len(row)), above, pa.array(np.zeros(len(row), np.float32))]
     return matched, pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
@@ -220,10 +266,10 @@ def test_only_slates_with_the_target_s_propensities_at_every_rank_count() -> Non
 
 def test_a_target_without_an_estimate_has_the_reason_in_its_row() -> None:
     matched, targets = logged(make("cascade", 0), 200, 4)
-    fixed = matched.set_column(5, MATCHED.field(5), matched["user_id"])
+    fixed = matched.set_column(6, MATCHED.field(6), matched["user_id"])
     rows = fixed.num_rows
-    greedy = fixed.set_column(4, MATCHED.field(4), pa.array(np.ones(rows, np.float32)))
-    greedy = greedy.set_column(6, MATCHED.field(6), pa.repeat(pa.scalar("greedy"), rows))
+    greedy = fixed.set_column(5, MATCHED.field(5), pa.array(np.ones(rows, np.float32)))
+    greedy = greedy.set_column(7, MATCHED.field(7), pa.repeat(pa.scalar("greedy"), rows))
     never = targets.set_column(3, COUNTERFACTUAL_PROPENSITY.field(3), pa.array(np.zeros(rows, np.float32)))
     few = [
         table.filter(pc.is_in(table["slate_id"], pa.array(["chance 1", "chance 2"]))) for table in (matched, targets)
