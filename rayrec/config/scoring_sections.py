@@ -147,6 +147,14 @@ class Blend(Section):
     """Content features: the closeness of a candidate's category, attributes, title words or character 4-grams to those
     of the history, in the mean or (`_best`) to its closest item. `[]`: none."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, given: Any) -> Any:
+        """Configs of an earlier version call the cutoffs `cuts`."""
+        if isinstance(given, Mapping) and "cuts" in given and "cutoffs" not in given:
+            return {"cutoffs" if key == "cuts" else key: value for key, value in given.items()}
+        return given
+
 
 class Instruction(Section):
     """The request of users and arms without one in `data.instructions`, and the limits of all instructions."""

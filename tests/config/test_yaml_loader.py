@@ -92,6 +92,10 @@ def test_an_error_names_the_file_and_the_overrides() -> None:
     assert caught.value.where == f"{CONF / 'demo.yaml'}, --set slate.size=none"
 
 
+def test_the_former_name_of_the_cutoffs_is_read() -> None:
+    assert load(CONF / "demo.yaml", ["blend={cuts: 1}"]).blend.cutoffs == 1
+
+
 @pytest.mark.parametrize("override", ["name", "=x", "a..b=1", ".a=1"])
 def test_an_override_without_key_or_value_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="cannot read --set"):
