@@ -6,8 +6,8 @@ log-likelihood of what they consumed, with the group less without it, both out o
 
     content features, LLM   backward elimination: while some gain's bootstrap interval is not above 0, the group with
                             the smallest gain in standard errors is dropped
-    retrievers              the L2 penalty of each is multiplied by the factor of 1, 10, 100 or infinity that gives the
-                            best held-out likelihood; they share much, so that the test above would drop most of them
+    retrievers              the L2 penalty of each is multiplied by 10, 100 or infinity where the interval of what that
+                            gains is above 0; they share much, so that the test above would drop most of them
 
 Other weights than the fitted ones come from the quadratic expansion of each fold's loss at its optimum w: with a
 penalty D more, (H + D)^-1 H w; without columns, the same with an infinite D. So a group costs no fit of its own.
@@ -29,7 +29,7 @@ from rayrec.numerics.types import Float32s, Float64s, Int64s
 MIN_USERS = 50  # fewer users show nothing: no weights are learned, no scorer enters
 _MAX_ROWS = 3000  # examples that decide; more would only cost time
 _FOLDS, _RESAMPLES, _LEVEL = 4, 1000, 0.95
-_FACTORS, _PASSES = (1.0, 10.0, 100.0, np.inf), 2
+_FACTORS = (1.0, 10.0, 100.0, np.inf)
 _SALT = np.uint64(derive_seed("held-out users"))
 
 Groups = Mapping[str, Sequence[int]]
@@ -89,10 +89,12 @@ def _eliminate(held_out: _HeldOut, groups: Groups, tested: Collection[str]) -> d
 def _shrink(held_out: _HeldOut, groups: Groups, factors: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
     """Choose the factors of these groups one by one, the others given."""
     found = dict(factors)
-    for _ in range(_PASSES):
-        for name in names:
-            choices = [penalties(held_out.columns, groups, {**found, name: factor}) for factor in _FACTORS]
-            found[name] = _FACTORS[int(np.argmax(held_out.likelihoods(choices).mean(0)))]
+    for name in names:
+        choices = [penalties(held_out.columns, groups, {**found, name: factor}) for factor in _FACTORS]
+        likelihood = held_out.likelihoods(choices)
+        gain = likelihood - likelihood[:, :1]
+        low = np.quantile(held_out.resampled @ gain, (1 - _LEVEL) / 2, axis=0)
+        found[name] = _FACTORS[int(np.argmax(np.where(low > 0, gain.mean(0), 0)))]
     return found
 
 

@@ -51,10 +51,11 @@ def test_the_same_group_twice_enters_once() -> None:
     assert sum(gain.entered for gain in gains) == 1
 
 
-def test_a_retriever_that_is_noise_is_shrunk_and_a_good_one_is_not() -> None:
-    examples, ids = data(2, 300, 0.9)
-    whole = fit_logit(examples, np.full(3, 1e-3))
-    good, noise = select_scorers(examples, ids, {"good": [1], "noise": [2]}, (), 1e-3, whole)
+def test_a_retriever_that_only_overfits_is_shrunk_and_a_good_one_is_not() -> None:
+    examples, ids = data(2, 120, 0.9, noise=40)
+    groups = {"good": [1], "noise": list(range(2, 42))}
+    whole = fit_logit(examples, np.full(42, 1e-3))
+    good, noise = select_scorers(examples, ids, groups, (), 1e-3, whole)
     assert (good.entered, good.l2_factor) == (True, 1.0)
     assert not noise.entered or (noise.l2_factor or 0) >= 10
 
