@@ -15,6 +15,7 @@ import pyarrow as pa
 from rayrec.config import Config
 from rayrec.evaluation.ab_decision import Decision, decide
 from rayrec.evaluation.comparison import ALL_USERS
+from rayrec.evaluation.new_items import new_items
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult, evaluate_feedback
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import SlateEvaluation, evaluate_slates
@@ -75,8 +76,9 @@ def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None 
     manifest = read_manifest(root, day)
     later = outcomes(config, day, horizon_days)
     least = max(1, config.data.min_events)
-    slates = evaluate_slates(root, day, _relevant(config, later), min_events=least, baseline=baseline)
-    evaluated_on = _description(least, day, horizon_days, later, slates)
+    relevant = _relevant(config, later)
+    slates = evaluate_slates(root, day, relevant, min_events=least, baseline=baseline)
+    evaluated_on = f"{_description(least, day, horizon_days, later, slates)} {new_items(root, day, relevant)}".strip()
     decision = decide(
         slates.comparison, slates.baseline, list(manifest.arms), slates.decision_metric, slates.sample_ratio_p
     )

@@ -13,6 +13,7 @@ from the counts alone (`rayrec.monitoring.drift`).
 | history length        | all        | interactions in the history                    | users                       |
 | rule                  | arm        | slate rule                                     | slates that it changed      |
 | split                 | arm        | users                                          | participants                |
+| new items             | arm        | proposed, slate rows, users                    | slate rows, users           |
 | blend                 | arms       | scorer/gain, low, high, users, entered, ...    | see `scorer_gains`          |
 | denoising reason      | variant    | reason                                         | interactions                |
 | removed by event      | variant    | event type/all, event type/removed             | interactions                |

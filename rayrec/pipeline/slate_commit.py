@@ -19,6 +19,7 @@ from rayrec.config import Rerank, Slate
 from rayrec.data.schemas import DENOISED_HISTORY, SLATE
 from rayrec.experiments.arm_plan import ArmPath
 from rayrec.instructions.instruction_table import instructions_for
+from rayrec.monitoring.new_item_statistics import new_item_statistics
 from rayrec.monitoring.run_statistics import PARTICIPANTS, SPLIT, count_statistics, merge, slate_statistics
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools
@@ -79,6 +80,7 @@ class CommitShard:
         self._context = committing.scoring.context
         fingerprint = committing.scoring.models[0].item_model
         model = worker_cache(self._context).item_model_parts(fingerprint, FACTORS.method)
+        self._new = model.count == 0  # [items]
         self._assemblers = {path.arm: self._assembler(path, model) for path in self._context.arms}
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
@@ -187,7 +189,8 @@ class CommitShard:
         rules = count_statistics("rule", {arm: part.rules for arm, part in arms.items()})
         users = {arm: self._context.arms.participants(pc.unique(part.slates["user_id"])) for arm, part in arms.items()}
         served = count_statistics(SPLIT, {arm: {PARTICIPANTS: int(part.sum())} for arm, part in users.items()})
-        return merge([slate_statistics(slates, item_id, category), rules, served])
+        proposed = new_item_statistics({arm: part.slates for arm, part in arms.items()}, item_id, self._new)
+        return merge([slate_statistics(slates, item_id, category), rules, served, proposed])
 
 
 def failed_users(table: pa.Table) -> pa.Table:

@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rayrec.errors import DataError, MissingFileError
+from rayrec.monitoring.new_item_statistics import new_item_rows
 from rayrec.monitoring.progress import format_duration
 from rayrec.monitoring.scorer_gains import scorer_gains
 from rayrec.reporting import charts, evaluation_views, run_views
@@ -63,6 +64,7 @@ def render(data: ReportData) -> str:
         removals=run_views.removals(data),
         before_after=run_views.before_after(data.before_after),
         removed=data.removed_examples.to_pylist(),
+        new_items=new_item_rows(data.statistics),
         scorer_gains=scorer_gains(data.statistics),
         scores=run_views.scores(data.statistics, arms),
         sources=run_views.sources(data.statistics, arms),
