@@ -206,5 +206,5 @@ class RunContext:
         """These checkpoints, the base and the sentence encoder as inputs, without size."""
         more = {(self.config.tuning.base, self.base)} if self.base else set()
         if self.encoder is not None:
-            more.add((str(self.config.instruction.encoder), self.encoder.digest))
+            more.add((f"instruction.encoder: {self.config.instruction.encoder}", self.encoder.digest))
         return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *more}))

@@ -1,4 +1,5 @@
-"""A run with instructions: a request for one arm, a request of one user, a text scorer."""
+"""A run with instructions: a request for one arm, a request of one user, a text scorer, an arm without an LLM whose
+request avoids the catalogue's words."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ POINTWISE = (
     "{rerank: {method: pointwise, checkpoint: %s, depth: 2, engine: transformers, settings: "
     "{events: 2, item_tokens: 32, few_shot: coverage, examples: 1, example_events: 2}}}"
 )
-ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s}"
+ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s, outdoors: {rerank: {method: none}}}"
 TUNED_ON_REQUESTS = (
     "tuning.instruction_epochs=8",
     "tuning.batch_tokens=512",
@@ -43,10 +44,10 @@ def with_requests(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("asked")
     workspace = Workspace(make_synthetic_dataset(root, seed=3, users=60), root / "out")
     table = {
-        "user_id": ["*", "nobody"],
-        "arm": ["campaign", ""],
-        "preference": ["", ""],
-        "intention": ["something in camping", "a boat"],
+        "user_id": ["*", "nobody", "*"],
+        "arm": ["campaign", "", "outdoors"],
+        "preference": ["", "", ""],
+        "intention": ["something in camping", "a boat", "a tent to sleep in outdoors"],
     }
     pa_csv.write_csv(pa.table(table), workspace.dataset.data_root / "instructions.csv")
     pointwise = POINTWISE % build(root, "qwen3")
@@ -71,6 +72,11 @@ def test_a_request_of_one_arm_changes_the_slates_of_that_arm(with_requests: Run)
     assert with_request > 0.9 > without + 0.4
 
 
+def test_an_arm_without_an_llm_follows_a_request_in_other_words(with_requests: Run) -> None:
+    workspace, result = with_requests
+    assert share(top(workspace, result, "outdoors"), "Camping") > 0.9
+
+
 def test_prompts_are_counted_by_engine_and_method(with_requests: Run) -> None:
     workspace, result = with_requests
     slates = read_slates(str(workspace.root), workspace.dataset.date)
@@ -81,8 +87,9 @@ def test_prompts_are_counted_by_engine_and_method(with_requests: Run) -> None:
 def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) -> None:
     _, result = with_requests
     inputs = {Path(file.path).name: file for file in result.manifest.inputs}
-    assert inputs["instructions.csv"].rows == 2
+    assert inputs["instructions.csv"].rows == 3
     assert "qwen3@" in str(inputs["qwen3"].version)
+    assert "all-MiniLM-L6-v2@" in str(inputs["instruction.encoder: auto"].version)
     assert result.manifest.prompt_hash
 
 
@@ -123,6 +130,7 @@ def test_the_report_lists_the_recognised_requests(with_requests: Run) -> None:
     rows = {row["text"]: tuple(row[name] for name in columns) for row in report_data(result, []).requests.to_pylist()}
     assert rows == {
         "something in camping": ("something in camping", "camping", "campaign", True),
+        "a tent to sleep in outdoors": ("a to in", "camping", "outdoors", True),
         None: (None, None, "", False),
     }
 
