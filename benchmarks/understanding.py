@@ -86,7 +86,11 @@ def main() -> int:
     texts = [request.text for request in requests]
     started = time.process_time()
     encoder.encode(texts)
-    print(f"\n{1000 * (time.process_time() - started) / len(set(texts)):.1f} CPU-seconds per 1,000 texts")
+    encoded = time.process_time()
+    for text in texts:
+        whole(text)
+    one, all_parts = (1000 * spent / len(set(texts)) for spent in (encoded - started, time.process_time() - encoded))
+    print(f"\nCPU-seconds per 1,000 texts: {one:.1f} encoded, {all_parts:.1f} understood, clause by clause")
     return 0
 
 

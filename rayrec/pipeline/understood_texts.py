@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 from rayrec.data.schemas import UNDERSTOOD_TEXT
 from rayrec.instructions.bm25 import Bm25
-from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import RequestUnderstanding, Understanding, searchable_words
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
@@ -111,9 +110,11 @@ def only_understood(context: RunContext, texts: pa.Array) -> pa.Array:
     return pa.array(kept, pa.string())
 
 
-def facets_understood(context: RunContext, facets: Facets) -> RequestUnderstanding:
-    """The rules and the encoder of the config, for the facets of the catalogue."""
-    return RequestUnderstanding.of(facets.scheme, context.encoder, context.config.instruction.facet_sentences)
+@lru_cache(maxsize=1)
+def text_understanding(context: RunContext) -> RequestUnderstanding:
+    """The rules and the encoder of the config, for the facets of the catalogue; loaded once per process."""
+    scheme, sentences = worker_cache(context).facets.scheme, context.config.instruction.facet_sentences
+    return RequestUnderstanding.of(scheme, context.encoder, sentences)
 
 
 def _parts(context: RunContext) -> list[list[str]]:
@@ -125,8 +126,7 @@ def _parts(context: RunContext) -> list[list[str]]:
 
 
 def _understand(context: RunContext, texts: Sequence[str], path: str) -> None:
-    cache = worker_cache(context)
-    rows = understood_rows(texts, facets_understood(context, cache.facets), cache.item_search)
+    rows = understood_rows(texts, text_understanding(context), worker_cache(context).item_search)
     write_parquet(context.storage, path, rows)
 
 
