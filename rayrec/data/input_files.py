@@ -49,6 +49,7 @@ class WindowFiles:
 
     files: tuple[InputFile, ...]  # sorted by path
     skipped: int  # number of files with days outside the window in their paths
+    several_days: str = ""  # a path with more than one day; "": there is none
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ def list_window_files(data: Data, day: date) -> WindowFiles:
             hint="choose a --date after those days, or raise data.window_days; if the day in the path is another one "
             "(of an export, say), set data.interactions.day_pattern to a pattern for the right one",
         )
-    return WindowFiles(tuple(replace(file, index=i) for i, file in enumerate(inside)), len(files) - len(inside))
+    several = next((file.path for file, own in zip(files, days, strict=True) if len(set(own)) > 1), "")
+    numbered = tuple(replace(file, index=i) for i, file in enumerate(inside))
+    return WindowFiles(numbered, len(files) - len(inside), several)
 
 
 def item_files(data: Data) -> tuple[InputFile, ...]:

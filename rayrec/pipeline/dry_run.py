@@ -31,7 +31,8 @@ def describe(context: RunContext) -> str:
         f"{context.config.name}, {context.dt}: run {record.run_id}, "
         f"config {record.fingerprint}, code {record.code_version}",
         f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {context.config.data.root}; "
-        f"{context.window_files.skipped:,} more are of other days by their paths and are skipped",
+        f"{context.window_files.skipped:,} more are of other days by their paths and are skipped"
+        + ("; paths have several days: see data.interactions.day_pattern" if context.window_files.several_days else ""),
         f"output    {context.storage.root}",
     ]
     if manifest is not None:

@@ -38,6 +38,8 @@ from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
 _LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
+
 ITEM_REASON_PREFIX = "item: "  # prefix of reasons of item rows, which do not count in data.max_quarantine_share
 
 
@@ -223,6 +225,11 @@ def is_ingested(context: RunContext) -> bool:
 
 
 def _ingest(context: RunContext) -> None:
+    if path := context.window_files.several_days:
+        what = (
+            "ingest: paths have several days (%s): a file is read if one of them is in the window; a pattern for the "
+        )
+        _LOG.warning(what + "day of its rows in data.interactions.day_pattern reads less", path)
     rejected_items, item_rows = Counter[str](), dict[str, int]()
     if not context.config.data.items.from_interactions:
         read = catalogue.catalogue_from_files(context.config.data, context.item_files)

@@ -114,6 +114,7 @@ def test_of_several_days_in_a_path_one_in_the_window_is_enough(tmp_path: Path) -
     inside, outside = "events/export_2011-09-02/dt=2011-08-30/1.csv", "events/export_2011-09-02/dt=2011-01-30/1.csv"
     touch(tmp_path, inside, outside)
     assert paths(data(tmp_path)) == [inside]
+    assert list_window_files(data(tmp_path), date(2011, 8, 31)).several_days in (inside, outside)
 
 
 def test_a_day_outside_the_window_is_shown_with_the_key_that_reads_it(tmp_path: Path) -> None:
