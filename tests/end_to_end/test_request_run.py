@@ -130,7 +130,7 @@ def test_the_report_lists_the_recognised_requests(with_requests: Run) -> None:
     rows = {row["text"]: tuple(row[name] for name in columns) for row in report_data(result, []).requests.to_pylist()}
     assert rows == {
         "something in camping": ("something in camping", "camping", "campaign", True),
-        "a tent to sleep in outdoors": ("a to in", "camping", "outdoors", True),
+        "a tent to sleep in outdoors": ("a tent to in", "camping", "outdoors", True),
         None: (None, None, "", False),
     }
 
