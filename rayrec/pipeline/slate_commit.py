@@ -80,7 +80,7 @@ class CommitShard:
         self._context = committing.scoring.context
         fingerprint = committing.scoring.models[0].item_model
         model = worker_cache(self._context).item_model_parts(fingerprint, FACTORS.method)
-        self._new = model.count == 0  # [items]
+        self._new = item_features(model).column("log_count") == 0  # [items]
         self._assemblers = {path.arm: self._assembler(path, model) for path in self._context.arms}
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
