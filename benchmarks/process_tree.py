@@ -1,11 +1,14 @@
-"""Memory of this process and all its descendants: proportional set size, which counts shared pages once."""
+"""Memory and CPU time of this process and all its descendants.
+
+Memory is the proportional set size, which counts shared pages once. CPU time is that of every process seen so far.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 
@@ -13,16 +16,28 @@ from threading import Event, Thread
 @dataclass
 class Peak:
     bytes: int = 0
+    _cpu: dict[int, float] = field(default_factory=dict)  # by process
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Since `watched` began; what a process used after the last sample is not in it."""
+        return sum(self._cpu.values())
+
+    def sample(self, before: dict[int, float]) -> None:
+        pids = descendants(os.getpid())
+        self.bytes = max(self.bytes, sum(memory_of(pid) for pid in pids))
+        self._cpu.update({pid: max(_cpu(pid) - before.get(pid, 0.0), self._cpu.get(pid, 0.0)) for pid in pids})
 
 
 @contextmanager
 def watched(every_s: float = 1.0) -> Iterator[Peak]:
     """The highest sum seen so far, sampled in a thread."""
     peak, stop = Peak(), Event()
+    before = {pid: _cpu(pid) for pid in descendants(os.getpid())}
 
     def watch() -> None:
         while not stop.wait(every_s):
-            peak.bytes = max(peak.bytes, sum(_pss(pid) for pid in descendants(os.getpid())))
+            peak.sample(before)
 
     watcher = Thread(target=watch, daemon=True)
     watcher.start()
@@ -53,7 +68,17 @@ def _parent(pid: int) -> int | None:
         return None
 
 
-def _pss(pid: int) -> int:
+def _cpu(pid: int) -> float:
+    """User and system time in seconds."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # it has ended
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_of(pid: int) -> int:
+    """Proportional set size in bytes."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -21,6 +21,9 @@ class Resources(Section):
     """Concurrent ingest tasks; `null`: as many as the cluster has CPUs."""
     score_tasks: int | None = Field(None, ge=1)
     """Concurrent tasks that denoise and retrieve; `null`: as many as the cluster has CPUs."""
+    score_memory_mb: int = Field(1024, ge=64)
+    """MiB that Ray reserves for each task that denoises and retrieves: its working set. The item model is mapped from a
+    file, one copy for all tasks of a node."""
     fit_num_cpus: float = Field(2, gt=0)
     """CPUs of the task that fits the item models; at most those of the largest node."""
     tune_workers: int = Field(1, ge=1)

@@ -104,8 +104,10 @@ def _write_training_examples(spec: TrainingSpec) -> None:
     at_once = spec.scoring.context.config.resources.score_tasks
 
     def flow(dataset: Dataset) -> Dataset:
-        denoised = append_stage(dataset, DenoiseTrainingUsers, spec, concurrency=at_once)
-        return append_stage(retrieve_and_rerank(denoised, spec.scoring), WriteTrainingExamples, spec)
+        memory = spec.scoring.task_memory
+        denoised = append_stage(dataset, DenoiseTrainingUsers, spec, concurrency=at_once, memory=memory)
+        scored = retrieve_and_rerank(denoised, spec.scoring)
+        return append_stage(scored, WriteTrainingExamples, spec, memory=memory)
 
     with Progress("blend", len(items), unit="shards") as progress:
         progress.advance(len(items) - len(pending))

@@ -158,7 +158,9 @@ def score(
         progress.advance(data.users - sum(data.shards[item.shard].users for item in pending))
         run_pending(
             pending,
-            lambda dataset: append_stage(score_shards(dataset, scoring), CommitShard, committing),
+            lambda dataset: append_stage(
+                score_shards(dataset, scoring), CommitShard, committing, memory=scoring.task_memory
+            ),
             progress.advance,
             lambda counts: int(counts["users"][0].as_py()),
             "score",

@@ -30,6 +30,7 @@ from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.item_model import Arrays, DenoiserFit, ItemModel
 from rayrec.retrieval.item_statistics import NAMES
+from rayrec.retrieval.retriever import MAX_DENSE_ITEMS
 from rayrec.retrieval.source_specs import SourceSpec
 from rayrec.retrieval.user_histories import clipped_matrix
 from rayrec.storage import artifacts
@@ -123,8 +124,16 @@ def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> Submitte
     specs, fingerprint = item_model_spec(context, data, cutoff)
     if artifacts.exists(context.storage, item_model_store.KIND, fingerprint):
         return SubmittedFit(fingerprint)
-    fitting = task(_fit, context.config.resources.fit_num_cpus)
+    memory = fit_memory(len(data.catalogue), sum(shard.events for shard in data.shards), context.config.fit.max_events)
+    fitting = task(_fit, context.config.resources.fit_num_cpus, memory)
     return SubmittedFit(fingerprint, fitting.remote(context, specs, cutoff, fingerprint))
+
+
+def fit_memory(items: int, events: int, max_events: int) -> int:
+    """Bytes of a fit that Ray reserves: the events (collected and sorted, and as a matrix), one dense solve (float64,
+    its gram matrix and weights), and of a larger catalogue some hundred weights an item."""
+    dense = min(items, MAX_DENSE_ITEMS)
+    return (1 << 30) + 80 * min(events, max_events) + 16 * dense**2 + 8_000 * max(0, items - dense)
 
 
 def item_model_spec(context: RunContext, data: IngestResult, cutoff: int) -> tuple[tuple[SourceSpec, ...], str]:

@@ -68,6 +68,11 @@ class ScoringSpec:
         return next(models for models in self.models if models.cutoff == cutoff)
 
     @property
+    def task_memory(self) -> int:
+        """Bytes that Ray reserves for each task of these stages."""
+        return self.context.config.resources.score_memory_mb << 20
+
+    @property
     def work_items(self) -> list[WorkItem]:
         shards = range(self.context.config.data.shards)
         return [WorkItem(models.cutoff, shard) for models in self.models for shard in shards]
@@ -75,14 +80,16 @@ class ScoringSpec:
 
 def score_shards(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
     """Append all scoring stages: work items to scored candidates."""
-    flow = append_stage(dataset, DenoiseShard, scoring, concurrency=scoring.context.config.resources.score_tasks)
+    at_once = scoring.context.config.resources.score_tasks
+    flow = append_stage(dataset, DenoiseShard, scoring, concurrency=at_once, memory=scoring.task_memory)
     return retrieve_and_rerank(flow, scoring)
 
 
 def retrieve_and_rerank(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
     """Append the stages from DENOISED_HISTORY to scored candidates."""
     context = scoring.context
-    flow = append_stage(dataset, RetrieveShard, scoring, concurrency=context.config.resources.score_tasks)
+    at_once = context.config.resources.score_tasks
+    flow = append_stage(dataset, RetrieveShard, scoring, concurrency=at_once, memory=scoring.task_memory)
     if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
         flow = append_stage(flow, RerankShard, scoring, pool=_engine_pool(scoring))
     return flow

@@ -25,6 +25,7 @@ from rayrec.errors import RayrecError, TransientStorageError
 from rayrec.numerics.threads import thread_limit
 from rayrec.ray_support import stall_watch
 from rayrec.ray_support.capacity import ClusterError
+from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.storage import home_folder, retries
 
 T = TypeVar("T")
@@ -84,11 +85,21 @@ def append_stage(
     *,
     pool: ActorPoolSpec | None = None,
     concurrency: int | None = None,
+    memory: int = 0,
 ) -> Dataset:
-    """Append a stage, run as tasks (at most `concurrency` at a time) or, with `pool`, as actors."""
+    """Append a stage, run as tasks (at most `concurrency` at a time) or, with `pool`, as actors.
+
+    `memory`: bytes that Ray reserves for each task, at most those of a node. Consecutive stages of tasks run as one if
+    they ask for the same.
+    """
     if pool is None:
         return dataset.map_batches(
-            _Task(stage, spec), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, concurrency=concurrency
+            _Task(stage, spec),
+            batch_format="pyarrow",
+            batch_size=None,
+            zero_copy_batch=True,
+            concurrency=concurrency,
+            memory=placeable_memory(memory),
         )
     size = {"size": pool.size} if isinstance(pool.size, int) else {"min_size": pool.size[0], "max_size": pool.size[1]}
     # With GPUs Ray requires a batch size, which would cut or merge blocks: so each block travels as one row.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,8 +57,11 @@ def summaries(storage: Storage, fingerprint: str) -> dict[str, str]:
 
 
 def load(storage: Storage, fingerprint: str) -> ItemModel:
-    """Load a model. Raises MissingFileError if there is none, DataError if it cannot be read."""
-    return _model(storage, artifacts.load(storage, KIND, fingerprint))
+    """Load a model; its arrays are read-only, and one copy for all processes of a node.
+
+    Raises MissingFileError if there is none, DataError if it cannot be read.
+    """
+    return _model(storage, artifacts.load_mapped(storage, KIND, fingerprint))
 
 
 def load_part(storage: Storage, fingerprint: str, kinds: Collection[str] = ()) -> ItemModel:
@@ -94,12 +96,15 @@ def _under(prefix: str, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
 
 
 def _strings_to_arrays(strings: pa.Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    encoded = [text.encode() for text in strings.to_pylist()]
-    offsets = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(text) for text in encoded], out=offsets[1:])
-    return np.frombuffer(b"".join(encoded), np.uint8), offsets
+    plain = strings.combine_chunks() if isinstance(strings, pa.ChunkedArray) else strings
+    whole = pa.concat_arrays([plain])  # without an offset of a slice
+    _, offsets, text = whole.buffers()
+    ends = np.frombuffer(offsets, np.int32)[whole.offset : whole.offset + len(whole) + 1]
+    letters = np.frombuffer(text, np.uint8)[ends[0] : ends[-1]] if text is not None else np.zeros(0, np.uint8)
+    return letters, (ends - ends[0]).astype(np.int64)
 
 
 def _strings_from_arrays(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> pa.Array:
-    whole = text.tobytes()
-    return pa.array([whole[a:b].decode() for a, b in pairwise(offsets)], pa.string())
+    found = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(text))
+    found.validate(full=True)  # UTF-8, and offsets within the text
+    return found

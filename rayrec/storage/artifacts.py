@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
 from rayrec.errors import DataError
-from rayrec.storage import Storage, layout
+from rayrec.storage import Storage, checkpoint_cache, layout, mapped_arrays
 
 _HINT = "delete the artifact's folder; the next run fits again"
-_MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_COPY = "arrays.safetensors"  # in the node's cache
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ def save(
     storage: Storage, kind: str, fingerprint: str, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> bool:
     """Save an artifact. Returns False, and leaves no file, if another run saved it first. `meta` is JSON content."""
-    data = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     attempt = uuid.uuid4().hex
     path = layout.artifact_arrays_path(kind, fingerprint, attempt)
-    storage.write(path, data)
-    record = {"attempt": attempt, "sha256": hashlib.sha256(data).hexdigest(), "meta": dict(meta)}
+    with storage.writer(path) as file:
+        digest = mapped_arrays.write(file, arrays)
+    record = {"attempt": attempt, "sha256": digest, "meta": dict(meta)}
     text = json.dumps(record, indent=1, sort_keys=True).encode()
     meta_path = layout.artifact_meta_path(kind, fingerprint)
     # A store may retry its own successful create and return False; then the stored record is ours.
@@ -66,6 +67,38 @@ def load(storage: Storage, kind: str, fingerprint: str) -> Artifact:
         return Artifact(kind, fingerprint, safetensors.numpy.load(data), record["meta"])
     except SafetensorError as error:
         raise DataError(f"the artifact's arrays cannot be read: {error}", where=storage.url(path), hint=_HINT) from None
+
+
+def load_mapped(storage: Storage, kind: str, fingerprint: str, cache: Path | None = None) -> Artifact:
+    """Like `load`, with read-only arrays mapped from a file of this node: its processes share one copy in memory.
+
+    A local artifact is mapped where it is, one of a remote store from the node's cache (`cache`, default
+    `checkpoint_cache.default_folder()`), where the first process copies it. Raises the errors of `load`.
+    """
+    record = _record(storage, kind, fingerprint)
+    path = layout.artifact_arrays_path(kind, fingerprint, record["attempt"])
+    if storage.is_local:
+        storage.info(path)  # an error that names a missing file
+        mapped = Path(storage.url(path))
+        _require_digest(storage, path, mapped, record)
+    else:
+
+        def copy(folder: Path) -> None:
+            with storage.open(path) as source, open(folder / _COPY, "wb") as target:
+                shutil.copyfileobj(source, target, 16 << 20)
+            _require_digest(storage, path, folder / _COPY, record)
+
+        root = cache or checkpoint_cache.default_folder()
+        mapped = checkpoint_cache.cached_copy(record["sha256"][:16], root, copy) / _COPY
+    try:
+        return Artifact(kind, fingerprint, mapped_arrays.read(mapped), record["meta"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the artifact's arrays cannot be read: {error}", where=storage.url(path), hint=_HINT) from None
+
+
+def _require_digest(storage: Storage, path: str, local: Path, record: Mapping[str, Any]) -> None:
+    if mapped_arrays.sha256_of(local) != record["sha256"]:
+        raise DataError("the artifact's arrays are not the ones that were saved", where=storage.url(path), hint=_HINT)
 
 
 def load_part(storage: Storage, kind: str, fingerprint: str, prefixes: tuple[str, ...]) -> Artifact:
@@ -101,7 +134,7 @@ def _record(storage: Storage, kind: str, fingerprint: str) -> dict[str, Any]:
 def _part_of_file(storage: Storage, path: str, prefixes: tuple[str, ...]) -> bytes:
     """A safetensors file with some arrays of another: header length, header, array bytes."""
     length = int.from_bytes(storage.read_range(path, 0, 8), "little")
-    if length > _MAX_HEADER_BYTES:
+    if length > mapped_arrays.MAX_HEADER_BYTES:
         raise ValueError("no header")
     header = json.loads(storage.read_range(path, 8, length))
     selected, parts, end = {}, [], 0

@@ -18,6 +18,7 @@ from waiting import PATIENCE_S, line_of
 
 from rayrec.config import Resources
 from rayrec.ray_support.cluster import ClusterError, connect, placeable_cpus
+from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.storage import temporary_folders
 
 pytestmark = pytest.mark.slow  # starts clusters
@@ -30,7 +31,8 @@ from rayrec.config import Resources
 
 with connect(Resources(local_cpus=1, local_object_store_mb=128)) as cluster:
     raylet = ray.get(ray.remote(lambda: __import__("os").getppid()).remote())
-    print(cluster.address, cluster.local, cluster.num_cpus, raylet, flush=True)
+    waits = ray.get(ray.remote(lambda: __import__("os").environ["OMP_WAIT_POLICY"]).remote())
+    print(cluster.address, cluster.local, cluster.num_cpus, raylet, waits, flush=True)
     sys.stdin.readline()
 """
 
@@ -45,6 +47,7 @@ class Driver:
     local: bool
     num_cpus: float
     raylet: int  # process id
+    waits: str  # OMP_WAIT_POLICY of a worker
     status: int
     rights: tuple[int, ...]  # of what it had in its temporary directory while it ran
 
@@ -61,8 +64,8 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
     started[1].kill()
     started[1].communicate(timeout=PATIENCE_S)
     yield [
-        Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), process.returncode, seen)
-        for home, temp, (address, local, num_cpus, raylet), process, seen in zip(
+        Driver(home, temp, address, local == "True", float(num_cpus), int(raylet), waits, process.returncode, seen)
+        for home, temp, (address, local, num_cpus, raylet, waits), process, seen in zip(
             homes, temps, said, started, rights, strict=True
         )
     ]
@@ -71,7 +74,7 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Driver]]:
 
 
 def _start(home: Path, temp: Path) -> subprocess.Popen[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "OMP_"))}
     env |= {"HOME": str(home), "TMPDIR": str(temp)}
     command = [sys.executable, "-c", _DRIVER]
     return subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -80,6 +83,10 @@ def _start(home: Path, temp: Path) -> subprocess.Popen[str]:
 def test_two_runs_on_one_machine_have_separate_clusters(drivers: list[Driver]) -> None:
     assert len({driver.address for driver in drivers}) == 2
     assert all(driver.local and driver.num_cpus == 1 for driver in drivers)
+
+
+def test_idle_threads_of_workers_do_not_spin(drivers: list[Driver]) -> None:
+    assert [driver.waits for driver in drivers] == ["PASSIVE", "PASSIVE"]
 
 
 def test_nothing_is_written_to_the_home_folder(drivers: list[Driver]) -> None:
@@ -136,6 +143,16 @@ def test_a_task_requests_at_most_the_cpus_of_the_largest_node(
     alive = [{"Alive": True, "Resources": {"memory": 1e9} | ({} if cpus is None else {"CPU": cpus})} for cpus in nodes]
     monkeypatch.setattr("ray.nodes", lambda: [dead, *alive])
     assert placeable_cpus(asked) == given
+
+
+def test_a_task_requests_at_most_the_memory_of_the_largest_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"Alive": True, "Resources": {"memory": size}} for size in (1e9, 4e9)]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": False, "Resources": {"memory": 64e9}}, *nodes])
+    assert placeable_memory(3 << 30) == 3 << 30
+    assert placeable_memory(9 << 30) == 4_000_000_000
+    assert placeable_memory(0) is None
+    monkeypatch.setattr("ray.nodes", lambda: [])  # the cluster is expected to grow
+    assert placeable_memory(3 << 30) == 3 << 30
 
 
 def _ends(pid: int, timeout_s: float = PATIENCE_S) -> bool:
