@@ -97,7 +97,7 @@ def case_of(config: Config, on: date) -> Case:
     """What is known up to the end of the horizon after `on`."""
     assert config.embeddings is not None
     context = _ingested(config, on)
-    table = pa.concat_tables([histories(context, shard) for shard in range(config.data.shards)]).combine_chunks()
+    table = pa.concat_tables([histories(context, shard) for shard in range(config.data.shard_count)]).combine_chunks()
     items = Items.of(read_catalogue(context), config.embeddings.price)
     return Case(config.embeddings, context.event_weights, table, items, microseconds(on))
 

@@ -61,7 +61,7 @@ class CutoffSnapshot:
 
     @cached_property
     def everything(self) -> pa.Table:
-        shards = range(self.context.config.data.shards)
+        shards = range(self.context.config.data.shard_count)
         return pa.concat_tables([histories(self.context, shard) for shard in shards]).combine_chunks()
 
     @cached_property

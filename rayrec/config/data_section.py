@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rayrec.config.file_source import ColumnLike, FileSource, GroupPattern, Pattern, RelativePath, Timestamp
 from rayrec.config.section import Section, StorageUrl
+
+LEAST_SHARDS = 16  # of `auto`
 
 
 class EventRule(Section):
@@ -158,11 +161,16 @@ class Data(Section):
     """Users with fewer positive events get no slate. 0 makes users with any event eligible: see `slate.fallback`."""
     history_limit: int = Field(100, ge=1)
     """Number of newest events retained per user; older ones are dropped before any learning."""
-    shards: int = Field(16, ge=1, le=100_000)
-    """Number of shards that users are divided into: the unit of recovery, and what one task holds in memory. About
-    4,000 users each is a good size."""
+    shards: Annotated[int, Field(ge=1, le=100_000)] | Literal["auto"] = "auto"
+    """Number of shards that users are divided into: the unit of recovery, and what one task holds in memory. `auto`:
+    about 4,000 users each, by the size of the interaction files of the window, and at least 16."""
     split_bytes: int = Field(64 << 20, ge=1 << 10)
     """Bytes of input per ingest task; a text file is never split."""
+
+    @property
+    def shard_count(self) -> int:
+        """The number of shards; a run's config has a number in place of `auto`."""
+        return LEAST_SHARDS if self.shards == "auto" else self.shards
 
     @model_validator(mode="after")
     def _known_events(self) -> Data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 
 from rayrec.config import Data, FileSource, regex_patterns
-from rayrec.config.data_section import InteractionSource
+from rayrec.config.data_section import LEAST_SHARDS, InteractionSource
 from rayrec.data.dbio_commits import uncommitted
 from rayrec.data.lake_tables import live_files, tables_of
 from rayrec.data.parquet_reader import row_group_sizes
@@ -29,6 +30,7 @@ _FORMATS = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "jsonl"),
 }
 _MIN_FILE_COST = 64 << 10  # bytes; opening a file costs as much as reading them
+_SHARD_BYTES = 4_000 * 50 * 20  # of parquet, for a shard of `data.shards: auto`
 _FOOTER_READERS = 16  # threads; on a remote store a footer is a round trip
 
 
@@ -67,6 +69,14 @@ class Split:
 
     index: int
     fragments: tuple[FileFragment, ...]
+
+
+def auto_shards(files: Sequence[InputFile]) -> int:
+    """About 4,000 users each, if a user has 50 interactions of 20 bytes in parquet and 60 in text; a compressed text
+    file counts as parquet."""
+    text = sum(file.size for file in files if file.format != "parquet" and not file.path.endswith(tuple(COMPRESSIONS)))
+    size = sum(file.size for file in files) - text + text / 3
+    return min(max(LEAST_SHARDS, math.ceil(size / _SHARD_BYTES)), 100_000)
 
 
 def list_window_files(data: Data, day: date) -> WindowFiles:

@@ -75,7 +75,7 @@ def ingest_split(
     with ExitStack() as shuffle_stack:
         target = shuffle_stack.enter_context(outputs.writer(shuffle_path))
         with ExitStack() as quarantine_stack:
-            writer = ShuffleWriter(target, contract.data.shards)
+            writer = ShuffleWriter(target, contract.data.shard_count)
             ingest = _Ingest(writer, outputs, quarantine, quarantine_stack, erasure_list or ErasureList())
             for fragment in split.fragments:
                 ingest.read(inputs, fragment, contract)
@@ -135,7 +135,7 @@ class _Ingest:
         if not listed.any():
             return checked, 0
         erased = pc.unique(users.filter(pa.array(listed)).cast(pa.string()))
-        for user, shard in zip(erased.to_pylist(), shard_of(erased, contract.data.shards).tolist(), strict=True):
+        for user, shard in zip(erased.to_pylist(), shard_of(erased, contract.data.shard_count).tolist(), strict=True):
             self._erased_users[self._erasure_list.token(user)] = shard
         # Validate again without them, so that their rows do not count for the catalogue either.
         rows = checked.interactions["source_row"].to_numpy()[listed]

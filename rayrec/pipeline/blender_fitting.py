@@ -174,7 +174,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
 
 def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None) -> list[pa.Table]:
     """One table per shard that has rows of this retrieve variant and scoring request."""
-    shards = range(spec.scoring.context.config.data.shards)
+    shards = range(spec.scoring.context.config.data.shard_count)
     files = (read_arrow(spec.scoring.context.storage, spec.path(WorkItem(cutoff, shard))) for shard in shards)
     tables = [arm_rows(table, variant, scoring_request) for table in files if table.num_rows]
     return [table for table in tables if table.num_rows]

@@ -44,7 +44,7 @@ def describe(context: RunContext) -> str:
         )
         return "\n".join(lines)
     receipts = PublishingRun(context.storage, record).receipts()
-    shards = context.config.data.shards
+    shards = context.config.data.shard_count
     ingested = is_ingested(context)
     *earlier, _ = cutoffs(context) if ingested else configured_cutoffs(context)
     models = ", ".join([*map(as_day, earlier), context.dt])
@@ -100,4 +100,6 @@ def _ingest(context: RunContext) -> str:
     plan = SplitPlan.of(context)
     left, of = len(plan.pending()), len(plan.splits)
     shards = len(pending_shards(context))
-    return f"{of - left} of {of} splits done; then histories, {shards} of {context.config.data.shards} shards pending"
+    return (
+        f"{of - left} of {of} splits done; then histories, {shards} of {context.config.data.shard_count} shards pending"
+    )

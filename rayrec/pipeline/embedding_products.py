@@ -61,7 +61,7 @@ def record_of(context: RunContext) -> RunRecord:
         fingerprint=digest(with_key_order(fingerprinted_settings, *_ORDERED)),
         fingerprinted_settings=fingerprinted_settings,
         inputs=context.inputs,
-        shards=context.config.data.shards,
+        shards=context.config.data.shard_count,
         arms=tuple(settings.instructions),
         code_version=context.code_version,
     )

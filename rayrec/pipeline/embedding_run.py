@@ -87,7 +87,7 @@ def _publish_embeddings(context: RunContext, opened: PublishingRun) -> EmbedResu
 def embed(context: RunContext, run: PublishingRun, data: IngestResult, fingerprint: str) -> None:
     """Commit every shard that has no receipt yet."""
     done, at_once = run.receipts(), context.config.resources.score_tasks
-    pending = [WorkItem(context.cutoff, shard) for shard in range(context.config.data.shards) if shard not in done]
+    pending = [WorkItem(context.cutoff, shard) for shard in range(context.config.data.shard_count) if shard not in done]
     spec = EmbeddingStageSpec(context, run, fingerprint, data.shards)
     with Progress("embed", data.users) as progress:
         progress.advance(data.users - sum(data.shards[item.shard].users for item in pending))

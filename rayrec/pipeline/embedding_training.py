@@ -77,7 +77,7 @@ def train_on_worker(context: RunContext, fingerprint: str, worker: Worker, repor
     settings, checkpoint = settings_of(context), layout.training_checkpoint_path(layout.model_folder(KIND, fingerprint))
     data = worker.broadcast_first(_resumed(context, checkpoint) if worker.rank == 0 else None)
     items = Items.of(read_catalogue(context), settings.price)
-    tables = (histories(context, shard) for shard in range(context.config.data.shards))
+    tables = (histories(context, shard) for shard in range(context.config.data.shard_count))
     table = sample_training_users(settings, tables, context.event_weights, context.cutoff)
     windows = training_windows(settings, table, items, context.event_weights, context.cutoff)
 

@@ -176,7 +176,7 @@ def _unlearn(before: RunContext, now: RunContext, cut: int, old_fingerprint: str
         FitDataCollector(len(model.item_ids), weights, cut, most),
         FitDataCollector(len(item_ids), weights, cut, most),
     )
-    for shard in range(now.config.data.shards):
+    for shard in range(now.config.data.shard_count):
         table = histories(before, shard)
         theirs.add(table.filter(pa.array(now.erasure_list.contains(table["user_id"]))))
         others.add(histories(now, shard))

@@ -108,7 +108,7 @@ def _generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> Teach
 
 def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.Table]:
     """INSTRUCTION table of each shard with the profile texts; never a row for all users. Requires ingested data."""
-    for shard in range(context.config.data.shards):
+    for shard in range(context.config.data.shard_count):
         table = histories(context, shard)
         item = Ragged.from_arrow(table["item"])
         weight = np.asarray(context.event_weights, np.float32)[Ragged.from_arrow(table["event"]).values]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -37,6 +38,9 @@ from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, r
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
+T = TypeVar("T")
+R = TypeVar("R")
+_READERS = 16  # threads
 _LOG = logging.getLogger(__name__)
 _LOG = logging.getLogger(__name__)
 
@@ -217,7 +221,7 @@ class GroupShard:
 
 def pending_shards(context: RunContext) -> list[int]:
     done = {file.path for file in context.storage.list(layout.histories_folder(context.work_folder))}
-    return [shard for shard in range(context.config.data.shards) if _counts_path(context, shard) not in done]
+    return [shard for shard in range(context.config.data.shard_count) if _counts_path(context, shard) not in done]
 
 
 def is_ingested(context: RunContext) -> bool:
@@ -245,8 +249,7 @@ def _ingest(context: RunContext) -> None:
     splits = [SplitItem(split) for split in plan.pending()]
     _run(context, "ingest", IngestSplit, splits, of=len(plan.splits), unit="splits")
     row_counts, files, missing = RowCounts(), Counter[str](), dict[str, dict[str, list[str]]]()
-    for path in plan.shuffle_paths:
-        statistics = read_statistics(context.storage, path)
+    for statistics in _at_once(lambda path: read_statistics(context.storage, path), plan.shuffle_paths):
         row_counts.add(RowCounts.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
         missing |= statistics["missing_columns"]
@@ -255,9 +258,12 @@ def _ingest(context: RunContext) -> None:
     if context.config.data.items.from_interactions:
         parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
-    items = [WorkItem(context.cutoff, shard) for shard in pending_shards(context)]
-    _run(context, "histories", GroupShard, items, of=context.config.data.shards, unit="shards")
-    shards = [json.loads(context.storage.read(_counts_path(context, k))) for k in range(context.config.data.shards)]
+    items, count = (
+        [WorkItem(context.cutoff, shard) for shard in pending_shards(context)],
+        context.config.data.shard_count,
+    )
+    _run(context, "histories", GroupShard, items, of=count, unit="shards")
+    shards = _at_once(lambda shard: json.loads(context.storage.read(_counts_path(context, shard))), range(count))
     quarantined = Counter(row_counts.quarantined) + Counter(duplicate=sum(shard["duplicates"] for shard in shards))
     summary = {
         "rows": row_counts.rows,
@@ -280,6 +286,12 @@ def _missing_columns(by_file: Mapping[str, Mapping[str, Sequence[str]]]) -> dict
     for column, count in missing.counts.items():
         _LOG.warning("interactions: %d of %d files lack the column %r: null there", count, missing.files, column)
     return missing.counts
+
+
+def _at_once(read: Callable[[T], R], those: Iterable[T]) -> list[R]:
+    """Read small files concurrently: on a remote store each is a round trip."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(read, those))
 
 
 def _check_share(context: RunContext, counts: RowCounts | IngestResult, quarantined: Mapping[str, int]) -> None:

@@ -54,7 +54,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
     missing = [one for one in models if not tuned_checkpoint.exists(context.storage, path_of[one])]
     if missing:
         _warn_of_stale_checkpoints(context)
-        items = [WorkItem(one.cutoff, shard) for one in missing for shard in range(context.config.data.shards)]
+        items = [WorkItem(one.cutoff, shard) for one in missing for shard in range(context.config.data.shard_count)]
         spec = SequenceSpec(context, tuple(missing))
         run_pending(items, lambda dataset: append_stage(dataset, WriteTuningSequences, spec), name="tune")
     models = _tunable(context, data, models, missing)
@@ -64,7 +64,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
         TuningSpec(
             root=context.storage.root,
             catalogue=data.catalogue,
-            sequences=tuple(_sequence_path(context, one, shard) for shard in range(context.config.data.shards)),
+            sequences=tuple(_sequence_path(context, one, shard) for shard in range(context.config.data.shard_count)),
             path=path,
             instruction=default_instruction(context),
             settings=context.config.tuning.with_epochs(has_requests=requests),

@@ -59,7 +59,7 @@ def write_text_ablation(
     context: RunContext, run_id: str, shard: int, method: str, scorer: TextReranker, scored: pa.Table
 ) -> None:
     """Write TEXT_ABLATION of a sample of one shard's users; `scored`: what `scorer` returned."""
-    shards = context.config.data.shards
+    shards = context.config.data.shard_count
     users = _ABLATION_USERS // shards + (shard < _ABLATION_USERS % shards)
     found = TEXT_ABLATION.empty_table()
     if users:

@@ -9,8 +9,20 @@ from functools import cached_property
 from rayrec.config import Config, Rerank
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
+<<<<<<< HEAD
 from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
 from rayrec.errors import ConfigError, DataError, MissingFileError, PublicationError
+=======
+from rayrec.data.input_files import (
+    InputFile,
+    WindowFiles,
+    auto_shards,
+    instruction_files,
+    item_files,
+    list_window_files,
+)
+from rayrec.errors import ConfigError, DataError, MissingFileError
+>>>>>>> 1a289b4 (data.shards: auto, about 4,000 users each by the size of the files; small files of the ingest are read concurrently)
 from rayrec.experiments.arm_plan import ArmPlan, plan_arms
 from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.templates import Templates, load_templates
@@ -29,7 +41,8 @@ def microseconds(day: date) -> int:
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """Config and date of one run, with what follows from them. Picklable and hashable; lists input files on first use.
+    """Config and date of one run, with what follows from them. Picklable and hashable; lists input files on first use
+    (with `data.shards: auto` at once).
 
     `given_erasure_list`: users to drop; None: the erasure list of output.root, read on first use. The list then stays
     fixed for the run, also in workers: erasure requests during the run apply to the next one.
@@ -42,6 +55,16 @@ class RunContext:
     date: date
     given_erasure_list: ErasureList | None = None
     code_version: str = field(default_factory=code_version)
+
+    def __post_init__(self) -> None:
+        """Put a number in place of `data.shards: auto`, from the window's files; the fingerprints have the number."""
+        if self.config.data.shards == "auto":
+            try:
+                shards = auto_shards(list_window_files(self.config.data, self.date).files)
+            except (ConfigError, DataError, MissingFileError):  # no data: whoever reads it says so
+                return
+            data = self.config.data.model_copy(update={"shards": shards})
+            object.__setattr__(self, "config", self.config.model_copy(update={"data": data}))
 
     def __hash__(self) -> int:
         return hash(self._identity)
@@ -163,7 +186,7 @@ class RunContext:
             fingerprint=self.config.fingerprint,
             fingerprinted_settings=self.config.fingerprinted_settings(),
             inputs=(*self.inputs, *self._template_inputs, *self._checkpoint_inputs),
-            shards=self.config.data.shards,
+            shards=self.config.data.shard_count,
             arms=tuple(self.config.arms.variants),
             code_version=self.code_version,
         )

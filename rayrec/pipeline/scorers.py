@@ -108,7 +108,9 @@ def few_shot_pool(context: RunContext) -> FewShotPool:
     """Users whose histories may serve as few-shot examples, from all shards. The pool is the same for every cutoff and
     shard, because it uses only events before the oldest cutoff."""
     shards = [
-        shard for shard in range(context.config.data.shards) if context.storage.exists(histories_path(context, shard))
+        shard
+        for shard in range(context.config.data.shard_count)
+        if context.storage.exists(histories_path(context, shard))
     ]
     return few_shot_pool_of((histories(context, shard) for shard in shards), context.event_weights, cutoffs(context)[0])
 

@@ -74,7 +74,7 @@ class ScoringSpec:
 
     @property
     def work_items(self) -> list[WorkItem]:
-        shards = range(self.context.config.data.shards)
+        shards = range(self.context.config.data.shard_count)
         return [WorkItem(models.cutoff, shard) for models in self.models for shard in shards]
 
 

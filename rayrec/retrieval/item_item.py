@@ -15,7 +15,7 @@ from rayrec.numerics.user_scores import DenseScores, SparseScores, UserScores
 from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever, remap_rows
 from rayrec.retrieval.user_histories import UserHistories
 
-DENSE_FROM = 0.25  # share of cells above which the matrix is stored and multiplied densely (measured)
+DENSE_FROM = 0.08  # share of cells above which the matrix is stored and multiplied densely: faster (measured)
 
 
 class HistorySettings(Protocol):

@@ -14,7 +14,7 @@ import pytest
 
 from rayrec.config import Data
 from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import InputFile, Split, list_window_files, make_splits
+from rayrec.data.input_files import InputFile, Split, auto_shards, list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
 from rayrec.data.raw_rows import RawBatch
 from rayrec.errors import DataError
@@ -142,3 +142,13 @@ def test_a_large_parquet_file_is_split_by_row_groups_and_no_row_is_lost(tmp_path
     read = batches(Storage(str(tmp_path)), splits, settings, ["user_id", "item_id", "ts"])
     assert np.concatenate([batch.row for batch in read]).tolist() == list(range(1, 10_001))
     assert pa.concat_tables([batch.table for batch in read])["user_id"].to_pylist() == numbers.tolist()
+
+
+def test_auto_shards_follow_the_size_of_the_files() -> None:
+    def files(*given: tuple[str, int]) -> list[InputFile]:
+        return [InputFile(k, path, size, "", path.split(".")[1]) for k, (path, size) in enumerate(given)]
+
+    assert auto_shards([]) == auto_shards(files(("a.parquet", 1000))) == 16
+    assert auto_shards(files(("a.parquet", 400_000_000))) == 100  # 400,000 users x 50 events
+    assert auto_shards(files(("a.csv", 1_200_000_000))) == auto_shards(files(("a.csv.gz", 400_000_000))) == 100
+    assert auto_shards(files(("a.parquet", 10**15))) == 100_000

@@ -63,7 +63,7 @@ def all_histories(outputs: Storage, paths: list[str], data: Data) -> list[dict[s
     ids = pa.array(sorted({i for p in paths for i in read_item_counts(outputs, p)["item_id"].to_pylist()}))
     shards = [
         group_histories(read_shard_interactions(outputs, paths, k), ids, data, ["events.parquet"])
-        for k in range(data.shards)
+        for k in range(data.shard_count)
     ]
     return sorted((row for shard in shards for row in shard.histories.to_pylist()), key=lambda row: row["user_id"])
 

@@ -227,7 +227,7 @@ def test_events_may_be_removed_from_the_vector_of_one_instruction_only(
         assert np.array_equal(before, after) == same
     user = gone["user_id"][0].as_py()
     codes = {item: code for code, item in enumerate(read_catalogue(less)["item_id"].to_pylist())}
-    table = pa.concat_tables([histories(less, shard) for shard in range(less.config.data.shards)])
+    table = pa.concat_tables([histories(less, shard) for shard in range(less.config.data.shard_count)])
     events = Events.of(table.filter(pc.equal(table["user_id"], user)), less.event_weights, less.cutoff)
     without = gone.filter(pc.equal(gone["user_id"], user))
     pairs = set(

@@ -144,7 +144,7 @@ def test_few_shot_examples_are_as_of_the_oldest_cutoff(with_requests: Run) -> No
     by_user = dict(zip(pool.users, range(len(pool)), strict=True))
     weight = np.asarray(result.context.event_weights)
     met = 0
-    for shard in range(result.context.config.data.shards):
+    for shard in range(result.context.config.data.shard_count):
         for row in histories(result.context, shard).to_pylist():
             if row["user_id"] in by_user:
                 rows = zip(row["item"], row["ts"], row["event"], strict=True)

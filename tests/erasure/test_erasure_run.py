@@ -109,7 +109,7 @@ def test_corrected_models_equal_a_refit_without_the_users(made: Made, tmp_path: 
         specs, fingerprint = item_model_spec(context, data, cutoff)
         assert fingerprint == row["after"] != row["before"]
         exact = item_model.fit(
-            (histories(context, shard) for shard in range(context.config.data.shards)),
+            (histories(context, shard) for shard in range(context.config.data.shard_count)),
             data.catalogue["item_id"].combine_chunks(),
             specs,
             context.event_weights,
@@ -162,7 +162,7 @@ def test_a_later_run_neither_learns_from_erased_users_nor_scores_them(made: Made
     slates = read_slates(str(made.root), later)
     assert len(pc.unique(slates["user_id"])) == manifest.users.published == USERS - len(made.gone)
     context = made.context(later)
-    assert sum(histories(context, shard).num_rows for shard in range(context.config.data.shards)) == USERS - len(
+    assert sum(histories(context, shard).num_rows for shard in range(context.config.data.shard_count)) == USERS - len(
         made.gone
     )
     listed = erasure_list.read(made.storage)

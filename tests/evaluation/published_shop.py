@@ -58,7 +58,7 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
     item_model_store.save(storage, "fp", model)
     plan = plan_arms(config)
     record = RunRecord(
-        shop.date, config.fingerprint, config.fingerprinted_settings(), (), config.data.shards, plan.names, "test"
+        shop.date, config.fingerprint, config.fingerprinted_settings(), (), config.data.shard_count, plan.names, "test"
     )
     run = PublishingRun.open(storage, record)
     write_parquet(storage, layout.run_catalogue_path(shop.date, record.run_id), catalogue)
@@ -67,8 +67,8 @@ def publish_shop(root: Path, *, users: int = 200, arms: tuple[str, ...] = ()) ->
         for arm, variant, chosen in (("control", "none", NoSettings()), ("llm", "influence", config.denoise.settings))
     }
     best = pd.read_csv(shop.truth_root / "best.csv")
-    of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shards)
-    for shard in range(config.data.shards):
+    of_shard = shard_of(histories["user_id"].combine_chunks(), config.data.shard_count)
+    for shard in range(config.data.shard_count):
         mine = histories.filter(pa.array(of_shard == shard))
         members = plan.members(mine["user_id"])
         own = {arm: mine.filter(pa.array(users)).combine_chunks() for arm, users in members.items()}

@@ -122,7 +122,8 @@ def run(folder: Path, content: Mapping[str, Any], files: Files, day: date = DAY)
         items = catalogue.catalogue_from_counts([read_item_counts(outputs, path) for path in shuffle_path])
     ids, paths = items["item_id"].combine_chunks(), [file.path for file in listed]
     shards = tuple(
-        group_histories(read_shard_interactions(outputs, shuffle_path, k), ids, data, paths) for k in range(data.shards)
+        group_histories(read_shard_interactions(outputs, shuffle_path, k), ids, data, paths)
+        for k in range(data.shard_count)
     )
     quarantine = pa.concat_tables([*broken, *(shard.duplicates for shard in shards)])
     outcome = Outcome(config, rows, quarantine, item_quarantine, items, shards)
