@@ -12,6 +12,7 @@ A file is written atomically and its content depends on its split alone, so a ki
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -29,6 +30,7 @@ from rayrec.storage.tables import IPC_OPTIONS
 
 _MAGIC = b"RRX1"
 _TRAILER = 8 + len(_MAGIC)  # bytes: length of the index, magic
+_CACHED_BYTES = 64 << 20  # of indexes, in a process
 _TAIL = 64 << 10  # bytes of the first read of the index, usually enough
 
 
@@ -79,15 +81,35 @@ def read_item_counts(storage: Storage, path: str) -> pa.Table:
 def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
     """INTERACTION tables of one shard from the files at `paths`, in order."""
     for path in paths:
-        for places in _index(storage, path)["rounds"]:
-            if places[shard][1]:
-                yield _read(storage, path, *places[shard])
+        for places in _places(storage, path):
+            start, length = places[shard].tolist()
+            if length:
+                yield _read(storage, path, start, length)
 
 
 def count_erased_users(storage: Storage, paths: Iterable[str], shard: int) -> int:
     """Number of erased users of one shard with rows in the splits' files."""
     tokens = (read_statistics(storage, path)["erased_users"] for path in paths)
     return len({token for users in tokens for token, of in users.items() if of == shard})
+
+
+_cached: OrderedDict[tuple[str, str], npt.NDArray[np.int64]] = (
+    OrderedDict()
+)  # by root and path, the last used at the end
+
+
+def _places(storage: Storage, path: str) -> npt.NDArray[np.int64]:
+    """Start and length of each part, [rounds, shards, 2]. A process keeps the last ones that it read: its next shards
+    then need one request per part, not one more for the index. A file never changes."""
+    key = storage.root, path
+    found = _cached.pop(key, None)
+    if found is None:
+        rounds = _index(storage, path)["rounds"]
+        found = np.array(rounds, np.int64)
+    _cached[key] = found
+    while len(_cached) > 1 and sum(places.nbytes for places in _cached.values()) > _CACHED_BYTES:
+        _cached.popitem(last=False)
+    return found
 
 
 def _index(storage: Storage, path: str) -> dict[str, Any]:

@@ -163,3 +163,27 @@ def test_every_storage_backend_gives_the_same_histories(storage_root: str, tmp_p
     outputs, paths = ingested(storage_root, data)
     assert len(paths) > 1
     assert str(all_histories(outputs, paths, data)) == str(expected)
+
+
+def test_a_process_reads_an_index_once_so_a_further_shard_costs_a_request_per_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(tmp_path)
+    outputs, paths = ingested(tmp_path, settings(tmp_path, split_bytes=8 << 10))
+    requests: list[str] = []
+    read = Storage.read_range
+
+    def counting(self: Storage, path: str, start: int, length: int) -> bytes:
+        requests.append(path)
+        return read(self, path, start, length)
+
+    monkeypatch.setattr(Storage, "read_range", counting)
+    first = sum(table.num_rows for table in read_shard_interactions(outputs, paths, 0))
+    assert len(requests) == 2 * len(paths)
+    requests.clear()
+    second = sum(table.num_rows for table in read_shard_interactions(outputs, paths, 1))
+    assert len(requests) == len(paths)
+    assert first > 0
+    assert second > 0
+    monkeypatch.setattr("rayrec.data.shuffle._CACHED_BYTES", 1)  # too little for one: the last remains
+    assert sum(table.num_rows for table in read_shard_interactions(outputs, paths, 1)) == second
