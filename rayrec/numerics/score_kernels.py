@@ -123,6 +123,19 @@ def sparse_at(  # type: ignore[no-untyped-def]
 
 
 @jit
+def dense_at(history_ptr, history, value_of, weights, candidate_ptr, slot):  # type: ignore[no-untyped-def]
+    """Scores [candidates] of history @ weights, both by slots; 0 where a candidate's slot is -1."""
+    out = np.zeros(len(slot), np.float32)
+    for user in range(len(candidate_ptr) - 1):
+        for a in range(history_ptr[user], history_ptr[user + 1]):
+            x, row = value_of[a], weights[history[a]]
+            for b in range(candidate_ptr[user], candidate_ptr[user + 1]):
+                if slot[b] >= 0:
+                    out[b] += x * row[slot[b]]
+    return out
+
+
+@jit
 def factors_at(vectors, vector_ptr, items, candidate_ptr, candidate):  # type: ignore[no-untyped-def]
     """The greatest product of a user's vectors with each candidate's; 0 for users without vectors."""
     out, width = np.zeros(len(candidate), np.float32), items.shape[1]

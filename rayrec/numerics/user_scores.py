@@ -106,6 +106,9 @@ class DenseScores(UserScores):
         slot = self.slot[candidate.values]
         if not len(self.active):
             return np.zeros(len(slot), np.float32)
+        if "_scores" not in self.__dict__:  # nothing was proposed: a few cells of the rows are cheaper than all
+            pairs: Float32s = score_kernels.dense_at(*csr_parts(self.history), self.weights, candidate.offsets, slot)
+            return pairs
         found: Float32s = self._scores[candidate.rows, np.maximum(slot, 0)]
         found[slot < 0] = 0
         return found

@@ -66,6 +66,8 @@ def test_top_and_pairs_equal_those_of_a_dense_row(kind: Kind, seed: int, users: 
     random = np.random.default_rng(seed)
     scores, expected = kind(random, users)
     allowed, seen = some_allowed(random, users)
+    candidate = Ragged.from_lengths(np.tile(np.arange(ITEMS, dtype=np.int32), users), np.full(users, ITEMS))
+    assert np.array_equal(scores.at(candidate).reshape(users, ITEMS), expected)  # before anything was proposed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(user_scores, "FACTOR_BLOCK", block)
         top = scores.top(allowed, count)
@@ -73,7 +75,6 @@ def test_top_and_pairs_equal_those_of_a_dense_row(kind: Kind, seed: int, users: 
         order = np.argsort(-expected[user], kind="stable")
         best = [i for i in order if allowed.available[i] and i not in seen[user] and expected[user, i] > 0]
         assert sorted(top[user]) == sorted(best[:count])
-    candidate = Ragged.from_lengths(np.tile(np.arange(ITEMS, dtype=np.int32), users), np.full(users, ITEMS))
     assert np.array_equal(scores.at(candidate).reshape(users, ITEMS), expected)
 
 
