@@ -84,7 +84,7 @@ def read_requests(path: str) -> list[Request]:
 
 def give_requests(context: RunContext, requests: list[Request], users: int, path: Path, arms: list[str]) -> list[str]:
     """Write the instruction table; the users in the order of the requests, `users` each."""
-    known = [user for shard in range(context.config.data.shards) for user in _users(context, shard)]
+    known = [user for shard in range(context.config.data.shard_count) for user in _users(context, shard)]
     chosen = np.random.default_rng(5).permutation(sorted(known))[: users * len(requests)].tolist()
     rows = [(user, arm, "", requests[place // users].text) for place, user in enumerate(chosen) for arm in arms]
     with open(path, "w", encoding="utf8", newline="") as file:

@@ -155,12 +155,8 @@ def item_model_spec(context: RunContext, data: IngestResult, cutoff: int) -> tup
 
 
 def _fit(context: RunContext, specs: tuple[SourceSpec, ...], cutoff: int, fingerprint: str) -> None:
-<<<<<<< HEAD
-    shards = range(context.config.data.shards)
-    catalogue = read_catalogue(context)
-=======
     shards = range(context.config.data.shard_count)
->>>>>>> 1a289b4 (data.shards: auto, about 4,000 users each by the size of the files; small files of the ingest are read concurrently)
+    catalogue = read_catalogue(context)
     model = item_model.fit(
         (histories(context, shard) for shard in shards),
         catalogue["item_id"].combine_chunks(),

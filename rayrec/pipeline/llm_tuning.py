@@ -95,7 +95,7 @@ def _tunable(
 
 
 def _has_examples(context: RunContext, models: ModelSet, items: int) -> bool:
-    paths = [_sequence_path(context, models, shard) for shard in range(context.config.data.shards)]
+    paths = [_sequence_path(context, models, shard) for shard in range(context.config.data.shard_count)]
     return has_examples(
         lambda: (read_arrow(context.storage, path) for path in paths), items, context.config.tuning, models.cutoff
     )

@@ -9,10 +9,6 @@ from functools import cached_property
 from rayrec.config import Config, Rerank
 from rayrec.data import erasure_list
 from rayrec.data.erasure_list import ErasureList
-<<<<<<< HEAD
-from rayrec.data.input_files import InputFile, WindowFiles, instruction_files, item_files, list_window_files
-from rayrec.errors import ConfigError, DataError, MissingFileError, PublicationError
-=======
 from rayrec.data.input_files import (
     InputFile,
     WindowFiles,
@@ -21,8 +17,7 @@ from rayrec.data.input_files import (
     item_files,
     list_window_files,
 )
-from rayrec.errors import ConfigError, DataError, MissingFileError
->>>>>>> 1a289b4 (data.shards: auto, about 4,000 users each by the size of the files; small files of the ingest are read concurrently)
+from rayrec.errors import ConfigError, DataError, MissingFileError, PublicationError
 from rayrec.experiments.arm_plan import ArmPlan, plan_arms
 from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.templates import Templates, load_templates
