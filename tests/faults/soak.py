@@ -16,7 +16,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -41,12 +41,15 @@ class Soak:
         self.counts = Counter[str](known.get("counts", {}))
         self.failed: dict[str, str] = known.get("failed", {})
 
-    def run(self, name: str, trial: Trial, field: trials.Field, count: int) -> None:
-        """The trials of this name up to number `count`, while there is time."""
-        for number in range(self.done.get(name, 0), count):
-            if time.monotonic() > self._until:
-                return
-            self.try_one(name, trial, field, number)
+    def run(self, plan: Mapping[str, tuple[Trial, int]], field: trials.Field) -> None:
+        """The trials of each name up to its count, while there is time; the name of which least is done comes next."""
+
+        def share(name: str) -> float:
+            return self.done.get(name, 0) / plan[name][1]
+
+        while time.monotonic() < self._until and share(name := min(plan, key=share)) < 1:
+            number = self.done.get(name, 0)
+            self.try_one(name, plan[name][0], field, number)
             self.done[name] = number + 1
             content = {"done": self.done, "counts": self.counts, "failed": self.failed}
             self._state.write_text(json.dumps(content, indent=1))
@@ -107,9 +110,8 @@ def main() -> None:
         name, _, number = (asked.only or "").partition(":")
         if number:
             soak.try_one(name, plan[name][0], field, int(number))
-        for each, (trial, count) in plan.items():
-            if not number and name in ("", each):
-                soak.run(each, trial, field, count)
+        else:
+            soak.run({each: plan[each] for each in plan if name in ("", each) and plan[each][1]}, field)
     shutil.rmtree(work, ignore_errors=True)
     print(soak.figures())
     sys.exit(1 if soak.failed else 0)

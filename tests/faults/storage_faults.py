@@ -1,8 +1,7 @@
 """Faults in the storage of any process: kills, full disks, passing errors and delays, at chosen calls.
 
 A control folder holds the plan and a journal to which every call of every process adds one record, so that a moment is
-the number of a call, whichever process makes it. Imported before rayrec in workers (hook/sitecustomize.py): only the
-standard library here.
+the number of a call, whichever process makes it.
 """
 
 from __future__ import annotations

@@ -124,20 +124,21 @@ def _use(config: Config) -> None:
     assert Config.model_validate(config.model_dump(mode="json")).fingerprint == config.fingerprint
 
 
+def _has(node: Any, key: Any) -> bool:
+    if isinstance(node, dict):
+        return key in node
+    return isinstance(node, list) and isinstance(key, int) and key < len(node)
+
+
 def try_config(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     """A whole config with odd values at some places."""
     content = copy.deepcopy(whole_config())
     for path, value in changes:
         node = content
         for key in path[:-1]:
-            if not isinstance(node, dict | list) or (isinstance(node, dict) and key not in node):
-                break
-            if isinstance(node, list) and key >= len(node):
-                break
-            node = node[key]
-        else:
-            if isinstance(node, dict) or (isinstance(node, list) and path[-1] < len(node)):
-                node[path[-1]] = value
+            node = node[key] if _has(node, key) else None
+        if isinstance(node, dict) or _has(node, path[-1]):
+            node[path[-1]] = value
     with tempfile.TemporaryDirectory() as folder:
         try:
             _use(load(_file(folder, content)))
