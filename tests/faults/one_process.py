@@ -5,6 +5,7 @@ A run takes half a second, so every storage call of it can be tried. What Ray ad
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -13,8 +14,8 @@ from unittest.mock import patch
 
 import pyarrow as pa
 
-from rayrec.pipeline import blender_fitting, erasure_run, item_model_fitting
 from rayrec.ray_support import cluster, stage_runner
+from rayrec.ray_support.capacity import Capacity, Node
 
 
 @dataclass
@@ -51,8 +52,10 @@ def without_ray() -> ExitStack:
     """A context manager in which runs need no cluster."""
     stack = ExitStack()
     stack.enter_context(patch.object(cluster, "connect", lambda resources: nullcontext()))
+    stack.enter_context(patch.object(cluster, "capacity", lambda: Capacity((Node(1.0, float("inf")),))))
     stack.enter_context(patch.object(stage_runner, "work_item_dataset", _dataset))
-    for module in (item_model_fitting, blender_fitting, erasure_run):
-        stack.enter_context(patch.object(module, "task", lambda work, cpus: OneProcessTask(work)))
-        stack.enter_context(patch.object(module, "wait_for", lambda *tasks: None))
+    for module in [module for name, module in sys.modules.items() if name.startswith("rayrec.pipeline.")]:
+        if getattr(module, "task", None) is cluster.task:
+            stack.enter_context(patch.object(module, "task", lambda work, cpus: OneProcessTask(work)))
+            stack.enter_context(patch.object(module, "wait_for", lambda *tasks: None))
     return stack
