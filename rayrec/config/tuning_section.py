@@ -51,10 +51,9 @@ class Tuning(Section):
     """Half-life of a target's weight, in days of age; 0: equal weights. Set it shorter where new items dominate."""
     item_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of history items hidden at random during tuning."""
-    epochs: int = Field(6, ge=1)
-    """Maximum number of epochs; validation decides."""
-    instruction_epochs: int = Field(12, ge=1)
-    """The same if any arm has requests, which take longer to learn."""
+    epochs: int | None = Field(None, ge=1)
+    """Maximum number of epochs; validation decides. `null`: 6, or 12 if any arm has requests, which take longer to
+    learn."""
     patience: int = Field(2, ge=1)
     """Epochs without a better validation loss before tuning stops."""
     batch_tokens: int = Field(2048, ge=256)
@@ -81,5 +80,10 @@ class Tuning(Section):
         return self
 
     def with_epochs(self, *, has_requests: bool) -> Tuning:
-        """A copy with the `epochs` for tuning with or without requests."""
-        return self.model_copy(update={"epochs": self.instruction_epochs}) if has_requests else self
+        """A copy with `epochs` set, for tuning with or without requests."""
+        return self.model_copy(update={"epochs": self.epochs or (12 if has_requests else 6)})
+
+    @property
+    def max_epochs(self) -> int:
+        """`epochs`, or its value without requests."""
+        return self.epochs or self.with_epochs(has_requests=False).max_epochs

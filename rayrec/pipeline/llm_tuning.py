@@ -113,7 +113,7 @@ def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
 
 def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
     """One epoch of a tuning, as a line for the terminal."""
-    planned = spec.stop_after or spec.settings.epochs
+    planned = spec.stop_after or spec.settings.max_epochs
     validation = f"  validation {row['validation']:.3f}" if "validation" in row else ""
     speed = row["tokens"] / max(row["seconds"], 1e-9)
     as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()

@@ -31,7 +31,7 @@ POINTWISE = (
 )
 ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s, outdoors: {rerank: {method: none}}}"
 TUNED_ON_REQUESTS = (
-    "tuning.instruction_epochs=8",
+    "tuning.epochs=8",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
     "tuning.task_mix={search: 20, contrary: 10}",

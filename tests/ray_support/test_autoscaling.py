@@ -31,7 +31,6 @@ _SETTINGS = (
     *(
         "blend.cutoffs=1",
         "tuning.epochs=1",
-        "tuning.instruction_epochs=1",
         "tuning.layers=1",
         "tuning.width=32",
         "tuning.heads=1",

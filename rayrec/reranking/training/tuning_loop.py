@@ -65,7 +65,7 @@ class TuningTask:
     validation_events: Sequences | None  # also has later events; None: no validation
     now: int
     settings: Tuning
-    stop_after: int | None = None  # epochs to run; `settings.epochs` still sets the learning rate schedule
+    stop_after: int | None = None  # epochs to run; `settings.max_epochs` still sets the learning rate schedule
     augmentation: RequestAugmentation | None = None  # None: prompts have no requests
 
 
@@ -99,7 +99,7 @@ class TuningLoop:
     def run(self, after_epoch: Callable[[TuningLoop], None]) -> None:
         """Run all epochs; `after_epoch` is called with the loop after each (to report, and to store a checkpoint)."""
         settings, progress = self._task.settings, self.progress
-        last = self._task.stop_after or settings.epochs
+        last = self._task.stop_after or settings.max_epochs
         while progress.epoch < last and not progress.stopped:
             started = time.monotonic()
             loss, tokens = self._epoch()
@@ -171,7 +171,7 @@ class TuningLoop:
                 "there is nothing to tune the model on: no user has two groups of events with known items",
                 hint="give more days (data.window_days), lower tuning.min_item_events, or set rerank.method: none",
             )
-        progress.steps = progress.steps or len(plan) * settings.epochs
+        progress.steps = progress.steps or len(plan) * settings.max_epochs
         # Divide by the mean weight of all batches, not by the batch's own, so that a target counts the same in every
         # batch.
         scale = len(plan) / float(examples.weight.values.sum())

@@ -76,7 +76,7 @@ def _warm_up_users(pool: SelectionPool) -> Sequences:
     settings = pool.settings
     tokens = len(pool.layout.prefix) + 2 * np.minimum(pool.past.item.lengths, settings.events)
     order = pool.rng("warm-up").permutation(len(pool))
-    budget = _WARMUP_STEPS * settings.batch_tokens / settings.epochs
+    budget = _WARMUP_STEPS * settings.batch_tokens / settings.max_epochs
     return take_users(pool.past, np.sort(order[: max(1, int((np.cumsum(tokens[order]) <= budget).sum()))]))
 
 
