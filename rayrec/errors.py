@@ -58,6 +58,10 @@ class PublicationError(RayrecError):
     exit_code = 4
 
 
+class GuardrailError(PublicationError):
+    """A guardrail with `action: block` does not hold; nothing is published."""
+
+
 class StorageError(RayrecError):
     """Files cannot be read or written: rights, credentials, network, or a missing feature of the store."""
 

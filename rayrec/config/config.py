@@ -16,6 +16,7 @@ from rayrec.config import yaml_loader
 from rayrec.config.arms_section import Arms
 from rayrec.config.data_section import Data, Feedback
 from rayrec.config.embeddings_section import Embeddings
+from rayrec.config.guardrails_section import Guardrails
 from rayrec.config.inheritance import inherit_from_top_level
 from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
@@ -62,6 +63,8 @@ class Config(Section):
     """Logged feedback on published slates; `null`: none."""
     embeddings: Embeddings | None = None
     """User embeddings; required by `jobs.embed`."""
+    guardrails: Guardrails = Guardrails()
+    """Bounds that a run must keep to be published without a warning, or at all."""
     resources: Resources = Resources()
     """Resources of the cluster."""
     output: Output = Output()
@@ -79,7 +82,7 @@ class Config(Section):
 
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data. Embeddings are published separately."""
-        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings"})
+        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails"})
         del content["data"]["root"]
         return content
 

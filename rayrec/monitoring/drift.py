@@ -19,8 +19,9 @@ DRIFT = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # stable, shifting or shifted
     ]
 )
-MONITORED = ("top score", "score", "category", "source", "history length")
-_ORDERED = ("top score", "score", "history length")  # keys are numbers
+SCORES = ("top score", "score")
+MONITORED = (*SCORES, "category", "source", "history length")
+_ORDERED = (*SCORES, "history length")  # keys are numbers
 _SHIFTING, _SHIFTED = 0.1, 0.25
 _ORDERED_BINS = 10  # deciles of the previous distribution
 _FLOOR = 1e-4  # share of an empty bin, so that the logarithm stays finite

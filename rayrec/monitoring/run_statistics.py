@@ -9,6 +9,7 @@ from the counts alone (`rayrec.monitoring.drift`).
 | top score             | arm        | the same, of rank 1                            | slates                      |
 | source                | arm        | source/rank band                               | slate rows                  |
 | category              | arm        | category                                       | slate rows                  |
+| item sample           | arm        | code of one of 512 items of the catalogue      | slate rows, also 0          |
 | overlap               | a ~ b      | rbo, top 10 shared, users                      | sums over users             |
 | history length        | all        | interactions in the history                    | users                       |
 | rule                  | arm        | slate rule                                     | slates that it changed      |
@@ -50,6 +51,7 @@ RUN_STATISTICS = pa.schema(
 RANK_BANDS = ((1, 1, "1"), (2, 5, "2–5"), (6, 10, "6–10"), (11, 50, "11–50"), (51, 1000, "51 on"))
 REPEATED, ALL_ARMS = "repeated", "all"  # statistic of what a failing store made the run do again, and its arm
 SPLIT, PARTICIPANTS = "split", "users"  # statistic and key of the participants that each arm serves
+_ITEM_SAMPLE, _SAMPLED_ITEMS = "item sample", 512  # from which the coverage of the catalogue is measured
 _BINS_PER_OCTAVE, _SMALLEST = 8, -24  # bins of 9%; scores below 2^-24 count as zero
 
 
@@ -88,6 +90,13 @@ def participants_by_arm(statistics: pa.Table) -> dict[str, float]:
     return {arm: counts.get(PARTICIPANTS, 0.0) for arm, counts in counts_by_arm(statistics, SPLIT).items()}
 
 
+def catalogue_coverage(statistics: pa.Table) -> dict[str, float]:
+    """The share of the catalogue that each arm shows, measured on a sample of 512 items: exact up to that many items,
+    else with a standard error of at most 0.022."""
+    counts = counts_by_arm(statistics, _ITEM_SAMPLE)
+    return {arm: sum(map(bool, by_code.values())) / len(by_code) for arm, by_code in counts.items()}
+
+
 def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) -> pa.Table:
     """RUN_STATISTICS of one shard's SLATE rows, all arms; `item_id` (sorted), `category`: columns of the catalogue."""
     item = pc.index_in(slates["item_id"].combine_chunks(), item_id).fill_null(-1).to_numpy()
@@ -96,6 +105,7 @@ def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) ->
     arms = slates["arm"].combine_chunks().dictionary_encode()
     sources = slates["source"].combine_chunks().dictionary_encode()
     rank = slates["rank"].combine_chunks().to_numpy()
+    sample = np.unique(np.linspace(0, max(len(item_id) - 1, 0), min(len(item_id), _SAMPLED_ITEMS)).astype(np.int64))
     bins = _bins(slates["score"].combine_chunks().to_numpy())
     band = np.searchsorted([first for first, _, _ in RANK_BANDS], rank, side="right") - 1
     place = sources.indices.to_numpy() * len(RANK_BANDS) + band
@@ -108,6 +118,7 @@ def slate_statistics(slates: pa.Table, item_id: pa.Array, category: pa.Array) ->
             "score": _counts(bins[of_arm], str),
             "top score": _counts(bins[of_arm & (rank == 1)], str),
             "source": _counts(place[of_arm], places.__getitem__),
+            _ITEM_SAMPLE: _sampled(item[of_arm], sample),
             "category": _counts(known_category, categories.dictionary.to_pylist().__getitem__),
         }
         parts += [count_statistics(statistic, {arm: by_key}) for statistic, by_key in counts.items()]
@@ -149,6 +160,13 @@ def _counts(codes: npt.NDArray[Any], name: Callable[[int], str]) -> dict[str, fl
     least = int(codes.min(initial=0))  # the codes are dense, so counting needs no sort
     counted = np.bincount(codes.astype(np.int64) - least)
     return {name(int(code) + least): float(counted[code]) for code in np.flatnonzero(counted)}
+
+
+def _sampled(codes: Int64s, sample: Int64s) -> dict[str, float]:
+    """Number of occurrences of each sampled code (sorted), also of those that do not occur."""
+    place = np.minimum(np.searchsorted(sample, codes), max(len(sample) - 1, 0))
+    place = place[sample[place] == codes] if len(sample) else place[:0]
+    return dict(zip(map(str, sample.tolist()), np.bincount(place, minlength=len(sample)).astype(float), strict=True))
 
 
 def _bins(score: npt.NDArray[np.float32]) -> Int64s:

@@ -32,6 +32,7 @@ from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, describe_cutoffs, fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
 from rayrec.pipeline.placement import check_placement
+from rayrec.pipeline.publication_gate import require_guardrails
 from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statistics
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
@@ -126,8 +127,9 @@ def run(context: RunContext) -> RunResult:
     with timings.step("score", "users") as done:
         score(context, opened, data, models[-1], blends)
         done(data.users)
-    served = participants_by_arm(read_run_statistics(context, opened.record.run_id))
-    require_sample_ratio(context.arms, served, context.config.arms.sample_ratio_min_p)
+    counted = read_run_statistics(context, opened.record.run_id)
+    require_sample_ratio(context.arms, participants_by_arm(counted), context.config.arms.sample_ratio_min_p)
+    require_guardrails(context.config, opened, sum(data.input_rows.values()), data.quarantined, counted)
     repeats = retries.take()
     if repeats:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})

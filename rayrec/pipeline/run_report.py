@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import date as Date
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,18 +12,19 @@ from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.comparison import COMPARISON
 from rayrec.experiments.arm_plan import ArmPath
-from rayrec.monitoring.drift import DRIFT, drift
+from rayrec.monitoring.drift import DRIFT
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
+from rayrec.monitoring.run_guardrails import RunCounts, guardrail_findings
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, counts_by_arm
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.interaction_ingest import IngestResult
+from rayrec.pipeline.publication_gate import previous_run
 from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.understood_texts import understood_texts
 from rayrec.pipeline.worker_cache import worker_cache
-from rayrec.publishing.manifest import published_dates
 from rayrec.publishing.records import Manifest
 from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_shard_slates
 from rayrec.reporting.example_users import (
@@ -34,13 +34,11 @@ from rayrec.reporting.example_users import (
     removed_examples,
     users_with_removals,
 )
-from rayrec.reporting.html_report import read_report
 from rayrec.reporting.report_data import LOSSES, TIMINGS, ReportData
 from rayrec.reporting.user_views import UserView, read_users
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
 from rayrec.retrieval import item_model_store
-from rayrec.storage import Storage
 
 _RANKED = ("user_id", "rank", "item_id")
 _QUARANTINE_EXAMPLES, _REMOVED_EXAMPLES, _HISTORIES = 20, 20, 10
@@ -84,7 +82,9 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
     """Collect all data of the report; `ground_truth`: COMPARISON against synthetic ground truth, if any."""
     context, manifest = result.context, result.manifest
     summary = read_run_statistics(context, manifest.run_id)
-    earlier, drifted, drift_unavailable = drift_since_previous(context.storage, context.date, summary)
+    previous = previous_run(context.storage, context.date, summary)
+    rows_read = sum(file.rows or 0 for file in manifest.inputs)
+    counts = RunCounts(manifest.users, rows_read, manifest.quarantined_rows, summary, previous)
     card = _card(result)
     return ReportData(
         name=context.config.name,
@@ -102,10 +102,10 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,
         users_ineligible=manifest.users.ineligible,
-        rows_read=sum(file.rows or 0 for file in manifest.inputs),
+        rows_read=rows_read,
         rows_quarantined=manifest.quarantined_rows,
         statistics=summary,
-        max_quarantine_share=context.config.data.max_quarantine_share,
+        guardrails=guardrail_findings(context.config, counts),
         quarantine_examples=_quarantine_examples(context),
         removed_examples=_removed_examples(context, manifest),
         examples=example_rows(users),
@@ -113,9 +113,9 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         arms_by_variant={
             variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("denoise")
         },
-        previous_date=earlier,
-        drift=drifted,
-        drift_unavailable=drift_unavailable,
+        previous_date=None if previous is None else previous.date,
+        drift=DRIFT.empty_table() if previous is None else previous.drift,
+        drift_unavailable="" if previous is None else previous.drift_unavailable,
         timings=pa.Table.from_pylist(
             [dict(zip(TIMINGS.names, step, strict=True)) for step in result.timings.steps], TIMINGS
         ),
@@ -124,20 +124,6 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         text_ablation=_text_ablation(context, manifest),
         requests=_request_table(context, card),
     )
-
-
-def drift_since_previous(storage: Storage, date: Date, summary: pa.Table) -> tuple[Date | None, pa.Table, str]:
-    """The last published date before `date`, DRIFT of RUN_STATISTICS since then, and the reason if there is none."""
-    dates = [there for there in published_dates(storage.root) if there < date]
-    if not dates:
-        return None, DRIFT.empty_table(), ""
-    try:
-        return dates[-1], drift(read_report(storage, dates[-1].isoformat()).statistics, summary), ""
-    except MissingFileError:  # the job was killed between publication and report
-        why = "that date has no report; jobs.daily for it writes one"
-    except DataError:
-        why = "that date's report is of another version of rayrec; jobs.daily for it writes a new one"
-    return dates[-1], DRIFT.empty_table(), why
 
 
 def _publication_status(manifest: Manifest) -> str:

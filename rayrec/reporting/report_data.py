@@ -23,6 +23,7 @@ from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
 from rayrec.monitoring.drift import DRIFT
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION
+from rayrec.monitoring.run_guardrails import GUARDRAIL_FINDINGS
 from rayrec.monitoring.run_statistics import RUN_STATISTICS
 
 TIMINGS = pa.schema(
@@ -88,7 +89,7 @@ class ReportData:
     rows_read: int
     rows_quarantined: Mapping[str, int]  # by reason
     statistics: pa.Table = field(default_factory=RUN_STATISTICS.empty_table)  # merged over shards
-    max_quarantine_share: float = 0.05  # of the config
+    guardrails: pa.Table = field(default_factory=GUARDRAIL_FINDINGS.empty_table)  # of the run
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
@@ -144,6 +145,7 @@ class ReportData:
         """Parse report.json. Raises DataError if it cannot be read; missing tables are empty."""
         try:
             content: dict[str, Any] = json.loads(data)
+            content.pop("max_quarantine_share", None)  # of reports from before GUARDRAIL_FINDINGS
             for name, schema in _table_schemas().items():
                 content[name] = pa.Table.from_pylist(content.get(name, []), schema)
             for name in ("date", "previous_date"):

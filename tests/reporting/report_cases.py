@@ -23,6 +23,7 @@ from rayrec.monitoring.drift import drift
 from rayrec.monitoring.item_text_effects import item_text_effects
 from rayrec.monitoring.removal_statistics import AGES, POPULARITY_BANDS
 from rayrec.monitoring.request_recognition import request_recognition
+from rayrec.monitoring.run_guardrails import GUARDRAIL_FINDINGS
 from rayrec.monitoring.run_statistics import count_statistics, merge, slate_statistics
 from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, LOSSES, REMOVED, TIMINGS, ReportData
@@ -162,6 +163,13 @@ def full(name: str = HOSTILE) -> ReportData:
             ],
         ),
         arms_by_variant={"influence": "control, llm"},
+        guardrails=table_of(
+            GUARDRAIL_FINDINGS,
+            [
+                ("served", "users with a slate", "93.0% of 43 eligible users", "at least 95%", "block", False),
+                ("drift", "drift from the previous date", HOSTILE, "no PSI over 0.25", "warn", None),
+            ],
+        ),
         previous_date=date(2026, 3, 1),
         drift=drift(earlier, summary),
         timings=pa.Table.from_pylist([{"stage": "rerank", "seconds": 75.5, "done": 40, "unit": "users"}], TIMINGS),
