@@ -1,7 +1,7 @@
 """Publish the slates of one date.
 
     python -m jobs.daily --config conf/online_retail.yaml --set data.root=DIR --set output.root=OUT --date 2011-08-31
-    ray job submit --working-dir . -- python -m jobs.daily --config ... --date ...
+    rayrec submit -- python -m jobs.daily --config ... --date ...
 
 After any failure run it again: it resumes, and does nothing if the date is published and has its report. `--dry-run`
 prints what would be done.

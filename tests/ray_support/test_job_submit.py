@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -81,6 +82,23 @@ def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path
     assert "score" in done.stdout  # the job's log shows its progress
     slates = read_slates(tmp_path / "out", shop.date, verify=True)
     assert len(set(slates["user_id"].to_pylist())) == 60
+
+
+def test_rayrec_submit_shows_the_log_and_ends_with_the_jobs_code(head: RayHead, checkout: Path) -> None:
+    script = "import sys, time; print('first', flush=True); time.sleep(4); print('last'); sys.exit(3)"
+    command = [sys.executable, "-m", "jobs.submit", "--address", head.jobs_url, "--", "python", "-c", script]
+    done = subprocess.run(
+        command,
+        cwd=checkout,
+        env=dict(head.environment),
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout + done.stderr + head.logs()
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line in ("first", "last")] == ["first", "last"]
 
 
 def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:
