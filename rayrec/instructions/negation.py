@@ -13,6 +13,24 @@ from dataclasses import dataclass
 from rayrec.instructions.vocabulary_filter import stop_words, tokenize_words
 
 _NOT = re.compile(r"n['’]t\b")
+_SUFFIXED = re.compile(r"\bnon[- ]?(?:stop|fiction|fictional|linear)\b", re.IGNORECASE)  # one word, not a negation
+# What stands before one of these is unwanted: "fantasy is not my thing", "cartoons, skip those". Each is rewritten with
+# the negation in front, so that its scope is that of the others.
+_MINE = (
+    r"(?:my (?:thing|cup of tea|bag|style|scene|kind of (?:thing|film|movie))|for me|what i (?:want|like|enjoy|need))"
+)
+_AFTER = re.compile(
+    r"(?:^|(?<=[.,;:!?])|(?<=\bbut))\s*(?P<what>(?:(?!\bbut\b)[^.,;:!?])+?)[,:?]?\s+(?:"
+    rf"(?:is|are|was|were)? ?not (?:really |exactly |quite )?{_MINE}(?: at all)?"
+    r"|(?:really |always |just )?(?:bores?|annoys?|irritates?) (?:me|us)(?: to (?:death|tears))?"
+    r"|(?:puts?|sends?) (?:me|us) (?:off|to sleep)|leaves? (?:me|us) cold|gets? on (?:my|our) nerves"
+    r"|do(?:es)? nothing for (?:me|us)|away from (?:me|us)"
+    r"|(?:please )?(?:skip|avoid|drop|exclude|omit|spare me) (?:those|these|them|that|it)"
+    r"|(?:do not|never) (?:show|give|send) (?:me|us) (?:any|those|these|them|that|it)(?: of (?:those|them|it))?"
+    r"|none (?:please|of (?:those|that|them))|no (?:thanks|thank you|way)"
+    r")(?=\s*(?:,? ?please)?\s*(?:[.,;:!?]|$))",
+    re.IGNORECASE,
+)
 # Not a negation of what follows: "can't wait to laugh", "I have not seen a western", "nothing beats a good comedy".
 _AFFIRMATIVE = re.compile(
     r"\b(?:can|could|do|did|have|has|had|would|wo|ca)?\s*(?:no|not|never|nothing|cannot)\s+(?:(?:ever|yet|quite|really)\s+)?"
@@ -32,6 +50,7 @@ _TWO_WORD_NEGATIONS = frozenset(
         *("all but", "anything but", "everything but", "other than", "rather than", "away from", "leave out"),
         *("leaving out", "enough of", "sick of", "tired of", "fed up", "spare me", "bored of", "bored with"),
         *("weary of", "done with", "clear of", "free of", "allergic to", "hold the", "lay off", "opposite of"),
+        *("enough with", "here with", "old for", "refuse to", "refuses to", "through with", "off with"),
     )
 )
 END = frozenset(",.;:!?()") | {"but", "just", "only"}  # end of a negation's scope
@@ -46,8 +65,9 @@ class Clause:
 
 
 def request_words(text: str) -> list[str]:
-    """The words and punctuation marks of a text in lower case, with contracted negations written out."""
-    return tokenize_words(_AFFIRMATIVE.sub(" ", _NOT.sub(" not", text)))
+    """The words and punctuation marks of a text in lower case, with contracted negations written out and in front."""
+    written_out = _AFFIRMATIVE.sub(" ", _NOT.sub(" not", _SUFFIXED.sub(" ", text)))
+    return tokenize_words(_AFTER.sub(lambda match: f" no {match['what']} ", written_out))
 
 
 def negates(words: Sequence[str], at: int) -> bool | None:

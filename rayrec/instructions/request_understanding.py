@@ -52,7 +52,8 @@ class RequestUnderstanding:
         if encoder is None:
             return cls(scheme, FacetMatcher(scheme))
         loaded = load_facet_sentences(sentences, categories(scheme))
-        expected = [*scheme.name, *loaded.facet, *loaded.neutral]
+        plurals = [f"{name[:-1]}ies" if name.endswith("y") else f"{name}s" for name in scheme.name]
+        expected = [*scheme.name, *plurals, *loaded.facet, *loaded.neutral]
         expected += [text for texts in loaded.descriptions.values() for text in texts]
         spelling = SpellingCorrector(expected, encoder.is_word)
         return cls(scheme, FacetMatcher(scheme), SoftFacets.of(encoder.encode, scheme, loaded), spelling)
