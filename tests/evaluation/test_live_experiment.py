@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import tea_tasting
 from scipy import stats
 
 from rayrec.evaluation.live_experiment import CUPED, PER_IMPRESSION, REWARD, LiveExperiment, live_experiment
@@ -58,6 +59,33 @@ def test_rewards_per_impression_are_tested_by_the_delta_method() -> None:
     z = (ratio["b"] - ratio["a"]) / np.sqrt(variance["a"] + variance["b"])
     assert row(found, PER_IMPRESSION)["value"] == pytest.approx(ratio["b"] - ratio["a"])
     assert row(found, PER_IMPRESSION)["p"] == pytest.approx(2 * stats.norm.sf(abs(z)), abs=2e-3)
+
+
+def test_differences_and_p_values_are_those_of_tea_tasting() -> None:
+    """Plain and CUPED means by Welch's test, and the ratio by the delta method, from an independent library."""
+    table, activity = world(1_000, 0.02)
+    found = live_experiment(table, activity, {}, "a", 0)
+    assert found is not None
+    users = (
+        table.to_pandas()
+        .groupby(["user_id", "arm"])["reward"]
+        .agg(["sum", "count"])
+        .reset_index()
+        .astype({"sum": float})
+    )
+    users["past"] = users["user_id"].map(lambda user: activity[user][0])
+    users = users.rename(columns={"sum": "reward", "count": "shown", "arm": "variant"})
+    metrics = {
+        REWARD: tea_tasting.Mean("reward"),
+        CUPED: tea_tasting.Mean("reward", covariate="past"),
+        PER_IMPRESSION: tea_tasting.RatioOfMeans("reward", "shown"),
+    }
+    result = tea_tasting.Experiment(metrics).analyze(users, control="a")
+    for metric in metrics:
+        ours, theirs = row(found, metric), result[metric]
+        # Slopes differ by the degrees of freedom of one covariate; linearised values have each arm's own mean.
+        assert ours["value"] == pytest.approx(theirs.effect_size, abs=2e-3), metric
+        assert ours["p"] == pytest.approx(theirs.pvalue, rel=0.06), metric
 
 
 def test_users_who_saw_two_arms_are_left_out_and_counted() -> None:
