@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from rayrec.config import Config, load
-from rayrec.errors import RayrecError
+from rayrec.errors import user_error
 from rayrec.ray_support import stop_signals
 from rayrec.redaction import shown_traceback
 from rayrec.storage import home_folder
@@ -86,17 +86,3 @@ def command(job: Callable[..., None]) -> typer.Typer:
 def _print_traceback(_kind: type[BaseException], error: BaseException, _where: TracebackType | None) -> None:
     """An excepthook: a traceback may quote credentials, rows, and file names with escape sequences."""
     print(shown_traceback(error), file=sys.stderr)
-
-
-def user_error(error: BaseException) -> RayrecError | None:
-    """The RayrecError that `error` is or wraps: Ray wraps what a task raised in its own errors."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None)  # ray.exceptions.RayTaskError holds the task's error here
-        if isinstance(cause, BaseException):
-            inner = cause
-        elif isinstance(inner, RayrecError):
-            return inner
-        else:
-            inner = inner.__cause__ if type(inner).__module__.startswith("ray.") else None
-    return None

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, print_counts, settings
 from rayrec.errors import DataError, MissingFileError
-from rayrec.pipeline import daily_run
+from rayrec.pipeline import daily_run, run_watch
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.dry_run import describe
 from rayrec.pipeline.run_context import RunContext
@@ -42,9 +42,10 @@ def daily(
     if dry_run:
         console.print(describe(context), markup=False, soft_wrap=True)
         return
-    with cluster.connect(context.config.resources):
-        result = daily_run.run(context)
-    show(result, console)
+    with run_watch.watched(context) as status:
+        with cluster.connect(context.config.resources):
+            result = daily_run.run(context, status)
+        show(result, console)
 
 
 def show(result: RunResult, console: Console) -> None:

@@ -72,3 +72,17 @@ class MissingFileError(StorageError):
 
 class TransientStorageError(StorageError):
     """The store failed, repeatedly, in a way that passes: network, time-outs, an overloaded store. Worth a retry."""
+
+
+def user_error(error: BaseException) -> RayrecError | None:
+    """The RayrecError that `error` is or wraps: Ray wraps what a task raised in its own errors."""
+    inner: BaseException | None = error
+    while inner is not None:
+        cause = getattr(inner, "cause", None)  # ray.exceptions.RayTaskError holds the task's error here
+        if isinstance(cause, BaseException):
+            inner = cause
+        elif isinstance(inner, RayrecError):
+            return inner
+        else:
+            inner = inner.__cause__ if type(inner).__module__.startswith("ray.") else None
+    return None

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from rayrec.config import yaml_loader
+from rayrec.config.alerts_section import Alerts
 from rayrec.config.arms_section import Arms
 from rayrec.config.data_section import Data, Feedback
 from rayrec.config.embeddings_section import Embeddings
@@ -65,6 +66,8 @@ class Config(Section):
     """User embeddings; required by `jobs.embed`."""
     guardrails: Guardrails = Guardrails()
     """Bounds that a run must keep to be published without a warning, or at all."""
+    alerts: Alerts = Alerts()
+    """Where failures are reported."""
     resources: Resources = Resources()
     """Resources of the cluster."""
     output: Output = Output()
@@ -82,7 +85,9 @@ class Config(Section):
 
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data. Embeddings are published separately."""
-        content = self.model_dump(mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails"})
+        content = self.model_dump(
+            mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails", "alerts"}
+        )
         del content["data"]["root"]
         return content
 

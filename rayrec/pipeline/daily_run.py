@@ -21,7 +21,9 @@ from dataclasses import dataclass, field, replace
 from rayrec.config import Rerank, Slate
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
+from rayrec.monitoring.run_guardrails import outside
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, merge, participants_by_arm
+from rayrec.monitoring.run_status import RunStatus
 from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
@@ -32,7 +34,7 @@ from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, describe_cutoffs, fit_item_models
 from rayrec.pipeline.llm_tuning import tune_llms
 from rayrec.pipeline.placement import check_placement
-from rayrec.pipeline.publication_gate import require_guardrails
+from rayrec.pipeline.publication_gate import in_words, require_guardrails
 from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statistics
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
@@ -58,9 +60,11 @@ class StageTimings:
     """Duration of each step, in order of execution."""
 
     steps: list[tuple[str, float, int, str]] = field(default_factory=list)  # (stage, seconds, units of work, unit)
+    entered: Callable[[str], None] = lambda name: None  # called with the name of each step as it begins
 
     @contextmanager
     def step(self, name: str, unit: str) -> Iterator[Callable[[int], None]]:
+        self.entered(name)
         started, done = time.monotonic(), [0]
         yield lambda n: done.__setitem__(0, n)
         self.steps.append((name, time.monotonic() - started, done[0], unit))
@@ -98,16 +102,22 @@ def check(context: RunContext) -> None:
     _ = context.templates, context.checkpoints, context.base, context.encoder, context.facet_sentences_digest
 
 
-def run(context: RunContext) -> RunResult:
-    """Run all stages for one date on the connected Ray cluster. On any RayrecError nothing is published."""
+def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
+    """Run all stages for one date on the connected Ray cluster. On any RayrecError nothing is published.
+
+    `status`: kept up to date, and written; None: there is none.
+    """
     check(context)
     opened = PublishingRun.open(context.storage, context.record)
     if opened.published is not None:
         left = replace(context, code_version=opened.published.code_version)
         return RunResult(left, PublishResult("published", opened.published), True, _models_of(left, opened.published))
+    if status is not None:
+        status.begin(opened.record.run_id, opened.record.shards)
+    status = status or RunStatus(context.storage, context.date)
     retries.take()  # of the process's earlier runs
     check_placement(context)
-    timings = StageTimings()
+    timings = StageTimings(entered=status.enter)
     with timings.step("ingest", "rows") as done:
         data = ingest(context)
         done(data.rows)
@@ -125,11 +135,14 @@ def run(context: RunContext) -> RunResult:
         _write_scorer_gains(context, opened.record.run_id, blends)
         done(len(blends))
     with timings.step("score", "users") as done:
-        score(context, opened, data, models[-1], blends)
+        score(context, opened, data, models[-1], blends, status)
         done(data.users)
     counted = read_run_statistics(context, opened.record.run_id)
     require_sample_ratio(context.arms, participants_by_arm(counted), context.config.arms.sample_ratio_min_p)
-    require_guardrails(context.config, opened, sum(data.input_rows.values()), data.quarantined, counted)
+    rows_read = sum(data.input_rows.values())
+    findings = require_guardrails(context.config, opened, rows_read, data.quarantined, counted)
+    status.warn([in_words(row) for row in outside(findings)])
+    status.enter("publish")
     repeats = retries.take()
     if repeats:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
@@ -140,7 +153,12 @@ def run(context: RunContext) -> RunResult:
 
 
 def score(
-    context: RunContext, run: PublishingRun, data: IngestResult, models: ModelSet, blenders: dict[str, str]
+    context: RunContext,
+    run: PublishingRun,
+    data: IngestResult,
+    models: ModelSet,
+    blenders: dict[str, str],
+    status: RunStatus,
 ) -> None:
     """Commit every shard that has no receipt yet."""
     _write_catalogue(context, run, data)
@@ -156,14 +174,21 @@ def score(
         for shard in empty:
             commit.commit_empty(shard)
     pending = [item for item in pending if item.shard not in empty]
+    done = data.users - sum(data.shards[item.shard].users for item in pending)
+    status.score(data.users, done, run.record.shards - len(pending))
     with Progress("score", data.users) as progress:
-        progress.advance(data.users - sum(data.shards[item.shard].users for item in pending))
+        progress.advance(done)
+
+        def advance(users: int) -> None:
+            progress.advance(users)
+            status.shard_done(users)
+
         run_pending(
             pending,
             lambda dataset: append_stage(
                 score_shards(dataset, scoring), CommitShard, committing, memory=scoring.task_memory
             ),
-            progress.advance,
+            advance,
             lambda counts: int(counts["users"][0].as_py()),
             "score",
         )

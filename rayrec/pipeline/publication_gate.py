@@ -40,12 +40,12 @@ def require_guardrails(
     findings = guardrail_findings(config, RunCounts(users, rows_read, rows_quarantined, statistics, previous))
     missed = outside(findings)
     for row in missed:
-        _LOG.warning("%s", _words(row))
+        _LOG.warning("%s", in_words(row))
     if blocking := [row for row in missed if row["action"] == "block"]:
         keys = list(dict.fromkeys(row["key"] for row in blocking))
         remedy = " ".join(f"--set guardrails.{key}.action=warn" for key in keys)
         raise GuardrailError(
-            "nothing is published: " + "; ".join(_words(row) for row in blocking),
+            "nothing is published: " + "; ".join(in_words(row) for row in blocking),
             where=", ".join(f"guardrails.{key}" for key in keys),
             hint=f"find the cause in the inputs or the config; to publish all the same run again with {remedy} "
             "(no shard is scored again)",
@@ -74,5 +74,6 @@ def previous_run(storage: Storage, date: Date, statistics: pa.Table) -> Previous
     return None
 
 
-def _words(row: dict[str, str]) -> str:
+def in_words(row: dict[str, str]) -> str:
+    """One row of GUARDRAIL_FINDINGS as text."""
     return f"guardrail {row['key']}: {row['name']}: {row['measured']}; bound: {row['bound']}"

@@ -69,6 +69,8 @@ def erase(
     for path in paths:
         if layout.top_folder(path) in _ROWS and storage.exists(path):
             _filter(storage, path, erasure_list)
+    for path in filter(layout.is_run_status, _paths(storage, layout.RUNS)):
+        storage.delete(path)  # an error may quote a row
     emptied = sum(_empty_quarantine(storage, path, erasure_list) for path in _paths(storage, layout.QUARANTINE))
     for path in _paths(storage, layout.REPORTS):
         if layout.report_data_date(path):

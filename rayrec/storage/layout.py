@@ -7,6 +7,7 @@ embeddings/, neighbours/, influences/              laid out like slates (rayrec.
 
 runs/dt=D/<run id>/
     run.json                                       RunRecord: what the run is; written first
+    status.json                                    how far the run is, and how it ended (rayrec.monitoring.run_status)
     receipts/shard=0007.json                       Receipt: this attempt has finished the shard
     catalogue.parquet                              ITEM, sorted by item_id: the run's item codes
     denoising_decisions/shard=0007.arrow           DENOISED_HISTORY: keep weight, influence and reason per event
@@ -136,6 +137,7 @@ def rewritten_path(path: str, attempt: str) -> str:
 _RUN = f"{RUNS}/dt={{}}/{{}}"
 run_folder: RunPath = _RUN.format
 run_record_path: RunPath = f"{_RUN}/run.json".format
+run_status_path: RunPath = f"{_RUN}/status.json".format
 receipts_folder: RunPath = f"{_RUN}/receipts".format
 receipt_path: RunShardPath = f"{_RUN}/receipts/{_SHARD}.json".format
 run_catalogue_path: RunPath = f"{_RUN}/catalogue.parquet".format
@@ -145,6 +147,12 @@ text_ablation_folder: RunPath = f"{_RUN}/text_ablation".format
 text_ablation_path: Callable[[Date, str, str, int], str] = f"{_RUN}/text_ablation/{{}}-{_SHARD}.arrow".format  # method
 run_statistics_folder: RunPath = f"{_RUN}/statistics".format
 run_statistics_path: Callable[[Date, str, str, int], str] = f"{_RUN}/statistics/{{}}-{_SHARD}.parquet".format  # stage
+
+
+def is_run_status(path: str) -> bool:
+    """Whether `path` is a run_status_path."""
+    parts = path.split("/")
+    return len(parts) == 4 and parts[0] == RUNS and parts[3] == "status.json"
 
 
 def text_ablation_method(path: str) -> str:

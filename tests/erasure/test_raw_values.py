@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,8 @@ from rayrec.data.erasure_list import ErasureList
 from rayrec.data.quarantine import without_contents
 from rayrec.data.schemas import QUARANTINE
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, without_users
+from rayrec.pipeline import user_data_inventory
+from rayrec.storage import Storage, layout
 from rayrec.storage.tables import rows_without
 
 GONE = ("user-0007", "Anna Maria 7", "4711")
@@ -102,3 +106,13 @@ def test_a_text_that_fewer_than_five_users_may_have_is_only_counted() -> None:
     assert one["rows"].to_pylist() == [1, 6, 40, 10, 8]
     assert without_users(one, 1).equals(one)
     assert without_users(table, 3)["text"].to_pylist() == ["for all", "many", None]  # 2 rows a user with two arms
+
+
+def test_the_words_of_a_failed_run_are_deleted(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    status = layout.run_status_path(date(2026, 3, 2), "0123")
+    record = layout.run_record_path(date(2026, 3, 2), "0123")
+    storage.write(status, b'{"error": "row 7 of user-0007"}')
+    storage.write(record, b"{}")
+    user_data_inventory.erase(storage, [], LISTED, {}, 0)
+    assert [info.path for info in storage.list()] == [record]

@@ -74,7 +74,7 @@ def _child(work: Callable[..., None], arguments: tuple[Any, ...], said: Path, en
     try:
         work(*arguments)
     except BaseException as error:
-        from jobs.cli import user_error
+        from rayrec.errors import user_error
 
         known = user_error(error)
         text = str(known) if known is not None else traceback.format_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,33 @@ def test_the_day_of_an_export_in_the_path_loses_no_rows(tmp_path: Path, local_ra
     done = job(daily.main, tmp_path, {**MUG, **day})
     assert done.exit_code == 0, done.output
     assert published(tmp_path) == PUBLISHED
+
+
+def test_a_guardrail_that_blocks_is_lifted_by_the_remedy_that_it_names(tmp_path: Path, local_ray: None) -> None:
+    bound = "guardrails.users.min_users=3"
+    blocked = job(daily.main, tmp_path, MUG, bound, "guardrails.users.action=block")
+    assert blocked.exit_code == 4
+    assert "guardrail users: users published: 2 users; bound: at least 3" in blocked.output
+    assert "--set guardrails.users.action=warn" in blocked.output
+    with pytest.raises(PublicationError):
+        read_slates(tmp_path / "out", DAY)
+    assert status(tmp_path)["state"] == "blocked"
+    receipts = written(tmp_path, "receipts")
+    done = job(daily.main, tmp_path, MUG, bound, "guardrails.users.action=warn")
+    assert done.exit_code == 0, done.output
+    assert published(tmp_path) == PUBLISHED
+    assert written(tmp_path, "receipts") == receipts  # no shard was scored again
+    ended = status(tmp_path)
+    assert (ended["state"], ended["exit_code"], ended["shards_done"], ended["shards"]) == ("published", 0, 2, 2)
+    assert [words for words in ended["warnings"] if "at least 3" in words]
+    assert "2 users" in next((tmp_path / "out" / "reports").rglob("report.html")).read_text()
+
+
+def status(folder: Path) -> dict[str, Any]:
+    (path,) = (folder / "out" / "runs").rglob("status.json")
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def written(folder: Path, name: str) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (folder / "out" / "runs").rglob(f"{name}/*.json")}

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings, user_error
-from rayrec.errors import QuarantineError, RayrecError
+from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
+from rayrec.errors import QuarantineError, RayrecError, user_error
 
 CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
 
