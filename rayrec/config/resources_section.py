@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayrec.config.section import Section
-from rayrec.config.vllm_arguments import check_vllm_arguments
+from rayrec.config.vllm_arguments import check_parallelism, check_vllm_arguments
 
 
 class Resources(Section):
@@ -35,7 +35,8 @@ class Resources(Section):
     rerank_actors: int | tuple[int, int] = 1
     """Concurrent LLM engines: a number, or `[min, max]` to autoscale."""
     rerank_num_gpus: float = Field(0, ge=0)
-    """GPUs of each engine: a fraction of one, or a whole number."""
+    """GPUs of each actor with LLM engines: a fraction of one, or a whole number. Its engines, one for each checkpoint,
+    share them."""
     rerank_device: Literal["auto", "cpu"] = "auto"
     """`auto`: CUDA where `rerank_num_gpus` is above 0."""
     rerank_num_cpus: float = Field(1, ge=0, allow_inf_nan=False)
@@ -50,8 +51,9 @@ class Resources(Section):
     local_object_store_mb: int = Field(1024, ge=128)
     """MiB of a local Ray's object store; beyond it Ray spills to disk."""
     vllm: dict[str, Any] = Field({})
-    """Arguments of `vllm.LLM`: `gpu_memory_utilization`, `tensor_parallel_size`, `max_num_batched_tokens`, … Only those
-    about memory, devices, batch sizes and logging are allowed (`rayrec/config/vllm_arguments.py`)."""
+    """Arguments of `vllm.LLM`: `gpu_memory_utilization` (default: 0.92, divided among the engines on a GPU),
+    `tensor_parallel_size`, `max_num_batched_tokens`, … Only those about memory, devices, batch sizes and logging are
+    allowed (`rayrec/config/vllm_arguments.py`)."""
 
     @field_validator("vllm")
     @classmethod
@@ -73,3 +75,9 @@ class Resources(Section):
         if gpus > 1 and not gpus.is_integer():
             raise ValueError("more than one GPU is a whole number of them")
         return gpus
+
+    @model_validator(mode="after")
+    def _as_many_gpus_as_vllm_uses(self) -> Resources:
+        if self.rerank_num_gpus and self.rerank_device == "auto":
+            check_parallelism(self.vllm, self.rerank_num_gpus)
+        return self

@@ -7,6 +7,7 @@ change scores, some name code to run, and one is a secret.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ ALLOWED = frozenset(
         "use_tqdm_on_load",
     }
 )
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 _BACKENDS = ("mp", "ray", "uni")  # distributed_executor_backend; vLLM imports any other name as a class
 
 
@@ -72,9 +74,27 @@ def check_vllm_arguments(given: Mapping[str, Any]) -> None:
             hint=f"remove it; {''.join(meant)}the longest prompt is prompt_tokens in rerank.settings, the dtype "
             f"rerank.dtype; taken are {', '.join(sorted(ALLOWED))}",
         )
+    for name in _PARALLEL:
+        if name in given and not (type(given[name]) is int and given[name] >= 1):
+            raise ConfigError("this must be a whole number of at least 1", where=f"resources.vllm.{name}")
     if (backend := given.get("distributed_executor_backend")) not in (None, *_BACKENDS):
         raise ConfigError(
             f"there is no backend {backend!r}",
             where="resources.vllm.distributed_executor_backend",
             hint=f"give one of {', '.join(_BACKENDS)}, or none: vLLM finds one",
+        )
+
+
+def check_parallelism(given: Mapping[str, Any], gpus: float) -> None:
+    """Raise ConfigError where vLLM would spread an engine over another number of GPUs than Ray gives its actor.
+
+    `gpus`: those of an engine, above 0.
+    """
+    named = [name for name in _PARALLEL if name in given]
+    wanted = math.prod(given[name] for name in named)
+    if named and wanted != max(1, gpus):
+        raise ConfigError(
+            f"vLLM would spread an engine over {wanted} GPUs, and it gets {gpus:g} (resources.rerank_num_gpus)",
+            where=" x ".join(f"resources.vllm.{name}" for name in named),
+            hint=f"set resources.rerank_num_gpus: {wanted}, or make the product {max(1, gpus):g}",
         )

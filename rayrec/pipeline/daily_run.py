@@ -29,6 +29,7 @@ from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
 from rayrec.pipeline.erasure_check import publish_unless_erased
+from rayrec.pipeline.gpu_shares import check_gpu_shares
 from rayrec.pipeline.ingest_checks import check_ingested
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, describe_cutoffs, fit_item_models
@@ -98,6 +99,7 @@ def check(context: RunContext) -> None:
             way = TEXT_SCORERS.lookup(rerank.method)
             if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
                 template_by_cell(context.templates, way.task_form)
+    check_gpu_shares(context)
     default_instruction(context)
     _ = context.templates, context.checkpoints, context.base, context.encoder, context.facet_sentences_digest
 

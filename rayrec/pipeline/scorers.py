@@ -17,6 +17,7 @@ from rayrec.numerics.bottom_k_sample import BottomKSample
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import default_instruction, default_request
+from rayrec.pipeline.gpu_shares import gpu_share
 from rayrec.pipeline.interaction_ingest import histories, histories_path
 from rayrec.pipeline.item_model_fitting import ModelSet, cutoffs
 from rayrec.pipeline.run_context import RunContext
@@ -86,10 +87,12 @@ class ScorerCache:
 
     def _settings(self, method: Rerank) -> EngineSettings:
         resources = self.context.config.resources
+        on_gpu = bool(resources.rerank_num_gpus) and resources.rerank_device == "auto"
         return EngineSettings(
             dtype=method.dtype,
             threads=resources.rerank_threads,
-            device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
+            device="cuda" if on_gpu else "cpu",
+            gpu_share=gpu_share(self.context) if on_gpu else 1.0,
             vllm=resources.vllm,
         )
 

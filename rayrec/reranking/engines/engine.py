@@ -35,6 +35,7 @@ class EngineSettings:
     dtype: str = "auto"  # auto: dtype of the stored weights
     threads: int | None = None  # CPU only; None: torch's default
     device: str = "cpu"  # or "cuda"
+    gpu_share: float = 1.0  # of each of its GPUs' memory; below 1 where other engines use them too
     vllm: dict[str, Any] = field(default_factory=dict)  # further arguments of vllm.LLM (see check_vllm_arguments)
 
 

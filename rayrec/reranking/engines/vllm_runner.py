@@ -10,6 +10,7 @@ several engines of one thread. On a GPU vLLM offers VLLM_BATCH_INVARIANT=1 (not 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """Must be set before vLLM is imported; in a Ray actor through its runtime_env."""
 
 _CPU_CACHE_BYTES = {"hidden_state": 256 << 20, "next_token": 256 << 20, "json": 1 << 30}
+_GPU_UTILIZATION = 0.92  # vLLM's own default for an engine alone on its GPU
+_GPU_BATCH_TOKENS = 16_384
 _T = TypeVar("_T")
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks with vLLM kernels
 
@@ -67,6 +70,7 @@ class VllmRunner(Engine):
 
         super().__init__(model, task, settings, max_prompt_tokens, new_tokens)
         self._adapter = None if model.adapter is None else LoRARequest("adapter", 1, model.adapter)
+        self._gpu_share = settings.gpu_share
         defaults, fixed = self._defaults(task), self._fixed(model, task)
         self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
 
@@ -145,9 +149,13 @@ class VllmRunner(Engine):
         arguments: dict[str, Any] = {"disable_log_stats": True}
         if task == "next_token":
             # Without chunked prefill the longest prompt must fit.
-            arguments["max_num_batched_tokens"] = max(2048, self.max_prompt_tokens + self.new_tokens)
+            least = _GPU_BATCH_TOKENS if self.device == "cuda" else 2048
+            arguments["max_num_batched_tokens"] = max(least, self.max_prompt_tokens + self.new_tokens)
         if self.device == "cpu":
             arguments |= {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": _CPU_CACHE_BYTES[task]}
+        else:
+            # vLLM requires that share of the whole GPU to be free when it starts. Rounded down: sums stay below 1.
+            arguments["gpu_memory_utilization"] = math.floor(1000 * _GPU_UTILIZATION * self._gpu_share) / 1000
         return arguments
 
 
