@@ -19,6 +19,7 @@ import typer
 
 from jobs.cli import ConfigPath, Overrides, as_date, command, settings
 from rayrec.errors import ConfigError
+from rayrec.monitoring import json_log
 from rayrec.publishing.manifest import find_manifest
 from rayrec.storage import Storage
 
@@ -60,8 +61,9 @@ def dates(first: Date, last: Date) -> list[Date]:
 
 def daily_command(config: Path, overrides: Sequence[str], day: Date) -> list[str]:
     """The run of one date, with the same settings."""
+    log = ["--log-format", "json"] if json_log.active() else []
     sets = [part for each in overrides for part in ("--set", each)]
-    return [sys.executable, "-m", "jobs.daily", "--config", str(config), *sets, "--date", day.isoformat()]
+    return [sys.executable, "-m", "jobs.daily", "--config", str(config), *sets, "--date", day.isoformat(), *log]
 
 
 def run(words: Sequence[str]) -> int:
@@ -77,7 +79,10 @@ def run(words: Sequence[str]) -> int:
 
 
 def _say(words: str) -> None:
-    print(f"backfill: {words}", file=sys.stderr, flush=True)
+    if json_log.active():
+        json_log.say(words, stage="backfill")
+    else:
+        print(f"backfill: {words}", file=sys.stderr, flush=True)
 
 
 main = command(backfill)

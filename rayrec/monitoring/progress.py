@@ -4,7 +4,8 @@
         progress.advance(len(shard))
 
 In place on a terminal; otherwise (`ray job logs`, a file) a new line for every tenth of the work, at most one every
-five seconds, plus one at the end. Lines go to stderr, because stdout is for results.
+five seconds, plus one at the end. Lines go to stderr, because stdout is for results. With
+`--log-format json` they are JSON (rayrec.monitoring.json_log).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
+
+from rayrec.monitoring import json_log
 
 _EVERY_S = 5.0  # seconds between two lines in a log
 _WIDTH = 10  # of the stage's name, to align the lines of a job
@@ -43,7 +46,7 @@ class Progress:
     def __enter__(self) -> Self:
         self._started = self._printed = self._clock()
         self._tenth = 0
-        if self._console.is_terminal:
+        if self._console.is_terminal and not json_log.active():
             columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}"))
             self._bar = Bar(*columns, console=self._console, refresh_per_second=4)
             self._task = self._bar.add_task(f"{self.stage:<{_WIDTH}}", total=max(self.total, 1), line=self._line())
@@ -70,6 +73,10 @@ class Progress:
             self._say(self._end(kind))
 
     def _say(self, line: str) -> None:
+        if json_log.active():
+            seconds = round(self._clock() - self._started, 1)
+            json_log.say(line, stage=self.stage, done=self.done, total=self.total, unit=self.unit, seconds=seconds)
+            return
         self._console.print(f"{self.stage:<{_WIDTH}} {line}", markup=False, soft_wrap=True)
 
     def _counts(self) -> str:

@@ -121,10 +121,14 @@ def test_a_guardrail_that_blocks_is_lifted_by_the_remedy_that_it_names(tmp_path:
         read_slates(tmp_path / "out", DAY)
     assert status(tmp_path)["state"] == "blocked"
     receipts = written(tmp_path, "receipts")
-    done = job(daily.main, tmp_path, MUG, bound, "guardrails.users.action=warn")
+    remedy = "guardrails.users.action=warn"
+    done = job(daily.main, tmp_path, MUG, bound, remedy, also=("--log-format", "json"))
     assert done.exit_code == 0, done.output
     assert published(tmp_path) == PUBLISHED
     assert written(tmp_path, "receipts") == receipts  # no shard was scored again
+    said = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
+    assert [line["done"] for line in said if line.get("stage") == "score"] == [2]
+    assert [line["level"] for line in said if "guardrail users" in line["message"]] == ["warning"]
     ended = status(tmp_path)
     assert (ended["state"], ended["exit_code"], ended["shards_done"], ended["shards"]) == ("published", 0, 2, 2)
     assert [words for words in ended["warnings"] if "at least 3" in words]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,34 @@ def test_the_error_of_a_ray_task_is_the_one_the_user_reads() -> None:
     assert user_error(ValueError("x")) is None
     plain = RayrecError("x")
     assert user_error(plain) is plain
+
+
+def test_an_error_is_one_line_of_json() -> None:
+    status, output = run("--date", "2026-03-02", "--set", "name=broken", "--log-format", "json")
+    assert status == 3
+    (line,) = output.splitlines()
+    said = json.loads(line)
+    assert (said["level"], said["exit_code"]) == ("error", 3)
+    assert said["error"] == "61% [red]of the rows[/red] broke the contract"
+    assert (said["where"], said["to_do"]) == ("events", "look at quarantine/")
+    assert run("--date", "2026-03-02", "--set", "name=broken")[1].startswith("error: ")  # text again
+
+
+def test_another_log_format_is_an_error() -> None:
+    status, output = run("--date", "2026-03-02", "--log-format", "xml")
+    assert status == 2
+    assert "log-format" in output
+
+
+def test_a_defect_is_one_line_of_json_with_its_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    given = ["--config", str(CONF), "--date", "2026-03-02", "--set", "name=defect", "--log-format", "json"]
+    error = CliRunner().invoke(command(job), given).exception
+    assert isinstance(error, KeyError)
+    sys.excepthook(KeyError, error, None)
+    (line,) = capsys.readouterr().err.splitlines()
+    said = json.loads(line)
+    assert (said["message"], said["exit_code"]) == ("KeyError", 1)
+    assert "a defect of ours" in said["traceback"]
