@@ -64,12 +64,13 @@ _BACKENDS = ("mp", "ray", "uni")  # distributed_executor_backend; vLLM imports a
 
 
 def check_vllm_arguments(given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for arguments that are not ALLOWED. Errors omit the values, which may be secrets."""
+    """Raise ConfigError for arguments that are not ALLOWED. Errors omit the values, which may be secrets; the names
+    come last, because messages hide what follows `token:`."""
     if refused := sorted(given.keys() - ALLOWED):
         near = {name: difflib.get_close_matches(name, sorted(ALLOWED), n=1, cutoff=0.8) for name in refused}
         meant = [f"instead of {name} perhaps {found[0]}; " for name, found in near.items() if found]
         raise ConfigError(
-            f"{', '.join(refused)}: not taken here, where nothing may change a score",
+            f"not taken here, where nothing may change a score: {', '.join(refused)}",
             where="resources.vllm",
             hint=f"remove it; {''.join(meant)}the longest prompt is prompt_tokens in rerank.settings, the dtype "
             f"rerank.dtype; taken are {', '.join(sorted(ALLOWED))}",

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from cut_proxy import CutProxy
 from ray_heads import REPOSITORY, RayHead, ray_head
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, line_of
 
 from rayrec import read_slates
 from rayrec.data.synthetic_dataset import make_synthetic_dataset
@@ -84,21 +85,35 @@ def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path
     assert len(set(slates["user_id"].to_pylist())) == 60
 
 
-def test_rayrec_submit_shows_the_log_and_ends_with_the_jobs_code(head: RayHead, checkout: Path) -> None:
-    script = "import sys, time; print('first', flush=True); time.sleep(4); print('last'); sys.exit(3)"
-    command = [sys.executable, "-m", "jobs.submit", "--address", head.jobs_url, "--", "python", "-c", script]
-    done = subprocess.run(
-        command,
+def test_rayrec_submit_gives_log_and_exit_code_though_its_connection_is_cut(
+    head: RayHead, checkout: Path, tmp_path: Path
+) -> None:
+    """The job ends while the job API cannot be reached."""
+    goes_on = tmp_path / "goes on"
+    wait = f"while not os.path.exists({str(goes_on)!r}): time.sleep(0.1)"
+    script = f"import os, sys, time\nprint('first', flush=True)\n{wait}\nprint('last')\nsys.exit(3)"
+    host, _, port = head.jobs_url.removeprefix("http://").partition(":")
+    proxy = CutProxy((host, int(port)))
+    address = f"http://127.0.0.1:{proxy.port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.submit", "--address", address, "--", "python", "-c", script],
         cwd=checkout,
         env=dict(head.environment),
         text=True,
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
-    assert done.returncode == 3, done.stdout + done.stderr + head.logs()
-    lines = done.stdout.splitlines()
-    assert [line for line in lines if line in ("first", "last")] == ["first", "last"]
+    line_of(process, process.stdout, lambda line: line == "first\n")
+    proxy.cut()
+    line_of(process, process.stderr, lambda line: "does not answer" in line)
+    goes_on.touch()
+    proxy.open()
+    rest, words = process.communicate(timeout=PATIENCE_S)
+    proxy.cut()
+    assert process.returncode == 3, rest + words + head.logs()
+    assert rest.splitlines().count("last") == 1
+    assert "first" not in rest.splitlines()
+    assert "answers again" in words
 
 
 def test_a_wrong_token_is_refused(head: RayHead, checkout: Path) -> None:

@@ -75,12 +75,12 @@ def test_speed_arguments_reach_vllm(
 @pytest.mark.parametrize(
     ("vllm", "what"),
     [
-        ("{max_model_len: 64, dtype: bfloat16, gpu_memory_utilization: 0.5}", "dtype, max_model_len: not taken here"),
+        ("{max_model_len: 64, dtype: bfloat16, gpu_memory_utilization: 0.5}", "score: dtype, max_model_len"),
         ("{gpu_memory_utilisation: 0.5}", "instead of gpu_memory_utilisation perhaps gpu_memory_utilization;"),
-        ("{spec_model: /models/small}", "spec_model: not taken here"),
-        ("{mamba_ssm_cache_dtype: float16}", "mamba_ssm_cache_dtype: not taken here"),
-        ("{worker_cls: somebodys.Worker}", "worker_cls: not taken here"),
-        ("{hf_token: hf_sesame}", "hf_token: not taken here"),
+        ("{spec_model: /models/small}", "score: spec_model"),
+        ("{mamba_ssm_cache_dtype: float16}", "score: mamba_ssm_cache_dtype"),
+        ("{worker_cls: somebodys.Worker}", "score: worker_cls"),
+        ("{hf_token: hf_sesame}", "score: hf_token"),
         ("{distributed_executor_backend: somebodys.Executor}", "there is no backend 'somebodys.Executor'"),
     ],
 )
