@@ -13,9 +13,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pyarrow as pa
+import ray
 
 from rayrec.ray_support import cluster, stage_runner
-from rayrec.ray_support.capacity import Capacity, Node
+
+_NODE = {"Alive": True, "Resources": {"CPU": 1.0, "memory": float(1 << 40)}}
 
 
 @dataclass
@@ -52,10 +54,10 @@ def without_ray() -> ExitStack:
     """A context manager in which runs need no cluster."""
     stack = ExitStack()
     stack.enter_context(patch.object(cluster, "connect", lambda resources: nullcontext()))
-    stack.enter_context(patch.object(cluster, "capacity", lambda: Capacity((Node(1.0, float("inf")),))))
+    stack.enter_context(patch.object(ray, "nodes", lambda: [_NODE]))  # what stages ask before they are placed
     stack.enter_context(patch.object(stage_runner, "work_item_dataset", _dataset))
     for module in [module for name, module in sys.modules.items() if name.startswith("rayrec.pipeline.")]:
         if getattr(module, "task", None) is cluster.task:
-            stack.enter_context(patch.object(module, "task", lambda work, cpus: OneProcessTask(work)))
+            stack.enter_context(patch.object(module, "task", lambda work, *resources: OneProcessTask(work)))
             stack.enter_context(patch.object(module, "wait_for", lambda *tasks: None))
     return stack

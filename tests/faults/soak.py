@@ -17,6 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 import contract_fuzzing  # noqa: E402
 import text_fuzzing  # noqa: E402
 import trials  # noqa: E402
+from cluster_trials import KillCluster, environment_of_cluster  # noqa: E402
 from s3_server import running_s3  # noqa: E402
 
 AT_A_TIME = 100  # inputs of a trial
@@ -80,6 +82,7 @@ def _some_cases(field: trials.Field, chance: random.Random, number: int) -> None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="kills of a run in one process")
+    parser.add_argument("--cluster-kills", type=int, default=40, help="kills of a process of a run on a Ray cluster")
     parser.add_argument("--failing", type=int, default=30, help="runs on storage that fails, local and S3 each")
     parser.add_argument("--at-once", type=int, default=25, help="pairs of jobs at once")
     parser.add_argument("--inputs", type=int, default=2000, help="inputs of the contract, and of each kind of text")
@@ -93,7 +96,7 @@ def main() -> None:
     work = asked.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
     soak = Soak(asked.folder, asked.seed, time.monotonic() + 60 * asked.minutes)
-    with running_s3() as endpoint:
+    with running_s3() as endpoint, environment_of_cluster(work / "control") as environment, ExitStack() as stack:
         field = trials.Field.make(work)
         print(f"an undisturbed run makes {field.calls} storage calls, {field.writes} of them writes", flush=True)
         every_write = len(trials.FULL_KINDS) * field.writes
@@ -104,6 +107,9 @@ def main() -> None:
             "failing S3": (partial(trials.failing_s3, field, endpoint), asked.failing),
             "jobs at once": (partial(trials.at_once, field), asked.at_once),
         }
+        if asked.cluster_kills:
+            cluster = stack.enter_context(KillCluster.start(field, environment))
+            plan["kill on Ray"] = (cluster.kill_one, asked.cluster_kills)
         for each in text_fuzzing.inputs():
             plan[each] = (partial(_some_texts, field, each), -(-asked.inputs // AT_A_TIME))
         plan["contract"] = (partial(_some_cases, field), -(-asked.inputs // AT_A_TIME))

@@ -17,6 +17,7 @@ from jobs import daily, evaluate, forget
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.threads import thread_limit
 from rayrec.pipeline import daily_run, run_context
+from rayrec.ray_support import cluster
 from rayrec.storage.retries import RetryPolicy
 
 CODE = "soak"  # the code version: a soak goes on while the code is edited
@@ -29,6 +30,12 @@ run_context.load_templates(None)  # half of a tiny run; drivers are forked from 
 def run_alone(shop: TinyShop, output: str, overrides: Sequence[str] = (), code: str = CODE) -> None:
     """A daily run and its report in this process, without Ray."""
     with _alone():
+        _run(shop, output, overrides, code)
+
+
+def run_on_cluster(shop: TinyShop, output: str, overrides: Sequence[str] = (), code: str = CODE) -> None:
+    """The same on the cluster of the environment."""
+    with cluster.connect(shop.context(output, *overrides).config.resources):
         _run(shop, output, overrides, code)
 
 

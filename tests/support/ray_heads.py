@@ -128,7 +128,7 @@ def _started(options: Sequence[str], env: Mapping[str, str], log: Path, before: 
 def _kill_marked(marker: str) -> None:
     """Kill until none is left: a process may be starting another while it is killed."""
     needle = f"{_MARKER}={marker}".encode()
-    while pids := [pid for pid in _running() if needle in _environment_of(pid)]:
+    while pids := [pid for pid in running() if needle in environment_of(pid)]:
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -137,11 +137,11 @@ def _kill_marked(marker: str) -> None:
         time.sleep(0.1)
 
 
-def _running() -> list[int]:
+def running() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
-def _environment_of(pid: int) -> bytes:
+def environment_of(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
