@@ -77,7 +77,8 @@ def check_vllm_arguments(given: Mapping[str, Any]) -> None:
         )
     for name in _PARALLEL:
         if name in given and not (type(given[name]) is int and given[name] >= 1):
-            raise ConfigError("this must be a whole number of at least 1", where=f"resources.vllm.{name}")
+            what = "this must be a whole number of at least 1"
+            raise ConfigError(what, where=f"resources.vllm.{name}", hint="give the number of GPUs of one engine")
     if (backend := given.get("distributed_executor_backend")) not in (None, *_BACKENDS):
         raise ConfigError(
             f"there is no backend {backend!r}",

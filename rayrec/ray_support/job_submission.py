@@ -90,7 +90,8 @@ class RemoteJob:
         Raises ClusterError where the API refuses it, LostJobError where it does not answer.
         """
         if working_dir is not None and not Path(working_dir).is_dir():
-            raise ClusterError("there is no such folder", where=f"--working-dir {working_dir}")
+            where = f"--working-dir {working_dir}"
+            raise ClusterError("there is no such folder", where=where, hint="give the folder with the code, or none")
         environment = {} if working_dir is None else {"working_dir": working_dir}
         first = self.submission_id
         for number in range(1, 1000):
@@ -103,7 +104,8 @@ class RemoteJob:
                 )
             except _RefusedError as refused:
                 if "already exists" not in str(refused):
-                    raise ClusterError(f"the cluster refuses the job: {refused}", where=self.address) from None
+                    what, hint = f"the cluster refuses the job: {refused}", "correct what it names, and submit again"
+                    raise ClusterError(what, where=self.address, hint=hint) from None
                 found = self._details()
                 if found.entrypoint != entrypoint:
                     raise ClusterError(
@@ -219,12 +221,14 @@ class RemoteJob:
         except RuntimeError as error:  # the client's way to report a status; the answer itself follows
             found = re.findall(r"failed with status code (\d+)", str(error))
             if not found:
-                raise ClusterError(str(error), where=self.address) from error
+                hint = "check --address, the tunnel to the head and RAY_AUTH_TOKEN"
+                raise ClusterError(str(error), where=self.address, hint=hint) from error
             if _passes(int(found[-1])):  # the head passes a node's refusal on as a 500 that quotes it
                 raise _Outage(str(error).strip().splitlines()[0]) from error
             raise _RefusedError(str(error)) from error
         except ValueError as error:  # of the client: an upload that is too large, say
-            raise ClusterError(f"the job cannot be submitted: {error}", where=self.address) from error
+            what, hint = f"the job cannot be submitted: {error}", "leave large files out of --working-dir (.rayignore)"
+            raise ClusterError(what, where=self.address, hint=hint) from error
 
 
 def _passes(status: int) -> bool:
