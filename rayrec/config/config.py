@@ -114,7 +114,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        given = "".join(f", --set {override}" for override in overrides)
+        given = "".join(f", --set {override.partition('=')[0]}" for override in overrides)  # a value may hold a secret
         hint = "docs/config.md has every key; --print-config prints the settings as they are read"
         raise ConfigError(explain(error), where=f"{path}{given}", hint=hint) from None
 

@@ -62,7 +62,9 @@ def test_the_manifest_names_inputs_and_scorers(first_run: Run) -> None:
     assert manifest.engine == {"vllm: item_token": USERS}
     assert {"item_model", "llm", "llm base"} <= set(manifest.models)
     assert manifest.prompt_hash
-    assert all(file.rows for file in manifest.inputs)
+    read = {file.path for file in manifest.inputs if file.rows}
+    assert {file.path for file in result.context.files} <= read
+    assert [file.path for file in manifest.inputs if file.path not in read] == ["instruction.encoder: auto"]
     assert sum(manifest.quarantined_rows.values()) > 0
     assert manifest.users.users_in == USERS
 

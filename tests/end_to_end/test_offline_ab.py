@@ -98,7 +98,7 @@ def test_other_arms_are_estimated_from_the_exploring_arm(
         "Expected reward of each target arm",
         "Rules that changed slates",
         "max_per_category",
-        "no segment is significantly worse",
+        "segment is significantly worse",
     ):
         assert words in page
     assert (output / f"quarantine/dt={workspace.dataset.date}/feedback/unmatched.parquet").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from sys import modules
@@ -15,7 +16,7 @@ from threadpoolctl import threadpool_info
 
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import thread_limit
-from rayrec.ray_support.cluster import task
+from rayrec.ray_support.cluster import task, wait_for
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, results, work_item_dataset
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 
@@ -25,6 +26,11 @@ ray.cloudpickle.register_pickle_by_value(modules[__name__])  # workers cannot im
 def computing() -> set[int]:
     """The numbers of threads that this process's libraries use."""
     return {torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())}
+
+
+def record(path: Path) -> None:
+    """A task's result: those numbers, in a file."""
+    path.write_text(json.dumps(sorted(computing())))
 
 
 @pytest.fixture
@@ -60,13 +66,15 @@ def test_threads_are_restored_after_an_error() -> None:
 
 @pytest.mark.usefixtures("used")
 @pytest.mark.parametrize("cpus", [1, 2])
-def test_a_task_in_a_reused_process_computes_on_its_own_cpus(cpus: int) -> None:
-    assert ray.get(task(computing, cpus).remote()) == {cpus}
+def test_a_task_in_a_reused_process_computes_on_its_own_cpus(cpus: int, tmp_path: Path) -> None:
+    wait_for(task(record, cpus).remote(tmp_path / "threads"))
+    assert json.loads((tmp_path / "threads").read_text()) == [cpus]
 
 
 @pytest.mark.usefixtures("used")
-def test_a_stage_computes_on_one_thread_after_a_task_of_two() -> None:
-    assert ray.get(task(computing, 2).remote()) == {2}
+def test_a_stage_computes_on_one_thread_after_a_task_of_two(tmp_path: Path) -> None:
+    wait_for(task(record, 2).remote(tmp_path / "threads"))
+    assert json.loads((tmp_path / "threads").read_text()) == [2]
     items = [WorkItem(0, shard) for shard in range(4)]
     counted = pa.concat_tables(results(append_stage(work_item_dataset(items), Count, None)))
     assert np.unique(counted["threads"]).tolist() == [1]
