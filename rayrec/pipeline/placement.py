@@ -9,7 +9,7 @@ from rayrec.config import Resources
 from rayrec.pipeline.arm_settings import needs_tuned_llm, uses_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
-from rayrec.ray_support.capacity import Capacity, Node, Placement, place_engines, place_workers
+from rayrec.ray_support.capacity import Capacity, ClusterError, Node, Placement, place_engines, place_workers
 from rayrec.ray_support.training_workers import WorkerGroup
 
 _LOG = logging.getLogger(__name__)
@@ -21,8 +21,12 @@ def check_placement(context: RunContext) -> None:
     for note in placement_notes(context, has):
         _LOG.warning("resources: %s", note)
     if has.may_grow:
-        for note in placement_notes(context, Capacity(has.nodes)):
-            _LOG.warning("resources: as the cluster is now, only %s; it may grow", note)
+        try:
+            now = tuple(f"only {note}" for note in placement_notes(context, Capacity(has.nodes)))
+        except ClusterError as error:
+            now = (error.what,)
+        for note in now:
+            _LOG.warning("resources: as the cluster is now, %s; it may grow", note)
 
 
 def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:

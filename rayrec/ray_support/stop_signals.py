@@ -26,6 +26,7 @@ from rayrec.storage import temporary_folders
 _END_S = 2.0  # for killed processes to disappear
 _GRACE_S = 6.0  # for the main thread to end by itself, after the first signal
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FORKING = threading.local()  # `mask`: the signals blocked before a fork
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,6 +75,18 @@ def handled() -> Iterator[None]:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
+def _hold() -> None:
+    """Before a fork: a child that is signalled at once must not write into this process's pipe."""
+    if _State.active:
+        _FORKING.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+    if (mask := getattr(_FORKING, "mask", None)) is not None:
+        _FORKING.mask = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget() -> None:
     """In a forked child: its signals are not those of this process."""
     if _State.active:
@@ -81,9 +94,10 @@ def _forget() -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+    _release()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
 
 
 def restore() -> None:

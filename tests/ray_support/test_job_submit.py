@@ -42,7 +42,9 @@ def head() -> Iterator[RayHead]:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's checkout, without files that git ignores."""
     folder = tmp_path_factory.mktemp("checkout") / "rayrec"
-    leave_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "out", "demo-out", "build", "tests")
+    leave_out = shutil.ignore_patterns(
+        ".*", "__pycache__", "*.egg-info", "out", "demo-out", "build", "tests", "models", "soak"
+    )
     shutil.copytree(REPOSITORY, folder, ignore=leave_out)
     (folder / "jobs" / "probe.py").write_text(_PROBE)
     return folder
