@@ -68,7 +68,8 @@ def test_a_signal_ends_a_run_without_leftovers_and_the_next_run_resumes(
         for moment, number in SIGNALS.items():
             status = drive(workspace, root, moment, *WITHOUT_LLM, TMPDIR=str(temp), RAYREC_TEST_SIGNAL=str(int(number)))
             assert status == 128 + number, moment
-            assert os.listdir(temp) == [], moment
+            left = [name for name in os.listdir(temp) if not name.startswith("torchinductor_")]  # torch's own cache
+            assert left == [], moment
             assert processes_with(f"TMPDIR={temp}") == [], moment
     finally:
         shutil.rmtree(temp, ignore_errors=True)
