@@ -27,7 +27,7 @@ GREEDY, SOFT, WARMER, RULED = (
     for part in (
         "policy: greedy",
         "policy: plackett_luce, settings: {temperature: 0.3}",
-        "policy: plackett_luce, settings: {temperature: 0.4}",
+        "policy: plackett_luce, settings: {temperature: 0.31}",
         "rules: {max_per_category: 3}, diversity: {method: mmr}, fallback: {source: popularity, below_events: 15}",
     )
 )

@@ -12,7 +12,9 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -28,6 +30,8 @@ _DELAYS_S = (0.0, 0.0, 0.005, 0.02)
 _RECORD = 1  # bytes of a journal record: r or w
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 _HALF_BYTES = 100  # what a file takes before the disk is full
+_CALLS_TOGETHER, _FAILURES_TOGETHER = 8, 3  # a call of Storage: 4 attempts (retries.CALL_POLICY) of up to 2 calls
+_recent = threading.local()  # `failed`: whether each of a thread's last calls failed
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Plan:
     - full: from the write number `at` on, `lasting` or once, there is no space: the call fails, or, with `half`, the
       file that it begins takes a few bytes only.
     - flaky: `percent` of the calls fail, before or after their work, with an error that passes; all are delayed a bit,
-      so that calls of several processes change their order.
+      so that calls of several processes change their order. A thread meets fewer failures in a row than a call of
+      Storage, which is up to two calls here, has attempts: what fails more often does not pass.
     """
 
     kind: str = "none"
@@ -161,7 +166,11 @@ def _fail(folder: Path, plan: Plan, number: int) -> bool:
     """Delay the call, and perhaps fail it: now, or, where this is true, after its work."""
     chance = random.Random(f"{plan.seed}/{number}")
     time.sleep(chance.choice(_DELAYS_S))
-    if chance.random() * 100 >= plan.percent:
+    if not hasattr(_recent, "failed"):
+        _recent.failed = deque(maxlen=_CALLS_TOGETHER - 1)
+    fails = chance.random() * 100 < plan.percent and sum(_recent.failed) < _FAILURES_TOGETHER
+    _recent.failed.append(fails)
+    if not fails:
         return False
     _did(folder)
     if chance.random() < 0.5:
