@@ -57,11 +57,6 @@ class LogitData:
         return LogitData(self.features[places], offsets, self.consumed[places])
 
 
-def fit_conditional_logit(features: Float32s, offsets: Int64s, consumed: Float32s, l2: float) -> Float64s:
-    """Weights [f] of `fit_logit`, for features as they are."""
-    return fit_logit(LogitData(features, offsets, consumed), np.full(features.shape[1], l2)).raw
-
-
 def fit_logit(data: LogitData, l2: Float64s, start: LogitFit | None = None) -> LogitFit:
     """Minimise the mean cross-entropy + sum_j l2[j] * w[j]^2 on standardised features. Computes in float64.
 

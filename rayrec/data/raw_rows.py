@@ -48,12 +48,6 @@ class RawBatch:
         return RawBatch(self.table.filter(selected), self.row[mask], self.malformed, raw, self.missing)
 
 
-def require_columns(present: Sequence[str], needed: Iterable[str], where: str) -> None:
-    """Raise DataError, with the nearest name, for needed columns that are missing or duplicated."""
-    needed = tuple(needed)
-    check_columns(present, needed, needed, where)
-
-
 def check_columns(
     present: Sequence[str], columns: Iterable[str], needed: Iterable[str], where: str
 ) -> dict[str, DataError]:

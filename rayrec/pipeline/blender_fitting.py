@@ -207,7 +207,7 @@ def _simulated_requests(
     simulator = InstructionSimulator(worker_cache(context).facets)
     texts, right = [], np.zeros(len(consumed.values), np.bool_)
     for row, user in enumerate(users):
-        rng = np.random.default_rng(derive_seed("lesson", cutoff, user))
+        rng = np.random.default_rng(derive_seed("simulated_request", cutoff, user))
         target = rng.choice(consumed[row]) if len(consumed[row]) else -1
         request = simulator.specific(np.array([target] if target >= 0 else [], np.int64), rng)
         texts.append(request.text[0] if request.text else "")

@@ -16,7 +16,7 @@ from scored_candidates import NAMES, PERSONAL, candidates, item_features, set_ll
 from rayrec.blending.blend_features import blend_features, impute_missing, rms_normalised, user_features
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
 from rayrec.blending.blender import REQUEST_MATCH, Blender
-from rayrec.blending.conditional_logit import fit_conditional_logit
+from rayrec.blending.conditional_logit import LogitData, fit_logit
 from rayrec.numerics.ragged import Ragged
 
 
@@ -35,7 +35,7 @@ def test_newton_finds_the_minimum_that_scipy_finds() -> None:
         return float((mass * (normal[:, None] - score)).sum() / mass.sum() + 0.01 * w @ w)
 
     expected = minimize(loss, np.zeros(4), tol=1e-12).x / features.std(0)
-    found = fit_conditional_logit(features.astype(np.float32), offsets, consumed, 0.01)
+    found = fit_logit(LogitData(features.astype(np.float32), offsets, consumed), np.full(4, 0.01)).raw
     assert np.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
@@ -43,9 +43,8 @@ def test_constant_and_repeated_features_have_finite_weights() -> None:
     random = np.random.default_rng(0)
     one = random.normal(size=(200, 1))
     features = np.hstack([one, one, np.ones((200, 1))]).astype(np.float32)
-    weights = fit_conditional_logit(
-        features, np.arange(0, 201, 10), (random.random(200) < 0.2).astype(np.float32), 1e-3
-    )
+    data = LogitData(features, np.arange(0, 201, 10), (random.random(200) < 0.2).astype(np.float32))
+    weights = fit_logit(data, np.full(3, 1e-3)).raw
     assert np.isfinite(weights).all()
     assert weights[0] == pytest.approx(weights[1], abs=1e-6)
 

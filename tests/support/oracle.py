@@ -42,7 +42,7 @@ class Oracle(Engine):
         return [self._one(self._tokenizer.decode(prompt, skip_special_tokens=False), len(ids)) for prompt in prompts]
 
     def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
-        raise NotImplementedError
+        raise AssertionError("an oracle answers next-token prompts only")
 
     def _one(self, text: str, count: int) -> Float32 | Failure:
         self.prompts.append(text)

@@ -56,7 +56,7 @@ def newest_event_examples(pool: SelectionPool) -> tuple[Int, TuningExamples]:
     newest = filter_events(pool.past, ends - np.arange(len(pool.past.ts.values)) <= pool.settings.events)
     users = np.flatnonzero(event_group_counts(newest) > 1)
     settings = pool.settings.model_copy(update={"item_dropout": 0.0})
-    examples = epoch_examples(take_users(newest, users), pool.layout, settings, pool.now, pool.rng("lessons"))
+    examples = epoch_examples(take_users(newest, users), pool.layout, settings, pool.now, pool.rng("newest_events"))
     return users, examples
 
 
