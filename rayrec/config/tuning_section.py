@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from rayrec.config.registry import method_name
 from rayrec.config.section import Section, StorageUrl
 
+_ADAPTER_RATE, _FULL_RATE = 5e-4, 2e-5  # peak learning rates of a base's LoRA adapters, and of all its weights
 RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 
 
@@ -59,7 +60,10 @@ class Tuning(Section):
     batch_tokens: int = Field(2048, ge=256)
     """Tokens per step, padding included; a longer prompt is a step of its own. Bounds memory."""
     learning_rate: float = Field(2e-3, gt=0)
-    """Peak learning rate, after the warm-up."""
+    """Peak learning rate, after the warm-up: of a model from scratch, or of the rows that are added to a `base`."""
+    base_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of a base's adapters, or of its weights with `lora_rank: 0`. `null`: 5e-4, or 2e-5 without
+    adapters."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of matrices."""
     lora_rank: int = Field(16, ge=0)
@@ -82,6 +86,11 @@ class Tuning(Section):
     def with_epochs(self, *, has_requests: bool) -> Tuning:
         """A copy with `epochs` set, for tuning with or without requests."""
         return self.model_copy(update={"epochs": self.epochs or (12 if has_requests else 6)})
+
+    @property
+    def base_rate(self) -> float:
+        """`base_learning_rate`, or its default."""
+        return self.base_learning_rate or (_ADAPTER_RATE if self.lora_rank else _FULL_RATE)
 
     @property
     def max_epochs(self) -> int:

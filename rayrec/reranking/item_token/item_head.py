@@ -1,6 +1,9 @@
 """Log-probabilities of items from hidden states: the output layer of the item-token ranker.
 
-    score(item | prompt) = log softmax over all items ( h . e_item ),   h: the final hidden state of the last token
+    score(item | prompt) = log softmax over all items ( s h . e_item )
+
+    h   the final hidden state of the last token
+    s   the logit_scale of the model card
 
 Engines compute h; this layer is common float32 code, so that engines differ only in the forward pass. The softmax runs
 over item tokens alone, as in tuning.
@@ -33,7 +36,8 @@ class ItemHead:
 
     @classmethod
     def of(cls, model: LocalCheckpoint, device: str = "cpu") -> Self:
-        return cls(item_vectors(model), model.card.vocabulary.first_item, device)
+        vectors = item_vectors(model).float() * model.card.logit_scale
+        return cls(vectors, model.card.vocabulary.first_item, device)
 
     def score(
         self, states: Sequence[Float32 | Failure], candidates: Sequence[Sequence[int]]

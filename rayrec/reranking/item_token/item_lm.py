@@ -4,6 +4,10 @@ An item's vector is its own part plus, with `item_init` text or hybrid, the sum 
 "drama" in a request and in a thousand film names is learned once. Items with too few events share one own part and
 differ by their words. `export` adds the parts: engines see one plain matrix.
 
+As inputs, new vectors have the spread of the base's embeddings. As outputs, that spread times the norm of a pretrained
+model's hidden states (49 for SmolLM2-135M) would give logits with a spread of several nats before anything is learned.
+`logit_scale` divides it away, so that the first predictions are near uniform.
+
     scratch   a small Llama, fully trained
     a base    a local Hugging Face checkpoint plus vectors for the added tokens: with LoRA on its linear layers, which
               `export` merges, or fully tuned in float32; the result is a plain checkpoint
@@ -13,6 +17,7 @@ Training checkpoints hold only the `trainable_parameters`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,7 @@ from rayrec.reranking.item_token.item_vocabulary import Vocabulary
 from rayrec.storage import hf_checkpoint
 
 _SPREAD = 0.05  # standard deviation of new embeddings
+_LOGIT_SPREAD = 0.5  # standard deviation of the first logits over the items, nats: costs 1/8 nat above log(items)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class _Bags:
 
 
 class ItemLM(nn.Module):
-    """tokens int64 [rows, length] -> final hidden states [rows, length, width]; times `vectors()`: logits.
+    """tokens int64 [rows, length] -> scaled hidden states [rows, length, width]; times `vectors()`: logits.
 
     `tuned`: the first so many items have an own part; default: all.
     """
@@ -53,6 +59,7 @@ class ItemLM(nn.Module):
         super().__init__()
         self.causal = causal
         self.vocabulary = vocabulary
+        self.logit_scale = 1.0
         table: Tensor = causal.get_input_embeddings().weight
         width = table.shape[1]
         spread = float(table.detach().float().std())
@@ -94,6 +101,15 @@ class ItemLM(nn.Module):
         with torch.no_grad():
             self.items.copy_(vectors / vectors.std().clamp_min(1e-9) * self.items.std())
 
+    def scale_logits(self, tokens: Tensor) -> None:
+        """Set `logit_scale` so that logits after these prompts (int64 [rows, length]) spread by at most
+        `_LOGIT_SPREAD` nats over the items. A power of 2, which rounding on another machine does not change."""
+        self.eval()
+        with torch.no_grad():
+            vectors = self.vectors()
+            spread = float((self(tokens, vectors).flatten(0, 1).float() @ vectors.float().T).std(1).mean())
+        self.logit_scale *= 2.0 ** min(0, round(math.log2(_LOGIT_SPREAD / max(spread, 1e-9))))
+
     def vectors(self) -> Tensor:
         """The item vectors, [items, width]: own or shared part, plus the word part."""
         own: Tensor = self.items
@@ -117,7 +133,7 @@ class ItemLM(nn.Module):
         mixed = torch.where((tokens >= vocabulary.user).unsqueeze(-1), of_added, embeddings)
         # Padding is on the right, where a causal model does not see it: no mask.
         states: Tensor = _decoder(self.causal)(inputs_embeds=mixed, use_cache=False).last_hidden_state
-        return states
+        return states if self.logit_scale == 1 else states * self.logit_scale
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name, in a fixed order."""

@@ -31,7 +31,7 @@ from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenize
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
 from rayrec.storage import Storage, checkpoint_cache, layout
 
-FORMAT = 4  # version of the files and of the tuning code
+FORMAT = 5  # version of the files and of the tuning code
 _ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _MARKS = 2  # <user> and <history>, around the words
 _EVENT = 2  # an item and a gap, for which words must leave room
@@ -52,6 +52,7 @@ class ModelCard:
     known_words: tuple[str, ...] | None = None  # of requests, others are ignored; None: all words
     facets: FacetScheme | None = None  # that a request may name; None: tuned without requests
     data_selection: Mapping[str, Any] | None = None  # method, budget, users, of; None: tuned on all users
+    logit_scale: float = 1.0  # of hidden states times item vectors (see ItemLM)
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "format": FORMAT}

@@ -104,4 +104,5 @@ def _card(prepared: PreparedTuning, loop: TuningLoop, selection: DataSelection |
         known_words=None if word_filter is None else tuple(sorted(word_filter.words)),
         facets=None if augmentation is None else augmentation.simulator.facets.scheme,
         data_selection=None if selection is None else selection.as_json(),
+        logit_scale=loop.model.logit_scale,
     )

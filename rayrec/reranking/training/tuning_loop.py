@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from rayrec.config import Tuning
 from rayrec.errors import DataError
@@ -79,14 +79,7 @@ class TuningLoop:
         self._trained = model.trainable_parameters()
         self._best: dict[str, Tensor] = {}
         self._loss = ItemLoss.of(task.augmentation, model.vocabulary.items, worker.device)
-        plain = [p for p in self._trained.values() if p.ndim < 2]
-        matrices = [p for p in self._trained.values() if p.ndim >= 2]
-        decay = task.settings.weight_decay
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=task.settings.learning_rate,
-            betas=(0.9, 0.98),
-        )
+        self._optimizer = torch.optim.AdamW(_parameter_groups(self._trained, task.settings), betas=(0.9, 0.98))
         self._validation = (
             None
             if task.validation_events is None
@@ -201,7 +194,7 @@ class TuningLoop:
         self._sum_gradients()
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = group["peak"] * self._rate()
         self._optimizer.step()
         self.progress.step += 1
         return loss
@@ -231,9 +224,10 @@ class TuningLoop:
             parameter.grad = gradient
 
     def _rate(self) -> float:
+        """The learning rate of this step, as a share of the peak."""
         step, steps = self.progress.step, max(self.progress.steps, 1)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-        return self._task.settings.learning_rate * min(1.0, (step + 1) / _WARMUP) * (0.05 + 0.95 * cosine)
+        return min(1.0, (step + 1) / _WARMUP) * (0.05 + 0.95 * cosine)
 
     def _keep_best(self, loss: float) -> None:
         progress = self.progress
@@ -246,3 +240,14 @@ class TuningLoop:
         with torch.no_grad():
             for name, parameter in self._trained.items():
                 parameter.copy_(tensors[name])
+
+
+def _parameter_groups(parameters: Mapping[str, nn.Parameter], settings: Tuning) -> list[dict[str, Any]]:
+    """Groups of an optimizer: a base's own weights and adapters learn at `base_rate`, everything else at
+    `learning_rate`; vectors do not decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        of_base = settings.base != "scratch" and name.startswith("causal.")
+        peak = settings.base_rate if of_base else settings.learning_rate
+        groups.setdefault((peak, settings.weight_decay if parameter.ndim >= 2 else 0.0), []).append(parameter)
+    return [{"params": each, "lr": peak, "peak": peak, "weight_decay": decay} for (peak, decay), each in groups.items()]

@@ -33,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 _COLUMNS = ("item", "ts", "keep_weight", "order")
 _SALT = np.uint64(derive_seed("tuning sample"))  # samples other users than the blend, which uses the plain hash
 _MAX_NEW_ITEMS = 50_000  # items scored by their words alone; every step computes all their vectors
+_SAMPLE_ROWS, _SAMPLE_ITEMS = 4, 8  # prompts from which a base's first logits are measured
 _WITH_WORDS = ("text", "hybrid")  # values of item_init for which item vectors include words
 
 
@@ -77,6 +78,8 @@ class PreparedTuning:
         """The model before tuning, always the same."""
         lm = item_lm.build(self.spec.settings, self.layout.vocabulary, self.layout.tokens, self.tuned)
         _init_items(lm, self.spec, self.codes, self.word_tokenizer)
+        if self.spec.settings.base != "scratch":
+            lm.scale_logits(_sample_prompts(self.layout))
         return lm
 
 
@@ -196,6 +199,15 @@ def _init_items(lm: item_lm.ItemLM, spec: TuningSpec, codes: Int, words: item_vo
     elif start == "text":
         with torch.no_grad():
             lm.items.zero_()
+
+
+def _sample_prompts(layout: PromptLayout) -> torch.Tensor:
+    """A few histories of items from all over the catalogue, int64 [rows, length]."""
+    vocabulary = layout.vocabulary
+    items = np.linspace(0, vocabulary.items - 1, _SAMPLE_ROWS * _SAMPLE_ITEMS).astype(np.int64)
+    rows = vocabulary.first_item + items.reshape(_SAMPLE_ITEMS, _SAMPLE_ROWS).T
+    gaps = np.full((_SAMPLE_ROWS, 1), layout.longest_gap)
+    return torch.from_numpy(np.hstack([np.tile(layout.prefix, (_SAMPLE_ROWS, 1)), rows, gaps]))
 
 
 def _task(spec: TuningSpec, tables: list[pa.Table], codes: Int, augmentation: RequestAugmentation | None) -> TuningTask:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from real_checkpoint import smollm2_folder
-from tuning_cases import INSTRUCTION, NOW, fetch, pairs_shop, run, settings, spec
+from tuning_cases import INSTRUCTION, ITEMS, NOW, fetch, pairs_shop, run, settings, spec
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.ragged import Ragged
@@ -24,6 +25,8 @@ def test_a_pretrained_base_learns_and_scores(tmp_path: Path) -> None:
     card = run(given)
     assert card.base.startswith("smollm2-135m-instruct@")
     assert card.curve[-1]["loss"] < card.curve[0]["loss"]
+    assert card.logit_scale < 0.25  # hidden states of norm 49: without it the first loss is some 100 nats
+    assert card.curve[0]["loss"] < math.log(ITEMS) + 1
     model = fetch(given)
     engine = TransformersRunner(model.model_files, "hidden_state", EngineSettings())
     layout = model.layout(INSTRUCTION, engine.max_prompt_tokens)
