@@ -96,6 +96,9 @@ class Slate(Section):
         {}, validate_default=True
     )
     """Settings of the policy."""
+    exploration_floor: float = Field(0.0, ge=0, lt=1)
+    """Probability, at each of the first 20 ranks, of a uniform draw from the candidates of all arms instead of the
+    policy's choice; with it the arm's feedback supports estimates of arms with other candidates. 0: none."""
     rules: Rules = Rules()
     """Rules of every slate."""
     diversity: DiversitySettings = Field(default_factory=DiversitySettings)

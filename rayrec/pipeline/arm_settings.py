@@ -27,8 +27,9 @@ def needs_tuned_llm(context: RunContext) -> bool:
 
 
 def explores(path: ArmPath) -> bool:
-    """Whether an arm's slate policy is random."""
-    return POLICIES.lookup(path.at("slate").read(Slate).policy).explores
+    """Whether an arm's slates are random: by its policy or an exploration floor."""
+    slate = path.at("slate").read(Slate)
+    return slate.exploration_floor > 0 or POLICIES.lookup(slate.policy).explores
 
 
 def uses_item_factors(variant: Variant) -> bool:

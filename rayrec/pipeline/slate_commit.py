@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.blending.blender import REQUEST_MATCH
-from rayrec.config import Rerank, Slate
+from rayrec.config import Rerank, Retrieval, Slate
 from rayrec.data.schemas import DENOISED_HISTORY, SLATE
 from rayrec.experiments.arm_plan import ArmPath
 from rayrec.instructions.instruction_table import instructions_for
@@ -89,7 +89,9 @@ class CommitShard:
         failed = failed_users(table)
         if failed.num_rows:
             table = table.filter(pc.invert(pc.is_in(table["user_id"], failed["user_id"].combine_chunks())))
-        arms = {path.arm: self._arm_slates(path, table) for path in context.arms}
+        found = {path.arm: self._candidate_pool(path, table) for path in context.arms}
+        pools = {arm: self._assemblers[arm].apply_rules(pool) for arm, pool in found.items()}
+        arms = {path.arm: self._arm_slates(path, found[path.arm], pools) for path in context.arms}
         slates = {arm: part.slates for arm, part in arms.items()}
         write_failed_prompts(context, run_id, shard, failed)
         write_run_statistics(context, run_id, "slates", shard, self._statistics(arms))
@@ -124,19 +126,30 @@ class CommitShard:
             path.at("rerank").read(Rerank).promotion_cap,
         )
 
-    def _arm_slates(self, path: ArmPath, table: pa.Table) -> ArmSlates:
-        assembler, request = self._assemblers[path.arm], scoring_request_of(self._context, path)
+    def _candidate_pool(self, path: ArmPath, table: pa.Table) -> CandidatePool:
+        request = scoring_request_of(self._context, path)
         rows = arm_rows(table, path.at("retrieve").name, None if request is None else request.name)
         rows = rows.filter(pa.array(users_to_score(self._context.arms, (path.arm,), rows["user_id"])))
         if request is not None:
             rows = rows.filter(pc.is_valid(rows["llm_score"]))  # the arm's own users without a score have failed
-        found = assembler.candidate_pool(self._with_request_match(path, rows.combine_chunks()))
+        return self._assemblers[path.arm].candidate_pool(self._with_request_match(path, rows.combine_chunks()))
+
+    def _arm_slates(self, path: ArmPath, found: CandidatePool, pools: dict[str, CandidatePool]) -> ArmSlates:
+        """`found`: the arm's candidates; `pools`: those of all arms after their rules."""
+        assembler = self._assemblers[path.arm]
         members = self._context.arms.members(found.scored.user_ids)[path.arm]
-        pool = assembler.apply_rules(found)
+        others = [pools[other.arm] for other in self._context.arms if self._may_show(path, other)]
+        pool = assembler.with_others(pools[path.arm], others)
         own = pool.take_users(members)
         chosen = assembler.select(own, path.arm)
         slates = assembler.to_slates(own, chosen, path.arm)
-        return ArmSlates(pool, members, chosen.code, slates, rule_effects(assembler, found.take_users(members), own))
+        effects = rule_effects(assembler, found.take_users(members), pools[path.arm].take_users(members))
+        return ArmSlates(pool, members, chosen.code, slates, effects)
+
+    def _may_show(self, path: ArmPath, other: ArmPath) -> bool:
+        """Whether an exploration floor of `path` may show candidates of `other`: not those that its users have seen."""
+        excludes = [arm.at("retrieve").read(Retrieval).exclude_seen for arm in (path, other)]
+        return path.arm != other.arm and excludes[1] >= excludes[0]
 
     def _with_request_match(self, path: ArmPath, rows: pa.Table) -> pa.Table:
         """The rows with the column `request_match`: nats by which the user's instruction in this arm moves each

@@ -11,6 +11,7 @@ The published score is always the blended score, even if the fallback or the div
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -28,6 +29,7 @@ from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
+from rayrec.slates.exploration_floor import EXPLORATION, ExplorationFloor, extended, with_other_candidates
 from rayrec.slates.fallback import Fallback, reorder_by
 from rayrec.slates.pins import SelectedSlates, insert_pins
 from rayrec.slates.policies import POLICIES, Greedy, SlatePolicy
@@ -41,7 +43,7 @@ class CandidatePool:
 
     scored: ScoredCandidates
     blend_scores: Ragged  # float32, aligned with the candidates: the published scores
-    source: Ragged  # int8, aligned: index into the arm's sources
+    source: Ragged  # int8, aligned: index into the arm's sources; −1 for candidates of other arms alone
     cold: Bools | None = None  # [users] ranked by the fallback; None: no user
 
     def take_users(self, users: Bools) -> CandidatePool:
@@ -97,6 +99,9 @@ class SlateAssembler:
     ) -> Self:
         """Create from the config; `attributes` is the catalogue's column. Raises ConfigError."""
         cold = slate.fallback
+        policy = POLICIES.lookup(slate.policy)(slate.settings)
+        if slate.exploration_floor:
+            policy = ExplorationFloor(policy, slate.exploration_floor)
         return cls(
             blend=blend,
             item_features=item_features,
@@ -105,7 +110,7 @@ class SlateAssembler:
             date=date,
             run=run,
             size=slate.size,
-            policy=POLICIES.lookup(slate.policy)(slate.settings),
+            policy=policy,
             rules=Rules.of(slate.rules, items, attributes),
             diversity=make_diversifier(slate.diversity),
             depth=slate.diversity.depth or 2 * slate.size,
@@ -138,6 +143,21 @@ class SlateAssembler:
         scores = diversify(self.diversity, pool.scored, self.depth, warm)
         return replace(pool, scored=replace(pool.scored, scores=scores))
 
+    def with_others(self, pool: CandidatePool, others: Sequence[CandidatePool]) -> CandidatePool:
+        """Add the candidates of other arms (rules applied) that this arm's exploration floor may show; `blocked`,
+        `ranges` and pins of this arm hold for them, caps do not. Without a floor, the pool itself."""
+        if not isinstance(self.policy, ExplorationFloor):
+            return pool
+        admitted = np.ones(len(self.items.ids), np.bool_) & self.rules.admitted_items
+        admitted[[pin.code for pin in self.rules.pins]] = False
+        new = with_other_candidates(pool.scored, [other.scored for other in others], admitted)
+        return replace(
+            pool,
+            scored=extended(pool.scored, new),
+            blend_scores=pool.blend_scores.joined(new.like(np.zeros(len(new.values), np.float32))),
+            source=pool.source.joined(new.like(np.full(len(new.values), -1, np.int8))),
+        )
+
     def select(self, pool: CandidatePool, arm: str) -> SelectedSlates:
         """Draw the slates and insert pinned items."""
         return insert_pins(self.policy.order(pool.scored, self.policy_size, self.seed(arm)), pool.scored, self.rules)
@@ -147,7 +167,7 @@ class SlateAssembler:
         return insert_pins(Greedy().order(pool.scored, self.policy_size, 0), pool.scored, self.rules)
 
     def to_slates(self, pool: CandidatePool, chosen: SelectedSlates, arm: str) -> pa.Table:
-        """Build SLATE rows. A pinned item has score 0."""
+        """Build SLATE rows. A pinned item, and one that only other arms have as a candidate, has score 0."""
         rows = chosen.place.rows
         user_row, count = pa.array(rows.astype(np.int32)), len(rows)
         score, source = self._credits(pool, chosen.place)
@@ -174,7 +194,7 @@ class SlateAssembler:
 
     def _credits(self, pool: CandidatePool, place: Ragged) -> tuple[Float32s, pa.Array]:
         """Published score and source of every row."""
-        names = [*self.sources, PINNED, self.fallback.label if self.fallback else ""]
+        names = [*self.sources, PINNED, self.fallback.label if self.fallback else "", EXPLORATION]
         pinned, last = place.values < 0, len(self.sources)
         score = np.zeros(len(pinned), np.float32)
         number = np.full(len(pinned), last, np.int16)
@@ -182,6 +202,9 @@ class SlateAssembler:
         number[~pinned] = pool.source.values[place.values[~pinned]]
         if pool.cold is not None:
             number[~pinned & pool.cold[place.rows]] = last + 1
+        explored = ~pinned
+        explored[explored] = pool.source.values[place.values[~pinned]] < 0
+        number[explored] = last + 2
         return score, pa.array(names, pa.string()).take(pa.array(number))
 
 

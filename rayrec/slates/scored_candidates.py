@@ -58,16 +58,24 @@ class ScoredCandidates:
     candidate: Ragged  # int32 codes, aligned with `scores`
     history: Ragged  # int32 codes of the retained positive events, oldest first
     items: CatalogueItems
+    others: Bools | None = None  # [candidates] candidates of other arms alone (see exploration_floor); None: no one is
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def from_others(self) -> Bools:
+        """Mask [candidates] of those that only other arms have."""
+        return np.zeros(len(self.scores.values), np.bool_) if self.others is None else self.others
+
     def take_users(self, users: Int64s) -> ScoredCandidates:
         """Select these users in this order."""
         scores, candidate, history = (part.take(users) for part in (self.scores, self.candidate, self.history))
-        return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items)
+        others = None if self.others is None else self.scores.like(self.others).take(users).values
+        return ScoredCandidates(self.user_ids.take(pa.array(users)), scores, candidate, history, self.items, others)
 
     def filter(self, mask: Bools) -> ScoredCandidates:
         """Select the candidates in `mask` [candidates]; all users stay."""
         scores = self.scores.filter(mask)
-        return replace(self, scores=scores, candidate=scores.like(self.candidate.values[mask]))
+        others = None if self.others is None else self.others[mask]
+        return replace(self, scores=scores, candidate=scores.like(self.candidate.values[mask]), others=others)

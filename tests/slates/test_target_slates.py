@@ -329,3 +329,16 @@ def test_binding_rules_are_counted_by_arm_for_the_report(tmp_path: Path, committ
     longer, capped = (np.unique(slates[arm]["user_id"].to_pylist(), return_counts=True)[1] for arm in slates)
     assert counts["capped"]["short"] == (capped < longer).sum()
     assert slates["capped"].schema.equals(SLATE)
+
+
+def test_an_exploration_floor_leaves_nothing_of_the_other_arms_unsupported(tmp_path: Path, committed: Commit) -> None:
+    capped = {"slate": {"size": 8, "policy": "plackett_luce", "rules": {"max_per_category": 1}}}
+    shares = {}
+    for floor in (0.0, 0.2):
+        arm = {"slate": {**capped["slate"], "exploration_floor": floor}}
+        slates, targets = committed(day_of(tmp_path / str(floor), {"capped": arm, "free": CHANCE}))
+        shares[floor] = of_users(targets, "free", slates["capped"])["unsupported"].to_numpy().mean()
+        assert "exploration" not in slates["free"]["source"].to_pylist()
+        assert ("exploration" in slates["capped"]["source"].to_pylist()) == (floor > 0)
+    assert shares[0.2] == pytest.approx(0, abs=1e-6)
+    assert shares[0.0] > 0.1
