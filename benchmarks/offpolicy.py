@@ -34,7 +34,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks import slate_world
 from benchmarks.offpolicy_coverage import Coverage, coverages, order_holds
 from rayrec.evaluation.off_policy.action_estimators import (
     clipped_ips,
@@ -53,6 +52,7 @@ from rayrec.evaluation.off_policy.estimates import (
     effective_sample_size,
     support_problem,
 )
+from rayrec.evaluation.simulation.enumerated_world import MODELS
 from rayrec.numerics.types import Float64s as Floats
 
 CAMPAIGNS, POSITIONS = ("men", "women"), 3
@@ -255,7 +255,7 @@ def main() -> int:
     print("simulation done", file=sys.stderr)
     real = list(evaluate_policies(Path(given.root), given.seeds))
     missed = report_simulated(simulated) + report_real(real)
-    missed += [f"order of variances ({model})" for model in slate_world.MODELS if not order_holds(simulated, model)]
+    missed += [f"order of variances ({model})" for model in MODELS if not order_holds(simulated, model)]
     held = [row.coverage for row in simulated if row.unbiased]
     inside = [row.inside == row.seeds for row in real if row.name in HELD]
     print(

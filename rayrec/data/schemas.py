@@ -102,6 +102,9 @@ COUNTERFACTUAL_PROPENSITY = pa.schema(
         pa.field("propensity", pa.float32(), nullable=False),  # P(the target shows this item here | the ranks above)
         # Share of the target's first choice on items that this slate's arm never shows first; the same at all ranks.
         pa.field("unsupported", pa.float32(), nullable=False),
+        # Hashes of items that the target would show here, drawn given the ranks above; null: it shows none, or lower
+        # than rank 10.
+        pa.field("drawn", pa.list_(pa.uint64())),
     ]
 )
 """How other arms would have shown a published slate: the numerators of off-policy weights."""

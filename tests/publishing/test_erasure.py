@@ -115,6 +115,7 @@ def test_counterfactual_propensities_of_erased_users_are_erased(local: Storage) 
         .cast(COUNTERFACTUAL_PROPENSITY.field("target_arm").type),
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
         "unsupported": pa.array([0.0] * len(ids), pa.float32()),
+        "drawn": pa.nulls(len(ids), pa.list_(pa.uint64())),
     }
     path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)
     write_arrow(local, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from made_slates import ATTRIBUTES, KNOWN, stage
-from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features
+from scored_candidates import NAMES, PERSONAL, SOURCES, candidates, item_features, repeated, scored
 
 from rayrec.blending.blender import Blender
 from rayrec.config import Config
@@ -34,6 +34,7 @@ from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.slates import POLICIES
 from rayrec.slates.counterfactual_propensities import (
     STORED_RANKS,
+    drawn_codes,
     first_items,
     slate_probabilities,
     unsupported_share,
@@ -342,3 +343,20 @@ def test_an_exploration_floor_leaves_nothing_of_the_other_arms_unsupported(tmp_p
         assert ("exploration" in slates["capped"]["source"].to_pylist()) == (floor > 0)
     assert shares[0.2] == pytest.approx(0, abs=1e-6)
     assert shares[0.0] > 0.1
+
+
+@pytest.mark.parametrize("policy", ["plackett_luce", "epsilon_greedy", "greedy"])
+def test_draws_from_the_target_are_as_frequent_as_its_propensities(policy: str) -> None:
+    """One user many times: at each rank of a given slate, each item's share of the draws is its probability."""
+    made, many = stage(policy=policy, rules={"pinned": [{"item_id": "item 150", "rank": 2}]}, size=4), 20_000
+    one = scored([5], known=KNOWN)
+    assert 150 not in one.candidate.values
+    slate = one.candidate.values[[3, 1, 0, 4]].astype(np.int64)
+    slates = Ragged.from_lengths(np.tile(slate, many), np.full(many, 4))
+    codes = drawn_codes(made, "b", repeated(one, many), slates).reshape(many, 4, -1)
+    assert (codes[:, 1] == 150).all()
+    for rank, shown in ((0, ()), (2, (3,)), (3, (3, 0))):  # rank 2 is pinned: what is shown there remains a candidate
+        for place in range(5):
+            given = Ragged.from_lengths(np.array([*shown, place]), [len(shown) + 1])
+            expected = 0.0 if place in shown else made.policy.probability(one, given, 3, made.seed("b"))[-1]
+            assert (codes[:, rank] == one.candidate.values[place]).mean() == pytest.approx(expected, abs=0.01)

@@ -1,18 +1,17 @@
 """Off-policy estimates of each arm's reward from the feedback on the slates of the other arms.
 
 The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows, both P(item here | the ranks above).
-The estimators are self-normalised SIPS, self-normalised RIPS and cascade-DR. IIPS would need marginal propensities, and
-a q(item) in cascade-DR the target's propensities of all items; neither is stored. So q depends only on the rank: the
-mean reward from that rank on. It reduces the variance of the weights, and its expectation is the same under any target.
+IIPS would need marginal propensities, which are not stored.
 
 Arms that differ in retrieval, denoising or rules have different candidates, and no weight can make up for an item that
 the logging arm never shows: self-normalised estimates then read as "no difference". So an estimate is refused where the
-target's first choice is on such items in more than MAX_UNSUPPORTED, or where the mean weight at rank 1 is not 1.
+target's first choice is on such items in more than MAX_UNSUPPORTED, or where the mean weight at rank 1 is not 1; except
+by estimators whose interval allows for what is missing (`trimmed_rips`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -20,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.errors import DataError
+from rayrec.evaluation.off_policy import item_cascade_dr, rank_cascade_dr, trimmed_rips, weighted_arms  # noqa: F401
 from rayrec.evaluation.off_policy.action_estimators import on_policy
+from rayrec.evaluation.off_policy.arm_estimator import ARM_ESTIMATORS, FOLDS, ItemHashes, TargetLog
 from rayrec.evaluation.off_policy.estimates import (
     Estimate,
     confidence_interval,
@@ -29,18 +30,10 @@ from rayrec.evaluation.off_policy.estimates import (
     mean_weight_problem,
     support_problem,
 )
-from rayrec.evaluation.off_policy.slate_estimators import (
-    cascade_dr,
-    conditional_weights,
-    prefix_weights,
-    sn_rips,
-    sn_sips,
-)
 from rayrec.numerics.hashing import hash_strings
 from rayrec.numerics.types import Bools, Float64s, Int64s
 
 DEPTH = 10
-FOLDS = 2
 _SEPARATOR = "\x1f"  # between slate and impression; no id has control characters
 MAX_UNSUPPORTED = 0.02  # share of the target's first choice
 
@@ -74,18 +67,21 @@ class _Log:
     reward: Float64s
     propensity: Float64s
     mask: Bools
+    item: ItemHashes
 
     def rows(self, keep: Bools) -> _Log:
-        columns = (self.reward[keep], self.propensity[keep], self.mask[keep])
+        columns = (self.reward[keep], self.propensity[keep], self.mask[keep], self.item[keep])
         return _Log(self.slate_id.filter(pa.array(keep)), self.user[keep], self.fold[keep], *columns)
 
 
-def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> pa.Table:
+def estimate_arms(
+    matched: pa.Table, targets: pa.Table, depth: int = DEPTH, estimators: Sequence[str] | None = None
+) -> pa.Table:
     """Estimate every target arm from the slates of every logging arm, and each arm's own value (`on_policy`).
 
     Only the first `depth` ranks count, at most as many as COUNTERFACTUAL_PROPENSITY stores. An estimate uses the slates
     with a COUNTERFACTUAL_PROPENSITY at every rank. These exclude deterministic slates, so compare estimates with the
-    same `slates`. Intervals are clustered by user.
+    same `slates`. Intervals are clustered by user. `estimators`: by name; None: all that are registered.
     """
     if depth < 1:
         raise DataError(f"a depth of {depth} ranks leaves no rank to evaluate", hint="give a depth of at least 1")
@@ -100,7 +96,8 @@ def estimate_arms(matched: pa.Table, targets: pa.Table, depth: int = DEPTH) -> p
         for target in target_arms:
             if target != arm:
                 of_target = pc.equal(counterfactual["target_arm"].cast(pa.string()), target)
-                rows += _target_rows(arm, target, log, counterfactual.filter(of_target))
+                names = list(ARM_ESTIMATORS) if estimators is None else estimators
+                rows += _target_rows(arm, target, log, counterfactual.filter(of_target), names)
     return pa.Table.from_pylist(rows, OFF_POLICY_ESTIMATES)
 
 
@@ -110,7 +107,10 @@ def _log(feedback: pa.Table) -> _Log:
     codes, column = slate.indices.to_numpy(), feedback["rank"].to_numpy().astype(np.int64) - 1
     shape = (len(slate.dictionary), int(column.max()) + 1)
     reward, propensity, mask = np.zeros(shape), np.ones(shape), np.zeros(shape, bool)
+    item = np.zeros(shape, np.uint64)
     reward[codes, column] = feedback["reward"].to_numpy()
+    encoded = feedback["item_id"].combine_chunks().dictionary_encode()
+    item[codes, column] = hash_strings(encoded.dictionary)[encoded.indices.to_numpy()]
     propensity[codes, column] = feedback["propensity"].to_numpy()
     mask[codes, column] = True
     first = np.unique(codes, return_index=True)[1]
@@ -119,7 +119,7 @@ def _log(feedback: pa.Table) -> _Log:
     # By user instead of slate: q must not have seen the user on other dates either.
     fold = (hash_strings(user_id) % np.uint64(FOLDS)).astype(np.int64)
     slate_id = parts[0].take(pa.array(first))
-    return _Log(slate_id, user, fold, reward, propensity, mask)
+    return _Log(slate_id, user, fold, reward, propensity, mask, item)
 
 
 def _own_row(arm: str, log: _Log) -> dict[str, object]:
@@ -129,29 +129,39 @@ def _own_row(arm: str, log: _Log) -> dict[str, object]:
     return _row(arm, arm, confidence_interval(own, log.user))
 
 
-def _target_rows(arm: str, target: str, log: _Log, counterfactual: pa.Table) -> Iterator[dict[str, object]]:
-    above, unsupported = _target_propensities(log, counterfactual)
-    whole = np.isfinite(above).min(axis=1)
-    log, above, unsupported = log.rows(whole), above[whole], unsupported[whole]
-    weight = conditional_weights(above, log.propensity, log.mask)
-    q = _reward_to_go(log)
-    prefix = prefix_weights(weight, log.mask)
-    estimators = (
-        (sn_sips(log.reward, weight, log.mask), prefix[:, -1:]),
-        (sn_rips(log.reward, weight, log.mask), prefix),
-        (cascade_dr(log.reward, weight, q, q, log.mask), prefix),
+def _target_rows(
+    arm: str, target: str, log: _Log, counterfactual: pa.Table, estimators: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    found = _counterfactuals(log, counterfactual)
+    whole = np.isfinite(found.propensity).min(axis=1)
+    log, found = log.rows(whole), found.rows(whole)
+    of = TargetLog(
+        log.user,
+        log.fold,
+        log.reward,
+        log.propensity,
+        found.propensity,
+        log.mask,
+        log.item,
+        found.drawn,
+        found.has_drawn,
     )
     few = _too_few(log)
-    support = _Support(None, None) if few else _Support(mean_weight(weight[:, 0], log.user), float(unsupported.mean()))
-    for estimator, weights in estimators:
-        problem = few or support.missing(arm, target) or support_problem(weights, log.propensity[log.mask])
-        if problem is None and support.weight is not None:
-            problem = mean_weight_problem(support.weight)
+    support = _Support(None, None)
+    if few is None:
+        support = _Support(mean_weight(of.weight[:, 0], log.user), float(found.unsupported.mean()))
+    for estimator in (ARM_ESTIMATORS[name]() for name in estimators):
+        weights = estimator.weights(of)
+        problem = few or estimator.problem(of)
+        if problem is None and estimator.needs_support:
+            problem = support.missing(arm, target) or support_problem(weights, log.propensity[log.mask])
+            if problem is None and support.weight is not None:
+                problem = mean_weight_problem(support.weight)
         if problem:
             size = effective_sample_size(weights)
-            yield _no_estimate_row(arm, target, estimator.name, len(above), size, problem) | support.columns()
+            yield _no_estimate_row(arm, target, estimator.name, len(log.user), size, problem) | support.columns()
         else:
-            yield _row(arm, target, confidence_interval(estimator, log.user)) | support.columns()
+            yield _row(arm, target, estimator.estimate(of)) | support.columns()
 
 
 @dataclass(frozen=True)
@@ -182,38 +192,37 @@ def _too_few(log: _Log) -> str | None:
     return "fewer than two users" if len(np.unique(log.user)) < 2 else None
 
 
-def _target_propensities(log: _Log, counterfactual: pa.Table) -> tuple[Float64s, Float64s]:
-    """Target propensities [n, K], 1 past a slate's end, and the unsupported shares [n]; NaN without a
-    COUNTERFACTUAL_PROPENSITY row."""
+@dataclass(frozen=True)
+class _Counterfactuals:
+    """What the target would have done with the slates of a log."""
+
+    propensity: Float64s  # [n, K]: 1 past a slate's end; NaN without a COUNTERFACTUAL_PROPENSITY row
+    unsupported: Float64s  # [n]
+    drawn: ItemHashes  # [n, K, draws]
+    has_drawn: Bools  # [n, K]
+
+    def rows(self, keep: Bools) -> _Counterfactuals:
+        return _Counterfactuals(self.propensity[keep], self.unsupported[keep], self.drawn[keep], self.has_drawn[keep])
+
+
+def _counterfactuals(log: _Log, table: pa.Table) -> _Counterfactuals:
     slates = log.slate_id.dictionary_encode()
-    unsupported = np.full(len(slates.dictionary), np.nan)
-    found = np.full((len(slates.dictionary), log.mask.shape[1]), np.nan)
-    at = pc.index_in(counterfactual["slate_id"].combine_chunks(), value_set=slates.dictionary)
-    known = at.is_valid().to_numpy(zero_copy_only=False)
-    row = at.drop_null().to_numpy()
-    unsupported[row] = counterfactual["unsupported"].to_numpy()[known]
-    column = counterfactual["rank"].to_numpy()[known].astype(np.int64) - 1
-    inside = column < found.shape[1]
-    row, column = row[inside], column[inside]
-    propensity = counterfactual["propensity"].to_numpy()[known][inside]
-    found[row, column] = propensity
+    many, ranks = len(slates.dictionary), log.mask.shape[1]
+    lists = table["drawn"].combine_chunks()
+    given = lists.is_valid().to_numpy(zero_copy_only=False)
+    draws = int(pc.max(pc.list_value_length(lists)).as_py() or 0)
+    unsupported, propensity = np.full(many, np.nan), np.full((many, ranks), np.nan)
+    drawn, has_drawn = np.zeros((many, ranks, draws), np.uint64), np.zeros((many, ranks), bool)
+    flat = np.zeros((len(lists), draws), np.uint64)
+    flat[given] = lists.flatten().to_numpy().reshape(-1, draws) if draws else flat[given]
+    at = pc.index_in(table["slate_id"].combine_chunks(), value_set=slates.dictionary)
+    row, column = at.fill_null(-1).to_numpy(), table["rank"].to_numpy().astype(np.int64) - 1
+    unsupported[row[row >= 0]] = table["unsupported"].to_numpy()[row >= 0]
+    use = (row >= 0) & (column < ranks)
+    cell = row[use], column[use]
+    propensity[cell], drawn[cell], has_drawn[cell] = table["propensity"].to_numpy()[use], flat[use], given[use]
     of = slates.indices.to_numpy()
-    return np.where(log.mask, found[of], 1.0), unsupported[of]
-
-
-def _reward_to_go(log: _Log) -> Float64s:
-    """q of cascade-DR, [n, K]: the mean reward from each rank on in the other folds; 0 past a slate's end.
-
-    Slates that end above a rank are not counted there. With a single fold q = 0, which is RIPS.
-    """
-    to_go = np.cumsum(log.reward[:, ::-1], axis=1)[:, ::-1]
-    q = np.zeros_like(to_go)
-    for fold in range(FOLDS):
-        other = log.fold != fold
-        there = log.mask[other]
-        sums, counts = np.where(there, to_go[other], 0).sum(axis=0), there.sum(axis=0)
-        q[~other] = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-    return np.where(log.mask, q, 0.0)
+    return _Counterfactuals(np.where(log.mask, propensity[of], 1.0), unsupported[of], drawn[of], has_drawn[of])
 
 
 def _row(logging: str, target: str, estimate: Estimate) -> dict[str, object]:

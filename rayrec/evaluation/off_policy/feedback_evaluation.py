@@ -77,12 +77,13 @@ def evaluate_feedback(
             hint="check feedback.slate_id and --date; slate ids are those of the published slates",
         )
     shards = [read_counterfactual_propensities(storage, manifest, shard) for shard in range(manifest.shards)]
-    counterfactual = pa.concat_tables([COUNTERFACTUAL_PROPENSITY.empty_table(), *shards])
+    counterfactual = pa.concat_tables([COUNTERFACTUAL_PROPENSITY.empty_table(), *shards], promote_options="default")
     description = f"{matched.num_rows:,} feedback rows on {len(pc.unique(matched['slate_id'])):,} slates."
     if left_out:
         description += f" Left out: {left_out}."
+    estimates = estimate_arms(matched, counterfactual, feedback.depth)
     live = _live(PublishedRun.open(root, day), exposed, baseline)
-    return OffPolicyResult(description, estimate_arms(matched, counterfactual, feedback.depth), live)
+    return OffPolicyResult(description, estimates, live)
 
 
 def _live(published: PublishedRun, exposed: pa.Table, baseline: str | None) -> LiveExperiment | None:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from benchmarks.offpolicy_coverage import SLATES
-from benchmarks.slate_world import MODELS, make
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy import action_estimators
 from rayrec.evaluation.off_policy.estimates import Contributions, confidence_interval
@@ -25,6 +24,7 @@ from rayrec.evaluation.off_policy.slate_estimators import (
     sn_rips,
     sn_sips,
 )
+from rayrec.evaluation.simulation.enumerated_world import MODELS, make
 
 Floats = npt.NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""A simulation small enough to enumerate: every slate of two Plackett-Luce policies, and its reward under a user model.
+"""A world small enough to enumerate: every slate of two Plackett-Luce policies, and its reward under a user model.
 
 User models (Kiyohara et al. 2022): `independent`, an item's reward depends on its rank and itself alone;
 `cascade`, also on the items above; `standard`, on all items of the slate. Rewards are Bernoulli.
@@ -41,6 +41,7 @@ class World:
     mean: Floats  # [X, S, K] expected reward
     q: Floats  # [X, S, K]: a wrong model (too low by a quarter) of the rewards from this rank on
     v: Floats  # [X, S, K]: its expectation under the target, given the ranks above
+    target_items: Floats  # [X, S, K, A]: P(each item | ranks above) of the target
 
     @property
     def truth(self) -> float:
@@ -64,17 +65,28 @@ class World:
 
     def _sample(self, reward: Floats, at: npt.NDArray[np.int64]) -> Sample:
         ranks = self.mean.shape[2]
-        tables = (self.target / self.logging, self.target_marginal / self.logging_marginal, self.q, self.v)
-        columns = [table.reshape(-1, ranks)[at] for table in tables]
-        return Sample(reward, *columns, np.ones(reward.shape, bool))
+        ratios = (_ratio(self.target, self.logging), _ratio(self.target_marginal, self.logging_marginal))
+        tables = (*ratios, self.q, self.v)
+        weight, marginal, q, v = (table.reshape(-1, ranks)[at] for table in tables)
+        return Sample(reward, weight, marginal, q, v, np.ones(reward.shape, bool))
 
 
-def make(model: str, seed: int, *, contexts: int = 8, items: int = 6, ranks: int = 4) -> World:
-    """`seed` draws scores and rewards; an item that the target likes reduces the rewards of its neighbours."""
+def _ratio(target: Floats, logging: Floats) -> Floats:
+    """0 where nothing is logged."""
+    return np.asarray(np.divide(target, logging, out=np.zeros_like(target), where=logging > 0))
+
+
+def make(
+    model: str, seed: int, *, contexts: int = 8, items: int = 6, ranks: int = 4, never_logged: tuple[int, ...] = ()
+) -> World:
+    """`seed` draws scores and rewards; an item that the target likes reduces the rewards of its neighbours. Items
+    `never_logged` have logging probability 0."""
     rng = np.random.default_rng([seed, 7])
     slates = np.array(list(permutations(range(items), ranks)))
     scores = rng.normal(size=(contexts, items))
-    logging, target = _plackett_luce(0.4 * scores, slates), _plackett_luce(scores, slates)
+    logged = 0.4 * scores
+    logged[:, list(never_logged)] = -np.inf
+    logging, target = _plackett_luce(logged, slates), _plackett_luce(scores, slates)
     base = rng.uniform(0.1, 0.5, size=(contexts, items))
     competition = 0.6 / (1 + np.exp(-2 * scores))  # share of another item's reward that an item takes
     mean = _rewards(model, base, competition, slates)
@@ -83,8 +95,8 @@ def make(model: str, seed: int, *, contexts: int = 8, items: int = 6, ranks: int
     left = _over_items(scores, slates)
     v = np.einsum("xska,xka->xsk", left, q_items)
     rank = np.arange(ranks)
-    marginals = [table[:, rank, slates] for table in everywhere]
-    return World(slates, logging, target, *marginals, mean, q_items[:, rank, slates], v)
+    ours, theirs = (table[:, rank, slates] for table in everywhere)
+    return World(slates, logging, target, ours, theirs, mean, q_items[:, rank, slates], v, left)
 
 
 def _over_items(scores: Floats, slates: npt.NDArray[np.int64]) -> Floats:
@@ -121,5 +133,6 @@ def _to_go(chance: Floats, mean: Floats, slates: npt.NDArray[np.int64], items: i
     """The expected rewards from a rank on, given its item, under the policy of `chance`: [X, K, A]."""
     to_go = np.cumsum(mean[:, :, ::-1], axis=2)[:, :, ::-1]
     there = np.eye(items)[slates]
+    many = _marginal(chance, slates, items)
     sums: Floats = np.einsum("xs,xsk,ska->xka", chance.prod(axis=2), to_go, there)
-    return sums / _marginal(chance, slates, items)
+    return np.divide(sums, many, out=np.zeros_like(sums), where=many > 0)
