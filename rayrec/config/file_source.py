@@ -38,7 +38,11 @@ def _encoding(name: str) -> str:
     return name
 
 
+_SPELLED = {"\\t": "\t", "\\x01": "\x01", "\\001": "\x01", "\\u0001": "\x01"}  # in YAML without double quotes
+
+
 def _delimiter(text: str) -> str:
+    text = _SPELLED.get(text, text)
     if not text or set(text) & set('"\r\n'):
         raise ValueError("a delimiter is one or more characters, none of them a quote or a line break")
     return text

@@ -48,6 +48,12 @@ class Dialect:
         return re.compile(rb"(?:%s%s){0,%d}+" % (self._field(self._unquoted), self._delimiter, most))
 
     @cached_property
+    def escaped_null(self) -> re.Pattern[bytes]:
+        r"""A whole field that is the escape character and N, which stands for null: `\N`."""
+        end = rb"[%s\r\n]" % self._delimiter
+        return re.compile(rb"(?:^|(?<=%s))%sN(?=%s)" % (end, re.escape(self.escape or "").encode(), end))
+
+    @cached_property
     def unquoted_field(self) -> re.Pattern[bytes]:
         return re.compile(self._unquoted)
 

@@ -35,6 +35,7 @@ _BATCH_BYTES = 8 << 20
 _HEADER_BYTES = 1 << 16
 _BATCH_ROWS = 2 * MAX_BATCH_ROWS
 _ESCAPED_SHARE = 0.05  # of the rows: above it, backslashes before quotes are no accident
+NULL = "\\N"  # MySQL, PostgreSQL and Hive write it for null; it is nobody's id
 _HINT = "; a backslash stands before a quote: set the source's escape: '\\'"
 _SEPARATOR_LINE = re.compile(rb'"?sep=([^\r\n])"?[ ]*(?:\r\n|\n|\r)', re.IGNORECASE)  # Excel writes it
 
@@ -168,6 +169,8 @@ class _Parser:
 
     def _parsed(self, text: bytes, width: int) -> tuple[pa.Table, list[pcsv.InvalidRow]]:
         wrong: list[pcsv.InvalidRow] = []
+        if self.dialect.escape:
+            text = self.dialect.escaped_null.sub(b"", text)  # which Arrow would read as N
 
         def skip(row: pcsv.InvalidRow) -> str:
             wrong.append(row)
@@ -188,7 +191,11 @@ class _Parser:
                 invalid_row_handler=skip,
             ),
             convert_options=pcsv.ConvertOptions(
-                default_column_type=pa.string(), strings_can_be_null=False, check_utf8=False
+                default_column_type=pa.string(),
+                null_values=[NULL],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                check_utf8=False,
             ),
         )
         return table, wrong

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import FileSource
+from rayrec.data.csv_reader import NULL
 from rayrec.data.raw_rows import MAX_RAW_CHARS, Malformed, RawBatch, check_columns, cleaned_names
 from rayrec.data.text_stream import TextStream, blocks_of_lines
 from rayrec.errors import DataError
@@ -46,6 +47,7 @@ def _split(
         for i in np.flatnonzero(~good)
     )
     flat = parts.filter(pa.array(good)).flatten()
+    flat = pc.if_else(pc.equal(flat, NULL), pa.scalar(None, pa.string()), flat)
     first = np.arange(int(good.sum())) * len(names)
     table = pa.table([flat.take(pa.array(first + field)) for field in range(len(names))], names=list(names))
     return RawBatch(table, rows[good], malformed, missing=missing)

@@ -43,7 +43,8 @@ def read_fragment(
             table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
         for name in batch.missing:
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
-        yield RawBatch(table, batch.row, batch.malformed, batch.raw, batch.missing)
+        not_plain = {column: rows for column, rows in batch.not_plain.items() if column not in folders}
+        yield RawBatch(table, batch.row, batch.malformed, batch.raw, batch.missing, not_plain)
 
 
 def _with_usable_rows(batches: Iterator[RawBatch], where: str) -> Iterator[RawBatch]:

@@ -2,7 +2,8 @@
 
 A file is read line by line, unless it begins with `[` or with an object of several lines. A row is an object: rows are
 numbered by objects, so that fifty objects on one line count as fifty rows. What is no JSON counts as one malformed row,
-up to the next `}{`, `},{` or line.
+up to the next `}{`, `},{` or line. A column `user.id` is the key of that name or, within the object `user`, the key
+`id`.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class _Rows:
 
     def __init__(self, columns: Sequence[str], needed: Sequence[str], where: str) -> None:
         self._columns, self._needed, self._where = columns, needed, where
+        self._paths = {at: name.split(".") for at, name in enumerate(columns) if "." in name}
         self.next_row = 1
         self._keys: dict[str, None] | None = {}  # of the first batch
         self._clear()
@@ -88,6 +90,7 @@ class _Rows:
         self._raw: list[str] = []
         self._row: list[int] = []
         self._malformed: list[Malformed] = []
+        self._not_plain: dict[int, list[int]] = {}  # column -> rows of this batch
 
     def __len__(self) -> int:
         return len(self._row) + len(self._malformed)
@@ -95,19 +98,29 @@ class _Rows:
     def add(self, content: Any, raw: str) -> None:
         if type(content) is not dict:
             return self.add_malformed("not a JSON object", raw)
+        values = list(map(content.get, self._columns))
+        for at, path in self._paths.items():
+            if values[at] is None:
+                values[at] = _within(content, path)
         # Most values are plain text; checking that here saves a call each.
         self._objects.append(
             [
-                value if value is None or (type(value) is str and value.isascii()) else _text(value)
-                for value in map(content.get, self._columns)
+                value if value is None or (type(value) is str and value.isascii()) else self._as_text(value, at)
+                for at, value in enumerate(values)
             ]
         )
         if self._keys is not None and len(self._keys) < _MAX_KEYS:
             self._keys.update(dict.fromkeys(content))
+            self._keys.update((self._columns[at], None) for at in self._paths if values[at] is not None)
         self._raw.append(raw)
         self._row.append(self.next_row)
         self.next_row += 1
         return None
+
+    def _as_text(self, value: Any, column: int) -> str | None:
+        if type(value) in (dict, list, bool):
+            self._not_plain.setdefault(column, []).append(len(self._row))
+        return _text(value)
 
     def add_malformed(self, detail: str, raw: str) -> None:
         self._malformed.append(Malformed(self.next_row, detail, raw[:MAX_RAW_CHARS]))
@@ -121,7 +134,16 @@ class _Rows:
         values = zip(*self._objects, strict=True) if self._objects else ([] for _ in self._columns)
         arrays = [pa.array(column, pa.string()) for column in values]
         table = pa.table(arrays, names=list(self._columns))
-        batch = RawBatch(table, np.array(self._row, np.int64), tuple(self._malformed), pa.array(self._raw, pa.string()))
+        not_plain = {}
+        for at, rows in self._not_plain.items():
+            not_plain[self._columns[at]] = np.isin(np.arange(len(self._row)), rows)
+        batch = RawBatch(
+            table,
+            np.array(self._row, np.int64),
+            tuple(self._malformed),
+            pa.array(self._raw, pa.string()),
+            not_plain=not_plain,
+        )
         self._clear()
         return batch
 
@@ -188,6 +210,13 @@ def _add_values(text: str, at: int, rows: _Rows, between: re.Pattern[str], *, fi
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
     found = pattern.match(text, at)
     return found.end() if found else at
+
+
+def _within(content: Any, path: Sequence[str]) -> Any:
+    """What the keys of the path lead to, each in the object before; None if there is no such value."""
+    for key in path:
+        content = content.get(key) if type(content) is dict else None
+    return content
 
 
 def _text(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,12 +41,16 @@ class RawBatch:
     missing: Mapping[str, DataError] = field(default_factory=dict)
     """The columns that the file lacks, which are null here, and the error if every file lacks them. Never of JSON
     lines, whose keys may be left out."""
+    not_plain: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """Column -> bool [n]: JSON objects, lists and truth values, which are here as JSON text and are nobody's id. Only
+    columns that have some."""
 
     def filter(self, mask: npt.NDArray[np.bool_]) -> RawBatch:
         """The rows in mask [n], and all malformed rows."""
         selected = pa.array(mask)
         raw = None if self.raw is None else self.raw.filter(selected)
-        return RawBatch(self.table.filter(selected), self.row[mask], self.malformed, raw, self.missing)
+        not_plain = {column: rows[mask] for column, rows in self.not_plain.items()}
+        return RawBatch(self.table.filter(selected), self.row[mask], self.malformed, raw, self.missing, not_plain)
 
 
 def check_columns(
@@ -123,9 +128,13 @@ def _no_column(column: str, present: Sequence[str], where: str) -> DataError:
         )
     near = _nearest(column, present)
     do = f"did you mean {near!r}? Correct the column in the config" if near else "correct the column or delimiter"
+    if near == f"'{column}'":
+        do = "set the source's quote: \"'\""
+    elif present and present[0].startswith("#"):
+        do = "the first line is a comment: remove such lines from the file"
     for delimiter in _DELIMITERS if len(present) == 1 else ():
         if column in [name.strip(' "') for name in present[0].split(delimiter)][:MAX_COLUMNS]:
-            do = f"set the source's delimiter: {delimiter!r}"
+            do = f"set the source's delimiter: {json.dumps(delimiter)}"  # YAML reads \t in double quotes only
     return DataError(f"there is no column {column!r}; the columns are {listed or 'none'}", where=where, hint=do)
 
 

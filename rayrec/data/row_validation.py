@@ -54,6 +54,7 @@ class RowValidation:
         self._path, self._where = path, where  # the file in quarantine, and in errors
         self._reasons: list[tuple[str, str]] = [("", "")]  # (reason, column)
         self._texts: dict[str, Text] = {}
+        self._extracted: set[str] = set()  # columns of ids that are a part of their text
 
     @property
     def good(self) -> Mask:
@@ -74,17 +75,23 @@ class RowValidation:
     def ids(self, field: ColumnLike) -> Text:
         """The field as ids (`id_text`), after its `extract` pattern. Raises DataError for unusable types."""
         field = as_column(field)
+        if field.extract is not None:
+            self._extracted.add(field.column)
         return id_text(self.batch.table[field.column], field.column, self._where, extract=field.extract)
 
     def reject_invalid_ids(self, ids: Text, column: str) -> Mask:
         """Flag invalid ids; return the rows with a valid id."""
+        usable = ids.present
+        not_plain = self.batch.not_plain.get(column)
+        if not_plain is not None and column not in self._extracted:
+            self.flag(not_plain, "not_an_id", column)
+            usable = usable & ~not_plain
         wrong: dict[str, Callable[[pa.Array], pa.Array]] = {
             "bad_encoding": has_undecodable_bytes,
             "control_characters": has_invisible_characters,
             "inexact_id": is_inexact,
             "too_long_id": lambda values: pc.greater(pc.utf8_length(values), MAX_ID_CHARS),
         }
-        usable = ids.present
         for reason, test in wrong.items():
             against = ids.where(test)
             self.flag(against, reason, column)

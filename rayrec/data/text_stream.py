@@ -21,6 +21,19 @@ MAX_EXPANSION = 200
 ALWAYS_ALLOWED = 16 << 20  # decompressed bytes, however small the file
 LINES_BLOCK = 4 << 20  # bytes of lines read at a time
 _BLOCK = 1 << 20  # bytes
+_COMPRESSED = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh91AY&SY": "bz2", b"\x04\x22\x4d\x18": "lz4"}
+_OTHERS = {
+    b"PAR1\x15": "parquet",
+    b"ORC\x0a": "ORC",
+    b"ORC\x08": "ORC",
+    b"Obj\x01": "Avro",
+    b"SEQ\x06": "Hadoop sequence file",
+    b"ARROW1": "Arrow",
+    b"PK\x03\x04": "zip (or Excel)",
+    b"\xfd7zXZ\x00": "xz",
+    b"SQLite format 3\x00": "SQLite",
+}
+_LONGEST_MARK = 16  # bytes
 _BLANK_LINES = re.compile(rb"\n(?:[ \t]*+\n)++")
 
 
@@ -70,11 +83,39 @@ class TextStream:
 
 @contextmanager
 def open_text(storage: Storage, path: str, encoding: str) -> Iterator[TextStream]:
-    """The text of a file, decompressed according to its suffix."""
-    compression = COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
-    most = ALWAYS_ALLOWED + MAX_EXPANSION * storage.info(path).size if compression else None
-    with storage.open(path) as handle, pa.input_stream(handle, compression=compression) as raw:
-        yield TextStream(raw, encoding, most, storage.url(path))
+    """The text of a file, decompressed according to its suffix, else to its first bytes.
+
+    Raises DataError for a file of another kind, whatever its name: as text, it would be a few broken lines.
+    """
+    where = storage.url(path)
+    with storage.open(path) as handle:
+        compression = COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
+        if compression is None:
+            compression = _compression(handle.read(_LONGEST_MARK), encoding, where)
+            handle.seek(0)
+        most = ALWAYS_ALLOWED + MAX_EXPANSION * storage.info(path).size if compression else None
+        with pa.input_stream(handle, compression=compression) as raw:
+            yield TextStream(raw, encoding, most, where)
+
+
+def _compression(start: bytes, encoding: str, where: str) -> str | None:
+    """How a file that begins so is compressed. Raises DataError for a file that is no text in the encoding."""
+    for mark, compression in _COMPRESSED.items():
+        if start.startswith(mark):
+            return compression
+    for mark, kind in _OTHERS.items():
+        if start.startswith(mark):
+            what, do = f"this is a file of the kind {kind}", "write it as parquet, CSV or JSON lines"
+            raise DataError(what, where=where, hint=f"{do}, with the suffix that says so, or remove it from the folder")
+    wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    if not wide and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        said = "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
+        raise DataError(
+            f"the file begins with the mark of {said}, and is read as {encoding}",
+            where=where,
+            hint=f"set the source's encoding: {said}",
+        )
+    return None
 
 
 def blocks_of_lines(stream: TextStream, where: str, start: bytes = b"") -> Iterator[list[str]]:

@@ -80,8 +80,7 @@ class Storage:
 
     def hidden(self) -> Sequence[FileInfo]:
         """The files that `list` leaves out, sorted by path: staging files of writers, and what others put there."""
-        with self._explaining(""):
-            found = [*self._backend.find(self.url())]
+        found = self._call("", lambda url, _: list(self._backend.find(url)))
         return sorted((info for info in found if _hidden(info.path)), key=lambda info: info.path)
 
     def delete_staging_files(self) -> int:
@@ -92,8 +91,7 @@ class Storage:
         left = [info.path for info in self.hidden() if _STAGED.fullmatch(info.path.rpartition("/")[2])]
         for path in left:
             self.delete(path)
-        with self._explaining(""):
-            return len(left) + self._backend.abort_uploads(self.url())
+        return len(left) + self._call("", lambda url, _: self._backend.abort_uploads(url))
 
     def info(self, path: str) -> FileInfo:
         """Size and version of one file. Raises MissingFileError."""
@@ -123,9 +121,7 @@ class Storage:
     def writer(self, path: str) -> Iterator[BinaryIO]:
         """A binary file that replaces `path` atomically when the block ends without an exception."""
         url = self.url(path)
-        with self._explaining(path):
-            self._mark_own_folder(path)
-            staged = self._backend.staging_file(url)
+        staged = self._call(path, lambda url, _: self._staging_file(path, url))
         try:
             with open(staged, "wb", opener=_with_mode(layout.file_mode(path))) as file:
                 yield file
@@ -137,6 +133,10 @@ class Storage:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(staged)
+
+    def _staging_file(self, path: str, url: str) -> str:
+        self._mark_own_folder(path)
+        return self._backend.staging_file(url)
 
     def create(self, path: str, data: bytes) -> bool:
         """Create the file if it is absent: True for exactly one of several creators, False if the file exists.

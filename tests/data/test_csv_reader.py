@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -123,6 +128,29 @@ def test_quotes_can_be_ordinary_characters() -> None:
         ('"2"', 'a"b'),
     ]
     assert fields(b"u,i\n1,'a, b'\n", ("u", "i"), quote="'") == [("1", "a, b")]
+
+
+def test_the_null_of_mysql_and_hive_is_no_text() -> None:
+    assert fields(b'u,i\n\\N,"\\N"\nx\\N,\\Nx\n', ("u", "i")) == [(None, "\\N"), ("x\\N", "\\Nx")]
+    assert fields(b"u\ti\n\\N\t2\n1\t\\N\na\\\tb\tN\n", ("u", "i"), delimiter="\t", escape="\\", quote=None) == [
+        ("", "2"),
+        ("1", ""),
+        ("a\tb", "N"),
+    ]
+    assert fields(b"u::i\n\\N::2\n", ("u", "i"), delimiter="::") == [(None, "2")]
+
+
+@pytest.mark.parametrize("spelled", ["\t", "\\t", "\x01", "\\x01", "\\001", "\\u0001"])
+def test_a_delimiter_may_be_spelled_out(spelled: str) -> None:
+    delimiter = b"\t" if "t" in spelled or spelled == "\t" else b"\x01"
+    assert fields(b"u" + delimiter + b"i\n1" + delimiter + b"2\n", ("u", "i"), delimiter=spelled) == [("1", "2")]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, partial(pa.compress, codec="zstd", asbytes=True)])
+def test_a_compressed_file_is_known_by_its_content(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    content = compress(b"u,i\n1,2\n")
+    assert rows_of(read_file(tmp_path, "a.csv", content)) == [("1", "2")]
+    assert rows_of(read_file(tmp_path, "a.jsonl", compress(b'{"u": 1, "i": 2}\n'))) == [("1", "2")]
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,8 @@ def test_a_column_that_an_older_file_lacks_is_null_and_named(tmp_path: Path) -> 
         ("USER_ID,i", "did you mean 'USER_ID'"),
         ("userId,i", "did you mean 'userId'"),
         ("user id,i", "did you mean 'user id'"),
-        ("i;user_id", "set the source's delimiter: ';'"),
-        ("i\tuser_id", "set the source's delimiter: '\\t'"),
+        ("i;user_id", 'set the source\'s delimiter: ";"'),
+        ("i\tuser_id", 'set the source\'s delimiter: "\\t"'),
     ],
 )
 def test_a_column_of_another_spelling_is_suggested(header: str, says: str, tmp_path: Path) -> None:

@@ -102,6 +102,18 @@ def test_every_object_and_every_fault_is_counted(content: str, rows: int, malfor
     assert (len(batch.row), len(batch.malformed)) == (rows, malformed)
 
 
+def test_a_path_of_keys_finds_a_value_within_objects(tmp_path: Path) -> None:
+    content = b"""{"user": {"id": 17, "n.m": 1}, "_id": {"$oid": "5f"}, "a.b": "c"}
+{"user": {"id": 18}, "_id": null}
+{"user": "ann", "_id": {"$oid": {"x": [1]}}}
+{"user.id": 19}
+"""
+    batch = read_file(tmp_path, "a.jsonl", content, ("user.id", "_id.$oid", "a.b"))
+    assert rows_of(batch) == [("17", "5f", "c"), ("18", None, None), (None, '{"x": ["1"]}', None), ("19", None, None)]
+    with pytest.raises(DataError, match=r"no column 'user\.uid'"):
+        read_file(tmp_path, "a.jsonl", content, ("user.uid",))
+
+
 def test_a_wrapped_list_names_the_keys_that_there_are() -> None:
     with pytest.raises(DataError, match="the columns are 'events'"):
         read(f'{{"events": [{ONE}, {ONE}]}}')

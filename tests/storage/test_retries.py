@@ -147,8 +147,10 @@ def test_local_calls_survive_a_passing_error_before_or_after_their_work(
 
     fail_once("move_in")
     storage.write("f", b"new")
+    fail_once("staging_file")
+    storage.write("f", b"newer")
     fail_once("read")
-    assert storage.read("f") == b"new"
+    assert storage.read("f") == b"newer"
     fail_once("create")
     assert storage.create("g", b"mine")
     assert not storage.create("g", b"another's")
@@ -156,6 +158,8 @@ def test_local_calls_survive_a_passing_error_before_or_after_their_work(
     storage.delete("g")
     fail_once("find")
     assert [info.path for info in storage.list()] == ["f"]
+    fail_once("find")
+    assert storage.hidden() == []
 
 
 def test_an_error_that_stays_is_not_repeated(tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
