@@ -90,7 +90,6 @@ class _Rows:
         self._raw: list[str] = []
         self._row: list[int] = []
         self._malformed: list[Malformed] = []
-        self._not_plain: dict[int, list[int]] = {}  # column -> rows of this batch
 
     def __len__(self) -> int:
         return len(self._row) + len(self._malformed)
@@ -98,17 +97,15 @@ class _Rows:
     def add(self, content: Any, raw: str) -> None:
         if type(content) is not dict:
             return self.add_malformed("not a JSON object", raw)
-        values = list(map(content.get, self._columns))
+        # Most values are plain text; checking that here saves a call each.
+        values = [
+            value if value is None or (type(value) is str and value.isascii()) else _text(value)
+            for value in map(content.get, self._columns)
+        ]
         for at, path in self._paths.items():
             if values[at] is None:
-                values[at] = _within(content, path)
-        # Most values are plain text; checking that here saves a call each.
-        self._objects.append(
-            [
-                value if value is None or (type(value) is str and value.isascii()) else self._as_text(value, at)
-                for at, value in enumerate(values)
-            ]
-        )
+                values[at] = _text(_within(content, path))
+        self._objects.append(values)
         if self._keys is not None and len(self._keys) < _MAX_KEYS:
             self._keys.update(dict.fromkeys(content))
             self._keys.update((self._columns[at], None) for at in self._paths if values[at] is not None)
@@ -116,11 +113,6 @@ class _Rows:
         self._row.append(self.next_row)
         self.next_row += 1
         return None
-
-    def _as_text(self, value: Any, column: int) -> str | None:
-        if type(value) in (dict, list, bool):
-            self._not_plain.setdefault(column, []).append(len(self._row))
-        return _text(value)
 
     def add_malformed(self, detail: str, raw: str) -> None:
         self._malformed.append(Malformed(self.next_row, detail, raw[:MAX_RAW_CHARS]))
@@ -131,12 +123,14 @@ class _Rows:
         if self._keys is not None and self._objects:
             check_columns(list(self._keys), self._needed, self._needed, self._where)
             self._keys = None
-        values = zip(*self._objects, strict=True) if self._objects else ([] for _ in self._columns)
+        values = list(zip(*self._objects, strict=True)) if self._objects else [() for _ in self._columns]
         arrays = [pa.array(column, pa.string()) for column in values]
         table = pa.table(arrays, names=list(self._columns))
-        not_plain = {}
-        for at, rows in self._not_plain.items():
-            not_plain[self._columns[at]] = np.isin(np.arange(len(self._row)), rows)
+        not_plain = {
+            name: np.fromiter((type(value) is _JsonText for value in column), bool, len(column))
+            for name, column in zip(self._columns, values, strict=True)
+            if _JsonText in set(map(type, column))
+        }
         batch = RawBatch(
             table,
             np.array(self._row, np.int64),
@@ -219,10 +213,18 @@ def _within(content: Any, path: Sequence[str]) -> Any:
     return content
 
 
+class _JsonText(str):
+    """An object, a list or a truth value."""
+
+    __slots__ = ()
+
+
 def _text(value: Any) -> str | None:
+    if value is None:
+        return None
     if isinstance(value, str):  # half of an escaped surrogate pair is not a character
         return UNDECODABLE if any("\ud800" <= char <= "\udfff" for char in value) else value
     try:
-        return json.dumps(value, ensure_ascii=True)
+        return _JsonText(json.dumps(value, ensure_ascii=True))
     except RecursionError:
         return UNDECODABLE
