@@ -101,7 +101,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
         root = str(Path(root) / "data")
     sets = [f"data.root={root}", "data.shards=1", "data.window_days=4000"]
     config = load(CONF / source.config, sets)
-    items, everything = _read(config, source.end)
+    items, everything = read_until(config, source.end)
     weights = tuple(config.data.events.values())
     noise = np.zeros(len(Ragged.from_arrow(everything["item"]).values), np.bool_)
     if truth is not None:
@@ -135,7 +135,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
     )
 
 
-def _read(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
+def read_until(config: Config, end: date) -> tuple[pa.Table, pa.Table]:
     """ITEM, and HISTORY of everything before `end`, through the data contract, as the daily job reads them."""
     data = config.data
     inputs, files = Storage(data.root), list_window_files(data, end).files

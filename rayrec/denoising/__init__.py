@@ -1,6 +1,7 @@
 """Denoising: which events of a history to remove. Importing the package registers every method."""
 
 from rayrec.denoising import (
+    auto,
     ease_support,
     ensemble,
     factor_denoiser,
@@ -18,6 +19,7 @@ __all__ = [
     "Denoiser",
     "DenoisingDecision",
     "Histories",
+    "auto",
     "ease_support",
     "ensemble",
     "factor_denoiser",

@@ -87,6 +87,11 @@ class Denoiser(ABC):
         return ()
 
     @classmethod
+    def members(cls, settings: Any) -> tuple[tuple[type[Denoiser], Any], ...]:
+        """The methods that `load` may load, each with its settings: usually this one alone."""
+        return ((cls, settings),)
+
+    @classmethod
     def fit_key(cls, settings: Any) -> str:
         """Prefix of the arrays of `fit` among the arrays passed to `load`."""
         return f"{cls.name}-{digest(settings.model_dump(mode='json'))}"

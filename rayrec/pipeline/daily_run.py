@@ -28,6 +28,7 @@ from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
+from rayrec.pipeline.denoiser_choice import contests_of
 from rayrec.pipeline.erasure_check import publish_unless_erased
 from rayrec.pipeline.gpu_shares import check_gpu_shares
 from rayrec.pipeline.ingest_checks import check_ingested
@@ -201,6 +202,9 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
     named = {item_model_store.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
         named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
+    for arms, _, contest in contests_of(context):
+        if contest is not None:
+            named[f"auto denoising of {arms}"] = str(contest.table["method"][contest.choice + 1])
     prompt_parts: list[object] = [default_instruction(context), context.templates.digest]
     if models.llm is not None:
         card = tuned_checkpoint.read_model_card(context.storage, models.llm)

@@ -8,6 +8,7 @@ from datetime import datetime
 from rayrec.blending.held_out_selection import MIN_USERS
 from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs
 from rayrec.pipeline.daily_run import check
+from rayrec.pipeline.denoiser_choice import plan_lines
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
 from rayrec.pipeline.item_model_fitting import as_day, configured_cutoffs, cutoffs, describe_cutoffs
 from rayrec.pipeline.placement import placement_notes, planned_capacity
@@ -52,6 +53,7 @@ def describe(context: RunContext) -> str:
     lines += [
         f"ingest    {_ingest(context)}",
         f"fit       item models as of {models}{bounded}{_solvers(context)}",
+        *plan_lines(context, [as_day(cutoff) for cutoff in earlier]),
         f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
         f"blend     fitted on the {context.config.blend.horizon_days:g} days after each earlier cutoff: "
         f"{describe_cutoffs(context, earlier, ingested=ingested)}; "

@@ -23,6 +23,7 @@ from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import denoisers_of, retriever_specs, uses_item_factors
+from rayrec.pipeline.denoiser_choice import choose_denoisers
 from rayrec.pipeline.interaction_ingest import IngestResult, first_positive_event, histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.cluster import task, wait_for
@@ -94,7 +95,7 @@ def as_day(moment: int) -> str:
 
 
 def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, ...]:
-    """Fit the item model as of every cutoff, oldest first."""
+    """Fit the item model as of every cutoff, oldest first, and decide with them what `denoise.method: auto` takes."""
     moments = cutoffs(context)
     if len(moments) <= context.config.blend.cutoffs:
         _LOG.warning("blend: earlier cutoffs: %s", describe_cutoffs(context, moments[:-1], ingested=True))
@@ -103,6 +104,7 @@ def fit_item_models(context: RunContext, data: IngestResult) -> tuple[ModelSet, 
         for fit in submitted:
             fit.wait()
             progress.advance()
+    choose_denoisers(context, data, [(at, fit.fingerprint) for at, fit in zip(moments, submitted, strict=True)])
     return tuple(ModelSet(cutoff, fit.fingerprint) for cutoff, fit in zip(moments, submitted, strict=True))
 
 
@@ -184,8 +186,8 @@ def required_fits_of(denoisers: Iterable[Denoise]) -> tuple[RequiredFit, ...]:
 def required_denoiser_fits(denoisers: Iterable[Denoise]) -> tuple[DenoiserFit, ...]:
     """The fits of these denoisers, without duplicates."""
     found: dict[str, DenoiserFit] = {}
-    for denoise in denoisers:
-        method, settings = DENOISERS.lookup(denoise.method), denoise.settings
+    members = (pair for denoise in denoisers for pair in DENOISERS.lookup(denoise.method).members(denoise.settings))
+    for method, settings in members:
         if method.requires_fit:
             key = method.fit_key(settings)
             found.setdefault(key, DenoiserFit(key, method.required_fits(settings), _denoiser_fit(method, settings)))

@@ -18,6 +18,7 @@ from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_r
 from rayrec.monitoring.run_guardrails import RunCounts, guardrail_findings
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, counts_by_arm
 from rayrec.pipeline.daily_run import RunResult
+from rayrec.pipeline.denoiser_choice import contest_table
 from rayrec.pipeline.interaction_ingest import IngestResult
 from rayrec.pipeline.publication_gate import previous_run
 from rayrec.pipeline.run_artifacts import read_run_statistics, read_text_ablation
@@ -110,6 +111,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         removed_examples=_removed_examples(context, manifest),
         examples=example_rows(users),
         before_after=_before_after(context, manifest),
+        denoising_contest=contest_table(context),
         arms_by_variant={
             variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("denoise")
         },

@@ -16,6 +16,7 @@ from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import RequestUnderstanding
 from rayrec.pipeline.arm_settings import retriever_specs
+from rayrec.pipeline.denoiser_choice import choices
 from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.interaction_ingest import read_catalogue
 from rayrec.pipeline.item_content_artifact import load_item_content
@@ -136,5 +137,5 @@ class LoadedItemModel:
         return self.model.denoiser_arrays(specs)
 
     def _denoise_stage(self, name: str, method: Denoise) -> DenoiseStage:
-        weights = self.context.event_weights
-        return DenoiseStage.load(name, method.method, method.settings, weights, self._denoiser_arrays)
+        arrays = {**self._denoiser_arrays, **choices(self.context, method)}
+        return DenoiseStage.load(name, method.method, method.settings, self.context.event_weights, arrays)

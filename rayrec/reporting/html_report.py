@@ -63,6 +63,7 @@ def render(data: ReportData) -> str:
         quarantine_examples=data.quarantine_examples.to_pylist(),
         removals=run_views.removals(data),
         before_after=run_views.before_after(data.before_after),
+        contest=data.denoising_contest.to_pylist(),
         removed=data.removed_examples.to_pylist(),
         new_items=new_item_rows(data.statistics),
         scorer_gains=scorer_gains(data.statistics),

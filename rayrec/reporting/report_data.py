@@ -17,6 +17,7 @@ import pyarrow as pa
 from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.denoising_contest import ARM_CONTEST
 from rayrec.evaluation.evaluation_job import EvaluationResult
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES
 from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
@@ -95,6 +96,7 @@ class ReportData:
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
     before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
     arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, as text
+    denoising_contest: pa.Table = field(default_factory=ARM_CONTEST.empty_table)  # of `denoise.method: auto`
     previous_date: Date | None = None  # the last published date before this one
     drift: pa.Table = field(default_factory=DRIFT.empty_table)
     drift_unavailable: str = ""  # why drift from that date is unknown; empty if it is known
