@@ -1,12 +1,15 @@
 """Denoising by a learned ensemble of the other methods' measures.
 
 Each feature is an event's rank within its user, from 0 (lowest) to 1: EASE's support and negative influence, the ridge
-influence's self-consistency and negative influence, the factor model's leave-one-out score, and the item's popularity,
-which separates unpopular items from unlikely ones. A logistic regression on the features gives the probability that the
-event is noise, at a noise share of `noise_share`.
+influence's self-consistency and negative influence, the factor model's leave-one-out score (its loss), the age of the
+event, and the item's popularity, which separates unpopular items from unlikely ones. A logistic regression on the
+features gives the probability that the event is noise, at a noise share of `noise_share`.
 
-It is fitted once per run, on the events of the models' fit with injected noise: items drawn by popularity, at random
-times. The models are fitted on the noisy events too. Events on or after the date are not used.
+It is fitted with each item model, on the events of the models' fit with injected noise of several kinds. The models are
+fitted on the noisy events too. Events at or after the cutoff are not used, nor are dwell times, which the fit lacks.
+
+Of the tail's events at most a share of `max_tail_share` is removed: the fit stores how the probabilities of the tail's
+own events are distributed, and a tail event is removed only beyond that quantile. What is unpopular is not noise.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from scipy.optimize import minimize
 from rayrec.data.required_fit import RequiredFit
 from rayrec.denoising.denoiser import DENOISERS, REASONS, Arrays, Denoiser, DenoisingDecision, Histories, required_array
 from rayrec.denoising.ease_support import EaseDenoiser, EaseDenoiserSettings
-from rayrec.denoising.noise_injection import inject_noise
+from rayrec.denoising.noise_injection import NoiseKind, inject_noise
 from rayrec.denoising.removal import RemovalBudget, most_suspicious
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
 from rayrec.denoising.within_user import Floats, rank_within_user
 from rayrec.numerics.fism_model import FismModel
 from rayrec.numerics.hashing import derive_seed, digest
+from rayrec.numerics.popularity_bands import TAIL, popularity_bands
 from rayrec.numerics.ragged import Ragged
 
 _FISM = RequiredFit("fism", {"objective": "bpr"})
@@ -39,6 +43,11 @@ _L2 = 1e-3
 class EnsembleSettings(RemovalBudget):
     min_probability: float = Field(0.35, ge=0, le=1)
     """Probability of noise from which an event may be removed, 0 to 1."""
+    max_tail_share: float = Field(0.1, ge=0, le=1)
+    """Largest share of the tail's events that may be removed, as measured on those of the fit. The tail: the least
+    popular items, with a fifth of all events."""
+    noise: tuple[NoiseKind, ...] = Field(("popularity", "uniform", "taste_swap"), min_length=1, strict=False)
+    """Kinds of injected noise, one for each user at random: items by popularity, any items, items of another user."""
     noise_share: float = Field(0.2, gt=0, lt=1)
     """Share of noise among the training events, above 0 and below 1."""
     max_events: int = Field(500_000, ge=1)
@@ -51,15 +60,20 @@ class EnsembleSettings(RemovalBudget):
 class EnsembleDenoiser(Denoiser):
     """Removes events that are probably noise, by a logistic regression fitted once per run on injected noise.
 
-    Needs the fits of its members, and the learned `weights` [1 + features].
+    Needs the fits of its members, the learned `weights` [1 + features] and `tail_quantiles` [101].
     """
 
     name = "ensemble"
     settings_class = EnsembleSettings
     requires_fit = True
 
-    def __init__(self, features: NoiseFeatures, weights: Floats, settings: EnsembleSettings) -> None:
+    def __init__(
+        self, features: NoiseFeatures, weights: Floats, tail_quantiles: Floats, settings: EnsembleSettings
+    ) -> None:
         self.features, self.weights, self.settings = features, weights, settings
+        bound = float(np.interp(1 - settings.max_tail_share, np.linspace(0, 1, len(tail_quantiles)), tail_quantiles))
+        in_tail = popularity_bands(features.count) == TAIL
+        self._threshold = np.where(in_tail, max(settings.min_probability, bound), settings.min_probability)  # [items]
 
     @classmethod
     def required_fits(cls, settings: EnsembleSettings) -> tuple[RequiredFit, ...]:
@@ -67,7 +81,7 @@ class EnsembleDenoiser(Denoiser):
 
     @classmethod
     def fit_key(cls, settings: EnsembleSettings) -> str:
-        return f"{cls.name}-{digest(settings.model_dump(include={'noise_share', 'max_events', 'seed'}))}"
+        return f"{cls.name}-{digest(settings.model_dump(include={'noise', 'noise_share', 'max_events', 'seed'}))}"
 
     @classmethod
     def fit(
@@ -75,24 +89,29 @@ class EnsembleDenoiser(Denoiser):
     ) -> dict[str, npt.NDArray[Any]]:
         users = max(int(np.searchsorted(histories.item.offsets, settings.max_events, side="right")) - 1, 1)
         rng = np.random.default_rng(derive_seed("ensemble", settings.seed))
-        noisy, noise = inject_noise(_first(histories, users), items, settings.noise_share, rng)
-        features, scored = NoiseFeatures.load(refit(noisy)).of(noisy)
-        return {"weights": _logistic(features[scored], noise[scored])}
+        noisy, noise = inject_noise(_first(histories, users), items, settings.noise_share, rng, settings.noise)
+        measures = NoiseFeatures.load(refit(noisy))
+        features, scored = measures.of(noisy)
+        weights = _logistic(features[scored], noise[scored])
+        own_tail = scored & ~noise & (popularity_bands(measures.count)[noisy.item.values] == TAIL)
+        probability = _probability(weights, features[own_tail]) if own_tail.any() else np.zeros(1)
+        return {"weights": weights, "tail_quantiles": np.quantile(probability, np.linspace(0, 1, 101))}
 
     @classmethod
     def load(cls, arrays: Arrays, settings: EnsembleSettings) -> Self:
-        weights = required_array(arrays, f"{cls.fit_key(settings)}.weights", cls.name)
-        return cls(NoiseFeatures.load(arrays), weights.astype(np.float64), settings)
+        weights, quantiles = (
+            required_array(arrays, f"{cls.fit_key(settings)}.{name}", cls.name).astype(np.float64)
+            for name in ("weights", "tail_quantiles")
+        )
+        return cls(NoiseFeatures.load(arrays), weights, quantiles, settings)
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         decision = DenoisingDecision.all_retained(len(histories.item.values))
         if not len(histories.item.values):
             return decision
         features, scored = self.features.of(histories)
-        # einsum sums each row in the same order, for any number of rows.
-        logit = self.weights[0] + np.einsum("ij,j->i", features, self.weights[1:])
-        noise = 1 / (1 + np.exp(-logit))
-        suspicion = np.where(noise >= self.settings.min_probability, noise, 0)
+        noise = _probability(self.weights, features)
+        suspicion = np.where(noise >= self._threshold[histories.item.values], noise, 0)
         out = most_suspicious(histories.item, suspicion, scored, self.settings)
         decision.influence[scored] = 1 - noise[scored]
         decision.keep_weight[out] = self.settings.removed_weight
@@ -138,6 +157,7 @@ class NoiseFeatures:
             (by_influence.influence, in_influence),
             (by_influence.negative_influence, in_influence),
             (leave_one_out_scores, known),
+            (histories.ts.values, scored),
             (self.count[item.values], scored),
         )
         return np.stack([_rank(item, values, measured) for values, measured in columns], axis=1), scored
@@ -150,6 +170,12 @@ def _rank(item: Ragged, values: npt.NDArray[Any], measured: npt.NDArray[np.bool_
     place, last = rank_within_user(own, values[measured]), np.maximum(own.lengths - 1, 0)[own.rows]
     result[measured] = np.where(last > 0, place / np.maximum(last, 1), 0.5)
     return result
+
+
+def _probability(weights: Floats, features: Floats) -> Floats:
+    """P(noise), [events]. einsum sums each row in the same order, for any number of rows."""
+    logit = weights[0] + np.einsum("ij,j->i", features, weights[1:])
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float64)
 
 
 def _logistic(features: Floats, noise: npt.NDArray[np.bool_]) -> Floats:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import scipy.sparse as sp
 
-from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands
+from rayrec.numerics.popularity_bands import TAIL, popularity_bands
 from rayrec.numerics.types import Float64s, Int32s
 
 METRICS = ("novelty@10", "diversity@10", "miscalibration@10", "popularity@10", "tail@10")
@@ -48,7 +48,7 @@ class ItemStatistics:
             return cls(unknown, unknown, unknown, code, names)
         events = np.asarray(count, np.float64)
         share = (events + 0.5) / max(float((events + 0.5).sum()), 1e-12)  # half an event each: new items are finite
-        tail = (popularity_bands(events) == POPULARITY_BANDS.index("tail")).astype(np.float64)
+        tail = (popularity_bands(events) == TAIL).astype(np.float64)
         return cls(-np.log2(share), _popularity_percentiles(events), tail, code, names)
 
     def category_shares(self, item: npt.NDArray[np.integer], row: npt.NDArray[np.integer], users: int) -> sp.csr_matrix:

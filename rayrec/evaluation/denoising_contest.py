@@ -26,8 +26,9 @@ from rayrec.data.cutoff_histories import consumed_after, histories_at, is_traini
 from rayrec.denoising.auto import NONE, AutoSettings, Contestant
 from rayrec.denoising.denoiser import Denoiser, Histories, histories_of
 from rayrec.evaluation.significance import LEVEL, standard_error, t_interval
-from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands
 from rayrec.numerics.hashing import hash_strings
+from rayrec.numerics.popularity_bands import TAIL as TAIL_BAND
+from rayrec.numerics.popularity_bands import popularity_bands
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
 from rayrec.retrieval.ease import regularised_inverse, weights_of
@@ -112,7 +113,7 @@ def score_cutoff(
     count = np.bincount(whole.item.values[positive], minlength=items)
     judged = np.flatnonzero(is_training_user(known, wanted, _MIN_EVENTS))[: settings.max_users]
     judge = _Judge.of(whole, known, wanted, judged, count, settings.max_items, regularization, new_only=new_only)
-    tail = popularity_bands(count)[whole.item.values] == len(POPULARITY_BANDS) - 1
+    tail = popularity_bands(count)[whole.item.values] == TAIL_BAND
     columns, removed = [judge.scores(np.ones(len(positive), np.float32))], [[0, 0]]
     for denoiser in denoisers:
         decision = denoiser.decide(whole)

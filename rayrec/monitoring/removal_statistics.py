@@ -14,26 +14,12 @@ import pyarrow.compute as pc
 
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.monitoring.run_statistics import count_statistics, merge
+from rayrec.numerics.popularity_bands import SHORT_HEAD_SHARE
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Int64s
 
 AGES = ((0.0, "under a day"), (1.0, "1 to 7 days"), (7.0, "7 to 28 days"), (28.0, "28 to 90 days"), (90.0, "older"))
-SHORT_HEAD_SHARE = 0.8  # share of all events on items of the short head
-POPULARITY_BANDS = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")
-_TOP_SHARE = 0.1  # share of all events on the most popular items
-
-
-def popularity_bands(count: npt.NDArray[np.number]) -> Int64s:
-    """The band of each item, [items], as an index into POPULARITY_BANDS, from each item's number of events.
-
-    Bands: the most popular items with a tenth of all events, the items after those up to 80%, and the rest.
-    """
-    events = np.asarray(count, np.float64)
-    order = np.argsort(-events, kind="stable")
-    before = np.cumsum(events[order]) - events[order]
-    bands = np.empty(len(events), np.int64)
-    bands[order] = np.searchsorted(np.array([_TOP_SHARE, SHORT_HEAD_SHARE]) * events.sum(), before, side="right")
-    return bands
+POPULARITY_BANDS = ("top tenth of events", f"to {SHORT_HEAD_SHARE:.0%} of events", "tail")  # in the bands' order
 
 
 def summarise_removals(denoised: pa.Table, events: Sequence[str], now: int, bands: Int64s) -> pa.Table:

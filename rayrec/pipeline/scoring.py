@@ -24,8 +24,9 @@ from rayrec.config import Retrieval
 from rayrec.data.schemas import DENOISED_HISTORY, SIMULATED_REQUEST, candidate_schema, conform, scored_schema
 from rayrec.experiments.arm_plan import Variant
 from rayrec.instructions.instruction_table import instructions_for
-from rayrec.monitoring.removal_statistics import popularity_bands, summarise_removals
+from rayrec.monitoring.removal_statistics import summarise_removals
 from rayrec.numerics.hashing import digest
+from rayrec.numerics.popularity_bands import popularity_bands
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories

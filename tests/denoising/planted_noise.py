@@ -63,9 +63,9 @@ def model_arrays(items: int = 30, width: int = 6, seed: int = 0) -> dict[str, np
             if need.method == "next_item":
                 arrays |= {f"{need.name}.{part}": array for part, array in next_item_arrays(items, width, seed).items()}
         if method.requires_fit:
-            arrays[f"{method.fit_key(DENOISERS.settings(method.name))}.weights"] = np.array(
-                [0.5, -2, 1, -1, 1, -1, 0.5]
-            )
+            key = method.fit_key(DENOISERS.settings(method.name))
+            arrays[f"{key}.weights"] = np.array([0.5, -2, 1, -1, 1, -1, 0.2, 0.5])
+            arrays[f"{key}.tail_quantiles"] = np.linspace(0, 1, 101)
     automatic = DENOISERS["auto"]  # its first contestant has won
     arrays[f"{automatic.fit_key(DENOISERS.settings('auto'))}.choice"] = np.array([0])
     return arrays

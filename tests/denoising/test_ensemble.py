@@ -17,6 +17,7 @@ from rayrec.data.schemas import HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Histories
 from rayrec.denoising.noise_injection import inject_noise
 from rayrec.errors import ConfigError
+from rayrec.numerics.popularity_bands import TAIL, popularity_bands
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.item_model_fitting import (
     fit_data,
@@ -54,6 +55,25 @@ def test_injected_noise_is_drawn_by_popularity_and_has_the_requested_share() -> 
     assert abs(noise.mean() - 0.2) < 0.02
     drawn = np.bincount(noisy.item.values[noise], minlength=300)
     assert np.corrcoef(drawn, arrays["item.count"])[0, 1] > 0.8
+
+
+def test_taste_swap_takes_all_items_of_a_user_from_one_other_user() -> None:
+    whole, _, _ = planted(users=40)
+    noisy, noise = inject_noise(whole, ITEMS, 0.3, np.random.default_rng(0), ("taste_swap",))
+    own = [set(whole.item[user].tolist()) for user in range(len(whole))]
+    for user in range(len(noisy)):
+        at = slice(noisy.item.offsets[user], noisy.item.offsets[user + 1])
+        taken = set(noisy.item.values[at][noise[at]].tolist())
+        assert any(taken <= other for other in own)
+
+
+def test_each_user_has_noise_of_one_kind() -> None:
+    whole, _, _ = planted(users=400)
+    kinds = ("popularity", "uniform", "taste_swap")
+    _, noise = inject_noise(whole, ITEMS, 0.2, np.random.default_rng(0), kinds)
+    assert 0.15 < noise.mean() < 0.25
+    nobody = histories(Ragged.from_lengths(np.zeros(0, np.int32), np.zeros(3, np.int64)))
+    assert not inject_noise(nobody, ITEMS, 0.2, np.random.default_rng(0), kinds)[1].any()
 
 
 def table_of(whole: Histories) -> pa.Table:
@@ -100,11 +120,24 @@ def test_probabilities_are_calibrated_on_injected_noise(
     clean, items = whole, len(model.count)
     noisy, noise = inject_noise(clean, items, 0.2, np.random.default_rng(9))
     again = fitted(table_of(noisy)).denoiser_arrays(())
-    again[f"{KEY}.weights"] = model.fitted_denoisers[KEY]["weights"]
+    again |= {f"{KEY}.{name}": array for name, array in model.fitted_denoisers[KEY].items()}
     probability = 1 - load("ensemble", again).decide(noisy).influence
     assert abs(probability.mean() - noise.mean()) < 0.03
     likely = probability > np.quantile(probability, 0.9)
     assert abs(probability[likely].mean() - noise[likely].mean()) < 0.1
+
+
+def test_the_tail_loses_no_more_than_its_bound(world: tuple[Histories, np.ndarray, ItemModel]) -> None:
+    whole, _, model = world
+    arrays, tail = model.denoiser_arrays(()), popularity_bands(model.count)[whole.item.values] == TAIL
+    removed = {}
+    for bound in (0.0, 0.05, 1.0):
+        decision = load("ensemble", arrays, max_tail_share=bound, min_probability=0.0).decide(whole)
+        removed[bound] = float((decision.keep_weight[tail] < 1).mean())
+    assert removed[0.0] < 0.01  # what lies beyond all that the fit has seen
+    assert removed[0.0] <= removed[0.05] <= removed[1.0]
+    assert removed[0.05] < 0.75 * removed[1.0]
+    assert (load("ensemble", arrays, max_tail_share=0.0).decide(whole).keep_weight[~tail] < 1).any()
 
 
 def test_the_learned_weights_are_stored_in_the_item_model(
@@ -115,7 +148,7 @@ def test_the_learned_weights_are_stored_in_the_item_model(
     item_model_store.save(storage, "abc", model)
     back = item_model_store.load(storage, "abc")
     assert np.array_equal(back.fitted_denoisers[KEY]["weights"], model.fitted_denoisers[KEY]["weights"])
-    assert len(back.fitted_denoisers[KEY]["weights"]) == 7
+    assert len(back.fitted_denoisers[KEY]["weights"]) == 8
     moved = back.for_catalogue(pa.array(["a new item", *model.item_ids.to_pylist()]))
     shifted = Histories(whole.item.like(whole.item.values + 1), whole.ts, whole.weight, whole.value, whole.dwell_ms)
     before = load("ensemble", model.denoiser_arrays(())).decide(whole)

@@ -10,8 +10,9 @@ import pytest
 
 from rayrec.data.schemas import DENOISED_HISTORY, MICROSECONDS_PER_DAY
 from rayrec.denoising.denoiser import REASONS
-from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, popularity_bands, summarise_removals
+from rayrec.monitoring.removal_statistics import POPULARITY_BANDS, summarise_removals
 from rayrec.monitoring.run_statistics import counts_by_arm, merge
+from rayrec.numerics.popularity_bands import popularity_bands
 from rayrec.reporting import run_views
 from rayrec.reporting.example_users import before_after_rows
 from rayrec.reporting.removal_reasons import REASON_LABELS, explain_removal
