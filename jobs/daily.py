@@ -51,6 +51,8 @@ def daily(
 def show(result: RunResult, console: Console) -> None:
     """Print a few users, the counts, and where slates and report are; write the report."""
     context, slates = result.context, result.context.storage.url(layout.slates_folder(result.context.date))
+    for version in result.table_versions:
+        console.print(f"table:   {version}", markup=False)
     if result.already_published:
         console.print(f"{context.dt} is already published by this run; nothing was done: {slates}", soft_wrap=True)
         if not has_report(context.storage, context.dt):

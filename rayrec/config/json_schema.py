@@ -19,6 +19,7 @@ _SECTIONS = {
     "tuning.data_selection": "Tuning",
     "embeddings.views.NAME.kind": "EmbeddingViewSettings",
     "embeddings.instructions.NAME.answer.kind": "Answer",
+    "output.tables[].format": "TableRegistration",
 }
 """The section of each key that names a method."""
 _SOURCES = "retrieval.sources.NAME.method"

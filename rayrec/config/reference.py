@@ -33,6 +33,7 @@ TITLES = {
     "tuning.data_selection": "Training-data selection",
     "embeddings.views.NAME.kind": "Views of a user",
     "embeddings.instructions.NAME.answer.kind": "Answers to an instruction",
+    "output.tables[].format": "Table formats",
 }
 """The heading of each registry's methods."""
 _SHARED: dict[type[Section], str] = {FileSource: "Files of rows", Column: "A part of a column"}

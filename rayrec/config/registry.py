@@ -26,6 +26,7 @@ _PACKAGES = {
     "tuning.data_selection": "rayrec.reranking.training.data_selection",
     "embeddings.views.NAME.kind": "rayrec.embeddings",
     "embeddings.instructions.NAME.answer.kind": "rayrec.embeddings",
+    "output.tables[].format": "rayrec.publishing.tables",
 }
 """The package that registers the methods of each key."""
 _REGISTRIES: dict[str, Registry[Any]] = {}

@@ -179,6 +179,17 @@ class Instruction(Section):
     """The same for a facet of a user profile text."""
 
 
+class TableRegistration(Section):
+    """A table of a data lake in which published days are registered."""
+
+    format: Annotated[str, method_name("output.tables[].format")]
+    """The format of the table."""
+    settings: Annotated[SerializeAsAny[MethodSettings], method_settings("output.tables[].format", "format")] = Field(
+        {}, validate_default=True
+    )
+    """Settings of the format."""
+
+
 class Output(Section):
     """Where results are written."""
 
@@ -186,3 +197,13 @@ class Output(Section):
     """Folder or fsspec URL (`s3://…`) of slates, reports, models and intermediate files."""
     examples: int = Field(3, ge=0)
     """Users shown as examples at the end of the job and in the report."""
+    tables: tuple[TableRegistration, ...] = ()
+    """Tables in which each published day is registered, after its manifest is written. Their files are the published
+    ones."""
+
+    @field_validator("tables")
+    @classmethod
+    def _once_each(cls, tables: tuple[TableRegistration, ...]) -> tuple[TableRegistration, ...]:
+        if len({table.format for table in tables}) < len(tables):
+            raise ValueError("each format at most once")
+        return tables

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -26,9 +27,22 @@ _VERSION = re.compile(r"^(\d{20})\.")
 _PARALLEL_READS = 16
 
 
+class DeltaLog(NamedTuple):
+    """The newest version of a table."""
+
+    files: frozenset[str]  # paths relative to the table
+    version: int
+    writer_version: int  # of the protocol that a writer needs
+
+
 def live_files(table: Storage) -> frozenset[str]:
-    """Paths relative to the table, newest version. Raises DataError, with the reason, for tables whose files alone are
-    not the rows: with deletion vectors, mapped columns, or files outside the table."""
+    """Paths relative to the table, newest version. Raises DataError like `read_log`."""
+    return read_log(table).files
+
+
+def read_log(table: Storage) -> DeltaLog:
+    """The newest version. Raises DataError, with the reason, for tables whose files alone are not the rows: with
+    deletion vectors, mapped columns, or files outside the table."""
     try:
         from deltalake import DeltaTable
     except ImportError:
@@ -44,6 +58,7 @@ def live_files(table: Storage) -> frozenset[str]:
             mapping = log.metadata().configuration.get("delta.columnMapping.mode") or "none"
             partitions = log.metadata().partition_columns
             paths = [unquote(path) for path in pa.table(log.get_add_actions())["path"].to_pylist()]
+            version, writer_version = log.version(), log.protocol().min_writer_version
             has_vectors = pa.table(log.deletion_vectors()).num_rows > 0 if _may_have_vectors(log.protocol()) else False
         except Exception as error:  # of the package's own types
             raise _unreadable(table, _reason(error)) from error
@@ -52,7 +67,7 @@ def live_files(table: Storage) -> frozenset[str]:
     if mapping != "none":
         raise _unreadable(table, f"its columns have other names in the files (column mapping by {mapping})")
     _require_plain(table, paths, partitions)
-    return frozenset(paths)
+    return DeltaLog(frozenset(paths), version, writer_version)
 
 
 def _may_have_vectors(protocol: object) -> bool:

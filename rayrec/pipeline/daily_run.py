@@ -6,7 +6,7 @@
     tune     the LLM, as of the same cutoffs
     blend    blender weights, fitted at the earlier cutoffs
     score    shard by shard: denoise -> retrieve -> rerank -> blend -> slates
-    publish  one conditional write
+    publish  one conditional write; then the date is registered in the tables of `output.tables`
 
 Every step reuses what an earlier attempt finished.
 """
@@ -45,6 +45,7 @@ from rayrec.pipeline.understood_texts import understand_texts
 from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance
+from rayrec.publishing.tables.table_registration import TableVersion, open_tables, register_date
 from rayrec.ray_support.stage_runner import append_stage, run_pending
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
@@ -84,6 +85,7 @@ class RunResult:
     repeats: dict[str, int] = field(default_factory=dict)  # what a failing store made the run do again, by kind
     timings: StageTimings = field(default_factory=StageTimings)
     learned_at: str = ""  # the cutoffs that the blender learned from, as text; "": not known any more
+    table_versions: tuple[TableVersion, ...] = ()  # that this run made
 
     @property
     def manifest(self) -> Manifest:
@@ -101,6 +103,7 @@ def check(context: RunContext) -> None:
             if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
                 template_by_cell(context.templates, way.task_form)
     check_gpu_shares(context)
+    open_tables(context.storage, context.config.output.tables)
     default_instruction(context)
     _ = context.templates, context.checkpoints, context.base, context.encoder, context.facet_sentences_digest
 
@@ -114,7 +117,13 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
     opened = PublishingRun.open(context.storage, context.record)
     if opened.published is not None:
         left = replace(context, code_version=opened.published.code_version)
-        return RunResult(left, PublishResult("published", opened.published), True, _models_of(left, opened.published))
+        return RunResult(
+            left,
+            PublishResult("published", opened.published),
+            True,
+            _models_of(left, opened.published),
+            table_versions=register_date(context.storage, context.config.output.tables, context.date),
+        )
     if status is not None:
         status.begin(opened.record.run_id, opened.record.shards)
     status = status or RunStatus(context.storage, context.date)
@@ -151,8 +160,9 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
         write_run_statistics(context, opened.record.run_id, "storage", 0, counts)
     publication = publish_unless_erased(context, opened, provenance(context, data, models[-1], blends))
+    versions = register_date(context.storage, context.config.output.tables, context.date)
     learned_at = describe_cutoffs(context, [one.cutoff for one in models[:-1]], ingested=True)
-    return RunResult(context, publication, False, models[-1], data, repeats, timings, learned_at)
+    return RunResult(context, publication, False, models[-1], data, repeats, timings, learned_at, versions)
 
 
 def score(

@@ -4,8 +4,8 @@
     plan      record which files hold their rows
     models    correct the date's item models, saved under the fingerprints that the date's next run looks for
     erase     remove their rows from publications, run artifacts, quarantine and reports; update the model in the
-              manifest; delete derived data that may hold them (work/, other item models, blenders); mark LLM
-              checkpoints stale
+              manifest, and the files of lake tables (output.tables); delete derived data that may hold them (work/,
+              other item models, blenders); mark LLM checkpoints stale
     verify    search output.root again, byte by byte in every format (rayrec.pipeline.erasure_search)
     certify   record what was found, what was done and what remains
 
@@ -40,6 +40,7 @@ from rayrec.pipeline.user_data_inventory import delete_folders, erase, find_user
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
+from rayrec.publishing.tables.table_registration import open_tables, update_tables
 from rayrec.ray_support.cluster import task, wait_for
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model_store, unlearning
@@ -98,6 +99,7 @@ def execute(
     retrained = {model["before"]: model["after"] for model in models}
     found = len(plan["tokens"])
     emptied = erase(storage, [file["path"] for file in plan["files"]], erased, retrained, found)
+    update_tables(open_tables(storage, config.output.tables, with_others=True))
     deleted = _delete_derived(storage, context, {model["after"] for model in models})
     folders = empty_temporary_folders()
     ids = IdSearch(user for user in user_ids if erased.token(user) in erased.tokens)

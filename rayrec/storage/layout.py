@@ -3,6 +3,9 @@
 slates/dt=D/
     manifest.json                                  the publication: files that it does not name do not count
     arm=A/shard=0007-<run id>-<attempt>.parquet    SLATE
+    _delta_log/00000000000000000007.json           a version of the Delta table of all dates (`output.tables`)
+iceberg/                                           metadata of the Iceberg table (`output.tables`), and its catalog
+    catalog.db
 embeddings/, neighbours/, influences/              laid out like slates (rayrec.embeddings.embedding_tables)
 
 runs/dt=D/<run id>/
@@ -53,8 +56,9 @@ Date = datetime.date
 
 SLATES, RUNS, WORK, MODELS = "slates", "runs", "work", "models"
 QUARANTINE, REPORTS, ERASURE = "quarantine", "reports", "erasure"
+ICEBERG = "iceberg"
 PRODUCTS = (SLATES, "embeddings", "neighbours", "influences")  # folders whose days have manifests
-TOP_FOLDERS = frozenset((*PRODUCTS, RUNS, WORK, MODELS, QUARANTINE, REPORTS, ERASURE))
+TOP_FOLDERS = frozenset((*PRODUCTS, RUNS, WORK, MODELS, QUARANTINE, REPORTS, ERASURE, ICEBERG))
 LLM_KIND = "llm"
 
 # Paths are functions: `format` of a pattern. The type gives the arguments in order.
@@ -132,6 +136,11 @@ def rewritten_path(path: str, attempt: str) -> str:
     stem = f"{match[1]}{match[3]}" if match else path.removesuffix(".parquet")
     return f"{stem}-{attempt}.parquet"
 
+
+# Tables of a data lake: in the folder of the slates, since a Delta table has its files below its own folder.
+DELTA_LOG = f"{SLATES}/_delta_log"
+delta_version_path: Callable[[int], str] = f"{DELTA_LOG}/{{:020d}}.json".format
+ICEBERG_CATALOG = f"{ICEBERG}/catalog.db"
 
 # Runs
 _RUN = f"{RUNS}/dt={{}}/{{}}"

@@ -39,6 +39,7 @@ class Made:
         sets = (
             f"data.root={self.data_root}",
             f"output.root={self.root}",
+            "output.tables=[{format: delta}]",
             "rerank.method=none",
             "blend.cutoffs=0",
             "slate.policy=plackett_luce",

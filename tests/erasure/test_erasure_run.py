@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
 from erasure_dataset import CHECKPOINT, USERS, Made
 from typer.testing import CliRunner
 
@@ -36,7 +37,7 @@ from rayrec.publishing.slate_reader import read_counterfactual_propensities
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model, item_model_store
 from rayrec.retrieval.ease import unpacked
-from rayrec.storage import Storage, artifacts
+from rayrec.storage import Storage, artifacts, layout
 
 UNKNOWN = "nobody we know"
 
@@ -75,6 +76,9 @@ def test_erased_users_are_gone_from_slates_models_and_all_files(made: Made) -> N
     assert now.users.ineligible["erased"] == len(made.gone)
     assert not now.users.balance_error()
     assert now.rows == others.num_rows
+    delta = pa.table(DeltaTable(made.storage.url(layout.SLATES)).to_pyarrow_table())
+    assert delta.num_rows == others.num_rows
+    assert set(delta["user_id"].to_pylist()) == set(others["user_id"].to_pylist())
     assert {info.path for info in made.storage.list("slates") if "shard=" in info.path} == {f.path for f in now.files}
 
     targets = pa.concat_tables(
