@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-JOBS = ("demo", "daily", "show", "evaluate", "fit", "tune", "teach", "embed", "forget", "submit", "backfill")
+JOBS = ("demo", "daily", "show", "evaluate", "push", "fit", "tune", "teach", "embed", "forget", "submit", "backfill")
 
 
 class JobGroup(TyperGroup):

@@ -34,7 +34,7 @@ settings.load_profile("rayrec")
 THIS = Path(__file__)
 REPOSITORY = THIS.parents[1]
 CLUSTER = "local_ray"
-SLOW_FIXTURES = (CLUSTER, "s3_server", "vllm")  # how their names begin
+SLOW_FIXTURES = (CLUSTER, "s3_server", "redis_server", "vllm")  # how their names begin
 
 
 @pytest.fixture(scope="session")

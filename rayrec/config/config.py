@@ -19,6 +19,7 @@ from rayrec.config.data_section import Data, Feedback
 from rayrec.config.embeddings_section import Embeddings
 from rayrec.config.guardrails_section import Guardrails
 from rayrec.config.inheritance import inherit_from_top_level
+from rayrec.config.push_section import Push
 from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
 from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
@@ -68,6 +69,8 @@ class Config(Section):
     """Bounds that a run must keep to be published without a warning, or at all."""
     alerts: Alerts = Alerts()
     """Where failures are reported."""
+    push: Push = Push()
+    """Where `jobs.push` writes slates."""
     resources: Resources = Resources()
     """Resources of the cluster."""
     output: Output = Output()
@@ -86,7 +89,7 @@ class Config(Section):
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data. Embeddings are published separately."""
         content = self.model_dump(
-            mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails", "alerts"}
+            mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails", "alerts", "push"}
         )
         del content["data"]["root"]
         return content

@@ -48,7 +48,7 @@ def test_every_option_has_a_help_text(job: str) -> None:
 
 
 def test_a_job_that_reads_a_published_date_says_so() -> None:
-    assert all(helps(job)["date"].startswith("The published date") for job in ("evaluate", "show"))
+    assert all(helps(job)["date"].startswith("The published date") for job in ("evaluate", "show", "push"))
 
 
 def test_an_unknown_job_is_an_error_with_the_nearest_name() -> None:
