@@ -65,7 +65,7 @@ def main() -> int:
     popularity = np.log(np.bincount(item.values, minlength=case.items) + 0.2).astype(np.float32)
     whole = RequestUnderstanding.of(facets.scheme, encoder)
     known = load_facet_sentences(None, categories(facets.scheme))
-    names = FacetSentences(known.request, known.facet, known.neutral, {})
+    names = FacetSentences(known.request, known.facet, known.neutral, {}, known.synonyms)
     soft = SoftFacets.of(encoder.encode, facets.scheme, names)
     plain = RequestUnderstanding(facets.scheme, whole.matcher, soft, whole.spelling)
 

@@ -31,10 +31,12 @@ class FacetSentences:
     facet: tuple[str, ...]  # with {value}
     neutral: tuple[str, ...]
     descriptions: Mapping[str, tuple[str, ...]]  # by facet value
+    synonyms: Mapping[str, tuple[str, ...]]  # by facet value: other names, which the rules find
 
     @cached_property
     def digest(self) -> str:
-        return digest([self.request, self.facet, self.neutral, sorted(self.descriptions.items())])
+        more = [sorted(mapping.items()) for mapping in (self.descriptions, self.synonyms)]
+        return digest([self.request, self.facet, self.neutral, *more])
 
     def requests(self, text: str) -> list[str]:
         """A request's sentences."""
@@ -84,13 +86,14 @@ def _read(path: str) -> dict[str, Any]:
 
 def _checked(content: Mapping[str, Any], path: str) -> FacetSentences:
     lists = {name: _texts(content[name], name, path, _FIELD.get(name)) for name in ("request", "facet", "neutral")}
-    described = content["descriptions"]
-    if not isinstance(described, Mapping) or len(described) > 10 * _MOST:
-        raise _wrong("`descriptions` is not a mapping of facet values to lists of sentences", path)
-    descriptions = {
-        str(value).lower(): _texts(texts, f"descriptions.{value}", path) for value, texts in described.items()
-    }
-    return FacetSentences(**lists, descriptions=descriptions)
+    descriptions, synonyms = (_mapping(content[name], name, path) for name in ("descriptions", "synonyms"))
+    return FacetSentences(**lists, descriptions=descriptions, synonyms=synonyms)
+
+
+def _mapping(given: Any, name: str, path: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, Mapping) or len(given) > 10 * _MOST:
+        raise _wrong(f"`{name}` is not a mapping of facet values to lists of texts", path)
+    return {str(value).lower(): _texts(texts, f"{name}.{value}", path) for value, texts in given.items()}
 
 
 def _texts(given: Any, name: str, path: str, field: str | None = None) -> tuple[str, ...]:

@@ -1,61 +1,29 @@
-"""Negation in requests: its cues, their scope, and the split of a text into wanted and unwanted clauses.
+"""Negation in requests: its scope, and the split of a text into wanted and unwanted clauses.
 
 "Something funny, but nothing that gives me nightmares" has the wanted clause "something funny" and the unwanted one
-"that gives me nightmares". The scope of a cue ends at a punctuation mark, at "but", or after ten words.
+"that gives me nightmares". The scope of a negation (`negations.yaml`) ends at a punctuation mark, at "but", or after
+ten words; that of "not too" is the next word: "not too sad a comedy" wants a comedy.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
 
+import yaml
+
+from rayrec.instructions.negation_forms import request_words
 from rayrec.instructions.vocabulary_filter import stop_words, tokenize_words
 
-_NOT = re.compile(r"n['’]t\b")
-_SUFFIXED = re.compile(r"\bnon[- ]?(?:stop|fiction|fictional|linear)\b", re.IGNORECASE)  # one word, not a negation
-# What stands before one of these is unwanted: "fantasy is not my thing", "cartoons, skip those". Each is rewritten with
-# the negation in front, so that its scope is that of the others.
-_MINE = (
-    r"(?:my (?:thing|cup of tea|bag|style|scene|kind of (?:thing|film|movie))|for me|what i (?:want|like|enjoy|need))"
-)
-_AFTER = re.compile(
-    r"(?:^|(?<=[.,;:!?])|(?<=\bbut))\s*(?P<what>(?:(?!\bbut\b)[^.,;:!?])+?)[,:?]?\s+(?:"
-    rf"(?:is|are|was|were)? ?not (?:really |exactly |quite )?{_MINE}(?: at all)?"
-    r"|(?:really |always |just )?(?:bores?|annoys?|irritates?) (?:me|us)(?: to (?:death|tears))?"
-    r"|(?:puts?|sends?) (?:me|us) (?:off|to sleep)|leaves? (?:me|us) cold|gets? on (?:my|our) nerves"
-    r"|do(?:es)? nothing for (?:me|us)|away from (?:me|us)"
-    r"|(?:please )?(?:skip|avoid|drop|exclude|omit|spare me) (?:those|these|them|that|it)"
-    r"|(?:do not|never) (?:show|give|send) (?:me|us) (?:any|those|these|them|that|it)(?: of (?:those|them|it))?"
-    r"|none (?:please|of (?:those|that|them))|no (?:thanks|thank you|way)"
-    r")(?=\s*(?:,? ?please)?\s*(?:[.,;:!?]|$))",
-    re.IGNORECASE,
-)
-# Not a negation of what follows: "can't wait to laugh", "I have not seen a western", "nothing beats a good comedy".
-_AFFIRMATIVE = re.compile(
-    r"\b(?:can|could|do|did|have|has|had|would|wo|ca)?\s*(?:no|not|never|nothing|cannot)\s+(?:(?:ever|yet|quite|really)\s+)?"
-    r"(?:get enough of|get enough|wait|find|decide|choose|know|remember|sure|only|idea|seen|watched|heard|mind|matter"
-    r"|problem|preference|better|beats|doubt|joke|worries|bad)\b",
-    re.IGNORECASE,
-)
-NEGATIONS = frozenset(
-    tokenize_words(
-        "avoid avoiding cannot dislike dislikes except exclude excluding hate hates instead minus neither never no"
-        " nobody non none nor not nothing skip without"
-    )
-)
-_TWO_WORD_NEGATIONS = frozenset(
-    tuple(tokenize_words(two))
-    for two in (
-        *("all but", "anything but", "everything but", "other than", "rather than", "away from", "leave out"),
-        *("leaving out", "enough of", "sick of", "tired of", "fed up", "spare me", "bored of", "bored with"),
-        *("weary of", "done with", "clear of", "free of", "allergic to", "hold the", "lay off", "opposite of"),
-        *("enough with", "here with", "old for", "refuse to", "refuses to", "through with", "off with"),
-    )
-)
-END = frozenset(",.;:!?()") | {"but", "just", "only"}  # end of a negation's scope
+END = frozenset(",.;:!?()–") | {"but", "just", "only"}  # end of a negation's scope
 _MOST_WORDS = 10  # in the scope of a negation
-_DISTANCE = 2  # most words from a negation to what it surely negates; stop words do not count
+_DISTANCE = 2  # most words from a negation to what it surely negates; those between do not count
+_DEGREES = frozenset({"excessively", "overly", "so", "too", "very"})  # "not too ..." negates the next word alone
+_QUANTITIES = frozenset({"many", "much"})
+_OR = frozenset({"and", "nor", "or"})
+_BOUNDED = frozenset({"fewer", "less"})  # no negation in "less than"
 
 
 @dataclass(frozen=True)
@@ -64,52 +32,95 @@ class Clause:
     unwanted: bool
 
 
-def request_words(text: str) -> list[str]:
-    """The words and punctuation marks of a text in lower case, with contracted negations written out and in front."""
-    written_out = _AFFIRMATIVE.sub(" ", _NOT.sub(" not", _SUFFIXED.sub(" ", text)))
-    return tokenize_words(_AFTER.sub(lambda match: f" no {match['what']} ", written_out))
+@dataclass(frozen=True)
+class Scopes:
+    """Of each word of a text: whether it is (a part of) a negation, and whether it is negated; None: a negation stands
+    before it, too far away to be sure."""
+
+    cue: tuple[bool, ...]
+    negated: tuple[bool | None, ...]
 
 
-def negates(words: Sequence[str], at: int) -> bool | None:
-    """Whether the word at `at` is negated; None: a negation stands before it, too far away to be sure."""
-    others = 0
-    for back in range(1, at + 1):
-        word = words[at - back]
-        if cue_length(words, at - back) or (back < at and cue_length(words, at - back - 1) == 2):
-            return True if back <= _DISTANCE or not others else None
-        if word in END:
-            return False
-        others += word not in stop_words()
-    return False
+def scopes(words: Sequence[str]) -> Scopes:
+    """The scopes of the negations in `request_words`."""
+    cue, negated = [False] * len(words), list[bool | None]([False] * len(words))
+    at = start = others = left = 0  # left: words that the current scope may still have
+    degree = False  # whether the scope is of "not too"
+    while at < len(words):
+        if size := cue_length(words, at):
+            cue[at : at + size] = [True] * size
+            at += size
+            degree = words[at : at + 1] != [] and words[at] in _DEGREES and words[at + 1 : at + 2] != []
+            degree = degree and words[at + 1] not in _QUANTITIES | _words_between()
+            start, others, left = at, 0, _MOST_WORDS
+            continue
+        if (
+            words[at] in END
+            or not left
+            or (degree and at > start + 1 and not (words[at] in _OR or words[at - 1] in _OR))
+        ):
+            left = 0
+        else:
+            negated[at] = True if at - start < _DISTANCE or not others else None
+            others += words[at] not in stop_words() and words[at] not in _words_between()
+            left -= 1
+        at += 1
+    return Scopes(tuple(cue), tuple(negated))
 
 
 def cue_length(words: Sequence[str], at: int) -> int:
     """The number of words of the negation that begins at `at`; 0: none does."""
-    if tuple(words[at : at + 2]) in _TWO_WORD_NEGATIONS:
-        return 2
-    return int(words[at] in NEGATIONS)
+    phrases = _phrases()
+    for size in range(min(max(phrases), len(words) - at), 0, -1):
+        if tuple(words[at : at + size]) in phrases.get(size, ()):
+            bounded = words[at] in _BOUNDED and (words[at + 1 : at + 2] or ["."])[0] in END | {"than"}
+            return 0 if bounded else size
+    return 0
 
 
 def clauses(text: str) -> list[Clause]:
     """The clauses of a text in order, each with a word beside stop words."""
-    words, found = request_words(text), list[Clause]()
-    part, unwanted, at = list[str](), False, 0
+    words, found, part = request_words(text), list[Clause](), list[str]()
+    scope = scopes(words)
+    unwanted = False
 
     def close() -> None:
         if any(word.isalnum() and word not in stop_words() for word in part):
             found.append(Clause(" ".join(part), unwanted))
         part.clear()
 
-    while at < len(words):
-        if cue := cue_length(words, at):
+    for word, cue, negated in zip(words, scope.cue, scope.negated, strict=True):
+        if cue or word in END or (negated is not False) != unwanted:
             close()
-            unwanted, at = True, at + cue
-            continue
-        if words[at] in END or (unwanted and len(part) == _MOST_WORDS):
-            close()
-            unwanted = False
-        if words[at] not in END:
-            part.append(words[at])
-        at += 1
+        unwanted = negated is not False
+        if not cue and word not in END:
+            part.append(word)
     close()
     return found
+
+
+def negation_words() -> frozenset[str]:
+    """The words that negate alone."""
+    return frozenset(words[0] for words in _phrases()[1])
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> Mapping[int, frozenset[tuple[str, ...]]]:
+    """Negations by number of words."""
+    content = _content()
+    phrases = [tuple(tokenize_words(text)) for text in [*content["words"].split(), *content["phrases"]]]
+    return {
+        size: frozenset(one for one in phrases if len(one) == size) for size in range(1, max(map(len, phrases)) + 1)
+    }
+
+
+@lru_cache(maxsize=1)
+def _words_between() -> frozenset[str]:
+    return frozenset(_content()["between"].split())
+
+
+@lru_cache(maxsize=1)
+def _content() -> dict:  # type: ignore[type-arg]
+    text = resources.files(__package__).joinpath("negations.yaml").read_text(encoding="utf8")
+    content: dict = yaml.safe_load(text)  # type: ignore[type-arg]
+    return content

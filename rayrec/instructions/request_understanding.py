@@ -49,14 +49,15 @@ class RequestUnderstanding:
     @classmethod
     def of(cls, scheme: FacetScheme, encoder: SentenceEncoder | None = None, sentences: str | None = None) -> Self:
         """`sentences`: the config's `instruction.facet_sentences`. Raises ConfigError."""
-        if encoder is None:
-            return cls(scheme, FacetMatcher(scheme))
         loaded = load_facet_sentences(sentences, categories(scheme))
+        matcher = FacetMatcher(scheme, loaded.synonyms)
+        if encoder is None:
+            return cls(scheme, matcher)
         plurals = [f"{name[:-1]}ies" if name.endswith("y") else f"{name}s" for name in scheme.name]
-        expected = [*scheme.name, *plurals, *loaded.facet, *loaded.neutral]
-        expected += [text for texts in loaded.descriptions.values() for text in texts]
-        spelling = SpellingCorrector(expected, encoder.is_word)
-        return cls(scheme, FacetMatcher(scheme), SoftFacets.of(encoder.encode, scheme, loaded), spelling)
+        names = [*scheme.name, *plurals, *(text for texts in loaded.synonyms.values() for text in texts)]
+        expected = [*loaded.facet, *loaded.neutral, *(text for texts in loaded.descriptions.values() for text in texts)]
+        spelling = SpellingCorrector(expected, encoder.is_word, names, encoder.is_common)
+        return cls(scheme, matcher, SoftFacets.of(encoder.encode, scheme, loaded), spelling)
 
     def __call__(self, text: str) -> Understanding:
         text = text if self.spelling is None else self.spelling(text)

@@ -43,7 +43,7 @@ class InVocabularyFilter:
         self.words = frozenset(token for text in texts for token in tokenize_words(text))
         self._known_as: dict[str, str] = {}
         for word in sorted(self.words):
-            for variant in _variants(word):
+            for variant in spelling_variants(word):
                 self._known_as.setdefault(variant, word)
         self._known_as |= {word: word for word in self.words}
         self._prices = sorted((float(word), word) for word in self.words if _NUMBER.fullmatch(word))
@@ -92,7 +92,7 @@ def _stop_word_groups() -> Mapping[str, frozenset[str]]:
     return {group: frozenset(words.split()) for group, words in content.items()}
 
 
-def _variants(word: str) -> Iterator[str]:
+def spelling_variants(word: str) -> Iterator[str]:
     """Other spellings: singular or plural, a decade without its century or as a word."""
     if decade := _DECADE.fullmatch(word):
         yield decade[1]

@@ -89,6 +89,11 @@ class SentenceEncoder:
         """Whether the tokenizer knows the word as a whole."""
         return len(self._tokenizer.encode(word, add_special_tokens=False).ids) == 1
 
+    def is_common(self, word: str) -> bool:
+        """Whether the word is in the first half of the vocabulary: those of BERT are in the order of frequency."""
+        ids = self._tokenizer.encode(word, add_special_tokens=False).ids
+        return len(ids) == 1 and ids[0] < self._tokenizer.get_vocab_size() // 2
+
     def _vector(self, ids: list[int]) -> Float32s:
         states = self._model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         pooled = states[0] if self._first_token_pooling else states.mean(0)

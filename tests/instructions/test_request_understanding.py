@@ -39,6 +39,8 @@ def meaning(understanding: RequestUnderstanding, text: str) -> dict[str, float]:
         ("cowboys and gunslingers", "western"),
         ("Hi! Could you point me towards something to laugh at? Thank you so much.", "comedy"),
         ("scarry movei with gosts", "horror"),
+        ("acton", "action"),
+        ("anything gangster", "crime"),
         ("a romantic comedy", "romance"),
     ],
 )
@@ -52,7 +54,7 @@ def test_words_that_the_catalogue_does_not_use(films: RequestUnderstanding, text
         ("anything but horror", {"horror": -1}),
         ("a comedy from the 90s", {"comedy": 1, "1990s": 1}),
         ("not in the mood for westerns", {"western": -1}),
-        ("not too long a comedy", {}),
+        ("not too long a comedy", {"comedy": 1}),
         ("a comedy for the night", {"comedy": 1}),
         ("no zombies", {"zombies": -1}),
     ],
@@ -102,10 +104,16 @@ def test_title_words_count_where_there_is_nothing_else(encoder: SentenceEncoder)
     assert not shop("my printer is out of ink")
 
 
+def test_synonyms_are_found_as_names_are() -> None:
+    rules = RequestUnderstanding.of(FILMS)
+    assert meaning(rules, "science fiction, nothing romantic") == {"sci-fi": 1, "romance": -1}
+    assert meaning(rules, "a rom-com") == {"romance": 1, "comedy": 1}
+
+
 def test_without_an_encoder_the_rules_are_all() -> None:
     rules = RequestUnderstanding.of(FILMS)
-    assert meaning(rules, "a comedy, something scary") == {"comedy": 1}
-    assert rules("a comedy, something scary").not_understood == ("something scary",)
+    assert meaning(rules, "a comedy, something creepy") == {"comedy": 1}
+    assert rules("a comedy, something creepy").not_understood == ("something creepy",)
 
 
 def test_a_text_means_the_same_beside_others(films: RequestUnderstanding) -> None:
