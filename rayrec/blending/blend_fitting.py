@@ -21,6 +21,7 @@ from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
 L2 = 1e-3
+_USERS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,9 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
         return None
     user = [user_features(window.table, window.item_features) for window in usable]
     feature_means = np.concatenate(user).mean(0, dtype=np.float64)
-    parts = [
-        blend_features(
-            window.table,
-            window.item_features,
-            columns.personalized,
-            columns.content,
-            u - feature_means.astype(np.float32),
-            columns.llm,
-        )
-        for window, u in zip(usable, user, strict=True)
-    ]
-    names = [name for name in parts[0] if scorer_of(name) not in columns.dropped]
+    centred = [each - feature_means.astype(np.float32) for each in user]
+    names, matrix = _matrix(usable, centred, columns)
     scorers = [name for name in (*columns.personalized, *tested) if name not in columns.dropped]
-    matrix = np.concatenate([np.stack([part[name] for name in names], axis=1) for part in parts])
     lengths = np.concatenate([window.consumed.lengths for window in usable])
     consumed = np.concatenate([_target_weights(window.consumed) for window in usable])
     data = LogitData(matrix, np.concatenate([[0], np.cumsum(lengths)]), consumed)
@@ -146,10 +136,40 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
     )
     kept = np.flatnonzero(np.isfinite(factors))
     if (factors != 1).any():
-        fit = fit_logit(replace(data, features=data.features[:, kept]), l2 * factors[kept])
+        fit = fit_logit(data.select(kept), l2 * factors[kept], fit.select(kept))
     by_name = {names[at]: float(weight) for at, weight in zip(kept, fit.raw, strict=True)}
     llm_mean = _llm_mean(usable) if columns.llm else 0.0
     return _Fit(BlenderWeights(by_name, tuple(feature_means.tolist()), llm_mean), gains)
+
+
+def _matrix(
+    windows: Sequence[TrainingWindow], user: Sequence[Float32s], columns: _Columns
+) -> tuple[list[str], Float32s]:
+    """Names and values [candidates, f] of the features; `user`: centred user features of each window.
+
+    It is the largest array of the fit, so it is made once, and filled for a few users at a time.
+    """
+    names: list[str] = []
+    matrix, end = np.empty((0, 0), np.float32), 0
+    for window, centred in zip(windows, user, strict=True):
+        for start in range(0, len(window.table), _USERS_AT_ONCE):
+            at = slice(start, start + _USERS_AT_ONCE)
+            part = blend_features(
+                window.table.slice(start, _USERS_AT_ONCE),
+                window.item_features,
+                columns.personalized,
+                columns.content,
+                centred[at],
+                columns.llm,
+            )
+            if not names:
+                names = [name for name in part if scorer_of(name) not in columns.dropped]
+                matrix = np.empty((sum(len(each.consumed.values) for each in windows), len(names)), np.float32)
+            count = len(part[names[0]])
+            for place, name in enumerate(names):
+                matrix[end : end + count, place] = part[name]
+            end += count
+    return names, matrix
 
 
 def _llm_mean(windows: Sequence[TrainingWindow]) -> float:

@@ -8,7 +8,7 @@ differ by 4e-5; a test compares them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from rayrec.numerics.types import Float32s, Float64s, Int64s
 _STEPS = 50
 _TOLERANCE = 1e-9  # of the expected decrease of the loss
 _CHUNK_CELLS = 1 << 18  # feature cells turned to float64 at once: they stay in the cache
+_FIRST_ROWS = 2000  # examples that the first steps are taken on: where they end, all examples need few more
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,35 @@ class LogitFit:
         """The weights [f] of the features as they are."""
         return np.asarray(self.weights / self.spread, np.float64)
 
+    def select(self, columns: Int64s) -> LogitFit:
+        """These features alone, to begin another fit from."""
+        hessian = self.hessian[np.ix_(columns, columns)]
+        return LogitFit(self.weights[columns], hessian, self.mean[columns], self.spread[columns])
+
 
 @dataclass(frozen=True)
 class LogitData:
     """features [candidates, f]; candidates of row u are offsets[u]:offsets[u+1]; consumed [candidates] >= 0 is the
-    weight of each candidate as a target, 0 for what was not consumed. Every row has a candidate that was consumed."""
+    weight of each candidate as a target, 0 for what was not consumed. Every row has a candidate that was consumed.
+    `columns`: the features that count, in this order; None: all."""
 
     features: Float32s
     offsets: Int64s
     consumed: Float32s
+    columns: Int64s | None = None
+
+    @property
+    def width(self) -> int:
+        return self.features.shape[1] if self.columns is None else len(self.columns)
+
+    def select(self, columns: Int64s) -> LogitData:
+        """These features alone, without a copy."""
+        return replace(self, columns=columns if self.columns is None else self.columns[columns])
+
+    def cells(self, candidates: slice) -> Float64s:
+        """The features [candidates, width] in float64."""
+        cells = self.features[candidates]
+        return (cells if self.columns is None else cells[:, self.columns]).astype(np.float64)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,7 +75,7 @@ class LogitData:
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         places = np.repeat(self.offsets[rows] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return LogitData(self.features[places], offsets, self.consumed[places])
+        return LogitData(self.features[places], offsets, self.consumed[places], self.columns)
 
 
 def fit_logit(data: LogitData, l2: Float64s, start: LogitFit | None = None) -> LogitFit:
@@ -72,7 +93,7 @@ def log_likelihoods(data: LogitData, fit: LogitFit, weights: Float64s) -> Float6
     parts = [np.zeros((0, weights.shape[1]))]
     with _blas().limit(limits=1, user_api="blas"):
         for rows, bounds in _chunks(data):
-            z = (data.features[rows].astype(np.float64) - fit.mean) / fit.spread
+            z = (data.cells(rows) - fit.mean) / fit.spread
             target = data.consumed[rows].astype(np.float64)[:, None]
             first = bounds[:-1] - bounds[0]
             score = z @ weights
@@ -90,8 +111,11 @@ def _blas() -> Any:
 
 def _newton(data: LogitData, l2: Float64s, start: LogitFit | None) -> LogitFit:
     if start is None:
-        mean = data.features.mean(0, dtype=np.float64)
-        spread, weights = data.features.std(0, dtype=np.float64) + 1e-9, np.zeros(data.features.shape[1])
+        mean, spread = _moments(data)
+        weights = np.zeros(data.width)
+        if len(data) > 2 * _FIRST_ROWS:
+            some = data.take(np.linspace(0, len(data) - 1, _FIRST_ROWS).astype(np.int64))
+            weights = _newton(some, l2, LogitFit(weights, np.zeros((0, 0)), mean, spread)).weights
     else:
         mean, spread, weights = start.mean, start.spread, start.weights
     loss, gradient, hessian = _derivatives(data, mean, spread, weights, l2)
@@ -120,7 +144,9 @@ def _derivatives(
     width = len(weights)
     loss, gradient, hessian = 0.0, np.zeros(width), np.zeros((width, width))
     for rows, bounds in _chunks(data):
-        z = (data.features[rows].astype(np.float64) - mean) / spread
+        z = data.cells(rows)
+        z -= mean
+        z /= spread
         target = data.consumed[rows].astype(np.float64)
         first, lengths = bounds[:-1] - bounds[0], np.diff(bounds)
         score = z @ weights
@@ -132,18 +158,31 @@ def _derivatives(
         loss += float(mass @ np.log(total) - target @ score)
         expected = np.add.reduceat(probability[:, None] * z, first, axis=0)
         gradient += mass @ expected - target @ z
-        hessian += (z * (probability * np.repeat(mass, lengths))[:, None]).T @ z - (
-            expected * mass[:, None]
-        ).T @ expected
+        expected *= np.sqrt(mass)[:, None]
+        z *= np.sqrt(probability * np.repeat(mass, lengths))[:, None]
+        hessian += z.T @ z - expected.T @ expected  # of one array with itself: half of the work
     scale = 1 / max(float(data.consumed.sum(dtype=np.float64)), 1e-12)
     penalty = float(l2 @ (weights * weights))
     return loss * scale + penalty, gradient * scale + 2 * l2 * weights, hessian * scale + np.diag(2 * l2)
 
 
+def _moments(data: LogitData) -> tuple[Float64s, Float64s]:
+    """Mean [f] of the features, and their standard deviation + 1e-9."""
+    count = max(1, len(data.features))
+    mean, square = np.zeros(data.width), np.zeros(data.width)
+    for candidates, _ in _chunks(data):
+        mean += data.cells(candidates).sum(0)
+    mean /= count
+    for candidates, _ in _chunks(data):
+        cells = data.cells(candidates) - mean
+        square += np.einsum("cf,cf->f", cells, cells)
+    return mean, np.sqrt(square / count) + 1e-9
+
+
 def _chunks(data: LogitData) -> Iterator[tuple[slice, Int64s]]:
     """Whole rows whose cells fit into the cache: their candidates, and their offsets."""
     offsets, rows = data.offsets, len(data)
-    step = max(1, int(_CHUNK_CELLS // max(1, data.features.shape[1] * (offsets[-1] // max(1, rows) + 1))))
+    step = max(1, int(_CHUNK_CELLS // max(1, data.width * (offsets[-1] // max(1, rows) + 1))))
     for start in range(0, rows, step):
         bounds = offsets[start : min(start + step, rows) + 1]
         yield slice(int(bounds[0]), int(bounds[-1])), bounds

@@ -123,12 +123,13 @@ class DenoiseTrainingUsers:
     def __call__(self, item: WorkItem, _: pa.Table) -> pa.Table:
         context = self._spec.scoring.context
         table = histories(context, item.shard)
+        sampled = hash_strings(table["user_id"]) < np.uint64(min(self._spec.share, 1.0) * (2**64 - 2**11))
+        table = table.filter(pa.array(sampled)).combine_chunks()
         until = item.cutoff + int(context.config.blend.horizon_days * MICROSECONDS_PER_DAY)
         new_only = context.config.retrieval.exclude_seen
         consumed = consumed_after(table, item.cutoff, until, context.event_weights, new_only=new_only)
         known = histories_at(table, item.cutoff)
-        sampled = hash_strings(table["user_id"]) < np.uint64(min(self._spec.share, 1.0) * (2**64 - 2**11))
-        users = is_training_user(known, consumed, context.config.blend.min_events) & sampled
+        users = is_training_user(known, consumed, context.config.blend.min_events)
         models = self._spec.scoring.models_at(item.cutoff)
         denoised = denoise(context, models, known.filter(pa.array(users)), every_user=True)
         examples = _examples(context, denoised, table["user_id"].combine_chunks(), consumed, item.cutoff)
@@ -155,9 +156,10 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
     context = spec.scoring.context
     parent = next(v for v in context.arms.variants("retrieve") if v.name == variant.parent)
     scoring_request = variant.name if uses_llm(variant) else None
+    personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
     windows = []
     for models in spec.scoring.models:
-        tables = _read_examples(spec, models.cutoff, parent.name, scoring_request)
+        tables = _read_examples(spec, models.cutoff, parent.name, scoring_request, personalized)
         if not tables:
             continue
         table = pa.concat_tables(tables).sort_by("user_id").combine_chunks()
@@ -166,18 +168,32 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         consumed = Ragged.from_arrow(table[CONSUMED])
         model = worker_cache(context).item_model_parts(models.item_model)
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
-    personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
     blend = context.config.blend
     blender = fit_blender(windows, personalized, blend.l2, blend.content_features, NAMES)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 
-def _read_examples(spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None) -> list[pa.Table]:
-    """One table per shard that has rows of this retrieve variant and scoring request."""
-    shards = range(spec.scoring.context.config.data.shard_count)
-    files = (read_arrow(spec.scoring.context.storage, spec.path(WorkItem(cutoff, shard))) for shard in shards)
-    tables = [arm_rows(table, variant, scoring_request) for table in files if table.num_rows]
-    return [table for table in tables if table.num_rows]
+def _read_examples(
+    spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None, personalized: Sequence[str]
+) -> list[pa.Table]:
+    """One table per shard that has rows of this retrieve variant and scoring request: the users who consumed one of
+    their candidates, and what the blender reads of them."""
+    context = spec.scoring.context
+    unread = {"source", *(f"score.{name}" for name in _sources(context) if name not in personalized)}
+    found = []
+    for shard in range(context.config.data.shard_count):
+        table = read_arrow(context.storage, spec.path(WorkItem(cutoff, shard)), without=unread)
+        table = arm_rows(table, variant, scoring_request) if table.num_rows else table
+        if table.num_rows:
+            consumed = Ragged.from_arrow(table[CONSUMED])
+            hits = np.bincount(consumed.rows, consumed.values > 0, minlength=len(consumed))
+            found.append(table.filter(pa.array(hits > 0)))
+    return found
+
+
+def _sources(context: RunContext) -> set[str]:
+    """The names of all arms' sources."""
+    return {spec.name for variant in context.arms.variants("retrieve") for spec in retriever_specs(variant)}
 
 
 def _examples(context: RunContext, table: pa.Table, user_ids: pa.Array, consumed: Ragged, cutoff: int) -> pa.Table:

@@ -14,6 +14,7 @@ from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.sparse_products import dense_gram
 from rayrec.retrieval.user_histories import clipped_matrix
 
 _SALT = np.uint64(derive_seed("rayrec fit sample"))  # shards use the plain hash; a sample must not consist of shards
@@ -34,7 +35,12 @@ class FitData:
     @cached_property
     def gram(self) -> npt.NDArray[np.float32]:
         """X'X [items, items]; see `gram_matrix`."""
-        return gram_matrix(self.matrix)
+        return gram_matrix(self.matrix, self.by_item)
+
+    @cached_property
+    def by_item(self) -> sp.csr_matrix:
+        """X' in CSR [items, users], users ascending."""
+        return self.matrix.T.tocsr()
 
     @cached_property
     def age_days(self) -> npt.NDArray[np.float64]:
@@ -42,15 +48,10 @@ class FitData:
         return (self.cutoff - self.ts) / MICROSECONDS_PER_DAY
 
 
-def gram_matrix(matrix: sp.csr_matrix, block: int = 131_072) -> npt.NDArray[np.float32]:
-    """X'X [items, items] float32 from CSR rows, block by block. Sums of 0 and 1 are exact up to 2^24 users per item."""
-    items = matrix.shape[1]
-    gram = np.zeros((items, items), np.float32)
-    for start in range(0, matrix.shape[0], block):
-        rows = matrix[start : start + block]
-        part = (rows.T @ rows).tocoo()
-        gram[part.row, part.col] += part.data  # a sparse product has each cell once
-    return gram
+def gram_matrix(matrix: sp.csr_matrix, by_item: sp.csr_matrix | None = None) -> npt.NDArray[np.float32]:
+    """X'X [items, items] float32 from CSR rows. Sums of 0 and 1 are exact up to 2^24 users per
+    item. `by_item`: X' in CSR, if it is there."""
+    return dense_gram(matrix.T.tocsr() if by_item is None else by_item, matrix)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from pydantic import Field
 
 from rayrec.config.scoring_sections import RetrieverSettings
-from rayrec.numerics.sparse_products import largest_of_product
+from rayrec.numerics.sparse_products import largest_of_product, largest_of_rows
 from rayrec.retrieval.fit_data import FitData
 from rayrec.retrieval.item_item import ItemItemRetriever
 from rayrec.retrieval.retriever import RETRIEVERS
@@ -36,17 +36,20 @@ class ItemKnnRetriever(ItemItemRetriever):
 
     @classmethod
     def fit(cls, data: FitData, settings: ItemKnnSettings) -> Self:
-        return cls(cosine_neighbours(data.matrix, settings.neighbours, settings.shrink), settings)
+        return cls(cosine_neighbours(data, settings.neighbours, settings.shrink), settings)
 
 
-def cosine_neighbours(matrix: sp.csr_matrix, neighbours: int, shrink: float) -> sp.csr_matrix:
+def cosine_neighbours(data: FitData, neighbours: int, shrink: float) -> sp.csr_matrix:
     """float32 CSR [items, items]: for each item, its nearest neighbours by x_i'x_j / (|x_i| |x_j| + shrink).
 
-    Ties go to the lower item code. Memory is bounded by the result.
+    Ties go to the lower item code. Memory is bounded by the result, and by X'X where another fit has computed it.
     """
+    matrix = data.matrix
     norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(0), np.float64).ravel())
+    if "gram" in vars(data):
+        return largest_of_rows(data.gram, neighbours, row_scale=norm, column_scale=norm, shrink=shrink)
     return largest_of_product(
-        matrix.T.tocsr(),
+        data.by_item,
         matrix,
         neighbours,
         row_scale=norm,

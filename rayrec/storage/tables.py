@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,15 @@ def write_arrow(storage: Storage, path: str, table: pa.Table) -> None:
         writer.write_table(table)
 
 
-def read_arrow(storage: Storage, path: str) -> pa.Table:
-    """Read an Arrow IPC file. Raises MissingFileError, and Arrow's errors for another kind of file."""
+def read_arrow(storage: Storage, path: str, *, without: Collection[str] = ()) -> pa.Table:
+    """Read an Arrow IPC file, `without` these columns. Raises MissingFileError, and Arrow's errors for another kind of
+    file."""
     with storage.open(path) as file, pa.ipc.open_file(file) as reader:
-        return reader.read_all()
+        fields = [number for number, name in enumerate(reader.schema.names) if name not in without]
+        if len(fields) == len(reader.schema):
+            return reader.read_all()
+        with pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields)) as some:
+            return some.read_all()
 
 
 def write_parquet(storage: Storage, path: str, table: pa.Table) -> None:

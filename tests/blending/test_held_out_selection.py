@@ -43,6 +43,21 @@ def test_noise_stays_out_in_95_of_100_draws_and_a_planted_scorer_enters(users: i
     assert sum(entered["good"] for entered in found) >= 0.95 * DRAWS
 
 
+def test_first_steps_on_fewer_examples_end_at_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples, _ = data(5, 400, 0.9, noise=3)
+    penalty = np.full(5, 1e-3)
+    plain = fit_logit(examples, penalty).raw
+    monkeypatch.setattr("rayrec.blending.conditional_logit._FIRST_ROWS", 60)
+    assert np.allclose(fit_logit(examples, penalty).raw, plain, atol=1e-4)
+
+
+def test_selected_columns_are_those_alone() -> None:
+    examples, _ = data(5, 400, 0.9, noise=3)
+    columns, penalty = np.array([0, 3]), np.full(2, 1e-3)
+    copied = replace(examples, features=examples.features[:, columns])
+    assert np.array_equal(fit_logit(examples.select(columns), penalty).raw, fit_logit(copied, penalty).raw)
+
+
 def test_the_same_group_twice_enters_once() -> None:
     examples, ids = data(1, 300, 0.9)
     twice = replace(examples, features=np.hstack([examples.features, examples.features[:, 1:2]]))

@@ -8,7 +8,13 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.numerics.sparse_products import largest_of_product, row_blocks
+from rayrec.numerics.sparse_products import (
+    dense_gram,
+    dense_product,
+    largest_of_product,
+    largest_of_rows,
+    row_blocks,
+)
 
 
 @settings(max_examples=50)
@@ -42,6 +48,21 @@ def test_scales_divide_and_the_diagonal_is_left_out() -> None:
     expected = (x.T @ x).toarray() / (np.outer(norm, norm) + 2)
     np.fill_diagonal(expected, 0)
     assert np.allclose(found, expected, atol=1e-7)
+
+
+def test_a_dense_product_has_the_bits_of_the_sparse_one() -> None:
+    random = np.random.default_rng(1)
+    x = sp.random(90, 40, 0.2, "csr", np.float32, random)
+    y = sp.random(90, 30, 0.3, "csr", np.float32, random)
+    assert np.array_equal(dense_product(x.T.tocsr(), y), largest_of_product(x.T.tocsr(), y, 30).toarray())
+    gram = dense_gram(x.T.tocsr(), x)
+    assert np.array_equal(gram, largest_of_product(x.T.tocsr(), x, 40).toarray())
+    norm = np.sqrt(gram.diagonal().astype(np.float64))
+    scales = {"row_scale": norm, "column_scale": norm, "shrink": 3.0}
+    fewer = largest_of_product(x.T.tocsr(), x, 5, without_diagonal=True, **scales)
+    of_gram = largest_of_rows(gram, 5, **scales)
+    assert np.array_equal(of_gram.toarray(), fewer.toarray())
+    assert of_gram.has_sorted_indices
 
 
 def test_an_empty_matrix_has_an_empty_product() -> None:
