@@ -126,7 +126,7 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
     names, matrix = _matrix(usable, centred, columns)
     scorers = [name for name in (*columns.personalized, *tested) if name not in columns.dropped]
     lengths = np.concatenate([window.consumed.lengths for window in usable])
-    consumed = np.concatenate([_target_weights(window.consumed) for window in usable])
+    consumed = np.concatenate([target_weights(window.consumed) for window in usable])
     data = LogitData(matrix, np.concatenate([[0], np.cumsum(lengths)]), consumed)
     fit = fit_logit(data, np.full(len(names), l2))
     groups = {scorer: [at for at, name in enumerate(names) if scorer_of(name) == scorer] for scorer in scorers}
@@ -186,7 +186,7 @@ def _usable(window: TrainingWindow, llm: bool) -> TrainingWindow:
     return window.filter(usable)
 
 
-def _target_weights(consumed: Ragged) -> Float32s:
+def target_weights(consumed: Ragged) -> Float32s:
     """Weights [candidates] that sum to sqrt(n) for a user who consumed n candidates (up to 10), instead of to n."""
     hits = np.bincount(consumed.rows, consumed.values, minlength=len(consumed))
     weights: Float32s = (consumed.values / np.sqrt(np.clip(hits, 1, 10))[consumed.rows]).astype(np.float32)

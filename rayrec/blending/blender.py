@@ -23,6 +23,7 @@ from rayrec.blending.blend_features import (
     user_features,
 )
 from rayrec.blending.rank_promotion_cap import cap_promotion
+from rayrec.blending.score_correction import BLENDING_METHODS, ScoreCorrection
 from rayrec.data.schemas import CONTENT
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
@@ -70,6 +71,7 @@ class Blender:
     with_request: BlenderWeights | None = None
     content: tuple[str, ...] = ()  # content features
     gains: tuple[ScorerGain, ...] = ()  # empty for default weights
+    correction: ScoreCorrection | None = None  # of a blending method other than `logit`; added to all scores
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
@@ -96,6 +98,8 @@ class Blender:
         own = {name: rms_normalised(Ragged.from_arrow(table[f"score.{name}"])) for name in self.personalized}
         own |= {name: content_feature(table, name) for name in self._content_columns}
         match = Ragged.from_arrow(table[REQUEST_MATCH]).values if REQUEST_MATCH in table.column_names else np.float32(0)
+        if self.correction is not None:
+            match = match + self.correction(table, item_features)
 
         def weighted(weights: BlenderWeights, llm: Float32s | None) -> Float32s:
             total: Float32s = self._weighted_sum(weights, candidate, own, llm, user, item_features) + match
@@ -162,7 +166,10 @@ class Blender:
         parts = {"without_llm": self.without_llm, "with_llm": self.with_llm, "with_request": self.with_request}
         named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
         gains = [asdict(gain) for gain in self.gains]
-        return {"personalized": list(self.personalized), "content": list(self.content), "gains": gains, **named}
+        found = {"personalized": list(self.personalized), "content": list(self.content), "gains": gains, **named}
+        if self.correction is not None:
+            found["correction"] = {"method": self.correction.name, **self.correction.to_dict()}
+        return found
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
@@ -177,6 +184,7 @@ class Blender:
             with_request,
             tuple(content["content"]),
             tuple(ScorerGain(**gain) for gain in content["gains"]),
+            BLENDING_METHODS.lookup(found["method"]).from_dict(found) if (found := content.get("correction")) else None,
         )
 
 

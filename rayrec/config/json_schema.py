@@ -14,6 +14,7 @@ _IN_ARM = "InArm"
 _SECTIONS = {
     "denoise.method": "Denoise",
     "rerank.method": "Rerank",
+    "blend.method": "Blend",
     "slate.policy": "Slate",
     "slate.diversity.method": "DiversitySettings",
     "tuning.data_selection": "Tuning",

@@ -28,6 +28,7 @@ TITLES = {
     "denoise.method": "Denoising methods",
     "retrieval.sources.NAME.method": "Retrievers",
     "rerank.method": "Text rerankers",
+    "blend.method": "Blending methods",
     "slate.policy": "Slate policies",
     "slate.diversity.method": "Diversification methods",
     "tuning.data_selection": "Training-data selection",

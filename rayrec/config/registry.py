@@ -21,6 +21,7 @@ _PACKAGES = {
     "denoise.method": "rayrec.denoising",
     "retrieval.sources.NAME.method": "rayrec.retrieval",
     "rerank.method": "rayrec.reranking.text",
+    "blend.method": "rayrec.blending",
     "slate.policy": "rayrec.slates",
     "slate.diversity.method": "rayrec.slates",
     "tuning.data_selection": "rayrec.reranking.training.data_selection",

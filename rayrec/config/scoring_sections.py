@@ -133,6 +133,12 @@ ContentFeature = Literal[
 class Blend(Section):
     """How the final score is learned: at earlier cutoffs, with models fitted on the data known at each."""
 
+    method: Annotated[str, method_name("blend.method")] = "logit"
+    """How the features become a score: `logit`, a weighted sum; or a method that adds to it."""
+    settings: Annotated[SerializeAsAny[MethodSettings], method_settings("blend.method", "method")] = Field(
+        {}, validate_default=True
+    )
+    """Settings of the method."""
     cutoffs: int = Field(2, ge=0)
     """Number of training cutoffs, one horizon apart. Each costs a fit and a tuning; 0: default weights."""
     horizon_days: float = Field(7.0, gt=0)

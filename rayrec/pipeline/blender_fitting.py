@@ -21,6 +21,7 @@ from ray.data import Dataset
 
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
 from rayrec.blending.blender import Blender
+from rayrec.blending.score_correction import with_correction
 from rayrec.config import Rerank
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.data.schemas import CONSUMED, CONSUMED_ITEMS, MICROSECONDS_PER_DAY, SIMULATED_REQUEST
@@ -170,6 +171,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
     blend = context.config.blend
     blender = fit_blender(windows, personalized, blend.l2, blend.content_features, NAMES)
+    blender = with_correction(blender, windows, blend.method, blend.settings)
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 

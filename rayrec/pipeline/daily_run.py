@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from rayrec.blending import BLENDING_METHODS
 from rayrec.config import Rerank, Slate
 from rayrec.experiments.sample_ratio import require_sample_ratio
 from rayrec.monitoring.progress import Progress
@@ -102,6 +103,8 @@ def check(context: RunContext) -> None:
             way = TEXT_SCORERS.lookup(rerank.method)
             if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
                 template_by_cell(context.templates, way.task_form)
+    if (blending := context.config.blend.method) not in BLENDING_METHODS.built_in:
+        BLENDING_METHODS.lookup(blending).require()
     check_gpu_shares(context)
     open_tables(context.storage, context.config.output.tables)
     default_instruction(context)
