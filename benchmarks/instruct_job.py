@@ -4,9 +4,10 @@
     python -m benchmarks.instruct_job --data movietweetings --root DIR --requests FILE.yaml --encoder null --llm
 
 FILE has four lists: `free` (words that the catalogue does not use), `named` (the catalogue's own names), `negated` and
-`nonsense`. An entry is {text, any: [..], all: [..], none: [..]}: facet names of which an item must have any, all or
-none; of nonsense a text alone. Each request is given to `--users` users. Two arms without an LLM differ in nothing but
-the requests: `plain` has none, `asked` has them; `--llm` adds `llm`, with requests.
+`nonsense`. An entry is {text, any: [..], all: [..], none: [..], title: [..]}: facet names of which an item must have
+any, all or none, and words of its title; of nonsense a text alone. Each request is given to `--users` users. Two arms
+without an LLM differ in nothing but the requests: `plain` has none, `asked` has them; `--llm` adds `llm`, with
+requests.
 
 satisfied@10: the share of the first ten items that satisfy the request. Nonsense: the share of users whose first ten
 are those of `plain`. Bars: free >= .80, named >= .97, negated >= .95, nonsense 1. Intervals: 95%, over requests.
@@ -31,6 +32,7 @@ import rayrec
 from benchmarks.quality import CONF, SETTINGS
 from rayrec.config import load
 from rayrec.instructions.facets import Facets
+from rayrec.instructions.title_search import TitleIndex
 from rayrec.monitoring.request_recognition import facets_text
 from rayrec.pipeline import daily_run
 from rayrec.pipeline.interaction_ingest import histories
@@ -50,11 +52,14 @@ class Request:
     any: tuple[str, ...] = ()
     all: tuple[str, ...] = ()
     none: tuple[str, ...] = ()
+    title: tuple[str, ...] = ()
 
-    def satisfied(self, facets: Facets) -> np.ndarray:
+    def satisfied(self, facets: Facets, titles: TitleIndex) -> np.ndarray:
         """Which items satisfy it, bool [items]. Raises ValueError for an unknown facet."""
         has = {name: self._has(facets, name) for name in (*self.any, *self.all, *self.none)}
         good = np.ones(len(facets.of_item), np.bool_)
+        if self.title:
+            good &= np.isin(np.arange(len(good)), titles.items_with(self.title))
         if self.any:
             good &= np.any([has[name] for name in self.any], axis=0)
         for name in self.all:
@@ -145,7 +150,7 @@ def main() -> int:
     for arm in ("plain", *asked):
         shares: dict[str, list[float]] = {kind: [] for kind in BARS}
         for number, request in enumerate(requests):
-            satisfied = request.satisfied(cache.facets)
+            satisfied = request.satisfied(cache.facets, cache.titles)
             own = [user for user in users[number * given.users : (number + 1) * given.users] if user in slates[arm]]
             if not own:
                 continue

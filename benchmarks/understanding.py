@@ -24,9 +24,10 @@ from rayrec.instructions.facet_sentences import FacetSentences, load_facet_sente
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import RequestUnderstanding, categories
 from rayrec.instructions.soft_facets import SoftFacets
+from rayrec.instructions.title_search import TitleIndex
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Float32s
-from rayrec.pipeline.request_candidates import facet_match
+from rayrec.pipeline.request_candidates import request_match
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 Ranker = Callable[[str], Float32s]  # request -> scores [items], without popularity
@@ -34,7 +35,9 @@ _NATS = 8.0
 _OWN = Path(__file__).with_name("development_requests.yaml")
 
 
-def table(requests: Sequence[Request], facets: Facets, rankers: dict[str, Ranker], popularity: Float32s) -> None:
+def table(
+    requests: Sequence[Request], facets: Facets, titles: TitleIndex, rankers: dict[str, Ranker], popularity: Float32s
+) -> None:
     print(f"\n{'ranker':<40}" + "".join(f"{kind:>18}" for kind in BARS))
     for name, rank in rankers.items():
         cells = []
@@ -46,7 +49,7 @@ def table(requests: Sequence[Request], facets: Facets, rankers: dict[str, Ranker
                 scores = rank(request.text)
                 top = np.argsort(-(popularity + scores), kind="stable")[:10]
                 silent = float(not scores.any())
-                shares.append(silent if kind == "nonsense" else float(request.satisfied(facets)[top].mean()))
+                shares.append(silent if kind == "nonsense" else float(request.satisfied(facets, titles)[top].mean()))
             error = 1.96 * np.std(shares) / max(len(shares), 1) ** 0.5
             cells.append(f"{np.mean(shares):.3f} ±{error:.3f}" if shares else "")
         print(f"{name:<40}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
@@ -63,14 +66,15 @@ def main() -> int:
     facets, encoder = Facets.of(case.catalogue), SentenceEncoder.open("auto")
     item = Ragged.from_arrow(case.history["item"])
     popularity = np.log(np.bincount(item.values, minlength=case.items) + 0.2).astype(np.float32)
-    whole = RequestUnderstanding.of(facets.scheme, encoder)
+    titles = TitleIndex(case.catalogue["title"].to_pylist())
+    whole = RequestUnderstanding.of(facets.scheme, encoder, titles=titles)
     known = load_facet_sentences(None, categories(facets.scheme))
     names = FacetSentences(known.request, known.facet, known.neutral, {}, known.synonyms)
     soft = SoftFacets.of(encoder.encode, facets.scheme, names)
     plain = RequestUnderstanding(facets.scheme, whole.matcher, soft, whole.spelling)
 
     def matched(understanding: RequestUnderstanding) -> Ranker:
-        return lambda text: _NATS * facet_match(facets, understanding(text))
+        return lambda text: _NATS * request_match(facets, titles, understanding(text))
 
     rankers: dict[str, Ranker] = {
         "popularity": lambda text: np.zeros(case.items, np.float32),
@@ -82,7 +86,7 @@ def main() -> int:
         columns = (case.catalogue[name].to_pylist() for name in ("title", "category"))
         vectors = encoder.encode([f"{title} ({category or ''})" for title, category in zip(*columns, strict=True)])
         rankers["encoder on item texts"] = lambda text: 100 * (vectors @ encoder.encode([text])[0])
-    table(requests, facets, rankers, popularity)
+    table(requests, facets, titles, rankers, popularity)
     texts = [request.text for request in requests]
     started = time.process_time()
     encoder.encode(texts)

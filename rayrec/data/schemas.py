@@ -125,6 +125,8 @@ UNDERSTOOD_TEXT = pa.schema(
         pa.field("facet", pa.list_(pa.int32())),  # numbers in the facet scheme of the run's catalogue, ascending
         pa.field("weight", pa.list_(pa.float32())),  # aligned: from -1 (unwanted) to 1 (wanted)
         pa.field("not_understood", pa.list_(pa.string())),  # the clauses that mean no facet
+        pa.field("title", pa.list_(pa.list_(pa.string()))),  # words that titles are to have or not to have
+        pa.field("title_weight", pa.list_(pa.float32())),  # aligned: 1 or -1
         pa.field("searchable", pa.bool_(), nullable=False),  # an item's text has most of its words
     ]
 )

@@ -120,7 +120,8 @@ _AFFIRMATIVE = re.compile(
         r"get enough(?: of)?|get tired of|tired of|bored of|sick of|get over|go wrong with|say no to|object to",
         r"averse to|opposed to|against|wait|find|decide|choose|know|knowing|remember|sure|only|just|idea|seen",
         r"watched|heard|had|mind|matter|problem|preference|better|beats?|tops|doubt|joke|worries|bad|resist|miss",
-        r"help (?:but|loving|laughing)|holds? barred|nonsense|stop (?:loving|watching)|enough|fail|forget|care (?:which|what|if|whether|how|who)",
+        r"help (?:but|loving|laughing)|holds? barred|nonsense|stop (?:loving|watching)|enough|fail|forget",
+        r"care (?:which|what|if|whether|how|who)",
         r"(?:does|do|did) [^.,;:!?]{1,20} (?:better|like)",
     )
     + r"\b|\bmore or less\b|\bwhy not\b|\bif not\b|\bwhether or not\b",

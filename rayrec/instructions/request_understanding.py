@@ -4,6 +4,8 @@ Rules find the facets that a text names (`facet_matching`): a hit counts 1 or -1
 clauses mean (`soft_facets`): wanted clauses count positively, unwanted ones negatively. A rule's hit wins, also where
 rules cannot be sure. Without an encoder the rules are all.
 
+A text may name titles (`title_search`): "with 'love' in the title", or nothing that a facet is but words of one title.
+
 A word of a title counts only in catalogues without categories and values, unless it is unwanted; everywhere it can find
 candidates by BM25 (`searchable_words`).
 """
@@ -11,7 +13,7 @@ candidates by BM25 (`searchable_words`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from rayrec.instructions.facet_matching import FacetMatcher
@@ -20,10 +22,16 @@ from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.negation import Clause, clauses
 from rayrec.instructions.soft_facets import SoftFacets, SoftWeights, compared_kinds
 from rayrec.instructions.spelling import SpellingCorrector
+from rayrec.instructions.title_search import NamedTitle, TitleIndex, named_titles
 from rayrec.instructions.vocabulary_filter import stop_words, tokenize_words
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 _MIN_UNWANTED = 0.2  # weight of a facet that is to be avoided
+_GENERIC = frozenset(
+    ["film", "films", "flick", "flicks", "movie", "movies", "product", "products", "series", "show", "shows"]
+)
+_MOST_WORDS = 6  # of a text that is the title of an item
+_MOST_SHARE, _FEW = 0.05, 10  # of the items that a text may mean by words of titles
 
 
 @dataclass(frozen=True)
@@ -32,9 +40,10 @@ class Understanding:
 
     weights: tuple[tuple[int, float], ...] = ()
     not_understood: tuple[str, ...] = ()
+    titles: tuple[NamedTitle, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.weights)
+        return bool(self.weights or self.titles)
 
 
 @dataclass(frozen=True)
@@ -45,23 +54,42 @@ class RequestUnderstanding:
     matcher: FacetMatcher
     soft: SoftFacets | None = None
     spelling: SpellingCorrector | None = None
+    titles: TitleIndex | None = None
 
     @classmethod
-    def of(cls, scheme: FacetScheme, encoder: SentenceEncoder | None = None, sentences: str | None = None) -> Self:
-        """`sentences`: the config's `instruction.facet_sentences`. Raises ConfigError."""
+    def of(
+        cls,
+        scheme: FacetScheme,
+        encoder: SentenceEncoder | None = None,
+        sentences: str | None = None,
+        titles: TitleIndex | None = None,
+    ) -> Self:
+        """`sentences`: the config's `instruction.facet_sentences`. Without `titles` none is found. Raises
+        ConfigError."""
         loaded = load_facet_sentences(sentences, categories(scheme))
         matcher = FacetMatcher(scheme, loaded.synonyms)
         if encoder is None:
-            return cls(scheme, matcher)
+            return cls(scheme, matcher, titles=titles)
         plurals = [f"{name[:-1]}ies" if name.endswith("y") else f"{name}s" for name in scheme.name]
         names = [*scheme.name, *plurals, *(text for texts in loaded.synonyms.values() for text in texts)]
         expected = [*loaded.facet, *loaded.neutral, *(text for texts in loaded.descriptions.values() for text in texts)]
         spelling = SpellingCorrector(expected, encoder.is_word, names, encoder.is_common)
-        return cls(scheme, matcher, SoftFacets.of(encoder.encode, scheme, loaded), spelling)
+        return cls(scheme, matcher, SoftFacets.of(encoder.encode, scheme, loaded), spelling, titles)
 
     def __call__(self, text: str) -> Understanding:
-        text = text if self.spelling is None else self.spelling(text)
+        rest, titles = named_titles(text)
+        titles = [title for title in titles if self.titles is not None and len(self.titles.items_with(title.words))]
+        meant = self._facets(rest if titles else text, by_title=bool(titles))
+        return replace(meant, titles=tuple(titles)) if titles else meant
+
+    def _facets(self, text: str, *, by_title: bool) -> Understanding:
+        """What the text means; `by_title`: it also names a title, so that none is looked for."""
+        said, text = text, text if self.spelling is None else self.spelling(text)
         named, parts = self.matcher(text), clauses(text)
+        only_words = WORD in compared_kinds(self.scheme)
+        search = () if by_title or named or named.ambiguous else self._words_of_a_title(said)
+        if search and only_words:
+            return Understanding(titles=search)
         meant = [SoftWeights() if self.soft is None else self.soft(part.text) for part in parts]
         found: SoftWeights = {facet: 1.0 for facet in named.include if self._counts(facet)}
         found |= dict.fromkeys(named.exclude, -1.0)
@@ -70,7 +98,18 @@ class RequestUnderstanding:
         open_parts = [
             part.text for part, weights in zip(parts, meant, strict=True) if not weights and not self.matcher(part.text)
         ]
+        if search and not found:
+            return Understanding(titles=search)
         return Understanding(tuple(sorted(found.items())), tuple(open_parts) if parts or found else (text,))
+
+    def _words_of_a_title(self, text: str) -> tuple[NamedTitle, ...]:
+        """All the words of the text, if a title has them; where there are categories, one word alone is too little."""
+        words = tuple(word for word in searchable_words(text).split() if word not in _GENERIC)
+        few = 1 if WORD in compared_kinds(self.scheme) else 2
+        if self.titles is None or not few <= len(words) <= _MOST_WORDS:
+            return ()
+        found = len(self.titles.items_with(words))
+        return (NamedTitle(words),) if 0 < found <= max(_MOST_SHARE * self.titles.items, _FEW) else ()
 
     def _meant(self, parts: Sequence[Clause], meant: Sequence[SoftWeights]) -> SoftWeights:
         """The weights of all clauses. Wanted ones are also encoded together: "spies, gadgets" is one wish."""

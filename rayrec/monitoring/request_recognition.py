@@ -110,12 +110,14 @@ def recognised_counts(table: pa.Table) -> tuple[int, int]:
 
 
 def facets_text(meaning: Understanding, scheme: FacetScheme) -> str:
-    """ "comedy, 1990s, family .40, not horror": strongest first, unwanted ones last."""
+    """ "comedy, 1990s, family .40, not horror": strongest first, unwanted ones last, then named titles."""
     labels = [f"below {name}" if kind == BELOW else name for kind, name in zip(scheme.kind, scheme.name, strict=True)]
     parts = []
     for facet, weight in sorted(meaning.weights, key=lambda pair: (pair[1] < 0, -abs(pair[1]))):
         share = "" if abs(weight) > 0.995 else f" {abs(weight):.2f}".replace("0.", ".")
         parts.append(f"{'not ' if weight < 0 else ''}{labels[facet]}{share}")
+    for title in meaning.titles:
+        parts.append(f"{'not ' if title.weight < 0 else ''}title with {' '.join(title.words)!r}")
     return ", ".join(parts)
 
 

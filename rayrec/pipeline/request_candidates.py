@@ -1,4 +1,5 @@
-"""Candidates for requests: items with the words of a request (BM25) and items with the facets that it means, fused.
+"""Candidates for requests: items with the words of a request (BM25) and items with the facets and titles that it
+means, fused.
 
 Reciprocal rank fusion (Cormack, Clarke & Buettcher 2009): an item scores the sum over both lists of 1 / (60 + rank).
 Ties go to the more popular item. Items with an unwanted facet are left out.
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import Understanding, searchable_words
+from rayrec.instructions.title_search import TitleIndex
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Float32s
 
@@ -29,6 +31,7 @@ class RequestSearch:
 
     index: Bm25
     facets: Facets
+    titles: TitleIndex
     popularity: Float32s
 
     def __call__(self, queries: Sequence[Sequence[Query]], top: int) -> Ragged:
@@ -40,10 +43,10 @@ class RequestSearch:
 
     def find(self, text: str, meaning: Understanding, top: int) -> Codes:
         """The best `top` items for one request, best first."""
-        match, lists = facet_match(self.facets, meaning), []
+        match, lists = request_match(self.facets, self.titles, meaning), []
         if words := searchable_words(text):
             lists.append(self.best(np.where(match < 0, np.float32(0), self.index.scores([words])[0]), top))
-        if any(weight > 0 for _, weight in meaning.weights):
+        if (match > 0).any():
             lists.append(self.best(match, top))
         if len(lists) < 2:
             return lists[0] if lists else np.empty(0, np.int32)
@@ -63,20 +66,27 @@ class RequestSearch:
         return codes
 
 
-def facet_match(facets: Facets, meaning: Understanding) -> Float32s:
-    """The sum of the weights of the facets that each item has, float32 [items]."""
+def request_match(facets: Facets, titles: TitleIndex, meaning: Understanding) -> Float32s:
+    """The sum of the weights of the facets and of the named titles that each item has, float32 [items]."""
     total = np.zeros(len(facets.of_item), np.float32)
     for facet, weight in meaning.weights:
         total[facets.items_by_facet[facet]] += np.float32(weight)
+    for title in meaning.titles:
+        total[titles.items_with(title.words)] += np.float32(title.weight)
     return total
 
 
-def candidate_match(facets: Facets, meanings: Sequence[Understanding], candidate: Ragged) -> Float32s:
+def candidate_match(
+    facets: Facets, titles: TitleIndex, meanings: Sequence[Understanding], candidate: Ragged
+) -> Float32s:
     """The same for the candidates of each row, float32 [candidates]."""
     total = np.zeros(len(candidate.values), np.float32)
+    items_with = {title: titles.items_with(title.words) for meaning in meanings for title in meaning.titles}
     for row, meaning in enumerate(meanings):
         here = slice(candidate.offsets[row], candidate.offsets[row + 1])
         codes = candidate.values[here].astype(np.int64)
         for facet, weight in meaning.weights:
             total[here] += np.float32(weight) * facets.has(codes, np.full(len(codes), facet))
+        for title in meaning.titles:
+            total[here] += np.float32(title.weight) * np.isin(codes, items_with[title])
     return total

@@ -163,7 +163,7 @@ class RetrieveShard:
             known = understood_texts(context)
             queries = [tuple((text, known[text]) for text in row if known.is_understood(text)) for row in texts]
         popularity = item_features(model).column("log_decayed_8d")
-        search = RequestSearch(cache.item_search, cache.facets, popularity)
+        search = RequestSearch(cache.item_search, cache.facets, cache.titles, popularity)
         return search(queries, variant.read(Retrieval).request_candidates)
 
 

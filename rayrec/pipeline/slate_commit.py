@@ -163,7 +163,7 @@ class CommitShard:
         for column, weight in zip(texts, (settings.profile_weight, settings.request_weight), strict=True):
             if weight:
                 meanings = texts_meaning(self._context, column.to_pylist())
-                match += np.float32(weight) * candidate_match(cache.facets, meanings, candidate)
+                match += np.float32(weight) * candidate_match(cache.facets, cache.titles, meanings, candidate)
         return rows.append_column(REQUEST_MATCH, candidate.like(match).to_arrow(pa.float32()))
 
     def _counterfactuals(self, arms: dict[str, ArmSlates]) -> list[pa.Table]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from rayrec.data.schemas import UNDERSTOOD_TEXT
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.request_understanding import RequestUnderstanding, Understanding, searchable_words
+from rayrec.instructions.title_search import NamedTitle
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import digest
 from rayrec.pipeline.instruction_ingest import instruction_key
@@ -38,20 +39,26 @@ class UnderstoodTexts:
         """Raises KeyError for a text that is not in the instruction table."""
         row = self._rows[text]
         facets, weights = self.table["facet"][row].as_py(), self.table["weight"][row].as_py()
-        return Understanding(tuple(zip(facets, weights, strict=True)), tuple(self.table["not_understood"][row].as_py()))
+        titles = zip(self.table["title"][row].as_py(), self.table["title_weight"][row].as_py(), strict=True)
+        return Understanding(
+            tuple(zip(facets, weights, strict=True)),
+            tuple(self.table["not_understood"][row].as_py()),
+            tuple(NamedTitle(tuple(words), weight) for words, weight in titles),
+        )
 
     def is_understood(self, text: str) -> bool:
-        """Whether the text means a facet, or has words of an item; other texts change nothing."""
+        """Whether the text means a facet or a title, or has words of an item; other texts change nothing."""
         row = self._rows[text]
-        return bool(self._has_facets[row].as_py() or self.table["searchable"][row].as_py())
+        return bool(self._has_meaning[row].as_py() or self.table["searchable"][row].as_py())
 
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {text: row for row, text in enumerate(self.table["text"].to_pylist())}
 
     @cached_property
-    def _has_facets(self) -> pa.ChunkedArray:
-        return pc.greater(pc.list_value_length(self.table["facet"]), 0)
+    def _has_meaning(self) -> pa.ChunkedArray:
+        named = (pc.greater(pc.list_value_length(self.table[name]), 0) for name in ("facet", "title"))
+        return pc.or_(*named)
 
 
 def understand_texts(context: RunContext) -> int:
@@ -90,6 +97,8 @@ def understood_rows(texts: Iterable[str], understanding: RequestUnderstanding, i
                 "facet": [facet for facet, _ in found.weights],
                 "weight": [weight for _, weight in found.weights],
                 "not_understood": list(found.not_understood),
+                "title": [title.words for title in found.titles],
+                "title_weight": [title.weight for title in found.titles],
                 "searchable": index.coverage(searchable_words(text)) >= _MIN_COVERAGE,
             }
         )
@@ -113,8 +122,8 @@ def only_understood(context: RunContext, texts: pa.Array) -> pa.Array:
 @lru_cache(maxsize=1)
 def text_understanding(context: RunContext) -> RequestUnderstanding:
     """The rules and the encoder of the config, for the facets of the catalogue; loaded once per process."""
-    scheme, sentences = worker_cache(context).facets.scheme, context.config.instruction.facet_sentences
-    return RequestUnderstanding.of(scheme, context.encoder, sentences)
+    cache, sentences = worker_cache(context), context.config.instruction.facet_sentences
+    return RequestUnderstanding.of(cache.facets.scheme, context.encoder, sentences, cache.titles)
 
 
 def _parts(context: RunContext) -> list[list[str]]:

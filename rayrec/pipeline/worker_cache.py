@@ -15,6 +15,7 @@ from rayrec.denoising.denoiser import DenoiseStage
 from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import RequestUnderstanding
+from rayrec.instructions.title_search import TitleIndex
 from rayrec.pipeline.arm_settings import retriever_specs
 from rayrec.pipeline.denoiser_choice import choices
 from rayrec.pipeline.instruction_ingest import instruction_table
@@ -77,6 +78,10 @@ class WorkerCache:
         named = [" ".join(facets.name[facet] for facet in facets.of_item[row]) for row in range(catalogue.num_rows)]
         parts = zip(catalogue["title"].to_pylist(), catalogue["category"].to_pylist(), named, strict=True)
         return Bm25(f"{title} {category or ''} {names}" for title, category, names in parts)
+
+    @cached_property
+    def titles(self) -> TitleIndex:
+        return TitleIndex(self.catalogue["title"].to_pylist())
 
     @cached_property
     def item_content(self) -> Mapping[str, sp.csr_matrix]:

@@ -15,6 +15,7 @@ from rayrec.instructions.bm25 import Bm25
 from rayrec.instructions.facet_scheme import CATEGORY, FacetScheme
 from rayrec.instructions.facets import Facets
 from rayrec.instructions.request_understanding import Understanding
+from rayrec.instructions.title_search import TitleIndex
 from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline.instruction_ingest import ingest_instructions
 from rayrec.pipeline.request_candidates import RequestSearch
@@ -66,7 +67,7 @@ def test_requests_of_all_arms_that_share_candidates_are_searched(context: RunCon
 
 def found_for(context: RunContext, arms: tuple[str, ...], top: int) -> Ragged:
     cache = worker_cache(context)
-    search = RequestSearch(cache.item_search, cache.facets, np.zeros(len(TITLES), np.float32))
+    search = RequestSearch(cache.item_search, cache.facets, cache.titles, np.zeros(len(TITLES), np.float32))
     queries = [[(text, cache.rules(text)) for text in row] for row in request_queries(context, USERS, arms)]
     return search(queries, top)
 
@@ -81,7 +82,8 @@ def test_request_of_one_arm_does_not_displace_results_of_others(context: RunCont
 
 
 def test_without_request_nothing_is_found(context: RunContext) -> None:
-    search = RequestSearch(worker_cache(context).item_search, worker_cache(context).facets, POPULARITY)
+    cache = worker_cache(context)
+    search = RequestSearch(cache.item_search, cache.facets, cache.titles, POPULARITY)
     nothing = Understanding()
     found = search([(), (("boots", nothing),), (("no such thing", nothing),)], 5)
     assert found.lengths.tolist() == [0, 3, 0]
@@ -97,7 +99,7 @@ def test_best_items_match_a_full_sort_with_ties_to_the_popular(top: int) -> None
     popularity = rng.integers(0, 3, 200).astype(np.float32)
     scores = documents.scores(["red lamp"])[0]
     order = np.lexsort((np.arange(200), -popularity, -scores))[:top]
-    found = RequestSearch(documents, NO_FACETS, popularity).best(scores, top)
+    found = RequestSearch(documents, NO_FACETS, TitleIndex([]), popularity).best(scores, top)
     assert found.tolist() == order[scores[order] > 0].tolist()
     assert len(np.unique(scores)) < 30 < np.count_nonzero(scores) < 200
 
@@ -110,7 +112,7 @@ def test_both_lists_are_fused_and_items_with_an_unwanted_facet_left_out() -> Non
         Ragged.from_lengths(np.array([0, 0, 0, 1, 0, 1]), [0, 0, 1, 1, 2, 2, 0, 0]),
     )
     popularity = np.array([1, 0, 0, 5, 9, 9, 9, 9], np.float32)
-    search = RequestSearch(documents, facets, popularity)
+    search = RequestSearch(documents, facets, TitleIndex([]), popularity)
     assert search.find("a tea cup", Understanding(((0, 0.6), (1, -1.0))), 10).tolist() == [3, 2, 0, 1]
     assert search.find("nothing", Understanding(((0, 0.6),)), 2).tolist() == [4, 5]
     assert search.find("a tea cup", Understanding(), 2).tolist() == [4, 3]
