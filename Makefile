@@ -5,7 +5,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
 PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast soak check models schedulers lock lock-gpu lock-schedulers
+.PHONY: demo test test-fast test-azure soak check models schedulers lock lock-gpu lock-schedulers
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
@@ -15,6 +15,13 @@ test: .venv check models schedulers
 
 test-fast: .venv check
 	$(PYTEST) -m unit
+
+# Azurite, a server of Azure's protocol, is a package of npm. RAYREC_TEST_AZURE=<connection string> tests an account instead.
+test-azure: .venv $(if $(RAYREC_TEST_AZURE),,.azurite/node_modules/azurite/package.json)
+	.venv/bin/python -m pytest -k az -rs tests/storage tests/faults/test_cloud_runs.py
+
+.azurite/node_modules/azurite/package.json:
+	npm install --prefix .azurite --no-audit --no-fund azurite@3.35.0
 
 # Kills, full disks, failing stores, jobs at once and odd inputs, by seed; resumable: SOAK="--minutes 20 --seed 1".
 soak: .venv

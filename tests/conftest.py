@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["s3_server"]  # tests/support/s3_server.py
+pytest_plugins = ["s3_server", "cloud_servers"]  # tests/support
 
 # Before Ray starts: without a mode and a token it writes a token file in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -34,7 +34,7 @@ settings.load_profile("rayrec")
 THIS = Path(__file__)
 REPOSITORY = THIS.parents[1]
 CLUSTER = "local_ray"
-SLOW_FIXTURES = (CLUSTER, "s3_server", "redis_server", "vllm")  # how their names begin
+SLOW_FIXTURES = (CLUSTER, "s3_server", "gcs_server", "azure_server", "redis_server", "vllm")  # how their names begin
 
 
 @pytest.fixture(scope="session")
@@ -84,5 +84,5 @@ def _fixtures(item: pytest.Item) -> set[str]:
     """The fixtures that a test uses, those that its parameters name among them."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     named = {value for value in parameters.values() if isinstance(value, str)}
-    on_s3 = {"s3_server"} if parameters.get("storage_root") == "s3" else set()
-    return {*getattr(item, "fixturenames", ()), *named, *on_s3}
+    server = {"s3": "s3_server", "gs": "gcs_server", "az": "azure_server"}.get(str(parameters.get("storage_root")))
+    return {*getattr(item, "fixturenames", ()), *named, *({server} if server else ())}

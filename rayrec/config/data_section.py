@@ -143,7 +143,8 @@ class Data(Section):
     """The input files, the meaning of their columns, and the weights of events."""
 
     root: StorageUrl = ""
-    """Folder or fsspec URL (`s3://…`) that the paths below are relative to; usually given by `--set data.root=DIR`."""
+    """Folder or URL (`s3://…`, `gs://…`, `az://…`) that the paths below are relative to; usually given by
+    `--set data.root=DIR`."""
     interactions: InteractionSource
     """The interactions."""
     items: ItemSource

@@ -200,7 +200,7 @@ class Output(Section):
     """Where results are written."""
 
     root: StorageUrl = "out"
-    """Folder or fsspec URL (`s3://…`) of slates, reports, models and intermediate files."""
+    """Folder or URL (`s3://…`, `gs://…`, `az://…`) of slates, reports, models and intermediate files."""
     examples: int = Field(3, ge=0)
     """Users shown as examples at the end of the job and in the report."""
     tables: tuple[TableRegistration, ...] = ()

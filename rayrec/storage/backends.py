@@ -1,4 +1,4 @@
-"""Storage backends with one interface: the local file system, and remote stores through fsspec.
+"""The local file system as a storage backend; rayrec.storage.remote_backends has the same interface.
 
 Arguments are absolute paths or URLs under the root. A `staging_file` is a new local file, to be written and then moved
 to its path. Backends raise errors of Python or of the client; Storage turns them into StorageErrors.
@@ -12,18 +12,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
-
-import fsspec
+from typing import BinaryIO
 
 from rayrec.errors import StorageError
-from rayrec.storage import temporary_folders
-from rayrec.storage.retries import http_status
-from rayrec.storage.s3_client import client_options
-
-_CONDITIONAL_SCHEMES = ("s3", "s3a")
-_CREATOR = "rayrec-creator"  # key of an object's metadata
-_READ_AHEAD = 8 << 20  # bytes; s3fs' default of 50 MiB is more than a parquet column needs
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class LocalBackend:
                 raise StorageError(
                     "this file system has no hard links, so a file cannot be created atomically",
                     where=url,
-                    hint="use another local folder or s3:// for output.root",
+                    hint="use another local folder, s3://, gs:// or az:// for output.root",
                 ) from error
             _sync_folder(url)
             return True
@@ -119,88 +110,6 @@ class LocalBackend:
 
     def abort_uploads(self, url: str) -> int:
         return 0
-
-
-class RemoteBackend:
-    def __init__(self, root: str) -> None:
-        # A cached listing would hide newer files of other processes.
-        self._scheme = root.partition("://")[0]
-        options = client_options() if self._scheme in _CONDITIONAL_SCHEMES else {}
-        self._fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False, **options)
-        if options:
-            self._fs.retries = 1  # Storage and botocore retry; a third loop would multiply the waits
-        self._prefix = str(path).rstrip("/") + "/"
-
-    def find(self, url: str) -> Iterator[FileInfo]:
-        try:
-            found: dict[str, dict[str, Any]] = self._fs.find(url, detail=True)
-        except FileNotFoundError:
-            return
-        for details in found.values():
-            if details["type"] == "file":
-                yield self._file_info(details)
-
-    def info(self, url: str) -> FileInfo:
-        details = self._fs.info(url)
-        if details["type"] != "file":
-            raise IsADirectoryError(url)
-        return self._file_info(details)
-
-    def _file_info(self, details: dict[str, Any]) -> FileInfo:
-        named = (str(details[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if details.get(key))
-        path = str(details["name"]).removeprefix(self._prefix)
-        return FileInfo(path, int(details["size"] or 0), next(named, "").strip('"'))
-
-    def read(self, url: str) -> bytes:
-        return cast(bytes, self._fs.cat_file(url))
-
-    def read_range(self, url: str, start: int, length: int) -> bytes:
-        return cast(bytes, self._fs.cat_file(url, start=start, end=start + length))
-
-    def open(self, url: str) -> BinaryIO:
-        return cast(BinaryIO, self._fs.open(url, "rb", block_size=_READ_AHEAD))
-
-    def staging_file(self, url: str) -> str:
-        return str(temporary_folders.process_folder() / uuid.uuid4().hex)
-
-    def move_in(self, staged: str, url: str, attempt: int = 0) -> None:
-        self._fs.put_file(staged, url)
-
-    def create(self, url: str, data: bytes, creator: str = "", mode: int = 0o666) -> bool:
-        """Create the file if it is absent. `creator`: unique to the call, stored as the object's metadata.
-
-        By it an attempt whose answer was lost is recognised when a repeat, of ours or of the client, finds the file.
-        `mode` is for local files: the rights of an object are those of its bucket.
-        """
-        if self._scheme not in _CONDITIONAL_SCHEMES:
-            raise StorageError(
-                f"{self._scheme}:// is not known to create files atomically, so two runs could both publish",
-                where=url,
-                hint="use a local folder or s3:// for output.root",
-            )
-        try:
-            self._fs.pipe_file(url, data, mode="create", Metadata={_CREATOR: creator})
-            return True
-        except OSError as error:
-            if http_status(error) != 412:
-                raise
-        try:
-            return bool(creator) and self._fs.metadata(url).get(_CREATOR) == creator
-        except FileNotFoundError:
-            return False  # the other creator's file is deleted again
-
-    def delete(self, url: str) -> None:
-        self._fs.rm_file(url)
-
-    def abort_uploads(self, url: str) -> int:
-        """Abort unfinished uploads below the URL, whose parts a listing does not show; return their number."""
-        if self._scheme not in ("s3", "s3a"):
-            return 0
-        bucket, _, folder = self._fs._strip_protocol(url).partition("/")
-        uploads = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=folder).get("Uploads", [])
-        for each in uploads:
-            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"])
-        return len(uploads)
 
 
 def _sync_folder(url: str) -> None:

@@ -1,14 +1,15 @@
 """Storage: files under one root, local or remote (any fsspec URL), with two atomic writes.
 
 `write` replaces a file. `create` writes a file only if it is absent; exactly one of several concurrent creators wins.
-`create` supports, and is tested with 16 processes on, local file systems (a hard link, which fails if the name exists)
-and S3 (PUT with If-None-Match). For other schemes it raises StorageError, because a non-atomic create could publish a
-date twice.
+`create` supports, and is tested with 16 processes on, local file systems (a hard link, which fails if the name exists),
+S3 (PUT with If-None-Match), Google Cloud Storage (ifGenerationMatch=0) and Azure Blob Storage (If-None-Match). For
+other schemes it raises StorageError, because a non-atomic create could publish a date twice.
 
 Transient errors (network, time-outs, an overloaded store) are retried: see rayrec.storage.retries. What still fails is
 a TransientStorageError.
 
-Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...), never from the URL.
+Endpoint and credentials come from the environment (AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, ...), never from
+the URL.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from typing import BinaryIO, TypeVar, cast
 
 from rayrec.errors import MissingFileError, StorageError, TransientStorageError
 from rayrec.storage import layout
-from rayrec.storage.backends import FileInfo, LocalBackend, RemoteBackend
-from rayrec.storage.retries import CALL_POLICY, CALLS, is_transient, retrying
+from rayrec.storage.backends import FileInfo, LocalBackend
+from rayrec.storage.remote_backends import RemoteBackend, remote_backend
+from rayrec.storage.retries import CALL_POLICY, CALLS, http_status, is_denied, is_transient, retrying
 from rayrec.storage.retrying_reader import RetryingReader
 from rayrec.storage_url import check_url
 
@@ -168,14 +170,14 @@ class Storage:
         self.delete(path)
 
     def require_atomic_create(self) -> None:
-        """Raise StorageError unless `create` is atomic: a store that ignores If-None-Match would overwrite."""
+        """Raise StorageError unless `create` is atomic: a store that ignores the condition would overwrite."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
             if not self.create(probe, b"1") or self.create(probe, b"2"):
                 raise StorageError(
-                    "the store ignores conditional writes (If-None-Match), so two runs could both publish",
+                    "the store ignores conditional writes, so two runs could both publish",
                     where=self.root,
-                    hint="use AWS S3, a store that supports conditional writes, or a local folder for output.root",
+                    hint="use a store that supports conditional writes, or a local folder for output.root",
                 )
         finally:
             self.delete(probe)
@@ -191,7 +193,7 @@ class Storage:
 
     @cached_property
     def _backend(self) -> LocalBackend | RemoteBackend:
-        return LocalBackend(self.root) if self.is_local else RemoteBackend(self.root)
+        return LocalBackend(self.root) if self.is_local else remote_backend(self.root)
 
     def _call(self, path: str, call: Callable[[str, int], T]) -> T:
         """call(url, attempt), retried; errors as StorageErrors."""
@@ -209,10 +211,12 @@ class Storage:
             raise
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise MissingFileError("there is no such file, folder or bucket", where=self.url(path)) from error
-        except PermissionError as error:
-            do = "check the rights of the folder" if self.is_local else "check the credentials in the environment"
-            raise StorageError(f"access denied: {error}", where=self.url(path), hint=do) from error
         except failures as error:
+            if is_denied(error):
+                do = "check the rights of the folder" if self.is_local else "check the credentials in the environment"
+                raise StorageError(f"access denied: {error}", where=self.url(path), hint=do) from error
+            if http_status(error) == 404:
+                raise MissingFileError("there is no such file, folder or bucket", where=self.url(path)) from error
             raise _kind(error)(f"storage failed: {type(error).__name__}: {error}", where=self.url(path)) from error
 
 

@@ -42,7 +42,9 @@ _TRANSIENT_CLASSES = {
     "urllib3.exceptions": {"IncompleteRead", "ProtocolError", "TimeoutError"},
     "fsspec.exceptions": {"FSTimeoutError"},
     "requests.exceptions": {"ConnectionError", "Timeout", "ChunkedEncodingError"},
-    "azure.core.exceptions": {"ServiceRequestError", "ServiceResponseError"},
+    "azure.core.exceptions": {"ServiceRequestError", "ServiceResponseError", "IncompleteReadError"},
+    "google.auth.exceptions": {"TransportError"},
+    "gcsfs.retry": {"ChecksumError"},
 }
 
 
@@ -122,6 +124,16 @@ def is_transient(error: BaseException) -> bool:
         if isinstance(each, OSError) and each.errno in _TRANSIENT_ERRNOS:
             return True
     return False
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether the store refused the credentials, or their rights do not suffice."""
+    return any(
+        isinstance(each, PermissionError)
+        or _answer(each)[0] in (401, 403)
+        or (isinstance(each, OSError) and str(each).startswith("Forbidden: "))  # gcsfs
+        for each in _chain(error)
+    )
 
 
 def http_status(error: BaseException) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rayrec.storage.retries import CALLS, add
 
-_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 10, 60  # between two pieces of a body, too
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60  # between two pieces of a body, too
 _ATTEMPTS = 3  # of one call, within botocore; Storage repeats the call
 
 # botocore asks the instance's metadata service once and for one second; a busy node then has "no credentials".
@@ -26,7 +26,7 @@ def client_options() -> dict[str, Any]:
         retries["mode"] = "adaptive"  # also slows down where the store answers SlowDown
     if "AWS_MAX_ATTEMPTS" not in os.environ:
         retries["total_max_attempts"] = _ATTEMPTS
-    config = {"connect_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S, "retries": retries}
+    config = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S, "retries": retries}
     return {"session": _session(), "config_kwargs": config}
 
 

@@ -68,9 +68,10 @@ def _child(work: Callable[..., None], arguments: tuple[Any, ...], said: Path, en
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     from rayrec.errors import RayrecError
-    from rayrec.storage import backends
+    from rayrec.storage import backends, remote_backends
 
-    storage_faults.install(backends)
+    for module in (backends, remote_backends):
+        storage_faults.install(module)
     try:
         work(*arguments)
     except BaseException as error:

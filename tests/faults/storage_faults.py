@@ -76,13 +76,14 @@ def faults(control: Path) -> int:
     return len((control / "done").read_bytes())
 
 
-def install(backends: Any) -> None:
-    """Wrap the storage calls of the module rayrec.storage.backends in this process, once."""
-    for kind in (backends.LocalBackend, backends.RemoteBackend):
-        for name in CALLS:
-            plain = getattr(kind, name)
-            if not hasattr(plain, "faulty"):
-                setattr(kind, name, _faulty(name, plain))
+def install(module: Any) -> None:
+    """Wrap the storage calls of a module of backends in this process, once."""
+    for kind in list(vars(module).values()):
+        if isinstance(kind, type) and kind.__module__ == module.__name__:
+            for name in CALLS:
+                plain = vars(kind).get(name)  # its own: a subclass inherits the wrapped one
+                if callable(plain) and not hasattr(plain, "faulty"):
+                    setattr(kind, name, _faulty(name, plain))
 
 
 def lift_limit() -> None:

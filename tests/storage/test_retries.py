@@ -60,6 +60,7 @@ def test_errors_that_pass(error: Exception) -> None:
     [
         answer(403, "AccessDenied"),
         answer(404, "NoSuchBucket"),
+        OSError("Forbidden: https://storage.googleapis.com/b/o"),  # gcsfs
         answer(412, "PreconditionFailed"),
         caused(PermissionError("no"), answer(403)),
         caused(OSError(errno.EBUSY, "busy?"), answer(403)),  # the store's own answer decides
@@ -225,8 +226,9 @@ def test_of_many_creators_on_a_store_that_fails_exactly_one_wins(
     assert injected(s3_server, root).get("lost answer", 0) > 0
 
 
+@pytest.mark.parametrize("storage_root", ["local", "s3", "gs", "az"], indirect=True)
 def test_a_create_whose_answer_was_lost_is_the_creators_own(
-    s3_server: str, storage_root: str, hasty: None, monkeypatch: pytest.MonkeyPatch
+    storage_root: str, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = Storage(storage_root)
     backend = type(storage._backend)

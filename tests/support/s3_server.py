@@ -82,10 +82,18 @@ def injected(endpoint: str, root: str) -> dict[str, int]:
 @pytest.fixture(params=["local", "s3"])
 def storage_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty root: a local folder, then a prefix on the S3 server."""
+    return empty_root(request, tmp_path)
+
+
+def empty_root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A root where the parameter says: local, s3, gs or az."""
     if request.param == "local":
         return os.fspath(tmp_path / "root")
-    request.getfixturevalue("s3_server")
-    return f"s3://rayrec-tests/{uuid.uuid4().hex}"
+    if request.param == "s3":
+        request.getfixturevalue("s3_server")
+        return f"s3://rayrec-tests/{uuid.uuid4().hex}"
+    server: str = request.getfixturevalue("gcs_server" if request.param == "gs" else "azure_server")
+    return f"{server}/{uuid.uuid4().hex}"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-BACKENDS = "rayrec.storage.backends"
+BACKENDS = ("rayrec.storage.backends", "rayrec.storage.remote_backends")
 sys.path.append(str(Path(__file__).parents[1]))
 
 
@@ -32,10 +32,13 @@ class _Installing(importlib.abc.Loader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name != BACKENDS:
+        if name not in BACKENDS:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None:
             spec.loader = _Installing(spec.loader)
         return spec
