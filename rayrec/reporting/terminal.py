@@ -101,6 +101,7 @@ def print_off_policy(console: Console, result: OffPolicyResult) -> None:
         "target arm",
         "estimator",
         "reward per slate",
+        "minus the logging arm's",
         "mean weight",
         "slates",
         "effective size",
@@ -110,9 +111,11 @@ def print_off_policy(console: Console, result: OffPolicyResult) -> None:
         value = row["no_estimate_reason"] or f"{row['value']:.4f}  {row['low']:.4f}–{row['high']:.4f}"
         names = (Text(shorten(row[name], 40)) for name in ("logging_arm", "target_arm", "estimator"))
         low, high = row["mean_weight_low"], row["mean_weight_high"]
+        ends = [row[f"difference{end}"] for end in ("", "_low", "_high")]
+        difference = "" if ends[0] is None else "{:+.4f}  {:+.4f} … {:+.4f}".format(*ends)
         weight = "" if row["mean_weight"] is None else f"{row['mean_weight']:.3f}  {low:.3f}–{high:.3f}"
         counts = f"{row['slates']:,}", f"{row['effective_sample_size']:,.0f}"
-        table.add_row(*names, Text(shorten(value)), weight, *counts)
+        table.add_row(*names, Text(shorten(value)), difference, weight, *counts)
     console.print(table)
     for sentence in () if result.live is None else result.live.sentences:
         console.print(Text(shorten(sentence, 1000)), soft_wrap=True)

@@ -46,6 +46,9 @@ OFF_POLICY_ESTIMATES = pa.schema(
         pa.field("low", pa.float64()),
         pa.field("high", pa.float64()),
         pa.field("standard_error", pa.float64()),
+        pa.field("difference", pa.float64()),  # from the logging arm's own value on the same slates
+        pa.field("difference_low", pa.float64()),
+        pa.field("difference_high", pa.float64()),
         pa.field("slates", pa.int64(), nullable=False),
         pa.field("effective_sample_size", pa.float64(), nullable=False),
         pa.field("mean_weight", pa.float64()),  # of rank 1: 1 where the logging arm can show all that the target shows
@@ -161,7 +164,7 @@ def _target_rows(
             size = effective_sample_size(weights)
             yield _no_estimate_row(arm, target, estimator.name, len(log.user), size, problem) | support.columns()
         else:
-            yield _row(arm, target, estimator.estimate(of)) | support.columns()
+            yield _row(arm, target, estimator.estimate(of)) | _difference(estimator.difference(of)) | support.columns()
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,10 @@ def _row(logging: str, target: str, estimate: Estimate) -> dict[str, object]:
     measured = asdict(estimate)
     named = {"logging_arm": logging, "target_arm": target, "estimator": measured.pop("name")}
     return {**named, "slates": measured.pop("observations"), **measured}
+
+
+def _difference(found: Estimate) -> dict[str, object]:
+    return {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
 
 
 def _no_estimate_row(

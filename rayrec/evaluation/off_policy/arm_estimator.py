@@ -68,6 +68,10 @@ class ArmEstimator(ABC):
         """The estimate with its 95% interval, clustered by user."""
         return confidence_interval(self.contributions(log), log.user)
 
+    def difference(self, log: TargetLog) -> Estimate:
+        """The target's value minus the logging arm's own on the same showings, with its 95% interval."""
+        return confidence_interval(minus_own(self.contributions(log), log), log.user)
+
 
 ARM_ESTIMATORS: dict[str, type[ArmEstimator]] = {}
 """Estimators by name, in the order of their rows."""
@@ -77,6 +81,17 @@ def register(estimator: type[ArmEstimator]) -> type[ArmEstimator]:
     """Decorator of an estimator's class."""
     ARM_ESTIMATORS[estimator.name] = estimator
     return estimator
+
+
+def minus_own(contributions: Contributions, log: TargetLog) -> Contributions:
+    """The estimate minus the mean reward of what was shown."""
+    own = np.where(log.mask, log.reward, 0.0).sum(axis=1, keepdims=True)
+    return Contributions(
+        contributions.name,
+        np.hstack([contributions.numerator, -own]),
+        np.hstack([contributions.denominator, np.ones_like(own)]),
+        contributions.weight,
+    )
 
 
 def mean_reward_to_go(log: TargetLog) -> Float64s:

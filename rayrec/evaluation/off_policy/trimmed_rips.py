@@ -10,11 +10,12 @@ seen, self-normalised.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
-from rayrec.evaluation.off_policy.arm_estimator import ArmEstimator, TargetLog, register
+from rayrec.evaluation.off_policy.arm_estimator import ArmEstimator, TargetLog, minus_own, register
 from rayrec.evaluation.off_policy.estimates import Contributions, Estimate, confidence_interval
 from rayrec.numerics.types import Float64s
 
@@ -43,10 +44,16 @@ class TrimmedRips(ArmEstimator):
         return Contributions(self.name, known + missing, np.ones_like(weight), weight)
 
     def estimate(self, log: TargetLog) -> Estimate:
+        return self._between(log, self.contributions(log).value, lambda found: found)
+
+    def difference(self, log: TargetLog) -> Estimate:
+        value = minus_own(self.contributions(log), log).value
+        return self._between(log, value, lambda found: minus_own(found, log))
+
+    def _between(self, log: TargetLog, value: float, changed: Callable[[Contributions], Contributions]) -> Estimate:
         rewards = log.reward[log.mask]
         ends = [float(rewards.min(initial=0)), float(rewards.max(initial=0))]
-        bounds = [confidence_interval(self.bound(log, end), log.user) for end in ends]
+        bounds = [confidence_interval(changed(self.bound(log, end)), log.user) for end in ends]
         low, high = min(each.low for each in bounds), max(each.high for each in bounds)
         error = max(each.standard_error for each in bounds)
-        value = float(np.clip(self.contributions(log).value, low, high))
-        return replace(bounds[0], value=value, low=low, high=high, standard_error=error)
+        return replace(bounds[0], value=float(np.clip(value, low, high)), low=low, high=high, standard_error=error)

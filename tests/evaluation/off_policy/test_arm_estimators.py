@@ -94,3 +94,16 @@ def test_trimmed_intervals_widen_with_what_is_missing() -> None:
         widths.append(estimate.high - estimate.low)
     assert widths == sorted(widths)
     assert widths[0] < 0.1 * widths[2]
+
+
+@pytest.mark.parametrize("name", sorted(ARM_ESTIMATORS))
+def test_the_difference_from_what_was_shown_is_that_of_the_values(name: str) -> None:
+    _, log = every_slate(make("cascade", 0, contexts=2, items=4, ranks=2), draws=8)
+    estimator, own = ARM_ESTIMATORS[name](), log.reward.sum(axis=1).mean()
+    value, difference = estimator.estimate(log), estimator.difference(log)
+    assert difference.value == pytest.approx(value.value - own)
+    assert difference.low < difference.value < difference.high
+    same = replace(log, target=log.logging, drawn=log.item[:, :, None])
+    none = estimator.difference(same)
+    assert none.value == pytest.approx(0, abs=0.05)
+    assert none.low - 1e-9 <= 0 <= none.high + 1e-9
