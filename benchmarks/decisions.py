@@ -26,6 +26,7 @@ import argparse
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -212,8 +213,7 @@ def _finding(table: pa.Table, arms: int, metric: str) -> Finding:
     return Finding(signs["1"], any(signs.values()), first["value"], float(error), level, intervals)
 
 
-def run(seeds: list[int], repetitions: int, parts: list[str]) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = defaultdict(list)
+def run(seeds: list[int], repetitions: int, parts: list[str]) -> Iterator[tuple[str, list[Finding]]]:
     cases: list[tuple[str, Any]] = [
         ("A/A outcomes", lambda seed, draw: outcomes(1, 0.0, seed, draw)),
         ("A/A outcomes of A", lambda seed, draw: outcomes(1, 0.0, seed, draw, shown_by=0)[0]),
@@ -228,6 +228,7 @@ def run(seeds: list[int], repetitions: int, parts: list[str]) -> dict[str, list[
     for name, case in cases:
         if not any(name.startswith(part) for part in parts):
             continue
+        found: dict[str, list[Finding]] = defaultdict(list)
         for seed in seeds:
             for repetition in range(repetitions):
                 result = case(seed, 10_000 * seed + repetition)
@@ -236,8 +237,7 @@ def run(seeds: list[int], repetitions: int, parts: list[str]) -> dict[str, list[
                     if name.startswith("A/A"):
                         found["A/A interleaved"].append(Finding(sign, sign != 0))
                 found[name].append(result)
-        print(f"{name} done", file=sys.stderr)
-    return found
+        yield from found.items()
 
 
 def main() -> int:
@@ -249,7 +249,7 @@ def main() -> int:
     given = parser.parse_args()
     started, missed = time.monotonic(), []
     print(f"{'test':<28}{'right':>8}{'wrong':>8}{'any':>8}{'stated':>8}{'coverage':>10}{'runs':>7}")
-    for name, rows in run(given.seeds, given.repetitions, given.parts).items():
+    for name, rows in run(given.seeds, given.repetitions, given.parts):
         right, wrong = (float(np.mean([row.first == sign for row in rows])) for sign in (1, -1))
         false = float(np.mean([row.any for row in rows]))
         truth = 0.0 if name.startswith("A/A") else float(np.mean([row.difference for row in rows]))
@@ -257,7 +257,7 @@ def main() -> int:
         covered = float(np.mean([row.covers(truth) for row in rows]))
         problem = _problem(name, right, false, stated, covered)
         shown = f"{right:>8.1%}{wrong:>8.1%}{false:>8.1%}{stated:>8.1%}{covered:>10.1%}{len(rows):>7,}"
-        print(f"{name:<28}{shown}  {problem}".rstrip())
+        print(f"{name:<28}{shown}  {problem}".rstrip(), flush=True)
         missed += [f"{name}: {problem}"] if problem else []
     outcome = "ok" if not missed else "BELOW THE BAR: " + "; ".join(missed)
     print(f"decisions: {outcome}; {time.monotonic() - started:.0f} s")

@@ -140,7 +140,7 @@ def main() -> int:
             covered, false = (given_rows[:, 1:3].mean(axis=0)) if len(given_rows) else (np.nan, np.nan)
             wrong = _misses(case, name, refused, covered, false)
             shown = f"{refused:>9.1%}{covered:>10.1%}{false:>8.1%}{rows[:, 3].mean():>8.0f}"
-            print(f"{case.name:<13}{name:<17}{shown}  {wrong}".rstrip())
+            print(f"{case.name:<13}{name:<17}{shown}  {wrong}".rstrip(), flush=True)
             missed += [f"{case.name}, {name}: {wrong}"] if wrong else []
     outcome = "ok" if not missed else "BELOW THE BAR: " + "; ".join(missed)
     print(f"offpolicy_arms: {outcome}; {time.monotonic() - started:.0f} s")

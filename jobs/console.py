@@ -13,7 +13,21 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-JOBS = ("demo", "daily", "show", "evaluate", "push", "fit", "tune", "teach", "embed", "forget", "submit", "backfill")
+JOBS = (
+    "demo",
+    "daily",
+    "show",
+    "evaluate",
+    "push",
+    "fit",
+    "tune",
+    "teach",
+    "embed",
+    "forget",
+    "submit",
+    "backfill",
+    "plan",
+)
 
 
 class JobGroup(TyperGroup):

@@ -123,11 +123,15 @@ def always_valid_interval(one: Float64s, other: Float64s, level: float = LEVEL) 
     _LOOK users; that number may not depend on the data.
     """
     value, error = float(one.mean() - other.mean()), float(np.hypot(standard_error(one), standard_error(other)))
-    users = len(one) + len(other)
+    factor = always_valid_factor(len(one) + len(other), level)
+    return value, float(value - factor * error), float(value + factor * error)
+
+
+def always_valid_factor(users: int, level: float = LEVEL) -> float:
+    """Half the width of the always-valid interval of so many users, in standard errors."""
     spread = (-2 * np.log(level) + np.log(-2 * np.log(level) + 1)) / _LOOK
     scaled = users * spread + 1
-    factor = np.sqrt(2 * scaled / (users * spread) * np.log(np.sqrt(scaled) / level))
-    return value, float(value - factor * error), float(value + factor * error)
+    return float(np.sqrt(2 * scaled / (users * spread) * np.log(np.sqrt(scaled) / level)))
 
 
 def welch_degrees(one: Float64s, other: Float64s) -> float:
