@@ -19,6 +19,7 @@ from rayrec.data.schemas import QUARANTINE
 from rayrec.data.text_columns import distinct, is_raw_uuid, plain, strings
 from rayrec.errors import NoInteractionsError, QuarantineError
 from rayrec.storage import Storage
+from rayrec.storage.concurrent_reads import read_all
 from rayrec.storage.tables import read_parquet
 
 _MAX_DETAIL_CHARS = 200
@@ -111,8 +112,8 @@ def quarantine_examples(storage: Storage, folder: str) -> str:
     found: dict[str, str] = {}
     counts = Counter[str]()
     written = [info for info in storage.list(folder) if info.path.endswith(".parquet")]
-    for info in written[:_EXAMPLE_FILES]:
-        table = read_parquet(storage, info.path, columns=["reason", "file", "row", "detail", "user_id"])
+    columns = ["reason", "file", "row", "detail", "user_id"]
+    for table in read_all(lambda info: read_parquet(storage, info.path, columns=columns), written[:_EXAMPLE_FILES]):
         for row in table.slice(0, _EXAMPLE_ROWS).to_pylist():
             counts[row["reason"]] += 1
             detail = str(row["detail"]).replace(str(row["user_id"] or "\0"), "…")  # no id in an error

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -36,12 +35,9 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.erasure import ERASED
 from rayrec.ray_support.stage_runner import SplitItem, WorkItem, append_stage, run_pending
 from rayrec.storage import Storage, layout
+from rayrec.storage.concurrent_reads import read_all, read_in_order
 from rayrec.storage.tables import read_parquet, write_arrow, write_parquet
 
-T = TypeVar("T")
-R = TypeVar("R")
-_READERS = 16  # threads
-_LOG = logging.getLogger(__name__)
 _LOG = logging.getLogger(__name__)
 
 ITEM_REASON_PREFIX = "item: "  # prefix of reasons of item rows, which do not count in data.max_quarantine_share
@@ -249,21 +245,21 @@ def _ingest(context: RunContext) -> None:
     splits = [SplitItem(split) for split in plan.pending()]
     _run(context, "ingest", IngestSplit, splits, of=len(plan.splits), unit="splits")
     row_counts, files, missing = RowCounts(), Counter[str](), dict[str, dict[str, list[str]]]()
-    for statistics in _at_once(lambda path: read_statistics(context.storage, path), plan.shuffle_paths):
+    for statistics in read_all(lambda path: read_statistics(context.storage, path), plan.shuffle_paths):
         row_counts.add(RowCounts.from_dict(statistics))
         files.update({file: counts["rows"] for file, counts in statistics["files"].items()})
         missing |= statistics["missing_columns"]
     missing_columns = _missing_columns(missing)
     _check_share(context, row_counts, row_counts.quarantined)  # before the histories: the share may already be too high
     if context.config.data.items.from_interactions:
-        parts = (read_item_counts(context.storage, path) for path in plan.shuffle_paths)
+        parts = read_in_order(lambda path: read_item_counts(context.storage, path), plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
     items, count = (
         [WorkItem(context.cutoff, shard) for shard in pending_shards(context)],
         context.config.data.shard_count,
     )
     _run(context, "histories", GroupShard, items, of=count, unit="shards")
-    shards = _at_once(lambda shard: json.loads(context.storage.read(_counts_path(context, shard))), range(count))
+    shards = read_all(lambda shard: json.loads(context.storage.read(_counts_path(context, shard))), range(count))
     quarantined = Counter(row_counts.quarantined) + Counter(duplicate=sum(shard["duplicates"] for shard in shards))
     summary = {
         "rows": row_counts.rows,
@@ -286,12 +282,6 @@ def _missing_columns(by_file: Mapping[str, Mapping[str, Sequence[str]]]) -> dict
     for column, count in missing.counts.items():
         _LOG.warning("interactions: %d of %d files lack the column %r: null there", count, missing.files, column)
     return missing.counts
-
-
-def _at_once(read: Callable[[T], R], those: Iterable[T]) -> list[R]:
-    """Read small files concurrently: on a remote store each is a round trip."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(read, those))
 
 
 def _check_share(context: RunContext, counts: RowCounts | IngestResult, quarantined: Mapping[str, int]) -> None:

@@ -12,6 +12,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.reranking.text.text_ablation import TEXT_ABLATION, ablate_texts
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.storage import layout
+from rayrec.storage.concurrent_reads import read_all
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow, write_parquet
 
 _ABLATION_USERS = 100  # users per run and text scorer, two items each
@@ -52,7 +53,7 @@ def write_run_statistics(context: RunContext, run_id: str, stage: str, shard: in
 def read_run_statistics(context: RunContext, run_id: str) -> pa.Table:
     """RUN_STATISTICS of the whole run."""
     files = context.storage.list(layout.run_statistics_folder(context.date, run_id))
-    return merge([read_parquet(context.storage, info.path, RUN_STATISTICS) for info in files])
+    return merge(read_all(lambda info: read_parquet(context.storage, info.path, RUN_STATISTICS), files))
 
 
 def write_text_ablation(
@@ -70,7 +71,7 @@ def write_text_ablation(
 def read_text_ablation(context: RunContext, run_id: str) -> dict[str, pa.Table]:
     """TEXT_ABLATION of the whole run, by method."""
     found: dict[str, list[pa.Table]] = {}
-    for info in context.storage.list(layout.text_ablation_folder(context.date, run_id)):
-        table = read_arrow(context.storage, info.path)
+    files = context.storage.list(layout.text_ablation_folder(context.date, run_id))
+    for info, table in zip(files, read_all(lambda info: read_arrow(context.storage, info.path), files), strict=True):
         found.setdefault(layout.text_ablation_method(info.path), []).append(table)
     return {method: pa.concat_tables(tables) for method, tables in sorted(found.items())}

@@ -21,6 +21,7 @@ from rayrec.publishing.records import (
     utc_now,
 )
 from rayrec.storage import Storage, layout
+from rayrec.storage.concurrent_reads import read_all
 
 _MAX_NAMED = 10  # shards or files named in an error
 
@@ -37,8 +38,10 @@ def find_manifest(storage: Storage, date: datetime.date, product: str = layout.S
 
 def published_dates(root: str | os.PathLike[str]) -> list[datetime.date]:
     """The dates that have a slate manifest under the output root, oldest first."""
-    dates = (layout.manifest_date(file.path) for file in Storage(os.fspath(root)).list(layout.SLATES))
-    return sorted(date for date in dates if date is not None)
+    storage = Storage(os.fspath(root))
+    dates = [date for date in map(layout.slates_date, storage.folders(layout.SLATES)) if date is not None]
+    there = read_all(lambda date: storage.exists(layout.manifest_path(date)), dates)
+    return [date for date, published in zip(dates, there, strict=True) if published]
 
 
 def build_manifest(

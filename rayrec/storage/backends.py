@@ -36,6 +36,11 @@ class LocalBackend:
         elif os.path.isdir(url):
             yield from self._walk(url, frozenset())
 
+    def folders(self, url: str) -> Iterator[str]:
+        """The names of the folders directly in a folder."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield from (entry.name for entry in os.scandir(url) if entry.is_dir())
+
     def _walk(self, folder: str, above: frozenset[str]) -> Iterator[FileInfo]:
         above = above | {os.path.realpath(folder)}
         try:

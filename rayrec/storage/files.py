@@ -80,6 +80,11 @@ class Storage:
         found = self._call(prefix, lambda url, _: list(self._backend.find(url)))
         return sorted((info for info in found if hidden or not _hidden(info.path)), key=lambda info: info.path)
 
+    def folders(self, prefix: str = "") -> Sequence[str]:
+        """The folders directly in the folder `prefix` that are not hidden, sorted: one listing, whatever is in them."""
+        found = self._call(prefix, lambda url, _: list(self._backend.folders(url)))
+        return sorted(f"{prefix}/{name}".lstrip("/") for name in found if not name.startswith("."))
+
     def hidden(self) -> Sequence[FileInfo]:
         """The files that `list` leaves out, sorted by path: staging files of writers, and what others put there."""
         found = self._call("", lambda url, _: list(self._backend.find(url)))

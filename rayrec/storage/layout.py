@@ -107,10 +107,10 @@ def manifest_path(date: Date, product: str = SLATES) -> str:
     return f"{publication_folder(product, date)}/manifest.json"
 
 
-def manifest_date(path: str) -> Date | None:
-    """The date if `path` is a manifest of slates, else None."""
-    date = path_date(path)
-    return date if date is not None and path == manifest_path(date) else None
+def slates_date(folder: str) -> Date | None:
+    """The date if `folder` is that of a date's slates, else None."""
+    date = path_date(f"{folder}/-")
+    return date if date is not None and folder == slates_folder(date) else None
 
 
 def published_path(product: str, date: Date, arm_key: str, arm: str, shard: int, run_id: str, attempt: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO, ClassVar, cast
 
 import fsspec
@@ -56,6 +57,13 @@ class RemoteBackend:
         for details in found.values():
             if details["type"] == "file":
                 yield self._file_info(details)
+
+    def folders(self, url: str) -> Iterator[str]:
+        """The names of the folders directly in a folder."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for details in self._fs.ls(url, detail=True):
+                if details["type"] == "directory":
+                    yield str(details["name"]).rstrip("/").rpartition("/")[2]
 
     def info(self, url: str) -> FileInfo:
         details = self._fs.info(url)

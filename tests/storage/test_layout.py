@@ -47,10 +47,11 @@ def test_parsing_a_path_returns_its_parts() -> None:
     assert path == "slates/dt=2011-08-31/arm=llm/shard=0007-0a1b-ff.parquet"
     assert layout.parse_published_path(path) == (DAY, 7, "0a1b")
     assert layout.parse_published_path(layout.rewritten_path(path, "ee")) == (DAY, 7, "0a1b")
-    assert layout.manifest_date(layout.manifest_path(DAY)) == DAY
+    assert layout.slates_date(layout.slates_folder(DAY)) == DAY
     assert layout.report_data_date(layout.report_data_path(DAY)) == DAY
     assert layout.text_ablation_method(layout.text_ablation_path(DAY, "0a1b", "pointwise", 7)) == "pointwise"
     assert layout.erasure_request_id(layout.erasure_request_path("0a1b")) == "0a1b"
     for other in (layout.manifest_path(DAY, "embeddings"), layout.metrics_path(DAY), path, "manifest.json"):
-        assert layout.manifest_date(other) is layout.report_data_date(other) is None
+        assert layout.slates_date(other) is layout.report_data_date(other) is None
+    assert layout.slates_date("embeddings/dt=2011-08-31") is layout.slates_date("slates/dt=2011-08") is None
     assert layout.path_date("models/llm/dt=2011-08-31/x") is None

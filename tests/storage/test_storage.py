@@ -56,6 +56,14 @@ def test_listing_is_recursive_sorted_relative_and_agrees_with_info(storage: Stor
     assert storage.list("b") == [storage.info(path) for path in paths(storage.list("b"))]
 
 
+def test_the_folders_of_a_folder_are_listed_without_what_is_in_them(storage: Storage) -> None:
+    for path in ("a/dt=2/x/y", "a/dt=1/x", "a/file", "a/.hidden/x", "b/x"):
+        storage.write(path, b"")
+    assert storage.folders("a") == ["a/dt=1", "a/dt=2"]
+    assert storage.folders() == ["a", "b"]
+    assert storage.folders("a/file") == storage.folders("nowhere") == []
+
+
 def test_hidden_files_are_never_listed(storage: Storage) -> None:
     storage.write(".hidden", b"")
     storage.write("a/.temporary", b"")

@@ -27,6 +27,7 @@ from rayrec.reranking.training.request_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_examples import Int, Sequences, item_counts
 from rayrec.reranking.training.tuning_loop import TuningTask
 from rayrec.storage import Storage
+from rayrec.storage.concurrent_reads import read_in_order
 from rayrec.storage.tables import read_arrow
 
 _LOG = logging.getLogger(__name__)
@@ -117,8 +118,7 @@ def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
 def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
     """The rows of all users, or of `max_users` sampled by their hash; in an order that does not depend on shards."""
     sample = BottomKSample(spec.settings.max_users)
-    for path in spec.sequences:
-        table = read_arrow(storage, path).select(list(_COLUMNS))
+    for table in read_in_order(lambda path: read_arrow(storage, path).select(list(_COLUMNS)), spec.sequences):
         sample.add(table, splitmix64(table["order"].to_numpy() ^ _SALT))
     return sample.table().sort_by("order").combine_chunks()
 
