@@ -6,6 +6,10 @@ Bar: 1 M events/s at d = 64 with 50 events a user on 2 cores (two processes, as 
 This includes self-consistency, negative influence, hard negatives, ranks and the removal budget. Exactness: the largest
 difference from refits without each event, in float32 (1e-6) and float64 (1e-10). The peer is the same closed form, user
 by user, in numpy.
+
+`--device cuda` measures one process on a GPU instead (`--device cpu`: the same code on one CPU thread): events/s, and
+the floating-point operations of the solves as a share of what the device reaches in one large matrix product. It has
+not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -19,11 +23,13 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from threadpoolctl import threadpool_limits
 
 from rayrec.denoising import Histories
 from rayrec.denoising.ridge_influence import InfluenceDenoiser, InfluenceSettings
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.ridge_blocks import single_thread
 
 BAR, BAR_FLOAT32, BAR_FLOAT64 = 1e6, 1e-6, 1e-10
 ITEMS, WIDTH, EVENTS = 2_000, 64, 50
@@ -70,6 +76,27 @@ def events_per_second(users: int, seed: int, processes: int) -> tuple[float, flo
     return events / clock, events / sum(cpu for _, _, cpu in spans)
 
 
+def on_device(users: int, seed: int, device: torch.device) -> str:
+    """Events/s of the decisions, and how far they are from the device's matrix products, in words."""
+    method, whole = model(seed).to(device), histories(users, seed)
+    method.decide(histories(200, seed + 1))
+    start = time.perf_counter()
+    method.decide(whole)  # its results are on the CPU, so nothing is pending afterwards
+    speed = users * EVENTS / (time.perf_counter() - start)
+    solve = 2 * EVENTS**2 * WIDTH + EVENTS**3  # of a user: W W', Cholesky factor and inverse
+    share = speed / EVENTS * solve / matmul_operations_per_second(device)
+    return f"{speed / 1e6:.2f} M events/s on {device}, {share:.1%} of its matrix products in float32"
+
+
+def matmul_operations_per_second(device: torch.device) -> float:
+    size = 8192 if device.type == "cuda" else 2048
+    a = torch.rand(size, size, device=device)
+    (a @ a)[0, 0].item()
+    start = time.perf_counter()
+    (a @ a)[0, 0].item()  # waits for the product
+    return 2 * size**3 / (time.perf_counter() - start)
+
+
 def numpy_events_per_second(users: int, seed: int) -> float:
     """The peer, per CPU second: self-consistency alone, one user after another."""
     v = (np.random.default_rng([seed, 1]).normal(size=(ITEMS, WIDTH)) * 0.3).astype(np.float32)
@@ -108,7 +135,13 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=40_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="one process on this device, without a bar")
     given = parser.parse_args()
+    if given.device:
+        with single_thread():
+            for seed in given.seeds:
+                print(f"denoise_speed: {on_device(given.users, seed, torch.device(given.device))}")
+        return 0
     rows = []
     for seed in given.seeds:
         speed, core = events_per_second(given.users, seed, given.processes)

@@ -24,6 +24,16 @@ class Resources(Section):
     score_memory_mb: int = Field(1024, ge=64)
     """MiB that Ray reserves for each task that denoises and retrieves: its working set. The item model is mapped from a
     file, one copy for all tasks of a node."""
+    denoise_num_gpus: float = Field(0, ge=0)
+    """GPUs of each actor that denoises: a fraction of one, or a whole number; 0: denoising runs in tasks on CPUs. Only
+    `influence`, and `ease` with dense weights, compute on a GPU."""
+    denoise_actors: int | tuple[int, int] = 1
+    """Concurrent actors that denoise, where `denoise_num_gpus` is above 0: a number, or `[min, max]` to autoscale."""
+    retrieve_num_gpus: float = Field(0, ge=0)
+    """GPUs of each actor that retrieves candidates, as `denoise_num_gpus`; 0: tasks on CPUs. Dense item-item weights
+    and item factors are multiplied on the GPU."""
+    retrieve_actors: int | tuple[int, int] = 1
+    """Concurrent actors that retrieve, where `retrieve_num_gpus` is above 0: a number, or `[min, max]`."""
     fit_num_cpus: float = Field(2, gt=0)
     """CPUs of the task that fits the item models; at most those of the largest node."""
     tune_workers: int = Field(1, ge=1)
@@ -61,7 +71,7 @@ class Resources(Section):
         check_vllm_arguments(vllm)
         return vllm
 
-    @field_validator("rerank_actors")
+    @field_validator("rerank_actors", "denoise_actors", "retrieve_actors")
     @classmethod
     def _some_actors(cls, actors: int | tuple[int, int]) -> int | tuple[int, int]:
         least, most = (actors, actors) if isinstance(actors, int) else actors
@@ -69,7 +79,7 @@ class Resources(Section):
             raise ValueError("give a number of at least 1, or [min, max] with 1 <= min <= max")
         return actors
 
-    @field_validator("rerank_num_gpus")
+    @field_validator("rerank_num_gpus", "denoise_num_gpus", "retrieve_num_gpus")
     @classmethod
     def _whole_above_one(cls, gpus: float) -> float:
         if gpus > 1 and not gpus.is_integer():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from rayrec.config.registry import Registry
 from rayrec.config.section import MethodSettings
@@ -112,6 +113,10 @@ class Denoiser(ABC):
     def load(cls, arrays: Arrays, settings: Any) -> Self:
         """Create from the item model's arrays (`ItemModel.denoiser_arrays`). Raises ConfigError if one is missing."""
 
+    def to(self, device: torch.device) -> Self:
+        """The same method computing on this device; itself if it computes on the CPU only."""
+        return self
+
     @abstractmethod
     def decide(self, histories: Histories) -> DenoisingDecision:
         """Decide on each event. A user's decisions depend only on the history and the model, not on the batch."""
@@ -163,6 +168,10 @@ class DenoiseStage:
         arrays: Mapping[str, npt.NDArray[Any]],
     ) -> Self:
         return cls(variant, DENOISERS.lookup(method).load(arrays, settings), tuple(event_weights))
+
+    def to(self, device: torch.device) -> DenoiseStage:
+        """The same stage computing on this device."""
+        return replace(self, denoiser=self.denoiser.to(device))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         histories = histories_of(table, self.event_weights)

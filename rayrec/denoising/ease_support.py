@@ -15,6 +15,7 @@ Only positive events whose item is in EASE's solve are assessed; all others are 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -37,7 +38,7 @@ from rayrec.denoising.removal import (
 )
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.ridge_blocks import PaddedBatch, batched_vecmat, padded_batches, single_thread
-from rayrec.numerics.types import Int64s
+from rayrec.numerics.types import Float32s, Int64s
 
 _PRIOR_EVENTS = 10.0  # added to an item's events, so that the rarest items do not dominate
 
@@ -66,6 +67,14 @@ class EaseDenoiser(Denoiser):
         self._pool_size = len(pool)
         self._pool_place = np.full(weights.slots, -1, np.int64)
         self._pool_place[pool] = np.arange(len(pool))
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> Self:
+        if not self._weights.on_devices:
+            return self
+        moved = copy(self)
+        moved._device, moved._weights = device, self._weights.to(device)
+        return moved
 
     @classmethod
     def required_fits(cls, settings: EaseDenoiserSettings) -> tuple[RequiredFit, ...]:
@@ -96,34 +105,50 @@ class EaseDenoiser(Denoiser):
     ) -> Iterator[Measured]:
         part, loss = profile_parts(item, weight)
         partner = part * self._partner[item.values]
-        for batch in padded_batches(item.offsets, 2 * self.settings.hard_negatives):
+        for batch in padded_batches(item.offsets, 2 * self.settings.hard_negatives, self._device):
             with single_thread(), torch.inference_mode():
-                mask = torch.from_numpy(batch.mask)
-                slot = torch.from_numpy(self._weights.slot[item.values[batch.take]])
-                x = torch.from_numpy(part[batch.take]) * mask
-                among = self._weights.among(slot)  # B_ij [b, L, L]
-                y = torch.from_numpy(partner[batch.take]) * mask
-                support = batched_vecmat(y, among) + batched_vecmat(y, among.transpose(1, 2))
-                trust = torch.from_numpy(trusted[batch.take] & batch.mask).float()
-                others = trust.sum(1, keepdim=True) - trust  # B_ii = 0: an event is not its own target
-                toward = batched_vecmat(trust, among.transpose(1, 2)) / others.clamp_min(1)
-                lost = torch.from_numpy(loss[batch.take])
-                negative_influence = lost * (self._toward_negatives(slot, x, batch) - toward) * (others > 0) * mask
-            yield batch, support.numpy(), negative_influence.numpy()
+                support, negative_influence = self._measure(batch, item, (part, partner, loss), trusted)
+                measured = support.cpu().numpy(), negative_influence.cpu().numpy()
+            yield batch, *measured
 
-    def _toward_negatives(self, slot: Tensor, x: Tensor, batch: PaddedBatch) -> Tensor:
-        """The mean of B_ij over the user's hard negatives j, [b, L]."""
+    def _measure(
+        self,
+        batch: PaddedBatch,
+        item: Ragged,
+        parts: tuple[Float32s, Float32s, Float32s],
+        trusted: npt.NDArray[np.bool_],
+    ) -> tuple[Tensor, Tensor]:
+        """Support and negative influence [b, L], on the device. `parts` [events]: the event's part of x, that divided
+        by its item's popularity, and the decrease of x without it."""
+        part, partner, loss = parts
+        mask = self._tensor(batch.mask)
+        slots = self._weights.slot[item.values[batch.take]]
+        slot = self._tensor(slots)
+        among = self._weights.among(slot)  # B_ij [b, L, L]
+        y = self._tensor(partner[batch.take]) * mask
+        support = batched_vecmat(y, among) + batched_vecmat(y, among.transpose(1, 2))
+        trust = self._tensor(trusted[batch.take] & batch.mask).float()
+        others = trust.sum(1, keepdim=True) - trust  # B_ii = 0: an event is not its own target
+        toward = batched_vecmat(trust, among.transpose(1, 2)) / others.clamp_min(1)
+        negatives = self._toward_negatives(slots, slot, part[batch.take], batch)
+        return support, self._tensor(loss[batch.take]) * (negatives - toward) * (others > 0) * mask
+
+    def _toward_negatives(self, slots: Int64s, slot: Tensor, x: Float32s, batch: PaddedBatch) -> Tensor:
+        """The mean of B_ij over the user's hard negatives j, [b, L]; `slot` is `slots` on the device."""
         count = min(self.settings.hard_negatives, self._pool_size)
         if not count:
-            return torch.zeros_like(x)
+            return self._tensor(np.zeros_like(x))
         lengths = batch.mask.sum(1)
         rows = sp.csr_matrix(
-            (x.numpy()[batch.mask], slot.numpy()[batch.mask], np.concatenate([[0], np.cumsum(lengths)])),
+            (x[batch.mask], slots[batch.mask], np.concatenate([[0], np.cumsum(lengths)])),
             shape=(len(lengths), self._weights.slots),
         )
-        pool_slot = np.where(batch.mask, self._pool_place[slot.numpy()], -1)
+        pool_slot = np.where(batch.mask, self._pool_place[slots], -1)
         place, share = hard_negatives(self._weights.toward_pool(rows), pool_slot, count)
         return batched_vecmat(share, self._weights.pool_cells(slot, place))  # of [b, count, L]
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
 
 
 def profile_parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,11 @@ class EaseWeights(ABC):
 
     slot: Int64s  # [items], -1: not in the solve
     slots: int  # one more than the greatest slot
+    on_devices: bool = False  # whether they can be on another device than the CPU
+
+    def to(self, device: torch.device) -> EaseWeights:
+        """The weights on this device; a copy only if they are elsewhere."""
+        return self
 
     @abstractmethod
     def among(self, slot: Tensor) -> Tensor:
@@ -52,12 +58,19 @@ def ease_weights(
 
 
 class DenseEaseWeights(EaseWeights):
+    on_devices = True
+
     def __init__(self, weights: Float32s, active: Int32s, items: int, pool: Int64s) -> None:
         self._weights = from_numpy(weights)
         self._to_pool = self._weights[:, torch.from_numpy(pool)].contiguous()
         self.slots = len(active)
         self.slot = np.full(items, -1, np.int64)
         self.slot[active] = np.arange(len(active))
+
+    def to(self, device: torch.device) -> EaseWeights:
+        moved = copy(self)
+        moved._weights, moved._to_pool = self._weights.to(device), self._to_pool.to(device)
+        return moved
 
     def among(self, slot: Tensor) -> Tensor:
         return self._weights[slot.unsqueeze(2), slot.unsqueeze(1)]

@@ -93,7 +93,8 @@ def hard_negatives(scores: Tensor, slot: npt.NDArray[np.int64], count: int) -> t
     pool.
     """
     row, column = np.nonzero(slot >= 0)
-    scores[torch.from_numpy(row), torch.from_numpy(slot[row, column])] = -torch.inf
+    own = (torch.from_numpy(index).to(scores.device) for index in (row, slot[row, column]))
+    scores[tuple(own)] = -torch.inf
     best, place = torch.topk(scores, count, dim=1)
     usable = torch.isfinite(best).to(scores.dtype)
     return place, usable / usable.sum(1, keepdim=True).clamp_min(1)

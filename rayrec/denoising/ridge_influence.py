@@ -21,6 +21,7 @@ used. Nothing at or after the scored date is used: trusted events are the user's
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -90,6 +91,13 @@ class InfluenceDenoiser(Denoiser):
         self._pool_slot[self.pool] = np.arange(len(self.pool))
         self._pool_factors = self.whitened.items[torch.from_numpy(self.pool)]
         self._pool_columns = self._pool_factors.T.contiguous()
+        self._device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> Self:
+        moved = copy(self)
+        moved._device, moved.whitened = device, self.whitened.to(device)
+        moved._pool_factors, moved._pool_columns = self._pool_factors.to(device), self._pool_columns.to(device)
+        return moved
 
     @classmethod
     def required_fits(cls, settings: InfluenceSettings) -> tuple[RequiredFit, ...]:
@@ -120,28 +128,33 @@ class InfluenceDenoiser(Denoiser):
     def _measured(
         self, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]
     ) -> Iterator[Measured]:
-        for batch in padded_batches(item.offsets, self.whitened.items.shape[1]):
+        for batch in padded_batches(item.offsets, self.whitened.items.shape[1], self._device):
             with single_thread(), torch.inference_mode():
                 consistency, negative_influence = self._measure(batch, item, trusted, weight)
-            yield batch, consistency, negative_influence
+                measured = consistency.cpu().numpy(), negative_influence.cpu().numpy()
+            yield batch, *measured
 
     def _measure(
         self, batch: PaddedBatch, item: Ragged, trusted: npt.NDArray[np.bool_], weight: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    ) -> tuple[Tensor, Tensor]:
+        """Self-consistency and negative influence [b, L], on the device."""
         codes = item.values[batch.take]
-        mask = torch.from_numpy(batch.mask).to(self.dtype)
-        w = self.whitened.items[torch.from_numpy(codes).long()] * mask.unsqueeze(2)
+        mask = self._tensor(batch.mask)
+        w = self.whitened.items[torch.from_numpy(codes).long().to(self._device)] * mask.unsqueeze(2)
         if self.settings.alpha:
-            more = torch.from_numpy(weight[batch.take]).to(self.dtype) * self.settings.alpha * mask
+            more = self._tensor(weight[batch.take]) * self.settings.alpha * mask
             blocks, leverage, consistency = _solve_confident(w, more, mask)
         else:
             blocks = solve_blocks(w, mask)
             leverage = blocks.one_minus_y / blocks.one_minus_h
             consistency = 1 - leverage
-        trust = torch.from_numpy(trusted[batch.take] & batch.mask).to(self.dtype)
+        trust = self._tensor(trusted[batch.take] & batch.mask)
         negative_influence = leverage * (self._toward_negatives(blocks, codes, batch) - _toward_trusted(blocks, trust))
         negative_influence *= (trust.sum(1, keepdim=True) - trust > 0) * mask
-        return consistency.numpy(), negative_influence.numpy()
+        return consistency, negative_influence
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self._device, self.dtype)
 
     def _toward_negatives(self, blocks: RidgeBlocks, codes: npt.NDArray[np.int32], batch: PaddedBatch) -> Tensor:
         """The mean of v_j'a_i over the user's hard negatives j, [b, L]."""

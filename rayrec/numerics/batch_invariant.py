@@ -17,13 +17,13 @@ from torch import Tensor
 
 
 def sparse_matmul(rows: sp.csr_matrix, dense: Tensor) -> Tensor:
-    """rows [n, k] (CSR) times dense [k, m]: [n, m] of dense's dtype."""
+    """rows [n, k] (CSR) times dense [k, m]: [n, m] of dense's dtype, on its device."""
     return torch.nn.functional.embedding_bag(
-        from_numpy(rows.indices).long(),
+        from_numpy(rows.indices).long().to(dense.device),
         dense,
-        from_numpy(rows.indptr).long(),
+        from_numpy(rows.indptr).long().to(dense.device),
         mode="sum",
-        per_sample_weights=from_numpy(rows.data).to(dense.dtype),
+        per_sample_weights=from_numpy(rows.data).to(dense.device, dense.dtype),
         include_last_offset=True,
     )
 

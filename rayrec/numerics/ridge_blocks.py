@@ -22,6 +22,7 @@ from torch import Tensor
 _DUAL_UP_TO = 1.5  # times d: the longest history solved in the dual; measured break-even on CPU
 _WHITENED_ITEMS = 65_536
 _BATCH_BYTES = 16 << 20  # of padded floats; fits the cache
+_DEVICE_BATCH_BYTES = 512 << 20  # the same on a GPU, which needs many users at once
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class WhitenedFactors:
             items[start : start + _WHITENED_ITEMS] = torch.linalg.solve_triangular(root, v.T, upper=False).T
         return cls(items, root.to(dtype))
 
+    def to(self, device: torch.device) -> WhitenedFactors:
+        """On this device; a copy only if they are elsewhere."""
+        return WhitenedFactors(self.items.to(device), self.root.to(device))
+
 
 def factor_gram(factors: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """V'V [d, d] in float64."""
@@ -65,13 +70,17 @@ class PaddedBatch:
     mask: npt.NDArray[np.bool_]  # [b, L]
 
 
-def padded_batches(offsets: npt.NDArray[np.int64], width: int) -> Iterator[PaddedBatch]:
-    """All users with at least one event, in batches of equal padded length and bounded memory; `width` is d."""
+def padded_batches(
+    offsets: npt.NDArray[np.int64], width: int, device: torch.device | None = None
+) -> Iterator[PaddedBatch]:
+    """All users with at least one event, in batches of equal padded length and bounded memory; `width` is d. `device`:
+    where they are computed; None: the CPU."""
+    most = _BATCH_BYTES if device is None or device.type == "cpu" else _DEVICE_BATCH_BYTES
     lengths = np.diff(offsets)
     padded = padded_length(lengths)
     for length in np.unique(padded[lengths > 0]):
         users = np.flatnonzero(padded == length)
-        size = max(1, int(_BATCH_BYTES // (4 * length * (2 * length + 3 * width))))
+        size = max(1, int(most // (4 * length * (2 * length + 3 * width))))
         steps = np.arange(length)
         for start in range(0, len(users), size):
             rows = users[start : start + size]

@@ -93,10 +93,12 @@ class DenseScores(UserScores):
     weights: Float32s  # [active, active]
     active: Int32s  # [active] item codes, ascending
     slot: Int64s  # [items] place in `active`, -1 for others
+    on_device: Tensor | None = None  # the weights on the device that multiplies; None: the CPU
 
     @cached_property
     def _scores(self) -> Float32s:
-        scores: Float32s = sparse_matmul(self.history, from_numpy(self.weights)).numpy()
+        weights = from_numpy(self.weights) if self.on_device is None else self.on_device
+        scores: Float32s = sparse_matmul(self.history, weights).cpu().numpy()
         return scores
 
     def top(self, allowed: AllowedItems, count: int) -> Ragged:
@@ -123,6 +125,7 @@ class FactorScores(UserScores):
     items: Tensor  # [items, d]
     bias: Float32s | None = None  # [items]
     known: Bools | None = None  # [items]; others score 0
+    on_device: Tensor | None = None  # `items` on the device that multiplies; None: the CPU
 
     def top(self, allowed: AllowedItems, count: int) -> Ragged:
         codes, scores = [], []
@@ -149,11 +152,12 @@ class FactorScores(UserScores):
     def _blocks(self) -> Iterator[tuple[int, Float32s]]:
         """Scores [users, block] of consecutive items, and the first item's code."""
         users = np.flatnonzero(np.diff(self.offsets))
-        for start in range(0, len(self.items), FACTOR_BLOCK):
-            columns = self.items[start : start + FACTOR_BLOCK].T.contiguous()
+        items = self.items if self.on_device is None else self.on_device
+        for start in range(0, len(items), FACTOR_BLOCK):
+            columns = items[start : start + FACTOR_BLOCK].T.contiguous()
             block = np.zeros((len(self.offsets) - 1, columns.shape[1]), np.float32)
             if len(users):
-                each = dense_matmul(from_numpy(self.vectors), columns).numpy()
+                each = dense_matmul(from_numpy(self.vectors).to(columns.device), columns).cpu().numpy()
                 own = each if len(each) == len(users) else np.maximum.reduceat(each, self.offsets[users], axis=0)
                 codes = slice(start, start + columns.shape[1])
                 block[users] = self._finished(own, codes, True)

@@ -30,6 +30,7 @@ from rayrec.instructions.teachers.instruction_simulator import InstructionSimula
 from rayrec.monitoring.progress import Progress
 from rayrec.numerics.hashing import derive_seed, digest, hash_strings
 from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline import stage_placement
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import IngestResult, histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
@@ -102,13 +103,11 @@ def _write_training_examples(spec: TrainingSpec) -> None:
     items, storage = spec.scoring.work_items, spec.scoring.context.storage
     done = {info.path for info in storage.list(spec.folder)}
     pending = [item for item in items if spec.path(item) not in done]
-    at_once = spec.scoring.context.config.resources.score_tasks
 
     def flow(dataset: Dataset) -> Dataset:
-        memory = spec.scoring.task_memory
-        denoised = append_stage(dataset, DenoiseTrainingUsers, spec, concurrency=at_once, memory=memory)
-        scored = retrieve_and_rerank(denoised, spec.scoring)
-        return append_stage(scored, WriteTrainingExamples, spec, memory=memory)
+        placed = stage_placement.denoising(spec.scoring.context.config.resources)
+        scored = retrieve_and_rerank(append_stage(dataset, DenoiseTrainingUsers, spec, **placed), spec.scoring)
+        return append_stage(scored, WriteTrainingExamples, spec, memory=spec.scoring.task_memory)
 
     with Progress("blend", len(items), unit="shards") as progress:
         progress.advance(len(items) - len(pending))

@@ -9,7 +9,15 @@ from rayrec.config import Resources
 from rayrec.pipeline.arm_settings import needs_tuned_llm, uses_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
-from rayrec.ray_support.capacity import Capacity, ClusterError, Node, Placement, place_engines, place_workers
+from rayrec.ray_support.capacity import (
+    Capacity,
+    ClusterError,
+    Node,
+    Placement,
+    check_gpu_stages,
+    place_engines,
+    place_workers,
+)
 from rayrec.ray_support.training_workers import WorkerGroup
 
 _LOG = logging.getLogger(__name__)
@@ -34,6 +42,7 @@ def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:
     resources, notes = context.config.resources, tuple[str, ...]()
     if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
         notes += place_engines(resources, has).notes
+    check_gpu_stages(resources, any(uses_llm(each) for each in context.arms.variants("rerank")), has)
     if needs_tuned_llm(context):
         largest = max((node.cpus for node in has.nodes), default=0.0)
         cpus = min(resources.tune_num_cpus, largest or resources.tune_num_cpus)

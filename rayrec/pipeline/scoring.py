@@ -28,6 +28,7 @@ from rayrec.monitoring.removal_statistics import summarise_removals
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.popularity_bands import popularity_bands
 from rayrec.numerics.ragged import Ragged
+from rayrec.pipeline import stage_placement
 from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
@@ -81,16 +82,14 @@ class ScoringSpec:
 
 def score_shards(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
     """Append all scoring stages: work items to scored candidates."""
-    at_once = scoring.context.config.resources.score_tasks
-    flow = append_stage(dataset, DenoiseShard, scoring, concurrency=at_once, memory=scoring.task_memory)
+    flow = append_stage(dataset, DenoiseShard, scoring, **stage_placement.denoising(scoring.context.config.resources))
     return retrieve_and_rerank(flow, scoring)
 
 
 def retrieve_and_rerank(dataset: Dataset, scoring: ScoringSpec) -> Dataset:
     """Append the stages from DENOISED_HISTORY to scored candidates."""
     context = scoring.context
-    at_once = context.config.resources.score_tasks
-    flow = append_stage(dataset, RetrieveShard, scoring, concurrency=at_once, memory=scoring.task_memory)
+    flow = append_stage(dataset, RetrieveShard, scoring, **stage_placement.retrieval(context.config.resources))
     if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
         flow = append_stage(flow, RerankShard, scoring, pool=_engine_pool(scoring))
     return flow

@@ -22,6 +22,7 @@ from rayrec.pipeline.instruction_ingest import instruction_table
 from rayrec.pipeline.interaction_ingest import read_catalogue
 from rayrec.pipeline.item_content_artifact import load_item_content
 from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.stage_placement import torch_device
 from rayrec.retrieval import item_model_store
 from rayrec.retrieval.candidates import CandidateStage, Source
 from rayrec.retrieval.item_model import Arrays, ItemModel
@@ -114,7 +115,8 @@ class LoadedItemModel:
     def denoise_stages(self) -> tuple[DenoiseStage, ...]:
         """One per denoise variant, in plan order."""
         variants = self.context.arms.variants("denoise")
-        return tuple(self._denoise_stage(variant.name, variant.read(Denoise)) for variant in variants)
+        device = torch_device(self.context.config.resources.denoise_num_gpus)
+        return tuple(self._denoise_stage(variant.name, variant.read(Denoise)).to(device) for variant in variants)
 
     @cached_property
     def tuning_denoiser(self) -> DenoiseStage:
@@ -125,9 +127,11 @@ class LoadedItemModel:
     def candidate_stages(self) -> tuple[CandidateStage, ...]:
         """One per retrieve variant, in plan order."""
         stages = []
+        device = torch_device(self.context.config.resources.retrieve_num_gpus)
         for variant in self.context.arms.variants("retrieve"):
             sources = tuple(
-                Source(spec.name, spec.top_k, self.model.retriever(spec)) for spec in retriever_specs(variant)
+                Source(spec.name, spec.top_k, self.model.retriever(spec).to(device))
+                for spec in retriever_specs(variant)
             )
             retrieval = variant.read(Retrieval)
             available = recommendable(self.catalogue, self.model.cutoff, retrieval.launch_days)

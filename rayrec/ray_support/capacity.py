@@ -82,6 +82,33 @@ def place_engines(resources: Resources, capacity: Capacity) -> Placement:
     return replace(given, engines=1, engine_cpus=usable, notes=(f"{note}; {capacity}",))
 
 
+def check_gpu_stages(resources: Resources, llm: bool, capacity: Capacity) -> None:
+    """Raise ClusterError if the actors that denoise, retrieve and, with `llm`, rerank never get their GPUs together:
+    the stages run side by side, and each keeps its least number of actors."""
+    stages = [("denoise", resources.denoise_num_gpus, resources.denoise_actors)]
+    stages.append(("retrieve", resources.retrieve_num_gpus, resources.retrieve_actors))
+    if llm:
+        stages.append(("rerank", resources.rerank_num_gpus, resources.rerank_actors))
+    if capacity.may_grow or not capacity.nodes:
+        return
+    largest = max(node.gpus for node in capacity.nodes)
+    for name, gpus, _ in stages:
+        if gpus > largest:
+            raise ClusterError(
+                f"an actor needs {gpus:g} GPUs on one node, and no node has them: {capacity}",
+                where=f"resources.{name}_num_gpus",
+                hint="set it to 0 to run on CPUs, or add a node",
+            )
+    least = sum(gpus * (actors if isinstance(actors, int) else actors[0]) for _, gpus, actors in stages)
+    if least > sum(node.gpus for node in capacity.nodes):
+        named = ", ".join(f"{name}_num_gpus" for name, gpus, _ in stages if gpus)
+        raise ClusterError(
+            f"the actors of the stages need {least:g} GPUs at once; {capacity}",
+            where=f"resources: {named}",
+            hint="let stages share a GPU with fractions such as 0.3, or run one of them on CPUs with 0",
+        )
+
+
 def place_workers(count: int, cpus: float, gpus: float, capacity: Capacity) -> tuple[int, tuple[str, ...]]:
     """How many of `count` training workers fit at once (`cpus` each: at most those of the largest node), and a note if
     fewer. Raises ClusterError if none fits."""

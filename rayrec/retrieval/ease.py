@@ -8,17 +8,20 @@ regresses each item on its neighbours (rayrec.retrieval.sparse_ease).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 from pydantic import Field, model_validator
 from scipy.linalg import lapack
 
 from rayrec.config.scoring_sections import RetrieverSettings
 from rayrec.errors import ConfigError, DataError
+from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.types import Float32s, Float64s, Int32s, Int64s
 from rayrec.numerics.user_scores import DenseScores, SparseScores, UserScores
 from rayrec.retrieval.fit_data import FitData, gram_matrix
@@ -78,6 +81,7 @@ class EaseRetriever(Retriever):
         self.active = active  # item codes in the solve, ascending
         self.items = items
         self.settings = settings
+        self._on_device: torch.Tensor | None = None
         self.inverse = inverse  # P, its lower triangle row by row, [active (active + 1) / 2]; None: not stored
 
     @classmethod
@@ -113,6 +117,13 @@ class EaseRetriever(Retriever):
         weights = np.ascontiguousarray(self.weights[np.ix_(order, order)])
         return type(self)(weights, active, items, self.settings)
 
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu" or not isinstance(self.weights, np.ndarray):
+            return self
+        moved = copy(self)
+        moved._on_device = from_numpy(self.weights).to(device)
+        return moved
+
     @property
     def bytes_per_user(self) -> int:
         return 4 * len(self.active) if isinstance(self.weights, np.ndarray) else 0
@@ -122,7 +133,7 @@ class EaseRetriever(Retriever):
         if not isinstance(self.weights, np.ndarray):
             return SparseScores(matrix, self.weights)
         own = matrix if len(self.active) == self.items else matrix[:, self.active]
-        return DenseScores(own, self.weights, self.active, self._slot)
+        return DenseScores(own, self.weights, self.active, self._slot, self._on_device)
 
     @classmethod
     def summary(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> str:

@@ -7,6 +7,7 @@ Confidence c = 1 + alpha x. Only the item factors V are stored: a user's vector 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -54,6 +55,14 @@ class IalsRetriever(Retriever):
         # V'V of the fit, so that users' vectors do not change when items leave the catalogue.
         self.gram = factor_gram(factors) if gram is None else gram
         self._whitened = WhitenedFactors.of(factors, self.gram, settings.regularization, 1.0, torch.float32)
+        self._on_device: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu":
+            return self
+        moved = copy(self)
+        moved._on_device = self._whitened.items.to(device)
+        return moved
 
     @classmethod
     def fit(cls, data: FitData, settings: IalsSettings) -> Self:
@@ -93,7 +102,7 @@ class IalsRetriever(Retriever):
 
     def score_vectors(self, vectors: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64]) -> UserScores:
         """Scores by vectors [vectors, d] in whitened coordinates; `offsets` [users + 1]: those of each user."""
-        return FactorScores(vectors, offsets, self._whitened.items)
+        return FactorScores(vectors, offsets, self._whitened.items, on_device=self._on_device)
 
     def user_factors(self, matrix: sp.csr_matrix) -> npt.NDArray[np.float64]:
         """p [users, d] of the rows of `matrix` [users, items]: the vectors that the factors' own coordinates have."""

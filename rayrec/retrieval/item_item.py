@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
 
+from rayrec.numerics.batch_invariant import from_numpy
 from rayrec.numerics.types import Float32s
 from rayrec.numerics.user_scores import DenseScores, SparseScores, UserScores
 from rayrec.retrieval.retriever import MAX_DENSE_ITEMS, Retriever, remap_rows
@@ -34,6 +37,14 @@ class ItemItemRetriever(Retriever):
                 weights = weights.toarray()
         self._weights = weights
         self.settings = settings
+        self._on_device: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        if device.type == "cpu" or not isinstance(self._weights, np.ndarray):
+            return self
+        moved = copy(self)
+        moved._on_device = from_numpy(self._weights).to(device)
+        return moved
 
     @property
     def weights(self) -> sp.csr_matrix:
@@ -62,7 +73,7 @@ class ItemItemRetriever(Retriever):
     def user_scores(self, user_histories: UserHistories) -> UserScores:
         matrix = user_histories.matrix(self.settings.history_half_life_days)
         if isinstance(self._weights, np.ndarray):
-            return DenseScores(matrix, self._weights, self._all.astype(np.int32), self._all)
+            return DenseScores(matrix, self._weights, self._all.astype(np.int32), self._all, self._on_device)
         return SparseScores(matrix, self._weights)
 
     @cached_property

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from rayrec.config.registry import Registry
 from rayrec.config.scoring_sections import RetrieverSettings
@@ -53,6 +54,10 @@ class Retriever(ABC):
 
         Items unknown to the model score 0.
         """
+
+    def to(self, device: torch.device) -> Self:
+        """The same retriever multiplying on this device; itself if it computes on the CPU only."""
+        return self
 
     @abstractmethod
     def user_scores(self, user_histories: UserHistories) -> UserScores:

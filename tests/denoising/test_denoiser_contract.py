@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from planted_noise import histories, load, model_arrays, random_histories
 
 from rayrec.data.schemas import DENOISED_HISTORY, HISTORY
 from rayrec.denoising import DENOISERS, REASONS, Denoiser, Histories
 from rayrec.denoising.denoiser import DenoiseStage
+from rayrec.denoising.ease_support import EaseDenoiser
+from rayrec.denoising.ridge_influence import InfluenceDenoiser
 from rayrec.errors import ConfigError
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.ridge_blocks import padded_batches
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 @pytest.fixture(params=sorted(DENOISERS))
@@ -54,6 +60,34 @@ def test_decisions_do_not_depend_on_other_users_in_the_batch(method: Denoiser) -
         assert np.array_equal(alone.reason, together.reason[events])
         assert np.array_equal(alone.influence, together.influence[events], equal_nan=True)
         assert np.array_equal(alone.negative_influence, together.negative_influence[events])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_decisions_are_the_same_on_every_device(method: Denoiser, device: str) -> None:
+    whole = random_histories(users=120, longest=60)
+    here, there = method.decide(whole), method.to(torch.device(device)).decide(whole)
+    assert np.array_equal(here.keep_weight, there.keep_weight)
+    assert np.array_equal(here.reason, there.reason)
+    assert np.allclose(here.influence, there.influence, atol=1e-5, equal_nan=True)
+    assert np.allclose(here.negative_influence, there.negative_influence, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["influence", "ease"])
+@pytest.mark.parametrize("longest", [5, 60])  # solved in the dual, and in the primal
+def test_what_is_measured_stays_on_the_device(name: str, longest: int) -> None:
+    """On torch's `meta` device, which has shapes and no numbers: what came from the CPU would be an error."""
+    item = random_histories(longest=longest).item
+    ones = np.ones(len(item.values), np.float32)
+    moved = load(name, model_arrays()).to(torch.device("meta"))
+    batch = next(iter(padded_batches(item.offsets, 6)))
+    if isinstance(moved, InfluenceDenoiser):
+        measured = moved._measure(batch, item, ones > 0, ones)
+    else:
+        assert isinstance(moved, EaseDenoiser)
+        measured = moved._measure(batch, item, (ones, ones, ones), ones > 0)
+    for found in measured:
+        assert found.device.type == "meta"
+        assert found.shape == batch.mask.shape
 
 
 def test_decisions_are_deterministic(method: Denoiser) -> None:

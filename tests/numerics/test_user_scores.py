@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rayrec.numerics.user_scores import (
 )
 
 ITEMS = 13
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Kind = Callable[[np.random.Generator, int], tuple[UserScores, np.ndarray]]
 
 
@@ -54,12 +56,24 @@ def factors(random: np.random.Generator, users: int) -> tuple[UserScores, np.nda
     return FactorScores(vectors, offsets, torch.from_numpy(items), bias, known), expected
 
 
+def dense_on_a_device(random: np.random.Generator, users: int) -> tuple[UserScores, np.ndarray]:
+    scores, expected = dense(random, users)
+    assert isinstance(scores, DenseScores)
+    return replace(scores, on_device=torch.from_numpy(scores.weights).to(DEVICE)), expected
+
+
+def factors_on_a_device(random: np.random.Generator, users: int) -> tuple[UserScores, np.ndarray]:
+    scores, expected = factors(random, users)
+    assert isinstance(scores, FactorScores)
+    return replace(scores, on_device=scores.items.to(DEVICE)), expected
+
+
 def small(random: np.random.Generator, shape: tuple[int, ...], density: float) -> np.ndarray:
     """Small whole numbers: sums are exact and tie often."""
     return (random.integers(-1, 3, shape) * (random.random(shape) < density)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [sparse, dense, factors])
+@pytest.mark.parametrize("kind", [sparse, dense, factors, dense_on_a_device, factors_on_a_device])
 @settings(max_examples=60)
 @given(seed=st.integers(0, 2**31), users=st.integers(0, 4), count=st.integers(1, 15), block=st.sampled_from([3, 50]))
 def test_top_and_pairs_equal_those_of_a_dense_row(kind: Kind, seed: int, users: int, count: int, block: int) -> None:

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrec.config import Resources
-from rayrec.ray_support.capacity import Capacity, ClusterError, Node, place_engines, place_workers
+from rayrec.ray_support.capacity import (
+    Capacity,
+    ClusterError,
+    Node,
+    check_gpu_stages,
+    place_engines,
+    place_workers,
+)
 
 
 def capacity(*nodes: float | tuple[float, float], may_grow: bool = False) -> Capacity:
@@ -86,3 +93,33 @@ def test_a_training_worker_that_no_node_can_hold_is_refused() -> None:
     with pytest.raises(ClusterError, match="1 GPUs on one node") as caught:
         place_workers(1, 2, 1, capacity(2))
     assert caught.value.where == "resources.tune_num_gpus"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "key"),
+    [
+        ([4], {"denoise_num_gpus": 1}, "resources.denoise_num_gpus"),
+        ([(4, 1)], {"retrieve_num_gpus": 2}, "resources.retrieve_num_gpus"),
+        ([(4, 1)], {"denoise_num_gpus": 1, "rerank_num_gpus": 1}, "resources: denoise_num_gpus, rerank_num_gpus"),
+        ([(4, 1)], {"denoise_num_gpus": 0.5, "denoise_actors": 3}, "resources: denoise_num_gpus"),
+    ],
+)
+def test_stages_that_never_get_their_gpus_together_are_refused(
+    nodes: list[Any], asked: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ClusterError) as error:
+        check_gpu_stages(Resources(**asked), True, capacity(*nodes))
+    assert error.value.where == key
+    check_gpu_stages(Resources(**asked), True, capacity(*nodes, may_grow=True))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"denoise_num_gpus": 0.3, "retrieve_num_gpus": 0.2, "rerank_num_gpus": 0.5},
+        {"denoise_num_gpus": 0.5, "denoise_actors": (1, 8)},
+    ],
+)
+def test_stages_share_a_gpu_by_fractions(asked: dict[str, Any]) -> None:
+    check_gpu_stages(Resources(**asked), True, capacity((4, 1)))
