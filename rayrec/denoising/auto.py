@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
+import torch
 from pydantic import BeforeValidator, Field, field_validator
 
 from rayrec.config.scoring_sections import Denoise
@@ -111,6 +112,9 @@ class AutoDenoiser(Denoiser):
             return cls(NoDenoising())
         method, own = cls.members(settings)[choice]
         return cls(method.load(arrays, own))
+
+    def to(self, device: torch.device) -> Self:
+        return type(self)(self.chosen.to(device))
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         return self.chosen.decide(histories)
