@@ -11,6 +11,8 @@ from rayrec.config import Denoise, Rerank, Retrieval, Slate
 from rayrec.data.schemas import QUARANTINE
 from rayrec.errors import DataError, MissingFileError
 from rayrec.evaluation.comparison import COMPARISON
+from rayrec.evaluation.published_run import PublishedRun
+from rayrec.evaluation.slate_explanations import SlateExplainer
 from rayrec.experiments.arm_plan import ArmPath
 from rayrec.monitoring.drift import DRIFT
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
@@ -31,6 +33,7 @@ from rayrec.publishing.slate_reader import read_catalogue, read_denoised, read_s
 from rayrec.reporting.example_users import (
     before_after_rows,
     example_rows,
+    explanation_rows,
     least_similar_users,
     removed_examples,
     users_with_removals,
@@ -110,6 +113,7 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         quarantine_examples=_quarantine_examples(context),
         removed_examples=_removed_examples(context, manifest),
         examples=example_rows(users),
+        explanations=_explanations(context, manifest, users),
         before_after=_before_after(context, manifest),
         denoising_contest=contest_table(context),
         arms_by_variant={
@@ -217,6 +221,12 @@ def _removed_examples(context: RunContext, manifest: Manifest) -> pa.Table:
 def _before_after(context: RunContext, manifest: Manifest) -> pa.Table:
     users = _users_with_removals(context, manifest, _HISTORIES)
     return before_after_rows(read_users(context.config.output.root, context.date, users) if users else [])
+
+
+def _explanations(context: RunContext, manifest: Manifest, users: list[UserView]) -> pa.Table:
+    run = PublishedRun(context.storage, manifest, read_catalogue(context.storage, manifest))
+    variants = {path.arm: path.at("denoise").name for path in context.arms}
+    return explanation_rows(SlateExplainer(run, variants), [user.user_id for user in users])
 
 
 def _text_ablation(context: RunContext, manifest: Manifest) -> pa.Table:

@@ -27,7 +27,7 @@ from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow, read_parquet, rows_without, write_arrow, write_parquet
 
 _ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files are rewritten in place
-_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after")  # keys of a report
+_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after", "explanations")  # keys of a report
 _USER = "user_id"
 
 

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.denoising.denoiser import REASONS
+from rayrec.evaluation.slate_explanations import SlateExplainer
 from rayrec.monitoring.rank_overlap import rank_biased_overlap
 from rayrec.numerics.ragged import Ragged
-from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, REMOVED
+from rayrec.reporting.report_data import BEFORE_AFTER, EXAMPLE, EXPLANATION, REMOVED
 from rayrec.reporting.user_views import UserView
 
 _PAIR = pa.schema([pa.field("user_id", pa.string()), pa.field("item_id", pa.string())])
@@ -78,6 +79,19 @@ def example_rows(users: Sequence[UserView], *, events: int = 15, ranks: int = 10
         for arm, slate in user.slates.items():
             rows += [(user.user_id, arm, item.rank, item.title, item.source, "") for item in slate[:ranks]]
     return pa.Table.from_pylist([dict(zip(EXAMPLE.names, row, strict=True)) for row in rows], EXAMPLE)
+
+
+def explanation_rows(explainer: SlateExplainer, users: Sequence[str], *, ranks: int = 10) -> pa.Table:
+    """EXPLANATION rows of these users' slates, down to this rank; none if the run has nothing that explains."""
+    titles, rows = explainer.run.catalogue["title"], list[tuple[str, str, int, str, str]]()
+    for (user, arm), found in explainer.explain(users, ranks).items():
+        summary = f"{len(found.items)} of {found.history} items of the history keep {found.kept} of "
+        summary += f"{found.slate} ranks; with all of them it keeps {found.explained}"
+        if not found.items:
+            summary = f"none of the {found.history} items of the history explains it: other sources found it"
+        names = [titles[code].as_py() for code in found.items] or [""]
+        rows += [(user, arm, place, name, summary) for place, name in enumerate(names, 1)]
+    return pa.Table.from_pylist([dict(zip(EXPLANATION.names, row, strict=True)) for row in rows], EXPLANATION)
 
 
 def before_after_rows(users: Sequence[UserView], *, events: int = 25) -> pa.Table:

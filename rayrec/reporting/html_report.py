@@ -78,6 +78,7 @@ def render(data: ReportData) -> str:
         text_ablation=run_views.text_ablation(data.text_ablation),
         requests=run_views.requests(data.requests),
         example_users=run_views.example_users(data.examples),
+        explanations=run_views.explanations(data.explanations),
         comparison=evaluation_views.comparison(data.comparison, data.baseline),
         ground_truth=evaluation_views.comparison(data.ground_truth, data.baseline),
         interleaving=evaluation_views.interleaving(data.interleaving),

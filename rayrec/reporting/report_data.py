@@ -59,6 +59,16 @@ EXAMPLE = pa.schema(
     ]
 )
 """Histories and slates of the example users."""
+EXPLANATION = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("position", pa.int64(), nullable=False),  # from 1, the most important first
+        pa.field("title", pa.string(), nullable=False),  # of an item of the history; "" if none explains the slate
+        pa.field("summary", pa.string(), nullable=False),  # what the items keep, as text
+    ]
+)
+"""The smallest part of the history that keeps each slate of the example users."""
 BEFORE_AFTER = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),
@@ -94,6 +104,7 @@ class ReportData:
     quarantine_examples: pa.Table = field(default_factory=QUARANTINE.empty_table)
     removed_examples: pa.Table = field(default_factory=REMOVED.empty_table)
     examples: pa.Table = field(default_factory=EXAMPLE.empty_table)
+    explanations: pa.Table = field(default_factory=EXPLANATION.empty_table)
     before_after: pa.Table = field(default_factory=BEFORE_AFTER.empty_table)
     arms_by_variant: Mapping[str, str] = field(default_factory=dict)  # denoising variant -> its arms, as text
     denoising_contest: pa.Table = field(default_factory=ARM_CONTEST.empty_table)  # of `denoise.method: auto`

@@ -164,6 +164,15 @@ def example_users(examples: pa.Table) -> Rows:
     return found
 
 
+def explanations(table: pa.Table) -> dict[tuple[str, str], dict[str, Any]]:
+    """By (user, arm): the titles of the part of the history that keeps the slate, and what it keeps."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in table.to_pylist():
+        part = found.setdefault((row["user_id"], row["arm"]), {"titles": [], "summary": row["summary"]})
+        part["titles"] += [row["title"]] if row["title"] else []
+    return found
+
+
 def requests(table: pa.Table) -> dict[str, Any]:
     """The requests to show, those without a recognised term first, and the total number."""
     shown = sorted(table.to_pylist(), key=lambda row: (row["recognised"], row["text"] is None))[:_MAX_REQUESTS]

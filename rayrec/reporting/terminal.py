@@ -15,6 +15,7 @@ from rayrec.evaluation.ab_decision import Decision
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult
 from rayrec.redaction import printable
+from rayrec.reporting import run_views
 from rayrec.reporting.html_report import shorten
 from rayrec.reporting.user_views import UserView
 
@@ -52,6 +53,17 @@ def print_user(console: Console, user: UserView, *, ranks: int = 10, events: int
         table.add_row(f"{event.when:%Y-%m-%d %H:%M}", shorten(event.event, 20), title, reason)
     console.print(table)
     console.print(_slates(user, ranks))
+
+
+def print_explanations(console: Console, explanations: pa.Table) -> None:
+    """Print which part of the history keeps the slate of each arm (EXPLANATION)."""
+    table = Table(title=Text("why, by EASE"), title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("arm", "items of the history, the most important first", "what they keep"):
+        table.add_column(name)
+    for (_, arm), part in run_views.explanations(explanations).items():
+        titles = "\n".join(shorten(title, _TITLE) for title in part["titles"])
+        table.add_row(Text(shorten(arm, 30)), Text(titles), Text(part["summary"]))
+    console.print(table)
 
 
 def _slates(user: UserView, ranks: int) -> Table | Text:
