@@ -18,6 +18,7 @@ from rayrec.config.rerank_section import Rerank
 from rayrec.config.resources_section import Resources
 from rayrec.config.scoring_sections import Denoise, Instruction, Retrieval
 from rayrec.config.slate_section import DiversitySettings, Range, Rules, Slate
+from rayrec.config.text_tuning_section import TextTuning
 from rayrec.config.tuning_section import RequestTask, Tuning
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "Retrieval",
     "Rules",
     "Slate",
+    "TextTuning",
     "Timestamp",
     "Tuning",
     "load",

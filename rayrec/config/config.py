@@ -25,6 +25,7 @@ from rayrec.config.resources_section import Resources
 from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Output, Retrieval
 from rayrec.config.section import Section, explain
 from rayrec.config.slate_section import Slate
+from rayrec.config.text_tuning_section import TextTuning
 from rayrec.config.tuning_section import Tuning
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest, with_key_order
@@ -55,6 +56,8 @@ class Config(Section):
     """The default request and the limits of instructions."""
     tuning: Tuning = Tuning()
     """The item-token LLM and its tuning."""
+    text_tuning: TextTuning = TextTuning()
+    """The adapter of a text reranker and its tuning, for `rerank.adapter: tuned`."""
     rerank: Rerank = Field(default_factory=Rerank)
     """How the LLM scores candidates."""
     slate: Slate = Field(default_factory=Slate)

@@ -42,10 +42,9 @@ from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.records import utc_now
 from rayrec.publishing.tables.table_registration import open_tables, update_tables
 from rayrec.ray_support.cluster import task, wait_for
-from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.retrieval import item_model_store, unlearning
 from rayrec.retrieval.fit_data import FitDataCollector
-from rayrec.storage import Storage, artifacts, layout
+from rayrec.storage import Storage, artifacts, layout, published_folder
 
 LLM_FOLDER = layout.model_kind_folder(layout.LLM_KIND)
 
@@ -227,9 +226,9 @@ def _mark_stale(storage: Storage, request: ErasureRequest) -> list[str]:
     Also deletes unfinished tunings. Returns all stale checkpoints, of this request and of earlier ones.
     """
     why: Mapping[str, str] = {"request": request.id, "marked_at": utc_now()}
-    for path in tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=False):
-        tuned_checkpoint.mark_stale(storage, path, why)
-    stale = tuned_checkpoint.checkpoints(storage, LLM_FOLDER, stale=True)
+    for path in published_folder.folders(storage, LLM_FOLDER, stale=False):
+        published_folder.mark_stale(storage, path, why)
+    stale = published_folder.folders(storage, LLM_FOLDER, stale=True)
     delete_folders(storage, LLM_FOLDER, set(stale), 3)
     return stale
 

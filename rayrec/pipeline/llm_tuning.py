@@ -37,7 +37,7 @@ from rayrec.reranking.training.tuner import tune_on_worker
 from rayrec.reranking.training.tuning_examples import has_examples
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 from rayrec.retrieval.item_model import FACTORS
-from rayrec.storage import Storage, layout
+from rayrec.storage import Storage, layout, published_folder
 from rayrec.storage.tables import read_arrow, write_arrow
 
 _LOG = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _item_factors(context: RunContext, models: ModelSet) -> np.ndarray[tuple[int
 
 
 def _warn_of_stale_checkpoints(context: RunContext) -> None:
-    stale = tuned_checkpoint.checkpoints(context.storage, layout.model_kind_folder(layout.LLM_KIND), stale=True)
+    stale = published_folder.folders(context.storage, layout.model_kind_folder(layout.LLM_KIND), stale=True)
     if stale:
         what = "tune: %d checkpoints are stale, because users were erased; they may be deleted: %s"
         _LOG.warning(what, len(stale), ", ".join(stale[:5]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 # Configuration, chat template, weights; a tokenizer is JSON, lists of words and merges, or a SentencePiece model.
 _SETTINGS = (".json", ".jinja", ".txt")
 _DIGESTED = (*_SETTINGS, ".safetensors", ".model", ".spm", ".tiktoken")
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")  # of a module's name
 os.environ.setdefault("USE_HUB_KERNELS", "NO")  # read when transformers is imported: no kernels from a hub
 
 
@@ -81,12 +83,33 @@ def load_causal_lm(folder: str, where: str, **more: Any) -> Any:
         ) from None
 
 
-def load_causal_lm_with_lora(folder: str, rank: int, where: str, **more: Any) -> Any:
-    """Like `load_causal_lm`, with new LoRA weights (alpha 2 x rank) on all linear layers except the head."""
+def load_causal_lm_with_lora(folder: str, rank: int, where: str, *, last_layers: int | None = None, **more: Any) -> Any:
+    """Like `load_causal_lm`, with new LoRA weights (alpha 2 x rank) on all linear layers except the head.
+
+    `last_layers`: only in the last so many decoder layers; None: in all.
+    """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(load_causal_lm(folder, where, **more), config)
+    causal = load_causal_lm(folder, where, **more)
+    modules = "all-linear" if last_layers is None else _linear_modules(causal, last_layers)
+    if not modules:
+        raise ConfigError(
+            "the checkpoint's layers are not numbered as usual, so the last ones cannot be told",
+            where=f"{where}: {folder}",
+            hint="leave text_tuning.layers out",
+        )
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=modules, task_type="CAUSAL_LM")
+    return get_peft_model(causal, config)
+
+
+def _linear_modules(causal: Any, last_layers: int) -> list[str]:
+    """The names of the linear modules of the last decoder layers."""
+    from torch import nn
+
+    found = {name: _LAYER.search(name) for name, module in causal.named_modules() if isinstance(module, nn.Linear)}
+    numbers = {name: int(match[1]) for name, match in found.items() if match}
+    first = max(numbers.values(), default=0) + 1 - last_layers
+    return sorted(name for name, number in numbers.items() if number >= first)
 
 
 def load_tokenizer(folder: str, where: str) -> Any:

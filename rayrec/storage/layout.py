@@ -35,6 +35,7 @@ models/llm/<fingerprint>/                          tuned item-token rankers
     rayrec.json, <attempt>/<files>                 the checkpoint exists when its rayrec.json does
     stale.json                                     it was tuned on users who are erased; it is not loaded
     checkpoint.safetensors                         of an unfinished tuning
+models/text_adapter/<fingerprint>/                 tuned adapters of text rerankers, with the same files
 models/teacher/<digest>/<digest>.parquet           answers of an LLM teacher
 
 quarantine/dt=D/
@@ -59,7 +60,7 @@ QUARANTINE, REPORTS, ERASURE = "quarantine", "reports", "erasure"
 ICEBERG = "iceberg"
 PRODUCTS = (SLATES, "embeddings", "neighbours", "influences")  # folders whose days have manifests
 TOP_FOLDERS = frozenset((*PRODUCTS, RUNS, WORK, MODELS, QUARANTINE, REPORTS, ERASURE, ICEBERG))
-LLM_KIND = "llm"
+LLM_KIND, TEXT_ADAPTER_KIND = "llm", "text_adapter"
 
 # Paths are functions: `format` of a pattern. The type gives the arguments in order.
 DatePath = Callable[[Date], str]

@@ -1,19 +1,11 @@
 """A tuned LLM as files: a plain Hugging Face checkpoint (safetensors, tokenizer.json) and its model card.
 
-    <folder>/rayrec.json              marks the checkpoint complete; lists every file with size and sha256
-    <folder>/<attempt>/...            the checkpoint files of the attempt that won
-    <folder>/stale.json               why the checkpoint must not be used: it was tuned on erased users
-
-If two runs tune the same model at once, one creates rayrec.json; the other deletes its files and uses the winner's.
-Engines need local files: `fetch_checkpoint` copies a remote checkpoint into the node's cache
-(`rayrec.storage.checkpoint_cache`) and checks the sha256.
+It is stored as a `rayrec.storage.published_folder`. Engines need local files: `fetch_checkpoint` copies a remote
+checkpoint into the node's cache (`rayrec.storage.checkpoint_cache`) and checks the sha256.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +17,12 @@ import pyarrow.compute as pc
 from rayrec.errors import DataError
 from rayrec.instructions.facet_scheme import FacetScheme
 from rayrec.instructions.vocabulary_filter import InVocabularyFilter
-from rayrec.numerics.hashing import digest
 from rayrec.reranking.engines.engine import ModelFiles
 from rayrec.reranking.item_token.item_vocabulary import Vocabulary, WordTokenizer
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
-from rayrec.storage import Storage, checkpoint_cache, layout
+from rayrec.storage import Storage, layout, published_folder
 
 FORMAT = 5  # version of the files and of the tuning code
-_ALLOWED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _MARKS = 2  # <user> and <history>, around the words
 _EVENT = 2  # an item and a gap, for which words must leave room
 
@@ -124,42 +114,21 @@ class LocalCheckpoint:
 
 def publish(folder: Path, card: ModelCard, storage: Storage, path: str) -> bool:
     """Upload `folder`, then create `<path>/rayrec.json`. If that exists already, delete the upload and return False."""
-    attempt = uuid.uuid4().hex
-    files = {}
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        files[file.name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        storage.write(layout.llm_file_path(path, attempt, file.name), data)
-    record = json.dumps({"folder": attempt, "files": files, "card": card.as_json()}, sort_keys=True).encode()
-    # A store may retry its own successful create and answer False; then the record is ours.
-    won = storage.create(layout.llm_record_path(path), record) or storage.read(layout.llm_record_path(path)) == record
-    if not won:
-        for name in files:
-            storage.delete(layout.llm_file_path(path, attempt, name))
-    return won
+    return published_folder.publish(folder, card.as_json(), storage, path)
 
 
 def exists(storage: Storage, path: str) -> bool:
-    return storage.exists(layout.llm_record_path(path))
-
-
-def mark_stale(storage: Storage, path: str, why: Mapping[str, Any]) -> None:
-    """Make `fetch_checkpoint` refuse the checkpoint. Idempotent."""
-    storage.create(layout.llm_stale_path(path), (json.dumps(dict(why), indent=1, sort_keys=True) + "\n").encode())
-
-
-def checkpoints(storage: Storage, folder: str, *, stale: bool) -> list[str]:
-    """Paths of the stale, or of the usable, checkpoints below `folder`."""
-    files = {info.path for info in storage.list(folder)}
-    record = layout.llm_record_path("")
-    whole = sorted(path.removesuffix(record) for path in files if path.endswith(record))
-    return [path for path in whole if (layout.llm_stale_path(path) in files) == stale]
+    return published_folder.exists(storage, path)
 
 
 def read_model_card(storage: Storage, path: str) -> ModelCard:
     """The model card of a checkpoint. Raises MissingFileError if there is none, DataError if its record is
     unreadable."""
-    return _record(storage, path)[1]
+    record = published_folder.read_record(storage, path)
+    try:
+        return ModelCard.from_json(record["card"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise published_folder.unreadable(storage.url(layout.llm_record_path(path))) from None
 
 
 def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> LocalCheckpoint:
@@ -167,57 +136,5 @@ def fetch_checkpoint(storage: Storage, path: str, cache: Path | None = None) -> 
 
     `cache`: folder of the copies, default `checkpoint_cache.default_folder()`. Raises DataError for a stale checkpoint.
     """
-    if storage.exists(layout.llm_stale_path(path)):
-        raise DataError(
-            "the checkpoint is stale: it was tuned on users who were erased",
-            where=storage.url(layout.llm_stale_path(path)),
-            hint="run the job again: it tunes another without them",
-        )
-    record, card = _record(storage, path)
-    if storage.is_local:
-        folder = Path(storage.url(path)) / record["folder"]
-        for name, file in record["files"].items():
-            if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
-                raise _broken(folder / name)
-        return LocalCheckpoint(str(folder), card)
-
-    def copy(folder: Path) -> None:
-        for name, file in record["files"].items():
-            data = storage.read(layout.llm_file_path(path, record["folder"], name))
-            if hashlib.sha256(data).hexdigest() != file["sha256"]:
-                raise _broken(storage.url(layout.llm_file_path(path, record["folder"], name)))
-            (folder / name).write_bytes(data)
-
-    root = cache or checkpoint_cache.default_folder()
-    return LocalCheckpoint(str(checkpoint_cache.cached_copy(digest(record["files"]), root, copy)), card)
-
-
-def _record(storage: Storage, path: str) -> tuple[dict[str, Any], ModelCard]:
-    text = storage.read(layout.llm_record_path(path))
-    where = storage.url(layout.llm_record_path(path))
-    try:
-        record = json.loads(text)
-        names = list(record["files"])
-        card = ModelCard.from_json(record["card"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(
-            "the record of the checkpoint cannot be read",
-            where=where,
-            hint="delete the checkpoint; the next run tunes again",
-        ) from None
-    for name in names:
-        if "/" in name or name.startswith(".") or not name.endswith(_ALLOWED):
-            raise DataError(
-                f"the checkpoint holds a file that is not loaded here: {name!r}",
-                where=where,
-                hint="delete the checkpoint's folder below models/ and run the job again: it is tuned anew",
-            )
-    return record, card
-
-
-def _broken(path: object) -> DataError:
-    return DataError(
-        "the file is not the one that was saved",
-        where=str(path),
-        hint="delete the checkpoint; the next run tunes again",
-    )
+    folder = published_folder.fetch(storage, path, cache)
+    return LocalCheckpoint(str(folder), read_model_card(storage, path))

@@ -30,7 +30,14 @@ from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
+from rayrec.reranking.text.text_scorer import (
+    TEXT_SCORERS,
+    PromptRounds,
+    RankingQuery,
+    TextScorer,
+    TextScorerSettings,
+    TuningPrompt,
+)
 
 _LETTERS = ascii_uppercase + ascii_lowercase
 _ENDING = "\nAnswer with the letter of the first one only."
@@ -111,6 +118,18 @@ class ListwiseScorer(TextScorer):
                 break
         found = dict(zip(texts, scores - np.logaddexp.reduce(scores) if texts else scores, strict=True))
         return np.array([found[text] for text in query.candidates], np.float32)
+
+    def tuning_prompts(
+        self, query: RankingQuery, consumed: Sequence[bool], rng: np.random.Generator
+    ) -> list[TuningPrompt]:
+        """One list in a random order, of a consumed candidate and others up to a window; any consumed one is right."""
+        order = rng.permutation(len(query.candidates))
+        first = next(place for place in order.tolist() if consumed[place])
+        others = [place for place in order.tolist() if place != first][: self._settings.window - 1]
+        places = rng.permutation([first, *others]).tolist()
+        shared = self._prompts.shared_prefix(query)
+        prompt = self._prompts.prompt(shared, {"candidates": self._listed([query.candidates[p] for p in places])})
+        return [TuningPrompt(prompt, tuple(letter for letter, place in enumerate(places) if consumed[place]))]
 
     def _listed(self, texts: Sequence[str]) -> TokenIds:
         """Texts one a line, each after its letter."""

@@ -12,7 +12,9 @@ A score is -log(rank), not a margin, and is blended as such.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from itertools import product
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +23,14 @@ from rayrec.instructions.templates import Templates
 from rayrec.reranking.engines.engine import Engine, Failure
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
+from rayrec.reranking.text.text_scorer import (
+    TEXT_SCORERS,
+    PromptRounds,
+    RankingQuery,
+    TextScorer,
+    TextScorerSettings,
+    TuningPrompt,
+)
 
 
 class PairwiseSettings(TextScorerSettings):
@@ -77,6 +86,21 @@ class PairwiseScorer(TextScorer):
         scores = np.empty(len(order), np.float32)
         scores[order] = -np.log(np.arange(1, len(order) + 1))
         return scores
+
+    def tuning_prompts(
+        self, query: RankingQuery, consumed: Sequence[bool], rng: np.random.Generator
+    ) -> list[TuningPrompt]:
+        """Each consumed candidate against each other one, in a random order."""
+        shared = self._prompts.shared_prefix(query)
+        texts = [self._tokenizer.encode_untrusted(text, self._settings.item_tokens) for text in query.candidates]
+        right, wrong = ([place for place, is_right in enumerate(consumed) if is_right is kind] for kind in (True, False))
+        found = []
+        for pair in product(right, wrong):
+            answer = int(rng.integers(0, 2))  # the place of the consumed one
+            first, second = pair if answer == 0 else pair[::-1]
+            prompt = self._prompts.prompt(shared, {"first": texts[first], "second": texts[second]})
+            found.append(TuningPrompt(prompt, (answer,), 1 / (len(right) * len(wrong))))
+        return found
 
 
 @cache

@@ -24,7 +24,14 @@ from rayrec.instructions.templates import Template, Templates
 from rayrec.reranking.engines.engine import Engine, Failure, Float32
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_prompt import PromptBuilder, template_by_cell
-from rayrec.reranking.text.text_scorer import TEXT_SCORERS, PromptRounds, RankingQuery, TextScorer, TextScorerSettings
+from rayrec.reranking.text.text_scorer import (
+    TEXT_SCORERS,
+    PromptRounds,
+    RankingQuery,
+    TextScorer,
+    TextScorerSettings,
+    TuningPrompt,
+)
 
 _ANSWERS = {"templates": (("Yes", "No"), ("yes", "no")), "qwen3_reranker": (("yes", "no"),)}  # spellings of yes and no
 _JUDGE = (
@@ -86,15 +93,30 @@ class PointwiseScorer(TextScorer):
 
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
         """Log-odds of yes. A candidate whose prompt fails scores NaN; the query is a Failure only if all fail."""
+        answers = yield self._questions(query)
+        return _log_odds(answers)
+
+    def tuning_prompts(
+        self, query: RankingQuery, consumed: Sequence[bool], rng: np.random.Generator
+    ) -> list[TuningPrompt]:
+        """Every candidate's question. Yes and no weigh as much in all, so that 0 stays neutral."""
+        half, wanted = len(self.ids) // 2, sum(consumed)
+        yes, no = tuple(range(half)), tuple(range(half, 2 * half))
+        return [
+            TuningPrompt(prompt, yes if right else no, 0.5 / (wanted if right else len(consumed) - wanted))
+            for prompt, right in zip(self._questions(query), consumed, strict=True)
+        ]
+
+    def _questions(self, query: RankingQuery) -> list[list[int]]:
+        """A prompt for each candidate."""
         if self._as_query:
             wanted = ". ".join(filter(None, (query.request, query.profile))) or _ANYTHING
             query = replace(query, request=wanted, profile="")
         shared = self._prompts.shared_prefix(query)
-        answers = yield [
+        return [
             self._prompts.prompt(shared, {"item": self._tokenizer.encode_untrusted(text, self._item_tokens)})
             for text in query.candidates
         ]
-        return _log_odds(answers)
 
 
 def _query_template(query: RankingQuery) -> Template:

@@ -11,11 +11,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from rayrec.config.registry import Registry
 from rayrec.config.rerank_section import WITHOUT_CHECKPOINT
 from rayrec.config.section import MethodSettings
+from rayrec.errors import ConfigError
 from rayrec.instructions.templates import Templates
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32
 from rayrec.reranking.engines.engine_registry import engine_class
@@ -70,6 +72,15 @@ PromptRounds = Generator[list[list[int]], list[Float32 | Failure], Float32 | Fai
 `Engine.next_token_log_probs`), and returns the scores."""
 
 
+@dataclass(frozen=True)
+class TuningPrompt:
+    """A prompt with its right answers, for tuning."""
+
+    tokens: Sequence[int]
+    answers: tuple[int, ...]  # places in the scorer's `ids`; any of them is right
+    weight: float = 1.0
+
+
 class TextScorer(ABC):
     """Base class of text scorers, built once in an actor with a started engine."""
 
@@ -94,6 +105,17 @@ class TextScorer(ABC):
     def prompt_rounds(self, query: RankingQuery) -> PromptRounds:
         """Yields the prompts of one query round by round, then returns its scores; depends on query and results
         alone."""
+
+    def tuning_prompts(
+        self, query: RankingQuery, consumed: Sequence[bool], rng: np.random.Generator
+    ) -> list[TuningPrompt]:
+        """Prompts of the kind that `prompt_rounds` yields, answered by which candidates the user consumed: at least one
+        and not all. Raises ConfigError for a method that cannot be tuned."""
+        raise ConfigError(
+            f"rerank.method {self.name} cannot be tuned",
+            where="rerank.adapter",
+            hint="choose pointwise, pairwise or listwise, or leave rerank.adapter out",
+        )
 
     def score(self, queries: Sequence[RankingQuery]) -> list[Float32 | Failure]:
         """For each query float32 [candidates], higher is better, comparable within the query; or a Failure.

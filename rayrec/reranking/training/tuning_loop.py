@@ -7,7 +7,6 @@ from its checkpoint ends with exactly the weights of an uninterrupted one (on CP
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,9 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rayrec.config import Tuning
@@ -27,6 +24,7 @@ from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
+from rayrec.reranking.training import loop_checkpoint
 from rayrec.reranking.training.request_augmentation import RequestAugmentation
 from rayrec.reranking.training.request_examples import add_request_examples
 from rayrec.reranking.training.tuning_examples import (
@@ -105,7 +103,7 @@ class TuningLoop:
             progress.curve.append(row)
             after_epoch(self)
         if self._best:
-            self._load(self._best)
+            loop_checkpoint.load_parameters(self._trained, self._best)
 
     def validate(self) -> float:
         """Mean negative log likelihood of the validation targets, nats; infinite without targets."""
@@ -122,34 +120,12 @@ class TuningLoop:
 
     def checkpoint(self) -> bytes:
         """Everything that `resume` needs, as safetensors."""
-        tensors = {f"weight.{name}": p.detach() for name, p in self._trained.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
-        for name, parameter in self._trained.items():
-            for key, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        data: bytes = safetensors.torch.save(plain, {"progress": json.dumps(vars(self.progress))})
-        return data
+        return loop_checkpoint.save(self._trained, self._optimizer, vars(self.progress), self._best)
 
     def resume(self, data: bytes) -> None:
         """Continue from a checkpoint of the same task. Raises DataError for an invalid one."""
-        try:
-            tensors = safetensors.torch.load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            progress = json.loads(header["__metadata__"]["progress"])
-            self._load({name: tensors[f"weight.{name}"] for name in self._trained})
-        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(
-                f"the checkpoint cannot be used: {error}", hint="delete it; the tuning starts from the beginning"
-            ) from None
+        progress, self._best = loop_checkpoint.restore(data, self._trained, self._optimizer)
         self.progress = TuningProgress(**progress)
-        self._best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best.")}
-        for name, parameter in self._trained.items():
-            self._optimizer.state[parameter] = {
-                key: tensors[f"{key}.{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"{key}.{name}" in tensors
-            }
 
     def _epoch(self) -> tuple[float, int]:
         """Run an epoch: (mean loss, tokens of all prompts)."""
@@ -235,11 +211,6 @@ class TuningLoop:
             progress.best, progress.best_epoch = loss, progress.epoch
             self._best = {name: p.detach().clone() for name, p in self._trained.items()}
         progress.stopped = progress.epoch - progress.best_epoch >= self._task.settings.patience
-
-    def _load(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._trained.items():
-                parameter.copy_(tensors[name])
 
 
 def _parameter_groups(parameters: Mapping[str, nn.Parameter], settings: Tuning) -> list[dict[str, Any]]:
