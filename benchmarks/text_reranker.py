@@ -1,12 +1,12 @@
 """Measures whether tuning by instruction teaches a small instruct checkpoint to rank the retrievers' candidates.
 
-    python -m benchmarks.text_reranker --data movietweetings --root DIR --checkpoint models/smollm2-135m-instruct --check
+    python -m benchmarks.text_reranker --data movietweetings --root DIR --check
 
 Everything before a date is known. For users with at least 3 events who consumed one of their first `--depth` candidates
 (reciprocal rank fusion of the retrievers) within the horizon after the date: the AUC of each score within these
 candidates, the mean over users. Systems:
 
-    untuned       the checkpoint as it is, `pointwise`
+    untuned       SmolLM2-135M-Instruct (or another --checkpoint) as it is, `pointwise`
     tuned         with an adapter tuned on the horizon before the date, with candidates as of its beginning
     popularity    events of the last day
     characters    character 4-grams: cosine of the candidate with the recency-weighted history
@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,7 +89,7 @@ def moment(snapshot: CutoffSnapshot, scorer: TextScorer, horizon_us: int, depth:
     sources = tuple(Source(spec.name, spec.top_k, model.retriever(spec)) for spec in specs)
     available = snapshot.catalogue["available"].combine_chunks().to_numpy(zero_copy_only=False)
     table = CandidateStage("own", sources, available, True, context.event_weights)(snapshot.known(ids))
-    order = {user: row for user, row in zip(ids.to_pylist(), rows.tolist(), strict=True)}
+    order = dict(zip(ids.to_pylist(), rows.tolist(), strict=True))
     own = wanted.take(np.array([order[user] for user in table["user_id"].to_pylist()], np.int64))
     candidate = Ragged.from_arrow(table["candidate"])
     labels = candidate.like(is_consumed(candidate, own).astype(np.int8))
@@ -155,7 +154,9 @@ def interval(values: Floats) -> tuple[float, float]:
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
-def tuned(folder: str, scorer: TextScorer, users: Sequence[UserCandidates], settings: TextTuning, minutes: float) -> Any:
+def tuned(
+    folder: str, scorer: TextScorer, users: Sequence[UserCandidates], settings: TextTuning, minutes: float
+) -> Any:
     """The model with a tuned adapter. Prints the loss curve."""
     loop = TextTuningLoop(model_with_adapter(folder, settings), scorer, users, settings, Worker())
     begun, cpu = time.monotonic(), time.process_time()

@@ -11,6 +11,7 @@ from rayrec.config.section import MethodSettings, Section, StorageUrl
 
 WITHOUT_CHECKPOINT = ("none", "item_token")
 """The methods that take no checkpoint, because they are no text rerankers."""
+TUNED = "tuned"  # value of `adapter`
 
 
 class Rerank(Section):
@@ -27,7 +28,7 @@ class Rerank(Section):
     """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, present on the head and every
     node."""
     adapter: StorageUrl | None = None
-    """Folder of a LoRA adapter for the checkpoint."""
+    """Folder of a LoRA adapter for the checkpoint; `tuned`: the job tunes one, by `text_tuning`."""
     depth: int = Field(20, ge=1)
     """Number of candidates that `listwise`, `pointwise` and `pairwise` score, in the retrievers' order. Cost grows with
     it."""
@@ -45,6 +46,16 @@ class Rerank(Section):
     def scorer_key(self) -> str:
         """A key that is equal for sections that give the same scores."""
         return self.model_dump_json(exclude={"max_promotion"}) if self.is_text_scorer else self.method
+
+    @property
+    def tunes_adapter(self) -> bool:
+        """Whether the job tunes the adapter."""
+        return self.adapter == TUNED
+
+    @property
+    def adapter_folder(self) -> str | None:
+        """The folder of a given adapter."""
+        return None if self.tunes_adapter else self.adapter
 
     @property
     def promotion_cap(self) -> int | None:
@@ -78,4 +89,6 @@ class Rerank(Section):
             raise ValueError(f"rerank.method {self.method} needs rerank.checkpoint: the folder of a checkpoint")
         if not self.is_text_scorer and (self.checkpoint or self.adapter):
             raise ValueError(f"rerank.checkpoint and adapter mean nothing to rerank.method {self.method}")
+        if self.tunes_adapter and getattr(self.settings, "few_shot", "none") != "none":
+            raise ValueError("rerank.adapter tuned takes no few-shot examples: set few_shot to none")
         return self

@@ -8,8 +8,8 @@ from rayrec.config.section import Section
 
 
 class TextTuning(Section):
-    """Tunes a LoRA adapter of `rerank.checkpoint` with the questions that its text reranker asks, answered by what users
-    then consumed. For arms with `rerank.adapter: tuned`."""
+    """Tunes a LoRA adapter of `rerank.checkpoint` with the questions that its text reranker asks, answered by what
+    users then consumed. For arms with `rerank.adapter: tuned`."""
 
     max_users: int = Field(2_000, ge=1)
     """Maximum number of users with an example, sampled by a stable hash. The cost grows with it."""

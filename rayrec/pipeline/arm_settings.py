@@ -26,6 +26,12 @@ def needs_tuned_llm(context: RunContext) -> bool:
     return any(variant.read(Rerank).method == "item_token" for variant in context.arms.variants("rerank"))
 
 
+def tuned_text_rerankers(context: RunContext) -> tuple[Variant, ...]:
+    """The rerank variants whose adapter this job tunes, one for each scorer."""
+    variants = [variant for variant in context.arms.variants("rerank") if variant.read(Rerank).tunes_adapter]
+    return tuple({variant.read(Rerank).scorer_key: variant for variant in reversed(variants)}.values())[::-1]
+
+
 def explores(path: ArmPath) -> bool:
     """Whether an arm's slates are random: by its policy or an exploration floor."""
     slate = path.at("slate").read(Slate)

@@ -35,7 +35,7 @@ from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, u
 from rayrec.pipeline.interaction_ingest import IngestResult, histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
 from rayrec.pipeline.run_context import RunContext
-from rayrec.pipeline.scoring import ScoringSpec, arm_rows, denoise, retrieve_and_rerank
+from rayrec.pipeline.scoring import RetrieveShard, ScoringSpec, arm_rows, denoise, retrieve_and_rerank
 from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.ray_support.cluster import task, wait_for
@@ -77,7 +77,7 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
     if missing:
         scoring = ScoringSpec(context, past, "transformers", for_training=True)
         spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
-        _write_training_examples(spec)
+        write_training_examples(spec)
         fitting = task(_fit_blender, 1)
         wait_for(*[fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing])
     return fingerprints
@@ -92,26 +92,31 @@ def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[Mo
     models = [(one.cutoff, one.item_model, one.llm if uses_llm(variant) else None) for one in past]
     templated = has_requests(context) or variant.read(Rerank).is_text_scorer
     requests = [has_requests(context), context.templates.digest if templated else None]
-    checkpoint = context.checkpoints.get(variant.name)
+    adapters = [dict(one.text_adapters).get(variant.read(Rerank).scorer_key) for one in past]
+    checkpoint = [context.checkpoints.get(variant.name), adapters]
     examples = [default_instruction(context), context.config.retrieval.exclude_seen]
     blend = context.config.blend.model_dump(mode="json")
     return digest([variant.name, models, blend, context.data_fingerprint, requests, checkpoint, examples])
 
 
-def _write_training_examples(spec: TrainingSpec) -> None:
-    """Write the missing files of training examples, one per (cutoff, shard)."""
+def write_training_examples(spec: TrainingSpec, *, rerank: bool = True, name: str = "blend") -> None:
+    """Write the missing files of training examples, one per (cutoff, shard). `rerank`: with LLM scores."""
     items, storage = spec.scoring.work_items, spec.scoring.context.storage
     done = {info.path for info in storage.list(spec.folder)}
     pending = [item for item in items if spec.path(item) not in done]
 
     def flow(dataset: Dataset) -> Dataset:
-        placed = stage_placement.denoising(spec.scoring.context.config.resources)
-        scored = retrieve_and_rerank(append_stage(dataset, DenoiseTrainingUsers, spec, **placed), spec.scoring)
+        resources = spec.scoring.context.config.resources
+        denoised = append_stage(dataset, DenoiseTrainingUsers, spec, **stage_placement.denoising(resources))
+        if rerank:
+            scored = retrieve_and_rerank(denoised, spec.scoring)
+        else:
+            scored = append_stage(denoised, RetrieveShard, spec.scoring, **stage_placement.retrieval(resources))
         return append_stage(scored, WriteTrainingExamples, spec, memory=spec.scoring.task_memory)
 
-    with Progress("blend", len(items), unit="shards") as progress:
+    with Progress(name, len(items), unit="shards") as progress:
         progress.advance(len(items) - len(pending))
-        run_pending(pending, flow, progress.advance, name="blend")
+        run_pending(pending, flow, progress.advance, name=name)
 
 
 class DenoiseTrainingUsers:

@@ -3,7 +3,7 @@
     ingest   events -> contract -> histories by shard
     understand  requests and user profile texts -> weights of facets
     fit      item models, as of the date and of a few earlier cutoffs
-    tune     the LLM, as of the same cutoffs
+    tune     the LLM, as of the same cutoffs, and adapters of text rerankers
     blend    blender weights, fitted at the earlier cutoffs
     score    shard by shard: denoise -> retrieve -> rerank -> blend -> slates
     publish  one conditional write; then the date is registered in the tables of `output.tables`
@@ -42,6 +42,7 @@ from rayrec.pipeline.run_artifacts import read_run_statistics, write_run_statist
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring import ScoringSpec, score_shards
 from rayrec.pipeline.slate_commit import CommitShard, CommitSpec
+from rayrec.pipeline.text_adapter_tuning import tune_text_adapters
 from rayrec.pipeline.understood_texts import understand_texts
 from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
@@ -143,7 +144,7 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
         models = fit_item_models(context, data)
         done(len(models))
     with timings.step("tune", "models") as done:
-        models = tune_llms(context, data, models)
+        models = tune_text_adapters(context, data, tune_llms(context, data, models))
         done(len(models))
     with timings.step("blend", "arms") as done:
         blends = fit_blenders(context, data, models)
@@ -214,7 +215,10 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends
     """The models, inputs and versions that the manifest names."""
     named = {item_model_store.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
-        named[f"blend of {', '.join(context.arms.arms_of(variant))}"] = blends[variant.name]
+        arms = ", ".join(context.arms.arms_of(variant))
+        named[f"blend of {arms}"] = blends[variant.name]
+        if (adapter := dict(models.text_adapters).get(variant.read(Rerank).scorer_key)) is not None:
+            named[f"adapter of {arms}"] = adapter.rsplit("/", 1)[1]
     for arms, _, contest in contests_of(context):
         if contest is not None:
             named[f"auto denoising of {arms}"] = str(contest.table["method"][contest.choice + 1])

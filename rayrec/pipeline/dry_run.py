@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from rayrec.blending.held_out_selection import MIN_USERS
-from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs
+from rayrec.config import Rerank
+from rayrec.pipeline.arm_settings import needs_tuned_llm, retriever_specs, tuned_text_rerankers
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.denoiser_choice import plan_lines
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
@@ -54,7 +55,7 @@ def describe(context: RunContext) -> str:
         f"ingest    {_ingest(context)}",
         f"fit       item models as of {models}{bounded}{_solvers(context)}",
         *plan_lines(context, [as_day(cutoff) for cutoff in earlier]),
-        f"tune      {'the LLM as of these dates' if needs_tuned_llm(context) else 'nothing: no arm uses a tuned LLM'}",
+        f"tune      {_tuned(context)}",
         f"blend     fitted on the {context.config.blend.horizon_days:g} days after each earlier cutoff: "
         f"{describe_cutoffs(context, earlier, ingested=ingested)}; "
         f"content features: {', '.join(context.config.blend.content_features) or 'none'}; "
@@ -66,6 +67,12 @@ def describe(context: RunContext) -> str:
         "publish   one manifest, by one conditional write",
     ]
     return "\n".join(lines)
+
+
+def _tuned(context: RunContext) -> str:
+    found = ["the LLM as of these dates"] if needs_tuned_llm(context) else []
+    found += [f"an adapter for {variant.read(Rerank).method}" for variant in tuned_text_rerankers(context)]
+    return " and ".join(found) or "nothing: no arm uses a tuned LLM"
 
 
 def _solvers(context: RunContext) -> str:

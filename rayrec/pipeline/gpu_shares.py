@@ -18,7 +18,8 @@ def engine_key(method: Rerank) -> tuple[object, ...]:
     if not method.is_text_scorer:
         return (method.method,)
     assert isinstance(method.settings, TextScorerSettings)
-    return method.engine, method.checkpoint, method.adapter, method.dtype, method.settings.prompt_tokens
+    adapter = method.scorer_key if method.tunes_adapter else method.adapter  # each way of asking tunes its own
+    return method.engine, method.checkpoint, adapter, method.dtype, method.settings.prompt_tokens
 
 
 def engines_of_an_actor(context: RunContext) -> int:

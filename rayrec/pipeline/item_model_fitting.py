@@ -46,6 +46,7 @@ class ModelSet:
     cutoff: int  # microseconds UTC: nothing at or after it is known
     item_model: str  # fingerprint
     llm: str | None = None  # the tuned LLM's path; None: no arm uses it
+    text_adapters: tuple[tuple[str, str], ...] = ()  # (scorer_key, path) of the tuned adapters of text rerankers
 
     @property
     def date(self) -> str:

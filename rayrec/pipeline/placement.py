@@ -6,7 +6,7 @@ import logging
 import os
 
 from rayrec.config import Resources
-from rayrec.pipeline.arm_settings import needs_tuned_llm, uses_llm
+from rayrec.pipeline.arm_settings import needs_tuned_llm, tuned_text_rerankers, uses_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
 from rayrec.ray_support.capacity import (
@@ -43,7 +43,7 @@ def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:
     if any(uses_llm(variant) for variant in context.arms.variants("rerank")):
         notes += place_engines(resources, has).notes
     check_gpu_stages(resources, any(uses_llm(each) for each in context.arms.variants("rerank")), has)
-    if needs_tuned_llm(context):
+    if needs_tuned_llm(context) or tuned_text_rerankers(context):
         largest = max((node.cpus for node in has.nodes), default=0.0)
         cpus = min(resources.tune_num_cpus, largest or resources.tune_num_cpus)
         notes += place_workers(resources.tune_workers, cpus, resources.tune_num_gpus, has)[1]

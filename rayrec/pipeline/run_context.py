@@ -208,7 +208,7 @@ class RunContext:
         for variant in self.arms.variants("rerank"):
             rerank = variant.read(Rerank)
             if rerank.is_text_scorer:
-                opened = InstructCheckpoint.open(str(rerank.checkpoint), rerank.adapter)
+                opened = InstructCheckpoint.open(str(rerank.checkpoint), rerank.adapter_folder)
                 found[variant.name] = str(rerank.checkpoint), opened.digest
         return found
 

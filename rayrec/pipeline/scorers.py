@@ -30,6 +30,7 @@ from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings, start_engine
+from rayrec.storage import published_folder
 
 _USERS, _FEWEST = 200, 4  # few-shot pool: maximum number of users, minimum number of positive events
 _SALT = np.uint64(derive_seed("demonstrations"))  # shards and samples use the unsalted hash
@@ -50,7 +51,7 @@ class ScorerCache:
         """The scorer of this method as of these models' cutoff, loaded on first use."""
         if method.is_text_scorer:
             if method.scorer_key not in self._texts:
-                self._texts[method.scorer_key] = self._text_reranker(method)
+                self._texts[method.scorer_key] = self._text_reranker(models, method)
             return self._texts[method.scorer_key]
         if self._tuned is None or self._tuned[0] != models:
             self._tuned = None
@@ -69,8 +70,11 @@ class ScorerCache:
         engine = engine_registry.engine_class(self.engine)(model.model_files, "hidden_state", settings, longest)
         return ItemTokenRanker(engine, model, worker_cache(self.context).catalogue, instruction, models.cutoff)
 
-    def _text_reranker(self, method: Rerank) -> TextReranker:
-        checkpoint = InstructCheckpoint.open(str(method.checkpoint), method.adapter)
+    def _text_reranker(self, models: ModelSet, method: Rerank) -> TextReranker:
+        adapter = method.adapter_folder
+        if method.tunes_adapter:
+            adapter = str(published_folder.fetch(self.context.storage, dict(models.text_adapters)[method.scorer_key]))
+        checkpoint = InstructCheckpoint.open(str(method.checkpoint), adapter)
         settings = method.settings
         assert isinstance(settings, TextScorerSettings)
         key = (method.engine, checkpoint, method.dtype, settings.prompt_tokens)

@@ -98,11 +98,11 @@ def fetch(storage: Storage, path: str, cache: Path | None = None) -> Path:
         )
     record = read_record(storage, path)
     if storage.is_local:
-        folder = Path(storage.url(path)) / record["folder"]
+        local = Path(storage.url(path)) / str(record["folder"])
         for name, file in record["files"].items():
-            if not (folder / name).is_file() or (folder / name).stat().st_size != file["size"]:
-                raise _broken(folder / name)
-        return folder
+            if not (local / name).is_file() or (local / name).stat().st_size != file["size"]:
+                raise _broken(local / name)
+        return local
 
     def copy(folder: Path) -> None:
         for name, file in record["files"].items():
@@ -111,7 +111,8 @@ def fetch(storage: Storage, path: str, cache: Path | None = None) -> Path:
                 if _copied(source, target) != file["sha256"]:
                     raise _broken(storage.url(source_path))
 
-    return checkpoint_cache.cached_copy(digest(record["files"]), cache or checkpoint_cache.default_folder(), copy)
+    root = cache or checkpoint_cache.default_folder()
+    return checkpoint_cache.cached_copy(digest(record["files"]), root, copy)
 
 
 def _copied(source: BinaryIO, target: BinaryIO) -> str:

@@ -93,7 +93,9 @@ class PairwiseScorer(TextScorer):
         """Each consumed candidate against each other one, in a random order."""
         shared = self._prompts.shared_prefix(query)
         texts = [self._tokenizer.encode_untrusted(text, self._settings.item_tokens) for text in query.candidates]
-        right, wrong = ([place for place, is_right in enumerate(consumed) if is_right is kind] for kind in (True, False))
+        right, wrong = (
+            [place for place, is_right in enumerate(consumed) if is_right is kind] for kind in (True, False)
+        )
         found = []
         for pair in product(right, wrong):
             answer = int(rng.integers(0, 2))  # the place of the consumed one

@@ -1,16 +1,16 @@
 """Examples for tuning a text reranker: the prompts that it asks at scoring time, with their right answers.
 
-InstructRec (Zhang et al. 2023, arXiv 2305.07001) turns interactions into instructions with an answer each. Here a user's
-example is one item that the user consumed after the cutoff and a few hard negatives: candidates of the retrievers,
-within the depth that is scored, that the user did not consume. The text reranker (`TextScorer.tuning_prompts`) turns
-them into prompts, with the templates of the train split that it scores with.
+InstructRec (Zhang et al. 2023, arXiv 2305.07001) turns interactions into instructions with an answer each. Here a
+user's example is one item that the user consumed after the cutoff and a few hard negatives: candidates of the
+retrievers, within the depth that is scored, that the user did not consume. The text reranker
+(`TextScorer.tuning_prompts`) turns them into prompts, with the templates of the train split that it scores with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from os.path import commonprefix
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +84,8 @@ def packed_example(scorer: TextScorer, user: UserCandidates, negatives: int, see
 
 def packed_prompts(prompts: Sequence[TuningPrompt]) -> PackedPrompts:
     """The prompts of one user with their common beginning taken out; every ending keeps at least its last token."""
-    shared = len(commonprefix([list(each.tokens) for each in prompts]))
-    shared = min(shared, min(len(each.tokens) for each in prompts) - 1)
+    same = takewhile(lambda column: len(set(column)) == 1, zip(*(each.tokens[:-1] for each in prompts), strict=False))
+    shared = sum(1 for _ in same)
     return PackedPrompts(
         tuple(prompts[0].tokens[:shared]),
         tuple(tuple(each.tokens[shared:]) for each in prompts),

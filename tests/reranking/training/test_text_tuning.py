@@ -106,9 +106,9 @@ def test_answers_are_what_was_consumed(folders: dict[str, Path], method: str) ->
             if method == "pointwise":
                 assert (answers[0] < len(scorer.ids) // 2) == (named[-1][1] in RIGHT)
             elif method == "pairwise":
-                assert named[-2 :][answers[0]][1] in RIGHT
+                assert named[-2:][answers[0]][1] in RIGHT
             else:
-                assert named[-4 :][answers[0]][1] in RIGHT
+                assert named[-4:][answers[0]][1] in RIGHT
 
 
 @pytest.mark.parametrize("method", ["pointwise", "pairwise"])
