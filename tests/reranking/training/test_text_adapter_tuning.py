@@ -83,7 +83,7 @@ def test_training_candidates_and_answers_lie_before_the_first_cutoff(tuned: Prep
 
 
 def test_scorers_load_their_adapter(tuned: Prepared) -> None:
-    context, data, models = tuned
+    context, _, models = tuned
     cache = ScorerCache(context, "transformers")
     scorers = [cache.at(models[-1], variant.read(Rerank)) for variant in variants(context)]
     assert all(isinstance(scorer, TextReranker) for scorer in scorers)
