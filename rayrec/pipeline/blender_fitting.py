@@ -79,7 +79,7 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
         spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
         write_training_examples(spec)
         fitting = task(_fit_blender, 1)
-        wait_for(*[fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing])
+        wait_for(*[fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing], name="blend")
     return fingerprints
 
 

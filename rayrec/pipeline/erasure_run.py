@@ -161,7 +161,7 @@ def unlearn(before: RunContext, now: RunContext) -> list[dict[str, Any]]:
             if not artifacts.exists(before.storage, item_model_store.KIND, old_fingerprint):
                 continue
             correcting = task(_unlearn, now.config.resources.fit_num_cpus)
-            wait_for(correcting.remote(before, now, cut, old_fingerprint, fingerprint))
+            wait_for(correcting.remote(before, now, cut, old_fingerprint, fingerprint), name="unlearn")
         how = artifacts.load_meta(now.storage, item_model_store.KIND, fingerprint)["more"].get("unlearned")
         rows.append({"before": old_fingerprint, "after": fingerprint, "cut": cut, "sources": how})
     return rows

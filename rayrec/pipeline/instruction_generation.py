@@ -25,6 +25,7 @@ from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.placement import engines
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.cluster import gather
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
@@ -97,7 +98,7 @@ def generate_profiles(context: RunContext, teacher: LlmTeacher | None) -> TeachR
     placed = engines(resources) if teacher else None
     cpus, gpus = (1.0, 0.0) if placed is None else (placed.engine_cpus, placed.engine_gpus)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(_generate_profiles)
-    result: TeachResult = ray.get(task.remote(context, teacher))
+    result: TeachResult = gather([task.remote(context, teacher)], "teach")[0]
     return result
 
 

@@ -119,7 +119,7 @@ class SubmittedFit:
     def wait(self) -> None:
         """Wait until the model exists. Raises the task's error."""
         if self.task is not None:
-            wait_for(self.task)
+            wait_for(self.task, name="fit")
 
 
 def submit_fit(context: RunContext, data: IngestResult, cutoff: int) -> SubmittedFit:

@@ -28,7 +28,7 @@ from rayrec.pipeline.placement import training_workers
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import has_requests
 from rayrec.pipeline.worker_cache import worker_cache
-from rayrec.ray_support.cluster import placeable_cpus
+from rayrec.ray_support.cluster import gather, placeable_cpus
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 from rayrec.ray_support.training_workers import ReportCallback, WorkerGroup, run
 from rayrec.reranking.item_token import tuned_checkpoint
@@ -87,7 +87,8 @@ def _tunable(
     checking = ray.remote(num_cpus=placeable_cpus(1), max_retries=3)(with_thread_limit(1, _has_examples))
     items = len(data.catalogue)
     enough = {one: checking.remote(context, one, items) for one in missing if one is not models[-1]}
-    left_out = [one for one, answer in enough.items() if not ray.get(answer)]
+    answers = gather(list(enough.values()), "tune")
+    left_out = [one for one, answer in zip(enough, answers, strict=True) if not answer]
     if left_out:
         days = ", ".join(one.date for one in left_out)
         _LOG.warning("tune: too few events before %s to tune an LLM; the blender does not learn from there", days)

@@ -73,7 +73,7 @@ def understand_texts(context: RunContext) -> int:
         ]
         for part, one in zip(parts, running, strict=True):
             if one is not None:
-                wait_for(one)
+                wait_for(one, name="understand")
             progress.advance(len(part))
     return sum(map(len, parts))
 

@@ -16,7 +16,7 @@ import secrets
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from ray.exceptions import AuthenticationError
 
 from rayrec.config import Resources
 from rayrec.numerics.threads import with_thread_limit
-from rayrec.ray_support import stop_signals
+from rayrec.ray_support import stall_watch, stop_signals
 from rayrec.ray_support.capacity import Capacity, ClusterError, Node
 from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.ray_support.stage_runner import repeating
@@ -122,10 +122,28 @@ def task(work: Callable[..., None], num_cpus: float, memory: int = 0) -> Any:
     return ray.remote(num_cpus=cpus, memory=placeable_memory(memory), max_retries=3)(working)
 
 
-def wait_for(*tasks: ray.ObjectRef) -> None:
-    """Wait for tasks of `task`. Raises the error of one that failed."""
-    for repeats in ray.get(list(tasks)):
+def wait_for(*tasks: ray.ObjectRef, name: str = "tasks") -> None:
+    """Wait for tasks of `task`, as `gather`."""
+    for repeats in gather(tasks, name):
         retries.add(repeats)
+
+
+def gather(tasks: Sequence[ray.ObjectRef], name: str) -> list[Any]:
+    """The results of Ray tasks, in order. While none ends, a warning that starts with `name` says what they wait for.
+
+    Raises the error of one that failed, and ClusterError if there has been no place for one for
+    `resources.no_progress_minutes`; a task that runs may take longer.
+    """
+    pending, limit_s = list(tasks), DataContext.get_current().execution_no_progress_timeout_s
+    with stall_watch.watching(name, first_s=stall_watch.LONG_S) as progressed:
+        while pending:
+            done, pending = ray.wait(pending, timeout=limit_s if limit_s > 0 else None)
+            if not done and stall_watch.pending_requests():
+                raise stall_watch.stalled(f"{limit_s / 60:g} minutes", stall_watch.waiting_for())
+            ray.get(done)
+            progressed()
+        found: list[Any] = ray.get(list(tasks))
+        return found
 
 
 def _address() -> str:

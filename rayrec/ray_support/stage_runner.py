@@ -24,7 +24,6 @@ from ray.data.exceptions import ExecutionTimeoutError
 from rayrec.errors import RayrecError, TransientStorageError
 from rayrec.numerics.threads import thread_limit
 from rayrec.ray_support import stall_watch
-from rayrec.ray_support.capacity import ClusterError
 from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.storage import home_folder, retries
 
@@ -123,11 +122,7 @@ def results(dataset: Dataset) -> Iterator[pa.Table]:
         yield from _results(dataset)
     except ExecutionTimeoutError as error:
         minutes = DataContext.get_current().execution_no_progress_timeout_s / 60
-        raise ClusterError(
-            f"nothing moved on for {minutes:g} minutes: {stall_watch.waiting_for()}",
-            where="resources.no_progress_minutes",
-            hint="run the job again: it resumes. If one shard takes longer, use more data.shards or raise this setting",
-        ) from error
+        raise stall_watch.stalled(f"{minutes:g} minutes", stall_watch.waiting_for()) from error
 
 
 def _results(dataset: Dataset) -> Iterator[pa.Table]:

@@ -6,6 +6,7 @@ Ray itself is silent about both. The limit after which a stage ends is `resource
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,13 @@ from contextlib import contextmanager, suppress
 
 import ray
 
+from rayrec.ray_support import stop_signals
+from rayrec.ray_support.capacity import ClusterError
+
 _LOG = logging.getLogger(__name__)
 _FIRST_S = 120.0  # the first words; then after twice the time each
+LONG_S = 600.0  # the first words about tasks that usually take longer than a shard
+_GRACE_S = 300.0  # after the limit, for whoever waits to raise its error
 
 
 @contextmanager
@@ -25,11 +31,13 @@ def watching(
     first_s: float = _FIRST_S,
     waits_for: Callable[[], str] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    end: Callable[[str, int], None] | None = None,
 ) -> Iterator[Callable[[], None]]:
     """Call the result whenever a work item of the stage `name` has finished; a thread warns where that does not happen.
 
     `limit_s`: how long the stage may be without progress, seconds; -1: without end. If the first work item takes more
-    than half of it, a warning says so.
+    than half of it, a warning says so. Whoever waits is to raise an error at the limit; where it waits in a call that
+    does not return, the thread calls `end` with words and an exit code, which ends the process.
     """
     started = last = clock()
     finished, ended = 0, threading.Event()
@@ -46,12 +54,18 @@ def watching(
 
     def watch() -> None:
         since, pause = last, first_s
-        while not ended.wait(max(0.01, since + pause - clock())):
+        latest_s = limit_s + _GRACE_S if limit_s > 0 else math.inf
+        while not ended.wait(max(0.01, since + min(pause, latest_s) - clock())):
             if last > since:
                 since, pause = last, first_s
-            elif clock() >= since + pause:
-                quiet = (clock() - since) / 60
-                _LOG.warning("%s: no shard finished for %.0f minutes; %s", name, quiet, (waits_for or waiting_for)())
+                continue
+            quiet_s = clock() - since
+            if quiet_s >= min(pause, latest_s):
+                quiet, why = f"{quiet_s / 60:.0f} minutes", (waits_for or waiting_for)()
+                if quiet_s >= latest_s:
+                    (end or stop_signals.end_with)(f"error: {stalled(f'{name}: {quiet}', why)}", ClusterError.exit_code)
+                    latest_s = math.inf
+                _LOG.warning("%s: nothing finished for %s; %s", name, quiet, why)
                 pause *= 2
 
     thread = threading.Thread(target=watch, daemon=True, name=f"watch-{name}")
@@ -63,11 +77,20 @@ def watching(
         thread.join()
 
 
+def stalled(since: str, why: str) -> ClusterError:
+    """The error of a stage that does not move on."""
+    return ClusterError(
+        f"nothing moved on for {since}: {why}",
+        where="resources.no_progress_minutes",
+        hint="run the job again: it resumes. If one shard takes longer, use more data.shards or raise this setting",
+    )
+
+
 def waiting_for() -> str:
     """What requests of the connected cluster wait for, and what is free."""
     with suppress(Exception):  # the cluster may be about to end
         free, total = ray.available_resources(), ray.cluster_resources()
-        return describe(_pending_requests(), free, total)
+        return describe(pending_requests(), free, total)
     return "the cluster does not answer"
 
 
@@ -89,7 +112,7 @@ def describe(
     )
 
 
-def _pending_requests() -> dict[tuple[tuple[str, float], ...], int]:
+def pending_requests() -> dict[tuple[tuple[str, float], ...], int]:
     """The cluster's requests that no node holds yet. Private in Ray 2.60, whose public state API needs a dashboard."""
     from ray.autoscaler.v2.sdk import get_cluster_resource_state
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rayrec.errors import ConfigError, DataError, RayrecError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.threads import with_thread_limit
+from rayrec.ray_support import stall_watch
 from rayrec.storage import home_folder, temporary_folders
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, 
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus else {})
-    with temporary_folders.temporary_folder() as folder, _told_by_workers() as lines:
+    with temporary_folders.temporary_folder() as folder, _told_by_workers(name) as lines:
         trainer = TorchTrainer(
             _work,
             train_loop_config={"work": with_thread_limit(workers.cpus, work), "lines": lines},
@@ -63,8 +64,9 @@ def run(work: Callable[[Worker, ReportCallback], object], workers: WorkerGroup, 
 
 
 @contextmanager
-def _told_by_workers() -> Iterator[Any]:
-    """A queue whose lines the driver prints, because workers' own output goes to Ray's log files.
+def _told_by_workers(name: str) -> Iterator[Any]:
+    """A queue whose lines the driver prints, because workers' own output goes to Ray's log files. While none comes, a
+    warning says what the workers wait for.
 
     It lives on the driver's node, so that the loss of another node does not affect it. If it dies, only lines are
     lost.
@@ -77,20 +79,23 @@ def _told_by_workers() -> Iterator[Any]:
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     console = Console(stderr=True, highlight=False)
 
-    def tell() -> None:
-        with suppress(ray.exceptions.RayError):
-            while (line := queue.get()) is not None:
-                console.print(line, markup=False, soft_wrap=True)
+    with stall_watch.watching(name, first_s=stall_watch.LONG_S) as progressed:
 
-    teller = Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield queue
-    finally:
-        with suppress(ray.exceptions.RayError):
-            queue.put(None)
-        teller.join(_LAST_LINES_S)
-        queue.shutdown()
+        def tell() -> None:
+            with suppress(ray.exceptions.RayError):
+                while (line := queue.get()) is not None:
+                    progressed()
+                    console.print(line, markup=False, soft_wrap=True)
+
+        teller = Thread(target=tell, daemon=True)
+        teller.start()
+        try:
+            yield queue
+        finally:
+            with suppress(ray.exceptions.RayError):
+                queue.put(None)
+            teller.join(_LAST_LINES_S)
+            queue.shutdown()
 
 
 def _work(config: Mapping[str, Any]) -> RayrecError | None:

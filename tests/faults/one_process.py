@@ -59,5 +59,5 @@ def without_ray() -> ExitStack:
     for module in [module for name, module in sys.modules.items() if name.startswith("rayrec.pipeline.")]:
         if getattr(module, "task", None) is cluster.task:
             stack.enter_context(patch.object(module, "task", lambda work, *resources: OneProcessTask(work)))
-            stack.enter_context(patch.object(module, "wait_for", lambda *tasks: None))
+            stack.enter_context(patch.object(module, "wait_for", lambda *tasks, **_: None))
     return stack

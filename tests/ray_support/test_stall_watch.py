@@ -18,7 +18,25 @@ def test_a_stage_without_progress_says_what_it_waits_for(caplog: pytest.LogCaptu
 
     with watching("score", first_s=0.01, waits_for=waits_for):
         assert asked.wait(600)
-    assert "score: no shard finished for 0 minutes; waiting for a GPU" in caplog.text
+    assert "score: nothing finished for 0 minutes; waiting for a GPU" in caplog.text
+
+
+def test_a_wait_that_never_returns_is_ended_with_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rayrec.ray_support.stall_watch._GRACE_S", 0.0)
+    ended, said = threading.Event(), []
+
+    def end(message: str, code: int) -> None:
+        said.append((message, code))
+        ended.set()
+
+    with watching("ingest", 0.01, first_s=600, waits_for=lambda: "the cluster does not answer", end=end):
+        assert ended.wait(600)
+    ((message, code),) = said
+    assert message.startswith("error: nothing moved on for ingest: 0 minutes: the cluster does not answer")
+    assert "run the job again" in message
+    assert code == 2
 
 
 def test_a_first_shard_that_takes_more_than_half_of_the_limit_is_told(caplog: pytest.LogCaptureFixture) -> None:
