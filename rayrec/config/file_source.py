@@ -85,6 +85,9 @@ class Column(Section):
     extract: GroupPattern | None = None
     """A pattern (RE2) with exactly one group: the part of the text that is used. Values that do not match are
     missing."""
+    number: Literal["1,234.56", "1.234,56"] | None = None
+    """How the column writes numbers, if with currencies or thousands separators: `£3.50` and `1,299.00 EUR` are read as
+    3.50 and 1299.00 by `1,234.56`, `3,50 €` and `1.299 €` by `1.234,56`. Text that is not written so stays as it is."""
 
 
 ColumnLike = str | Column

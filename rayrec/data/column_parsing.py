@@ -5,6 +5,7 @@ Times become microseconds since the epoch, UTC.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +43,25 @@ Mask = npt.NDArray[np.bool_]
 _NUMBER = r"(?i)^[+-]?(?:\d+\.?\d*(?:e[+-]?\d{1,4})?|\.\d+(?:e[+-]?\d{1,4})?|inf|infinity)$"
 _NO_NUMBER = r"(?i)^(?:[+-]?nan)?$"
 _TRUE, _FALSE = r"(?i)^(?:true|t)$", r"(?i)^(?:false|f)$"
+
+_SPACES = r"\s\x{A0}\x{2009}\x{202F}"
+_CURRENCY = rf"\p{{L}}\p{{Sc}}{_SPACES}"  # £, EUR, kr, or the space before one
+
+
+def plain_numbers(values: pa.StringArray, written: str) -> pa.StringArray:
+    """Numbers that are written as `written` (1,234.56 or 1.234,56), perhaps with a currency, as plain ones: 1234.56.
+
+    Other text stays as it is.
+    """
+    thousands, point = re.escape(written[1]), re.escape(written[5])
+    digits = rf"\d{{1,3}}(?:[{thousands}'’{_SPACES}]\d{{3}})+|\d+"
+    pattern = rf"^([+-]?)(?:[{_CURRENCY}]|\p{{L}}\.)*([+-]?)({digits})((?:{point}\d*)?)[{_CURRENCY}]*$"
+    found = regex_patterns.matches(values, pattern).fill_null(False)
+    if not pc.any(found).as_py():
+        return values
+    numbers = pc.replace_substring_regex(values.filter(found), pattern, r"\1\2\3\4")
+    numbers = pc.replace_substring_regex(numbers, rf"[{thousands}'’{_SPACES}]", "")
+    return pc.replace_with_mask(values, found, pc.replace_substring(numbers, written[5], "."))
 
 
 def floats(text: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

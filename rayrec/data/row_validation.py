@@ -15,7 +15,14 @@ from rayrec.data.id_text import id_text, is_inexact
 from rayrec.data.quarantine import malformed_rows, quarantined
 from rayrec.data.raw_rows import RawBatch
 from rayrec.data.schemas import QUARANTINE
-from rayrec.data.text_columns import Text, as_text, extracted, has_invisible_characters, has_undecodable_bytes, plain
+from rayrec.data.text_columns import (
+    Text,
+    as_text,
+    extracted,
+    has_invisible_characters,
+    has_undecodable_bytes,
+    plain,
+)
 from rayrec.errors import DataError
 
 MAX_ID_CHARS = 256
@@ -66,11 +73,12 @@ class RowValidation:
         self._reasons.append((reason, column))
 
     def text(self, field: ColumnLike) -> Text:
-        """The field as text, after its `extract` pattern."""
+        """The field as text, after its `extract` pattern, and with plain numbers if it says how they are written."""
         field = as_column(field)
         if field.column not in self._texts:
             self._texts[field.column] = as_text(self.batch.table[field.column], field.column, self._where)
-        return extracted(self._texts[field.column], field.extract)
+        part, number = extracted(self._texts[field.column], field.extract), field.number
+        return part if number is None else part.map(lambda values: column_parsing.plain_numbers(values, number))
 
     def ids(self, field: ColumnLike) -> Text:
         """The field as ids (`id_text`), after its `extract` pattern. Raises DataError for unusable types."""

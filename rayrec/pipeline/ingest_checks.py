@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def check_ingested(context: RunContext, data: IngestResult) -> None:
-    """Raise DataError if no user can get a slate in any arm; warn of attributes in `ranges` that are no numbers."""
+    """Raise DataError if no user can get a slate in any arm, or a range reads an attribute that is mostly no number."""
     if not sum(shard.histories for shard in data.shards):
         return  # the fit says so
     items, attributes = CatalogueItems.of(data.catalogue), data.catalogue["attributes"]
@@ -36,6 +36,11 @@ def check_ingested(context: RunContext, data: IngestResult) -> None:
             _LOG.warning("arm %s: nobody can have a slate: %s; %s", arm, *problem)
 
 
+def _column(context: RunContext, attribute: str) -> str:
+    field = context.config.data.items.attributes.get(attribute, attribute)
+    return field if isinstance(field, str) else field.column
+
+
 def _problem(
     context: RunContext, path: ArmPath, data: IngestResult, items: CatalogueItems, attributes: pa.ChunkedArray
 ) -> tuple[str, str] | None:
@@ -47,17 +52,18 @@ def _problem(
     if not items.available.any():
         return f"none of the {len(items.ids):,} items is available", "check the column that data.items.available names"
     for name, allowed in rules.ranges.items():
-        count, example = unreadable_numbers(attributes, name)
+        count, given, example = unreadable_numbers(attributes, name)
         if not count:
             continue
-        key = f"slate.rules.ranges.{name}"
-        what = f"{count:,} items have a {name!r} that is no number, for example {example!r}"
+        key, column = f"slate.rules.ranges.{name}", _column(context, name)
+        what = f"{count:,} of {given:,} items have a {name!r} that is no number, for example {example!r}"
         hint = (
-            f"give the attribute as a plain number, such as 3.50 (data.items.attributes.{name}; `extract` selects a "
-            f"part of a text), or set {key}.missing: keep"
+            f"say how the column writes numbers: data.items.attributes.{name}: "
+            f"{{column: {column}, number: '1,234.56'}} (or '1.234,56'), or give plain numbers such as 3.50"
         )
-        if allowed.missing == "drop" and not (applied.passes[f"ranges.{name}"] & items.available).any():
-            return f"{key} admits no item: {what}", hint
+        if 2 * count > given:
+            where = f"{context.config.data.items.path or context.config.data.interactions.path}, column {column!r}"
+            raise DataError(f"{key} cannot be applied: {what}", where=where, hint=hint)
         _LOG.warning("%s: %s; these items count as missing (missing: %s); %s", key, what, allowed.missing, hint)
     admitted = applied.admitted_items & items.available
     if not admitted.any():

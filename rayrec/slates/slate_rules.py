@@ -105,13 +105,15 @@ def unresolved_ids(rules: config.Rules, items: CatalogueItems) -> dict[str, int]
     return {what: count for what, count in counts.items() if count}
 
 
-def unreadable_numbers(attributes: pa.ChunkedArray, name: str) -> tuple[int, str]:
-    """Number of items whose attribute is text but no number, and the first such text. `attributes`: as `Rules.of`."""
+def unreadable_numbers(attributes: pa.ChunkedArray, name: str) -> tuple[int, int, str]:
+    """Number of items whose attribute is text but no number, of those that have the attribute, and the first such text.
+
+    `attributes`: as `Rules.of`.
+    """
     texts = pc.map_lookup(attributes, pa.scalar(name, pa.string()), "first")
-    wrong = pc.and_(pc.is_valid(texts), pa.array(np.isnan(_numbers(attributes, name))))
-    wrong = pc.and_(wrong, pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False))
-    examples = texts.filter(wrong)
-    return len(examples), examples[0].as_py() if len(examples) else ""
+    given = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False)
+    examples = texts.filter(pc.and_(given, pa.array(np.isnan(_numbers(attributes, name)))))
+    return len(examples), pc.sum(given).as_py() or 0, examples[0].as_py() if len(examples) else ""
 
 
 def _best_of_each(scored: ScoredCandidates, most: int) -> Bools:

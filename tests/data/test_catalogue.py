@@ -17,6 +17,7 @@ from rayrec.data.input_files import item_files
 from rayrec.data.schemas import ITEM
 from rayrec.data.text_columns import as_text
 from rayrec.errors import DataError
+from rayrec.slates.slate_rules import unreadable_numbers
 
 ROWS = [("tea", "Tea", "2"), ("cup", "Cup", "1"), ("tea", "tea!", "2"), ("tea", "Tea", "3"), ("pot", "", "9")]
 
@@ -46,6 +47,21 @@ def test_from_interactions_each_field_is_its_most_frequent_value() -> None:
         ("pot", "pot", {"price": "9"}),
         ("tea", "Tea", {"price": "2"}),
     ]
+
+
+def test_prices_are_read_as_their_column_writes_them(tmp_path: Path) -> None:
+    content = 'item_id,title,price\na,A,£3.50\nb,B,"1,299.00 €"\nc,C,\nd,D,on request\n'
+    prices = {"price": {"column": "price", "number": "1,234.56"}}
+    found = from_file(tmp_path, content, attributes=prices).catalogue
+    assert [dict(row).get("price") for row in found["attributes"].to_pylist()] == [
+        "3.50",
+        "1299.00",
+        None,
+        "on request",
+    ]
+    assert unreadable_numbers(found["attributes"], "price") == (1, 3, "on request")
+    plain = from_file(tmp_path, content, attributes={"price": "price"}).catalogue
+    assert unreadable_numbers(plain["attributes"], "price") == (3, 3, "£3.50")
 
 
 def test_ties_between_frequent_values_go_to_the_smallest() -> None:

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.config.file_source import strptime_can_read
-from rayrec.data.column_parsing import EARLIEST, LATEST, UnreadableTimeError, floats, microseconds, typed_floats
+from rayrec.data.column_parsing import (
+    EARLIEST,
+    LATEST,
+    UnreadableTimeError,
+    floats,
+    microseconds,
+    plain_numbers,
+    typed_floats,
+)
 
 MOMENT = datetime(2011, 8, 31, 12, 30, 15, tzinfo=UTC)
 MICROS = int(MOMENT.timestamp()) * 1_000_000
@@ -165,3 +173,39 @@ def test_numbers_are_read_missing_or_flagged() -> None:
     values, wrong = typed_floats(pa.array([1.5, None, float("nan"), float("inf")]))
     assert wrong.tolist() == [False, False, False, True]
     assert typed_floats(pa.array([True, False, None]))[0].tolist()[:2] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("written", "texts", "plain"),
+    [
+        (
+            "1,234.56",
+            [
+                "£3.50",
+                "1,299.00 €",
+                "USD 1,000,000",
+                "-£2.5",
+                "£-2.5",
+                "Rs. 500",
+                "1 299.00 kr",
+                "1\u202f299",
+                "7",
+                "5.",
+            ],
+            ["3.50", "1299.00", "1000000", "-2.5", "-2.5", "500", "1299.00", "1299", "5."],
+        ),
+        (
+            "1.234,56",
+            ["3,50 €", "1.299,00 €", "CHF 1'299", "1.000.000", "-0,5", "12"],
+            ["3.50", "1299.00", "1299", "1000000", "-0.5", "12"],
+        ),
+        ("1,234.56", None, ["free", "3 for 5", "10-20", "1,2,3", "1,23", "€", "12e3x4", ".5"]),
+        ("1.234,56", None, ["1.50", "1,299.00", "n/a"]),
+    ],
+)
+def test_numbers_with_currencies_are_read_as_their_column_writes_them(
+    written: str, texts: list[str] | None, plain: list[str]
+) -> None:
+    found = plain_numbers(pa.array(texts or plain), written)
+    assert found.to_pylist() == plain
+    assert plain_numbers(pa.array([None, *plain]), "1,234.56").to_pylist()[0] is None

@@ -35,6 +35,13 @@ class Broken:
             object.__setattr__(self, "error", DataError)
 
 
+def _config(**sections: Mapping[str, Any]) -> dict[str, Any]:
+    config = good_config()
+    for section, keys in sections.items():
+        config["data"][section] |= keys
+    return config
+
+
 def _events(name: str, content: bytes | str, **expected: Any) -> Broken:
     return Broken(name, files=good_files() | {DAY_FILE: content}, **expected)
 
@@ -202,6 +209,13 @@ ROWS_OF_CSV = [
     _row("the_same_row_again", ROWS.splitlines()[0], duplicate=1),
     _row("a_user_with_nothing_right", "cat,gin,2011-08-30,view,,", unknown_item=1, all_events_quarantined=1),
     _row("a_user_who_only_returned", "cat,tea,2011-08-30,return,,", too_few_events=1),
+    Broken(
+        "values_with_their_currency",
+        config=_config(interactions={"value": {"column": "value", "number": "1.234,56"}}),
+        files=good_files()
+        | {DAY_FILE: HEADER + 'ann,tea,2011-08-30,view,"1.234,56 €",\nann,cup,2011-08-30,view,3 for 2,\n'},
+        reasons={"bad_value": 1},
+    ),
     Broken(
         "a_user_of_one_event",
         config=good_config() | {"data": good_config()["data"] | {"min_events": 2}},

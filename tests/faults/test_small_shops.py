@@ -73,7 +73,13 @@ def test_an_item_that_everybody_has_is_refused_before_the_fit(tmp_path: Path, lo
         (
             {"items.csv": "item_id,title,price\ntea,T,£3.50\ncup,C,£7\npot,P,£20\n"},
             ("slate.rules.ranges.price.max=30",),
-            ("slate.rules.ranges.price admits no item", "£7", "data.items.attributes.price"),
+            (
+                "slate.rules.ranges.price cannot be applied",
+                "3 of 3 items",
+                "'£7'",
+                "items.csv, column 'price'",
+                "number: ",
+            ),
         ),
         ({}, ("slate.rules.ranges.price.min=900",), ("the rules admit none", "slate.rules.ranges.price")),
         ({}, ("slate.rules.blocked=[tea, cup, pot]",), ("the rules admit none", "slate.rules.blocked")),
