@@ -106,14 +106,17 @@ def _check_size(metadata: pq.FileMetaData, columns: Sequence[str], size: int, wh
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Parts of the batch whose text is of bounded size, also where a dictionary makes many rows of a few bytes."""
+    texts = [each for each in batch.columns if pa.types.is_dictionary(each.type) and _is_text(each.type.value_type)]
+    lengths_of = [pc.binary_length(column.dictionary).fill_null(0) for column in texts]
+    if batch.num_rows * sum(pc.max(lengths).as_py() or 0 for lengths in lengths_of) <= _MAX_BATCH_BYTES:
+        yield batch
+        return
     bytes_of_row = np.zeros(batch.num_rows, np.int64)
-    for column in batch.columns:
-        if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
-            lengths = pc.binary_length(column.dictionary).fill_null(0).to_numpy(zero_copy_only=False)
-            codes = column.indices.cast(pa.int64()).fill_null(len(lengths)).to_numpy(zero_copy_only=False)
-            bytes_of_row += np.append(lengths, 0)[codes]
+    for column, lengths in zip(texts, lengths_of, strict=True):
+        codes = column.indices.cast(pa.int64()).fill_null(len(lengths)).to_numpy(zero_copy_only=False)
+        bytes_of_row += np.append(lengths.to_numpy(zero_copy_only=False), 0)[codes]
     before = np.cumsum(bytes_of_row)
-    if not len(before) or before[-1] <= _MAX_BATCH_BYTES:
+    if before[-1] <= _MAX_BATCH_BYTES:
         yield batch
         return
     start = 0
