@@ -4,8 +4,8 @@
 
 The file (local or an fsspec URL) is a CSV with a header, parquet or JSON lines; its column `user_id` (or --column)
 holds the ids, read as in interactions: only empty text and nulls are no id. A row that cannot be read refuses the file.
-Do not run it while another job runs. The next call completes one that was killed; a call with no new users changes
-nothing.
+Do not run it while another job runs; beside a daily run it ends with words. The next call completes one that was
+killed; a call with no new users changes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import typer
 from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
 from rayrec.data import erasure_list
 from rayrec.data.user_file import read_user_ids
+from rayrec.errors import PublicationError
+from rayrec.monitoring.run_status import live_runs
 from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.erasure_run import add_to_erasure_list, execute, newest_context
 from rayrec.ray_support import cluster
@@ -56,6 +58,13 @@ def forget(
     if not requests:
         console.print("nothing to do: every request has its certificate")
         return
+    if alive := live_runs(storage):
+        raise PublicationError(
+            "a daily run goes on, and may write rows of these users while they are erased: they are on the erasure "
+            "list, nothing else was changed",
+            where=", ".join(storage.url(path) for path in alive),
+            hint="wait for its end or stop it, then run jobs.forget with the same file again",
+        )
     with cluster.connect(loaded.resources) if context is not None else nullcontext():
         for request in requests:
             path = execute(loaded, request, context, ids.to_pylist(), (users, loaded.data.root))

@@ -9,22 +9,33 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Literal, Protocol
 
+from rayrec.errors import MissingFileError
 from rayrec.publishing.records import utc_now
 from rayrec.redaction import shown
-from rayrec.storage import layout
+from rayrec.storage import FileInfo, layout
 
 State = Literal["running", "published", "failed", "blocked", "stopped"]
 
 _LOG = logging.getLogger(__name__)
 _EVERY_S = 5.0
 _END_S = 3.0  # for the last write; a job that was told to stop has 10 s in all
+_LISTEN_S = 15.0  # a run that goes on writes three times
+_MAY_LIVE_S = 600.0  # by this machine's clock
 _MOST_WORDS = 500  # characters of an error
+
+
+class _Reads(Protocol):
+    def list(self, prefix: str = "") -> list[FileInfo]: ...
+
+    def read(self, path: str) -> bytes: ...
 
 
 class _Writes(Protocol):
@@ -53,6 +64,36 @@ class StatusDocument:
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), ensure_ascii=False, indent=1, default=str) + "\n").encode()
+
+
+def live_runs(
+    storage: _Reads, *, listen_s: float = _LISTEN_S, sleep: Callable[[float], None] = time.sleep
+) -> list[str]:
+    """The status files of runs that go on: those that are written while this listens.
+
+    Returns at once where no status of the last minutes says `running`. Clocks of two machines are not compared closer.
+    """
+    before = _running(storage)
+    for _ in range(math.ceil(listen_s) if before else 0):
+        sleep(1.0)
+        now = _running(storage)
+        if alive := sorted(path for path, at in now.items() if before.get(path) != at):
+            return alive
+    return []
+
+
+def _running(storage: _Reads) -> dict[str, str]:
+    """status.json -> when it was written, of runs that may go on."""
+    oldest = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=_MAY_LIVE_S)
+    found: dict[str, str] = {}
+    for info in storage.list(layout.RUNS):
+        if layout.is_run_status(info.path):
+            with suppress(ValueError, KeyError, MissingFileError):
+                document = json.loads(storage.read(info.path))
+                written = datetime.datetime.fromisoformat(document["updated_at"])
+                if document["state"] == "running" and written > oldest:
+                    found[info.path] = document["updated_at"]
+    return found
 
 
 class RunStatus:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rayrec.errors import StorageError
-from rayrec.monitoring.run_status import RunStatus
+from rayrec.monitoring.run_status import RunStatus, live_runs
 from rayrec.storage import Storage, layout
 
 DAY = datetime.date(2026, 3, 2)
@@ -102,3 +102,38 @@ def test_a_run_that_never_began_writes_nothing(tmp_path: Path) -> None:
     status.end("failed", 2, "no cluster")
     assert list(tmp_path.iterdir()) == []
     assert status.document.error == "no cluster"
+
+
+def test_a_run_is_alive_while_its_status_is_written(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert live_runs(storage) == []
+    status = RunStatus(storage, DAY)
+    status.begin("0123", 4)
+    slept: list[float] = []
+
+    def killed(seconds: float) -> None:
+        slept.append(seconds)
+
+    def writing(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            content = stored(storage)
+            storage.write(
+                PATH, json.dumps(content | {"updated_at": f"{content['updated_at'][:10]}T23:59:59+00:00"}).encode()
+            )
+
+    status._ended.set()  # the process dies: nothing is written any more
+    assert status._thread is not None
+    status._thread.join()
+    assert live_runs(storage, sleep=killed) == []
+    assert len(slept) == 15
+    slept.clear()
+    assert live_runs(storage, sleep=writing) == [PATH]
+    assert len(slept) == 3
+    storage.write(PATH, json.dumps(stored(storage) | {"updated_at": "2026-03-02T00:00:00+00:00"}).encode())
+    assert live_runs(storage, sleep=pytest.fail) == []  # of a run that was killed long ago
+    status.end("published", 0)
+    status._write()
+    assert live_runs(storage, sleep=pytest.fail) == []
+    storage.write(PATH, b"{half")
+    assert live_runs(storage, sleep=pytest.fail) == []
