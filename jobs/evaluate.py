@@ -4,24 +4,37 @@ python -m jobs.evaluate --config conf/online_retail.yaml --set data.root=DIR --s
     --date 2011-08-24 --horizon-days 7
 
 Prints the decision and the metrics, writes reports/dt=D/metrics.json, and adds both to reports/dt=D/report.html.
+With `--from` and `--to` instead of `--date`, all published dates of the period are judged together.
 """
 
 from __future__ import annotations
 
 from datetime import date as Date
+from datetime import datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from jobs.cli import ConfigPath, Overrides, PrintConfig, PublishedDateOption, as_date, command, settings
+from jobs.cli import ConfigPath, Overrides, PrintConfig, as_date, command, settings
 from rayrec.config import Config
 from rayrec.data import erasure_list
-from rayrec.errors import DataError, MissingFileError, PublicationError
+from rayrec.errors import ConfigError, DataError, MissingFileError, PublicationError
 from rayrec.evaluation import evaluation_job
 from rayrec.evaluation.evaluation_job import EvaluationResult
-from rayrec.publishing.manifest import find_manifest
-from rayrec.reporting.html_report import read_report, write_report
-from rayrec.reporting.terminal import print_comparison, print_decision, print_off_policy, results_console
+from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
+from rayrec.evaluation.pooled_dates import pool_dates
+from rayrec.evaluation.segment_effects import interaction_sentences
+from rayrec.publishing.manifest import find_manifest, published_dates
+from rayrec.reporting.html_report import read_report, shorten, write_report
+from rayrec.reporting.terminal import (
+    print_comparison,
+    print_decision,
+    print_effect_by_day,
+    print_off_policy,
+    results_console,
+)
 from rayrec.storage import Storage, layout
 
 SHOWN_METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
@@ -29,10 +42,16 @@ SHOWN_METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "coverage@10")
 
 def evaluate(
     config: ConfigPath,
-    date: PublishedDateOption,
+    date: Annotated[datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="The published date.")] = None,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="The first of several published dates.")
+    ] = None,
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="The last of them, included.")
+    ] = None,
     horizon_days: Annotated[
         int,
-        typer.Option("--horizon-days", min=1, max=366, help="Days of consumption to evaluate with, from --date on."),
+        typer.Option("--horizon-days", min=1, max=366, help="Days of consumption to evaluate with, from the date on."),
     ] = 7,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="The arm to compare the others with; default: the first.")
@@ -40,8 +59,14 @@ def evaluate(
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Evaluate the slates of a published date with what users consumed in the days from it on."""
-    loaded, day, console = settings(config, overrides, print_config), as_date(date), results_console()
+    """Evaluate the slates of a published date, or of all dates of a period, with what users consumed from it on."""
+    loaded, console = settings(config, overrides, print_config), results_console()
+    if date is None and first is not None and last is not None:
+        _evaluate_pooled(loaded, as_date(first), as_date(last), horizon_days, baseline, console)
+        return
+    if date is None or first is not None or last is not None:
+        raise ConfigError("which dates?", where="--date, --from, --to", hint="give --date, or both --from and --to")
+    day = as_date(date)
     _require_published(loaded, day, f"python -m jobs.daily --config {config} --date {day}")
     storage = Storage(loaded.output.root)
     listed = erasure_list.read(storage).digest
@@ -49,6 +74,8 @@ def evaluate(
     console.print(result.evaluated_on, soft_wrap=True)
     print_comparison(console, result.slates.comparison, SHOWN_METRICS)
     print_decision(console, result.decision, result.slates.interleaving)
+    for sentence in interaction_sentences(result.segment_effects):
+        console.print(Text(shorten(sentence, 1000)), soft_wrap=True)
     if result.off_policy is not None:
         print_off_policy(console, result.off_policy)
     if erasure_list.read(storage).digest != listed:
@@ -60,6 +87,25 @@ def evaluate(
     storage.write(layout.metrics_path(day), result.to_json())
     console.print(f"metrics: {storage.url(layout.metrics_path(day))}", soft_wrap=True)
     console.print(f"report:  {_update_report(result, storage)}", soft_wrap=True)
+
+
+def _evaluate_pooled(
+    config: Config, first: Date, last: Date, horizon_days: int, baseline: str | None, console: Console
+) -> None:
+    """Judge the published dates of the period together; writes reports/pooled/.../metrics.json."""
+    if not config.data.root:
+        raise DataError("data.root is not set; what users consumed is read from it", hint="give --set data.root=DIR")
+    storage = Storage(config.output.root)
+    dates = [day for day in published_dates(config.output.root) if first <= day <= last]
+    result = pool_dates(config, dates, horizon_days, baseline)
+    console.print(result.description, soft_wrap=True)
+    known = set(result.comparison["metric"].to_pylist())
+    print_comparison(console, result.comparison, [name for name in ("conversion", *SHOWN_METRICS) if name in known])
+    print_decision(console, result.decision, INTERLEAVING.empty_table())
+    print_effect_by_day(console, result.by_day)
+    path = layout.pooled_metrics_path(dates[0], dates[-1])
+    storage.write(path, result.to_json())
+    console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
 
 
 def _update_report(result: EvaluationResult, storage: Storage) -> str:

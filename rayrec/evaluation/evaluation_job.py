@@ -18,6 +18,7 @@ from rayrec.evaluation.comparison import ALL_USERS
 from rayrec.evaluation.new_items import new_items
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult, evaluate_feedback
 from rayrec.evaluation.outcomes import outcomes
+from rayrec.evaluation.segment_effects import SegmentEffect, segment_effects
 from rayrec.evaluation.slate_evaluation import SlateEvaluation, evaluate_slates
 from rayrec.publishing.slate_reader import read_manifest
 
@@ -36,6 +37,11 @@ class EvaluationResult:
     slates: SlateEvaluation
     decision: Decision | None  # None with a single arm
     off_policy: OffPolicyResult | None = None  # None without feedback
+
+    @property
+    def segment_effects(self) -> tuple[SegmentEffect, ...]:
+        """Effects by segment, shrunk towards that on all users."""
+        return segment_effects(self.slates.comparison, self.slates.baseline, self.slates.decision_metric)
 
     def to_json(self) -> bytes:
         """metrics.json: values by system and metric, differences, interleaving, decision, off-policy estimates."""
@@ -61,6 +67,7 @@ class EvaluationResult:
             "decision": None if self.decision is None else dataclasses.asdict(self.decision),
             "systems": systems,
             "differences": differences,
+            "segment_effects": [dataclasses.asdict(effect) for effect in self.segment_effects],
             "interleaving": self.slates.interleaving.to_pylist(),
             "off_policy": None if self.off_policy is None else self.off_policy.to_dict(),
         }
@@ -76,7 +83,7 @@ def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None 
     manifest = read_manifest(root, day)
     later = outcomes(config, day, horizon_days)
     least = max(1, config.data.min_events)
-    relevant = _relevant(config, later)
+    relevant = positive_interactions(config, later)
     slates = evaluate_slates(root, day, relevant, min_events=least, baseline=baseline)
     evaluated_on = f"{_description(least, day, horizon_days, later, slates)} {new_items(root, day, relevant)}".strip()
     decision = decide(
@@ -90,7 +97,8 @@ def evaluate(config: Config, day: Date, horizon_days: int, baseline: str | None 
     return EvaluationResult(day, horizon_days, manifest.run_id, evaluated_on, slates, decision, off_policy)
 
 
-def _relevant(config: Config, later: pa.Table) -> pa.Table:
+def positive_interactions(config: Config, later: pa.Table) -> pa.Table:
+    """user_id and item_id of OUTCOME rows with an event of positive weight."""
     positive = np.array(list(config.data.events.values())) > 0
     chosen = positive[later["event"].combine_chunks().to_numpy()]
     return later.filter(pa.array(chosen)).select(["user_id", "item_id"])

@@ -48,6 +48,13 @@ def segments(features: SegmentFeatures, categories: Sequence[str]) -> Iterator[t
             yield name, users
 
 
+def segment_family(name: str) -> str:
+    """What a segment is defined by: segments of one family are disjoint."""
+    if name in {label for _, label in _LENGTHS}:
+        return "history length"
+    return "tenure" if name in {label for _, label in _TENURES} else "main category"
+
+
 def _bands(
     values: npt.NDArray[np.floating] | npt.NDArray[np.int64], bands: Sequence[tuple[float, str]]
 ) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:

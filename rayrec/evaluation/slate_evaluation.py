@@ -53,6 +53,17 @@ class SlateEvaluation:
 
 
 @dataclass(frozen=True)
+class MeasuredDate:
+    """The metrics of a published date by user, before any comparison."""
+
+    published: PublishedRun
+    relevant: RelevantItems  # of all evaluated users
+    arms: list[UserMetrics]
+    standalone: list[UserMetrics]
+    features: SegmentFeatures
+
+
+@dataclass(frozen=True)
 class _Part:
     """The metrics of one shard."""
 
@@ -79,17 +90,11 @@ def evaluate_slates(
     (user_id, rank, item_id). `baseline`: an arm, by default the first. Raises PublicationError if the date is not
     published, ConfigError for an unknown baseline, DataError if no user remains.
     """
-    published = PublishedRun.open(root, day)
+    measured = measure_date(root, day, relevant, min_events=min_events, others=others)
+    published, arms, standalone = measured.published, measured.arms, measured.standalone
+    features, relevant_items = measured.features, measured.relevant.matrix
     chosen = resolve_baseline(published.manifest.arms, baseline)
     seed = derive_seed("evaluate", published.manifest.run_id)
-    parts = list(_parts(published, relevant, min_events, others or {}))
-    if not parts:
-        raise DataError(
-            f"none of the {published.manifest.users.published:,} users with a slate on {day} has a relevant item",
-            hint="choose a longer --horizon-days, or check that the config is the one of the run",
-        )
-    arms, standalone = (_concat(systems) for systems in ([p.arms for p in parts], [p.standalone for p in parts]))
-    features = SegmentFeatures.concat([part.features for part in parts])
     by_segment = list(segments(features, published.item_statistics.categories))
     if not published.shares_users:
         arms = _adjusted(arms, features)
@@ -97,7 +102,6 @@ def evaluate_slates(
     best = max(retrievers, key=lambda system: float(np.nanmean(system.values[PRIMARY_METRIC])), default=None)
     best_standalone = None if best is None else best.system
     metric = PRIMARY_METRIC if published.shares_users else SPLIT_METRIC
-    relevant_items = sp.vstack([part.relevant.matrix for part in parts], format="csr")
     return SlateEvaluation(
         _compare(arms, standalone, by_segment, best_standalone, chosen, metric, seed),
         relevant_items.shape[0],
@@ -108,6 +112,28 @@ def evaluate_slates(
         _sample_ratio_p(published, arms),
         interleaving(arms, relevant_items, chosen, seed),
         published.left_out,
+    )
+
+
+def measure_date(
+    root: str, day: date, relevant: pa.Table, *, min_events: int = 1, others: Mapping[str, pa.Table] | None = None
+) -> MeasuredDate:
+    """The metrics of every user of a published date; see `evaluate_slates`."""
+    published = PublishedRun.open(root, day)
+    parts = list(_parts(published, relevant, min_events, others or {}))
+    if not parts:
+        raise DataError(
+            f"none of the {published.manifest.users.published:,} users with a slate on {day} has a relevant item",
+            hint="choose a longer --horizon-days, or check that the config is the one of the run",
+        )
+    user_id = pa.concat_arrays([part.relevant.user_id for part in parts])
+    matrix = sp.vstack([part.relevant.matrix for part in parts], format="csr")
+    return MeasuredDate(
+        published,
+        RelevantItems(user_id, parts[0].relevant.item_id, matrix),
+        _concat([part.arms for part in parts]),
+        _concat([part.standalone for part in parts]),
+        SegmentFeatures.concat([part.features for part in parts]),
     )
 
 

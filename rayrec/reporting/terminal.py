@@ -13,6 +13,7 @@ from rich.text import Text
 
 from rayrec.evaluation.ab_decision import Decision
 from rayrec.evaluation.comparison import ALL_USERS, COVERAGE
+from rayrec.evaluation.effect_by_day import EffectByDay
 from rayrec.evaluation.off_policy.feedback_evaluation import OffPolicyResult
 from rayrec.redaction import printable
 from rayrec.reporting import run_views
@@ -131,6 +132,20 @@ def print_off_policy(console: Console, result: OffPolicyResult) -> None:
     console.print(table)
     for sentence in () if result.live is None else result.live.sentences:
         console.print(Text(shorten(sentence, 1000)), soft_wrap=True)
+
+
+def print_effect_by_day(console: Console, arms: Sequence[EffectByDay]) -> None:
+    """Print each arm's difference from the baseline by day since the start, and whether it changes."""
+    table = Table(title="difference from the baseline by day", title_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("arm", "day", "users", "difference"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in arms:
+        for day in arm.days:
+            shown = f"{day.difference:+.4f}  {day.low:+.4f} … {day.high:+.4f}"
+            table.add_row(Text(shorten(arm.arm, 40)), str(day.day), f"{day.users:,}", shown)
+    console.print(table)
+    for arm in arms:
+        console.print(Text(shorten(arm.sentence, 400)), soft_wrap=True)
 
 
 def print_decision(console: Console, decision: Decision | None, interleaving: pa.Table) -> None:

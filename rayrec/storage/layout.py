@@ -42,6 +42,7 @@ quarantine/dt=D/
     <data fingerprint>/...parquet                  QUARANTINE: rows that broke their contract
     feedback/feedback.parquet, unmatched.parquet   feedback that broke its contract, or fits no slate
 reports/dt=D/report.html, report.json, metrics.json
+reports/pooled/from=D-to=D/metrics.json            several dates judged together
 erasure/                                           the erasure list (rayrec.data.erasure_list)
     salt.json, requests/<id>.json, plans/<id>.json, certificates/<id>.json
 """
@@ -215,6 +216,10 @@ quarantined_feedback_path: RunPath = f"{QUARANTINE}/dt={{}}/feedback/{{}}.parque
 report_page_path: DatePath = f"{REPORTS}/dt={{}}/report.html".format
 report_data_path: DatePath = f"{REPORTS}/dt={{}}/report.json".format
 metrics_path: DatePath = f"{REPORTS}/dt={{}}/metrics.json".format
+
+
+def pooled_metrics_path(first: Date, last: Date) -> str:
+    return f"{REPORTS}/pooled/from={first}-to={last}/metrics.json"
 
 
 def report_data_date(path: str) -> Date | None:
