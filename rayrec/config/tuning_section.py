@@ -45,6 +45,9 @@ class Tuning(Section):
     factors."""
     min_item_events: int = Field(3, ge=1)
     """Items with fewer events are scored by their words alone, or, where item vectors have no words, not by the LLM."""
+    max_items: int = Field(100_000, ge=1)
+    """Most items with a vector of their own: those with the most events. Bounds memory and the work of each prompt. All
+    others are as those with fewer than `min_item_events`, and retrievers propose and score them as ever."""
     horizon_days: float = Field(7.0, gt=0)
     """Days within which a user consumes a new item, which the model predicts. Set it longer for users who act
     rarely."""

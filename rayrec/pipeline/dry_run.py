@@ -70,9 +70,20 @@ def describe(context: RunContext) -> str:
 
 
 def _tuned(context: RunContext) -> str:
-    found = ["the LLM as of these dates"] if needs_tuned_llm(context) else []
+    found = [f"the LLM as of these dates; {_item_vectors(context)}"] if needs_tuned_llm(context) else []
     found += [f"an adapter for {variant.read(Rerank).method}" for variant in tuned_text_rerankers(context)]
     return " and ".join(found) or "nothing: no arm uses a tuned LLM"
+
+
+def _item_vectors(context: RunContext) -> str:
+    """How many items have a vector, and their memory: weights, gradients, two moments, and those of the best epoch."""
+    tuning = context.config.tuning
+    scratch = tuning.base == "scratch"
+    megabytes = 5 * 4 * tuning.max_items * (tuning.width if scratch else 1000) / 1e6
+    return (
+        f"at most {tuning.max_items:,} items (tuning.max_items) have a vector, {megabytes:,.0f} MB while tuning"
+        f"{'' if scratch else ' for each 1,000 numbers of width'}"
+    )
 
 
 def _solvers(context: RunContext) -> str:

@@ -147,21 +147,24 @@ class TuningLoop:
         self.model.train()
         total = torch.zeros((), dtype=torch.float64)
         for rows in plan:
-            total += self._step(examples, rows[self._worker.rank :: self._worker.world_size], scale)
+            total += self._step(examples, rows, scale)
         (total,) = self._worker.all_reduce_sum([total.to(self._worker.device)])
         return float(total) / len(plan), int(examples.tokens.lengths.sum())
 
-    def _step(self, examples: TuningExamples, rows: np.ndarray[Any, Any], scale: float) -> float:
+    def _step(self, examples: TuningExamples, of_all_workers: np.ndarray[Any, Any], scale: float) -> float:
         self._optimizer.zero_grad(set_to_none=False)
-        loss = 0.0
+        loss, rows = 0.0, of_all_workers[self._worker.rank :: self._worker.world_size]
         if len(rows):
-            batch = collate(examples, rows, self._layout.vocabulary.pad)
+            pad = self._layout.vocabulary.pad
+            batch = collate(examples, rows, pad)
             vectors = self.model.vectors()
             outputs = self._query_states(batch, vectors), vectors
             # Logits take the most memory: they are computed, used and freed in chunks, before one backward pass.
             leaves = [tensor.detach().requires_grad_() for tensor in outputs]
             weight = self._task.settings.instruction_loss_weight
-            for chunk in self._loss.loss_chunks(leaves[0], leaves[1], batch, self._sampled_items(), weight):
+            whole = batch if len(rows) == len(of_all_workers) else collate(examples, of_all_workers, pad)
+            sampled = self._sampled_items(whole.target)
+            for chunk in self._loss.loss_chunks(leaves[0], leaves[1], batch, sampled, weight):
                 torch.autograd.backward(chunk * scale)
                 loss += float(chunk.detach()) * scale
             # Empty if no target of these rows is among the sampled items.
@@ -175,10 +178,10 @@ class TuningLoop:
         self.progress.step += 1
         return loss
 
-    def _sampled_items(self) -> SampledItems:
-        """The items of the softmax in this step, the same for all workers."""
+    def _sampled_items(self, targets: np.ndarray[Any, Any]) -> SampledItems:
+        """The items of the softmax in this step, the same for all workers; `targets`: those of all their rows."""
         rng = np.random.default_rng(derive_seed("new items", self._task.settings.seed, self.progress.step))
-        return SampledItems.sample(len(self.model.items), self.model.vocabulary.items, rng)
+        return SampledItems.sample(len(self.model.items), self.model.vocabulary.items, rng, targets)
 
     def _query_states(self, batch: Batch, vectors: Tensor) -> Tensor:
         """Final hidden states of the queries, float32 [queries, width]."""

@@ -6,7 +6,8 @@ The second term is a part of the first, -log P(target) = -log P(satisfying) - lo
 `instruction_loss_weight` adds weight to it. Probabilities are over all items. Items without an own vector are sampled
 uniformly in each step (sampled softmax): each sampled item's importance weight, the number of items it represents,
 applies in the sum of the softmax and to its targets. The estimate of the sum is unbiased, that of its logarithm nearly
-so.
+so. Of more than 20,000 items with an own vector, the step's targets and a uniform sample of the others, 20,000 in all,
+take part; the targets have weight 1.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rayrec.reranking.training.tuning_examples import Batch, Int
 
 _LOGITS = 1 << 24  # logits held at a time
 _MIN_SAMPLE, _SAMPLE_SHARE = 1000, 0.25  # new items per step: a number, or a share of the tuned ones
+_MAX_TUNED = 20_000  # items with an own vector per step
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,32 @@ class SampledItems:
         return cls(np.arange(items), np.ones(items, np.float32), np.arange(items))
 
     @classmethod
-    def sample(cls, tuned: int, items: int, rng: np.random.Generator) -> SampledItems:
-        """All of the first `tuned` items and a sample of the others."""
+    def sample(cls, tuned: int, items: int, rng: np.random.Generator, targets: Int | None = None) -> SampledItems:
+        """The first `tuned` items, or of too many `targets` and a sample; and a sample of the others."""
         new = items - tuned
-        many = min(new, max(_MIN_SAMPLE, round(_SAMPLE_SHARE * tuned)))
-        if many == new:
+        own, weight = _own_items(tuned, rng, np.empty(0, np.int64) if targets is None else targets)
+        many = min(new, max(_MIN_SAMPLE, round(_SAMPLE_SHARE * len(own))))
+        if many == new and len(own) == tuned:
             return cls.all_items(items)
-        item = np.append(np.arange(tuned), tuned + np.sort(rng.choice(new, many, replace=False)))
+        others = np.sort(rng.choice(new, many, replace=False)) if many < new else np.arange(new)
+        item = np.append(own, tuned + others)
         place = np.full(items, -1)
         place[item] = np.arange(len(item))
-        return cls(item, np.where(item < tuned, 1, new / many).astype(np.float32), place)
+        return cls(item, np.append(weight, np.full(many, new / max(many, 1))).astype(np.float32), place)
+
+
+def _own_items(tuned: int, rng: np.random.Generator, targets: Int) -> tuple[Int, npt.NDArray[np.float64]]:
+    """The items with an own vector that take part in a step, ascending, and their importance weights."""
+    if tuned <= _MAX_TUNED:
+        return np.arange(tuned), np.ones(tuned)
+    certain = np.unique(targets[targets < tuned])
+    rest = np.setdiff1d(np.arange(tuned), certain, assume_unique=True)
+    many = max(0, _MAX_TUNED - len(certain))
+    drawn = rng.choice(rest, min(many, len(rest)), replace=False)
+    item = np.concatenate([certain, drawn])
+    weight = np.concatenate([np.ones(len(certain)), np.full(len(drawn), len(rest) / max(len(drawn), 1))])
+    order = np.argsort(item)
+    return item[order], weight[order]
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,18 @@ def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
 
 
 def _tuned_codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
-    """Codes of the items with enough events for an own vector, ascending."""
+    """Codes of the items with enough events for an own vector, ascending; at most `max_items`, those with the most
+    events, ties by a hash of their ids."""
     counts = item_counts(tables, len(spec.catalogue), spec.now)
     codes = np.flatnonzero(counts >= spec.settings.min_item_events)
+    if len(codes) > spec.settings.max_items:
+        _LOG.warning(
+            "tune: %d items have enough events; the %d with the most have a vector of their own (tuning.max_items)",
+            len(codes),
+            spec.settings.max_items,
+        )
+        tie = hash_strings(spec.catalogue["item_id"].take(pa.array(codes)))
+        codes = np.sort(codes[np.lexsort((tie, -counts[codes]))[: spec.settings.max_items]])
     if not len(codes):
         raise DataError(
             f"no item has {spec.settings.min_item_events} events, so the model would have no items",
@@ -136,7 +145,7 @@ def _tuned_codes(spec: TuningSpec, tables: list[pa.Table]) -> Int:
 
 
 def _new_codes(spec: TuningSpec, codes: Int) -> Int:
-    """Codes of the available items with too few events, to be scored by their words, ascending.
+    """Codes of the available items without an own vector, to be scored by their words, ascending.
 
     If there are too many, a sample by a hash of their ids, which is independent of age: the newest need it most.
     """
@@ -145,7 +154,7 @@ def _new_codes(spec: TuningSpec, codes: Int) -> Int:
     available = spec.catalogue["available"].to_numpy(zero_copy_only=False).astype(bool)
     found = np.setdiff1d(np.flatnonzero(available), codes)
     if len(found) > _MAX_NEW_ITEMS:
-        _LOG.warning("tune: %d items have too few events; %d of them are scored by words", len(found), _MAX_NEW_ITEMS)
+        _LOG.warning("tune: %d items have no own vector; %d of them are scored by words", len(found), _MAX_NEW_ITEMS)
         found = found[np.argsort(hash_strings(spec.catalogue["item_id"].take(pa.array(found))), kind="stable")]
     return np.sort(found[:_MAX_NEW_ITEMS])
 

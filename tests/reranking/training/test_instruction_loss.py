@@ -103,7 +103,7 @@ def test_targets_outside_the_sample_change_no_weight(loop: TuningLoop, monkeypat
     everybody = SampledItems.all_items(ITEMS)
     hidden = replace(everybody, place=np.where(np.arange(ITEMS) == 0, -1, everybody.place))
     for sampled, moved in ((hidden, False), (everybody, True)):
-        monkeypatch.setattr(loop, "_sampled_items", lambda sampled=sampled: sampled)
+        monkeypatch.setattr(loop, "_sampled_items", lambda targets, sampled=sampled: sampled)
         loss = loop._step(examples, np.array([0]), 1.0)
         gradients = [p.grad for p in loop.model.trainable_parameters().values() if p.grad is not None]
         assert (loss > 0) == moved

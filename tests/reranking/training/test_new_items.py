@@ -22,8 +22,8 @@ from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_head import ItemHead, item_vectors
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
-from rayrec.reranking.training import tuning_preparation
-from rayrec.reranking.training.tuning_examples import Batch
+from rayrec.reranking.training import tuning_loss, tuning_preparation
+from rayrec.reranking.training.tuning_examples import Batch, item_counts
 from rayrec.reranking.training.tuning_loss import ItemLoss, SampledItems
 from rayrec.reranking.training.tuning_preparation import TuningSpec
 
@@ -128,6 +128,40 @@ def test_sample_of_all_items_is_all_items() -> None:
     assert large.importance_weight.sum() == pytest.approx(5000)
     assert large.place[large.item].tolist() == list(range(1100))
     assert (large.place >= 0).sum() == 1100
+
+
+def test_a_sample_of_many_own_items_has_all_targets_and_counts_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_loss, "_MAX_TUNED", 40)
+    targets = np.array([7, 199, 7, 250, 3])  # 250 is a new item
+    sampled = SampledItems.sample(200, 5000, np.random.default_rng(0), targets)
+    own = sampled.item < 200
+    assert own.sum() == 40
+    assert (np.diff(sampled.item) > 0).all()
+    assert (sampled.importance_weight[sampled.place[[7, 199, 3]]] == 1).all()
+    assert sampled.importance_weight[own].sum() == pytest.approx(200)
+    assert sampled.importance_weight.sum() == pytest.approx(5000)
+    every = SampledItems.sample(30, 900, np.random.default_rng(0), targets[:1])
+    assert every.item.tolist() == list(range(900))
+
+
+def test_a_sampled_sum_of_own_items_averages_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning_loss, "_MAX_TUNED", 60)
+    rng = np.random.default_rng(0)
+    odds, targets = rng.random(400), np.array([1, 2, 390])
+    samples = [SampledItems.sample(400, 400, np.random.default_rng(seed), targets) for seed in range(400)]
+    found = [float((odds[one.item] * one.importance_weight).sum()) for one in samples]
+    assert abs(np.mean(found) - odds.sum()) < 4 * np.std(found) / len(found) ** 0.5
+    assert np.std(found) > 0
+
+
+def test_the_items_with_the_most_events_have_a_vector(tmp_path: Path) -> None:
+    table, whole = coloured(), given(tmp_path)
+    everything = tuning_preparation._tuned_codes(whole, [table])
+    codes = tuning_preparation._tuned_codes(given(tmp_path, max_items=4), [table])
+    counts = item_counts([table], len(whole.catalogue), whole.now)
+    assert len(everything) > len(codes) == 4
+    assert (np.diff(codes) > 0).all()
+    assert counts[codes].min() >= np.delete(counts[everything], np.searchsorted(everything, codes)).max()
 
 
 def test_sampled_loss_averages_to_the_full_loss() -> None:
