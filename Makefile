@@ -68,7 +68,8 @@ lock:
 
 # Without UV_FIND_LINKS, or torch would silently become the CPU build.
 lock-gpu:
-	env -u UV_FIND_LINKS uv pip compile pyproject.toml --extra gpu -p python3.11 --python-platform x86_64-manylinux_2_31 \
+	env -u UV_FIND_LINKS uv pip compile pyproject.toml --extra gpu --extra lake --extra gcs --extra azure --extra redis --extra mlflow --extra lightgbm \
+	  -p python3.11 --python-platform x86_64-manylinux_2_31 \
 	  --only-binary :all: --generate-hashes --custom-compile-command "make lock-gpu" -o requirements/gpu.lock \
 	  --no-emit-package sentence-transformers
 

@@ -25,7 +25,10 @@ from rayrec.reporting.terminal import results_console
 Table = Annotated[str, typer.Option("--table", help="The parquet file to write, local or an fsspec URL.")]
 Checkpoint = Annotated[
     str | None,
-    typer.Option("--checkpoint", help="Folder of a Hugging Face instruct checkpoint; without it, rules write."),
+    typer.Option(
+        "--checkpoint",
+        help="Instruct checkpoint: folder, URL or hf://organisation/name@commit; without it, rules write.",
+    ),
 ]
 
 

@@ -12,6 +12,8 @@ SCHEMES = ("file", "local", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "me
 """fsspec has many more: archives, caches and chains that open other URLs, web servers, ssh, other people's code."""
 _WITH_ACCOUNT = ("az", "abfs", "abfss")  # container@account.dfs.core.windows.net
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=//|:)")
+_NAME = r"[A-Za-z0-9](?:[\w-]|\.(?!\.)){0,95}"
+_HUB_ID = re.compile(rf"hf://({_NAME}/{_NAME})@([0-9a-f]{{40}})", re.ASCII)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
@@ -53,6 +55,32 @@ def check_url(url: str, setting: str = "") -> None:
     """Raise StorageError where `url_problem` finds one. `setting`: where the URL comes from."""
     if (problem := url_problem(url)) is not None:
         raise StorageError(problem.what, where=setting, hint=problem.hint)
+
+
+class HubId(NamedTuple):
+    """A repository of the Hugging Face hub at one commit."""
+
+    repository: str  # organisation/name
+    revision: str  # 40 hex digits
+
+
+def hub_id(url: str) -> HubId | None:
+    """The repository and revision of `hf://organisation/name@<40 hex digits>`; None for everything else."""
+    found = _HUB_ID.fullmatch(url)
+    return None if found is None else HubId(found[1], found[2])
+
+
+def checkpoint_problem(url: str) -> UrlProblem | None:
+    """As `url_problem`, for checkpoints, which may also be on a hub at a pinned revision."""
+    if not url.startswith("hf://"):
+        return url_problem(url)
+    if hub_id(url) is not None:
+        return None
+    return UrlProblem(
+        "a checkpoint of a hub needs the commit that is meant: under a branch or a tag its files may change between "
+        "two runs",
+        "write hf://organisation/name@REVISION, with the 40 hex digits of the commit",
+    )
 
 
 def _known() -> str:

@@ -11,7 +11,7 @@ from rayrec.errors import ConfigError, RayrecError, StorageError
 from rayrec.instructions.templates import load_templates
 from rayrec.pipeline.instruction_generation import OutputTable
 from rayrec.storage import Storage
-from rayrec.storage_url import check_url, url_problem
+from rayrec.storage_url import check_url, hub_id, url_problem
 
 CONF = Path(__file__).parents[1] / "conf" / "demo.yaml"
 SECRET = "hunter2-Xq"
@@ -95,3 +95,39 @@ def test_checkpoints_of_a_text_reranker_follow_the_same_rule(key: str) -> None:
     with pytest.raises(ConfigError, match="must not hold a password") as refused:
         load(CONF, ["rerank.method=pointwise", f"{key}=s3://a:{SECRET}@bucket"])
     assert SECRET not in str(refused.value)
+
+
+HUB = "hf://organisation/Some-Model.v2"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+CHECKPOINTS = ("tuning.base", "rerank.checkpoint", "rerank.adapter", "instruction.encoder")
+
+
+def checkpoint_config(key: str, value: str) -> list[str]:
+    more = ["rerank.method=pointwise", "rerank.checkpoint=/m"] if key.startswith("rerank.") else []
+    return [*more, f"{key}={value}"]
+
+
+@pytest.mark.parametrize("key", CHECKPOINTS)
+def test_a_hubs_checkpoint_is_taken_at_a_commit_and_at_nothing_else(key: str) -> None:
+    load(CONF, checkpoint_config(key, f"{HUB}@{REVISION}"))
+    load(CONF, checkpoint_config(key, "s3://bucket/models/x"))
+    for unpinned in ("", "@main", "@v1.0", f"@{REVISION[:12]}", f"@{REVISION}/sub", f"@{REVISION.upper()}"):
+        with pytest.raises(ConfigError, match="needs the commit that is meant") as refused:
+            load(CONF, checkpoint_config(key, f"{HUB}{unpinned}"))
+        assert "40 hex digits" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["one", "a/b/c", "../b", "a/..", "a/b..c", f"user:{SECRET}@host/b", "a/b c", "a/b?x=1"]
+)
+def test_what_is_no_repository_is_refused_without_being_repeated(name: str) -> None:
+    assert hub_id(f"hf://{name}@{REVISION}") is None
+    with pytest.raises(ConfigError, match="hf://organisation/name@REVISION") as refused:
+        load(CONF, [f"tuning.base='hf://{name}@{REVISION}'"])
+    assert SECRET not in str(refused.value)
+
+
+def test_a_hub_is_no_place_for_data() -> None:
+    for key in ("data.root", "output.root", "instruction.templates"):
+        with pytest.raises(ConfigError, match="are not opened"):
+            load(CONF, [f"{key}={HUB}@{REVISION}"])

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, model_validator
 
 from rayrec.config.registry import method_name
-from rayrec.config.section import Section, StorageUrl
+from rayrec.config.section import Checkpoint, Section
 
 InstructionId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$")]  # also a folder name
 
@@ -59,8 +59,8 @@ class EmbeddingInstruction(Section):
 class EmbeddingModel(Section):
     """The language model and the view encoders, and their sizes."""
 
-    base: StorageUrl = "scratch"
-    """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA."""
+    base: Checkpoint = "scratch"
+    """`scratch`, or a Hugging Face checkpoint, as in `tuning.base`, tuned with LoRA."""
     lora_rank: int = Field(16, ge=1)
     """Rank of the LoRA adapters where `base` is a checkpoint."""
     encoder_width: int = Field(64, ge=16, multiple_of=16)

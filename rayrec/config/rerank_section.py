@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rayrec.config.registry import method_name, method_settings
-from rayrec.config.section import MethodSettings, Section, StorageUrl
+from rayrec.config.section import Checkpoint, MethodSettings, Section
 
 WITHOUT_CHECKPOINT = ("none", "item_token")
 """The methods that take no checkpoint, because they are no text rerankers."""
@@ -24,11 +24,11 @@ class Rerank(Section):
     """The LLM engine; `auto`: vLLM if it is installed. Both give the same scores within rounding."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the computation; `auto`: that of the stored weights."""
-    checkpoint: StorageUrl | None = None
-    """Checkpoint folder for `listwise`, `pointwise` and `pairwise`; on a cluster, present on the head and every
-    node."""
-    adapter: StorageUrl | None = None
-    """Folder of a LoRA adapter for the checkpoint; `tuned`: the job tunes one, by `text_tuning`."""
+    checkpoint: Checkpoint | None = None
+    """Checkpoint for `listwise`, `pointwise` and `pairwise`: a folder that is on every node, or a URL (`s3://…`) or
+    `hf://organisation/name@commit`, copied once a node."""
+    adapter: Checkpoint | None = None
+    """A LoRA adapter for the checkpoint, in the same places; `tuned`: the job tunes one, by `text_tuning`."""
     depth: int = Field(20, ge=1)
     """Number of candidates that `listwise`, `pointwise` and `pairwise` score, in the retrievers' order. Cost grows with
     it."""
@@ -86,7 +86,9 @@ class Rerank(Section):
     @model_validator(mode="after")
     def _has_a_checkpoint(self) -> Rerank:
         if self.is_text_scorer and self.checkpoint is None:
-            raise ValueError(f"rerank.method {self.method} needs rerank.checkpoint: the folder of a checkpoint")
+            raise ValueError(
+                f"rerank.method {self.method} needs rerank.checkpoint: a folder, a URL, or hf://organisation/name@commit"
+            )
         if not self.is_text_scorer and (self.checkpoint or self.adapter):
             raise ValueError(f"rerank.checkpoint and adapter mean nothing to rerank.method {self.method}")
         if self.tunes_adapter and getattr(self.settings, "few_shot", "none") != "none":

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from rayrec.config.registry import method_name, method_settings, registry
-from rayrec.config.section import MethodSettings, Section, StorageUrl
+from rayrec.config.section import Checkpoint, MethodSettings, Section, StorageUrl
 
 _RESERVED = ("llm", "pinned")  # values of a slate's `source` column for items without a retrieval source
 
@@ -171,10 +171,10 @@ class Instruction(Section):
     """Maximum length of a user profile text or a request; the rest is cut off."""
     templates: StorageUrl | None = None
     """A YAML file of prompt templates; `null`: `rayrec/instructions/templates/`."""
-    encoder: str | None = "auto"
+    encoder: Checkpoint | None = "auto"
     """The sentence encoder that reads requests in words that the catalogue does not use; `auto`: all-MiniLM-L6-v2,
-    installed with rayrec; a folder in the sentence-transformers format, on a cluster present on the head and every
-    node; `null`: rules alone, which find the catalogue's own names."""
+    installed with rayrec; or one in the sentence-transformers format, in the places of `tuning.base`; `null`: rules
+    alone, which find the catalogue's own names."""
     facet_sentences: str | None = None
     """A YAML file of sentences that the encoder compares requests with; `null`:
     `rayrec/instructions/facet_sentences.yaml`."""

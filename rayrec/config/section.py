@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rayrec.storage_url import url_problem
+from rayrec.storage_url import checkpoint_problem, url_problem
 
 
 def _storage_url(url: str) -> str:
@@ -18,7 +18,14 @@ def _storage_url(url: str) -> str:
     return url
 
 
+def _checkpoint(url: str) -> str:
+    if (problem := checkpoint_problem(url)) is not None:
+        raise ValueError(f"{problem.what}; {problem.hint}")
+    return url
+
+
 StorageUrl = Annotated[str, AfterValidator(_storage_url)]  # a path or URL, without credentials
+Checkpoint = Annotated[str, AfterValidator(_checkpoint)]  # the same, or hf://organisation/name@revision
 
 
 class Section(BaseModel):

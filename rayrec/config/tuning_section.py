@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rayrec.config.registry import method_name
-from rayrec.config.section import Section, StorageUrl
+from rayrec.config.section import Checkpoint, Section
 
 _ADAPTER_RATE, _FULL_RATE = 5e-4, 2e-5  # peak learning rates of a base's LoRA adapters, and of all its weights
 RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
@@ -16,8 +16,9 @@ RequestTask = Literal["specific", "vague", "search", "contrary", "explicit"]
 class Tuning(Section):
     """The LLM of `rerank.method: item_token`, tuned on the users' events in every run."""
 
-    base: StorageUrl = "scratch"
-    """`scratch`, or the folder of a local Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`)."""
+    base: Checkpoint = "scratch"
+    """`scratch`, or a Hugging Face checkpoint, tuned with LoRA or in full (`lora_rank`): a folder that is on every
+    node, or a URL (`s3://…`) or `hf://organisation/name@commit`, copied once a node."""
     layers: int = Field(2, ge=1)
     """Number of layers. This and the next three keys apply to a model from scratch."""
     width: int = Field(64, ge=32)

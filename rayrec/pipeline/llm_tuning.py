@@ -72,6 +72,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
             now=one.cutoff,
             until=models[1].cutoff if one is models[0] and len(models) > 1 else None,
             factors=_item_factors(context, one) if one in missing else None,
+            base=context.base,
         )
         for one, path in zip(models, paths, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cached_property
 
@@ -24,8 +24,10 @@ from rayrec.instructions.templates import Templates, load_templates
 from rayrec.numerics.hashing import digest, with_key_order
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.records import InputRecord, RunRecord
+from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage, hf_checkpoint, layout
+from rayrec.storage.checkpoint_source import changed, is_remote
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 
@@ -203,12 +205,16 @@ class RunContext:
 
     @cached_property
     def checkpoints(self) -> dict[str, tuple[str, str]]:
-        """The checkpoint of each text-scoring rerank variant: folder, digest. Raises ConfigError if one is missing."""
+        """The checkpoint of each text-scoring rerank variant: what the config says, digest. Raises ConfigError if one
+        is missing, or if its engine does not support it."""
         found = {}
         for variant in self.arms.variants("rerank"):
             rerank = variant.read(Rerank)
             if rerank.is_text_scorer:
                 opened = InstructCheckpoint.open(str(rerank.checkpoint), rerank.adapter_folder)
+                engine_registry.check_quantization(rerank.engine, opened.quantization, str(rerank.checkpoint))
+                if rerank.tunes_adapter:
+                    hf_checkpoint.require_unquantized(opened.folder, f"rerank.checkpoint: {rerank.checkpoint}")
                 found[variant.name] = str(rerank.checkpoint), opened.digest
         return found
 
@@ -226,3 +232,18 @@ class RunContext:
         if self.encoder is not None:
             more.add((f"instruction.encoder: {self.config.instruction.encoder}", self.encoder.digest))
         return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *more}))
+
+
+def open_checkpoint(context: RunContext, rerank: Rerank, tuned: str | None = None) -> InstructCheckpoint:
+    """A text scorer's checkpoint on this node, with a `tuned` adapter's folder on top or the config's.
+
+    Raises ConfigError if it is not the checkpoint that the run was planned with.
+    """
+    source, adapter = str(rerank.checkpoint), rerank.adapter_folder
+    opened = InstructCheckpoint.open(source, tuned or adapter)
+    if is_remote(source) or (adapter is not None and is_remote(adapter)):
+        found = (opened if tuned is None else replace(opened, adapter=None)).digest
+        planned = [digest for known, digest in context.checkpoints.values() if known == source]
+        if found not in planned:
+            raise changed(source, found, " or ".join(planned), "rerank.checkpoint")
+    return opened

@@ -20,14 +20,13 @@ from rayrec.pipeline.arm_settings import default_instruction, default_request
 from rayrec.pipeline.gpu_shares import gpu_share
 from rayrec.pipeline.interaction_ingest import histories, histories_path
 from rayrec.pipeline.item_model_fitting import ModelSet, cutoffs
-from rayrec.pipeline.run_context import RunContext
+from rayrec.pipeline.run_context import RunContext, open_checkpoint
 from rayrec.pipeline.worker_cache import worker_cache
 from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import Engine, EngineSettings
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
 from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
-from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings, start_engine
 from rayrec.storage import published_folder
@@ -71,10 +70,10 @@ class ScorerCache:
         return ItemTokenRanker(engine, model, worker_cache(self.context).catalogue, instruction, models.cutoff)
 
     def _text_reranker(self, models: ModelSet, method: Rerank) -> TextReranker:
-        adapter = method.adapter_folder
+        tuned = None
         if method.tunes_adapter:
-            adapter = str(published_folder.fetch(self.context.storage, dict(models.text_adapters)[method.scorer_key]))
-        checkpoint = InstructCheckpoint.open(str(method.checkpoint), adapter)
+            tuned = str(published_folder.fetch(self.context.storage, dict(models.text_adapters)[method.scorer_key]))
+        checkpoint = open_checkpoint(self.context, method, tuned)
         settings = method.settings
         assert isinstance(settings, TextScorerSettings)
         key = (method.engine, checkpoint, method.dtype, settings.prompt_tokens)

@@ -98,6 +98,7 @@ def _spec(
         variant=str(variant.parent),
         path=path,
         checkpoint=str(rerank.checkpoint),
+        digest=context.checkpoints[variant.name][1],
         method=rerank.method,
         scorer_settings=rerank.settings,
         templates=context.templates,

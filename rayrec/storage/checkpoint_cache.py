@@ -29,6 +29,10 @@ IDLE_DAYS = 3.0  # an engine reads its files only when it starts
 _COPY = re.compile("[0-9a-f]{16}")  # name of a copy: a rayrec.numerics.hashing.digest
 _STAGED = ".copy-"  # prefix of unfinished copies, also those of killed processes
 _GONE = ".gone-"  # prefix of copies that are being deleted
+_FILLING = ".filling-"  # prefix of files that are locked while their copy is made
+
+Fill = Callable[[Path], None]
+"""Fills an empty folder."""
 
 
 def default_folder() -> Path:
@@ -36,15 +40,30 @@ def default_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"rayrec-models-{os.getuid()}"
 
 
-def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
+def node_folder(name: str) -> Path:
+    """A folder beside the copies, which no cleaning deletes. Raises DataError as `cached_copy`."""
+    _own(default_folder())
+    folder = default_folder() / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def cached_copy(name: str, root: Path, copy: Fill) -> Path:
     """The folder `root`/`name`, filled by `copy` if it does not exist; `name`: 16 hex digits.
 
-    Safe for concurrent processes: each fills a temporary folder and renames it; the first wins. Raises DataError if the
-    root is not a folder of this user alone.
+    Safe for concurrent processes: one fills a temporary folder and renames it, while the others wait. Raises DataError
+    if the root is not a folder of this user alone.
     """
     _own(root)
     target = root / name
     if not _marked(root, target):
+        with _filling(root / f"{_FILLING}{name}"):
+            _fill(root, target, copy)
+    return target
+
+
+def _fill(root: Path, target: Path, copy: Fill) -> None:
+    if not _marked(root, target):  # another process made it meanwhile
         staged = Path(tempfile.mkdtemp(dir=root, prefix=_STAGED))
         try:
             copy(staged)
@@ -52,7 +71,6 @@ def cached_copy(name: str, root: Path, copy: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         delete_idle(root)
-    return target
 
 
 def delete_idle(root: Path) -> None:
@@ -79,6 +97,18 @@ def _own(root: Path) -> None:
             where=str(root),
             hint="remove it, or set TMPDIR to a folder of your own",
         )
+
+
+@contextmanager
+def _filling(path: Path) -> Iterator[None]:
+    """One process at a time. Whoever comes when the file has just been deleted makes a copy of its own, which loses."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
 
 
 def _marked(root: Path, target: Path) -> bool:

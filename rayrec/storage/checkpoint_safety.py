@@ -78,6 +78,19 @@ def require_safe(folder: Path, where: str, *, adapter: bool = False) -> None:
         )
 
 
+def quantization(folder: Path, where: str) -> str | None:
+    """The method of a quantized checkpoint, by its config.json; None for plain weights. Raises ConfigError."""
+    if not (folder / "config.json").is_file():
+        return None
+    content = read_json(folder / "config.json", where)
+    for part in (content, content.get("text_config")) if isinstance(content, dict) else ():
+        for key in ("quantization_config", "compression_config"):
+            given = part.get(key) if isinstance(part, dict) else None
+            if given:
+                return str(given.get("quant_method")) if isinstance(given, dict) else "unknown"
+    return None
+
+
 def files_of(folder: Path, where: str) -> list[Path]:
     """Every file below the folder, sorted; hidden ones are left out, as nothing loads them.
 

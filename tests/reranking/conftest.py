@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from fake_gpu import gpu  # noqa: F401  # a fixture
 from small_model import PATH, publish
 
 from rayrec.reranking.engines.engine import Engine, EngineSettings

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pyarrow as pa
 import pytest
+from fake_gpu import TOTAL, Gpu
 from small_checkpoints import build
 
 from rayrec.config import Rerank, Resources, load
@@ -27,34 +25,6 @@ from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
-TOTAL = 80 << 30
-
-
-class Gpu:
-    """Memory that engines take and keep, and `LLM`, which asks for it as vllm/v1/worker/utils.py does."""
-
-    def __init__(self) -> None:
-        self.free, self.started = TOTAL, list[dict[str, Any]]()
-
-    def start(self, gpu_memory_utilization: float = 0.92, **arguments: Any) -> None:
-        requested = math.ceil(TOTAL * gpu_memory_utilization)
-        if self.free < requested:
-            raise ValueError(f"Free memory {self.free} is less than desired GPU memory utilization {requested}")
-        self.free -= requested
-        self.started.append(arguments | {"gpu_memory_utilization": gpu_memory_utilization})
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """A GPU, and a stand-in for the package vllm that runs on it."""
-    there = Gpu()
-    names = {"vllm": {"LLM": there.start}, "vllm.lora": {}, "vllm.lora.request": {"LoRARequest": SimpleNamespace}}
-    for name, content in {**names, "vllm.config": {"PoolerConfig": SimpleNamespace}}.items():
-        module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    return there
 
 
 def run_of(methods: Sequence[Rerank], **resources: Any) -> RunContext:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -103,3 +105,38 @@ def test_only_copies_are_deleted(tmp_path: Path) -> None:
     left = names(root)
     assert {f"letters-{number}" for number in range(3 * MIN_CACHED_COPIES)} < left
     assert len(left) == 3 * MIN_CACHED_COPIES + MIN_CACHED_COPIES
+
+
+def test_of_many_that_want_a_copy_one_makes_it(tmp_path: Path) -> None:
+    made, together = list[Path](), Barrier(8)
+
+    def copy(folder: Path) -> None:
+        made.append(folder)
+        filled(folder)
+
+    def want(_: int) -> Path:
+        together.wait()
+        return cached_copy(digest("one"), tmp_path, copy)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(want, range(8)))) == 1
+    assert len(made) == 1
+    assert names(tmp_path) == {digest("one")}
+
+
+def test_after_a_copy_that_failed_the_next_is_made(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        cached_copy(digest("one"), tmp_path, fail)
+    assert names(tmp_path) == set()
+    assert cached_copy(digest("one"), tmp_path, filled).is_dir()
+
+
+def test_a_nodes_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_cache, "default_folder", lambda: tmp_path / "cache")
+    folder = aged(checkpoint_cache.node_folder("vllm"), IDLE_DAYS + 9)
+    assert checkpoint_cache.node_folder("vllm") == folder
+    checkpoint_cache.delete_idle(tmp_path / "cache")
+    assert folder.stat().st_mode & 0o777 == 0o700

@@ -4,6 +4,8 @@ refused."""
 from __future__ import annotations
 
 import json
+import pickle
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import torch
 from sentence_folder import small_encoder
 
 from rayrec.errors import ConfigError
+from rayrec.storage import Storage, checkpoint_cache
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 TEXTS = ["A man is eating food.", "something to laugh at", "A man is eating a piece of bread.", "dividend yields"]
@@ -103,3 +106,21 @@ def test_weights_come_from_safetensors_only(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"no \*\.safetensors"):
         SentenceEncoder.open(str(folder))
+
+
+def test_an_encoder_at_a_url_is_the_folders_and_must_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_cache, "default_folder", lambda: tmp_path / "cache")
+    folder, url = small_encoder(tmp_path), f"memory://{uuid.uuid4().hex}/encoder"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            Storage(url).write(file.relative_to(folder).as_posix(), file.read_bytes())
+    local, remote = SentenceEncoder.open(str(folder)), SentenceEncoder.open(url)
+    assert remote.digest == local.digest
+    on_a_worker = pickle.loads(pickle.dumps(remote))
+    assert "folder" not in vars(on_a_worker)
+    np.testing.assert_array_equal(on_a_worker.encode(["the sound"]), local.encode(["the sound"]))
+    Storage(url).write("1_Pooling/config.json", json.dumps({"pooling_mode_cls_token": True}).encode())
+    with pytest.raises(ConfigError, match="has changed since the run began"):
+        pickle.loads(pickle.dumps(remote)).encode(["the sound"])

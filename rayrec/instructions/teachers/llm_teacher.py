@@ -28,6 +28,7 @@ from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import digest
 from rayrec.storage import Storage, layout
 from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.checkpoint_source import local_folder
 from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
 from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
@@ -70,14 +71,14 @@ class _Question:
 
 
 class LlmTeacher:
-    """Generates profile texts with the local checkpoint in `checkpoint`; starts the LLM at the first cache miss.
+    """Generates profile texts with a checkpoint; starts the LLM at the first cache miss.
 
     `counts`: "rows", answers "generated", and rejected rows by reason. Raises ConfigError if the folder holds no
     instruct checkpoint.
     """
 
     def __init__(self, checkpoint: str | Path, storage: Storage, start: StartGenerator) -> None:
-        self._checkpoint, self._start = Path(checkpoint), start
+        self._checkpoint, self._start = Path(local_folder(str(checkpoint), "--checkpoint")), start
         self._head, self._tail = self._around()
         self._tokens = _max_tokens(self._checkpoint)
         if not any(self._checkpoint.glob("*.safetensors")):

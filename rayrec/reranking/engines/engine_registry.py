@@ -32,6 +32,16 @@ def engine_class(choice: str) -> type[VllmRunner] | type[TransformersRunner]:
     return TransformersRunner
 
 
+def check_quantization(choice: str, quantization: str | None, checkpoint: str) -> None:
+    """Raise ConfigError if the engine of this choice cannot compute with the checkpoint's quantized weights."""
+    if quantization is not None and engine_class(choice) is not VllmRunner:
+        raise ConfigError(
+            f"the checkpoint is quantized ({quantization}), which only vLLM supports",
+            where=f"rerank.checkpoint: {checkpoint}",
+            hint="set rerank.engine: vllm (and install it), or give the checkpoint without quantization",
+        )
+
+
 def free_memory() -> None:
     """Release the memory of unreferenced engines.
 

@@ -17,13 +17,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import huggingface_hub.constants
 import numpy as np
 import torch
 
 from rayrec.config.vllm_arguments import check_vllm_arguments
+from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.answer_cache import Answer
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
-from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage import checkpoint_cache
+from rayrec.storage.checkpoint_safety import quantization, require_safe
 
 VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -31,7 +34,6 @@ VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
-        "HF_HUB_OFFLINE": "1",
     }
 )
 """Must be set before vLLM is imported; in a Ray actor through its runtime_env."""
@@ -63,6 +65,11 @@ class VllmRunner(Engine):
             require_safe(Path(model.adapter), f"rerank.adapter: {model.adapter}", adapter=True)
         for key, value in VLLM_ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+        # Only here, and for child processes: checkpoints were fetched before (rayrec.storage.hub_download).
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+        # Compiled kernels stay on the node: another engine, and tomorrow's, starts with them.
+        os.environ.setdefault("VLLM_CACHE_ROOT", str(checkpoint_cache.node_folder("vllm")))
         if settings.threads:
             torch.set_num_threads(settings.threads)  # vLLM refuses it once started
         from vllm import LLM
@@ -72,7 +79,17 @@ class VllmRunner(Engine):
         self._adapter = None if model.adapter is None else LoRARequest("adapter", 1, model.adapter)
         self._gpu_share = settings.gpu_share
         defaults, fixed = self._defaults(task), self._fixed(model, task)
-        self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
+        try:
+            self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            quantized = quantization(Path(model.folder), model.folder)
+            if quantized is None:
+                raise
+            raise ConfigError(
+                f"vLLM does not start with this quantized ({quantized}) checkpoint on this {self.device}: {error}",
+                where=f"the engine's model: {model.folder}",
+                hint="give the checkpoint without quantization, or with a method that vLLM supports on this device",
+            ) from error
 
     def generate_json(self, prompts: Sequence[list[int]], schema: Mapping[str, Any]) -> list[Answer]:
         """Greedy text of at most `new_tokens` for each prompt; if finished, JSON that fits the schema.

@@ -1,4 +1,4 @@
-"""A local Hugging Face instruct checkpoint: config.json, *.safetensors, tokenizer.json, and perhaps a chat template."""
+"""A Hugging Face instruct checkpoint: config.json, *.safetensors, tokenizer.json, and perhaps a chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rayrec.errors import ConfigError
 from rayrec.instructions.chat_template import text_around_message
 from rayrec.instructions.safe_tokenizer import SafeTokenizer, TokenIds
 from rayrec.reranking.engines.engine import ModelFiles
-from rayrec.storage.checkpoint_safety import require_safe
+from rayrec.storage.checkpoint_safety import quantization, require_safe
+from rayrec.storage.checkpoint_source import local_folder
 from rayrec.storage.hf_checkpoint import UNLOADABLE, checkpoint_digest
 from rayrec.storage.tokenizer_safety import require_safe_tokenizer
 
@@ -38,8 +39,10 @@ class InstructCheckpoint:
     adapter: Path | None = None
 
     @classmethod
-    def open(cls, folder: str, adapter: str | None = None) -> Self:
-        found = cls(Path(folder), Path(adapter) if adapter else None)
+    def open(cls, source: str, adapter: str | None = None) -> Self:
+        """`source`, `adapter`: as rayrec.storage.checkpoint_source says; copied to this node if need be."""
+        on_top = Path(local_folder(adapter, "rerank.adapter")) if adapter else None
+        found = cls(Path(local_folder(source, _WHERE)), on_top)
         _require_files(found.folder, ("config.json", "tokenizer.json", "*.safetensors"), _WHERE)
         if found.adapter is not None:
             _require_files(found.adapter, ("adapter_config.json", "adapter_model.safetensors"), "rerank.adapter")
@@ -53,6 +56,11 @@ class InstructCheckpoint:
         """The folder's name and a content digest of all files that affect scores."""
         folders = (self.folder,) if self.adapter is None else (self.folder, self.adapter)
         return f"{self.folder.name}@{checkpoint_digest(*folders)}"
+
+    @property
+    def quantization(self) -> str | None:
+        """The method of quantized weights."""
+        return quantization(self.folder, self._where)
 
     @cached_property
     def tokenizer(self) -> SafeTokenizer:
@@ -137,5 +145,5 @@ def _require_files(folder: Path, patterns: Sequence[str], where: str) -> None:
             raise ConfigError(
                 f"there is no {pattern} in the folder",
                 where=f"{where}: {folder}",
-                hint="give a local folder in the Hugging Face format; weights are read from safetensors only",
+                hint="give a checkpoint in the Hugging Face format; weights are read from safetensors only",
             )

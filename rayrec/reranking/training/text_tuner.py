@@ -26,6 +26,7 @@ from rayrec.reranking.text.tuned_adapter import AdapterCard
 from rayrec.reranking.training.text_examples import PromptsAlone, UserCandidates, user_candidates
 from rayrec.reranking.training.text_tuning_loop import TextTuningLoop
 from rayrec.storage import Storage, hf_checkpoint, layout, published_folder
+from rayrec.storage.checkpoint_source import is_remote, require_same
 from rayrec.storage.tables import read_arrow
 
 _LOG = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class TextTuningSpec:
     examples: tuple[str, ...]
     variant: str
     path: str  # of the adapter, below root
-    checkpoint: str  # folder
+    checkpoint: str  # folder, URL or hub id
     method: str
     scorer_settings: TextScorerSettings
     templates: Templates
@@ -54,6 +55,7 @@ class TextTuningSpec:
     settings: TextTuning
     now: int
     until: int
+    digest: str | None = None  # that a remote checkpoint must have; None: any
 
 
 def tune_adapter_on_worker(
@@ -68,9 +70,13 @@ def tune_adapter_on_worker(
     if worker.broadcast_first(published_folder.exists(storage, spec.path)):
         return
     checkpoint = InstructCheckpoint.open(spec.checkpoint)
+    if spec.digest is not None and is_remote(spec.checkpoint):
+        require_same(spec.checkpoint, checkpoint.digest, spec.digest, _WHERE)
     scorer = prompting_scorer(checkpoint, spec.method, spec.scorer_settings, spec.templates)
     users = training_users(_tables(spec, storage), scorer, spec)
-    loop = TextTuningLoop(model_with_adapter(spec.checkpoint, spec.settings), scorer, users, spec.settings, worker)
+    loop = TextTuningLoop(
+        model_with_adapter(str(checkpoint.folder), spec.settings), scorer, users, spec.settings, worker
+    )
     _resume(loop, storage, spec, worker)
     loop.run(lambda state: _after_round(state, storage, spec, worker, report))
     if worker.rank == 0:

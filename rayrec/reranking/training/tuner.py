@@ -21,6 +21,7 @@ from rayrec.reranking.training.data_selection import DataSelection, select_users
 from rayrec.reranking.training.tuning_loop import TuningLoop
 from rayrec.reranking.training.tuning_preparation import PreparedTuning, TuningSpec, prepare
 from rayrec.storage import Storage, layout, temporary_folders
+from rayrec.storage.checkpoint_source import is_remote, require_same
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ def tune_on_worker(spec: TuningSpec, worker: Worker, report: Callable[[Mapping[s
     storage = Storage(spec.root)
     if worker.broadcast_first(tuned_checkpoint.exists(storage, spec.path)):
         return tuned_checkpoint.read_model_card(storage, spec.path)
+    if spec.base is not None and is_remote(spec.settings.base):
+        require_same(spec.settings.base, item_lm.base_digest(spec.settings.base), spec.base, "tuning.base")
     with temporary_folders.temporary_folder() as folder:
         prepared = prepare(spec, storage, folder)
         task, selection = prepared.task, _selection(prepared, worker)

@@ -61,6 +61,7 @@ class TuningSpec:
     factors: npt.NDArray[np.float32] | None = None  # [catalogue, k] to initialise item vectors
     templates: Templates | None = None  # for prompts with requests; None: no requests
     held_out_pairs: Int | None = None  # [n, 2] facet pairs excluded from prompts, held out for a test
+    base: str | None = None  # name and digest that settings.base must have; None: any
 
 
 @dataclass(frozen=True)
