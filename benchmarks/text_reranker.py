@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -202,14 +202,16 @@ def main() -> int:
     horizon = setting.horizon_days * MICROSECONDS_PER_DAY
     with tempfile.TemporaryDirectory() as folder:
         config = load(CONF / setting.config, [f"data.root={args.root}", f"output.root={folder}"])
-        context = RunContext(config, args.date)
+        context = RunContext(config, args.date + timedelta(days=setting.horizon_days))  # with what was then consumed
         with cluster.connect(context.config.resources):
             ingest(context)
-        now = moment(CutoffSnapshot(context, context.cutoff, 3), scorer, horizon, args.depth, args.users)
-        before = CutoffSnapshot(context, context.cutoff - horizon, 3)
+        now, before = (CutoffSnapshot(context, context.cutoff - back * horizon, 3) for back in (1, 2))
+        evaluated = moment(now, scorer, horizon, args.depth, args.users)
         training = moment(before, scorer, horizon, args.depth, args.train_users).users
-    print(f"{len(training)} users to tune on, {len(now.users)} evaluated, {args.depth} candidates", file=sys.stderr)
-    found = {system: auc(scores, now.users) for system, scores in now.plain.items()}
+    print(
+        f"{len(training)} users to tune on, {len(evaluated.users)} evaluated, {args.depth} candidates", file=sys.stderr
+    )
+    found = {system: auc(scores, evaluated.users) for system, scores in evaluated.plain.items()}
     settings = TextTuning(
         max_users=args.train_users, layers=args.layers, learning_rate=args.learning_rate, lora_rank=8, negatives=4
     )
@@ -218,12 +220,12 @@ def main() -> int:
         settings = settings.model_copy(update={"seed": seed})
         if "untuned" not in found:
             fresh = model_with_adapter(args.checkpoint, settings)  # a fresh adapter changes nothing
-            found["untuned"] = auc([*language_model_scores(fresh, scorer, now.users)], now.users)
+            found["untuned"] = auc([*language_model_scores(fresh, scorer, evaluated.users)], evaluated.users)
             print(f"untuned {found['untuned'].mean():.3f}", file=sys.stderr)
         causal = tuned(args.checkpoint, scorer, training, settings, args.minutes)
-        seeds.append(auc([*language_model_scores(causal, scorer, now.users)], now.users))
+        seeds.append(auc([*language_model_scores(causal, scorer, evaluated.users)], evaluated.users))
     found["tuned"] = np.mean(seeds, axis=0)
-    print(f"\nAUC within {args.depth} candidates, {len(now.users)} users, {args.data} {args.date}")
+    print(f"\nAUC within {args.depth} candidates, {len(evaluated.users)} users, {args.data} {args.date}")
     for system in SYSTEMS:
         low, high = interval(found[system])
         print(f"{system:12}{found[system].mean():>8.3f}   [{low:.3f}, {high:.3f}]")

@@ -77,4 +77,10 @@ def text_around_message(
             hint="correct chat_template in the checkpoint, or give another instruct checkpoint",
         )
     before, after = text.split(_MARK)
+    if after.rfind("<think>") > after.rfind("</think>"):
+        raise ConfigError(
+            "the checkpoint's chat template opens a <think> block where the model answers",
+            where=where,
+            hint="use a chat template that closes the block (for Qwen3 `enable_thinking` does), or another checkpoint",
+        )
     return before, after

@@ -75,7 +75,10 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
     fingerprints = {variant.name: blender_fingerprint(context, variant, past) for variant in variants}
     missing = [v for v in variants if not artifacts.exists(context.storage, BLENDER, fingerprints[v.name])]
     if missing:
-        scoring = ScoringSpec(context, past, "transformers", for_training=True)
+        # On a GPU vLLM batches prompts. On CPUs its start, once a cutoff, costs more than the few prompts.
+        on_gpu = bool(context.config.resources.rerank_num_gpus)
+        engine = context.config.rerank.engine if on_gpu else "transformers"
+        scoring = ScoringSpec(context, past, engine, for_training=True)
         spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
         write_training_examples(spec)
         fitting = task(_fit_blender, 1)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from rayrec.errors import ConfigError
 from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
 from rayrec.storage import hf_checkpoint
 from rayrec.storage.checkpoint_safety import require_safe
@@ -31,7 +32,14 @@ class TransformersRunner(Engine):
             from peft import PeftModel
 
             require_safe(Path(model.adapter), f"rerank.adapter: {model.adapter}", adapter=True)
-            causal = PeftModel.from_pretrained(causal, model.adapter, local_files_only=True)
+            try:
+                causal = PeftModel.from_pretrained(causal, model.adapter, local_files_only=True)
+            except hf_checkpoint.UNLOADABLE as error:
+                raise ConfigError(
+                    f"the adapter does not fit the checkpoint: {' '.join(str(error).split())[:500]}",
+                    where=f"rerank.adapter: {model.adapter}",
+                    hint="give the adapter that was tuned on rerank.checkpoint",
+                ) from None
         self._model = (causal.get_decoder() if task == "hidden_state" else causal).to(self.device).eval()
 
     def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:

@@ -41,6 +41,7 @@ VLLM_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 _CPU_CACHE_BYTES = {"hidden_state": 256 << 20, "next_token": 256 << 20, "json": 1 << 30}
 _GPU_UTILIZATION = 0.92  # vLLM's own default for an engine alone on its GPU
 _GPU_BATCH_TOKENS = 16_384
+_ERROR_CHARS = 500  # of a message of vLLM's
 _T = TypeVar("_T")
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # ranks with vLLM kernels
 
@@ -81,15 +82,23 @@ class VllmRunner(Engine):
         defaults, fixed = self._defaults(task), self._fixed(model, task)
         try:
             self._llm = LLM(model=model.folder, **(defaults | settings.vllm | fixed))
-        except (ValueError, NotImplementedError, RuntimeError) as error:
+        except (ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
             quantized = quantization(Path(model.folder), model.folder)
-            if quantized is None:
-                raise
+            if quantized is not None:
+                raise ConfigError(
+                    f"vLLM does not start with this quantized ({quantized}) checkpoint on this {self.device}: "
+                    f"{_in_words(error)}",
+                    where=f"the engine's model: {model.folder}",
+                    hint="give the checkpoint without quantization, or with a method that vLLM supports on this device",
+                ) from error
+            if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+                raise  # no memory, a lost device: another attempt may succeed
+            # What vLLM raises for checkpoints and arguments that it does not support: pydantic's errors, mostly.
             raise ConfigError(
-                f"vLLM does not start with this quantized ({quantized}) checkpoint on this {self.device}: {error}",
-                where=f"the engine's model: {model.folder}",
-                hint="give the checkpoint without quantization, or with a method that vLLM supports on this device",
-            ) from error
+                f"vLLM cannot run this checkpoint: {_in_words(error)}",
+                where=model.folder if model.adapter is None else f"{model.folder} with {model.adapter}",
+                hint="choose another checkpoint, dtype or resources.vllm, or set rerank.engine: transformers",
+            ) from None
 
     def generate_json(self, prompts: Sequence[list[int]], schema: Mapping[str, Any]) -> list[Answer]:
         """Greedy text of at most `new_tokens` for each prompt; if finished, JSON that fits the schema.
@@ -174,6 +183,14 @@ class VllmRunner(Engine):
             # vLLM requires that share of the whole GPU to be free when it starts. Rounded down: sums stay below 1.
             arguments["gpu_memory_utilization"] = math.floor(1000 * _GPU_UTILIZATION * self._gpu_share) / 1000
         return arguments
+
+
+def _in_words(error: Exception) -> str:
+    """The message of an error, of pydantic's without types and links, on one line."""
+    from pydantic import ValidationError
+
+    said = [each["msg"] for each in error.errors()] if isinstance(error, ValidationError) else [str(error)]
+    return " ".join("; ".join(said).removeprefix("Value error, ").split())[:_ERROR_CHARS] or type(error).__name__
 
 
 def _sorted_by_prefix(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:

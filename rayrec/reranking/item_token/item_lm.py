@@ -211,7 +211,7 @@ def _of_base(settings: Tuning, longest: int) -> Any:
         model = hf_checkpoint.load_causal_lm(settings.base, "tuning.base", dtype=torch.float32)
         if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
             model.get_output_embeddings().requires_grad_(False)  # it predicts only items
-    most = model.config.max_position_embeddings
+    most = model.config.get_text_config().max_position_embeddings
     if most < longest:
         raise ConfigError(
             f"prompts of up to {longest} tokens do not fit the base model's {most}",

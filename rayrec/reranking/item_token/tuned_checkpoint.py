@@ -98,7 +98,7 @@ class LocalCheckpoint:
         """The checkpoint for an engine."""
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(self.folder, local_files_only=True).get_text_config()
         vocabulary = self.card.vocabulary
         return ModelFiles(self.folder, self.card.dtype, vocabulary.size, int(config.max_position_embeddings))
 

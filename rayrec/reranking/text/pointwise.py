@@ -65,6 +65,7 @@ class PointwiseScorer(TextScorer):
     name = "pointwise"
     task_form = "T0"
     settings_class = PointwiseSettings
+    asks_each_alone = True
 
     def __init__(
         self, engine: Engine, checkpoint: InstructCheckpoint, settings: PointwiseSettings, templates: Templates

@@ -1,8 +1,9 @@
 """Text ablation: the effect of the text beside an item's title on its score, measured on a sample of users.
 
 Two candidates of each sampled user are scored again with the title alone, one at a time, the rest of the prompt
-unchanged: the one that the checkpoint raised furthest above the retrievers' order, and a random one. If the category or
-description of an item manipulates the checkpoint, its score drops more than that of other items.
+unchanged (the other candidates are left out where scores do not depend on them): the one that the checkpoint raised
+furthest above the retrievers' order, and a random one. If the category or description of an item manipulates the
+checkpoint, its score drops more than that of other items.
 """
 
 from __future__ import annotations
@@ -42,18 +43,19 @@ def ablate_texts(reranker: TextReranker, table: pa.Table, users: int, seed: int)
     score = Ragged.from_arrow(scored["llm_score"]).values[depth.values]
     has_more = np.array([reranker.texts[one] != reranker.titles[one] for one in code], np.bool_)
     places, ablated = [], []
+    alone = reranker.scorer.asks_each_alone
     for row, query in enumerate(queries):
         start = int(depth.offsets[row])
         part = slice(start, int(depth.offsets[row + 1]))
         for place in _two_candidates(score[part], has_more[part], int(draw[row])):
             places.append(start + place)
             title = reranker.titles[code[start + place]]
-            ablated.append(
-                replace(query, candidates=(*query.candidates[:place], title, *query.candidates[place + 1 :]))
-            )
+            before, after = ((), ()) if alone else (query.candidates[:place], query.candidates[place + 1 :])
+            ablated.append(replace(query, candidates=(*before, title, *after)))
     answers = zip(reranker.scores(ablated), depth.rows[places], places, strict=True)
     title_only = [
-        np.nan if isinstance(answer, Failure) else answer[place - depth.offsets[row]] for answer, row, place in answers
+        np.nan if isinstance(answer, Failure) else answer[0 if alone else place - depth.offsets[row]]
+        for answer, row, place in answers
     ]
     found = pa.table([code[places], score[places], np.array(title_only, np.float32)], schema=TEXT_ABLATION)
     return found.filter(pc.and_(pc.is_finite(found["score"]), pc.is_finite(found["score_title_only"])))

@@ -87,6 +87,7 @@ class TextScorer(ABC):
     name: ClassVar[str]  # value of rerank.method
     task_form: ClassVar[str]  # of its templates
     settings_class: ClassVar[type[TextScorerSettings]]  # of `rerank.settings`
+    asks_each_alone: ClassVar[bool] = False  # whether a candidate's score is the same without the other candidates
     engine: Engine
     ids: Sequence[int]  # token ids of the possible answers
 

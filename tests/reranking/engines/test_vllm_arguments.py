@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, field_validator
 from small_checkpoints import build
 from small_model import INSTRUCTION
 
@@ -55,6 +56,26 @@ def test_arguments_that_engines_fix_are_refused(
             with pytest.raises(ConfigError, match=key):
                 VllmRunner(checkpoint.model_files, "next_token", EngineSettings(vllm={key: 1}), 300)
     assert len(given) == 3
+
+
+def test_errors_of_vllm_are_said_in_words(monkeypatch: pytest.MonkeyPatch, checkpoint: InstructCheckpoint) -> None:
+    """vLLM checks a checkpoint with pydantic, whose errors carry types and links."""
+
+    class Checked(BaseModel):
+        dtype: str
+
+        @field_validator("dtype")
+        @classmethod
+        def _supported(cls, dtype: str) -> str:
+            raise ValueError(f"{dtype} is not\nsupported for quantization method awq")
+
+    monkeypatch.setattr("vllm.LLM", lambda dtype, **_: Checked(dtype=dtype))
+    with pytest.raises(ConfigError) as caught:
+        VllmRunner(checkpoint.model_files, "next_token", EngineSettings(dtype="bfloat16"), 300)
+    assert caught.value.what == (
+        "vLLM cannot run this checkpoint: bfloat16 is not supported for quantization method awq"
+    )
+    assert "transformers" in str(caught.value)
 
 
 def test_allowed_arguments_exist_in_the_installed_vllm() -> None:

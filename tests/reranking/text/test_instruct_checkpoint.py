@@ -68,6 +68,17 @@ def test_template_that_hides_or_repeats_the_message_is_refused(
         InstructCheckpoint.open(str(folder)).chat()
 
 
+def test_template_that_opens_a_think_block_is_refused(qwen3: InstructCheckpoint, tmp_path: Path) -> None:
+    """After it the next token begins a thought, not an answer; a block that is closed does no harm."""
+    folder = copied(qwen3, tmp_path)
+    shown = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n"
+    (folder / "chat_template.jinja").write_text(shown)
+    with pytest.raises(ConfigError, match="opens a <think> block"):
+        InstructCheckpoint.open(str(folder)).chat()
+    (folder / "chat_template.jinja").write_text(f"{shown}</think>\n")
+    assert InstructCheckpoint.open(str(folder)).chat().closing_text.endswith("</think>")
+
+
 def test_letter_is_the_same_single_token_in_the_answer_and_in_the_list(checkpoint: InstructCheckpoint) -> None:
     engine = TransformersRunner(checkpoint.model_files, "next_token", EngineSettings(), 2000)
     scorer = load("listwise", engine, checkpoint, window=26)

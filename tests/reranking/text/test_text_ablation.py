@@ -92,3 +92,15 @@ def test_without_ablations_nothing_is_shown() -> None:
     assert (
         item_text_effects("x", empty.append_column("score_title_only", empty["score"]), pa.array(TITLES)).num_rows == 0
     )
+
+
+def test_candidates_that_are_asked_alone_are_asked_alone_again() -> None:
+    """The same result with one prompt for each sampled candidate instead of all candidates of its user."""
+    together, alone = reader(), reader()
+    alone.scorer.asks_each_alone = True  # type: ignore[misc]
+    one, other = (ablate_texts(each, each(table(5)), users=5, seed=1) for each in (together, alone))
+    assert one.equals(other)
+    again = alone.scorer.queries[5:]  # type: ignore[attr-defined]
+    assert len(again) == 10
+    assert {len(query.candidates) for query in again} == {1}
+    assert {len(query.candidates) for query in together.scorer.queries} == {ITEMS}  # type: ignore[attr-defined]

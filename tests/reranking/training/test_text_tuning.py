@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_checkpoints import FAMILIES, TITLES, build
+from small_checkpoints import FAMILIES, TITLES, build, build_adapter
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rayrec.config import TextTuning
-from rayrec.errors import DataError
+from rayrec.errors import ConfigError, DataError
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.collectives import Worker
 from rayrec.reranking.engines.engine import EngineSettings, Failure
@@ -210,6 +212,17 @@ def test_published_adapter_changes_the_scores_and_is_not_tuned_again(tmp_path: P
         assert not isinstance(answer, Failure)
         answers.append(answer)
     assert np.abs(answers[0] - answers[1]).max() > 0.1
+
+
+def test_an_adapter_of_another_checkpoint_is_refused_in_words(tmp_path: Path, folders: dict[str, Path]) -> None:
+    adapter = build_adapter(tmp_path, folders["qwen3"])
+    wide = tmp_path / "wide"
+    config = AutoConfig.from_pretrained(folders["qwen3"])
+    config.intermediate_size *= 2
+    AutoModelForCausalLM.from_config(config).save_pretrained(str(wide))
+    files = replace(InstructCheckpoint.open(str(folders["qwen3"])).model_files, folder=str(wide), adapter=str(adapter))
+    with pytest.raises(ConfigError, match="the adapter does not fit the checkpoint"):
+        TransformersRunner(files, "next_token", EngineSettings(), 600)
 
 
 def test_without_an_example_the_error_says_what_to_do(tmp_path: Path, folders: dict[str, Path]) -> None:
