@@ -49,6 +49,8 @@ _REFUSED = _any(  # said behind what is unwanted
     rf"(?:is|are|was|were|would be|will be|['’]s|['’]re) {_TRULY}{_VERDICT}(?: at all)?",
     rf"(?:(?:is|are|was|were) )?(?:just |really |simply )*not (?:really |exactly |quite |at all )?{_MINE}(?: at all)?",
     r"(?:so )?(?:(?:is|are) )?(?:a |an )?(?:hard |big |firm |absolute )?(?:no|no[- ]go|no[- ]no|pass|nope)",
+    r"(?:absolutely|definitely|certainly|really|preferably|please|of course|(?:i|we)(?:['’]d| would) rather)"
+    r" (?:not|no|never|none)",
     r"(?:must|should|may|can|could) (?:not|never) (?:be|appear|show up|come up)(?: \w+){0,3}?",
     rf"{_TRULY}(?:bores?|annoys?|irritates?|depress(?:es)?|disgusts?|exhausts?|upsets?) {_US}"
     r"(?: to (?:death|tears)| stiff)?",

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 _TENS = ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties")
 _DECADE_WORDS = {word: 1920 + 10 * number for number, word in enumerate(_TENS)} | {"noughties": 2000}
@@ -20,6 +20,7 @@ _NUMBER_WORDS = {word: number + 1.0 for number, word in enumerate(_UNITS)} | {
     "fiver": 5.0, "tenner": 10.0,
 }  # fmt: skip
 _CURRENCY = r"(?:pounds?|quid|euros?|dollars?|bucks|gbp|eur|usd|sterling)"
+_ONE = {(article, unit) for article in ("a", "an") for unit in ("pound", "quid", "euro", "dollar", "buck")}
 _PENCE = r"(?:p|pence|pennies|cents?)"
 _SKIPPED = r"(?:(?:the|a|an|year|years|early|mid|late|end|of|start|about|around|roughly|than)\s)*"
 _NUMBER = (
@@ -69,6 +70,7 @@ class NumberRange:
 
 def number_ranges(words: Sequence[str]) -> list[NumberRange]:
     """The ranges that words in lower case say, in order; they do not overlap."""
+    words = ["one" if pair in _ONE else pair[0] for pair in pairwise([*words, ""])]
     text, starts = " ".join(words), [0, *accumulate(len(word) + 1 for word in words)][: len(words)]
     found = list[NumberRange]()
     for pattern in (_BETWEEN, _BEFORE, _AFTER, _PAIR, _PRICE):

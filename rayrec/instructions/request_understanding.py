@@ -30,6 +30,7 @@ _MIN_UNWANTED = 0.2  # weight of a facet that is to be avoided
 _GENERIC = frozenset(
     ["film", "films", "flick", "flicks", "movie", "movies", "product", "products", "series", "show", "shows"]
 )
+_BESIDE_TITLES = 0.5  # factor of what the encoder finds where titles have the very words
 _MOST_WORDS = 6  # of a text that is the title of an item
 _MOST_SHARE, _FEW = 0.05, 10  # of the items that a text may mean by words of titles
 
@@ -86,10 +87,7 @@ class RequestUnderstanding:
         """What the text means; `by_title`: it also names a title, so that none is looked for."""
         said, text = text, text if self.spelling is None else self.spelling(text)
         named, parts = self.matcher(text), clauses(text)
-        only_words = WORD in compared_kinds(self.scheme)
         search = () if by_title or named or named.ambiguous else self._words_of_a_title(said)
-        if search and only_words:
-            return Understanding(titles=search)
         meant = [SoftWeights() if self.soft is None else self.soft(part.text) for part in parts]
         found: SoftWeights = {facet: 1.0 for facet in named.include if self._counts(facet)}
         found |= dict.fromkeys(named.exclude, -1.0)
@@ -98,8 +96,9 @@ class RequestUnderstanding:
         open_parts = [
             part.text for part, weights in zip(parts, meant, strict=True) if not weights and not self.matcher(part.text)
         ]
-        if search and not found:
-            return Understanding(titles=search)
+        if search and (not found or WORD in compared_kinds(self.scheme)):
+            weights = ((facet, _BESIDE_TITLES * weight) for facet, weight in sorted(found.items()))
+            return Understanding(tuple(weights), (), search)
         return Understanding(tuple(sorted(found.items())), tuple(open_parts) if parts or found else (text,))
 
     def _words_of_a_title(self, text: str) -> tuple[NamedTitle, ...]:

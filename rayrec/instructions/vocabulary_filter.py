@@ -27,7 +27,7 @@ _DECADE_WORDS = dict(
         ("twenties", "thirties", "forties", "fifties", "sixties", "seventies", "eighties", "nineties"),
         strict=True,
     )
-)
+) | {"00s": "noughties"}
 
 
 def tokenize_words(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from rayrec.numerics.ragged import Ragged
 
 NAMES = [
     *((CATEGORY, name) for name in ("comedy", "film-noir", "für kinder", "horror", "news", "sci-fi", "war", "western")),
-    *((DECADE, name) for name in ("1980s", "1990s")),
+    *((DECADE, name) for name in ("1980s", "1990s", "2000s")),
     *((BELOW, name) for name in ("10", "5")),
     *((VALUE, name) for name in ("other", "red")),
     *((WORD, name) for name in ("glass", "night")),
@@ -35,6 +35,7 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("Comedies, please!", {"comedy"}),
         ("a western from the 90s", {"western", "1990s"}),
         ("Westerns of the nineties", {"western", "1990s"}),
+        ("noughties", {"2000s"}),
         ("a war film like those of 1987", {"war", "1980s"}),
         ("scifi", {"sci-fi"}),
         ("sci fi or film noir", {"sci-fi", "film-noir"}),
@@ -46,9 +47,9 @@ def read(text: str) -> tuple[set[str], set[str]]:
         ("£6 or less", {"5"}),
         ("for a tenner", {"10"}),
         ("before 1990", {"1980s"}),
-        ("since the eighties", {"1980s", "1990s"}),
+        ("since the eighties", {"1980s", "1990s", "2000s"}),
         ("from the 80s to the 90s", {"1980s", "1990s"}),
-        ("after 1985", {"1990s"}),
+        ("after 1985", {"1990s", "2000s"}),
         ("some other thing", set()),  # a value that is only a stop word
         ("something new", set()),  # "new" is not matched as the singular of "news"
         ("something for the night", {"night"}),
@@ -85,7 +86,7 @@ def test_requested_facets_are_included(text: str, wanted: set[str]) -> None:
         ("comedy, but westerns are out", {"comedy"}, {"western"}),
         ("war? no way", set(), {"war"}),
         ("not from the 80s", set(), {"1980s"}),
-        ("nothing before 1990", {"1990s"}, set()),
+        ("nothing before 1990", {"1990s", "2000s"}, set()),
         ("not one made before 1990", set(), {"1980s"}),
         ("over 7", set(), {"10"}),
         ("between £5 and £12", {"10"}, {"5"}),

@@ -35,6 +35,7 @@ from rayrec.instructions.negation import Clause, clauses
         ("nothing too scary or violent, robots", ["robots"], ["too scary or violent"]),
         ("I'd rather see robots than weddings", ["i ' d see robots"], ["weddings"]),
         ("please leave dragons out", [], ["dragons"]),
+        ("cartoons? absolutely not", [], ["cartoons"]),
         ("gore-free ghosts", [], ["gore ghosts"]),
         ("remove westerns from my list", [], ["westerns"]),
         ("a film that isn't boring", ["a film that is"], ["boring"]),

@@ -30,6 +30,7 @@ INF = math.inf
         ("five pounds at most", -INF, 5, False),
         ("no more than 3 quid", -INF, 3, False),
         ("more than 10 euros", 10, INF, False),
+        ("a pound at most", -INF, 1, False),
         ("50p or less", -INF, 0.5, False),
         ("between 2 and 5 pounds", 2, 5, False),
         ("for a fiver", -INF, 5, False),
