@@ -2,12 +2,13 @@
 
 The weight of an item i of the history for a new item j is cosine(i, j) of their character 4-grams, where i is one of
 the nearest neighbours of j among the items with events, times j's prior: the decayed popularity of these neighbours,
-averaged with the cosines as weights, which halves with every half-life since the launch.
+averaged with the cosines as weights, which halves with every half-life since the launch. With `affinity: factors` the
+cosine is that of iALS factors instead, those of the new item mapped from its text (`factor_map`).
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,7 +19,9 @@ from rayrec.data.item_content import item_content
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.sparse_products import largest_of_product
 from rayrec.numerics.types import Bools, Float64s
+from rayrec.retrieval.factor_map import mapped_factors, nearest_by_factors
 from rayrec.retrieval.fit_data import FitData
+from rayrec.retrieval.ials import IalsRetriever, IalsSettings
 from rayrec.retrieval.item_item import ItemItemRetriever
 from rayrec.retrieval.retriever import RETRIEVERS
 
@@ -33,6 +36,13 @@ class ItemTextSettings(RetrieverSettings):
     """Similar items with events that a new item borrows from."""
     half_life_days: float = Field(60.0, gt=0)
     """Half-life of the neighbours' events before the date and of the time since the launch, days."""
+    affinity: Literal["text", "factors"] = "text"
+    """Similarity of a new item to others: `text`, the cosine of their texts; `factors`, the cosine of their iALS
+    factors, which a ridge regression maps from the new item's text."""
+    factors: int = Field(64, ge=1, le=1024)
+    """Dimension of the factors with `affinity: factors`, 1 to 1,024."""
+    regularization: float = Field(1.0, gt=0)
+    """Ridge of that regression, above 0."""
     prior_power: float = Field(0.5, ge=0)
     """Exponent of the prior; 0: similarity alone."""
     history_half_life_days: float | None = Field(None, gt=0)
@@ -55,7 +65,13 @@ class ItemTextRetriever(ItemItemRetriever):
             return cls(sp.csr_matrix((items, items), dtype=np.float32), settings)
         events = np.bincount(data.item, minlength=items)
         vectors = item_content(data.catalogue, [_VIEW])[_VIEW]
-        similar = neighbours_of(vectors, events <= settings.max_events, events > 0, settings.neighbours)
+        new, known = events <= settings.max_events, events > 0
+        if settings.affinity == "factors":
+            learned = IalsRetriever.fit(data, IalsSettings(factors=settings.factors)).factors
+            factors = mapped_factors(vectors, learned, events.astype(float), new, settings.regularization)
+            similar = nearest_by_factors(factors, new, known, settings.neighbours)
+        else:
+            similar = neighbours_of(vectors, new, known, settings.neighbours)
         decayed = np.bincount(data.item, np.exp2(-data.age_days / settings.half_life_days), minlength=items).astype(
             float
         )
