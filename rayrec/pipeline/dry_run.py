@@ -12,7 +12,7 @@ from rayrec.pipeline.daily_run import check
 from rayrec.pipeline.denoiser_choice import plan_lines
 from rayrec.pipeline.interaction_ingest import SplitPlan, is_ingested, pending_shards
 from rayrec.pipeline.item_model_fitting import as_day, configured_cutoffs, cutoffs, describe_cutoffs
-from rayrec.pipeline.placement import placement_notes, planned_capacity
+from rayrec.pipeline.placement import dtype_notes, placement_notes, planned_capacity
 from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.publishing_run import PublishingRun
@@ -110,7 +110,7 @@ def _resources(context: RunContext) -> Iterator[str]:
         notes = () if has is None else placement_notes(context, has)
     except ClusterError as error:
         notes = (f"this machine cannot run it: {error.what} ({error.where})",)
-    for note in notes:
+    for note in (*notes, *(() if has is None else dtype_notes(context))):
         yield f"resources {note}"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
-from rayrec.config import Resources
+from rayrec.config import Rerank, Resources
 from rayrec.pipeline.arm_settings import needs_tuned_llm, tuned_text_rerankers, uses_llm
 from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support import cluster
@@ -19,6 +20,7 @@ from rayrec.ray_support.capacity import (
     place_workers,
 )
 from rayrec.ray_support.training_workers import WorkerGroup
+from rayrec.storage.hf_checkpoint import stored_dtype
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 def check_placement(context: RunContext) -> None:
     """Warn where the run gets less than its settings ask for. Raises ClusterError for what can never be placed."""
     has = cluster.capacity()
-    for note in placement_notes(context, has):
+    for note in (*placement_notes(context, has), *dtype_notes(context)):
         _LOG.warning("resources: %s", note)
     if has.may_grow:
         try:
@@ -48,6 +50,21 @@ def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:
         cpus = min(resources.tune_num_cpus, largest or resources.tune_num_cpus)
         notes += place_workers(resources.tune_workers, cpus, resources.tune_num_gpus, has)[1]
     return notes
+
+
+def dtype_notes(context: RunContext, cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The text rerankers that `rerank.dtype: auto` runs in float32 on this machine's CPU, although it has units for
+    bfloat16 (AMX)."""
+    if context.config.resources.rerank_num_gpus or not cpuinfo.exists() or "amx_bf16" not in cpuinfo.read_text():
+        return ()
+    methods = [variant.read(Rerank) for variant in context.arms.variants("rerank")]
+    slow = {
+        f"rerank.dtype auto computes {method.method} in float32, as {method.checkpoint} is stored; bfloat16 is several "
+        "times faster on this CPU"
+        for method in methods
+        if method.is_text_scorer and method.dtype == "auto" and stored_dtype(str(method.checkpoint)) == "float32"
+    }
+    return tuple(sorted(slow))
 
 
 def planned_capacity(resources: Resources) -> Capacity | None:

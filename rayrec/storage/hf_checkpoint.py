@@ -64,6 +64,14 @@ def require_unquantized(folder: Path, where: str, hint: str = "give the checkpoi
         raise ConfigError(f"the checkpoint is quantized ({method}), which only vLLM supports", where=where, hint=hint)
 
 
+def stored_dtype(folder: str) -> str:
+    """The data type of a checkpoint's weights by its config.json, such as `bfloat16`."""
+    content = checkpoint_safety.read_json(Path(folder) / "config.json", folder)
+    named = [content, content.get("text_config") or {}] if isinstance(content, dict) else []
+    found = [part[key] for part in named for key in ("dtype", "torch_dtype") if isinstance(part.get(key), str)]
+    return found[0] if found else "float32"
+
+
 def _require_folder(folder: str, where: str, what: str) -> None:
     """transformers would take another name for one of a hub, and look into the cache of the machine."""
     if not Path(folder).is_dir():
