@@ -24,6 +24,7 @@ from ray_heads import RayHead, environment_of, ray_head, running
 from soak_runs import run_on_cluster
 from storage_faults import CONTROL, Plan, calls
 from trials import Field
+from waiting import PATIENCE_S
 
 HERE = Path(__file__).parent
 PROCESSES = ("driver", "worker", "raylet", "worker", "driver", "raylet", "engine", "tuner")
@@ -38,6 +39,8 @@ LLM_SETTINGS = (
 TITLES = {"engine": "ray::MapWorker", "tuner": "RayTrainWorker"}  # how Ray names their processes
 ATTEMPTS = 4  # of the run after a kill: the loss of a node may take the driver with it
 POLL_S = 0.05
+NO_PROGRESS_MINUTES = 5
+HANG_S = 1500.0  # far above the limit of the job itself, and its 300 s of grace
 
 
 @contextmanager
@@ -99,7 +102,7 @@ class KillCluster:
             run_on_cluster,
             self.shop.shop,
             str(root),
-            overrides,
+            (*overrides, f"resources.no_progress_minutes={NO_PROGRESS_MINUTES}"),
             folder=self.shop.folder / "ended",
             environment=environment,
         )
@@ -168,10 +171,16 @@ class KillCluster:
         return False
 
     def _wait(self, driver: Driver) -> Ended:
-        while driver.process.is_alive():
+        until = time.monotonic() + HANG_S
+        while driver.process.is_alive() and time.monotonic() < until:
             self.ensure_node()
             driver.process.join(POLL_S * 10)
-        return driver.wait()
+        ended = driver.wait(0 if driver.process.is_alive() else PATIENCE_S)
+        if ended.error == "Hang":
+            mine = "\n".join(f"{pid} {_command(pid)[:150]}" for pid in self._mine())
+            node = self.head.log.with_name("node.log").read_text(errors="replace")[-2000:]
+            raise AssertionError(f"{ended.text}\nprocesses:\n{mine}\nthe node:\n{node}\nthe head:\n{self.head.logs()}")
+        return ended
 
     def _named(self, title: str) -> list[int]:
         """Workers of this cluster that are at work under such a name."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from typing import Any
 import storage_faults
 from waiting import PATIENCE_S
 
+_STACKS = ".stacks"  # where a driver that hangs is, all threads
+_STACKS_S = 5.0
 _PRELOADED = ("one_process", "tiny_runs", "storage_faults", "jobs.daily", "jobs.evaluate", "jobs.forget")
 
 
@@ -44,9 +48,12 @@ class Driver:
     def wait(self, timeout_s: float = PATIENCE_S) -> Ended:
         self.process.join(timeout_s)
         if self.process.exitcode is None:
+            os.kill(self.pid, signal.SIGUSR1)
+            self.process.join(_STACKS_S)
             self.process.kill()
             self.process.join()
-            return Ended(1, "Hang", f"no end within {timeout_s:g} s")
+            stacks = self.said.with_suffix(_STACKS)
+            return Ended(1, "Hang", f"no end within {timeout_s:g} s\n{stacks.read_text() if stacks.exists() else ''}")
         said = json.loads(self.said.read_text()) if self.said.exists() else {}
         return Ended(self.process.exitcode, **said)
 
@@ -67,6 +74,8 @@ def _child(work: Callable[..., None], arguments: tuple[Any, ...], said: Path, en
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
     os.dup2(sink, 2)
+    stacks = said.with_suffix(_STACKS).open("w")
+    faulthandler.register(signal.SIGUSR1, stacks)
     from rayrec.errors import RayrecError
     from rayrec.storage import backends, remote_backends
 

@@ -17,7 +17,7 @@ from jobs import daily, evaluate, forget
 from rayrec.instructions.templates import load_templates
 from rayrec.numerics.threads import thread_limit
 from rayrec.pipeline import daily_run, run_context
-from rayrec.ray_support import cluster
+from rayrec.ray_support import cluster, stop_signals
 from rayrec.storage.retries import RetryPolicy
 
 CODE = "soak"  # the code version: a soak goes on while the code is edited
@@ -34,8 +34,8 @@ def run_alone(shop: TinyShop, output: str, overrides: Sequence[str] = (), code: 
 
 
 def run_on_cluster(shop: TinyShop, output: str, overrides: Sequence[str] = (), code: str = CODE) -> None:
-    """The same on the cluster of the environment."""
-    with cluster.connect(shop.context(output, *overrides).config.resources):
+    """The same on the cluster of the environment, as a job: a wait without progress ends it."""
+    with stop_signals.handled(), cluster.connect(shop.context(output, *overrides).config.resources):
         _run(shop, output, overrides, code)
 
 
