@@ -17,8 +17,9 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from rayrec.denoising.auto import NONE, AutoSettings, contestants
 from rayrec.denoising.denoiser import DENOISERS, Denoiser, DenoisingDecision, Histories
 from rayrec.evaluation.denoising_contest import Contest, CutoffScores, decide, score_cutoff
 from rayrec.evaluation.significance import standard_error, t_interval
-from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.types import Float64s
 from rayrec.pipeline.item_model_fitting import required_denoiser_fits, required_fits_of
 from rayrec.pipeline.run_context import microseconds
@@ -73,46 +74,66 @@ class DateResult:
     seconds: float
 
 
-def run(
-    config: Config, table: pa.Table, items: pa.Table, days: Sequence[str], horizon: int, denoise: Denoise
-) -> list[DateResult]:
-    settings = denoise.settings
-    assert isinstance(settings, AutoSettings)
+@dataclass(frozen=True)
+class Measurements:
+    """Scores by cutoff, measured once and kept in files."""
+
+    name: str  # of the data set
+    config: Config
+    table: pa.Table  # HISTORY
+    items: pa.Table  # ITEM
+    step: int  # microseconds of the horizon
+    settings: AutoSettings
+    folder: Path
+
+    def at(self, cutoff: int) -> CutoffScores:
+        """The contestants' scores; the last column is the random control."""
+        measured = self.settings.model_dump(mode="json", exclude={"judge", "max_tail_share", "min_users"})
+        path = self.folder / f"{self.name}-{cutoff}-{digest([measured, self.step])}.npz"
+        if path.is_file():
+            with np.load(path, allow_pickle=False) as stored:
+                return CutoffScores.load(stored)
+        found = self._measured(cutoff)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **found.arrays())
+        return found
+
+    def past(self, cutoff: int) -> CutoffScores:
+        """Without the control, as the contest has them."""
+        found = self.at(cutoff)
+        cut = {name: getattr(found, name)[:, :-1] for name in ("refit", "inputs", "removed")}
+        return replace(found, **cut)
+
+    def _measured(self, cutoff: int) -> CutoffScores:
+        weights, denoise = tuple(self.config.data.events.values()), Denoise(method="auto", settings=self.settings)
+        specs = item_model.required_sources([], True, required_fits_of([denoise]))
+        ids, fits = self.items["item_id"].combine_chunks(), required_denoiser_fits([denoise])
+        model = item_model.fit([self.table], ids, specs, weights, cutoff, 10**9, fits)
+        arrays, tried = model.denoiser_arrays(()), contestants(self.settings)
+        denoisers = [DENOISERS.lookup(one.denoise.method).load(arrays, one.denoise.settings) for one in tried]
+        return score_cutoff(
+            self.table,
+            cutoff,
+            cutoff + self.step,
+            [*denoisers, RandomRemoval(denoisers[0])],
+            weights,
+            len(self.items),
+            self.settings,
+            REGULARIZATION,
+            new_only=self.config.retrieval.exclude_seen,
+        )
+
+
+def run(measurements: Measurements, days: Sequence[str]) -> list[DateResult]:
     found = []
     for text in days:
-        now, step = microseconds(date.fromisoformat(text)), horizon * MICROSECONDS_PER_DAY
-        started = time.monotonic()
-        past = [_scores(config, table, items, now - k * step, step, denoise) for k in range(CUTOFFS, 0, -1)]
-        contest = decide(past, contestants(settings), settings)
+        now, started = microseconds(date.fromisoformat(text)), time.monotonic()
+        past = [measurements.past(now - k * measurements.step) for k in range(CUTOFFS, 0, -1)]
+        contest = decide(past, contestants(measurements.settings), measurements.settings)
         seconds = time.monotonic() - started
-        found.append(DateResult(contest, _scores(config, table, items, now, step, denoise, control=True), seconds))
+        found.append(DateResult(contest, measurements.at(now), seconds))
         print(f"{text} done", file=sys.stderr, flush=True)
     return found
-
-
-def _scores(
-    config: Config, table: pa.Table, items: pa.Table, cutoff: int, step: int, denoise: Denoise, control: bool = False
-) -> CutoffScores:
-    settings = denoise.settings
-    assert isinstance(settings, AutoSettings)
-    weights = tuple(config.data.events.values())
-    specs = item_model.required_sources([], True, required_fits_of([denoise]))
-    ids = items["item_id"].combine_chunks()
-    model = item_model.fit([table], ids, specs, weights, cutoff, 10**9, required_denoiser_fits([denoise]))
-    arrays = model.denoiser_arrays(())
-    denoisers = [DENOISERS.lookup(c.denoise.method).load(arrays, c.denoise.settings) for c in contestants(settings)]
-    denoisers += [RandomRemoval(denoisers[0])] if control else []
-    return score_cutoff(
-        table,
-        cutoff,
-        cutoff + step,
-        denoisers,
-        weights,
-        len(items),
-        settings,
-        REGULARIZATION,
-        new_only=config.retrieval.exclude_seen,
-    )
 
 
 def gain_text(gains: Float64s) -> tuple[str, float, float]:
@@ -129,19 +150,22 @@ def main() -> int:
     parser.add_argument("--judge", choices=["refit", "inputs"], default=AutoSettings().judge)
     parser.add_argument("--candidates", nargs="+", help="methods with their defaults")
     parser.add_argument("--max-tail-share", type=float, default=AutoSettings().max_tail_share)
+    parser.add_argument("--max-items", type=int, default=AutoSettings().max_items, help="that the judge ranks")
+    parser.add_argument("--out", default="denoise-auto-results", help="what was measured: kept for later calls")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     setting = SETTINGS[given.data]
     days = given.dates or setting.dates
-    chosen = {"judge": given.judge, "max_tail_share": given.max_tail_share}
+    chosen = {"judge": given.judge, "max_tail_share": given.max_tail_share, "max_items": given.max_items}
     chosen |= {"candidates": {name: {} for name in given.candidates}} if given.candidates else {}
-    denoise = Denoise(method="auto", settings=chosen)
+    settings = AutoSettings.model_validate(chosen)
     config = load(CONF / setting.config, [f"data.root={given.root}", "data.shards=1", "data.window_days=4000"])
     items, table = read_until(
         config, date.fromordinal(date.fromisoformat(max(days)).toordinal() + setting.horizon_days)
     )
-    results = run(config, table, items, days, setting.horizon_days, denoise)
-    names = [*(one.name for one in contestants(denoise.settings)), "random"]
+    step = setting.horizon_days * MICROSECONDS_PER_DAY
+    results = run(Measurements(given.data, config, table, items, step, settings, Path(given.out)), days)
+    names = [*(one.name for one in contestants(settings)), "random"]
     autos: dict[str, list[Float64s]] = {judge: [] for judge in ("refit", "inputs")}
     each: dict[str, list[list[Float64s]]] = {judge: [[] for _ in names] for judge in autos}
     for day, result in zip(days, results, strict=True):
