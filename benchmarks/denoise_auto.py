@@ -152,6 +152,9 @@ def main() -> int:
     parser.add_argument("--max-tail-share", type=float, default=AutoSettings().max_tail_share)
     parser.add_argument("--max-items", type=int, default=AutoSettings().max_items, help="that the judge ranks")
     parser.add_argument("--out", default="denoise-auto-results", help="what was measured: kept for later calls")
+    parser.add_argument(
+        "--only", type=int, choices=range(CUTOFFS + 1), help="measure this many horizons back, and stop"
+    )
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     setting = SETTINGS[given.data]
@@ -164,7 +167,12 @@ def main() -> int:
         config, date.fromordinal(date.fromisoformat(max(days)).toordinal() + setting.horizon_days)
     )
     step = setting.horizon_days * MICROSECONDS_PER_DAY
-    results = run(Measurements(given.data, config, table, items, step, settings, Path(given.out)), days)
+    measurements = Measurements(given.data, config, table, items, step, settings, Path(given.out))
+    if given.only is not None:  # to split the work
+        for text in days:
+            measurements.at(microseconds(date.fromisoformat(text)) - given.only * step)
+        return 0
+    results = run(measurements, days)
     names = [*(one.name for one in contestants(settings)), "random"]
     autos: dict[str, list[Float64s]] = {judge: [] for judge in ("refit", "inputs")}
     each: dict[str, list[list[Float64s]]] = {judge: [[] for _ in names] for judge in autos}

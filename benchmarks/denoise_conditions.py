@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,11 @@ from benchmarks import denoise_rank as rank
 from benchmarks.denoise_data import HeldOut
 from benchmarks.denoise_planting import Clean, insert, planted_items
 from rayrec.config import Denoise
-from rayrec.denoising import Histories
+from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.denoising import DENOISERS, Histories
+from rayrec.denoising.auto import AutoDenoiser, AutoSettings, contestants
 from rayrec.denoising.denoiser import histories_of
+from rayrec.evaluation.denoising_contest import decide, score_cutoff
 from rayrec.instructions.text_cleaning import clean
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
@@ -94,10 +97,31 @@ class Case:
         methods = {need.method for need in needs}
         specs = item_model.required_sources([[spec for spec in own if spec.method in methods]], False, needs)
         ids, weights = self.held.catalogue["item_id"].combine_chunks(), self.held.event_weights
-        model = item_model.fit(
-            [self._table], ids, specs, weights, self.cutoff, 10**9, required_denoiser_fits([denoise])
-        )
-        return model.denoiser_arrays(specs), time.perf_counter() - started
+        fits = required_denoiser_fits([denoise])
+
+        def at(cutoff: int) -> dict[str, npt.NDArray[Any]]:
+            return item_model.fit([self._table], ids, specs, weights, cutoff, 10**9, fits).denoiser_arrays(specs)
+
+        arrays = at(self.cutoff)
+        if isinstance(denoise.settings, AutoSettings):
+            arrays[f"{AutoDenoiser.fit_key(denoise.settings)}.choice"] = self._choice(denoise.settings, at)
+        return arrays, time.perf_counter() - started
+
+    def _choice(
+        self, settings: AutoSettings, fitted: Callable[[int], dict[str, npt.NDArray[Any]]]
+    ) -> npt.NDArray[np.int64]:
+        """What `auto` takes on the noisy histories, by a contest at two cutoffs before the case's own."""
+        step, tried, measured = self.held.horizon_days * MICROSECONDS_PER_DAY, contestants(settings), []
+        for back in (2, 1):
+            arrays, cutoff = fitted(self.cutoff - back * step), self.cutoff - back * step
+            denoisers = [DENOISERS.lookup(one.denoise.method).load(arrays, one.denoise.settings) for one in tried]
+            weights, items = self.held.event_weights, self.held.items
+            measured.append(
+                score_cutoff(
+                    self._table, cutoff, cutoff + step, denoisers, weights, items, settings, EASE["regularization"]
+                )
+            )
+        return np.array([decide(measured, tried, settings).choice])
 
     def _removal(self, condition: str) -> tuple[npt.NDArray[np.float32], Record]:
         """Keep weights [events], and their detection metrics.

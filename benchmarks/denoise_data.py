@@ -79,6 +79,7 @@ class HeldOut:
     wanted: Ragged  # int32 codes of new items, sorted, a row a user
     observed: pa.Table  # HISTORY in which natural noise is detected
     natural: Bools  # [events of `observed`] that the data themselves mark as noise
+    horizon_days: int  # of the data set
 
     @property
     def event_weights(self) -> tuple[float, ...]:
@@ -132,6 +133,7 @@ def held_out(data: str, root: str, protocol: str | None = None, split: str = "te
         Ragged.from_lengths(wanted.values[np.repeat(enough, wanted.lengths)], wanted.lengths[enough]),
         observed.filter(pa.array(enough)).combine_chunks(),
         label[rows],
+        source.horizon_days,
     )
 
 

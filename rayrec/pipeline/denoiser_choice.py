@@ -76,6 +76,11 @@ def choices(context: RunContext, denoise: Denoise) -> dict[str, np.ndarray[tuple
     return found
 
 
+def denoising_identity(context: RunContext, denoise: Denoise) -> list[object]:
+    """JSON content that differs where the denoiser may decide otherwise: its settings, and what `auto` chooses by."""
+    return [denoise.model_dump(mode="json"), *(_fingerprint(context, settings) for settings in automatic([denoise]))]
+
+
 def load_contest(context: RunContext, settings: AutoSettings) -> Contest:
     """The decided contest. Raises MissingFileError if there is none, DataError if it cannot be read."""
     stored = artifacts.load(context.storage, KIND, _fingerprint(context, settings))

@@ -22,6 +22,7 @@ from rayrec.numerics.hashing import digest, hash_strings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.threads import with_thread_limit
 from rayrec.pipeline.arm_settings import default_instruction, needs_tuned_llm, retriever_specs
+from rayrec.pipeline.denoiser_choice import denoising_identity
 from rayrec.pipeline.interaction_ingest import IngestResult, histories
 from rayrec.pipeline.item_model_fitting import ModelSet
 from rayrec.pipeline.placement import training_workers
@@ -200,7 +201,7 @@ def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet])
     settings = [
         tuned_checkpoint.FORMAT,
         tuning,
-        config.denoise.model_dump(mode="json"),
+        *denoising_identity(context, config.denoise),
         default_instruction(context),
         templates,
     ]
@@ -217,5 +218,5 @@ def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet])
 
 
 def _sequence_path(context: RunContext, models: ModelSet, shard: int) -> str:
-    method = digest([context.config.denoise.model_dump(mode="json"), models.item_model])
+    method = digest([*denoising_identity(context, context.config.denoise), models.item_model])
     return layout.training_sequences_path(context.work_folder, models.cutoff, method, shard)
