@@ -1,4 +1,5 @@
-"""Generates user profile texts from histories, by rules or with an LLM that reads titles: `jobs.teach`."""
+"""Generates user profile texts from histories, by rules or with an LLM that reads titles, and attributes of items from
+their titles: `jobs.teach`."""
 
 from __future__ import annotations
 
@@ -17,20 +18,23 @@ from rayrec.config import Resources
 from rayrec.config.vllm_arguments import check_vllm_arguments
 from rayrec.data.schemas import ALL_USERS, INSTRUCTION
 from rayrec.errors import ConfigError
+from rayrec.instructions.attribute_extraction import AttributeExtractor, AttributeSchema, item_table
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
 from rayrec.instructions.teachers.llm_teacher import LlmTeacher
 from rayrec.numerics.hashing import derive_seed
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.threads import with_thread_limit
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.placement import engines
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.worker_cache import worker_cache
-from rayrec.ray_support.cluster import gather
+from rayrec.ray_support.cluster import gather, placeable_cpus
 from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage
 from rayrec.storage_url import check_url
+from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 ProfileGenerator = Callable[[list[str], Ragged], list[str | None]]  # user ids, their items -> one text per user
 
@@ -124,6 +128,23 @@ def preferences(context: RunContext, generate: ProfileGenerator) -> Iterator[pa.
             pa.nulls(len(rows), pa.string()),
         ]
         yield pa.table(columns, schema=INSTRUCTION)
+
+
+def extract_attributes(context: RunContext, schema: AttributeSchema) -> tuple[pa.Table, dict[str, int]]:
+    """The catalogue as a table for `data.items`, with the attributes found in titles; and how many items have each.
+
+    Requires ingested data. Runs as one task on one CPU.
+    """
+    task = ray.remote(num_cpus=placeable_cpus(1), max_retries=3)(with_thread_limit(1, _extract_attributes))
+    found: list[tuple[pa.Table, dict[str, int]]] = gather([task.remote(context, schema)], "teach")
+    return found[0]
+
+
+def _extract_attributes(context: RunContext, schema: AttributeSchema) -> tuple[pa.Table, dict[str, int]]:
+    catalogue, name = worker_cache(context).catalogue, context.config.instruction.encoder
+    encoder = None if name is None else SentenceEncoder.open(name)
+    found = AttributeExtractor(schema, encoder).extract(catalogue["title"].to_pylist())
+    return item_table(catalogue, found), {name: sum(map(bool, rows)) for name, rows in found.items()}
 
 
 def rule_profiles(context: RunContext) -> ProfileGenerator:
