@@ -58,7 +58,7 @@ def choose_denoisers(context: RunContext, data: IngestResult, models: Sequence[t
         memory = (1 << 30) + 100 * settings.max_events + 32 * settings.max_items**2
         measuring = task(_measure, 1, memory)
         missing = [part for part in parts if not artifacts.exists(context.storage, KIND, part[2])]
-        wait_for(*[measuring.remote(context, settings, share, *part) for part in missing])
+        wait_for(*[measuring.remote(context, settings, share, *part) for part in missing], name="denoise")
         measured = [CutoffScores.load(artifacts.load(context.storage, KIND, part[2]).arrays) for part in parts]
         contest = decide(measured, tried, settings)
         arrays = {"choice": np.array([contest.choice], np.int64)}
