@@ -65,6 +65,11 @@ class Resources(Section):
     `tensor_parallel_size`, `max_num_batched_tokens`, … Only those about memory, devices, batch sizes and logging are
     allowed (`rayrec/config/vllm_arguments.py`)."""
 
+    @property
+    def engine_device(self) -> str:
+        """The device of LLM engines: `cuda` or `cpu`."""
+        return "cuda" if self.rerank_num_gpus and self.rerank_device == "auto" else "cpu"
+
     @field_validator("vllm")
     @classmethod
     def _no_scoring(cls, vllm: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def llm_teacher(context: RunContext, checkpoint: str) -> LlmTeacher:
 
 def generator_settings(resources: Resources) -> EngineSettings:
     return EngineSettings(
-        device="cuda" if resources.rerank_num_gpus and resources.rerank_device == "auto" else "cpu",
+        device=resources.engine_device,
         threads=resources.rerank_threads,
         gpu_share=min(resources.rerank_num_gpus or 1.0, 1.0),
         vllm=resources.vllm,

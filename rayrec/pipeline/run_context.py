@@ -212,7 +212,8 @@ class RunContext:
             rerank = variant.read(Rerank)
             if rerank.is_text_scorer:
                 opened = InstructCheckpoint.open(str(rerank.checkpoint), rerank.adapter_folder)
-                engine_registry.check_quantization(rerank.engine, opened.quantization, str(rerank.checkpoint))
+                device = self.config.resources.engine_device
+                engine_registry.check_quantization(rerank.engine, device, opened.quantization, str(rerank.checkpoint))
                 if rerank.tunes_adapter:
                     hf_checkpoint.require_unquantized(opened.folder, f"rerank.checkpoint: {rerank.checkpoint}")
                 found[variant.name] = str(rerank.checkpoint), opened.digest

@@ -60,13 +60,15 @@ class ScorerCache:
 
     def engine_and_method(self, method: Rerank) -> str:
         """The value of the column `scorer`, for the counts in the manifest."""
-        engine = engine_registry.engine_class(method.engine if method.is_text_scorer else self.engine)
+        choice = method.engine if method.is_text_scorer else self.engine
+        engine = engine_registry.engine_class(choice, self.context.config.resources.engine_device)
         return f"{engine.name}: {method.method}"
 
     def _item_tokens(self, models: ModelSet) -> ItemTokenRanker:
         model, instruction = fetch_checkpoint(self.context.storage, str(models.llm)), default_instruction(self.context)
         settings, longest = self._settings(self.context.config.rerank), model.longest_prompt(instruction)
-        engine = engine_registry.engine_class(self.engine)(model.model_files, "hidden_state", settings, longest)
+        kind = engine_registry.engine_class(self.engine, settings.device)
+        engine = kind(model.model_files, "hidden_state", settings, longest)
         return ItemTokenRanker(engine, model, worker_cache(self.context).catalogue, instruction, models.cutoff)
 
     def _text_reranker(self, models: ModelSet, method: Rerank) -> TextReranker:
@@ -90,12 +92,12 @@ class ScorerCache:
 
     def _settings(self, method: Rerank) -> EngineSettings:
         resources = self.context.config.resources
-        on_gpu = bool(resources.rerank_num_gpus) and resources.rerank_device == "auto"
+        device = resources.engine_device
         return EngineSettings(
             dtype=method.dtype,
             threads=resources.rerank_threads,
-            device="cuda" if on_gpu else "cpu",
-            gpu_share=gpu_share(self.context) if on_gpu else 1.0,
+            device=device,
+            gpu_share=gpu_share(self.context) if device == "cuda" else 1.0,
             vllm=resources.vllm,
         )
 

@@ -37,7 +37,9 @@ from ray.autoscaler.tags import (
 )
 from waiting import PATIENCE_S
 
+from rayrec.config import load
 from rayrec.ray_support.spot_provider import AwsSpotProvider
+from rayrec.storage.checkpoint_source import is_remote
 
 _REPOSITORY = Path(__file__).parents[2]
 _KUBERAY = _REPOSITORY / "deploy" / "kuberay"
@@ -363,6 +365,24 @@ def test_the_scheduled_command_is_the_daily_job() -> None:
     assert zoneinfo.ZoneInfo(nightly["spec"]["timeZone"])
 
 
+def gpus(config: dict[str, Any]) -> set[str]:
+    """The stages of a config that ask for GPUs."""
+    return {key for key, value in config["resources"].items() if key.endswith("_num_gpus") and value}
+
+
+@pytest.mark.parametrize("path", sorted((_REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.stem)
+def test_only_the_config_that_says_so_rents_gpus(path: Path) -> None:
+    """Every config loads; each asks for what its name says."""
+    content = load(path, ["data.root=/data"]).model_dump(mode="json")
+    wanted = {"denoise_num_gpus", "rerank_num_gpus"} if path.stem.endswith("_gpu") else set()
+    assert gpus(content) == wanted
+
+
+def test_the_checkpoint_of_the_config_for_gpus_is_at_a_url() -> None:
+    variant = load(_REPOSITORY / "conf" / "daily_gpu.yaml").arms.variants["text"]
+    assert is_remote(str(variant.rerank.checkpoint))
+
+
 @pytest.mark.slow  # starts a process
 def test_the_job_accepts_the_command_on_kubernetes(job_spec: dict[str, Any]) -> None:
     """Runs through a shell, as in KubeRay, with the repository in place of the image's folder."""
@@ -372,7 +392,7 @@ def test_the_job_accepts_the_command_on_kubernetes(job_spec: dict[str, Any]) -> 
         ["/bin/bash", "-c", command], cwd=_REPOSITORY, text=True, capture_output=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["resources"]["rerank_num_gpus"] == 1
+    assert gpus(yaml.safe_load(done.stdout)) == set()  # nothing rents a GPU before somebody asks for one
 
 
 def test_lock_files_of_nodes_pin_every_package_by_hash_and_name_no_host() -> None:

@@ -91,7 +91,7 @@ def test_a_quantized_checkpoint_is_for_vllm_alone(method: str, tmp_path: Path, m
     folder = str(quantized(tmp_path, method))
     assert InstructCheckpoint.open(folder).quantization == method
     monkeypatch.setattr(
-        engine_registry, "engine_class", lambda choice: {"vllm": VllmRunner}.get(choice, TransformersRunner)
+        engine_registry, "engine_class", lambda choice, device: {"vllm": VllmRunner}.get(choice, TransformersRunner)
     )
     assert run(tmp_path, folder, "rerank.engine=vllm").checkpoints
     for engine in ("transformers", "auto"):  # `auto` without vLLM

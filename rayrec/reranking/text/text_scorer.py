@@ -148,4 +148,5 @@ def start_engine(
     engine: str, checkpoint: InstructCheckpoint, engine_settings: EngineSettings, prompt_tokens: int
 ) -> Engine:
     """An engine for any text scorer on this checkpoint; `engine`: as in `rerank.engine`."""
-    return engine_class(engine)(checkpoint.model_files, "next_token", engine_settings, prompt_tokens)
+    found = engine_class(engine, engine_settings.device)
+    return found(checkpoint.model_files, "next_token", engine_settings, prompt_tokens)

@@ -154,3 +154,16 @@ def test_auto_selects_vllm_if_installed_and_warns_otherwise(
     assert "not installed" in caplog.text
     with pytest.raises(ConfigError, match="not installed"):
         engine_registry.engine_class("vllm")
+
+
+@pytest.mark.parametrize(("build", "on_cpus", "on_gpus"), [("0.29.0", False, True), ("0.29.0+cpu", True, True)])
+def test_a_build_of_vllm_for_gpus_is_no_engine_on_cpus(
+    build: str, on_cpus: bool, on_gpus: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(engine_registry.importlib.metadata, "version", lambda name: build)
+    for device, runs in (("cpu", on_cpus), ("cuda", on_gpus)):
+        assert engine_registry.engine_class("auto", device) is (VllmRunner if runs else TransformersRunner)
+        if not runs:
+            assert "is a build for GPUs" in caplog.text
+            with pytest.raises(ConfigError, match="a build for GPUs, and these engines are on CPUs"):
+                engine_registry.engine_class("vllm", device)
