@@ -74,7 +74,7 @@ def test_without_shares_the_second_engine_does_not_start(
     """The stand-in refuses what vLLM refuses."""
     methods = [text(folder) for folder in folders]
     monkeypatch.setattr(scorers, "gpu_share", lambda context: 1.0)
-    with pytest.raises(ValueError, match="less than desired"):
+    with pytest.raises(ConfigError, match="less than desired"):
         loaded(run_of(methods, rerank_num_gpus=1), methods, monkeypatch)
 
 

@@ -29,8 +29,7 @@ def engine_class(choice: str, device: str = "cpu") -> type[VllmRunner] | type[Tr
         raise ConfigError(
             problem,
             where="rerank.engine",
-            hint="install 'rayrec[cpu]' or, with resources.rerank_num_gpus, 'rayrec[gpu]'; or set rerank.engine to auto or "
-            "transformers",
+            hint="install 'rayrec[cpu]', or 'rayrec[gpu]' and set resources.rerank_num_gpus; or leave engine out",
         )
     _LOG.warning("%s: scoring with the slower transformers engine", problem)
     return TransformersRunner
