@@ -1,6 +1,9 @@
 """A shuffle through storage: each input split writes one file, and each shard reads its part of every file.
 
-    part of (round 0, shard 0) | part of (round 0, shard 1) | ... | item counts | index (JSON) | its length | magic
+    part of round 0, shard 0 | part of round 0, shard 1 | ... | item counts | places | index (JSON) | its length | magic
+
+The *places* are the start and the length of each part, int64 [rounds, shards, 2]. A process keeps those of all splits
+while they are small; of many splits × shards it reads the entry of its shard alone, so that nothing grows with both.
 
 Each part is an Arrow IPC stream with its own dictionaries, so a shard needs one range read per part; in Arrow's file
 format a reader needs the dictionaries of all parts. A *round* is what a split holds in memory at once: long splits have
@@ -14,6 +17,8 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,11 +31,13 @@ from rayrec.data.text_columns import compact
 from rayrec.errors import DataError
 from rayrec.numerics.hashing import shard_of
 from rayrec.storage import Storage
+from rayrec.storage.concurrent_reads import read_in_order
 from rayrec.storage.tables import IPC_OPTIONS
 
-_MAGIC = b"RRX1"
+_MAGIC = b"RRX2"
 _TRAILER = 8 + len(_MAGIC)  # bytes: length of the index, magic
-_CACHED_BYTES = 64 << 20  # of indexes, in a process
+_KNOWN = 64 << 20  # bytes of places that a process keeps
+_HEAD, _ENTRY = 500, 16  # bytes: of a file whose places are not kept, about; of an entry
 _TAIL = 64 << 10  # bytes of the first read of the index, usually enough
 
 
@@ -40,7 +47,7 @@ class ShuffleWriter:
     def __init__(self, file: BinaryIO, shards: int) -> None:
         self._file, self._shards = file, shards
         self._at = 0
-        self._rounds: list[list[tuple[int, int]]] = []
+        self._rounds: list[list[tuple[int, int]]] = []  # start and length of each shard's part
 
     def write_round(self, tables: Sequence[pa.Table]) -> None:
         """Write INTERACTION tables in row order; each shard's part keeps that order."""
@@ -50,8 +57,10 @@ class ShuffleWriter:
 
     def finish(self, item_counts: pa.Table | None, statistics: Mapping[str, Any]) -> None:
         counts = None if item_counts is None else self._write(item_counts)
-        index = json.dumps({"rounds": self._rounds, "item_counts": counts, "statistics": statistics}).encode()
-        self._file.write(index + len(index).to_bytes(8, "little") + _MAGIC)
+        places = np.array(self._rounds, "<i8").reshape(len(self._rounds), self._shards, 2).tobytes()
+        shape = {"start": self._at, "rounds": len(self._rounds), "shards": self._shards}
+        index = json.dumps({"places": shape, "item_counts": counts, "statistics": statistics}).encode()
+        self._file.write(places + index + len(index).to_bytes(8, "little") + _MAGIC)
 
     def _write(self, table: pa.Table) -> tuple[int, int]:
         if not table.num_rows:
@@ -68,60 +77,99 @@ class ShuffleWriter:
 
 def read_statistics(storage: Storage, path: str) -> dict[str, Any]:
     """The statistics passed to `finish`. Raises MissingFileError, and DataError for another kind of file."""
-    statistics: dict[str, Any] = _index(storage, path)["statistics"]
+    statistics: dict[str, Any] = _index(storage, path)[0]["statistics"]
     return statistics
 
 
 def read_item_counts(storage: Storage, path: str) -> pa.Table:
     """ITEM_COUNTS of the split."""
-    place = _index(storage, path)["item_counts"]
+    place = _index(storage, path)[0]["item_counts"]
     return _read(storage, path, *place) if place and place[1] else ITEM_COUNTS.empty_table()
 
 
-def read_shard_interactions(storage: Storage, paths: Iterable[str], shard: int) -> Iterator[pa.Table]:
+def read_shard_interactions(storage: Storage, paths: Sequence[str], shard: int) -> Iterator[pa.Table]:
     """INTERACTION tables of one shard from the files at `paths`, in order."""
-    for path in paths:
-        for places in _places(storage, path):
-            start, length = places[shard].tolist()
-            if length:
-                yield _read(storage, path, start, length)
+
+    def parts(path: str) -> list[pa.Table]:
+        places = _places(storage, path, shard, len(paths))
+        return [_read(storage, path, start, length) for start, length in places if length]
+
+    for tables in read_in_order(parts, paths):
+        yield from tables
 
 
 def count_erased_users(storage: Storage, paths: Iterable[str], shard: int) -> int:
     """Number of erased users of one shard with rows in the splits' files."""
-    tokens = (read_statistics(storage, path)["erased_users"] for path in paths)
+    tokens = read_in_order(lambda path: read_statistics(storage, path)["erased_users"], paths)
     return len({token for users in tokens for token, of in users.items() if of == shard})
 
 
-_cached: OrderedDict[tuple[str, str], npt.NDArray[np.int64]] = (
-    OrderedDict()
-)  # by root and path, the last used at the end
+@dataclass(frozen=True)
+class _Places:
+    """The places of one file, or where they are. A file never changes."""
+
+    start: int
+    rounds: int
+    shards: int
+    read: npt.NDArray[np.int64] | None = None  # [rounds, shards, 2], if they were small
+
+    @property
+    def size(self) -> int:
+        return _ENTRY * self.rounds * self.shards
+
+    @property
+    def held(self) -> int:
+        """Bytes that a process holds of it."""
+        return _HEAD + (0 if self.read is None else self.size)
 
 
-def _places(storage: Storage, path: str) -> npt.NDArray[np.int64]:
-    """Start and length of each part, [rounds, shards, 2]. A process keeps the last ones that it read: its next shards
-    then need one request per part, not one more for the index. A file never changes."""
+_changing = Lock()
+_known: OrderedDict[tuple[str, str], _Places] = OrderedDict()  # by root and path, the last used at the end
+
+
+def _places(storage: Storage, path: str, shard: int, files: int) -> list[list[int]]:
+    """Start and length of the shard's part in each round; `files`: how many files the process is going to ask."""
     key = storage.root, path
-    found = _cached.pop(key, None)
+    with _changing:
+        found = _known.pop(key, None)
     if found is None:
-        rounds = _index(storage, path)["rounds"]
-        found = np.array(rounds, np.int64)
-    _cached[key] = found
-    while len(_cached) > 1 and sum(places.nbytes for places in _cached.values()) > _CACHED_BYTES:
-        _cached.popitem(last=False)
-    return found
+        found = _read_places(storage, path, files)
+    with _changing:
+        _known[key] = found
+        while len(_known) > 1 and sum(one.held for one in _known.values()) > _KNOWN:
+            _known.popitem(last=False)
+    if found.read is not None:
+        whole: list[list[int]] = found.read[:, shard].tolist()
+        return whole
+    starts = (found.start + _ENTRY * (round_ * found.shards + shard) for round_ in range(found.rounds))
+    return [np.frombuffer(storage.read_range(path, start, _ENTRY), "<i8").tolist() for start in starts]
 
 
-def _index(storage: Storage, path: str) -> dict[str, Any]:
+def _read_places(storage: Storage, path: str, files: int) -> _Places:
+    index, tail, tail_start = _index(storage, path)
+    places = _Places(**index["places"])
+    if places.size * files > _KNOWN:
+        return places
+    if places.start >= tail_start:
+        data = tail[places.start - tail_start :][: places.size]
+    else:
+        data = storage.read_range(path, places.start, places.size)
+    return replace(places, read=np.frombuffer(data, "<i8").reshape(places.rounds, places.shards, 2))
+
+
+def _index(storage: Storage, path: str) -> tuple[dict[str, Any], bytes, int]:
+    """The index; and the end of the file that was read for it, with its start."""
     size = storage.info(path).size
-    tail = storage.read_range(path, max(0, size - _TAIL), min(size, _TAIL))
+    start = max(0, size - _TAIL)
+    tail = storage.read_range(path, start, size - start)
     length = int.from_bytes(tail[-_TRAILER : -len(_MAGIC)], "little")
     if tail[-len(_MAGIC) :] != _MAGIC or length + _TRAILER > size:
         raise DataError("this is not a shuffle file", where=storage.url(path), hint="delete it, and run the job again")
     if length + _TRAILER > len(tail):
-        tail = storage.read_range(path, size - _TRAILER - length, length + _TRAILER)
+        start = size - _TRAILER - length
+        tail = storage.read_range(path, start, length + _TRAILER)
     index: dict[str, Any] = json.loads(tail[-_TRAILER - length : -_TRAILER])
-    return index
+    return index, tail, start
 
 
 def _read(storage: Storage, path: str, start: int, length: int) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayrec.config import Data
-from rayrec.data import split_ingest
+from rayrec.data import shuffle, split_ingest
 from rayrec.data.histories import group_histories
 from rayrec.data.input_files import list_window_files, make_splits
 from rayrec.data.interaction_contract import InteractionContract
@@ -185,5 +185,22 @@ def test_a_process_reads_an_index_once_so_a_further_shard_costs_a_request_per_pa
     assert len(requests) == len(paths)
     assert first > 0
     assert second > 0
-    monkeypatch.setattr("rayrec.data.shuffle._CACHED_BYTES", 1)  # too little for one: the last remains
+    monkeypatch.setattr("rayrec.data.shuffle._KNOWN", 1)  # too little for one: the last remains
     assert sum(table.num_rows for table in read_shard_interactions(outputs, paths, 1)) == second
+
+
+def test_of_many_splits_and_shards_only_the_entries_of_a_shard_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_day(tmp_path)
+    outputs, paths = ingested(tmp_path, settings(tmp_path, split_bytes=8 << 10))
+
+    def rows() -> list[pa.Table]:
+        shards = (pa.concat_tables(read_shard_interactions(outputs, paths, shard)) for shard in range(4))
+        return [shard.select(["user_id", "ts", "source_row"]).unify_dictionaries() for shard in shards]
+
+    whole = rows()
+    shuffle._known.clear()
+    monkeypatch.setattr(shuffle, "_KNOWN", 1)
+    assert all(found.equals(before) for found, before in zip(rows(), whole, strict=True))
+    assert all(places.read is None for places in shuffle._known.values())
