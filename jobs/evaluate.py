@@ -27,7 +27,10 @@ from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
 from rayrec.evaluation.pooled_dates import pool_dates
 from rayrec.evaluation.segment_effects import interaction_sentences
 from rayrec.publishing.manifest import find_manifest, published_dates
+from rayrec.publishing.slate_reader import read_manifest
 from rayrec.reporting.html_report import read_report, shorten, write_report
+from rayrec.reporting.mlflow_run import log_evaluation
+from rayrec.reporting.report_data import ReportData
 from rayrec.reporting.terminal import (
     print_comparison,
     print_decision,
@@ -87,6 +90,17 @@ def evaluate(
     storage.write(layout.metrics_path(day), result.to_json())
     console.print(f"metrics: {storage.url(layout.metrics_path(day))}", soft_wrap=True)
     console.print(f"report:  {_update_report(result, storage)}", soft_wrap=True)
+    if loaded.tracking.mlflow is not None:
+        manifest, report = read_manifest(storage.root, day), _report(storage, day)
+        run = log_evaluation(loaded.tracking.mlflow, loaded.name, manifest, result, report)
+        console.print(f"mlflow:  run {run}", soft_wrap=True)
+
+
+def _report(storage: Storage, day: Date) -> ReportData | None:
+    try:
+        return read_report(storage, day.isoformat())
+    except (MissingFileError, DataError):
+        return None
 
 
 def _evaluate_pooled(

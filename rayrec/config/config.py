@@ -26,12 +26,16 @@ from rayrec.config.scoring_sections import Blend, Denoise, Fit, Instruction, Out
 from rayrec.config.section import Section, explain
 from rayrec.config.slate_section import Slate
 from rayrec.config.text_tuning_section import TextTuning
+from rayrec.config.tracking_section import Tracking
 from rayrec.config.tuning_section import Tuning
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import digest, with_key_order
 
 _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants.*.retrieval.sources")
 """Keys whose order is significant: event codes, ties between sources, the baseline arm and the split."""
+
+_NOT_OF_SLATES = ("resources", "output", "feedback", "embeddings", "guardrails", "alerts", "push", "tracking")
+"""Sections that change no slate."""
 
 _KEY_PART = re.compile(r'"([^"]+)"|([^."]+)')
 _OVERRIDE = re.compile(r"""((?:"[^"]+"|[^.="]+)(?:\.(?:"[^"]+"|[^.="]+))*)=(.*)""", re.DOTALL)
@@ -74,6 +78,8 @@ class Config(Section):
     """Where failures are reported."""
     push: Push = Push()
     """Where `jobs.push` writes slates."""
+    tracking: Tracking = Tracking()
+    """Where evaluations are logged."""
     resources: Resources = Resources()
     """Resources of the cluster."""
     output: Output = Output()
@@ -91,9 +97,7 @@ class Config(Section):
 
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data. Embeddings are published separately."""
-        content = self.model_dump(
-            mode="json", exclude={"resources", "output", "feedback", "embeddings", "guardrails", "alerts", "push"}
-        )
+        content = self.model_dump(mode="json", exclude=set(_NOT_OF_SLATES))
         del content["data"]["root"]
         return content
 

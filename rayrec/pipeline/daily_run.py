@@ -27,6 +27,7 @@ from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistic
 from rayrec.monitoring.run_status import RunStatus
 from rayrec.monitoring.scorer_gains import gain_statistics
 from rayrec.numerics.hashing import digest
+from rayrec.pipeline import run_metrics
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.blender_fitting import fit_blenders, load_blender
 from rayrec.pipeline.denoiser_choice import contests_of
@@ -137,6 +138,7 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
     with timings.step("ingest", "rows") as done:
         data = ingest(context)
         done(data.rows)
+    run_metrics.input_read(sum(data.input_rows.values()), sum(data.quarantined.values()))
     check_ingested(context, data)
     with timings.step("understand", "texts") as done:
         done(understand_texts(context))
@@ -193,12 +195,16 @@ def score(
     pending = [item for item in pending if item.shard not in empty]
     done = data.users - sum(data.shards[item.shard].users for item in pending)
     status.score(data.users, done, run.record.shards - len(pending))
+    run_metrics.shards_pending(len(pending))
+    left = list(pending)
     with Progress("score", data.users) as progress:
         progress.advance(done)
 
         def advance(users: int) -> None:
             progress.advance(users)
             status.shard_done(users)
+            left.pop()
+            run_metrics.shard_done(users, len(left))
 
         run_pending(
             pending,

@@ -28,7 +28,7 @@ from rayrec.monitoring.removal_statistics import summarise_removals
 from rayrec.numerics.hashing import digest
 from rayrec.numerics.popularity_bands import popularity_bands
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline import stage_placement
+from rayrec.pipeline import run_metrics, stage_placement
 from rayrec.pipeline.arm_settings import retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
@@ -173,6 +173,7 @@ class RerankShard:
         self._scoring = scoring
         context = scoring.context
         self._scorers = ScorerCache(context, scoring.engine)
+        self._on_gpu = bool(context.config.resources.rerank_num_gpus)
         self._requests = training_requests(context.arms) if scoring.for_training else scoring_requests(context)
 
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
@@ -181,6 +182,7 @@ class RerankShard:
         for key in dict.fromkeys(request.method.scorer_key for request in self._requests):
             together = [request for request in self._requests if request.method.scorer_key == key]
             scored |= self._scored(item, together, [rows[request.name] for request in together])
+        run_metrics.engine_work(self._on_gpu)
         return pa.concat_tables([*self._without_llm(table), *(scored[request.name] for request in self._requests)])
 
     def _scored(

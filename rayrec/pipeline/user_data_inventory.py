@@ -22,12 +22,11 @@ from rayrec.errors import DataError
 from rayrec.monitoring.request_recognition import without_users
 from rayrec.publishing import erasure
 from rayrec.reporting.html_report import read_report, write_report
-from rayrec.reporting.report_data import ReportData
+from rayrec.reporting.report_data import USER_TABLES, ReportData
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import read_arrow, read_parquet, rows_without, write_arrow, write_parquet
 
 _ROWS = (layout.RUNS, layout.QUARANTINE)  # folders whose files are rewritten in place
-_EXAMPLES = ("quarantine_examples", "removed_examples", "examples", "before_after", "explanations")  # keys of a report
 _USER = "user_id"
 
 
@@ -100,7 +99,7 @@ def _columns(storage: Storage) -> Iterator[tuple[str, pa.ChunkedArray]]:
                 yield path, column
         elif layout.report_data_date(path):
             report = _report(storage, path)
-            tables = [getattr(report, name).column(_USER) for name in _EXAMPLES]
+            tables = [getattr(report, name).column(_USER) for name in USER_TABLES]
             yield path, pa.chunked_array([chunk for column in tables for chunk in column.chunks], pa.string())
 
 
@@ -144,7 +143,7 @@ def _empty_quarantine(storage: Storage, path: str, erasure_list: ErasureList) ->
 def _rewrite_report(storage: Storage, path: str, erasure_list: ErasureList, found: int) -> None:
     """Remove the users from a report, and write its page again even if nothing changed: a kill may have left it old."""
     report = _report(storage, path)
-    tables = {name: getattr(report, name) for name in _EXAMPLES}
+    tables = {name: getattr(report, name) for name in USER_TABLES}
     left = {name: rows_without(table, erasure_list.contains(table[_USER])) for name, table in tables.items()}
     examples, _ = without_contents(left["quarantine_examples"], erasure_list, every_row_without_user=True)
     requests = without_users(report.requests, found)

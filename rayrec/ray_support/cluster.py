@@ -30,7 +30,7 @@ from ray.exceptions import AuthenticationError
 
 from rayrec.config import Resources
 from rayrec.numerics.threads import with_thread_limit
-from rayrec.ray_support import stall_watch, stop_signals
+from rayrec.ray_support import ray_metrics, stall_watch, stop_signals
 from rayrec.ray_support.capacity import Capacity, ClusterError, Node
 from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.ray_support.stage_runner import repeating
@@ -126,6 +126,7 @@ def wait_for(*tasks: ray.ObjectRef, name: str = "tasks") -> None:
     """Wait for tasks of `task`, as `gather`."""
     for repeats in gather(tasks, name):
         retries.add(repeats)
+        ray_metrics.add_repeats(repeats)
 
 
 def gather(tasks: Sequence[ray.ObjectRef], name: str) -> list[Any]:

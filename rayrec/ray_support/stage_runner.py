@@ -23,7 +23,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 
 from rayrec.errors import RayrecError, TransientStorageError
 from rayrec.numerics.threads import thread_limit
-from rayrec.ray_support import stall_watch
+from rayrec.ray_support import ray_metrics, stall_watch
 from rayrec.ray_support.memory_request import placeable_memory
 from rayrec.storage import home_folder, retries
 
@@ -131,6 +131,7 @@ def _results(dataset: Dataset) -> Iterator[pa.Table]:
             kind, what, where, do = table[_ERROR][0].as_py()
             raise _error_class(kind)(what, where=where, hint=do)
         retries.add(_repeats(table))
+        ray_metrics.add_repeats(_repeats(table))
         yield table.drop_columns(_repeat_columns(table))
 
 

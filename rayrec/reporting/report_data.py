@@ -82,6 +82,10 @@ BEFORE_AFTER = pa.schema(
 """Histories of a few users before and after each denoising variant."""
 
 
+USER_TABLES = ("quarantine_examples", "removed_examples", "examples", "before_after", "explanations")
+"""The tables of a report with rows of single users."""
+
+
 @dataclass(frozen=True)
 class ReportData:
     """All data of one report. Any text may come from users' data: the template escapes all of it."""
@@ -131,6 +135,10 @@ class ReportData:
             table = getattr(self, name)
             if not table.schema.equals(schema):
                 raise ValueError(f"{name}: columns {table.schema.names} are not those of the report: {schema.names}")
+
+    def without_users(self) -> ReportData:
+        """The report without the rows of single users, for places that an erasure does not reach."""
+        return dataclasses.replace(self, **{name: getattr(self, name).slice(0, 0) for name in USER_TABLES})
 
     def with_evaluation(self, result: EvaluationResult) -> ReportData:
         """The report with an evaluation."""

@@ -51,6 +51,32 @@ class ModelFiles:
     lora_rank: int = 0
 
 
+@dataclass(frozen=True)
+class EngineWork:
+    """What engines computed."""
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # of them, those that the prefix cache had; 0 where the engine does not tell
+
+    def __add__(self, other: EngineWork) -> EngineWork:
+        return EngineWork(
+            self.prompts + other.prompts,
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+_work: dict[str, EngineWork] = {}  # of this process, by the engine's name, since the last `take_work`
+
+
+def take_work() -> dict[str, EngineWork]:
+    """What the engines of this process computed since the last call, by the engine's name."""
+    taken = dict(_work)
+    _work.clear()
+    return taken
+
+
 class Engine(ABC):
     """A loaded model, which an actor holds for the whole job."""
 
@@ -103,8 +129,13 @@ class Engine(ABC):
         self, prompts: Sequence[list[int]], run: Callable[[Sequence[list[int]]], list[Float32 | Failure]]
     ) -> list[Float32 | Failure]:
         refused = [self._refusal(prompt) for prompt in prompts]
-        results = iter(run([prompt for prompt, refusal in zip(prompts, refused, strict=True) if refusal is None]))
+        valid = [prompt for prompt, refusal in zip(prompts, refused, strict=True) if refusal is None]
+        results = iter(run(valid))
+        self._count(EngineWork(len(valid), sum(map(len, valid))))
         return [refusal or _finite(next(results)) for refusal in refused]
+
+    def _count(self, work: EngineWork) -> None:
+        _work[self.name] = _work.get(self.name, EngineWork()) + work
 
     def _refusal(self, prompt: Sequence[int]) -> Failure | None:
         if len(prompt) == 0:

@@ -24,7 +24,7 @@ import torch
 from rayrec.config.vllm_arguments import check_vllm_arguments
 from rayrec.errors import ConfigError
 from rayrec.instructions.teachers.answer_cache import Answer
-from rayrec.reranking.engines.engine import Engine, EngineSettings, Failure, Float32, ModelFiles, Task
+from rayrec.reranking.engines.engine import Engine, EngineSettings, EngineWork, Failure, Float32, ModelFiles, Task
 from rayrec.storage import checkpoint_cache
 from rayrec.storage.checkpoint_safety import quantization, require_safe
 
@@ -125,6 +125,7 @@ class VllmRunner(Engine):
 
         def encode(inputs: list[Any]) -> list[Float32]:
             outputs = self._llm.encode(inputs, params, pooling_task="embed", use_tqdm=False)
+            self._count(_cached(outputs))
             return [output.outputs.data.float().numpy() for output in outputs]
 
         return _sorted_by_prefix(prompts, encode)
@@ -138,6 +139,7 @@ class VllmRunner(Engine):
 
         def generate(inputs: list[Any]) -> list[Float32]:
             outputs = self._llm.generate(inputs, params, use_tqdm=False, lora_request=self._adapter)
+            self._count(_cached(outputs))
             found = [output.outputs[0].logprobs[0] for output in outputs]
             return [np.array([row[token].logprob for token in ids], np.float32) for row in found]
 
@@ -191,6 +193,11 @@ def _in_words(error: Exception) -> str:
 
     said = [each["msg"] for each in error.errors()] if isinstance(error, ValidationError) else [str(error)]
     return " ".join("; ".join(said).removeprefix("Value error, ").split())[:_ERROR_CHARS] or type(error).__name__
+
+
+def _cached(outputs: Sequence[Any]) -> EngineWork:
+    """The tokens that the prefix cache had; vLLM gives none, or a number below 0, where it does not know."""
+    return EngineWork(cached_tokens=sum(max(getattr(output, "num_cached_tokens", None) or 0, 0) for output in outputs))
 
 
 def _sorted_by_prefix(prompts: Sequence[list[int]], run: Callable[[list[Any]], list[_T]]) -> list[_T | Failure]:
