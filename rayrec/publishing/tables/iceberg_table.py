@@ -26,6 +26,9 @@ _EPOCH = datetime.date(1970, 1, 1)
 _PROPERTIES = {
     "write.metadata.metrics.default": "none",  # bounds are values: ids of users
     **{f"write.metadata.metrics.column.{column}": "full" for column in PARTITION_COLUMNS},
+    # A metadata file lists every snapshot: kept for good, they would grow with the square of the dates.
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
     "gc.enabled": "false",  # expiring snapshots must not delete published files
 }
 

@@ -22,6 +22,7 @@ from rayrec.publishing import PublishingRun, tables
 from rayrec.publishing.erasure import erase
 from rayrec.publishing.manifest import find_manifest
 from rayrec.publishing.slate_reader import read_slates
+from rayrec.publishing.tables import iceberg_table as iceberg_table_module
 from rayrec.publishing.tables import table_registration
 from rayrec.publishing.tables.table_format import TableFormat
 from rayrec.publishing.tables.table_registration import open_tables, register_date, update_tables
@@ -306,3 +307,20 @@ def test_a_delta_table_on_s3_is_read_by_the_package(s3_server: str) -> None:
     options = {"AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true"}
     table = DeltaTable(storage.url(layout.SLATES), storage_options=options)
     assert in_order(table.to_pyarrow_table()).equals(published(storage))
+
+
+def test_the_metadata_of_iceberg_does_not_grow_with_the_square_of_the_dates(
+    local: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_day.publish_day(local)
+    kept = 3
+    monkeypatch.setitem(iceberg_table_module._PROPERTIES, "write.metadata.previous-versions-max", str(kept))
+    iceberg = [TableRegistration(format="iceberg")]
+    for _ in range(kept + 2):
+        local.delete(layout.manifest_path(small_day.DATE))
+        register_date(local, iceberg, small_day.DATE)
+        small_day.publish_day(local)
+        register_date(local, iceberg, small_day.DATE)
+    files = [info.path for info in local.list(layout.ICEBERG) if info.path.endswith(".metadata.json")]
+    assert len(files) <= kept + 1
+    assert in_order(iceberg_rows(local)).equals(published(local))
