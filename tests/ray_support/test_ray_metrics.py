@@ -1,24 +1,19 @@
-"""The metrics of a job: what Ray's endpoint shows to Prometheus, and what the dashboard asks for."""
+"""The metrics of a job, and what the dashboard asks for."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
-import urllib.request
-from collections.abc import Callable
+import threading
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 from waiting import PATIENCE_S
 
 from rayrec.pipeline import run_metrics
 from rayrec.ray_support import ray_metrics
 from rayrec.ray_support.ray_metrics import METRICS, PREFIX
-from rayrec.reranking.engines import engine
-from rayrec.reranking.engines.engine import EngineWork
 
 REPOSITORY = Path(__file__).parents[2]
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "rayrec.json"
@@ -99,54 +94,24 @@ def test_gpu_memory_is_that_of_each_gpu_of_the_process(monkeypatch: pytest.Monke
     assert seen == []
 
 
-def scraped(done: Callable[[dict[str, list[Sample]]], bool]) -> dict[str, list[Sample]]:
-    """The samples of rayrec's metrics at the node's endpoint, by name, once they are as wanted."""
-    import ray
+def test_a_gauge_is_sent_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray shows each value of a gauge in one export only."""
+    sent: SimpleQueue[float] = SimpleQueue()
 
-    (node,) = (each for each in ray.nodes() if each["Alive"])
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    until, found = time.monotonic() + PATIENCE_S, dict[str, list[Sample]]()
-    while True:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            text = answer.read().decode()
-        now: dict[str, list[Sample]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name.removeprefix(PREFIX) in METRICS:
-                    now.setdefault(sample.name.removeprefix(PREFIX), []).append(sample)
-        found |= now  # Ray shows a gauge in some answers only
-        if done(found):
-            return found
-        assert time.monotonic() < until, f"not shown: {sorted(found)}"
-        time.sleep(0.5)  # Ray exports every few seconds
+    class Gauge:
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            sent.put(value)
 
-
-def test_prometheus_can_scrape_what_driver_and_workers_record(local_ray: None) -> None:
-    import ray
-
-    @ray.remote
-    def worker() -> None:
-        engine._work["vllm"] = EngineWork(prompts=3, prompt_tokens=100, cached_tokens=80)
-        run_metrics.engine_work(on_gpu=False)
-
-    run_metrics.input_read(rows=200, quarantined=5)
-    run_metrics.shards_pending(8)
-    run_metrics.shard_done(users=30, pending=7)
-    run_metrics.shard_done(users=12, pending=6)
-    ray_metrics.add_repeats({"storage calls": 2, "work items": 0})
-    ray.get(worker.remote())
-    wanted = {name for name in METRICS if "gpu" not in name}
-    samples = scraped(lambda found: wanted <= set(found))
-    for _ in range(2):  # a gauge that was set once is shown again and again
-        assert scraped(lambda found: "rayrec_quarantine_share" in found)["rayrec_quarantine_share"][0].value == 5 / 200
-    values = {name: sum(sample.value for sample in samples[name]) for name in wanted}
-    assert values["rayrec_quarantine_share"] == 5 / 200
-    assert values["rayrec_shards_pending"] == 6
-    assert values["rayrec_users_done_total"] == 42
-    assert values["rayrec_shards_done_total"] == 2
-    (repeats,) = samples["rayrec_repeats_total"]
-    assert (repeats.labels["kind"], repeats.value) == ("storage calls", 2)
-    (tokens,) = samples["rayrec_engine_prompt_tokens_total"]
-    assert (tokens.labels["engine"], tokens.value) == ("vllm", 100)
-    assert values["rayrec_engine_cached_tokens_total"] == 80
-    assert tokens.labels["NodeAddress"]
+    monkeypatch.setattr(ray_metrics, "_EVERY_S", 0.01)
+    monkeypatch.setattr(ray_metrics, "_sender", [])
+    monkeypatch.setattr(ray_metrics, "_gauges", {})
+    monkeypatch.setattr(ray_metrics, "_metric", lambda name: Gauge())
+    monkeypatch.setattr(ray_metrics.ray, "is_initialized", lambda: True)
+    ray_metrics.put("rayrec_shards_pending", 8)
+    ray_metrics.put("rayrec_shards_pending", 7)
+    first = [sent.get(timeout=PATIENCE_S) for _ in range(5)]
+    assert first[0] == 8
+    assert first[-2:] == [7, 7]
+    monkeypatch.setattr(ray_metrics.ray, "is_initialized", lambda: False)
+    while ray_metrics._gauges:  # of a cluster that the process has left
+        threading.Event().wait(0.01)
