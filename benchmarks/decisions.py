@@ -15,7 +15,7 @@ better by an effect that gives about 80% power, the others are as good as the ba
     sequential      the live experiment looked at every day for 14 days, always-valid intervals: found at any look
 
 Stated power: of the detectable effect that the comparison itself states, at the true difference: the mean over all
-repetitions of a seed, a million users at 1,000 repetitions. Bars: false positives
+repetitions of a seed. Bars: false positives
 4 to 6% (sequential: at most 5%; outcomes of A: none); with 1, 4 and 8 arms the found power of outcomes and live within
 3 points of the stated one; simultaneous intervals of live cover in at least 93%. Off-policy tests: `offpolicy_arms`.
 """
@@ -49,9 +49,9 @@ from rayrec.evaluation.simulation.simulated_users import Behaviour, World
 from rayrec.slates.policies import POLICIES, SlatePolicy
 
 ITEMS, SIZE, CONSUMED, ERROR, SHARED, TEMPERATURE = 40, 10, 5, 1.5, 0.95, 0.5
-PAIRED_USERS, SPLIT_USERS = 1000, 500  # of all arms together; of each arm
+PAIRED_USERS, SPLIT_USERS = 300, 300  # of all arms together; of each arm
 DAYS, LOOKS, PAST_DAYS = 7, 14, 7
-EFFECTS = {"outcomes": {1: 0.052, 4: 0.06, 8: 0.064}, "live": {1: 0.075, 4: 0.09, 8: 0.095}}  # of about 80% power
+EFFECTS = {"outcomes": {1: 0.085, 4: 0.1, 8: 0.107}, "live": {1: 0.097, 4: 0.116, 8: 0.123}}  # of about 80% power
 FALSE_BAR, POWER_BAR, COVERAGE_BAR = (0.04, 0.06), 0.03, 0.93
 BEHAVIOUR = Behaviour(exposure_bias=0.5, delay_days=1.0, carry_over=0.2)
 RARELY = replace(BEHAVIOUR, appeal=-4.5)  # of users who convert in half of the cases

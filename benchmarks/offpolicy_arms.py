@@ -7,7 +7,7 @@ Plackett-Luce. The clicks on A's slates estimate B by `estimate_arms`, the code 
 Each repetition is another population of users. The worlds:
 
     supported    A can show all that B can; one showing of five ranks to each of 1,000 users
-    three days   the same with three showings a user, of which the users' rewards are not independent
+    three days   the same with three showings to each of 500 users, of which the users' rewards are not independent
     deep         ten ranks, 3,000 users: heavier weights
     floor        A lacks 10 of B's 40 items and has an exploration floor of .3; 8,000 users
     missing      A lacks 10 of B's 40 items
@@ -62,7 +62,7 @@ class Case:
 
 CASES = (
     Case("supported"),
-    Case("three days", showings=3),
+    Case("three days", users=500, showings=3),
     Case("deep", users=3000, ranks=10),
     Case("floor", users=8000, missing=10, floor=0.3),
     Case("missing", missing=10),

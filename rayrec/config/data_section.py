@@ -72,6 +72,9 @@ class InteractionSource(FileSource):
     """Dwell time in milliseconds, 0 to 24 days; may be empty."""
     event: EventDerivation = EventDerivation()
     """The event type."""
+    organic: ColumnLike | None = None
+    """True, or 1, where the user found the item himself; false, or 0, where it was shown to him: such an event has the
+    type `NAME (shown)` if `data.events` names it, with a weight of its own. Empty: organic."""
     require: tuple[Requirement, ...] = ()
     """Conditions that every row must meet."""
     day_pattern: GroupPattern = r"(\d{4}-\d{2}-\d{2})"
@@ -139,6 +142,14 @@ class InstructionSource(FileSource):
         return self
 
 
+_SHOWN = " (shown)"
+
+
+def shown_event(name: str) -> str | None:
+    """The event type of which this one is the variant that was shown; None if it is none."""
+    return name.removesuffix(_SHOWN) if name.endswith(_SHOWN) else None
+
+
 class Data(Section):
     """The input files, the meaning of their columns, and the weights of events."""
 
@@ -181,6 +192,8 @@ class Data(Section):
             raise ValueError("the weight of an event is a finite number")
         rules = self.interactions.event
         made = [rule.event for rule in rules.rules] + ([] if rules.column else [rules.default])
+        if self.interactions.organic is not None and not any(map(shown_event, self.events)):
+            raise ValueError("interactions.organic has no effect: name an event `NAME (shown)` in data.events")
         if unknown := sorted(set(made) - set(self.events)):
             raise ValueError(f"data.interactions.event makes {unknown}, which data.events does not name")
         return self

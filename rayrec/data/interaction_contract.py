@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rayrec.config import ColumnLike, Data, EventRule, Timestamp, regex_patterns
+from rayrec.config.data_section import shown_event
 from rayrec.data.catalogue import count_items, item_fields
 from rayrec.data.input_files import InputFile
 from rayrec.data.raw_rows import RawBatch
@@ -26,6 +27,7 @@ from rayrec.data.schemas import ALL_USERS, INTERACTION, TS
 from rayrec.data.text_columns import Text, clean_item_text
 
 _MAX_DWELL = (1 << 31) - 1  # milliseconds; 24 days
+_ORGANIC = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
 _MAX_VALUE = float(np.finfo(np.float32).max)
 
 
@@ -53,7 +55,7 @@ class InteractionContract:
         """The raw columns to read."""
         source = self.data.interactions
         fields: list[ColumnLike | None] = [source.user_id, source.item_id, self._time.column, source.value]
-        fields += [source.dwell_ms, source.event.column, *(rule.column for rule in source.event.rules)]
+        fields += [source.dwell_ms, source.organic, source.event.column, *(rule.column for rule in source.event.rules)]
         fields += [requirement.column for requirement in source.require]
         fields += item_fields(self.data.items).values() if self.data.items.from_interactions else ()
         return tuple(dict.fromkeys(as_column(field).column for field in fields if field is not None))
@@ -153,7 +155,23 @@ class InteractionContract:
             codes[rows.text(rule.column).where(_test_of(rule))] = names.index(rule.event)
         column = rules.column or (rules.rules[-1].column if rules.rules else self._time.column)
         rows.flag(codes < 0, "unknown_event", column)
-        return codes
+        return self._shown(rows, codes)
+
+    def _shown(self, rows: RowValidation, codes: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        """Event codes [n] with those of items that were shown to the user replaced by their `NAME (shown)`."""
+        field = self.data.interactions.organic
+        if field is None:
+            return codes
+        names = list(self.data.events)
+        variant = np.arange(len(names), dtype=np.int8)
+        for place, name in enumerate(names):
+            if (of := shown_event(name)) in names:
+                variant[names.index(of)] = place
+        text = rows.text(field)
+        words = [value.lower() for value in text.values.to_pylist()]
+        organic = text.look_up(np.array([_ORGANIC.get(word, -1) for word in words], np.int8), 1)
+        rows.flag(organic < 0, "bad_organic", as_column(field).column)
+        return np.where((organic == 0) & (codes >= 0), variant[np.maximum(codes, 0)], codes)
 
     def _values(self, rows: RowValidation) -> npt.NDArray[np.float32]:
         field = self.data.interactions.value

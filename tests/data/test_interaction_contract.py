@@ -187,3 +187,32 @@ def test_typed_columns_need_no_text() -> None:
     assert checked.interactions["user_id"].to_pylist() == ["1", "2"]
     assert checked.interactions["dwell_ms"].to_pylist()[0] == 3
     assert reasons(checked) == {2: "bad_dwell"}
+
+
+SHOWN = {"interaction": 1.0, "purchase": 2.0, "interaction (shown)": 0.25}
+
+
+@pytest.mark.parametrize(
+    "organic",
+    [
+        ["true", "False", "1", "0", "", "0"],
+        pa.array([True, False, True, False, None, False]),
+        pa.array([1, 0, 1, 0, None, 0], pa.int8()),
+    ],
+)
+def test_what_was_shown_has_an_event_type_of_its_own(organic: Any) -> None:
+    """So training, evaluation and segments weight or leave out what the user did not find himself."""
+    rules = contract(events=SHOWN, organic="organic", event={"column": "event", "default": "interaction"})
+    kinds = ["interaction"] * 5 + ["purchase"]
+    checked = check(rules, organic=organic, event=kinds)
+    names = list(SHOWN)
+    found = [names[code] for code in checked.interactions["event"].to_pylist()]
+    shown = "interaction (shown)"
+    assert found == ["interaction", shown, "interaction", shown, "interaction", "purchase"]  # no purchase (shown)
+
+
+def test_other_values_of_organic_are_quarantined_and_a_column_without_effect_is_refused() -> None:
+    rules = contract(events=SHOWN, organic="organic")
+    assert reasons(check(rules, organic=["true", "maybe", "2"])) == {2: "bad_organic", 3: "bad_organic"}
+    with pytest.raises(ValueError, match="organic has no effect"):
+        contract(organic="organic")
