@@ -27,6 +27,14 @@ def comparison(table: pa.Table, baseline: str) -> dict[str, Any] | None:
     differences = [
         row for row in rows if row["baseline"] and row["segment"] == ALL_USERS and row["metric"] in _DIFFERENCE_METRICS
     ]
+    # What one decides by first: arms minus the baseline arm, then arms minus the best retriever; retrievers are folded.
+    arms = {row["system"] for row in differences if row["baseline"] == baseline} | {baseline}
+    between_retrievers = [row for row in differences if row["system"] not in arms]
+    differences = sorted(
+        (row for row in differences if row["system"] in arms), key=lambda row: row["baseline"] != baseline
+    )
+    if not differences:
+        differences, between_retrievers = between_retrievers, []
     segments = [row for row in rows if row["baseline"] == baseline and row["segment"] != ALL_USERS]
     systems = list(dict.fromkeys(row["system"] for row in values))
     return {
@@ -36,6 +44,8 @@ def comparison(table: pa.Table, baseline: str) -> dict[str, Any] | None:
         "span": (0.0, max(row["high"] for row in values if row["metric"] == primary)),
         "differences": [_difference(row, row["system"], 0, relative=False) for row in differences],
         "reach": _reach(differences),
+        "retriever_differences": [_difference(row, row["system"], 0, relative=False) for row in between_retrievers],
+        "retriever_reach": _reach(between_retrievers),
         "segments": [
             _difference(row, f"{row['segment']} ({row['system']})", systems.index(row["system"])) for row in segments
         ],
