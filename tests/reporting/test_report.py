@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import scipy.sparse as sp
 from report_cases import HOSTILE, bare, changed_slates, full, slates, table_of
 
 from rayrec.errors import DataError
 from rayrec.evaluation.comparison import COMPARISON, COVERAGE, compare
 from rayrec.evaluation.metrics import RelevantItems, user_metrics
 from rayrec.monitoring.run_statistics import RANK_BANDS, count_statistics, merge, slate_statistics
+from rayrec.reporting.evaluation_views import comparison
 from rayrec.reporting.guardrails import guardrails
 from rayrec.reporting.html_report import read_report, render, shorten, write_report
 from rayrec.reporting.report_data import EXAMPLE, ReportData
@@ -50,6 +52,34 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+
+
+def test_differences_of_arms_come_first_and_those_of_retrievers_are_folded() -> None:
+    rng = np.random.default_rng(0)
+    relevant = RelevantItems(
+        pa.array([f"u{n:03d}" for n in range(60)]), pa.array(["a", "b", "c"]), sp.csr_matrix(rng.random((60, 3)) < 0.5)
+    )
+    systems = []
+    for name in ("ease", "item_knn", "control", "llm"):
+        items = rng.permuted(np.tile(np.array(["a", "b", "c"]), (60, 1)), axis=1).ravel()
+        columns = {
+            "user_id": np.repeat(relevant.user_id.to_pylist(), 3),
+            "rank": np.tile([1, 2, 3], 60),
+            "item_id": items,
+        }
+        table = pa.table({key: pa.chunked_array([pa.array(column)]) for key, column in columns.items()})
+        systems.append(user_metrics(name, table, relevant))
+    tables = [
+        compare(systems[:2], seed=0, baselines=["ease"], resamples=50),
+        compare([systems[0], *systems[2:]], seed=0, baselines=["ease"], resamples=50),
+        compare(systems[2:], seed=0, baselines=["control"], resamples=50),
+    ]
+    found = comparison(pa.concat_tables(tables), "control")
+    assert found is not None
+    pairs = [(row["name"], row["baseline"]) for row in found["differences"]]
+    assert set(pairs) == {("llm", "control"), ("control", "ease"), ("llm", "ease")}
+    assert pairs[0] == ("llm", "control")
+    assert {row["name"] for row in found["retriever_differences"]} == {"item_knn"}
 
 
 def test_a_script_in_any_text_stays_text() -> None:
