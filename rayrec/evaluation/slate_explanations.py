@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from rayrec.retrieval.ease import EaseRetriever
 from rayrec.retrieval.source_specs import SourceSpec, source_specs
 from rayrec.retrieval.user_histories import clipped_matrix
 
+COLUMNS = 5_000  # items that are ranked again, where the catalogue is too large for all
 DEPTH = 3  # an item of a slate of 10 ranks is kept while it is among EASE's 30 best: the blend has other sources too
 
 
@@ -72,20 +73,30 @@ class SlateExplainer:
         codes = ids.drop_null().to_numpy().astype(np.int64)
         if not len(profile.indices) or not len(codes) or self._spec is None:
             return None
-        history = linear_history(profile.indices, profile.data, self._rows(profile.indices.astype(np.int64)))
-        return history.explain(codes, DEPTH * len(codes))
+        own_codes = profile.indices.astype(np.int64)
+        columns, weights = self._rows(own_codes, codes)
+        history = linear_history(np.searchsorted(columns, own_codes).tolist(), profile.data, weights)
+        found = history.explain(np.searchsorted(columns, codes), DEPTH * len(codes))
+        return replace(found, items=tuple(int(columns[place]) for place in found.items))
 
-    def _rows(self, codes: Int64s) -> Float32s:
-        """EASE's weights from these items, [n, items]; 0 for items that it does not know."""
+    def _rows(self, codes: Int64s, slate: Int64s) -> tuple[Int64s, Float32s]:
+        """Item codes, ascending, and EASE's weights from the items `codes` to them, [n, len(columns)].
+
+        All items; of the sparse solver those of the history, of the slate, and the COLUMNS that can score highest.
+        """
         ease = self._ease
         if not isinstance(ease.weights, np.ndarray):
-            return np.asarray(ease.weights[codes].toarray(), np.float32)
+            rows = ease.weights[codes]
+            highest = np.asarray(rows.maximum(0).sum(0)).ravel()
+            best = np.argsort(-highest, kind="stable")[:COLUMNS]
+            columns = np.unique(np.concatenate([best, codes, slate])).astype(np.int64)
+            return columns, np.asarray(rows[:, columns].toarray(), np.float32)
         found = np.zeros((len(codes), ease.items), np.float32)
         slot = np.full(ease.items, -1, np.int64)
         slot[ease.active] = np.arange(len(ease.active))
         known = slot[codes] >= 0
         found[np.ix_(known, ease.active)] = ease.weights[slot[codes[known]]]
-        return found
+        return np.arange(ease.items), found
 
     @cached_property
     def _spec(self) -> SourceSpec | None:
