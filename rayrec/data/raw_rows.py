@@ -130,6 +130,8 @@ def _no_column(column: str, present: Sequence[str], where: str) -> DataError:
     do = f"did you mean {near!r}? Correct the column in the config" if near else "correct the column or delimiter"
     if near == f"'{column}'":
         do = "set the source's quote: \"'\""
+    elif present and present[0].startswith("{"):
+        do = "this looks like JSON: set the source's format: jsonl"
     elif present and present[0].startswith("#"):
         do = "the first line is a comment: remove such lines from the file"
     for delimiter in _DELIMITERS if len(present) == 1 else ():

@@ -111,6 +111,9 @@ class RowValidation:
         field = as_column(field)
         column = self.batch.table[field.column]
         kind = column.type
+        if pa.types.is_temporal(kind):
+            what = f"the column {field.column!r} holds {kind}, which is no number"
+            raise DataError(what, where=self._where, hint="name another column, or write it as a number")
         if field.extract is None and any(test(kind) for test in _NUMBERS):
             return column_parsing.typed_floats(column.combine_chunks())
         whole, part = self.text(field.column), self.text(field)

@@ -44,7 +44,7 @@ class TextStream:
     """
 
     def __init__(self, raw: pa.NativeFile, encoding: str, most: int | None, where: str) -> None:
-        self._raw, self._where = raw, where
+        self._raw, self._encoding, self._where = raw, encoding, where
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
         self._most = most  # decompressed bytes; None: no limit
         self._read = 0
@@ -67,6 +67,8 @@ class TextStream:
     def _next_block(self) -> bytes:
         data = self._raw.read(_BLOCK)
         self.ended = not data
+        if not self._read:
+            _check_text(data, self._encoding, self._where)
         self._read += len(data)
         if self._most is not None and self._read > self._most:
             raise DataError(
@@ -91,22 +93,23 @@ def open_text(storage: Storage, path: str, encoding: str) -> Iterator[TextStream
     with storage.open(path) as handle:
         compression = COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
         if compression is None:
-            compression = _compression(handle.read(_LONGEST_MARK), encoding, where)
+            start = handle.read(_LONGEST_MARK)
+            compression = next((kind for mark, kind in _COMPRESSED.items() if start.startswith(mark)), None)
             handle.seek(0)
         most = ALWAYS_ALLOWED + MAX_EXPANSION * storage.info(path).size if compression else None
         with pa.input_stream(handle, compression=compression) as raw:
             yield TextStream(raw, encoding, most, where)
 
 
-def _compression(start: bytes, encoding: str, where: str) -> str | None:
-    """How a file that begins so is compressed. Raises DataError for a file that is no text in the encoding."""
-    for mark, compression in _COMPRESSED.items():
+def _check_text(start: bytes, encoding: str, where: str) -> None:
+    """Raise DataError for a file that begins so, decompressed, and is no text in the encoding."""
+    for mark, kind in {**_OTHERS, **{mark: f"{kind}, compressed twice" for mark, kind in _COMPRESSED.items()}}.items():
         if start.startswith(mark):
-            return compression
-    for mark, kind in _OTHERS.items():
-        if start.startswith(mark):
-            what, do = f"this is a file of the kind {kind}", "write it as parquet, CSV or JSON lines"
-            raise DataError(what, where=where, hint=f"{do}, with the suffix that says so, or remove it from the folder")
+            raise DataError(
+                f"this is a file of the kind {kind}",
+                where=where,
+                hint="write it as parquet, CSV or JSON lines with the suffix that says so, or remove it",
+            )
     wide = codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     if not wide and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         said = "utf-32" if start.startswith(codecs.BOM_UTF32_LE) else "utf-16"
@@ -115,7 +118,6 @@ def _compression(start: bytes, encoding: str, where: str) -> str | None:
             where=where,
             hint=f"set the source's encoding: {said}",
         )
-    return None
 
 
 def blocks_of_lines(stream: TextStream, where: str, start: bytes = b"") -> Iterator[list[str]]:

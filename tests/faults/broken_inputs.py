@@ -154,6 +154,20 @@ COLUMNS = [
         files={"events/e.json": parquet(_table()), "items.csv": ITEMS},
         says=("of the kind parquet", "e.json"),
     ),
+    Broken(
+        "json_compressed_twice",
+        files={"events/e.json.gz": gzip.compress(gzip.compress(b"{}")), "items.csv": ITEMS},
+        says=("gzip, compressed twice", "e.json.gz"),
+    ),
+    Broken(
+        "parquet_within_gzip",
+        files={"events/e.csv.gz": gzip.compress(parquet(_table())), "items.csv": ITEMS},
+        says=("of the kind parquet",),
+    ),
+    _events("json_named_csv", '{"user_id": "ann", "item_id": "tea"}\n', says=("format: jsonl",)),
+    _parquet(
+        "durations_for_values", _table(value=pa.array([1, 2], pa.duration("s"))), says=("'value' holds duration",)
+    ),
     _events("a_comment_before_the_header", f"# of 2011-08-30\n{EVENTS}", says=("is a comment",)),
     _events("single_quotes", EVENTS.replace("user_id", "'user_id'"), says=('quote: "\'"',)),
     _events("tabs", EVENTS.replace(",", "\t"), says=('delimiter: "\\t"',)),
