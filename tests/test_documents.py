@@ -165,3 +165,14 @@ def test_every_path_of_the_repository_that_a_document_names_is_there(document: P
 def test_the_readme_reads_slates_as_the_reader_does() -> None:
     (python,) = blocks(REPOSITORY / "README.md", "python")
     assert f"# pa.Table: {', '.join(SLATE.names)}" in python
+
+
+def test_the_symptoms_of_the_operations_page_are_messages_of_the_code() -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf8")
+    rows = [row for row in page.split("## Symptoms\n")[1].split("\n## ")[0].splitlines() if row.startswith("| ")][1:]
+    assert len(rows) > 10
+    code = "".join(path.read_text() for folder in ("rayrec", "jobs") for path in (REPOSITORY / folder).rglob("*.py"))
+    for row in rows:
+        symptom, _, _, tried = row.strip("| ").split(" | ")
+        assert all(words in code for words in _CODE.findall(symptom)), symptom
+        assert (REPOSITORY / tried.strip("`")).is_file()

@@ -1,6 +1,6 @@
 """The local cluster of a job: several may run on one machine, leave nothing behind, and end with their driver."""
 
-from __future__ import annotations
+from __future__ import socket
 
 import os
 import shutil
@@ -122,6 +122,15 @@ def test_the_address_of_a_job_api_is_explained(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ClusterError, match="ray job submit"), connect(Resources()):
         pass
+
+
+def test_an_address_at_which_nothing_listens_is_an_error_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # taken, and without a listener
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(ClusterError, match="cannot reach the Ray cluster"), connect(Resources()):
+            pass
 
 
 @pytest.mark.parametrize(
