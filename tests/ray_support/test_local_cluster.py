@@ -1,10 +1,11 @@
 """The local cluster of a job: several may run on one machine, leave nothing behind, and end with their driver."""
 
-from __future__ import socket
+from __future__ import annotations
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
