@@ -115,7 +115,7 @@ def test_answers_are_what_was_consumed(folders: dict[str, Path], method: str) ->
 
 @pytest.mark.parametrize("method", ["pointwise", "pairwise"])
 def test_loss_falls_where_the_answer_can_be_read(folders: dict[str, Path], method: str) -> None:
-    state = loop(folders["qwen3"], tuning(epochs=10), method)
+    state = loop(folders["qwen3"], tuning(epochs=6), method)
     state.run(lambda _: None)
     first, *_, last = [row["loss"] for row in state.progress.curve]
     assert last < 0.75 * first
