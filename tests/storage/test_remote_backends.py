@@ -8,8 +8,8 @@ import sys
 
 import fsspec
 import pytest
+from cloud_servers import CARELESS
 from fsspec.registry import _registry
-from gcs_process import CARELESS
 
 from rayrec.errors import MissingFileError, StorageError
 from rayrec.redaction import shown

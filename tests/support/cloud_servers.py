@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from gcs_process import BUCKET
 from waiting import line_of
 
+BUCKET, CARELESS = "rayrec-tests", "rayrec-careless"  # Google's; the second one ignores conditions
 ACCOUNT = "RAYREC_TEST_AZURE"  # environment: the connection string of a storage account that tests may write to
 REPOSITORY = Path(__file__).parents[2]
 AZURITE = REPOSITORY / ".azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
@@ -29,7 +29,7 @@ AZURITE = REPOSITORY / ".azurite" / "node_modules" / "azurite" / "dist" / "src" 
 @pytest.fixture(scope="session")
 def gcs_server() -> Iterator[str]:
     """A root on a new server of Google's API; STORAGE_EMULATOR_HOST points every client and child at it."""
-    command = [sys.executable, str(Path(__file__).with_name("gcs_process.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("gcs_process.py")), BUCKET, CARELESS]
     with running(command) as server, pytest.MonkeyPatch.context() as environment:
         environment.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{int(line_of(server, server.stdout))}")
         yield f"gs://{BUCKET}"
