@@ -55,8 +55,9 @@ class Request:
     title: tuple[str, ...] = ()
 
     def satisfied(self, facets: Facets, titles: TitleIndex) -> np.ndarray:
-        """Which items satisfy it, bool [items]. Raises ValueError for an unknown facet."""
-        has = {name: self._has(facets, name) for name in (*self.any, *self.all, *self.none)}
+        """Which items satisfy it, bool [items]. A name that is no facet is a word of titles; raises ValueError for one
+        that no title has."""
+        has = {name: self._has(facets, titles, name) for name in (*self.any, *self.all, *self.none)}
         good = np.ones(len(facets.of_item), np.bool_)
         if self.title:
             good &= np.isin(np.arange(len(good)), titles.items_with(self.title))
@@ -69,10 +70,12 @@ class Request:
         return good
 
     @staticmethod
-    def _has(facets: Facets, name: str) -> np.ndarray:
+    def _has(facets: Facets, titles: TitleIndex, name: str) -> np.ndarray:
         numbers = [number for number, own in enumerate(facets.name) if own == name.lower()]
         if not numbers:
-            raise ValueError(f"the catalogue has no facet {name!r}")
+            if not len(found := titles.items_with([name.lower()])):
+                raise ValueError(f"the catalogue has no facet and no title with {name!r}")
+            return np.isin(np.arange(titles.items), found)
         return facets.items_of(numbers[:1])
 
 

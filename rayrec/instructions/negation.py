@@ -54,14 +54,15 @@ def scopes(words: Sequence[str]) -> Scopes:
             degree = degree and words[at + 1] not in _QUANTITIES | _words_between()
             start, others, left = at, 0, _MOST_WORDS
             continue
-        if (
-            words[at] in END
-            or not left
-            or (degree and at > start + 1 and not (words[at] in _OR or words[at - 1] in _OR))
-        ):
+        beyond = degree and at > start + 1 and _OR.isdisjoint(words[at - 1 : at + 1])
+        if words[at] == ":" and left and not others:
+            left -= 1  # "one thing I don't want: westerns"
+        elif words[at] in END or not left or beyond:
             left = 0
         else:
-            negated[at] = True if at - start < _DISTANCE or not others else None
+            sure = at - start < _DISTANCE or not others
+            with_the_last = at > 1 and words[at - 1] in _OR and negated[at - 2] is True
+            negated[at] = True if sure or with_the_last else None
             others += words[at] not in stop_words() and words[at] not in _words_between()
             left -= 1
         at += 1

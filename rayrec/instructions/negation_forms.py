@@ -32,7 +32,7 @@ _MINE = _any(
     r"(?:my|our|her|his) kind of (?:thing|film|movie)",
     rf"for {_US}",
     r"to (?:my|our) taste",
-    r"what (?:i|we) (?:want|like|enjoy|need)",
+    r"what (?:i|we)(?:['’](?:m|re))?(?: am| are)? (?:want|like|enjoy|need|after|looking for)",
     *("wanted", "welcome", "allowed", "an option", "needed"),
 )
 _LIKE = _any(
@@ -42,11 +42,26 @@ _LIKE = _any(
 _VERDICT = _any(
     *("out", "banned", "forbidden", "excluded", "off[- ]limits", "off the (?:table|menu|list)", "not on"),
     *("overrated", "boring", "tedious", "unbearable", "awful", "terrible", "wrong", "inappropriate", "too much"),
-    *("a bad idea", "the worst", "torture", "agony", "a chore"),
+    *("a bad idea", "the worst", "the pits", "torture", "agony", "a chore", "a turn[- ]?off"),
     rf"(?:the |my )?last thing {_PERSON} (?:\w+ ?)?(?:want|need)s?",
 )
 _REFUSED = _any(  # said behind what is unwanted
-    rf"(?:is|are|was|were|would be|will be|['’]s|['’]re) {_TRULY}{_VERDICT}(?: at all)?",
+    rf"(?:is|are|was|were|would be|will be|['’]s|['’]re) {_TRULY}{_VERDICT}"
+    r"(?: at all| (?:in|from|at|on|with)(?: \w+){1,3})?",
+    r"(?:is|are|should be|must be|ought to be|to be) (?:excluded|avoided|left out|skipped|dropped|omitted|removed)",
+    r"(?:excluded|excepted|aside|barred)",
+    rf"(?:have|has) (?:never|not) (?:really )?been {_MINE}",
+    r"(?:will|wo) not do",
+    r"(?:is|are) not (?:really )?(?:something|things?|a genre|films|the kind of (?:thing|films?)) (?:that )?"
+    rf"{_PERSON} {_TRULY}{_LIKE}",
+    r"do(?:es)? not float (?:my|our) boat",
+    rf"winds? {_US} up",
+    *(
+        "(?:can |should |must )?(?:stay|go) away",
+        "gets? a (?:firm )?no(?: from (?:me|us))?",
+        "over my dead body",
+        "count me out",
+    ),
     rf"(?:(?:is|are|was|were) )?(?:just |really |simply )*not (?:really |exactly |quite |at all )?{_MINE}(?: at all)?",
     r"(?:so )?(?:(?:is|are) )?(?:a |an )?(?:hard |big |firm |absolute )?(?:no|no[- ]go|no[- ]no|pass|nope)",
     r"(?:absolutely|definitely|certainly|really|preferably|please|of course|(?:i|we)(?:['’]d| would) rather)"
@@ -61,6 +76,7 @@ _REFUSED = _any(  # said behind what is unwanted
     rf"do(?:es)? (?:nothing|not do (?:anything|it|much)) for {_US}",
     rf"do(?:es)? not (?:really |exactly )?(?:interest|appeal|work|excite|amuse|agree)(?: (?:to |for |with )?{_US})?",
     rf"(?:has |have |had )?never (?:did|done|do|does) (?:anything|it|much) for {_US}",
+    rf"never (?:interest|appeal|excite|grab|amuse)(?:s|ed|bed|d)?(?: (?:to )?{_US})?",
     r"(?:has|have|holds?) (?:no|little) (?:appeal|interest)(?: (?:for|to) me)?",
     rf"(?:(?:is|are) )?(?:which |that |what |something |things |a genre )?{_PERSON} {_TRULY}"
     rf"(?:(?:can|ca|could|do|does|will|wo|would|did) ?(?:not|never)|cannot|never) (?:really |possibly )?{_LIKE}",
@@ -70,13 +86,24 @@ _REFUSED = _any(  # said behind what is unwanted
     rf"leave {_THESE} out",
     rf"(?:do not|never) (?:show|give|send|recommend|suggest) (?:me |us )?(?:any|{_THESE})(?: of {_THESE})?",
     rf"(?:so )?none (?:please|of {_THESE})",
-    *(r"no (?:thanks|thank you|way|chance|please)", "nope", "no", "(?:hard )?pass"),
+    *(
+        r"no (?:thanks|thank you|way|chance|please)",
+        "nope",
+        "no",
+        "(?:hard )?pass",
+        "yawn",
+        "yuck",
+        "ugh(?: no)?",
+        "nah",
+        "meh",
+    ),
     *(r"not (?:tonight|today|now|again|this time|ever|for now)", r"never(?: again)?"),
 )
 # What stands before one of these is unwanted. It does not end in a relative pronoun: "a film that isn't boring".
 _AFTER = re.compile(
     r"(?:^|(?<=[.,;:!?])|(?<=\bbut)|(?<=\band)|(?<=\bbecause)|(?<=\bsince))\s*"
-    r"(?P<what>(?:(?!\bbut\b)[^.,;:!?])+?)(?<!\bthat)(?<!\bwhich)(?<!\bwho)(?<!\bnot)(?<!\bnever)\s*[,:?–-]?\s*"
+    r"(?P<what>(?!(?:it|they|this|there) )(?:(?!\bbut\b)[^.,;:!?])+?)"
+    r"(?<=\S)(?<!\bthat)(?<!\bwhich)(?<!\bwho)(?<!\bnot)(?<!\bnever)\s*[,:?–-]?\s*"
     rf"\b{_REFUSED}(?: (?:at all|any ?more|though|really|tonight|today|either|thanks|please|for me|much))*"
     r"(?=\s*(?:,? ?please)?\s*(?:[.,;:!?–]|$|\b(?:so|but|and)\b))",
     re.IGNORECASE,
@@ -84,7 +111,19 @@ _AFTER = re.compile(
 _OFF = r"(?:from|off|out of) (?:my|the|this|our) (?:lists?|feed|suggestions|recommendations|page|menu|mix|results)"
 _DULL = _any(
     *("boring", "tedious", "dull", "tiresome", "annoying", "silly", "stupid", "depressing", "unbearable", "overrated"),
-    *("pointless", "tiring", "disturbing", "upsetting", "exhausting"),
+    *(
+        "slow",
+        "long",
+        "predictable",
+        "repetitive",
+        "pretentious",
+        "violent",
+        "pointless",
+        "tiring",
+        "disturbing",
+        "upsetting",
+        "exhausting",
+    ),
 )
 _LATELY = r"(?:all (?:week|month|year|day|summer|weekend)|lately|recently|for (?:days|weeks|months|ages))"
 _AFRAID = r"(?:scared|afraid|frightened|terrified|sick|tired)"
@@ -103,6 +142,7 @@ _AROUND = re.compile(
                     rf"\benough (?!of|with){_CLAUSE} already\b",
                     rf"\bnothing but {_CLAUSE} {_LATELY}\b",
                     rf"\b{_PERSON}(?: (?:am|is|are|gets?)|['’]m|['’]s|['’]re) (?:\w+ )?{_AFRAID} of {_REST}",
+                    rf"\bas little {_CLAUSE} as possible\b",
                     rf"\bunless (?:it|they|there) ?(?:is|are|['’]s|['’]re) {_REST}",
                 )
             )
@@ -112,6 +152,9 @@ _AROUND = re.compile(
 )
 _OTHER = r"(?P<other>[^.,;:!?]{1,40})"
 _PREFERENCE = re.compile(rf"\bprefer (?P<one>[^.,;:!?]{{1,40}}?) (?:over|to) {_OTHER}", re.IGNORECASE)
+_OVER = re.compile(
+    rf"(?P<one>[^.,;:!?]{{1,60}}?) over {_OTHER} (?:any ?day|any ?time|every time|always)", re.IGNORECASE
+)
 _RATHER = re.compile(rf"\b(?:rather|sooner|more)(?P<one>[^.,;:!?]{{1,60}}?) than {_OTHER}", re.IGNORECASE)
 # Not a negation of what follows: "can't wait to laugh", "I have not seen a western", "nothing beats a good comedy".
 _AFFIRMATIVE = re.compile(
@@ -121,12 +164,18 @@ _AFFIRMATIVE = re.compile(
     + _any(
         r"get enough(?: of)?|get tired of|tired of|bored of|sick of|get over|go wrong with|say no to|object to",
         r"averse to|opposed to|against|wait|find|decide|choose|know|knowing|remember|sure|only|just|idea|seen",
-        r"watched|heard|had|mind|matter|problem|preference|better|beats?|tops|doubt|joke|worries|bad|resist|miss",
+        r"watched|heard|had|mind|matter|problem|preference|better|beats?|tops|doubt|joke|worries|bad|resist|miss|believe",
         r"help (?:but|loving|laughing)|holds? barred|nonsense|stop (?:loving|watching)|enough|fail|forget",
         r"care (?:which|what|if|whether|how|who)",
         r"(?:does|do|did) [^.,;:!?]{1,20} (?:better|like)",
     )
-    + r"\b|\bmore or less\b|\bwhy not\b|\bif not\b|\bwhether or not\b",
+    + r"\b|\b(?:not|never|cannot|nothing)\s+(?:\w+\s+){0,3}without\b"  # two negations
+    r"|\bnot\s+(?:leave out|skip|stop|avoid|exclude|drop|omit|remove|hide)\b"
+    r"|\b(?:why\s+)?(?:do|does|is|are|ca|can|could|have|has|wo|would|was)\s+not\s+(?:you|we|there|it)\b(?! dare)"
+    r"|\b(?:is|are) there no(?:t any)?\b|\bnothing(?:\s+is|['’]s)? better\b"
+    r"|\bnothing like an? (?:good|nice|great|proper)\b"
+    r"|\bno (?:genre|films?|movies?|thing) like\b|\bnever (?:a dull moment|tires? of)\b|\bno harm in\b"
+    r"|\bmore or less\b|\bwhy not\b|\bif not\b|\bwhether or not\b",
     re.IGNORECASE,
 )
 
@@ -136,7 +185,7 @@ def request_words(text: str) -> list[str]:
     text = _FREE.sub(r"no \1", _SUFFIXED.sub(r"non\1", text))
     text = _SPACES.sub(" ", _UNMARKED.sub(r"\1 not", _NOT.sub(" not", text)))
     text = _AFFIRMATIVE.sub(" ", text)
-    for preference in (_RATHER, _PREFERENCE):
+    for preference in (_RATHER, _PREFERENCE, _OVER):
         text = preference.sub(lambda match: f"{match['one']}, no {match['other']}", text)
     text = _AROUND.sub(lambda match: f", no {next(filter(None, match.groups()))},", text)
     return tokenize_words(_AFTER.sub(lambda match: f" no {match['what']} ", text))
