@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from one_process import without_ray
 from small_checkpoints import build
@@ -17,17 +18,21 @@ from rayrec.config import Rerank
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import ConfigError, DataError
 from rayrec.numerics.collectives import Worker
+from rayrec.numerics.ragged import Ragged
 from rayrec.pipeline import daily_run, text_adapter_tuning
-from rayrec.pipeline.blender_fitting import blender_fingerprint
+from rayrec.pipeline.blender_fitting import DenoiseTrainingUsers, TrainingSpec, blender_fingerprint
 from rayrec.pipeline.interaction_ingest import IngestResult, ingest
 from rayrec.pipeline.item_model_fitting import ModelSet, fit_item_models
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scorers import ScorerCache
+from rayrec.pipeline.scoring import RerankShard, RetrieveShard, ScoringSpec
 from rayrec.pipeline.text_adapter_tuning import tune_text_adapters, tuning_window
 from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.text import tuned_adapter
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.storage.tables import read_arrow
+
+pytestmark = pytest.mark.slow  # two tunings, some seconds
 
 ARM = (
     "{rerank: {method: %s, checkpoint: %s, adapter: tuned, depth: 10, engine: transformers, "
@@ -102,6 +107,25 @@ def test_scorers_load_their_adapter(tuned: Prepared) -> None:
     )
     assert np.isfinite(with_adapter).all()
     assert not np.array_equal(with_adapter, without)
+
+
+def test_the_rerank_stage_scores_with_the_adapters(tuned: Prepared) -> None:
+    """What the blender learns from, shard by shard as in the job."""
+    context, _, models = tuned
+    spec = TrainingSpec(ScoringSpec(context, models[:-1], "transformers", for_training=True), 0.3)
+    stages = [DenoiseTrainingUsers(spec), RetrieveShard(spec.scoring), RerankShard(spec.scoring)]
+    for item in spec.scoring.work_items:
+        table = pa.table({})
+        for stage in stages:
+            table = stage(item, table)
+        if table.num_rows:
+            break
+    for variant in variants(context):
+        rows = table.filter(pc.equal(table["scoring_request"], variant.name))
+        assert rows.num_rows
+        assert set(rows["scorer"].to_pylist()) == {f"transformers: {variant.read(Rerank).method}"}
+        scores = Ragged.from_arrow(rows["llm_score"])
+        assert np.isfinite(scores.values).sum() == np.minimum(scores.lengths, 10).sum()  # rerank.depth
 
 
 def test_an_adapter_that_exists_is_reused(tuned: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
