@@ -221,7 +221,7 @@ def template_entries() -> st.SearchStrategy[Any]:
 
 SCHEME = FacetScheme(
     ("category", "category", "decade", "below", "word"),
-    ("comedy", "science fiction", "1990s", "below 5", "zombies"),
+    ("comedy", "science fiction", "1990s", "5", "zombies"),
     {},
 )
 REQUEST = st.lists(
