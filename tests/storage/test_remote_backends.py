@@ -35,6 +35,7 @@ def test_a_client_that_is_not_installed_is_named_with_its_extra(
 def test_azure_without_an_account_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("AZURE_STORAGE_")]:
         monkeypatch.delenv(name)
+    fsspec.get_filesystem_class("az").clear_instance_cache()  # of an account that another test named
     with pytest.raises(StorageError, match="AZURE_STORAGE_ACCOUNT_NAME"):
         Storage("az://container-without-account/x").list()
 
