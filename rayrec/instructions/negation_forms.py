@@ -68,7 +68,9 @@ _REFUSED = _any(  # said behind what is unwanted
     r" (?:not|no|never|none)",
     r"(?:must|should|may|can|could) (?:not|never) (?:be|appear|show up|come up)(?: \w+){0,3}?",
     rf"{_TRULY}(?:bores?|annoys?|irritates?|depress(?:es)?|disgusts?|exhausts?|upsets?) {_US}"
-    r"(?: to (?:death|tears)| stiff)?",
+    r"(?: to (?:death|tears)| stiff| rigid| silly)?",
+    r"bores? the (?:pants|socks) off (?:me|us)",
+    r"(?:is|are) of (?:no|little) (?:interest|appeal)(?: (?:to|for) (?:me|us))?",
     rf"{_TRULY}makes? {_US} (?:sick|ill|yawn|cringe|fall asleep|sleepy|nauseous|uncomfortable)",
     rf"gives? {_US} (?:a headache|headaches)",
     rf"(?:puts?|sends?|turns?) {_US} (?:right )?(?:off|to sleep)",

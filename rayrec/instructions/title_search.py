@@ -23,6 +23,7 @@ _HAS = r"(?:with|has|have|having|contain\w*|includ\w*|say\w*|mention\w*)"
 _NAMED = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
+        rf"\bthe words? {_TEXT} (?:should be |must be |has to be |is |are )?in (?:its |the |their |a )?{_TITLE}\b",
         rf"\b{_HAS} {_TEXT} in (?:its |the |their |a )?{_TITLE}\b",
         rf"\b(?:(?:in )?(?:its|the|their|whose|a) )?{_TITLE} (?:that |which )?{_HAS} {_TEXT}(?=[.,;!?]|$)",
         rf"\b(?:called|titled|entitled) {_TEXT}(?=[.,;!?]|$| (?:or something|please|from|but)\b)",

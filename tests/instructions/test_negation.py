@@ -43,7 +43,7 @@ from rayrec.instructions.negation import Clause, clauses
         ("westerns have never been my thing", [], ["westerns"]),
         ("robots over weddings any day", ["robots"], ["weddings"]),
         ("as little singing as possible", [], ["singing"]),
-        ("one thing I don't want: westerns", [], ["want westerns"]),
+        ("one thing I don't want: westerns", [], ["westerns"]),
         ("not keen on cowboys or weddings", [], ["keen on cowboys or weddings"]),
         ("gore-free ghosts", [], ["gore ghosts"]),
         ("remove westerns from my list", [], ["westerns"]),

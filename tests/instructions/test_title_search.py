@@ -37,6 +37,7 @@ def test_items_with_all_words_in_singular_or_plural(words: list[str], items: lis
         ("that one called Up, please", "that one , please", [NamedTitle(("up",))]),
         ("nothing with zombie in the title", "nothing", [NamedTitle(("zombie",), -1.0)]),
         ('show me "star wars"', "show me", [NamedTitle(("star", "wars"))]),
+        ("the word 'dead' should be in the title", "", [NamedTitle(("dead",))]),
         ("a western with horses", "a western with horses", []),
         ("", "", []),
     ],
