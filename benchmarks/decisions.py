@@ -110,7 +110,7 @@ def outcomes(arms: int, effect: float, seed: int, draw: int, shown_by: int = 99)
     """The finding, and the sign of interleaving's finding."""
     world = world_of(seed, draw, PAIRED_USERS)
     metrics, truth = paired(world, arms, effect, seed, draw, shown_by)
-    table = compare(metrics, seed=draw, baselines=["0"], metrics=["ndcg@10"], resamples=200)
+    table = compare(metrics, seed=draw, baselines=["0"], metrics=["ndcg@10"], resamples=2_000)
     finding = _finding(table, arms, "ndcg@10")
     (first, *_) = interleaving(metrics[:2], truth.matrix, "0", draw).to_pylist()
     return finding, int(np.sign(first["wins"] - first["losses"])) if first["p"] < LEVEL else 0
@@ -142,7 +142,7 @@ def split(arms: int, seed: int, draw: int) -> Finding:
         UserMetrics(str(n), {"conversion_cuped": adjusted[arm == n]}, top, 0, np.flatnonzero(arm == n))
         for n in range(arms + 1)
     ]
-    table = compare(systems, seed=draw, baselines=["0"], metrics=["conversion_cuped"], resamples=200)
+    table = compare(systems, seed=draw, baselines=["0"], metrics=["conversion_cuped"], resamples=2_000)
     return _finding(table, arms, "conversion_cuped")
 
 
