@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("soak"))
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started ends with it
     asked.folder.mkdir(parents=True, exist_ok=True)
     work = asked.folder / "work"
     shutil.rmtree(work, ignore_errors=True)
