@@ -20,7 +20,7 @@ from pathlib import Path
 import drivers
 import pyarrow as pa
 from drivers import Driver, Ended
-from ray_heads import RayHead, environment_of, ray_head, running
+from ray_heads import RayHead, command_of, ray_head
 from soak_runs import run_on_cluster
 from storage_faults import CONTROL, Plan, calls
 from trials import Field
@@ -184,15 +184,11 @@ class KillCluster:
 
     def _named(self, title: str) -> list[int]:
         """Workers of this cluster that are at work under such a name."""
-        return [pid for pid in self._mine() if title in _command(pid) and "IDLE" not in _command(pid)]
+        return [pid for pid in self.head.processes() if title in command_of(pid) and "IDLE" not in command_of(pid)]
 
     def _raylets(self) -> list[int]:
         assert self._node is not None
-        return [pid for pid in self._mine() if _name(pid) == "raylet" and _parent(pid) == self._node.pid]
-
-    def _mine(self) -> list[int]:
-        marker = f"RAYREC_TEST_HEAD={self.head.environment['RAYREC_TEST_HEAD']}".encode()
-        return [pid for pid in running() if marker in environment_of(pid)]
+        return [pid for pid in self.head.processes() if _name(pid) == "raylet" and _parent(pid) == self._node.pid]
 
 
 def _killed(pid: int) -> bool:
@@ -200,13 +196,6 @@ def _killed(pid: int) -> bool:
         os.kill(pid, signal.SIGKILL)
         return True
     return False
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def _name(pid: int) -> str:

@@ -55,6 +55,10 @@ class RayHead:
         assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{self.logs()}"
         return done.stdout
 
+    def processes(self) -> list[int]:
+        """All that it started and that is alive, nodes and workers included."""
+        return _marked(self.environment[_MARKER])
+
     def logs(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
@@ -127,8 +131,7 @@ def _started(options: Sequence[str], env: Mapping[str, str], log: Path, before: 
 
 def _kill_marked(marker: str) -> None:
     """Kill until none is left: a process may be starting another while it is killed."""
-    needle = f"{_MARKER}={marker}".encode()
-    while pids := [pid for pid in running() if needle in environment_of(pid)]:
+    while pids := _marked(marker):
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -137,8 +140,21 @@ def _kill_marked(marker: str) -> None:
         time.sleep(0.1)
 
 
+def _marked(marker: str) -> list[int]:
+    needle = f"{_MARKER}={marker}".encode()
+    return [pid for pid in running() if needle in environment_of(pid)]
+
+
 def running() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def command_of(pid: int) -> str:
+    """Its command line, words separated by blanks; "" for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def environment_of(pid: int) -> bytes:
