@@ -154,11 +154,7 @@ class TrainingLoop:
         loss = self.loss(one, users, rng)
         if loss.requires_grad:  # False if this worker has no users in the batch
             loss.backward()  # type: ignore[no-untyped-call]
-        if self._worker.world_size > 1:
-            parameters = list(self._trained.values())
-            gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-            for parameter, gradient in zip(parameters, self._worker.all_reduce_sum(gradients), strict=True):
-                parameter.grad = gradient
+        self._worker.sum_gradients(self._trained.values())
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()

@@ -177,7 +177,7 @@ class KillCluster:
             driver.process.join(POLL_S * 10)
         ended = driver.wait(0 if driver.process.is_alive() else PATIENCE_S)
         if ended.error == "Hang":
-            mine = "\n".join(f"{pid} {_command(pid)[:150]}" for pid in self._mine())
+            mine = "\n".join(f"{pid} {command_of(pid)[:150]}" for pid in self.head.processes())
             node = self.head.log.with_name("node.log").read_text(errors="replace")[-2000:]
             raise AssertionError(f"{ended.text}\nprocesses:\n{mine}\nthe node:\n{node}\nthe head:\n{self.head.logs()}")
         return ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import safetensors.torch
@@ -11,7 +12,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from rayrec.errors import DataError
+from rayrec.errors import DataError, MissingFileError
+from rayrec.numerics.collectives import Worker
+from rayrec.storage import Storage, layout
 
 _STATE = ("step", "exp_avg", "exp_avg_sq")  # of Adam
 
@@ -53,6 +56,16 @@ def restore(
             if f"{key}.{name}" in tensors
         }
     return progress, {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("more.")}
+
+
+def stored(storage: Storage, folder: str, worker: Worker) -> bytes | None:
+    """The checkpoint of a run that was stopped, if any: on every worker what the first one reads, because a concurrent
+    run may write another meanwhile."""
+    data = None
+    if worker.rank == 0:
+        with suppress(MissingFileError):
+            data = storage.read(layout.training_checkpoint_path(folder))
+    return worker.broadcast_first(data)
 
 
 def load_parameters(trained: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,6 @@ import pyarrow.compute as pc
 import torch
 
 from rayrec.config import TextTuning
-from rayrec.errors import MissingFileError
 from rayrec.instructions.templates import Templates
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.hashing import derive_seed, hash_strings
@@ -23,6 +21,7 @@ from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorer, TextScorerSettings
 from rayrec.reranking.text.tuned_adapter import AdapterCard
+from rayrec.reranking.training import loop_checkpoint
 from rayrec.reranking.training.text_examples import PromptsAlone, UserCandidates, user_candidates
 from rayrec.reranking.training.text_tuning_loop import TextTuningLoop
 from rayrec.storage import Storage, hf_checkpoint, layout, published_folder
@@ -128,12 +127,7 @@ def _tables(spec: TextTuningSpec, storage: Storage) -> Iterator[pa.Table]:
 
 
 def _resume(loop: TextTuningLoop, storage: Storage, spec: TextTuningSpec, worker: Worker) -> None:
-    """Resume all workers from the first worker's checkpoint."""
-    data = None
-    if worker.rank == 0:
-        with suppress(MissingFileError):
-            data = storage.read(layout.training_checkpoint_path(spec.path))
-    data = worker.broadcast_first(data)
+    data = loop_checkpoint.stored(storage, spec.path, worker)
     if data is not None:
         loop.resume(data)
         _LOG.warning("tune: resuming after step %d of a run that was stopped", loop.progress.step)

@@ -109,20 +109,13 @@ class TextTuningLoop:
             part = answer_loss(self.causal, own, self._scorer.ids, self._device) / total
             part.backward()  # type: ignore[no-untyped-call]
             loss = float(part.detach())
-        self._sum_gradients()
+        self._worker.sum_gradients(self._trained.values())
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.step()
         self.progress.step += 1
         return loss, sum(example.tokens for example in examples)
-
-    def _sum_gradients(self) -> None:
-        if self._worker.world_size == 1:
-            return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trained.values()]
-        for parameter, gradient in zip(self._trained.values(), self._worker.all_reduce_sum(gradients), strict=True):
-            parameter.grad = gradient
 
     def _rate(self) -> float:
         step, warmup = self.progress.step, max(1, min(_WARMUP, self.steps // 10))

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
 import torch
 
-from rayrec.errors import MissingFileError
 from rayrec.numerics.collectives import Worker
 from rayrec.reranking.item_token import item_lm, tuned_checkpoint
 from rayrec.reranking.item_token.tuned_checkpoint import ModelCard
+from rayrec.reranking.training import loop_checkpoint
 from rayrec.reranking.training.data_selection import DataSelection, select_users
 from rayrec.reranking.training.tuning_loop import TuningLoop
 from rayrec.reranking.training.tuning_preparation import PreparedTuning, TuningSpec, prepare
@@ -73,12 +72,7 @@ def _selection(prepared: PreparedTuning, worker: Worker) -> DataSelection | None
 
 
 def _resume(loop: TuningLoop, storage: Storage, spec: TuningSpec, worker: Worker) -> None:
-    """Resume all workers from the first worker's checkpoint, because a concurrent run may write another meanwhile."""
-    data = None
-    if worker.rank == 0:
-        with suppress(MissingFileError):
-            data = storage.read(layout.training_checkpoint_path(spec.path))
-    data = worker.broadcast_first(data)
+    data = loop_checkpoint.stored(storage, spec.path, worker)
     if data is not None:
         loop.resume(data)
         _LOG.warning("tune: resuming after epoch %d of a run that was stopped", loop.progress.epoch)

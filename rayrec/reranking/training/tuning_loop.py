@@ -170,7 +170,7 @@ class TuningLoop:
             # Empty if no target of these rows is among the sampled items.
             used = [n for n, leaf in enumerate(leaves) if leaf.grad is not None]
             torch.autograd.backward([outputs[n] for n in used], [leaves[n].grad for n in used])
-        self._sum_gradients()
+        self._worker.sum_gradients(self._trained.values())
         torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
@@ -194,13 +194,6 @@ class TuningLoop:
     def _with_requests(self, examples: TuningExamples, rng: np.random.Generator) -> TuningExamples:
         augmentation = self._task.augmentation
         return examples if augmentation is None else add_request_examples(examples, self._layout, augmentation, rng)
-
-    def _sum_gradients(self) -> None:
-        if self._worker.world_size == 1:
-            return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trained.values()]
-        for parameter, gradient in zip(self._trained.values(), self._worker.all_reduce_sum(gradients), strict=True):
-            parameter.grad = gradient
 
     def _rate(self) -> float:
         """The learning rate of this step, as a share of the peak."""
