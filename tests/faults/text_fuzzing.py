@@ -166,12 +166,21 @@ def try_bytes(content: bytes) -> None:
 
 
 def try_yaml(text: str) -> None:
-    """What the loader takes, it takes as PyYAML's safe loader does."""
+    """What the loader takes, it takes as PyYAML's safe loader does; but keys are text as they stand."""
     try:
         loaded = yaml_loader.load(text, "here")
     except (ConfigError, yaml.YAMLError):
         return
-    assert repr(loaded) == repr(yaml.safe_load(text))
+    expected = yaml.safe_load(text)
+    if _has_text_keys(expected):
+        assert repr(loaded) == repr(expected)
+
+
+def _has_text_keys(value: Any) -> bool:
+    """Whether all keys in it are text: a number, a date or nothing as a key has lost its spelling here."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_has_text_keys, value.values()))
+    return not isinstance(value, list | tuple | set) or all(map(_has_text_keys, value))
 
 
 def try_templates(entries: Any) -> None:
