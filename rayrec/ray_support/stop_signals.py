@@ -38,6 +38,7 @@ class _State:
 
     active = False
     received: signal.Signals | None = None
+    raised = False
 
 
 def exit_code(received: signal.Signals) -> int:
@@ -125,8 +126,9 @@ def end_with(message: str, code: int) -> None:
 
 
 def _raise(number: int, frame: object) -> None:
-    if _State.received is None:
-        _State.received = signal.Signals(number)
+    _State.received = _State.received or signal.Signals(number)  # the thread may have been told before
+    if not _State.raised:
+        _State.raised = True
         raise Stopped(signal.Signals(number).name)
 
 

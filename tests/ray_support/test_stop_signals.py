@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from waiting import PATIENCE_S, line_of
 
+from rayrec.ray_support import stop_signals
+
 # Each runs in a process of its own. The last line before the wait is printed when everything is in place.
 _JOB = """
 import signal, subprocess, sys, time
@@ -88,3 +90,13 @@ command(job)(args=[])
 """
     done = subprocess.run([sys.executable, "-c", text], timeout=PATIENCE_S, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_that_the_thread_learns_of_first_ends_the_main_thread_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stop_signals._State, "received", signal.SIGTERM)
+    monkeypatch.setattr(stop_signals._State, "raised", False)
+    with pytest.raises(stop_signals.Stopped, match="SIGTERM"):
+        stop_signals._raise(signal.SIGTERM, None)
+    stop_signals._raise(signal.SIGTERM, None)  # once is enough
