@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cut_proxy import CutProxy
-from ray_heads import REPOSITORY, RayHead, command_of, environment_of, ray_head
+from ray_heads import REPOSITORY, RayHead, ray_head
 from waiting import PATIENCE_S, line_of
 
 from rayrec import read_slates
@@ -89,47 +87,18 @@ def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path
     assert len(set(slates["user_id"].to_pylist())) == 60
 
 
-class ConnectionCut:
-    """The submitter's connection, which is cut."""
-
-    def __init__(self, head: RayHead) -> None:
-        host, _, port = head.jobs_url.removeprefix("http://").partition(":")
-        self.proxy = CutProxy((host, int(port)))
-        self.address = f"http://127.0.0.1:{self.proxy.port}"
-        self.lose, self.restore, self.close = self.proxy.cut, self.proxy.open, self.proxy.cut
-
-
-class DashboardKilled:
-    """The head's dashboard, which serves the job API: killed, and started again as the head had started it."""
-
-    def __init__(self, head: RayHead) -> None:
-        self.head, self.address = head, head.jobs_url
-
-    def lose(self) -> None:
-        (pid,) = (pid for pid in self.head.processes() if "dashboard/dashboard.py" in command_of(pid))
-        self.command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
-        self.environment = dict(part.split("=", 1) for part in environment_of(pid).decode().split("\0") if part)
-        os.kill(pid, signal.SIGKILL)
-
-    def restore(self) -> None:
-        subprocess.Popen(
-            self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )  # ends with the head
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("outage", [ConnectionCut, DashboardKilled])
-def test_rayrec_submit_gives_log_and_exit_code_though_the_job_api_goes_away(
-    head: RayHead, checkout: Path, tmp_path: Path, outage: Any
+def test_rayrec_submit_gives_log_and_exit_code_though_its_connection_is_cut(
+    head: RayHead, checkout: Path, tmp_path: Path
 ) -> None:
     """The job ends while the job API cannot be reached."""
-    goes_on, lost = tmp_path / "goes on", outage(head)
+    goes_on = tmp_path / "goes on"
     wait = f"while not os.path.exists({str(goes_on)!r}): time.sleep(0.1)"
     script = f"import os, sys, time\nprint('first', flush=True)\n{wait}\nprint('last')\nsys.exit(3)"
+    host, _, port = head.jobs_url.removeprefix("http://").partition(":")
+    proxy = CutProxy((host, int(port)))
+    address = f"http://127.0.0.1:{proxy.port}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.submit", "--address", lost.address, "--", "python", "-c", script],
+        [sys.executable, "-m", "jobs.submit", "--address", address, "--", "python", "-c", script],
         cwd=checkout,
         env=dict(head.environment),
         text=True,
@@ -137,12 +106,12 @@ def test_rayrec_submit_gives_log_and_exit_code_though_the_job_api_goes_away(
         stderr=subprocess.PIPE,
     )
     line_of(process, process.stdout, lambda line: line == "first\n")
-    lost.lose()
+    proxy.cut()
     line_of(process, process.stderr, lambda line: "does not answer" in line)
     goes_on.touch()
-    lost.restore()
+    proxy.open()
     rest, words = process.communicate(timeout=PATIENCE_S)
-    lost.close()
+    proxy.cut()
     assert process.returncode == 3, rest + words + head.logs()
     assert rest.splitlines().count("last") == 1
     assert "first" not in rest.splitlines()
