@@ -51,7 +51,7 @@ class RandomRemoval(Denoiser):
 
     @classmethod
     def load(cls, arrays: object, settings: object) -> RandomRemoval:
-        raise NotImplementedError
+        raise NotImplementedError("made from another denoiser, never loaded")
 
     def decide(self, histories: Histories) -> DenoisingDecision:
         other, rows = self.like.decide(histories), histories.item.rows

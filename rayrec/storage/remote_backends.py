@@ -163,11 +163,15 @@ class GoogleBackend(RemoteBackend):
             self._fs.pipe_file(url, data, mode="create", metadata={"rayrec-creator": creator})
             return True
         except FileExistsError:
-            pass
+            return bool(creator) and self._creator(url) == creator  # the answer of an own create was lost
+
+    def _creator(self, url: str) -> str | None:
+        """Who created the object; None where it does not say, or is gone."""
         try:
-            return bool(creator) and (self._fs.info(url).get("metadata") or {}).get("rayrec-creator") == creator
+            name: str | None = (self._fs.info(url).get("metadata") or {}).get("rayrec-creator")
+            return name
         except FileNotFoundError:
-            return False
+            return None
 
 
 class AzureBackend(RemoteBackend):

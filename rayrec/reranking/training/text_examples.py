@@ -103,7 +103,7 @@ class PromptsAlone(Engine):
         super().__init__(model, "next_token", EngineSettings(), max_prompt_tokens)
 
     def _last_hidden_states(self, prompts: Sequence[list[int]]) -> list[Float32 | Failure]:
-        raise NotImplementedError
+        raise NotImplementedError("this engine scores nothing: it stands for one while prompts are written")
 
     def _next_token_log_probs(self, prompts: Sequence[list[int]], ids: Sequence[int]) -> list[Float32 | Failure]:
-        raise NotImplementedError
+        raise NotImplementedError("this engine scores nothing: it stands for one while prompts are written")
