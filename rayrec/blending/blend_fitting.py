@@ -29,15 +29,21 @@ class TrainingWindow:
     """Candidates as of an earlier cutoff, and which of them the user consumed after it."""
 
     table: pa.Table  # candidate_schema, or scored rows with `llm_score`
-    consumed: Ragged  # bool, aligned with `candidate`
+    consumed: Ragged  # bool, aligned with `candidate`; float32 targets with `weighted`
     item_features: ItemFeatures
+    weighted: bool = False  # of feedback: the targets count as they are
 
     def filter(self, rows: Bools) -> TrainingWindow:
         """Select these rows [rows]."""
         if rows.all():
             return self
         table = self.table.filter(pa.array(rows)).combine_chunks()
-        return TrainingWindow(table, self.consumed.take(np.flatnonzero(rows)), self.item_features)
+        return replace(self, table=table, consumed=self.consumed.take(np.flatnonzero(rows)))
+
+    @property
+    def targets(self) -> Float32s:
+        """The weight of each candidate as a target, [candidates]."""
+        return self.consumed.values.astype(np.float32) if self.weighted else target_weights(self.consumed)
 
 
 def fit_blender(
@@ -126,7 +132,7 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
     names, matrix = _matrix(usable, centred, columns)
     scorers = [name for name in (*columns.personalized, *tested) if name not in columns.dropped]
     lengths = np.concatenate([window.consumed.lengths for window in usable])
-    consumed = np.concatenate([target_weights(window.consumed) for window in usable])
+    consumed = np.concatenate([window.targets for window in usable])
     data = LogitData(matrix, np.concatenate([[0], np.cumsum(lengths)]), consumed)
     fit = fit_logit(data, np.full(len(names), l2))
     groups = {scorer: [at for at, name in enumerate(names) if scorer_of(name) == scorer] for scorer in scorers}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -72,6 +72,7 @@ class Blender:
     content: tuple[str, ...] = ()  # content features
     gains: tuple[ScorerGain, ...] = ()  # empty for default weights
     correction: ScoreCorrection | None = None  # of a blending method other than `logit`; added to all scores
+    feedback: Mapping[str, float] = field(default_factory=dict)  # counts of the feedback it has learned from
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
@@ -167,6 +168,8 @@ class Blender:
         named = {key: part and {**asdict(part), "by_name": dict(part.by_name)} for key, part in parts.items()}
         gains = [asdict(gain) for gain in self.gains]
         found = {"personalized": list(self.personalized), "content": list(self.content), "gains": gains, **named}
+        if self.feedback:
+            found["feedback"] = dict(self.feedback)
         if self.correction is not None:
             found["correction"] = {"method": self.correction.name, **self.correction.to_dict()}
         return found
@@ -185,6 +188,7 @@ class Blender:
             tuple(content["content"]),
             tuple(ScorerGain(**gain) for gain in content["gains"]),
             BLENDING_METHODS.lookup(found["method"]).from_dict(found) if (found := content.get("correction")) else None,
+            dict(content.get("feedback", {})),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rayrec.config import yaml_loader
 from rayrec.config.alerts_section import Alerts
@@ -35,7 +35,7 @@ _IN_ORDER = ("data.events", "retrieval.sources", "arms.variants", "arms.variants
 """Keys whose order is significant: event codes, ties between sources, the baseline arm and the split."""
 
 _NOT_OF_SLATES = ("resources", "output", "feedback", "embeddings", "guardrails", "alerts", "push", "tracking")
-"""Sections that change no slate."""
+"""Sections that change no slate; `feedback` does with `blend.feedback`."""
 
 _KEY_PART = re.compile(r'"([^"]+)"|([^."]+)')
 _OVERRIDE = re.compile(r"""((?:"[^"]+"|[^.="]+)(?:\.(?:"[^"]+"|[^.="]+))*)=(.*)""", re.DOTALL)
@@ -90,6 +90,12 @@ class Config(Section):
     def _arms_say_what_differs(cls, arms: Any, info: ValidationInfo) -> Any:
         return inherit_from_top_level(arms, info.data)
 
+    @model_validator(mode="after")
+    def _names_the_log(self) -> Config:
+        if self.blend.feedback is not None and self.feedback is None:
+            raise ValueError("blend.feedback needs the section feedback, which names the log")
+        return self
+
     @property
     def fingerprint(self) -> str:
         """Digest of all settings that can change a slate; input and output locations and resources are excluded."""
@@ -97,8 +103,10 @@ class Config(Section):
 
     def fingerprinted_settings(self) -> dict[str, Any]:
         """The settings that can change a slate, as plain data. Embeddings are published separately."""
-        content = self.model_dump(mode="json", exclude=set(_NOT_OF_SLATES))
-        del content["data"]["root"]
+        learns = {"feedback"} if self.blend.feedback is not None else set()
+        content = self.model_dump(mode="json", exclude=set(_NOT_OF_SLATES) - learns)
+        for section in ("data", *learns):
+            del content[section]["root"]
         return content
 
 

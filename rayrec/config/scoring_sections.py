@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from rayrec.config.feedback_learning_section import FeedbackLearning
 from rayrec.config.registry import method_name, method_settings, registry
 from rayrec.config.section import Checkpoint, MethodSettings, Section, StorageUrl
 
@@ -152,6 +153,8 @@ class Blend(Section):
     content_features: tuple[ContentFeature, ...] = ("category", "attribute", "word", "char")
     """Content features: the closeness of a candidate's category, attributes, title words or character 4-grams to those
     of the history, in the mean or (`_best`) to its closest item. `[]`: none."""
+    feedback: FeedbackLearning | None = None
+    """Learning from the feedback on published slates; `null`: none."""
 
     @model_validator(mode="before")
     @classmethod

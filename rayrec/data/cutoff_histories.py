@@ -77,10 +77,12 @@ def is_consumed(candidate: Ragged, wanted: Ragged) -> npt.NDArray[np.bool_]:
     return np.isin(candidate.rows << 32 | candidate.values, wanted.rows << 32 | wanted.values)
 
 
-def is_training_user(table: pa.Table, wanted: Ragged, min_events: int) -> npt.NDArray[np.bool_]:
-    """Bool [users]: at least `min_events` events before the cutoff, and something consumed after it."""
-    known = Ragged.from_arrow(table["item"]).lengths
-    return (known >= min_events) & (wanted.lengths > 0)
+def is_training_user(
+    table: pa.Table, wanted: Ragged, min_events: int, rewarded: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Bool [users]: at least `min_events` events before the cutoff, and something consumed after it, or `rewarded`."""
+    known, labelled = Ragged.from_arrow(table["item"]).lengths, wanted.lengths > 0
+    return (known >= min_events) & (labelled if rewarded is None else labelled | rewarded)
 
 
 def first_row_per_user(denoised: pa.Table) -> pa.Table:

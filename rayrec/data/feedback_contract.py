@@ -19,7 +19,7 @@ import pyarrow as pa
 from rayrec.config import Timestamp
 from rayrec.config.data_section import Feedback
 from rayrec.data.file_reader import read_fragment
-from rayrec.data.input_files import FileFragment, list_files
+from rayrec.data.input_files import FileFragment, InputFile, list_files
 from rayrec.data.quarantine import check_quarantine, counts_by_reason
 from rayrec.data.row_validation import Mask, RowValidation, as_column, read_times
 from rayrec.data.schemas import FEEDBACK, QUARANTINE
@@ -76,6 +76,7 @@ class _Rows:
 @dataclass(frozen=True)
 class FeedbackContract:
     feedback: Feedback
+    before: int | None = None  # microseconds UTC: rows at or after it do not count, where the log has times
 
     def check(self, batches: Sequence[RowValidation]) -> tuple[pa.Table, pa.Table, dict[str, int]]:
         """Validate all batches, in order: FEEDBACK, QUARANTINE, and the valid rows that do not count, by reason.
@@ -186,21 +187,34 @@ class FeedbackContract:
         if self.feedback.attribution_hours is not None and len(good):
             shown = good.groupby(_SHOWING, sort=False)["time"].transform("min")
             late = (good["time"] > shown + self.feedback.attribution_hours * _HOUR).to_numpy() & ~repeated
-        groups = good[~repeated & ~late].groupby(_ITEM, sort=False)
+        future = np.zeros(len(good), bool)
+        if self.before is not None and self._time is not None:
+            future = (good["time"] >= self.before).to_numpy(bool) & ~repeated & ~late
+        groups = good[~repeated & ~late & ~future].groupby(_ITEM, sort=False)
         merged = groups.agg({"rank": "max", "reward": "sum", "propensity": "first"}).reset_index()
         columns = [pa.array(merged[f.name], f.type, from_pandas=True) for f in FEEDBACK]
-        counts = {"repeated": int(repeated.sum()), "late": int(late.sum())}
+        unused = {"repeated": repeated, "late": late, "after the date": future}
+        counts = {reason: int(rows.sum()) for reason, rows in unused.items()}
         return pa.table(columns, schema=FEEDBACK), {reason: count for reason, count in counts.items() if count}
 
 
-def read_feedback(feedback: Feedback, data_root: str) -> FeedbackResult:
-    """Read all feedback. Raises DataError if there are no files or rows, or a file cannot be read; QuarantineError if
-    more than `feedback.max_quarantine_share` of the rows break the contract."""
+def feedback_files(feedback: Feedback, data_root: str) -> tuple[Storage, tuple[InputFile, ...]]:
+    """Where the log lies, and its files, sorted by path. Raises DataError if there are none."""
     root, root_key = (data_root, "data.root") if feedback.root is None else (feedback.root, "feedback.root")
-    contract, storage = FeedbackContract(feedback), Storage(root)
+    return Storage(root), list_files(root, feedback, "feedback", root_key)
+
+
+def read_feedback(
+    feedback: Feedback, data_root: str, files: Sequence[InputFile] | None = None, before: int | None = None
+) -> FeedbackResult:
+    """Read all feedback, or that of some `files`; `before`: see FeedbackContract. Raises DataError if there are no
+    files or rows, or a file cannot be read; QuarantineError if more than `feedback.max_quarantine_share` of the rows
+    break the contract."""
+    storage, every = feedback_files(feedback, data_root)
+    contract = FeedbackContract(feedback, before)
     batches = [
         RowValidation(batch, file.path, storage.url(file.path))
-        for file in list_files(root, feedback, "feedback", root_key)
+        for file in (every if files is None else files)
         for batch in read_fragment(storage, FileFragment(file), feedback, contract.columns, contract.columns)
     ]
     table, quarantine, unused = contract.check(batches)

@@ -134,6 +134,13 @@ def list_files(root: str, source: FileSource, section: str, root_key: str = "dat
     )
 
 
+def files_before(files: Sequence[InputFile], day: date) -> tuple[InputFile, ...]:
+    """Those without a day of `day` or later in their paths."""
+    pattern = InteractionSource.model_fields["day_pattern"].default
+    days = _days_of(files, pattern)
+    return tuple(file for file, own in zip(files, days, strict=True) if not own or min(own) < day)
+
+
 def make_splits(storage: Storage, files: Sequence[InputFile], split_bytes: int) -> tuple[Split, ...]:
     """Splits of about `split_bytes`: large parquet files by row groups, small files together, text files whole.
 

@@ -165,6 +165,16 @@ TRAINING_COLUMNS = (
 )
 """Columns of training examples besides those of histories and candidates."""
 
+FEEDBACK_TARGETS = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("item", pa.int32(), nullable=False),
+        pa.field("target", pa.float32(), nullable=False),  # above 0: rewards times importance weights
+    ]
+)
+"""What users did with published slates, as targets of the blender: one row per rewarded (user, item) after a cutoff."""
+FEEDBACK_TARGET = "feedback_target"  # ragged float32 column of training examples, aligned with `candidate`
+
 
 CONTENT = "content."
 """Prefix of the columns of content features."""

@@ -16,6 +16,7 @@ from the counts alone (`rayrec.monitoring.drift`).
 | split                 | arm        | users                                          | participants                |
 | new items             | arm        | proposed, slate rows, users                    | slate rows, users           |
 | blend                 | arms       | scorer/gain, low, high, users, entered, ...    | see `scorer_gains`          |
+| feedback              | arms       | rewarded/date, examination/rank, left out/...  | see `feedback_learning`     |
 | denoising reason      | variant    | reason                                         | interactions                |
 | removed by event      | variant    | event type/all, event type/removed             | interactions                |
 | removed by age        | variant    | age band/all, age band/removed                 | interactions                |

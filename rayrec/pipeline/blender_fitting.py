@@ -4,6 +4,9 @@ Users are scored as of each of a few earlier cutoffs, with models as of that cut
 horizon afterwards gives the labels. Every user is scored in every variant, so that an arm learns the same whatever its
 share of the users.
 
+With `blend.feedback`, rewarded items of slates that were published within the horizon are targets of examples of their
+own, see `rayrec.pipeline.feedback_targets`.
+
 Where some users have requests, each training user counts twice: without a request, and with a simulated request for one
 of the consumed items. With the request, only items that satisfy it are labels.
 """
@@ -11,7 +14,7 @@ of the consumed items. With the request, only items that satisfy it are labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +27,23 @@ from rayrec.blending.blender import Blender
 from rayrec.blending.score_correction import with_correction
 from rayrec.config import Rerank
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
-from rayrec.data.schemas import CONSUMED, CONSUMED_ITEMS, MICROSECONDS_PER_DAY, SIMULATED_REQUEST
+from rayrec.data.schemas import (
+    CONSUMED,
+    CONSUMED_ITEMS,
+    FEEDBACK_TARGET,
+    FEEDBACK_TARGETS,
+    MICROSECONDS_PER_DAY,
+    SIMULATED_REQUEST,
+)
 from rayrec.experiments.arm_plan import Variant
 from rayrec.instructions.teachers.instruction_simulator import InstructionSimulator
+from rayrec.monitoring.feedback_learning import FEEDBACK, USED
 from rayrec.monitoring.progress import Progress
+from rayrec.monitoring.run_statistics import ALL_ARMS, RUN_STATISTICS, counts_by_arm
 from rayrec.numerics.hashing import derive_seed, digest, hash_strings
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline import stage_placement
+from rayrec.numerics.types import Float32s
+from rayrec.pipeline import feedback_targets, stage_placement
 from rayrec.pipeline.arm_settings import default_instruction, retriever_specs, uses_llm
 from rayrec.pipeline.interaction_ingest import IngestResult, histories
 from rayrec.pipeline.item_model_fitting import ModelSet, item_features
@@ -42,7 +55,7 @@ from rayrec.ray_support.cluster import task, wait_for
 from rayrec.ray_support.stage_runner import WorkItem, append_stage, run_pending
 from rayrec.retrieval.item_statistics import NAMES
 from rayrec.storage import artifacts, layout
-from rayrec.storage.tables import read_arrow, write_arrow
+from rayrec.storage.tables import read_arrow, read_parquet, write_arrow
 
 BLENDER = "blend"
 
@@ -59,6 +72,7 @@ class TrainingSpec:
 
     scoring: ScoringSpec
     share: float
+    feedback: bool = False  # with the targets that `feedback_targets` has written
 
     def path(self, item: WorkItem) -> str:
         return layout.training_examples_path(self.folder, item.cutoff, item.shard)
@@ -67,6 +81,14 @@ class TrainingSpec:
     def folder(self) -> str:
         context = self.scoring.context
         return layout.training_examples_folder(context.work_folder, context.record.run_id)
+
+    def feedback_targets(self, item: WorkItem) -> pa.Table:
+        """FEEDBACK_TARGETS of a work item; empty where the blender does not learn from feedback."""
+        context = self.scoring.context
+        if not self.feedback:
+            return FEEDBACK_TARGETS.empty_table()
+        path = layout.feedback_targets_path(feedback_targets.folder(context), item.cutoff, item.shard)
+        return read_arrow(context.storage, path)
 
 
 def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[ModelSet]) -> dict[str, str]:
@@ -79,7 +101,11 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
         on_gpu = bool(context.config.resources.rerank_num_gpus)
         engine = context.config.rerank.engine if on_gpu else "transformers"
         scoring = ScoringSpec(context, past, engine, for_training=True)
-        spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1))
+        learns = context.config.blend.feedback is not None
+        if learns:
+            targets = task(feedback_targets.write_feedback_targets, 1)
+            wait_for(targets.remote(context, [one.cutoff for one in past]), name="feedback")
+        spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1), learns)
         write_training_examples(spec)
         fitting = task(_fit_blender, 1)
         wait_for(*[fitting.remote(spec, variant, fingerprints[variant.name]) for variant in missing], name="blend")
@@ -99,6 +125,9 @@ def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[Mo
     checkpoint = [context.checkpoints.get(variant.name), adapters]
     examples = [default_instruction(context), context.config.retrieval.exclude_seen]
     blend = context.config.blend.model_dump(mode="json")
+    if context.config.blend.feedback is not None:
+        log = [(record.path, record.size, record.version) for record in context.feedback_inputs.records]
+        examples.append([context.config.fingerprinted_settings()["feedback"], log])
     return digest([variant.name, models, blend, context.data_fingerprint, requests, checkpoint, examples])
 
 
@@ -137,7 +166,8 @@ class DenoiseTrainingUsers:
         new_only = context.config.retrieval.exclude_seen
         consumed = consumed_after(table, item.cutoff, until, context.event_weights, new_only=new_only)
         known = histories_at(table, item.cutoff)
-        users = is_training_user(known, consumed, context.config.blend.min_events)
+        rewarded = pc.is_in(table["user_id"], self._spec.feedback_targets(item)["user_id"].combine_chunks()).to_numpy()
+        users = is_training_user(known, consumed, context.config.blend.min_events, rewarded)
         models = self._spec.scoring.models_at(item.cutoff)
         denoised = denoise(context, models, known.filter(pa.array(users)), every_user=True)
         examples = _examples(context, denoised, table["user_id"].combine_chunks(), consumed, item.cutoff)
@@ -156,6 +186,9 @@ class WriteTrainingExamples:
         candidate, consumed = Ragged.from_arrow(table["candidate"]), Ragged.from_arrow(table[CONSUMED_ITEMS])
         labels = candidate.like(is_consumed(candidate, consumed).astype(np.int8)).to_arrow(pa.int8())
         examples = table.drop_columns([CONSUMED_ITEMS]).append_column(CONSUMED, labels)
+        if self._spec.feedback:
+            target = _targets(examples, candidate, self._spec.feedback_targets(item))
+            examples = examples.append_column(FEEDBACK_TARGET, candidate.like(target).to_arrow(pa.float32()))
         write_arrow(self._spec.scoring.context.storage, self._spec.path(item), examples)
         return pa.table({"rows": [table.num_rows]})
 
@@ -165,7 +198,7 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
     parent = next(v for v in context.arms.variants("retrieve") if v.name == variant.parent)
     scoring_request = variant.name if uses_llm(variant) else None
     personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
-    windows = []
+    windows, rewarded, used = [], [], 0
     for models in spec.scoring.models:
         tables = _read_examples(spec, models.cutoff, parent.name, scoring_request, personalized)
         if not tables:
@@ -175,10 +208,19 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
             table = table.filter(pc.is_null(table[SIMULATED_REQUEST])).combine_chunks()
         consumed = Ragged.from_arrow(table[CONSUMED])
         model = worker_cache(context).item_model_parts(models.item_model)
-        windows.append(TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model)))
+        window = TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model))
+        windows.append(window.filter(_any(window.consumed)))
+        if spec.feedback:
+            target = Ragged.from_arrow(table[FEEDBACK_TARGET])
+            used += int(np.count_nonzero(target.values))
+            rewarded.append(replace(window, consumed=target, weighted=True).filter(_any(target)))
     blend = context.config.blend
-    blender = fit_blender(windows, personalized, blend.l2, blend.content_features, NAMES)
+    blender = fit_blender([*windows, *rewarded], personalized, blend.l2, blend.content_features, NAMES)
     blender = with_correction(blender, windows, blend.method, blend.settings)
+    if spec.feedback:
+        counts = read_parquet(context.storage, layout.feedback_counts_path(feedback_targets.folder(context)))
+        known = counts_by_arm(counts.cast(RUN_STATISTICS), FEEDBACK).get(ALL_ARMS, {})
+        blender = replace(blender, feedback={**known, USED: float(used)})
     artifacts.save(context.storage, BLENDER, fingerprint, {}, blender.to_dict())
 
 
@@ -186,7 +228,7 @@ def _read_examples(
     spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None, personalized: Sequence[str]
 ) -> list[pa.Table]:
     """One table per shard that has rows of this retrieve variant and scoring request: the users who consumed one of
-    their candidates, and what the blender reads of them."""
+    their candidates or were rewarded for one, and what the blender reads of them."""
     context = spec.scoring.context
     unread = {"source", *(f"score.{name}" for name in _sources(context) if name not in personalized)}
     found = []
@@ -194,10 +236,32 @@ def _read_examples(
         table = read_arrow(context.storage, spec.path(WorkItem(cutoff, shard)), without=unread)
         table = arm_rows(table, variant, scoring_request) if table.num_rows else table
         if table.num_rows:
-            consumed = Ragged.from_arrow(table[CONSUMED])
-            hits = np.bincount(consumed.rows, consumed.values > 0, minlength=len(consumed))
-            found.append(table.filter(pa.array(hits > 0)))
+            users = _any(Ragged.from_arrow(table[CONSUMED]))
+            if spec.feedback:
+                users |= _any(Ragged.from_arrow(table[FEEDBACK_TARGET]))
+            found.append(table.filter(pa.array(users)))
     return found
+
+
+def _any(labels: Ragged) -> Bools:
+    """The users [users] with a label above 0."""
+    return np.asarray(np.bincount(labels.rows, labels.values > 0, minlength=len(labels)) > 0)
+
+
+def _targets(examples: pa.Table, candidate: Ragged, given: pa.Table) -> Float32s:
+    """The target of each candidate [candidates] from FEEDBACK_TARGETS; 0 in examples with a request."""
+    users = examples["user_id"].combine_chunks().dictionary_encode()
+    user = pc.index_in(given["user_id"].combine_chunks(), users.dictionary)
+    given, user = given.filter(user.is_valid()), user.drop_null().to_numpy().astype(np.int64)
+    key = user << 32 | given["item"].to_numpy()
+    order = np.argsort(key)
+    key = np.append(key[order], -1)
+    wanted = users.indices.to_numpy().astype(np.int64)[candidate.rows] << 32 | candidate.values
+    place = np.searchsorted(key[:-1], wanted)
+    found = np.append(given["target"].to_numpy()[order], 0).astype(np.float32)[place]
+    plain = examples[SIMULATED_REQUEST].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    result: Float32s = np.where((key[place] == wanted) & plain[candidate.rows], found, np.float32(0))
+    return result
 
 
 def _sources(context: RunContext) -> set[str]:

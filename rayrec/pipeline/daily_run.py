@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from rayrec.blending import BLENDING_METHODS
 from rayrec.config import Rerank, Slate
 from rayrec.experiments.sample_ratio import require_sample_ratio
+from rayrec.monitoring.feedback_learning import FEEDBACK
 from rayrec.monitoring.progress import Progress
 from rayrec.monitoring.run_guardrails import outside
 from rayrec.monitoring.run_statistics import ALL_ARMS, REPEATED, count_statistics, merge, participants_by_arm
@@ -150,7 +151,7 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
         done(len(models))
     with timings.step("blend", "arms") as done:
         blends = fit_blenders(context, data, models)
-        _write_scorer_gains(context, opened.record.run_id, blends)
+        _write_blend_statistics(context, opened.record.run_id, blends)
         done(len(blends))
     with timings.step("score", "users") as done:
         score(context, opened, data, models[-1], blends, status)
@@ -253,10 +254,12 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
     return ModelSet(context.cutoff, manifest.models[item_model_store.KIND], path)
 
 
-def _write_scorer_gains(context: RunContext, run_id: str, blends: dict[str, str]) -> None:
+def _write_blend_statistics(context: RunContext, run_id: str, blends: dict[str, str]) -> None:
     arms = {variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("rerank")}
-    gains = [gain_statistics(arms[name], load_blender(context, key).gains) for name, key in blends.items()]
-    write_run_statistics(context, run_id, "blend", 0, merge(gains))
+    blenders = {arms[name]: load_blender(context, key) for name, key in blends.items()}
+    counts = [gain_statistics(own, blender.gains) for own, blender in blenders.items()]
+    learned = count_statistics(FEEDBACK, {own: blender.feedback for own, blender in blenders.items()})
+    write_run_statistics(context, run_id, "blend", 0, merge([*counts, learned]))
 
 
 def _write_catalogue(context: RunContext, run: PublishingRun, data: IngestResult) -> None:

@@ -59,7 +59,8 @@ def describe(context: RunContext) -> str:
         f"blend     fitted on the {context.config.blend.horizon_days:g} days after each earlier cutoff: "
         f"{describe_cutoffs(context, earlier, ingested=ingested)}; "
         f"content features: {', '.join(context.config.blend.content_features) or 'none'}; "
-        f"they and an LLM enter if they help on at least {MIN_USERS} held-out users",
+        f"they and an LLM enter if they help on at least {MIN_USERS} held-out users"
+        + (f"; {context.feedback_inputs.describe()}" if context.config.blend.feedback is not None else ""),
         context.arms.describe(),
         f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run"
         f"{_minutes_per_shard(receipts.values())}",

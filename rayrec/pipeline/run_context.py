@@ -22,6 +22,7 @@ from rayrec.experiments.arm_plan import ArmPlan, plan_arms
 from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.templates import Templates, load_templates
 from rayrec.numerics.hashing import digest, with_key_order
+from rayrec.pipeline.feedback_inputs import FeedbackInputs, feedback_inputs
 from rayrec.publishing.code_version import code_version
 from rayrec.publishing.records import InputRecord, RunRecord
 from rayrec.reranking.engines import engine_registry
@@ -132,6 +133,11 @@ class RunContext:
         return instruction_files(self.config.data)
 
     @cached_property
+    def feedback_inputs(self) -> FeedbackInputs:
+        """What the blender learns from feedback with; listed on the driver, then pickled with the context."""
+        return feedback_inputs(self.config, self.storage, self.date)
+
+    @cached_property
     def templates(self) -> Templates:
         """The wording of prompts; read on the driver, then pickled with the context."""
         return load_templates(self.config.instruction.templates)
@@ -182,7 +188,7 @@ class RunContext:
             date=self.date,
             fingerprint=self.config.fingerprint,
             fingerprinted_settings=self.config.fingerprinted_settings(),
-            inputs=(*self.inputs, *self._template_inputs, *self._checkpoint_inputs),
+            inputs=(*self.inputs, *self._template_inputs, *self._checkpoint_inputs, *self.feedback_inputs.records),
             shards=self.config.data.shard_count,
             arms=tuple(self.config.arms.variants),
             code_version=self.code_version,

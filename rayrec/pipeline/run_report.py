@@ -15,6 +15,7 @@ from rayrec.evaluation.published_run import PublishedRun
 from rayrec.evaluation.slate_explanations import SlateExplainer
 from rayrec.experiments.arm_plan import ArmPath
 from rayrec.monitoring.drift import DRIFT
+from rayrec.monitoring.feedback_learning import feedback_facts
 from rayrec.monitoring.item_text_effects import ITEM_TEXT_EFFECTS, item_text_effects
 from rayrec.monitoring.request_recognition import REQUEST_RECOGNITION, request_recognition
 from rayrec.monitoring.run_guardrails import RunCounts, guardrail_findings
@@ -101,7 +102,8 @@ def report_data(result: RunResult, users: list[UserView], ground_truth: pa.Table
         | _item_model(context, manifest)
         | _inputs(context, result.data)
         | _repeats(summary)
-        | _learned_at(result),
+        | _learned_at(result)
+        | feedback_facts(summary),
         users_in=manifest.users.users_in,
         users_published=manifest.users.published,
         users_quarantined=manifest.users.quarantined,

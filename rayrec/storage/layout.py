@@ -27,6 +27,8 @@ work/dt=D/<data fingerprint>/                      shared by all runs over the s
     summary.json                                   counts of the whole ingest; written last
     training_sequences/<cutoff>-<denoising>/shard=0007.arrow    what the item-token ranker is tuned on
     training_examples/<run id>/<cutoff>/shard=0007.arrow        what the blender is fitted on
+    feedback_targets/<run id>/<cutoff>/shard=0007.arrow         FEEDBACK_TARGETS: rewarded items of published slates
+    feedback_targets/<run id>/counts.parquet                    RUN_STATISTICS: what they come from; written last
 
 models/<kind>/<fingerprint>/                       item models, item content, blenders, embedding models
     meta.json, arrays-<attempt>.safetensors        the artifact exists when its meta.json does
@@ -188,6 +190,9 @@ training_sequences_path: Callable[[str, int, str, int], str] = (  # cutoff, deno
 )
 training_examples_folder: FolderKeyPath = "{}/training_examples/{}".format  # run id
 training_examples_path: Callable[[str, int, int], str] = f"{{}}/{{}}/{_SHARD}.arrow".format  # that folder, cutoff
+feedback_targets_folder: FolderKeyPath = "{}/feedback_targets/{}".format  # run id
+feedback_targets_path: Callable[[str, int, int], str] = f"{{}}/{{}}/{_SHARD}.arrow".format  # that folder, cutoff
+feedback_counts_path: FolderPath = "{}/counts.parquet".format  # in that folder
 
 # Models: in a model_folder
 _MODEL = f"{MODELS}/{{}}/{{}}"

@@ -62,7 +62,7 @@ def evaluate_feedback(
     """
     storage, manifest = Storage(root), read_manifest(root, day)
     read = read_feedback(feedback, data_root)
-    slates = _slates(storage, manifest, pc.unique(read.feedback["slate_id"].combine_chunks()))
+    slates = published_slates(storage, manifest, pc.unique(read.feedback["slate_id"].combine_chunks()))
     matched, unmatched = match_published(read.feedback, slates)
     _write_quarantine(storage, day, read, unmatched)
     participant = is_participant(manifest, matched["user_id"])
@@ -165,7 +165,7 @@ def exposed_rows(matched: pa.Table, unmatched: pa.Table, slates: pa.Table) -> pa
     return pa.concat_tables([matched.select(names), others.cast(matched.select(names).schema)])
 
 
-def _slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:
+def published_slates(storage: Storage, manifest: Manifest, slate_ids: pa.Array) -> pa.Table:
     """Read SLATE columns of these slates, shard by shard."""
     tables = [SLATE.empty_table().select(list(_COLUMNS))]
     plain = pa.schema([SLATE.field(name) for name in _COLUMNS])
