@@ -187,7 +187,7 @@ class WriteTrainingExamples:
         labels = candidate.like(is_consumed(candidate, consumed).astype(np.int8)).to_arrow(pa.int8())
         examples = table.drop_columns([CONSUMED_ITEMS]).append_column(CONSUMED, labels)
         if self._spec.feedback:
-            target = _targets(examples, candidate, self._spec.feedback_targets(item))
+            target = candidate_targets(examples, candidate, self._spec.feedback_targets(item))
             examples = examples.append_column(FEEDBACK_TARGET, candidate.like(target).to_arrow(pa.float32()))
         write_arrow(self._spec.scoring.context.storage, self._spec.path(item), examples)
         return pa.table({"rows": [table.num_rows]})
@@ -248,7 +248,7 @@ def _any(labels: Ragged) -> Bools:
     return np.asarray(np.bincount(labels.rows, labels.values > 0, minlength=len(labels)) > 0)
 
 
-def _targets(examples: pa.Table, candidate: Ragged, given: pa.Table) -> Float32s:
+def candidate_targets(examples: pa.Table, candidate: Ragged, given: pa.Table) -> Float32s:
     """The target of each candidate [candidates] from FEEDBACK_TARGETS; 0 in examples with a request."""
     users = examples["user_id"].combine_chunks().dictionary_encode()
     user = pc.index_in(given["user_id"].combine_chunks(), users.dictionary)

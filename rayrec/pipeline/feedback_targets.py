@@ -55,7 +55,8 @@ def write_feedback_targets(context: RunContext, cutoffs: Sequence[int]) -> None:
     rewarded = target > 0
     rows, target = shown.filter(pa.array(rewarded)), target[rewarded]
     code = pc.index_in(rows["item_id"].combine_chunks(), read_catalogue(context)["item_id"].combine_chunks())
-    at = np.array([cutoff_of(microseconds(day), cutoffs, context) for day in rows["date"].to_pylist()], np.int64)
+    horizon = context.config.blend.horizon_days
+    at = np.array([cutoff_of(microseconds(day), cutoffs, horizon) for day in rows["date"].to_pylist()], np.int64)
     known = code.is_valid().to_numpy(zero_copy_only=False)
     left_out["item not in the catalogue"] = float(np.count_nonzero(~known))
     user_id, item = rows["user_id"].combine_chunks(), code.fill_null(-1).to_numpy()
@@ -86,21 +87,20 @@ def targets_of(shown: pa.Table, learning: FeedbackLearning) -> tuple[Float64s, C
     examination = _examination(given, learning)
     target = np.zeros(len(showing))
     target[drawn] = learning.weight * reward_targets(given, examination, learning.clip)
-    days = shown["date"].to_pylist()
-    rewarded = np.flatnonzero(target > 0)
-    counts: Counts = {f"{REWARDED}{day}": 0.0 for day in sorted({str(day) for day in days})}
-    for row in rewarded.tolist():
-        counts[f"{REWARDED}{days[row]}"] += 1
+    rewarded = target > 0
+    day = shown["date"].combine_chunks().dictionary_encode()
+    found = np.bincount(day.indices.to_numpy()[rewarded], minlength=len(day.dictionary))
+    counts = {f"{REWARDED}{each}": float(n) for each, n in zip(day.dictionary.to_pylist(), found, strict=True)}
     counts |= {f"{RANK}{number}": float(share) for number, share in enumerate(examination, 1)}
     counts[WORTH] = effective_size(target[rewarded])
     counts[f"{LEFT_OUT}not drawn by a policy"] = float(np.count_nonzero(reward[~drawn]))
     return target, counts
 
 
-def cutoff_of(moment: int, cutoffs: Sequence[int], context: RunContext) -> int:
-    """The newest of `cutoffs` up to a moment; -1 if that is longer ago than the blend's horizon."""
+def cutoff_of(moment: int, cutoffs: Sequence[int], horizon_days: float) -> int:
+    """The newest of `cutoffs` up to a moment; -1 if there is none, or the horizon ends before the moment."""
     newest = max((cutoff for cutoff in cutoffs if cutoff <= moment), default=-1)
-    return newest if moment < newest + context.config.blend.horizon_days * MICROSECONDS_PER_DAY else -1
+    return newest if newest >= 0 and moment < newest + horizon_days * MICROSECONDS_PER_DAY else -1
 
 
 def summed(user_id: pa.Array, item: Int64s, target: Float64s) -> pa.Table:
@@ -120,7 +120,8 @@ def _examination(given: Showings, learning: FeedbackLearning) -> Float64s:
 def _shown(context: RunContext, cutoffs: Sequence[int]) -> tuple[pa.Table, Counts]:
     """MATCHED rows of the dates that count, with their `date`, and the feedback rows that do not count, by reason."""
     log, inputs = context.config.feedback, context.feedback_inputs
-    dates = [day for day in inputs.dates if cutoff_of(microseconds(day), cutoffs, context) >= 0]
+    horizon = context.config.blend.horizon_days
+    dates = [day for day in inputs.dates if cutoff_of(microseconds(day), cutoffs, horizon) >= 0]
     if log is None or not dates:
         return _SHOWN.empty_table(), {}
     read = read_feedback(log, context.config.data.root, inputs.files, context.cutoff)

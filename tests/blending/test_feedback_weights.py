@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayrec.blending.conditional_logit import LogitData, fit_logit
@@ -123,6 +123,7 @@ def test_what_no_policy_has_drawn_is_told_apart() -> None:
     assert shown.filter(shown.drawn()).rank.tolist() == [2, 3]
 
 
+@settings(max_examples=50)
 @given(st.lists(st.floats(1e-6, 0.999), min_size=1, max_size=30), st.floats(1.01, 1000))
 def test_targets_sum_to_the_rewards_and_no_weight_is_above_the_clip(propensity: list[float], clip: float) -> None:
     n = len(propensity)

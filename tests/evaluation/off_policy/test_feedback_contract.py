@@ -220,3 +220,16 @@ def test_unknown_keys_and_invalid_shares_are_an_error() -> None:
     for wrong in ({"slate": "x"}, {"max_quarantine_share": 2}, *half):
         with pytest.raises(ValidationError):
             Feedback.model_validate({"path": "x", **wrong})
+
+
+def test_rows_at_or_after_the_given_moment_do_not_count(tmp_path: Path) -> None:
+    text = "slate_id,rank,item_id,reward,time\n" + "".join(
+        f"s,1,a,{reward},2026-01-01T{hour}:00:00Z\n" for hour, reward in (("10", 1), ("12", 2), ("13", 4))
+    )
+    (tmp_path / "shown.csv").write_text(text, encoding="utf8")
+    feedback = Feedback.model_validate({"path": "shown.csv", "propensity": None, "time": "time"})
+    noon = 1767268800 * 1_000_000
+    found = read_feedback(feedback, str(tmp_path), before=noon)
+    assert found.feedback["reward"].to_pylist() == [1.0]
+    assert found.unused == {"after the date": 2}
+    assert read_feedback(feedback, str(tmp_path)).feedback["reward"].to_pylist() == [7.0]
