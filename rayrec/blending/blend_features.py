@@ -78,14 +78,23 @@ def blend_features(
     for number, feature in enumerate(USER_FEATURES):
         of_user = np.repeat(user[:, number], candidate.lengths)
         found.update({f"{name} x {feature}": found[name] * of_user for name in item_features.crossed})
+    return found | scorer_features(table, personalized, content, user, llm)
+
+
+def scorer_features(
+    table: pa.Table, personalized: Sequence[str], content: Sequence[str], user: Float32s, llm: bool
+) -> dict[str, Float32s]:
+    """Those of the features that belong to a scorer."""
+    found: dict[str, Float32s] = {}
     for name in personalized:
         score = rms_normalised(Ragged.from_arrow(table[f"score.{name}"]))
         found[name], found[f"log {name}"] = score, log_feature(score)
     for name in content:
         found[f"{CONTENT}{name}"] = content_feature(table, f"{CONTENT}{name}")
     if llm:
-        score = impute_missing(Ragged.from_arrow(table["llm_score"]))[0]
-        found[LLM], found[f"{LLM} x events"] = score, score * np.repeat(user[:, 0], candidate.lengths)
+        values = Ragged.from_arrow(table["llm_score"])
+        score = impute_missing(values)[0]
+        found[LLM], found[f"{LLM} x events"] = score, score * np.repeat(user[:, 0], values.lengths)
     return found
 
 

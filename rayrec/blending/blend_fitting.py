@@ -12,16 +12,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from rayrec.blending.blend_features import LLM, ItemFeatures, blend_features, impute_missing, scorer_of, user_features
+from rayrec.blending.blend_features import (
+    LLM,
+    ItemFeatures,
+    impute_missing,
+    scorer_features,
+    scorer_of,
+    user_features,
+)
 from rayrec.blending.blender import Blender, BlenderWeights, ScorerGain, has_request
 from rayrec.blending.conditional_logit import LogitData, fit_logit
 from rayrec.blending.held_out_selection import MIN_USERS, penalties, select_scorers
+from rayrec.blending.training_matrix import MatrixPart, TrainingMatrix
 from rayrec.data.schemas import CONTENT
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.types import Bools, Float32s
 
 L2 = 1e-3
-_USERS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
     user = [user_features(window.table, window.item_features) for window in usable]
     feature_means = np.concatenate(user).mean(0, dtype=np.float64)
     centred = [each - feature_means.astype(np.float32) for each in user]
-    names, matrix = _matrix(usable, centred, columns)
+    matrix = _matrix(usable, centred, columns)
+    names = matrix.names
     scorers = [name for name in (*columns.personalized, *tested) if name not in columns.dropped]
     lengths = np.concatenate([window.consumed.lengths for window in usable])
     consumed = np.concatenate([window.targets for window in usable])
@@ -148,34 +156,18 @@ def _fit(windows: Sequence[TrainingWindow], columns: _Columns, tested: Collectio
     return _Fit(BlenderWeights(by_name, tuple(feature_means.tolist()), llm_mean), gains)
 
 
-def _matrix(
-    windows: Sequence[TrainingWindow], user: Sequence[Float32s], columns: _Columns
-) -> tuple[list[str], Float32s]:
-    """Names and values [candidates, f] of the features; `user`: centred user features of each window.
+def _matrix(windows: Sequence[TrainingWindow], user: Sequence[Float32s], columns: _Columns) -> TrainingMatrix:
+    """`user`: centred user features of each window."""
 
-    It is the largest array of the fit, so it is made once, and filled for a few users at a time.
-    """
-    names: list[str] = []
-    matrix, end = np.empty((0, 0), np.float32), 0
-    for window, centred in zip(windows, user, strict=True):
-        for start in range(0, len(window.table), _USERS_AT_ONCE):
-            at = slice(start, start + _USERS_AT_ONCE)
-            part = blend_features(
-                window.table.slice(start, _USERS_AT_ONCE),
-                window.item_features,
-                columns.personalized,
-                columns.content,
-                centred[at],
-                columns.llm,
-            )
-            if not names:
-                names = [name for name in part if scorer_of(name) not in columns.dropped]
-                matrix = np.empty((sum(len(each.consumed.values) for each in windows), len(names)), np.float32)
-            count = len(part[names[0]])
-            for place, name in enumerate(names):
-                matrix[end : end + count, place] = part[name]
-            end += count
-    return names, matrix
+    def part(window: TrainingWindow, centred: Float32s) -> MatrixPart:
+        def of_scorers(users: slice) -> dict[str, Float32s]:
+            table = window.table.slice(users.start, users.stop - users.start)
+            found = scorer_features(table, columns.personalized, columns.content, centred[users], columns.llm)
+            return {name: values for name, values in found.items() if scorer_of(name) not in columns.dropped}
+
+        return MatrixPart(Ragged.from_arrow(window.table["candidate"]), window.item_features, centred, of_scorers)
+
+    return TrainingMatrix.of([part(window, centred) for window, centred in zip(windows, user, strict=True)])
 
 
 def _llm_mean(windows: Sequence[TrainingWindow]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
@@ -21,6 +21,15 @@ _STEPS = 50
 _TOLERANCE = 1e-9  # of the expected decrease of the loss
 _CHUNK_CELLS = 1 << 18  # feature cells turned to float64 at once: they stay in the cache
 _FIRST_ROWS = 2000  # examples that the first steps are taken on: where they end, all examples need few more
+
+
+class FeatureRows(Protocol):
+    """Features [candidates, f] that an array holds, or that are computed where they are read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, candidates: Any, /) -> Float32s: ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class LogitData:
     weight of each candidate as a target, 0 for what was not consumed. Every row has a candidate that was consumed.
     `columns`: the features that count, in this order; None: all."""
 
-    features: Float32s
+    features: FeatureRows
     offsets: Int64s
     consumed: Float32s
     columns: Int64s | None = None
@@ -168,7 +177,7 @@ def _derivatives(
 
 def _moments(data: LogitData) -> tuple[Float64s, Float64s]:
     """Mean [f] of the features, and their standard deviation + 1e-9."""
-    count = max(1, len(data.features))
+    count = max(1, data.features.shape[0])
     mean, square = np.zeros(data.width), np.zeros(data.width)
     for candidates, _ in _chunks(data):
         mean += data.cells(candidates).sum(0)
