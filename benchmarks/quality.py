@@ -24,7 +24,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Result:
         return max(self.chosen, key=self.mean)
 
 
-def time_cases(setting: Setting, root: str, dates: Sequence[str]) -> Iterator[Case]:
+def time_cases(setting: Setting, root: str, dates: Sequence[str], sets: tuple[str, ...] = ()) -> Iterator[Case]:
     config = CONF / setting.config
     for text in dates:
         day = date.fromisoformat(text)
@@ -101,7 +101,7 @@ def time_cases(setting: Setting, root: str, dates: Sequence[str]) -> Iterator[Ca
         acts = outcomes(loaded, day, setting.horizon_days)
         positive = np.array(list(loaded.data.events.values())) > 0
         wanted = acts.filter(pa.array(positive[acts["event"].combine_chunks().to_numpy()]))
-        yield Case(text, day, root, config, setting.horizon_days, wanted.select(["user_id", "item_id"]), 3)
+        yield Case(text, day, root, config, setting.horizon_days, wanted.select(["user_id", "item_id"]), 3, sets)
 
 
 def last_event_case(setting: Setting, root: str, folder: Path) -> Case:
@@ -203,6 +203,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--protocol", choices=["time", "last-event"], default="time")
     parser.add_argument("--dates", nargs="+", help="other dates than the benchmark's own")
+    parser.add_argument("--set", action="append", default=[], help="a setting of the config, as in jobs.daily")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bar")
     given = parser.parse_args()
     setting = SETTINGS[given.data]
@@ -211,9 +212,9 @@ def main() -> int:
         if given.protocol == "last-event":
             if given.data != "movietweetings":
                 parser.error("last-event is for movietweetings: events of one basket have no last one")
-            cases = iter([last_event_case(setting, given.root, folder / "data")])
+            cases = iter([replace(last_event_case(setting, given.root, folder / "data"), sets=tuple(given.set))])
         else:
-            cases = time_cases(setting, given.root, given.dates or setting.dates)
+            cases = time_cases(setting, given.root, given.dates or setting.dates, tuple(given.set))
         results = [run(case, given.seeds, folder) for case in cases]
     line, met = report(results, given.data, given.protocol)
     print(line)
