@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.enumerated_world import MODELS
 from benchmarks.offpolicy_coverage import Coverage, coverages, order_holds
 from rayrec.evaluation.off_policy.action_estimators import (
     clipped_ips,
@@ -52,7 +53,6 @@ from rayrec.evaluation.off_policy.estimates import (
     effective_sample_size,
     support_problem,
 )
-from rayrec.evaluation.simulation.enumerated_world import MODELS
 from rayrec.numerics.types import Float64s as Floats
 
 CAMPAIGNS, POSITIONS = ("men", "women"), 3

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.enumerated_world import MODELS, Floats, Sample, make
 from rayrec.evaluation.off_policy.action_estimators import (
     clipped_ips,
     direct_method,
@@ -18,7 +19,6 @@ from rayrec.evaluation.off_policy.action_estimators import (
 )
 from rayrec.evaluation.off_policy.estimates import Contributions, confidence_interval
 from rayrec.evaluation.off_policy.slate_estimators import cascade_dr, iips, rips, sips, sn_iips, sn_rips, sn_sips
-from rayrec.evaluation.simulation.enumerated_world import MODELS, Floats, Sample, make
 
 OBSERVATIONS = 1000  # logged slates, or actions, of one repetition
 CAP = 1.5  # of weights that go up to about 2

@@ -103,9 +103,9 @@ def check(context: RunContext) -> None:
         check_slate(path.at("slate").read(Slate), sources, tuple(context.config.data.items.attributes))
     for variant in context.arms.variants("rerank"):
         if (rerank := variant.read(Rerank)).is_text_scorer:
-            way = TEXT_SCORERS.lookup(rerank.method)
+            scorer = TEXT_SCORERS.lookup(rerank.method)
             if isinstance(rerank.settings, TextScorerSettings) and rerank.settings.uses_templates:
-                template_by_cell(context.templates, way.task_form)
+                template_by_cell(context.templates, scorer.task_form)
     if (blending := context.config.blend.method) not in BLENDING_METHODS.built_in:
         BLENDING_METHODS.lookup(blending).require()
     check_gpu_shares(context)
@@ -150,11 +150,11 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
         models = tune_text_adapters(context, data, tune_llms(context, data, models))
         done(len(models))
     with timings.step("blend", "arms") as done:
-        blends = fit_blenders(context, data, models)
-        _write_blend_statistics(context, opened.record.run_id, blends)
-        done(len(blends))
+        blenders = fit_blenders(context, data, models)
+        _write_blend_statistics(context, opened.record.run_id, blenders)
+        done(len(blenders))
     with timings.step("score", "users") as done:
-        score(context, opened, data, models[-1], blends, status)
+        score(context, opened, data, models[-1], blenders, status)
         done(data.users)
     counted = read_run_statistics(context, opened.record.run_id)
     require_sample_ratio(context.arms, participants_by_arm(counted), context.config.arms.sample_ratio_min_p)
@@ -166,7 +166,7 @@ def run(context: RunContext, status: RunStatus | None = None) -> RunResult:
     if repeats:
         counts = count_statistics(REPEATED, {ALL_ARMS: repeats})
         write_run_statistics(context, opened.record.run_id, "storage", 0, counts)
-    publication = publish_unless_erased(context, opened, provenance(context, data, models[-1], blends))
+    publication = publish_unless_erased(context, opened, provenance(context, data, models[-1], blenders))
     versions = register_date(context.storage, context.config.output.tables, context.date)
     learned_at = describe_cutoffs(context, [one.cutoff for one in models[:-1]], ingested=True)
     return RunResult(context, publication, False, models[-1], data, repeats, timings, learned_at, versions)
@@ -218,12 +218,12 @@ def score(
         )
 
 
-def provenance(context: RunContext, data: IngestResult, models: ModelSet, blends: dict[str, str]) -> Provenance:
+def provenance(context: RunContext, data: IngestResult, models: ModelSet, blenders: dict[str, str]) -> Provenance:
     """The models, inputs and versions that the manifest names."""
     named = {item_model_store.KIND: models.item_model}
     for variant in context.arms.variants("rerank"):
         arms = ", ".join(context.arms.arms_of(variant))
-        named[f"blend of {arms}"] = blends[variant.name]
+        named[f"blend of {arms}"] = blenders[variant.name]
         if (adapter := dict(models.text_adapters).get(variant.read(Rerank).scorer_key)) is not None:
             named[f"adapter of {arms}"] = adapter.rsplit("/", 1)[1]
     for arms, _, contest in contests_of(context):
@@ -254,11 +254,11 @@ def _models_of(context: RunContext, manifest: Manifest) -> ModelSet:
     return ModelSet(context.cutoff, manifest.models[item_model_store.KIND], path)
 
 
-def _write_blend_statistics(context: RunContext, run_id: str, blends: dict[str, str]) -> None:
+def _write_blend_statistics(context: RunContext, run_id: str, blenders: dict[str, str]) -> None:
     arms = {variant.name: ", ".join(context.arms.arms_of(variant)) for variant in context.arms.variants("rerank")}
-    blenders = {arms[name]: load_blender(context, key) for name, key in blends.items()}
-    counts = [gain_statistics(own, blender.gains) for own, blender in blenders.items()]
-    learned = count_statistics(FEEDBACK, {own: blender.feedback for own, blender in blenders.items()})
+    loaded = {arms[name]: load_blender(context, key) for name, key in blenders.items()}
+    counts = [gain_statistics(own, blender.gains) for own, blender in loaded.items()]
+    learned = count_statistics(FEEDBACK, {own: blender.feedback for own, blender in loaded.items()})
     write_run_statistics(context, run_id, "blend", 0, merge([*counts, learned]))
 
 

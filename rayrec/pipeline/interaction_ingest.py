@@ -226,21 +226,13 @@ def is_ingested(context: RunContext) -> bool:
 
 def _ingest(context: RunContext) -> None:
     if path := context.window_files.several_days:
-        what = (
+        _LOG.warning(
             "ingest: paths have several days (%s): a file is read if one of them is in the window; a pattern for the "
+            "day of its rows in data.interactions.day_pattern reads less",
+            path,
         )
-        _LOG.warning(what + "day of its rows in data.interactions.day_pattern reads less", path)
-    rejected_items, item_rows = Counter[str](), dict[str, int]()
-    if not context.config.data.items.from_interactions:
-        read = catalogue.catalogue_from_files(context.config.data, context.item_files)
-        _write_catalogue(context, read.catalogue)
-        if read.quarantine.num_rows:
-            rows, _ = without_contents(read.quarantine, context.erasure_list)
-            write_parquet(context.storage, layout.quarantined_items_path(context.quarantine), rows)
-        rejected_items.update(
-            {f"{ITEM_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()}
-        )
-        item_rows = {", ".join(file.path for file in context.item_files): read.rows}
+    items_apart = not context.config.data.items.from_interactions
+    rejected_items, item_rows = _ingest_items(context) if items_apart else ({}, {})
     plan = SplitPlan.of(context)
     splits = [SplitItem(split) for split in plan.pending()]
     _run(context, "ingest", IngestSplit, splits, of=len(plan.splits), unit="splits")
@@ -251,19 +243,17 @@ def _ingest(context: RunContext) -> None:
         missing |= statistics["missing_columns"]
     missing_columns = _missing_columns(missing)
     _check_share(context, row_counts, row_counts.quarantined)  # before the histories: the share may already be too high
-    if context.config.data.items.from_interactions:
+    if not items_apart:
         parts = read_in_order(lambda path: read_item_counts(context.storage, path), plan.shuffle_paths)
         _write_catalogue(context, catalogue.catalogue_from_counts(parts))
-    items, count = (
-        [WorkItem(context.cutoff, shard) for shard in pending_shards(context)],
-        context.config.data.shard_count,
-    )
-    _run(context, "histories", GroupShard, items, of=count, unit="shards")
+    count = context.config.data.shard_count
+    shard_items = [WorkItem(context.cutoff, shard) for shard in pending_shards(context)]
+    _run(context, "histories", GroupShard, shard_items, of=count, unit="shards")
     shards = read_all(lambda shard: json.loads(context.storage.read(_counts_path(context, shard))), range(count))
     quarantined = Counter(row_counts.quarantined) + Counter(duplicate=sum(shard["duplicates"] for shard in shards))
     summary = {
         "rows": row_counts.rows,
-        "quarantined": dict(sorted((quarantined + rejected_items).items())),
+        "quarantined": dict(sorted({**quarantined, **rejected_items}.items())),
         "outside_window": row_counts.outside_window,
         "erased": row_counts.erased,
         "missing_columns": missing_columns,
@@ -271,6 +261,17 @@ def _ingest(context: RunContext) -> None:
         "shards": shards,
     }
     context.storage.write(_summary_path(context), json.dumps(summary).encode())
+
+
+def _ingest_items(context: RunContext) -> tuple[dict[str, int], dict[str, int]]:
+    """Write the catalogue of the item files; the rejected rows by reason, and the rows read by input path."""
+    read = catalogue.catalogue_from_files(context.config.data, context.item_files)
+    _write_catalogue(context, read.catalogue)
+    if read.quarantine.num_rows:
+        rows, _ = without_contents(read.quarantine, context.erasure_list)
+        write_parquet(context.storage, layout.quarantined_items_path(context.quarantine), rows)
+    rejected = {f"{ITEM_REASON_PREFIX}{reason}": n for reason, n in counts_by_reason(read.quarantine).items()}
+    return rejected, {", ".join(file.path for file in context.item_files): read.rows}
 
 
 def _missing_columns(by_file: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, int]:

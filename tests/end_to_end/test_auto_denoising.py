@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from one_process import without_ray
 from small_runs import Run, Workspace, differences, make
 
 from rayrec import read_slates
@@ -19,18 +21,22 @@ from rayrec.pipeline.run_report import report_data, select_example_users
 from rayrec.publishing.slate_reader import read_denoised
 from rayrec.reporting.html_report import render
 
+pytestmark = pytest.mark.slow  # whole runs
+
 _NO_LLM = "rerank: {method: none}"
 ARMS = (
-    f"arms.variants={{auto: {{denoise: {{method: auto}}, {_NO_LLM}}}, none: {{denoise: {{method: none}}, {_NO_LLM}}}}}"
+    f"arms.variants={{auto: {{denoise: {{method: auto}}, {_NO_LLM}}}, none: {{denoise: {{method: none}}, {_NO_LLM}}}}}",
+    'retrieval.sources={"ease": {}, "popularity": {}}',
 )
 
 
 @pytest.fixture(scope="module")
-def run(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     workspace = make(tmp_path_factory.mktemp("auto"))
-    before = describe(workspace.context(workspace.root, ARMS))
-    assert "contest   for auto: none, influence 0.1, influence 0.2" in before
-    return workspace, daily_run.run(workspace.context(workspace.root, ARMS))
+    with without_ray():
+        before = describe(workspace.context(workspace.root, *ARMS))
+        assert "contest   for auto: none, influence 0.1, influence 0.2" in before
+        yield workspace, daily_run.run(workspace.context(workspace.root, *ARMS))
 
 
 def test_the_report_and_the_manifest_name_what_it_took(run: Run) -> None:
@@ -55,7 +61,7 @@ def test_the_report_and_the_manifest_name_what_it_took(run: Run) -> None:
 
 def test_the_choice_does_not_depend_on_shards(run: Run, tmp_path: Path) -> None:
     workspace, result = run
-    other = daily_run.run(workspace.context(tmp_path, ARMS, "data.shards=3"))
+    other = daily_run.run(workspace.context(tmp_path, *ARMS, "data.shards=3"))
     (one,), (two,) = (list(contests_of(each.context)) for each in (result, other))
     assert one[2] is not None
     assert two[2] is not None
@@ -65,7 +71,7 @@ def test_the_choice_does_not_depend_on_shards(run: Run, tmp_path: Path) -> None:
 
 def test_without_an_earlier_cutoff_it_takes_none(run: Run, tmp_path: Path) -> None:
     workspace, _ = run
-    context = workspace.context(tmp_path, ARMS, "blend.cutoffs=0")
+    context = workspace.context(tmp_path, *ARMS, "blend.cutoffs=0")
     assert "there is no earlier cutoff, so auto takes none" in describe(context)
     result = daily_run.run(context)
     assert result.manifest.models["auto denoising of auto"] == "none"

@@ -55,6 +55,7 @@ def without_ray() -> ExitStack:
     stack = ExitStack()
     stack.enter_context(patch.object(cluster, "connect", lambda resources: nullcontext()))
     stack.enter_context(patch.object(ray, "nodes", lambda: [_NODE]))  # what stages ask before they are placed
+    stack.enter_context(patch.object(ray, "is_initialized", lambda: False))  # another test's cluster is not asked
     stack.enter_context(patch.object(stage_runner, "work_item_dataset", _dataset))
     for module in [module for name, module in sys.modules.items() if name.startswith("rayrec.pipeline.")]:
         if getattr(module, "task", None) is cluster.task:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from one_process import without_ray
 from small_shop import DAY, HEADER, good_config, good_files, write
 from typer.testing import CliRunner, Result
 
@@ -15,9 +16,17 @@ from jobs import daily, evaluate, fit, tune
 from rayrec import read_slates
 from rayrec.errors import PublicationError
 
+pytestmark = pytest.mark.slow  # whole runs
+
 QUICK = ("rerank.method=none", 'retrieval.sources={"ease": {}, "popularity": {}}')
 PUBLISHED = {("ann", "pot"), ("ann", "mug"), ("bob", "cup"), ("bob", "pot"), ("bob", "mug")}
 MUG = {"items.csv": "item_id,title,price\ntea,Green tea,3.50\ncup,A cup,7\npot,A tea pot,20\nmug,A mug,5\n"}
+
+
+@pytest.fixture(autouse=True)
+def one_process() -> Iterator[None]:
+    with without_ray():
+        yield
 
 
 def job(main: Any, folder: Path, files: Mapping[str, bytes | str], *sets: str, also: tuple[str, ...] = ()) -> Result:
@@ -35,9 +44,7 @@ def published(folder: Path) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("sets", [(), ("data.window_days=14",), ("data.window_days=1",)])
-def test_a_shop_without_events_before_the_cutoffs_takes_default_weights(
-    sets: tuple[str, ...], tmp_path: Path, local_ray: None
-) -> None:
+def test_a_shop_without_events_before_the_cutoffs_takes_default_weights(sets: tuple[str, ...], tmp_path: Path) -> None:
     plan = job(daily.main, tmp_path, MUG, *sets, also=("--dry-run",))
     assert plan.exit_code == 0, plan.output
     for other in (fit, tune):
@@ -53,7 +60,7 @@ def test_a_shop_without_events_before_the_cutoffs_takes_default_weights(
     assert job(evaluate.main, tmp_path, {**MUG, **late}, *sets).exit_code == 0
 
 
-def test_an_item_that_everybody_has_is_refused_before_the_fit(tmp_path: Path, local_ray: None) -> None:
+def test_an_item_that_everybody_has_is_refused_before_the_fit(tmp_path: Path) -> None:
     files = {"items.csv": "item_id,title,price\ntea,Green tea,3.50\ncup,A cup,7\n"}
     files["events/2011-08-30.csv"] = HEADER + "".join(
         f"{user},{item},2011-08-30 08:00:00,purchase,1,\n" for user in ("ann", "bob") for item in ("tea", "cup")
@@ -91,7 +98,7 @@ def test_an_item_that_everybody_has_is_refused_before_the_fit(tmp_path: Path, lo
     ],
 )
 def test_rules_that_leave_nobody_a_slate_are_named_before_the_fit(
-    files: Mapping[str, str], sets: tuple[str, ...], says: tuple[str, ...], tmp_path: Path, local_ray: None
+    files: Mapping[str, str], sets: tuple[str, ...], says: tuple[str, ...], tmp_path: Path
 ) -> None:
     done = job(daily.main, tmp_path, files, *sets)
     assert done.exit_code == 2
@@ -100,7 +107,7 @@ def test_rules_that_leave_nobody_a_slate_are_named_before_the_fit(
         assert words in done.output
 
 
-def test_too_much_quarantine_shows_rows(tmp_path: Path, local_ray: None) -> None:
+def test_too_much_quarantine_shows_rows(tmp_path: Path) -> None:
     rows = "ann,tea,yesterday,purchase,1,\nann,\x1b[31mxyz,2011-08-30 08:00:00,purchase,1,\n"
     done = job(daily.main, tmp_path, {"events/2011-08-29.csv": HEADER + rows}, "data.max_quarantine_share=0.1")
     assert done.exit_code == 3
@@ -109,7 +116,7 @@ def test_too_much_quarantine_shows_rows(tmp_path: Path, local_ray: None) -> None
     assert "\x1b" not in done.output
 
 
-def test_the_day_of_an_export_in_the_path_loses_no_rows(tmp_path: Path, local_ray: None) -> None:
+def test_the_day_of_an_export_in_the_path_loses_no_rows(tmp_path: Path) -> None:
     moved = {"events/export_2011-09-02/dt=2011-08-30/e.csv": good_files()["events/2011-08-30.csv"]}
     day = {"events/2011-08-30.csv": HEADER, **moved}
     done = job(daily.main, tmp_path, {**MUG, **day})
@@ -117,7 +124,7 @@ def test_the_day_of_an_export_in_the_path_loses_no_rows(tmp_path: Path, local_ra
     assert published(tmp_path) == PUBLISHED
 
 
-def test_a_guardrail_that_blocks_is_lifted_by_the_remedy_that_it_names(tmp_path: Path, local_ray: None) -> None:
+def test_a_guardrail_that_blocks_is_lifted_by_the_remedy_that_it_names(tmp_path: Path) -> None:
     bound = "guardrails.users.min_users=3"
     blocked = job(daily.main, tmp_path, MUG, bound, "guardrails.users.action=block")
     assert blocked.exit_code == 4

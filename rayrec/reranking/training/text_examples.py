@@ -83,7 +83,7 @@ def packed_example(scorer: TextScorer, user: UserCandidates, negatives: int, see
 
 
 def packed_prompts(prompts: Sequence[TuningPrompt]) -> PackedPrompts:
-    """The prompts of one user with their common beginning taken out; every ending keeps at least its last token."""
+    """The prompts of one user without their common beginning; every ending keeps at least its last token."""
     same = takewhile(lambda column: len(set(column)) == 1, zip(*(each.tokens[:-1] for each in prompts), strict=False))
     shared = sum(1 for _ in same)
     return PackedPrompts(

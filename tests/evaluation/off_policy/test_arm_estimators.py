@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.enumerated_world import World, make
 from rayrec.evaluation.off_policy import arm_estimates  # noqa: F401  (registers the estimators)
 from rayrec.evaluation.off_policy.arm_estimator import ARM_ESTIMATORS, TargetLog
 from rayrec.evaluation.off_policy.item_cascade_dr import ItemCascadeDr
 from rayrec.evaluation.off_policy.trimmed_rips import TrimmedRips
-from rayrec.evaluation.simulation.enumerated_world import World, make
 
 DRAWS = 4_000  # at equal distances: as good as the whole distribution
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from benchmarks.enumerated_world import World, make
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY, FEEDBACK, SLATE
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy.arm_estimates import OFF_POLICY_ESTIMATES, estimate_arms
 from rayrec.evaluation.off_policy.feedback_evaluation import MATCHED, UNMATCHED, exposed_rows, match_published
-from rayrec.evaluation.simulation.enumerated_world import World, make
 from rayrec.numerics.hashing import hash_strings
 
 DAY = datetime.date(2026, 11, 20)

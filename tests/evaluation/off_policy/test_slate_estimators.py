@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.enumerated_world import MODELS, make
 from benchmarks.offpolicy_coverage import SLATES
 from rayrec.errors import DataError
 from rayrec.evaluation.off_policy import action_estimators
@@ -24,7 +25,6 @@ from rayrec.evaluation.off_policy.slate_estimators import (
     sn_rips,
     sn_sips,
 )
-from rayrec.evaluation.simulation.enumerated_world import MODELS, make
 
 Floats = npt.NDArray[np.float64]
 
