@@ -24,6 +24,8 @@ SETS = (
 
 def with_announced_items(root: str, folder: Path) -> Path:
     """Create `folder`: the files of `root`, and items.csv."""
+    if (folder / "items.csv").exists():
+        return folder
     folder.mkdir(parents=True)
     (folder / "by-day").symlink_to((Path(root) / "by-day").resolve())
     found: dict[str, tuple[str, str, str]] = {}  # item -> title, price, first day

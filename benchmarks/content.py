@@ -10,6 +10,10 @@ The `time` protocol of benchmarks.quality: same dates, horizons, users. Systems,
     char        arm `control` with character 4-grams alone, the baseline of every claim for a language model
     announced   online-retail: `control` with a catalogue of announced launches and the source item_text
     llm         arm `llm` of the same run as `control`
+    denoised    arm `llm` without its LLM, of the same run: what of their difference is the denoising's
+
+With --keep FOLDER a run that is stopped goes on where it was, and --in-process does without Ray (dates can then be
+measured side by side, and the report printed from the folder).
 
 Intervals: 95%, paired bootstrap over the users of all dates. Bars: control >= 1.02 x plain and announced >= 1.05 x
 plain in the mean over the dates; llm >= control in the mean, on no date more than 1% below.
@@ -32,6 +36,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from benchmarks.announced_items import SETS, with_announced_items
+from benchmarks.in_process import without_ray
 from benchmarks.plain_recommenders import CutoffSnapshot
 from benchmarks.quality import SETTINGS, Case, time_cases
 from rayrec.config import Retrieval
@@ -43,7 +48,9 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.publishing.slate_reader import read_slates
 from rayrec.ray_support import cluster
 
-CONTROL = "arms.variants={control: {denoise: {method: none}, rerank: {method: none}}}"
+CONTROL_SECTIONS = "control: {denoise: {method: none}, rerank: {method: none}}"
+CONTROL = f"arms.variants={{{CONTROL_SECTIONS}}}"
+ARMS = f"arms.variants={{{CONTROL_SECTIONS}, denoised: {{rerank: {{method: none}}}}, llm: {{}}}}"
 BARS = {"control": 1.02, "announced": 1.05}
 BAR_LLM, BAR_LLM_DATE = 1.0, 0.99
 
@@ -64,8 +71,8 @@ def systems(data: str, llm: bool, launch_days: int) -> list[System]:
     if data == "online-retail":
         launches = (f"retrieval.launch_days={launch_days}", _sources())
         found.append(System("announced", (CONTROL, *SETS, *launches), (("control", "announced"),), announced=True))
-    arms = (("control", "control"), ("llm", "llm")) if llm else (("control", "control"),)
-    return [System("control", () if llm else (CONTROL,), arms), *found]
+    arms = ("control", "denoised", "llm") if llm else ("control",)
+    return [*found, System("control", (ARMS if llm else CONTROL,), tuple(zip(arms, arms, strict=True)))]
 
 
 def _sources() -> str:
@@ -75,23 +82,26 @@ def _sources() -> str:
     return "retrieval.sources=" + json.dumps({**named, "item_text": {"top_k": 50}})
 
 
-def measure(case: Case, chosen: Sequence[System], folder: Path) -> dict[str, npt.NDArray[np.float64]]:
-    """nDCG@10 of each evaluated user by system, users in one order."""
+def measure(case: Case, chosen: Sequence[System], folder: Path, in_process: bool) -> dict[str, npt.NDArray[np.float64]]:
+    """nDCG@10 of each evaluated user by system, users in one order. What `folder` has of it is not measured again."""
     found: dict[str, npt.NDArray[np.float64]] = {}
-    first: Path | None = None
     for system in chosen:
         output = folder / f"{case.day}-{system.name}"
-        if first is not None and not system.announced:  # the systems share histories and item models
-            for part in ("work", "models"):
-                shutil.copytree(first / part, output / part, ignore=shutil.ignore_patterns("llm"))
-        root = str(with_announced_items(case.root, folder / f"{case.day}-data")) if system.announced else case.root
-        context = RunContext(replace(case, root=root, sets=system.sets).at(output, 0), case.day)
-        with cluster.connect(context.config.resources):
-            daily_run.run(context)
-        first = first or output
-        for arm, name in system.arms:
-            found[name] = ndcg(context, arm, case)
-        print(f"{case.name} {system.name} done", file=sys.stderr)
+        kept = {name: folder / f"{case.day}-{name}.npy" for _, name in system.arms}
+        if not all(file.exists() for file in kept.values()):
+            done = [folder / f"{case.day}-{name}" for name in ("plain", "char", "control")]
+            done = [other for other in done if other.with_suffix(".npy").exists()]
+            if done and not system.announced and not output.exists():
+                for part in ("work", "models"):  # the systems share histories and item models
+                    shutil.copytree(done[0] / part, output / part, ignore=shutil.ignore_patterns("llm"))
+            root = str(with_announced_items(case.root, folder / f"{case.day}-data")) if system.announced else case.root
+            context = RunContext(replace(case, root=root, sets=system.sets).at(output, 0), case.day)
+            with without_ray() if in_process else cluster.connect(context.config.resources):
+                daily_run.run(context)
+            for arm, name in system.arms:
+                np.save(kept[name], ndcg(context, arm, case))
+            print(f"{case.name} {system.name} done", file=sys.stderr)
+        found |= {name: np.load(file) for name, file in kept.items()}
     return found
 
 
@@ -168,6 +178,11 @@ def main() -> int:
     parser.add_argument("--dates", nargs="+", help="other dates than the benchmark's own")
     parser.add_argument("--no-llm", action="store_true", help="no arm `llm`")
     parser.add_argument("--systems", nargs="+", help="only these")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for runs and results, from which a stopped benchmark goes on"
+    )
+    parser.add_argument("--in-process", action="store_true", help="without Ray, on one thread")
+    parser.add_argument("--set", nargs="+", default=[], help="further settings of every run")
     parser.add_argument("--check", action="store_true", help="exit with 1 below the bars")
     given = parser.parse_args()
     setting = SETTINGS[given.data]
@@ -175,8 +190,11 @@ def main() -> int:
     chosen = [one for one in chosen if given.systems is None or one.name in given.systems]
     found = {}
     with tempfile.TemporaryDirectory() as name:
+        folder = given.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        chosen = [replace(one, sets=(*one.sets, *given.set)) for one in chosen]
         for case in time_cases(setting, given.root, given.dates or setting.dates):
-            found[case.name] = measure(case, chosen, Path(name))
+            found[case.name] = measure(case, chosen, folder, given.in_process)
             for system, values in found[case.name].items():
                 print(f"{case.name} {system:10} {len(values)} users {values.mean():.4f}", file=sys.stderr)
     met = report(found, given.data)
