@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from halves_shop import CUT, ITEMS, fit_data, history_table, profiles_of, two_halves
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.data.schemas import MICROSECONDS_PER_DAY, TS
 from rayrec.errors import ConfigError, DataError
 from rayrec.retrieval import RETRIEVERS
 from rayrec.retrieval.ease import EaseRetriever, regularised_inverse, weights_of
@@ -146,6 +149,16 @@ def test_item_features_are_logs_of_decayed_counts_and_ages() -> None:
     assert features["log_age"] == pytest.approx(np.log1p(16))
     assert features["log_last"] == pytest.approx(np.log1p(8))
     assert np.array_equal(item_statistics(data)[5], unseen_item_features())
+
+
+def test_what_is_known_of_an_item_without_events_is_its_launch() -> None:
+    data = fit_data(history_table({"a": [(0, 5.0, 0)]}))
+    launches: list[int | None] = [CUT + day * MICROSECONDS_PER_DAY for day in (-50, 3, -7)]
+    launches += [None] * (ITEMS - 3)
+    found = replace(data, catalogue=pa.table({"available_from": pa.array(launches, TS)}))
+    columns = dict(zip(NAMES, item_statistics(found).T, strict=True))
+    np.testing.assert_allclose(columns["log_until_launch"][:4], np.log1p([0, 3, 0, 0]), rtol=1e-6)
+    np.testing.assert_allclose(columns["log_unsold"][:4], np.log1p([0, 0, 7, 0]), rtol=1e-6)  # item 0 has been sold
 
 
 @settings(max_examples=25, deadline=None)
