@@ -26,6 +26,7 @@ from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import Engine, EngineSettings
 from rayrec.reranking.item_token.item_token_ranker import ItemTokenRanker
 from rayrec.reranking.item_token.tuned_checkpoint import fetch_checkpoint
+from rayrec.reranking.text.answer_check import check_answers
 from rayrec.reranking.text.few_shot import FewShotPool, FewShotSelector
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.reranking.text.text_scorer import TEXT_SCORERS, TextScorerSettings, start_engine
@@ -84,6 +85,8 @@ class ScorerCache:
         scorer = TEXT_SCORERS.lookup(method.method)(self._engines[key], checkpoint, settings, self.context.templates)
         catalogue = worker_cache(self.context).catalogue
         texts, titles = tuple(item_texts(catalogue, method.fields)), tuple(catalogue["title"].to_pylist())
+        if tuned is None:  # the loss of a tuning compares the answers with each other alone
+            check_answers(scorer, texts, f"rerank.checkpoint: {method.checkpoint}")
         request = default_request(self.context)
         selector = None
         if settings.few_shot != "none":
