@@ -26,9 +26,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,19 +151,24 @@ def counts_since(snapshot: CutoffSnapshot, start: int) -> Floats:
     return np.bincount(item[recent], minlength=len(snapshot.item_id)).astype(np.float64)
 
 
-def language_model_scores(causal: Any, scorer: TextScorer, users: Sequence[UserCandidates]) -> Iterator[Floats]:
-    """The log-odds of yes of each user's candidates, in their order."""
+def language_model_scores(
+    causal: Any, scorer: TextScorer, users: Sequence[UserCandidates], kept: Path | None = None
+) -> list[Floats]:
+    """The log-odds of yes of each user's candidates, in their order. `kept`: a file that a stopped call left."""
     half = len(scorer.ids) // 2
+    found = list(np.load(kept).values()) if kept is not None and kept.exists() else []
     causal.eval()
-    for start in range(0, len(users), _ROWS):
+    for start in range(len(found), len(users), _ROWS):
         block = users[start : start + _ROWS]
         rng = np.random.default_rng(0)  # pointwise prompts take no random numbers
         examples = [packed_prompts(scorer.tuning_prompts(user.query, user.consumed.tolist(), rng)) for user in block]
         with torch.inference_mode():
             logits = answer_logits(causal, examples, scorer.ids).double()
         odds = (logits[:, :half].logsumexp(1) - logits[:, half:].logsumexp(1)).numpy()
-        ends = np.cumsum([len(user.query.candidates) for user in block])
-        yield from np.split(odds, ends[:-1])
+        found += np.split(odds, np.cumsum([len(user.query.candidates) for user in block])[:-1])
+        if kept is not None:
+            np.savez(kept, *found)
+    return found
 
 
 def auc(scores: Sequence[Floats], users: Sequence[UserCandidates]) -> Floats:
@@ -217,26 +223,34 @@ def interval(values: Floats) -> tuple[float, float]:
 
 
 def tuned(
-    folder: str, scorer: TextScorer, users: Sequence[UserCandidates], settings: TextTuning, minutes: float
+    folder: str, scorer: TextScorer, users: Sequence[UserCandidates], settings: TextTuning, minutes: float, kept: Path
 ) -> Any:
-    """The model with a tuned adapter. Prints the loss curve."""
+    """The model with a tuned adapter. Prints the loss curve. `kept`: a file that a stopped tuning left."""
     loop = TextTuningLoop(model_with_adapter(folder, settings), scorer, users, settings, Worker())
-    begun, cpu = time.monotonic(), time.process_time()
+    if kept.exists():
+        loop.resume(kept.read_bytes())
+    cpu, before = time.process_time(), len(loop.progress.curve)
+
+    def seconds() -> float:
+        return sum(row["seconds"] for row in loop.progress.curve)
 
     def after_round(state: TextTuningLoop) -> None:
         row = state.progress.curve[-1]
         print(f"seed {settings.seed}: step {row['step']} / {state.steps}, loss {row['loss']:.3f}", file=sys.stderr)
-        if time.monotonic() - begun > 60 * minutes:
+        kept.write_bytes(state.checkpoint())
+        if seconds() > 60 * minutes:
             raise _Enough
 
     try:
-        loop.run(after_round)
+        if seconds() <= 60 * minutes:
+            loop.run(after_round)
     except _Enough:
         print("tuning ended by --minutes", file=sys.stderr)
     tokens = sum(row["tokens"] for row in loop.progress.curve)
+    here = sum(row["tokens"] for row in loop.progress.curve[before:])
     print(
-        f"tuning: {loop.progress.step} steps, {tokens:,.0f} tokens, {(time.monotonic() - begun) / 60:.1f} minutes, "
-        f"{tokens / (time.process_time() - cpu):.0f} tokens a CPU-second; loss of each "
+        f"tuning: {loop.progress.step} steps, {tokens:,.0f} tokens, {seconds() / 60:.1f} minutes, "
+        f"{here / max(time.process_time() - cpu, 1e-9):.0f} tokens a CPU-second; loss of each "
         f"{'round: ' + ', '.join(format(row['loss'], '.3f') for row in loop.progress.curve)}"
     )
     return loop.causal
@@ -258,6 +272,7 @@ def main() -> int:
     parser.add_argument("--learning-rate", default=1e-3, type=float)
     parser.add_argument("--minutes", default=15.0, type=float, help="of tuning, per seed")
     parser.add_argument("--seeds", default=1, type=int)
+    parser.add_argument("--keep", type=Path, help="a folder from which a stopped benchmark goes on")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     setting, checkpoint = SETTINGS[args.data], InstructCheckpoint.open(args.checkpoint)
@@ -265,6 +280,8 @@ def main() -> int:
         checkpoint, "pointwise", TEXT_SCORERS["pointwise"].settings_class(**SHORT), load_templates()
     )
     horizon = setting.horizon_days * MICROSECONDS_PER_DAY
+    keep = args.keep or Path(tempfile.mkdtemp())
+    keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         config = load(CONF / setting.config, [f"data.root={args.root}", f"output.root={folder}"])
         context = RunContext(config, args.date + timedelta(days=setting.horizon_days))  # with what was then consumed
@@ -294,13 +311,15 @@ def main() -> int:
         settings = settings.model_copy(update={"seed": seed})
         if "untuned" not in found:
             fresh = model_with_adapter(args.checkpoint, settings)  # a fresh adapter changes nothing
-            found["untuned"] = auc([*language_model_scores(fresh, scorer, evaluated.users)], evaluated.users)
+            found["untuned"] = auc(
+                language_model_scores(fresh, scorer, evaluated.users, keep / "untuned.npz"), evaluated.users
+            )
             print(f"untuned {found['untuned'].mean():.3f}", file=sys.stderr)
-        causal = tuned(args.checkpoint, scorer, training, settings, args.minutes)
-        odds = [*language_model_scores(causal, scorer, evaluated.users)]
+        causal = tuned(args.checkpoint, scorer, training, settings, args.minutes, keep / f"adapter-{seed}")
+        odds = language_model_scores(causal, scorer, evaluated.users, keep / f"evaluated-{seed}.npz")
         seeds.append(auc(odds, evaluated.users))
         print(f"tuned {seeds[-1].mean():.3f}", file=sys.stderr)
-        own = [*language_model_scores(causal, scorer, learned.users)]
+        own = language_model_scores(causal, scorer, learned.users, keep / f"learned-{seed}.npz")
         blend_met &= blended(learned, own, evaluated, odds, _CAP)
     found["tuned"] = np.mean(seeds, axis=0)
     print(f"\nAUC within {args.depth} candidates, {len(evaluated.users)} users, {args.data} {args.date}")
