@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 from benchmarks.plain_recommenders import CutoffSnapshot, baselines, llm_alone
 from rayrec.config import Config, load
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
+from rayrec.evaluation.comparison import ALL_USERS
 from rayrec.evaluation.outcomes import outcomes
 from rayrec.evaluation.slate_evaluation import evaluate_slates
 from rayrec.pipeline import daily_run
@@ -148,7 +149,7 @@ def run(case: Case, seeds: Sequence[int], folder: Path) -> Result:
             str(output), case.day, case.wanted, min_events=case.min_events, others={**others, **alone}
         ).comparison
         for row in found.to_pylist():
-            if row["metric"] == "ndcg@10" and row["baseline"] is None:
+            if row["metric"] == "ndcg@10" and row["baseline"] is None and row["segment"] == ALL_USERS:
                 result.users = row["users"]
                 result.ndcg.setdefault(row["system"], []).append(row["value"])
         result.tuning_seconds += [seconds for stage, seconds, *_ in run_result.timings.steps if stage == "tune"]

@@ -82,6 +82,23 @@ def test_auto_takes_the_dense_solver_up_to_its_bound(monkeypatch: pytest.MonkeyP
         EaseRetriever.fit(data, EaseSettings(solver="dense"))
 
 
+def test_weights_are_the_exact_regression_on_the_neighbours_in_a_shop_with_long_baskets() -> None:
+    """Where each item is bought with each other one, most pairs of an item's neighbours are not each other's."""
+    items, neighbours, regularization = 60, 15, 20.0
+    matrix = sp.random(200, items, 0.4, "csr", np.float32, random_state=1)
+    matrix.data[:] = 1
+    gram = (matrix.T @ matrix).toarray().astype(np.float64)
+    square = gram.diagonal() + regularization
+    weights = neighbourhood_weights(matrix, regularization, neighbours).toarray()
+    for item in range(items):
+        near = np.flatnonzero(weights[:, item])
+        assert len(near) == neighbours
+        exact = np.linalg.solve(gram[np.ix_(near, near)] + regularization * np.eye(neighbours), gram[near, item])
+        assert np.allclose(weights[near, item], exact, atol=1e-5)
+        others = np.setdiff1d(np.arange(items), [*near, item])
+        assert (gram[near, item] / square[near]).min() >= (gram[others, item] / square[others]).max() - 1e-6
+
+
 def test_a_sparse_model_proposes_the_items_of_the_users_half_and_survives_load_and_remap() -> None:
     data, profiles = fit_data(two_halves()), profiles_of(two_halves())
     model = EaseRetriever.fit(data, EaseSettings(solver="sparse", regularization=5.0))
