@@ -39,10 +39,11 @@ SLOW_FIXTURES = (CLUSTER, "s3_server", "gcs_server", "azure_server", "redis_serv
 
 @pytest.fixture(scope="session")
 def local_ray(s3_server: str) -> Iterator[None]:
-    """A real local Ray cluster of two CPUs for the whole test session; its workers can reach the S3 server."""
+    """A real local Ray cluster of two CPUs, and of a GPU that is not there, for the whole test session; its workers can
+    reach the S3 server."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -36,7 +36,8 @@ def torch_device(gpus: float) -> torch.device:
 
 def _placement(resources: Resources, gpus: float, actors: int | tuple[int, int]) -> dict[str, Any]:
     if gpus:
-        return {"pool": ActorPoolSpec(actors, 1, gpus)}
+        # Without a CPU: two pools with one each would leave none, of two, to the tasks that feed them.
+        return {"pool": ActorPoolSpec(actors, 0, gpus)}
     return {"concurrency": resources.score_tasks, "memory": resources.score_memory_mb << 20}
 
 

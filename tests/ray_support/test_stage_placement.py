@@ -17,8 +17,8 @@ def test_by_default_both_run_in_tasks_that_state_their_memory() -> None:
 
 def test_with_gpus_they_are_pools_of_actors() -> None:
     resources = Resources(denoise_num_gpus=0.5, denoise_actors=(1, 4), retrieve_num_gpus=1, retrieve_actors=2)
-    assert stage_placement.denoising(resources) == {"pool": ActorPoolSpec((1, 4), 1, 0.5)}
-    assert stage_placement.retrieval(resources) == {"pool": ActorPoolSpec(2, 1, 1)}
+    assert stage_placement.denoising(resources) == {"pool": ActorPoolSpec((1, 4), 0, 0.5)}
+    assert stage_placement.retrieval(resources) == {"pool": ActorPoolSpec(2, 0, 1)}
 
 
 def test_a_process_without_a_gpu_computes_on_the_cpu(
