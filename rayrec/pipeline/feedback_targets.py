@@ -122,7 +122,7 @@ def _shown(context: RunContext, cutoffs: Sequence[int]) -> tuple[pa.Table, Count
     log, inputs = context.config.feedback, context.feedback_inputs
     horizon = context.config.blend.horizon_days
     dates = [day for day in inputs.dates if cutoff_of(microseconds(day), cutoffs, horizon) >= 0]
-    if log is None or not dates:
+    if log is None or not dates or not inputs.files:
         return _SHOWN.empty_table(), {}
     read = read_feedback(log, context.config.data.root, inputs.files, context.cutoff)
     left_out: Counts = {**read.by_reason, **read.unused}
