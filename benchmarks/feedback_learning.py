@@ -33,6 +33,7 @@ from rayrec.blending.conditional_logit import LogitData, fit_logit
 from rayrec.config.feedback_learning_section import FeedbackLearning
 from rayrec.evaluation.simulation.simulated_arms import SimulatedArm
 from rayrec.evaluation.simulation.simulated_users import Behaviour, World
+from rayrec.monitoring.feedback_learning import RANK
 from rayrec.numerics.types import Float64s
 from rayrec.pipeline.feedback_targets import targets_of
 from rayrec.slates.policies import POLICIES
@@ -89,6 +90,7 @@ class Case:
         return fit_logit(LogitData(flat, offsets, target.ravel()[some].astype(np.float32)), np.full(3, 1e-6)).raw
 
     def learned(self, method: str) -> Float64s:
+        """The weights that a method learns."""
         if method == "within":
             return self.within_slates()
         table = self.shown
@@ -101,6 +103,11 @@ class Case:
         found = np.zeros(self.world.wanted.shape)
         np.add.at(found, (self.users, self.items), targets)
         return self.fit(found)
+
+    def examination(self) -> Float64s:
+        """P(rank is examined) over that of rank 1 as the weighted method estimates it."""
+        counts = targets_of(self.shown, FeedbackLearning())[1]
+        return np.array([counts[f"{RANK}{rank}"] for rank in range(1, RANKS + 1)])
 
     def clicks(self, weights: Float64s) -> float:
         """Expected clicks of greedy slates by these weights."""
@@ -115,6 +122,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a bar is missed")
     given = parser.parse_args()
     distance, bias, value = (defaultdict[str, list[Float64s]](list) for _ in range(3))
+    ranks: list[Float64s] = []
     for seed in given.seeds:
         for confounded in (True, False):
             case = Case.make(seed, given.users, confounded)
@@ -125,10 +133,13 @@ def main() -> int:
                 distance[name].append(np.linalg.norm(weights - truth) / np.linalg.norm(truth))
                 bias[name].append(weights - truth)
                 value[name].append(case.clicks(weights) / best)
+            ranks.append(case.examination())
+    examined = np.mean(ranks, axis=0)
     print(f"{'':<24}{'distance':>10}{'clicks':>9}   bias of each weight")
     for name, found in distance.items():
         each = " ".join(f"{mean:+.3f}" for mean in np.mean(bias[name], axis=0))
         print(f"{name:<24}{np.mean(found):>10.3f}{np.mean(value[name]):>9.3f}   {each}")
+    print(f"examination by rank: {' '.join(f'{share:.3f}' for share in examined)}; planted 1 / rank")
     weighted = float(np.mean(distance["weighted"]))
     other = min(float(np.mean(distance[name])) for name in METHODS if name != "weighted")
     met = weighted <= FARTHEST and weighted <= SHARE * other

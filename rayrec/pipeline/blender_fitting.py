@@ -103,7 +103,7 @@ def fit_blenders(context: RunContext, data: IngestResult, models: Sequence[Model
         scoring = ScoringSpec(context, past, engine, for_training=True)
         learns = context.config.blend.feedback is not None
         if learns:
-            targets = task(feedback_targets.write_feedback_targets, 1)
+            targets = task(feedback_targets.write_feedback_targets, 1, feedback_targets.memory(context))
             wait_for(targets.remote(context, [one.cutoff for one in past]), name="feedback")
         spec = TrainingSpec(scoring, context.config.blend.max_users / max(data.users, 1), learns)
         write_training_examples(spec)

@@ -44,6 +44,11 @@ def folder(context: RunContext) -> str:
     return layout.feedback_targets_folder(context.work_folder, context.record.run_id)
 
 
+def memory(context: RunContext) -> int:
+    """Bytes that Ray reserves for `write_feedback_targets`: rows of the log are held as text, and it may be parquet."""
+    return (1 << 30) + 40 * sum(file.size for file in context.feedback_inputs.files)
+
+
 def write_feedback_targets(context: RunContext, cutoffs: Sequence[int]) -> None:
     """Write FEEDBACK_TARGETS of every (cutoff, shard), then their counts. Does nothing if these exist."""
     storage, learning = context.storage, context.config.blend.feedback
