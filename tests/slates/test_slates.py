@@ -96,6 +96,8 @@ def test_a_training_window_has_the_history_before_its_cutoff_and_the_new_items_a
     again = consumed_after(history(), 30, 61, (1.0, -1.0), new_only=False)
     assert [again[row].tolist() for row in range(3)] == [[1, 3], [], []]
     assert is_training_user(past, wanted, 2).tolist() == [True, False, False]
+    rewarded = np.array([False, True, True])
+    assert is_training_user(past, wanted, 1, rewarded).tolist() == [True, True, False]
     candidate = Ragged.from_lengths(np.array([3, 4, 3], np.int32), [2, 1, 0])
     assert is_consumed(candidate, wanted).tolist() == [True, False, False]
 
