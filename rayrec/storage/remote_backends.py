@@ -199,17 +199,21 @@ class AzureBackend(RemoteBackend):
         async def attempt() -> bool:
             # adlfs' own pipe_file takes no metadata. A key of it is an identifier: no hyphen.
             async with self._fs.service_client.get_blob_client(container, path) as blob:
+                metadata = {"is_directory": "false", "rayrec_creator": creator}
                 try:
-                    metadata = {"is_directory": "false", "rayrec_creator": creator}
                     await blob.upload_blob(data, overwrite=False, metadata=metadata)
-                    return True
                 except ResourceExistsError:
-                    pass
-                try:
-                    found = await blob.get_blob_properties()
-                except ResourceNotFoundError:
-                    return False
-            return bool(creator) and (found.metadata or {}).get("rayrec_creator") == creator
+                    # The answer of an own create may have been lost.
+                    return bool(creator) and await created_by(blob) == creator
+            return True
+
+        async def created_by(blob: Any) -> str | None:
+            """Who created the object; None where it does not say, or is gone."""
+            try:
+                name: str | None = ((await blob.get_blob_properties()).metadata or {}).get("rayrec_creator")
+                return name
+            except ResourceNotFoundError:
+                return None
 
         return cast(bool, fsspec.asyn.sync(self._fs.loop, attempt))
 
