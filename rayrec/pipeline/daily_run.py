@@ -96,8 +96,9 @@ class RunResult:
         return self.publication.manifest
 
 
-def check(context: RunContext) -> None:
-    """Check settings of all stages before any work starts. Raises ConfigError."""
+def check(context: RunContext, *, checkpoints: bool = True) -> None:
+    """Check settings of all stages before any work starts, and `checkpoints`, which are copied to this node if they
+    are remote. Raises ConfigError."""
     for path in context.arms:
         sources = tuple(source.name for source in retriever_specs(path.at("retrieve")))
         check_slate(path.at("slate").read(Slate), sources, tuple(context.config.data.items.attributes))
@@ -111,7 +112,9 @@ def check(context: RunContext) -> None:
     check_gpu_shares(context)
     open_tables(context.storage, context.config.output.tables)
     default_instruction(context)
-    _ = context.templates, context.checkpoints, context.base, context.encoder, context.facet_sentences_digest
+    _ = context.templates, context.facet_sentences_digest
+    if checkpoints:
+        _ = context.checkpoints, context.base, context.encoder
 
 
 def run(context: RunContext, status: RunStatus | None = None) -> RunResult:

@@ -21,23 +21,32 @@ from rayrec.ray_support.capacity import ClusterError
 from rayrec.reporting.html_report import has_report
 from rayrec.retrieval.ease import EaseSettings
 from rayrec.retrieval.retriever import MAX_DENSE_ITEMS
+from rayrec.storage.checkpoint_source import node_copy
 
 
 def describe(context: RunContext) -> str:
-    """The plan as text: inputs, finished stages and stages to run. Mostly lists files; writes nothing."""
-    check(context)
-    record = context.record
+    """The plan as text: inputs, finished stages and stages to run. Mostly lists files; writes and copies nothing: if a
+    checkpoint is not on this node yet, what depends on its content is left open."""
+    copies = tuple(_copies(context))
+    check(context, checkpoints=not copies)
+    record = None if copies else context.record
     manifest = find_manifest(context.storage, context.date)
     size = sum(file.size for file in context.files)
+    named, inputs = ("its id depends on the checkpoints", context.inputs)
+    if record is not None:
+        named, inputs = record.run_id, record.inputs
     lines = [
-        f"{context.config.name}, {context.dt}: run {record.run_id}, "
-        f"config {record.fingerprint}, code {record.code_version}",
-        f"inputs    {len(record.inputs):,} files, {size / 1e6:,.1f} MB under {context.config.data.root}; "
+        f"{context.config.name}, {context.dt}: run {named}, "
+        f"config {context.config.fingerprint}, code {context.code_version}",
+        f"inputs    {len(inputs):,} files, {size / 1e6:,.1f} MB under {context.config.data.root}; "
         f"{context.window_files.skipped:,} more are of other days by their paths and are skipped"
         + ("; paths have several days: see data.interactions.day_pattern" if context.window_files.several_days else ""),
         f"output    {context.storage.root}",
+        *copies,
     ]
-    if manifest is not None:
+    if manifest is not None and record is None:
+        return "\n".join([*lines, "already published, by this run or by another one"])
+    if manifest is not None and record is not None:
         report = "" if has_report(context.storage, context.dt) else ", but its missing report would be written"
         lines.append(
             f"already published by this run: nothing would be done{report}"
@@ -45,7 +54,7 @@ def describe(context: RunContext) -> str:
             else "already published by another run: this one would be refused"
         )
         return "\n".join(lines)
-    receipts = PublishingRun(context.storage, record).receipts()
+    receipts = {} if record is None else PublishingRun(context.storage, record).receipts()
     shards = context.config.data.shard_count
     ingested = is_ingested(context)
     *earlier, _ = cutoffs(context) if ingested else configured_cutoffs(context)
@@ -63,11 +72,22 @@ def describe(context: RunContext) -> str:
         + (f"; {context.feedback_inputs.describe()}" if context.config.blend.feedback is not None else ""),
         context.arms.describe(),
         f"score     {len(receipts)} of {shards} shards have receipts, {shards - len(receipts)} would run"
-        f"{_minutes_per_shard(receipts.values())}",
+        f"{_minutes_per_shard(receipts.values())}"
+        if record is not None
+        else f"score     those of {shards} shards that have no receipt of this run",
         *_resources(context),
         "publish   one manifest, by one conditional write",
     ]
     return "\n".join(lines)
+
+
+def _copies(context: RunContext) -> Iterator[str]:
+    """The checkpoints that a run would copy to this node first."""
+    for source, where in context.checkpoint_sources.items():
+        copy = node_copy(source, where)
+        if copy is not None and not copy.is_here():
+            size = "of a size that only the hub knows" if copy.size is None else f"of {copy.size / 1e6:,.1f} MB"
+            yield f"copy      {source} ({where}), {size}, to this node and to every node that uses it; checked then"
 
 
 def _tuned(context: RunContext) -> str:

@@ -20,6 +20,7 @@ from rayrec.ray_support.capacity import (
     place_workers,
 )
 from rayrec.ray_support.training_workers import WorkerGroup
+from rayrec.storage.checkpoint_source import local_folder, node_copy
 from rayrec.storage.hf_checkpoint import stored_dtype
 
 _LOG = logging.getLogger(__name__)
@@ -58,13 +59,21 @@ def dtype_notes(context: RunContext, cpuinfo: Path = Path("/proc/cpuinfo")) -> t
     if context.config.resources.rerank_num_gpus or not cpuinfo.exists() or "amx_bf16" not in cpuinfo.read_text():
         return ()
     methods = [variant.read(Rerank) for variant in context.arms.variants("rerank")]
+    here = [method for method in methods if method.is_text_scorer and _is_here(str(method.checkpoint))]
     slow = {
         f"rerank.dtype auto computes {method.method} in float32, as {method.checkpoint} is stored; bfloat16 is several "
         "times faster on this CPU"
-        for method in methods
-        if method.is_text_scorer and method.dtype == "auto" and stored_dtype(str(method.checkpoint)) == "float32"
+        for method in here
+        if method.dtype == "auto"
+        and stored_dtype(local_folder(str(method.checkpoint), "rerank.checkpoint")) == "float32"
     }
     return tuple(sorted(slow))
+
+
+def _is_here(checkpoint: str) -> bool:
+    """False before a remote checkpoint is copied to this node."""
+    copy = node_copy(checkpoint, "rerank.checkpoint")
+    return copy is None or copy.is_here()
 
 
 def planned_capacity(resources: Resources) -> Capacity | None:

@@ -233,6 +233,20 @@ class RunContext:
         return hf_checkpoint.base_model_id(folder, "tuning.base") if tunes and folder != "scratch" else None
 
     @property
+    def checkpoint_sources(self) -> dict[str, str]:
+        """Where the checkpoints of the config are, by source: the config key of each."""
+        found = {}
+        for rerank in (variant.read(Rerank) for variant in self.arms.variants("rerank")):
+            if rerank.is_text_scorer:
+                found[str(rerank.checkpoint)] = "rerank.checkpoint"
+                found |= {rerank.adapter_folder: "rerank.adapter"} if rerank.adapter_folder else {}
+            elif rerank.method == "item_token" and self.config.tuning.base != "scratch":
+                found[self.config.tuning.base] = "tuning.base"
+        if self.config.instruction.encoder is not None and self.config.data.instructions is not None:
+            found[self.config.instruction.encoder] = "instruction.encoder"
+        return found
+
+    @property
     def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
         """These checkpoints, the base and the sentence encoder as inputs, without size."""
         more = {(self.config.tuning.base, self.base)} if self.base else set()

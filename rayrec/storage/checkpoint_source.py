@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from rayrec.errors import ConfigError, StorageError
@@ -33,11 +35,33 @@ def is_remote(source: str) -> bool:
     return hub_id(source) is not None or ("://" in source and not Storage(source).is_local)
 
 
+@dataclass(frozen=True)
+class NodeCopy:
+    """The copy of a remote checkpoint that this node has, or lacks. `size`: bytes of the files; None: of a hub's."""
+
+    key: str
+    name: str
+    size: int | None
+    _fill: Callable[[Path], None]
+
+    def is_here(self) -> bool:
+        return (checkpoint_cache.default_folder() / self.key).is_dir()
+
+    def folder(self) -> str:
+        return str(checkpoint_cache.cached_copy(self.key, checkpoint_cache.default_folder(), self._fill) / self.name)
+
+
 def local_folder(source: str, where: str) -> str:
     """The folder of the checkpoint on this node; the last part of its path is the checkpoint's name.
 
     `where`: the config key, for errors. Raises ConfigError and StorageError.
     """
+    copy = node_copy(source, where)
+    return source.removeprefix("file://").removeprefix("local://") if copy is None else copy.folder()
+
+
+def node_copy(source: str, where: str) -> NodeCopy | None:
+    """The copy on this node of a remote checkpoint, by its listing; None for a folder. Arguments as `local_folder`."""
     if (pinned := hub_id(source)) is not None:
         name = pinned.repository.rpartition("/")[2]
         wanted = [f"*{ending}" for ending in _LOADED]
@@ -46,9 +70,9 @@ def local_folder(source: str, where: str) -> str:
         def fetch(folder: Path) -> None:
             hub_download.download(*pinned, wanted, unwanted, folder / name, f"{where}: {source}")
 
-        return _cached(digest(["hub", *pinned]), name, fetch)
+        return NodeCopy(digest(["hub", *pinned]), name, None, fetch)
     if not is_remote(source):
-        return source.removeprefix("file://").removeprefix("local://")
+        return None
     storage = Storage(source)
     files = [file for file in storage.list() if is_loaded(file.path)]
     if not files or len(files) > _MOST_FILES:
@@ -65,11 +89,8 @@ def local_folder(source: str, where: str) -> str:
             for _ in pool.map(lambda file: _copy(storage, file, folder / name), files):
                 pass
 
-    return _cached(digest([source, [(file.path, file.size, file.version) for file in files]]), name, copy)
-
-
-def _cached(key: str, name: str, fill: checkpoint_cache.Fill) -> str:
-    return str(checkpoint_cache.cached_copy(key, checkpoint_cache.default_folder(), fill) / name)
+    key = digest([source, [(file.path, file.size, file.version) for file in files]])
+    return NodeCopy(key, name, sum(file.size for file in files), copy)
 
 
 def _copy(storage: Storage, file: FileInfo, folder: Path) -> None:

@@ -14,8 +14,10 @@ from fake_gpu import TOTAL, Gpu
 from small_checkpoints import build
 
 from rayrec.config import Tuning, load
+from rayrec.data.synthetic_dataset import make_synthetic_dataset
 from rayrec.errors import ConfigError
 from rayrec.numerics.collectives import SINGLE_WORKER
+from rayrec.pipeline.dry_run import describe
 from rayrec.pipeline.run_context import RunContext, open_checkpoint
 from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.engines.engine import EngineSettings
@@ -64,6 +66,21 @@ def test_a_run_knows_a_checkpoint_at_a_url_by_its_content(tmp_path: Path) -> Non
     assert set(context.checkpoints.values()) == {(url, planned)}
     assert any((known.path, known.version) == (url, planned) for known in context._checkpoint_inputs)
     assert open_checkpoint(context, context.config.rerank).digest == planned
+
+
+def test_a_dry_run_copies_no_checkpoint(tmp_path: Path, cache: Path) -> None:
+    shop = make_synthetic_dataset(tmp_path / "shop", users=20)
+    folder = build(tmp_path, "qwen3")
+    url, size = at_url(folder), sum(file.stat().st_size for file in folder.iterdir())
+    context = RunContext(run(tmp_path, url, f"data.root={shop.data_root}").config, shop.date)
+    plan = describe(context)
+    assert f"{url} (rerank.checkpoint), of {size / 1e6:,.1f} MB" in plan
+    assert "its id depends on the checkpoints" in plan
+    assert not cache.exists()
+    _ = context.checkpoints  # a run copies it
+    plan = describe(context)
+    assert url not in plan
+    assert context.record.run_id in plan
 
 
 def test_a_worker_does_not_score_with_other_content_than_the_run_was_planned_with(tmp_path: Path) -> None:
