@@ -100,7 +100,7 @@ def test_a_damaged_file_is_an_error_and_never_a_shorter_table(
         storage.delete(path)
     else:
         storage.write(path, change(storage.read(path)))
-    with pytest.raises(PublicationError, match=says) as error:
+    with pytest.raises(PublicationError, match=f"a published file differs from the manifest: {says}") as error:
         read_slates(root, DATE, verify=True)
     assert path in error.value.where
 

@@ -240,7 +240,8 @@ def test_a_user_on_the_erasure_list_is_not_pushed_even_if_the_slates_have_them(
 
 
 def test_two_pushes_at_once_do_not_mix(pushing: Any, client: redis.Redis) -> None:
-    with client.lock(f"{PREFIX}:push", timeout=60), pytest.raises(PublicationError, match="another push"):
+    words = "another push with this prefix works"
+    with client.lock(f"{PREFIX}:push", timeout=60), pytest.raises(PublicationError, match=words):
         pushing()
     assert client.keys() == []
     assert pushing().switched
@@ -288,6 +289,7 @@ def test_a_server_that_does_not_answer_is_an_error_without_the_password(
         monkeypatch.setenv("RAYREC_REDIS_URL", url)
         with pytest.raises(StorageError) as caught:
             push(local.root, small_day.DATE, Push(), PREFIX)
+        assert caught.value.what.startswith("Redis failed")
         assert "verysecret" not in str(caught.value)
         assert "somebody" not in str(caught.value)
         assert socket in caught.value.where

@@ -125,6 +125,7 @@ def test_a_run_is_alive_while_its_status_is_written(tmp_path: Path) -> None:
     status._ended.set()  # the process dies: nothing is written any more
     assert status._thread is not None
     status._thread.join()
+    assert stored(storage)["state"] == "running"
     assert live_runs(storage, sleep=killed) == []
     assert len(slept) == 15
     slept.clear()

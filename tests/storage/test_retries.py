@@ -179,7 +179,7 @@ def test_an_error_that_lasts_is_raised_as_worth_a_retry(
 ) -> None:
     down = failing(9, lambda: OSError(errno.ETIMEDOUT, "timed out"), LocalBackend.read, after=False)
     monkeypatch.setattr(LocalBackend, "read", down)
-    with pytest.raises(TransientStorageError, match="timed out"):
+    with pytest.raises(TransientStorageError, match="storage failed: TimeoutError: "):
         Storage(str(tmp_path)).read("f")
 
 

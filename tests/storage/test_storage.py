@@ -193,7 +193,7 @@ def test_a_store_with_atomic_create_passes_the_probe_without_leftovers(storage: 
 
 def test_a_store_that_ignores_conditions_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(storage._backend), "create", lambda *_: True)
-    with pytest.raises(StorageError, match="ignores conditional writes"):
+    with pytest.raises(StorageError, match="the store ignores conditional writes"):
         storage.require_atomic_create()
 
 
@@ -236,10 +236,11 @@ def test_a_full_disk_is_a_clear_error_without_leftovers(tmp_path: Path) -> None:
 import resource
 from rayrec.errors import StorageError
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-for write in (Storage(root).write, Storage(root).create):
+for words, write in (("cannot write", Storage(root).write), ("storage failed", Storage(root).create)):
     try:
         write("f", b"x" * 5000)
     except StorageError as error:
+        assert error.what.startswith(words), error
         assert "File too large" in str(error), error
     else:
         sys.exit(9)
