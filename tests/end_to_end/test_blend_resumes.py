@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
-import test_blend_resumes as this_module
+from one_process import without_ray
 from small_runs import Run
+from tiny_runs import TinyShop
 
 from rayrec.pipeline import blender_fitting
 from rayrec.pipeline.blender_fitting import DenoiseTrainingUsers, blender_fingerprint, fit_blenders, load_blender
@@ -20,7 +20,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.storage import layout
 
-ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
+pytestmark = pytest.mark.slow  # whole runs
 
 SHARDS = 4
 
@@ -55,21 +55,23 @@ def rows(file: Path) -> int:
 
 @pytest.mark.parametrize("overrides", [(), ("blend.max_users=1",)], ids=["everybody", "hardly anybody"])
 def test_existing_training_examples_are_reused(
-    first_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
-    workspace, _ = first_run
-    root = workspace.prepared(tmp_path / "out")
-    context = workspace.context(root, *overrides)
-    whole = blends(context)
-    files = example_files(context)
-    taught = {shard: rows(file) for shard, file in files.items()}
-    assert (min(taught.values()) == 0) == bool(overrides), "a shard in which nobody teaches has a file too"
-
-    shutil.rmtree(root / "models" / "blend")
-    for shard in (1, 3):
-        files[shard].unlink()
+    root = tmp_path / "out"
+    context = TinyShop.make(tmp_path).context(root, f"data.shards={SHARDS}", *overrides)
     monkeypatch.setattr(blender_fitting, "DenoiseTrainingUsers", DenoiseSeen)
-    assert blends(context) == whole
+    with without_ray():
+        whole = blends(context)
+        files = example_files(context)
+        taught = {shard: rows(file) for shard, file in files.items()}
+        assert (min(taught.values()) == 0) == bool(overrides), "a shard in which nobody teaches has a file too"
+
+        shutil.rmtree(root / "models" / "blend")
+        for shard in range(SHARDS):
+            (root / f"seen-{shard}").unlink(missing_ok=True)
+        for shard in (1, 3):
+            files[shard].unlink()
+        assert blends(context) == whole
     assert sorted(path.name for path in root.glob("seen-*")) == ["seen-1", "seen-3"]
     assert {shard: rows(file) for shard, file in files.items()} == taught
 
