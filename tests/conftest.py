@@ -1,8 +1,8 @@
 """Fixtures that many tests share, and what each test needs of the machine: the markers `unit` and `slow`.
 
-A test is `unit` unless it is marked `slow` or uses a fixture that starts Ray, vLLM or a server. Under pytest-xdist all
-tests that use the session's Ray cluster run in one process, so that there is one cluster; every other file stays whole,
-so that its fixtures are made once.
+A test is `unit` unless it is marked `slow` or uses a fixture that starts Ray, vLLM or a server, or makes a whole run.
+Under pytest-xdist all tests that use the session's Ray cluster run in one process, so that there is one cluster; every
+other file stays whole, so that its fixtures are made once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ settings.load_profile("rayrec")
 THIS = Path(__file__)
 REPOSITORY = THIS.parents[1]
 CLUSTER = "local_ray"
-SLOW_FIXTURES = (CLUSTER, "s3_server", "gcs_server", "azure_server", "redis_server", "vllm")  # how their names begin
+SLOW_FIXTURES = (
+    CLUSTER,
+    "first_run",
+    "s3_server",
+    "gcs_server",
+    "azure_server",
+    "redis_server",
+    "vllm",
+)  # how their names begin
 
 
 @pytest.fixture(scope="session")

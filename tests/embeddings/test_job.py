@@ -47,7 +47,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
     return make_synthetic_dataset(tmp_path_factory.mktemp("shop"), seed=3, users=120)
 
 
-def day(shop: SyntheticDataset, root: Path, *sets: str) -> RunContext:
+def context_of(shop: SyntheticDataset, root: Path, *sets: str) -> RunContext:
     config: Config = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={root}", SECTION, *sets])
     return RunContext(config, shop.date)
 
@@ -56,45 +56,45 @@ def day(shop: SyntheticDataset, root: Path, *sets: str) -> RunContext:
 def published(
     local_ray: None, shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RunContext, embedding_run.EmbedResult]:
-    night = day(shop, tmp_path_factory.mktemp("out"))
-    return night, embedding_run.run(night)
+    run_context = context_of(shop, tmp_path_factory.mktemp("out"))
+    return run_context, embedding_run.run(run_context)
 
 
 def test_every_user_with_a_history_gets_a_vector_per_instruction(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
-    night, embedded = published
-    root, manifest = night.config.output.root, embedded.publication.manifest
+    run_context, embedded = published
+    root, manifest = run_context.config.output.root, embedded.publication.manifest
     assert embedded.publication.outcome == "published"
     assert manifest.users.users_in == manifest.users.published + sum(manifest.users.quarantined.values()) + sum(
         manifest.users.ineligible.values()
     )
-    known = [u for k in range(4) for u in histories(night, k)["user_id"].to_pylist()]
+    known = [u for k in range(4) for u in histories(run_context, k)["user_id"].to_pylist()]
     for instruction in ("again", "next", "patient"):
-        table = read_embeddings(root, night.date, instruction, verify=True)
+        table = read_embeddings(root, run_context.date, instruction, verify=True)
         assert sorted(table["user_id"].to_pylist()) == sorted(known)
         assert set(table["instruction_id"].to_pylist()) == {instruction}
         assert all("profile" in sources for sources in table["sources"].to_pylist())
 
 
 def test_a_rerun_changes_nothing(published: tuple[RunContext, embedding_run.EmbedResult]) -> None:
-    night, _ = published
-    before = {file.path: file.version for file in night.storage.list()}
-    assert embedding_run.run(night).already_published
-    assert {file.path: file.version for file in night.storage.list()} == before
+    run_context, _ = published
+    before = {file.path: file.version for file in run_context.storage.list()}
+    assert embedding_run.run(run_context).already_published
+    assert {file.path: file.version for file in run_context.storage.list()} == before
 
 
 def test_a_loaded_model_reproduces_the_published_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
-    night, embedded = published
-    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
-    table = histories(night, 2)
-    viewer = model.view_builder(Items.of(read_catalogue(night), "price"))
-    views = viewer(Events.of(table, night.event_weights, night.cutoff))
+    run_context, embedded = published
+    model = Embedder.load(run_context.storage, embedded.publication.manifest.models["embedder"])
+    table = histories(run_context, 2)
+    viewer = model.view_builder(Items.of(read_catalogue(run_context), "price"))
+    views = viewer(Events.of(table, run_context.event_weights, run_context.cutoff))
     found = model.embed(views, ["Is this shopper patient"])[0]
     users = table["user_id"].to_pylist()
-    stored = read_embeddings(night.config.output.root, night.date, "patient", users=users)
+    stored = read_embeddings(run_context.config.output.root, run_context.date, "patient", users=users)
     order = np.argsort(users)
     assert stored["user_id"].to_pylist() == sorted(users)
     np.testing.assert_array_equal(vectors_of(stored), found[order])
@@ -103,90 +103,77 @@ def test_a_loaded_model_reproduces_the_published_vectors(
 def test_a_run_without_its_manifest_and_a_shard_recreates_the_same_rows(
     published: tuple[RunContext, embedding_run.EmbedResult],
 ) -> None:
-    night, _ = published
-    whole = read_embeddings(night.config.output.root, night.date, "again")
-    night.storage.delete(manifest_path(night.date, "embeddings"))
-    run_id = record_of(night).run_id
-    night.storage.delete(f"runs/dt={night.dt}/{run_id}/receipts/shard=0001.json")
-    assert embedding_run.run(night).publication.outcome == "published"
-    assert read_embeddings(night.config.output.root, night.date, "again", verify=True).equals(whole)
-
-
-def test_vectors_do_not_depend_on_the_number_of_shards(
-    published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
-) -> None:
-    night, _ = published
-    other = day(shop, tmp_path, "data.shards=2")
-    embedding_run.run(other)
-    one, two = (
-        pa.table(read_embeddings(d.config.output.root, d.date, "next")).sort_by("user_id") for d in (night, other)
-    )
-    assert one["user_id"].equals(two["user_id"])
-    np.testing.assert_array_equal(vectors_of(one), vectors_of(two))
+    run_context, _ = published
+    whole = read_embeddings(run_context.config.output.root, run_context.date, "again")
+    run_context.storage.delete(manifest_path(run_context.date, "embeddings"))
+    run_id = record_of(run_context).run_id
+    run_context.storage.delete(f"runs/dt={run_context.dt}/{run_id}/receipts/shard=0001.json")
+    assert embedding_run.run(run_context).publication.outcome == "published"
+    assert read_embeddings(run_context.config.output.root, run_context.date, "again", verify=True).equals(whole)
 
 
 def test_neighbours_are_published_with_the_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
 ) -> None:
-    night, embedded = published
-    root = night.config.output.root
-    more = day(shop, Path(root), "embeddings.neighbours={users: 5, items: 3}")
-    before = {file.path: file.version for file in night.storage.list("embeddings")}
+    run_context, embedded = published
+    root = run_context.config.output.root
+    more = context_of(shop, Path(root), "embeddings.neighbours={users: 5, items: 3}")
+    before = {file.path: file.version for file in run_context.storage.list("embeddings")}
     first = embedding_run.run(more)
     assert first.already_published
     assert first.neighbours is not None
     assert first.neighbours.manifest.arms == ("again.users", "next.users", "patient.users", "next.items")
-    assert {file.path: file.version for file in night.storage.list("embeddings")} == before
-    table = read_embeddings(root, night.date, "patient").sort_by("user_id")
+    assert {file.path: file.version for file in run_context.storage.list("embeddings")} == before
+    table = read_embeddings(root, run_context.date, "patient").sort_by("user_id")
     users, vectors = table["user_id"].to_pylist(), vectors_of(table).astype(np.float64)
-    near = read_neighbours(root, night.date, "patient", "users", verify=True).sort_by(
+    near = read_neighbours(root, run_context.date, "patient", "users", verify=True).sort_by(
         [("user_id", "ascending"), ("rank", "ascending")]
     )
     assert near["user_id"].to_pylist() == [user for user in users for _ in range(5)]
     cosine = vectors @ vectors.T
     np.fill_diagonal(cosine, -np.inf)
     np.testing.assert_allclose(near["similarity"].to_numpy(), np.sort(cosine, axis=1)[:, :-6:-1].ravel(), atol=1e-6)
-    items = read_neighbours(root, night.date, "next", "items", users=users[:2])
-    titles = read_catalogue(night)["item_id"].to_pylist()
+    items = read_neighbours(root, run_context.date, "next", "items", users=users[:2])
+    titles = read_catalogue(run_context)["item_id"].to_pylist()
     assert items["rank"].to_pylist() == [1, 2, 3, 1, 2, 3]
     assert set(items["item_id"].to_pylist()) <= set(titles)
-    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
-    named = model.embed_items(Items.of(read_catalogue(night), "price"))
-    asked = vectors_of(read_embeddings(root, night.date, "next", users=users[:1]))[0]
+    model = Embedder.load(run_context.storage, embedded.publication.manifest.models["embedder"])
+    named = model.embed_items(Items.of(read_catalogue(run_context), "price"))
+    asked = vectors_of(read_embeddings(root, run_context.date, "next", users=users[:1]))[0]
     best = items.filter(pc.equal(items["user_id"], users[0]))["similarity"].to_numpy()
     np.testing.assert_allclose(best, np.sort(named @ asked)[:-4:-1], atol=1e-6)
     again = embedding_run.run(more).neighbours
     assert again is not None
     assert again.manifest == first.neighbours.manifest
     with pytest.raises(PublicationError, match=r"neighbours\.users: 5 -> 6"):
-        embedding_run.run(day(shop, Path(root), "embeddings.neighbours={users: 6, items: 3}"))
+        embedding_run.run(context_of(shop, Path(root), "embeddings.neighbours={users: 6, items: 3}"))
     with pytest.raises(ConfigError, match="kind next"):
-        day(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
+        context_of(shop, Path(root), "embeddings.neighbours={items: 3}", "embeddings.instructions.next={text: Next}")
 
 
 def test_influences_are_published_with_the_vectors(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset
 ) -> None:
-    night, embedded = published
-    root = night.config.output.root
-    swept = [file.path for file in night.storage.list("work")]
+    run_context, embedded = published
+    root = run_context.config.output.root
+    swept = [file.path for file in run_context.storage.list("work")]
     assert swept
     for path in swept:
-        night.storage.delete(path)  # all inputs are read again
-    more = day(shop, Path(root), "embeddings.influence={events: 3}")
+        run_context.storage.delete(path)  # all inputs are read again
+    more = context_of(shop, Path(root), "embeddings.influence={events: 3}")
     first = embedding_run.run(more)
     assert first.already_published
     assert first.influences is not None
     assert first.influences.manifest.arms == ("again", "next", "patient")
-    table = histories(night, 1).sort_by("user_id")
-    model = Embedder.load(night.storage, embedded.publication.manifest.models["embedder"])
-    catalogue = read_catalogue(night)
-    events = Events.of(table, night.event_weights, night.cutoff)
+    table = histories(run_context, 1).sort_by("user_id")
+    model = Embedder.load(run_context.storage, embedded.publication.manifest.models["embedder"])
+    catalogue = read_catalogue(run_context)
+    events = Events.of(table, run_context.event_weights, run_context.cutoff)
     found = leave_one_out(model, model.view_builder(Items.of(catalogue, "price")), events, ["Is this shopper patient"])
     users = table["user_id"].to_pylist()
-    rows = read_influences(root, night.date, "patient", users=users, verify=True)
+    rows = read_influences(root, run_context.date, "patient", users=users, verify=True)
     assert not any(rows["removed"].to_pylist())
-    assert set(rows["event"].to_pylist()) <= set(night.config.data.events)
+    assert set(rows["event"].to_pylist()) <= set(run_context.config.data.events)
     at = 0
     for n, user in enumerate(users):
         own = slice(events.offsets[n], events.offsets[n + 1])
@@ -206,25 +193,29 @@ def test_influences_are_published_with_the_vectors(
     assert again is not None
     assert again.manifest == first.influences.manifest
     with pytest.raises(PublicationError, match=r"influence\.events: 3 -> 4"):
-        embedding_run.run(day(shop, Path(root), "embeddings.influence={events: 4}"))
+        embedding_run.run(context_of(shop, Path(root), "embeddings.influence={events: 4}"))
 
 
-def test_events_may_be_removed_from_the_vector_of_one_instruction_only(
+def test_events_may_be_removed_from_the_vector_of_one_instruction_only_and_shards_do_not_matter(
     published: tuple[RunContext, embedding_run.EmbedResult], shop: SyntheticDataset, tmp_path: Path
 ) -> None:
-    night, _ = published
+    run_context, _ = published
     instruction = "embeddings.instructions.patient={text: Is this shopper patient, max_removed_share: 0.3}"
-    less = day(shop, tmp_path, instruction, "embeddings.influence={events: 1000}")
-    assert model_fingerprint(less) == model_fingerprint(night)
-    assert record_of(less).identity != record_of(night).identity
+    less = context_of(shop, tmp_path, instruction, "embeddings.influence={events: 1000}", "data.shards=2")
+    assert model_fingerprint(context_of(shop, tmp_path, instruction)) == model_fingerprint(run_context)
+    assert record_of(less).identity != record_of(run_context).identity
     embedding_run.run(less)
-    rows = read_influences(tmp_path, night.date, "patient")
+    rows = read_influences(tmp_path, run_context.date, "patient")
     gone = rows.filter(rows["removed"])
     assert 0 < len(gone) < 0.3 * len(rows)
-    assert not any(read_influences(tmp_path, night.date, "again")["removed"].to_pylist())
-    for name, same in (("again", True), ("patient", False)):
-        before, after = (vectors_of(read_embeddings(d.config.output.root, d.date, name)) for d in (night, less))
-        assert np.array_equal(before, after) == same
+    assert not any(read_influences(tmp_path, run_context.date, "again")["removed"].to_pylist())
+    for name, same in (("again", True), ("next", True), ("patient", False)):
+        before, after = (
+            pa.table(read_embeddings(d.config.output.root, d.date, name)).sort_by("user_id")
+            for d in (run_context, less)
+        )
+        assert before["user_id"].equals(after["user_id"])
+        assert np.array_equal(vectors_of(before), vectors_of(after)) == same
     user = gone["user_id"][0].as_py()
     codes = {item: code for code, item in enumerate(read_catalogue(less)["item_id"].to_pylist())}
     table = pa.concat_tables([histories(less, shard) for shard in range(less.config.data.shard_count)])
@@ -242,15 +233,15 @@ def test_events_may_be_removed_from_the_vector_of_one_instruction_only(
 
 def test_embeddings_do_not_change_slates(shop: SyntheticDataset, tmp_path: Path) -> None:
     plain = load(CONFIG, [f"data.root={shop.data_root}", f"output.root={tmp_path}"])
-    assert day(shop, tmp_path).config.fingerprint == plain.fingerprint
+    assert context_of(shop, tmp_path).config.fingerprint == plain.fingerprint
     with pytest.raises(ConfigError, match="has no section for embeddings"):
         settings_of(RunContext(plain, shop.date))
 
 
 def test_an_instruction_without_an_answer_needs_no_new_model(shop: SyntheticDataset, tmp_path: Path) -> None:
-    night = day(shop, tmp_path)
-    more = day(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
-    windows = day(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
-    assert model_fingerprint(more) == model_fingerprint(night)
-    assert model_fingerprint(windows) != model_fingerprint(night)
-    assert record_of(more).identity != record_of(night).identity
+    run_context = context_of(shop, tmp_path)
+    more = context_of(shop, tmp_path, "embeddings.instructions.brave={text: Is this shopper brave}")
+    windows = context_of(shop, tmp_path, "embeddings.instructions.brave={text: Brave, answer: {kind: returns}}")
+    assert model_fingerprint(more) == model_fingerprint(run_context)
+    assert model_fingerprint(windows) != model_fingerprint(run_context)
+    assert record_of(more).identity != record_of(run_context).identity

@@ -93,7 +93,6 @@ MOMENTS: dict[str, Callable[[], None]] = {
     "while events are read": lambda: kill_in(interaction_ingest, "IngestSplit"),
     "between two shards of histories": lambda: kill_in(interaction_ingest, "GroupShard", after=True),
     "before the fit": lambda: kill_before("fit_item_models"),
-    "before the tuning": lambda: kill_before("tune_llms"),
     "before the blend": lambda: kill_before("fit_blenders"),
     "in the middle of a shard": lambda: kill_in(scoring, "RetrieveShard", after=True),
     "after a file, before its receipt": lambda: setattr(daily_run, "CommitShard", CommitWithoutReceipt),

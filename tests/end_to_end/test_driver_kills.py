@@ -15,17 +15,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from killed_driver import MOMENTS
-from small_runs import CONFIG, Run, Workspace, differences, rows
+from small_runs import CONFIG, WITHOUT_LLM, Run, Workspace, differences
 from waiting import PATIENCE_S
 
 from rayrec import read_slates
 from rayrec.errors import PublicationError
 from rayrec.pipeline import daily_run
-from rayrec.storage import Storage
+from rayrec.storage import Storage, layout
 
 PUBLISHED = "just after the publication"
-WITHOUT_LLM = ("rerank.method=none",)  # for kills that do not involve the LLM
-WITHOUT_TUNING = [moment for moment in MOMENTS if moment != "before the tuning"]
+FIRST, LAST = list(MOMENTS)[:5], list(MOMENTS)[5:]  # up to the candidates of a shard; from its files on
 
 
 def drive(workspace: Workspace, root: str, moment: str, *overrides: str, **environ: str) -> int:
@@ -52,30 +51,30 @@ def kill_in_turn(workspace: Workspace, root: str, moments: Sequence[str], *overr
 
 SIGNALS = {
     "while events are read": signal.SIGTERM,
-    "before the fit": signal.SIGINT,
-    "in the middle of a shard": signal.SIGTERM,
-    "between two shards": signal.SIGINT,
+    "in the middle of a shard": signal.SIGINT,
     "just after the publication": signal.SIGTERM,
 }
 
 
-def test_a_signal_ends_a_run_without_leftovers_and_the_next_run_resumes(
-    first_run: Run, undisturbed: pa.Table, tmp_path: Path
-) -> None:
-    workspace, root = first_run[0], str(tmp_path / "out")
+def test_a_signal_ends_a_run_without_leftovers_and_the_next_run_resumes(without_llm: Run, tmp_path: Path) -> None:
+    (workspace, undisturbed), root = without_llm, str(tmp_path / "out")
     temp = Path(tempfile.mkdtemp(prefix="rrs-", dir="/tmp"))  # short, for Ray's sockets
     try:
         for moment, number in SIGNALS.items():
-            status = drive(workspace, root, moment, *WITHOUT_LLM, TMPDIR=str(temp), RAYREC_TEST_SIGNAL=str(int(number)))
+            status = drive(workspace, root, moment, WITHOUT_LLM, TMPDIR=str(temp), RAYREC_TEST_SIGNAL=str(int(number)))
             assert status == 128 + number, moment
             left = [name for name in os.listdir(temp) if not name.startswith("torchinductor_")]  # torch's own cache
             assert left == [], moment
             assert processes_with(f"TMPDIR={temp}") == [], moment
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    result = daily_run.run(workspace.context(root, *WITHOUT_LLM))
+    result = daily_run.run(workspace.context(root, WITHOUT_LLM))
     assert result.already_published
-    assert not differences(read_slates(root, workspace.dataset.date, verify=True), undisturbed)
+    assert not differences(published(workspace, root), published(workspace, undisturbed.context.config.output.root))
+
+
+def published(workspace: Workspace, root: str | Path) -> pa.Table:
+    return read_slates(root, workspace.dataset.date, verify=True)
 
 
 def processes_with(variable: str) -> list[str]:
@@ -88,38 +87,27 @@ def processes_with(variable: str) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def undisturbed(first_run: Run, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The rows of an uninterrupted run without an LLM."""
-    workspace, _ = first_run
-    root = workspace.prepared(tmp_path_factory.mktemp("undisturbed") / "out")
-    daily_run.run(workspace.context(root, *WITHOUT_LLM))
-    return rows(read_slates(root, workspace.dataset.date))
-
-
-@pytest.mark.parametrize(
-    ("storage_root", "moments"), [("local", WITHOUT_TUNING), ("s3", WITHOUT_TUNING[-4:])], indirect=["storage_root"]
-)
+@pytest.mark.parametrize(("storage_root", "moments"), [("local", FIRST), ("s3", LAST)], indirect=["storage_root"])
 def test_no_row_is_lost_when_the_driver_is_killed_at_every_step(
-    first_run: Run, undisturbed: pa.Table, storage_root: str, moments: Sequence[str]
+    without_llm: Run, storage_root: str, moments: Sequence[str]
 ) -> None:
-    workspace, _ = first_run
-    kill_in_turn(workspace, storage_root, moments, *WITHOUT_LLM)
-    result = daily_run.run(workspace.context(storage_root, *WITHOUT_LLM))
-    assert result.already_published
-    assert not differences(read_slates(storage_root, workspace.dataset.date, verify=True), undisturbed)
+    workspace, undisturbed = without_llm
+    kill_in_turn(workspace, storage_root, moments, WITHOUT_LLM)
+    result = daily_run.run(workspace.context(storage_root, WITHOUT_LLM))
+    assert result.already_published == (PUBLISHED in moments)
+    rows = published(workspace, storage_root)
+    assert not differences(rows, published(workspace, undisturbed.context.config.output.root))
     named = {file.path for file in result.manifest.files}
     assert {info.path for info in Storage(storage_root).list("slates") if info.path.endswith(".parquet")} == named
 
 
-def test_no_row_is_lost_when_the_driver_is_killed_around_tuning(first_run: Run, tmp_path: Path) -> None:
+def test_no_row_is_lost_when_the_driver_is_killed_after_tuning(first_run: Run, tmp_path: Path) -> None:
     workspace, first = first_run
-    root = tmp_path / "out"
-    shutil.copytree(workspace.root / "work", root / "work")
-    kill_in_turn(workspace, str(root), ["before the tuning", "before the blend"])
+    root = workspace.prepared(tmp_path / "out")
+    shutil.rmtree(root / layout.model_kind_folder(layout.LLM_KIND))
+    kill_in_turn(workspace, str(root), ["before the blend"])
     daily_run.run(workspace.context(root))
-    slates, others = (read_slates(where, workspace.dataset.date) for where in (root, first.context.config.output.root))
-    assert not differences(slates, others)
+    assert not differences(published(workspace, root), published(workspace, first.context.config.output.root))
 
 
 def test_a_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(first_run: Run) -> None:
@@ -132,7 +120,5 @@ def test_a_run_on_s3_with_other_shards_and_workers_gives_the_same_rows(first_run
             Storage(dataset).write(file.relative_to(source).as_posix(), file.read_bytes())
     workers = ("resources.score_tasks=3", "resources.rerank_actors=2", "resources.rerank_num_cpus=0.4")
     daily_run.run(workspace.context(root, f"data.root={dataset}", "data.shards=3", *workers))
-    ours, theirs = (
-        read_slates(where, workspace.dataset.date, verify=True) for where in (root, first.context.config.output.root)
-    )
+    ours, theirs = (published(workspace, where) for where in (root, first.context.config.output.root))
     assert not differences(ours, theirs, but=("slate_id",))  # contains the run id

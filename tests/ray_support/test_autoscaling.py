@@ -29,7 +29,7 @@ _FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMult
 # A small complete run: fits, tunes, and scores with one GPU per actor. The GPUs are only declared.
 _SETTINGS = (
     *(
-        "blend.cutoffs=1",
+        "blend.cutoffs=0",
         "tuning.epochs=1",
         "tuning.layers=1",
         "tuning.width=32",

@@ -78,7 +78,8 @@ def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkou
 
 def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
     shop = make_synthetic_dataset(tmp_path, users=60)
-    sets = (f"data.root={shop.data_root}", f"output.root={tmp_path / 'out'}", "rerank.method=none", "blend.cutoffs=0")
+    small = ("rerank.method=none", "denoise.method=none", "blend.cutoffs=0", "data.shards=1")
+    sets = (f"data.root={shop.data_root}", f"output.root={tmp_path / 'out'}", *small)
     command = ["python", "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
     done = submit(head, checkout, [*command, *(part for each in sets for part in ("--set", each))])
     assert done.returncode == 0, done.stdout + done.stderr + head.logs()

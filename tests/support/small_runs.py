@@ -24,6 +24,7 @@ SMALL = (
     "blend.cutoffs=1",
 )
 USERS = 150
+WITHOUT_LLM = "rerank.method=none"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.errors import DataError
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline.llm_tuning import tune
-from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import item_lm, item_vocabulary
 from rayrec.reranking.item_token.item_lm import ItemLM
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
@@ -143,17 +141,6 @@ def test_model_is_tuned_on_the_selected_users_alone(tmp_path: Path) -> None:
     assert one.vocabulary.items == ITEMS  # items keep their tokens for any selection
     assert one.curve[0]["tokens"] == two.curve[0]["tokens"]
     assert one.curve[0]["loss"] == pytest.approx(two.curve[0]["loss"], rel=1e-6)
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_two_workers_use_the_selection_of_one(tmp_path: Path) -> None:
-    given = settings(data_selection="influence", selection_budget=0.25, epochs=2)
-    one, two = (spec(tmp_path / name, pairs_shop(60), settings=given) for name in "ab")
-    alone = run(one)
-    (card,) = tune([two], WorkerGroup(count=2, cpus=0.5))
-    assert card.data_selection == alone.data_selection
-    assert [row["tokens"] for row in card.curve] == [row["tokens"] for row in alone.curve]
-    assert [round(row["loss"], 3) for row in card.curve] == [round(row["loss"], 3) for row in alone.curve]
 
 
 def test_influence_selects_users_like_the_validation_users(layout: PromptLayout) -> None:
