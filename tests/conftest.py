@@ -34,15 +34,8 @@ settings.load_profile("rayrec")
 THIS = Path(__file__)
 REPOSITORY = THIS.parents[1]
 CLUSTER = "local_ray"
-SLOW_FIXTURES = (
-    CLUSTER,
-    "first_run",
-    "s3_server",
-    "gcs_server",
-    "azure_server",
-    "redis_server",
-    "vllm",
-)  # how their names begin
+# How the names of fixtures begin that start something, or make a whole run.
+SLOW_FIXTURES = (CLUSTER, "first_run", "s3_server", "gcs_server", "azure_server", "redis_server", "vllm")
 
 
 @pytest.fixture(scope="session")
