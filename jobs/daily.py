@@ -28,15 +28,19 @@ from rayrec.storage import layout
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what is done and what would run, and stop.")]
 
+Cold = Annotated[bool, typer.Option("--cold", help="Tune from the beginning: the same as --set tuning.warm_start=off.")]
+
 
 def daily(
     config: ConfigPath,
     date: DateOption,
     overrides: Overrides = None,
     dry_run: DryRun = False,
+    cold: Cold = False,
     print_config: PrintConfig = False,
 ) -> None:
     """Publish the slates of one date."""
+    overrides = [*(overrides or ()), *(["tuning.warm_start=off"] if cold else ())]
     context = RunContext(settings(config, overrides, print_config), as_date(date))
     console = results_console()
     if dry_run:

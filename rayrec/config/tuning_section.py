@@ -76,6 +76,15 @@ class Tuning(Section):
     """Selection of training users: all, or `selection_budget` of them, chosen for the users who acted last."""
     selection_budget: float = Field(1.0, gt=0, le=1)
     """Share of users to select; below 1 if and only if `data_selection` is not `all`."""
+    warm_start: Literal["off", "auto"] = "off"
+    """`auto`: start from the newest earlier published run's tuned model, if it has the same architecture and code
+    version, no user was erased since, and consumption has not shifted. Publishing an earlier date later changes the
+    run's inputs."""
+    warm_start_epochs: int | None = Field(None, ge=1)
+    """Maximum number of epochs of a warm start. `null`: a third of `epochs`, rounded up."""
+    warm_start_max_shift: float = Field(0.5, ge=0, le=1)
+    """Largest shift of consumption since the earlier model: half the sum of the differences between the items' shares
+    of events in the 28 days before the two dates. Above it the tuning starts cold."""
     seed: int = 0
     """Seed of all random numbers of the tuning."""
 
@@ -90,6 +99,10 @@ class Tuning(Section):
     def with_epochs(self, *, has_requests: bool) -> Tuning:
         """A copy with `epochs` set, for tuning with or without requests."""
         return self.model_copy(update={"epochs": self.epochs or (12 if has_requests else 6)})
+
+    def as_warm(self) -> Tuning:
+        """A copy with the `epochs` of a warm start."""
+        return self.model_copy(update={"epochs": self.warm_start_epochs or -(-self.max_epochs // 3)})
 
     @property
     def base_rate(self) -> float:

@@ -237,6 +237,8 @@ def provenance(context: RunContext, data: IngestResult, models: ModelSet, blende
         card = tuned_checkpoint.read_model_card(context.storage, models.llm)
         named[layout.LLM_KIND] = models.llm.rsplit("/", 1)[1]
         named["llm base"] = card.base
+        if card.ancestors:
+            named["llm ancestors"] = ", ".join(card.ancestors)
         prompt_parts += [card.as_json()["vocabulary"], card.events]
     return Provenance(
         users_in=data.users,

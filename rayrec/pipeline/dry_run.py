@@ -92,6 +92,8 @@ def _copies(context: RunContext) -> Iterator[str]:
 
 def _tuned(context: RunContext) -> str:
     found = [f"the LLM as of these dates; {_item_vectors(context)}"] if needs_tuned_llm(context) else []
+    if context.ancestors:
+        found[0] += f"; {len(context.ancestors)} may start from the model of an earlier run"
     found += [f"an adapter for {variant.read(Rerank).method}" for variant in tuned_text_rerankers(context)]
     return " and ".join(found) or "nothing: no arm uses a tuned LLM"
 

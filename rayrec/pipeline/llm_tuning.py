@@ -74,6 +74,7 @@ def tune_llms(context: RunContext, data: IngestResult, models: Sequence[ModelSet
             until=models[1].cutoff if one is models[0] and len(models) > 1 else None,
             factors=_item_factors(context, one) if one in missing else None,
             base=context.base,
+            ancestor=context.ancestors.get(one.cutoff),
         )
         for one, path in zip(models, paths, strict=True)
     ]
@@ -107,7 +108,8 @@ def _has_examples(context: RunContext, models: ModelSet, items: int) -> bool:
 def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
     """Tune (or reuse) the checkpoints of `specs` in sequence, in one group of workers, which takes long to start.
 
-    If the first is validated (`until`), the others run its best number of epochs. Raises as `tune_on_worker`.
+    If the first is validated (`until`), the others that start as it did, cold or warm, run its best number of epochs.
+    Raises as `tune_on_worker`.
     """
     if not all(tuned_checkpoint.exists(Storage(spec.root), spec.path) for spec in specs):
         run(partial(_tune_all, tuple(specs)), workers, "tune")
@@ -116,11 +118,10 @@ def tune(specs: Sequence[TuningSpec], workers: WorkerGroup) -> list[ModelCard]:
 
 def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
     """One epoch of a tuning, as a line for the terminal."""
-    planned = spec.stop_after or spec.settings.max_epochs
     validation = f"  validation {row['validation']:.3f}" if "validation" in row else ""
     speed = row["tokens"] / max(row["seconds"], 1e-9)
     as_of = datetime.fromtimestamp(spec.now / 1e6, UTC).date()
-    epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {planned}"
+    epoch = f"tune       as of {as_of}  epoch {row['epoch']:.0f} / {row['planned']:.0f}"
     settings = spec.settings
     chosen = (
         ""
@@ -131,12 +132,13 @@ def progress_line(row: Mapping[str, float], spec: TuningSpec) -> str:
 
 
 def _tune_all(specs: Sequence[TuningSpec], worker: Worker, report: ReportCallback) -> None:
-    epochs: int | None = None
+    cold: int | None = None  # epochs, as validated
+    warm: int | None = None
     for planned in specs:
-        spec = planned if epochs is None else replace(planned, stop_after=epochs)
+        spec = replace(planned, stop_after=cold, stop_after_warm=warm)
         card = tune_on_worker(spec, worker, partial(_report, report, spec))
         if planned.until is not None:
-            epochs = card.epochs
+            cold, warm = (None, card.epochs) if card.ancestors else (card.epochs, None)
 
 
 def _report(report: ReportCallback, spec: TuningSpec, row: Mapping[str, float]) -> None:
@@ -213,6 +215,7 @@ def _fingerprint(context: RunContext, one: ModelSet, models: Sequence[ModelSet])
             one.item_model,
             models[0].item_model,
             [m.cutoff for m in models],
+            [context.ancestors[m.cutoff].digest if m.cutoff in context.ancestors else None for m in models],
         ]
     )
 

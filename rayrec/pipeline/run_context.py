@@ -27,6 +27,7 @@ from rayrec.publishing.code_version import code_version
 from rayrec.publishing.records import InputRecord, RunRecord
 from rayrec.reranking.engines import engine_registry
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
+from rayrec.reranking.training.warm_start import Ancestor
 from rayrec.storage import Storage, hf_checkpoint, layout
 from rayrec.storage.checkpoint_source import changed, is_remote
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
@@ -232,6 +233,13 @@ class RunContext:
         tunes = any(variant.read(Rerank).method == "item_token" for variant in self.arms.variants("rerank"))
         return hf_checkpoint.base_model_id(folder, "tuning.base") if tunes and folder != "scratch" else None
 
+    @cached_property
+    def ancestors(self) -> dict[int, Ancestor]:
+        """The models that the tuning of the LLMs may start from, by cutoff; see rayrec.pipeline.llm_ancestors."""
+        from rayrec.pipeline.llm_ancestors import find_ancestors  # it needs this module
+
+        return find_ancestors(self)
+
     @property
     def checkpoint_sources(self) -> dict[str, str]:
         """Where the checkpoints of the config are, by source: the config key of each."""
@@ -248,8 +256,9 @@ class RunContext:
 
     @property
     def _checkpoint_inputs(self) -> tuple[InputRecord, ...]:
-        """These checkpoints, the base and the sentence encoder as inputs, without size."""
+        """These checkpoints, the base, the ancestors and the sentence encoder as inputs, without size."""
         more = {(self.config.tuning.base, self.base)} if self.base else set()
+        more |= {(ancestor.path, ancestor.digest) for ancestor in self.ancestors.values()}
         if self.encoder is not None:
             more.add((f"instruction.encoder: {self.config.instruction.encoder}", self.encoder.digest))
         return tuple(InputRecord(folder, 0, digest) for folder, digest in sorted({*self.checkpoints.values(), *more}))

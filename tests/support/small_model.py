@@ -23,8 +23,8 @@ def catalogue() -> pa.Table:
     return pa.table({"item_id": ids, "title": [f"Thing {code}" for code in range(300)]})
 
 
-def publish(root: Path, storage: Storage) -> ModelCard:
-    """`root`: a folder to build in. Weights are large enough for scores to differ visibly."""
+def publish(root: Path, storage: Storage, path: str = PATH) -> ModelCard:
+    """`root`: a folder to build in; `path`: of the checkpoint. Weights are large enough for scores to differ."""
     folder = root / "build"
     folder.mkdir()
     tokenizer = item_vocabulary.scratch_tokenizer([INSTRUCTION], catalogue()["title"].to_pylist(), len(KNOWN))
@@ -34,6 +34,7 @@ def publish(root: Path, storage: Storage) -> ModelCard:
     with torch.no_grad():
         lm.items.mul_(8)
     lm.export(folder)
-    card = ModelCard(vocab, tuple(KNOWN), SETTINGS.events, "scratch", "float32", {}, (), 1)
-    tuned_checkpoint.publish(folder, card, storage, PATH)
+    settings = SETTINGS.model_dump(mode="json")
+    card = ModelCard(vocab, tuple(KNOWN), SETTINGS.events, "scratch", "float32", settings, (), 1)
+    tuned_checkpoint.publish(folder, card, storage, path)
     return card

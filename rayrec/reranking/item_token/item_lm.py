@@ -115,14 +115,18 @@ class ItemLM(nn.Module):
         own: Tensor = self.items
         if self.new is not None:
             own = torch.cat([own, self.new.expand(self.vocabulary.items - len(own), -1)])
-        if self._named is None:
-            return own
+        return own if self._named is None else own + self.word_vectors()
+
+    def word_vectors(self) -> Tensor:
+        """The word part of the item vectors, [items, width]; zeros without `set_item_words`."""
         table = self.causal.get_input_embeddings().weight
+        if self._named is None:
+            return torch.zeros(self.vocabulary.items, self.width, device=self.items.device)
         word, start, weight = (p.to(table.device) for p in (self._named.word, self._named.start, self._named.weight))
         named: Tensor = nn.functional.embedding_bag(
             word, table, start, mode="sum", per_sample_weights=weight.to(table.dtype)
         )
-        return own + named
+        return named
 
     def forward(self, tokens: Tensor, vectors: Tensor | None = None) -> Tensor:
         """`vectors`: the result of `self.vectors()` if it is already computed."""
@@ -154,12 +158,15 @@ class ItemLM(nn.Module):
         causal.save_pretrained(str(folder), safe_serialization=True)
 
 
-def build(settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None) -> ItemLM:
-    """A new model, the same for the same settings. `longest`: tokens of the longest prompt; `tuned`: see ItemLM."""
+def build(
+    settings: Tuning, vocabulary: Vocabulary, longest: int, tuned: int | None = None, base: str | None = None
+) -> ItemLM:
+    """A new model, the same for the same settings. `longest`: tokens of the longest prompt; `tuned`: see ItemLM;
+    `base`: a folder to load instead of `settings.base`."""
     torch.manual_seed(derive_seed("model", settings.seed) % 2**63)
     if settings.base == "scratch":
         return ItemLM(_small_llama(settings, vocabulary, longest), vocabulary, tuned)
-    return ItemLM(_of_base(settings, longest), vocabulary, tuned)
+    return ItemLM(_of_base(settings, base or settings.base, longest), vocabulary, tuned)
 
 
 def base_digest(base: str) -> str:
@@ -202,13 +209,13 @@ def _small_llama(settings: Tuning, vocabulary: Vocabulary, longest: int) -> Any:
     )
 
 
-def _of_base(settings: Tuning, longest: int) -> Any:
+def _of_base(settings: Tuning, base: str, longest: int) -> Any:
     if settings.lora_rank:
-        model = hf_checkpoint.load_causal_lm_with_lora(settings.base, settings.lora_rank, "tuning.base")
+        model = hf_checkpoint.load_causal_lm_with_lora(base, settings.lora_rank, "tuning.base")
         model.enable_input_require_grads()
     else:
         # Half precision would round small tuning steps away.
-        model = hf_checkpoint.load_causal_lm(settings.base, "tuning.base", dtype=torch.float32)
+        model = hf_checkpoint.load_causal_lm(base, "tuning.base", dtype=torch.float32)
         if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
             model.get_output_embeddings().requires_grad_(False)  # it predicts only items
     most = model.config.get_text_config().max_position_embeddings

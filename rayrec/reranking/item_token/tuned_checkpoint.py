@@ -43,6 +43,9 @@ class ModelCard:
     facets: FacetScheme | None = None  # that a request may name; None: tuned without requests
     data_selection: Mapping[str, Any] | None = None  # method, budget, users, of; None: tuned on all users
     logit_scale: float = 1.0  # of hidden states times item vectors (see ItemLM)
+    own_vectors: int | None = None  # the first so many items have a vector of their own; None: all
+    ancestors: tuple[str, ...] = ()  # fingerprints of the models that it was warm-started from, newest first
+    shift: float | None = None  # of consumption since the ancestor, which was considered; None: there was none
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "format": FORMAT}
@@ -53,6 +56,7 @@ class ModelCard:
         fields["vocabulary"] = Vocabulary(**fields["vocabulary"])
         fields["item_ids"] = tuple(fields["item_ids"])
         fields["curve"] = tuple(fields["curve"])
+        fields["ancestors"] = tuple(fields.get("ancestors", ()))
         fields["known_words"] = None if fields.get("known_words") is None else tuple(fields["known_words"])
         fields["facets"] = None if fields.get("facets") is None else FacetScheme.from_json(fields["facets"])
         return cls(**fields)

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import pyarrow as pa
 import torch
 
 from rayrec.numerics.collectives import Worker
@@ -88,10 +87,12 @@ def _after_epoch(
 
 def _card(prepared: PreparedTuning, loop: TuningLoop, selection: DataSelection | None) -> ModelCard:
     spec, augmentation, word_filter = prepared.spec, prepared.task.augmentation, prepared.word_filter
-    curve = tuple({key: value for key, value in row.items() if key != "seconds"} for row in loop.progress.curve)
+    curve = tuple(
+        {key: value for key, value in row.items() if key not in ("seconds", "planned")} for row in loop.progress.curve
+    )
     return ModelCard(
         vocabulary=prepared.layout.vocabulary,
-        item_ids=tuple(spec.catalogue["item_id"].take(pa.array(prepared.codes)).to_pylist()),
+        item_ids=prepared.item_ids,
         events=spec.settings.events,
         base=item_lm.base_digest(spec.settings.base),
         dtype=str(loop.model.causal.dtype).removeprefix("torch."),
@@ -102,4 +103,13 @@ def _card(prepared: PreparedTuning, loop: TuningLoop, selection: DataSelection |
         facets=None if augmentation is None else augmentation.simulator.facets.scheme,
         data_selection=None if selection is None else selection.as_json(),
         logit_scale=loop.model.logit_scale,
+        own_vectors=prepared.tuned,
+        ancestors=_ancestry(prepared),
+        shift=prepared.shift,
     )
+
+
+def _ancestry(prepared: PreparedTuning) -> tuple[str, ...]:
+    if prepared.ancestor is None or prepared.spec.ancestor is None:
+        return ()
+    return (prepared.spec.ancestor.path.rsplit("/", 1)[1], *prepared.ancestor.card.ancestors)

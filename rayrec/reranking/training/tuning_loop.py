@@ -96,6 +96,7 @@ class TuningLoop:
             loss, tokens = self._epoch()
             progress.epoch += 1
             row = {"epoch": progress.epoch, "loss": loss, "tokens": tokens, "seconds": time.monotonic() - started}
+            row["planned"] = last
             if self._validation is not None:
                 # All workers must stop at the same epoch, although their last bits may differ.
                 row["validation"] = self._worker.broadcast_first(self.validate())

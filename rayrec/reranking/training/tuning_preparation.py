@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from rayrec.instructions.templates import InstructionRenderer, Templates
 from rayrec.instructions.vocabulary_filter import InVocabularyFilter
 from rayrec.numerics.bottom_k_sample import BottomKSample
 from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
-from rayrec.reranking.item_token import item_lm, item_vocabulary
+from rayrec.reranking.item_token import item_lm, item_vocabulary, tuned_checkpoint
 from rayrec.reranking.item_token.prompt_layout import PromptLayout
+from rayrec.reranking.item_token.tuned_checkpoint import LocalCheckpoint
 from rayrec.reranking.training.request_augmentation import RequestAugmentation
 from rayrec.reranking.training.tuning_examples import Int, Sequences, item_counts
 from rayrec.reranking.training.tuning_loop import TuningTask
+from rayrec.reranking.training.warm_start import Ancestor, consumption_shift, start_from
 from rayrec.storage import Storage
 from rayrec.storage.concurrent_reads import read_in_order
 from rayrec.storage.tables import read_arrow
@@ -58,6 +60,8 @@ class TuningSpec:
     now: int
     until: int | None = None
     stop_after: int | None = None
+    stop_after_warm: int | None = None  # the same for a warm start
+    ancestor: Ancestor | None = None  # a model to start from, unless consumption has shifted
     factors: npt.NDArray[np.float32] | None = None  # [catalogue, k] to initialise item vectors
     templates: Templates | None = None  # for prompts with requests; None: no requests
     held_out_pairs: Int | None = None  # [n, 2] facet pairs excluded from prompts, held out for a test
@@ -75,12 +79,23 @@ class PreparedTuning:
     word_tokenizer: item_vocabulary.WordTokenizer
     word_filter: InVocabularyFilter | None
     task: TuningTask
+    tokenizer_json: Path
+    ancestor: LocalCheckpoint | None  # what the model starts from
+    shift: float | None  # of consumption since the ancestor that was considered
+
+    @property
+    def item_ids(self) -> tuple[str, ...]:
+        """In the order of item tokens."""
+        return tuple(self.spec.catalogue["item_id"].take(pa.array(self.codes)).to_pylist())
 
     def initial_model(self) -> item_lm.ItemLM:
         """The model before tuning, always the same."""
-        lm = item_lm.build(self.spec.settings, self.layout.vocabulary, self.layout.tokens, self.tuned)
+        base = None if self.ancestor is None else self.ancestor.folder
+        lm = item_lm.build(self.spec.settings, self.layout.vocabulary, self.layout.tokens, self.tuned, base)
         _init_items(lm, self.spec, self.codes, self.word_tokenizer)
-        if self.spec.settings.base != "scratch":
+        if self.ancestor is not None:
+            start_from(lm, self.ancestor, self.item_ids, self.tokenizer_json)
+        elif self.spec.settings.base != "scratch":
             lm.scale_logits(_sample_prompts(self.layout))
         return lm
 
@@ -105,6 +120,10 @@ def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
     word_filter = InVocabularyFilter(known) if simulator and settings.base == "scratch" else None
     filtered = item_vocabulary.WordTokenizer(path, vocabulary, settings.instruction_tokens, word_filter)
     augmentation = None if simulator is None else _augmentation(spec, simulator, filtered, tuned)
+    task = _task(spec, tables, codes, augmentation)
+    ancestor, shift = _ancestor(spec, storage, task)
+    if ancestor is not None:
+        task = replace(task, settings=settings.as_warm(), stop_after=spec.stop_after_warm)
     return PreparedTuning(
         spec,
         codes,
@@ -112,8 +131,23 @@ def prepare(spec: TuningSpec, storage: Storage, folder: Path) -> PreparedTuning:
         PromptLayout(vocabulary, words, settings.events, longest),
         plain,
         word_filter,
-        _task(spec, tables, codes, augmentation),
+        task,
+        path,
+        ancestor,
+        shift,
     )
+
+
+def _ancestor(spec: TuningSpec, storage: Storage, task: TuningTask) -> tuple[LocalCheckpoint | None, float | None]:
+    """The model to start from, and the shift since `spec.ancestor`."""
+    if spec.ancestor is None:
+        return None, None
+    shift = consumption_shift(task.events, spec.ancestor.cutoff, spec.now)
+    if shift > spec.settings.warm_start_max_shift:
+        message = "tune: consumption has shifted by %.2f (tuning.warm_start_max_shift %.2f): a cold start"
+        _LOG.warning(message, shift, spec.settings.warm_start_max_shift)
+        return None, shift
+    return tuned_checkpoint.fetch_checkpoint(storage, spec.ancestor.path), shift
 
 
 def _users(spec: TuningSpec, storage: Storage) -> pa.Table:
