@@ -21,6 +21,7 @@ JOBS = (
     "push",
     "fit",
     "tune",
+    "merge",
     "teach",
     "embed",
     "forget",

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from rayrec.blending.acceptance import AcceptanceCurve
 from rayrec.blending.blend_features import (
     LLM,
     USER_FEATURES,
@@ -73,6 +74,7 @@ class Blender:
     gains: tuple[ScorerGain, ...] = ()  # empty for default weights
     correction: ScoreCorrection | None = None  # of a blending method other than `logit`; added to all scores
     feedback: Mapping[str, float] = field(default_factory=dict)  # counts of the feedback it has learned from
+    acceptance: AcceptanceCurve | None = None  # if an arm has `slate.min_probability`, and there were examples
 
     @classmethod
     def default(cls, personalized: Sequence[str], item_features: Sequence[str] = ()) -> Self:
@@ -172,6 +174,8 @@ class Blender:
             found["feedback"] = dict(self.feedback)
         if self.correction is not None:
             found["correction"] = {"method": self.correction.name, **self.correction.to_dict()}
+        if self.acceptance is not None:
+            found["acceptance"] = self.acceptance.to_dict()
         return found
 
     @classmethod
@@ -189,6 +193,7 @@ class Blender:
             tuple(ScorerGain(**gain) for gain in content["gains"]),
             BLENDING_METHODS.lookup(found["method"]).from_dict(found) if (found := content.get("correction")) else None,
             dict(content.get("feedback", {})),
+            AcceptanceCurve.from_dict(curve) if (curve := content.get("acceptance")) else None,
         )
 
 

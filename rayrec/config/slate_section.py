@@ -99,6 +99,10 @@ class Slate(Section):
     exploration_floor: float = Field(0.0, ge=0, lt=1)
     """Probability, at each of the first 20 ranks, of a uniform draw from the candidates of all arms instead of the
     policy's choice; with it the arm's feedback supports estimates of arms with other candidates. 0: none."""
+    min_probability: float = Field(0.0, ge=0, lt=1)
+    """Withholds candidates whose calibrated probability of being consumed within `blend.horizon_days` is lower, before
+    the policy draws. Slates get shorter; each user's best candidate stays, and so do those of users on the fallback.
+    0: nothing is withheld."""
     rules: Rules = Rules()
     """Rules of every slate."""
     diversity: DiversitySettings = Field(default_factory=DiversitySettings)

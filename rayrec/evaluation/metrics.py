@@ -22,6 +22,7 @@ from rayrec.numerics.types import Bools, Float64s, Int32s, Int64s
 METRICS = ("recall@10", "recall@50", "ndcg@10", "hr@1", "hr@10", "mrr")
 OUTCOMES = ("conversion", "consumed", "hits@10")  # of a split experiment: not normalised by what a user consumed
 ADJUSTED = {"conversion_cuped": "conversion", "consumed_cuped": "consumed"}  # adjusted for past activity
+SHOWN = ("precision", "shown")  # where an arm withholds ranks: consumed items a rank shown; ranks shown
 COVERAGE_AT = 10
 
 
@@ -129,6 +130,17 @@ def outcome_metrics(found: UserMetrics, relevant: RelevantItems) -> dict[str, Fl
     consumed = np.diff(relevant.matrix.indptr).astype(np.float64)
     hits = found.values["recall@10"] * consumed
     return {"conversion": (consumed > 0).astype(float), "consumed": consumed, "hits@10": np.nan_to_num(hits)}
+
+
+def shown_metrics(slates: pa.Table, relevant: RelevantItems) -> dict[str, Float64s]:
+    """SHOWN of the users of `relevant`, [users]; precision is NaN without a slate. Arguments as of `user_metrics`."""
+    row, item = _codes(slates["user_id"], relevant.user_id), _codes(slates["item_id"], relevant.item_id)
+    row, item = row[row >= 0], item[row >= 0]
+    shown = np.bincount(row, minlength=len(relevant)).astype(np.float64)
+    hit = (item >= 0) & _member(relevant.matrix, row, np.maximum(item, 0))
+    hits = np.bincount(row[hit], minlength=len(relevant))
+    precision = np.divide(hits, shown, out=np.full(len(relevant), np.nan), where=shown > 0)
+    return dict(zip(SHOWN, (precision, shown), strict=True))
 
 
 def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Float64s]:

@@ -65,6 +65,12 @@ class PublishedRun:
     def retrieval(self) -> Retrieval:
         return Retrieval.model_validate(self.manifest.fingerprinted_settings["retrieval"])
 
+    @property
+    def withholds(self) -> bool:
+        """Whether any arm has `slate.min_probability`."""
+        sections = [self.manifest.fingerprinted_settings, *self.arm_settings.values()]
+        return any((section.get("slate") or {}).get("min_probability") for section in sections)
+
     @cached_property
     def model(self) -> ItemModel | None:
         """The item model of the run; None if it was deleted: then only the arms are evaluated."""

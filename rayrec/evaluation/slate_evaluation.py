@@ -24,7 +24,7 @@ from rayrec.errors import ConfigError, DataError
 from rayrec.evaluation.beyond_accuracy import beyond_accuracy
 from rayrec.evaluation.comparison import COMPARISON, compare, holm_adjusted
 from rayrec.evaluation.cuped import adjust
-from rayrec.evaluation.metrics import ADJUSTED, RelevantItems, UserMetrics, outcome_metrics, user_metrics
+from rayrec.evaluation.metrics import ADJUSTED, RelevantItems, UserMetrics, outcome_metrics, shown_metrics, user_metrics
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.published_run import PublishedRun, is_participant
 from rayrec.evaluation.segments import SegmentFeatures, segments
@@ -198,6 +198,8 @@ def _evaluate_shard(
 
     def metrics_of(system: str, table: pa.Table, rows: Int64s) -> UserMetrics:
         found = user_metrics(system, table, relevant.take(rows))
+        if published.withholds and system in published.manifest.arms:
+            found = replace(found, values=found.values | shown_metrics(table, relevant.take(rows)))
         beyond = beyond_accuracy(found.top, published.item_statistics, category_shares[rows])
         return replace(found, values=found.values | beyond, rows=rows + before)
 

@@ -13,6 +13,7 @@ of the consumed items. With the request, only items that satisfy it are labels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,10 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Dataset
 
+from rayrec.blending.acceptance import fit_acceptance
 from rayrec.blending.blend_fitting import TrainingWindow, fit_blender
 from rayrec.blending.blender import Blender
 from rayrec.blending.score_correction import with_correction
-from rayrec.config import Rerank
+from rayrec.config import Rerank, Slate
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_consumed, is_training_user
 from rayrec.data.schemas import (
     CONSUMED,
@@ -58,6 +60,7 @@ from rayrec.storage import artifacts, layout
 from rayrec.storage.tables import read_arrow, read_parquet, write_arrow
 
 BLENDER = "blend"
+_LOG = logging.getLogger(__name__)
 
 Bools = npt.NDArray[np.bool_]
 
@@ -128,7 +131,14 @@ def blender_fingerprint(context: RunContext, variant: Variant, past: Sequence[Mo
     if context.config.blend.feedback is not None:
         log = [(record.path, record.size, record.version) for record in context.feedback_inputs.records]
         examples.append([context.config.fingerprinted_settings()["feedback"], log])
-    return digest([variant.name, models, blend, context.data_fingerprint, requests, checkpoint, examples])
+    curve = [variant.read(Rerank).promotion_cap] if _withholds(context, variant) else []
+    return digest([variant.name, models, blend, context.data_fingerprint, requests, checkpoint, examples, *curve])
+
+
+def _withholds(context: RunContext, variant: Variant) -> bool:
+    """Whether an arm of this rerank variant has `slate.min_probability`."""
+    paths = (path for path in context.arms if path.at("rerank").name == variant.name)
+    return any(path.at("slate").read(Slate).min_probability for path in paths)
 
 
 def write_training_examples(spec: TrainingSpec, *, rerank: bool = True, name: str = "blend") -> None:
@@ -198,9 +208,10 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
     parent = next(v for v in context.arms.variants("retrieve") if v.name == variant.parent)
     scoring_request = variant.name if uses_llm(variant) else None
     personalized = [source.name for source in retriever_specs(parent) if source.retriever.personalized]
-    windows, rewarded, used = [], [], 0
+    windows, every, rewarded, used = [], [], [], 0
+    withholds = _withholds(context, variant)
     for models in spec.scoring.models:
-        tables = _read_examples(spec, models.cutoff, parent.name, scoring_request, personalized)
+        tables = _read_examples(spec, models.cutoff, parent.name, scoring_request, personalized, every_user=withholds)
         if not tables:
             continue
         table = pa.concat_tables(tables).sort_by("user_id").combine_chunks()
@@ -210,13 +221,25 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
         model = worker_cache(context).item_model_parts(models.item_model)
         window = TrainingWindow(table, consumed.like(consumed.values > 0), item_features(model))
         windows.append(window.filter(_any(window.consumed)))
+        if withholds:
+            every.append(window.filter(_without_request(table)))
         if spec.feedback:
             target = Ragged.from_arrow(table[FEEDBACK_TARGET])
             used += int(np.count_nonzero(target.values))
             rewarded.append(replace(window, consumed=target, weighted=True).filter(_any(target)))
     blend = context.config.blend
+
+    def fit(of: Sequence[TrainingWindow]) -> Blender:
+        blender = fit_blender(of, personalized, blend.l2, blend.content_features, NAMES)
+        return with_correction(blender, of, blend.method, blend.settings)
+
     blender = fit_blender([*windows, *rewarded], personalized, blend.l2, blend.content_features, NAMES)
     blender = with_correction(blender, windows, blend.method, blend.settings)
+    if withholds:
+        curve = fit_acceptance(every, fit, variant.read(Rerank).promotion_cap)
+        if curve is None:
+            _LOG.warning("blend: there are no examples to calibrate on, so slate.min_probability withholds nothing")
+        blender = replace(blender, acceptance=curve)
     if spec.feedback:
         counts = read_parquet(context.storage, layout.feedback_counts_path(feedback_targets.folder(context)))
         known = counts_by_arm(counts.cast(RUN_STATISTICS), FEEDBACK).get(ALL_ARMS, {})
@@ -225,10 +248,16 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
 
 
 def _read_examples(
-    spec: TrainingSpec, cutoff: int, variant: str, scoring_request: str | None, personalized: Sequence[str]
+    spec: TrainingSpec,
+    cutoff: int,
+    variant: str,
+    scoring_request: str | None,
+    personalized: Sequence[str],
+    *,
+    every_user: bool = False,
 ) -> list[pa.Table]:
     """One table per shard that has rows of this retrieve variant and scoring request: the users who consumed one of
-    their candidates or were rewarded for one, and what the blender reads of them."""
+    their candidates or were rewarded for one, or `every_user`, and what the blender reads of them."""
     context = spec.scoring.context
     unread = {"source", *(f"score.{name}" for name in _sources(context) if name not in personalized)}
     found = []
@@ -239,7 +268,7 @@ def _read_examples(
             users = _any(Ragged.from_arrow(table[CONSUMED]))
             if spec.feedback:
                 users |= _any(Ragged.from_arrow(table[FEEDBACK_TARGET]))
-            found.append(table.filter(pa.array(users)))
+            found.append(table.filter(pa.array(users | every_user)))
     return found
 
 
@@ -262,6 +291,12 @@ def candidate_targets(examples: pa.Table, candidate: Ragged, given: pa.Table) ->
     plain = examples[SIMULATED_REQUEST].combine_chunks().is_null().to_numpy(zero_copy_only=False)
     result: Float32s = np.where((key[place] == wanted) & plain[candidate.rows], found, np.float32(0))
     return result
+
+
+def _without_request(table: pa.Table) -> Bools:
+    """Which examples [rows] have no simulated request."""
+    missing: Bools = pc.is_null(table[SIMULATED_REQUEST]).to_numpy()
+    return missing
 
 
 def _sources(context: RunContext) -> set[str]:

@@ -1,7 +1,7 @@
 """Slate assembly: SLATE rows of one arm and shard from scored candidates.
 
 candidate_pool   all candidates with blended scores; cold-start users in the order of the fallback source
-apply_rules      filter by the rules and diversify: the deterministic input of the policy
+apply_rules      filter by the rules and `slate.min_probability`, and diversify: the deterministic input of the policy
 select           draw slates from the policy with exact propensities, and insert pinned items
 to_slates        build SLATE rows
 
@@ -27,6 +27,7 @@ from rayrec.data.schemas import SLATE
 from rayrec.errors import ConfigError
 from rayrec.numerics.hashing import derive_seed, digest
 from rayrec.numerics.ragged import Ragged
+from rayrec.numerics.top_k import best
 from rayrec.numerics.types import Bools, Float32s
 from rayrec.slates.diversity import Diversifier, diversify, make_diversifier
 from rayrec.slates.exploration_floor import EXPLORATION, ExplorationFloor, extended, with_other_candidates
@@ -83,6 +84,7 @@ class SlateAssembler:
     depth: int = 0  # number of each user's best candidates that are diversified
     fallback: Fallback | None = None
     max_promotion: int | None = None  # ranks that the LLM may move a candidate up; None: no limit
+    min_probability: float = 0.0  # candidates with a smaller calibrated probability are withheld
 
     @classmethod
     def of(
@@ -116,6 +118,7 @@ class SlateAssembler:
             depth=slate.diversity.depth or 2 * slate.size,
             fallback=Fallback(cold.source, cold.below_events) if cold else None,
             max_promotion=max_promotion,
+            min_probability=slate.min_probability,
         )
 
     def __call__(self, table: pa.Table, arm: str) -> pa.Table:
@@ -134,9 +137,24 @@ class SlateAssembler:
         theirs = Ragged.from_arrow(table[f"score.{self.fallback.source}"])
         return replace(pool, scored=replace(pool.scored, scores=reorder_by(theirs, own, cold)), cold=cold)
 
+    def _eligible(self, pool: CandidatePool) -> Bools | None:
+        """The candidates that the rules admit and `min_probability` does not withhold; None: all. Each user's best one
+        that the rules admit is shown, and so are those of cold users."""
+        admitted = self.rules.eligible(pool.scored) if self.rules.names else None
+        curve, scores = self.blend.acceptance, pool.blend_scores
+        if curve is None or not self.min_probability:
+            return admitted
+        shown: Bools = curve(scores) >= self.min_probability
+        left = scores.values if admitted is None else np.where(admitted, scores.values, -np.inf).astype(np.float32)
+        shown[best(scores.like(left), 1).values] = True
+        if pool.cold is not None:
+            shown |= pool.cold[scores.rows]
+        return shown if admitted is None else shown & admitted
+
     def apply_rules(self, found: CandidatePool) -> CandidatePool:
-        """Apply the rules and the diversifier."""
-        pool = found.filter(self.rules.eligible(found.scored)) if self.rules.names else found
+        """Apply the rules, `slate.min_probability` and the diversifier."""
+        eligible = self._eligible(found)
+        pool = found if eligible is None else found.filter(eligible)
         if self.diversity is None:
             return pool
         warm = np.ones(len(pool.scored), np.bool_) if pool.cold is None else ~pool.cold

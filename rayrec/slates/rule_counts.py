@@ -1,4 +1,5 @@
 """Rule counts: how many slates each rule changes, and how many slates the rules leave too short.
+`slate.min_probability` counts as one.
 
 They are measured on greedy slates: with exploration, any removed candidate shifts the random draws, so every rule would
 seem to change slates. Each rule is removed on its own while the others stay.
@@ -15,17 +16,22 @@ from rayrec.numerics.types import Bools
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
 from rayrec.slates.slate_rules import PINNED
 
-SHORT = "short"
+SHORT, WITHHELD = "short", "min_probability"
 
 
 def rule_effects(stage: SlateAssembler, found: CandidatePool, arranged: CandidatePool) -> dict[str, int]:
     """Number of slates by the rule that changes them, and `short`: slates below `slate.size` only because of the rules.
     Zeros are included.
     """
-    if not stage.rules.names:
+    withholds = bool(stage.min_probability and stage.blend.acceptance)
+    if not stage.rules.names and not withholds:
         return {}
     chosen = stage.greedy_slates(arranged).code
     counts = {name: _changed(stage, name, found, chosen) for name in stage.rules.names}
+    if withholds:
+        everyone, without = np.ones(len(found.scored), np.bool_), replace(stage, min_probability=0.0)
+        shown = without.greedy_slates(without.apply_rules(found)).code
+        counts[WITHHELD] = int(_different(chosen, everyone, shown).sum())
     could = np.minimum(found.scored.scores.lengths, stage.size)
     return {**counts, SHORT: int((chosen.lengths < could).sum())}
 

@@ -21,6 +21,7 @@ from rayrec.reranking.item_token.item_head import ItemHead
 from rayrec.reranking.item_token.item_vocabulary import scratch_tokenizer
 from rayrec.reranking.training.tuning_loop import TuningLoop
 from rayrec.reranking.training.tuning_preparation import prepare
+from rayrec.reranking.training.warm_start import Ancestor
 from rayrec.storage import Storage
 
 
@@ -112,3 +113,14 @@ def test_adapters_and_new_rows_have_learning_rates_of_their_own(tmp_path: Path, 
     moved = {name for name, p in loop.model.trainable_parameters().items() if not torch.equal(p.detach(), before[name])}
     assert {name for name in moved if "lora_B" in name}
     assert not {name for name in moved if not name.startswith("causal.")}
+
+
+@pytest.mark.parametrize("rank", [pytest.param(4, id="LoRA"), pytest.param(0, id="in full")])
+def test_a_warm_start_begins_where_the_tuned_base_ended(tmp_path: Path, base: Path, rank: int) -> None:
+    tuning = settings(base=str(base), epochs=1, lora_rank=rank, warm_start_max_shift=1.0, base_learning_rate=1e-2)
+    given = replace(spec(tmp_path, pairs_shop(40), settings=tuning), now=NOW // 2, until=NOW)
+    (ended,) = run(given).curve
+    warm = replace(given, path="models/llm/warm", ancestor=Ancestor(given.path, given.now, "digest"))
+    prepared = prepare(warm, Storage(given.root), tmp_path / "warm")
+    first = TuningLoop(prepared.initial_model(), prepared.layout, prepared.task, Worker()).validate()
+    assert first == pytest.approx(ended["validation"], abs=1e-3)

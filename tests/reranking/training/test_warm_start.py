@@ -43,9 +43,9 @@ def validation(one: PreparedTuning) -> float:
     return TuningLoop(one.initial_model(), one.layout, one.task, Worker()).validate()
 
 
-@pytest.fixture(params=["random", "text"])
-def ancestor(request: pytest.FixtureRequest, tmp_path: Path) -> TuningSpec:
-    given = spec(tmp_path, pairs_shop(), settings=settings(item_init=request.param, epochs=2))
+@pytest.fixture
+def ancestor(tmp_path: Path) -> TuningSpec:
+    given = spec(tmp_path, pairs_shop(60), settings=settings(item_init="text", epochs=2))
     rows = len(given.catalogue)
     whole = given.catalogue.append_column("available", [[True] * rows])
     whole = whole.append_column("attributes", pa.array([[]] * rows, pa.map_(pa.string(), pa.string())))
