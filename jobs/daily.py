@@ -28,7 +28,7 @@ from rayrec.storage import layout
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what is done and what would run, and stop.")]
 
-Cold = Annotated[bool, typer.Option("--cold", help="Tune from the beginning: the same as --set tuning.warm_start=off.")]
+Cold = Annotated[bool, typer.Option("--cold", help="Tune from the beginning: the same as --set tuning.warm_start=none.")]
 
 
 def daily(
@@ -40,7 +40,7 @@ def daily(
     print_config: PrintConfig = False,
 ) -> None:
     """Publish the slates of one date."""
-    overrides = [*(overrides or ()), *(["tuning.warm_start=off"] if cold else ())]
+    overrides = [*(overrides or ()), *(["tuning.warm_start=none"] if cold else ())]
     context = RunContext(settings(config, overrides, print_config), as_date(date))
     console = results_console()
     if dry_run:

@@ -76,7 +76,7 @@ class Tuning(Section):
     """Selection of training users: all, or `selection_budget` of them, chosen for the users who acted last."""
     selection_budget: float = Field(1.0, gt=0, le=1)
     """Share of users to select; below 1 if and only if `data_selection` is not `all`."""
-    warm_start: Literal["off", "auto"] = "off"
+    warm_start: Literal["none", "auto"] = "none"
     """`auto`: start from the newest earlier published run's tuned model, if it has the same architecture and code
     version, no user was erased since, and consumption has not shifted. Publishing an earlier date later changes the
     run's inputs."""

@@ -229,7 +229,8 @@ def _fit_blender(spec: TrainingSpec, variant: Variant, fingerprint: str) -> None
             rewarded.append(replace(window, consumed=target, weighted=True).filter(_any(target)))
     blend = context.config.blend
 
-    def fit(of: Sequence[TrainingWindow]) -> Blender:
+    def fit(given: Sequence[TrainingWindow]) -> Blender:
+        of = [window.filter(_any(window.consumed)) for window in given]
         blender = fit_blender(of, personalized, blend.l2, blend.content_features, NAMES)
         return with_correction(blender, of, blend.method, blend.settings)
 

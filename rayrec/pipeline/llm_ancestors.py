@@ -23,7 +23,7 @@ MOST_GENERATIONS = 30
 
 def find_ancestors(context: RunContext) -> dict[int, Ancestor]:
     """The ancestor of each of the run's cutoffs that has one; they are inputs of the run."""
-    if context.config.tuning.warm_start == "off" or not needs_tuned_llm(context):
+    if context.config.tuning.warm_start == "none" or not needs_tuned_llm(context):
         return {}
     published = [day for day in published_dates(context.storage.root) if day < context.date]
     found = {}

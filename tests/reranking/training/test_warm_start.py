@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pyarrow as pa
 import pytest
 import small_model
 import torch
+from one_process import without_ray
+from tiny_runs import TinyShop
 from tuning_cases import NOW, pairs_shop, run, settings, spec
 
 from rayrec.config import Config
@@ -19,9 +22,12 @@ from rayrec.data.erasure_list import ErasureList
 from rayrec.data.schemas import MICROSECONDS_PER_DAY
 from rayrec.numerics.collectives import Worker
 from rayrec.numerics.ragged import Ragged
-from rayrec.pipeline import llm_ancestors
+from rayrec.pipeline import llm_ancestors, llm_tuning
+from rayrec.pipeline.interaction_ingest import ingest
+from rayrec.pipeline.item_model_fitting import fit_item_models
 from rayrec.pipeline.run_context import RunContext, microseconds
 from rayrec.publishing.records import Manifest, UserCounts
+from rayrec.ray_support.training_workers import WorkerGroup
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.training.tuning_examples import Sequences
 from rayrec.reranking.training.tuning_loop import TuningLoop
@@ -142,8 +148,8 @@ def context(tmp_path: Path) -> RunContext:
     return made
 
 
-def published(storage: Storage, day: date, code_version: str) -> None:
-    models, none = {layout.LLM_KIND: "first"}, UserCounts(0, 0)
+def published(storage: Storage, day: date, code_version: str, llm: str = "first") -> None:
+    models, none = {layout.LLM_KIND: llm}, UserCounts(0, 0)
     manifest = Manifest(day, "", "", "", "", "", code_version, {}, models, "", 1, (), none, 0, {}, {}, {}, (), ())
     storage.write(layout.manifest_path(day), manifest.to_json())
 
@@ -154,7 +160,7 @@ def test_ancestors_know_nothing_after_the_cutoff(context: RunContext) -> None:
     at = {day: microseconds(date(2011, 8, day)) for day in (20, 24, 30, 31)}
     assert days == {at[24]: at[20], at[31]: at[30]}  # of 17 August there is none
     assert {(one.path, one.version) for one in context.record.inputs} >= {(a.path, a.digest) for a in found.values()}
-    cold = context.config.model_copy(update={"tuning": context.config.tuning.model_copy(update={"warm_start": "off"})})
+    cold = context.config.model_copy(update={"tuning": context.config.tuning.model_copy(update={"warm_start": "none"})})
     assert RunContext(cold, context.date).record.run_id != context.record.run_id
     assert llm_ancestors.find_ancestors(replace(context, config=cold)) == {}
 
@@ -169,3 +175,30 @@ def test_stale_models_and_those_of_other_code_are_no_ancestors(context: RunConte
 def test_models_tuned_under_another_erasure_list_are_no_ancestors(context: RunContext) -> None:
     listed = replace(context, given_erasure_list=ErasureList(b"salt", frozenset({"token"})))
     assert llm_ancestors.find_ancestors(listed) == {}
+
+
+def here(work: Callable[..., Any], workers: WorkerGroup, name: str) -> None:
+    """Stands for a group of training workers: one, in this process."""
+    work(Worker(), lambda row, line: None)
+
+
+def test_a_run_tunes_from_the_model_of_the_date_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = TinyShop.make(tmp_path, users=60)
+    shape = "layers: 1, width: 32, heads: 1, feedforward: 64"
+    small = f"tuning={{{shape}, epochs: 3, warm_start: auto, warm_start_max_shift: 1}}"
+    later = shop.context(tmp_path / "out", "rerank.method=item_token", "blend.cutoffs=0", small)
+    monkeypatch.setattr(llm_tuning, "run", here)
+    monkeypatch.setattr(llm_tuning, "training_workers", lambda resources, gpus: WorkerGroup())
+    monkeypatch.setattr(llm_tuning, "placeable_cpus", lambda wanted: wanted)
+    monkeypatch.setattr(llm_tuning, "gather", lambda tasks, name: tasks)  # no earlier cutoff is checked
+    cards = []
+    with without_ray():
+        for context in (replace(later, date=later.date - timedelta(days=1)), later):
+            data = ingest(context)
+            (model,) = llm_tuning.tune_llms(context, data, fit_item_models(context, data))
+            cards.append(tuned_checkpoint.read_model_card(context.storage, str(model.llm)))
+            published(context.storage, context.date, context.code_version, str(model.llm).rsplit("/", 1)[1])
+    first, second = cards
+    assert first.ancestors == ()
+    assert second.ancestors == (later.ancestors[later.cutoff].path.rsplit("/", 1)[1],)
+    assert (len(first.curve), len(second.curve)) == (3, 1)
