@@ -28,7 +28,7 @@ from rayrec.storage import layout
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what is done and what would run, and stop.")]
 
-Cold = Annotated[bool, typer.Option("--cold", help="Tune from the beginning: the same as --set tuning.warm_start=none.")]
+Cold = Annotated[bool, typer.Option("--cold", help="Tune anew, as with --set tuning.warm_start=none.")]
 
 
 def daily(
