@@ -55,8 +55,11 @@ def placement_notes(context: RunContext, has: Capacity) -> tuple[str, ...]:
 
 def dtype_notes(context: RunContext, cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     """The text rerankers that `rerank.dtype: auto` runs in float32 on this machine's CPU, although it has units for
-    bfloat16 (AMX)."""
-    if context.config.resources.rerank_num_gpus or not cpuinfo.exists() or "amx_bf16" not in cpuinfo.read_text():
+    bfloat16."""
+    if context.config.resources.rerank_num_gpus or not cpuinfo.exists():
+        return ()
+    flags = set(cpuinfo.read_text().split())
+    if flags.isdisjoint(("amx_bf16", "avx512_bf16")):
         return ()
     methods = [variant.read(Rerank) for variant in context.arms.variants("rerank")]
     here = [method for method in methods if method.is_text_scorer and _is_here(str(method.checkpoint))]

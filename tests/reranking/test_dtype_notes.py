@@ -27,21 +27,21 @@ def checkpoint(folder: Path, content: dict[str, Any]) -> Path:
     return folder
 
 
-@pytest.fixture
-def amx(tmp_path: Path) -> Path:
-    (tmp_path / "cpuinfo").write_text("flags : fpu avx512f amx_bf16 amx_tile\n")
+@pytest.fixture(params=["amx_bf16 amx_tile", "avx512_bf16"])
+def quick(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    (tmp_path / "cpuinfo").write_text(f"flags : fpu avx512f {request.param}\n")
     return tmp_path / "cpuinfo"
 
 
-def test_float32_is_said_where_bfloat16_is_faster(tmp_path: Path, amx: Path) -> None:
+def test_float32_is_said_where_bfloat16_is_faster(tmp_path: Path, quick: Path) -> None:
     folder = checkpoint(tmp_path, {"dtype": "float32"})
-    (note,) = dtype_notes(context(folder), amx)
+    (note,) = dtype_notes(context(folder), quick)
     assert "computes pointwise in float32" in note
     plain = tmp_path / "other"
     plain.write_text("flags : fpu avx2\n")
     assert dtype_notes(context(folder), plain) == ()
-    assert dtype_notes(context(folder, dtype="float32"), amx) == ()  # chosen
-    assert dtype_notes(context(folder, gpus=1), amx) == ()
+    assert dtype_notes(context(folder, dtype="float32"), quick) == ()  # chosen
+    assert dtype_notes(context(folder, gpus=1), quick) == ()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_float32_is_said_where_bfloat16_is_faster(tmp_path: Path, amx: Path) -> 
         ({}, "float32"),
     ],
 )
-def test_stored_dtype_is_read_from_the_config(tmp_path: Path, amx: Path, content: dict[str, Any], dtype: str) -> None:
+def test_stored_dtype_is_read_from_the_config(tmp_path: Path, quick: Path, content: dict[str, Any], dtype: str) -> None:
     folder = checkpoint(tmp_path, content)
     assert stored_dtype(str(folder)) == dtype
-    assert len(dtype_notes(context(folder), amx)) == (dtype == "float32")
+    assert len(dtype_notes(context(folder), quick)) == (dtype == "float32")
