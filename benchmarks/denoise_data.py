@@ -56,7 +56,7 @@ class Source:
 
 SOURCES = {
     "made": Source(
-        "demo.yaml",
+        "../jobs/demo.yaml",
         "time",
         synthetic_dataset.DATE,
         synthetic_dataset.FUTURE_DAYS,

@@ -43,6 +43,7 @@ CONFIG = {
         "events": {"purchase": 1.0, "view": 1.0, "return": -1.0},
     },
     "rerank": {"method": "none"},
+    "denoise": {"method": "influence"},
     "arms": {"variants": {"denoised": {}}},
     "output": {"examples": 0},
 }

@@ -29,10 +29,10 @@ from rayrec.ray_support import cluster
 from rayrec.reporting.html_report import write_report
 from rayrec.reporting.terminal import print_comparison, print_user, results_console
 
-CONFIG = Path(__file__).with_name("demo.yaml")  # conf/demo.yaml is a link to it
+CONFIG = Path(__file__).with_name("demo.yaml")  # package data: the wheel has no conf/
 FOLDERS = ("data", "truth", "out")
 MARKER = ".made-by-jobs.demo"  # marks a folder made by the demo
-SEED = 7  # conf/demo.yaml was developed on the dataset of seed 0, not on this one
+SEED = 7  # jobs/demo.yaml was developed on the dataset of seed 0, not on this one
 
 Root = Annotated[
     Path, typer.Option("--root", help="Folder for the demo; its data/, truth/ and out/ are deleted and made anew.")
@@ -104,7 +104,7 @@ def _print_noise_detection(console: Console, context: RunContext, dataset: Synth
 
 
 def _print_next_steps(console: Console, context: RunContext, report: str, root: Path) -> None:
-    config = "conf/demo.yaml" if Path("conf/demo.yaml").is_file() else CONFIG
+    config = "jobs/demo.yaml" if Path("jobs/demo.yaml").is_file() else CONFIG
     sets = f"--config {config} --set data.root={root / 'data'} --set output.root={root / 'out'} --date {context.dt}"
     console.print(
         f"report:  {report}\n\nNext steps, after `. .venv/bin/activate`:\n"

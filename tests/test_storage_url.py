@@ -13,7 +13,7 @@ from rayrec.pipeline.instruction_generation import OutputTable
 from rayrec.storage import Storage
 from rayrec.storage_url import check_url, hub_id, url_problem
 
-CONF = Path(__file__).parents[1] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[1] / "jobs" / "demo.yaml"
 SECRET = "hunter2-Xq"
 REFUSED = [
     f"s3://key:{SECRET}@bucket/path",

@@ -25,8 +25,8 @@ _RESERVED = ("llm", "pinned")  # values of a slate's `source` column for items w
 class Denoise(Section):
     """Which interactions are removed from a history before any later stage."""
 
-    method: Annotated[str, method_name("denoise.method")] = "influence"
-    """The denoising method; `none` retains every interaction."""
+    method: Annotated[str, method_name("denoise.method")] = "auto"
+    """The denoising method; `auto` takes the one that helps at earlier cutoffs, `none` retains every interaction."""
     settings: Annotated[SerializeAsAny[MethodSettings], method_settings("denoise.method", "method")] = Field(
         {}, validate_default=True
     )

@@ -36,7 +36,7 @@ Budget = Annotated[float, Field(gt=0, le=1)]
 
 class AutoSettings(MethodSettings):
     candidates: Annotated[dict[str, Denoise], BeforeValidator(_named_by_their_method)] = Field(
-        {"influence": {}, "ease": {}, "rules": {}}, validate_default=True, min_length=1
+        {"influence": {}, "ease": {}}, validate_default=True, min_length=1
     )
     """The methods to try, each `{method, settings}`; `method` defaults to the name. `none` always takes part."""
     budgets: tuple[Budget, ...] = Field((0.1, 0.2), min_length=1, strict=False)

@@ -5,8 +5,8 @@ Each contestant denoises the histories as of the cutoff. The judge is EASE: refi
 without what the user had. The measure is nDCG@10 of the new items consumed within the horizon, paired by user with
 what the judge reaches on histories that nobody denoised. A user who is judged at several cutoffs counts once.
 
-A contestant may win whose gain over `none` has an interval above 0, at a level divided by the number of contestants
-(Bonferroni), and that removes at most `max_tail_share` of the tail's events; of several the largest gain wins. So the
+A contestant may win whose gain over `none` has an interval above 0, where the intervals of all contestants hold together
+(Dunnett), and that removes at most `max_tail_share` of the tail's events; of several the largest gain wins. So the
 choice is worse than `none` only by chance, in at most 2.5% of runs.
 """
 
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from rayrec.data.cutoff_histories import consumed_after, histories_at, is_training_user
 from rayrec.denoising.auto import NONE, AutoSettings, Contestant
 from rayrec.denoising.denoiser import Denoiser, Histories, histories_of
-from rayrec.evaluation.significance import LEVEL, standard_error, t_interval
+from rayrec.evaluation.significance import simultaneous_factor, standard_error
 from rayrec.numerics.hashing import hash_strings
 from rayrec.numerics.popularity_bands import TAIL as TAIL_BAND
 from rayrec.numerics.popularity_bands import popularity_bands
@@ -131,11 +131,12 @@ def decide(measured: Sequence[CutoffScores], tried: Sequence[Contestant], settin
     users, chosen, other = _by_user(measured, len(tried), settings.judge)
     removed, events = (sum(getattr(one, name) for one in measured) for name in ("removed", "events"))
     rows = [_row("none", users, chosen[:, :1], 0.0, (0.0, 0.0), 0.0, (0.0, 0.0), "")]
-    for number, one in enumerate(tried, 1):
-        gains = chosen[:, number] - chosen[:, 0]
+    all_gains = chosen[:, 1:] - chosen[:, :1]
+    factor = simultaneous_factor(all_gains)
+    for number, (one, gains) in enumerate(zip(tried, all_gains.T, strict=True), 1):
         mean = float(gains.mean()) if users else 0.0
-        level = LEVEL / len(tried)
-        interval = t_interval(mean, standard_error(gains), users - 1, level)
+        error = factor * standard_error(gains)
+        interval = (mean - error, mean + error)
         shares = tuple(float(removed[k][number]) / max(int(events[k]), 1) for k in (0, 1)) if measured else (0.0, 0.0)
         verdict = NO_GAIN if interval[0] <= 0 else TAIL if shares[1] > settings.max_tail_share else BEATEN
         if users < settings.min_users:

@@ -81,9 +81,9 @@ def test_source_name_is_the_default_method() -> None:
 
 
 def test_fingerprint_includes_default_settings() -> None:
-    given = Config.model_validate(config({"settings": {"min_retained": 5}}))
+    given = Config.model_validate(config({"settings": {"min_users": 50}}))
     assert given.fingerprint == Config.model_validate(config({})).fingerprint
-    assert given.fingerprint != Config.model_validate(config({"settings": {"min_retained": 6}})).fingerprint
+    assert given.fingerprint != Config.model_validate(config({"settings": {"min_users": 60}})).fingerprint
     assert Denoise(method="none").settings.model_dump() == {}
 
 

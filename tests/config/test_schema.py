@@ -12,7 +12,8 @@ import yaml
 from rayrec.config import Config
 from rayrec.config.json_schema import json_schema
 
-CONFIGS = sorted((Path(__file__).parents[2] / "conf").glob("*.yaml"))
+_REPOSITORY = Path(__file__).parents[2]
+CONFIGS = [_REPOSITORY / "jobs" / "demo.yaml", *sorted((_REPOSITORY / "conf").glob("*.yaml"))]
 FALLBACK = {"source": "popularity", "below_events": 3}
 
 

@@ -12,6 +12,7 @@ from rayrec.errors import ConfigError
 from rayrec.instructions.templates import load_templates
 
 CONF = Path(__file__).parents[2] / "conf"
+DEMO = CONF.parent / "jobs" / "demo.yaml"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_duplicate_key_is_refused_with_its_lines(text: str, key: str, first: int
         "'=': 1\n'on': 2",
         "a: &a {b: &b [1]}\nc: [*a, *b, *a]",
         "[" * 50 + "]" * 50,
-        *(path.read_text(encoding="utf8") for path in sorted(CONF.glob("*.yaml"))),
+        *(path.read_text(encoding="utf8") for path in sorted([DEMO, *CONF.glob("*.yaml")])),
     ],
 )
 def test_other_yaml_loads_as_with_safe_load(text: str) -> None:
@@ -68,19 +69,19 @@ def test_a_key_is_a_duplicate_whatever_its_type() -> None:
     ],
 )
 def test_an_override_is_taken_as_it_stands(override: str, key: str, value: object) -> None:
-    loaded = load(CONF / "demo.yaml", [override]).model_dump()
+    loaded = load(DEMO, [override]).model_dump()
     for part in key.replace("a.b", "a b").split("."):
         loaded = loaded[part.replace("a b", "a.b")]
     assert loaded == value
 
 
 def test_a_quoted_part_of_a_key_may_have_dots() -> None:
-    assert load(CONF / "demo.yaml", ['data.events."a.b"=0.25']).data.events["a.b"] == 0.25
+    assert load(DEMO, ['data.events."a.b"=0.25']).data.events["a.b"] == 0.25
 
 
 def test_numeric_keys_of_a_file_can_be_overridden(tmp_path: Path) -> None:
     path = tmp_path / "shop.yaml"
-    text = (CONF / "demo.yaml").read_text(encoding="utf8").replace("  events: {", "  events: {5: 1.0, ")
+    text = DEMO.read_text(encoding="utf8").replace("  events: {", "  events: {5: 1.0, ")
     path.write_text(f"{text}\n", encoding="utf8")
     config = load(path, ["data.events.5=0.75"])
     assert config.data.events["5"] == 0.75
@@ -88,22 +89,22 @@ def test_numeric_keys_of_a_file_can_be_overridden(tmp_path: Path) -> None:
 
 def test_an_error_names_the_file_and_the_overrides() -> None:
     with pytest.raises(ConfigError, match=r"slate\.size") as caught:
-        load(CONF / "demo.yaml", ["slate.size=none"])
-    assert caught.value.where == f"{CONF / 'demo.yaml'}, --set slate.size"
+        load(DEMO, ["slate.size=none"])
+    assert caught.value.where == f"{DEMO}, --set slate.size"
 
 
 def test_the_former_name_of_the_cutoffs_is_read() -> None:
-    assert load(CONF / "demo.yaml", ["blend={cuts: 1}"]).blend.cutoffs == 1
+    assert load(DEMO, ["blend={cuts: 1}"]).blend.cutoffs == 1
 
 
 @pytest.mark.parametrize("override", ["name", "=x", "a..b=1", ".a=1"])
 def test_an_override_without_key_or_value_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="cannot read --set"):
-        load(CONF / "demo.yaml", [override])
+        load(DEMO, [override])
 
 
 def test_duplicate_keys_in_configs_and_overrides_are_refused(tmp_path: Path) -> None:
-    demo = (CONF / "demo.yaml").read_text(encoding="utf8")
+    demo = DEMO.read_text(encoding="utf8")
     path = tmp_path / "shop.yaml"
     path.write_text(f"{demo}\nslate: {{policy: epsilon_greedy}}\n", encoding="utf8")
     line = demo.count("\n") + 2
@@ -111,7 +112,7 @@ def test_duplicate_keys_in_configs_and_overrides_are_refused(tmp_path: Path) -> 
         load(path)
     assert caught.value.where == f"{path}, line {line}"
     with pytest.raises(ConfigError, match="'a' stands twice") as caught:
-        load(CONF / "demo.yaml", ["arms.variants={a: {}, a: {share: 2}}"])
+        load(DEMO, ["arms.variants={a: {}, a: {share: 2}}"])
     assert caught.value.where == "--set arms.variants, line 1"
 
 
@@ -148,7 +149,7 @@ def test_invalid_dates_and_numbers_are_refused(value: str) -> None:
 @pytest.mark.parametrize("key", ["name", "denoise.settings", "arms.variants.llm.denoise"])
 def test_invalid_overrides_raise_config_errors(key: str, value: str) -> None:
     with pytest.raises(ConfigError):
-        load(CONF / "demo.yaml", [f"{key}={value}"])
+        load(DEMO, [f"{key}={value}"])
 
 
 def bomb(levels: int, form: str) -> str:
@@ -171,7 +172,7 @@ def test_aliases_that_stand_for_too_many_values_are_refused(form: str, levels: i
     with pytest.raises(ConfigError, match="values, with every alias written out; allowed 100,000"):
         yaml_loader.load(bomb(levels, form), "shop.yaml")
     with pytest.raises(ConfigError, match="with every alias written out"):
-        load(CONF / "demo.yaml", ["data={" + bomb(levels, form).replace("\n", ", ") + "}"])
+        load(DEMO, ["data={" + bomb(levels, form).replace("\n", ", ") + "}"])
 
 
 def test_aliases_that_stand_for_a_few_thousand_values_are_read() -> None:

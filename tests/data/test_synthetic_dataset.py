@@ -19,7 +19,7 @@ from rayrec.data.synthetic_dataset import (
     make_synthetic_dataset,
 )
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from rayrec.pipeline.interaction_ingest import histories, read_catalogue
 from rayrec.pipeline.run_context import RunContext
 from rayrec.storage.layout import manifest_path
 
-CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "demo.yaml"
 SECTION = """
 embeddings={
   horizon_days: 7.0,

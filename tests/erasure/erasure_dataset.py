@@ -16,7 +16,7 @@ from rayrec.config import load
 from rayrec.pipeline.run_context import RunContext
 from rayrec.storage import Storage
 
-CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 USERS = 80
 CHECKPOINT = "models/llm/0123456789abcdef"
 

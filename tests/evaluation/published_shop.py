@@ -25,7 +25,7 @@ from rayrec.retrieval.source_specs import source_specs
 from rayrec.storage import Storage, layout
 from rayrec.storage.tables import write_arrow, write_parquet
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 SIZE = 20
 
 

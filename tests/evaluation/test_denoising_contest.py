@@ -163,10 +163,12 @@ def test_what_is_not_beyond_noise_or_removes_the_tail_does_not_win() -> None:
 
 def test_the_interval_is_corrected_for_the_number_of_contestants() -> None:
     one = dataclasses.replace(TRIED[0])
-    gain = gains(0.016, 0)  # 2.3 standard errors: above 0 alone, not among ten
-    alone = decide([measured([gain], [0])], [one], SETTINGS)
-    among = decide([measured([gain] * 10, [0] * 10)], [one] * 10, SETTINGS)
-    assert (alone.choice, among.choice) == (0, NONE)
+    own = gains(0.016, 0)  # 2.3 standard errors: above 0 alone and among its likes, not among ten others
+    others = [gains(0.0, seed) for seed in range(1, 10)]
+    alone = decide([measured([own], [0])], [one], SETTINGS)
+    likes = decide([measured([own] * 10, [0] * 10)], [one] * 10, SETTINGS)
+    among = decide([measured([own, *others], [0] * 10)], [one] * 10, SETTINGS)
+    assert (alone.choice, likes.choice, among.choice) == (0, 0, NONE)
 
 
 def test_a_user_of_several_cutoffs_counts_once() -> None:

@@ -37,7 +37,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def evaluated(published: PublishedShop, *more: str) -> Any:
     sets = [word for one in (*published.sets, "tracking.mlflow={}", *more) for word in ("--set", one)]
-    config = Path(__file__).parents[2] / "conf" / "demo.yaml"
+    config = Path(__file__).parents[2] / "jobs" / "demo.yaml"
     date = str(published.shop.date)
     return CliRunner().invoke(evaluate_job.main, ["--config", str(config), *sets, "--date", date])
 

@@ -17,6 +17,7 @@ from rayrec.evaluation.significance import (
     holm,
     min_detectable_effect,
     sign_flip_p,
+    simultaneous_factor,
     welch_p,
 )
 
@@ -70,6 +71,17 @@ def test_many_users_are_grouped_evenly_and_few_users_are_not_grouped() -> None:
     assert bootstrap_groups(50, 0).tolist() == list(range(50))
     counts = np.bincount(bootstrap_groups(3 * GROUPS + 7, 0))
     assert (counts.min(), counts.max(), len(counts)) == (3, 4, GROUPS)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 6])
+def test_simultaneous_intervals_of_independent_columns_are_sidaks_and_of_equal_columns_one_interval(columns: int) -> None:
+    random = np.random.default_rng(1).normal(size=(4000, columns))
+    uncorrelated = np.linalg.qr(random - random.mean(axis=0))[0]
+    assert simultaneous_factor(uncorrelated) == pytest.approx(stats.norm.ppf(0.975 ** (1 / columns)), abs=0.03)
+    equal = np.repeat(random[:, :1], columns, axis=1)
+    assert simultaneous_factor(equal) == pytest.approx(stats.t.ppf(0.975, 3999), abs=0.03)
+    constant = np.zeros((4000, 1))
+    assert simultaneous_factor(np.hstack([uncorrelated, constant])) == simultaneous_factor(uncorrelated)
 
 
 def test_the_always_valid_interval_is_wrong_at_any_of_its_looks_in_at_most_five_percent() -> None:

@@ -69,7 +69,8 @@ def test_a_value_of_an_arm_is_used_even_where_it_is_the_default() -> None:
 )
 def test_settings_are_inherited_with_the_method_only(given: dict[str, Any], settings: dict[str, Any]) -> None:
     expected = Denoise(method=given.get("method", "influence"), settings=settings)
-    assert one("denoise", {"settings": {"negative_influence_share": 0.0}}, given) == expected.model_dump()
+    top = {"method": "influence", "settings": {"negative_influence_share": 0.0}}
+    assert one("denoise", top, given) == expected.model_dump()
 
 
 def test_settings_of_policies_and_diversifiers_are_inherited_with_their_method() -> None:

@@ -13,7 +13,7 @@ from small_files import FILES
 from rayrec.config import load
 from rayrec.errors import ConfigError
 
-CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 
 
 @pytest.mark.parametrize(

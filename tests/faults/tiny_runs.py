@@ -16,7 +16,7 @@ from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_datas
 from rayrec.pipeline.run_context import RunContext
 from rayrec.storage import Storage
 
-CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "demo.yaml"
 SETTINGS = (
     "rerank.method=none",
     "blend.cutoffs=1",

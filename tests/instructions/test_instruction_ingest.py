@@ -18,7 +18,7 @@ from rayrec.instructions.instruction_table import instructions_for
 from rayrec.pipeline.instruction_ingest import INSTRUCTION_REASON_PREFIX, ingest_instructions, instruction_table
 from rayrec.pipeline.run_context import RunContext
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 LOOSE = "data.instructions.max_quarantine_share=0.5"
 
 

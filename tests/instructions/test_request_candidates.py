@@ -23,7 +23,7 @@ from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.scoring_requests import request_queries
 from rayrec.pipeline.worker_cache import worker_cache
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 USERS = pa.chunked_array([["ann", "bob"]])
 ROWS = [
     {"user_id": "*", "arm": "", "preference": "", "intention": "boots"},

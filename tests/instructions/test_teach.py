@@ -37,7 +37,7 @@ from rayrec.storage import Storage
 
 ray.cloudpickle.register_pickle_by_value(this_module)  # workers cannot import a test
 
-CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "demo.yaml"
 
 
 @pytest.fixture(scope="module")

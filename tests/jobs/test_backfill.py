@@ -23,7 +23,7 @@ class Backfill:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self.ran, self.codes = root, list[str](), dict[str, int]()
-        self.config = Path(__file__).parents[2] / "conf" / "demo.yaml"
+        self.config = Path(__file__).parents[2] / "jobs" / "demo.yaml"
         monkeypatch.setattr(backfill, "run", self._run)
         monkeypatch.setattr(backfill, "find_manifest", lambda storage, day: self._published(day) or None)
 

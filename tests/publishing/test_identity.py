@@ -26,7 +26,7 @@ from rayrec.publishing.run_differences import run_differences
 SETTINGS = {
     "data.events": {"view": 0.1, "buy": 1.0, "return": -1.0},
     "data.items.attributes": {"price": "p", "colour": "c"},
-    "denoise.settings": {"max_removed_share": 0.2, "min_retained": 5},
+    "denoise.settings": {"max_tail_share": 0.2, "min_users": 5},
     "retrieval.sources": {"ease": {"method": "ease", "top_k": 3}, "popularity": {}},
     "arms.variants": {"plain": {}, "other": {"retrieval": {"sources": {"item_knn": {}, "ease": {}}}}},
     "embeddings.instructions": {

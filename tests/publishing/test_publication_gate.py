@@ -22,7 +22,7 @@ from rayrec.reporting.html_report import write_report
 from rayrec.reporting.report_data import ReportData
 from rayrec.storage import Storage, layout
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 BEFORE = DATE - datetime.timedelta(days=1)
 
 

@@ -61,7 +61,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> SyntheticDataset:
 def on_spot(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
     """The daily job with spot capacity."""
     sets = (f"data.root={shop.data_root}", f"output.root={_slates_of(shop)}", *_SETTINGS)
-    command = [sys.executable, "-m", "jobs.daily", "--config", "conf/demo.yaml", "--date", shop.date.isoformat()]
+    command = [sys.executable, "-m", "jobs.daily", "--config", "jobs/demo.yaml", "--date", shop.date.isoformat()]
     command += [part for each in sets for part in ("--set", each)]
     return _run_on(_FAKE_PROVIDER, command, tmp_path_factory.mktemp("spot"))
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from jobs.cli import ConfigPath, DateOption, Overrides, PrintConfig, as_date, command, settings
 from rayrec.errors import QuarantineError, RayrecError, user_error
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 
 
 def job(config: ConfigPath, date: DateOption, overrides: Overrides = None, print_config: PrintConfig = False) -> None:

@@ -17,7 +17,7 @@ from rayrec.monitoring.run_guardrails import PreviousRun, RunCounts, guardrail_f
 from rayrec.monitoring.run_statistics import RUN_STATISTICS, catalogue_coverage, merge, slate_statistics
 from rayrec.publishing.records import UserCounts
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 EARLIER = date(2026, 2, 27)
 
 

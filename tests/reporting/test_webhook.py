@@ -19,7 +19,7 @@ from rayrec.monitoring import webhook
 from rayrec.pipeline.run_context import RunContext
 from rayrec.pipeline.run_watch import watched
 
-CONF = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONF = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 
 
 class Receiver(HTTPServer):

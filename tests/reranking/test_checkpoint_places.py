@@ -28,7 +28,7 @@ from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 from rayrec.storage import Storage, checkpoint_cache
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
-CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 QUANTIZATIONS = ("awq", "gptq", "fp8", "compressed-tensors")
 
 

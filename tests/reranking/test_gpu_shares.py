@@ -24,7 +24,7 @@ from rayrec.reranking.engines.engine import EngineSettings
 from rayrec.reranking.engines.vllm_runner import VllmRunner
 from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
-CONFIG = Path(__file__).parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "jobs" / "demo.yaml"
 
 
 def run_of(methods: Sequence[Rerank], **resources: Any) -> RunContext:

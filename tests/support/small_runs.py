@@ -13,7 +13,7 @@ from rayrec.data.synthetic_dataset import SyntheticDataset, make_synthetic_datas
 from rayrec.pipeline.daily_run import RunResult
 from rayrec.pipeline.run_context import RunContext
 
-CONFIG = Path(__file__).resolve().parents[2] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "jobs" / "demo.yaml"
 SMALL = (
     "tuning.epochs=1",
     "tuning.layers=1",

@@ -24,7 +24,7 @@ from rayrec.reranking.text.instruct_checkpoint import InstructCheckpoint
 
 pytestmark = pytest.mark.slow  # vLLM
 
-CONFIG = Path(__file__).parents[3] / "conf" / "demo.yaml"
+CONFIG = Path(__file__).parents[3] / "jobs" / "demo.yaml"
 
 
 @pytest.fixture
