@@ -74,7 +74,7 @@ def test_many_users_are_grouped_evenly_and_few_users_are_not_grouped() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 2, 6])
-def test_simultaneous_intervals_of_independent_columns_are_sidaks_and_of_equal_columns_one_interval(columns: int) -> None:
+def test_simultaneous_intervals_are_sidaks_for_independent_columns_and_single_for_equal_ones(columns: int) -> None:
     random = np.random.default_rng(1).normal(size=(4000, columns))
     uncorrelated = np.linalg.qr(random - random.mean(axis=0))[0]
     assert simultaneous_factor(uncorrelated) == pytest.approx(stats.norm.ppf(0.975 ** (1 / columns)), abs=0.03)
