@@ -5,9 +5,9 @@ Each contestant denoises the histories as of the cutoff. The judge is EASE: refi
 without what the user had. The measure is nDCG@10 of the new items consumed within the horizon, paired by user with
 what the judge reaches on histories that nobody denoised. A user who is judged at several cutoffs counts once.
 
-A contestant may win whose gain over `none` has an interval above 0, where the intervals of all contestants hold together
-(Dunnett), and that removes at most `max_tail_share` of the tail's events; of several the largest gain wins. So the
-choice is worse than `none` only by chance, in at most 2.5% of runs.
+A contestant may win whose gain over `none` has an interval above 0, and that removes at most `max_tail_share` of the
+tail's events; of several the largest gain wins. The intervals of all contestants hold together (Dunnett), so the choice
+is worse than `none` only by chance, in at most 2.5% of runs.
 """
 
 from __future__ import annotations
