@@ -86,6 +86,17 @@ class FacetMatcher:
         sides = include - exclude, exclude, ambiguous - include - exclude
         return FacetMatches(*(tuple(sorted(side)) for side in sides))
 
+    def names(self, words: Sequence[str], kinds: Iterable[str]) -> list[tuple[int, int]]:
+        """Start and end of the names of facets of these kinds in `tokenize_words`."""
+        kept = [at for at, word in enumerate(words) if word not in _WITHIN]
+        found = self._found(self._word_filter.filter_tokens([words[at] for at in kept]))
+        wanted = set(kinds)
+        return [
+            (kept[start], kept[end - 1] + 1)
+            for start, end, numbers in found
+            if any(self._kind[number] in wanted for number in numbers)
+        ]
+
     def _covered(self, said: NumberRange, *, negated: bool) -> tuple[list[int], list[int]]:
         """The facets that a range includes and excludes. Decades that it covers whole, if it does any."""
         if said.years:

@@ -182,12 +182,20 @@ _AFFIRMATIVE = re.compile(
 )
 
 
+def is_affirmative(text: str) -> bool:
+    """Whether the text has words that negate elsewhere and do not here: "can't get enough of it"."""
+    return _AFFIRMATIVE.search(_written_out(text)) is not None
+
+
 def request_words(text: str) -> list[str]:
     """The words and punctuation marks of a text in lower case, with negations written out and in front."""
-    text = _FREE.sub(r"no \1", _SUFFIXED.sub(r"non\1", text))
-    text = _SPACES.sub(" ", _UNMARKED.sub(r"\1 not", _NOT.sub(" not", text)))
-    text = _AFFIRMATIVE.sub(" ", text)
+    text = _AFFIRMATIVE.sub(" ", _written_out(text))
     for preference in (_RATHER, _PREFERENCE, _OVER):
         text = preference.sub(lambda match: f"{match['one']}, no {match['other']}", text)
     text = _AROUND.sub(lambda match: f", no {next(filter(None, match.groups()))},", text)
     return tokenize_words(_AFTER.sub(lambda match: f" no {match['what']} ", text))
+
+
+def _written_out(text: str) -> str:
+    text = _FREE.sub(r"no \1", _SUFFIXED.sub(r"non\1", text))
+    return _SPACES.sub(" ", _UNMARKED.sub(r"\1 not", _NOT.sub(" not", text)))

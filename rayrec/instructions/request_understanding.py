@@ -2,7 +2,8 @@
 
 Rules find the facets that a text names (`facet_matching`): a hit counts 1 or -1. A sentence encoder finds what its
 clauses mean (`soft_facets`): wanted clauses count positively, unwanted ones negatively. A rule's hit wins, also where
-rules cannot be sure. Without an encoder the rules are all.
+rules cannot be sure. Refusals in a turn of phrase that the rules lack are written out first (`refusals`); a sentence
+of which it is unsure means nothing. Without an encoder the rules are all.
 
 A text may name titles (`title_search`): "with 'love' in the title", or nothing that a facet is but words of one title.
 
@@ -20,6 +21,7 @@ from rayrec.instructions.facet_matching import FacetMatcher
 from rayrec.instructions.facet_scheme import CATEGORY, WORD, FacetScheme
 from rayrec.instructions.facet_sentences import load_facet_sentences
 from rayrec.instructions.negation import Clause, clauses
+from rayrec.instructions.refusals import Refusals
 from rayrec.instructions.soft_facets import SoftFacets, SoftWeights, compared_kinds
 from rayrec.instructions.spelling import SpellingCorrector
 from rayrec.instructions.title_search import NamedTitle, TitleIndex, named_titles
@@ -56,6 +58,7 @@ class RequestUnderstanding:
     soft: SoftFacets | None = None
     spelling: SpellingCorrector | None = None
     titles: TitleIndex | None = None
+    refusals: Refusals | None = None
 
     @classmethod
     def of(
@@ -75,7 +78,9 @@ class RequestUnderstanding:
         names = [*scheme.name, *plurals, *(text for texts in loaded.synonyms.values() for text in texts)]
         expected = [*loaded.facet, *loaded.neutral, *(text for texts in loaded.descriptions.values() for text in texts)]
         spelling = SpellingCorrector(expected, encoder.is_word, names, encoder.is_common)
-        return cls(scheme, matcher, SoftFacets.of(encoder.encode, scheme, loaded), spelling, titles)
+        soft = SoftFacets.of(encoder.encode, scheme, loaded)
+        refusals = Refusals(matcher, compared_kinds(scheme), encoder)
+        return cls(scheme, matcher, soft, spelling, titles, refusals)
 
     def __call__(self, text: str) -> Understanding:
         rest, titles = named_titles(text)
@@ -86,6 +91,7 @@ class RequestUnderstanding:
     def _facets(self, text: str, *, by_title: bool) -> Understanding:
         """What the text means; `by_title`: it also names a title, so that none is looked for."""
         said, text = text, text if self.spelling is None else self.spelling(text)
+        text, unsure = (text, ()) if self.refusals is None else self.refusals(text)
         named, parts = self.matcher(text), clauses(text)
         search = () if by_title or named or named.ambiguous else self._words_of_a_title(said)
         meant = [SoftWeights() if self.soft is None else self.soft(part.text) for part in parts]
@@ -99,7 +105,8 @@ class RequestUnderstanding:
         if search and (not found or WORD in compared_kinds(self.scheme)):
             weights = ((facet, _BESIDE_TITLES * weight) for facet, weight in sorted(found.items()))
             return Understanding(tuple(weights), (), search)
-        return Understanding(tuple(sorted(found.items())), tuple(open_parts) if parts or found else (text,))
+        silent = (*open_parts, *unsure) if parts or found or unsure else (text,)
+        return Understanding(tuple(sorted(found.items())), silent)
 
     def _words_of_a_title(self, text: str) -> tuple[NamedTitle, ...]:
         """All the words of the text, if a title has them; where there are categories, one word alone is too little."""
