@@ -9,7 +9,8 @@ any, all or none, and words of its title; of nonsense a text alone. Each request
 without an LLM differ in nothing but the requests: `plain` has none, `asked` has them; `--llm` adds `llm`, with
 requests.
 
-satisfied@10: the share of the first ten items that satisfy the request. Nonsense: the share of users whose first ten
+satisfied@10: how many of the first ten items satisfy the request, as a share of ten or of the items of the catalogue
+that satisfy it, if these are fewer ("red umbrellas": two). Nonsense: the share of users whose first ten
 are those of `plain`. Bars: free >= .80, named >= .97, negated >= .95, nonsense 1. Intervals: 95%, over requests.
 """
 
@@ -20,6 +21,7 @@ import csv
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -68,6 +70,11 @@ class Request:
         for name in self.none:
             good &= ~has[name]
         return good
+
+    def satisfied_share(self, facets: Facets, titles: TitleIndex, first: Sequence[int]) -> float:
+        """satisfied@10 of a slate's first ten items (codes)."""
+        good = self.satisfied(facets, titles)
+        return float(good[np.asarray(first, np.int64)].sum() / max(min(_TOP, int(good.sum())), 1))
 
     @staticmethod
     def _has(facets: Facets, titles: TitleIndex, name: str) -> np.ndarray:
@@ -153,14 +160,14 @@ def main() -> int:
     for arm in ("plain", *asked):
         shares: dict[str, list[float]] = {kind: [] for kind in BARS}
         for number, request in enumerate(requests):
-            satisfied = request.satisfied(cache.facets, cache.titles)
             own = [user for user in users[number * given.users : (number + 1) * given.users] if user in slates[arm]]
             if not own:
                 continue
             if request.kind == "nonsense":
                 share = float(np.mean([slates[arm][user] == slates["plain"][user] for user in own]))
             else:
-                share = float(np.mean([satisfied[slates[arm][user]].mean() for user in own]))
+                first = (slates[arm][user] for user in own)
+                share = float(np.mean([request.satisfied_share(cache.facets, cache.titles, one) for one in first]))
             shares[request.kind].append(share)
             if arm == "asked":
                 meant = facets_text(meanings[request.text], cache.facets.scheme)

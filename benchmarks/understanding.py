@@ -4,7 +4,7 @@
 
 FILE is as for `benchmarks.instruct_job`, which measures the whole job. Rankers: popularity, and popularity with the
 match of the rules, of an encoder that compares requests with facet names alone (no descriptions), and of all as built;
-`--item-texts`: cosine of the request with every item's text (slow). satisfied@10 is the share of the first ten items of
+`--item-texts`: cosine of the request with every item's text (slow). satisfied@10 is that of the first ten items of
 a ranking of the whole catalogue; nonsense: the share of texts that mean nothing. And the encoder's speed on one thread.
 """
 
@@ -49,7 +49,7 @@ def table(
                 scores = rank(request.text)
                 top = np.argsort(-(popularity + scores), kind="stable")[:10]
                 silent = float(not scores.any())
-                shares.append(silent if kind == "nonsense" else float(request.satisfied(facets, titles)[top].mean()))
+                shares.append(silent if kind == "nonsense" else request.satisfied_share(facets, titles, top.tolist()))
             error = 1.96 * np.std(shares) / max(len(shares), 1) ** 0.5
             cells.append(f"{np.mean(shares):.3f} ±{error:.3f}" if shares else "")
         print(f"{name:<40}" + "".join(f"{cell:>18}" for cell in cells), flush=True)

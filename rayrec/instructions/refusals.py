@@ -1,6 +1,7 @@
 """Requests with the refusals written out that only a model finds: "westerns bore the pants off me" is "no westerns".
 
-Sentences that the rules of `negation` decide stay as they are. So do bare names and whatever else scores as a wish.
+Only sentences that name a facet are judged: what ghosts and blood say about the wish for them cannot be masked. Those
+that the rules of `negation` decide stay as they are, and those with a range of years or prices, which only wishes have.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rayrec.instructions.facet_matching import FacetMatcher
+from rayrec.instructions.number_ranges import number_ranges
 from rayrec.instructions.polarity import MASK, Polarity, is_decided, polarity_of
-from rayrec.instructions.vocabulary_filter import stop_words, tokenize_words
+from rayrec.instructions.vocabulary_filter import tokenize_words
 from rayrec.text_encoding.sentence_encoder import SentenceEncoder
 
 _BREAK = re.compile(r"((?:[.;!]+\s+|\s*[–]\s*|,?\s+\bbut\b))")
@@ -44,15 +46,13 @@ class Refusals:
         return "".join(parts), tuple(unsure)
 
     def _written_out(self, piece: str) -> str | None:
-        """The refusal; empty: unsure; None: none. Without a name, what is refused is less sure."""
+        """The refusal; empty: unsure; None: none."""
         words = tokenize_words(piece.replace("’", "'"))
-        if not any(word.isalnum() and word not in stop_words() for word in words):
-            return None
         names = self._names(words)
+        if not names or number_ranges(words):
+            return None
         masked = _masked(words, names)
         score = self._polarity.score(masked, self.encoder.encode([masked])[0])
-        if not names:
-            return "" if score >= self._polarity.refused else None
         if score < self._polarity.unsure:
             return None
         refused = (" ".join(words[start:end]) for start, end in names)

@@ -42,8 +42,8 @@ def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
         ("a comedy. westerns gah", "a comedy. no westerns", ()),
         ("a comedy, gah westerns", "a comedy, no westerns", ()),
         ("westerns gah, but a comedy", "no westerns, but a comedy", ()),
-        ("dragons gah", "", ("dragons gah",)),  # no name: left out
-        ("dragons hmm", "dragons hmm", ()),
+        ("dragons gah", "dragons gah", ()),  # no name
+        ("westerns before 1970 gah", "westerns before 1970 gah", ()),  # a range of years: a wish
         ("no westerns gah", "no westerns gah", ()),  # the rules decide
         ("can't get enough of westerns gah", "can't get enough of westerns gah", ()),
         ("a comedy", "a comedy", ()),
