@@ -56,7 +56,8 @@ class Polarity:
         """`vector` [d]: of the sentence with its facet names masked."""
         terms = _terms(sentence)
         known = sum(self.words.get(term, 0.0) for term in sorted(terms))
-        return float(np.asarray(self.vector) @ vector.astype(np.float64)) + known / len(terms) ** 0.5 + self.bias
+        by_vector = float(np.asarray(self.vector) @ vector.astype(np.float64))
+        return by_vector + known / float(np.sqrt(len(terms))) + self.bias
 
 
 def polarity_of(encode: Encode, encoder_digest: str) -> Polarity:
