@@ -82,6 +82,7 @@ def ray_head(
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_health_check_failure_threshold": "20",  # on a busy machine a late answer is no dead node
+        "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": str(PATIENCE_S),  # its own 30 s are too few there
         _MARKER: marker,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         **(environment or {}),
