@@ -55,7 +55,15 @@ def make(slates: int, folder: str, seed: int) -> tuple[pa.Table, pa.Table]:
     other = pa.DictionaryArray.from_arrays(pa.array((1 - arm).astype(np.int8)), pa.array(["a", "b"]))
     supported = pa.array(np.zeros(rows, np.float32))
     draws = pa.nulls(rows, COUNTERFACTUAL_PROPENSITY.field("drawn").type)
-    columns = [pa.array(slate), pa.array(rank, pa.int16()), other, pa.array(propensity), supported, draws]
+    columns = [
+        pa.array(slate),
+        pa.array(rank, pa.int16()),
+        other,
+        pa.array(propensity),
+        supported,
+        draws,
+        *[pa.array(propensity)] * 2,
+    ]
     return pa.table(published).select(SLATE.names), pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
 
 

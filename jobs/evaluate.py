@@ -26,9 +26,10 @@ from rayrec.evaluation.evaluation_job import EvaluationResult
 from rayrec.evaluation.off_policy.interleaving import INTERLEAVING
 from rayrec.evaluation.pooled_dates import pool_dates
 from rayrec.evaluation.segment_effects import interaction_sentences
+from rayrec.evaluation.session_metrics import NUM
 from rayrec.publishing.manifest import find_manifest, published_dates
 from rayrec.publishing.slate_reader import read_manifest
-from rayrec.reporting.html_report import read_report, shorten, write_report
+from rayrec.reporting.html_report import read_report, shorten, write_pooled_report, write_report
 from rayrec.reporting.mlflow_run import log_evaluation
 from rayrec.reporting.report_data import ReportData
 from rayrec.reporting.terminal import (
@@ -106,7 +107,7 @@ def _report(storage: Storage, day: Date) -> ReportData | None:
 def _evaluate_pooled(
     config: Config, first: Date, last: Date, horizon_days: int, baseline: str | None, console: Console
 ) -> None:
-    """Judge the published dates of the period together; writes reports/pooled/.../metrics.json."""
+    """Judge the published dates of the period together; writes metrics.json and report.html in reports/pooled/."""
     if not config.data.root:
         raise DataError("data.root is not set; what users consumed is read from it", hint="give --set data.root=DIR")
     storage = Storage(config.output.root)
@@ -114,12 +115,15 @@ def _evaluate_pooled(
     result = pool_dates(config, dates, horizon_days, baseline)
     console.print(result.description, soft_wrap=True)
     known = set(result.comparison["metric"].to_pylist())
-    print_comparison(console, result.comparison, [name for name in ("conversion", *SHOWN_METRICS) if name in known])
+    print_comparison(
+        console, result.comparison, [name for name in ("conversion", *SHOWN_METRICS, NUM) if name in known]
+    )
     print_decision(console, result.decision, INTERLEAVING.empty_table())
     print_effect_by_day(console, result.by_day)
     path = layout.pooled_metrics_path(dates[0], dates[-1])
     storage.write(path, result.to_json())
     console.print(f"metrics: {storage.url(path)}", soft_wrap=True)
+    console.print(f"report:  {write_pooled_report(result, config.name, storage)}", soft_wrap=True)
 
 
 def _update_report(result: EvaluationResult, storage: Storage) -> str:

@@ -105,6 +105,10 @@ COUNTERFACTUAL_PROPENSITY = pa.schema(
         # Hashes of items that the target would show here, drawn given the ranks above; null: it shows none, or lower
         # than rank 10.
         pa.field("drawn", pa.list_(pa.uint64())),
+        # P(this item here), whatever is above, of the target and of the slate's own arm; null: not known for the
+        # policy, or lower than rank 10.
+        pa.field("marginal", pa.float32()),
+        pa.field("own_marginal", pa.float32()),
     ]
 )
 """How other arms would have shown a published slate: the numerators of off-policy weights."""

@@ -116,7 +116,7 @@ def user_metrics(system: str, slates: pa.Table, relevant: RelevantItems) -> User
     if len(np.unique(pair)) != len(pair):
         what = f"{system}: an item is twice in one user's slate"
         raise DataError(what, hint="evaluate one arm and one date at a time")
-    hit = _member(relevant.matrix, row, item)
+    hit = is_relevant(relevant.matrix, row, item)
     top = np.full((len(relevant), COVERAGE_AT), -1, np.int32)
     shown = rank <= COVERAGE_AT
     top[row[shown], rank[shown] - 1] = item[shown]
@@ -165,7 +165,7 @@ def _values(relevant: RelevantItems, row: Int64s, rank: Int64s) -> dict[str, Flo
     }
 
 
-def _member(matrix: sp.csr_matrix, row: Int64s, column: Int64s) -> Bools:
+def is_relevant(matrix: sp.csr_matrix, row: Int64s, column: Int64s) -> Bools:
     """Mask of the (row, column) pairs that are stored in `matrix`."""
     stored = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)) * np.int64(matrix.shape[1]) + matrix.indices
     return np.isin(row * np.int64(matrix.shape[1]) + column, stored)

@@ -24,8 +24,10 @@ from rayrec.evaluation.comparison import compare
 from rayrec.evaluation.cuped import adjust
 from rayrec.evaluation.effect_by_day import EffectByDay, Observations, effect_by_day
 from rayrec.evaluation.evaluation_job import positive_interactions
+from rayrec.evaluation.intent_metrics import INTENT_METRICS
 from rayrec.evaluation.metrics import ADJUSTED, COVERAGE_AT, METRICS, OUTCOMES, UserMetrics
 from rayrec.evaluation.outcomes import outcomes
+from rayrec.evaluation.session_metrics import NUM, normalized_u_measure
 from rayrec.evaluation.slate_evaluation import (
     PRIMARY_METRIC,
     SPLIT_METRIC,
@@ -105,14 +107,14 @@ def _pooled(
     users = pc.unique(pa.concat_arrays([one.relevant.user_id for one in measured])).sort()
     code = [pc.index_in(one.relevant.user_id, users).to_numpy().astype(np.int64) for one in measured]
     shared = measured[0].published.shares_users
-    names = METRICS if shared else (*OUTCOMES, *METRICS)
+    names = (*(() if shared else OUTCOMES), *METRICS, *INTENT_METRICS)
     observed = {arm: _observations(arm, measured, code, dates, names) for arm in measured[0].published.manifest.arms}
     several = np.zeros(len(users), np.bool_)
     if not shared:
         arms_of = sum(np.bincount(np.unique(each.user), minlength=len(users)) for each in observed.values())
         several = np.asarray(arms_of) > 1
         observed = {arm: each.without(several) for arm, each in observed.items()}
-    systems = [each.means(arm) for arm, each in observed.items()]
+    systems = _with_num([each.means(arm) for arm, each in observed.items()], measured, code, dates)
     p, metric, plain = 1.0, PRIMARY_METRIC, PRIMARY_METRIC
     if not shared:
         systems, metric, plain = _adjusted(systems, measured, code), SPLIT_METRIC, ADJUSTED[SPLIT_METRIC]
@@ -129,6 +131,29 @@ def _pooled(
     return PooledEvaluation(
         dates, horizon_days, baseline, metric, comparison, decision, tuple(by_day), counted, len(pairs), out
     )
+
+
+def _with_num(
+    systems: list[UserMetrics], measured: list[MeasuredDate], code: list[Int64s], dates: tuple[Date, ...]
+) -> list[UserMetrics]:
+    """Add NUM over each user's slates: his dates are the session."""
+    items = pc.unique(pa.concat_arrays([one.relevant.item_id for one in measured]))
+    place = [pc.index_in(one.relevant.item_id, items).to_numpy().astype(np.int64) for one in measured]
+    wanted = [one.relevant.matrix.tocoo() for one in measured]
+    relevant_user = np.concatenate([codes[pairs.row] for codes, pairs in zip(code, wanted, strict=True)])
+    relevant_item = np.concatenate([of[pairs.col] for of, pairs in zip(place, wanted, strict=True)])
+    users, result = 1 + max(int(codes.max(initial=-1)) for codes in code), []
+    for system in systems:
+        user, when, top = [], [], []
+        for one, codes, of, date in zip(measured, code, place, dates, strict=True):
+            arm = next(each for each in one.arms if each.system == system.system)
+            user.append(codes[arm.rows])
+            when.append(np.full(len(arm), (date - dates[0]).days))
+            top.append(np.where(arm.top >= 0, of[arm.top], -1))
+        slates = (np.concatenate(user), np.concatenate(when), np.concatenate(top))
+        values = normalized_u_measure(*slates, relevant_user, relevant_item, users)
+        result.append(replace(system, values=system.values | {NUM: values[system.rows]}))
+    return result
 
 
 @dataclass(frozen=True)

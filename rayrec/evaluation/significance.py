@@ -59,13 +59,18 @@ def sign_flip_p(differences: Float64s, seed: int, permutations: int = PERMUTATIO
     """
     if not len(differences):
         return np.ones(differences.shape[1])
-    rng = np.random.default_rng(seed)
     observed = np.abs(differences.sum(axis=0))
     reached = np.ones(differences.shape[1])
-    for rows in _chunks(permutations, len(differences)):
-        sign = rng.integers(0, 2, size=(rows, len(differences)), dtype=np.int8) * 2.0 - 1.0
-        reached += (np.abs(sign @ differences) >= observed - 1e-12 * (1 + observed)).sum(axis=0)
+    for sign in _signs(len(differences), seed, permutations):
+        reached += (np.abs(sign.astype(np.float64) @ differences) >= observed - 1e-12 * (1 + observed)).sum(axis=0)
     return np.asarray(reached / (permutations + 1))
+
+
+@lru_cache(maxsize=2)  # as `_drawn`: the arms of one evaluation have the same users
+def _signs(groups: int, seed: int, permutations: int) -> list[npt.NDArray[np.int8]]:
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(0, 2, size=(rows, groups), dtype=np.int8) for rows in _chunks(permutations, groups))
+    return [2 * bits - 1 for bits in drawn]
 
 
 def welch_p(one: Float64s, other: Float64s) -> float:

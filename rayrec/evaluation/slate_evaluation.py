@@ -24,6 +24,7 @@ from rayrec.errors import ConfigError, DataError
 from rayrec.evaluation.beyond_accuracy import beyond_accuracy
 from rayrec.evaluation.comparison import COMPARISON, compare, holm_adjusted
 from rayrec.evaluation.cuped import adjust
+from rayrec.evaluation.intent_metrics import intent_metrics
 from rayrec.evaluation.metrics import ADJUSTED, RelevantItems, UserMetrics, outcome_metrics, shown_metrics, user_metrics
 from rayrec.evaluation.off_policy.interleaving import interleaving
 from rayrec.evaluation.published_run import PublishedRun, is_participant
@@ -197,11 +198,13 @@ def _evaluate_shard(
     features, category_shares = published.segment_features(histories, relevant)
 
     def metrics_of(system: str, table: pa.Table, rows: Int64s) -> UserMetrics:
-        found = user_metrics(system, table, relevant.take(rows))
+        mine, items = relevant.take(rows), published.item_statistics
+        found = user_metrics(system, table, mine)
         if published.withholds and system in published.manifest.arms:
-            found = replace(found, values=found.values | shown_metrics(table, relevant.take(rows)))
-        beyond = beyond_accuracy(found.top, published.item_statistics, category_shares[rows])
-        return replace(found, values=found.values | beyond, rows=rows + before)
+            found = replace(found, values=found.values | shown_metrics(table, mine))
+        by_intent = intent_metrics(found.top, mine, items.category)
+        beyond = beyond_accuracy(found.top, items, category_shares[rows])
+        return replace(found, values=found.values | by_intent | beyond, rows=rows + before)
 
     every = np.arange(len(relevant))
     arm_rows = [every if published.shares_users else _rows_of(relevant, users) for users in with_slate]

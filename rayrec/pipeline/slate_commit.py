@@ -22,7 +22,7 @@ from rayrec.instructions.instruction_table import instructions_for
 from rayrec.monitoring.new_item_statistics import new_item_statistics
 from rayrec.monitoring.run_statistics import PARTICIPANTS, SPLIT, count_statistics, merge, slate_statistics
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.types import Bools
+from rayrec.numerics.types import Bools, Float64s
 from rayrec.pipeline.arm_settings import explores, retriever_specs, uses_item_factors
 from rayrec.pipeline.blender_fitting import load_blender
 from rayrec.pipeline.interaction_ingest import ShardCounts
@@ -43,7 +43,7 @@ from rayrec.publishing.records import UserCounts, add_counts
 from rayrec.ray_support.stage_runner import WorkItem
 from rayrec.retrieval.item_model import FACTORS, ItemModel
 from rayrec.slates.assembly import CandidatePool, SlateAssembler
-from rayrec.slates.counterfactual_propensities import counterfactual_rows, first_items
+from rayrec.slates.counterfactual_propensities import counterfactual_rows, first_items, slate_marginals
 from rayrec.slates.rule_counts import rule_effects
 from rayrec.slates.scored_candidates import CatalogueItems
 
@@ -168,20 +168,24 @@ class CommitShard:
 
     def _counterfactuals(self, arms: dict[str, ArmSlates]) -> list[pa.Table]:
         """COUNTERFACTUAL_PROPENSITY of every exploring arm under every other arm; empty without exploring arms."""
-        return [
-            self._counterfactual(path.arm, arms[path.arm], target, arms[target])
-            for path in self._context.arms
-            if explores(path)
-            for target in arms
-            if target != path.arm
-        ]
+        tables = []
+        for path in (path for path in self._context.arms if explores(path) and len(arms) > 1):
+            own = arms[path.arm]
+            served = own.pool.take_users(own.members)
+            marginal = slate_marginals(self._assemblers[path.arm], path.arm, served, own.codes)
+            others = (target for target in arms if target != path.arm)
+            tables += [self._counterfactual(path.arm, own, marginal, target, arms[target]) for target in others]
+        return tables
 
-    def _counterfactual(self, logged: str, own: ArmSlates, target: str, other: ArmSlates) -> pa.Table:
+    def _counterfactual(
+        self, logged: str, own: ArmSlates, marginal: Float64s, target: str, other: ArmSlates
+    ) -> pa.Table:
         logging = own.pool.take_users(own.members).scored
         row = pc.index_in(other.pool.scored.user_ids, value_set=logging.user_ids)
         both = row.is_valid().to_numpy(zero_copy_only=False)
         rows = row.drop_null().to_numpy().astype("int64")
         shown_first = first_items(self._assemblers[logged], logged, logging.take_users(rows))
+        slates = own.codes.take(rows)
         names, run = self._context.arms.names, self._spec.run.record.identity
         return counterfactual_rows(
             logged,
@@ -189,9 +193,10 @@ class CommitShard:
             names,
             run,
             other.pool.take_users(both),
-            own.codes.take(rows),
+            slates,
             self._assemblers[target],
             shown_first,
+            own.codes.like(marginal).take(rows).values,
         )
 
     def _statistics(self, arms: dict[str, ArmSlates]) -> pa.Table:

@@ -1,8 +1,9 @@
 """The run report: one self-contained HTML page per date.
 
     write_report(data, storage)      # reports/dt=D/report.html, and report.json, the data of the page
+    write_pooled_report(result, name, storage)      # one page of several dates judged together
 
-The page has no scripts, fonts or network access, a light and a dark theme, and fits phones and paper. The template
+A page has no scripts, fonts or network access, a light and a dark theme, and fits phones and paper. The template
 escapes all text.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from rayrec.errors import DataError, MissingFileError
+from rayrec.evaluation.pooled_dates import PooledEvaluation
 from rayrec.monitoring.new_item_statistics import new_item_rows
 from rayrec.monitoring.progress import format_duration
 from rayrec.monitoring.scorer_gains import scorer_gains
@@ -53,7 +55,7 @@ def render(data: ReportData) -> str:
     """The page's HTML."""
     arms = list(data.arms)
     off_policy, off_policy_span = evaluation_views.off_policy(data.off_policy)
-    return _template().render(
+    return _template("report.html.j2").render(
         data=data,
         charts=charts,
         guardrails=guardrails(data),
@@ -87,8 +89,24 @@ def render(data: ReportData) -> str:
     )
 
 
+def write_pooled_report(result: PooledEvaluation, name: str, storage: Storage) -> str:
+    """Write the page of several dates judged together. Returns its path or URL. `name`: of the config."""
+    page = layout.pooled_report_path(result.dates[0], result.dates[-1])
+    ends = [abs(end) for arm in result.by_day for day in arm.days for end in (day.low, day.high)]
+    furthest = max(ends, default=0.0) or 1.0
+    text = _template("pooled.html.j2").render(
+        name=name,
+        result=result,
+        charts=charts,
+        comparison=evaluation_views.comparison(result.comparison, result.baseline),
+        reach=(-furthest, furthest),
+    )
+    storage.write(page, text.encode())
+    return storage.url(page)
+
+
 @cache
-def _template() -> Template:
+def _template(name: str) -> Template:
     loader = PackageLoader("rayrec.reporting", "templates")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -96,7 +114,7 @@ def _template() -> Template:
     environment.filters.update(
         count=_count, percent=_percent, shorten=shorten, seconds=format_duration, day=_day, three=_three
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _count(number: float) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from rayrec.data.schemas import COUNTERFACTUAL_PROPENSITY
 from rayrec.numerics.hashing import derive_seed, hash_strings
 from rayrec.numerics.ragged import Ragged
-from rayrec.numerics.types import Float32s, Int64s
+from rayrec.numerics.types import Float32s, Float64s, Int64s
 from rayrec.slates.assembly import CandidatePool, SlateAssembler, slate_ids
 from rayrec.slates.exploration_floor import drawn_places
 from rayrec.slates.pins import pins_at
@@ -40,6 +40,24 @@ def slate_probabilities(stage: SlateAssembler, arm: str, pool: CandidatePool, sl
     return result
 
 
+def slate_marginals(stage: SlateAssembler, arm: str, pool: CandidatePool, slates: Ragged) -> Float64s:
+    """P(this arm shows this item at this rank), whatever is above, of given slates as in `slate_probabilities`; NaN
+    below DRAWN_RANKS, and where the arm's policy does not know it."""
+    rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
+    result = np.full(len(rank), np.nan)
+    head = slates.filter(rank < DRAWN_RANKS)
+    rank, filled = rank[rank < DRAWN_RANKS], np.minimum(pool.scored.scores.lengths, stage.policy_size)
+    pinned, item = pins_at(rank, head.rows, stage.rules.pin_ranks(filled), stage.rules)
+    unpinned = head.filter(~pinned)
+    found = stage.policy.marginal(pool.scored, unpinned.like(_places(pool.scored, unpinned)), stage.seed(arm))
+    if found is not None:
+        by_policy = np.arange(len(found)) - unpinned.offsets[unpinned.rows]  # rank among those that the policy fills
+        within = (item == head.values).astype(np.float64)
+        within[~pinned] = np.where(by_policy < stage.policy_size, found, 0.0)
+        result[np.arange(len(slates.values)) - slates.offsets[slates.rows] < DRAWN_RANKS] = within
+    return result
+
+
 def counterfactual_rows(
     logged: str,
     target: str,
@@ -49,11 +67,13 @@ def counterfactual_rows(
     slates: Ragged,
     stage: SlateAssembler,
     shown_first: Ragged,
+    own_marginal: Float64s,
 ) -> pa.Table:
     """COUNTERFACTUAL_PROPENSITY of the first STORED_RANKS of `logged`'s slates under the arm `target`.
 
     `slates`: item codes, one row per user of `pool`; `stage` and `pool` (rules applied) are those of `target`.
-    `shown_first`: item codes that `logged` may show first, one row per user.
+    `shown_first`: item codes that `logged` may show first, one row per user. `own_marginal`: `slate_marginals` of
+    `slates` under `logged`.
     """
     rank = np.arange(len(slates.values)) - slates.offsets[slates.rows]
     head = slates.filter(rank < STORED_RANKS)
@@ -67,6 +87,8 @@ def counterfactual_rows(
         pa.array(slate_probabilities(stage, target, pool, head)),
         pa.array(unsupported_share(stage, target, pool.scored, shown_first)[head.rows]),
         _drawn_column(drawn_codes(stage, target, pool.scored, head), stage.items.ids),
+        _known(slate_marginals(stage, target, pool, head)),
+        _known(own_marginal[rank < STORED_RANKS]),
     ]
     return pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
 
@@ -124,6 +146,10 @@ def _drawn_column(codes: Int64s, item_id: pa.Array) -> pa.ListArray:
     lists = Ragged.from_lengths(hashes, np.full(int(known.sum()), DRAWS)).to_arrow(pa.uint64())
     where = np.where(known, np.cumsum(known) - 1, -1)
     return lists.take(pa.array(where, mask=~known))
+
+
+def _known(values: Float64s) -> pa.Array:
+    return pa.array(values.astype(np.float32), mask=np.isnan(values))
 
 
 def first_items(stage: SlateAssembler, arm: str, scored: ScoredCandidates) -> Ragged:

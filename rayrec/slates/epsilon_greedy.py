@@ -13,6 +13,7 @@ from rayrec.slates.policies import (
     POLICIES,
     PolicySlates,
     SlatePolicy,
+    best_first_marginals,
     given_slate_blocks,
     greedy_first_choice,
     is_greedy_choice,
@@ -64,6 +65,12 @@ class EpsilonGreedy(SlatePolicy):
     def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
         many = scored.scores.lengths[scored.scores.rows]
         return self._odds(many, greedy_first_choice(scored) > 0).astype(np.float32)
+
+    def marginal(self, scored: ScoredCandidates, given: Ragged, seed: int) -> Float64s:
+        return best_first_marginals(scored, given, self.settings.epsilon)
+
+    def mixture(self, scored: ScoredCandidates) -> tuple[float, Float64s]:
+        return 1 - self.settings.epsilon, np.zeros(len(scored.scores.values))
 
     def _odds(self, many: Int64s, is_best: Bools) -> Float64s:
         """Probability of one of the `many` remaining candidates, by whether it is the best of them."""

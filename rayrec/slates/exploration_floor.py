@@ -14,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
-from rayrec.numerics.hashing import derive_seed
+from rayrec.numerics.hashing import derive_seed, hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import padded_rows
 from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
+from rayrec.slates.marginal_propensities import mixture_marginals
 from rayrec.slates.policies import PolicySlates, SlatePolicy, uniform_draws
 from rayrec.slates.scored_candidates import ScoredCandidates
 
@@ -75,6 +76,17 @@ class ExplorationFloor(SlatePolicy):
         own_left = np.bincount(scored.scores.rows[own], minlength=len(scored))
         rows = scored.scores.rows
         return self._mixed(chance, lengths[rows], own_left[rows]).astype(np.float32)
+
+    def marginal(self, scored: ScoredCandidates, given: Ragged, seed: int) -> Float64s | None:
+        """Sampled: see `mixture_marginals`. Of the first FLOOR_RANKS ranks alone."""
+        own = ~scored.from_others
+        mixture = self.policy.mixture(scored.filter(own))
+        if mixture is None:
+            return None
+        weight = np.full(len(own), -np.inf)
+        weight[own] = mixture[1]
+        states = splitmix64(hash_strings(scored.user_ids) ^ np.uint64(derive_seed(seed, "marginal")))
+        return mixture_marginals(scored.scores, own, weight, mixture[0], self.epsilon, given, states)
 
     def _mixed(self, by_policy: Float64s, left: Int64s, own_left: Int64s) -> Float64s:
         """Probability of a candidate; where the policy has none left, the draw is uniform."""

@@ -8,7 +8,8 @@ from pydantic import Field
 from rayrec.config.section import MethodSettings
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows
-from rayrec.numerics.types import Bools, Float32s, Float64s
+from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
+from rayrec.slates.marginal_propensities import plackett_luce_marginals
 from rayrec.slates.policies import POLICIES, PolicySlates, SlatePolicy, uniform_draws
 from rayrec.slates.scored_candidates import ScoredCandidates
 
@@ -61,12 +62,24 @@ class PlackettLuce(SlatePolicy):
         mass = _log_mass(scored.scores.like(logits), np.ones(len(logits), np.bool_))
         return np.clip(np.exp(logits - mass[scored.scores.rows]), _TINY, 1).astype(np.float32)
 
+    def marginal(self, scored: ScoredCandidates, given: Ragged, seed: int) -> Float64s:
+        found = plackett_luce_marginals(scored.scores.like(self._logits(scored)), given)
+        possible = (given.values >= 0) & (_rank(given) < scored.scores.lengths[given.rows])
+        return np.where(possible, np.clip(found, _TINY, 1), 0)
+
+    def mixture(self, scored: ScoredCandidates) -> tuple[float, Float64s]:
+        return 0.0, self._logits(scored)
+
     def _logits(self, scored: ScoredCandidates) -> Float64s:
         """Scores over the temperature, shifted so that the user's best is 0."""
         logits = scored.scores.values.astype(np.float64) / self.settings.temperature
         top = np.full(len(scored), -np.inf)
         np.maximum.at(top, scored.scores.rows, logits)
         return np.asarray(logits - top[scored.scores.rows])
+
+
+def _rank(given: Ragged) -> Int64s:
+    return np.arange(len(given.values)) - given.offsets[given.rows]
 
 
 def _log_mass(logits: Ragged, counted: Bools) -> Float64s:

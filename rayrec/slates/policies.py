@@ -19,6 +19,7 @@ from rayrec.numerics.hashing import hash_strings, splitmix64
 from rayrec.numerics.ragged import Ragged
 from rayrec.numerics.top_k import best, padded_rows, ranks
 from rayrec.numerics.types import Bools, Float32s, Float64s, Int64s
+from rayrec.slates.marginal_propensities import epsilon_greedy_marginals
 from rayrec.slates.scored_candidates import ScoredCandidates
 
 
@@ -58,6 +59,16 @@ class SlatePolicy(ABC):
     @abstractmethod
     def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
         """P(this candidate at the first rank), aligned with the candidates' flat values; each user's sum to 1."""
+
+    def marginal(self, scored: ScoredCandidates, given: Ragged, seed: int) -> Float64s | None:
+        """P(this candidate at this rank), whatever is above it, aligned with `given.values` (as `probability`, but the
+        rank is the place in the row, also below an item that is not a candidate). None: not known for this policy."""
+        return None
+
+    def mixture(self, scored: ScoredCandidates) -> tuple[float, Float64s] | None:
+        """The share of choices that are the best remaining candidate, and log weights [candidates] of all other
+        choices; None for a policy that is no such mixture."""
+        return None
 
 
 POLICIES: Registry[type[SlatePolicy]] = Registry("slate.policy", "slate policy")
@@ -101,6 +112,22 @@ class Greedy(SlatePolicy):
     def first_choice(self, scored: ScoredCandidates, seed: int) -> Float32s:
         return greedy_first_choice(scored)
 
+    def marginal(self, scored: ScoredCandidates, given: Ragged, seed: int) -> Float64s:
+        return best_first_marginals(scored, given, 0.0)
+
+    def mixture(self, scored: ScoredCandidates) -> tuple[float, Float64s]:
+        return 1.0, np.zeros(len(scored.scores.values))
+
+
+def best_first_marginals(scored: ScoredCandidates, given: Ragged, epsilon: float) -> Float64s:
+    """`SlatePolicy.marginal` of a policy that shows the best remaining candidate but for a share of epsilon."""
+    standing = _standing(scored)
+    real = given.values >= 0
+    result, place = np.zeros(len(given.values)), given.values[real]
+    rank, many = (np.arange(len(real)) - given.offsets[given.rows])[real], scored.scores.lengths[given.rows[real]]
+    result[real] = epsilon_greedy_marginals(standing[place], many, rank, epsilon)
+    return result
+
 
 def greedy_first_choice(scored: ScoredCandidates) -> Float32s:
     """1 for each user's best candidate, 0 for all others, [candidates]."""
@@ -123,9 +150,7 @@ class GivenSlates:
 
 def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> Iterator[GivenSlates]:
     """Iterate over given slates (see `SlatePolicy.probability`) in blocks."""
-    standing = np.empty(len(scored.scores.values), np.int64)
-    for block in padded_rows(scored.scores.offsets):
-        standing[block.take[block.mask]] = ranks(scored.scores.values[block.take], block.mask)[block.mask]
+    standing = _standing(scored)
     for block in padded_rows(given.offsets):
         take, within = block.take[:, :size], block.mask[:, :size]
         place = np.where(within, given.values[take], -1)
@@ -133,6 +158,14 @@ def given_slate_blocks(scored: ScoredCandidates, given: Ragged, size: int) -> It
         # Without candidates there are no ranks to look up: every place is −1.
         rank = np.where(real, standing[np.maximum(place, 0)], -1) if len(standing) else place
         yield GivenSlates(block.rows, take[within], within, real, np.maximum(place, 0), rank)
+
+
+def _standing(scored: ScoredCandidates) -> Int64s:
+    """Rank of each candidate by score among the user's, from 0, [candidates]."""
+    standing = np.empty(len(scored.scores.values), np.int64)
+    for block in padded_rows(scored.scores.offsets):
+        standing[block.take[block.mask]] = ranks(scored.scores.values[block.take], block.mask)[block.mask]
+    return standing
 
 
 def is_greedy_choice(rank: Int64s, real: Bools) -> Bools:

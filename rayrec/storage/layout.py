@@ -45,6 +45,7 @@ quarantine/dt=D/
     feedback/feedback.parquet, unmatched.parquet   feedback that broke its contract, or fits no slate
 reports/dt=D/report.html, report.json, metrics.json
 reports/pooled/from=D-to=D/metrics.json            several dates judged together
+reports/pooled/from=D-to=D/report.html             the same to read
 erasure/                                           the erasure list (rayrec.data.erasure_list)
     salt.json, requests/<id>.json, plans/<id>.json, certificates/<id>.json
 """
@@ -225,6 +226,10 @@ metrics_path: DatePath = f"{REPORTS}/dt={{}}/metrics.json".format
 
 def pooled_metrics_path(first: Date, last: Date) -> str:
     return f"{REPORTS}/pooled/from={first}-to={last}/metrics.json"
+
+
+def pooled_report_path(first: Date, last: Date) -> str:
+    return f"{REPORTS}/pooled/from={first}-to={last}/report.html"
 
 
 def report_data_date(path: str) -> Date | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -18,6 +19,7 @@ from rayrec.errors import DataError
 from rayrec.evaluation import pooled_dates
 from rayrec.evaluation.evaluation_job import evaluate
 from rayrec.evaluation.pooled_dates import pool_dates
+from rayrec.evaluation.session_metrics import NUM
 
 USERS = 80
 
@@ -29,10 +31,11 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def values(found: Any, names: tuple[str, ...] = ("value", "low", "high", "p")) -> dict[Any, list[float]]:
+    """By system and metric, without NUM: its sessions are longer where there are more dates."""
     return {
         (row["system"], row["metric"]): [row[name] for name in names]
         for row in found.comparison.to_pylist()
-        if row["baseline"] == "control" and not row["segment"]
+        if row["baseline"] == "control" and not row["segment"] and row["metric"] != NUM
     }
 
 
@@ -45,6 +48,7 @@ def test_one_date_is_judged_as_by_its_own_evaluation(published: PublishedShop) -
     alone = values(one.slates, ("value",))
     for key, value in values(pooled, ("value",)).items():
         assert value == pytest.approx(alone[key], nan_ok=True), key
+    assert NUM in pooled.comparison["metric"].to_pylist()
     assert pooled.decision is not None
     assert one.decision is not None
     assert pooled.decision.conclusions[0].conclusion == one.decision.conclusions[0].conclusion
@@ -112,6 +116,10 @@ def test_the_job_judges_the_published_dates_of_a_period(published: PublishedShop
     assert f"on 1 dates from {day} to {day}" in result.output
     path = Path(published.config.output.root) / f"reports/pooled/from={day}-to={day}/metrics.json"
     content = json.loads(path.read_text())
+    page = html.unescape(path.with_name("report.html").read_text())
+    assert content["decision"]["recommendation"] in page
+    assert content["decision"]["conclusions"][0]["sentence"] in page
+    assert "Effect by day" in page
     assert content["decision"]["conclusions"][0]["arm"] == "llm"
     for words in ([], ["--date", str(day), *period], period[:2]):
         refused = CliRunner().invoke(evaluate_job.main, ["--config", str(CONF), *sets, *words])

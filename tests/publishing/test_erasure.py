@@ -116,6 +116,8 @@ def test_counterfactual_propensities_of_erased_users_are_erased(local: Storage) 
         "propensity": pa.array([0.5] * len(ids), pa.float32()),
         "unsupported": pa.array([0.0] * len(ids), pa.float32()),
         "drawn": pa.nulls(len(ids), pa.list_(pa.uint64())),
+        "marginal": pa.nulls(len(ids), pa.float32()),
+        "own_marginal": pa.nulls(len(ids), pa.float32()),
     }
     path = layout.counterfactual_propensities_path(small_day.DATE, manifest.run_id, 1)
     write_arrow(local, path, pa.table(rows, schema=COUNTERFACTUAL_PROPENSITY))

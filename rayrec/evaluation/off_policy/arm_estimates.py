@@ -1,7 +1,7 @@
 """Off-policy estimates of each arm's reward from the feedback on the slates of the other arms.
 
-The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows, both P(item here | the ranks above).
-IIPS would need marginal propensities, which are not stored.
+The weights are ratios of logged propensities and COUNTERFACTUAL_PROPENSITY rows, both P(item here | the ranks above);
+those of IIPS are ratios of the marginal propensities in these rows.
 
 Arms that differ in retrieval, denoising or rules have different candidates, and no weight can make up for an item that
 the logging arm never shows: self-normalised estimates then read as "no difference". So an estimate is refused where the
@@ -12,7 +12,7 @@ by estimators whose interval allows for what is missing (`trimmed_rips`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 import pyarrow as pa
@@ -148,6 +148,8 @@ def _target_rows(
         log.item,
         found.drawn,
         found.has_drawn,
+        found.own_marginal,
+        found.marginal,
     )
     few = _too_few(log)
     support = _Support(None, None)
@@ -203,9 +205,11 @@ class _Counterfactuals:
     unsupported: Float64s  # [n]
     drawn: ItemHashes  # [n, K, draws]
     has_drawn: Bools  # [n, K]
+    marginal: Float64s  # [n, K]: 1 past a slate's end; NaN where it is not known
+    own_marginal: Float64s  # of the logging arm
 
     def rows(self, keep: Bools) -> _Counterfactuals:
-        return _Counterfactuals(self.propensity[keep], self.unsupported[keep], self.drawn[keep], self.has_drawn[keep])
+        return _Counterfactuals(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
 def _counterfactuals(log: _Log, table: pa.Table) -> _Counterfactuals:
@@ -214,18 +218,23 @@ def _counterfactuals(log: _Log, table: pa.Table) -> _Counterfactuals:
     lists = table["drawn"].combine_chunks()
     given = lists.is_valid().to_numpy(zero_copy_only=False)
     draws = int(pc.max(pc.list_value_length(lists)).as_py() or 0)
-    unsupported, propensity = np.full(many, np.nan), np.full((many, ranks), np.nan)
+    unsupported = np.full(many, np.nan)
     drawn, has_drawn = np.zeros((many, ranks, draws), np.uint64), np.zeros((many, ranks), bool)
     flat = np.zeros((len(lists), draws), np.uint64)
     flat[given] = lists.flatten().to_numpy().reshape(-1, draws) if draws else flat[given]
     at = pc.index_in(table["slate_id"].combine_chunks(), value_set=slates.dictionary)
-    row, column = at.fill_null(-1).to_numpy(), table["rank"].to_numpy().astype(np.int64) - 1
+    row, rank = at.fill_null(-1).to_numpy(), table["rank"].to_numpy().astype(np.int64) - 1
     unsupported[row[row >= 0]] = table["unsupported"].to_numpy()[row >= 0]
-    use = (row >= 0) & (column < ranks)
-    cell = row[use], column[use]
-    propensity[cell], drawn[cell], has_drawn[cell] = table["propensity"].to_numpy()[use], flat[use], given[use]
+    use = (row >= 0) & (rank < ranks)
+    cell = row[use], rank[use]
+    drawn[cell], has_drawn[cell] = flat[use], given[use]
     of = slates.indices.to_numpy()
-    return _Counterfactuals(np.where(log.mask, propensity[of], 1.0), unsupported[of], drawn[of], has_drawn[of])
+    propensity, marginal, own_marginal = (np.full((many, ranks), np.nan) for _ in range(3))
+    for name, column in (("propensity", propensity), ("marginal", marginal), ("own_marginal", own_marginal)):
+        column[cell] = table[name].to_numpy()[use]
+    columns = (np.where(log.mask, values[of], 1.0) for values in (propensity, marginal, own_marginal))
+    propensity, marginal, own_marginal = columns
+    return _Counterfactuals(propensity, unsupported[of], drawn[of], has_drawn[of], marginal, own_marginal)
 
 
 def _row(logging: str, target: str, estimate: Estimate) -> dict[str, object]:

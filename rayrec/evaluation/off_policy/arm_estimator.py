@@ -35,6 +35,8 @@ class TargetLog:
     item: ItemHashes  # what was shown
     drawn: ItemHashes  # [n, K, draws]: items that the target would show here, drawn given the ranks above
     has_drawn: Bools  # [n, K]: false where the target shows nothing, or nothing was stored
+    logging_marginal: Float64s  # P(item here), whatever is above; NaN where it is not known
+    target_marginal: Float64s  # the same of the target
 
     @cached_property
     def weight(self) -> Float64s:

@@ -87,6 +87,12 @@ class SimulatedSlates:
         given = Ragged.from_lengths(self.places_in(other).ravel(), np.full(users, size))
         return other.policy.probability(other.scored, given, size, seed).reshape(users, size).astype(np.float64)
 
+    def marginal(self, of: SimulatedArm, seed: int) -> Float64s:
+        """P(item here), whatever is above, of an arm for these slates, [users, size]; NaN where its policy has none."""
+        given = Ragged.from_lengths(self.places_in(of).ravel(), np.full(len(self.items), self.items.shape[1]))
+        found = of.policy.marginal(of.scored, given, seed)
+        return np.full(self.items.shape, np.nan) if found is None else found.reshape(self.items.shape)
+
     def drawn(self, other: SimulatedArm, seed: int) -> Int64s:
         """Items that another arm would show at each rank, drawn given the ranks above, [users, size, DRAWS]."""
         users, size = self.items.shape
@@ -146,12 +152,17 @@ class SimulatedSlates:
             pa.array(self.under(target, seed).ravel().astype(np.float32)),
             pa.array(target.unsupported(self.arm, seed)[row].astype(np.float32)),
             drawn,
+            *(_known(self.marginal(of, seed)) for of in (target, self.arm)),
         ]
         return pa.table(columns, schema=COUNTERFACTUAL_PROPENSITY)
 
     @property
     def slate_ids(self) -> pa.Array:
         return pa.array([f"{self.arm.name}-{number}" for number in range(len(self.items))])
+
+
+def _known(values: Float64s) -> pa.Array:
+    return pa.array(values.ravel().astype(np.float32), mask=np.isnan(values.ravel()))
 
 
 def error_for(arm: SimulatedArm, base: float, gain: float, seed: int) -> float:

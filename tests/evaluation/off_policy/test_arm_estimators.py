@@ -43,7 +43,25 @@ def log_of(world: World, at: np.ndarray, reward: np.ndarray, item: np.ndarray, d
         item=item[at].astype(np.uint64),
         drawn=drawn,
         has_drawn=np.ones(shape, bool),
+        logging_marginal=world.logging_marginal.reshape(-1, ranks)[at],
+        target_marginal=world.target_marginal.reshape(-1, ranks)[at],
     )
+
+
+def test_iips_is_unbiased_where_ranks_do_not_interact() -> None:
+    for model, unbiased in (("independent", True), ("cascade", False)):
+        world = make(model, 0, contexts=2, items=4, ranks=3)
+        chance, log = every_slate(world, draws=1)
+        found = ARM_ESTIMATORS["sn_iips"]().contributions(log)
+        terms = (chance[:, None] * found.numerator).sum(axis=0) / (chance[:, None] * found.denominator).sum(axis=0)
+        assert (terms.sum() == pytest.approx(world.truth, rel=1e-9)) == unbiased
+
+
+def test_iips_says_what_it_lacks() -> None:
+    _, log = every_slate(make("independent", 0, contexts=2, items=4, ranks=2), draws=1)
+    unknown = replace(log, target_marginal=np.full_like(log.target_marginal, np.nan))
+    assert ARM_ESTIMATORS["sn_iips"]().problem(log) is None
+    assert "no marginal propensities" in str(ARM_ESTIMATORS["sn_iips"]().problem(unknown))
 
 
 @pytest.mark.parametrize("model", ["independent", "cascade"])
@@ -105,7 +123,7 @@ def test_the_difference_from_what_was_shown_is_that_of_the_values(name: str) -> 
     value, difference = estimator.estimate(log), estimator.difference(log)
     assert difference.value == pytest.approx(value.value - own)
     assert difference.low < difference.value < difference.high
-    same = replace(log, target=log.logging, drawn=log.item[:, :, None])
+    same = replace(log, target=log.logging, drawn=log.item[:, :, None], target_marginal=log.logging_marginal)
     none = estimator.difference(same)
     assert none.value == pytest.approx(0, abs=0.05)
     assert none.low - 1e-9 <= 0 <= none.high + 1e-9

@@ -45,7 +45,7 @@ def test_power_grows_with_days_and_users_and_falls_with_arms_and_looks() -> None
     assert more_arms["split", 4].detectable > 1.5 * few["split", 4].detectable
 
 
-OFF_POLICY = ("cascade_dr", "cascade_dr_item", "sn_rips", "sn_sips")
+OFF_POLICY = ("cascade_dr", "cascade_dr_item", "sn_iips", "sn_rips", "sn_sips")
 
 
 def test_late_rewards_are_missing_in_short_experiments() -> None:
