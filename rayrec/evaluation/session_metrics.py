@@ -44,4 +44,5 @@ def normalized_u_measure(
     gain = np.bincount(owner, np.maximum(0.0, 1 - read[first] / length[owner]), minlength=users)
     many = np.minimum(np.bincount(wanted // width, minlength=users)[:users], length).astype(np.float64)
     ideal = many - many * (many - 1) / (2 * length)  # the sum of 1 - read / length over the first `many`
-    return np.divide(gain, ideal, out=np.full(users, np.nan), where=(ideal > 0) & (slates > 0))
+    found: Float64s = np.divide(gain, ideal, out=np.full(users, np.nan), where=(ideal > 0) & (slates > 0))
+    return found
