@@ -137,7 +137,7 @@ def shown_metrics(slates: pa.Table, relevant: RelevantItems) -> dict[str, Float6
     row, item = _codes(slates["user_id"], relevant.user_id), _codes(slates["item_id"], relevant.item_id)
     row, item = row[row >= 0], item[row >= 0]
     shown = np.bincount(row, minlength=len(relevant)).astype(np.float64)
-    hit = (item >= 0) & _member(relevant.matrix, row, np.maximum(item, 0))
+    hit = (item >= 0) & is_relevant(relevant.matrix, row, np.maximum(item, 0))
     hits = np.bincount(row[hit], minlength=len(relevant))
     precision = np.divide(hits, shown, out=np.full(len(relevant), np.nan), where=shown > 0)
     return dict(zip(SHOWN, (precision, shown), strict=True))
