@@ -10,6 +10,7 @@ five seconds, plus one at the end. Lines go to stderr, because stdout is for res
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Self
@@ -25,7 +26,8 @@ _WIDTH = 10  # of the stage's name, to align the lines of a job
 
 
 class Progress:
-    """Counts completed units of work in one stage and prints them. Not thread-safe: only the driver advances it."""
+    """Counts completed units of work in one stage and prints them. `advance` and `reached` may be called by two
+    threads."""
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class Progress:
     ) -> None:
         """`total`: units of work in all, 0 or more; `clock`: seconds, for tests."""
         self.stage, self.total, self.unit, self.done = stage, total, unit, 0
+        self._reached, self._lock = 0, threading.Lock()
         self._console = console or Console(stderr=True, highlight=False)
         self._clock = clock
         self._bar: Bar | None = None
@@ -55,14 +58,29 @@ class Progress:
 
     def advance(self, n: int = 1) -> None:
         """Add `n` completed units."""
-        self.done += n
+        with self._lock:
+            self.done += n
+            self._show()
+
+    def reached(self, n: int) -> None:
+        """So many units are done or as good as done: rate and remaining time go by them until they are completed."""
+        with self._lock:
+            self._reached = max(self._reached, min(n, self.total))
+            self._show()
+
+    def _show(self) -> None:
+        at = self._at
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self.done, line=self._line())
+            self._bar.update(self._task, completed=at, line=self._line())
             return
-        now, tenth = self._clock(), 10 * self.done // max(self.total, 1)
+        now, tenth = self._clock(), 10 * at // max(self.total, 1)
         if self.done < self.total and tenth > self._tenth and now - self._printed >= _EVERY_S:
             self._printed, self._tenth = now, tenth
             self._say(self._line())
+
+    @property
+    def _at(self) -> int:
+        return max(self.done, self._reached)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None and self._task is not None:
@@ -79,24 +97,24 @@ class Progress:
             return
         self._console.print(f"{self.stage:<{_WIDTH}} {line}", markup=False, soft_wrap=True)
 
-    def _counts(self) -> str:
-        return f"{self.done:,} / {self.total:,} {self.unit}"
+    def _counts(self, at: int) -> str:
+        return f"{at:,} / {self.total:,} {self.unit}"
 
-    def _rate(self) -> float:
-        return self.done / max(self._clock() - self._started, 1e-9)
+    def _rate(self, at: int) -> float:
+        return at / max(self._clock() - self._started, 1e-9)
 
     def _line(self) -> str:
-        if not self.done:
-            return self._counts()
-        share, rate = self.done / max(self.total, 1), self._rate()
-        left = format_duration((self.total - self.done) / rate)
-        return f"{self._counts()}  {share:.0%}  {rate:,.0f} {self.unit}/s  {left} left"
+        if not (at := self._at):
+            return self._counts(at)
+        share, rate = at / max(self.total, 1), self._rate(at)
+        left = format_duration((self.total - at) / rate)
+        return f"{self._counts(at)}  {share:.0%}  {rate:,.0f} {self.unit}/s  {left} left"
 
     def _end(self, failed: type[BaseException] | None) -> str:
         took = format_duration(self._clock() - self._started)
         if failed is not None:
-            return f"{self._counts()}  stopped after {took} ({failed.__name__})"
-        return f"{self._counts()}  done in {took}  {self._rate():,.0f} {self.unit}/s"
+            return f"{self._counts(self.done)}  stopped after {took} ({failed.__name__})"
+        return f"{self._counts(self.done)}  done in {took}  {self._rate(self.done):,.0f} {self.unit}/s"
 
 
 def format_epoch(row: Mapping[str, float], epochs: int | None = None) -> str:

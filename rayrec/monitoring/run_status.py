@@ -30,6 +30,7 @@ _END_S = 3.0  # for the last write; a job that was told to stop has 10 s in all
 _LISTEN_S = 15.0  # a run that goes on writes three times
 _MAY_LIVE_S = 600.0  # by this machine's clock
 _MOST_WORDS = 500  # characters of an error
+_COUNTS = ("shards_done", "users_scored")  # that change users/s
 
 
 class _Reads(Protocol):
@@ -52,7 +53,8 @@ class StatusDocument:
     stage: str = ""
     shards_done: int = 0
     shards: int = 0
-    users_done: int = 0  # of the stage `score`
+    users_done: int = 0  # of the stage `score`, in committed shards
+    users_scored: int = 0  # by LLMs in this attempt, in shards in work too
     users: int = 0
     users_per_s: float | None = None
     eta_s: float | None = None  # of the stage
@@ -97,14 +99,14 @@ def _running(storage: _Reads) -> dict[str, str]:
 
 
 class RunStatus:
-    """The status of one run; written from `begin` to `end`. One thread, the driver's, calls it."""
+    """The status of one run; written from `begin` to `end`. One thread, the driver's, calls it; but for `reached`."""
 
     def __init__(self, storage: _Writes, date: datetime.date, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds, for tests."""
         self._storage, self._clock = storage, clock
         self._document = StatusDocument(date)  # replaced as a whole, so that the writer never sees half a change
         self._score_began, self._already_done = clock(), 0
-        self._ended, self._failed = threading.Event(), False
+        self._ended, self._failed, self._lock = threading.Event(), False, threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
@@ -123,19 +125,15 @@ class RunStatus:
     def score(self, users: int, users_done: int, shards_done: int) -> None:
         """The stage `score` begins, with what an earlier attempt has done."""
         self._score_began, self._already_done = self._clock(), users_done
-        self._set(users=users, users_done=users_done, shards_done=shards_done)
+        self._document = replace(self._document, users=users, users_done=users_done, shards_done=shards_done)
 
     def shard_done(self, users: int) -> None:
         """A shard with so many users is committed."""
-        done = self._document.users_done + users
-        rate = (done - self._already_done) / max(self._clock() - self._score_began, 1e-9)
-        left = (self._document.users - done) / rate if rate else None
-        self._set(
-            users_done=done,
-            shards_done=self._document.shards_done + 1,
-            users_per_s=round(rate, 1),
-            eta_s=None if left is None else round(left, 1),
-        )
+        self._set(users_done=self._document.users_done + users, shards_done=self._document.shards_done + 1)
+
+    def reached(self, users: int) -> None:
+        """So many users were scored in this attempt, in shards in work too."""
+        self._set(users_scored=users)
 
     def warn(self, warnings: list[str]) -> None:
         self._set(warnings=tuple(warnings))
@@ -149,7 +147,19 @@ class RunStatus:
             self._thread.join(_END_S)
 
     def _set(self, **changes: object) -> None:
-        self._document = replace(self._document, **changes)  # type: ignore[arg-type]
+        with self._lock:
+            self._document = replace(self._document, **changes)  # type: ignore[arg-type]
+            if not changes.keys().isdisjoint(_COUNTS):
+                rate, left = self._speed()
+                self._document = replace(self._document, users_per_s=rate, eta_s=left)
+
+    def _speed(self) -> tuple[float, float | None]:
+        """Rate and remaining time of the stage `score`, by what this attempt has committed or scored."""
+        document = self._document
+        done = max(document.users_done - self._already_done, document.users_scored)
+        rate = done / max(self._clock() - self._score_began, 1e-9)
+        left = (document.users - self._already_done - done) / rate if rate else None
+        return round(rate, 1), None if left is None else round(max(left, 0.0), 1)
 
     def _keep_writing(self) -> None:
         self._write()

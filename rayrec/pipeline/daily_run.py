@@ -50,6 +50,7 @@ from rayrec.publishing.code_version import package_versions
 from rayrec.publishing.publishing_run import PublishingRun, PublishResult
 from rayrec.publishing.records import Manifest, Provenance
 from rayrec.publishing.tables.table_registration import TableVersion, open_tables, register_date
+from rayrec.ray_support.shard_progress import heard
 from rayrec.ray_support.stage_runner import append_stage, run_pending
 from rayrec.reranking.item_token import tuned_checkpoint
 from rayrec.reranking.text.text_prompt import template_by_cell
@@ -201,7 +202,12 @@ def score(
     status.score(data.users, done, run.record.shards - len(pending))
     run_metrics.shards_pending(len(pending))
     left = list(pending)
-    with Progress("score", data.users) as progress:
+
+    def reached(users: int) -> None:
+        status.reached(users)
+        progress.reached(done + users)
+
+    with Progress("score", data.users) as progress, heard(scoring.progress_name, reached):
         progress.advance(done)
 
         def advance(users: int) -> None:

@@ -10,8 +10,9 @@ examples (`rayrec.pipeline.blender_fitting`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,10 +49,13 @@ from rayrec.pipeline.scoring_requests import (
 )
 from rayrec.pipeline.understood_texts import only_understood, understood_texts
 from rayrec.pipeline.worker_cache import worker_cache
+from rayrec.ray_support.shard_progress import tell
 from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, append_stage
 from rayrec.reranking.engines.vllm_runner import VLLM_ENVIRONMENT
 from rayrec.reranking.text.text_reranker import TextReranker
 from rayrec.retrieval.item_model import ItemModel
+
+_TEXT_USERS, _ITEM_TOKEN_USERS = 64, 8192  # scored between two messages about the progress
 
 Bools = npt.NDArray[np.bool_]
 
@@ -68,6 +72,11 @@ class ScoringSpec:
 
     def models_at(self, cutoff: int) -> ModelSet:
         return next(models for models in self.models if models.cutoff == cutoff)
+
+    @property
+    def progress_name(self) -> str:
+        """What shards in work tell of their progress by."""
+        return f"score {self.run_id}"
 
     @property
     def task_memory(self) -> int:
@@ -179,20 +188,33 @@ class RerankShard:
     def __call__(self, item: WorkItem, table: pa.Table) -> pa.Table:
         rows = {request.name: self._rows(table, request.variant, request.arms) for request in self._requests}
         scored: dict[str, pa.Table] = {}
+        done, total, users = 0, sum(map(len, rows.values())), len(table["user_id"].unique())
+
+        def rows_scored(count: int) -> None:
+            nonlocal done
+            done += count
+            if self._scoring.run_id:
+                tell(self._scoring.progress_name, item.shard, users * done // total)
+
         for key in dict.fromkeys(request.method.scorer_key for request in self._requests):
             together = [request for request in self._requests if request.method.scorer_key == key]
-            scored |= self._scored(item, together, [rows[request.name] for request in together])
+            scored |= self._scored(item, together, [rows[request.name] for request in together], rows_scored)
         run_metrics.engine_work(self._on_gpu)
         return pa.concat_tables([*self._without_llm(table), *(scored[request.name] for request in self._requests)])
 
     def _scored(
-        self, item: WorkItem, requests: Sequence[ScoringRequest], rows: Sequence[pa.Table]
+        self,
+        item: WorkItem,
+        requests: Sequence[ScoringRequest],
+        rows: Sequence[pa.Table],
+        rows_scored: Callable[[int], None],
     ) -> dict[str, pa.Table]:
-        """Scored rows by request. A scorer handles all its requests in one call, so a shared prompt runs once."""
+        """Scored rows by request. A scorer handles all requests of a user in one call, so a shared prompt runs once."""
         context, method = self._scoring.context, requests[0].method
         scorer = self._scorers.at(self._scoring.models_at(item.cutoff), method)
         prompts = [self._prompts(request, own) for request, own in zip(requests, rows, strict=True)]
-        out = scorer(pa.concat_tables(prompts).combine_chunks())
+        users_at_once = _TEXT_USERS if isinstance(scorer, TextReranker) else _ITEM_TOKEN_USERS
+        out = in_parts(scorer, pa.concat_tables(prompts).combine_chunks(), users_at_once, rows_scored)
         if isinstance(scorer, TextReranker) and self._scoring.run_id:
             name = f"{method.method}-{digest(method.scorer_key)}"
             write_text_ablation(context, self._scoring.run_id, item.shard, name, scorer, out)
@@ -249,6 +271,24 @@ class RerankShard:
             prompt = instruction_prompts(context.templates, preference, wanted, has_history)
             read = read.append_column("instruction", prompt)
         return read.append_column("request", wanted)
+
+
+def in_parts(
+    scorer: Callable[[pa.Table], pa.Table], table: pa.Table, users_at_once: int, rows_scored: Callable[[int], None]
+) -> pa.Table:
+    """`scorer(table)`, computed for so many users at a time; `rows_scored` is called after each."""
+    user = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.argsort(user, kind="stable")
+    bounds = np.searchsorted(user[order], np.arange(0, user.max(initial=0) + 1 + users_at_once, users_at_once))
+    if len(bounds) <= 2:
+        out = scorer(table)
+        rows_scored(len(table))
+        return out
+    parts = []
+    for start, end in pairwise(bounds.tolist()):
+        parts.append(scorer(table.take(pa.array(order[start:end])).combine_chunks()))
+        rows_scored(end - start)
+    return pa.concat_tables(parts).take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
 
 
 def with_scores(

@@ -64,3 +64,21 @@ def test_a_terminal_gets_one_line_in_place() -> None:
 
 def test_durations_have_readable_units() -> None:
     assert [format_duration(s) for s in (0.42, 12, 65, 3600 * 2 + 605)] == ["0.4 s", "12 s", "1 min 05 s", "2 h 10 min"]
+
+
+def test_work_within_a_shard_moves_rate_and_remaining_time() -> None:
+    clock, out = Clock(), io.StringIO()
+    with Progress("score", 100, console=Console(file=out, width=120), clock=clock) as progress:
+        clock.now += 10
+        progress.reached(20)
+        clock.now += 10
+        progress.reached(40)
+        progress.reached(30)  # a shard that is scored again
+        progress.advance(25)  # the shard is committed: no news
+        clock.now += 10
+        progress.advance(75)
+    assert out.getvalue().splitlines() == [
+        "score      20 / 100 users  20%  2 users/s  40 s left",
+        "score      40 / 100 users  40%  2 users/s  30 s left",
+        "score      100 / 100 users  done in 30 s  3 users/s",
+    ]

@@ -138,3 +138,18 @@ def test_a_run_is_alive_while_its_status_is_written(tmp_path: Path) -> None:
     assert live_runs(storage, sleep=pytest.fail) == []
     storage.write(PATH, b"{half")
     assert live_runs(storage, sleep=pytest.fail) == []
+
+
+def test_rate_and_remaining_time_know_the_shards_in_work(tmp_path: Path) -> None:
+    clock = Clock()
+    status = RunStatus(Storage(str(tmp_path)), DAY, clock=clock)
+    status.score(1000, 400, 2)
+    clock.now = 10.0
+    status.reached(50)
+    found = status.document
+    assert (found.users_done, found.users_scored, found.users_per_s, found.eta_s) == (400, 50, 5.0, 110.0)
+    status.shard_done(40)
+    assert (status.document.users_done, status.document.users_per_s) == (440, 5.0)
+    clock.now = 20.0
+    status.shard_done(160)  # of arms without an LLM
+    assert (status.document.users_per_s, status.document.eta_s) == (10.0, 40.0)
