@@ -55,7 +55,8 @@ class Outcome:
 class Case:
     """A data set with its tuning sequences, and a folder for checkpoints."""
 
-    def __init__(self, data: str, root: str, folder: str) -> None:
+    def __init__(self, data: str, root: str, folder: str, users: int) -> None:
+        self.users = users
         self.horizon = SOURCES[data].horizon_days * MICROSECONDS_PER_DAY
         self.config = load(CONF / SOURCES[data].config, [f"data.root={root}", "data.shards=1", "data.window_days=4000"])
         self.now, self.folder = microseconds(CUTOFFS[data]), folder
@@ -74,6 +75,7 @@ class Case:
 
     def spec(self, now: int, seed: int, epochs: int | None = None) -> TuningSpec:
         changes = {"seed": seed, "warm_start_epochs": epochs, "warm_start_max_shift": 1.0, "patience": 99}
+        changes |= {"max_users": self.users}
         known = self._retained(histories_at(self.history, now))
         return TuningSpec(
             root=self.folder,
@@ -132,10 +134,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--days", type=float, nargs="+", default=[7.0])
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--users", type=int, default=1_000_000, help="at most, by a stable hash")
     given = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        case = Case(given.data, given.root, folder)
+        case = Case(given.data, given.root, folder, given.users)
         for seed in given.seeds:
             cold = case.spec(case.now, seed, given.epochs)
             few = replace(cold, settings=cold.settings.as_warm())
