@@ -28,12 +28,12 @@ class Resources(Section):
     """GPUs of each actor that denoises: a fraction of one, or a whole number; 0: denoising runs in tasks on CPUs. Only
     `influence`, and `ease` with dense weights, compute on a GPU."""
     denoise_actors: int | tuple[int, int] = 1
-    """Concurrent actors that denoise, where `denoise_num_gpus` is above 0: a number, or `[min, max]` to autoscale."""
+    """Concurrent actors that denoise, where `denoise_num_gpus` is above 0: as `rerank_actors`."""
     retrieve_num_gpus: float = Field(0, ge=0)
     """GPUs of each actor that retrieves candidates, as `denoise_num_gpus`; 0: tasks on CPUs. Dense item-item weights
     and item factors are multiplied on the GPU."""
     retrieve_actors: int | tuple[int, int] = 1
-    """Concurrent actors that retrieve, where `retrieve_num_gpus` is above 0: a number, or `[min, max]`."""
+    """Concurrent actors that retrieve, where `retrieve_num_gpus` is above 0: as `rerank_actors`."""
     fit_num_cpus: float = Field(2, gt=0)
     """CPUs of the task that fits the item models; at most those of the largest node."""
     tune_workers: int = Field(1, ge=1)
@@ -43,7 +43,8 @@ class Resources(Section):
     tune_num_gpus: Literal[0, 1] = 0
     """GPUs of each tuning worker. The model from scratch needs none; `tuning.base` may."""
     rerank_actors: int | tuple[int, int] = 1
-    """Concurrent LLM engines: a number, or `[min, max]` to autoscale."""
+    """Concurrent LLM engines: a number, or `[min, max]`; at most one for each shard. With GPUs `max` are asked for at
+    once and none is waited for, without GPUs `min`, and more while CPUs are free."""
     rerank_num_gpus: float = Field(0, ge=0)
     """GPUs of each actor with LLM engines: a fraction of one, or a whole number. Its engines, one for each checkpoint,
     share them."""

@@ -30,6 +30,7 @@ from rayrec.storage import home_folder, retries
 T = TypeVar("T")
 
 _ERROR, _PACKED = "rayrec_error", "rayrec_block"
+_WORK_ITEMS = "rayrec_work_items"  # key of a dataset's context
 _REPEATS = {retries.CALLS: "rayrec_repeated_calls", retries.WORK_ITEMS: "rayrec_repeated_work"}  # kind -> column
 
 
@@ -59,7 +60,12 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class ActorPoolSpec:
-    """A pool of actors, each of which retains what its stage loaded. `size` is a number or (min, max)."""
+    """A pool of actors, each of which retains what its stage loaded. `size` is a number or (min, max).
+
+    There is at most one actor for each work item. Of a pool with GPUs `max` actors are asked for at once, and none is
+    waited for: those without a place are an autoscaler's reason to add nodes. A pool without GPUs begins with `min` and
+    grows as far as the tasks that feed it keep CPUs. Towards the end idle actors stop, down to `min`.
+    """
 
     size: int | tuple[int, int] = 1
     num_cpus: float = 1
@@ -72,6 +78,7 @@ def work_item_dataset(items: Sequence[WorkItem] | Sequence[SplitItem]) -> Datase
     context = DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    context.set_config(_WORK_ITEMS, len(items))
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     return ray.data.from_items([asdict(item) for item in items], override_num_blocks=len(items))
@@ -100,7 +107,6 @@ def append_stage(
             concurrency=concurrency,
             memory=placeable_memory(memory),
         )
-    size = {"size": pool.size} if isinstance(pool.size, int) else {"min_size": pool.size[0], "max_size": pool.size[1]}
     # With GPUs Ray requires a batch size, which would cut or merge blocks: so each block travels as one row.
     packed = dataset.map_batches(_packed, batch_format="pyarrow", batch_size=None, zero_copy_batch=True)
     return packed.map_batches(
@@ -109,11 +115,21 @@ def append_stage(
         batch_format="pyarrow",
         batch_size=1,
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(**size),
+        compute=pool_strategy(pool, dataset.context.get_config(_WORK_ITEMS)),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
         runtime_env={"env_vars": dict(pool.env)} if pool.env else None,
     )
+
+
+def pool_strategy(pool: ActorPoolSpec, items: int) -> ActorPoolStrategy:
+    """Ray Data's strategy for a pool that has so many work items.
+
+    Left to itself Ray Data (2.60) begins with `min` actors, adds others only as far as the nodes there are hold them,
+    and asks for nodes only once it has seen work items end: with shards of half an hour, hours too late.
+    """
+    least, most = (min(size, items) for size in ((pool.size,) * 2 if isinstance(pool.size, int) else pool.size))
+    return ActorPoolStrategy(min_size=least, max_size=most, initial_size=most if pool.num_gpus else least)
 
 
 def results(dataset: Dataset) -> Iterator[pa.Table]:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ import pyarrow as pa
 from drivers import Driver, Ended
 from ray_heads import RayHead, command_of, ray_head
 from soak_runs import run_on_cluster
-from storage_faults import CONTROL, Plan, calls
+from storage_faults import CONTROL, Plan, calls, killed_nodes
 from trials import Field
 from waiting import PATIENCE_S
 
@@ -146,6 +146,22 @@ class KillCluster:
         self.whole_run(root, overrides)
         assert self._assert_nothing_half(root, with_llm)
 
+    def kill_nodes_at(self, where: Sequence[str]) -> None:
+        """A run with the LLM whose nodes are killed before the first write of a file that matches each pattern; another
+        node comes each time. If the run ends, it is begun again, as an operator or KubeRay would. Compare."""
+        self.prepare(True)
+        root, plan = self.shop.new_root(), Plan("node", where=tuple(where))
+        plan.write(self.shop.control)
+        for _ in range(1 + len(where)):
+            ended = self._wait(self.drive(root, LLM_SETTINGS))
+            if ended.status == 0:
+                break
+            assert ended.status == 1, ended  # neither the config nor the data is to blame
+        assert ended.status == 0, ended
+        never = [pattern for number, pattern in enumerate(where) if number not in killed_nodes(self.shop.control)]
+        assert not never, f"nothing was written there: {never}"
+        assert self._assert_nothing_half(root, True)
+
     def _assert_nothing_half(self, root: Path, with_llm: bool) -> bool:
         plain, self.shop.expected = self.shop.expected, self.expected[with_llm]
         try:
@@ -163,7 +179,7 @@ class KillCluster:
             elif calls(self.shop.control)[0] >= moment:
                 if process == "driver":
                     return _killed(driver.pid)
-                victims = self._raylets() if process == "raylet" else self._named("ray::")
+                victims = self.head.node_raylets() if process == "raylet" else self._named("ray::")
                 if victims:
                     return _killed(chance.choice(victims))
             self.ensure_node()
@@ -186,27 +202,9 @@ class KillCluster:
         """Workers of this cluster that are at work under such a name."""
         return [pid for pid in self.head.processes() if title in command_of(pid) and "IDLE" not in command_of(pid)]
 
-    def _raylets(self) -> list[int]:
-        assert self._node is not None
-        return [pid for pid in self.head.processes() if _name(pid) == "raylet" and _parent(pid) == self._node.pid]
-
 
 def _killed(pid: int) -> bool:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         return True
     return False
-
-
-def _name(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _parent(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return 0

@@ -10,23 +10,28 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from ray_heads import node_raylets
+
 CONTROL = "RAYREC_FAULTS"  # environment: the control folder
 READS = ("find", "info", "read", "read_range", "open")
 WRITES = ("staging_file", "move_in", "create")
 CALLS = (*READS, *WRITES, "delete")
 _DELAYS_S = (0.0, 0.0, 0.005, 0.02)
+_KILLED = "killed-nodes-"  # beginning of the names of files that say so
 _RECORD = 1  # bytes of a journal record: r or w
 _inside: ContextVar[bool] = ContextVar("inside", default=False)
 _HALF_BYTES = 100  # what a file takes before the disk is full
@@ -41,6 +46,8 @@ class Plan:
     - kill: SIGKILL `victim` (0: the calling process) before or after the call.
     - full: from the write number `at` on, `lasting` or once, there is no space: the call fails, or, with `half`, the
       file that it begins takes a few bytes only.
+    - node: before the first write of a file whose path matches a pattern of `where`, the nodes that joined the
+      cluster's head are killed (their raylets), and with them the worker that was about to write; once a pattern.
     - flaky: `percent` of the calls fail, before or after their work, with an error that passes; all are delayed a bit,
       so that calls of several processes change their order. A thread meets fewer failures in a row than a call of
       Storage, which is up to two calls here, has attempts: what fails more often does not pass.
@@ -54,6 +61,7 @@ class Plan:
     lasting: bool = False
     percent: int = 0
     seed: int = 0
+    where: tuple[str, ...] = ()
 
     def write(self, control: Path) -> None:
         """Start a new plan and journal."""
@@ -63,6 +71,8 @@ class Plan:
         staged = control / "plan.staged"
         staged.write_text(json.dumps(asdict(self)))
         staged.replace(control / "plan.json")
+        for left in control.glob(f"{_KILLED}*"):
+            left.unlink()
 
 
 def calls(control: Path) -> tuple[int, int]:
@@ -74,6 +84,11 @@ def calls(control: Path) -> tuple[int, int]:
 def faults(control: Path) -> int:
     """Number of faults injected since the plan was written."""
     return len((control / "done").read_bytes())
+
+
+def killed_nodes(control: Path) -> set[int]:
+    """The patterns of the plan's `where`, by number, at which nodes were killed."""
+    return {int(path.name.removeprefix(_KILLED)) for path in control.glob(f"{_KILLED}*")}
 
 
 def install(module: Any) -> None:
@@ -109,6 +124,8 @@ def _faulty(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         number = _record(folder, b"w" if name in WRITES else b"r")
         if plan.kind == "kill" and number == plan.at and not plan.after:
             _kill(folder, plan)
+        if plan.kind == "node" and name in WRITES:
+            _kill_nodes(folder, plan, " ".join(each for each in arguments if isinstance(each, str)))
         if plan.kind == "full" and name in WRITES:
             _fill_up(folder, plan, name)
         lost = False
@@ -149,6 +166,18 @@ def _kill(folder: Path, plan: Plan) -> None:
         os.kill(plan.victim or os.getpid(), signal.SIGKILL)
     except ProcessLookupError:
         return  # it ended by itself
+
+
+def _kill_nodes(folder: Path, plan: Plan, paths: str) -> None:
+    for number, pattern in enumerate(plan.where):
+        if re.search(pattern, paths):
+            with suppress(FileExistsError):
+                os.close(os.open(folder / f"{_KILLED}{number}", os.O_CREAT | os.O_EXCL))
+                raylets = node_raylets()
+                for raylet in raylets:
+                    os.kill(raylet, signal.SIGKILL)
+                if os.getppid() in raylets:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _fill_up(folder: Path, plan: Plan, name: str) -> None:

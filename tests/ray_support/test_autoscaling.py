@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 import yaml
+from gpu_job import ENGINES, SHARDS
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray_heads import REPOSITORY, ray_head
 from waiting import PATIENCE_S, line_of
@@ -68,7 +69,7 @@ def on_spot(shop: SyntheticDataset, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def without_spot(tmp_path_factory: pytest.TempPathFactory) -> ClusterRun:
-    """A job of the same shape without spot capacity."""
+    """A job of the same shape, with four engines and without spot capacity."""
     command = [sys.executable, str(_HERE / "gpu_job.py")]
     return _run_on("scarce_spot.ScarceSpotWithFallback", command, tmp_path_factory.mktemp("scarce"))
 
@@ -92,10 +93,18 @@ def test_spot_nodes_are_preferred_and_bounds_are_respected(on_spot: ClusterRun) 
 
 
 def test_without_spot_capacity_the_job_runs_on_demand(without_spot: ClusterRun) -> None:
-    assert {row["gpus"] for row in json.loads(without_spot.output.splitlines()[-1])} == {"[0]"}
+    shards = json.loads(without_spot.output.splitlines()[-1])
+    assert len(shards) == SHARDS
+    assert {row["gpus"] for row in shards} == {"[0]"}
     assert "gpu_on_demand" in without_spot.types()
     assert "gpu_spot" not in without_spot.types()
     assert without_spot.nodes[-1] == {}
+
+
+def test_a_pool_gets_all_its_engines_before_a_shard_is_done(without_spot: ClusterRun) -> None:
+    shards = json.loads(without_spot.output.splitlines()[-1])
+    assert len({row["node"] for row in shards}) == ENGINES
+    assert max(moment.get("gpu_on_demand", 0) for moment in without_spot.nodes) == ENGINES
 
 
 def _slates_of(shop: SyntheticDataset) -> Path:

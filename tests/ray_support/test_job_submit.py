@@ -78,7 +78,7 @@ def test_a_submitted_job_runs_its_own_code_on_the_cluster(head: RayHead, checkou
 
 def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path: Path) -> None:
     shop = make_synthetic_dataset(tmp_path, users=60)
-    small = ("rerank.method=none", "denoise.method=none", "blend.cutoffs=0", "data.shards=1")
+    small = ("rerank.method=none", "blend.cutoffs=0", "data.shards=1")
     sets = (f"data.root={shop.data_root}", f"output.root={tmp_path / 'out'}", *small)
     command = ["python", "-m", "jobs.daily", "--config", "jobs/demo.yaml", "--date", shop.date.isoformat()]
     done = submit(head, checkout, [*command, *(part for each in sets for part in ("--set", each))])

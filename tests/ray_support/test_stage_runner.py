@@ -9,7 +9,7 @@ import pytest
 
 from rayrec.errors import MissingFileError, RayrecError, StorageError, TransientStorageError
 from rayrec.ray_support.cluster import ClusterError
-from rayrec.ray_support.stage_runner import WorkItem, _apply, results
+from rayrec.ray_support.stage_runner import ActorPoolSpec, WorkItem, _apply, pool_strategy, results
 from rayrec.storage import retries
 from rayrec.storage.retries import WORK_ITEM_POLICY, RetryPolicy
 
@@ -103,3 +103,20 @@ def test_an_error_that_lasts_or_stays_reaches_the_driver(error: StorageError, at
         list(results(OneTable(carried)))
     assert type(raised.value) is type(error)
     assert len(tried) == attempts
+
+
+@pytest.mark.parametrize(
+    ("pool", "items", "expected"),
+    [
+        (ActorPoolSpec((1, 4), num_gpus=1), 9, (1, 4, 4)),
+        (ActorPoolSpec((2, 4), num_gpus=0.5), 3, (2, 3, 3)),
+        (ActorPoolSpec((1, 4)), 9, (1, 4, 1)),  # engines on CPUs would take those of the tasks that feed them
+        (ActorPoolSpec(3, num_gpus=1), 9, (3, 3, 3)),
+        (ActorPoolSpec(3), 2, (2, 2, 2)),
+    ],
+)
+def test_a_pool_with_gpus_asks_for_all_actors_at_once_and_none_has_more_than_there_is_work(
+    pool: ActorPoolSpec, items: int, expected: tuple[int, int, int]
+) -> None:
+    strategy = pool_strategy(pool, items)
+    assert (strategy.min_size, strategy.max_size, strategy.initial_size) == expected

@@ -59,6 +59,10 @@ class RayHead:
         """All that it started and that is alive, nodes and workers included."""
         return _marked(self.environment[_MARKER])
 
+    def node_raylets(self) -> list[int]:
+        """The raylets of the nodes that joined it."""
+        return node_raylets(self.environment[_MARKER])
+
     def logs(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
 
@@ -139,6 +143,16 @@ def _kill_marked(marker: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.1)
+
+
+def node_raylets(marker: str | None = None) -> list[int]:
+    """The raylets of the nodes that joined a head: by default the head that this process descends from."""
+    alive = _marked(marker or os.environ[_MARKER])
+    return [
+        pid
+        for pid in alive
+        if (command := command_of(pid)).split(" ")[0].endswith("/raylet") and "--head" not in command
+    ]
 
 
 def _marked(marker: str) -> list[int]:
