@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -12,8 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from cut_proxy import CutProxy
-from ray_heads import REPOSITORY, RayHead, ray_head
+from ray_heads import REPOSITORY, RayHead, command_of, environment_of, ray_head
 from waiting import PATIENCE_S, line_of
 
 from rayrec import read_slates
@@ -88,18 +88,18 @@ def test_a_submitted_daily_job_publishes(head: RayHead, checkout: Path, tmp_path
     assert len(set(slates["user_id"].to_pylist())) == 60
 
 
-def test_rayrec_submit_gives_log_and_exit_code_though_its_connection_is_cut(
+def test_rayrec_submit_gives_log_and_exit_code_though_the_dashboard_is_restarted(
     head: RayHead, checkout: Path, tmp_path: Path
 ) -> None:
-    """The job ends while the job API cannot be reached."""
+    """The dashboard serves the job API. It is killed; the job ends; it is started again as the head had started it.
+
+    `ray start --block` ends a head whose dashboard has died, so it is stopped first.
+    """
     goes_on = tmp_path / "goes on"
     wait = f"while not os.path.exists({str(goes_on)!r}): time.sleep(0.1)"
     script = f"import os, sys, time\nprint('first', flush=True)\n{wait}\nprint('last')\nsys.exit(3)"
-    host, _, port = head.jobs_url.removeprefix("http://").partition(":")
-    proxy = CutProxy((host, int(port)))
-    address = f"http://127.0.0.1:{proxy.port}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "jobs.submit", "--address", address, "--", "python", "-c", script],
+        [sys.executable, "-m", "jobs.submit", "--address", head.jobs_url, "--", "python", "-c", script],
         cwd=checkout,
         env=dict(head.environment),
         text=True,
@@ -107,12 +107,17 @@ def test_rayrec_submit_gives_log_and_exit_code_though_its_connection_is_cut(
         stderr=subprocess.PIPE,
     )
     line_of(process, process.stdout, lambda line: line == "first\n")
-    proxy.cut()
+    (dashboard,) = (pid for pid in head.processes() if "dashboard/dashboard.py" in command_of(pid))
+    command = Path(f"/proc/{dashboard}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
+    environment = dict(part.split("=", 1) for part in environment_of(dashboard).decode().split("\0") if part)
+    (supervisor,) = (pid for pid in head.processes() if "ray start --head --block" in command_of(pid))
+    os.kill(supervisor, signal.SIGSTOP)
+    os.kill(dashboard, signal.SIGKILL)
     line_of(process, process.stderr, lambda line: "does not answer" in line)
     goes_on.touch()
-    proxy.open()
+    with head.log.with_name("dashboard-again.log").open("wb") as sink:
+        subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)  # ends with the head
     rest, words = process.communicate(timeout=PATIENCE_S)
-    proxy.cut()
     assert process.returncode == 3, rest + words + head.logs()
     assert rest.splitlines().count("last") == 1
     assert "first" not in rest.splitlines()
