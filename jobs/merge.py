@@ -19,7 +19,7 @@ from rayrec.reranking.text.adapter_merge import merge_adapters
 
 Adapters = Annotated[list[Path], typer.Option("--adapter", help="A folder to merge; at least two.")]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write; it must not exist.")]
-How = Annotated[Literal["average", "ties", "breadcrumbs"], typer.Option("--method")]
+How = Annotated[Literal["average", "ties", "breadcrumbs"], typer.Option("--method", help="How changes are merged.")]
 Density = Annotated[float, typer.Option(min=0, max=1, help="Share of each adapter's changes that is merged.")]
 Outliers = Annotated[float, typer.Option(min=0, max=1, help="Share of the largest that breadcrumbs leaves out.")]
 Rank = Annotated[int, typer.Option(min=1, max=512, help="Rank of the merged adapter.")]

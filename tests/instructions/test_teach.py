@@ -14,7 +14,6 @@ import pytest
 import ray
 import test_teach as this_module
 import tiny_chat
-from one_process import without_ray
 from typer.testing import CliRunner
 
 from jobs.teach import main as teach
@@ -146,8 +145,7 @@ def test_table_is_written_atomically_on_s3_too(s3_server: str, tmp_path: Path) -
         assert Storage(root).read("table.parquet") == before
 
 
-@pytest.mark.slow  # whole jobs
-def test_attributes_of_items_are_read_back_as_items(shop: SyntheticDataset, tmp_path: Path) -> None:
+def test_attributes_of_items_are_read_back_as_items(local_ray: None, shop: SyntheticDataset, tmp_path: Path) -> None:
     titles = csv.read_csv(Path(shop.data_root) / "items.csv")["title"].to_pylist()
     word = Counter(word for title in titles for word in re.findall("[a-z]{3,}", title.lower())).most_common(1)[0][0]
     schema = tmp_path / "schema.yaml"
@@ -155,14 +153,12 @@ def test_attributes_of_items_are_read_back_as_items(shop: SyntheticDataset, tmp_
     table = Path(shop.data_root) / "with_attributes.parquet"
     given = [part for one in sets(shop, tmp_path / "out", 2) for part in ("--set", one)]
     given += ["--set", "instruction.encoder=null", "--date", str(shop.date), "--table", str(table)]
-    with without_ray():
-        done = CliRunner().invoke(teach, ["--config", str(CONFIG), *given, "--attributes", str(schema)])
+    done = CliRunner().invoke(teach, ["--config", str(CONFIG), *given, "--attributes", str(schema)])
     assert done.exit_code == 0, done.output
     assert "items with sort" in done.output
     line = next(line for line in done.output.splitlines() if line.startswith("data.items: "))
     config = load(CONFIG, [*sets(shop, tmp_path / "again", 2), line.replace(": ", "=", 1)])
-    with without_ray():
-        catalogue = ingest(RunContext(config, shop.date)).catalogue
+    catalogue = ingest(RunContext(config, shop.date)).catalogue
     found = [dict(pairs).get("sort") for pairs in catalogue["attributes"].to_pylist()]
     named = [re.search(rf"\b{word}(s|es)?\b", title.lower()) is not None for title in catalogue["title"].to_pylist()]
     assert found == ["common" if has else None for has in named]

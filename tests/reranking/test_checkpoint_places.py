@@ -79,7 +79,7 @@ def test_a_dry_run_copies_no_checkpoint(tmp_path: Path, cache: Path) -> None:
     assert not cache.exists()
     _ = context.checkpoints  # a run copies it
     plan = describe(context)
-    assert url not in plan
+    assert f"{url} (rerank.checkpoint), of" not in plan
     assert context.record.run_id in plan
 
 
