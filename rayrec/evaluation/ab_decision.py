@@ -101,7 +101,10 @@ def _conclude(
     worse = [other for other in segments if _conclusion(other) == "worse"]
     small = [other for other in segments if other not in worse and _detectable(other) > MARGIN]
     parts = [f"{row['system']} − {row['baseline']}: {_estimate(row, arms)}"]
-    if conclusion == "inconclusive":
+    if row["low"] == row["high"] == 0:  # the arms differ in nothing that changed a slate
+        metric = _METRIC_LABELS.get(row["metric"], row["metric"])
+        parts[0] = f"{row['system']} − {row['baseline']}: {metric} is the same for every user"
+    elif conclusion == "inconclusive":
         effect = _absolute(row, row["min_detectable_effect"])
         parts[0] += f"; not significant. With {row['users']:,} users, a difference of {effect} has {POWER:.0%} power"
     else:

@@ -50,6 +50,15 @@ def test_without_a_clear_difference_the_sentence_names_the_detectable_effect() -
     assert "With 400 users" in found.conclusions[0].sentence
 
 
+def test_arms_with_the_same_slates_have_no_power_to_speak_of() -> None:
+    base = users()
+    found = decide(compare([arm("a", base), arm("b", base)], seed=0, baselines=["a"]), "a", ["b"], "ndcg@10")
+    assert found is not None
+    assert found.recommendation == "Keep a: no arm is significantly better."
+    assert found.conclusions[0].sentence.startswith("b − a: nDCG@10 is the same for every user")
+    assert "power" not in found.conclusions[0].sentence
+
+
 def test_an_arm_that_is_worse_is_not_recommended() -> None:
     base = users()
     found = decide(compare([arm("a", base), arm("b", base - 0.1)], seed=0, baselines=["a"]), "a", ["b"], "ndcg@10")
