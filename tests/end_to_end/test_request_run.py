@@ -24,18 +24,25 @@ from rayrec.pipeline.run_artifacts import read_text_ablation
 from rayrec.pipeline.run_report import report_data
 from rayrec.pipeline.scorers import few_shot_pool
 from rayrec.reranking.item_token import tuned_checkpoint
+from rayrec.reranking.text import tuned_adapter
+from rayrec.storage import layout
 
 POINTWISE = (
     "{rerank: {method: pointwise, checkpoint: %s, depth: 2, engine: transformers, settings: "
     "{events: 2, item_tokens: 32, few_shot: coverage, examples: 1, example_events: 2}}}"
 )
-ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s, outdoors: {rerank: {method: none}}}"
+TUNED = (
+    "{rerank: {method: pointwise, checkpoint: %s, adapter: tuned, depth: 2, engine: transformers, settings: "
+    "{events: 2, item_tokens: 32, prompt_tokens: 500}}}"
+)
+ARMS = "arms.variants={llm: {}, campaign: {}, pointwise: %s, tuned: %s, outdoors: {rerank: {method: none}}}"
 TUNED_ON_REQUESTS = (
     "tuning.epochs=8",
     "tuning.batch_tokens=512",
     "tuning.learning_rate=0.01",
     "tuning.task_mix={search: 20, contrary: 10}",
     "blend.max_users=60",
+    "text_tuning.max_users=8",
 )
 
 
@@ -50,8 +57,9 @@ def with_requests(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> 
         "intention": ["something in camping", "a boat", "a tent to sleep in outdoors"],
     }
     pa_csv.write_csv(pa.table(table), workspace.dataset.data_root / "instructions.csv")
-    pointwise = POINTWISE % build(root, "qwen3")
-    return workspace, daily_run.run(workspace.context(workspace.root, ARMS % pointwise, *TUNED_ON_REQUESTS))
+    folder = build(root, "qwen3")
+    arms = ARMS % (POINTWISE % folder, TUNED % folder)
+    return workspace, daily_run.run(workspace.context(workspace.root, arms, *TUNED_ON_REQUESTS))
 
 
 def top(workspace: Workspace, result: RunResult, arm: str) -> pa.Table:
@@ -81,7 +89,7 @@ def test_prompts_are_counted_by_engine_and_method(with_requests: Run) -> None:
     workspace, result = with_requests
     slates = read_slates(str(workspace.root), workspace.dataset.date)
     users = len(pc.unique(slates["user_id"]))
-    assert result.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": users}
+    assert result.manifest.engine == {"vllm: item_token": 2 * users, "transformers: pointwise": 2 * users}
 
 
 def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) -> None:
@@ -91,6 +99,14 @@ def test_the_manifest_names_the_requests_and_the_checkpoint(with_requests: Run) 
     assert "qwen3@" in str(inputs["qwen3"].version)
     assert "all-MiniLM-L6-v2@" in str(inputs["instruction.encoder: auto"].version)
     assert result.manifest.prompt_hash
+
+
+def test_the_adapter_that_the_job_tuned_is_named_and_was_tuned_before_the_blend(with_requests: Run) -> None:
+    _, result = with_requests
+    path = layout.model_folder(layout.TEXT_ADAPTER_KIND, result.manifest.models["adapter of tuned"])
+    card = tuned_adapter.read_card(result.context.storage, path)
+    assert 0 < card["users"] <= 8
+    assert card["until"] == cutoffs(result.context)[0]
 
 
 def test_an_llm_changes_the_ranking_of_users_without_request_only_if_it_has_entered_the_blend(
@@ -112,12 +128,12 @@ def blend_arms(name: str) -> list[str]:
 
 def test_the_report_shows_the_text_ablation(with_requests: Run) -> None:
     _, result = with_requests
-    ((method, again),) = read_text_ablation(result.context, result.manifest.run_id).items()
-    assert method.startswith("pointwise-")
-    assert 60 < again.num_rows <= 200
+    again = read_text_ablation(result.context, result.manifest.run_id)
+    assert [method.partition("-")[0] for method in again] == ["pointwise"] * 2
+    assert all(60 < table.num_rows <= 200 for table in again.values())
     shown = report_data(result, []).text_ablation
-    assert set(shown["method"].to_pylist()) == {method}
-    assert set(shown["items"].to_pylist()) == {len(pc.unique(again["item"]))}
+    items = {method: len(pc.unique(table["item"])) for method, table in again.items()}
+    assert dict(zip(shown["method"].to_pylist(), shown["items"].to_pylist(), strict=True)) == items
 
 
 def test_the_report_lists_the_recognised_requests(with_requests: Run) -> None:

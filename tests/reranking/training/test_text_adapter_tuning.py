@@ -28,8 +28,12 @@ from rayrec.pipeline.scorers import ScorerCache
 from rayrec.pipeline.scoring import RerankShard, RetrieveShard, ScoringSpec
 from rayrec.pipeline.text_adapter_tuning import tune_text_adapters, tuning_window
 from rayrec.ray_support.training_workers import WorkerGroup
-from rayrec.reranking.text import tuned_adapter
+from rayrec.reranking.engines.engine import EngineSettings
+from rayrec.reranking.engines.transformers_runner import TransformersRunner
+from rayrec.reranking.engines.vllm_runner import VllmRunner
+from rayrec.reranking.text import InstructCheckpoint, tuned_adapter
 from rayrec.reranking.text.text_reranker import TextReranker
+from rayrec.storage import published_folder
 from rayrec.storage.tables import read_arrow
 
 pytestmark = pytest.mark.slow  # two tunings, some seconds
@@ -107,6 +111,22 @@ def test_scorers_load_their_adapter(tuned: Prepared) -> None:
     )
     assert np.isfinite(with_adapter).all()
     assert not np.array_equal(with_adapter, without)
+
+
+def test_vllm_scores_with_an_adapter_as_transformers_does(tuned: Prepared) -> None:
+    context, _, models = tuned
+    method = variants(context)[0].read(Rerank)
+    folder = published_folder.fetch(context.storage, dict(models[0].text_adapters)[method.scorer_key])
+    files = [InstructCheckpoint.open(str(method.checkpoint), on_top).model_files for on_top in (str(folder), None)]
+    settings = EngineSettings(dtype="float32", threads=1, vllm={"kv_cache_memory_bytes": 16 << 20})
+    engines = (
+        VllmRunner(files[0], "next_token", settings, 500),
+        *(TransformersRunner(each, "next_token", settings, 500) for each in files),
+    )
+    prompts = [[3, 4, 5, 6, 7], [3, 4, 5, 8], list(range(3, 90))]
+    vllm, same, plain = (np.array(engine.next_token_log_probs(prompts, [9, 10, 11])) for engine in engines)
+    np.testing.assert_allclose(vllm, same, atol=1e-3)
+    assert np.abs(same - plain).max() > 0.01  # the adapter counts
 
 
 def test_the_rerank_stage_scores_with_the_adapters(tuned: Prepared) -> None:
